@@ -1,0 +1,173 @@
+"""Errors, typed by what the caller does next; the categories are those that rows and dead letters carry."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+Category = Literal[
+    "DOWNLOAD_FAILED",
+    "VALIDATION_FAILED",
+    "STORAGE_FAILED",
+    "DATABASE_FAILED",
+    "PROVIDER_FAILED",
+    "TIMED_OUT",
+    "UNKNOWN_PREDICTION",
+    "POISON",
+    "INTERNAL",
+]
+
+
+class MoorageError(Exception):
+    """
+    Base of every error raised on purpose.
+
+    Attributes:
+        category: what the row and the dead letter are filed under.
+        ours: our own storage, database or disk failed; such failures do not count toward the error limit.
+        retryable: whether a later replay of the dead letter could succeed.
+        facts: what was measured (sizes, limits, statuses), kept with the dead letter as JSON.
+    """
+
+    category: Category = "INTERNAL"
+    ours: bool = False
+    retryable: bool = False
+
+    def __init__(self, message: str, *, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.facts: dict[str, Any] = dict(facts or {})
+
+
+class Transient(MoorageError):
+    """May work later: try again, `retry_after` seconds on at least."""
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, facts: Mapping[str, Any] | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, facts=facts)
+        self.retry_after: Final = retry_after
+
+
+class Permanent(MoorageError):
+    """Will never work: dead-letter now."""
+
+
+class Refused(MoorageError):
+    """The request is not accepted: answer `status` (4xx), keep nothing."""
+
+    def __init__(self, message: str, *, status: int = 400, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, facts=facts)
+        self.status: Final = status
+
+
+class LeaseLost(MoorageError):
+    """Another worker owns this row, or nobody does any more: stop quietly, write nothing."""
+
+
+class HandBack(MoorageError):
+    """The worker is stopping and this work cannot end in time: give the row back, its attempt not counted."""
+
+
+# --- webhooks -------------------------------------------------------------------------------------------------
+
+
+class BadSignature(Refused):
+    """The delivery is not signed by any of the provider's live secrets, or its time stamp is stale."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=401)
+
+
+class Unreadable(Permanent):
+    """A correctly signed body that cannot be understood as the provider's dialect."""
+
+    category: Category = "VALIDATION_FAILED"
+
+
+class UnknownPrediction(Permanent):
+    """A delivery for a prediction that nobody registered in time."""
+
+    category: Category = "UNKNOWN_PREDICTION"
+    retryable = True
+
+
+# --- providers ------------------------------------------------------------------------------------------------
+
+
+class ProviderUnavailable(Transient):
+    """The provider's API did not answer, answered 429 or 5xx."""
+
+    category: Category = "PROVIDER_FAILED"
+
+
+class ProviderRefused(Permanent):
+    """The provider's API refused for good: bad token, no such prediction."""
+
+    category: Category = "PROVIDER_FAILED"
+    retryable = True
+
+
+# --- downloads ------------------------------------------------------------------------------------------------
+
+
+class DownloadInterrupted(Transient):
+    """The download broke: no connection, time-out, 429, 5xx, a body shorter than announced."""
+
+    category: Category = "DOWNLOAD_FAILED"
+
+
+class OutputGone(Permanent):
+    """The provider answered 401, 403, 404 or 410: the file is deleted or the URL is dead. Ask once for a fresh URL."""
+
+    category: Category = "DOWNLOAD_FAILED"
+    retryable = True
+
+
+class DownloadRefused(Permanent):
+    """We will not fetch this: address not public, host not allowed, too large, too many redirects, bad URL."""
+
+    category: Category = "DOWNLOAD_FAILED"
+
+
+# --- validation -----------------------------------------------------------------------------------------------
+
+
+class Invalid(Permanent):
+    """The bytes are not a whole picture or video of an accepted format within the limits."""
+
+    category: Category = "VALIDATION_FAILED"
+
+
+# --- our own servers ------------------------------------------------------------------------------------------
+
+
+class StorageUnavailable(Transient):
+    """Our object storage did not take or give an object now."""
+
+    category: Category = "STORAGE_FAILED"
+    ours = True
+
+
+class StorageRefused(Permanent):
+    """Our object storage refuses for good: a permission, a bucket policy, a size."""
+
+    category: Category = "STORAGE_FAILED"
+    retryable = True
+
+
+class DatabaseUnavailable(Transient):
+    """PostgreSQL did not answer."""
+
+    category: Category = "DATABASE_FAILED"
+    ours = True
+
+
+class DiskFull(Transient):
+    """The temporary folder is full or broken."""
+
+    category: Category = "STORAGE_FAILED"
+    ours = True
+
+
+class ConfigError(MoorageError):
+    """A setting or the state of a server refuses the start; the message says what to write or do."""

@@ -1,0 +1,118 @@
+"""Log lines with a constant event name and fields, as JSON or for a console, over the standard library's handlers."""
+
+import contextlib
+import contextvars
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+_bound: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("moorage_log_fields", default=None)
+
+
+class Logger:
+    """A standard logger whose methods take an event name and keyword fields: `log.info("output.kept", bytes=3)`."""
+
+    def __init__(self, name: str) -> None:
+        self._log = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Log what only a developer wants to know."""
+        self._emit(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log a change of state."""
+        self._emit(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log a failure that will be tried again."""
+        self._emit(logging.WARNING, event, fields)
+
+    def error(self, event: str, *, exc_info: bool = False, **fields: Any) -> None:
+        """Log what a person must act on."""
+        self._emit(logging.ERROR, event, fields, exc_info=exc_info)
+
+    def _emit(self, level: int, event: str, fields: dict[str, Any], exc_info: bool = False) -> None:
+        if self._log.isEnabledFor(level):
+            merged = {**(_bound.get() or {}), **fields}
+            self._log.log(level, event, extra={"fields": merged}, exc_info=exc_info, stacklevel=3)
+
+
+def get(name: str) -> Logger:
+    """Return the logger of a module."""
+    return Logger(name)
+
+
+@contextlib.contextmanager
+def bound(**fields: Any) -> Iterator[None]:
+    """Add the fields to every line logged inside, also those of libraries."""
+    token = _bound.set({**(_bound.get() or {}), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def without_query(url: str) -> str:
+    """Return a URL as it may stand in a log: no query, no fragment, no user and password."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "(unreadable URL)"
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: at, level, logger, event, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line.update(_fields(record))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=True)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A line for people: time, level, event, key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(f"{key}={_short(value)}" for key, value in _fields(record).items())
+        line = f"{at} {record.levelname[:4].lower()} {record.getMessage()} {fields}".rstrip()
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def setup(level: str = "INFO", style: str = "console") -> None:
+    """Send every logger's lines to standard error in one shape ("json" or "console")."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("botocore", "boto3", "urllib3", "kombu", "amqp", "tornado", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    given = getattr(record, "fields", None)
+    return given if isinstance(given, dict) else dict(_bound.get() or {})
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text) if any(c in text for c in " \n\t\"=") else text

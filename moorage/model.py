@@ -1,0 +1,252 @@
+"""The words of moorage as types: states, rows and what passes between steps. Frozen dataclasses, no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, BinaryIO, Literal
+from uuid import UUID
+
+Subject = Literal["delivery", "job", "prediction", "output", "dead_letter", "render"]
+WorkTable = Literal["deliveries", "predictions", "outputs"]
+DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
+JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
+PredictionState = Literal[
+    "planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"
+]
+OutputState = Literal["waiting", "discarding", "kept", "dead", "discarded"]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "unknown"]
+SourceKind = Literal["url", "inline", "object"]
+MediaKind = Literal["image", "video"]
+Scene = str | int | float
+Step = Literal["ingest", "poll", "keep", "discard"]
+Queue = Literal["quick", "keep"]
+
+# --- what a provider said ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    One file named in a provider's answer.
+
+    Args:
+        path: where it stood, in document order of the raw text: "output", "output[2]", "output.images[0].url".
+        url: its address, or None for a `data:` URI.
+        data: the decoded bytes of a `data:` URI, or None.
+        problem: why it must not be fetched ("host evil.example is not allowed ..."), or None.
+    """
+
+    path: str
+    url: str | None = None
+    data: bytes | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a provider's webhook or poll answer says of one prediction, in our words."""
+
+    external_id: str
+    status: Status
+    raw_status: str
+    outputs: tuple[Found, ...] = ()
+    error: str | None = None
+    data_removed: bool = False
+    completed_at: datetime | None = None
+    expires_at: datetime | None = None  # when the URLs die, where the answer says so
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A delivery whose signature is right."""
+
+    webhook_id: str | None  # the dialect's id; None: use the digest of the body
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's claim on one row. `attempt` and `crashes` are as they stand after the claim."""
+
+    table: WorkTable
+    row_id: UUID
+    token: UUID
+    leased_by: str
+    attempt: int
+    crashes: int
+
+    @property
+    def errors(self) -> int:
+        """Failures written back before this claim: attempts less crashes (this claim counts in both)."""
+        return self.attempt - self.crashes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One webhook request as it arrived."""
+
+    id: UUID
+    provider: str
+    webhook_id: str
+    received_at: datetime
+    body: bytes | None
+    state: DeliveryState
+    external_id: str | None = None
+    prediction_id: UUID | None = None
+    unmatched_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the application asked for."""
+
+    id: UUID
+    owner: str
+    kind: str
+    project_id: str | None
+    scene: Scene | None
+    partial: Literal["keep", "discard"]
+    chosen_id: UUID | None
+    state: JobState
+    deadline_at: datetime
+    reopened: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One run at one provider."""
+
+    id: UUID
+    job_id: UUID
+    seq: int
+    provider: str
+    external_id: str | None
+    state: PredictionState
+    created_at: datetime
+    deadline_at: datetime
+    output_until: datetime | None
+    polls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One file to keep."""
+
+    id: UUID
+    job_id: UUID
+    prediction_id: UUID
+    provider: str
+    external_id: str
+    idx: int
+    path: str
+    source_kind: SourceKind
+    source: str | None
+    source_data: bytes | None = field(repr=False)
+    expires_at: datetime | None
+    refreshed_at: datetime | None
+    state: OutputState
+    key: str | None = None
+    thumb_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """
+    What validation found out about a file.
+
+    Sizes are upright (after EXIF orientation), in pixels. `notes` says which metadata was unreadable and cost nothing.
+    """
+
+    media: MediaKind
+    format: str  # png jpeg webp gif avif mp4 webm
+    content_type: str
+    extension: str
+    width_px: int | None = None
+    height_px: int | None = None
+    frames: int | None = None
+    duration_s: float | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A WebP picture that fits the thumbnail square."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes of an output in an unnamed temporary file, positioned at 0."""
+
+    file: BinaryIO
+    bytes: int
+    sha256: str  # hex
+    declared_type: str | None = None  # Content-Type as the server said; never trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The facts of a stored file, as they are recorded on its output."""
+
+    media: Media
+    bytes: int
+    sha256: str
+    key: str
+    thumb: Thumbnail | None
+    thumb_key: str | None
+    thumb_missing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A broker message: look at this row."""
+
+    step: Step
+    row_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an application started at a provider, to be watched."""
+
+    provider: str
+    external_id: str
+    owner: str
+    kind: str = "image"
+    model: str | None = None
+    mode: str | None = None
+    room_type: str | None = None
+    style: str | None = None
+    prompt: str | None = None
+    partial: Literal["keep", "discard"] = "keep"
+    project_id: str | None = None
+    scene: Scene | None = None
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What moorage gave up on, and why."""
+
+    id: UUID
+    subject: str
+    subject_id: UUID
+    job_id: UUID | None
+    provider: str | None
+    step: str
+    category: str
+    error: str
+    reason: str
+    retryable: bool
+    facts: Mapping[str, Any]
+    state: str
+    created_at: datetime
+    closed_at: datetime | None
+    closed_by: str | None

@@ -1,0 +1,259 @@
+"""
+Settings from the environment, `.env` and `..._FILE` twins. A wrong value or an unknown `MOORAGE_` name is refused.
+
+Usual names first (`DATABASE_URL`, `AWS_REGION`, ...), ours as `MOORAGE_...`. `load()` is the way in.
+"""
+
+import difflib
+import functools
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from moorage.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+# Read by other parts of the house, straight from the environment.
+_NOT_OURS = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_PYTHON"}
+
+
+def _named(*names: str) -> Any:
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """Every setting with its default. Field `x` without an alias is `MOORAGE_X` in the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MOORAGE_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=False,
+        populate_by_name=True,
+    )
+
+    env: Literal["development", "production"] = "development"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_named("LOG_LEVEL"))
+    log_format: Literal["json", "console"] = Field("console", validation_alias=_named("LOG_FORMAT"))
+
+    # --- servers
+    database_url: SecretStr = Field(validation_alias=_named("DATABASE_URL"))
+    broker_url: SecretStr = Field(validation_alias=_named("CELERY_BROKER_URL", "REDIS_URL"))
+    s3_endpoint_url: str | None = Field(None, validation_alias=_named("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    s3_public_endpoint_url: str | None = Field(None, validation_alias=_named("S3_PUBLIC_ENDPOINT_URL"))
+    s3_public_bucket: str = Field("moorage-public", validation_alias=_named("S3_PUBLIC_BUCKET"))
+    s3_private_bucket: str = Field("moorage-private", validation_alias=_named("S3_PRIVATE_BUCKET"))
+    s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto", validation_alias=_named("S3_ADDRESSING_STYLE")
+    )
+    aws_region: str = Field("us-east-1", validation_alias=_named("AWS_REGION", "AWS_DEFAULT_REGION"))
+    aws_access_key_id: str | None = Field(None, validation_alias=_named("AWS_ACCESS_KEY_ID"))
+    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=_named("AWS_SECRET_ACCESS_KEY"))
+    manage_buckets: bool = True  # make missing buckets and the public one's policy; off: an operator does
+    asset_base_url: str | None = Field(None, validation_alias=_named("ASSET_BASE_URL"))
+
+    # --- the outside
+    public_url: str = Field("http://127.0.0.1:8000", validation_alias=_named("PUBLIC_URL"))
+    api_token: SecretStr | None = None
+    egress_allow: Names = ()  # exact ADDRESS:PORT that the guard lets through; never in production
+    allow_unsigned: Names = ()  # providers whose webhooks are taken without a signature, asked for by name
+    replicate_webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), validation_alias=_named("REPLICATE_WEBHOOK_SECRET")
+    )
+    replicate_api_token: SecretStr | None = Field(None, validation_alias=_named("REPLICATE_API_TOKEN"))
+    replicate_api_url: str = Field("https://api.replicate.com", validation_alias=_named("REPLICATE_API_URL"))
+    replicate_output_hosts: Names = Field(
+        ("replicate.delivery", "*.replicate.delivery", "api.replicate.com"),
+        validation_alias=_named("REPLICATE_OUTPUT_HOSTS"),
+    )
+    standard_webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), validation_alias=_named("STANDARD_WEBHOOK_SECRET")
+    )
+    standard_output_hosts: Names = Field((), validation_alias=_named("STANDARD_OUTPUT_HOSTS"))
+
+    # --- receiver
+    webhook_max_bytes: Count = 16 * 2**20
+    bytes_in_flight: Count = 128 * 2**20
+    answer_seconds: Positive = 3.0
+
+    # --- downloads and media
+    download_connect_seconds: Positive = 5.0
+    download_idle_seconds: Positive = 15.0
+    download_total_seconds: Positive = 300.0
+    download_min_bytes_per_second: Count = 50_000
+    download_max_redirects: Annotated[int, Field(ge=0)] = 5
+    image_max_bytes: Count = 50_000_000
+    image_max_pixels: Count = 64_000_000
+    video_max_bytes: Count = 500_000_000
+    thumbnail_px: Count = 400
+
+    # --- work
+    max_errors: Count = 12
+    max_crashes: Count = 5
+    wait_base_seconds: Positive = 2.0
+    wait_cap_seconds: Positive = 300.0
+    lease_seconds: Annotated[float, Field(ge=3)] = 30.0
+    stop_grace_seconds: Positive = 20.0
+    partial: Literal["keep", "discard"] = "keep"
+    job_deadline_seconds: Positive = 3600.0
+    unmatched_seconds: Positive = 86400.0
+    adopt: bool = False  # make a job for a delivery that nobody registered
+    poll_first_seconds: Positive | None = None  # instead of the provider's own clock
+    queue_depth: Count = 64
+    dispatch_seconds: Positive = 1.0
+    reconcile_seconds: Positive = 2.0
+    drain_seconds: Positive = 30.0
+    discard_seconds: Positive = 10.0
+
+    @field_validator(
+        "egress_allow", "allow_unsigned", "replicate_output_hosts", "standard_output_hosts",
+        "replicate_webhook_secret", "standard_webhook_secret", mode="before",
+    )
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("postgres://", "postgresql://")):
+            raise ValueError("write postgresql://USER:PASSWORD@HOST:5432/DATABASE")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker(cls, value: SecretStr) -> SecretStr:
+        schemes = ("redis://", "rediss://", "valkey://", "valkeys://", "amqp://", "amqps://", "sentinel://", "memory://")
+        if not value.get_secret_value().startswith(schemes):
+            raise ValueError("write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/")
+        return value
+
+    @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "asset_base_url", "public_url", "replicate_api_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("write a URL that starts with https:// (or http:// on a private network)")
+        return value.rstrip("/") if value else value
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _is_address_and_port(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            host, _, port = entry.rpartition(":")
+            try:
+                ipaddress.ip_address(host.strip("[]"))
+                valid = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+            except ValueError:
+                valid = False
+            if not valid:
+                raise ValueError(f"{entry!r} is not ADDRESS:PORT; write for example 127.0.0.1:8081")
+        return value
+
+    @model_validator(mode="after")
+    def _production(self) -> "Settings":
+        if self.env != "production":
+            return self
+        if self.egress_allow:
+            raise ValueError("MOORAGE_EGRESS_ALLOW opens a private address and is refused in production: unset it")
+        if self.api_token and len(self.api_token.get_secret_value()) < 32:
+            raise ValueError("MOORAGE_API_TOKEN has fewer than 32 characters: write one made with `openssl rand -hex 32`")
+        if self.replicate_api_token and not self.replicate_webhook_secret and "replicate" not in self.allow_unsigned:
+            raise ValueError(
+                "REPLICATE_API_TOKEN is set but REPLICATE_WEBHOOK_SECRET is not: write the secret, or name replicate in"
+                " MOORAGE_ALLOW_UNSIGNED"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (the signature is pydantic's)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the `..._FILE` twins between the environment and `.env`."""
+        return init_settings, env_settings, _FileTwins(settings_cls), dotenv_settings
+
+
+class _FileTwins(PydanticBaseSettingsSource):
+    """For every setting NAME, the contents of the file that NAME_FILE names."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value, its key and that it is not complex; pydantic's contract."""
+        for name in _names_of(field_name, field):
+            path = os.environ.get(f"{name}_FILE")
+            if path:
+                try:
+                    return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+                except (OSError, UnicodeDecodeError) as error:
+                    raise ConfigError(f"{name}_FILE={path}: cannot be read ({error})") from error
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what the twins set, by field name."""
+        found = {n: self.get_field_value(f, n)[0] for n, f in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _names_of(field_name: str, field: Any) -> list[str]:
+    alias = field.validation_alias
+    return [str(choice) for choice in alias.choices] if alias else [f"MOORAGE_{field_name.upper()}"]
+
+
+def names() -> dict[str, list[str]]:
+    """Return the environment names of every field, the preferred one first."""
+    return {name: _names_of(name, field) for name, field in Settings.model_fields.items()}
+
+
+def load(**overrides: Any) -> Settings:
+    """
+    Read the settings.
+
+    Raises:
+        ConfigError: a value is wrong or missing, or an unknown `MOORAGE_` name is set; the message has a line for each.
+    """
+    problems = _unknown_names()
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        problems += [_explain(item) for item in error.errors()]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+@functools.cache
+def get() -> Settings:
+    """Return the process's settings, read once."""
+    return load()
+
+
+def _unknown_names() -> list[str]:
+    known = {name for choices in names().values() for name in choices} | _NOT_OURS
+    known |= {f"{name}_FILE" for name in known}
+    seen = {n.upper() for n in (*os.environ, *dotenv_values(".env")) if n.upper().startswith("MOORAGE_")}
+    problems = []
+    for name in sorted(seen - known):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "unset it, or see .env.example for the names that exist"
+        problems.append(f"{name} is not a setting: {hint}")
+    return problems
+
+
+def _explain(item: Any) -> str:
+    name = str(item["loc"][0]) if item["loc"] else ""
+    env = names().get(name, [name])[0] if name in Settings.model_fields else name
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{env} is not set: write {env}=... (see .env.example)"
+    if not env:
+        return str(message)
+    shown = "" if "secret" in env.lower() or "token" in env.lower() or "url" in env.lower() else f"={item['input']!r}"
+    return f"{env}{shown}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,295 @@
+-- The whole schema of moorage, readable from top to bottom. `moorage migrate` applies it to an empty database.
+-- PostgreSQL 16 or newer, no extension. Ids are UUIDv7 made by the application. Every rule that one row can break
+-- is a CHECK, every rule that two rows can break is UNIQUE. Design, words and reasons: docs/design.md.
+
+CREATE TABLE schema_migrations (
+    version    integer PRIMARY KEY,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The only clock. Tests shift it through the setting; STABLE, so that it can be an index condition (as VOLATILE a
+-- sweep over 200,000 rows was 50 times slower).
+CREATE FUNCTION moment() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT clock_timestamp() + coalesce(nullif(current_setting('moorage.clock_shift', true), ''), '0')::interval
+$$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Work columns, the same seven on deliveries, predictions and outputs (db/leases.py is their one user):
+--   run_at       when the row is next to be looked at; null only in a terminal state
+--   woken_at     when dispatch last published a wake for it
+--   attempt      claims whose work was tried, crashes included; a hand-back takes its attempt back
+--   crashes      claims that never wrote back; at the limit the next claim makes the row a dead letter POISON
+--   lease_token, leased_by, leased_until   a worker's claim; "leased" is lease_token IS NOT NULL
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- One webhook request as it arrived.
+CREATE TABLE deliveries (
+    id            uuid PRIMARY KEY,
+    provider      text NOT NULL,
+    webhook_id    text NOT NULL,                 -- the dialect's id, else 'sha256:' and the hex digest of the body
+    received_at   timestamptz NOT NULL DEFAULT moment(),
+    headers       jsonb NOT NULL DEFAULT '{}',   -- those the dialect reads, without signatures and keys
+    body          bytea,                         -- raw bytes; null once retention purged them
+    body_sha256   text NOT NULL,
+    external_id   text,                          -- the provider's id of the prediction, once parsed
+    prediction_id uuid,                          -- the prediction it was applied to
+    reason        text,
+    state         text NOT NULL DEFAULT 'new' CHECK (state IN ('new', 'unmatched', 'applied', 'ignored', 'dead')),
+    unmatched_until timestamptz,                 -- when waiting for a registration ends
+    run_at        timestamptz DEFAULT moment(),
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
+    ended_at      timestamptz,
+    UNIQUE (provider, webhook_id),
+    CHECK ((state IN ('new', 'unmatched')) = (run_at IS NOT NULL)),
+    CHECK ((state IN ('new', 'unmatched')) = (ended_at IS NULL)),
+    CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
+    CHECK (state <> 'unmatched' OR (external_id IS NOT NULL AND unmatched_until IS NOT NULL))
+);
+CREATE INDEX deliveries_due ON deliveries (run_at) WHERE state IN ('new', 'unmatched') AND lease_token IS NULL;
+CREATE INDEX deliveries_leased ON deliveries (leased_until) WHERE lease_token IS NOT NULL;
+CREATE INDEX deliveries_unmatched ON deliveries (provider, external_id) WHERE state = 'unmatched';
+CREATE INDEX deliveries_by_prediction ON deliveries (prediction_id) WHERE prediction_id IS NOT NULL;
+CREATE INDEX deliveries_received ON deliveries (provider, received_at);
+CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE TABLE projects (
+    id         text PRIMARY KEY CHECK (id <> ''),
+    owner      text NOT NULL,
+    document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
+    created_at timestamptz NOT NULL DEFAULT moment(),
+    updated_at timestamptz NOT NULL DEFAULT moment()
+);
+
+-- What the application asked for. Its id is the id of its render.
+CREATE TABLE jobs (
+    id           uuid PRIMARY KEY,
+    owner        text NOT NULL CHECK (owner <> ''),
+    kind         text NOT NULL CHECK (kind IN ('image', 'video', 'mixed')),
+    mode         text,
+    room_type    text,
+    style        text,
+    prompt       text,
+    project_id   text REFERENCES projects (id),
+    scene        jsonb CHECK (jsonb_typeof(scene) IN ('string', 'number')),   -- as the application gave it
+    partial      text NOT NULL DEFAULT 'keep' CHECK (partial IN ('keep', 'discard')),
+    chosen_id    uuid,                          -- the prediction whose outputs are the job's
+    state        text NOT NULL DEFAULT 'open'
+                 CHECK (state IN ('open', 'keeping', 'succeeded', 'partial', 'failed', 'cancelled')),
+    category     text,
+    reason       text,
+    created_at   timestamptz NOT NULL DEFAULT moment(),
+    deadline_at  timestamptz NOT NULL,
+    run_at       timestamptz,                   -- open: the deadline; keeping: when a sweep counts its outputs again
+    settled_at   timestamptz,
+    reopened     integer NOT NULL DEFAULT 0 CHECK (reopened >= 0),
+    CHECK ((state IN ('open', 'keeping')) = (run_at IS NOT NULL)),
+    CHECK ((state IN ('open', 'keeping')) = (settled_at IS NULL)),
+    CHECK (state <> 'keeping' OR chosen_id IS NOT NULL),
+    CHECK (scene IS NULL OR project_id IS NOT NULL),
+    CHECK (state <> 'failed' OR category IS NOT NULL)
+);
+CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
+CREATE INDEX jobs_by_owner ON jobs (owner, id);
+CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
+CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
+
+-- One run at one provider.
+CREATE TABLE predictions (
+    id            uuid PRIMARY KEY,
+    job_id        uuid NOT NULL REFERENCES jobs (id),
+    seq           integer NOT NULL DEFAULT 0 CHECK (seq >= 0),   -- its place in the job's chain
+    provider      text NOT NULL,
+    external_id   text,                         -- the provider's id; null until submitted
+    model         text,
+    state         text NOT NULL CHECK (state IN ('planned', 'submitting', 'running', 'abandoned',
+                                                 'succeeded', 'failed', 'cancelled', 'lost')),
+    category      text,
+    reason        text,
+    raw_status    text,                         -- the provider's own word, as last heard
+    created_at    timestamptz NOT NULL DEFAULT moment(),
+    deadline_at   timestamptz NOT NULL,         -- ours: polled once after it, then abandoned
+    output_until  timestamptz,                  -- abandoned: a late answer counts until then
+    polls         integer NOT NULL DEFAULT 0 CHECK (polls >= 0),
+    ended_by      text CHECK (ended_by IN ('webhook', 'poll', 'deadline', 'us')),
+    run_at        timestamptz,
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
+    ended_at      timestamptz,
+    UNIQUE (provider, external_id),
+    UNIQUE (job_id, seq),
+    CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
+    CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (ended_at IS NULL)),
+    CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
+    CHECK (state IN ('planned', 'submitting', 'failed', 'cancelled', 'lost') OR external_id IS NOT NULL),
+    CHECK (state <> 'abandoned' OR output_until IS NOT NULL)
+);
+CREATE INDEX predictions_due ON predictions (run_at)
+    WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
+CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
+CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
+
+ALTER TABLE jobs ADD FOREIGN KEY (chosen_id) REFERENCES predictions (id);
+ALTER TABLE deliveries ADD FOREIGN KEY (prediction_id) REFERENCES predictions (id);
+
+-- One file the chosen prediction produced: the unit of work.
+CREATE TABLE outputs (
+    id            uuid PRIMARY KEY,
+    job_id        uuid NOT NULL REFERENCES jobs (id),
+    prediction_id uuid NOT NULL REFERENCES predictions (id),
+    idx           integer NOT NULL CHECK (idx >= 0),   -- its place in the job; a published idx never changes its bytes
+    path          text NOT NULL,                       -- where it stood in the answer: output[2]
+    source_kind   text NOT NULL CHECK (source_kind IN ('url', 'inline', 'object')),
+    source        text,                                -- url: the address; object: a key of the private bucket
+    source_data   bytea,                               -- inline: the bytes of a data: URI
+    expires_at    timestamptz,                         -- when the source dies; null: never
+    refreshed_at  timestamptz,                         -- when the provider was asked for a fresh URL
+    state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
+    category      text,
+    reason        text,
+    created_at    timestamptz NOT NULL DEFAULT moment(),
+    run_at        timestamptz,
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
+    ended_at      timestamptz,
+    -- the file's facts, set when it is kept
+    media         text CHECK (media IN ('image', 'video')),
+    format        text,                                -- png jpeg webp gif avif mp4 webm
+    content_type  text,
+    bytes         bigint CHECK (bytes > 0),
+    sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    width_px      integer CHECK (width_px > 0),        -- upright
+    height_px     integer CHECK (height_px > 0),
+    frames        integer CHECK (frames > 0),
+    duration_s    double precision,
+    key           text UNIQUE,
+    thumb_key     text UNIQUE,
+    thumb_bytes   bigint CHECK (thumb_bytes > 0),
+    thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
+    thumb_width_px  integer CHECK (thumb_width_px > 0),
+    thumb_height_px integer CHECK (thumb_height_px > 0),
+    thumb_missing text,                                -- why a kept video has no thumbnail
+    notes         text,                                -- metadata that could not be read and did not cost the file
+    UNIQUE (job_id, idx),
+    UNIQUE (prediction_id, path),
+    CHECK ((state IN ('waiting', 'discarding')) = (run_at IS NOT NULL)),
+    CHECK ((state IN ('waiting', 'discarding')) = (ended_at IS NULL)),
+    CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
+    CHECK (state NOT IN ('kept', 'discarding') OR num_nulls(media, format, content_type, bytes, sha256, key) = 0),
+    CHECK (state NOT IN ('kept', 'discarding') OR media = 'video' OR thumb_key IS NOT NULL),
+    CHECK (num_nulls(thumb_key, thumb_bytes, thumb_sha256) IN (0, 3)),
+    CHECK (state <> 'kept' OR (thumb_key IS NULL) = (thumb_missing IS NOT NULL)),
+    CHECK (state <> 'dead' OR category IS NOT NULL)
+);
+CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
+CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
+CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
+CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
+CREATE INDEX outputs_ended ON outputs (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
+
+-- The published result of a job: exists exactly when the job has been published and not deleted.
+CREATE TABLE renders (
+    id           uuid PRIMARY KEY REFERENCES jobs (id),
+    owner        text NOT NULL,
+    cover_idx    integer NOT NULL,
+    published_at timestamptz NOT NULL DEFAULT moment(),
+    deleted_at   timestamptz
+);
+CREATE INDEX renders_by_owner ON renders (owner, id) WHERE deleted_at IS NULL;
+
+CREATE TABLE render_variants (
+    render_id uuid NOT NULL REFERENCES renders (id),
+    idx       integer NOT NULL,
+    output_id uuid NOT NULL UNIQUE REFERENCES outputs (id),
+    PRIMARY KEY (render_id, idx)
+);
+
+-- What readers ask for: a variant with its file's facts, which stand once, on the output.
+CREATE VIEW variants AS
+SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_type, o.bytes, o.sha256,
+       o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
+       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, v.idx = r.cover_idx AS is_cover
+  FROM render_variants v
+  JOIN renders r ON r.id = v.render_id
+  JOIN outputs o ON o.id = v.output_id
+ WHERE r.deleted_at IS NULL;
+
+-- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of the one
+-- scene it stands in; null: unplaced.
+CREATE TABLE placements (
+    render_id  uuid NOT NULL,
+    idx        integer NOT NULL,
+    project_id text NOT NULL REFERENCES projects (id),
+    scene      jsonb,                            -- as the job gave it
+    scene_key  text,
+    placed_at  timestamptz NOT NULL DEFAULT moment(),
+    PRIMARY KEY (render_id, idx),
+    FOREIGN KEY (render_id, idx) REFERENCES render_variants (render_id, idx)
+);
+CREATE INDEX placements_by_project ON placements (project_id, render_id, idx);
+
+-- What moorage gave up on and why: waits for a person. subject 'message' is a broker message that named no row.
+CREATE TABLE dead_letters (
+    id         uuid PRIMARY KEY,
+    subject    text NOT NULL CHECK (subject IN ('delivery', 'prediction', 'output', 'message')),
+    subject_id uuid NOT NULL,
+    job_id     uuid,
+    provider   text,
+    step       text NOT NULL,
+    category   text NOT NULL CHECK (category IN ('DOWNLOAD_FAILED', 'VALIDATION_FAILED', 'STORAGE_FAILED',
+                                                 'DATABASE_FAILED', 'PROVIDER_FAILED', 'TIMED_OUT',
+                                                 'UNKNOWN_PREDICTION', 'POISON', 'INTERNAL')),
+    error      text NOT NULL,                    -- the type of the error: OutputGone
+    reason     text NOT NULL,
+    retryable  boolean NOT NULL,
+    facts      jsonb NOT NULL DEFAULT '{}',
+    state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'replayed', 'discarded')),
+    created_at timestamptz NOT NULL DEFAULT moment(),
+    closed_at  timestamptz,
+    closed_by  text,
+    CHECK ((state = 'open') = (closed_at IS NULL))
+);
+CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
+CREATE INDEX dead_letters_newest ON dead_letters (created_at);
+CREATE INDEX dead_letters_of ON dead_letters (subject, subject_id);
+
+-- Every taken state edge, written in the transaction that took it.
+CREATE TABLE events (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subject    text NOT NULL CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'dead_letter', 'render')),
+    subject_id uuid NOT NULL,
+    job_id     uuid,
+    from_state text,                             -- null: the row was made
+    to_state   text NOT NULL,
+    reason     text,
+    actor      text NOT NULL,                    -- {node}/{task id}, receiver, api, cli
+    at         timestamptz NOT NULL DEFAULT moment()
+);
+CREATE INDEX events_of ON events (subject, subject_id, id);
+CREATE INDEX events_of_job ON events (job_id, id) WHERE job_id IS NOT NULL;
+CREATE INDEX events_at ON events (at);
+
+-- One row a slot of a sweep: whoever inserts it runs the sweep, so any number of beats may tick.
+CREATE TABLE ticks (
+    sweep       text NOT NULL,
+    slot        bigint NOT NULL,                 -- floor(moment / period), or the minute of a cron line
+    started_at  timestamptz NOT NULL DEFAULT moment(),
+    finished_at timestamptz,
+    result      jsonb,
+    PRIMARY KEY (sweep, slot)
+);
