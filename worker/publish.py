@@ -1,0 +1,43 @@
+"""Sends wakes by task name; loads no task. A wake that cannot be sent is dropped: dispatch sends it again."""
+
+from collections.abc import Iterable
+
+import kombu.exceptions
+import redis.exceptions
+
+from moorage import logs
+from moorage.failpoints import failpoint
+from moorage.model import Wake
+from worker import queues
+
+log = logs.get(__name__)
+
+BROKER_AWAY = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
+
+
+def wake(wake: Wake) -> bool:
+    """Publish one wake; return whether the broker took it. Takes about two seconds at most; never raises for it."""
+    return wake_all([wake]) == 1
+
+
+def wake_all(wakes: Iterable[Wake]) -> int:
+    """Publish wakes over one connection until the broker refuses; return how many it took."""
+    from worker.celery import app  # the app reads the settings: not before something is to be sent
+
+    sent = 0
+    try:
+        with app.producer_pool.acquire(block=True, timeout=2) as producer:
+            for item in wakes:
+                failpoint(f"publish.before_{item.step}")
+                app.send_task(
+                    queues.TASK_OF[item.step],
+                    args=[str(item.row_id)],
+                    queue=queues.QUEUE_OF[item.step],
+                    producer=producer,
+                    ignore_result=True,
+                )
+                failpoint(f"publish.after_{item.step}")
+                sent += 1
+    except BROKER_AWAY as error:
+        log.warning("wake.dropped", error=type(error).__name__, sent=sent)
+    return sent

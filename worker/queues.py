@@ -1,0 +1,49 @@
+"""Names that other processes rely on: queues, task names, sweeps. A task name and the form of a wake never change."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from kombu import Exchange
+from kombu import Queue as KombuQueue
+
+from moorage.model import Queue, Step
+
+TASK_OF: Final[Mapping[Step, str]] = {
+    "ingest": "moorage.ingest",
+    "poll": "moorage.poll",
+    "keep": "moorage.keep",
+    "discard": "moorage.discard",
+}
+QUEUE_OF: Final[Mapping[Step, Queue]] = {"ingest": "quick", "poll": "quick", "keep": "keep", "discard": "keep"}
+SWEEP_TASK: Final = "moorage.sweep"
+QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep")
+
+
+def dead_name(queue: str) -> str:
+    """Return the name of a queue's dead-letter queue."""
+    return f"{queue}.dead"
+
+
+def declare(broker_url: str) -> list[KombuQueue]:
+    """
+    Return the queues that workers consume.
+
+    On RabbitMQ they are quorum queues whose rejected and too often delivered messages go to their dead-letter queue;
+    Redis has no such thing: there worker/drop.py publishes what Celery would drop.
+    """
+    if not broker_url.startswith(("amqp://", "amqps://")):
+        return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
+    return [
+        KombuQueue(
+            name,
+            Exchange(name, type="direct"),
+            routing_key=name,
+            queue_arguments={
+                "x-queue-type": "quorum",
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": dead_name(name),
+                "x-delivery-limit": 5,
+            },
+        )
+        for name in QUEUES
+    ]
