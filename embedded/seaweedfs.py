@@ -1,0 +1,91 @@
+"""A real SeaweedFS: S3 on loopback, keys required, telemetry off."""
+
+import contextlib
+import http.client
+import json
+from pathlib import Path
+from typing import Final
+
+from embedded import wheels
+from embedded.credentials import write_private
+from embedded.process import Process
+from embedded.server import Server
+
+# Every one of them: whatever is left out opens its default port, also when the part is switched off.
+_PORTS: Final = (
+    "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+    "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc",
+)  # fmt: skip
+_FLAGS: Final = (
+    "-ip=127.0.0.1",
+    "-ip.bind=127.0.0.1",
+    "-master.telemetry=false",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-s3.autoCreateBucket=false",
+    "-webdav=false",
+    "-admin.ui=false",
+)
+
+
+class Seaweedfs(Server):
+    """SeaweedFS with its data in `folder`, reached by one pair of keys that may do everything."""
+
+    name = "seaweedfs"
+    port_count = len(_PORTS)
+
+    def __init__(self, folder: Path, access_key: str, secret_key: str, log_path: Path) -> None:
+        super().__init__(folder)
+        self._access_key, self._secret_key, self._log_path = access_key, secret_key, log_path
+        self._note = self.folder / "ports.json"  # whose sockets in /tmp are ours, for a later clean-up
+
+    @property
+    def url(self) -> str:
+        """Return the address of the S3 interface."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def prepare(self) -> Process:
+        """Write the keys and return the process."""
+        data = self.folder / "data"
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
+        self.tidy()  # what a killed supervisor left
+        write_private(self._note, json.dumps(self.ports))
+        write_private(self.folder / "s3.json", json.dumps(self._identities()))
+        return Process(
+            [wheels.weed(), "mini", *self._flags()],
+            cwd=self.folder,
+            log_path=self._log_path,
+            ready=self._answers,
+            name=self.name,
+            lock_path=self.folder / "lock",
+        )
+
+    def tidy(self) -> None:
+        """Remove the sockets that it leaves in /tmp."""
+        if self._note.exists():
+            for port in json.loads(self._note.read_text(encoding="utf-8")):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (the server's own choice)
+                    left.unlink(missing_ok=True)
+
+    def _flags(self) -> list[str]:
+        ports = [f"-{name}={port}" for name, port in zip(_PORTS, self.ports, strict=True)]
+        sockets = [f"-{part}.localSocket={part}.sock" for part in ("filer", "s3")]
+        return ["-dir=data", "-s3.config=s3.json", *_FLAGS, *ports, *sockets]
+
+    def _identities(self) -> object:
+        keys = {"accessKey": self._access_key, "secretKey": self._secret_key}
+        return {
+            "identities": [
+                {"name": "moorage", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+            ]
+        }
+
+    def _answers(self) -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+            with contextlib.closing(connection):
+                connection.request("GET", "/healthz")
+                return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):  # not listening yet, or not healthy yet
+            return False

@@ -1,0 +1,128 @@
+"""The whole embedded stack under one folder: PostgreSQL, Valkey and SeaweedFS, started and stopped together."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from embedded import credentials
+from embedded.postgres import Postgres
+from embedded.seaweedfs import Seaweedfs
+from embedded.server import Server
+from embedded.valkey import Valkey
+from embedded.wheels import PostgresVersion
+from moorage import logs
+from moorage.errors import ConfigError
+
+log = logs.get(__name__)
+
+_DATABASE = "moorage"
+
+
+class Stack:
+    """
+    Three real servers on free loopback ports, their data, logs and passwords under one folder.
+
+    Start it from the main thread: on Linux the servers end when the thread that started them ends. A folder can be
+    started again later, also after a crash; the ports then differ, the passwords and the data do not.
+    """
+
+    def __init__(self, folder: Path, *, postgres_version: PostgresVersion = 18) -> None:
+        self.folder = Path(folder).resolve()
+        self._prepare_folder()
+        keys = self._keys = credentials.load(self.folder / "credentials.json")
+        logs_folder = self.folder / "logs"
+        self.postgres = Postgres(
+            self.folder / f"postgres{postgres_version}",
+            keys.postgres_password,
+            logs_folder / "postgres.log",
+            postgres_version,
+        )
+        self.valkey = Valkey(self.folder / "valkey", keys.valkey_password, logs_folder / "valkey.log")
+        self.seaweedfs = Seaweedfs(
+            self.folder / "seaweedfs", keys.s3_access_key, keys.s3_secret_key, logs_folder / "seaweedfs.log"
+        )
+        self._lock: int | None = None
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """Return the three servers, the slowest to start first."""
+        return (self.seaweedfs, self.valkey, self.postgres)
+
+    def start(self) -> None:
+        """Start all three and return when all are ready. Raises ConfigError when one cannot start; then none runs."""
+        if self._lock is None:
+            self._lock = _lock(self.folder)
+        try:
+            for server in self.servers:
+                server.launch()
+            for server in self.servers:
+                server.await_ready()
+            if not self.postgres.has_database(_DATABASE):
+                self.postgres.create_database(_DATABASE)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all three; each is killed when it does not end in its grace."""
+        with contextlib.ExitStack() as stops:
+            for server in self.servers:
+                stops.callback(server.stop)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def watch(self) -> list[str]:
+        """
+        Start again, on the same port and data, each server that has died, and return their names.
+
+        Call it every second or so from the thread that called `start`. It does not wait until they are ready.
+        """
+        if self._lock is None:
+            return []
+        dead = [server for server in self.servers if not server.is_running]
+        for server in dead:
+            log.warning("server.restarted", name=server.name, port=server.port)
+            server.launch()
+        return [server.name for server in dead]
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings with which moorage's processes reach the running stack."""
+        return {
+            "DATABASE_URL": self.postgres.url(_DATABASE),
+            "CELERY_BROKER_URL": self.valkey.url(),
+            "AWS_ENDPOINT_URL_S3": self.seaweedfs.url,
+            "AWS_ACCESS_KEY_ID": self._keys.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": self._keys.s3_secret_key,
+            "AWS_REGION": "us-east-1",
+            "S3_PUBLIC_BUCKET": "moorage-public",
+            "S3_PRIVATE_BUCKET": "moorage-private",
+        }
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _prepare_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_uid != os.geteuid():
+            raise ConfigError(f"{self.folder} belongs to another user: set MOORAGE_DATA_DIR to a folder of your own")
+        (self.folder / "logs").mkdir(mode=0o700, exist_ok=True)
+
+
+def _lock(folder: Path) -> int:
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise ConfigError(f"servers are already running in {folder}: stop them first, or use another folder") from error
+    return fd
