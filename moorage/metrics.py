@@ -1,0 +1,78 @@
+"""
+What the receiver counts, and gauges computed from PostgreSQL, as Prometheus text.
+
+Only what one process sees is counted in memory. Every state is computed at the scrape, so that it survives restarts and
+cannot be counted short by the number of processes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# One more series a counter that nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # not typed there
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+REGISTRY: Final = CollectorRegistry()
+
+WEBHOOKS_RECORDED: Final = Counter(
+    "moorage_webhooks_recorded_total", "Webhooks committed as a new delivery.", ["provider"], registry=REGISTRY
+)
+WEBHOOKS_KNOWN: Final = Counter(
+    "moorage_webhooks_known_total", "Webhooks whose delivery was there already.", ["provider"], registry=REGISTRY
+)
+WEBHOOKS_REFUSED: Final = Counter(
+    "moorage_webhooks_refused_total", "Webhooks answered 4xx, by what was wrong.", ["reason"], registry=REGISTRY
+)
+WEBHOOKS_UNAVAILABLE: Final = Counter(
+    "moorage_webhooks_unavailable_total", "Webhooks answered 503, by what was missing.", ["reason"], registry=REGISTRY
+)
+WEBHOOK_BYTES: Final = Counter(
+    "moorage_webhook_bytes_total", "Bytes of the bodies of recorded and known webhooks.", registry=REGISTRY
+)
+WEBHOOK_SECONDS: Final = Histogram(
+    "moorage_webhook_seconds",
+    "Time from the start of a POST to its answer.",
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0),
+    registry=REGISTRY,
+)
+WAKES_SENT: Final = Counter("moorage_wakes_sent_total", "Wakes the receiver gave to the broker.", registry=REGISTRY)
+WAKES_DROPPED: Final = Counter(
+    "moorage_wakes_dropped_total",
+    "Wakes left to dispatch: the broker or the queue was full.",
+    ["reason"],
+    registry=REGISTRY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One gauge with all its series: label values in the order of `labels`, and the value."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    series: tuple[tuple[tuple[str, ...], float], ...]
+
+
+class _Computed(Collector):
+    def __init__(self, gauges: Iterable[Gauge]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        for gauge in self._gauges:
+            family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+            for labels, value in gauge.series:
+                family.add_metric(labels, value)
+            yield family
+
+
+def text(gauges: Iterable[Gauge]) -> bytes:
+    """Return the process's counters and the given gauges in Prometheus' text format."""
+    computed = CollectorRegistry()
+    computed.register(_Computed(gauges))
+    return generate_latest(REGISTRY) + generate_latest(computed)

@@ -1,0 +1,144 @@
+"""The ASGI application: `granian --interface asgi --workers 1 receiver.app:app`."""
+
+import asyncio
+import time
+from typing import Final
+
+import providers
+from moorage import logs, metrics
+from moorage import settings as settings_module
+from moorage.errors import ConfigError, DatabaseUnavailable, Refused, Transient
+from moorage.settings import Settings
+from receiver import probes
+from receiver.connections import Connections
+from receiver.http import KINDS, Receive, Response, Scope, Send, problem, send_response
+from receiver.record import Recorder
+from receiver.relay import Relay
+from receiver.webhooks import Webhooks, provider_in
+
+log = logs.get(__name__)
+
+ALLOW_WEBHOOK: Final = (b"allow", b"POST, GET, HEAD, OPTIONS")
+ALLOW_READ: Final = (b"allow", b"GET, HEAD")
+
+
+class Receiver:
+    """Routes requests. Needs no server to be up when it starts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._database_url = settings.database_url.get_secret_value()
+        self._connections = Connections(self._database_url)
+        self._relay = Relay()
+        recorder = Recorder(self._connections, answer_seconds=settings.answer_seconds)
+        self._webhooks = Webhooks(settings, providers.load(settings), recorder, self._relay)
+        self._readiness = probes.Readiness(self._connections)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life of the process."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            response = await self._answer(scope, receive)
+            await send_response(send, response, method=scope["method"])
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._relay.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.to_thread(self._relay.stop)
+        await self._connections.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        """Turn whatever happens into an answer: the outermost line of a request."""
+        try:
+            name = provider_in(scope["path"])
+            if name is not None:
+                return await self._webhook(name, scope, receive)
+            return await self._probe(scope)
+        except Exception:
+            log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
+            return problem(500, "the receiver failed; its log says why")
+
+    async def _webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
+        started = time.perf_counter()
+        try:
+            if scope["method"] == "POST":
+                response = await self._webhooks.receive(name, scope["headers"], receive)
+            else:
+                response = self._about(name, scope["method"])
+        except Refused as error:
+            metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
+            log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
+            return problem(error.status, str(error))
+        except Transient as error:
+            return _unavailable(name, error)
+        finally:
+            if scope["method"] == "POST":
+                metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
+        return response
+
+    def _about(self, name: str, method: str) -> Response:
+        """Answer those who only look: providers ask with OPTIONS or HEAD when an address is registered."""
+        self._webhooks.provider(name)
+        if method == "OPTIONS":
+            return Response(204, headers=(ALLOW_WEBHOOK,))
+        if method in ("GET", "HEAD"):
+            return Response(200, b'{"status": "ok", "method": "POST"}', headers=(ALLOW_WEBHOOK,))
+        return problem(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
+
+    async def _probe(self, scope: Scope) -> Response:
+        path = scope["path"].removesuffix("/")
+        if path not in ("/healthz", "/readyz", "/metrics"):
+            return problem(404, "nothing is here: webhooks go to /webhooks/{provider}")
+        if scope["method"] not in ("GET", "HEAD"):
+            return problem(405, "this address is only read: use GET", ALLOW_READ)
+        if path == "/healthz":
+            return probes.health()
+        if path == "/readyz":
+            return await self._readiness.answer()
+        return await probes.scrape(self._database_url)
+
+
+def _unavailable(name: str, error: Transient) -> Response:
+    reason = "database" if isinstance(error, DatabaseUnavailable) else "bytes_in_flight"
+    metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
+    log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
+    return problem(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
+
+
+def build(settings: Settings) -> Receiver:
+    """Return the application; raises ConfigError where a provider's settings are wrong."""
+    return Receiver(settings)
+
+
+class FromEnvironment:
+    """The application of this process: settings are read when the server starts it, not when it is imported."""
+
+    def __init__(self) -> None:
+        self._receiver: Receiver | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life of the process; a wrong setting ends the start."""
+        if scope["type"] == "lifespan":
+            try:
+                self._receiver = _from_settings()
+            except ConfigError as error:
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+        if self._receiver is None:
+            raise RuntimeError("the server did not start the lifespan: run it with --interface asgi")
+        await self._receiver(scope, receive, send)
+
+
+def _from_settings() -> Receiver:
+    settings = settings_module.get()
+    logs.setup(settings.log_level, settings.log_format)
+    return build(settings)
+
+
+app = FromEnvironment()

@@ -1,0 +1,80 @@
+"""
+A few connections to PostgreSQL, made when they are needed.
+
+Not psycopg_pool: after a restart of the server it hands out its dead connections one by one with growing pauses, and
+its background attempts back off for minutes. Here a dead connection is seen on its socket without a round trip, and
+the first request after the server is back connects at once.
+"""
+
+import asyncio
+import contextlib
+import select
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+Connection = psycopg.AsyncConnection[dict[str, Any]]
+
+MAX_CONNECTIONS: Final = 8
+
+
+class Connections:
+    """At most eight connections in autocommit mode, the one used last first."""
+
+    def __init__(self, url: str, *, limit: int = MAX_CONNECTIONS) -> None:
+        self._url = url
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: list[Connection] = []
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[Connection]:
+        """
+        Yield a connection; one that failed is closed, not used again.
+
+        Raises:
+            psycopg.OperationalError: PostgreSQL does not answer.
+        """
+        async with self._slots:
+            conn = await self._take() or await self._connect()
+            try:
+                yield conn
+            except BaseException:
+                await conn.close()
+                raise
+            self._idle.append(conn)
+
+    async def close(self) -> None:
+        """Close the idle connections; call it when no request is in flight any more."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _take(self) -> Connection | None:
+        while self._idle:
+            conn = self._idle.pop()
+            if not conn.closed and not _has_input(conn):
+                return conn
+            await conn.close()
+        return None
+
+    async def _connect(self) -> Connection:
+        return await psycopg.AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            row_factory=dict_row,
+            prepare_threshold=None,  # PgBouncer in transaction mode
+            application_name="moorage receiver",
+            connect_timeout=2,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+        )
+
+
+def _has_input(conn: Connection) -> bool:
+    """Tell whether the server said something unasked: its farewell, nearly always."""
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

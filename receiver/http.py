@@ -1,0 +1,60 @@
+"""Answers as values, and how they are sent over ASGI."""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+# What went wrong, by status: the end of a problem's `type`, and a label of the metrics.
+KINDS: Final = {
+    400: "unreadable",
+    401: "bad_signature",
+    404: "not_found",
+    405: "method",
+    413: "too_large",
+    500: "internal",
+    503: "unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A status, headers and the whole body."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def json_response(status: int, fields: dict[str, Any]) -> Response:
+    """Return an answer with a small JSON object."""
+    return Response(status, json.dumps(fields).encode())
+
+
+def problem(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
+    """Return an `application/problem+json` answer (RFC 9457): what was wrong and what to do about it."""
+    fields = {
+        "type": f"urn:moorage:problem:{KINDS[status]}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    return Response(status, json.dumps(fields).encode(), "application/problem+json", headers)
+
+
+async def send_response(send: Send, response: Response, *, method: str) -> None:
+    """Send an answer; one to HEAD keeps its headers and loses its body."""
+    headers: Headers = [(b"cache-control", b"no-store"), *response.headers]
+    if response.status != HTTPStatus.NO_CONTENT:
+        headers.append((b"content-type", response.content_type.encode()))
+        headers.append((b"content-length", str(len(response.body)).encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})

@@ -1,0 +1,98 @@
+"""POST /webhooks/{provider}: read, verify, record, wake, answer."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from providers.base import Provider
+
+from moorage import ids, logs, metrics
+from moorage.errors import Refused
+from moorage.model import Verified, Wake
+from moorage.settings import Settings
+from receiver import bodies, record
+from receiver.http import Headers, Receive, Response, json_response
+from receiver.relay import Relay
+
+log = logs.get(__name__)
+
+PREFIXES: Final = ("/webhooks/", "/api/webhooks/", "/api/v1/webhooks/")
+MAX_NAME: Final = 60
+
+
+def provider_in(path: str) -> str | None:
+    """Return the provider's name in the path of a webhook, with or without a final slash; None for another path."""
+    for prefix in PREFIXES:
+        if path.startswith(prefix):
+            name = path.removeprefix(prefix).removesuffix("/")
+            return name if name and "/" not in name else None
+    return None
+
+
+class Webhooks:
+    """Takes webhooks of the enabled providers."""
+
+    def __init__(
+        self, settings: Settings, providers: Mapping[str, Provider], recorder: record.Recorder, relay: Relay
+    ) -> None:
+        self._max_bytes = settings.webhook_max_bytes
+        self._providers = providers
+        self._recorder = recorder
+        self._relay = relay
+        self.in_flight = bodies.InFlight(settings.bytes_in_flight)
+
+    def provider(self, name: str) -> Provider:
+        """
+        Return an enabled provider.
+
+        Raises:
+            Refused: 404, with what would enable it.
+        """
+        provider = self._providers.get(name)
+        if provider is None:
+            known = ", ".join(sorted(self._providers))
+            raise Refused(f"there is no provider {name[:MAX_NAME]!r}: write one of {known}", status=404)
+        if not provider.enabled:
+            setting = f"{name.upper()}_WEBHOOK_SECRET"
+            raise Refused(f"{name} is not enabled: set {setting}, or name it in MOORAGE_ALLOW_UNSIGNED", status=404)
+        return provider
+
+    async def receive(self, name: str, headers: Headers, receive: Receive) -> Response:
+        """
+        Take one webhook and answer it after its commit: 202 new, 200 known (or what the dialect wants).
+
+        Raises:
+            Refused: 4xx, nothing is recorded.
+            Transient: it cannot be recorded now: 503.
+        """
+        provider = self.provider(name)
+        async with bodies.read(receive, headers, self._max_bytes, self.in_flight) as body:
+            verified = provider.verify(headers, body, time.time())
+            recorded = await self._recorder.record(_arrival(provider, verified, headers, body))
+            size = len(body)
+        if recorded.is_live:
+            self._relay.offer(Wake("ingest", recorded.id))
+        _count(name, recorded, size)
+        status = provider.answer_new if recorded.is_new else provider.answer_known
+        word = "recorded" if recorded.is_new else "known"
+        return json_response(status, {"id": str(recorded.id), "status": word})
+
+
+def _arrival(provider: Provider, verified: Verified, headers: Headers, body: bytes) -> record.Arrival:
+    digest = hashlib.sha256(body).hexdigest()
+    return record.Arrival(
+        id=ids.new(),
+        provider=provider.name,
+        webhook_id=record.webhook_id(verified.webhook_id, digest),
+        headers=provider.keep_headers(headers),
+        body=provider.redact(body),
+        body_sha256=digest,
+    )
+
+
+def _count(name: str, recorded: record.Recorded, size: int) -> None:
+    metrics.WEBHOOK_BYTES.inc(size)
+    (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
+    event = "delivery.recorded" if recorded.is_new else "delivery.known"
+    log.info(event, delivery_id=recorded.id, provider=name, bytes=size)
