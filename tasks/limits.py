@@ -1,0 +1,44 @@
+"""The limits of downloads and media, as one value."""
+
+from dataclasses import dataclass
+
+from moorage.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long, how large and how many; the defaults are those of the settings."""
+
+    connect_seconds: float = 5.0
+    idle_seconds: float = 15.0
+    total_seconds: float = 300.0
+    min_bytes_per_second: int = 50_000
+    slow_after_seconds: float = 10.0  # the minimum speed holds from here on
+    max_redirects: int = 5
+    image_max_bytes: int = 50_000_000
+    image_max_pixels: int = 64_000_000  # width * height * frames
+    video_max_bytes: int = 500_000_000
+    thumbnail_px: int = 400
+    max_frames: int = 600
+    poster_seconds: float = 20.0
+    poster_memory_bytes: int = 2**30
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Return the limits that the settings ask for."""
+        return cls(
+            connect_seconds=settings.download_connect_seconds,
+            idle_seconds=settings.download_idle_seconds,
+            total_seconds=settings.download_total_seconds,
+            min_bytes_per_second=settings.download_min_bytes_per_second,
+            max_redirects=settings.download_max_redirects,
+            image_max_bytes=settings.image_max_bytes,
+            image_max_pixels=settings.image_max_pixels,
+            video_max_bytes=settings.video_max_bytes,
+            thumbnail_px=settings.thumbnail_px,
+        )
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest file of any kind."""
+        return max(self.image_max_bytes, self.video_max_bytes)
