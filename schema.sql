@@ -64,8 +64,12 @@ CREATE TABLE projects (
     owner      text NOT NULL,
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
     created_at timestamptz NOT NULL DEFAULT moment(),
-    updated_at timestamptz NOT NULL DEFAULT moment()
+    updated_at timestamptz NOT NULL DEFAULT moment(),
+    -- imageUrls are computed from placements; where the hashes differ somebody else wrote the document since
+    document_md5 text GENERATED ALWAYS AS (md5(document::text)) STORED,
+    computed_md5 text
 );
+CREATE INDEX projects_overwritten ON projects (id) WHERE computed_md5 IS DISTINCT FROM document_md5;
 
 -- What the application asked for. Its id is the id of its render.
 CREATE TABLE jobs (

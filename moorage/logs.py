@@ -115,4 +115,4 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return json.dumps(text) if any(c in text for c in " \n\t\"=") else text
+    return json.dumps(text) if any(c in text for c in ' \n\t"=') else text

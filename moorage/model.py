@@ -10,9 +10,7 @@ Subject = Literal["delivery", "job", "prediction", "output", "dead_letter", "ren
 WorkTable = Literal["deliveries", "predictions", "outputs"]
 DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
-PredictionState = Literal[
-    "planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"
-]
+PredictionState = Literal["planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"]
 OutputState = Literal["waiting", "discarding", "kept", "dead", "discarded"]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "unknown"]
 SourceKind = Literal["url", "inline", "object"]

@@ -33,7 +33,12 @@ class Settings(BaseSettings):
     """Every setting with its default. Field `x` without an alias is `MOORAGE_X` in the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MOORAGE_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True, case_sensitive=False,
+        env_prefix="MOORAGE_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        case_sensitive=False,
         populate_by_name=True,
     )
 
@@ -111,8 +116,13 @@ class Settings(BaseSettings):
     discard_seconds: Positive = 10.0
 
     @field_validator(
-        "egress_allow", "allow_unsigned", "replicate_output_hosts", "standard_output_hosts",
-        "replicate_webhook_secret", "standard_webhook_secret", mode="before",
+        "egress_allow",
+        "allow_unsigned",
+        "replicate_output_hosts",
+        "standard_output_hosts",
+        "replicate_webhook_secret",
+        "standard_webhook_secret",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -128,7 +138,16 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_broker(cls, value: SecretStr) -> SecretStr:
-        schemes = ("redis://", "rediss://", "valkey://", "valkeys://", "amqp://", "amqps://", "sentinel://", "memory://")
+        schemes = (
+            "redis://",
+            "rediss://",
+            "valkey://",
+            "valkeys://",
+            "amqp://",
+            "amqps://",
+            "sentinel://",
+            "memory://",
+        )
         if not value.get_secret_value().startswith(schemes):
             raise ValueError("write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/")
         return value
@@ -161,7 +180,9 @@ class Settings(BaseSettings):
         if self.egress_allow:
             raise ValueError("MOORAGE_EGRESS_ALLOW opens a private address and is refused in production: unset it")
         if self.api_token and len(self.api_token.get_secret_value()) < 32:
-            raise ValueError("MOORAGE_API_TOKEN has fewer than 32 characters: write one made with `openssl rand -hex 32`")
+            raise ValueError(
+                "MOORAGE_API_TOKEN has fewer than 32 characters: write one made with `openssl rand -hex 32`"
+            )
         if self.replicate_api_token and not self.replicate_webhook_secret and "replicate" not in self.allow_unsigned:
             raise ValueError(
                 "REPLICATE_API_TOKEN is set but REPLICATE_WEBHOOK_SECRET is not: write the secret, or name replicate in"

@@ -1,0 +1,157 @@
+"""Dead letters: what moorage gave up on and why; at most one open a row."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from db.connect import Connection, Row, many, one
+from moorage import ids
+from moorage.lifecycle import GiveUp
+from moorage.model import DeadLetter
+from moorage.text import storable
+
+_COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
+       created_at, closed_at, closed_by"""
+
+ADD = """
+WITH made AS (
+    INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts)
+    VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
+            %(reason)s, %(retryable)s, %(facts)s)
+    ON CONFLICT (subject, subject_id) WHERE state = 'open' DO NOTHING
+    RETURNING id
+)
+INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
+SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM made
+"""
+
+
+def add(
+    conn: Connection,
+    subject: str,
+    subject_id: UUID,
+    why: GiveUp,
+    *,
+    step: str,
+    actor: str,
+    job_id: UUID | None = None,
+    provider: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Open a dead letter, in the transaction that gives up on the row."""
+    args: dict[str, Any] = {
+        "id": ids.new(),
+        "subject": subject,
+        "subject_id": subject_id,
+        "job_id": job_id,
+        "provider": provider,
+        "step": step,
+        "category": why.category,
+        "error": why.error,
+        "reason": storable(why.reason),
+        "retryable": why.retryable,
+        "facts": Jsonb({k: storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}),
+        "actor": actor,
+    }
+    conn.execute(ADD, args)
+
+
+CLOSE = """
+WITH moved AS (
+    UPDATE dead_letters SET state = %(state)s, closed_at = moment(), closed_by = %(actor)s
+     WHERE id = %(id)s AND state = 'open'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
+SELECT 'dead_letter', id, job_id, 'open', %(state)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> bool:
+    """Close an open dead letter as replayed or discarded; False when it is closed already."""
+    return one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
+
+
+CLOSE_OF = """
+WITH moved AS (
+    UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
+     WHERE subject = %(subject)s AND subject_id = %(subject_id)s AND state = 'open'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'dead_letter', id, job_id, 'open', 'replayed', %(reason)s, %(actor)s FROM moved
+"""
+
+
+def close_of(conn: Connection, subject: str, subject_id: UUID, *, reason: str, actor: str) -> None:
+    """Close the open dead letter of a row that came back to life by itself."""
+    conn.execute(CLOSE_OF, {"subject": subject, "subject_id": subject_id, "reason": reason, "actor": actor})
+
+
+GET = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s"
+
+
+def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
+    """Return a dead letter."""
+    row = one(conn, GET, {"id": dead_letter_id})
+    return row and DeadLetter(**row)
+
+
+LOCK = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s FOR UPDATE"
+
+
+def lock(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
+    """Lock a dead letter, after the rows it speaks of."""
+    row = one(conn, LOCK, {"id": dead_letter_id})
+    return row and DeadLetter(**row)
+
+
+GROUPS = """
+SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
+       count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
+       (array_agg(reason ORDER BY created_at DESC))[1] AS example
+  FROM dead_letters WHERE state = %(state)s
+ GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
+"""
+
+
+def groups(conn: Connection, state: str = "open") -> list[Row]:
+    """Return dead letters counted by provider, step, category and error."""
+    return many(conn, GROUPS, {"state": state})
+
+
+LIST = f"""
+SELECT {_COLUMNS} FROM dead_letters
+ WHERE state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+   AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
+   AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
+   AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)
+ ORDER BY created_at DESC, id LIMIT %(limit)s
+"""
+
+
+def find(
+    conn: Connection,
+    *,
+    state: str = "open",
+    provider: str | None = None,
+    step: str | None = None,
+    category: str | None = None,
+    retryable: bool | None = None,
+    job_id: UUID | None = None,
+    limit: int = 100,
+) -> list[DeadLetter]:
+    """Return the newest dead letters that match."""
+    args = {
+        "state": state,
+        "provider": provider,
+        "step": step,
+        "category": category,
+        "retryable": retryable,
+        "job_id": job_id,
+        "limit": limit,
+    }
+    return [DeadLetter(**row) for row in many(conn, LIST, args)]

@@ -1,0 +1,163 @@
+"""Deliveries: webhook requests as they arrived. The receiver records them (receiver/record.py); ingest ends them."""
+
+from uuid import UUID
+
+from db.connect import Connection, Row, many, one
+from db.leases import CLEAR
+from moorage.errors import LeaseLost
+from moorage.model import Delivery, Lease
+
+LIVE = ("new", "unmatched")
+
+GET = """
+SELECT id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until
+  FROM deliveries WHERE id = %(id)s
+"""
+
+
+def get(conn: Connection, delivery_id: UUID) -> Delivery | None:
+    """Return a delivery, its body included."""
+    row = one(conn, GET, {"id": delivery_id})
+    return row and Delivery(**row)
+
+
+LOCK = "SELECT id FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE"
+
+
+def lock(conn: Connection, lease: Lease) -> None:
+    """Lock a delivery first of all rows; LeaseLost when another worker owns it."""
+    if one(conn, LOCK, {"id": lease.row_id, "token": lease.token}) is None:
+        raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
+
+
+END = f"""
+WITH old AS (
+    SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
+), moved AS (
+    UPDATE deliveries d
+       SET state = %(state)s, {CLEAR}, run_at = NULL, ended_at = moment(), reason = %(reason)s,
+           external_id = coalesce(%(external_id)s, d.external_id), prediction_id = %(prediction_id)s
+      FROM old WHERE d.id = old.id
+    RETURNING d.id, old.state AS from_state
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'delivery', id, %(job_id)s, from_state, %(state)s, %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def end(
+    conn: Connection,
+    lease: Lease,
+    state: str,
+    reason: str,
+    *,
+    external_id: str | None = None,
+    prediction_id: UUID | None = None,
+    job_id: UUID | None = None,
+) -> None:
+    """End a delivery as applied, ignored or dead; LeaseLost when another worker owns it."""
+    args = {
+        "id": lease.row_id,
+        "token": lease.token,
+        "state": state,
+        "reason": reason,
+        "external_id": external_id,
+        "prediction_id": prediction_id,
+        "job_id": job_id,
+        "actor": lease.leased_by,
+    }
+    if one(conn, END, args) is None:
+        raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
+
+
+UNMATCHED = f"""
+WITH old AS (
+    SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
+), moved AS (
+    UPDATE deliveries d
+       SET state = 'unmatched', {CLEAR}, external_id = %(external_id)s, woken_at = NULL,
+           unmatched_until = coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s)),
+           run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = 'nobody registered this prediction yet'
+      FROM old WHERE d.id = old.id
+    RETURNING d.id, old.state AS from_state
+)
+INSERT INTO events (subject, subject_id, from_state, to_state, actor)
+SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_state <> 'unmatched'
+"""
+
+
+def wait_unmatched(
+    conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, life_seconds: float
+) -> None:
+    """Keep a delivery for a prediction that nobody registered, to be tried again after a wait."""
+    args = {
+        "id": lease.row_id,
+        "token": lease.token,
+        "external_id": external_id,
+        "wait_seconds": wait_seconds,
+        "life_seconds": life_seconds,
+        "actor": lease.leased_by,
+    }
+    lock(conn, lease)
+    conn.execute(UNMATCHED, args)
+
+
+MATCH = """
+UPDATE deliveries SET run_at = moment(), woken_at = NULL
+ WHERE state = 'unmatched' AND provider = %(provider)s AND external_id = %(external_id)s
+RETURNING id
+"""
+
+
+def match(conn: Connection, provider: str, external_id: str) -> list[UUID]:
+    """Make the unmatched deliveries of a prediction due, now that it is registered; returns them."""
+    return [row["id"] for row in many(conn, MATCH, {"provider": provider, "external_id": external_id})]
+
+
+POISON = """
+WITH moved AS (
+    UPDATE deliveries SET state = 'dead', run_at = NULL, ended_at = moment(), reason = %(reason)s
+     WHERE id = %(id)s AND state IN ('new', 'unmatched') AND lease_token IS NULL AND crashes >= %(max_crashes)s
+    RETURNING id
+)
+INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor)
+SELECT 'delivery', id, 'new', 'dead', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def poison(conn: Connection, delivery_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
+    """End a delivery whose workers keep dying; False when it is no longer such a row."""
+    args = {"id": delivery_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
+    return one(conn, POISON, args) is not None
+
+
+REPLAY = """
+WITH moved AS (
+    UPDATE deliveries
+       SET state = 'new', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
+           unmatched_until = NULL
+     WHERE id = %(id)s AND state = 'dead' AND body IS NOT NULL
+    RETURNING id
+)
+INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor)
+SELECT 'delivery', id, 'dead', 'new', 'replayed', %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
+    """Make a dead delivery new again; False when its body was purged or it is not dead."""
+    return one(conn, REPLAY, {"id": delivery_id, "actor": actor}) is not None
+
+
+OF_PREDICTION = """
+SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) AS bytes
+  FROM deliveries WHERE prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200
+"""
+
+
+def of_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
+    """Return the deliveries applied to a prediction, without their bodies."""
+    return many(conn, OF_PREDICTION, {"prediction_id": prediction_id})

@@ -1,0 +1,173 @@
+"""Jobs: what applications asked for. The job's row lock orders everything that happens to its rows."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from db.connect import Connection, Row, many, one
+from moorage.lifecycle import Counts
+from moorage.model import Job, Registration
+
+_COLUMNS = "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened"
+
+ADD = """
+WITH made AS (
+    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, state, deadline_at,
+                      run_at)
+    VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(project_id)s, %(scene)s,
+            %(partial)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
+    RETURNING id
+)
+INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
+SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM made
+"""
+
+
+def add(conn: Connection, job_id: UUID, asked: Registration, *, deadline_seconds: float, actor: str) -> None:
+    """Insert an open job."""
+    args: dict[str, Any] = {
+        "id": job_id,
+        "owner": asked.owner,
+        "kind": asked.kind,
+        "mode": asked.mode,
+        "room_type": asked.room_type,
+        "style": asked.style,
+        "prompt": asked.prompt,
+        "project_id": asked.project_id,
+        "scene": None if asked.scene is None else Jsonb(asked.scene),
+        "partial": asked.partial,
+        "deadline": timedelta(seconds=deadline_seconds),
+        "reason": f"{asked.provider} {asked.external_id}",
+        "actor": actor,
+    }
+    conn.execute(ADD, args)
+
+
+LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
+
+
+def lock(conn: Connection, job_id: UUID) -> Job:
+    """Lock a job: before its predictions, outputs, project and results."""
+    row = one(conn, LOCK, {"id": job_id})
+    if row is None:
+        raise LookupError(f"there is no job {job_id}")
+    return Job(**row)
+
+
+COUNT = """
+SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting, count(*) FILTER (WHERE state = 'kept') AS kept,
+       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded')) AS dead
+  FROM outputs WHERE job_id = %(id)s
+"""
+
+
+def count(conn: Connection, job_id: UUID) -> Counts:
+    """Count a locked job's outputs: a statement of its own, so that it sees what the lock waited for."""
+    row = one(conn, COUNT, {"id": job_id})
+    return Counts(**row) if row else Counts()
+
+
+MOVE = """
+WITH moved AS (
+    UPDATE jobs
+       SET state = %(to_state)s, chosen_id = coalesce(%(chosen_id)s, chosen_id), category = %(category)s,
+           reason = %(reason)s, run_at = CASE WHEN %(live)s THEN moment() + %(check_after)s END,
+           settled_at = CASE WHEN %(live)s THEN NULL ELSE moment() END,
+           deadline_at = CASE WHEN %(to_state)s = 'open' THEN moment() + %(check_after)s ELSE deadline_at END,
+           reopened = reopened + CASE WHEN %(live)s AND settled_at IS NOT NULL THEN 1 ELSE 0 END
+     WHERE id = %(id)s AND state = %(from_state)s
+    RETURNING id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'job', id, id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+CHECK_AFTER = timedelta(minutes=5)  # a keeping job is counted again then, should its settling have been missed
+
+
+def move(
+    conn: Connection,
+    job: Job,
+    to_state: str,
+    *,
+    actor: str,
+    reason: str | None = None,
+    category: str | None = None,
+    chosen_id: UUID | None = None,
+    check_after: timedelta = CHECK_AFTER,
+) -> None:
+    """
+    Take an edge of a locked job.
+
+    Args:
+        check_after: to `keeping`: when a sweep counts again; to `open`: the new deadline.
+    """
+    args: dict[str, Any] = {
+        "id": job.id,
+        "from_state": job.state,
+        "to_state": to_state,
+        "live": to_state in ("open", "keeping"),
+        "chosen_id": chosen_id,
+        "category": category,
+        "reason": reason,
+        "check_after": check_after,
+        "actor": actor,
+    }
+    if one(conn, MOVE, args) is None:
+        raise LookupError(f"job {job.id} is no longer {job.state}, though it is locked")
+
+
+DUE = """
+SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() ORDER BY run_at LIMIT %(limit)s
+"""
+
+
+def due(conn: Connection, limit: int = 100) -> list[UUID]:
+    """Return jobs whose deadline or check has come."""
+    return [row["id"] for row in many(conn, DUE, {"limit": limit})]
+
+
+POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND run_at IS NOT NULL"
+
+
+def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> None:
+    """Look at a live job again after a wait."""
+    conn.execute(POSTPONE, {"id": job_id, "wait": wait})
+
+
+SHOW = """
+SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
+       j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
+       r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
+       (SELECT count(*) FROM render_variants v WHERE v.render_id = j.id) AS variants_created
+  FROM jobs j LEFT JOIN renders r ON r.id = j.id
+ WHERE j.id = %(id)s
+"""
+
+
+def show(conn: Connection, job_id: UUID) -> Row | None:
+    """Return a job with what was published of it."""
+    return one(conn, SHOW, {"id": job_id})
+
+
+ERRORS = """
+SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, o.category AS type, o.reason AS message,
+       coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
+  FROM outputs o
+  LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
+ WHERE o.job_id = %(id)s AND o.state = 'dead'
+ UNION ALL
+SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.retryable, false), d.id
+  FROM predictions p
+  LEFT JOIN dead_letters d ON d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open'
+ WHERE p.job_id = %(id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned')
+ ORDER BY 1, 4
+"""
+
+
+def errors(conn: Connection, job_id: UUID) -> list[Row]:
+    """Return what went wrong in a job: its dead outputs and its predictions that ended without files."""
+    return many(conn, ERRORS, {"id": job_id})

@@ -1,0 +1,217 @@
+"""
+Claims on rows of deliveries, predictions and outputs: claim, renew, hand back, release. One file for all three tables.
+
+A row is leased when `lease_token` is not null. Every write under a lease names the token; no row back means that
+another worker owns it. A claim counts an attempt and a crash; writing back takes the crash back.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from db.connect import Connection, many, one
+from moorage.errors import LeaseLost
+from moorage.model import Lease, WorkTable
+
+SUBJECT: Final[Mapping[WorkTable, str]] = {"deliveries": "delivery", "predictions": "prediction", "outputs": "output"}
+
+# What every write-back of the worker itself does to the lease.
+CLEAR: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
+
+_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id"}
+
+
+def _for_each(sql: str) -> dict[WorkTable, str]:
+    return {t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR) for t in SUBJECT}
+
+
+CLAIM = _for_each("""
+UPDATE {table}
+   SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
+       leased_until = moment() + make_interval(secs => %(lease_seconds)s)
+ WHERE id = (SELECT id FROM {table}
+              WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
+                AND run_at <= moment() AND crashes < %(max_crashes)s
+                FOR UPDATE SKIP LOCKED)
+RETURNING id, attempt, crashes
+""")
+
+
+def claim(
+    conn: Connection,
+    table: WorkTable,
+    row_id: UUID,
+    *,
+    states: Sequence[str],
+    leased_by: str,
+    lease_seconds: float,
+    max_crashes: int,
+) -> Lease | None:
+    """Claim a due row that nobody holds; None when there is no such row (or it has crashed too often)."""
+    token = uuid.uuid4()
+    args = {
+        "row_id": row_id,
+        "states": list(states),
+        "token": token,
+        "leased_by": leased_by,
+        "lease_seconds": lease_seconds,
+        "max_crashes": max_crashes,
+    }
+    row = one(conn, CLAIM[table], args)
+    return row and Lease(table, row_id, token, leased_by, row["attempt"], row["crashes"])
+
+
+IS_POISON = _for_each("""
+SELECT id FROM {table}
+ WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL AND run_at <= moment()
+   AND crashes >= %(max_crashes)s
+""")
+
+
+def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
+    """Return whether a due row has crashed too often to be claimed again."""
+    args = {"row_id": row_id, "states": list(states), "max_crashes": max_crashes}
+    return one(conn, IS_POISON[table], args) is not None
+
+
+RENEW = _for_each("""
+UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
+ WHERE id = %(row_id)s AND lease_token = %(token)s
+RETURNING id
+""")
+
+
+def renew(conn: Connection, lease: Lease, *, lease_seconds: float) -> bool:
+    """Prolong a lease, also an expired one that nobody took; False when it is lost."""
+    args = {"row_id": lease.row_id, "token": lease.token, "lease_seconds": lease_seconds}
+    return one(conn, RENEW[lease.table], args) is not None
+
+
+HOLDS = _for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token = %(token)s")
+
+
+def holds(conn: Connection, lease: Lease) -> bool:
+    """Return whether the row still carries the token: what an uncertain COMMIT is decided by."""
+    return one(conn, HOLDS[lease.table], {"row_id": lease.row_id, "token": lease.token}) is not None
+
+
+HAND_BACK = _for_each("""
+WITH moved AS (
+    UPDATE {table}
+       SET {clear}, attempt = attempt - CASE WHEN %(counted)s THEN 0 ELSE 1 END, woken_at = NULL,
+           run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = %(reason)s
+     WHERE id = %(row_id)s AND lease_token = %(token)s
+    RETURNING id, {job} AS job_id, state
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT '{subject}', id, job_id, state, state, %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+""")
+
+
+def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counted: bool) -> None:
+    """
+    Give a row back, to be tried again after a wait.
+
+    Args:
+        counted: whether the attempt counts as an error; a stopping worker's does not, nor does our own outage.
+
+    Raises:
+        LeaseLost: another worker owns it.
+    """
+    args: dict[str, Any] = {
+        "row_id": lease.row_id,
+        "token": lease.token,
+        "wait_seconds": max(wait_seconds, 0.0),
+        "reason": reason,
+        "counted": counted,
+        "actor": lease.leased_by,
+    }
+    if one(conn, HAND_BACK[lease.table], args) is None:
+        raise LeaseLost(f"{lease.table} {lease.row_id}: the lease is lost")
+
+
+RELEASE_OF = _for_each("""
+WITH moved AS (
+    UPDATE {table}
+       SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
+     WHERE leased_by = %(leased_by)s AND lease_token IS NOT NULL
+    RETURNING id, {job} AS job_id, state
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT '{subject}', id, job_id, state, state, %(reason)s, %(leased_by)s FROM moved
+RETURNING subject_id AS id
+""")
+
+
+def release_of(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
+    """Free what a dead worker child held; its crash stays counted. Returns the rows freed."""
+    args = {"leased_by": leased_by, "reason": reason}
+    return [(table, row["id"]) for table in SUBJECT for row in many(conn, RELEASE_OF[table], args)]
+
+
+# In the first 30 s after PostgreSQL started its leases may be alive: their holders could not renew them.
+RELEASE_EXPIRED = _for_each("""
+WITH expired AS MATERIALIZED (
+    SELECT id FROM {table}
+     WHERE lease_token IS NOT NULL AND leased_until < moment()
+       AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'
+     ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED
+), moved AS (
+    UPDATE {table} t
+       SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
+      FROM expired WHERE t.id = expired.id
+    RETURNING t.id, {job} AS job_id, t.state
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'the lease expired: its worker is gone or stuck', %(actor)s FROM moved
+RETURNING subject_id AS id
+""")
+
+
+def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID]:
+    """Free leases whose end has passed; their crash stays counted. Returns the rows freed, at most 500."""
+    return [row["id"] for row in many(conn, RELEASE_EXPIRED[table], {"actor": actor})]
+
+
+# How many due rows dispatch looks at, most urgent first. `starved`: the queue is empty, so old wakes are gone.
+DUE = {
+    "ingest": """
+WITH due AS MATERIALIZED (
+    SELECT id FROM deliveries
+     WHERE state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at <= moment()
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE deliveries t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
+    "poll": """
+WITH due AS MATERIALIZED (
+    SELECT id FROM predictions
+     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL AND run_at <= moment()
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
+    "keep": """
+WITH due AS MATERIALIZED (
+    SELECT id FROM outputs
+     WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY expires_at NULLS LAST, run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
+    "discard": """
+WITH due AS MATERIALIZED (
+    SELECT id FROM outputs
+     WHERE state = 'discarding' AND lease_token IS NULL AND run_at <= moment()
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
+}
+
+
+def due(conn: Connection, step: str, *, limit: int, starved: bool) -> list[UUID]:
+    """Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s."""
+    return [row["id"] for row in many(conn, DUE[step], {"limit": limit, "starved": starved})]

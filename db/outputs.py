@@ -1,0 +1,282 @@
+"""Outputs: the files of chosen predictions, the unit of work."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from db.connect import Connection, Row, many, one
+from db.leases import CLEAR
+from moorage.errors import LeaseLost
+from moorage.model import Found, Kept, Lease, Output
+
+ADD = """
+WITH made AS (
+    INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
+                         category, reason, run_at, ended_at)
+    SELECT %(id)s, %(job_id)s, %(prediction_id)s,
+           (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s),
+           %(path)s, %(source_kind)s, %(source)s, %(source_data)s, %(expires_at)s, %(state)s,
+           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE 'DOWNLOAD_FAILED' END, %(problem)s,
+           CASE WHEN %(problem)s::text IS NULL THEN moment() END,
+           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
+    ON CONFLICT (prediction_id, path) DO NOTHING
+    RETURNING id, job_id, state
+)
+INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
+SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM made
+RETURNING subject_id AS id
+"""
+
+
+def add(
+    conn: Connection,
+    output_id: UUID,
+    *,
+    job_id: UUID,
+    prediction_id: UUID,
+    found: Found,
+    expires_at: datetime | None,
+    actor: str,
+    object_key: str | None = None,
+) -> bool:
+    """
+    Insert a file that a prediction produced, waiting, or dead where it must not be fetched; False when it is known.
+
+    Args:
+        object_key: the file lies in the private bucket under this key.
+    """
+    kind = "object" if object_key else ("inline" if found.data is not None else "url")
+    args: dict[str, Any] = {
+        "id": output_id,
+        "job_id": job_id,
+        "prediction_id": prediction_id,
+        "path": found.path,
+        "source_kind": kind,
+        "source": object_key or found.url,
+        "source_data": found.data,
+        "expires_at": expires_at,
+        "state": "dead" if found.problem else "waiting",
+        "problem": found.problem,
+        "actor": actor,
+    }
+    return one(conn, ADD, args) is not None
+
+
+RENEW_SOURCE = """
+UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
+ WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
+   AND source IS DISTINCT FROM %(url)s
+RETURNING id
+"""
+
+
+def renew_source(conn: Connection, prediction_id: UUID, found: Found, expires_at: datetime | None) -> bool:
+    """Take a fresh URL and expiry for a path that is still waiting; False when nothing changed."""
+    args = {"prediction_id": prediction_id, "path": found.path, "url": found.url, "expires_at": expires_at}
+    return one(conn, RENEW_SOURCE, args) is not None
+
+
+REFRESH = """
+UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
+       refreshed_at = moment()
+ WHERE id = %(id)s AND lease_token = %(token)s
+RETURNING id
+"""
+
+
+def refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
+    """Record that the provider was asked for a fresh URL, and take it; LeaseLost when another worker owns the row."""
+    args = {"id": lease.row_id, "token": lease.token, "url": url, "expires_at": expires_at}
+    if one(conn, REFRESH, args) is None:
+        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+
+
+GET = """
+SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
+       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id
+ WHERE o.id = %(id)s
+"""
+
+
+def get(conn: Connection, output_id: UUID) -> Output | None:
+    """Return an output with where its file comes from."""
+    row = one(conn, GET, {"id": output_id})
+    return row and Output(**row)
+
+
+END_KEPT = f"""
+WITH moved AS (
+    UPDATE outputs
+       SET state = 'kept', {CLEAR}, run_at = NULL, ended_at = moment(), category = NULL, reason = NULL,
+           source_data = NULL,
+           media = %(media)s, format = %(format)s, content_type = %(content_type)s, bytes = %(bytes)s,
+           sha256 = %(sha256)s, width_px = %(width_px)s, height_px = %(height_px)s, frames = %(frames)s,
+           duration_s = %(duration_s)s, notes = %(notes)s, key = %(key)s, thumb_key = %(thumb_key)s,
+           thumb_bytes = %(thumb_bytes)s, thumb_sha256 = %(thumb_sha256)s, thumb_width_px = %(thumb_width_px)s,
+           thumb_height_px = %(thumb_height_px)s, thumb_missing = %(thumb_missing)s
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
+SELECT 'output', id, job_id, 'waiting', 'kept', %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
+    """Record a stored file; LeaseLost when another worker owns the output."""
+    thumb = kept.thumb
+    args: dict[str, Any] = {
+        "id": lease.row_id,
+        "token": lease.token,
+        "actor": lease.leased_by,
+        **{key: value for key, value in asdict(kept.media).items() if key != "extension"},
+        "bytes": kept.bytes,
+        "sha256": kept.sha256,
+        "key": kept.key,
+        "thumb_key": kept.thumb_key,
+        "thumb_bytes": len(thumb.data) if thumb else None,
+        "thumb_sha256": thumb.sha256 if thumb else None,
+        "thumb_width_px": thumb.width_px if thumb else None,
+        "thumb_height_px": thumb.height_px if thumb else None,
+        "thumb_missing": kept.thumb_missing,
+    }
+    if one(conn, END_KEPT, args) is None:
+        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+
+
+END_DEAD = f"""
+WITH moved AS (
+    UPDATE outputs
+       SET state = 'dead', {CLEAR}, run_at = NULL, ended_at = moment(), category = %(category)s, reason = %(reason)s
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None:
+    """Give up on an output; LeaseLost when another worker owns it."""
+    args = {
+        "id": lease.row_id,
+        "token": lease.token,
+        "category": category,
+        "reason": reason,
+        "actor": lease.leased_by,
+    }
+    if one(conn, END_DEAD, args) is None:
+        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+
+
+POISON = """
+WITH moved AS (
+    UPDATE outputs SET state = 'dead', run_at = NULL, ended_at = moment(), category = 'POISON', reason = %(reason)s
+     WHERE id = %(id)s AND state = 'waiting' AND lease_token IS NULL AND crashes >= %(max_crashes)s
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
+    """End an output whose workers keep dying; False when it is no longer such a row."""
+    args = {"id": output_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
+    return one(conn, POISON, args) is not None
+
+
+DISCARD_KEPT = """
+WITH moved AS (
+    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
+           crashes = 0, thumb_missing = NULL, reason = 'partial results are discarded by policy'
+     WHERE job_id = %(job_id)s AND state = 'kept'
+       AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
+    RETURNING id, job_id, reason
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def discard_kept(conn: Connection, job_id: UUID, actor: str) -> list[UUID]:
+    """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
+    return [row["id"] for row in many(conn, DISCARD_KEPT, {"job_id": job_id, "actor": actor})]
+
+
+END_DISCARDED = f"""
+WITH moved AS (
+    UPDATE outputs SET state = 'discarded', {CLEAR}, run_at = NULL, ended_at = moment(), key = NULL, thumb_key = NULL,
+           thumb_bytes = NULL, thumb_sha256 = NULL
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'discarding'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
+SELECT 'output', id, job_id, 'discarding', 'discarded', %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def end_discarded(conn: Connection, lease: Lease) -> None:
+    """Record that an output's objects are deleted; LeaseLost when another worker owns it."""
+    args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by}
+    if one(conn, END_DISCARDED, args) is None:
+        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+
+
+REPLAY = """
+WITH moved AS (
+    UPDATE outputs
+       SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
+           category = NULL, reason = NULL, refreshed_at = NULL
+     WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL)
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'dead', 'waiting', 'replayed', %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
+    """Make a dead output wait again; False when its source is gone or it is not dead."""
+    return one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
+
+
+SPOOLED = """
+SELECT o.id, o.source AS key
+  FROM outputs o JOIN jobs j ON j.id = o.job_id
+ WHERE o.source_kind = 'object' AND o.source IS NOT NULL AND o.ended_at IS NOT NULL AND j.settled_at IS NOT NULL
+ ORDER BY o.ended_at LIMIT 200
+"""
+
+DROP_SPOOLED = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
+
+
+def spooled(conn: Connection) -> list[tuple[UUID, str]]:
+    """Return outputs of settled jobs whose spooled input file still lies in the private bucket, with its key."""
+    return [(row["id"], row["key"]) for row in many(conn, SPOOLED)]
+
+
+def drop_spooled(conn: Connection, output_id: UUID, key: str) -> None:
+    """Forget a spooled input file that was deleted."""
+    conn.execute(DROP_SPOOLED, {"id": output_id, "key": key})
+
+
+OF_JOB = """
+SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
+       reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
+       duration_s, key, thumb_key, thumb_missing, notes
+  FROM outputs WHERE job_id = %(job_id)s ORDER BY idx
+"""
+
+
+def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+    """Return a job's outputs in their order."""
+    return many(conn, OF_JOB, {"job_id": job_id})

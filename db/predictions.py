@@ -1,0 +1,264 @@
+"""Predictions: runs at providers. Their status only moves forward."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from db.connect import Connection, Row, many, one
+from db.leases import CLEAR
+from moorage.errors import LeaseLost
+from moorage.model import Lease, Prediction, PredictionState
+
+LIVE = ("planned", "submitting", "running", "abandoned")
+
+_COLUMNS = "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls"
+
+ADD = """
+WITH made AS (
+    INSERT INTO predictions (id, job_id, seq, provider, external_id, model, state, deadline_at, run_at, ended_at)
+    VALUES (%(id)s, %(job_id)s, %(seq)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
+            moment() + %(deadline)s,
+            CASE WHEN %(state)s = 'running' THEN moment() + least(%(first_poll)s, %(deadline)s) END,
+            CASE WHEN %(state)s = 'running' THEN NULL ELSE moment() END)
+    ON CONFLICT (provider, external_id) DO NOTHING
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, to_state, actor)
+SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM made
+RETURNING subject_id AS id
+"""
+
+
+def add(
+    conn: Connection,
+    prediction_id: UUID,
+    job_id: UUID,
+    *,
+    provider: str,
+    external_id: str,
+    model: str | None,
+    deadline_seconds: float,
+    first_poll_seconds: float,
+    actor: str,
+    state: PredictionState = "running",
+    seq: int = 0,
+) -> bool:
+    """Insert a prediction that runs at its provider (or has succeeded); False when it is known already."""
+    args: dict[str, Any] = {
+        "id": prediction_id,
+        "job_id": job_id,
+        "seq": seq,
+        "provider": provider,
+        "external_id": external_id,
+        "model": model,
+        "state": state,
+        "deadline": timedelta(seconds=deadline_seconds),
+        "first_poll": timedelta(seconds=first_poll_seconds),
+        "actor": actor,
+    }
+    return one(conn, ADD, args) is not None
+
+
+FIND = f"SELECT {_COLUMNS} FROM predictions WHERE provider = %(provider)s AND external_id = %(external_id)s"
+
+
+def find(conn: Connection, provider: str, external_id: str) -> Prediction | None:
+    """Return the prediction with a provider's id, not locked."""
+    row = one(conn, FIND, {"provider": provider, "external_id": external_id})
+    return row and Prediction(**row)
+
+
+GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
+
+
+def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
+    """Return a prediction, not locked."""
+    row = one(conn, GET, {"id": prediction_id})
+    return row and Prediction(**row)
+
+
+LOCK = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s FOR UPDATE"
+
+
+def lock(conn: Connection, prediction_id: UUID) -> Prediction:
+    """Lock a prediction, after its job."""
+    row = one(conn, LOCK, {"id": prediction_id})
+    if row is None:
+        raise LookupError(f"there is no prediction {prediction_id}")
+    return Prediction(**row)
+
+
+NOTE = "UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(id)s AND ended_at IS NULL"
+
+
+def note(conn: Connection, prediction_id: UUID, raw_status: str) -> None:
+    """Remember the provider's word for a live prediction."""
+    conn.execute(NOTE, {"id": prediction_id, "raw_status": raw_status})
+
+
+# A lease that a poll holds ends with the prediction: the poll's own write-back then finds it gone and stops.
+END = """
+WITH moved AS (
+    UPDATE predictions
+       SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
+           raw_status = coalesce(%(raw_status)s, raw_status), run_at = NULL, ended_at = moment(),
+           lease_token = NULL, leased_by = NULL, leased_until = NULL,
+           crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END
+     WHERE id = %(id)s AND state = %(from_state)s
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'prediction', id, job_id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def end(
+    conn: Connection,
+    prediction: Prediction,
+    to_state: str,
+    *,
+    ended_by: str,
+    actor: str,
+    category: str | None = None,
+    reason: str | None = None,
+    raw_status: str | None = None,
+) -> None:
+    """End a locked prediction."""
+    args = {
+        "id": prediction.id,
+        "from_state": prediction.state,
+        "to_state": to_state,
+        "category": category,
+        "reason": reason,
+        "ended_by": ended_by,
+        "raw_status": raw_status,
+        "actor": actor,
+    }
+    if one(conn, END, args) is None:
+        raise LookupError(f"prediction {prediction.id} is no longer {prediction.state}, though it is locked")
+
+
+WAIT = f"""
+UPDATE predictions
+   SET {CLEAR}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
+       run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
+                      greatest(CASE WHEN state = 'abandoned' THEN output_until ELSE deadline_at END, moment()))
+ WHERE id = %(id)s AND lease_token = %(token)s
+RETURNING id
+"""
+
+
+def wait(conn: Connection, lease: Lease, *, wait_seconds: float, polled: bool) -> None:
+    """Give a polled prediction back until its next poll, at the latest at its deadline."""
+    args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(polled)}
+    if one(conn, WAIT, args) is None:
+        raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
+
+
+ABANDON = f"""
+WITH moved AS (
+    UPDATE predictions
+       SET state = 'abandoned', {CLEAR}, category = 'TIMED_OUT', reason = %(reason)s, woken_at = NULL,
+           attempt = crashes - 1, output_until = moment() + %(life)s, run_at = moment() + %(life)s
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'prediction', id, job_id, 'running', 'abandoned', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def abandon(conn: Connection, lease: Lease, *, life_seconds: float, reason: str) -> None:
+    """Stop waiting for a prediction; a late answer still counts until the output life ends."""
+    args = {
+        "id": lease.row_id,
+        "token": lease.token,
+        "life": timedelta(seconds=life_seconds),
+        "reason": reason,
+        "actor": lease.leased_by,
+    }
+    if one(conn, ABANDON, args) is None:
+        raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
+
+
+MAKE_DUE = """
+UPDATE predictions SET run_at = moment(), woken_at = NULL
+ WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') AND lease_token IS NULL
+   AND run_at > moment()
+RETURNING id
+"""
+
+AWAITED = """
+SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') ORDER BY id
+"""
+
+
+def awaited(conn: Connection, job_id: UUID) -> list[UUID]:
+    """Return a job's predictions that may still bring files within our time limit."""
+    return [row["id"] for row in many(conn, AWAITED, {"job_id": job_id})]
+
+
+def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
+    """Make a job's awaited predictions due now; returns those that were not."""
+    return [row["id"] for row in many(conn, MAKE_DUE, {"job_id": job_id})]
+
+
+POISON = """
+WITH old AS (
+    SELECT id, state FROM predictions
+     WHERE id = %(id)s AND ended_at IS NULL AND lease_token IS NULL AND crashes >= %(max_crashes)s FOR UPDATE
+), moved AS (
+    UPDATE predictions p
+       SET state = 'lost', category = 'POISON', reason = %(reason)s, ended_by = 'us', run_at = NULL,
+           ended_at = moment()
+      FROM old WHERE p.id = old.id
+    RETURNING p.id, p.job_id, old.state AS from_state
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'prediction', id, job_id, from_state, 'lost', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def poison(conn: Connection, prediction_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
+    """End a prediction whose workers keep dying; False when it is no longer such a row."""
+    args = {"id": prediction_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
+    return one(conn, POISON, args) is not None
+
+
+REPLAY = """
+WITH moved AS (
+    UPDATE predictions
+       SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
+           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s
+     WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'prediction', id, job_id, 'lost', 'running', 'replayed', %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor: str) -> bool:
+    """Watch a lost prediction again, polled at once; False when it is not lost."""
+    return one(conn, REPLAY, {"id": prediction_id, "deadline": deadline, "actor": actor}) is not None
+
+
+OF_JOB = """
+SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
+       ended_by, run_at, attempt, crashes, leased_by, ended_at
+  FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
+"""
+
+
+def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+    """Return a job's predictions in the order of its chain."""
+    return many(conn, OF_JOB, {"job_id": job_id})
+
+
+def until(prediction: Prediction) -> datetime:
+    """Return when waiting for a live prediction ends."""
+    return prediction.output_until or prediction.deadline_at

@@ -1,0 +1,96 @@
+"""Projects and placements: where each published file of an application's document belongs (rule 9)."""
+
+from collections import defaultdict
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from db.connect import Connection, Row, many, one
+from moorage import scenes
+
+ENSURE = """
+INSERT INTO projects (id, owner) VALUES (%(id)s, %(owner)s) ON CONFLICT (id) DO NOTHING
+"""
+
+
+def ensure(conn: Connection, project_id: str, owner: str) -> None:
+    """Insert an empty project unless there is one."""
+    conn.execute(ENSURE, {"id": project_id, "owner": owner})
+
+
+LOCK = "SELECT id, owner, document FROM projects WHERE id = %(id)s FOR UPDATE"
+
+PLACE = """
+INSERT INTO placements (render_id, idx, project_id, scene)
+SELECT v.render_id, v.idx, j.project_id, j.scene
+  FROM render_variants v JOIN jobs j ON j.id = v.render_id
+ WHERE v.render_id = %(job_id)s AND j.project_id IS NOT NULL
+ON CONFLICT DO NOTHING
+"""
+
+PLACED = """
+SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key
+  FROM placements p
+  JOIN render_variants v USING (render_id, idx)
+  JOIN renders r ON r.id = p.render_id
+  JOIN outputs o ON o.id = v.output_id
+ WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
+ ORDER BY p.render_id, p.idx
+"""
+
+MOVE = """
+UPDATE placements SET scene_key = %(scene_key)s
+ WHERE render_id = %(render_id)s AND idx = %(idx)s AND scene_key IS DISTINCT FROM %(scene_key)s
+"""
+
+WRITE = """
+UPDATE projects
+   SET document = %(document)s::jsonb, computed_md5 = md5((%(document)s::jsonb)::text), updated_at = moment()
+ WHERE id = %(id)s AND (document IS DISTINCT FROM %(document)s::jsonb OR computed_md5 IS DISTINCT FROM document_md5)
+"""
+
+
+def place(conn: Connection, job_id: Any, project_id: str, asset_base: str) -> None:
+    """Give every published file of a job its placement, and compute its project's document anew."""
+    conn.execute(PLACE, {"job_id": job_id})
+    compute(conn, project_id, asset_base)
+
+
+def compute(conn: Connection, project_id: str, asset_base: str) -> None:
+    """
+    Compute where a project's files belong and write its `imageUrls`, under the project's row lock.
+
+    The document is read under the lock, so a concurrent writer's changes are kept and only `imageUrls` is ours.
+    """
+    project = one(conn, LOCK, {"id": project_id})
+    if project is None:
+        return
+    placed = many(conn, PLACED, {"id": project_id})
+    urls: dict[str, list[str]] = defaultdict(list)
+    for row, scene_key in zip(
+        placed, scenes.keys_of_all(project["document"], (row["scene"] for row in placed)), strict=True
+    ):
+        if scene_key != row["scene_key"]:
+            conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
+        if scene_key is not None:
+            urls[scene_key].append(f"{asset_base}/{row['key']}")
+    document = scenes.with_urls(project["document"], urls)
+    conn.execute(WRITE, {"id": project_id, "document": Jsonb(document)})
+
+
+OVERWRITTEN = """
+SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER BY id LIMIT %(limit)s
+"""
+
+
+def overwritten(conn: Connection, limit: int = 50) -> list[str]:
+    """Return projects whose document somebody wrote since `imageUrls` was computed."""
+    return [row["id"] for row in many(conn, OVERWRITTEN, {"limit": limit})]
+
+
+GET = "SELECT id, owner, document, created_at, updated_at FROM projects WHERE id = %(id)s"
+
+
+def get(conn: Connection, project_id: str) -> Row | None:
+    """Return a project with its document."""
+    return one(conn, GET, {"id": project_id})

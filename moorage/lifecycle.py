@@ -1,0 +1,283 @@
+"""
+What to do, decided by pure functions that return values. Time, chance and settings come in as arguments.
+
+`EDGES` is every state change that may ever happen; `moorage audit` checks the history against it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from moorage.errors import Category, MoorageError, Permanent, Transient
+from moorage.model import JobState, PredictionState, Report
+
+Edge = tuple[str | None, str]
+
+EDGES: Final[Mapping[str, frozenset[Edge]]] = {
+    "delivery": frozenset(
+        {
+            (None, "new"),
+            ("new", "new"),  # tried again after a failure
+            ("new", "unmatched"),
+            ("unmatched", "unmatched"),
+            ("new", "applied"),
+            ("new", "ignored"),
+            ("new", "dead"),
+            ("unmatched", "applied"),
+            ("unmatched", "ignored"),
+            ("unmatched", "dead"),
+            ("dead", "new"),  # replay
+        }
+    ),
+    "job": frozenset(
+        {
+            (None, "open"),
+            (None, "keeping"),
+            ("open", "keeping"),
+            ("open", "failed"),
+            ("open", "cancelled"),
+            ("keeping", "succeeded"),
+            ("keeping", "partial"),
+            ("keeping", "failed"),
+            ("keeping", "cancelled"),
+            # the one door: reopen
+            ("partial", "keeping"),
+            ("failed", "keeping"),
+            ("failed", "open"),
+        }
+    ),
+    "prediction": frozenset(
+        {
+            (None, "planned"),
+            (None, "running"),
+            (None, "succeeded"),
+            ("planned", "submitting"),
+            ("planned", "cancelled"),
+            ("submitting", "running"),
+            ("submitting", "failed"),
+            ("running", "running"),  # polled, or tried again
+            ("running", "abandoned"),
+            ("abandoned", "abandoned"),
+            *((live, end) for live in ("running", "abandoned") for end in ("succeeded", "failed", "cancelled", "lost")),
+            ("lost", "running"),  # replay
+        }
+    ),
+    "output": frozenset(
+        {
+            (None, "waiting"),
+            (None, "dead"),
+            ("waiting", "waiting"),  # tried again, handed back, released
+            ("waiting", "kept"),
+            ("waiting", "dead"),
+            ("kept", "discarding"),  # partial results discarded by policy
+            ("discarding", "discarding"),
+            ("discarding", "discarded"),
+            ("dead", "waiting"),  # replay
+        }
+    ),
+    "dead_letter": frozenset({(None, "open"), ("open", "replayed"), ("open", "discarded")}),
+    "render": frozenset({(None, "published"), ("published", "published"), ("published", "deleted")}),
+}
+
+TERMINAL_PREDICTION: Final = frozenset({"succeeded", "failed", "cancelled", "lost"})
+TERMINAL_JOB: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long and how often to try."""
+
+    max_errors: int = 12
+    wait_base_seconds: float = 2.0
+    wait_cap_seconds: float = 300.0
+    own_wait_seconds: float = 5.0  # our own storage, database or disk was away
+    last_try_before_expiry: timedelta = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the decision needs to know of the row that failed."""
+
+    errors: int  # failures written back before this one
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again at a time; `counted` says whether the failure counts toward the limit."""
+
+    at: datetime
+    reason: str
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Write a dead letter."""
+
+    category: Category
+    error: str
+    reason: str
+    retryable: bool
+
+
+def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.0) -> float:
+    """
+    Return how long to wait before the next attempt, in seconds.
+
+    "Full jitter": a share of min(cap, base * 2**attempt).
+    Source: M. Brooker, "Exponential Backoff and Jitter", 2015.
+
+    Args:
+        attempt: attempts already made, from 1.
+        jitter: the share, drawn evenly from [0, 1).
+        base: seconds.
+        cap: seconds.
+    """
+    return jitter * min(cap, base * 2.0 ** min(attempt, 30))  # 2.0**1024 overflows
+
+
+def after_failure(error: MoorageError, work: Work, *, now: datetime, jitter: float, policy: Policy) -> Retry | GiveUp:
+    """Decide what follows a failure; our own outages count against the URL's life only."""
+    reason = str(error)
+    name = type(error).__name__
+    if isinstance(error, Permanent):
+        return GiveUp(error.category, name, reason, error.retryable)
+    if not error.ours and work.errors + 1 >= policy.max_errors:
+        return GiveUp(error.category, name, f"{reason} (given up after {work.errors + 1} errors)", retryable=True)
+    last = work.expires_at - policy.last_try_before_expiry if work.expires_at else None
+    if last is not None and now >= last:
+        return GiveUp(error.category, name, f"{reason}; the source expired before it could be kept", retryable=False)
+    if error.ours:
+        wait = policy.own_wait_seconds * (0.5 + jitter)
+    else:
+        wait = backoff(work.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
+    asked = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
+    at = now + timedelta(seconds=max(wait, asked))
+    return Retry(at=min(at, last) if last else at, reason=reason, counted=not error.ours)
+
+
+# --- what a provider's answer does ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the decision on a report needs to know, read under the job lock."""
+
+    prediction: PredictionState
+    is_chosen: bool
+    job: JobState
+    has_render: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Record it; it changes nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Still running: remember the provider's word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """The first terminal success of a job: its outputs are the job's. `reopens` when the job had ended without any."""
+
+    reopens: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """A later answer of the chosen prediction: only fresh URLs and expiries of paths already known are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A success that another prediction of the job was faster than."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The prediction ended without files; `closes_job` unless something else is still to be awaited."""
+
+    state: PredictionState
+    category: Category
+    reason: str
+
+
+Verdict = Ignore | Note | Choose | Renew | Late | End
+
+
+def on_report(report: Report, at: Situation) -> Verdict:
+    """Decide what a webhook or poll answer does; a prediction's status only moves forward."""
+    if at.prediction in TERMINAL_PREDICTION:
+        return _after_the_end(report, at)
+    if report.status in ("queued", "running", "unknown"):
+        return Note()
+    if report.status == "succeeded":
+        return _on_success(report, at)
+    if report.status == "cancelled":
+        return End("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
+    return End("failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason")
+
+
+def _after_the_end(report: Report, at: Situation) -> Verdict:
+    if report.status == "succeeded" and at.prediction == "succeeded":
+        return Renew() if at.is_chosen and report.outputs else Ignore("duplicate: the prediction had succeeded")
+    if report.status == "succeeded" and at.prediction == "lost" and report.outputs:
+        return _on_success(report, at)
+    if report.status in ("queued", "running", "unknown"):
+        return Ignore(f"backwards: {report.raw_status} after {at.prediction}")
+    return Ignore(f"late: {report.raw_status} after {at.prediction}")
+
+
+def _on_success(report: Report, at: Situation) -> Verdict:
+    if not report.outputs:
+        if report.data_removed:
+            return End("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
+        return End("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
+    if at.job == "open":
+        return Choose(reopens=False)
+    if at.job == "failed" and not at.has_render:
+        return Choose(reopens=True)
+    return Late()
+
+
+# --- how a job ends ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A job's outputs by state, counted in a statement of its own after the job was locked."""
+
+    waiting: int = 0
+    kept: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End the job: publish what was kept, or discard it."""
+
+    state: JobState
+    publish: bool
+    discard_kept: bool = False
+
+
+def on_counts(counts: Counts, partial: str) -> Settle | None:
+    """Decide whether and how a `keeping` job ends; None while an output is still waiting."""
+    if counts.waiting:
+        return None
+    if not counts.kept:
+        return Settle("failed", publish=False)
+    if not counts.dead:
+        return Settle("succeeded", publish=True)
+    if partial == "discard":
+        return Settle("failed", publish=False, discard_kept=True)
+    return Settle("partial", publish=True)

@@ -1,0 +1,18 @@
+"""Text that PostgreSQL can store."""
+
+
+def storable(text: str, limit: int = 2000) -> str:
+    """Return text without NUL and lone surrogates (shown escaped), cut to `limit` characters."""
+    safe = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def is_storable(text: str) -> bool:
+    """Return whether text can be stored exactly as it is."""
+    if "\x00" in text:
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

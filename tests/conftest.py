@@ -1,0 +1,60 @@
+"""Fixtures for all tests: one embedded stack a session, a fresh database a test, made from a migrated template."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db import migrate
+from db.connect import Connection, Database, connect
+from embedded.stack import Stack
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Run PostgreSQL, Valkey and SeaweedFS for the whole session."""
+    version = 16 if os.environ.get("TEST_POSTGRES_VERSION") == "16" else 18
+    with Stack(tmp_path_factory.mktemp("stack"), postgres_version=version) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template_database(stack: Stack) -> str:
+    """Return the name of a migrated database that others are copied from."""
+    url = stack.postgres.create_database("moorage_template")
+    conn = connect(url)
+    migrate.migrate(conn)
+    conn.close()
+    return "moorage_template"
+
+
+@pytest.fixture
+def database_url(stack: Stack, template_database: str) -> str:
+    """Return the URL of a fresh, migrated database."""
+    return stack.postgres.create_database(f"moorage_test_{next(_numbers)}", template=template_database)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Return the connection of a worker process."""
+    made = Database(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[Connection]:
+    """Return a connection for a test's own eyes, in autocommit mode."""
+    made = connect(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """Return the checkout."""
+    return Path(__file__).resolve().parent.parent
