@@ -1,0 +1,73 @@
+"""What an S3 error means for the caller: try again, give up, or the object is not there."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import botocore.exceptions
+import urllib3.exceptions
+from botocore.exceptions import ClientError
+
+from moorage.errors import StorageRefused, StorageUnavailable
+
+
+class ObjectMissing(StorageRefused):
+    """There is no object of that key."""
+
+
+# Answers below 500 that another try can cure: the store is busy, a clock or a token will catch up.
+_PASSING: Final = frozenset(
+    {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
+     "OperationAborted", "ExpiredToken", "RequestTimeTooSkewed"}
+)  # fmt: skip
+_BROKEN_CONNECTION: Final = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.CredentialRetrievalError,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+
+
+@contextlib.contextmanager
+def told(operation: str, bucket: str, key: str = "") -> Iterator[None]:
+    """
+    Raise our own errors for those of the S3 client, naming the operation, bucket and key.
+
+    Raises:
+        StorageUnavailable: no connection, a time-out, 5xx, SlowDown.
+        ObjectMissing: no such key.
+        StorageRefused: everything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
+    """
+    what = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
+    try:
+        yield
+    except ClientError as error:
+        raise _from_answer(error, what) from error
+    except _BROKEN_CONNECTION as error:
+        raise StorageUnavailable(f"{what}: {error}", facts={"error": type(error).__name__}) from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise StorageRefused(f"{what}: {error}", facts={"error": type(error).__name__}) from error
+
+
+def status_of(error: ClientError) -> int:
+    """Return the HTTP status of an answer, 0 when it had none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def code_of(error: ClientError) -> str:
+    """Return the S3 error code of an answer ("NoSuchKey"); the status as text for an answer without a body (HEAD)."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _from_answer(error: ClientError, what: str) -> StorageUnavailable | StorageRefused:
+    status, code = status_of(error), code_of(error)
+    said = error.response.get("Error", {}).get("Message", "")
+    message = f"{what}: {status} {code} {said}".rstrip()
+    facts: dict[str, Any] = {"status": status, "code": code}
+    if status >= 500 or status == 429 or code in _PASSING:
+        return StorageUnavailable(message, facts=facts)
+    if code == "NoSuchKey":
+        return ObjectMissing(message, facts=facts)
+    return StorageRefused(message, facts=facts)

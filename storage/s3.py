@@ -1,0 +1,175 @@
+"""Blobs: the objects of one public and one private bucket."""
+
+import base64
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
+
+from moorage.failpoints import failpoint
+from moorage.settings import Settings
+from storage.clients import Clients
+from storage.failures import status_of, told
+
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What storage says of one object."""
+
+    bytes: int
+    sha256: str | None  # hex, of the whole object; None when it was stored without, or in parts
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object of a listing."""
+
+    key: str
+    bytes: int
+    modified_at: datetime
+
+
+class Opened:
+    """An object that is being read. Its methods raise StorageUnavailable when the connection breaks."""
+
+    def __init__(self, body: StreamingBody, size: int, content_type: str, bucket: str, key: str) -> None:
+        self.bytes, self.content_type = size, content_type
+        self._body, self._bucket, self._key = body, bucket, key
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return the next `size` bytes, all that are left when it is None, b"" at the end."""
+        with told("read", self._bucket, self._key):
+            return bytes(self._body.read(size))
+
+    def chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
+        """Return the rest of the object in chunks of at most `size` bytes."""
+        while chunk := self.read(size):
+            yield chunk
+
+
+class Blobs:
+    """
+    The objects of our two buckets.
+
+    Every method that talks to storage raises StorageUnavailable when it is away and StorageRefused when it says no;
+    the message names the operation, bucket and key.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.public_bucket = settings.s3_public_bucket
+        self.private_bucket = settings.s3_private_bucket
+        self.clients = Clients(settings)
+        self._asset_base = settings.asset_base_url or _public_base(settings)
+
+    def check(self) -> None:
+        """Return when storage answers: one HEAD of the public bucket."""
+        with told("head", self.public_bucket):
+            self.clients.signing().head_bucket(Bucket=self.public_bucket)
+
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        body: BinaryIO | bytes,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        cache_control: str | None = None,
+    ) -> None:
+        """
+        Store an object by one request, streamed from the start of `body`; storage refuses bytes of another digest.
+
+        One request and not several parts: only then is the checksum that a HEAD returns the digest of the bytes.
+
+        Args:
+            sha256: of the bytes, hex.
+            size: in bytes; S3 takes up to 5 GiB in one request.
+        """
+        optional: dict[str, Any] = {"CacheControl": cache_control} if cache_control else {}
+        failpoint("storage.before_put")
+        with told("put", bucket, key):
+            self.clients.signing().put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=body,
+                ContentLength=size,
+                ContentType=content_type,
+                ChecksumSHA256=base64.b64encode(bytes.fromhex(sha256)).decode(),
+                **optional,
+            )
+        failpoint("storage.after_put")
+
+    @contextlib.contextmanager
+    def open(self, bucket: str, key: str) -> Iterator[Opened]:
+        """Give an object to read. Raises ObjectMissing when there is none."""
+        with told("get", bucket, key):
+            answer = self.clients.signing().get_object(Bucket=bucket, Key=key)
+        with contextlib.closing(answer["Body"]) as body:
+            yield Opened(body, answer["ContentLength"], answer.get("ContentType", ""), bucket, key)
+
+    def head(self, bucket: str, key: str) -> Stat | None:
+        """Return size, digest and type of an object, None when there is none (or no such bucket: HEAD cannot tell)."""
+        with told("head", bucket, key):
+            try:
+                answer = self.clients.signing().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+        return Stat(answer["ContentLength"], _whole(answer.get("ChecksumSHA256")), answer.get("ContentType", ""))
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object; nothing happens when there is none."""
+        failpoint("storage.before_delete")
+        with told("delete", bucket, key):
+            self.clients.signing().delete_object(Bucket=bucket, Key=key)
+        failpoint("storage.after_delete")
+
+    def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+        """Return the objects whose keys begin with `prefix`, by key, from after `start_after`; a page in memory."""
+        pages = self.clients.signing().get_paginator("list_objects_v2")
+        with told("list", bucket, prefix):
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix, StartAfter=start_after):
+                for item in page.get("Contents", ()):
+                    yield Listed(item["Key"], item["Size"], item["LastModified"])
+
+    def presign_get(self, bucket: str, key: str, seconds: int) -> str:
+        """Return a URL at the public endpoint with which anyone can read the object for so many seconds."""
+        with told("presign", bucket, key):
+            return self.clients.public().generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+            )
+
+    def asset_url(self, key: str) -> str:
+        """Return where anyone reads an object of the public bucket."""
+        return f"{self._asset_base}/{quote(key)}"
+
+
+def from_settings(settings: Settings) -> Blobs:
+    """Return the blobs of the configured store. Nothing is connected yet."""
+    return Blobs(settings)
+
+
+def _whole(checksum: str | None) -> str | None:
+    """Return a base64 checksum as hex; None for one made of parts ("...-3")."""
+    return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
+
+
+def _public_base(settings: Settings) -> str:
+    """Return the address of the public bucket, as boto3 addresses buckets: in the path unless the store is AWS'."""
+    endpoint, bucket = settings.s3_public_endpoint_url or settings.s3_endpoint_url, settings.s3_public_bucket
+    host = f"s3.{settings.aws_region}.amazonaws.com"
+    in_path = settings.s3_addressing_style == "path" or (endpoint and settings.s3_addressing_style == "auto")
+    parts = urlsplit(endpoint or f"https://{host}")
+    if in_path:
+        return f"{urlunsplit(parts)}/{bucket}"
+    return urlunsplit(parts._replace(netloc=f"{bucket}.{parts.netloc}"))
