@@ -171,7 +171,11 @@ def _refusal(host: str, port: int, refused: Mapping[str, str | None]) -> Downloa
 
 
 def _canonical(ip: str) -> str:
-    return str(ipaddress.ip_address(ip))
+    """Spell an address in the one way it is compared in; what is no address stays as it is, and matches nothing."""
+    try:
+        return str(ipaddress.ip_address(ip))
+    except ValueError:
+        return ip
 
 
 def _endpoint(entry: str) -> tuple[str, int]:

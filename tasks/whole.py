@@ -1,7 +1,8 @@
 """
 Whether a picture file reaches the end that its format states.
 
-Decoders stop when they have all pixels, so a JPEG without its end marker, or a GIF cut between two frames, decodes.
+Decoders stop when they have all pixels, so a JPEG without its end marker, a GIF cut between two frames, or a PNG
+without its last checksum decodes.
 """
 
 import mmap
@@ -17,8 +18,10 @@ _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 
 
 def cut(file: BinaryIO, kind: Kind) -> bool:
-    """Tell whether a JPEG, GIF, WebP or AVIF ends too early; a PNG is left to `verify()`, which reads every chunk."""
+    """Tell whether a picture ends before its end. The file is not empty."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if kind.format == "png":
+            return not _png_ends(data)
         if kind.format == "jpeg":
             return not _jpeg_ends(data)
         if kind.format == "gif":
@@ -26,6 +29,16 @@ def cut(file: BinaryIO, kind: Kind) -> bool:
         if kind.format == "webp":
             return 8 + int.from_bytes(data[4:8], "little") > len(data)
         return kind.format == "avif" and boxes.overrun(file, len(data)) is not None
+
+
+def _png_ends(data: mmap.mmap) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IEND":
+            return end <= len(data)
+        at = end
+    return False
 
 
 def _jpeg_ends(data: mmap.mmap) -> bool:

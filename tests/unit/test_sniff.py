@@ -1,0 +1,58 @@
+"""What a file is, from its first bytes."""
+
+import pytest
+
+from tasks import sniff
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html>", "a web page (text/html)"),
+        (b"\xef\xbb\xbf \r\n<HTML lang=en>", "a web page (text/html)"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "an XML document"),
+        (b"<?xml version='1.0'?><svg xmlns=", "an SVG drawing"),
+        (b'{"detail": "not found"}', "JSON (application/json)"),
+        (b"[1, 2]", "JSON (application/json)"),
+        (b"Not Found", "text"),
+        ("Größe".encode() * 200, "text"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC picture"),
+        (b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ", "a QuickTime movie"),
+        (b"\x1aE\xdf\xa3\xa3\x42\x82\x88matroska", "a Matroska file that is not WebM"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "a RIFF file that is not WebP"),
+        (b"BM\x00\x00", "a BMP picture"),
+        (b"\x00\x01\x02\x03", "unknown bytes"),
+        (b"\xff\xfe\xfd", "unknown bytes"),
+    ],
+)
+def test_what_is_not_kept_is_named(head, name):
+    """A dead letter must say what came instead of a picture."""
+    assert sniff.kind(head) is None
+    assert sniff.name(head[: sniff.HEAD_BYTES]) == name
+
+
+@pytest.mark.parametrize(
+    ("head", "format_name"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "png"),
+        (b"\xff\xd8\xff\xe0", "jpeg"),
+        (b"GIF87a", "gif"),
+        (b"GIF89a", "gif"),
+        (b"RIFF\x01\x02\x03\x04WEBPVP8 ", "webp"),
+        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00mif1avif", "avif"),
+        (b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00avifmiaf", "avif"),
+        (b"\x00\x00\x00\x20ftypavis\x00\x00\x00\x00msf1", "avif"),
+        (b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41", "mp4"),
+        (b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42", "mp4"),
+        (b"\x1aE\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x84webm", "webm"),
+        (b"\x1aE\xdf\xa3\x01\x00\x00\x00\x00\x00\x00\x1f\x42\x82\x40\x04webm", "webm"),
+    ],
+)
+def test_what_is_kept_is_recognised(head, format_name):
+    """Content-Type and file names lie; the first bytes choose the one decoder that may look."""
+    kind = sniff.kind(head)
+
+    assert kind is not None
+    assert kind.format == format_name
