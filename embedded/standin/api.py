@@ -23,7 +23,7 @@ class Answer:
     body: dict[str, Any]
 
 
-class Problem(Exception):  # noqa: N818 (it is an answer, named as the API names it)
+class Problem(Exception):
     """An answer of 4xx or 5xx, as `{"title", "detail", "status"}`."""
 
     def __init__(self, status: int, title: str, detail: str) -> None:

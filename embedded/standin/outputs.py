@@ -14,7 +14,10 @@ from embedded.standin import faults, pictures
 from embedded.standin.ledger import Ledger, stamp
 
 TOO_LARGE_BYTES: Final = 60_000_000
-_PAGE: Final = b"<!doctype html><title>502 Bad Gateway</title><h1>Bad Gateway</h1><p>Please try again.</p>\n"
+_PAGE: Final = pictures.File(
+    b"<!doctype html><title>502 Bad Gateway</title><h1>Bad Gateway</h1><p>Please try again.</p>\n",
+    "text/html; charset=utf-8",
+)
 
 
 @dataclass(slots=True)
@@ -27,6 +30,8 @@ class Output:
     kind: str
     seed: int
     fault: str | None
+    sha256: str | None = None  # of what is served; None when that has no end or is padded
+    bytes: int | None = None
     ends_at: float = float("inf")  # epoch seconds; known once the prediction has ended
     token: str = field(default_factory=lambda: secrets.token_hex(20))
     asked: int = 0  # requests answered so far
@@ -36,6 +41,11 @@ class Output:
     def nature(self) -> faults.Fault:
         """Return the fault's description, faults.NONE without one."""
         return faults.FAULTS[self.fault] if self.fault else faults.NONE
+
+    @property
+    def expired(self) -> bool:
+        """Return whether its life is over."""
+        return time.time() >= self.ends_at
 
 
 class Outputs:
@@ -52,28 +62,28 @@ class Outputs:
 
     def make(self, prediction: str, plan: faults.Plan) -> list[Output]:
         """Return the outputs of a prediction, findable from now on."""
-        seed = plan.seed if plan.seed is not None else int.from_bytes(hashlib.sha256(prediction.encode()).digest()[:4])
-        path = {"string": "output", "nested": "output.images[{}].url"}.get(plan.shape, "output[{}]")
-        made = [
-            Output(
-                prediction,
-                index,
-                path.format(index),
-                plan.formats[index % len(plan.formats)],
-                seed + index,
-                plan.faults.get(index),
-            )
-            for index in range(plan.outputs)
-        ]
+        made = [self._one(prediction, plan, index) for index in range(plan.outputs)]
         with self._lock:
             self._by_token.update({output.token: output for output in made})
         return made
 
+    def _one(self, prediction: str, plan: faults.Plan, index: int) -> Output:
+        seed = plan.seed if plan.seed is not None else int.from_bytes(hashlib.sha256(prediction.encode()).digest()[:4])
+        path = {"string": "output", "nested": "output.images[{}].url"}.get(plan.shape, "output[{}]")
+        kind = plan.formats[index % len(plan.formats)]
+        content = plan.fault(index).content
+        if content == "bomb" or (pictures.ending(kind) == "gif" and content in ("half", "noise")):
+            kind = "png"  # half a GIF, or one with noise in it, may still decode to fewer frames
+        output = Output(prediction, index, path.format(index), kind, seed + index, plan.faults.get(index))
+        if output.nature.acts[-1].how not in ("padded", "endless"):
+            data = self.file(output).data
+            output.sha256, output.bytes = hashlib.sha256(data).hexdigest(), len(data)
+        return output
+
     def find(self, token: str) -> Output | None:
-        """Return the output behind a URL that is neither unknown, nor replaced by a fresh one, nor past its life."""
+        """Return the output behind a URL, None when it is unknown or was replaced by a fresh one."""
         with self._lock:
-            output = self._by_token.get(token)
-        return output if output and time.time() < output.ends_at else None
+            return self._by_token.get(token)
 
     def count(self, output: Output) -> int:
         """Return how many requests for the output there were before this one."""
@@ -105,16 +115,16 @@ class Outputs:
             case "noise":
                 data = whole.data[:16] + pictures.noise(len(whole.data) - 16, output.seed)
             case "page":
-                return pictures.File(_PAGE, "text/html; charset=utf-8", whole.ext)
+                return _PAGE
             case "empty":
                 data = b""
             case _:
                 return whole
-        return pictures.File(data, whole.content_type, whole.ext)
+        return pictures.File(data, whole.content_type)
 
     def url(self, output: Output) -> str:
         """Return the address the API names for an output."""
-        name = f"{output.index}.{self._whole(output).ext}"
+        name = f"{output.index}.{pictures.ending(output.kind)}"
         base = {"trap": self._trap_url, "foreign": "http://files.example.invalid"}.get(
             output.nature.source, self._base_url
         )
@@ -127,17 +137,15 @@ class Outputs:
 
     def record(self, output: Output, *, inline: bool, preview: bool) -> None:
         """Write into the ledger what the output is and what must come of it."""
-        file = self.file(output)
         nature = output.nature
-        endless = nature.acts[-1].how in ("padded", "endless")
         self._ledger.add(
             "output",
             prediction=output.prediction,
             path=output.path,
             url=None if inline else self.url(output),
-            sha256=None if endless else hashlib.sha256(file.data).hexdigest(),
-            bytes=None if endless else len(file.data),
-            content_type=file.content_type,
+            sha256=output.sha256,
+            bytes=output.bytes,
+            content_type=_PAGE.content_type if nature.content == "page" else pictures.content_type(output.kind),
             fault=output.fault,
             expected="preview" if preview else nature.expected,
             why=nature.why,
@@ -149,9 +157,7 @@ class Outputs:
             return pictures.bomb()
         if self._folder and output.kind in self.files:
             return pictures.read(self._folder / output.kind)
-        # half a GIF, or one with noise in it, may still decode to fewer frames: such faults take a PNG instead
-        broken = output.nature.content in ("half", "noise") and output.kind == "gif"
-        return pictures.made("png" if broken else output.kind, output.seed)
+        return pictures.made(output.kind, output.seed)
 
 
 def _moment(epoch_s: float) -> str | None:

@@ -34,22 +34,21 @@ _BOMB_PX: Final = (20_000, 15_000)
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Bytes with the type and the file ending they are served under."""
+    """Bytes with the type they are served under."""
 
     data: bytes
     content_type: str
-    ext: str
 
 
 def made(kind: str, seed: int) -> File:
     """Return the picture of one of KINDS for a seed: the same seed gives the same bytes, another one other bytes."""
-    ext = kind.removesuffix("_rotated")
-    return File(_MARKS[ext](_drawn(kind, seed % len(_SIZES)), f"seed {seed}".encode()), CONTENT_TYPES[ext], ext)
+    mark = _MARKS[ending(kind)]
+    return File(mark(_drawn(kind, seed % len(_SIZES)), f"seed {seed}".encode()), content_type(kind))
 
 
 def bomb() -> File:
     """Return a valid PNG of 300 megapixels in some 40 kB."""
-    return File(_bomb(), CONTENT_TYPES["png"], "png")
+    return File(_bomb(), CONTENT_TYPES["png"])
 
 
 def names(folder: Path) -> tuple[str, ...]:
@@ -59,8 +58,17 @@ def names(folder: Path) -> tuple[str, ...]:
 
 def read(path: Path) -> File:
     """Return a file of the folder."""
-    ext = path.suffix[1:].lower()
-    return File(path.read_bytes(), CONTENT_TYPES[ext], ext)
+    return File(path.read_bytes(), content_type(path.name))
+
+
+def ending(kind: str) -> str:
+    """Return the file ending of one of KINDS, or of a file of the folder by its name: png, jpeg, mp4."""
+    return kind.rpartition(".")[2].lower().removesuffix("_rotated")
+
+
+def content_type(kind: str) -> str:
+    """Return the Content-Type of one of KINDS, or of a file of the folder by its name."""
+    return CONTENT_TYPES[ending(kind)]
 
 
 def noise(length: int, seed: int) -> bytes:

@@ -36,7 +36,7 @@ class Serving:
         if output is None:
             _problem(request, 404)
             return
-        acts = output.nature.acts
+        acts = (Act("error", 404),) if output.expired else output.nature.acts
         # HEAD does not use up a fault that happens once
         act = acts[0] if request.command == "HEAD" else acts[min(self._outputs.count(output), len(acts) - 1)]
         if act.how == "redirect" and request.path.endswith("?moved"):
@@ -47,7 +47,7 @@ class Serving:
 
     def _carry_out(self, request: http.server.BaseHTTPRequestHandler, output: Output, act: Act) -> tuple[int, bool]:
         if act.how == "error":
-            if act.status == 404:
+            if act.status == 404 and not output.expired:
                 self._outputs.refuse(output)
             _problem(request, act.status)
             return 0, False
