@@ -1,0 +1,70 @@
+"""A receiver for the stand-in's webhooks that answers as it is told."""
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Delivery:
+    at: float
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Receiver:
+    """What arrived, and what is answered: `answers` in turn, then 200."""
+
+    port: int = 0
+    answers: list[int] = field(default_factory=list)
+    got: list[Delivery] = field(default_factory=list)
+
+    def url(self, path: str = "/hook") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """Run a receiver on a free port."""
+    receiver = Receiver()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            receiver.got.append(Delivery(time.monotonic(), self.path, headers, body))
+            status = receiver.answers.pop(0) if receiver.answers else 200
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("Location", receiver.url("/elsewhere"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+            """Stay quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """Return what `look` finds as soon as it is truthy."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not seen within {seconds} s: {look}")
+        time.sleep(0.02)
+    return found
