@@ -1,0 +1,219 @@
+"""What a sender of webhooks sees, against granian and PostgreSQL."""
+
+import concurrent.futures
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from standardwebhooks import Webhook
+
+from embedded.stack import Stack
+from tests.integration import receiver_process as rp
+
+BODY = b'{"id": "ufawqhfynnddngldkgtslldrkq", "status": "processing"}'
+POST = b"POST /webhooks/replicate HTTP/1.1\r\nHost: moorage\r\n"
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("receiver", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def receiver(url: str) -> Iterator[rp.Receiver]:
+    with rp.running(url) as process:
+        yield process
+
+
+def deliveries(url: str, webhook_id: str = "%") -> list[dict[str, object]]:
+    return rp.rows(url, f"SELECT * FROM deliveries WHERE webhook_id LIKE '{webhook_id}'")
+
+
+def test_a_new_webhook_is_recorded_and_a_second_one_is_known(receiver: rp.Receiver, url: str) -> None:
+    """The promise: the bytes are in PostgreSQL before the 2xx, once."""
+    at = datetime.now(UTC)
+    signature = Webhook(rp.SECRET).sign("msg_new", at, BODY.decode())
+    headers = {"webhook-id": "msg_new", "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
+
+    first = receiver.call("POST", "/webhooks/replicate", BODY, headers)
+    second = receiver.post(BODY, webhook_id="msg_new")
+
+    (row,) = deliveries(url, "msg_new")
+    assert first[0] == 202
+    assert json.loads(first[2]) == {"id": str(row["id"]), "status": "recorded"}
+    assert second[0] == 200
+    assert json.loads(second[2]) == {"id": str(row["id"]), "status": "known"}
+    assert bytes(row["body"]) == BODY
+    assert row["body_sha256"] == hashlib.sha256(BODY).hexdigest()
+    assert row["state"] == "new"
+    assert "webhook-signature" not in row["headers"]
+    assert rp.rows(url, f"SELECT from_state, to_state, actor FROM events WHERE subject_id = '{row['id']}'") == [
+        {"from_state": None, "to_state": "new", "actor": "receiver"}
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "/api", "/api/v1"])
+@pytest.mark.parametrize("end", ["", "/", "?tenant=7"])
+def test_every_spelling_of_the_address_is_taken(receiver: rp.Receiver, prefix: str, end: str) -> None:
+    """Providers do not follow redirects: a 301 to the final slash would lose the webhook."""
+    status, _, _ = receiver.post(BODY, webhook_id=f"msg{prefix}{end}", path=f"{prefix}/webhooks/replicate{end}")
+
+    assert status == 202
+
+
+def test_fifty_equal_webhooks_at_once_make_one_row(receiver: rp.Receiver, url: str) -> None:
+    """Senders repeat themselves, also while the first request is being answered."""
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(lambda _: receiver.post(BODY, webhook_id="msg_fifty"), range(50)))
+
+    assert sorted(status for status, _, _ in replies) == [200] * 49 + [202]
+    assert len({json.loads(body)["id"] for _, _, body in replies}) == 1
+    assert len(deliveries(url, "msg_fifty")) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff\xfe\x00\x80", b"not json", b'{"logs": "\\u0000"}', b'{"seed": 196619188014358660}', b"[" * (16 << 20)],
+    ids=["empty", "not-utf8", "not-json", "nul", "large-integer", "16-mib-of-brackets"],
+)
+def test_signed_bytes_of_any_kind_are_recorded_as_they_are(receiver: rp.Receiver, url: str, body: bytes) -> None:
+    """What cannot be understood becomes a dead letter later; refusing it here would lose it."""
+    webhook_id = "msg_" + hashlib.sha256(body).hexdigest()
+
+    status, _, _ = receiver.post(body, webhook_id=webhook_id)
+
+    (row,) = deliveries(url, webhook_id)
+    assert status == 202
+    assert bytes(row["body"]) == body
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h | {"webhook-signature": "v1,"},
+        lambda h: h | {"webhook-signature": "v1,bm90IHRoZSBzaWduYXR1cmU="},
+        lambda h: h | {"webhook-signature": "no comma, at all, here"},
+        lambda h: h | {"webhook-signature": "v1,\xe9\xff"},
+        lambda h: h | {"webhook-timestamp": "1.5"},
+        lambda h: h | {"webhook-timestamp": "1" * 30},
+        lambda h: h | {"webhook-timestamp": "\xb2"},
+        lambda h: rp.signed(BODY, webhook_id="msg_bad", at=1_600_000_000),
+        lambda h: {k: v for k, v in h.items() if k != "webhook-id"},
+        lambda h: {},
+    ],
+    ids=["empty", "wrong", "malformed", "non-ascii", "1.5", "30-digits", "superscript", "stale", "no-id", "unsigned"],
+)
+def test_a_bad_signature_is_401_with_a_reason(receiver: rp.Receiver, url: str, change) -> None:  # type: ignore[no-untyped-def]
+    """Reference libraries raise on several of these: a 500 would make providers retry for ever."""
+    headers = change(rp.signed(BODY, webhook_id="msg_bad"))
+
+    status, answered, body = receiver.call("POST", "/webhooks/replicate", BODY, headers)
+
+    assert status == 401
+    assert answered["content-type"] == "application/problem+json"
+    assert json.loads(body)["detail"]
+    assert rp.SECRET not in body.decode()
+    assert deliveries(url, "msg_bad") == []
+
+
+def test_a_doubled_signature_header_is_401(receiver: rp.Receiver, url: str) -> None:
+    """Which of two would count is a matter of the library: refuse both."""
+    lines = [f"{k}: {v}" for k, v in rp.signed(BODY, webhook_id="msg_double").items()]
+    head = "\r\n".join([*lines, lines[-1], f"Content-Length: {len(BODY)}"]).encode()
+
+    with receiver.connect() as conn:
+        conn.sendall(POST + head + b"\r\n\r\n" + BODY)
+        reply = rp.read_reply(conn)
+
+    assert reply.startswith(b"401")
+    assert deliveries(url, "msg_double") == []
+
+
+@pytest.mark.parametrize(("name", "hint"), [("nobody", "replicate"), ("standard", "STANDARD_WEBHOOK_SECRET")])
+def test_a_provider_that_is_not_enabled_is_404_and_says_how(receiver: rp.Receiver, name: str, hint: str) -> None:
+    """The commonest first mistake: the answer names the setting."""
+    status, _, body = receiver.post(BODY, webhook_id="msg_404", path=f"/webhooks/{name}")
+
+    assert status == 404
+    assert hint in json.loads(body)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("head", "sent"),
+    [
+        (b"Content-Length: 17000000\r\n\r\n", b""),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"),
+    ],
+    ids=["announced", "chunked"],
+)
+def test_a_body_over_the_limit_is_413_before_it_was_sent(receiver: rp.Receiver, head: bytes, sent: bytes) -> None:
+    """The answer comes while the sender is still sending: nothing is read past the limit."""
+    with receiver.connect() as conn:
+        conn.sendall(POST + head)
+        for _ in range(17 if sent else 0):
+            conn.sendall(sent)
+        reply = rp.read_reply(conn)
+
+    assert reply.startswith(b"413")
+    assert b"MOORAGE_WEBHOOK_MAX_BYTES" in reply
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 1000\r\n\r\n" + BODY,
+        b"Transfer-Encoding: chunked\r\n\r\n3c\r\n" + BODY + b"\r\nZZ\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n3c\r\n" + BODY + b"\r\n",
+    ],
+    ids=["short-body", "broken-chunking", "no-last-chunk"],
+)
+def test_a_request_that_ends_too_early_is_400_and_not_recorded(receiver: rp.Receiver, url: str, rest: bytes) -> None:
+    """A body that was cut may still be valid JSON: it must not be taken for the whole."""
+    before = len(deliveries(url))
+    lines = [f"{k}: {v}\r\n" for k, v in rp.signed(BODY, webhook_id="msg_cut").items()]
+
+    with receiver.connect() as conn:
+        conn.sendall(POST + "".join(lines).encode() + rest)
+        conn.shutdown(1)
+        reply = rp.read_reply(conn)
+
+    assert reply.startswith(b"400")
+    assert len(deliveries(url)) == before
+
+
+@pytest.mark.parametrize(("method", "expected"), [("GET", 200), ("HEAD", 200), ("OPTIONS", 204), ("PUT", 405)])
+def test_those_who_only_look_are_answered_at_once(receiver: rp.Receiver, method: str, expected: int) -> None:
+    """Some providers ask with HEAD or OPTIONS, within a second, when an address is registered."""
+    status, headers, _ = receiver.call(method, "/webhooks/replicate")
+
+    assert status == expected
+    assert "POST" in headers["allow"]
+
+
+def test_the_receiver_loads_nothing_of_the_workers(url: str) -> None:
+    """A front door that loads Pillow or boto3 starts slowly and falls with them."""
+    code = (
+        "import sys, receiver.app, worker.celery; heavy = {'tasks', 'storage', 'embedded', 'PIL', 'boto3', 'botocore'};"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=rp.environment(url), cwd=rp.ROOT / "tests", capture_output=True, check=True
+    )
+
+    assert found.stdout.strip() == b"[]"
+
+
+def test_importing_the_application_needs_no_settings() -> None:
+    """Servers import the application before they have read an environment; a bare import must not fail or hang."""
+    env = {"PYTHONPATH": rp.environment("")["PYTHONPATH"]}
+
+    found = subprocess.run(
+        [sys.executable, "-c", "import receiver.app"], env=env, cwd=rp.ROOT / "tests", check=False, timeout=10
+    )
+
+    assert found.returncode == 0

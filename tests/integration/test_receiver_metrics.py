@@ -1,0 +1,148 @@
+"""What /metrics, /readyz and /healthz say, computed from a real PostgreSQL."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from db import stats
+from db.connect import Connection
+from embedded.stack import Stack
+from moorage import ids
+from tests.integration import receiver_process as rp
+
+SEED = """
+INSERT INTO deliveries (id, provider, webhook_id, body_sha256, run_at)
+SELECT gen_random_uuid(), 'replicate', 'msg' || n, '', moment() - interval '90 seconds' FROM generate_series(1, 3) n;
+UPDATE deliveries SET lease_token = gen_random_uuid(), leased_by = 'a/1', leased_until = moment()
+ WHERE webhook_id = 'msg1';
+INSERT INTO jobs (id, owner, kind, state, deadline_at, run_at)
+VALUES ('{job}', 'alice', 'image', 'open', moment() + interval '1 hour', moment() + interval '1 hour');
+INSERT INTO jobs (id, owner, kind, state, deadline_at, settled_at)
+VALUES (gen_random_uuid(), 'alice', 'image', 'cancelled', moment(), moment() - interval '1 hour'),
+       (gen_random_uuid(), 'alice', 'image', 'cancelled', moment(), moment() - interval '25 hours');
+INSERT INTO predictions (id, job_id, provider, external_id, state, deadline_at, run_at)
+VALUES ('{prediction}', '{job}', 'replicate', 'x', 'running', moment(), moment() + interval '1 hour');
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, run_at, expires_at)
+VALUES (gen_random_uuid(), '{job}', '{prediction}', 0, 'output[0]', 'url', 'waiting', moment() - interval '30 seconds',
+        moment() + interval '10 minutes');
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, category, ended_at)
+VALUES (gen_random_uuid(), '{job}', '{prediction}', 1, 'output[1]', 'url', 'dead', 'DOWNLOAD_FAILED', moment());
+INSERT INTO dead_letters (id, subject, subject_id, provider, step, category, error, reason, retryable)
+VALUES (gen_random_uuid(), 'output', gen_random_uuid(), 'replicate', 'keep', 'DOWNLOAD_FAILED', 'OutputGone', '', true);
+INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, to_timestamp(1700000000)),
+       ('dispatch', 2, to_timestamp(1700000001)), ('reconcile', 9, to_timestamp(1600000000));
+"""
+
+
+def values(url: str, conn: Connection) -> dict[str, dict[tuple[str, ...], float]]:
+    return {gauge.name: dict(gauge.series) for gauge in stats.read(conn)}
+
+
+def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_url: str, conn: Connection) -> None:
+    """An alert on a fresh installation would teach people to ignore alerts."""
+    found = values(database_url, conn)
+
+    assert found["moorage_deliveries"] == {}
+    assert found["moorage_soonest_expiry_seconds"] == {}
+    assert set(found["moorage_oldest_due_seconds"].values()) == {0.0}
+
+
+def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: Connection) -> None:
+    """Leased rows are live too, and ended work counts for a day."""
+    conn.execute(SEED.format(job=ids.new(), prediction=ids.new()).encode())
+
+    found = values(database_url, conn)
+
+    assert found["moorage_deliveries"] == {("new", "replicate"): 3}
+    assert found["moorage_jobs"] == {("open", "replicate"): 1}
+    assert found["moorage_predictions"] == {("running", "replicate"): 1}
+    assert found["moorage_outputs"] == {("waiting", "replicate"): 1}
+    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0}
+    assert found["moorage_dead_letters_open"] == {("replicate", "keep", "DOWNLOAD_FAILED"): 1}
+    assert found["moorage_jobs_ended_24h"] == {("cancelled",): 1}
+    assert found["moorage_outputs_ended_24h"] == {("dead",): 1}
+    assert found["moorage_sweep_last_tick_timestamp_seconds"] == {("dispatch",): 1700000001, ("reconcile",): 1600000000}
+    assert found["moorage_soonest_expiry_seconds"][()] == pytest.approx(600, abs=20)
+    due = found["moorage_oldest_due_seconds"]
+    assert due[("deliveries",)] == pytest.approx(90, abs=20)
+    assert due[("outputs",)] == pytest.approx(30, abs=20)
+    assert (due[("jobs",)], due[("predictions",)]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [stat.sql for stat in stats.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    ids=[stat.name for stat in stats.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+)
+def test_no_count_reads_a_whole_table(conn: Connection, sql: str) -> None:
+    """A scrape every 15 seconds over all that was ever done would become the heaviest query of the house."""
+    conn.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+
+    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {sql}".encode()))
+
+    for table in ("deliveries", "jobs", "outputs", "dead_letters"):
+        assert f"Seq Scan on {table}" not in plan
+        assert f"using {table}_pkey" not in plan
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("receiver_metrics", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def receiver(url: str) -> Iterator[rp.Receiver]:
+    with rp.running(url) as process:
+        yield process
+
+
+def test_the_metrics_are_prometheus_text_with_what_was_received(receiver: rp.Receiver) -> None:
+    """Parsed by Prometheus' own reader, with the names that alerts will use."""
+    receiver.post(b"{}", webhook_id="msg_1")
+    receiver.post(b"{}", webhook_id="msg_1")
+    receiver.call("POST", "/webhooks/replicate", b"{}")
+    receiver.call("POST", "/webhooks/" + "x" * 500, b"{}")
+
+    status, headers, body = receiver.call("GET", "/metrics")
+
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    samples = {(s.name, *sorted(s.labels.values())): s.value for f in families.values() for s in f.samples}
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert samples[("moorage_webhooks_recorded_total", "replicate")] == 1
+    assert samples[("moorage_webhooks_known_total", "replicate")] == 1
+    assert samples[("moorage_webhooks_refused_total", "bad_signature")] == 1
+    assert samples[("moorage_webhooks_refused_total", "not_found")] == 1
+    assert samples[("moorage_webhook_bytes_total",)] == 4
+    assert samples[("moorage_webhook_seconds_count",)] == 4
+    assert samples[("moorage_database_up",)] == 1
+    assert samples[("moorage_deliveries", "new", "replicate")] == 1
+
+
+def test_health_and_readiness_are_told_apart(receiver: rp.Receiver, stack: Stack) -> None:
+    """A receiver whose database has no schema lives, and must not get webhooks."""
+    empty = stack.postgres.create_database("receiver_empty")
+
+    with rp.running(empty) as unready:
+        healthy = unready.call("GET", "/healthz")
+        ready = unready.call("GET", "/readyz")
+        posted = unready.post(b"{}", webhook_id="msg_1")
+
+    assert receiver.call("GET", "/readyz")[0] == 200
+    assert healthy[0] == 200
+    assert ready[0] == 503
+    assert b"moorage migrate" in ready[2]
+    assert posted[0] == 503
+
+
+def test_a_scrape_survives_a_count_that_fails(stack: Stack, template_database: str) -> None:
+    """Half-migrated, locked or away: the counters of the process must still be seen."""
+    broken = stack.postgres.create_database("receiver_broken", template=template_database)
+    with psycopg.connect(broken) as conn:
+        conn.execute("ALTER TABLE ticks RENAME TO ticks_away")
+
+    with rp.running(broken) as receiver:
+        assert receiver.metric("moorage_database_up") == 0
+        assert receiver.call("GET", "/metrics")[0] == 200

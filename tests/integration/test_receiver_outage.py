@@ -1,0 +1,191 @@
+"""What the receiver answers while PostgreSQL or the broker is away, slow or restarting, and when it is stopped."""
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from embedded.postgres import Postgres
+from embedded.stack import Stack
+from tests.integration import receiver_process as rp
+
+BODY = b'{"id": "ufawqhfynnddngldkgtslldrkq", "status": "processing"}'
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with rp.server(tmp_path_factory.mktemp("outage")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def receiver(postgres: Postgres) -> Iterator[rp.Receiver]:
+    with rp.running(postgres.url()) as process:
+        yield process
+
+
+def test_without_postgres_the_answer_is_503_in_time_and_comes_back_by_itself(
+    receiver: rp.Receiver, postgres: Postgres
+) -> None:
+    """Replicate tries for about a minute: each second in which the receiver does not see the database again costs."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # fill the idle connections that will be dead
+        warm = list(pool.map(lambda n: receiver.post(BODY, webhook_id=f"msg_warm_{n}")[0], range(32)))
+    postgres.stop()
+
+    started = time.monotonic()
+    status, headers, body = receiver.post(BODY, webhook_id="msg_away")
+    took = time.monotonic() - started
+    ready_while_away = receiver.call("GET", "/readyz")[0]
+    up_while_away = receiver.metric("moorage_database_up")
+    postgres.start()
+    again = receiver.post(BODY, webhook_id="msg_away")
+
+    assert set(warm) == {202}
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "did not commit" in json.loads(body)["detail"]
+    assert took < 4
+    assert ready_while_away == 503
+    assert up_while_away == 0
+    assert again[0] == 202
+    rp.until(lambda: receiver.call("GET", "/readyz")[0] == 200)
+
+
+def test_a_restart_of_postgres_costs_no_webhook_an_error(receiver: rp.Receiver, postgres: Postgres) -> None:
+    """Every pooled connection is dead then: each must be noticed before a request fails by it."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: receiver.post(BODY, webhook_id=f"msg_idle_{n}"), range(32)))
+    postgres.restart()
+
+    statuses = [receiver.post(BODY, webhook_id=f"msg_restart_{n}")[0] for n in range(10)]
+
+    assert statuses == [202] * 10
+
+
+def test_a_commit_that_does_not_come_is_503_and_leaves_the_receiver_well(
+    receiver: rp.Receiver, postgres: Postgres
+) -> None:
+    """A lock, a slow disk: the sender must hear of it before its own patience ends, and must not be lost on 2xx."""
+    with psycopg.connect(postgres.url()) as conn:
+        conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+        started = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:  # more than there are connections
+            replies = list(pool.map(lambda n: receiver.post(BODY, webhook_id=f"msg_lock_{n}"), range(12)))
+        took = time.monotonic() - started
+    after = receiver.post(BODY, webhook_id="msg_lock_0")
+
+    assert {status for status, _, _ in replies} == {503}
+    assert took < 4.5
+    assert after[0] == 202, "the cancelled insert was rolled back"
+
+
+def test_a_request_in_flight_is_finished_when_the_receiver_is_stopped(postgres: Postgres) -> None:
+    """A rolling update must not turn into lost webhooks."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%deliveries%'"
+
+    with (
+        rp.running(postgres.url()) as receiver,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        psycopg.connect(postgres.url()) as conn,
+    ):
+        conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+        reply = pool.submit(receiver.post, BODY, webhook_id="msg_stop")
+        rp.until(lambda: bool(rp.rows(postgres.url(), waiting)))
+        receiver.process.terminate()
+        rp.until(lambda: "Shutting down" in receiver.log())
+        conn.rollback()
+
+        assert reply.result()[0] == 202
+        assert receiver.process.wait(timeout=20) == 0
+
+
+def test_killed_after_the_commit_the_repeated_webhook_is_known(postgres: Postgres, tmp_path: Path) -> None:
+    """The sender saw no answer and sends again: one row, and no lie about it."""
+    failpoint = f"receive.after_commit:once={tmp_path / 'once'}"
+    with rp.running(postgres.url(), MOORAGE_FAILPOINT=failpoint) as receiver, pytest.raises(OSError, match=r"."):
+        receiver.post(BODY, webhook_id="msg_killed")
+
+    with rp.running(postgres.url()) as another:
+        status, _, _ = another.post(BODY, webhook_id="msg_killed")
+
+    assert status == 200
+    assert len(rp.rows(postgres.url(), "SELECT id FROM deliveries WHERE webhook_id = 'msg_killed'")) == 1
+
+
+def test_bytes_in_flight_are_bounded(postgres: Postgres) -> None:
+    """Many large bodies at once must not take the memory of all: the sender comes again in a second."""
+    large = b"x" * 60_000
+    head = "".join(f"{k}: {v}\r\n" for k, v in rp.signed(large, webhook_id="msg_slow").items())
+    request = f"POST /webhooks/replicate HTTP/1.1\r\nHost: a\r\n{head}Content-Length: 60000\r\n\r\n".encode()
+
+    with rp.running(postgres.url(), MOORAGE_BYTES_IN_FLIGHT="100000") as receiver, receiver.connect() as slow:
+        slow.sendall(request + large[:-1])
+        rp.until(lambda: receiver.post(large, webhook_id="msg_busy")[0] == 503)
+        status, headers, _ = receiver.post(large, webhook_id="msg_busy")
+        slow.sendall(large[-1:])
+        finished = rp.read_reply(slow)
+        after = receiver.post(large, webhook_id="msg_after")
+
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert finished.startswith(b"202")
+    assert after[0] == 202
+
+
+def test_a_broker_that_is_away_changes_no_answer_and_is_counted(receiver: rp.Receiver) -> None:
+    """Wakes are a courtesy; dispatch finds the row a second later."""
+    started = time.monotonic()
+    statuses = [receiver.post(BODY, webhook_id=f"msg_nobroker_{n}")[0] for n in range(20)]
+    took = time.monotonic() - started
+
+    assert statuses == [202] * 20
+    assert took < 2
+    rp.until(lambda: receiver.metric('moorage_wakes_dropped_total{reason="failed"}') > 0)
+
+
+def test_a_recorded_webhook_is_woken_with_its_row_id_and_again_while_unfinished(
+    stack: Stack, database_url: str
+) -> None:
+    """The wake spares the second until the next dispatch; a sender's repetition wakes what still waits."""
+    broker = stack.valkey.url()
+    with rp.running(database_url, CELERY_BROKER_URL=broker) as receiver:
+        first = receiver.post(BODY, webhook_id="msg_wake")
+        receiver.post(BODY, webhook_id="msg_wake")
+        rp.until(lambda: receiver.metric("moorage_wakes_sent_total") == 2)
+        with psycopg.connect(database_url) as conn:
+            conn.execute("UPDATE deliveries SET state = 'ignored', run_at = NULL, ended_at = moment()")
+        finished = receiver.post(BODY, webhook_id="msg_wake")
+        receiver.stop()
+        sent = messages(broker)
+
+    row_id = json.loads(first[2])["id"]
+    assert finished[0] == 200
+    assert [message.count(row_id) > 0 for message in sent] == [True, True]
+
+
+def messages(broker: str) -> list[str]:
+    """Take all messages from the queue `quick` and return their headers, which show the arguments."""
+    with redis.Redis.from_url(broker) as client:
+        raw = client.lrange("quick", 0, -1)
+        client.delete("quick")
+    return [json.dumps(json.loads(message)["headers"]) for message in raw]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: write postgresql://"),
+        ({"MOORAGE_WEBHOOK_MAX_BYTE": "1"}, "MOORAGE_WEBHOOK_MAX_BYTE is not a setting: did you mean"),
+    ],
+    ids=["wrong-value", "misspelt-name"],
+)
+def test_a_wrong_setting_ends_the_start_and_is_named(settings: dict[str, str], said: str) -> None:
+    """An orchestrator must see the failure, a person the reason."""
+    with rp.starting("postgresql://nobody@127.0.0.1:9/x", **settings) as receiver:
+        rp.until(lambda: receiver.process.poll() is not None)
+
+        assert receiver.process.returncode != 0
+        assert said in receiver.log()

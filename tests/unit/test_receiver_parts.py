@@ -1,0 +1,161 @@
+"""The parts of the receiver that need no server."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+
+from moorage import ids
+from moorage.errors import Refused
+from moorage.model import Wake
+from receiver import bodies, record
+from receiver.http import problem, send_response
+from receiver.relay import QUEUE_LENGTH, Relay
+from receiver.webhooks import provider_in
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/webhooks/replicate", "replicate"),
+        ("/api/webhooks/replicate/", "replicate"),
+        ("/api/v1/webhooks/fal", "fal"),
+        ("/webhooks/", None),
+        ("/webhooks//", None),
+        ("/webhooks/replicate//", None),
+        ("/webhooks/a/b", None),
+        ("/v1/webhooks/replicate", None),
+        ("/webhook/replicate", None),
+    ],
+)
+def test_the_provider_stands_in_the_path(path: str, name: str | None) -> None:
+    """One name, one final slash at most: no other address may reach a provider by accident."""
+    assert provider_in(path) == name
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("msg_1", "msg_1"), (None, "sha256:abc"), ("x" * 500, "x" * 500)],
+)
+def test_a_webhook_id_is_the_dialects_or_the_digest(given: str | None, expected: str) -> None:
+    """The unique key of a delivery is never null."""
+    assert record.webhook_id(given, "abc") == expected
+
+
+def test_a_webhook_id_too_long_for_the_index_is_replaced_by_its_digest() -> None:
+    """PostgreSQL refuses index rows above 2,704 bytes: the webhook could never be recorded."""
+    first, second = record.webhook_id("x" * 501, "abc"), record.webhook_id("x" * 502, "abc")
+
+    assert first != second
+    assert max(len(first), len(second)) < 100
+
+
+def arriving(*messages: dict[str, Any]) -> Any:
+    queue = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        return next(queue)
+
+    return receive
+
+
+def chunk(body: bytes, *, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def read_all(messages: Iterable[dict[str, Any]], in_flight: bodies.InFlight, limit: int = 10) -> bytes:
+    async with bodies.read(arriving(*messages), [], limit, in_flight) as body:
+        assert in_flight.bytes == len(body)
+        return body
+
+
+def test_bytes_in_flight_are_given_back_however_a_request_ends() -> None:
+    """A leak of a few bytes a refusal would end in 503 for everybody."""
+    in_flight = bodies.InFlight(12)
+
+    assert asyncio.run(read_all([chunk(b"abc", more=True), chunk(b"de", more=False)], in_flight)) == b"abcde"
+    with pytest.raises(Refused) as refused:
+        asyncio.run(read_all([chunk(b"123456", more=True), chunk(b"12345", more=True)], in_flight))
+    assert refused.value.status == 413
+    with pytest.raises(Refused):
+        asyncio.run(read_all([chunk(b"123", more=True), {"type": "http.disconnect"}], in_flight))
+    with pytest.raises(bodies.Busy):
+        asyncio.run(read_all([chunk(b"1234567", more=True), chunk(b"123456", more=True)], in_flight, limit=99))
+    assert in_flight.bytes == 0
+
+
+def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Senders that never finish must not hold memory for ever."""
+    monkeypatch.setattr(bodies, "READ_SECONDS", 0.05)
+    in_flight = bodies.InFlight(12)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return chunk(b"", more=True)
+
+    async def read() -> AsyncIterator[None]:
+        async with bodies.read(receive, [], 10, in_flight):
+            yield
+
+    with pytest.raises(Refused, match="did not arrive"):
+        asyncio.run(anext(read()))  # type: ignore[arg-type]
+
+
+def test_a_full_relay_drops_and_never_waits() -> None:
+    """The request path must not feel the broker, whatever it does."""
+    relay = Relay(lambda wake: True)  # not started: nobody takes
+
+    for _ in range(QUEUE_LENGTH + 50):
+        relay.offer(Wake("ingest", ids.new()))
+
+
+def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
+    """The thread is the only one: if it died, every wake of this process would wait for dispatch."""
+    sent: list[Wake] = []
+    both = threading.Event()
+
+    def send(wake: Wake) -> bool:
+        sent.append(wake)
+        if len(sent) == 1:
+            raise ValueError("broken")
+        both.set()
+        return True
+
+    relay = Relay(send, pause_seconds=0.01)
+    relay.start()
+    wakes = [Wake("ingest", ids.new()), Wake("ingest", ids.new())]
+    for wake in wakes:
+        relay.offer(wake)
+
+    assert both.wait(5)
+    relay.stop()
+    assert sent == wakes
+
+
+def test_a_stopping_relay_sends_what_waits() -> None:
+    """A clean stop costs no wake."""
+    sent: list[Wake] = []
+    relay = Relay(lambda wake: not sent.append(wake))  # type: ignore[func-returns-value]
+    wakes = [Wake("ingest", ids.new()) for _ in range(100)]
+    for wake in wakes:
+        relay.offer(wake)
+
+    relay.start()
+    relay.stop()
+
+    assert sent == wakes
+
+
+def test_an_answer_to_head_has_the_headers_and_no_body() -> None:
+    """A body after HEAD would be taken for the next answer on the same connection."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(send_response(send, problem(404, "nothing is here"), method="HEAD"))
+
+    assert dict(sent[0]["headers"])[b"content-type"] == b"application/problem+json"
+    assert sent[1]["body"] == b""
