@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import time
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ from embedded import wheels
 from embedded.credentials import write_private
 from embedded.process import Process
 from embedded.server import Server
+from moorage.errors import ConfigError
 
 # Every one of them: whatever is left out opens its default port, also when the part is switched off.
 _PORTS: Final = (
@@ -26,6 +28,13 @@ _FLAGS: Final = (
     "-webdav=false",
     "-admin.ui=false",
 )
+
+
+# Without it an acknowledged object is not yet on the disk. (The names of objects are written by the filer's own log,
+# which has no such switch: this store survives crashes, not every power cut.)
+_DURABLE: Final = {"locations": [{"locationPrefix": "/buckets/", "fsync": True}]}
+_DURABLE_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.1
 
 
 class Seaweedfs(Server):
@@ -61,6 +70,17 @@ class Seaweedfs(Server):
             lock_path=self.folder / "lock",
         )
 
+    def await_ready(self) -> None:
+        """Wait until the server answers; at the first start, have it write every object through to the disk."""
+        super().await_ready()
+        filer, path = self.ports[_PORTS.index("filer.port")], "/etc/seaweedfs/filer.conf"
+        until = time.monotonic() + _DURABLE_SECONDS
+        while (status := _ask(filer, "GET", path)) != 200:
+            if time.monotonic() > until:
+                raise ConfigError(f"seaweedfs does not take {path} ({status}): see {self._log_path}")
+            if _ask(filer, "PUT", path, json.dumps(_DURABLE)) != 201:
+                time.sleep(_POLL_SECONDS)
+
     def tidy(self) -> None:
         """Remove the sockets that it leaves in /tmp."""
         if self._note.exists():
@@ -82,10 +102,14 @@ class Seaweedfs(Server):
         }
 
     def _answers(self) -> bool:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
-            with contextlib.closing(connection):
-                connection.request("GET", "/healthz")
-                return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):  # not listening yet, or not healthy yet
-            return False
+        return _ask(self.port, "GET", "/healthz") == 200
+
+
+def _ask(port: int, method: str, path: str, body: str | None = None) -> int:
+    """Return the status of an HTTP request to one of the server's ports, 0 when nobody answers."""
+    try:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request(method, path, body)
+            return connection.getresponse().status
+    except (OSError, http.client.HTTPException):  # not listening yet, or just killed
+        return 0

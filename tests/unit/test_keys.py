@@ -1,0 +1,77 @@
+"""Keys say which bytes and which attempt an object is from; the orphan sweep reads them back."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import keys
+
+RENDER = uuid.UUID("01998a3e-0000-7000-8000-00000000abcd")
+TOKEN = uuid.UUID("deadbeef-1111-4222-8333-444455556666")
+SHA256 = "0123456789abcdef" + "f" * 48
+
+
+def test_an_original_names_its_bytes_and_its_attempt():
+    """Two attempts, or two contents, must never share a key."""
+    assert (
+        keys.original(RENDER, 3, SHA256, TOKEN, "png")
+        == "renders/01998a3e-0000-7000-8000-00000000abcd/3-0123456789abcdef-deadbeef.png"
+    )
+
+
+def test_a_thumbnail_stands_beside_its_original():
+    """A person who looks into the bucket sees which thumbnail belongs to which file."""
+    original = keys.original(RENDER, 3, SHA256, TOKEN, "png")
+
+    thumbnail = keys.thumbnail(RENDER, 3, SHA256, TOKEN)
+
+    assert thumbnail == original.removesuffix(".png") + "_thumb.webp"
+
+
+@given(st.uuids(), st.integers(0, 999_999_999), st.uuids(), st.sampled_from(["png", "jpg", "webp", "mp4"]))
+def test_what_is_made_can_be_read_back(render_id, idx, token, extension):
+    """The orphan sweep deletes by what a key says: it must be able to read every key we make."""
+    key = keys.original(render_id, idx, SHA256, token, extension)
+
+    parsed = keys.parse(key)
+
+    assert parsed == keys.Rendered(render_id, idx, SHA256[:16], token.hex[:8], extension, is_thumbnail=False)
+
+
+def test_a_thumbnail_is_read_back_as_one():
+    """It is deleted with the attempt that stored it."""
+    parsed = keys.parse(keys.thumbnail(RENDER, 0, SHA256, TOKEN))
+
+    assert parsed == keys.Rendered(RENDER, 0, SHA256[:16], "deadbeef", "webp", is_thumbnail=True)
+
+
+def test_a_spooled_input_is_read_back():
+    """Input files lie in the private bucket under their upload's id."""
+    key = keys.spool(RENDER, "jpg")
+
+    assert key == f"inputs/{RENDER}.jpg"
+    assert keys.parse(key) == keys.Spooled(RENDER, "jpg")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "moorage-readable.txt",
+        "renders/",
+        f"renders/{RENDER}/",
+        f"renders/{RENDER}/3-0123456789abcdef.png",
+        f"renders/{RENDER}/03-0123456789abcdef-deadbeef.png",
+        f"renders/{RENDER}/3-0123456789ABCDEF-deadbeef.png",
+        f"renders/{RENDER}/3-0123456789abcdef-deadbeef.png\n",
+        f"renders/{RENDER}/3-0123456789abcdef-deadbeef.png/x",
+        f"a/renders/{RENDER}/3-0123456789abcdef-deadbeef.png",
+        f"renders/{RENDER.hex}/3-0123456789abcdef-deadbeef.png",
+        f"inputs/{RENDER}",
+    ],
+)
+def test_what_we_did_not_name_is_not_ours(key):
+    """The orphan sweep must leave alone what somebody else put into the bucket."""
+    assert keys.parse(key) is None
