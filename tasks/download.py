@@ -30,7 +30,6 @@ _BAD_URL = (
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
     requests.exceptions.InvalidSchema,
-    requests.exceptions.InvalidHeader,
     http.client.InvalidURL,
     LocationParseError,
     UnicodeError,

@@ -5,6 +5,7 @@ It is started as a file and imports nothing of the house: when a hostile file ta
 memory, this process ends and nothing else. Exit 0 and a PNG, or exit 3 and the reason as text.
 """
 
+import io
 import os
 import resource
 import signal
@@ -13,6 +14,34 @@ from typing import Any, Final
 
 FAILED: Final = 3
 _MAX_PNG_BYTES: Final = 32 * 2**20
+
+
+class SharedFile(io.RawIOBase):
+    """Standard input with a position of its own: the parent goes on reading the same open file afterwards."""
+
+    def __init__(self) -> None:
+        self._at, self._size = 0, os.fstat(0).st_size
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it can be moved in."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on."""
+        data = os.pread(0, len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, and return the new position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
 
 
 def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, seconds: int) -> int:
@@ -41,10 +70,7 @@ def first_frame(format_name: str, square_px: int, max_pixels: int) -> None:
     from PIL import Image
 
     # The format is forced and no protocol allowed: a playlist inside could name files and hosts.
-    with (
-        open(0, "rb", buffering=0, closefd=False) as file,
-        av.open(file, "r", format=format_name, options={"protocol_whitelist": ""}) as container,
-    ):
+    with av.open(SharedFile(), "r", format=format_name, options={"protocol_whitelist": ""}) as container:
         stream = container.streams.video[0]
         if stream.codec_context.width * stream.codec_context.height > max_pixels:
             raise ValueError(f"{stream.codec_context.width} x {stream.codec_context.height} pixels are too many")

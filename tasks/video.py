@@ -46,7 +46,6 @@ def poster(file: BinaryIO, kind: Kind, limits: Limits) -> Thumbnail:
     if importlib.util.find_spec("av") is None:
         raise PosterError("no video decoder is installed (the extra `video`)")
     with _output() as out:
-        file.seek(0)
         status = _run(file, out, kind, limits)
         out.seek(0)
         if status == poster_child.FAILED:

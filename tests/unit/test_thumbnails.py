@@ -34,7 +34,7 @@ def corners(image):
     rgb = image.convert("RGB")
     w, h = rgb.size
     points = [(w // 4, h // 4), (3 * w // 4, h // 4), (3 * w // 4, 3 * h // 4), (w // 4, 3 * h // 4)]
-    nearest = [min(names, key=lambda name: math.dist(name, rgb.getpixel(at))) for at in points]  # noqa: B023 (used at once)
+    nearest = [min(names, key=lambda name: math.dist(name, rgb.getpixel(at))) for at in points]
     return [names[n] for n in nearest]
 
 

@@ -1,0 +1,305 @@
+"""Videos: a container is walked to its end; a poster comes from a confined process and never costs the video."""
+
+import io
+import struct
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from moorage.errors import Invalid
+from tasks import download, poster_child, sniff, validate, video
+from tasks.limits import Limits
+
+LIMITS = Limits(thumbnail_px=100)
+av = pytest.importorskip("av", reason="the `video` extra is not installed")
+CODECS = {"mp4": "mpeg4", "webm": "vp8"}
+
+
+def made(format_name, *, frames=12, size=(160, 120), options=None):
+    """A short video, its left half red and its right half blue."""
+    with tempfile.NamedTemporaryFile(suffix=f".{format_name}") as file:  # some options make the writer open it again
+        encode(file.name, format_name, frames, size, options)
+        return Path(file.name).read_bytes()
+
+
+def encode(target, format_name, frames=12, size=(160, 120), options=None):
+    with av.open(target, "w", format=format_name, options=options or {}) as container:
+        stream = container.add_stream(CODECS[format_name], rate=12)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        image = Image.new("RGB", size, "red")
+        image.paste((0, 0, 255), (size[0] // 2, 0, *size))
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+
+
+class Unseekable(io.RawIOBase):
+    """A pipe, as a live recorder writes to."""
+
+    def __init__(self):
+        self.parts = []
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.parts.append(bytes(data))
+        return len(data)
+
+    def getvalue(self):
+        return b"".join(self.parts)
+
+
+def examine(data, limits=LIMITS):
+    with download.inline(data, limits) as fetched:
+        return validate.examine(fetched, limits)
+
+
+def refusal(data):
+    with download.inline(data, LIMITS) as fetched, pytest.raises(Invalid) as caught:
+        validate.examine(fetched, LIMITS)
+    return caught.value
+
+
+@pytest.fixture
+def no_poster(monkeypatch):
+    """Leave the decoder out: these tests are about containers, and a process costs 200 ms."""
+
+    def refuse(*_):
+        raise video.PosterError("left out")
+
+    monkeypatch.setattr(video, "poster", refuse)
+
+
+@pytest.mark.parametrize("format_name", ["mp4", "webm"])
+def test_a_video_is_kept_with_its_facts_and_a_poster(format_name):
+    """The poster shows the first frame, in its colours."""
+    examined = examine(made(format_name))
+
+    media = examined.media
+    assert (media.media, media.format, media.extension) == ("video", format_name, format_name)
+    assert media.content_type == f"video/{format_name}"
+    assert (media.width_px, media.height_px) == (160, 120)
+    assert media.duration_s == pytest.approx(1.0, abs=0.1)
+    assert examined.thumb_missing is None
+    with Image.open(io.BytesIO(examined.thumb.data)) as poster:
+        assert (poster.format, poster.size) == ("WEBP", (100, 75))
+        assert poster.getpixel((10, 30)) == pytest.approx((255, 0, 0), abs=25)
+        assert poster.getpixel((90, 30)) == pytest.approx((0, 0, 255), abs=25)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options"),
+    [("mp4", {}), ("mp4", {"movflags": "faststart"}), ("webm", {}), ("webm", {"cues_to_front": "1"})],
+)
+@pytest.mark.usefixtures("no_poster")
+def test_a_video_cut_anywhere_is_refused(format_name, options):
+    """A cut video plays at first; only its end is missing."""
+    data = made(format_name, options=options)
+
+    for end in {*range(1, len(data), 10), len(data) - 1}:
+        refusal(data[:end])
+
+
+@pytest.mark.usefixtures("no_poster")
+def test_a_fragmented_mp4_is_kept_and_refused_when_cut_in_a_fragment():
+    """Streaming encoders write fragments; their index has no durations."""
+    data = made("mp4", options={"movflags": "frag_keyframe+empty_moov"})
+
+    assert examine(data).media.width_px == 160
+    refusal(data[:-10])
+
+
+@pytest.mark.usefixtures("no_poster")
+def test_a_live_webm_of_unknown_size_is_kept_and_refused_when_cut_in_an_element():
+    """A recorder that cannot seek back leaves the sizes open."""
+    out = Unseekable()
+    encode(out, "webm", options={"live": "1"})
+    data = out.getvalue()
+
+    media = examine(data).media
+
+    assert (media.width_px, media.height_px, media.duration_s) == (160, 120, None)
+    refusal(data[:-3])
+
+
+@pytest.mark.usefixtures("no_poster")
+def test_a_quarter_turn_is_recorded_upright():
+    """Phones store portrait video lying, with a matrix."""
+    data = made("mp4")
+    matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    at = data.index(matrix, data.index(b"tkhd"))
+    turned = data[:at] + struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000) + data[at + 36 :]
+
+    media = examine(turned).media
+
+    assert (media.width_px, media.height_px) == (120, 160)
+
+
+def test_a_turned_video_has_an_upright_poster():
+    """The red half lies on the left and a quarter turn clockwise brings it to the top."""
+    data = made("mp4")
+    matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    at = data.index(matrix, data.index(b"tkhd"))
+    turned = data[:at] + struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000) + data[at + 36 :]
+
+    with Image.open(io.BytesIO(examine(turned).thumb.data)) as poster:
+        assert poster.size == (75, 100)
+        assert poster.getpixel((30, 10)) == pytest.approx((255, 0, 0), abs=25)
+
+
+def box(kind, content=b"", size=None):
+    return struct.pack(">I4s", len(content) + 8 if size is None else size, kind) + content
+
+
+FTYP = box(b"ftyp", b"isom\0\0\2\0isommp41")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (FTYP + box(b"mdat", b"x" * 50), "no index"),
+        (FTYP + box(b"moov") + box(b"mdat"), "no picture track"),
+        (FTYP + box(b"moov"), "no data"),
+        (FTYP + box(b"mdat", b"x" * 50, size=500), "has 500 bytes"),
+        (FTYP + box(b"mdat", size=4), "a box of 4 bytes"),
+        (FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**63), "are there"),
+        (FTYP + box(b"moov", box(b"trak", box(b"mdia", size=99))) + box(b"mdat"), "has 99 bytes"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm", "no segment"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x80", "no tracks"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x90", "are there"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\xff\x00\x00", "has no, element"),
+    ],
+)
+def test_a_broken_container_is_refused_with_the_place(data, reason):
+    """A person who reads the dead letter sees what is missing."""
+    error = refusal(data)
+
+    assert reason in str(error)
+    assert error.facts["bytes"] == len(data)
+
+
+@pytest.mark.usefixtures("no_poster")
+def test_an_index_that_points_behind_the_end_is_refused():
+    """A data box of open size hides a cut; the chunk table does not."""
+    data = bytearray(made("mp4", options={"movflags": "faststart"}))
+    at = data.index(b"stco") + 12
+    data[at : at + 4] = struct.pack(">I", len(data) + 1)
+
+    assert "points to byte" in str(refusal(bytes(data)))
+
+
+def test_a_million_empty_boxes_do_not_keep_a_worker_busy():
+    """The walk is bounded whatever the file holds."""
+    assert "boxes" in str(refusal(FTYP + box(b"free") * 300_000))
+
+
+def test_a_failed_poster_keeps_the_video_and_says_why():
+    """The container is whole, its frames are rubbish to the decoder."""
+    data = bytearray(made("mp4"))
+    at = data.index(b"mdat") + 4
+    size = struct.unpack(">I", data[at - 8 : at - 4])[0] - 8
+    data[at : at + size] = bytes(size)
+
+    examined = examine(bytes(data))
+
+    assert examined.media.format == "mp4"
+    assert examined.thumb is None
+    assert examined.thumb_missing
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(poster_memory_bytes=20_000_000), ""),
+        (Limits(image_max_pixels=1000), "160 x 120 pixels are too many"),
+    ],
+)
+def test_a_decoder_that_runs_into_its_limits_costs_the_poster_only(limits, reason):
+    """A hostile video may take the decoder's process down, and nothing else."""
+    examined = examine(made("mp4"), limits)
+
+    assert examined.thumb is None
+    assert examined.thumb_missing
+    assert reason in examined.thumb_missing
+
+
+def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
+    """The decoder's process gets a clock as well."""
+    script = tmp_path / "sleeper.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(poster_child, "__file__", str(script))
+    monkeypatch.setattr(video, "_ADDED_SECONDS", 0.0)
+
+    with download.inline(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
+        video.poster(fetched.file, sniff.MP4, Limits(poster_seconds=0.3))
+
+
+def test_a_killed_decoder_is_reported_by_its_signal(tmp_path, monkeypatch):
+    """Memory corruption ends in a signal; the reason is recorded on the output."""
+    script = tmp_path / "suicide.py"
+    script.write_text("import os\nos.kill(os.getpid(), 11)\n")
+    monkeypatch.setattr(poster_child, "__file__", str(script))
+
+    assert examine(made("mp4")).thumb_missing == "the decoder died of signal 11"
+
+
+def test_the_decoder_sees_no_credentials(tmp_path, monkeypatch):
+    """Code that a hostile file brings to run must find no secret in its environment."""
+    script = tmp_path / "env.py"
+    script.write_text("import os\nos.write(1, repr(sorted(os.environ)).encode())\nraise SystemExit(3)\n")
+    monkeypatch.setattr(poster_child, "__file__", str(script))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    assert "AWS" not in examine(made("mp4")).thumb_missing
+
+
+def test_the_decoder_does_not_follow_names_inside_a_file():
+    """A playlist or reference movie could make it read files and hosts; the format is forced."""
+    playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+
+    done = subprocess.run(
+        [sys.executable, "-P", poster_child.__file__, "mov", "100", "1000000", str(2**30), "10"],
+        input=playlist, capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == poster_child.FAILED
+    assert not done.stdout.startswith(b"\x89PNG")
+
+
+def test_the_decoder_leaves_the_file_as_it_was():
+    """The upload reads the same open file next; a position moved behind its back would mix up the bytes."""
+    data = made("mp4") + box(b"free", bytes(range(256)) * 200)
+
+    with download.inline(data, LIMITS) as fetched:
+        first = fetched.file.read(10)
+        video.poster(fetched.file, sniff.MP4, LIMITS)
+
+        assert first + fetched.file.read() == data
+
+
+@pytest.mark.usefixtures("no_poster")
+def test_a_large_video_is_examined_with_little_memory():
+    """Half a gigabyte passes through a worker of some dozen megabytes."""
+    data = made("mp4")
+    filler = 200_000_000
+
+    def chunks():
+        yield data + struct.pack(">I4s", filler + 8, b"free")
+        for _ in range(filler // 1_000_000):
+            yield bytes(1_000_000)
+
+    tracemalloc.start()
+    with download.from_chunks(chunks(), LIMITS, lambda: None) as fetched:
+        examined = validate.examine(fetched, LIMITS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert fetched.bytes > filler
+    assert examined.media.format == "mp4"
+    assert peak < 8_000_000
