@@ -99,7 +99,7 @@ class Api:
             raise _invalid("version is required")
         if not isinstance(given, dict):
             raise _invalid("input is required")
-        if hook is not None and not (isinstance(hook, str) and hook.startswith(("http://", "https://"))):
+        if hook is not None and not _is_url(hook):
             raise _invalid("webhook must be an http:// or https:// URL")
         if events is not None and not (isinstance(events, list) and all(event in EVENTS for event in events)):
             raise _invalid(f"webhook_events_filter must be a list out of {', '.join(EVENTS)}")
@@ -162,6 +162,16 @@ def _moment(times: dict[str, str], name: str) -> datetime | None:
     except ValueError as error:
         raise _invalid(f"{name} is not an ISO 8601 time") from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _is_url(value: object) -> bool:
+    if not isinstance(value, str) or not value.isascii() or not value.startswith(("http://", "https://")):
+        return False
+    try:
+        parts = urlsplit(value)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _object(body: bytes) -> dict[str, Any]:

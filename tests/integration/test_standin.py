@@ -154,6 +154,7 @@ def test_a_wrong_token_is_refused_everywhere(standin: Standin) -> None:
         ({"input": {}}, 422, "version is required"),
         ({"version": "v"}, 422, "input is required"),
         ({"version": "v", "input": {}, "webhook": "ftp://x"}, 422, "webhook must be"),
+        ({"version": "v", "input": {}, "webhook": "http://127.0.0.1:port/"}, 422, "webhook must be"),
         ({"version": "v", "input": {}, "webhook_events_filter": ["end"]}, 422, "webhook_events_filter"),
         ({"version": "v", "input": {"standin": {"faults": {"0": "oops"}}}}, 422, "'oops' is not known"),
         ([], 400, "not a JSON object"),
