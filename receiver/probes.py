@@ -5,8 +5,10 @@ import time
 from typing import Final
 
 import psycopg
+from psycopg.errors import UndefinedTable
 
 from db import connect, stats
+from db.migrate import SCHEMA_VERSION
 from moorage import logs, metrics
 from moorage.errors import DatabaseUnavailable
 from moorage.metrics import Gauge
@@ -18,7 +20,7 @@ log = logs.get(__name__)
 READY_SECONDS: Final = 2.0  # how long an answer of /readyz is given again
 ASK_SECONDS: Final = 2.0
 
-SCHEMA_PRESENT = "SELECT to_regclass('deliveries') IS NOT NULL AND to_regclass('events') IS NOT NULL AS present"
+VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
 def health() -> Response:
@@ -48,10 +50,15 @@ class Readiness:
     async def _ask(self) -> str | None:
         try:
             async with asyncio.timeout(ASK_SECONDS), self._connections.one() as conn:
-                row = await (await conn.execute(SCHEMA_PRESENT)).fetchone()
+                row = await (await conn.execute(VERSION)).fetchone()
+        except UndefinedTable:
+            return "the database has no schema: run `moorage migrate`"
         except (psycopg.Error, TimeoutError) as error:
             return f"PostgreSQL does not answer ({type(error).__name__}): check DATABASE_URL and the server"
-        return None if row and row["present"] else "the database has no schema: run `moorage migrate`"
+        version = row["version"] if row else 0
+        if version >= SCHEMA_VERSION:
+            return None
+        return f"the database has schema {version} and this receiver needs {SCHEMA_VERSION}: run `moorage migrate`"
 
 
 async def scrape(database_url: str) -> Response:

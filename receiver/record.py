@@ -90,12 +90,15 @@ class Recorder:
 
     async def _until_committed(self, arrival: Arrival) -> Recorded:
         """Insert; after a broken connection again, which the unique key makes safe. The caller's deadline ends it."""
+        attempt = 0
         while True:
+            attempt += 1
             try:
                 async with self._connections.one() as conn:
                     return await insert(conn, arrival)
             except psycopg.OperationalError as error:
-                log.warning("delivery.insert_failed", delivery_id=arrival.id, error=type(error).__name__)
+                say = log.warning if attempt == 1 else log.debug
+                say("delivery.insert_failed", delivery_id=arrival.id, attempt=attempt, error=type(error).__name__)
             except psycopg.Error as error:
                 log.error("delivery.insert_refused", delivery_id=arrival.id, error=str(error))
                 raise DatabaseUnavailable(f"PostgreSQL refused the row: {type(error).__name__}") from error

@@ -137,6 +137,19 @@ def test_health_and_readiness_are_told_apart(receiver: rp.Receiver, stack: Stack
     assert posted[0] == 503
 
 
+def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> None:
+    """A receiver rolled out before `moorage migrate` must not be given webhooks."""
+    older = stack.postgres.create_database("receiver_older", template=template_database)
+    with psycopg.connect(older) as conn:
+        conn.execute("DELETE FROM schema_migrations")
+
+    with rp.running(older) as receiver:
+        status, _, body = receiver.call("GET", "/readyz")
+
+    assert status == 503
+    assert b"needs 1: run `moorage migrate`" in body
+
+
 def test_a_scrape_survives_a_count_that_fails(stack: Stack, template_database: str) -> None:
     """Half-migrated, locked or away: the counters of the process must still be seen."""
     broken = stack.postgres.create_database("receiver_broken", template=template_database)

@@ -15,6 +15,7 @@ from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 
 BODY = b'{"id": "ufawqhfynnddngldkgtslldrkq", "status": "processing"}'
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%deliveries%'"
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,6 @@ def test_a_commit_that_does_not_come_is_503_and_leaves_the_receiver_well(
 
 def test_a_request_in_flight_is_finished_when_the_receiver_is_stopped(postgres: Postgres) -> None:
     """A rolling update must not turn into lost webhooks."""
-    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%deliveries%'"
-
     with (
         rp.running(postgres.url()) as receiver,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
@@ -94,7 +93,7 @@ def test_a_request_in_flight_is_finished_when_the_receiver_is_stopped(postgres: 
     ):
         conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
         reply = pool.submit(receiver.post, BODY, webhook_id="msg_stop")
-        rp.until(lambda: bool(rp.rows(postgres.url(), waiting)))
+        rp.until(lambda: bool(rp.rows(postgres.url(), WAITING)))
         receiver.process.terminate()
         rp.until(lambda: "Shutting down" in receiver.log())
         conn.rollback()
