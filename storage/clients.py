@@ -34,12 +34,17 @@ class Clients:
 
     def public(self) -> "S3Client":
         """Return the client that makes URLs for the host the outside reaches. It sends nothing."""
-        return self._client("public", self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url)
+        endpoint, style = self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url, {}
+        if endpoint is None and self._settings.s3_addressing_style == "auto":
+            # "auto" signs for s3.amazonaws.com, which redirects to the bucket's region, where the signature is wrong.
+            style = {"s3": {"addressing_style": "virtual"}}
+        return self._client("public", endpoint, **style)
 
     def _client(self, kind: str, endpoint: str | None, **config: Any) -> "S3Client":
         name = (os.getpid(), kind)
         if name not in self._made:
-            self._made[name] = self._make(endpoint, {"signature_version": "s3v4", **config})
+            usual = {"signature_version": "s3v4", "s3": {"addressing_style": self._settings.s3_addressing_style}}
+            self._made[name] = self._make(endpoint, {**usual, **config})
         return self._made[name]
 
     def _make(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
@@ -56,7 +61,6 @@ class Clients:
                 read_timeout=_READ_SECONDS,
                 retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
                 tcp_keepalive=True,
-                s3={"addressing_style": self._settings.s3_addressing_style},
                 **config,
             ),
         )

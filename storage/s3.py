@@ -95,6 +95,8 @@ class Blobs:
             size: in bytes; S3 takes up to 5 GiB in one request.
         """
         optional: dict[str, Any] = {"CacheControl": cache_control} if cache_control else {}
+        if not isinstance(body, bytes):
+            body.seek(0)  # from elsewhere, storage would wait for the rest until the time-out
         failpoint("storage.before_put")
         with told("put", bucket, key):
             self.clients.signing().put_object(

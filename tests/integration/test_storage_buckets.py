@@ -1,0 +1,185 @@
+"""Buckets are made and opened once, by any number of processes, and never behind an operator's back."""
+
+import itertools
+import json
+import multiprocessing
+import urllib.error
+import urllib.request
+import uuid
+
+import pytest
+
+from embedded.seaweedfs import Seaweedfs
+from moorage.errors import ConfigError, StorageRefused, StorageUnavailable
+from moorage.settings import Settings
+from storage import buckets, s3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    server = LimitedSeaweedfs(folder / "data", "moorage", "a-secret-for-tests", folder / "log")
+    server.start()
+    yield server
+    server.stop()
+
+
+class LimitedSeaweedfs(Seaweedfs):
+    """A server that also knows a user who may read and write objects, but may not manage buckets."""
+
+    def _identities(self):
+        known = super()._identities()
+        keys = {"accessKey": "limited", "secretKey": "a-secret-for-tests"}
+        known["identities"].append({"name": "limited", "credentials": [keys], "actions": ["Read", "Write", "List"]})
+        return known
+
+
+@pytest.fixture
+def settings(server):
+    """Settings with buckets of this test's own, which do not exist yet."""
+    name = uuid.uuid4().hex[:12]
+    return settings_for(server.url, s3_public_bucket=f"public-{name}", s3_private_bucket=f"private-{name}")
+
+
+def settings_for(endpoint, **overrides):
+    return Settings(
+        _env_file=None,
+        database_url="postgresql://unused@127.0.0.1/unused",
+        broker_url="memory://",
+        s3_endpoint_url=endpoint,
+        aws_access_key_id="moorage",
+        aws_secret_access_key="a-secret-for-tests",
+        **overrides,
+    )
+
+
+def anonymous_status(settings, bucket, key="moorage-readable.txt", method="GET"):
+    request = urllib.request.Request(f"{settings.s3_endpoint_url}/{bucket}/{key}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_missing_buckets_are_made_and_one_is_opened(settings):
+    """A newcomer has no buckets; the first start must be enough."""
+    done = buckets.ensure(s3.from_settings(settings), settings)
+
+    assert done == [
+        f"made bucket {settings.s3_public_bucket}",
+        f"made bucket {settings.s3_private_bucket}",
+        f"let anyone read the objects of {settings.s3_public_bucket}",
+    ]
+    assert anonymous_status(settings, settings.s3_public_bucket) == 200
+    assert anonymous_status(settings, settings.s3_private_bucket) == 403
+
+
+def test_anyone_may_read_and_nothing_else(settings):
+    """A bucket that lists or takes files from anyone is a leak or an open drop."""
+    buckets.ensure(s3.from_settings(settings), settings)
+    public = settings.s3_public_bucket
+
+    assert anonymous_status(settings, public, key="?list-type=2") == 403
+    assert anonymous_status(settings, public, method="PUT") == 403
+    assert anonymous_status(settings, public, method="DELETE") == 403
+    assert anonymous_status(settings, public) == 200
+
+
+def test_a_second_time_changes_nothing(settings):
+    """Every process does this at its start."""
+    blobs = s3.from_settings(settings)
+    buckets.ensure(blobs, settings)
+
+    assert buckets.ensure(blobs, settings) == []
+
+
+def ensure_in_process(settings, barrier, answers):
+    barrier.wait(30)
+    answers.put(buckets.ensure(s3.from_settings(settings), settings))
+
+
+def test_many_processes_may_start_at_once(settings):
+    """Receiver, workers and beat come up together on a fresh store."""
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=ensure_in_process, args=(settings, barrier, answers)) for _ in range(4)]
+    for process in processes:
+        process.start()
+
+    done = [answers.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(30)
+
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert f"made bucket {settings.s3_private_bucket}" in itertools.chain(*done)
+    assert anonymous_status(settings, settings.s3_public_bucket) == 200
+
+
+def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
+    """Their rules may differ from ours."""
+    settings = settings.model_copy(update={"manage_buckets": False})
+    blobs = s3.from_settings(settings)
+
+    assert buckets.ensure(blobs, settings) == []
+    with pytest.raises(StorageRefused, match="404"):
+        blobs.check()
+
+
+def test_an_operators_policy_is_kept(settings):
+    """Opening the bucket must not throw away rules that others rely on."""
+    blobs = s3.from_settings(settings)
+    client = blobs.clients.signing()
+    client.create_bucket(Bucket=settings.s3_public_bucket)
+    theirs = {
+        "Sid": "Theirs",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["s3:DeleteObject"],
+        "Resource": [f"arn:aws:s3:::{settings.s3_public_bucket}/locked/*"],
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
+    client.put_bucket_policy(Bucket=settings.s3_public_bucket, Policy=policy)
+
+    buckets.ensure(blobs, settings)
+
+    found = json.loads(client.get_bucket_policy(Bucket=settings.s3_public_bucket)["Policy"])["Statement"]
+    assert [statement["Sid"] for statement in found] == ["Theirs", "MoorageAnyoneReads"]
+
+
+def test_a_private_bucket_that_anyone_reads_refuses_the_start(settings):
+    """Input files are people's own photographs."""
+    blobs = s3.from_settings(settings)
+    buckets.ensure(blobs, settings)
+    swapped = settings.model_copy(update={"s3_private_bucket": settings.s3_public_bucket})
+
+    with pytest.raises(ConfigError, match=r"anyone can read the private bucket .* S3_PRIVATE_BUCKET"):
+        buckets.ensure(s3.from_settings(swapped), swapped)
+
+
+def test_a_missing_permission_to_make_buckets_is_named(settings):
+    """The operator must read what to grant, not a stack trace."""
+    limited = settings.model_copy(update={"aws_access_key_id": "limited"})
+
+    with pytest.raises(ConfigError, match=rf"{settings.s3_public_bucket}.*s3:CreateBucket.*MOORAGE_MANAGE_BUCKETS"):
+        buckets.ensure(s3.from_settings(limited), limited)
+
+
+def test_a_missing_permission_to_open_the_bucket_is_named(settings):
+    """A bucket that exists but cannot be opened is the usual case on AWS."""
+    client = s3.from_settings(settings).clients.signing()
+    client.create_bucket(Bucket=settings.s3_public_bucket)
+    client.create_bucket(Bucket=settings.s3_private_bucket)
+    limited = settings.model_copy(update={"aws_access_key_id": "limited"})
+
+    with pytest.raises(ConfigError, match=r"s3:(Get|Put)BucketPolicy"):
+        buckets.ensure(s3.from_settings(limited), limited)
+
+
+def test_a_store_that_is_away_is_no_wrong_setting(settings):
+    """A worker that starts before storage waits for it; it must not tell the operator to change something."""
+    away = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
+
+    with pytest.raises(StorageUnavailable):
+        buckets.ensure(s3.from_settings(away), away)
