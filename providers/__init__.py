@@ -1,0 +1,26 @@
+"""One file a provider: how its webhooks are verified and read, and how it is asked. Light to import."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from moorage.errors import ConfigError
+from moorage.settings import Settings
+from providers.base import Provider
+from providers.replicate import Replicate
+from providers.standard import Standard
+
+BUILT: Final[tuple[type[Replicate] | type[Standard], ...]] = (Replicate, Standard)
+
+
+def load(settings: Settings) -> Mapping[str, Provider]:
+    """
+    Return every provider by name; `enabled` says which of them take webhooks.
+
+    Raises:
+        ConfigError: a secret, a host pattern or an API address is wrong, or MOORAGE_ALLOW_UNSIGNED names none of them.
+    """
+    loaded: dict[str, Provider] = {kind.name: kind(settings) for kind in BUILT}
+    for name in settings.allow_unsigned:
+        if name not in loaded:
+            raise ConfigError(f"MOORAGE_ALLOW_UNSIGNED: {name!r} is no provider; write {' or '.join(sorted(loaded))}")
+    return loaded

@@ -1,0 +1,134 @@
+"""
+The contract of a provider: what the receiver and the steps may ask of it. One file a provider implements it.
+
+`verify`, `keep_headers`, `redact`, `parse` and `allows` are pure and quick; `poll` speaks HTTP. An instance is made
+once a process, before it forks, and is used by many threads.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from moorage.errors import BadSignature, ProviderRefused
+from moorage.model import Report, Verified
+from moorage.settings import Settings
+from moorage.text import storable
+from moorage.urls import Hosts
+from providers.signatures import Headers
+
+_POLL_GROWTH: Final = 1.5
+_POLL_SPREAD: Final = 5.0  # later polls are at most this many times as far apart as the first
+_MAX_POLL_SECONDS: Final = 300.0
+_MAX_HEADER_CHARS: Final = 500
+
+
+class Provider(ABC):
+    """
+    One provider's dialect.
+
+    Args:
+        settings: of the process.
+        hosts: where its files may be fetched.
+        secrets: the live webhook secrets, decoded as the dialect wants.
+
+    Attributes:
+        name: as it stands in `/webhooks/{name}` and in every row.
+        answer_new, answer_known: the HTTP status that the dialect wants for a new delivery and for a known one.
+        can_poll: it has a status endpoint and the token for it is set.
+        enabled: it takes webhooks: a secret is set, or MOORAGE_ALLOW_UNSIGNED names it.
+        output_life_seconds: how long its URLs live from the end of a prediction; None: not known.
+        kept_headers: those of a delivery worth recording, in lower case; no signature, no key.
+    """
+
+    name: ClassVar[str]
+    answer_new: ClassVar[int] = 202
+    answer_known: ClassVar[int] = 200
+    output_life_seconds: ClassVar[float | None] = None
+    kept_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
+    usual_first_poll_seconds: ClassVar[float] = 60.0
+
+    def __init__(self, settings: Settings, *, hosts: Hosts, secrets: Sequence[bytes]) -> None:
+        self.hosts: Final = hosts
+        self._secrets = tuple(secrets)
+        self._takes_unsigned = self.name in settings.allow_unsigned
+        self._first_poll_seconds = settings.poll_first_seconds or self.usual_first_poll_seconds
+
+    @property
+    def enabled(self) -> bool:
+        """Return whether webhooks are taken."""
+        return bool(self._secrets) or self._takes_unsigned
+
+    @property
+    def can_poll(self) -> bool:
+        """Return whether `poll` can be asked."""
+        return False
+
+    def verify(self, headers: Headers, body: bytes, now: float) -> Verified:
+        """
+        Return what the signature vouches for; `now` is in seconds since 1970.
+
+        A secret that is set is always used: MOORAGE_ALLOW_UNSIGNED opens a provider only where it has none. What comes
+        unsigned is known by its body, since anybody could write an id over it.
+
+        Raises:
+            BadSignature: whatever else the bytes are.
+        """
+        if self._secrets:
+            return self._verify(headers, body, now)
+        if self._takes_unsigned:
+            return Verified(webhook_id=None)
+        raise BadSignature(f"{self.name} has no webhook secret")
+
+    @abstractmethod
+    def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
+        """Check the signature in the provider's dialect; at least one secret is there."""
+
+    def keep_headers(self, headers: Headers) -> dict[str, str]:
+        """Return the headers worth recording, names in lower case, values as text that can be stored."""
+        kept = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
+        return {name: storable(value, _MAX_HEADER_CHARS) for name, value in kept if name in self.kept_headers}
+
+    def redact(self, body: bytes) -> bytes:
+        """Return the body with the fields blanked that hold a secret of ours; most dialects have none."""
+        return body
+
+    @abstractmethod
+    def parse(self, body: bytes) -> Report:
+        """
+        Return what a delivery says.
+
+        Raises:
+            Unreadable: it is not in the provider's dialect; the message says why.
+        """
+
+    def poll(self, external_id: str) -> Report:
+        """
+        Ask the provider how a prediction stands.
+
+        Raises:
+            ProviderUnavailable: no answer, 429 or 5xx; `retry_after` as asked for.
+            ProviderRefused: any other answer; asking again will not help.
+        """
+        shown = storable(external_id, 100)
+        raise ProviderRefused(f"{self.name} cannot be asked about {shown}: it has no status endpoint")
+
+    def first_poll_seconds(self) -> float:
+        """Return how long to wait for a webhook before the first poll: MOORAGE_POLL_FIRST_SECONDS, else our default."""
+        return self._first_poll_seconds
+
+    def next_poll_seconds(self, polls: int) -> float:
+        """
+        Return how long to wait after `polls` polls: half as long again each time, at most 5 times the first wait.
+
+        Never more than 300 s: a prediction may end right after a poll, and its files must be fetched in their life.
+        """
+        growth = min(_POLL_GROWTH ** min(max(polls, 0), 10), _POLL_SPREAD)
+        return min(self._first_poll_seconds * growth, _MAX_POLL_SECONDS)
+
+    def allows(self, url: str) -> str | None:
+        """Return None when a URL may be fetched, else why not, with the host and the setting that would allow it."""
+        return self.hosts.problem(url)
+
+    def download_headers(self, url: str) -> dict[str, str]:  # noqa: ARG002 (a provider with a token reads it)
+        """Return the headers to fetch a URL with: credentials only for hosts of the provider's own."""
+        return {}

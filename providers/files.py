@@ -1,0 +1,113 @@
+"""The files that an answer names: every URL and `data:` URI in it, in document order, each with its path."""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from json import dumps
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from moorage.errors import Unreadable
+from moorage.model import Found
+from moorage.text import storable
+from moorage.urls import MAX_CHARS
+
+MAX_FILES: Final = 1000
+_MAX_PATH_CHARS: Final = 400
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def found(value: Any, path: str, allows: Callable[[str], str | None]) -> tuple[Found, ...]:
+    """
+    Return the files in a JSON value: each string that starts with `https:`, `http:` or `data:`, at any depth.
+
+    Replicate's client takes `https:` and `data:` (helpers.py, transform_output). `http:` is named here too, so that it
+    is refused with a reason where it is not allowed, instead of vanishing.
+
+    Args:
+        path: of the value itself ("output"); the rest follows as `output[2]`, `output.images[0].url`.
+        allows: None for a URL that may be fetched, else the problem.
+
+    Raises:
+        Unreadable: there are more than 1,000.
+    """
+    files: list[Found] = []
+    for where, text in _strings(value, path):
+        scheme = text[:6].lower()
+        if scheme.startswith(("https:", "http:")):
+            files.append(_at_url(where, text, allows(text)))
+        elif scheme.startswith("data:"):
+            files.append(_inline(where, text))
+        if len(files) > MAX_FILES:
+            raise Unreadable(f"{path} names more than {MAX_FILES} files")
+    return tuple(files)
+
+
+def _at_url(path: str, url: str, problem: str | None) -> Found:
+    return Found(path, url=storable(url, MAX_CHARS) if problem else url, problem=problem)
+
+
+def _inline(path: str, uri: str) -> Found:
+    try:
+        data = _decoded(uri)
+    except ValueError as error:
+        return Found(path, problem=f"the data: URI is broken: {error}")
+    return Found(path, data=data)
+
+
+def _decoded(uri: str) -> bytes:
+    """Return the bytes of a `data:` URI (RFC 2397); raises ValueError that says what is wrong with it."""
+    head, comma, payload = uri[5:].partition(",")
+    if not comma:
+        raise ValueError("it has no comma")
+    try:
+        data = unquote_to_bytes(payload)
+    except UnicodeEncodeError:  # half a character; its own message would show the payload
+        raise ValueError("it holds half a character") from None
+    if head.lower().replace(" ", "").endswith(";base64"):
+        data = _base64(data)
+    if not data:
+        raise ValueError("it is empty")
+    return data
+
+
+def _base64(data: bytes) -> bytes:
+    packed = b"".join(data.split())
+    try:
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"it is not base64 ({error})") from error
+
+
+def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield every string with its path; without recursion, since a body may nest as deeply as JSON can be read."""
+    open_levels = [iter([(path, value)])]
+    while open_levels:
+        for where, item in open_levels[-1]:
+            if isinstance(item, str):
+                yield where, item
+            elif isinstance(item, dict | list):
+                open_levels.append(_items(where, item))
+                break
+        else:
+            open_levels.pop()
+
+
+def _items(path: str, value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list):
+        return ((_bounded(f"{path}[{place}]"), item) for place, item in enumerate(value))
+    return ((_bounded(path + _step(key)), item) for key, item in value.items())
+
+
+def _step(key: str) -> str:
+    return f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{dumps(key)}]"
+
+
+def _bounded(path: str) -> str:
+    """Return a path that fits a unique index: the end of a long one gives way to the digest of all of it."""
+    if len(path) <= _MAX_PATH_CHARS:
+        return path
+    digest = hashlib.sha256(path.encode()).hexdigest()[:32]
+    return f"{path[: _MAX_PATH_CHARS - 33]}~{digest}"
