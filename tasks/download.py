@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.util import parse_url
 
 from moorage import logs
@@ -31,7 +31,7 @@ _BAD_URL = (
     requests.exceptions.MissingSchema,
     requests.exceptions.InvalidSchema,
     http.client.InvalidURL,
-    LocationParseError,
+    LocationValueError,
     UnicodeError,
 )
 _BROKEN = (requests.exceptions.RequestException, HTTPError, http.client.HTTPException, ssl.SSLError, OSError)

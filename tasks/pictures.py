@@ -10,6 +10,7 @@ from PIL import AvifImagePlugin, Image
 
 from moorage.errors import DiskFull, Invalid, MoorageError, Transient
 from moorage.model import Fetched, Media, Thumbnail
+from moorage.text import storable
 from tasks import thumbnails, whole
 from tasks.limits import Limits
 from tasks.sniff import Kind
@@ -52,7 +53,7 @@ def _decoded(image: Image.Image, kind: Kind, limits: Limits, facts: dict[str, An
         image.load()
     return Media(
         "image", kind.format, kind.content_type, kind.extension, width, height, frames,
-        notes="; ".join(dict.fromkeys(notes)) or None,
+        notes=storable("; ".join(dict.fromkeys(notes)), 1000) or None,
     ), thumbnail  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def _decoder(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
         except Exception as error:  # the one call into a decoder: it raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
                 raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
-            told = f"{type(error).__name__}: {error}"[:500]
+            told = storable(f"{type(error).__name__}: {error}", 500)
             raise Invalid(f"not decodable as {facts['format']}: {told}", facts={**facts, "decoder": told}) from error
 
 

@@ -46,8 +46,8 @@ class SharedFile(io.RawIOBase):
 
 def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, seconds: int) -> int:
     """Write the poster and return the exit status."""
-    confine(memory_bytes, seconds)
     try:
+        confine(memory_bytes, seconds)
         first_frame(format_name, square_px, max_pixels)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
         os.write(1, f"{type(error).__name__}: {error}"[:500].encode())
@@ -57,7 +57,8 @@ def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, s
 
 def confine(memory_bytes: int, seconds: int) -> None:
     """Give this process its limits before it loads the decoder."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    if sys.platform == "linux":  # elsewhere the kernel does not hold it; the clocks below remain
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_PNG_BYTES, _MAX_PNG_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

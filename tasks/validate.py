@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from moorage.errors import DiskFull, Invalid
 from moorage.model import Fetched, Media, Thumbnail
+from moorage.text import storable
 from tasks import pictures, sniff, video
 from tasks.container import ContainerError
 from tasks.limits import Limits
@@ -33,7 +34,11 @@ def examine(fetched: Fetched, limits: Limits) -> Examined:
     if kind is None:
         raise Invalid(
             f"{sniff.name(head)} instead of a picture or video",
-            facts={"bytes": fetched.bytes, "declared_type": fetched.declared_type, "starts": head[:32].hex()},
+            facts={
+                "bytes": fetched.bytes,
+                "declared_type": storable(fetched.declared_type or "", 200) or None,
+                "starts": head[:32].hex(),
+            },
         )
     try:
         return _examine(fetched, kind, limits)
@@ -68,7 +73,7 @@ def _video(fetched: Fetched, kind: Kind, limits: Limits) -> Examined:
     except ContainerError as error:
         raise Invalid(
             f"the {kind.format} is not whole: {error}",
-            facts={"format": kind.format, "bytes": fetched.bytes, "container": str(error)},
+            facts={"format": kind.format, "bytes": fetched.bytes, "container": storable(str(error), 500)},
         ) from error
     media = Media(
         "video", kind.format, kind.content_type, kind.extension, facts.width_px, facts.height_px,
@@ -77,4 +82,4 @@ def _video(fetched: Fetched, kind: Kind, limits: Limits) -> Examined:
     try:
         return Examined(media, video.poster(fetched.file, kind, limits), None)
     except video.PosterError as error:
-        return Examined(media, None, str(error))
+        return Examined(media, None, storable(str(error), 500))

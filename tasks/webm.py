@@ -17,6 +17,8 @@ _FIRST_LEVEL: Final = frozenset({_CLUSTER, _INFO, _TRACKS, _SEEK_HEAD, _CUES, _C
 _IN_CLUSTER: Final = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF, 0xEC, 0xBF})
 _MAX_ELEMENTS: Final = 5_000_000  # blocks of a live recording; a file of empty elements must not keep a worker busy
 
+_MAX_PX: Final = 65_536  # of VP9; the field holds 64 bits, and rubbish would not fit its column
+
 
 @dataclass(frozen=True, slots=True)
 class _Element:
@@ -37,7 +39,7 @@ def examine(file: BinaryIO, size: int) -> VideoFacts:
         raise ContainerError("no segment: cut, or never finished")
     found: dict[int, _Element] = {}
     for element in _elements(file, segment.start, size if segment.end is None else segment.end):
-        if element.id not in _FIRST_LEVEL | _IN_CLUSTER | {_EBML, _SEGMENT}:
+        if segment.end is None and element.id not in _FIRST_LEVEL | _IN_CLUSTER | {_EBML, _SEGMENT}:
             raise ContainerError(f"unknown element {element.id:#x} at byte {element.start}")
         found.setdefault(element.id, element)
     if _TRACKS not in found or _CLUSTER not in found:
@@ -105,8 +107,13 @@ def _size(file: BinaryIO, tracks: _Element) -> tuple[int | None, int | None]:
         fields = {e.id: e for e in _inside(file, track)} if track.id == _TRACK else {}
         if _unsigned(file, fields.get(_TRACK_TYPE)) == 1:
             video = {e.id: e for e in _inside(file, fields[_VIDEO])} if _VIDEO in fields else {}
-            return _unsigned(file, video.get(_WIDTH)) or None, _unsigned(file, video.get(_HEIGHT)) or None
+            return _pixels(file, video.get(_WIDTH)), _pixels(file, video.get(_HEIGHT))
     raise ContainerError("no picture track")
+
+
+def _pixels(file: BinaryIO, element: _Element | None) -> int | None:
+    value = _unsigned(file, element)
+    return value if 0 < value <= _MAX_PX else None
 
 
 def _duration(file: BinaryIO, info: _Element | None) -> float | None:
@@ -115,5 +122,5 @@ def _duration(file: BinaryIO, info: _Element | None) -> float | None:
     raw = _content(file, fields.get(_DURATION))
     if len(raw) not in (4, 8):
         return None
-    units: float = struct.unpack(">f" if len(raw) == 4 else ">d", raw)[0]
-    return units * scale_ns / 1e9 if math.isfinite(units) and units > 0 else None
+    seconds: float = struct.unpack(">f" if len(raw) == 4 else ">d", raw)[0] * scale_ns / 1e9
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

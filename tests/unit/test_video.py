@@ -194,6 +194,21 @@ def test_an_index_that_points_behind_the_end_is_refused():
     assert "points to byte" in str(refusal(bytes(data)))
 
 
+@pytest.mark.usefixtures("no_poster")
+def test_rubbish_sizes_and_durations_count_as_unknown():
+    """They are facts of a row, and a number that no column takes would keep the video from being kept."""
+    data = made("webm")
+    duration = data.index(b"\x44\x89\x88") + 3
+    width = data.index(b"\xb0\x81\xa0\xba\x81\x78")
+    rubbish = bytearray(data)
+    rubbish[duration : duration + 8] = struct.pack(">d", float("inf"))
+    rubbish[width : width + 6] = b"\xb0\x84\x7f\xff\xff\xff"
+
+    media = examine(bytes(rubbish)).media
+
+    assert (media.width_px, media.height_px, media.duration_s) == (None, None, None)
+
+
 def test_a_million_empty_boxes_do_not_keep_a_worker_busy():
     """The walk is bounded whatever the file holds."""
     assert "boxes" in str(refusal(FTYP + box(b"free") * 300_000))
