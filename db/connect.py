@@ -5,8 +5,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
-from uuid import UUID
+from datetime import datetime
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -164,9 +164,13 @@ def many(conn: Connection, sql: str, args: dict[str, Any] | None = None) -> list
     return conn.execute(sql, args).fetchall()
 
 
-def ids(rows: list[Row]) -> list[UUID]:
-    """Return the `id` column."""
-    return [row["id"] for row in rows]
+NOW = "SELECT moment() AS now"
+
+
+def now(conn: Connection) -> datetime:
+    """Return the database's time: the only clock that decisions use."""
+    row = conn.execute(NOW).fetchone()
+    return cast(datetime, row["now"] if row else None)
 
 
 def _first_line(error: Exception) -> str:

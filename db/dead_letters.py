@@ -17,7 +17,8 @@ _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, 
 
 ADD = """
 WITH made AS (
-    INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts)
+    INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable,
+                              facts)
     VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
             %(reason)s, %(retryable)s, %(facts)s)
     ON CONFLICT (subject, subject_id) WHERE state = 'open' DO NOTHING
@@ -97,7 +98,7 @@ GET = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s"
 def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
     """Return a dead letter."""
     row = one(conn, GET, {"id": dead_letter_id})
-    return row and DeadLetter(**row)
+    return DeadLetter(**row) if row else None
 
 
 LOCK = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s FOR UPDATE"
@@ -106,7 +107,7 @@ LOCK = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s FOR UPDATE"
 def lock(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
     """Lock a dead letter, after the rows it speaks of."""
     row = one(conn, LOCK, {"id": dead_letter_id})
-    return row and DeadLetter(**row)
+    return DeadLetter(**row) if row else None
 
 
 GROUPS = """

@@ -18,7 +18,7 @@ SELECT id, provider, webhook_id, received_at, body, state, external_id, predicti
 def get(conn: Connection, delivery_id: UUID) -> Delivery | None:
     """Return a delivery, its body included."""
     row = one(conn, GET, {"id": delivery_id})
-    return row and Delivery(**row)
+    return Delivery(**row) if row else None
 
 
 LOCK = "SELECT id FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE"

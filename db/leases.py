@@ -34,7 +34,7 @@ UPDATE {table}
               WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
                 AND run_at <= moment() AND crashes < %(max_crashes)s
                 FOR UPDATE SKIP LOCKED)
-RETURNING id, attempt, crashes
+RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
 
 
@@ -59,7 +59,7 @@ def claim(
         "max_crashes": max_crashes,
     }
     row = one(conn, CLAIM[table], args)
-    return row and Lease(table, row_id, token, leased_by, row["attempt"], row["crashes"])
+    return Lease(table, row_id, token, leased_by, row["claimed_at"], row["attempt"], row["crashes"]) if row else None
 
 
 IS_POISON = _for_each("""

@@ -103,7 +103,7 @@ SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path
 def get(conn: Connection, output_id: UUID) -> Output | None:
     """Return an output with where its file comes from."""
     row = one(conn, GET, {"id": output_id})
-    return row and Output(**row)
+    return Output(**row) if row else None
 
 
 END_KEPT = f"""
@@ -173,14 +173,22 @@ def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None
         raise LeaseLost(f"output {lease.row_id}: the lease is lost")
 
 
+# An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
 POISON = """
-WITH moved AS (
-    UPDATE outputs SET state = 'dead', run_at = NULL, ended_at = moment(), category = 'POISON', reason = %(reason)s
-     WHERE id = %(id)s AND state = 'waiting' AND lease_token IS NULL AND crashes >= %(max_crashes)s
-    RETURNING id, job_id
+WITH old AS (
+    SELECT id, state FROM outputs
+     WHERE id = %(id)s AND state IN ('waiting', 'discarding') AND lease_token IS NULL AND crashes >= %(max_crashes)s
+       FOR UPDATE
+), moved AS (
+    UPDATE outputs o
+       SET state = CASE old.state WHEN 'waiting' THEN 'dead' ELSE 'discarded' END, run_at = NULL, ended_at = moment(),
+           category = 'POISON', reason = %(reason)s, key = NULL, thumb_key = NULL, thumb_bytes = NULL,
+           thumb_sha256 = NULL
+      FROM old WHERE o.id = old.id
+    RETURNING o.id, o.job_id, old.state AS from_state, o.state AS to_state
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
+SELECT 'output', id, job_id, from_state, to_state, %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """
 

@@ -65,7 +65,7 @@ FIND = f"SELECT {_COLUMNS} FROM predictions WHERE provider = %(provider)s AND ex
 def find(conn: Connection, provider: str, external_id: str) -> Prediction | None:
     """Return the prediction with a provider's id, not locked."""
     row = one(conn, FIND, {"provider": provider, "external_id": external_id})
-    return row and Prediction(**row)
+    return Prediction(**row) if row else None
 
 
 GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
@@ -74,7 +74,7 @@ GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
 def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
     """Return a prediction, not locked."""
     row = one(conn, GET, {"id": prediction_id})
-    return row and Prediction(**row)
+    return Prediction(**row) if row else None
 
 
 LOCK = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s FOR UPDATE"

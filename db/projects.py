@@ -1,7 +1,7 @@
 """Projects and placements: where each published file of an application's document belongs (rule 9)."""
 
 from collections import defaultdict
-from typing import Any
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -50,32 +50,33 @@ UPDATE projects
 """
 
 
-def place(conn: Connection, job_id: Any, project_id: str, asset_base: str) -> None:
-    """Give every published file of a job its placement, and compute its project's document anew."""
+def lock(conn: Connection, project_id: str) -> Row | None:
+    """Lock a project: after outputs, before anything is inserted that refers to it."""
+    return one(conn, LOCK, {"id": project_id})
+
+
+def place(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
+    """Give every published file of a job its placement in its locked project, and compute the document anew."""
     conn.execute(PLACE, {"job_id": job_id})
-    compute(conn, project_id, asset_base)
+    compute(conn, project, asset_base)
 
 
-def compute(conn: Connection, project_id: str, asset_base: str) -> None:
+def compute(conn: Connection, project: Row, asset_base: str) -> None:
     """
-    Compute where a project's files belong and write its `imageUrls`, under the project's row lock.
+    Compute where a locked project's files belong and write its `imageUrls`.
 
-    The document is read under the lock, so a concurrent writer's changes are kept and only `imageUrls` is ours.
+    The document was read under the lock, so a concurrent writer's changes are kept and only `imageUrls` is ours.
     """
-    project = one(conn, LOCK, {"id": project_id})
-    if project is None:
-        return
-    placed = many(conn, PLACED, {"id": project_id})
+    placed = many(conn, PLACED, {"id": project["id"]})
+    keys = scenes.keys_of_all(project["document"], (row["scene"] for row in placed))
     urls: dict[str, list[str]] = defaultdict(list)
-    for row, scene_key in zip(
-        placed, scenes.keys_of_all(project["document"], (row["scene"] for row in placed)), strict=True
-    ):
+    for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
             conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
         if scene_key is not None:
             urls[scene_key].append(f"{asset_base}/{row['key']}")
     document = scenes.with_urls(project["document"], urls)
-    conn.execute(WRITE, {"id": project_id, "document": Jsonb(document)})
+    conn.execute(WRITE, {"id": project["id"], "document": Jsonb(document)})
 
 
 OVERWRITTEN = """

@@ -17,7 +17,7 @@ RETURNING slot
 def take(conn: Connection, sweep: str, period_seconds: float) -> int | None:
     """Take the present slot of a sweep; None when somebody has it."""
     row = one(conn, TAKE, {"sweep": sweep, "period_seconds": period_seconds})
-    return row and int(row["slot"])
+    return int(row["slot"]) if row else None
 
 
 FINISH = """

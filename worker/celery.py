@@ -4,7 +4,7 @@ import os
 import warnings
 
 from celery import Celery
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 
 from moorage import settings as settings_module
 from worker import queues, schedule
@@ -51,6 +51,7 @@ def make() -> Celery:
         broker_pool_acquire_timeout=2,
         broker_transport_options=_transport(broker),
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
+        worker_consumer="worker.drop:Consumer",
         beat_scheduler="celery.beat:Scheduler",
         beat_enable_remote_control=True,
         beat_max_loop_interval=1,

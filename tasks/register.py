@@ -1,0 +1,68 @@
+"""Registration: an application tells of a prediction it started, so that its files are kept and its silence noticed."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+
+from db import deliveries, jobs, predictions, projects
+from db.connect import Connection, Database
+from moorage import ids
+from moorage.failpoints import failpoint
+from moorage.model import Registration, Wake
+from moorage.settings import Settings
+from providers.base import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The job of a registration; `is_new` is False when the prediction was known already."""
+
+    job_id: UUID
+    prediction_id: UUID
+    is_new: bool
+    wakes: list[Wake]
+
+
+def register(database: Database, settings: Settings, provider: Provider, asked: Registration) -> Registered:
+    """
+    Insert a job with its running prediction, then wake the deliveries that came before it.
+
+    The deliveries are made due after the registration's own commit: before it, ingest could not see the prediction.
+    """
+    job_id, prediction_id, is_new = database.run(lambda conn: insert(conn, settings, provider, asked, actor="api"))
+    failpoint("register.after_commit")
+    woken = database.run(lambda conn: deliveries.match(conn, asked.provider, asked.external_id))
+    return Registered(job_id, prediction_id, is_new, [Wake("ingest", delivery_id) for delivery_id in woken])
+
+
+def insert(
+    conn: Connection, settings: Settings, provider: Provider, asked: Registration, *, actor: str
+) -> tuple[UUID, UUID, bool]:
+    """Insert a job and its prediction unless the prediction is known; returns their ids and whether they are new."""
+    known = predictions.find(conn, asked.provider, asked.external_id)
+    if known is not None:
+        return known.job_id, known.id, False
+    deadline = asked.deadline_seconds or settings.job_deadline_seconds
+    first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
+    job_id, prediction_id = ids.new(), ids.new()
+    if asked.project_id is not None:
+        projects.ensure(conn, asked.project_id, asked.owner)
+    with conn.transaction() as savepoint:  # another registration of the same prediction may commit meanwhile
+        jobs.add(conn, job_id, asked, deadline_seconds=deadline, actor=actor)
+        is_new = predictions.add(
+            conn,
+            prediction_id,
+            job_id,
+            provider=asked.provider,
+            external_id=asked.external_id,
+            model=asked.model,
+            deadline_seconds=deadline,
+            first_poll_seconds=first_poll,
+            actor=actor,
+        )
+        if not is_new:
+            raise psycopg.Rollback(savepoint)
+    if is_new:
+        return job_id, prediction_id, True
+    return insert(conn, settings, provider, asked, actor=actor)

@@ -1,0 +1,105 @@
+"""Sweeps: what beat starts. Each is safe at any time, by any number of workers at once."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from db import jobs, leases, predictions, projects
+from db.connect import Connection
+from moorage.failpoints import failpoint
+from moorage.lifecycle import GiveUp
+from moorage.model import Queue, Step, Wake, WorkTable
+from tasks import discard as discard_step
+from tasks import settle
+from tasks.deps import Deps
+
+STEPS_OF: Final[Mapping[Queue, tuple[Step, ...]]] = {"quick": ("ingest", "poll"), "keep": ("keep",)}
+STEP_OF: Final[Mapping[WorkTable, Step]] = {"deliveries": "ingest", "predictions": "poll", "outputs": "keep"}
+ASK_AGAIN: Final = timedelta(seconds=60)
+
+Send = Callable[[list[Wake]], int]
+Depth = Callable[[Queue], int | None]
+
+
+def dispatch(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
+    """
+    Top each queue up with wakes for the most urgent due rows; returns how many by queue.
+
+    A queue found empty has lost its wakes or served them: rows woken less than 30 s ago are then woken again.
+    """
+    sent: dict[str, Any] = {}
+    for queue, steps in STEPS_OF.items():
+        depth = depth_of(queue)
+        if depth is None:
+            return {"broker": "away"}
+        room, starved = deps.settings.queue_depth - depth, depth == 0
+        for step in steps:
+            wakes = _due(deps, step, room, starved=starved) if room > 0 else []
+            failpoint("dispatch.after_commit")
+            sent[step] = send(wakes) if wakes else 0
+            room -= len(wakes)
+    return sent
+
+
+def _due(deps: Deps, step: Step, limit: int, *, starved: bool) -> list[Wake]:
+    found = deps.database.run(lambda conn: leases.due(conn, step, limit=limit, starved=starved))
+    return [Wake(step, row_id) for row_id in found]
+
+
+def discard(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
+    """Wake outputs whose objects are to be deleted, and delete spooled inputs of settled jobs."""
+    spooled = discard_step.spooled(deps)
+    depth = depth_of("keep")
+    room = 0 if depth is None else deps.settings.queue_depth - depth
+    wakes = _due(deps, "discard", room, starved=depth == 0) if room > 0 else []
+    return {"discarding": send(wakes) if wakes else 0, "spooled": spooled}
+
+
+def reconcile(deps: Deps, actor: str, send: Send) -> dict[str, Any]:
+    """Free expired leases, look at jobs whose time has come, and mend documents that somebody overwrote."""
+    released: list[Wake] = []
+    for table, step in STEP_OF.items():
+        freed = deps.database.run(partial(leases.release_expired, table=table, actor=actor))
+        failpoint("reconcile.after_release")
+        released += [Wake(step, row_id) for row_id in freed]
+    checked, wakes = _check_jobs(deps, actor)
+    mended = _mend_documents(deps)
+    send(released + wakes)
+    return {"released": len(released), "jobs": checked, "documents": mended}
+
+
+def _check_jobs(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
+    found = deps.database.run(jobs.due)
+    wakes = [
+        wake
+        for job_id in found
+        for wake in deps.database.run(partial(_check_job, deps=deps, job_id=job_id, actor=actor))
+    ]
+    return len(found), wakes
+
+
+def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[Wake]:
+    """Ask once more for what an open job awaits, fail it when it awaits nothing; count a keeping job again."""
+    job = jobs.lock(conn, job_id)
+    jobs.postpone(conn, job_id, ASK_AGAIN)
+    if job.state == "keeping":
+        return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
+    due = predictions.make_due(conn, job_id)
+    why = GiveUp("TIMED_OUT", "NoAnswer", "no answer within the time limit", retryable=True)
+    settle.fail_if_unawaited(conn, job, awaited=bool(predictions.awaited(conn, job_id)), why=why, actor=actor)
+    return [Wake("poll", prediction_id) for prediction_id in due]
+
+
+def _mend_documents(deps: Deps) -> int:
+    found = deps.database.run(projects.overwritten)
+    for project_id in found:
+        deps.database.run(partial(_mend, deps=deps, project_id=project_id))
+    return len(found)
+
+
+def _mend(conn: Connection, deps: Deps, project_id: str) -> None:
+    project = projects.lock(conn, project_id)
+    if project is not None:
+        projects.compute(conn, project, deps.asset_base)

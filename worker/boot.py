@@ -1,0 +1,67 @@
+"""What a worker process is given, and what it checks before it takes work."""
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+import providers
+from db import migrate
+from db.connect import Database
+from moorage import logs
+from moorage import settings as settings_module
+from moorage.errors import Transient
+from storage import buckets, s3
+from tasks.deps import Deps, policy_of
+from tasks.egress import Egress
+from tasks.limits import Limits
+
+log = logs.get(__name__)
+
+TRY_AGAIN_SECONDS: Final = 2.0
+
+
+def deps() -> Deps:
+    """Return this process's dependencies, made on first use: never before the fork."""
+    return _deps(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _deps(_pid: int) -> Deps:
+    settings = settings_module.get()
+    limits = Limits.of(settings)
+    return Deps(
+        settings=settings,
+        database=Database(settings.database_url.get_secret_value(), name="moorage-worker"),
+        blobs=s3.from_settings(settings),
+        providers=providers.load(settings),
+        session=Egress(settings.egress_allow).session(limits),
+        limits=limits,
+        policy=policy_of(settings),
+    )
+
+
+def check() -> None:
+    """
+    Wait until PostgreSQL and storage answer, then check schema and buckets; leaves no connection open.
+
+    Raises:
+        ConfigError: the schema is older than this moorage, or a bucket misses a permission.
+    """
+    made = deps()
+    _patiently("PostgreSQL", lambda: made.database.run(migrate.require))
+    made.database.close()
+    _patiently("storage", lambda: buckets.ensure(made.blobs, made.settings))
+    _deps.cache_clear()  # children make their own
+
+
+def _patiently(what: str, attempt: Callable[[], object]) -> None:
+    while True:
+        try:
+            attempt()
+        except Transient as error:
+            log.warning("boot.waiting", waiting_for=what, error=str(error))
+            time.sleep(TRY_AGAIN_SECONDS)
+        else:
+            return

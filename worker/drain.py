@@ -1,0 +1,101 @@
+"""Drains the dead-letter queues: what names a live row is woken again, what names none becomes a dead letter."""
+
+import json
+import queue as queue_module
+import uuid
+from typing import Any, Final
+
+from kombu import Connection as BrokerConnection
+from kombu import Message, Queue
+
+from db import dead_letters, rows
+from moorage import logs
+from moorage.failpoints import failpoint
+from moorage.lifecycle import GiveUp
+from moorage.model import Step, Wake
+from moorage.text import storable
+from tasks.deps import Deps
+from worker import publish, queues, shell
+from worker.celery import app
+
+log = logs.get(__name__)
+
+MOST: Final = 500  # messages a run
+_MESSAGES: Final = uuid.UUID("6f1d2a3e-57c1-4b8e-9a51-5b3f8f2f7d10")  # namespace of ids made from message bodies
+_STEP_OF_TASK: Final = {task: step for step, task in queues.TASK_OF.items()}
+
+
+def run(deps: Deps, actor: str) -> dict[str, Any]:
+    """Empty the dead-letter queues; a message is acknowledged after its dead letter is committed."""
+    woken = buried = 0
+    try:
+        with app.connection_for_write() as connection:
+            for name in queues.QUEUES:
+                w, b = _drain(deps, connection, queues.dead_name(name), actor)
+                woken, buried = woken + w, buried + b
+    except publish.BROKER_AWAY as error:
+        return {"broker": "away", "error": type(error).__name__}
+    return {"woken": woken, "dead_letters": buried}
+
+
+def _drain(deps: Deps, connection: BrokerConnection, name: str, actor: str) -> tuple[int, int]:
+    woken = buried = 0
+    dead = Queue(name, routing_key=name, durable=True)
+    simple: Any = connection.SimpleQueue(dead, no_ack=False)  # type: ignore[arg-type]  # takes a Queue, says kombu
+    try:
+        for _ in range(MOST):
+            message = simple.get_nowait()
+            if _wake(deps, message):
+                woken += 1
+            elif not _is_sweep(message):
+                _bury(deps, message, name, actor)
+                buried += 1
+            failpoint("drain.before_ack")
+            message.ack()
+    except queue_module.Empty:
+        pass
+    finally:
+        simple.close()
+    return woken, buried
+
+
+def _wake(deps: Deps, message: Message) -> bool:
+    """Wake the row that a message names, if it is still live."""
+    step, row_id = _named(message)
+    if step is None or row_id is None:
+        return False
+    spec = shell.STEPS[step]
+    if not deps.database.run(lambda conn: rows.is_live(conn, spec.table, row_id, spec.states)):
+        return False
+    publish.wake(Wake(step, row_id))
+    return True
+
+
+def _named(message: Message) -> tuple[Step | None, uuid.UUID | None]:
+    step = _STEP_OF_TASK.get(str(message.headers.get("task", "")))
+    try:
+        args = json.loads(_body(message))[0]
+        return step, uuid.UUID(args[0])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return step, None
+
+
+def _is_sweep(message: Message) -> bool:
+    """A dropped tick of a sweep is no loss: beat sends the next."""
+    return str(message.headers.get("task", "")) == queues.SWEEP_TASK
+
+
+def _bury(deps: Deps, message: Message, name: str, actor: str) -> None:
+    body = _body(message)
+    why = str(message.headers.get("why") or "was rejected or delivered too often")
+    task = str(message.headers.get("task", ""))
+    letter = GiveUp("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
+    facts = {"queue": name, "task": task, "bytes": len(body), "body": storable(body.decode("utf-8", "replace"), 1000)}
+    subject_id = uuid.uuid5(_MESSAGES, body.hex())  # the same message twice is one dead letter
+    deps.database.run(
+        lambda conn: dead_letters.add(conn, "message", subject_id, letter, step="drain", facts=facts, actor=actor)
+    )
+
+
+def _body(message: Message) -> bytes:
+    return message.body if isinstance(message.body, bytes) else str(message.body).encode("utf-8", "replace")

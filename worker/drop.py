@@ -1,0 +1,65 @@
+"""What Celery would silently drop on Redis goes to the queue's dead-letter queue instead."""
+
+from typing import Any
+
+from celery.worker import consumer
+from kombu import Message, Producer, Queue
+
+from moorage import logs
+from worker import queues
+from worker.publish import BROKER_AWAY
+
+log = logs.get(__name__)
+
+
+class Consumer(consumer.Consumer):
+    """
+    Celery's consumer, with its four ways of dropping a message made visible.
+
+    On RabbitMQ the broker's dead-letter exchange does this for messages that are rejected; only a message that cannot
+    be decoded is acknowledged there, and published here as on Redis.
+    """
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """Keep what cannot be decoded."""
+        self._keep(message, f"cannot be decoded: {exc}")
+        super().on_decode_error(message, exc)
+
+    def on_unknown_message(self, body: Any, message: Message) -> None:
+        """Keep what is no task at all."""
+        self._keep_unless_rejected(message, "is not a task")
+        super().on_unknown_message(body, message)
+
+    def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Keep a task that this worker does not know."""
+        self._keep_unless_rejected(message, f"names an unknown task: {exc}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
+        """Keep a task whose message does not fit."""
+        self._keep_unless_rejected(message, f"is invalid: {exc}")
+        super().on_invalid_task(body, message, exc)
+
+    def _keep_unless_rejected(self, message: Message, why: str) -> None:
+        if not self.app.conf.broker_url.startswith(("amqp://", "amqps://")):
+            self._keep(message, why)
+
+    def _keep(self, message: Message, why: str) -> None:
+        queue = str(message.delivery_info.get("routing_key") or "quick")
+        name = queues.dead_name(queue if queue in queues.QUEUES else "quick")
+        log.error("message.dropped", queue=queue, why=why[:500])
+        body = message.body if isinstance(message.body, bytes) else str(message.body).encode("utf-8", "replace")
+        try:
+            with self.app.connection_for_write() as connection:
+                Producer(connection).publish(
+                    body,
+                    routing_key=name,
+                    declare=[Queue(name, routing_key=name, durable=True)],
+                    content_type="application/octet-stream",
+                    content_encoding="binary",
+                    headers={"why": why[:500], "task": str(message.headers.get("task", "")), "queue": queue},
+                    retry=True,
+                    retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
+                )
+        except BROKER_AWAY as error:
+            log.error("message.lost", why=why[:500], error=type(error).__name__)

@@ -1,0 +1,76 @@
+"""The Celery tasks: thin names over the shell and the sweeps, and what the main process does about its children."""
+
+from typing import Any
+from uuid import UUID
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Task, signals
+
+from db import leases
+from db.connect import Database
+from moorage import logs
+from moorage import settings as settings_module
+from moorage.errors import ConfigError, DatabaseUnavailable
+from moorage.model import Step, Wake
+from tasks.sweeps import STEP_OF
+from worker import boot, publish, queues, shell, stopping, sweeping
+from worker.celery import app
+
+log = logs.get(__name__)
+
+
+def _leased_by(task: Any) -> str:
+    return f"{task.request.hostname}/{task.request.id}"
+
+
+def _define(step: Step) -> None:
+    @app.task(name=queues.TASK_OF[step], bind=True)
+    def run(self: Task[Any, Any], row_id: str) -> None:
+        shell.run(step, UUID(row_id), _leased_by(self))
+
+
+for _step in queues.TASK_OF:
+    _define(_step)
+
+
+@app.task(name=queues.SWEEP_TASK, bind=True)
+def sweep(self: Task[Any, Any], name: str) -> None:
+    """Run a sweep, if its present slot is free."""
+    sweeping.run(name, _leased_by(self))
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    settings = settings_module.get()
+    logs.setup(settings.log_level, settings.log_format)
+
+
+@signals.worker_init.connect
+def _check(**_: object) -> None:
+    try:
+        boot.check()
+    except ConfigError as error:
+        raise SystemExit(f"moorage: {error}") from error
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: object) -> None:
+    stopping.begin(settings_module.get().stop_grace_seconds)
+
+
+@signals.task_failure.connect
+def _release(sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: object) -> None:
+    """Free the lease of a pool child that died, from the main process, over a connection of its own."""
+    if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
+        return
+    leased_by = f"{sender.request.hostname or ''}/{task_id}"
+    database = Database(settings_module.get().database_url.get_secret_value(), name="moorage-release")
+    try:
+        freed = database.run(lambda conn: leases.release_of(conn, leased_by, f"its process died: {exception}"))
+    except DatabaseUnavailable as error:
+        log.warning("lease.release_failed", by=leased_by, error=str(error))  # it ends by itself
+        return
+    finally:
+        database.close()
+    log.warning("lease.released", by=leased_by, rows=len(freed), error=type(exception).__name__)
+    publish.wake_all([Wake(STEP_OF[table], row_id) for table, row_id in freed])

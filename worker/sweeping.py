@@ -1,0 +1,58 @@
+"""Runs a sweep once for its slot, with the broker and the tick row at hand."""
+
+import time
+from typing import Any
+
+from db import ticks
+from moorage import logs
+from moorage.errors import DatabaseUnavailable, Transient
+from moorage.failpoints import failpoint
+from moorage.model import Queue
+from tasks import sweeps
+from tasks.deps import Deps
+from worker import boot, drain, publish, schedule
+from worker.celery import app
+
+log = logs.get(__name__)
+
+
+def run(name: str, actor: str) -> None:
+    """Run a sweep if nobody has taken its present slot; whatever fails is left to the next tick."""
+    deps = boot.deps()
+    period = schedule.periods(deps.settings)[name]
+    with logs.bound(sweep=name):
+        try:
+            slot = deps.database.run(lambda conn: ticks.take(conn, name, period))
+            if slot is None:
+                return
+            failpoint(f"{name}.after_tick")
+            started = time.monotonic()
+            result = _run(deps, name, actor)
+            result["seconds"] = round(time.monotonic() - started, 3)
+            deps.database.run(lambda conn: ticks.finish(conn, name, slot, result))
+        except DatabaseUnavailable as error:
+            log.warning("sweep.database_away", error=str(error))
+        except Transient as error:
+            log.warning("sweep.interrupted", error=str(error))
+
+
+def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
+    if name == "dispatch":
+        return sweeps.dispatch(deps, depth_of, publish.wake_all)
+    if name == "reconcile":
+        return sweeps.reconcile(deps, actor, publish.wake_all)
+    if name == "discard":
+        return sweeps.discard(deps, depth_of, publish.wake_all)
+    return drain.run(deps, actor)
+
+
+def depth_of(queue: Queue) -> int | None:
+    """Return how many messages a queue holds; None when the broker is away."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+            declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare(passive=True)
+            return int(declared.message_count)
+    except publish.BROKER_AWAY as error:
+        log.warning("broker.away", error=type(error).__name__)
+        return None
