@@ -153,37 +153,6 @@ def test_a_turned_video_has_an_upright_poster():
         assert poster.getpixel((30, 10)) == pytest.approx((255, 0, 0), abs=25)
 
 
-def box(kind, content=b"", size=None):
-    return struct.pack(">I4s", len(content) + 8 if size is None else size, kind) + content
-
-
-FTYP = box(b"ftyp", b"isom\0\0\2\0isommp41")
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (FTYP + box(b"mdat", b"x" * 50), "no index"),
-        (FTYP + box(b"moov") + box(b"mdat"), "no picture track"),
-        (FTYP + box(b"moov"), "no data"),
-        (FTYP + box(b"mdat", b"x" * 50, size=500), "has 500 bytes"),
-        (FTYP + box(b"mdat", size=4), "a box of 4 bytes"),
-        (FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**63), "are there"),
-        (FTYP + box(b"moov", box(b"trak", box(b"mdia", size=99))) + box(b"mdat"), "has 99 bytes"),
-        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm", "no segment"),
-        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x80", "no tracks"),
-        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x90", "are there"),
-        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\xff\x00\x00", "has no, element"),
-    ],
-)
-def test_a_broken_container_is_refused_with_the_place(data, reason):
-    """A person who reads the dead letter sees what is missing."""
-    error = refusal(data)
-
-    assert reason in str(error)
-    assert error.facts["bytes"] == len(data)
-
-
 @pytest.mark.usefixtures("no_poster")
 def test_an_index_that_points_behind_the_end_is_refused():
     """A data box of open size hides a cut; the chunk table does not."""
@@ -207,11 +176,6 @@ def test_rubbish_sizes_and_durations_count_as_unknown():
     media = examine(bytes(rubbish)).media
 
     assert (media.width_px, media.height_px, media.duration_s) == (None, None, None)
-
-
-def test_a_million_empty_boxes_do_not_keep_a_worker_busy():
-    """The walk is bounded whatever the file holds."""
-    assert "boxes" in str(refusal(FTYP + box(b"free") * 300_000))
 
 
 def test_a_failed_poster_keeps_the_video_and_says_why():
@@ -289,7 +253,7 @@ def test_the_decoder_does_not_follow_names_inside_a_file():
 
 def test_the_decoder_leaves_the_file_as_it_was():
     """The upload reads the same open file next; a position moved behind its back would mix up the bytes."""
-    data = made("mp4") + box(b"free", bytes(range(256)) * 200)
+    data = made("mp4") + struct.pack(">I4s", 51_208, b"free") + bytes(range(256)) * 200
 
     with download.inline(data, LIMITS) as fetched:
         first = fetched.file.read(10)

@@ -1,0 +1,53 @@
+"""Broken containers are refused with the place, and the walk is bounded; no decoder is needed for it."""
+
+import struct
+
+import pytest
+
+from moorage.errors import Invalid
+from tasks import download, validate
+from tasks.limits import Limits
+
+LIMITS = Limits()
+
+
+def refusal(data):
+    with download.inline(data, LIMITS) as fetched, pytest.raises(Invalid) as caught:
+        validate.examine(fetched, LIMITS)
+    return caught.value
+
+
+def box(kind, content=b"", size=None):
+    return struct.pack(">I4s", len(content) + 8 if size is None else size, kind) + content
+
+
+FTYP = box(b"ftyp", b"isom\0\0\2\0isommp41")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (FTYP + box(b"mdat", b"x" * 50), "no index"),
+        (FTYP + box(b"moov") + box(b"mdat"), "no picture track"),
+        (FTYP + box(b"moov"), "no data"),
+        (FTYP + box(b"mdat", b"x" * 50, size=500), "has 500 bytes"),
+        (FTYP + box(b"mdat", size=4), "a box of 4 bytes"),
+        (FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**63), "are there"),
+        (FTYP + box(b"moov", box(b"trak", box(b"mdia", size=99))) + box(b"mdat"), "has 99 bytes"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm", "no segment"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x80", "no tracks"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x90", "are there"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\xff\x00\x00", "has no, element"),
+    ],
+)
+def test_a_broken_container_is_refused_with_the_place(data, reason):
+    """A person who reads the dead letter sees what is missing."""
+    error = refusal(data)
+
+    assert reason in str(error)
+    assert error.facts["bytes"] == len(data)
+
+
+def test_a_million_empty_boxes_do_not_keep_a_worker_busy():
+    """The walk is bounded whatever the file holds."""
+    assert "boxes" in str(refusal(FTYP + box(b"free") * 300_000))
