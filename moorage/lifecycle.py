@@ -61,6 +61,7 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("abandoned", "abandoned"),
             *((live, end) for live in ("running", "abandoned") for end in ("succeeded", "failed", "cancelled", "lost")),
             ("lost", "running"),  # replay
+            ("lost", "succeeded"),  # a late success that reopens its job
         }
     ),
     "output": frozenset(

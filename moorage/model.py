@@ -73,6 +73,7 @@ class Lease:
     row_id: UUID
     token: UUID
     leased_by: str
+    claimed_at: datetime
     attempt: int
     crashes: int
 
