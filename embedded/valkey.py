@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from embedded import wheels
 from embedded.credentials import write_private
@@ -54,7 +56,7 @@ class Valkey(Server):
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis.from_url(self.url(), socket_timeout=2, socket_connect_timeout=2) as client:
+            with redis.Redis.from_url(self.url(), retry=Retry(NoBackoff(), 0), socket_timeout=2) as client:
                 return bool(client.ping())
         except redis.RedisError:  # not listening yet, or still loading its file
             return False

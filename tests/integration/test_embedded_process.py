@@ -1,0 +1,147 @@
+"""A child process is started, watched and ended without leaving anything behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from embedded.process import Process
+from moorage.errors import ConfigError
+
+DEADLINE_SECONDS = 20
+
+
+def until(condition):
+    """Wait for a state, not for a time."""
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "the state did not come"
+        time.sleep(0.02)
+
+
+def is_alive(pid):
+    """Say whether a process runs; one that ended and was not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def python(code, folder, **options):
+    return Process([sys.executable, "-c", code], log_path=folder / "log", **options)
+
+
+def test_it_waits_until_the_child_is_ready(tmp_path):
+    """Who uses a server right after its start must find it answering."""
+    flag = tmp_path / "ready"
+    code = f"import pathlib, time; time.sleep(0.3); pathlib.Path({str(flag)!r}).touch(); time.sleep(60)"
+    process = python(code, tmp_path, ready=flag.exists)
+
+    process.start()
+
+    assert flag.exists()
+    assert process.is_running
+    process.stop()
+    assert not process.is_running
+    assert process.wait() == -signal.SIGTERM
+
+
+def test_a_failed_start_shows_the_end_of_the_log(tmp_path):
+    """The reason stands in the log; nobody should have to look for the file."""
+    (tmp_path / "log").write_text("lines of an earlier start\n")
+    process = python("print('no such disk'); raise SystemExit(3)", tmp_path, ready=lambda: False, name="postgres")
+
+    with pytest.raises(ConfigError) as failed:
+        process.start()
+
+    assert str(failed.value) == "postgres did not start (exit status 3): no such disk"
+
+
+def test_a_child_that_does_not_stop_is_killed_with_its_children(tmp_path):
+    """A worker that hangs in a decoder, and its pool, must not keep the stack from stopping."""
+    pids = tmp_path / "pids"
+    code = f"""
+import os, pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+if child:
+    pathlib.Path({str(pids)!r}).write_text(str(child))
+time.sleep(60)
+"""
+    process = python(code, tmp_path, ready=lambda: pids.exists() and pids.read_text(), grace_seconds=0.2)
+    process.start()
+
+    process.stop()
+
+    assert process.wait() == -signal.SIGKILL
+    until(lambda: not is_alive(int(pids.read_text())))
+
+
+def test_a_second_start_waits_for_the_former_process(tmp_path):
+    """Two servers on one data folder destroy it; a child of the former one counts as the former one."""
+    gone = tmp_path / "gone"
+    code = f"""
+import os, pathlib, time
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(0.5)
+    pathlib.Path({str(gone)!r}).touch()
+"""
+    first = python(code, tmp_path, lock_path=tmp_path / "lock")
+    first.start()
+    assert first.wait(DEADLINE_SECONDS) == 0
+    second = python("import time; time.sleep(60)", tmp_path, lock_path=tmp_path / "lock")
+
+    second.start()
+
+    assert gone.exists()
+    second.stop()
+
+
+def test_stopping_what_never_ran_does_nothing(tmp_path):
+    """A stack whose start failed half-way stops everything."""
+    process = python("", tmp_path)
+
+    process.stop()
+    process.kill()
+
+    assert process.pid is None
+    assert process.wait(0) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS tells no process of its parent's death")
+def test_a_child_ends_when_its_supervisor_is_killed(tmp_path):
+    """A closed terminal or an out-of-memory kill must not leave servers running for ever."""
+    code = f"""
+import pathlib, sys, time
+from embedded.process import Process
+child = Process([sys.executable, "-c", "import time; time.sleep(60)"], log_path=pathlib.Path({str(tmp_path / "log")!r}))
+child.start()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as supervisor:
+        pid = int(supervisor.stdout.readline())
+        assert is_alive(pid)
+
+        os.kill(supervisor.pid, signal.SIGKILL)
+
+    until(lambda: not is_alive(pid))
+
+
+def test_a_large_log_is_put_aside(tmp_path):
+    """A stack that runs for months must not fill the disk with one file."""
+    log = tmp_path / "log"
+    log.write_bytes(b"x" * 10_000_001)
+
+    process = python("print('new')", tmp_path)
+    process.start()
+
+    assert process.wait(DEADLINE_SECONDS) == 0
+    assert log.read_text() == "new\n"
+    assert (tmp_path / "log.1").stat().st_size == 10_000_001
