@@ -104,7 +104,8 @@ def setup(level: str = "INFO", style: str = "console") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("botocore", "boto3", "urllib3", "kombu", "amqp", "tornado", "asyncio"):
+    # Libraries that tell at INFO what our own lines tell, each second or for each message.
+    for noisy in ("amqp", "asyncio", "boto3", "botocore", "celery", "kombu", "tornado", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

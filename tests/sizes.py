@@ -1,0 +1,18 @@
+"""Prints the size of the house: lines of the product, and of what is counted apart."""
+
+import subprocess
+from pathlib import Path
+
+PRODUCT = ("moorage", "providers", "storage", "db", "tasks", "worker", "receiver", "web", "schema.sql")
+APART = ("embedded", "bench", "tests")
+
+
+def lines(folders: tuple[str, ...]) -> int:
+    """Return the lines of Python and SQL that git tracks under the folders."""
+    listed = subprocess.run(["git", "ls-files", *folders], capture_output=True, text=True, check=True).stdout.split()
+    files = [Path(name) for name in listed if name.endswith((".py", ".sql"))]
+    return sum(file.read_text(encoding="utf-8").count("\n") for file in files if file.exists())
+
+
+if __name__ == "__main__":
+    print(f"lines: product {lines(PRODUCT)} ({', '.join(PRODUCT)}); apart: " + ", ".join(f"{f} {lines((f,))}" for f in APART))
