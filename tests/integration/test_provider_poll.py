@@ -1,0 +1,267 @@
+"""Polling Replicate over HTTP: what each answer of a real server amounts to."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import providers
+from moorage.errors import ProviderRefused, ProviderUnavailable
+from moorage.settings import Settings
+from providers import Provider, polling
+
+TOKEN = "r8_secret_token"
+GOOD = json.dumps({"id": "p1", "status": "succeeded", "output": ["https://replicate.delivery/a.png"]}).encode()
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def answer(status: int, body: bytes = b"{}", **headers: str) -> Answer:
+    def send(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return send
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every GET as told, and remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer: Answer = answer(200, GOOD)
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.connections = 0
+
+    def process_request(self, request: object, client_address: object) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: the client hangs up in some of these tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, dict(self.headers)))
+        self.server.answer(self)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def replicate(port: int, **given: object) -> Provider:
+    settings = {
+        "database_url": "postgresql://moorage@localhost/moorage",
+        "broker_url": "redis://localhost",
+        "replicate_api_token": TOKEN,
+        "replicate_api_url": f"http://127.0.0.1:{port}/",
+        "egress_allow": f"127.0.0.1:{port}",
+    }
+    return providers.load(Settings(_env_file=None, **{**settings, **given}))["replicate"]
+
+
+@pytest.fixture
+def provider(server: Server) -> Provider:
+    return replicate(server.server_port)
+
+
+def test_a_poll_asks_with_the_token_and_reads_the_prediction(server, provider):
+    """The answer is the same object as a webhook's body, so it takes the same path."""
+    report = provider.poll("p1")
+
+    assert provider.can_poll
+    assert (report.external_id, report.status, len(report.outputs)) == ("p1", "succeeded", 1)
+    ((path, headers),) = server.asked
+    assert path == "/v1/predictions/p1"
+    assert headers["Authorization"] == f"Bearer {TOKEN}"
+    assert headers["Accept-Encoding"] == "identity"
+
+
+def test_polls_share_a_connection(server, provider):
+    """A connection a poll would cost a TLS handshake each, thousands of times."""
+    for _ in range(3):
+        provider.poll("p1")
+
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("external_id", "path"),
+    [
+        ("a/b?c#d", "/v1/predictions/a%2Fb%3Fc%23d"),
+        ("../x", "/v1/predictions/..%2Fx"),
+        ("é\ud800", "/v1/predictions/%C3%A9%3F"),
+    ],
+)
+def test_an_id_is_one_step_of_the_path(server, provider, external_id, path):
+    """An id comes from whoever registers: it must not reach another endpoint with our token."""
+    with pytest.raises(ProviderUnavailable, match="about p1"):
+        provider.poll(external_id)
+
+    assert server.asked[0][0] == path
+
+
+@pytest.mark.parametrize("external_id", ["", ".", ".."])
+def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(server, provider, external_id):
+    """These would list predictions, or leave the folder."""
+    with pytest.raises(ProviderRefused):
+        provider.poll(external_id)
+
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529])
+def test_an_overloaded_provider_is_asked_again(server, provider, status):
+    """Giving up here would lose what a later poll brings."""
+    server.answer = answer(status)
+
+    with pytest.raises(ProviderUnavailable, match=str(status)) as raised:
+        provider.poll("p1")
+
+    assert raised.value.facts == {"status": status}
+    assert raised.value.retry_after is None
+
+
+@pytest.mark.parametrize("status", [204, 301, 302, 307, 400, 401, 402, 403, 404, 410, 418])
+def test_a_refusal_is_final(server, provider, status):
+    """Asking again does not help; a redirect is not followed, since the token would go along."""
+    server.answer = answer(status, Location=f"http://127.0.0.1:{server.server_port}/elsewhere")
+
+    with pytest.raises(ProviderRefused, match=str(status)):
+        provider.poll("p1")
+
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "low", "high"), [("30", 30, 30), ("1.5", 1.5, 1.5), ("86400", 3600, 3600), ("soon", None, None)]
+)
+def test_the_wait_that_was_asked_for_is_passed_on(server, provider, written, low, high):
+    """Bounded: a wrong number of days must not outlast the files."""
+    server.answer = answer(429, Retry_After=written)
+
+    with pytest.raises(ProviderUnavailable) as raised:
+        provider.poll("p1")
+
+    assert raised.value.retry_after == low == high
+
+
+@pytest.mark.parametrize(("ahead", "low", "high"), [(60, 50, 60), (-60, 0, 0)])
+def test_the_wait_may_be_a_date(server, provider, ahead, low, high):
+    """Both forms are HTTP; Replicate's own Python client cannot read this one."""
+    server.answer = answer(503, Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True))
+
+    with pytest.raises(ProviderUnavailable) as raised:
+        provider.poll("p1")
+
+    assert low <= raised.value.retry_after <= high
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>maintenance</html>", b"[]", b'{"id": "p1"}', GOOD.replace(b"p1", b"p2")])
+def test_a_200_that_is_not_our_prediction_is_asked_again(server, provider, body):
+    """A proxy's page is no verdict on the prediction."""
+    server.answer = answer(200, body)
+
+    with pytest.raises(ProviderUnavailable):
+        provider.poll("p1")
+
+
+@pytest.mark.parametrize("extra", [1, 100])
+def test_an_answer_cut_short_is_asked_again(server, provider, extra):
+    """Half a JSON may even parse: what is short by a byte is not an answer."""
+
+    def cut(request: BaseHTTPRequestHandler) -> None:
+        answer(200, GOOD, Content_Length=str(len(GOOD) + extra))(request)
+        request.close_connection = True
+
+    server.answer = cut
+
+    with pytest.raises(ProviderUnavailable, match="IncompleteRead"):
+        provider.poll("p1")
+
+
+def test_an_answer_above_the_limit_is_refused_without_being_read(server):
+    """A worker's memory must not be the provider's to fill."""
+    provider = replicate(server.server_port, webhook_max_bytes=1000)
+    server.answer = answer(200, b" " * 2**24)
+
+    with pytest.raises(ProviderRefused, match="more than 1000 bytes"):
+        provider.poll("p1")
+
+
+def test_a_provider_that_is_silent_or_trickles_is_given_up(server, provider, monkeypatch):
+    """A thread must not hang on a socket: the lease would be renewed for ever."""
+    monkeypatch.setattr(polling, "TOTAL_SECONDS", 0.3)
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "100000")
+        request.end_headers()
+        for _ in range(200):
+            request.wfile.write(b" ")
+            time.sleep(0.02)
+
+    server.answer = trickle
+    started = time.monotonic()
+
+    with pytest.raises(ProviderUnavailable, match="did not end"):
+        provider.poll("p1")
+
+    assert time.monotonic() - started < 3
+
+
+def test_no_connection_is_a_failure_to_try_again():
+    """The token is in no message."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
+        provider = replicate(taken.getsockname()[1])
+
+        with pytest.raises(ProviderUnavailable, match="did not answer") as raised:
+            provider.poll("p1")
+
+    assert TOKEN not in str(raised.value)
+
+
+def test_what_is_no_http_is_a_failure_to_try_again(provider, server):
+    """A wrong port may speak anything."""
+    server.answer = lambda request: request.wfile.write(b"SSH-2.0-OpenSSH_9.9\r\n" * 3)
+
+    with pytest.raises(ProviderUnavailable, match="did not answer"):
+        provider.poll("p1")
+
+
+def test_the_environment_changes_neither_token_nor_way(server, tmp_path, monkeypatch):
+    """A .netrc would replace the token, a proxy variable would hand it to somebody else."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+
+    replicate(server.server_port).poll("p1")
+
+    assert server.asked[0][1]["Authorization"] == f"Bearer {TOKEN}"

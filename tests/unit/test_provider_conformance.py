@@ -1,0 +1,341 @@
+"""
+What every provider must do, whatever its dialect.
+
+A new provider adds its signer to SIGNERS, its settings to SETTINGS, a URL it may fetch to ALLOWED, and deliveries to
+`recorded/{provider}/` (the raw text of a body, and what is to be read in it).
+"""
+
+import base64
+import hmac
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import providers
+from moorage.errors import BadSignature, ConfigError, Unreadable
+from moorage.model import Report, Verified
+from moorage.settings import Settings
+from moorage.text import is_storable
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
+NOW = 1_790_000_000
+OLD, NEW = b"the secret of last year, 32 bytes", b"the secret of this year, 32 bytes"
+TOKEN = "r8_a_token_that_must_not_leak"
+RECORDED = Path(__file__).parent / "recorded"
+
+
+def whsec(key: bytes) -> str:
+    return "whsec_" + base64.b64encode(key).decode()
+
+
+def sign_standard(body: bytes, *, key: bytes = NEW, at: int = NOW, name: str = "msg_1") -> list[tuple[bytes, bytes]]:
+    digest = hmac.digest(key, f"{name}.{at}.".encode() + body, "sha256")
+    return [
+        (b"webhook-id", name.encode()),
+        (b"webhook-timestamp", str(at).encode()),
+        (b"webhook-signature", b"v1," + base64.b64encode(digest)),
+    ]
+
+
+SIGNERS = {"replicate": sign_standard, "standard": sign_standard}
+ALLOWED = {"replicate": "https://replicate.delivery/a.png", "standard": "https://files.example/a.png"}
+SETTINGS = {
+    "database_url": "postgresql://moorage@localhost/moorage",
+    "broker_url": "redis://localhost",
+    "egress_allow": "127.0.0.1:8081",
+    "replicate_webhook_secret": f"{whsec(OLD)},{whsec(NEW)}",
+    "replicate_api_token": TOKEN,
+    "standard_webhook_secret": f"{whsec(OLD)}, {whsec(NEW)}",
+    "standard_output_hosts": "files.example",
+}
+LOADED = providers.load(Settings(_env_file=None, **SETTINGS))
+DELIVERIES = [(file.parent.name, file) for file in sorted(RECORDED.glob("*/*.json"))]
+each_provider = pytest.mark.parametrize("provider", LOADED.values(), ids=lambda one: one.name)
+each_delivery = pytest.mark.parametrize(
+    ("provider", "delivery"),
+    [(LOADED[name], json.loads(file.read_text(encoding="utf-8"))) for name, file in DELIVERIES],
+    ids=[f"{name}-{file.stem}" for name, file in DELIVERIES],
+)
+
+
+def storable_parts(report: Report) -> list[str]:
+    texts = [report.external_id, report.raw_status, report.error or "", report.model or ""]
+    for found in report.outputs:
+        texts += [found.path, found.url or "", found.problem or ""]
+    return texts
+
+
+def test_every_provider_stands_in_this_suite():
+    """A provider without recorded deliveries is one nobody has read."""
+    assert set(LOADED) == set(SIGNERS) == set(ALLOWED) == {name for name, _ in DELIVERIES}
+
+
+# --- the contract -----------------------------------------------------------------------------------------------
+
+
+@each_provider
+def test_the_names_and_numbers_of_the_contract_hold(provider):
+    """What the receiver and the steps count on."""
+    assert provider.name == provider.name.lower()
+    assert provider.enabled is True
+    assert 200 <= provider.answer_known <= provider.answer_new < 300
+    assert provider.output_life_seconds is None or provider.output_life_seconds > 0
+
+
+@each_provider
+def test_polls_grow_apart_but_stay_well_inside_the_life_of_an_output(provider):
+    """A poll after the files died saves nothing."""
+    waits = [provider.first_poll_seconds(), *(provider.next_poll_seconds(polls) for polls in range(1, 2000))]
+
+    assert waits == sorted(waits)
+    assert 0 < waits[0] < waits[3]
+    assert waits[-1] <= (provider.output_life_seconds or 3600) / 10
+
+
+@pytest.mark.parametrize("name", list(LOADED))
+def test_the_setting_of_the_first_poll_draws_the_later_ones_along(name):
+    """A demonstration that polls after 2 s must not wait a minute for its second poll."""
+    provider = providers.load(Settings(_env_file=None, **SETTINGS, poll_first_seconds=2))[name]
+
+    assert provider.first_poll_seconds() == 2
+    assert [provider.next_poll_seconds(polls) for polls in (1, 2, 50)] == [3, 4.5, 10]
+
+
+# --- verify -----------------------------------------------------------------------------------------------------
+
+
+@each_provider
+@pytest.mark.parametrize("key", [OLD, NEW])
+@pytest.mark.parametrize("body", [b"", b"{}", b"\xff\x00", b"x" * 2**20])
+def test_each_live_secret_signs_any_body(provider, key, body):
+    """During a rotation both are right; a body is bytes until it is parsed."""
+    verified = provider.verify(SIGNERS[provider.name](body, key=key), body, NOW)
+
+    assert isinstance(verified, Verified)
+    assert verified.webhook_id is None or is_storable(verified.webhook_id)
+
+
+@each_provider
+def test_header_names_are_read_in_any_case(provider):
+    """HTTP/2 writes them small, HTTP/1 as it likes."""
+    signed = [(name.title(), value) for name, value in SIGNERS[provider.name](b"{}")]
+
+    assert provider.verify([(b"HOST", b"x"), *signed], b"{}", NOW) == provider.verify(signed, b"{}", NOW)
+
+
+@each_provider
+def test_what_is_not_rightly_signed_is_refused(provider):
+    """Another secret, another body, a stale time stamp, no header at all."""
+    sign = SIGNERS[provider.name]
+
+    for headers in (sign(b"{}", key=b"somebody else's secret, 33 bytes."), sign(b"{} "), sign(b"{}", at=NOW - 301), []):
+        with pytest.raises(BadSignature):
+            provider.verify(headers, b"{}", NOW)
+
+
+@each_provider
+def test_each_signature_header_must_be_there_and_once(provider):
+    """Of two, a proxy in front may have judged the other."""
+    signed = SIGNERS[provider.name](b"{}")
+
+    for place, (name, _) in enumerate(signed):
+        with pytest.raises(BadSignature):
+            provider.verify(signed[:place] + signed[place + 1 :], b"{}", NOW)
+        with pytest.raises(BadSignature):
+            provider.verify([*signed, (name.upper(), b"1")], b"{}", NOW)
+
+
+@each_provider
+@unhurried
+@given(data=st.data())
+def test_verify_raises_nothing_but_its_own_refusal(provider, data):
+    """It stands at the open door: an exception there is a 500, and the provider stops sending."""
+    names = [name for name, _ in SIGNERS[provider.name](b"")]
+    value = st.binary(max_size=30) | st.sampled_from([v for _, v in SIGNERS[provider.name](b"")]) | st.just(b"v1,\xff")
+    headers = data.draw(st.lists(st.tuples(st.sampled_from(names) | st.binary(max_size=9), value), max_size=5))
+    body = data.draw(st.binary(min_size=1, max_size=30))
+
+    with pytest.raises(BadSignature):
+        provider.verify(headers, body, NOW)
+
+
+@pytest.mark.parametrize("name", list(LOADED))
+def test_unsigned_webhooks_are_taken_only_where_asked_for_by_name(name):
+    """And a secret that is set is always used: a forgotten exception must not open the door."""
+    bare = {key: value for key, value in SETTINGS.items() if "secret" not in key}
+    shut = providers.load(Settings(_env_file=None, **bare))[name]
+    asked = providers.load(Settings(_env_file=None, **bare, allow_unsigned=name))[name]
+    both = providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned=name))[name]
+
+    assert (shut.enabled, asked.enabled, both.enabled) == (False, True, True)
+    assert asked.verify([], b"{}", NOW) == Verified(None)
+    for provider in (shut, both):
+        with pytest.raises(BadSignature):
+            provider.verify([], b"{}", NOW)
+
+
+def test_an_unsigned_provider_that_does_not_exist_refuses_the_start():
+    """A misspelt name would leave a provider shut without a word."""
+    with pytest.raises(ConfigError, match=r"MOORAGE_ALLOW_UNSIGNED: 'replicat' .* replicate or standard"):
+        providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned="replicat"))
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------
+
+
+@each_provider
+def test_kept_headers_hold_no_signature_and_no_key(provider):
+    """Whoever reads the table must not learn how to sign."""
+    hostile = [
+        (b"User-Agent", b"a\xff\x00b"),
+        (b"\xff\x00", b"x"),
+        (b"Authorization", b"Bearer k"),
+        (b"Cookie", b"c=1"),
+    ]
+    signed = SIGNERS[provider.name](b"{}")
+
+    kept = provider.keep_headers([*signed, *hostile])
+
+    assert "user-agent" in kept
+    assert not {"authorization", "cookie"} & set(kept)
+    assert not any("signature" in name for name in kept)
+    assert signed[-1][1].decode() not in kept.values()
+    assert all(is_storable(name) and is_storable(value) and len(value) <= 500 for name, value in kept.items())
+
+
+@each_delivery
+def test_a_redacted_delivery_says_the_same(provider, delivery):
+    """What is recorded is what is parsed later: blanking a secret must not cost the prediction."""
+    body = delivery["body"].encode()
+
+    assert provider.parse(provider.redact(body)) == provider.parse(body)
+
+
+# --- parse ------------------------------------------------------------------------------------------------------
+
+
+@each_delivery
+def test_a_recorded_delivery_is_read_as_expected(provider, delivery):
+    """Status, files with their paths in document order, problems with the host they name."""
+    expect = delivery["expect"]
+
+    report = provider.parse(delivery["body"].encode())
+
+    assert (report.external_id, report.status, report.raw_status) == (
+        expect["external_id"], expect["status"], expect["raw_status"],
+    )  # fmt: skip
+    assert report.data_removed is expect.get("data_removed", False)
+    assert report.error == expect.get("error")
+    assert report.model == expect.get("model", report.model)
+    if "expires_at" in expect:
+        assert report.expires_at == datetime.fromisoformat(expect["expires_at"])
+    assert [found.path for found in report.outputs] == [one["path"] for one in expect["outputs"]]
+    for found, one in zip(report.outputs, expect["outputs"], strict=True):
+        assert found.url == one.get("url")
+        assert (None if found.data is None else len(found.data)) == one.get("data_bytes")
+        assert one["problem"] in (found.problem or "") if "problem" in one else found.problem is None
+
+
+@each_delivery
+def test_only_a_terminal_success_names_files(provider, delivery):
+    """Files of earlier or failed answers are previews."""
+    report = provider.parse(delivery["body"].encode())
+
+    assert report.status == "succeeded" or not report.outputs
+
+
+@each_delivery
+@unhurried
+@given(data=st.data())
+def test_a_delivery_with_damage_is_read_or_refused(provider, delivery, data):
+    """Whatever is signed reaches the parser: one bad delivery must not cost a worker."""
+    body = bytearray(delivery["body"].encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(body)))
+        body[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+
+    try:
+        report = provider.parse(bytes(body))
+    except Unreadable:
+        return
+    assert all(map(is_storable, storable_parts(report)))
+
+
+HOSTILE = {
+    "empty": b"",
+    "no UTF-8": b"\xff\xfe{}",
+    "UTF-16": '{"id": "a"}'.encode("utf-16"),
+    "no JSON": b"<html>502 Bad Gateway</html>",
+    "cut": b'{"id": "a", "status": "succ',
+    "null": b"null",
+    "list": b"[]",
+    "string": b'"text"',
+    "empty object": b"{}",
+    "nested brackets": b"[" * (16 * 2**20),
+    "nested objects": b'{"data":' * 10**6,
+    "endless integer": b'{"id": ' + b"9" * 10_000 + b"}",
+}
+
+
+@each_provider
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
+    """It becomes a dead letter that a person reads; 16 MB of brackets must not cost the worker."""
+    with pytest.raises(Unreadable) as raised:
+        provider.parse(body)
+
+    assert 10 < len(str(raised.value)) < 400
+    assert is_storable(str(raised.value))
+
+
+@each_provider
+@unhurried
+@given(st.binary(max_size=60) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["id", "status", "data", "output", "type", "error", "completed_at"]), inner),
+    max_leaves=12,
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_parse_raises_nothing_but_unreadable(provider, body):
+    """Any bytes, and any JSON with the fields a dialect knows."""
+    try:
+        report = provider.parse(body)
+    except Unreadable:
+        return
+    assert all(map(is_storable, storable_parts(report)))
+
+
+# --- where files may come from ----------------------------------------------------------------------------------
+
+ELSEWHERE = [
+    "https://evil.example/a", "http://replicate.delivery/a", "http://files.example/a", "http://127.0.0.1:8081/a",
+    "https://replicate.delivery@evil.example/a", "https://evil.example/replicate.delivery", "https://169.254.169.254/a",
+    "http://127.0.0.1\\@replicate.delivery/a", "file:///etc/passwd", "https://replicate.delivery.evil.example/a", "",
+]  # fmt: skip
+
+
+@each_provider
+def test_a_file_may_come_from_the_allowed_hosts_alone(provider):
+    """The guard at the socket stops private addresses; this stops everything nobody asked for."""
+    assert provider.allows(ALLOWED[provider.name]) is None
+    for url in ELSEWHERE:
+        assert provider.allows(url), url
+
+
+@each_provider
+def test_no_credential_travels_to_another_host(provider):
+    """A redirect to a stranger must not carry the token along."""
+    for url in ELSEWHERE:
+        assert provider.download_headers(url) == {}, url
+    assert set(provider.download_headers(ALLOWED[provider.name])) <= {"Authorization"}
+
+
+@each_provider
+def test_nothing_a_provider_shows_of_itself_holds_a_secret(provider):
+    """Objects end up in logs and tracebacks."""
+    assert TOKEN not in repr(provider)
+    assert whsec(NEW) not in repr(provider)

@@ -1,0 +1,141 @@
+"""What is Replicate's own: times, ids, odd fields, its hosts and its token."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+import providers
+from moorage.errors import ConfigError, ProviderRefused, Unreadable
+from moorage.settings import Settings
+from providers import Provider
+
+NEEDED = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+TOKEN = "r8_token"
+
+
+def replicate(**given: object) -> Provider:
+    return providers.load(Settings(_env_file=None, **{**NEEDED, **given}))["replicate"]
+
+
+def body(**given: object) -> bytes:
+    return json.dumps({"id": "p1", "status": "succeeded", "output": None} | given).encode()
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("2026-11-20T10:00:07Z", datetime(2026, 11, 20, 11, 0, 7, tzinfo=UTC)),
+        ("2026-11-20T12:00:07.123456789+02:00", datetime(2026, 11, 20, 11, 0, 7, 123456, tzinfo=UTC)),
+        ("2026-11-20T10:00:07", datetime(2026, 11, 20, 11, 0, 7, tzinfo=UTC)),
+        ("9999-12-31T23:30:00Z", None),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("yesterday", None),
+        (1763632807, None),
+        (None, None),
+    ],
+)
+def test_files_live_an_hour_after_the_end(written, expected):
+    """Without a time of the end the caller counts from the arrival; an absurd time must not raise."""
+    assert replicate().parse(body(completed_at=written)).expires_at == expected
+
+
+@pytest.mark.parametrize("bad", [None, "", 1.5, True, [], {}, "a\x00b", "\ud800", "a" * 201, 10**200])
+def test_an_id_that_cannot_be_stored_is_unreadable(bad):
+    """It is a key in two tables and a step in a path."""
+    with pytest.raises(Unreadable, match=r"^id "):
+        replicate().parse(body(id=bad))
+
+
+@pytest.mark.parametrize("bad", [None, "", 7, ["succeeded"]])
+def test_a_status_that_is_no_word_is_unreadable(bad):
+    """Taken as unknown it would wait for a poll that tells no more."""
+    with pytest.raises(Unreadable, match=r"^status "):
+        replicate().parse(body(status=bad))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("Prediction failed", "Prediction failed"),
+        ("a\x00b\ud800", "a\\x00b\\ud800"),
+        ({"message": "no GPU", "code": 7}, "no GPU"),
+        ({"code": 7}, '{"code": 7}'),
+        (["a"], '["a"]'),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_error_of_any_type_becomes_text_that_can_be_stored(error, expected):
+    """The JavaScript client types it unknown: models put what they like there."""
+    assert replicate().parse(body(status="failed", error=error)).error == expected
+
+
+def test_an_error_of_megabytes_is_cut():
+    """It is shown to people and stored with the job; the delivery keeps all of it."""
+    assert len(replicate().parse(body(status="failed", error="x" * 2**20)).error or "") == 2000
+
+
+def test_logs_and_prompt_are_not_looked_at():
+    """A NUL in the logs, NaN in the metrics and links in the input say nothing of the result."""
+    text = '{"id":"p1","status":"succeeded","output":[],"logs":"\\u0000","metrics":{"x":NaN},"input":{"i":"https://x.example/"}}'
+
+    assert replicate().parse(text.encode()).outputs == ()
+
+
+def test_the_token_goes_to_its_own_hosts_alone():
+    """Some files need it; a stranger must never get it."""
+    provider = replicate(replicate_api_token=TOKEN)
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+
+    assert provider.download_headers("https://api.replicate.com/v1/files/x") == bearer
+    assert provider.download_headers("https://pbxt.replicate.delivery/x") == bearer
+    assert provider.download_headers("http://api.replicate.com/v1/files/x") == {}
+    assert provider.download_headers("https://api.replicate.com:8443/x") == {}
+    assert provider.download_headers("https://api.replicate.com@evil.example/x") == {}
+    assert provider.download_headers("not a URL") == {}
+    assert replicate().download_headers("https://api.replicate.com/v1/files/x") == {}
+
+
+def test_the_token_goes_over_plain_http_only_to_the_exact_exempt_address():
+    """So that the stand-in is reached by settings that production has too."""
+    provider = replicate(
+        replicate_api_token=TOKEN,
+        replicate_api_url="http://127.0.0.1:8081",
+        replicate_output_hosts="127.0.0.1",
+        egress_allow="127.0.0.1:8081",
+    )
+
+    assert provider.allows("http://127.0.0.1:8081/out.png") is None
+    assert provider.download_headers("http://127.0.0.1:8081/out.png") == {"Authorization": f"Bearer {TOKEN}"}
+    assert provider.allows("http://127.0.0.1:8082/out.png")
+    assert provider.download_headers("http://127.0.0.1:8082/out.png") == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"replicate_api_url": "http://api.replicate.example"}, "REPLICATE_API_URL would send the token unencrypted"),
+        ({"replicate_api_url": "https://user:pw@api.replicate.com"}, "REPLICATE_API_URL: the URL holds a user name"),
+        ({"replicate_api_url": "https:///"}, "REPLICATE_API_URL: the URL names no host"),
+        ({"replicate_api_token": "r8 token\r\nX: y"}, "REPLICATE_API_TOKEN holds a character"),
+        ({"replicate_output_hosts": "https://replicate.delivery"}, "REPLICATE_OUTPUT_HOSTS"),
+        ({"replicate_webhook_secret": "whsec_a"}, "REPLICATE_WEBHOOK_SECRET: secret 1"),
+    ],
+)
+def test_a_wrong_setting_refuses_the_start(given, words):
+    """On the first webhook or poll it would be too late. The message shows no secret."""
+    with pytest.raises(ConfigError, match=words) as raised:
+        replicate(**{"replicate_api_token": TOKEN, **given})
+
+    assert TOKEN not in str(raised.value)
+    assert "pw" not in str(raised.value)
+
+
+def test_without_a_token_it_cannot_be_asked():
+    """Reconciliation asks `can_poll` first; whoever does not is told what to set."""
+    provider = replicate()
+
+    assert not provider.can_poll
+    with pytest.raises(ProviderRefused, match="REPLICATE_API_TOKEN"):
+        provider.poll("p1")
