@@ -69,7 +69,9 @@ class Local:
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of our processes."""
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT") if key in os.environ}
+        kept = {
+            key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT") if key in os.environ
+        }
         return {
             **kept,
             "PYTHONUNBUFFERED": "1",
@@ -131,7 +133,9 @@ class Local:
         for number in range(1, keep_workers + 1):
             self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency))
         for number in range(1, beats + 1):
-            self.processes[f"beat{number}"] = self._process(f"beat{number}", [python, "-m", "celery", "-A", "worker", "beat"])
+            self.processes[f"beat{number}"] = self._process(
+                f"beat{number}", [python, "-m", "celery", "-A", "worker", "beat"]
+            )
         if flower:
             self.processes["flower"] = self._process(
                 "flower",
@@ -140,7 +144,12 @@ class Local:
             )
 
     def _process(
-        self, name: str, argv: Sequence[str], *, ready_url: str | None = None, overrides: Mapping[str, str] | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        ready_url: str | None = None,
+        overrides: Mapping[str, str] | None = None,
     ) -> Process:
         logs_folder = self.folder / "logs"
         logs_folder.mkdir(parents=True, exist_ok=True)

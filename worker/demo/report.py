@@ -1,0 +1,73 @@
+"""What the demo prints at its end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from db.connect import Connection, many
+from worker.demo.drive import Started
+
+JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
+
+OUTPUTS = "SELECT state, count(*) AS count, sum(bytes) AS bytes FROM outputs GROUP BY 1 ORDER BY 2 DESC"
+
+RETRIES = """
+SELECT count(*) FILTER (WHERE subject = 'output') AS files, count(*) FILTER (WHERE subject = 'delivery') AS webhooks
+  FROM events WHERE from_state = to_state AND to_state IN ('waiting', 'new')
+"""
+
+DEAD = """
+SELECT category, error, count(*) AS count, (array_agg(reason ORDER BY created_at))[1] AS example
+  FROM dead_letters WHERE state = 'open' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2
+"""
+
+POLLED = "SELECT count(*) AS count FROM predictions WHERE ended_by = 'poll'"
+
+# From the first webhook to the last; from the first file found to the last one kept.
+SPEED = """
+SELECT count(*) / nullif(extract(epoch FROM max(received_at) - min(received_at)), 0) AS accepts,
+       (SELECT count(*) / nullif(extract(epoch FROM max(ended_at) - min(created_at)), 0)
+          FROM outputs WHERE state = 'kept' AND attempt = 1) AS outputs
+  FROM deliveries
+"""
+
+
+def show(
+    console: Console, conn: Connection, summary: dict[str, Any], started: Sequence[Started], findings: Sequence[str]
+) -> None:
+    """Print the table of what was sent, accepted and kept."""
+    table = Table(title="What was sent, and what became of it", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    refused = len(summary["unacknowledged"])
+    table.add_row("predictions started", f"{summary['predictions']} at the stand-in, {_registered(started)} registered")
+    table.add_row(
+        "webhooks",
+        f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted, {refused} refused for good",
+    )
+    table.add_row("found by polling", f"{many(conn, POLLED)[0]['count']} predictions whose webhook never came")
+    table.add_row("jobs", _by_state(many(conn, JOBS)))
+    table.add_row("files", _by_state(many(conn, OUTPUTS)))
+    retries = many(conn, RETRIES)[0]
+    table.add_row("retries", f"{retries['files']} of files, {retries['webhooks']} of webhooks")
+    for row in many(conn, DEAD):
+        table.add_row(f"dead letters: {row['count']}", f"{row['category']} {row['error']}: {row['example']}")
+    table.add_row("audit", "clean" if not findings else f"{len(findings)} findings")
+    speed = many(conn, SPEED)[0]
+    table.add_row("speed here", f"{_rate(speed['accepts'])} accepts/s, {_rate(speed['outputs'])} outputs/s kept")
+    console.print(table)
+
+
+def _registered(started: Sequence[Started]) -> int:
+    return sum(1 for one in started if one.job_id is not None)
+
+
+def _by_state(rows: Sequence[dict[str, Any]]) -> str:
+    total = sum(row["count"] for row in rows)
+    return f"{total}: " + ", ".join(f"{row['count']} {row['state']}" for row in rows)
+
+
+def _rate(value: Any) -> str:
+    return f"{float(value):.1f}" if value is not None else "-"
