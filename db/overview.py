@@ -1,0 +1,67 @@
+"""What `moorage status` reads: the state of everything, through indexes that cost what is live."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from db import stats, ticks
+from db.connect import Connection, Row, many, now
+
+LAST_WEBHOOKS: Final = """
+SELECT p.provider, d.received_at
+  FROM unnest(%(providers)s::text[]) AS p (provider)
+  LEFT JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = p.provider
+                      ORDER BY received_at DESC LIMIT 1) d ON true
+ ORDER BY p.provider
+"""
+
+# A claim is not an event, so that when it was made is not known; when it was last renewed is.
+HELD: Final = """
+SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
+  FROM (SELECT 'delivery' AS subject, id, NULL::uuid AS job_id, leased_by, attempt, leased_until
+          FROM deliveries WHERE lease_token IS NOT NULL
+        UNION ALL
+        SELECT 'prediction', id, job_id, leased_by, attempt, leased_until
+          FROM predictions WHERE lease_token IS NOT NULL
+        UNION ALL
+        SELECT 'output', id, job_id, leased_by, attempt, leased_until
+          FROM outputs WHERE lease_token IS NOT NULL) held
+ ORDER BY leased_by, leased_until LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What PostgreSQL knows, read at `at`. The lists of rows have the columns of the statements that made them."""
+
+    at: datetime
+    last_webhooks: dict[str, datetime | None]
+    deliveries: list[Row]  # state, provider, value
+    jobs: list[Row]  # state, provider, value
+    predictions: list[Row]  # state, provider, value
+    outputs: list[Row]  # state, provider, value
+    oldest_due_seconds: dict[str, float]  # by table
+    soonest_expiry_seconds: float | None
+    held: list[Row]
+    ticks: list[Row]
+    dead_letters: list[Row]  # provider, step, category, value
+
+
+def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
+    """Read the state of everything in the caller's transaction."""
+    expiry = many(conn, stats.SOONEST_EXPIRY)
+    webhooks = many(conn, LAST_WEBHOOKS, {"providers": list(providers)})
+    return Overview(
+        at=now(conn),
+        last_webhooks={row["provider"]: row["received_at"] for row in webhooks},
+        deliveries=many(conn, stats.DELIVERIES),
+        jobs=many(conn, stats.JOBS),
+        predictions=many(conn, stats.PREDICTIONS),
+        outputs=many(conn, stats.OUTPUTS),
+        oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, stats.OLDEST_DUE)},
+        soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
+        held=many(conn, HELD, {"limit": held_limit}),
+        ticks=ticks.last(conn),
+        dead_letters=many(conn, stats.DEAD_LETTERS),
+    )

@@ -1,0 +1,82 @@
+"""The command line as a person runs it: a process with an environment, against the embedded servers."""
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import providers
+from db.connect import Database
+from embedded import ports
+from embedded.stack import Stack
+from moorage.model import Registration
+from moorage.settings import load
+from storage import buckets, s3
+from tasks import register
+from tasks.deps import Deps, policy_of
+from tasks.egress import Egress
+from tasks.limits import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "whsec_" + base64.b64encode(b"moorage-tests-sign-with-this-key").decode()
+
+
+def environment(stack: Stack, database_url: str, **more: str) -> dict[str, str]:
+    """Return a whole environment: the servers, one database, a secret, nothing of the caller's own."""
+    return {
+        "PATH": os.environ["PATH"],
+        **stack.environment(),
+        "DATABASE_URL": database_url,
+        "REPLICATE_WEBHOOK_SECRET": SECRET,
+        **more,
+    }
+
+
+def run(env: Mapping[str, str], *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `moorage ARGS` to its end."""
+    command = [sys.executable, "-m", "worker.cli", *args]
+    return subprocess.run(
+        command, env=dict(env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def deps(stack: Stack, database_url: str) -> Deps:
+    """Return what the commands work with, the buckets made; close its database afterwards."""
+    env = environment(stack, database_url)
+    settings = load(
+        _env_file=None,
+        database_url=env["DATABASE_URL"],
+        broker_url=env["CELERY_BROKER_URL"],
+        s3_endpoint_url=env["AWS_ENDPOINT_URL_S3"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        s3_public_bucket=env["S3_PUBLIC_BUCKET"],
+        s3_private_bucket=env["S3_PRIVATE_BUCKET"],
+        replicate_webhook_secret=SECRET,
+    )
+    limits = Limits.of(settings)
+    blobs = s3.from_settings(settings)
+    buckets.ensure(blobs, settings)
+    return Deps(
+        settings=settings,
+        database=Database(database_url),
+        blobs=blobs,
+        providers=providers.load(settings),
+        session=Egress(()).session(limits),
+        limits=limits,
+        policy=policy_of(settings),
+    )
+
+
+def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> register.Registered:
+    """Register a prediction at Replicate."""
+    wanted = Registration(provider="replicate", external_id=external_id, owner="tests", **asked)
+    return register.register(deps.database, deps.settings, deps.providers["replicate"], wanted)
+
+
+def nowhere() -> str:
+    """Return an address and port where nobody listens."""
+    return f"127.0.0.1:{ports.free(1)[0]}"

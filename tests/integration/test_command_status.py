@@ -1,0 +1,81 @@
+"""`moorage status` against real servers, and with each of them away."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from db.connect import Connection
+from embedded.stack import Stack
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, database_url)
+    yield made
+    made.database.close()
+
+
+def test_an_empty_system_is_shown(stack: Stack, database_url: str, deps: Deps) -> None:
+    """The first screen of a fresh installation must say what is not there, not fail."""
+    done = cli.run(cli.environment(stack, database_url), "status")
+
+    assert done.returncode == 0, done.stderr
+    assert "none answers: start one with moorage worker" in done.stdout
+    assert "replicate" in done.stdout
+    assert "storage  ok" in done.stdout
+    assert done.stdout.count("late") == 4
+
+
+def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
+    """What is live and who holds it is what a person on call looks for first."""
+    made = cli.register_one(deps)
+    conn.execute(
+        "UPDATE predictions SET lease_token = gen_random_uuid(), leased_by = 'node/task', attempt = 1, crashes = 1,"
+        " leased_until = moment() + interval '20 s', run_at = moment()"
+    )
+    conn.execute("INSERT INTO ticks (sweep, slot) VALUES ('dispatch', 1)")
+    conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('drain', 1, moment() - interval '1 h')")
+
+    done = cli.run(cli.environment(stack, database_url), "status", "--json")
+
+    found = json.loads(done.stdout)
+    assert found["jobs"] == {"open": 1}
+    assert found["predictions"] == {"running": 1}
+    assert [(held["id"], held["leased_by"]) for held in found["leases"]] == [(str(made.prediction_id), "node/task")]
+    assert 9 < found["leases"][0]["renewed_seconds_ago"] < 20
+    late = {sweep["sweep"]: sweep["is_late"] for sweep in found["sweeps"]}
+    assert late == {"dispatch": False, "reconcile": True, "drain": True, "discard": True}
+    assert set(found["queues"]) == {"quick", "quick.dead", "keep", "keep.dead"}
+
+
+def test_a_broker_and_a_storage_that_are_away_cost_no_answer(stack: Stack, database_url: str) -> None:
+    """Status is asked exactly when something is away."""
+    nowhere = cli.nowhere()
+    env = cli.environment(
+        stack, database_url, CELERY_BROKER_URL=f"redis://{nowhere}/0", AWS_ENDPOINT_URL_S3=f"http://{nowhere}"
+    )
+
+    started = time.monotonic()
+    done = cli.run(env, "status", "--json")
+    took = time.monotonic() - started
+
+    found = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (found["broker"], found["queues"], found["workers"]) == ("away", None, None)
+    assert found["storage"].startswith("away: ")
+    assert took < 10  # 3 s for the questions; the rest is the start of Python on a busy computer
+
+
+def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str) -> None:
+    """Nothing can be told without PostgreSQL; a traceback would only hide that."""
+    env = cli.environment(stack, f"postgresql://x:y@{cli.nowhere()}/z")
+
+    done = cli.run(env, "status")
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "PostgreSQL does not answer" in done.stderr
