@@ -1,6 +1,7 @@
 """Projects and placements: where each published file of an application's document belongs (rule 9)."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -69,13 +70,10 @@ def compute(conn: Connection, project: Row, asset_base: str) -> None:
     """
     placed = many(conn, PLACED, {"id": project["id"]})
     keys = scenes.keys_of_all(project["document"], (row["scene"] for row in placed))
-    urls: dict[str, list[str]] = defaultdict(list)
     for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
             conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-        if scene_key is not None:
-            urls[scene_key].append(f"{asset_base}/{row['key']}")
-    document = scenes.with_urls(project["document"], urls)
+    document = scenes.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
     conn.execute(WRITE, {"id": project["id"], "document": Jsonb(document)})
 
 
@@ -95,3 +93,28 @@ GET = "SELECT id, owner, document, created_at, updated_at FROM projects WHERE id
 def get(conn: Connection, project_id: str) -> Row | None:
     """Return a project with its document."""
     return one(conn, GET, {"id": project_id})
+
+
+def show(conn: Connection, project_id: str, asset_base: str) -> Row | None:
+    """
+    Return a project with its document, `imageUrls` as they are to be, and `unplaced`: files that stand in no scene.
+
+    They are computed here too, so that a document somebody has just overwritten is never shown as it was left.
+    """
+    project = get(conn, project_id)
+    if project is None:
+        return None
+    placed = many(conn, PLACED, {"id": project_id})
+    keys = scenes.keys_of_all(project["document"], (row["scene"] for row in placed))
+    document = scenes.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
+    return {**project, "document": document, "unplaced": unplaced}
+
+
+def _urls(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
+    """Return the addresses of the files that stand in each scene."""
+    urls: dict[str, list[str]] = defaultdict(list)
+    for row, scene_key in placed:
+        if scene_key is not None:
+            urls[scene_key].append(f"{asset_base}/{row['key']}")
+    return urls

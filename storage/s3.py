@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
+from storage import addresses
 from storage.clients import Clients
 from storage.failures import status_of, told
 
@@ -67,7 +67,7 @@ class Blobs:
         self.public_bucket = settings.s3_public_bucket
         self.private_bucket = settings.s3_private_bucket
         self.clients = Clients(settings)
-        self._asset_base = settings.asset_base_url or _public_base(settings)
+        self._asset_base = addresses.asset_base(settings)
 
     def check(self) -> None:
         """Return when storage answers: one HEAD of the public bucket."""
@@ -153,7 +153,7 @@ class Blobs:
 
     def asset_url(self, key: str) -> str:
         """Return where anyone reads an object of the public bucket."""
-        return f"{self._asset_base}/{quote(key)}"
+        return addresses.asset_url(self._asset_base, key)
 
 
 def from_settings(settings: Settings) -> Blobs:
@@ -164,14 +164,3 @@ def from_settings(settings: Settings) -> Blobs:
 def _whole(checksum: str | None) -> str | None:
     """Return a base64 checksum as hex; None for one made of parts ("...-3")."""
     return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
-
-
-def _public_base(settings: Settings) -> str:
-    """Return the address of the public bucket, as boto3 addresses buckets: in the path unless the store is AWS'."""
-    endpoint, bucket = settings.s3_public_endpoint_url or settings.s3_endpoint_url, settings.s3_public_bucket
-    host = f"s3.{settings.aws_region}.amazonaws.com"
-    in_path = settings.s3_addressing_style == "path" or (endpoint and settings.s3_addressing_style == "auto")
-    parts = urlsplit(endpoint or f"https://{host}")
-    if in_path:
-        return f"{urlunsplit(parts)}/{bucket}"
-    return urlunsplit(parts._replace(netloc=f"{bucket}.{parts.netloc}"))

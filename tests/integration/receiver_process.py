@@ -67,13 +67,15 @@ def signed(body: bytes, *, webhook_id: str, at: float | None = None) -> dict[str
 class Receiver:
     """A receiver process, what it logs, and its address."""
 
+    app = "receiver.app:app"
+
     def __init__(self, log: IO[bytes], url: str, **settings: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         command = [sys.executable, "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", "1", "--loop", "uvloop", "--no-access-log"]
-        command += ["--workers-kill-timeout", "10", "receiver.app:app"]
+        command += ["--workers-kill-timeout", "10", self.app]
         self._log = log
         self.process = subprocess.Popen(
             command, cwd=ROOT / "tests", env=environment(url, **settings), stdout=log, stderr=log

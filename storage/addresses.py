@@ -1,0 +1,26 @@
+"""Where anyone reads what the public bucket holds; pure, and light to import."""
+
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from moorage.settings import Settings
+
+
+def asset_base(settings: Settings) -> str:
+    """Return what stands before a key: ASSET_BASE_URL, else the public bucket at the public endpoint."""
+    return settings.asset_base_url or _public_bucket(settings)
+
+
+def asset_url(base: str, key: str) -> str:
+    """Return where anyone reads an object of the public bucket."""
+    return f"{base}/{quote(key)}"
+
+
+def _public_bucket(settings: Settings) -> str:
+    """Return the address of the public bucket, as boto3 addresses buckets: in the path unless the store is AWS'."""
+    endpoint, bucket = settings.s3_public_endpoint_url or settings.s3_endpoint_url, settings.s3_public_bucket
+    host = f"s3.{settings.aws_region}.amazonaws.com"
+    in_path = settings.s3_addressing_style == "path" or (endpoint and settings.s3_addressing_style == "auto")
+    parts = urlsplit(endpoint or f"https://{host}")
+    if in_path:
+        return f"{urlunsplit(parts)}/{bucket}"
+    return urlunsplit(parts._replace(netloc=f"{bucket}.{parts.netloc}"))

@@ -1,0 +1,202 @@
+"""Registration over HTTP, against granian and PostgreSQL."""
+
+import concurrent.futures
+import json
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from embedded.stack import Stack
+from tests.integration import receiver_process as rp
+from tests.integration import web_process as wp
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_predictions", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    with wp.running(url, MOORAGE_PARTIAL="discard") as process:
+        yield process
+
+
+def test_a_registration_makes_a_job_with_all_that_was_said(front: wp.Front, url: str) -> None:
+    """Everything the application said stands in the rows, exactly."""
+    scene = 2**53 + 1
+    said = {"mode": "restyle", "room_type": "kitchen", "style": "warm", "prompt": "a café \U0001f3e0"}
+
+    made = front.register(
+        external_id="reg_all", kind="video", model="m/v", project_id="p1", scene=scene, deadline_seconds=90.5, **said
+    )
+
+    (job,) = rp.rows(url, f"SELECT *, deadline_at - created_at AS life FROM jobs WHERE id = '{made.fields['job_id']}'")
+    (prediction,) = rp.rows(url, "SELECT * FROM predictions WHERE external_id = 'reg_all'")
+    assert made.status == 201
+    assert made.headers["location"] == f"/v1/jobs/{job['id']}"
+    assert made.headers["cache-control"] == "no-store"
+    assert made.fields == {
+        "job_id": str(job["id"]),
+        "prediction_id": str(prediction["id"]),
+        "provider": "replicate",
+        "external_id": "reg_all",
+        "state": "open",
+        "is_new": True,
+    }
+    assert {name: job[name] for name in said} == said
+    assert (job["owner"], job["kind"], job["project_id"], job["scene"]) == ("ada", "video", "p1", scene)
+    assert job["partial"] == "discard"
+    assert round(job["life"].total_seconds(), 1) == 90.5
+    assert (prediction["state"], prediction["model"]) == ("running", "m/v")
+
+
+def test_a_second_registration_finds_the_first(front: wp.Front, url: str) -> None:
+    """An application that did not hear the answer asks again; it must not get a second job."""
+    first = front.register(external_id="reg_twice", policy="keep")
+    second = front.register(external_id="reg_twice", policy="discard", owner="bob")
+
+    assert (first.status, second.status) == (201, 200)
+    assert second.fields == {**first.fields, "is_new": False}
+    assert second.headers["location"] == first.headers["location"]
+    assert rp.rows(url, f"SELECT owner, partial FROM jobs WHERE id = '{first.fields['job_id']}'") == [
+        {"owner": "ada", "partial": "keep"}
+    ]
+
+
+def test_the_address_keeps_the_prefix_it_was_asked_by(front: wp.Front) -> None:
+    """A proxy may pass on /api alone: a Location without it would lead nowhere."""
+    body = json.dumps({"provider": "replicate", "owner": "ada", "external_id": "reg_prefix"}).encode()
+
+    made = front.ask("POST", "/api/v1/predictions", body, {**wp.BEARER, "content-type": "application/json"})
+
+    assert made.status == 201
+    assert front.get(made.headers["location"]).fields["job_id"] == made.fields["job_id"]
+    assert made.headers["location"].startswith("/api/v1/jobs/")
+
+
+def test_thirty_equal_registrations_at_once_make_one_job(front: wp.Front, url: str) -> None:
+    """More at once than there are connections: all are answered, and one job is made."""
+    with concurrent.futures.ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(lambda _: front.register(external_id="reg_race", project_id="race"), range(30)))
+
+    assert sorted(answer.status for answer in answers) == [200] * 29 + [201]
+    assert len({answer.fields["job_id"] for answer in answers}) == 1
+    assert len(rp.rows(url, "SELECT id FROM jobs WHERE project_id = 'race'")) == 1
+
+
+def test_a_webhook_to_the_same_port_is_recorded_and_woken_by_its_registration(front: wp.Front, url: str) -> None:
+    """The receiver serves beside the API; a webhook that came first is due as soon as its prediction is known."""
+    body = b'{"id": "reg_early", "status": "succeeded"}'
+    recorded = front.post(body, webhook_id="msg_early", path="/api/v1/webhooks/replicate")
+    # as ingest leaves it when nobody has registered the prediction yet
+    with psycopg.connect(url) as conn:
+        conn.execute(
+            "UPDATE deliveries SET state = 'unmatched', external_id = 'reg_early',"
+            " unmatched_until = moment() + interval '1 day', run_at = moment() + interval '5 minutes'"
+            " WHERE webhook_id = 'msg_early'"
+        )
+
+    made = front.register(external_id="reg_early")
+
+    (row,) = rp.rows(url, "SELECT body, run_at <= moment() AS is_due FROM deliveries WHERE webhook_id = 'msg_early'")
+    assert recorded[0] == 202
+    assert made.status == 201  # the broker is away in these tests: it changes no answer
+    assert bytes(row["body"]) == body
+    assert row["is_due"]
+    rp.until(lambda: "wake.dropped" in front.log())
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "says"),
+    [
+        ({"provider": "replikate"}, "provider", "'replikate' does not exist: write one of replicate, standard"),
+        ({"provider": "standard"}, "provider", "STANDARD_WEBHOOK_SECRET"),
+        ({"external_id": ""}, "external_id", "is empty"),
+        ({"external_id": "x" * 501}, "external_id", "at most 500"),
+        ({"owner": "a\0b"}, "owner", "NUL"),
+        ({"owner": None}, "owner", "string"),
+        ({"owner": 7}, "owner", "string"),
+        ({"prompt": "\ud800"}, "prompt", "surrogate"),
+        ({"prompt": "x" * 20_001}, "prompt", "at most 20000"),
+        ({"kind": "audio"}, "kind", "'image' or 'video'"),
+        ({"policy": "drop"}, "policy", "'keep' or 'discard'"),
+        ({"scene": 3}, "scene", "project_id"),
+        ({"scene": True, "project_id": "p"}, "scene", "neither a string nor a number"),
+        ({"scene": {"id": 3}, "project_id": "p"}, "scene", "neither a string nor a number"),
+        ({"scene": 10**100, "project_id": "p"}, "scene", "further from zero"),
+        ({"project_id": "a/b"}, "project_id", "slash"),
+        ({"project_id": "\0"}, "project_id", "NUL"),
+        ({"deadline_seconds": 0}, "deadline_seconds", "greater than or equal to 1"),
+        ({"deadline_seconds": "90"}, "deadline_seconds", "number"),
+        ({"roomtype": "kitchen"}, "roomtype", "did you mean room_type?"),
+        ({"id": "reg_bad"}, "id", "the fields are provider, external_id"),
+        ({"\ud800": 1}, "\\ud800", "is not a field"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_stored(
+    front: wp.Front, url: str, fields: dict[str, object], field: str, says: str
+) -> None:
+    """Whoever wrote the request learns which field to change, and to what."""
+    refused = front.register(**{"external_id": "reg_bad", **fields})
+
+    (error,) = refused.fields["errors"]
+    assert refused.status == 422
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert error["field"] == field
+    assert says in error["message"]
+    assert rp.rows(url, "SELECT id FROM predictions WHERE external_id = 'reg_bad' OR length(external_id) > 99") == []
+
+
+def test_every_wrong_field_is_named_at_once(front: wp.Front) -> None:
+    """One field a request would be a guessing game."""
+    refused = front.post_json(b'{"kind": "audio", "scene": "s", "colour": "red"}')
+
+    named = {error["field"] for error in refused.fields["errors"]}
+    assert named == {"provider", "external_id", "owner", "kind", "scene", "colour"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe{}", 400),
+        (b'{"owner": NaN}', 400),
+        (b'{"owner": "a", "owner": "b"}', 400),
+        (b'{"scene": ' + b"9" * 5000 + b"}", 400),
+        (b'{"scene": ' + b"[" * 500_000, 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'"' + b" " * 2**20 + b'"', 413),
+    ],
+    ids=["empty", "cut", "not-utf8", "nan", "twice", "long-number", "brackets", "array", "null", "large"],
+)
+def test_a_body_that_is_no_object_is_refused(front: wp.Front, body: bytes, status: int) -> None:
+    """Nothing that can be sent is answered with a 500, and the process lives."""
+    refused = front.post_json(body)
+
+    assert refused.status == status
+    assert refused.fields["status"] == status
+    assert front.register(external_id="reg_after").status in (200, 201)
+
+
+def test_a_large_body_is_refused_before_it_has_been_read(front: wp.Front) -> None:
+    """A chunked body announces no length: it must be stopped while it arrives."""
+    with front.connect() as conn:
+        head = f"POST /v1/predictions HTTP/1.1\r\nHost: moorage\r\nAuthorization: Bearer {wp.TOKEN}\r\n"
+        conn.sendall(head.encode() + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(17):
+            conn.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+
+        assert rp.read_reply(conn).startswith(b"413 ")
+
+
+def test_another_media_type_is_refused(front: wp.Front) -> None:
+    """A form sent by mistake is told what to send; a charset beside the type does no harm."""
+    refused = front.post_json(b"owner=ada", content_type="application/x-www-form-urlencoded")
+    taken = front.post_json(b"{}", content_type="Application/JSON; charset=utf-8")
+
+    assert refused.status == 415
+    assert taken.status == 422

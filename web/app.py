@@ -1,0 +1,136 @@
+"""The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.front`."""
+
+import asyncio
+from typing import Final, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+import providers
+from moorage import logs
+from moorage import settings as settings_module
+from moorage.errors import ConfigError
+from moorage.settings import Settings
+from storage import addresses
+from web import jobs, predictions, projects
+from web.access import Gate
+from web.desk import Desk
+from web.problems import Problem
+from web.threads import Threads
+from web.waking import Waker
+
+log = logs.get(__name__)
+
+PREFIXES: Final = ("/v1", "/api/v1")
+
+
+class Api:
+    """Answers the bearer of the token. Needs no server to be up when it starts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._gate = Gate(settings.api_token)
+        self._desk = Desk(
+            settings=settings,
+            providers=providers.load(settings),
+            threads=Threads(settings.database_url.get_secret_value()),
+            waker=Waker(),
+            asset_base=addresses.asset_base(settings),
+        )
+        self._routes = Starlette(
+            routes=[route for prefix in PREFIXES for route in _routes(prefix)],
+            exception_handlers={Problem: _refused, HTTPException: _unrouted, Exception: _failed},
+        )
+        self._routes.router.redirect_slashes = False
+        self._routes.state.desk = self._desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life of the process."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.to_thread(self._desk.waker.close)
+        await self._desk.threads.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
+        try:
+            self._gate.check(scope["headers"])
+            await self._routes(scope, receive, send)
+        except Problem as refused:
+            await refused.response()(scope, receive, send)
+        except Exception:
+            log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
+
+
+def _routes(prefix: str) -> list[Route]:
+    return [
+        Route(f"{prefix}/predictions", predictions.register, methods=["POST"]),
+        Route(f"{prefix}/jobs/{{job_id}}", jobs.show, methods=["GET"]),
+        Route(f"{prefix}/projects/{{project_id}}", projects.show, methods=["GET"]),
+    ]
+
+
+def _refused(_request: Request, error: Exception) -> Response:
+    return cast(Problem, error).response()
+
+
+def _unrouted(_request: Request, error: Exception) -> Response:
+    """Answer where no endpoint does: 404, or 405 with the methods that are answered."""
+    missing = cast(HTTPException, error)
+    if missing.status_code == 405:
+        return Problem(405, "this address does not take this method: see Allow", headers=missing.headers).response()
+    return Problem(404, "nothing is here: see docs/http.md for the addresses").response()
+
+
+def _failed(_request: Request, _error: Exception) -> Response:
+    """Answer for what nobody foresaw; the error goes on to the outermost line, which logs it."""
+    return Problem(500, "the API failed; its log says why").response()
+
+
+def build(settings: Settings) -> Api:
+    """Return the application; raises ConfigError where a provider's settings are wrong."""
+    return Api(settings)
+
+
+class FromEnvironment:
+    """The API of this process: settings are read when the server starts it, not when it is imported."""
+
+    def __init__(self) -> None:
+        self._api: Api | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life of the process; a wrong setting ends the start."""
+        if scope["type"] == "lifespan":
+            try:
+                self._api = _from_settings()
+            except ConfigError as error:
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+        if self._api is None:
+            raise RuntimeError("the server did not start the lifespan: run it with --interface asgi")
+        await self._api(scope, receive, send)
+
+
+def _from_settings() -> Api:
+    settings = settings_module.get()
+    logs.setup(settings.log_level, settings.log_format)
+    if settings.api_token is None:
+        log.warning("api.shut", reason="MOORAGE_API_TOKEN is not set: every request is answered 503")
+    return build(settings)
+
+
+app = FromEnvironment()

@@ -1,0 +1,28 @@
+"""What every endpoint is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from moorage.settings import Settings
+from providers.base import Provider
+from web.threads import Threads
+from web.waking import Waker
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """One process's settings, providers, way to PostgreSQL and way to the broker."""
+
+    settings: Settings
+    providers: Mapping[str, Provider]
+    threads: Threads
+    waker: Waker
+    asset_base: str  # what stands before a key
+
+
+def of(request: Request) -> Desk:
+    """Return the desk of the application that answers a request."""
+    return cast(Desk, request.app.state.desk)

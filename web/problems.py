@@ -1,0 +1,78 @@
+"""Answers as JSON; refusals as `application/problem+json` (RFC 9457): what was wrong and what to do about it."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.responses import Response
+
+# What went wrong, by status: the end of a problem's `type`.
+KINDS: Final = {
+    400: "unreadable",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method",
+    408: "too_slow",
+    413: "too_large",
+    415: "media_type",
+    422: "invalid",
+    500: "internal",
+    503: "unavailable",
+}
+
+
+class Problem(Exception):
+    """
+    An answer other than 2xx; its text is read by whoever sent the request, so it names nothing of ours.
+
+    Args:
+        status: one of KINDS.
+        detail: what was wrong and what to do about it.
+        errors: for 422, a `field` and a `message` each.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status: Final = status
+        self.detail: Final = detail
+        self.errors: Final = errors
+        self.headers: Final = dict(headers or {})
+
+    def response(self) -> Response:
+        """Return it as an answer."""
+        fields: dict[str, Any] = {
+            "type": f"urn:moorage:problem:{KINDS[self.status]}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors is not None:
+            fields["errors"] = self.errors
+        return _answer(self.status, fields, "application/problem+json", self.headers)
+
+
+def unavailable(detail: str) -> Problem:
+    """Return a 503 that asks to come again in a second."""
+    return Problem(503, detail, headers={"Retry-After": "1"})
+
+
+def answer(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """Return fields as JSON; ids and times are written as text, integers exactly."""
+    return _answer(status, fields, "application/json", headers or {})
+
+
+def _answer(status: int, fields: Mapping[str, Any], media_type: str, headers: Mapping[str, str]) -> Response:
+    body = json.dumps(fields, default=_as_text, allow_nan=False).encode()
+    return Response(body, status, {"Cache-Control": "no-store", **headers}, media_type)
+
+
+def _as_text(value: Any) -> str:
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
