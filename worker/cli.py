@@ -3,9 +3,11 @@
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
+from dotenv import dotenv_values
 
 from moorage import VERSION, logs
 from moorage.errors import MoorageError
@@ -53,8 +55,18 @@ def cli() -> None:
     logs.setup(os.environ.get("LOG_LEVEL", "WARNING"), os.environ.get("LOG_FORMAT", "console"))
 
 
+def _find_running_stack() -> None:
+    """Use the stack that `moorage up` runs in this folder, unless the environment or .env names another."""
+    running = Path(".moorage/up.env")
+    if "DATABASE_URL" in os.environ or "DATABASE_URL_FILE" in os.environ or not running.is_file():
+        return
+    if "DATABASE_URL" not in dotenv_values(".env"):
+        os.environ.update({name: value for name, value in dotenv_values(running).items() if value is not None})
+
+
 def main(args: list[str] | None = None) -> Any:
     """Run the command line; what went wrong is one line on standard error, and the exit status is 1."""
+    _find_running_stack()
     try:
         return cli.main(args, prog_name="moorage", standalone_mode=True)
     except MoorageError as error:

@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -102,8 +103,9 @@ class Local:
 
     def stop(self) -> None:
         """Stop our processes, then the servers."""
-        for process in reversed(self.processes.values()):
-            process.stop()
+        if self.processes:  # all at once: each takes a second or two over it
+            with ThreadPoolExecutor(len(self.processes)) as pool:
+                list(pool.map(Process.stop, self.processes.values()))
         if self._owns_stack:
             self.stack.stop()
 

@@ -27,15 +27,13 @@ SETTLE_SECONDS = 100.0
 @click.option("--leave", is_flag=True, help="Leave data and logs in the folder.")
 def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     """Run the main job on embedded servers and compare what was sent with what was kept."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     if folder.exists():
         shutil.rmtree(folder)
     begun = time.monotonic()
     with Standin(pictures=pictures).start(folder / "standin") as standin:
         overrides = {name: value for name, (value, _) in plan.SETTINGS.items()}
-        console.print(
-            "starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for Replicate ..."
-        )
+        console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for Replicate ...")
         with Local(folder, standin=standin, overrides=overrides) as local:
             console.print(f"all up after {time.monotonic() - begun:.1f} s. Settings that differ from the defaults:")
             for name, (value, why) in plan.SETTINGS.items():
@@ -69,7 +67,7 @@ def _run(console: Console, local: Local, standin: Standin) -> bool:
     for finding in findings:
         console.print(f"[red]audit[/red] {finding}")
     for line in differing:
-        console.print(f"[red]differs[/red] {line}", soft_wrap=True)
+        console.print(f"[red]differs[/red] {line}")
     if not differing and not findings:
         console.print(
             "[green]The stand-in's ledger, PostgreSQL and the bucket agree; every job is accounted for.[/green]"

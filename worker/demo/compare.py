@@ -1,6 +1,5 @@
 """Three sources that do not know each other, compared: the stand-in's ledger, PostgreSQL, a listing of the bucket."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,8 +94,3 @@ def _bucket(rows: Sequence[dict[str, Any]], blobs: Blobs) -> list[str]:
         if stat is None or (stat.bytes, stat.sha256) != recorded[key]:
             found.append(f"object {key} differs from its row in size or sha256")
     return found
-
-
-def counted(rows: Sequence[dict[str, Any]], column: str) -> dict[str, int]:
-    """Return how many rows have each value of a column, the most frequent first."""
-    return dict(Counter(str(row[column]) for row in rows).most_common())

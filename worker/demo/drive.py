@@ -59,14 +59,14 @@ class Application:
     def _register(self, case: Case, external_id: str) -> str:
         body: dict[str, Any] = {
             "provider": "replicate",
-            "id": external_id,
+            "external_id": external_id,
             "owner": "demo",
             "kind": "image",
             "prompt": case.asked["prompt"],
             "policy": case.partial,
         }
         if case.project is not None:
-            body |= {"project": case.project, "scene": case.scene}
+            body |= {"project_id": case.project, "scene": case.scene}
         answer = self._session.post(f"{self._local.url}/v1/predictions", json=body, timeout=10)
         if answer.status_code not in (200, 201):
             raise DemoFailed(f"registering {case.name!r} was answered {answer.status_code}: {answer.text[:300]}")

@@ -1,0 +1,154 @@
+"""`moorage show ID`: the whole story of one thing: its facts, its rows, what happened, what happens next."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+from rich.table import Table
+
+from db import dead_letters, deliveries, history, jobs, outputs, predictions
+from db.connect import Connection, Row, now
+from db.history import Match
+from moorage.errors import ConfigError
+from worker import boot, console, outlook
+from worker.console import ago
+
+_REASON_CHARS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that is recorded of one thing; the shape of --json."""
+
+    subject: str
+    id: UUID
+    at: datetime
+    facts: Row
+    predictions: list[Row]
+    outputs: list[Row]
+    deliveries: list[Row]
+    dead_letters: list[Row]
+    events: list[Row]
+    next: list[str]
+
+
+@click.command()
+@click.argument("name", metavar="ID")
+@console.as_json
+def show(name: str, as_json: bool) -> None:
+    """
+    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's or dead letter's.
+
+    The first 8 characters of an id or more serve when they are enough; a provider's id of a prediction, or the id of a
+    webhook, serves too.
+    """
+    deps = boot.deps()
+    names = sorted({*deps.providers, "direct"})
+    story = deps.database.run(lambda conn: _tell(conn, name, names))
+    if as_json:
+        console.emit(story)
+    else:
+        console.show(*_page(story))
+
+
+def _tell(conn: Connection, name: str, providers: list[str]) -> Story:
+    found = history.matches(conn, name, providers)
+    if not found:
+        raise ConfigError(f"nothing is known as {console.clean(name)}")
+    if len(found) > 1:
+        listed = ", ".join(f"{match.subject} {match.id}" for match in found)
+        raise ConfigError(f"{len(found)} or more rows are known as {console.clean(name)}: {listed}")
+    return _of_job(conn, found[0].id) if found[0].subject == "job" else _of_row(conn, found[0])
+
+
+def _of_job(conn: Connection, job_id: UUID) -> Story:
+    facts = jobs.show(conn, job_id) or {}
+    tried, files = predictions.of_job(conn, job_id), outputs.of_job(conn, job_id)
+    heard = [delivery for row in tried for delivery in deliveries.of_prediction(conn, row["id"])]
+    letters = history.dead_letters(conn, [row["id"] for row in (*tried, *files, *heard)])
+    events = history.timeline(conn, job_id, [row["id"] for row in (*tried, *files, *heard)])
+    at = now(conn)
+    live = [("job", facts), *(("prediction", row) for row in tried), *(("output", _leased(conn, row)) for row in files)]
+    told = outlook.lines(live, letters, at)
+    return Story("job", job_id, at, facts, tried, files, heard, letters, events, told)
+
+
+def _leased(conn: Connection, row: Row) -> Row:
+    """Return an output of a job with the end of its lease, which the list of a job's outputs leaves out."""
+    return history.row(conn, Match("output", row["id"])) or row if row["leased_by"] else row
+
+
+def _of_row(conn: Connection, match: Match) -> Story:
+    """Tell of a delivery, a prediction, an output, or of the row that a dead letter is about."""
+    about = match
+    if match.subject == "dead_letter":
+        letter = dead_letters.get(conn, match.id)
+        about = Match(letter.subject, letter.subject_id) if letter else match
+    facts = history.row(conn, about) if about.subject != "message" else {"state": "dead"}
+    if facts is None:
+        raise ConfigError(f"{about.subject} {about.id} is gone")
+    letters = history.dead_letters(conn, [about.id])
+    heard = deliveries.of_prediction(conn, about.id) if about.subject == "prediction" else []
+    events = history.timeline(conn, None, [about.id, *(x["id"] for x in letters), *(x["id"] for x in heard)])
+    at = now(conn)
+    return Story(
+        about.subject, about.id, at, facts, [], [], heard, letters, events,
+        outlook.lines([(about.subject, facts)], letters, at),
+    )  # fmt: skip
+
+
+def _page(story: Story) -> list[Table | str]:
+    shown = {k: f"{v} ({ago(v, story.at)})" if isinstance(v, datetime) else v for k, v in story.facts.items()}
+    return [
+        f"{story.subject} {story.id}",
+        *(f"  {line}" for line in console.facts({k: v for k, v in shown.items() if k != "id" and v != {}})),
+        "",
+        *_rows(story),
+        *_timeline(story),
+        *(f"next: {line}" for line in story.next),
+    ]
+
+
+def _rows(story: Story) -> list[Table]:
+    wanted: list[tuple[str, list[Row], tuple[str, ...]]] = [
+        ("Predictions", story.predictions, ("id", "provider", "external_id", "state", "polls", "ended_by", "reason")),
+        ("Outputs", story.outputs, ("idx", "path", "state", "attempt", "format", "bytes", "key", "reason")),
+        ("Deliveries", story.deliveries, ("id", "webhook_id", "received_at", "state", "bytes", "reason")),
+        ("Dead letters", story.dead_letters, ("id", "subject", "step", "category", "error", "state", "reason")),
+    ]
+    return [
+        console.table(title, columns, ([_short(row[column], story.at) for column in columns] for row in rows))
+        for title, rows, columns in wanted
+        if rows
+    ]
+
+
+def _timeline(story: Story) -> list[Table | str]:
+    rows = [
+        (ago(e["at"], story.at), _subject(story, e), _edge(e), _short(e["reason"], story.at), e["actor"])
+        for e in story.events
+    ]
+    made: list[Table | str] = [console.table("Timeline", ("when", "what", "edge", "reason", "by"), rows)]
+    if len(story.events) == history.MOST_EVENTS:
+        made.append(f"only the first {history.MOST_EVENTS} events are shown")
+    return made
+
+
+def _subject(story: Story, event: Row) -> str:
+    """Return an event's row in few characters: an output by its place."""
+    place = {row["id"]: row["path"] for row in story.outputs}
+    if event["subject_id"] in place:
+        return f"output {place[event['subject_id']]}"
+    return str(event["subject"])
+
+
+def _edge(event: Row) -> str:
+    return f"{event['from_state']} > {event['to_state']}" if event["from_state"] else f"made {event['to_state']}"
+
+
+def _short(value: Any, at: datetime) -> Any:
+    if isinstance(value, datetime):
+        return ago(value, at)
+    return value[:_REASON_CHARS] if isinstance(value, str) else value
