@@ -110,26 +110,38 @@ def lock(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
     return DeadLetter(**row) if row else None
 
 
-GROUPS = """
+_MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+   AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
+   AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
+   AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)"""
+
+GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
        (array_agg(reason ORDER BY created_at DESC))[1] AS example
-  FROM dead_letters WHERE state = %(state)s
+  FROM dead_letters WHERE {_MATCHES}
  GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 
 
-def groups(conn: Connection, state: str = "open") -> list[Row]:
-    """Return dead letters counted by provider, step, category and error."""
-    return many(conn, GROUPS, {"state": state})
+def groups(
+    conn: Connection,
+    state: str = "open",
+    *,
+    provider: str | None = None,
+    step: str | None = None,
+    category: str | None = None,
+    retryable: bool | None = None,
+    job_id: UUID | None = None,
+) -> list[Row]:
+    """Return the dead letters that match, counted by provider, step, category and error."""
+    args = _matching(state, provider, step, category, retryable, job_id)
+    return many(conn, GROUPS, args)
 
 
 LIST = f"""
 SELECT {_COLUMNS} FROM dead_letters
- WHERE state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
-   AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
-   AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
-   AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)
+ WHERE {_MATCHES}
  ORDER BY created_at DESC, id LIMIT %(limit)s
 """
 
@@ -146,13 +158,45 @@ def find(
     limit: int = 100,
 ) -> list[DeadLetter]:
     """Return the newest dead letters that match."""
-    args = {
+    args = {**_matching(state, provider, step, category, retryable, job_id), "limit": limit}
+    return [DeadLetter(**row) for row in many(conn, LIST, args)]
+
+
+PAGE = f"""
+SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+
+def page(
+    conn: Connection,
+    after: UUID,
+    *,
+    state: str = "open",
+    provider: str | None = None,
+    step: str | None = None,
+    category: str | None = None,
+    retryable: bool | None = None,
+    job_id: UUID | None = None,
+    limit: int = 100,
+) -> list[UUID]:
+    """Return the ids of those that match, oldest first, from behind one: for going through all of them."""
+    args = {**_matching(state, provider, step, category, retryable, job_id), "after": after, "limit": limit}
+    return [row["id"] for row in many(conn, PAGE, args)]
+
+
+def _matching(
+    state: str,
+    provider: str | None,
+    step: str | None,
+    category: str | None,
+    retryable: bool | None,
+    job_id: UUID | None,
+) -> dict[str, Any]:
+    return {
         "state": state,
         "provider": provider,
         "step": step,
         "category": category,
         "retryable": retryable,
         "job_id": job_id,
-        "limit": limit,
     }
-    return [DeadLetter(**row) for row in many(conn, LIST, args)]

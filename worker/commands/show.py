@@ -1,6 +1,6 @@
 """`moorage show ID`: the whole story of one thing: its facts, its rows, what happened, what happens next."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -70,33 +70,29 @@ def _of_job(conn: Connection, job_id: UUID) -> Story:
     letters = history.dead_letters(conn, [row["id"] for row in (*tried, *files, *heard)])
     events = history.timeline(conn, job_id, [row["id"] for row in (*tried, *files, *heard)])
     at = now(conn)
-    live = [("job", facts), *(("prediction", row) for row in tried), *(("output", _leased(conn, row)) for row in files)]
-    told = outlook.lines(live, letters, at)
+    live = [*(("prediction", row) for row in tried), *(("output", row) for row in files)]
+    told = outlook.lines([("job", facts), *((s, _leased(conn, s, row)) for s, row in live)], letters, at)
     return Story("job", job_id, at, facts, tried, files, heard, letters, events, told)
 
 
-def _leased(conn: Connection, row: Row) -> Row:
-    """Return an output of a job with the end of its lease, which the list of a job's outputs leaves out."""
-    return history.row(conn, Match("output", row["id"])) or row if row["leased_by"] else row
+def _leased(conn: Connection, subject: str, row: Row) -> Row:
+    """Return a row of a job with the end of its lease, which the lists of a job's rows leave out."""
+    return history.row(conn, Match(subject, row["id"])) or row if row["leased_by"] else row
 
 
 def _of_row(conn: Connection, match: Match) -> Story:
     """Tell of a delivery, a prediction, an output, or of the row that a dead letter is about."""
-    about = match
-    if match.subject == "dead_letter":
-        letter = dead_letters.get(conn, match.id)
-        about = Match(letter.subject, letter.subject_id) if letter else match
-    facts = history.row(conn, about) if about.subject != "message" else {"state": "dead"}
+    letter = dead_letters.get(conn, match.id) if match.subject == "dead_letter" else None
+    about = Match(letter.subject, letter.subject_id) if letter and letter.subject != "message" else match
+    facts = asdict(letter) if letter and about is match else history.row(conn, about)
     if facts is None:
         raise ConfigError(f"{about.subject} {about.id} is gone")
-    letters = history.dead_letters(conn, [about.id])
+    letters = [facts] if about is match and letter else history.dead_letters(conn, [about.id])
     heard = deliveries.of_prediction(conn, about.id) if about.subject == "prediction" else []
     events = history.timeline(conn, None, [about.id, *(x["id"] for x in letters), *(x["id"] for x in heard)])
     at = now(conn)
-    return Story(
-        about.subject, about.id, at, facts, [], [], heard, letters, events,
-        outlook.lines([(about.subject, facts)], letters, at),
-    )  # fmt: skip
+    told = outlook.lines([(about.subject, facts)], letters, at)
+    return Story(about.subject, about.id, at, facts, [], [], heard, letters, events, told)
 
 
 def _page(story: Story) -> list[Table | str]:
