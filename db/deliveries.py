@@ -78,7 +78,9 @@ WITH old AS (
     UPDATE deliveries d
        SET state = 'unmatched', {CLEAR}, external_id = %(external_id)s, woken_at = NULL,
            unmatched_until = coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s)),
-           run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = 'nobody registered this prediction yet'
+           run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
+                          coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s))),
+           reason = 'nobody registered this prediction yet'
       FROM old WHERE d.id = old.id
     RETURNING d.id, old.state AS from_state
 )
