@@ -25,7 +25,7 @@ up: $(STAMP)  ## Run the whole stack here until Ctrl-C
 	@$(BIN)/moorage up
 
 test: $(STAMP)  ## Run all tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(STAMP)  ## Lint, types, import contract, and the size of the house
 	@$(BIN)/ruff format --check .

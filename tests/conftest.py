@@ -13,6 +13,34 @@ from embedded.stack import Stack
 
 _numbers = itertools.count(1)
 
+# Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
+LISTED_SKIPS = {
+    "reads /proc": "not on Linux",
+    "macOS tells no process of its parent's death": "not on Linux",
+    "only root makes folders that the server's user cannot enter": "run as an ordinary user",
+}
+_unlisted: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note skips that nobody listed with a reason."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        if not reason.startswith(tuple(LISTED_SKIPS)):
+            _unlisted.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run with an unlisted skip: a test that silently stops running proves nothing."""
+    if _unlisted and session.exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which skips are not listed."""
+    for line in _unlisted:
+        terminalreporter.write_line(f"skip not listed in tests/conftest.py: {line}", red=True)
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
