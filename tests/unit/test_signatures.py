@@ -88,7 +88,7 @@ def test_a_right_signature_among_others_is_enough(signature):
 @pytest.mark.parametrize(
     "signature",
     ["", " ", "v1", "v1,", "v1,not base64", "v1,a,b", "v1,é", b"v1,\xff\x00\xfe", VECTOR[3:],
-     VECTOR.replace("v1,", "v2,"), VECTOR.replace("v1,", "V1,"),
+     VECTOR.replace("v1,", "v2,"), VECTOR.replace("v1,", "v1."), VECTOR.replace("v1,", "V1,"),
      VECTOR[:-1], VECTOR + "=", VECTOR + ",x", VECTOR.replace("v1,", "v1a,"), ",", ",,,"],
 )  # fmt: skip
 def test_a_wrong_signature_is_a_clean_verdict(signature):

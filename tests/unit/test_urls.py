@@ -43,6 +43,7 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
         ("https://user@replicate.delivery/", "user name"),
         ("https://user:pass@replicate.delivery/", "user name"),
         ("https://:@replicate.delivery/", "user name"),
+        ("https://@replicate.delivery/", "user name"),
         ("https://replicate.delivery@evil.example/", "user name"),
         ("https://replicate.delivery/\r\nX: y", "control"),
         ("https://replicate\t.delivery/", "control"),

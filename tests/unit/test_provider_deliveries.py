@@ -1,0 +1,146 @@
+"""
+What every provider reads in a delivery: recorded ones, damaged ones, and any bytes.
+
+A new provider adds files to `recorded/{provider}/` (the raw text of a body, and what is to be read in it), and to
+SETTINGS what they need.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import providers
+from moorage.errors import Unreadable
+from moorage.model import Report
+from moorage.settings import Settings
+from moorage.text import is_storable
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
+SETTINGS = {
+    "database_url": "postgresql://moorage@localhost/moorage",
+    "broker_url": "redis://localhost",
+    "standard_output_hosts": "files.example",
+}
+LOADED = providers.load(Settings(_env_file=None, **SETTINGS))
+FILES = sorted((Path(__file__).parent / "recorded").glob("*/*.json"))
+each_provider = pytest.mark.parametrize("provider", LOADED.values(), ids=lambda one: one.name)
+each_delivery = pytest.mark.parametrize(
+    ("provider", "delivery"),
+    [(LOADED[file.parent.name], json.loads(file.read_text(encoding="utf-8"))) for file in FILES],
+    ids=[f"{file.parent.name}-{file.stem}" for file in FILES],
+)
+
+
+def storable_parts(report: Report) -> list[str]:
+    texts = [report.external_id, report.raw_status, report.error or "", report.model or ""]
+    for found in report.outputs:
+        texts += [found.path, found.url or "", found.problem or ""]
+    return texts
+
+
+def test_every_provider_has_recorded_deliveries():
+    """A provider without them is one nobody has read."""
+    assert set(LOADED) == {file.parent.name for file in FILES}
+
+
+@each_delivery
+def test_a_redacted_delivery_says_the_same(provider, delivery):
+    """What is recorded is what is parsed later: blanking a secret must not cost the prediction."""
+    body = delivery["body"].encode()
+
+    assert provider.parse(provider.redact(body)) == provider.parse(body)
+
+
+@each_delivery
+def test_a_recorded_delivery_is_read_as_expected(provider, delivery):
+    """Status, files with their paths in document order, problems with the host they name."""
+    expect = delivery["expect"]
+
+    report = provider.parse(delivery["body"].encode())
+
+    assert (report.external_id, report.status, report.raw_status) == (
+        expect["external_id"], expect["status"], expect["raw_status"],
+    )  # fmt: skip
+    assert report.data_removed is expect.get("data_removed", False)
+    assert report.error == expect.get("error")
+    assert report.model == expect.get("model", report.model)
+    if "expires_at" in expect:
+        assert report.expires_at == datetime.fromisoformat(expect["expires_at"])
+    assert [found.path for found in report.outputs] == [one["path"] for one in expect["outputs"]]
+    for found, one in zip(report.outputs, expect["outputs"], strict=True):
+        assert found.url == one.get("url")
+        assert (None if found.data is None else len(found.data)) == one.get("data_bytes")
+        assert one["problem"] in (found.problem or "") if "problem" in one else found.problem is None
+
+
+@each_delivery
+def test_only_a_terminal_success_names_files(provider, delivery):
+    """Files of earlier or failed answers are previews."""
+    report = provider.parse(delivery["body"].encode())
+
+    assert report.status == "succeeded" or not report.outputs
+
+
+@each_delivery
+@unhurried
+@given(data=st.data())
+def test_a_delivery_with_damage_is_read_or_refused(provider, delivery, data):
+    """Whatever is signed reaches the parser: one bad delivery must not cost a worker."""
+    body = bytearray(delivery["body"].encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(body)))
+        body[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+
+    try:
+        report = provider.parse(bytes(body))
+    except Unreadable:
+        return
+    assert all(map(is_storable, storable_parts(report)))
+
+
+HOSTILE = {
+    "empty": b"",
+    "no UTF-8": b"\xff\xfe{}",
+    "UTF-16": '{"id": "a"}'.encode("utf-16"),
+    "no JSON": b"<html>502 Bad Gateway</html>",
+    "cut": b'{"id": "a", "status": "succ',
+    "null": b"null",
+    "list": b"[]",
+    "string": b'"text"',
+    "empty object": b"{}",
+    "nested brackets": b"[" * (16 * 2**20),
+    "nested objects": b'{"data":' * 10**6,
+    "endless integer": b'{"id": ' + b"9" * 10_000 + b"}",
+}
+
+
+@each_provider
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
+    """It becomes a dead letter that a person reads; 16 MB of brackets must not cost the worker."""
+    with pytest.raises(Unreadable) as raised:
+        provider.parse(body)
+
+    assert 10 < len(str(raised.value)) < 400
+    assert is_storable(str(raised.value))
+
+
+@each_provider
+@unhurried
+@given(st.binary(max_size=60) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["id", "status", "data", "output", "type", "error", "completed_at"]), inner),
+    max_leaves=12,
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_parse_raises_nothing_but_unreadable(provider, body):
+    """Any bytes, and any JSON with the fields a dialect knows."""
+    try:
+        report = provider.parse(body)
+    except Unreadable:
+        return
+    assert all(map(is_storable, storable_parts(report)))
