@@ -38,9 +38,11 @@ fmt: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock:  ## Make requirements.lock anew (needs uv)
+lock:  ## Make requirements.lock and requirements.runtime.lock (what the image holds) anew (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
 		--group dev --group build pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra video \
+		--constraint requirements.lock pyproject.toml -o requirements.runtime.lock
 
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage

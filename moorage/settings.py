@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     reconcile_seconds: Positive = 2.0
     drain_seconds: Positive = 30.0
     discard_seconds: Positive = 10.0
+    alive_file: str | None = None  # touched every few seconds by a worker or beat that runs, for health checks
 
     @field_validator(
         "egress_allow",

@@ -7,7 +7,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 
 from moorage import settings as settings_module
-from worker import queues, schedule
+from worker import alive, queues, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
@@ -19,6 +19,7 @@ def make() -> Celery:
     """Return the application, configured from the settings; importing a step is left to the worker."""
     settings = settings_module.get()
     broker = settings.broker_url.get_secret_value()
+    alive.watch(settings.alive_file)
     app = Celery("moorage", broker=broker, include=["worker.steps"])
     app.conf.update(
         task_queues=queues.declare(broker),

@@ -1,0 +1,41 @@
+# syntax=docker/dockerfile:1
+# One image, many commands: receiver, worker, beat, flower, migrate, and every other `moorage` command.
+
+FROM python:3.13-slim AS builder
+# VIDEO=no leaves out `av`, whose wheels carry GPL codecs: videos are then kept without a poster (see NOTICE).
+ARG VIDEO=yes
+RUN python -m venv /opt/venv
+COPY requirements.runtime.lock /tmp/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/venv/bin/pip install --disable-pip-version-check --only-binary :all: --require-hashes \
+        -r /tmp/requirements.runtime.lock \
+    && if [ "$VIDEO" = no ]; then /opt/venv/bin/pip uninstall --yes av; fi \
+    && /opt/venv/bin/pip uninstall --yes pip
+COPY --chmod=755 <<'EOF' /opt/venv/bin/moorage
+#!/opt/venv/bin/python
+from worker.cli import main
+
+main()
+EOF
+COPY . /app
+RUN /opt/venv/bin/python -m compileall -q /app
+
+FROM python:3.13-slim
+# /spool holds downloads while they are checked; its files have no name, so a killed process leaves nothing behind.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin moorage \
+    && install -d -o moorage -g moorage /spool
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /app /app
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    TMPDIR=/spool \
+    LOG_FORMAT=json
+WORKDIR /app
+USER 10001
+VOLUME /spool
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["moorage"]
+CMD ["--help"]
