@@ -9,7 +9,6 @@ from uuid import UUID
 import click
 from rich.console import Console
 from rich.status import Status
-from rich.table import Table
 
 from db import jobs, outputs
 from moorage.errors import ConfigError
@@ -29,12 +28,11 @@ PING_SECONDS: Final = 2.0
 @click.option("--json", "as_json", is_flag=True, help="Print what became of it as JSON.")
 def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     """Keep URLs, files or folders as one job: waits for the workers and shows where everything is."""
-    console = Console(highlight=False, stderr=as_json)
+    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
     sources = list(_sources(what, console))
     if not sources:
         raise ConfigError("there is nothing to keep: name URLs, pictures, MP4 or WebM files, or folders of them")
-    if not app.control.ping(timeout=PING_SECONDS):
-        raise ConfigError("no worker answers: start one with `moorage worker`, or everything with `moorage up`")
+    _require_worker()
     deps = boot.deps()
     spooled = [(source, files.spool(deps, source.path) if source.path else None) for source in sources]
     job_id, wakes = files.start(deps, spooled, owner, "cli")
@@ -43,6 +41,13 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
         rows = _await(deps, job_id, status)
     shown = _show(deps, console, job_id, sources, rows, as_json)
     raise SystemExit(0 if shown else 1)
+
+
+def _require_worker() -> None:
+    """Say at once that nobody would do the work, instead of waiting for ever."""
+    answers = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+    if not any(queue["name"] == "keep" for queues in answers.values() for queue in queues or ()):
+        raise ConfigError("no worker serves the queue keep: start one with `moorage worker`, or all with `moorage up`")
 
 
 def _sources(what: Iterable[str], console: Console) -> Iterable[Source]:
@@ -96,13 +101,11 @@ def _show(
         ]
         emit({"job_id": job_id, "render_id": job_id if kept else None, "files": found})
         return len(kept) == len(rows)
-    table = Table(title=f"job {job_id}: {len(kept)} of {len(rows)} kept", title_justify="left")
-    for column in ("file", "state", "what", "where, or why not"):
-        table.add_column(column, overflow="fold")
     for source, row in zip(sources, rows, strict=True):
         described = f"{row['format']} {row['width_px']}x{row['height_px']} {row['bytes']:,} B" if row["key"] else ""
-        table.add_row(source.name, row["state"], described, _url(deps, row) or row["reason"])
-    console.print(table)
+        console.print(f"{row['state']:6} {source.name}  {described}", markup=False)
+        console.print(f"       {_url(deps, row) or row['reason']}", markup=False)
+    console.print(f"{len(kept)} of {len(rows)} kept as render {job_id}")
     return len(kept) == len(rows)
 
 

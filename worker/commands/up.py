@@ -17,7 +17,7 @@ from worker.local import Local
 @click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
 def up(folder: Path, pictures: Path | None) -> None:
     """Run servers, receiver, workers, beat, Flower and a stand-in for Replicate until Ctrl-C; data stays."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -68,7 +68,7 @@ def _addresses(local: Local, standin: Standin, env_file: Path) -> str:
   # start a prediction at the stand-in, as an application would at Replicate
   ID=$(curl -s {standin.url}/v1/predictions \\
     -H 'Authorization: Bearer {standin.token}' -H 'Content-Type: application/json' \\
-    -d '{{"input": {{"prompt": "a boat"}}, "webhook": "{local.url}/webhooks/replicate"}}' \\
+    -d '{{"version": "5c7d5dc6", "input": {{"prompt": "a boat"}}, "webhook": "{local.url}/webhooks/replicate"}}' \\
     | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
 
   # tell moorage about it
