@@ -74,7 +74,8 @@ SELECT id, job_id, seq, provider, external_id, model, state, category, reason, r
 """
 
 OUTPUT: Final = """
-SELECT id, job_id, prediction_id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
+SELECT id, job_id, prediction_id, idx, path, source_kind,
+       CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
        expires_at, refreshed_at, state, category, reason, created_at, run_at, attempt, crashes, leased_by, leased_until,
        ended_at, media, format, bytes, sha256, width_px, height_px, frames, duration_s, key, thumb_key, thumb_missing,
        notes

@@ -1,0 +1,41 @@
+"""Rule 9 over documents: every project's `imageUrls` and placements are what its placements compute to."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+
+from db import inventory, projects
+from db.connect import Connection, Row
+from moorage import scenes
+from tasks.audit_finding import Finding
+from tasks.deps import Deps
+
+
+def look(deps: Deps) -> Iterator[Finding]:
+    """Go through all projects, one in memory."""
+    after = ""
+    while page := deps.database.run(partial(inventory.projects, after=after)):
+        for project_id in page:
+            yield from deps.database.run(partial(_project, project_id=project_id, asset_base=deps.asset_base))
+        after = page[-1]
+
+
+def _project(conn: Connection, project_id: str, asset_base: str) -> list[Finding]:
+    project = projects.get(conn, project_id)
+    if project is None:
+        return []
+    placed = inventory.placed(conn, project_id)
+    keys = scenes.keys_of_all(project["document"], (row["scene"] for row in placed))
+    wrong = [_misplaced(row, key) for row, key in zip(placed, keys, strict=True) if row["scene_key"] != key]
+    urls: dict[str, list[str]] = defaultdict(list)
+    for row, key in zip(placed, keys, strict=True):
+        if key is not None:
+            urls[key].append(f"{asset_base}/{row['key']}")
+    if scenes.with_urls(project["document"], urls) != project["document"]:
+        wrong.append(Finding(9, "project", project_id, "imageUrls of its document are not what its placements say"))
+    return wrong
+
+
+def _misplaced(row: Row, key: str | None) -> Finding:
+    what = f"file {row['idx']} is placed in {row['scene_key'] or 'no scene'}, but belongs in {key or 'none'}"
+    return Finding(9, "render", str(row["render_id"]), what)
