@@ -21,6 +21,7 @@ from moorage.text import is_storable, storable
 MAX_CHARS: Final = 8192
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")  # also an empty one, which parse_url drops
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_SHOWN: Final = 253
@@ -53,7 +54,7 @@ def host_port(url: str) -> Endpoint:
         raise DownloadRefused("the URL cannot be read") from error
     if parts.scheme not in _DEFAULT_PORTS:
         raise DownloadRefused("the URL is neither https: nor http:")
-    if parts.auth is not None:
+    if parts.auth is not None or _USER.match(url):
         raise DownloadRefused("the URL holds a user name or password")
     if not parts.host:
         raise DownloadRefused("the URL names no host")

@@ -16,6 +16,8 @@ from moorage.urls import MAX_CHARS
 
 MAX_FILES: Final = 1000
 _MAX_PATH_CHARS: Final = 400
+# No piece ends inside an escape. In one piece, 15 MB of "%41" took 1.2 GB to decode.
+_PIECE: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|.){1,4096}", re.DOTALL)
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -63,7 +65,7 @@ def _decoded(uri: str) -> bytes:
     if not comma:
         raise ValueError("it has no comma")
     try:
-        data = unquote_to_bytes(payload)
+        data = b"".join(unquote_to_bytes(piece[0]) for piece in _PIECE.finditer(payload))
     except UnicodeEncodeError:  # half a character; its own message would show the payload
         raise ValueError("it holds half a character") from None
     if head.lower().replace(" ", "").endswith(";base64"):

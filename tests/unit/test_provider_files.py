@@ -3,6 +3,7 @@
 import base64
 import json
 import string
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -127,6 +128,20 @@ def test_a_data_uri_is_decoded_as_its_standard_says(uri, data):
     (found,) = files.found(uri, "output", allow_all)
 
     assert (found.data, found.url, found.problem) == (data, None, None)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_long_data_uri_is_decoded_in_pieces(shift):
+    """No escape is cut, and 15 MB of escapes take no gigabyte."""
+    uri = "data:," + "a" * shift + "%41" * 30_000 + "%4%41%"
+
+    tracemalloc.start()
+    (found,) = files.found(uri, "output", allow_all)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found.data == b"a" * shift + b"A" * 30_000 + b"%4A%"
+    assert peak_bytes < 4_000_000
 
 
 @pytest.mark.parametrize(
