@@ -182,3 +182,14 @@ def test_a_server_that_hangs_costs_five_seconds_and_not_the_process(tmp_path: Pa
     assert hung.status == 503
     assert 4.5 < took < 7
     assert beside.status == 200  # over another connection
+
+
+def test_what_nobody_foresaw_is_a_500_that_tells_nothing(stack: Stack) -> None:
+    """The log has the traceback; the answer has neither SQL nor a path of ours."""
+    with wp.running(stack.postgres.create_database("web_unmigrated")) as front:
+        failed = front.get("/v1/jobs/01890000-0000-7000-8000-000000000000")
+        rp.until(lambda: "UndefinedTable" in front.log())
+
+    assert failed.status == 500
+    assert failed.headers["content-type"] == "application/problem+json"
+    assert failed.fields["detail"] == "the API failed; its log says why"

@@ -1,0 +1,240 @@
+"""What an application reads of its jobs and projects, against granian and PostgreSQL."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from db import dead_letters, jobs, leases, outputs, predictions
+from db.connect import Connection, Database, connect
+from embedded.stack import Stack
+from moorage.lifecycle import GiveUp
+from moorage.model import Found, Kept, Media, Report, Thumbnail
+from tasks import apply, settle
+from tests.integration import web_process as wp
+from web import snapshots
+
+BASE = "https://cdn.example/files"
+SHA = "5e" * 32
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_reads", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    with wp.running(url, ASSET_BASE_URL=BASE) as process:
+        yield process
+
+
+@pytest.fixture
+def mine(url: str) -> Iterator[Connection]:
+    made = connect(url)
+    yield made
+    made.close()
+
+
+def hear(conn: Connection, made: wp.Answer, *found: Found, status: str = "succeeded") -> None:
+    """Apply the provider's answer, as ingest does."""
+    report = Report(made.fields["external_id"], status, status, found, error="out of memory")  # type: ignore[arg-type]
+    hearing = apply.Hearing("webhook", datetime.now(UTC), "test", BASE, 3600)
+    with conn.transaction():
+        job = jobs.lock(conn, UUID(made.fields["job_id"]))
+        apply.apply(conn, job, predictions.lock(conn, UUID(made.fields["prediction_id"])), report, hearing)
+
+
+def end(conn: Connection, made: wp.Answer, idx: int, why: GiveUp | None = None) -> str:
+    """Keep an output, or give it up, and settle its job when it was the last; returns the key."""
+    job_id = UUID(made.fields["job_id"])
+    row = outputs.of_job(conn, job_id)[idx]
+    with conn.transaction():
+        job = jobs.lock(conn, job_id)
+        lease = leases.claim(
+            conn, "outputs", row["id"], states=["waiting"], leased_by="test/1", lease_seconds=30, max_crashes=5
+        )
+        assert lease
+        if why:
+            outputs.end_dead(conn, lease, why.category, why.reason)
+            dead_letters.add(conn, "output", row["id"], why, step="keep", job_id=job_id, actor="test")
+        else:
+            outputs.end_kept(conn, lease, kept(f"renders/{job_id}/{idx}"))
+        settle.if_last(conn, job, asset_base=BASE, actor="test")
+    return f"{BASE}/renders/{job_id}/{idx}"
+
+
+def kept(stem: str) -> Kept:
+    thumb = Thumbnail(b"webp", "7b" * 32, 400, 300)
+    return Kept(
+        Media("image", "png", "image/png", "png", 1024, 768, 1),
+        9,
+        SHA,
+        f"{stem}.png",
+        thumb,
+        f"{stem}_thumb.webp",
+        None,
+    )
+
+
+def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine: Connection) -> None:
+    """The whole answer an application lives on: where the files are, and why one is not there."""
+    made = front.register(external_id="job_partial", scene=2**53 + 1, project_id="reads")
+    address = "https://replicate.delivery/a.png?signature=secret"
+    hear(mine, made, Found("output[0]", address), Found("output[1]", f"{address}2"), Found("output[2]", f"{address}3"))
+    first = end(mine, made, 0)
+    keeping = front.get(made.headers["location"]).fields
+    end(mine, made, 1, GiveUp("VALIDATION_FAILED", "Invalid", "the PNG ends early", retryable=False))
+    end(mine, made, 2, GiveUp("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True))
+
+    shown = front.get(made.headers["location"])
+
+    job = shown.fields
+    dead = [row["id"] for row in outputs.of_job(mine, UUID(job["job_id"]))][1:]
+    assert shown.status == 200
+    assert shown.headers["cache-control"] == "no-store"
+    assert (keeping["state"], keeping["render_id"], keeping["variants_created"]) == ("keeping", None, 0)
+    assert [output["state"] for output in keeping["outputs"]] == ["kept", "waiting", "waiting"]
+    assert (job["state"], job["render_id"], job["variants_created"]) == ("partial", job["job_id"], 1)
+    assert (job["scene"], job["project_id"], job["policy"]) == (2**53 + 1, "reads", "keep")
+    assert job["variants"] == [
+        {
+            "idx": 0,
+            "is_cover": True,
+            "media": "image",
+            "content_type": "image/png",
+            "bytes": 9,
+            "sha256": SHA,
+            "width_px": 1024,
+            "height_px": 768,
+            "frames": 1,
+            "duration_s": None,
+            "url": f"{first}.png",
+            "thumb_url": f"{first}_thumb.webp",
+            "thumb_width_px": 400,
+            "thumb_height_px": 300,
+            "thumb_missing": None,
+        }
+    ]
+    assert [
+        (e["type"], e["message"], e["job_id"], e["prediction_id"], e["retryable"], e["subject_id"], e["idx"])
+        for e in job["errors"]
+    ] == [
+        (
+            "VALIDATION_FAILED",
+            "the PNG ends early",
+            job["job_id"],
+            made.fields["prediction_id"],
+            False,
+            str(dead[0]),
+            1,
+        ),
+        ("DOWNLOAD_FAILED", "404 Not Found", job["job_id"], made.fields["prediction_id"], True, str(dead[1]), 2),
+    ]
+    assert job["predictions"][0]["state"] == "succeeded"
+    assert "secret" not in json.dumps(job)  # a provider's address may carry its signature
+
+
+def test_a_failed_job_says_why(front: wp.Front, mine: Connection) -> None:
+    """The provider's own failure is told with its words, and nothing is published."""
+    made = front.register(external_id="job_failed")
+    hear(mine, made, status="failed")
+
+    job = front.get(made.headers["location"]).fields
+
+    (error,) = job["errors"]
+    assert (job["state"], job["category"], job["render_id"], job["variants"]) == ("failed", "PROVIDER_FAILED", None, [])
+    assert (error["type"], error["message"], error["retryable"]) == ("PROVIDER_FAILED", "out of memory", False)
+    assert error["prediction_id"] == made.fields["prediction_id"]
+
+
+def test_a_deleted_render_shows_no_files(front: wp.Front, mine: Connection) -> None:
+    """What the user deleted is not published by another door."""
+    made = front.register(external_id="job_deleted")
+    hear(mine, made, Found("output", "https://replicate.delivery/a.png"))
+    end(mine, made, 0)
+    mine.execute("UPDATE renders SET deleted_at = moment() WHERE id = %s", [made.fields["job_id"]])
+
+    job = front.get(made.headers["location"]).fields
+
+    assert (job["render_id"], job["variants_created"], job["variants"]) == (None, 0, [])
+    assert job["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/v1/jobs/{uuid4()}",
+        "/v1/jobs/7",
+        "/v1/jobs/%7B01890000-0000-7000-8000-000000000000%7D",
+        "/v1/jobs/%00",
+        "/v1/jobs/%FF",
+        "/v1/jobs/",
+        "/v1/jobs/..%2Fjobs",
+        "/v1/projects/nobody",
+        "/v1/projects/%00",
+        "/v1/projects/%FF",
+        "/v1/projects/a/b",
+    ],
+)
+def test_what_is_not_there_is_404(front: wp.Front, path: str) -> None:
+    """No spelling of an id may become a 500."""
+    missing = front.get(path)
+
+    assert missing.status == 404
+    assert missing.headers["content-type"] == "application/problem+json"
+
+
+def test_a_project_shows_its_files_in_their_scenes_also_when_it_was_overwritten(
+    front: wp.Front, mine: Connection
+) -> None:
+    """An application that wrote back an old copy must not read its own mistake; nor numbers that were rounded."""
+    made = front.register(external_id="job_scene", project_id="film", scene="s2")
+    lost = front.register(external_id="job_no_scene", project_id="film", scene="cut")
+    document = {"scenes": [{"id": "s1"}, {"id": "s2", "imageUrls": ["stale"]}], "seed": 2**53 + 1}
+    mine.execute("UPDATE projects SET document = %s WHERE id = 'film'", [Jsonb(document)])
+    urls = []
+    for job in (made, lost):
+        hear(mine, job, Found("output", "https://replicate.delivery/a.png"))
+        urls.append(f"{end(mine, job, 0)}.png")
+    mine.execute("UPDATE projects SET document = %s WHERE id = 'film'", [Jsonb(document)])
+
+    shown = front.get("/api/v1/projects/film")
+
+    assert shown.status == 200
+    assert shown.headers["cache-control"] == "no-store"
+    assert shown.fields["document"] == {
+        "scenes": [{"id": "s1"}, {"id": "s2", "imageUrls": [urls[0]]}],
+        "seed": 2**53 + 1,
+    }
+    assert shown.fields["unplaced"] == [
+        {"render_id": lost.fields["job_id"], "idx": 0, "scene": "cut", "url": urls[1]},
+    ]
+    assert (shown.fields["project_id"], shown.fields["owner"]) == ("film", "ada")
+
+
+def test_a_project_is_made_empty_by_its_first_registration(front: wp.Front) -> None:
+    """Scenes may come after their files: the project must be there to be written to."""
+    front.register(external_id="job_new_project", project_id="büro & co")
+
+    shown = front.get("/v1/projects/b%C3%BCro%20%26%20co")
+
+    assert shown.fields["document"] == {"scenes": []}
+    assert shown.fields["project_id"] == "büro & co"
+
+
+def test_a_read_of_several_statements_shows_one_moment(database: Database, conn: Connection) -> None:
+    """A job settled between two statements must not be shown as settled without its files."""
+
+    def work(mine: Connection) -> list[int]:
+        seen = []
+        for _ in range(2):
+            row = mine.execute("SELECT count(*) AS n FROM projects").fetchone()
+            seen.append(row["n"] if row else -1)
+            conn.execute("INSERT INTO projects (id, owner) VALUES (%s, 'ada')", [str(uuid4())])
+        return seen
+
+    assert snapshots.read(database, work) == [0, 0]

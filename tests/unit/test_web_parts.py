@@ -1,0 +1,170 @@
+"""The API's parts that need no server."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from moorage.model import Wake
+from web import asked, front, waking
+from web.access import Gate
+from web.lives import Life
+from web.problems import Problem
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 5))
+
+
+class Part:
+    """An application that notes its life, and refuses to start where told to."""
+
+    def __init__(self, name: str, heard: list[str], *, starts: bool = True) -> None:
+        self.name, self.heard, self.starts = name, heard, starts
+
+    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if not self.starts:
+            await send({"type": "lifespan.startup.failed", "message": f"{self.name} misses a setting"})
+            return
+        self.heard.append(f"{self.name} starts")
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.heard.append(f"{self.name} stops")
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
+    """Run a front's whole life and return what the server hears of it."""
+    events = iter(["lifespan.startup", "lifespan.shutdown"])
+    told: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(events)}
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    run(front.Front(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
+    return told
+
+
+def test_both_applications_hear_of_start_and_end() -> None:
+    """The receiver's relay starts with the one event and publishes what is left with the other."""
+    heard: list[str] = []
+
+    told = live(Part("api", heard), Part("receiver", heard))
+
+    assert [message["type"] for message in told] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert heard == ["receiver starts", "api starts", "api stops", "receiver stops"]
+
+
+def test_where_one_refuses_to_start_the_other_is_stopped() -> None:
+    """The server must be told why, and no thread may be left behind."""
+    heard: list[str] = []
+
+    told = live(Part("api", heard, starts=False), Part("receiver", heard))
+
+    assert told == [{"type": "lifespan.startup.failed", "message": "api misses a setting"}]
+    assert heard == ["receiver starts", "receiver stops"]
+
+
+def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
+    """Without an answer the server would wait for ever."""
+
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        raise LookupError("broken")
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    with pytest.raises(LookupError, match="broken"):
+        run(Life(breaks, {}).start())
+    with pytest.raises(RuntimeError, match=r"without an answer to lifespan\.startup"):
+        run(Life(silent, {}).start())
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate"])
+def test_the_api_has_its_paths(path: str) -> None:
+    """What begins with a prefix of the API is never answered by the receiver, which asks for no token."""
+    assert front.is_api(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/v1x", "/healthz", "/webhooks/v1", "/api/webhooks/replicate", "/api/v1/webhooks/replicate", "//v1/jobs"],
+)
+def test_the_receiver_has_all_others(path: str) -> None:
+    """A webhook under any of its prefixes carries no token and must not meet the gate."""
+    assert not front.is_api(path)
+
+
+@pytest.mark.parametrize("header", [b"Bearer right", b"bearer right", b"BEARER   right"])
+def test_the_gate_lets_the_bearer_pass(header: bytes) -> None:
+    """The scheme's name has no case (RFC 9110, 11.1)."""
+    Gate(SecretStr("right")).check([(b"host", b"moorage"), (b"authorization", header)])
+
+
+@pytest.mark.parametrize("token", [None, SecretStr("right")])
+def test_the_gate_is_shut_to_everybody_else(token: SecretStr | None) -> None:
+    """An empty token must not equal a missing one."""
+    for header in (b"Bearer ", b"Bearer None", b"Bearer right right", b"right"):
+        with pytest.raises(Problem) as refused:
+            Gate(token).check([(b"authorization", header)])
+        assert refused.value.status == (401 if token else 503)
+
+
+def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
+    """`policy` overrides MOORAGE_PARTIAL for one job, and only when it is written."""
+    least = {"provider": "replicate", "external_id": "a", "owner": "ada"}
+
+    assert asked.read(least, partial="discard").partial == "discard"
+    assert asked.read({**least, "policy": None}, partial="discard").partial == "discard"
+    assert asked.read({**least, "policy": "keep"}, partial="discard").partial == "keep"
+    assert asked.read(least, partial="keep").deadline_seconds is None
+
+
+@pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
+def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
+    """An integer that passed through a float would name another scene."""
+    body = {"provider": "replicate", "external_id": "a", "owner": "ada", "project_id": "p", "scene": scene}
+
+    read = asked.read(body, partial="keep").scene
+
+    assert read == scene
+    assert type(read) is type(scene)
+
+
+def test_many_wrong_fields_are_not_all_repeated() -> None:
+    """The answer to a megabyte of nonsense is short."""
+    with pytest.raises(Problem) as refused:
+        asked.read({f"field_{n}": n for n in range(50_000)}, partial="keep")
+
+    assert refused.value.errors is not None
+    assert len(refused.value.errors) == asked.MAX_ERRORS
+
+
+def test_wakes_beyond_the_line_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that hangs must not fill the memory; dispatch sends what is dropped."""
+    sent: list[object] = []
+    go_on = threading.Event()
+    monkeypatch.setattr("web.waking.publish.wake_all", lambda wakes: (go_on.wait(5), sent.append(wakes)))
+    waker = waking.Waker()
+
+    for _ in range(3 * waking.MAX_WAITING):
+        waker.offer([Wake("ingest", uuid4())])
+    waker.offer([])
+    go_on.set()
+    deadline = time.monotonic() + 5
+    while len(sent) < waking.MAX_WAITING and time.monotonic() < deadline:
+        time.sleep(0.01)
+    waker.close()
+
+    assert len(sent) == waking.MAX_WAITING
