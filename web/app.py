@@ -83,11 +83,11 @@ def _routes(prefix: str) -> list[Route]:
     ]
 
 
-def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(_request: Request, error: Exception) -> Response:
     return cast(Problem, error).response()
 
 
-def _unrouted(_request: Request, error: Exception) -> Response:
+async def _unrouted(_request: Request, error: Exception) -> Response:
     """Answer where no endpoint does: 404, or 405 with the methods that are answered."""
     missing = cast(HTTPException, error)
     if missing.status_code == 405:
@@ -95,7 +95,7 @@ def _unrouted(_request: Request, error: Exception) -> Response:
     return Problem(404, "nothing is here: see docs/http.md for the addresses").response()
 
 
-def _failed(_request: Request, _error: Exception) -> Response:
+async def _failed(_request: Request, _error: Exception) -> Response:
     """Answer for what nobody foresaw; the error goes on to the outermost line, which logs it."""
     return Problem(500, "the API failed; its log says why").response()
 

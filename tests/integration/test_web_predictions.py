@@ -1,11 +1,13 @@
 """Registration over HTTP, against granian and PostgreSQL."""
 
 import concurrent.futures
+import contextlib
 import json
 from collections.abc import Iterator
 
 import psycopg
 import pytest
+import redis
 
 from embedded.stack import Stack
 from tests.integration import receiver_process as rp
@@ -86,26 +88,47 @@ def test_thirty_equal_registrations_at_once_make_one_job(front: wp.Front, url: s
     assert len(rp.rows(url, "SELECT id FROM jobs WHERE project_id = 'race'")) == 1
 
 
-def test_a_webhook_to_the_same_port_is_recorded_and_woken_by_its_registration(front: wp.Front, url: str) -> None:
-    """The receiver serves beside the API; a webhook that came first is due as soon as its prediction is known."""
-    body = b'{"id": "reg_early", "status": "succeeded"}'
-    recorded = front.post(body, webhook_id="msg_early", path="/api/v1/webhooks/replicate")
-    # as ingest leaves it when nobody has registered the prediction yet
+def leave_unmatched(front: wp.Front, url: str, external_id: str) -> rp.Reply:
+    """Send a webhook for a prediction nobody registered, and leave it as ingest does."""
+    reply = front.post(f'{{"id": "{external_id}"}}'.encode(), webhook_id=external_id, path="/api/v1/webhooks/replicate")
     with psycopg.connect(url) as conn:
         conn.execute(
-            "UPDATE deliveries SET state = 'unmatched', external_id = 'reg_early',"
+            "UPDATE deliveries SET state = 'unmatched', external_id = webhook_id,"
             " unmatched_until = moment() + interval '1 day', run_at = moment() + interval '5 minutes'"
-            " WHERE webhook_id = 'msg_early'"
+            " WHERE webhook_id = %s",
+            [external_id],
         )
+    return reply
+
+
+def test_a_webhook_to_the_same_port_is_recorded_and_due_once_it_is_registered(front: wp.Front, url: str) -> None:
+    """The receiver serves beside the API; and the broker being away changes no answer."""
+    recorded = leave_unmatched(front, url, "reg_early")
 
     made = front.register(external_id="reg_early")
 
-    (row,) = rp.rows(url, "SELECT body, run_at <= moment() AS is_due FROM deliveries WHERE webhook_id = 'msg_early'")
+    (row,) = rp.rows(url, "SELECT body, run_at <= moment() AS is_due FROM deliveries WHERE webhook_id = 'reg_early'")
     assert recorded[0] == 202
-    assert made.status == 201  # the broker is away in these tests: it changes no answer
-    assert bytes(row["body"]) == body
+    assert made.status == 201
+    assert bytes(row["body"]) == b'{"id": "reg_early"}'
     assert row["is_due"]
     rp.until(lambda: "wake.dropped" in front.log())
+
+
+def test_the_webhook_that_waited_is_woken_at_once(stack: Stack, url: str) -> None:
+    """Whoever registers late should not wait for dispatch as well."""
+    broker = redis.Redis.from_url(stack.valkey.url(database=9))
+    with contextlib.closing(broker), wp.running(url, CELERY_BROKER_URL=stack.valkey.url(database=9)) as front:
+        leave_unmatched(front, url, "reg_woken")
+        rp.until(lambda: broker.llen("quick") == 1)  # the receiver's own wake
+        broker.delete("quick")
+
+        front.register(external_id="reg_woken")
+
+        (row,) = rp.rows(url, "SELECT id FROM deliveries WHERE webhook_id = 'reg_woken'")
+        rp.until(lambda: broker.llen("quick") == 1)
+        headers = json.loads(broker.lindex("quick", 0))["headers"]
+        assert (headers["task"], headers["argsrepr"]) == ("moorage.ingest", f"['{row['id']}']")
 
 
 @pytest.mark.parametrize(

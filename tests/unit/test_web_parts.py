@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from moorage.model import Wake
-from web import asked, front, waking
+from web import asked, bodies, front, waking
 from web.access import Gate
 from web.lives import Life
 from web.problems import Problem
@@ -168,3 +169,38 @@ def test_wakes_beyond_the_line_are_dropped(monkeypatch: pytest.MonkeyPatch) -> N
     waker.close()
 
     assert len(sent) == waking.MAX_WAITING
+
+
+def sending(*messages: dict[str, Any]) -> Request:
+    """Return a request whose body arrives in these messages and then no more."""
+    arriving = iter(messages)
+
+    async def receive() -> Any:
+        message = next(arriving, None)
+        return message if message else await asyncio.sleep(60)
+
+    return Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+
+
+@pytest.mark.parametrize(("last", "status"), [(None, 408), ({"type": "http.disconnect"}, 400)], ids=["slow", "cut"])
+def test_a_body_that_does_not_arrive_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, last: dict[str, Any] | None, status: int
+) -> None:
+    """A sender that stops in the middle holds nothing of ours for long."""
+    monkeypatch.setattr(bodies, "READ_SECONDS", 0.05)
+    half = {"type": "http.request", "body": b'{"owner": ', "more_body": True}
+
+    with pytest.raises(Problem) as refused:
+        run(bodies.read_object(sending(half, *([last] if last else []))))
+
+    assert refused.value.status == status
+
+
+def test_a_body_in_pieces_is_read_as_one() -> None:
+    """A character may be cut in two on its way."""
+    body = '{"prompt": "🏠"}'.encode()
+    pieces = [
+        {"type": "http.request", "body": body[n : n + 1], "more_body": n + 1 < len(body)} for n in range(len(body))
+    ]
+
+    assert run(bodies.read_object(sending(*pieces))) == {"prompt": "🏠"}
