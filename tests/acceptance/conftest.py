@@ -1,0 +1,56 @@
+"""The running system that acceptance tests share, and the ends of its logs where one fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embedded import ports
+from embedded.standin.client import Standin
+from tests.acceptance.world import SETTINGS, World
+from worker.local import Local
+
+
+@pytest.fixture(scope="session")
+def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Iterator[World]:
+    """Run servers, stand-in, receiver, three workers and two beats until the last test."""
+    folder = tmp_path_factory.mktemp("moorage")
+    armed = folder / "armed"
+    armed.mkdir()
+    with Standin().start(folder / "standin") as standin:
+        overrides = {
+            **SETTINGS,
+            "MOORAGE_FAILPOINT": f"@{armed}",
+            "MOORAGE_EGRESS_ALLOW": f"{standin.address},127.0.0.1:{free_port}",
+        }
+        with Local(
+            folder / "local", keep_workers=2, concurrency=4, beats=2, standin=standin, overrides=overrides
+        ) as local:
+            world = World(local, standin, armed)
+            yield world
+            world.close()
+
+
+@pytest.fixture
+def world(shared_world: World) -> Iterator[World]:
+    """Give the running system, whole again after each test."""
+    yield shared_world
+    shared_world.mend()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Add the ends of all logs to the report of a failure."""
+    report = yield
+    world = getattr(item, "funcargs", {}).get("world")
+    if report.failed and isinstance(world, World):
+        folder: Path = world.local.folder / "logs"
+        for path in sorted(folder.glob("*.log")):
+            report.sections.append((path.name, path.read_text(errors="replace")[-3000:]))
+    return report
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """Return a port for a test's own file server; the workers may reach it."""
+    return ports.free(1)[0]

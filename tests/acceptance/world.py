@@ -1,0 +1,266 @@
+"""A running moorage with a stand-in provider: how tests start jobs in it, look at it, and hold it to the rules."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+
+from db.connect import Connection, connect
+from embedded.process import Process
+from embedded.standin.client import Standin
+from moorage import lifecycle
+from moorage import settings as settings_module
+from moorage.settings import Settings
+from storage import s3
+from worker.local import Local
+
+LEASE_SECONDS = 6.0
+# Short waits, so that what takes minutes in earnest takes seconds; no guard is off.
+SETTINGS = {
+    "MOORAGE_LEASE_SECONDS": str(LEASE_SECONDS),
+    "MOORAGE_STOP_GRACE_SECONDS": "1",
+    "MOORAGE_WAIT_BASE_SECONDS": "0.2",
+    "MOORAGE_WAIT_CAP_SECONDS": "1",
+    "MOORAGE_MAX_ERRORS": "3",
+    "MOORAGE_POLL_FIRST_SECONDS": "4",
+    "MOORAGE_RECONCILE_SECONDS": "1",
+    "MOORAGE_DRAIN_SECONDS": "1",
+    "MOORAGE_DISCARD_SECONDS": "1",
+}
+WORKERS = ("quick", "keep1", "keep2")
+
+
+def until(look: Callable[[], Any], what: str, *, seconds: float = 30.0) -> Any:
+    """Return what `look` finds as soon as it is truthy; fail with `what` at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job that a test started: the stand-in's prediction and our job."""
+
+    external_id: str
+    job_id: UUID
+
+
+class World:
+    """The one running system that the acceptance tests share."""
+
+    def __init__(self, local: Local, standin: Standin, armed: Path) -> None:
+        self.local, self.standin, self.armed = local, standin, armed
+        self.settings = load_settings(local.environment())
+        self.url = self.settings.database_url.get_secret_value()
+        self.blobs = s3.from_settings(self.settings)
+        self._conn: Connection | None = None
+
+    @property
+    def token(self) -> dict[str, str]:
+        """Return the header that opens the API."""
+        return {"Authorization": f"Bearer {self.local.secrets['api_token']}"}
+
+    @property
+    def hook(self) -> str:
+        """Return where the stand-in sends its webhooks."""
+        return f"{self.local.url}/webhooks/replicate"
+
+    def rows(self, sql: str, **args: Any) -> list[dict[str, Any]]:
+        """Return the rows of a question, over a connection made anew after an outage."""
+        if self._conn is None or self._conn.closed:
+            self._conn = connect(self.url, name="acceptance-eyes")
+        return self._conn.execute(sql, args).fetchall()
+
+    def one(self, sql: str, **args: Any) -> dict[str, Any]:
+        """Return the only row of a question."""
+        (row,) = self.rows(sql, **args)
+        return row
+
+    def ask(self, script: dict[str, Any] | None = None, **registration: Any) -> Asked:
+        """Start a prediction with a script (see the stand-in's faults) and register it."""
+        made = self.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook)
+        return self.register(made["id"], **registration)
+
+    def register(self, external_id: str, **registration: Any) -> Asked:
+        """Register a prediction as an application does."""
+        asked = {"provider": "replicate", "external_id": external_id, "owner": "o1", **registration}
+        answer = requests.post(f"{self.local.url}/v1/predictions", json=asked, headers=self.token, timeout=10)
+        assert answer.status_code == 201, answer.text
+        return Asked(external_id, UUID(answer.json()["job_id"]))
+
+    def outputs(self, asked: Asked) -> list[dict[str, Any]]:
+        """Return a job's outputs in their order."""
+        return self.rows("SELECT * FROM outputs WHERE job_id = %(id)s ORDER BY idx", id=asked.job_id)
+
+    def job(self, asked: Asked) -> dict[str, Any]:
+        """Return a job's row."""
+        return self.one("SELECT * FROM jobs WHERE id = %(id)s", id=asked.job_id)
+
+    def await_end(self, *asked: Asked, seconds: float = 30.0) -> None:
+        """Wait until jobs are settled and nothing of theirs waits any more."""
+        until(lambda: not self._live(asked), f"{[str(a.job_id) for a in asked]} ended", seconds=seconds)
+
+    def await_leased(self, asked: Asked, *, seconds: float = 15.0) -> dict[str, Any]:
+        """Return an output of a job as soon as a worker holds it and downloads."""
+        leased = "SELECT * FROM outputs WHERE job_id = %(id)s AND lease_token IS NOT NULL"
+        return until(lambda: next(iter(self.rows(leased, id=asked.job_id)), None), "a leased output", seconds=seconds)
+
+    def _live(self, asked: tuple[Asked, ...]) -> bool:
+        ids, names = [a.job_id for a in asked], [a.external_id for a in asked]
+        found = self.one(
+            """
+            SELECT (SELECT count(*) FROM jobs WHERE id = ANY(%(ids)s) AND run_at IS NOT NULL)
+                 + (SELECT count(*) FROM outputs WHERE job_id = ANY(%(ids)s) AND run_at IS NOT NULL)
+                 + (SELECT count(*) FROM deliveries WHERE external_id = ANY(%(names)s) AND run_at IS NOT NULL) AS live
+            """,
+            ids=ids,
+            names=names,
+        )
+        return bool(found["live"])
+
+    def promised(self, asked: Asked, expected: str = "kept") -> dict[str, str]:
+        """Return what the stand-in says it made, and must come to `expected`: path to sha256."""
+        lines = self.standin.ledger()["summary"]["expected"][expected]
+        return {line["path"]: line["sha256"] for line in lines if line["prediction"] == asked.external_id}
+
+    def check(self, asked: Asked) -> None:
+        """Hold a finished job to the rules: rows, objects and edges; compared with the stand-in's own ledger."""
+        outputs, job = self.outputs(asked), self.job(asked)
+        kept = {row["path"]: row for row in outputs if row["state"] == "kept"}
+        assert {path: row["sha256"] for path, row in kept.items()} == self.promised(asked)
+        variants = self.rows("SELECT * FROM variants WHERE render_id = %(id)s ORDER BY idx", id=asked.job_id)
+        published = job["state"] in ("succeeded", "partial")
+        assert [v["output_id"] for v in variants] == ([row["id"] for row in outputs if row["path"] in kept] * published)
+        assert bool(variants) == published
+        for row in kept.values():
+            self._check_objects(row)
+        self._check_edges(asked)
+
+    def _check_objects(self, row: dict[str, Any]) -> None:
+        for key, sha256, size in (
+            (row["key"], row["sha256"], row["bytes"]),
+            (row["thumb_key"], row["thumb_sha256"], row["thumb_bytes"]),
+        ):
+            if key is None:
+                assert row["media"] == "video"
+                assert row["thumb_missing"]
+                continue
+            stat = self.blobs.head(self.blobs.public_bucket, key)
+            assert stat is not None
+            assert (stat.sha256, stat.bytes) == (sha256, size)
+
+    def _check_edges(self, asked: Asked) -> None:
+        taken = self.rows("SELECT subject, from_state, to_state FROM events WHERE job_id = %(id)s", id=asked.job_id)
+        strange = [e for e in taken if (e["from_state"], e["to_state"]) not in lifecycle.EDGES[e["subject"]]]
+        assert strange == []
+
+    def get(self, key: str) -> requests.Response:
+        """Read an object as anyone can."""
+        return requests.get(self.blobs.asset_url(key), timeout=10)
+
+    def holder(self, output: dict[str, Any]) -> Process:
+        """Return the worker process that holds an output."""
+        return self.local.processes[output["leased_by"].split("@", 1)[0]]
+
+    def busy_child(self, worker: Process) -> int:
+        """Return the pool child of a worker that is downloading from the stand-in."""
+        assert worker.pid is not None
+        pid = worker.pid
+        return int(
+            until(
+                lambda: next((c for c in children(pid) if is_connected(c, self.standin.port)), None),
+                f"a child of {worker.name} that downloads",
+            )
+        )
+
+    def arm(self, point: str) -> None:
+        """Have the next process that gets to a failpoint die there."""
+        (self.armed / point).touch()
+
+    def is_armed(self, point: str) -> bool:
+        """Return whether nobody has died at a failpoint yet."""
+        return (self.armed / point).exists()
+
+    def mend(self) -> None:
+        """Start whatever a test left stopped, and disarm every failpoint."""
+        for file in self.armed.iterdir():
+            file.unlink(missing_ok=True)
+        self.local.watch()
+        for server in self.local.stack.servers:
+            server.await_ready()
+        for process in self.local.processes.values():
+            process.await_ready()
+
+    def pids(self) -> dict[str, int | None]:
+        """Return the process ids of our processes, to see that none was started again."""
+        assert all(process.is_running for process in self.local.processes.values())
+        return {name: process.pid for name, process in self.local.processes.items()}
+
+    @contextmanager
+    def without(self, *names: str) -> Iterator[None]:
+        """Have some of our processes stopped inside, all at once, and running again after."""
+        stop_all(*(self.local.processes[name] for name in names))
+        try:
+            yield
+        finally:
+            for name in names:
+                self.local.processes[name].launch()
+
+    def close(self) -> None:
+        """Close what this side opened."""
+        if self._conn is not None:
+            self._conn.close()
+
+
+def stop_all(*processes: Process) -> None:
+    """Ask processes to end, then wait for each."""
+    for process in processes:
+        if process.is_running and process.pid:
+            os.kill(process.pid, 15)
+    for process in processes:
+        process.stop()
+
+
+def load_settings(environment: dict[str, str]) -> Settings:
+    """Return the settings that a process with this environment reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return settings_module.load()
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started and that live."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def is_connected(pid: int, port: int) -> bool:
+    """Return whether a process has a TCP connection to a loopback port."""
+    remote = f"{socket.inet_aton('127.0.0.1')[::-1].hex().upper()}:{port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{line[9]}]" for line in lines if line[2] == remote and line[3] == "01"}
+    return bool(sockets & _open(pid))
+
+
+def _open(pid: int) -> set[str]:
+    found = set()
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            found.add(os.readlink(link))
+    except OSError:  # it ended, or closed a file, while we looked
+        pass
+    return found
