@@ -24,12 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_" + base64.b64encode(b"moorage-tests-sign-with-this-key").decode()
 
 
-def environment(stack: Stack, database_url: str, **more: str) -> dict[str, str]:
-    """Return a whole environment: the servers, one database, a secret, nothing of the caller's own."""
+def environment(stack: Stack, database_url: str, *, buckets_of: str = "moorage", **more: str) -> dict[str, str]:
+    """Return a whole environment: the servers, one database, two buckets, a secret, nothing of the caller's own."""
     return {
         "PATH": os.environ["PATH"],
         **stack.environment(),
         "DATABASE_URL": database_url,
+        "S3_PUBLIC_BUCKET": f"{buckets_of}-public",
+        "S3_PRIVATE_BUCKET": f"{buckets_of}-private",
         "REPLICATE_WEBHOOK_SECRET": SECRET,
         **more,
     }
@@ -43,9 +45,9 @@ def run(env: Mapping[str, str], *args: str, stdin: str = "") -> subprocess.Compl
     )
 
 
-def deps(stack: Stack, database_url: str) -> Deps:
+def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Deps:
     """Return what the commands work with, the buckets made; close its database afterwards."""
-    env = environment(stack, database_url)
+    env = environment(stack, database_url, buckets_of=buckets_of)
     settings = load(
         _env_file=None,
         database_url=env["DATABASE_URL"],

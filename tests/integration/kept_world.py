@@ -1,0 +1,102 @@
+"""Jobs brought to their end by the real steps, without workers: what commands and the audit look at."""
+
+import base64
+import hashlib
+import io
+import json
+from typing import Any
+from uuid import UUID
+
+from PIL import Image
+from psycopg.types.json import Jsonb
+
+from db import leases
+from db.connect import Connection
+from moorage import ids
+from moorage.errors import MoorageError
+from moorage.model import Lease, Wake, WorkTable
+from receiver.record import RECORD
+from tasks import failures, ingest, keep
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+
+TABLES: dict[str, tuple[WorkTable, tuple[str, ...]]] = {
+    "ingest": ("deliveries", ("new", "unmatched")),
+    "keep": ("outputs", ("waiting",)),
+}
+
+
+class Calm:
+    """The life of a lease that nobody threatens."""
+
+    def __call__(self) -> None:
+        """Go on."""
+
+    def before_write(self) -> None:
+        """Go on."""
+
+
+def picture(colour: str = "red") -> str:
+    """Return a small picture as a `data:` URI."""
+    made = io.BytesIO()
+    Image.new("RGB", (16, 12), colour).save(made, "PNG")
+    return "data:image/png;base64," + base64.b64encode(made.getvalue()).decode()
+
+
+def kept(deps: Deps, external_id: str = "abc", outputs: list[str] | None = None, **asked: Any) -> UUID:
+    """Register a prediction, deliver its success, do all the work, and return the job's id."""
+    job_id = cli.register_one(deps, external_id, **asked).job_id
+    work(deps, deliver(deps, {"id": external_id, "status": "succeeded", "output": outputs or [picture()]}))
+    return job_id
+
+
+def deliver(deps: Deps, body: dict[str, Any] | bytes) -> Wake:
+    """Record a webhook as the receiver does, and return its wake."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    delivery_id = ids.new()
+    args = {
+        "id": delivery_id,
+        "provider": "replicate",
+        "webhook_id": f"msg_{delivery_id}",
+        "headers": Jsonb({}),
+        "body": raw,
+        "body_sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    deps.database.run(lambda conn: conn.execute(RECORD, args))
+    return Wake("ingest", delivery_id)
+
+
+def work(deps: Deps, *wakes: Wake) -> None:
+    """Carry out wakes and what they bring, as a worker does; what fails becomes what it must."""
+    waiting = list(wakes)
+    while waiting:
+        wake = waiting.pop()
+        lease = claim(deps, wake)
+        step = ingest.run if wake.step == "ingest" else keep.run
+        try:
+            waiting += step(deps, lease, Calm())
+        except MoorageError as error:
+            waiting += failures.record(deps, lease, wake.step, error, Calm())[1]
+
+
+def claim(deps: Deps, wake: Wake) -> Lease:
+    """Claim a row for a worker of the test."""
+    table, states = TABLES[wake.step]
+    lease = deps.database.run(
+        lambda conn: leases.claim(
+            conn, table, wake.row_id, states=states, leased_by="node/task", lease_seconds=30, max_crashes=5
+        )
+    )
+    assert lease is not None
+    return lease
+
+
+def loosen(conn: Connection) -> None:
+    """Take every rule out of the schema of the test's own database, so that damage can be done."""
+    for row in conn.execute(
+        "SELECT conrelid::regclass::text AS t, conname AS c FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f', 'u')"
+    ).fetchall():
+        conn.execute(f'ALTER TABLE {row["t"]} DROP CONSTRAINT IF EXISTS "{row["c"]}" CASCADE')
+    conn.execute("ALTER TABLE placements DROP CONSTRAINT placements_pkey")
+    conn.execute("DROP INDEX dead_letters_open")

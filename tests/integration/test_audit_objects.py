@@ -1,0 +1,122 @@
+"""The audit beside a real bucket: what is missing, changed or owned by nobody is named."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from db.connect import Connection
+from embedded.stack import Stack
+from moorage.ids import new
+from moorage.model import Wake
+from storage import keys
+from tasks import audit, audit_objects, ingest
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+from tests.integration import kept_world as world
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, database_url, buckets_of="audit")
+    yield made
+    made.database.close()
+    for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
+        for listed in made.blobs.list(bucket, ""):
+            made.blobs.delete(bucket, listed.key)
+
+
+def run(deps: Deps, *, deep: bool = False) -> list[tuple[int, str, str]]:
+    found = audit.run(deps, deep=deep, second_look_seconds=0.0).findings
+    return [(finding.rule, finding.subject, finding.id) for finding in found]
+
+
+def put(deps: Deps, key: str, body: bytes) -> None:
+    digest = hashlib.sha256(body).hexdigest()
+    bucket = deps.blobs.private_bucket if key.startswith(keys.INPUTS) else deps.blobs.public_bucket
+    deps.blobs.put(bucket, key, body, size=len(body), sha256=digest, content_type="image/png")
+
+
+def test_objects_that_are_right_give_nothing(deps: Deps) -> None:
+    """Many jobs, so that the walk goes over several pages of rows."""
+    for number in range(5):
+        world.kept(deps, f"job{number}", [world.picture("red"), world.picture("blue")])
+
+    report = audit.run(deps, deep=True, second_look_seconds=0.0)
+
+    assert report.findings == []
+    assert report.notes == []
+    assert report.checked["objects"] == 20
+
+
+@pytest.mark.parametrize("column", ["key", "thumb_key"])
+@pytest.mark.parametrize("damage", ["missing", "longer", "flipped"])
+def test_a_damaged_object_is_named(deps: Deps, conn: Connection, column: str, damage: str) -> None:
+    """Rule 4: for every variant the object and the thumbnail exist and are what was recorded."""
+    world.kept(deps, "other")
+    world.kept(deps, "abc")
+    row = conn.execute(f"SELECT id, {column} AS key FROM outputs ORDER BY id DESC LIMIT 1".encode()).fetchone()
+    assert row is not None
+    with deps.blobs.open(deps.blobs.public_bucket, row["key"]) as opened:
+        body = opened.read()
+
+    if damage == "missing":
+        deps.blobs.delete(deps.blobs.public_bucket, row["key"])
+    else:
+        put(deps, row["key"], body + b"x" if damage == "longer" else body[:-1] + bytes([body[-1] ^ 1]))
+
+    assert run(deps, deep=True) == [(4, "output", str(row["id"]))]
+    assert run(deps) == ([] if damage == "flipped" else [(4, "output", str(row["id"]))])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [keys.original(new(), 0, "a" * 64, new(), "png"), keys.spool(new(), "png"), "renders/zzz"],
+    ids=["original", "input", "no key of ours"],
+)
+def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Rule 5: a killed worker's upload may lie about for a while, and not for ever."""
+    world.kept(deps, "abc")
+    put(deps, key, b"nobody's")
+
+    young = audit.run(deps, second_look_seconds=0.0)
+    monkeypatch.setattr(audit_objects, "YOUNG", timedelta(seconds=-60))
+    old = run(deps)
+
+    assert young.findings == []
+    assert [note.id for note in young.notes] == [key]
+    assert old == [(5, "object", key)]
+
+
+def test_an_upload_in_flight_is_no_orphan(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow video is uploaded under a live lease, however old the object gets."""
+    monkeypatch.setattr(audit_objects, "YOUNG", timedelta(seconds=-60))
+    job_id = cli.register_one(deps, "abc").job_id
+    wake = world.deliver(deps, {"id": "abc", "status": "succeeded", "output": [world.picture()]})
+    wakes: list[Wake] = ingest.run(deps, world.claim(deps, wake), world.Calm())
+    lease = world.claim(deps, wakes[0])
+    put(deps, keys.original(job_id, 0, "a" * 64, lease.token, "png"), b"half way")
+
+    report = audit.run(deps, second_look_seconds=0.0)
+
+    assert report.findings == []
+    assert len(report.notes) == 1
+
+
+def test_what_storage_loses_is_told_by_the_command(deps: Deps, stack: Stack, database_url: str) -> None:
+    """A program reads the exit status; a person reads what is wrong."""
+    world.kept(deps, "abc")
+    env = cli.environment(stack, database_url, buckets_of="audit")
+    clean = cli.run(env, "audit", "--second-look", "0")
+    for listed in deps.blobs.list(deps.blobs.public_bucket, keys.RENDERS):
+        deps.blobs.delete(deps.blobs.public_bucket, listed.key)
+
+    broken = cli.run(env, "audit", "--second-look", "0")
+
+    assert (clean.returncode, broken.returncode) == (0, 1), clean.stdout + clean.stderr
+    assert "no finding" in clean.stdout
+    assert "2 findings" in broken.stdout
+    assert "is missing" in broken.stdout
