@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "show": ("show", "Tell the whole story of a job, render, prediction, output or delivery."),
     "dead": ("dead", "List, show, replay or discard dead letters."),
     "audit": ("audit", "Check the rules over PostgreSQL and storage."),
+    "drill": ("drill", "Break everything while work runs, and account for everything that was sent."),
     "doctor": ("doctor", "Check every setting and server, and say what to do."),
     "simulate": ("simulate", "Make a correctly signed webhook: print it as curl, or send it."),
     "migrate": ("processes", "Bring the database to the present schema."),

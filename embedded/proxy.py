@@ -1,0 +1,108 @@
+"""A TCP proxy on loopback whose connections can be cut and stalled: what a bad network does to a server's clients."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from typing import Final, Self
+
+_CHUNK_BYTES: Final = 64 * 1024
+_START_SECONDS: Final = 10.0
+
+
+class Proxy:
+    """
+    Forwards a free port of 127.0.0.1 to another, in a thread of its own. Its methods may be called from any thread.
+
+    Args:
+        port: where to; the server need not run.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._flowing = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"proxy-{port}", daemon=True)
+        self._stopped: asyncio.Event | None = None
+
+    def start(self) -> Self:
+        """Listen; returns self."""
+        self._thread.start()
+        self._started.wait(_START_SECONDS)
+        return self
+
+    def stop(self) -> None:
+        """Close everything."""
+        self._call(self._end)
+        self._thread.join(_START_SECONDS)
+
+    def cut(self) -> None:
+        """Reset every connection that is open now."""
+        self._call(self._reset)
+
+    def stall(self) -> None:
+        """Let no byte through, in either direction, until `flow`; new connections are accepted and wait too."""
+        self._call(self._flowing.clear)
+
+    def flow(self) -> None:
+        """End a stall."""
+        self._call(self._flowing.set)
+
+    def _call(self, what: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(what)  # type: ignore[arg-type]  # any callable without arguments
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._flowing.set()
+        self._stopped = asyncio.Event()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._started.set()
+        await self._stopped.wait()
+        server.close()
+        self._reset()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+
+    def _end(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def _reset(self) -> None:
+        for writer in list(self._writers):
+            with contextlib.suppress(OSError, AttributeError):
+                linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # l_onoff 1, l_linger 0: close sends RST
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            return
+        self._writers.add(there)
+        await asyncio.gather(self._forward(reader, there), self._forward(there_reader, writer))
+        self._writers -= {writer, there}
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while chunk := await reader.read(_CHUNK_BYTES):
+                await self._flowing.wait()
+                writer.write(chunk)
+                await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+        except (OSError, RuntimeError):
+            writer.transport.abort()
