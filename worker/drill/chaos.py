@@ -13,6 +13,21 @@ TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0
 # After these, what counts is when work flows again, once the fault has ended.
 FLOWS: Final = frozenset({"PostgreSQL killed", "broker killed", "broker emptied"})
+# While these last, nothing can go on: a recovery that they fall into is told apart.
+DISTURBING: Final = frozenset(
+    {
+        "PostgreSQL killed",
+        "PostgreSQL cut",
+        "PostgreSQL stalled",
+        "broker killed",
+        "broker stalled",
+        "storage killed",
+        "storage stalled",
+        "no beat",
+        "clock jump",
+        "provider outage",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +51,7 @@ class Chaos:
         self._next_at = time.monotonic() + every_seconds
         self._healing: list[tuple[float, str, Hit, float]] = []
         self._restart_at = 0.0
+        self._leases_kept_until = 0.0  # sweeps free no lease in the first 30 s after PostgreSQL started
         self.landed: list[Landed] = []
         self.kills = 0
 
@@ -51,6 +67,10 @@ class Chaos:
         if now >= self._restart_at:
             self._world.local.watch()
             self._restart_at = now + RESTART_SECONDS
+        if any(kind in DISTURBING for _, kind, _, _ in self._healing):
+            self._recovery.disturb()
+        if now < self._leases_kept_until:
+            self._recovery.disturb(leases_only=True)
         self._recovery.look()
         if break_things and now >= self._next_at:
             self._break(self._kinds.pop())
@@ -64,6 +84,8 @@ class Chaos:
         return not self._healing
 
     def _break(self, kind: str) -> None:
+        if kind in DISTURBING:
+            self._recovery.disturb()
         held = {name: self._recovery.held_by(name) for name in self._world.local.processes if "beat" not in name}
         self._recovery.mark()
         hit = KINDS[kind][0](self._world, self._random)
@@ -85,6 +107,8 @@ class Chaos:
         for entry in [e for e in self._healing if e[0] <= now]:
             _, kind, hit, began_at = entry
             hit.heal()
+            if kind == "PostgreSQL killed":
+                self._leases_kept_until = now + 32.0
             self._healing.remove(entry)
             self.landed.append(Landed(kind, began_at, time.time(), hit.victim))
             if kind in FLOWS:

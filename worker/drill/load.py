@@ -25,7 +25,15 @@ WEBHOOKS: Final = {
     "out_of_order": 4,
     "bad_signature_first": 2,
 }
-KEPT_FAULTS: Final = {"429_once": 3, "500_twice": 3, "truncated_once": 3, "reset_once": 3, "chunked": 2, "redirect": 2}
+KEPT_FAULTS: Final = {
+    "slow": 15,
+    "429_once": 3,
+    "500_twice": 3,
+    "truncated_once": 3,
+    "reset_once": 3,
+    "chunked": 2,
+    "redirect": 2,
+}
 DEAD_FAULTS: Final = {"404_always": 2, "corrupt": 2, "web_page": 2, "private_redirect": 1}
 
 

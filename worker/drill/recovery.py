@@ -66,6 +66,7 @@ class Watched:
     held: list[tuple[str, UUID, UUID]] = field(default_factory=list)
     node: str | None = None  # of a dead child: its worker says which rows it held
     after_event: int | None = None  # what happened before does not count
+    is_disturbed: bool = False  # another fault held the recovery up
 
 
 class Recovery:
@@ -110,6 +111,12 @@ class Recovery:
         """Measure from now (a server is back, a broker was emptied) until work is done again."""
         self._watched.append(Watched(kind, time.monotonic()))
 
+    def disturb(self, *, leases_only: bool = False) -> None:
+        """Note that a fault now holds up whatever is being recovered: such times are told apart."""
+        for watched in self._watched:
+            if not leases_only or watched.held or watched.node:
+                watched.is_disturbed = True
+
     def look(self) -> None:
         """Look once at everything watched; called several times a second."""
         if not self._watched:
@@ -128,7 +135,8 @@ class Recovery:
                 self._watched.remove(watched)
             return
         if self._is_over(conn, watched):
-            self.seconds.setdefault(watched.kind, []).append(took)
+            kind = f"{watched.kind}, then disturbed" if watched.is_disturbed else watched.kind
+            self.seconds.setdefault(kind, []).append(took)
             self._watched.remove(watched)
         elif took > GIVE_UP_SECONDS:
             self.unrecovered.append(f"{watched.kind}: nothing went on for {took:.0f} s")
