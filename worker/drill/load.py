@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import requests
 
-from embedded.standin.client import Standin
+from embedded.standin.client import Standin, StandinError
 from worker.demo.drive import Started
 from worker.demo.plan import Case
 from worker.local import Local
@@ -76,8 +76,16 @@ class Application:
     def _one(self, number: int) -> Started:
         case = self._case(number)
         webhook = f"{self._local.url}/webhooks/replicate"
-        external_id = self._standin.create(case.asked, webhook)["id"]
+        external_id = self._create(case, webhook)
         return Started(case, external_id, self._register(case, external_id))
+
+    def _create(self, case: Case, webhook: str) -> str:
+        """Start a prediction; while the API is away (a fault of the drill) it is asked again."""
+        while True:
+            try:
+                return str(self._standin.create(case.asked, webhook)["id"])
+            except StandinError:
+                time.sleep(0.5)
 
     def _case(self, number: int) -> Case:
         webhook = self._draw(WEBHOOKS) or "ok"
