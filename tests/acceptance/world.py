@@ -1,17 +1,20 @@
 """A running moorage with a stand-in provider: how tests start jobs in it, look at it, and hold it to the rules."""
 
+import base64
+import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+import redis
 import requests
+from celery import Celery
 
 from db.connect import Connection, connect
 from embedded.process import Process
@@ -92,11 +95,11 @@ class World:
         made = self.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook)
         return self.register(made["id"], **registration)
 
-    def register(self, external_id: str, **registration: Any) -> Asked:
-        """Register a prediction as an application does."""
+    def register(self, external_id: str, *, status: int = 201, **registration: Any) -> Asked:
+        """Register a prediction as an application does; 200 is the answer for one that is known."""
         asked = {"provider": "replicate", "external_id": external_id, "owner": "o1", **registration}
         answer = requests.post(f"{self.local.url}/v1/predictions", json=asked, headers=self.token, timeout=10)
-        assert answer.status_code == 201, answer.text
+        assert answer.status_code == status, answer.text
         return Asked(external_id, UUID(answer.json()["job_id"]))
 
     def outputs(self, asked: Asked) -> list[dict[str, Any]]:
@@ -173,15 +176,22 @@ class World:
         """Return the worker process that holds an output."""
         return self.local.processes[output["leased_by"].split("@", 1)[0]]
 
-    def busy_child(self, worker: Process) -> int:
-        """Return the pool child of a worker that is downloading from the stand-in."""
-        assert worker.pid is not None
-        pid = worker.pid
-        return int(
-            until(
-                lambda: next((c for c in children(pid) if is_connected(c, self.standin.port)), None),
-                f"a child of {worker.name} that downloads",
-            )
+    def child(self, output: dict[str, Any]) -> int:
+        """Return the pool child that holds an output, as its worker tells it."""
+        node, task_id = output["leased_by"].split("/", 1)
+        with Celery(broker=self.local.stack.valkey.url(), set_as_current=False) as asker:
+            told = asker.control.inspect([node], timeout=5, limit=1).active() or {}
+        (pid,) = [task["worker_pid"] for task in told.get(node, []) if task["id"] == task_id]
+        return int(pid)
+
+    def letters(self, asked: Asked) -> list[dict[str, Any]]:
+        """Return the dead letters of a job, in the order of its outputs."""
+        return self.rows(
+            """
+            SELECT d.*, o.path FROM dead_letters d LEFT JOIN outputs o ON o.id = d.subject_id
+             WHERE d.job_id = %(id)s ORDER BY o.idx
+            """,
+            id=asked.job_id,
         )
 
     def arm(self, point: str) -> None:
@@ -201,6 +211,43 @@ class World:
             server.await_ready()
         for process in self.local.processes.values():
             process.await_ready()
+
+    def is_serving(self) -> bool:
+        """Return whether the receiver answers."""
+        try:
+            return requests.get(f"{self.local.url}/healthz", timeout=2).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    @contextmanager
+    def broker(self) -> Iterator[redis.Redis]:
+        """Give a connection to the broker itself."""
+        with redis.Redis.from_url(self.local.stack.valkey.url()) as client:
+            yield client
+
+    def depth(self, queue: str) -> int:
+        """Return how many messages wait in a queue."""
+        with self.broker() as client:
+            return int(client.llen(queue))
+
+    def push(self, queue: str, message: dict[str, Any], **headers: Any) -> None:
+        """Put a message into a queue in the form that kombu gives it on Redis."""
+        with self.broker() as client:
+            properties = {
+                "correlation_id": str(uuid4()),
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": queue, "routing_key": queue},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid4()),
+            }
+            whole = {"content-encoding": "utf-8", "content-type": "application/json", "headers": headers}
+            client.lpush(queue, json.dumps({**whole, "properties": properties, **message}))
+
+    def push_unknown_task(self, task: str) -> None:
+        """Put a task that no worker knows into the queue `quick`."""
+        body = base64.b64encode(b'[[], {}, {"callbacks": null}]').decode()
+        self.push("quick", {"body": body}, lang="py", task=task, id=str(uuid4()), argsrepr="()", kwargsrepr="{}")
 
     def pids(self) -> dict[str, int | None]:
         """Return the process ids of our processes, to see that none was started again."""
@@ -246,21 +293,3 @@ def children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
-
-
-def is_connected(pid: int, port: int) -> bool:
-    """Return whether a process has a TCP connection to a loopback port."""
-    remote = f"{socket.inet_aton('127.0.0.1')[::-1].hex().upper()}:{port:04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets = {f"socket:[{line[9]}]" for line in lines if line[2] == remote and line[3] == "01"}
-    return bool(sockets & _open(pid))
-
-
-def _open(pid: int) -> set[str]:
-    found = set()
-    try:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            found.add(os.readlink(link))
-    except OSError:  # it ended, or closed a file, while we looked
-        pass
-    return found

@@ -1,0 +1,181 @@
+"""A SIGKILL at every failpoint in the tree, in the running system: what was accepted is kept, once."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from db.connect import connect
+from tests.acceptance.world import until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STEPS = ("ingest", "poll", "keep", "discard")
+SWEEPS = ("dispatch", "reconcile", "drain", "discard")
+
+# The script of the job that comes past each point; the points of one line share it.
+OK = {"outputs": 2}
+SILENT = {"outputs": 2, "webhook": "missing"}
+HALF = {"outputs": 2, "faults": {"0": "web_page"}}  # with policy discard: the good file is deleted again
+POINTS = {
+    "ingest.after_claim": OK,
+    "ingest.before_commit": OK,
+    "ingest.after_commit": OK,
+    "keep.after_claim": OK,
+    "keep.before_download": OK,
+    "keep.after_download": OK,
+    "keep.before_upload": OK,
+    "storage.before_put": OK,
+    "storage.after_put": OK,
+    "keep.after_upload": OK,
+    "keep.after_thumbnail": OK,
+    "keep.before_record": OK,
+    "keep.after_record": OK,
+    "settle.before_publish": OK,
+    "settle.after_publish": OK,
+    "publish.before_keep": OK,
+    "publish.after_keep": OK,
+    "dispatch.after_tick": OK,
+    "dispatch.after_commit": OK,
+    "reconcile.after_tick": OK,
+    "reconcile.after_release": OK,
+    "drain.after_tick": OK,
+    "discard.after_tick": OK,
+    "poll.after_claim": SILENT,
+    "poll.before_request": SILENT,
+    "poll.after_answer": SILENT,
+    "poll.after_commit": SILENT,
+    "publish.before_poll": SILENT,
+    "publish.after_poll": SILENT,
+    "discard.after_claim": HALF,
+    "discard.before_delete": HALF,
+    "storage.before_delete": HALF,
+    "storage.after_delete": HALF,
+    "discard.after_delete": HALF,
+    "publish.before_discard": HALF,
+    "publish.after_discard": HALF,
+}
+# Points of the receiver, which its supervisor starts again; the provider sends again what was not answered.
+RECEIVER = (
+    "receive.before_commit",
+    "receive.after_commit",
+    "publish.before_ingest",
+    "publish.after_ingest",
+    "register.after_commit",
+)
+ELSEWHERE = ("drain.before_ack", "migrate.before_commit", "discard.after_spooled")
+
+
+def test_every_failpoint_in_the_tree_is_crashed_at():
+    """A new failpoint without a crash test proves nothing."""
+    found = set()
+    for path in ROOT.glob("*/**/*.py"):
+        if path.parts[len(ROOT.parts)] in ("db", "providers", "receiver", "storage", "tasks", "web", "worker"):
+            for name in re.findall(r'failpoint\(f?"([^"]+)"\)', path.read_text()):
+                found |= {name.replace("{name}", s) for s in SWEEPS if "{name}" in name} or {
+                    re.sub(r"\{(item\.)?step\}", s, name) for s in STEPS
+                }
+
+    assert found == {*POINTS, *RECEIVER, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_of_a_worker_loses_and_doubles_nothing(world, point):
+    """Wherever a worker dies, the row says what is left to do, and another does it."""
+    policy = {"policy": "discard"} if POINTS[point] is HALF else {}
+    world.arm(point)
+
+    asked = world.ask(POINTS[point], **policy)
+    until(lambda: not world.is_armed(point), f"a crash at {point}")
+    world.await_end(asked)
+
+    if policy:
+        check_discarded(world, asked)
+    else:
+        assert world.job(asked)["state"] == "succeeded"
+        world.check(asked)
+    assert is_explained(world, asked, point)
+
+
+def check_discarded(world, asked):
+    """The kept file of a job that keeps all or nothing is gone from storage, its row says so."""
+    assert world.job(asked)["state"] == "failed"
+    bad, good = world.outputs(asked)
+    assert (bad["state"], good["state"]) == ("dead", "discarded")
+    listed = world.blobs.list(world.blobs.public_bucket, f"renders/{asked.job_id}/")
+    assert not {item.key for item in listed} & {good["key"], good["thumb_key"]}
+    assert world.rows("SELECT 1 FROM renders WHERE id = %(id)s", id=asked.job_id) == []
+
+
+def is_explained(world, asked, point):
+    """Return whether a crash under a lease that was not yet written back is counted on its row."""
+    counted = {"ingest": "deliveries", "poll": "predictions", "keep": "outputs", "settle": "outputs"}
+    table = counted.get(point.split(".", maxsplit=1)[0])
+    if table is None or point in ("ingest.after_commit", "poll.after_commit", "keep.after_record"):
+        return True
+    by = {"deliveries": "external_id = %(name)s"}.get(table, "job_id = %(id)s")
+    found = world.rows(f"SELECT crashes FROM {table} WHERE {by}", id=asked.job_id, name=asked.external_id)
+    return sum(row["crashes"] for row in found) == 1
+
+
+@pytest.mark.parametrize("point", RECEIVER)
+def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
+    """What was answered 2xx is recorded, and what was not comes again."""
+    receiver = world.local.processes["receiver"]
+    if point == "register.after_commit":
+        made = world.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
+        world.arm(point)
+        with pytest.raises(OSError, match="onnection"):  # requests' errors are OSErrors
+            world.register(made["id"])
+    else:
+        asked = world.ask({"duration_s": 1.0, "webhook_life_s": 20.0})
+        world.arm(point)
+    until(lambda: not world.is_armed(point) or not receiver.is_running, f"a crash at {point}")
+
+    until(lambda: not receiver.is_running or answers(world), "the end of the receiver, or its own restart")
+    world.mend()
+    if point == "register.after_commit":
+        asked = world.register(made["id"], status=200)  # the application asks again, and finds its job
+
+    world.await_end(asked)
+    assert world.job(asked)["state"] == "succeeded"
+    world.check(asked)
+
+
+def answers(world):
+    return world.local.processes["receiver"].is_running and world.is_serving()
+
+
+def test_a_crash_while_a_dropped_message_is_buried_buries_it_once(world):
+    """The message is acknowledged after its dead letter is committed, so it comes again."""
+    world.arm("drain.before_ack")
+
+    world.push_unknown_task("crash.in.drain")
+
+    buried = "SELECT id FROM dead_letters WHERE subject = 'message' AND facts ->> 'task' = 'crash.in.drain'"
+    until(lambda: not world.is_armed("drain.before_ack"), "a crash in the drain")
+    until(lambda: world.rows(buried), "its dead letter")
+    assert len(world.rows(buried)) == 1
+
+
+def test_a_crash_in_a_migration_leaves_no_half_schema(world):
+    """The next start begins where the last one began, and ends at the same schema."""
+    name = "half_migrated"
+    url = world.local.stack.postgres.create_database(name)
+    world.arm("migrate.before_commit")
+
+    assert migrate(world, url).returncode == -9
+    conn = connect(url)
+    assert conn.execute("SELECT to_regclass('jobs') AS jobs").fetchone() == {"jobs": None}
+    conn.close()
+
+    done = migrate(world, url)
+    assert done.returncode == 0, done.stderr
+    world.local.stack.postgres.drop_database(name)
+
+
+def migrate(world, url):
+    environment = {**world.local.environment(), "DATABASE_URL": url}
+    command = [sys.executable, "-m", "worker.cli", "migrate"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=False)
