@@ -118,13 +118,17 @@ def match(conn: Connection, provider: str, external_id: str) -> list[UUID]:
 
 
 POISON = """
-WITH moved AS (
-    UPDATE deliveries SET state = 'dead', run_at = NULL, ended_at = moment(), reason = %(reason)s
+WITH old AS (
+    SELECT id, state FROM deliveries
      WHERE id = %(id)s AND state IN ('new', 'unmatched') AND lease_token IS NULL AND crashes >= %(max_crashes)s
-    RETURNING id
+       FOR UPDATE
+), moved AS (
+    UPDATE deliveries d SET state = 'dead', run_at = NULL, ended_at = moment(), reason = %(reason)s
+      FROM old WHERE d.id = old.id
+    RETURNING d.id, old.state AS from_state
 )
 INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor)
-SELECT 'delivery', id, 'new', 'dead', %(reason)s, %(actor)s FROM moved
+SELECT 'delivery', id, from_state, 'dead', %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """
 

@@ -17,7 +17,9 @@ from rich.text import Text
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "away": "bold red"}
-_NOT_A_TERMINAL_COLUMNS: Final = 160  # a pipe or a file has no width of its own
+_NOT_A_TERMINAL_COLUMNS: Final = 400  # a pipe or a file has no width of its own, and is read a line a row
+_IDS: Final = frozenset({"id"})
+_ID_CHARS: Final = 36
 
 
 def emit(value: Any) -> None:
@@ -29,7 +31,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Return a table without frames; a cell that is one of our words (ok, fail, late) has its colour."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        is_id = column in _IDS  # to be pasted: never broken
+        made.add_column(column, overflow="fold", no_wrap=is_id, min_width=_ID_CHARS if is_id else None)
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made

@@ -11,6 +11,7 @@ from worker import queues
 from worker.publish import BROKER_AWAY
 
 PING_SECONDS: Final = 1.0
+_BEAT: Final = "celerybeat@"  # beat answers a ping as well, but does no work
 ALL_QUEUES: Final = tuple(name for queue in queues.QUEUES for name in (queue, queues.dead_name(queue)))
 
 
@@ -59,4 +60,4 @@ def workers() -> list[str] | None:
         answers: list[dict[str, Any]] = app.control.ping(timeout=PING_SECONDS) or []
     except BROKER_AWAY:
         return None
-    return sorted(name for answer in answers for name in answer)
+    return sorted(name for answer in answers for name in answer if not name.startswith(_BEAT))

@@ -1,5 +1,6 @@
 """The audit names every damage that is done to the rows by hand, and says nothing of rows that are right."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -8,10 +9,12 @@ from db import audit as rules
 from db.connect import Connection
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import audit, ingest, replay
+from tasks import audit, failures, ingest, replay
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture
@@ -127,22 +130,41 @@ DAMAGE = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def loose_template(stack: Stack, template_database: str) -> str:
+    """Return the name of a database with one kept job of a project, and without the rules of the schema."""
+    name = "moorage_audit_template"
+    made = cli.deps(stack, stack.postgres.create_database(name, template=template_database))
+    world.kept(made, "whole", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
+    world.loosen(made.database.connection())
+    made.database.close()
+    return name
+
+
+@pytest.fixture
+def loose(stack: Stack, loose_template: str) -> Iterator[Deps]:
+    """Return what an audit needs, over a fresh copy of that database."""
+    name = f"moorage_audit_{next(_numbers)}"
+    made = cli.deps(stack, stack.postgres.create_database(name, template=loose_template))
+    yield made
+    made.database.close()
+
+
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(deps: Deps, conn: Connection, name: str) -> None:
+def test_damage_is_named(loose: Deps, name: str) -> None:
     """A check that never fires proves nothing: each is shown the very thing it is there for."""
-    world.kept(deps, "whole", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
     sql, expected = DAMAGE[name]
-    world.loosen(conn)
+    before = run(loose)
 
-    conn.execute(sql.encode())
+    loose.database.run(lambda conn: conn.execute(sql.encode()))
 
-    assert expected in run(deps)
+    assert before == []
+    assert expected in run(loose)
 
 
-def test_every_check_is_shown_its_damage(deps: Deps, conn: Connection) -> None:
+def test_every_check_is_shown_its_damage(loose: Deps) -> None:
     """A new check without its damage would be taken for a proof."""
-    world.kept(deps, "whole", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
-    world.loosen(conn)
+    conn = loose.database.connection()
     fired: set[str] = set()
 
     for sql, _ in DAMAGE.values():
@@ -173,6 +195,18 @@ def test_what_heals_before_the_second_look_is_no_finding(
 
     assert [finding for finding in found if finding.subject != "object"] == []
     assert pauses == [2.5]
+
+
+def test_a_poisoned_delivery_that_was_unmatched_leaves_a_whole_history(deps: Deps, conn: Connection) -> None:
+    """Its last event said "new" whatever it had been: the chain of its events was broken."""
+    wake = world.deliver(deps, {"id": "nobody", "status": "succeeded", "output": []})
+    world.work(deps, wake)
+    conn.execute("UPDATE deliveries SET crashes = 5, run_at = moment()")
+
+    failures.poison(deps, "ingest", wake.row_id, "node/task")
+
+    assert conn.execute("SELECT state FROM deliveries").fetchall() == [{"state": "dead"}]
+    assert run(deps) == []
 
 
 def test_work_in_flight_is_no_finding(deps: Deps) -> None:

@@ -1,8 +1,11 @@
 """`moorage status` against real servers, and with each of them away."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -79,3 +82,29 @@ def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "PostgreSQL does not answer" in done.stderr
+
+
+def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_url: str, deps: Deps) -> None:
+    """Beat answers a ping too: taken for a worker, it would hide that nobody works."""
+    # A broker of its own, apart from what other tests leave behind.
+    env = cli.environment(stack, database_url, CELERY_BROKER_URL=stack.valkey.url(3))
+    processes = [
+        subprocess.Popen([sys.executable, "-m", "worker.cli", *args], env=env, cwd=cli.ROOT, stderr=subprocess.DEVNULL)
+        for args in (("worker", "-c", "1", "-n", "only@here", "-l", "error"), ("beat", "-l", "error"))
+    ]
+    try:
+        deadline = time.monotonic() + 40
+        found: dict[str, Any] = {"workers": [], "sweeps": []}
+        while not (found["workers"] and any(sweep["last_at"] for sweep in found["sweeps"])):
+            assert time.monotonic() < deadline, found
+            found = json.loads(cli.run(env, "status", "--json").stdout)
+        told = cli.run(env, "doctor").stdout
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+
+    assert found["workers"] == ["only@here"]
+    assert "ok    workers that answer: only@here" in told
+    assert not any(line.startswith("fail") for line in told.splitlines()), told

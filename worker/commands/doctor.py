@@ -66,7 +66,7 @@ def _processes(settings: Settings) -> Iterator[Check]:
     if names is None:
         yield fail("the broker does not answer", "start it, or correct CELERY_BROKER_URL")
     elif names:
-        yield ok(f"{len(names)} workers answer: {', '.join(names)}")
+        yield ok(f"workers that answer: {', '.join(names)}")
     else:
         yield fail("no worker answers", "start one: moorage worker")
     try:
