@@ -58,6 +58,7 @@ CREATE INDEX deliveries_unmatched ON deliveries (provider, external_id) WHERE st
 CREATE INDEX deliveries_by_prediction ON deliveries (prediction_id) WHERE prediction_id IS NOT NULL;
 CREATE INDEX deliveries_received ON deliveries (provider, received_at);
 CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NULL AND body IS NOT NULL;
 
 CREATE TABLE projects (
     id         text PRIMARY KEY CHECK (id <> ''),
@@ -103,6 +104,8 @@ CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
 CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
 CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX jobs_failed ON jobs (settled_at) WHERE state IN ('failed', 'cancelled');
+CREATE INDEX jobs_by_chosen ON jobs (chosen_id) WHERE chosen_id IS NOT NULL;   -- for the check when a prediction goes
 
 -- One run at one provider.
 CREATE TABLE predictions (
@@ -205,8 +208,10 @@ CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT N
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
 CREATE INDEX outputs_ended ON outputs (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
+CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
+CREATE INDEX outputs_leftover ON outputs (ended_at) WHERE state = 'dead' AND source_data IS NOT NULL;
 
--- The published result of a job: exists exactly when the job has been published and not deleted.
+-- The published result of a job. deleted_at makes it a tombstone: it and its variants stay, readers see neither.
 CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
@@ -215,6 +220,8 @@ CREATE TABLE renders (
     deleted_at   timestamptz
 );
 CREATE INDEX renders_by_owner ON renders (owner, id) WHERE deleted_at IS NULL;
+CREATE INDEX renders_published ON renders (published_at) WHERE deleted_at IS NULL;
+CREATE INDEX renders_deleted ON renders (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE render_variants (
     render_id uuid NOT NULL REFERENCES renders (id),
@@ -271,6 +278,7 @@ CREATE TABLE dead_letters (
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
 CREATE INDEX dead_letters_newest ON dead_letters (created_at);
 CREATE INDEX dead_letters_of ON dead_letters (subject, subject_id);
+CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS NOT NULL;
 
 -- Every taken state edge, written in the transaction that took it.
 CREATE TABLE events (
@@ -297,3 +305,23 @@ CREATE TABLE ticks (
     result      jsonb,
     PRIMARY KEY (sweep, slot)
 );
+
+-- Where a sweep that goes through a long listing stopped; no row: its next run begins at the start.
+CREATE TABLE cursors (
+    sweep     text PRIMARY KEY,
+    place     text NOT NULL,                     -- which listing
+    after_key text NOT NULL,
+    moved_at  timestamptz NOT NULL DEFAULT moment()
+);
+
+-- Storage used, computed by a sweep. rank: 1 uses most in its bucket; 0 with the owner '' is all behind the first 100.
+CREATE TABLE storage_use (
+    bucket      text NOT NULL CHECK (bucket IN ('public', 'private')),
+    owner       text NOT NULL,
+    objects     bigint NOT NULL CHECK (objects >= 0),
+    bytes       bigint NOT NULL CHECK (bytes >= 0),
+    rank        integer NOT NULL CHECK (rank >= 0),
+    computed_at timestamptz NOT NULL DEFAULT moment(),
+    PRIMARY KEY (bucket, owner)
+);
+CREATE INDEX storage_use_most ON storage_use (rank);

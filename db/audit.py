@@ -93,8 +93,8 @@ SELECT 'render' AS subject, r.id::text AS id, 'its owner is not its job''s' AS w
     "3 variant": """
 SELECT 'output' AS subject, o.id::text AS id, 'it is a variant, but ' || CASE WHEN o.state <> 'kept'
        THEN 'is ' || o.state ELSE 'of another render or place' END AS what
-  FROM render_variants v JOIN outputs o ON o.id = v.output_id
- WHERE o.state <> 'kept' OR o.job_id <> v.render_id OR o.idx <> v.idx
+  FROM render_variants v JOIN renders r ON r.id = v.render_id JOIN outputs o ON o.id = v.output_id
+ WHERE (o.state <> 'kept' AND r.deleted_at IS NULL) OR o.job_id <> v.render_id OR o.idx <> v.idx
 """,
     "3 missing": """
 SELECT 'output' AS subject, o.id::text AS id, 'it is kept, its job is ' || j.state || ', but it is no variant'
@@ -106,7 +106,9 @@ SELECT 'output' AS subject, o.id::text AS id, 'it is kept, its job is ' || j.sta
     "3 incomplete": """
 SELECT 'job' AS subject, j.id::text AS id, 'it has succeeded without ' || count(*) || ' of its files' AS what
   FROM jobs j JOIN outputs o ON o.job_id = j.id
- WHERE j.state = 'succeeded' AND o.state <> 'kept' GROUP BY j.id
+ WHERE j.state = 'succeeded' AND o.state <> 'kept'
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id AND r.deleted_at IS NOT NULL)
+ GROUP BY j.id
 """,
     "3 unsettled": """
 SELECT 'job' AS subject, j.id::text AS id, 'none of its files waits and nobody settled it' AS what

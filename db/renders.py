@@ -40,6 +40,14 @@ def exists(conn: Connection, job_id: UUID) -> bool:
     return one(conn, EXISTS, {"job_id": job_id}) is not None
 
 
+IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT NULL"
+
+
+def is_deleted(conn: Connection, job_id: UUID) -> bool:
+    """Return whether a job's render was deleted: nothing may be added to it any more."""
+    return one(conn, IS_DELETED, {"job_id": job_id}) is not None
+
+
 VARIANTS = """
 SELECT idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s, key,
        thumb_key, thumb_width_px, thumb_height_px, thumb_missing, is_cover

@@ -100,6 +100,17 @@ SELECT state, count(*) AS value
 # Only the last hundred slots of a sweep are kept.
 LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
 
+# Counted by a sweep: the 100 owners that use most of each bucket, and the others together.
+STORAGE_BYTES: Final = """
+SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, bytes AS value
+  FROM storage_use WHERE rank <= 100
+"""
+
+STORAGE_OBJECTS: Final = """
+SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, objects AS value
+  FROM storage_use WHERE rank <= 100
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
@@ -127,6 +138,8 @@ STATS: Final = (
     ),
     Stat("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", ("state",), JOBS_ENDED),
     Stat("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", ("state",), OUTPUTS_ENDED),
+    Stat("moorage_storage_bytes", "Bytes stored, as last counted.", ("owner", "bucket"), STORAGE_BYTES),
+    Stat("moorage_storage_objects", "Objects stored, as last counted.", ("owner", "bucket"), STORAGE_OBJECTS),
     Stat("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", ("sweep",), LAST_TICK),
 )
 

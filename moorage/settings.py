@@ -19,6 +19,7 @@ from moorage.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Days = Annotated[float, Field(ge=0, le=36500)]
 Names = Annotated[tuple[str, ...], NoDecode]
 
 # Read by other parts of the house, straight from the environment.
@@ -114,6 +115,18 @@ class Settings(BaseSettings):
     reconcile_seconds: Positive = 2.0
     drain_seconds: Positive = 30.0
     discard_seconds: Positive = 10.0
+
+    # --- what is removed, and when. Cron lines are in UTC; "off" switches a sweep off. Days of 0 mean: for ever
+    orphans_cron: str = "17 3 * * *"
+    orphan_age_seconds: Positive = 86400.0  # an object that no row names is left alone until then
+    quarantine_seconds: Positive = 7 * 86400.0  # orphans wait so long in the private bucket before they are deleted
+    orphans_per_run: Count = 1000
+    retention_cron: str = "37 3 * * *"
+    usage_cron: str = "7 * * * *"  # counts the storage used
+    keep_renders_days: Days = 0.0
+    keep_bodies_days: Days = 30.0  # raw bodies of webhooks that were applied or ignored
+    keep_failed_days: Days = 30.0  # raw bodies of dead deliveries and inline bytes of dead outputs
+    keep_rows_days: Days = 0.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders
     alive_file: str | None = None  # touched every few seconds by a worker or beat that runs, for health checks
 
     @field_validator(

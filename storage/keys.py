@@ -11,6 +11,7 @@ from uuid import UUID
 
 RENDERS: Final = "renders/"
 INPUTS: Final = "inputs/"
+QUARANTINE: Final = "quarantine/"
 
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _EXTENSION: Final = "[a-z0-9]{1,8}"
@@ -54,6 +55,11 @@ def thumbnail(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
 def spool(upload_id: UUID, extension: str) -> str:
     """Return the key of an input file in the private bucket: `inputs/{upload_id}.{extension}`."""
     return f"{INPUTS}{upload_id}.{extension}"
+
+
+def quarantined(key: str) -> str:
+    """Return where an orphan waits for its end, in the private bucket: `quarantine/{key}`."""
+    return f"{QUARANTINE}{key}"
 
 
 def parse(key: str) -> Rendered | Spooled | None:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from db import dead_letters, deliveries, jobs, outputs, predictions
+from db import dead_letters, deliveries, jobs, outputs, predictions, renders
 from db.connect import Connection
 from moorage.errors import Refused
 from moorage.lifecycle import TERMINAL_JOB
@@ -46,6 +46,8 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
 
 
 def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -> Wake:
+    if renders.is_deleted(conn, job.id):
+        raise Refused("the render of this file was deleted by retention: ask for a new job", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("the source of this file is gone, or it is not dead any more", status=409)
     if job.state in TERMINAL_JOB:

@@ -22,6 +22,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dead": ("dead", "List, show, replay or discard dead letters."),
     "audit": ("audit", "Check the rules over PostgreSQL and storage."),
     "drill": ("drill", "Break everything while work runs, and account for everything that was sent."),
+    "orphans": ("orphans", "List the objects that no row names, or delete them."),
+    "retention": ("retention", "Count what is old enough to go, or let it go."),
     "doctor": ("doctor", "Check every setting and server, and say what to do."),
     "simulate": ("simulate", "Make a correctly signed webhook: print it as curl, or send it."),
     "migrate": ("processes", "Bring the database to the present schema."),

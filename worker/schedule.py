@@ -1,14 +1,22 @@
 """What beat ticks. Beat is only a clock: the sweep takes a slot in PostgreSQL, so any number of beats may run."""
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
-from moorage.settings import Settings
+from celery.schedules import crontab
+
+from moorage.errors import ConfigError
+from moorage.settings import Settings, names
 from worker import queues
+
+SLOT_SECONDS: Final = 60.0  # of a sweep with a cron line: its slot is the minute
+OFF: Final = "off"
+_CRON_EXPIRES_SECONDS: Final = 3600.0
 
 
 def periods(settings: Settings) -> Mapping[str, float]:
-    """Return the seconds between two runs of each sweep."""
+    """Return the seconds between two runs of each sweep that runs all the time."""
     return {
         "dispatch": settings.dispatch_seconds,
         "reconcile": settings.reconcile_seconds,
@@ -17,14 +25,46 @@ def periods(settings: Settings) -> Mapping[str, float]:
     }
 
 
+def crons(settings: Settings) -> Mapping[str, crontab]:
+    """
+    Return when each sweep with a cron line runs, in UTC; those that are off are left out.
+
+    Raises:
+        ConfigError: a line is not one; the message names the setting.
+    """
+    fields = {"orphans": "orphans_cron", "retention": "retention_cron", "usage": "usage_cron"}
+    lines = {name: (field, str(getattr(settings, field)).strip()) for name, field in fields.items()}
+    return {name: _cron(field, line) for name, (field, line) in lines.items() if line.lower() != OFF}
+
+
+def _cron(field: str, line: str) -> crontab:
+    try:
+        return crontab.from_string(line)
+    except ValueError as error:
+        name = names()[field][0]
+        example = 'write five fields, for example "17 3 * * *" for 03:17 UTC each day, or "off"'
+        raise ConfigError(f"{name}={line!r} is not a cron line ({error}): {example}") from error
+
+
+def slot_seconds(settings: Settings, sweep: str) -> float:
+    """Return how long a slot of a sweep is."""
+    return periods(settings).get(sweep, SLOT_SECONDS)
+
+
+def next_run(line: crontab, last: datetime) -> datetime:
+    """Return when a sweep with a cron line is to run after its last run."""
+    start, until_next, _ = line.remaining_delta(last)
+    found: datetime = start + until_next
+    return found
+
+
 def entries(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return beat's schedule; a tick that waits longer than its period is dropped, so none pile up."""
-    return {
-        f"sweep-{name}": {
-            "task": queues.SWEEP_TASK,
-            "schedule": seconds,
-            "args": [name],
-            "options": {"queue": "quick", "expires": max(seconds, 2.0)},
-        }
-        for name, seconds in periods(settings).items()
-    }
+    every = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in periods(settings).items()}
+    at_times = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in crons(settings).items()}
+    return {f"sweep-{name}": entry for name, entry in {**every, **at_times}.items()}
+
+
+def _entry(name: str, schedule: float | crontab, expires: float) -> dict[str, Any]:
+    options = {"queue": "quick", "expires": expires}
+    return {"task": queues.SWEEP_TASK, "schedule": schedule, "args": [name], "options": options}

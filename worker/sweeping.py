@@ -1,6 +1,7 @@
 """Runs a sweep once for its slot, with the broker and the tick row at hand."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from db import ticks
@@ -8,7 +9,7 @@ from moorage import logs
 from moorage.errors import DatabaseUnavailable, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Queue
-from tasks import sweeps
+from tasks import orphans, retention, sweeps
 from tasks.deps import Deps
 from worker import boot, drain, publish, schedule
 from worker.celery import app
@@ -19,7 +20,7 @@ log = logs.get(__name__)
 def run(name: str, actor: str) -> None:
     """Run a sweep if nobody has taken its present slot; whatever fails is left to the next tick."""
     deps = boot.deps()
-    period = schedule.periods(deps.settings)[name]
+    period = schedule.slot_seconds(deps.settings, name)
     with logs.bound(sweep=name):
         try:
             slot = deps.database.run(lambda conn: ticks.take(conn, name, period))
@@ -37,13 +38,16 @@ def run(name: str, actor: str) -> None:
 
 
 def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
-    if name == "dispatch":
-        return sweeps.dispatch(deps, depth_of, publish.wake_all)
-    if name == "reconcile":
-        return sweeps.reconcile(deps, actor, publish.wake_all)
-    if name == "discard":
-        return sweeps.discard(deps, depth_of, publish.wake_all)
-    return drain.run(deps, actor)
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        "dispatch": lambda: sweeps.dispatch(deps, depth_of, publish.wake_all),
+        "reconcile": lambda: sweeps.reconcile(deps, actor, publish.wake_all),
+        "drain": lambda: drain.run(deps, actor),
+        "discard": lambda: sweeps.discard(deps, depth_of, publish.wake_all),
+        "orphans": lambda: orphans.sweep(deps),
+        "retention": lambda: {**retention.run(deps, actor, seconds=retention.SECONDS)},
+        "usage": lambda: retention.count_use(deps),
+    }
+    return runs[name]()
 
 
 def depth_of(queue: Queue) -> int | None:

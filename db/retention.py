@@ -1,0 +1,263 @@
+"""
+What is old enough to go. Every statement takes a bounded number of rows, leaves those that somebody holds, and reads
+time through an index; each has its count beside it for a dry run.
+
+`seconds` is how long a row is kept after its end.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from db.connect import Connection, Row, many, one
+from db.inventory import PATIENT
+
+_OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
+
+# --- renders ------------------------------------------------------------------------------------------------------
+
+_RENDERS: Final = f"""
+  FROM renders r JOIN jobs j ON j.id = r.id
+ WHERE r.deleted_at IS NULL AND r.published_at < {_OLD} AND j.settled_at < {_OLD}
+"""
+
+OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s"
+
+LOCK_RENDER: Final = f"SELECT j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
+
+DISCARD_PUBLISHED: Final = """
+WITH moved AS (
+    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
+           crashes = 0, thumb_missing = NULL, reason = 'its render was deleted'
+     WHERE job_id = %(id)s AND state = 'kept'
+    RETURNING id, job_id, reason
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
+"""
+
+MARK_DELETED: Final = """
+WITH moved AS (
+    UPDATE renders SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'render', id, id, 'published', 'deleted', 'older than renders are kept', %(actor)s FROM moved
+"""
+
+# What died beside the render's files cannot be added to it any more.
+CLOSE_LETTERS: Final = """
+WITH moved AS (
+    UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
+      FROM outputs o
+     WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
+    RETURNING d.id, o.job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'dead_letter', id, job_id, 'open', 'discarded', 'its render was deleted', %(actor)s FROM moved
+"""
+
+
+def old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
+    """Return renders published, and of jobs settled, longer ago."""
+    return [row["id"] for row in many(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
+
+
+def lock_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
+    """Lock the job of a render that is still old enough; returns its project_id, None when somebody holds the job."""
+    return one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
+
+
+def discard_published(conn: Connection, render_id: UUID, actor: str) -> None:
+    """Turn the files of a render to `discarding`, its job locked: the discard step deletes their objects."""
+    conn.execute(DISCARD_PUBLISHED, {"id": render_id, "actor": actor})
+
+
+def mark_deleted(conn: Connection, render_id: UUID, actor: str) -> None:
+    """Make a render a tombstone, and close the dead letters of its job's files."""
+    conn.execute(MARK_DELETED, {"id": render_id, "actor": actor})
+    conn.execute(CLOSE_LETTERS, {"id": render_id, "actor": actor})
+
+
+# --- raw bodies and inline bytes ----------------------------------------------------------------------------------
+
+_BODIES: Final = f"FROM deliveries WHERE body IS NOT NULL AND ended_at IS NOT NULL AND ended_at < {_OLD}"
+
+PURGE_BODIES: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_BODIES} AND state <> 'dead' ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
+"""
+
+# Without its body or its bytes a dead row cannot be replayed: its open dead letter says so, and waits on.
+PURGE_DEAD_BODIES: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_BODIES} AND state = 'dead' ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), letters AS (
+    UPDATE dead_letters l SET retryable = false
+      FROM old WHERE l.subject = 'delivery' AND l.subject_id = old.id AND l.state = 'open'
+)
+UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
+"""
+
+_SOURCES: Final = f"FROM outputs WHERE state = 'dead' AND source_data IS NOT NULL AND ended_at < {_OLD}"
+
+PURGE_SOURCES: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_SOURCES} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), letters AS (
+    UPDATE dead_letters l SET retryable = false
+      FROM old WHERE l.subject = 'output' AND l.subject_id = old.id AND l.state = 'open'
+)
+UPDATE outputs o SET source_data = NULL FROM old WHERE o.id = old.id RETURNING o.id
+"""
+
+# --- finished rows: always with their events, so that history has no beginning without an end -----------------------
+
+_NOT_WAITED_FOR: Final = """
+   AND NOT EXISTS (SELECT FROM dead_letters l
+                    WHERE l.subject = 'delivery' AND l.subject_id = deliveries.id AND l.state = 'open')
+"""
+
+_DELIVERIES: Final = f"FROM deliveries WHERE ended_at IS NOT NULL AND ended_at < {_OLD} {_NOT_WAITED_FOR}"
+
+DROP_DELIVERIES: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_DELIVERIES} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), letters AS (
+    DELETE FROM dead_letters l USING old WHERE l.subject = 'delivery' AND l.subject_id = old.id RETURNING l.id
+), told AS (
+    DELETE FROM events e USING old WHERE e.subject = 'delivery' AND e.subject_id = old.id
+), told_of_letters AS (
+    DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
+)
+DELETE FROM deliveries d USING old WHERE d.id = old.id RETURNING d.id
+"""
+
+# A discarded one stays with its row: it is the reason why that row is dead.
+_LETTERS: Final = f"""
+  FROM dead_letters WHERE closed_at IS NOT NULL AND closed_at < {_OLD} AND (state = 'replayed' OR subject = 'message')
+"""
+
+DROP_LETTERS: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_LETTERS} ORDER BY closed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), told AS (
+    DELETE FROM events e USING old WHERE e.subject = 'dead_letter' AND e.subject_id = old.id
+)
+DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
+"""
+
+_IN_BATCHES: Final = {
+    "bodies": (PURGE_BODIES, f"{_BODIES} AND state <> 'dead'"),
+    "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
+    "failed_sources": (PURGE_SOURCES, _SOURCES),
+    "deliveries": (DROP_DELIVERIES, _DELIVERIES),
+    "dead_letters": (DROP_LETTERS, _LETTERS),
+}
+
+
+def take(conn: Connection, what: str, seconds: float, limit: int) -> int:
+    """Purge or drop one batch of what is named (`bodies`, `deliveries`, ...); returns how many rows it were."""
+    return len(many(conn, _IN_BATCHES[what][0], {"seconds": seconds, "limit": limit}))
+
+
+# --- jobs without a render ----------------------------------------------------------------------------------------
+
+_OVER: Final = """
+   AND NOT EXISTS (SELECT FROM predictions p WHERE p.job_id = j.id AND p.run_at IS NOT NULL)
+   AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND (o.run_at IS NOT NULL OR o.source_kind = 'object'
+                                                                    AND o.source IS NOT NULL))
+   AND NOT EXISTS (SELECT FROM outputs o JOIN dead_letters l ON l.subject = 'output' AND l.subject_id = o.id
+                    WHERE o.job_id = j.id AND l.state = 'open')
+   AND NOT EXISTS (SELECT FROM predictions p JOIN dead_letters l ON l.subject = 'prediction' AND l.subject_id = p.id
+                    WHERE p.job_id = j.id AND l.state = 'open')
+   AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
+                    WHERE p.job_id = j.id AND (d.ended_at IS NULL OR EXISTS (
+                          SELECT FROM dead_letters l
+                           WHERE l.subject = 'delivery' AND l.subject_id = d.id AND l.state = 'open')))
+"""
+
+_FAILED: Final = f"""
+  FROM jobs j
+ WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id) {_OVER}
+"""
+
+_DELETED: Final = f"""
+  FROM renders r JOIN jobs j ON j.id = r.id
+ WHERE r.deleted_at IS NOT NULL AND r.deleted_at < {_OLD} AND j.settled_at IS NOT NULL {_OVER}
+"""
+
+OLD_FAILED_JOBS: Final = f"SELECT j.id {_FAILED} ORDER BY j.settled_at LIMIT %(limit)s"
+
+OLD_DELETED_JOBS: Final = f"SELECT j.id {_DELETED} ORDER BY r.deleted_at LIMIT %(limit)s"
+
+IS_OVER: Final = f"SELECT j.id FROM jobs j WHERE j.id = %(id)s AND j.settled_at IS NOT NULL {_OVER}"
+
+LOCK_DELIVERIES: Final = """
+SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE job_id = %(id)s)
+ ORDER BY id FOR UPDATE
+"""
+
+LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s FOR UPDATE SKIP LOCKED"
+
+# In the order of what refers to what.
+DROP_JOB: Final = {
+    "letters": """
+WITH gone AS (
+    DELETE FROM dead_letters
+     WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
+        OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
+        OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))
+    RETURNING id
+)
+DELETE FROM events e USING gone WHERE e.subject = 'dead_letter' AND e.subject_id = gone.id
+""",
+    "delivery_events": "DELETE FROM events WHERE subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[])",
+    "events": "DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'render')",
+    "placements": "DELETE FROM placements WHERE render_id = %(id)s",
+    "variants": "DELETE FROM render_variants WHERE render_id = %(id)s",
+    "renders": "DELETE FROM renders WHERE id = %(id)s",
+    "outputs": "DELETE FROM outputs WHERE job_id = %(id)s",
+    "deliveries": "DELETE FROM deliveries WHERE id = ANY(%(deliveries)s::uuid[])",
+    "chosen": "UPDATE jobs SET chosen_id = NULL WHERE id = %(id)s",
+    "predictions": "DELETE FROM predictions WHERE job_id = %(id)s",
+    "jobs": "DELETE FROM jobs WHERE id = %(id)s",
+}
+
+
+def old_jobs(conn: Connection, seconds: float, limit: int) -> list[UUID]:
+    """Return jobs without a readable render that ended longer ago and that nothing waits for."""
+    args = {"seconds": seconds, "limit": limit}
+    return [row["id"] for sql in (OLD_FAILED_JOBS, OLD_DELETED_JOBS) for row in many(conn, sql, args)]
+
+
+def drop_job(conn: Connection, job_id: UUID) -> bool:
+    """Delete a job with everything that was recorded of it; False when something of it lives again."""
+    deliveries = [row["id"] for row in many(conn, LOCK_DELIVERIES, {"id": job_id})]
+    if one(conn, LOCK_JOB, {"id": job_id}) is None or one(conn, IS_OVER, {"id": job_id}) is None:
+        return False
+    _drop(conn, {"id": job_id, "deliveries": deliveries})
+    return True
+
+
+def _drop(conn: Connection, args: dict[str, Any]) -> None:
+    for sql in DROP_JOB.values():
+        conn.execute(sql, args)
+
+
+# --- a dry run ----------------------------------------------------------------------------------------------------
+
+COUNTS: Final = {
+    "renders": f"SELECT count(*) AS value {_RENDERS}",
+    "jobs": f"SELECT (SELECT count(*) {_FAILED}) + (SELECT count(*) {_DELETED}) AS value",
+    **{what: f"SELECT count(*) AS value {of}" for what, (_, of) in _IN_BATCHES.items()},
+}
+
+
+def counts(conn: Connection, kept_seconds: dict[str, float], what: Sequence[str]) -> dict[str, int]:
+    """Return how many rows of each kind are old enough to go."""
+    conn.execute(PATIENT)
+    found = {name: one(conn, COUNTS[name], {"seconds": kept_seconds[name]}) for name in what}
+    return {name: int(row["value"]) if row else 0 for name, row in found.items()}
