@@ -19,7 +19,7 @@ def ensure(conn: Connection, project_id: str, owner: str) -> None:
     conn.execute(ENSURE, {"id": project_id, "owner": owner})
 
 
-LOCK = "SELECT id, owner, document FROM projects WHERE id = %(id)s FOR UPDATE"
+LOCK = "SELECT id, owner, document::text AS document FROM projects WHERE id = %(id)s FOR UPDATE"
 
 PLACE = """
 INSERT INTO placements (render_id, idx, project_id, scene)
@@ -44,16 +44,21 @@ UPDATE placements SET scene_key = %(scene_key)s
  WHERE render_id = %(render_id)s AND idx = %(idx)s AND scene_key IS DISTINCT FROM %(scene_key)s
 """
 
+# Only imageUrls is written, by its path: what else the document holds never passes through this process.
 WRITE = """
-UPDATE projects
-   SET document = %(document)s::jsonb, computed_md5 = md5((%(document)s::jsonb)::text), updated_at = moment()
- WHERE id = %(id)s AND (document IS DISTINCT FROM %(document)s::jsonb OR computed_md5 IS DISTINCT FROM document_md5)
+UPDATE projects SET document = jsonb_set(document, ARRAY['scenes', %(position)s::text, 'imageUrls'], %(urls)s::jsonb)
+ WHERE id = %(id)s
+"""
+
+SEAL = """
+UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
+ WHERE id = %(id)s AND computed_md5 IS DISTINCT FROM document_md5
 """
 
 
 def lock(conn: Connection, project_id: str) -> Row | None:
     """Lock a project: after outputs, before anything is inserted that refers to it."""
-    return one(conn, LOCK, {"id": project_id})
+    return _read(one(conn, LOCK, {"id": project_id}))
 
 
 def place(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
@@ -73,8 +78,10 @@ def compute(conn: Connection, project: Row, asset_base: str) -> None:
     for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
             conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-    document = scenes.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
-    conn.execute(WRITE, {"id": project["id"], "document": Jsonb(document)})
+    changed = scenes.changed_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    for position, urls in changed.items():
+        conn.execute(WRITE, {"id": project["id"], "position": str(position), "urls": Jsonb(urls)})
+    conn.execute(SEAL, {"id": project["id"]})
 
 
 OVERWRITTEN = """
@@ -87,12 +94,14 @@ def overwritten(conn: Connection, limit: int = 50) -> list[str]:
     return [row["id"] for row in many(conn, OVERWRITTEN, {"limit": limit})]
 
 
-GET = "SELECT id, owner, document, created_at, updated_at FROM projects WHERE id = %(id)s"
+GET = """
+SELECT id, owner, document::text AS document, created_at, updated_at FROM projects WHERE id = %(id)s
+"""
 
 
 def get(conn: Connection, project_id: str) -> Row | None:
     """Return a project with its document."""
-    return one(conn, GET, {"id": project_id})
+    return _read(one(conn, GET, {"id": project_id}))
 
 
 def show(conn: Connection, project_id: str, asset_base: str) -> Row | None:
@@ -109,6 +118,10 @@ def show(conn: Connection, project_id: str, asset_base: str) -> Row | None:
     document = scenes.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**project, "document": document, "unplaced": unplaced}
+
+
+def _read(row: Row | None) -> Row | None:
+    return row and {**row, "document": scenes.read(row["document"])}
 
 
 def _urls(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:

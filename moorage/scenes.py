@@ -1,11 +1,14 @@
 """Where a file belongs in an application's document: pure functions over its scenes."""
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from moorage.model import Scene
 
 Document = dict[str, Any]
+MAX_DIGITS: Final = 4000
 
 
 def key_of(document: Mapping[str, Any], scene: Scene | None) -> str | None:
@@ -31,24 +34,56 @@ def keys_of_all(document: Mapping[str, Any], wanted: Iterable[Scene | None]) -> 
     return [key_of(document, scene) for scene in wanted]
 
 
-def with_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> Document:
+def changed_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
     """
-    Return the document with `imageUrls` of every scene as computed; all else is left as it is.
+    Return what `imageUrls` must become, by the position (from 0) of each scene where it differs.
+
+    Only these are to be written: the rest of a document is the application's, whatever it holds.
 
     Args:
         urls: the addresses that stand in each scene, by its key.
     """
-    if not scenes_of(document):
-        return dict(document)
-    scenes = [dict(scene) if isinstance(scene, Mapping) else scene for scene in scenes_of(document)]
+    changed: dict[int, list[str]] = {}
     done: set[str] = set()
-    for scene, names in zip(scenes, _names_of_each(scenes), strict=True):
-        if isinstance(scene, dict):
-            mine = [url for name in names if name not in done for url in urls.get(name, ())]
-            done.update(names)
-            if mine or "imageUrls" in scene:
-                scene["imageUrls"] = mine
+    scenes = scenes_of(document)
+    for position, (scene, names) in enumerate(zip(scenes, _names_of_each(scenes), strict=True)):
+        mine = [url for name in names if name not in done for url in urls.get(name, ())]
+        done.update(names)
+        if names and (mine or "imageUrls" in scene) and scene.get("imageUrls") != mine:
+            changed[position] = mine
+    return changed
+
+
+def with_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> Document:
+    """Return the document with `imageUrls` of every scene as computed; all else is left as it is."""
+    changed = changed_urls(document, urls)
+    if not changed:
+        return dict(document)
+    scenes = [
+        {**scene, "imageUrls": changed[position]} if position in changed else scene
+        for position, scene in enumerate(scenes_of(document))
+    ]
     return {**document, "scenes": scenes}
+
+
+def read(text: str) -> Document:
+    """
+    Return a document from its JSON text, for looking at: numbers beyond Python's own are read approximately.
+
+    jsonb takes integers and fractions of any length. Python refuses to read more than 4,300 digits and writes what is
+    beyond a float as Infinity, which is no JSON.
+    """
+    document: Document = json.loads(text, parse_int=_integer, parse_float=_fraction)
+    return document
+
+
+def _integer(digits: str) -> int | float | str:
+    return int(digits) if len(digits) <= MAX_DIGITS else _fraction(digits)
+
+
+def _fraction(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
 
 
 def scenes_of(document: Mapping[str, Any]) -> list[Any]:
