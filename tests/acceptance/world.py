@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import redis
 import requests
@@ -81,9 +82,14 @@ class World:
 
     def rows(self, sql: str, **args: Any) -> list[dict[str, Any]]:
         """Return the rows of a question, over a connection made anew after an outage."""
-        if self._conn is None or self._conn.closed:
-            self._conn = connect(self.url, name="acceptance-eyes")
-        return self._conn.execute(sql, args).fetchall()
+        for _ in range(2):
+            if self._conn is None or self._conn.closed:
+                self._conn = connect(self.url, name="acceptance-eyes")
+            try:
+                return self._conn.execute(sql, args).fetchall()
+            except psycopg.OperationalError:
+                self._conn.close()  # the database was killed since
+        pytest.fail("PostgreSQL does not answer")
 
     def one(self, sql: str, **args: Any) -> dict[str, Any]:
         """Return the only row of a question."""

@@ -1,0 +1,152 @@
+"""Celery's own processes: as typed, two beats or none, messages nobody understands, and starts that are refused."""
+
+import base64
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from embedded import ports
+from embedded.process import Process
+from tests.acceptance.world import WORKERS, until
+from worker.local import ROOT
+
+BEATS = ("beat1", "beat2")
+
+
+def test_worker_beat_and_flower_run_as_typed(world, tmp_path):
+    """Celery users type `celery -A worker ...` and nothing else."""
+    port = ports.free(1)[0]
+    with world.without(*WORKERS, *BEATS), Typed(world, tmp_path, port) as typed:
+        asked = world.ask({"outputs": 2})
+
+        world.await_end(asked, seconds=60)
+
+        assert world.job(asked)["state"] == "succeeded"
+        ids = {str(row["id"]) for row in world.outputs(asked)}
+        told = until(lambda: told_of(typed, ids), "Flower lists the steps with their row ids")
+    assert {"moorage.keep"} == {task["name"] for task in told}
+
+
+def told_of(typed, ids):
+    tasks = requests.get(f"{typed.flower}/api/tasks", auth=typed.user, timeout=10).json().values()
+    found = [task for task in tasks if any(row_id in str(task["args"]) for row_id in ids)]
+    return found if len(found) >= len(ids) else None
+
+
+class Typed:
+    """The three commands, as processes of their own."""
+
+    def __init__(self, world, folder, port):
+        self.flower = f"http://127.0.0.1:{port}"
+        environment = {**world.local.environment(), "FLOWER_PORT": str(port)}
+        self.user = tuple(environment["FLOWER_BASIC_AUTH"].split(":", 1))
+        self.processes = [
+            Process(
+                [sys.executable, "-m", "celery", "-A", "worker", command],
+                env=environment,
+                cwd=ROOT,
+                log_path=folder / f"{command}.log",
+                name=command,
+                ready=self._answers if command == "flower" else None,
+            )
+            for command in ("flower", "worker", "beat")
+        ]
+
+    def _answers(self):
+        try:
+            return requests.get(f"{self.flower}/healthcheck", timeout=1).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def __enter__(self):
+        for process in self.processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            process.stop()
+
+
+def test_two_beats_tick_each_slot_once(world):
+    """High availability of the clock is a second clock."""
+    count = "SELECT count(*) AS n, max(slot) - min(slot) + 1 AS slots FROM ticks WHERE sweep = 'dispatch'"
+    first = world.one(count)["n"]
+
+    until(lambda: world.one(count)["n"] >= first + 3, "three more ticks")
+
+    assert world.one(count)["n"] <= world.one(count)["slots"]
+    assert all(world.local.processes[name].is_running for name in BEATS)
+
+
+def test_without_a_beat_work_still_flows(world):
+    """Sweeps only find what was lost; what is not lost needs no clock."""
+    with world.without(*BEATS):
+        asked = [world.ask({"outputs": 2, "duration_s": 0.5}) for _ in range(3)]
+
+        world.await_end(*asked)
+
+        for one in asked:
+            assert world.job(one)["state"] == "succeeded"
+
+
+MESSAGES = {
+    "a body that is not JSON": (b"{never", {"task": "moorage.keep"}),
+    "a body that is not UTF-8": (b"\xff\xfe", {"task": "moorage.keep"}),
+    "a task nobody knows": (b"[[], {}, {}]", {"task": "no.such.task"}),
+    "no task at all": (b'{"hello": 1}', {}),
+    "a step of no row": (b'[["no id"], {}, {}]', {"task": "moorage.gone"}),
+}
+
+
+@pytest.mark.parametrize("queue", ["quick", "keep"])
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_a_message_nobody_understands_becomes_a_dead_letter(world, queue, kind):
+    """Celery drops such messages with a log line; here a person hears of them, and the worker lives."""
+    before = world.pids()
+    body, headers = MESSAGES[kind]
+    named = {"id": "6a1f", "lang": "py", "argsrepr": "()", "kwargsrepr": "{}", **headers} if headers else {}
+    since = world.one("SELECT clock_timestamp() AS at")["at"]
+
+    world.push(queue, {"body": base64.b64encode(body + queue.encode() * (kind == "no task at all")).decode()}, **named)
+
+    fresh = "SELECT facts ->> 'queue' AS queue FROM dead_letters WHERE subject = 'message' AND created_at > %(at)s"
+    found = until(lambda: world.rows(fresh, at=since) or is_known(world, queue, body), "a dead letter")
+    assert found
+    assert world.pids() == before
+
+
+def is_known(world, queue, body):
+    """The same bytes in the other queue are the same dead letter."""
+    said = "SELECT 1 FROM dead_letters WHERE subject = 'message' AND facts ->> 'body' LIKE %(b)s"
+    return world.depth(queue) == 0 and world.rows(said, b=f"%{body.decode(errors='replace')}%")
+
+
+REFUSED = {
+    "a misspelt setting": ({"MOORAGE_LEASE_SECNDS": "5"}, "did you mean MOORAGE_LEASE_SECONDS"),
+    "a wrong setting": ({"MOORAGE_LEASE_SECONDS": "soon"}, "MOORAGE_LEASE_SECONDS"),
+    "a missing setting": ({"DATABASE_URL": ""}, "DATABASE_URL"),
+    "an empty database": ({"DATABASE_URL": "{empty}"}, "run moorage migrate"),
+    "keys that storage refuses": ({"AWS_SECRET_ACCESS_KEY": "wrong" * 8}, "moorage-public"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_worker_refuses_to_start_on(world, what):
+    """A worker that runs half configured loses work quietly; one line says what to do instead."""
+    changed, says = REFUSED[what]
+    empty = world.local.stack.postgres.create_database("never_migrated") if "empty" in what else ""
+    environment = {**world.local.environment(), **{k: v.format(empty=empty) for k, v in changed.items()}}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "none", "-n", "refused@%h"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode not in (0, None)
+    assert says in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+    if empty:
+        world.local.stack.postgres.drop_database("never_migrated")

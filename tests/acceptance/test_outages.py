@@ -1,0 +1,90 @@
+"""Servers emptied, killed and away in mid-run: everything completes, and no process of ours is started again."""
+
+import time
+
+from tests.acceptance.test_bad_input import send
+from tests.acceptance.world import until
+
+MANY = {"outputs": 3, "faults": {"0": "slow"}}
+
+
+def test_an_emptied_broker_loses_nothing(world):
+    """Nothing exists only in the broker."""
+    before = world.pids()
+    asked = [world.ask(MANY) for _ in range(5)]
+    world.await_leased(asked[0])
+
+    with world.broker() as client:
+        client.flushall()
+
+    finish(world, asked, before)
+
+
+def test_a_broker_that_is_away_delays_only(world):
+    """Webhooks are recorded without it; when it is back dispatch sends what is due."""
+    before = world.pids()
+    asked = [world.ask(MANY) for _ in range(4)]
+    world.await_leased(asked[0])
+    valkey = world.local.stack.valkey
+
+    valkey.kill()
+    asked += [world.ask({"outputs": 2}) for _ in range(2)]
+    until(lambda: all(said_all(world, one) for one in asked), "every webhook was answered 2xx")
+    down = time.monotonic()
+    until(lambda: time.monotonic() - down > 8, "the workers have met the outage")
+    valkey.start()
+
+    finish(world, asked, before)
+
+
+def said_all(world, asked):
+    """Return whether the provider's last webhook of a prediction was taken."""
+    told = world.standin.ledger()["summary"]["acknowledged"].values()
+    return any(a["prediction"] == asked.external_id and a["event"] == "completed" for a in told)
+
+
+def test_nothing_is_downloaded_while_storage_is_away(world):
+    """The provider's files are fetched when they can be put somewhere; our outage is no error of theirs."""
+    before = world.pids()
+    weed = world.local.stack.seaweedfs
+    weed.kill()
+
+    asked = [world.ask({"outputs": 2}) for _ in range(3)]
+    until(lambda: all(refused(world, one) for one in asked), "every output met the outage")
+    served = [tuple(pair) for pair in world.standin.ledger()["summary"]["served_whole"]]
+    assert not [path for name, path in served if name in {one.external_id for one in asked}]
+    weed.start()
+
+    finish(world, asked, before)
+    assert {row["attempt"] for one in asked for row in world.outputs(one)} == {1}
+
+
+def refused(world, asked):
+    rows = world.outputs(asked)
+    return len(rows) == 2 and all(row["reason"] and row["attempt"] == 0 for row in rows)
+
+
+def test_a_killed_database_is_answered_503_and_delays_only(world):
+    """An answer of 2xx means a row on the disk; without a database there is none, and the provider comes again."""
+    before = world.pids()
+    postgres = world.local.stack.postgres
+    asked = [world.ask({**MANY, "webhook_life_s": 60.0}) for _ in range(4)]
+    world.await_leased(asked[0])
+
+    postgres.kill()
+    answer = send(world, b"{}", "msg_while_away")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    postgres.start()
+
+    until(lambda: send(world, b"{}", "msg_when_back").status_code in (200, 202), "the receiver records again")
+    finish(world, asked, before, seconds=75)  # leases are not freed in the database's first 30 s
+    assert world.rows("SELECT 1 FROM deliveries WHERE webhook_id = 'msg_while_away'") == []
+
+
+def finish(world, asked, before, *, seconds=60.0):
+    """See every job succeed by the rules, with the processes that were there before."""
+    world.await_end(*asked, seconds=seconds)
+    for one in asked:
+        assert world.job(one)["state"] == "succeeded"
+        world.check(one)
+    assert world.pids() == before
