@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,13 @@ from embedded import ports
 from embedded.process import Process
 from embedded.stack import Stack
 from tests.acceptance import compose_file
+from tests.acceptance.world import until
 
 PIXEL = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 )
 LONG_RUNNING = compose_file.OURS[1:]
-
-
-def until(look: Callable[[], Any], what: str, *, seconds: float = 40.0) -> Any:
-    """Return what `look` finds as soon as it is truthy; fail with `what` at the deadline."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.1)
-    return found
 
 
 class Composed:

@@ -1,5 +1,6 @@
 """The papers of the project: versions agree, locks are whole, nothing names a place that only its maker has."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -156,3 +157,17 @@ def test_compose_waits_longer_for_a_worker_than_the_worker_for_its_work():
     grace = compose_file.load()["services"]["worker-keep"]["stop_grace_period"]
 
     assert int(grace.removesuffix("s")) >= 2 * 20  # the default of MOORAGE_STOP_GRACE_SECONDS
+
+
+def test_compose_gives_the_stores_the_keys_of_dot_env():
+    """Both are written into files that only the servers read: what they say is seen nowhere else."""
+    values = {name: f"value-of-{name}" for name in REQUIRED}
+    configs = compose_file.interpolated(compose_file.load(), values)["configs"]
+
+    (identity,) = json.loads(configs["seaweedfs"]["content"])["identities"]
+    valkey = dict(line.split(" ", 1) for line in configs["valkey"]["content"].splitlines())
+
+    keys = {"accessKey": "value-of-AWS_ACCESS_KEY_ID", "secretKey": "value-of-AWS_SECRET_ACCESS_KEY"}
+    assert identity["credentials"] == [keys]
+    assert valkey["requirepass"] == "value-of-VALKEY_PASSWORD"
+    assert valkey["maxmemory-policy"] == "noeviction"
