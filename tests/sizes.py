@@ -4,13 +4,14 @@ import subprocess
 from pathlib import Path
 
 PRODUCT = ("moorage", "providers", "storage", "db", "tasks", "worker", "receiver", "web", "schema.sql")
-APART = ("embedded", "bench", "tests")
+APART = ("embedded", "bench", "worker/demo", "worker/drill", "tests")
 
 
 def lines(folders: tuple[str, ...]) -> int:
     """Return the lines of Python and SQL that git tracks under the folders."""
     listed = subprocess.run(["git", "ls-files", *folders], capture_output=True, text=True, check=True).stdout.split()
-    files = [Path(name) for name in listed if name.endswith((".py", ".sql"))]
+    apart = () if set(folders) & set(APART) else tuple(f"{folder}/" for folder in APART)
+    files = [Path(name) for name in listed if name.endswith((".py", ".sql")) and not name.startswith(apart)]
     return sum(file.read_text(encoding="utf-8").count("\n") for file in files if file.exists())
 
 

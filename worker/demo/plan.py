@@ -1,6 +1,6 @@
 """What the demo does: jobs with real pictures, and every fault that providers are known for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 # What differs from the defaults, and why; printed by the demo. Lease, heartbeat, guard and limits stay as they are.
@@ -24,7 +24,6 @@ class Case:
     partial: Literal["keep", "discard"] = "keep"
     project: str | None = None
     scene: str | int | None = None
-    tags: tuple[str, ...] = field(default=())
 
 
 def cases() -> list[Case]:
