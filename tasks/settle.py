@@ -13,8 +13,11 @@ def if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -> list[
     Settle a locked job if none of its outputs waits any more; returns wakes for what is to be discarded.
 
     The count is a statement of its own after the lock, with a snapshot that sees every end the lock waited for. (Lock
-    and count in one statement, or a count without the lock, was tried: then nobody settles.)
+    and count in one statement, or a count without the lock, was tried: then nobody settles.) A job that is settled, or
+    not yet keeping, is left alone: its outputs may still end (objects that are discarded), its state is final.
     """
+    if job.state != "keeping":
+        return []
     counts = jobs.count(conn, job.id)
     decision = lifecycle.on_counts(counts, job.partial)
     if decision is None:
