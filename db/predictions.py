@@ -232,7 +232,7 @@ REPLAY = """
 WITH moved AS (
     UPDATE predictions
        SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s
+           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s, output_until = NULL
      WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
     RETURNING id, job_id
 )

@@ -56,6 +56,8 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("planned", "cancelled"),
             ("submitting", "running"),
             ("submitting", "failed"),
+            ("planned", "lost"),  # its workers died too often
+            ("submitting", "lost"),
             ("running", "running"),  # polled, or tried again
             ("running", "abandoned"),
             ("abandoned", "abandoned"),

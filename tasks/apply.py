@@ -46,19 +46,27 @@ def apply(conn: Connection, job: Job, prediction: Prediction, report: Report, he
     if isinstance(verdict, Renew):
         return _renew(conn, prediction, report, heard)
     if isinstance(verdict, Late):
-        _end(conn, prediction, "succeeded", report, heard, reason="late: the job had its files from another answer")
-        return Applied(False, True, "late: the job had its files from another answer")
+        reason = f"late: the job was {job.state} already"
+        _end(conn, prediction, "succeeded", report, heard, reason=reason)
+        dead_letters.close_of(conn, "prediction", prediction.id, reason=reason, actor=heard.actor)
+        return Applied(False, True, reason)
     if isinstance(verdict, Choose):
         return _choose(conn, job, prediction, report, heard)
     return _end_without_files(conn, job, prediction, report, verdict, heard)
 
 
 def expiry(report: Report, heard_at: datetime, life_seconds: float | None) -> datetime | None:
-    """Return when a report's URLs die: as it says, else the provider's output life after completion."""
-    if report.expires_at is not None or life_seconds is None:
+    """
+    Return when a report's URLs die: as it says, else the provider's output life after completion.
+
+    What was heard of is complete, so a provider whose clock runs ahead makes no URL live longer than from then.
+    """
+    if life_seconds is None:
         return report.expires_at
-    since = min(report.completed_at, heard_at) if report.completed_at else heard_at
-    return since + timedelta(seconds=life_seconds)
+    latest = heard_at + timedelta(seconds=life_seconds)
+    if report.expires_at is not None:
+        return min(report.expires_at, latest)
+    return min(report.completed_at, heard_at) + timedelta(seconds=life_seconds) if report.completed_at else latest
 
 
 def _choose(conn: Connection, job: Job, prediction: Prediction, report: Report, heard: Hearing) -> Applied:

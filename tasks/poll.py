@@ -8,6 +8,7 @@ from moorage.errors import LeaseLost, MoorageError, ProviderRefused, ProviderUna
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp
 from moorage.model import Job, Lease, Prediction, Report, Wake
+from moorage.text import storable
 from providers.base import Provider
 from tasks import apply, settle
 from tasks.deps import Deps, Pulse
@@ -67,7 +68,8 @@ def _answer(
         if applied.ended:
             return applied.wakes
     if isinstance(error, ProviderRefused) and error.facts.get("status") in GONE:
-        _lose(conn, lease, job, prediction, GiveUp("PROVIDER_FAILED", "ProviderRefused", str(error), retryable=False))
+        why = GiveUp("PROVIDER_FAILED", "ProviderRefused", storable(str(error)), retryable=False)
+        _lose(conn, lease, job, prediction, why)
     elif moment >= predictions.until(prediction):
         _time_out(conn, lease, job, prediction, provider, error)
     else:
@@ -100,7 +102,7 @@ def _time_out(
     error: MoorageError | None,
 ) -> None:
     """Our time is up and the provider was asked once more: abandon it; when the output life is over too, it is lost."""
-    silence = f"; asking failed: {error}" if error else ""
+    silence = f"; asking failed: {storable(str(error), 500)}" if error else ""
     if prediction.state == "abandoned":
         reason = f"no answer came before the end of the output life{silence}"
         _lose(conn, lease, job, prediction, GiveUp("TIMED_OUT", "NoAnswer", reason, retryable=True))
