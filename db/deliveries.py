@@ -76,7 +76,7 @@ WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
     UPDATE deliveries d
-       SET state = 'unmatched', {CLEAR}, external_id = %(external_id)s, woken_at = NULL,
+       SET state = 'unmatched', {CLEAR}, attempt = attempt - 1, external_id = %(external_id)s, woken_at = NULL,
            unmatched_until = coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s)),
            run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                           coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s))),
@@ -106,9 +106,14 @@ def wait_unmatched(
 
 
 MATCH = """
-UPDATE deliveries SET run_at = moment(), woken_at = NULL
- WHERE state = 'unmatched' AND provider = %(provider)s AND external_id = %(external_id)s
-RETURNING id
+WITH waiting AS (
+    SELECT id FROM deliveries
+     WHERE state = 'unmatched' AND provider = %(provider)s AND external_id = %(external_id)s
+     ORDER BY id FOR UPDATE
+)
+UPDATE deliveries d SET run_at = moment(), woken_at = NULL
+  FROM waiting WHERE d.id = waiting.id AND d.state = 'unmatched'
+RETURNING d.id
 """
 
 

@@ -1,10 +1,11 @@
 """Ingest: one recorded delivery, parsed and applied to its prediction."""
 
+from datetime import datetime
+
 from db import deliveries, jobs, predictions
 from db.connect import Connection, now
 from moorage.errors import Permanent, UnknownPrediction
 from moorage.failpoints import failpoint
-from moorage.lifecycle import backoff
 from moorage.model import Delivery, Lease, Registration, Report, Wake
 from providers.base import Provider
 from tasks import apply, register
@@ -76,9 +77,20 @@ def _wait(conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, report
     if until is not None and now(conn) >= until:
         raise UnknownPrediction(f"nobody registered {delivery.provider} prediction {report.external_id} in time")
     life = min(deps.settings.unmatched_seconds, deps.providers[delivery.provider].output_life_seconds or 86400.0)
-    wait = backoff(lease.attempt - 1, 1.0, base=1.0, cap=UNMATCHED_CAP_SECONDS)
+    wait = look_again_after(delivery, now(conn))
     deliveries.wait_unmatched(conn, lease, report.external_id, wait_seconds=wait, life_seconds=life)
     return []
+
+
+def look_again_after(delivery: Delivery, moment: datetime) -> float:
+    """
+    Return how many seconds to wait before looking for a registration again: as long as it has waited, 1 s to 5 min.
+
+    After the first look always 1 s: a registration committed meanwhile could not see that this delivery waits for it.
+    """
+    if delivery.state == "new":
+        return 1.0
+    return min(max((moment - delivery.received_at).total_seconds(), 1.0), UNMATCHED_CAP_SECONDS)
 
 
 def _adopted(delivery: Delivery, report: Report) -> Registration:
