@@ -218,6 +218,16 @@ def discard_kept(conn: Connection, job_id: UUID, actor: str) -> list[UUID]:
     return [row["id"] for row in many(conn, DISCARD_KEPT, {"job_id": job_id, "actor": actor})]
 
 
+HAS_DISCARDED = """
+SELECT id FROM outputs WHERE job_id = %(job_id)s AND state IN ('discarding', 'discarded') LIMIT 1
+"""
+
+
+def has_discarded(conn: Connection, job_id: UUID) -> bool:
+    """Return whether kept files of a job were discarded by its policy."""
+    return one(conn, HAS_DISCARDED, {"job_id": job_id}) is not None
+
+
 END_DISCARDED = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'discarded', {CLEAR}, run_at = NULL, ended_at = moment(), key = NULL, thumb_key = NULL,

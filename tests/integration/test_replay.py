@@ -1,0 +1,137 @@
+"""Replays: the one door out of a terminal state."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.stack import Stack
+from moorage.errors import Refused
+from moorage.model import Wake
+from tasks import replay
+from tests.integration.core import World, database_of, png, prediction, together, world
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "replay")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str) -> Iterator[World]:
+    with world(stack, url) as made:
+        yield made
+
+
+def again(at: World, letter_id):
+    return at.deps.database.run(lambda conn: replay.replay(conn, letter_id, "cli"))
+
+
+def test_a_replayed_output_completes_its_published_job(at: World) -> None:
+    """The render stays readable meanwhile, and only grows."""
+    made = at.keeping([at.source.picture(), at.source.broken()])
+    at.keep_all(made.job_id)
+    second, (letter,) = at.outputs(made.job_id)[1], at.letters()
+    path = at.row("outputs", second)["source"].removeprefix(at.source.url(""))
+    at.source.files[path] = (200, png(7))
+
+    wake = again(at, letter["id"])
+    assert wake == Wake("keep", second)
+    assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1
+    at.step("keep", second)
+
+    assert at.state("jobs", made.job_id) == "succeeded"
+    assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 2
+    assert [row["state"] for row in at.letters()] == ["replayed"]
+    assert at.row("jobs", made.job_id)["reopened"] == 1
+
+
+def test_a_replay_that_fails_again_opens_a_new_dead_letter(at: World) -> None:
+    """At most one is open a row, and there is always one when we gave up."""
+    made = at.keeping([at.source.broken()])
+    at.keep_all(made.job_id)
+
+    again(at, at.letters()[0]["id"])
+    at.keep_all(made.job_id)
+
+    assert [row["state"] for row in at.letters()] == ["replayed", "open"]
+    assert at.state("jobs", made.job_id) == "failed"
+
+
+def test_two_replays_at_once_give_one_life(at: World) -> None:
+    """Two operators press the same key."""
+    made = at.keeping([at.source.broken()])
+    at.keep_all(made.job_id)
+    (letter,) = at.letters()
+    refused = []
+
+    def press() -> None:
+        with at.beside() as deps:
+            try:
+                deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+            except Refused as error:
+                refused.append(error)
+
+    together(press, press)
+
+    assert len(refused) == 1
+    assert at.state("jobs", made.job_id) == "keeping"
+    assert at.row("jobs", made.job_id)["reopened"] == 1
+    at.keep_all(made.job_id)
+
+
+def test_a_discarded_dead_letter_is_not_replayed(at: World) -> None:
+    """Discarded is final; nothing of a refused replay stays behind."""
+    made = at.keeping([at.source.broken()])
+    at.keep_all(made.job_id)
+    (letter,) = at.letters()
+    at.deps.database.run(lambda conn: replay.discard(conn, letter["id"], "cli"))
+
+    with pytest.raises(Refused):
+        again(at, letter["id"])
+
+    assert at.state("outputs", at.outputs(made.job_id)[0]) == "dead"
+    assert at.state("jobs", made.job_id) == "failed"
+
+
+def test_a_replayed_delivery_is_read_again(at: World) -> None:
+    """After a parser was mended, or a prediction registered late."""
+    delivery = at.delivered(prediction("p1", "succeeded", [at.source.picture()]))
+    at.step("ingest", delivery)
+    with at.later("25 hours") as then:
+        then.step("ingest", delivery)
+    made = at.registered("p1")
+
+    wake = again(at, at.letters(delivery)[0]["id"])
+    at.step("ingest", delivery)
+
+    assert wake == Wake("ingest", delivery)
+    assert at.state("deliveries", delivery) == "applied"
+    assert at.state("jobs", made.job_id) == "keeping"
+
+
+def test_a_job_whose_files_were_discarded_is_not_half_replayed(at: World) -> None:
+    """All or nothing: what was kept is deleted, so one file more cannot make it whole."""
+    made = at.keeping([at.source.picture(), at.source.broken()], partial="discard")
+    at.keep_all(made.job_id)
+    (letter,) = at.letters()
+
+    with pytest.raises(Refused, match="discarded"):
+        again(at, letter["id"])
+
+    assert at.state("jobs", made.job_id) == "failed"
+
+
+def test_a_replay_counts_from_nothing(at: World) -> None:
+    """The same path as a first attempt: poison is given its five lives again."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    at.conn.execute("UPDATE outputs SET crashes = 5, attempt = 9 WHERE id = %s", (output_id,))
+    at.step("keep", output_id)
+    (letter,) = at.letters(output_id)
+    assert letter["category"] == "POISON"
+
+    again(at, letter["id"])
+    at.step("keep", output_id)
+
+    row = at.row("outputs", output_id)
+    assert (row["state"], row["attempt"], row["crashes"]) == ("kept", 1, 0)
