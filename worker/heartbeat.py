@@ -59,6 +59,15 @@ class Heartbeat:
     def _run(self) -> None:
         # A signal that lands on this thread would be handled by the main one, also inside its COMMIT.
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+        try:
+            self._renew()
+        except Exception:  # border: the outermost line of a thread
+            self._lost = True  # nobody renews it any more: the step must stop, not wait for a renewal
+            log.error("lease.renewal_broken", exc_info=True, row_id=self._lease.row_id)
+        finally:
+            self._database.close()
+
+    def _renew(self) -> None:
         wait = self._lease_seconds / 3
         while not self._done.wait(wait):
             asked = time.monotonic()
@@ -72,7 +81,6 @@ class Heartbeat:
                 continue
             if not alive:
                 self._lost = True
-                break
+                return
             self._sure_until = asked + self._lease_seconds
             wait = self._lease_seconds / 3
-        self._database.close()

@@ -38,6 +38,11 @@ STEPS: Final[Mapping[Step, Spec]] = {
 }
 
 
+# A step that PostgreSQL failed within this time is handed back as soon as it answers; write_back waits up to 420 s and
+# Celery's hard limit is 600 s.
+RECORDABLE_SECONDS: Final = 150.0
+
+
 class Unexpected(Transient):
     """A bug, or a library's surprise: tried again within the error limit, then a dead letter with its traceback."""
 
@@ -99,8 +104,10 @@ def _carry_out(deps: Deps, spec: Spec, step: Step, lease: Lease, pulse: Pulse) -
     except HandBack as error:
         _hand_back(deps, lease, str(error))
         return []
-    except DatabaseUnavailable:
-        raise
+    except DatabaseUnavailable as error:
+        if time.monotonic() - started > RECORDABLE_SECONDS:
+            raise  # there is no time left to wait for PostgreSQL once more
+        return _failed(deps, lease, step, error, pulse)  # not counted, and no crash either
     except MoorageError as error:
         return _failed(deps, lease, step, error, pulse)
     except Exception as error:  # border: the shell round a step
@@ -113,8 +120,12 @@ def _carry_out(deps: Deps, spec: Spec, step: Step, lease: Lease, pulse: Pulse) -
 
 
 def _hand_back(deps: Deps, lease: Lease, reason: str) -> None:
-    deps.database.run(lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=reason, counted=False))
-    log.info("lease.handed_back", attempt=lease.attempt)
+    try:
+        deps.database.run(lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=reason, counted=False))
+    except LeaseLost:
+        log.warning("lease.lost", attempt=lease.attempt, error=reason)
+    else:
+        log.info("lease.handed_back", attempt=lease.attempt)
 
 
 def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: Pulse) -> list[Wake]:
@@ -132,6 +143,6 @@ def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: Pu
 def _log_failure(verdict: Retry | GiveUp | None, lease: Lease, error: MoorageError) -> None:
     name, reason = type(error).__name__, str(error)
     if isinstance(verdict, Retry):
-        log.warning("step.retry", attempt=lease.attempt, at=verdict.at.isoformat(), error=name, reason=reason)
+        log.warning("step.retry", attempt=lease.attempt, run_at=verdict.at.isoformat(), error=name, reason=reason)
     elif isinstance(verdict, GiveUp):
         log.error("step.dead_letter", attempt=lease.attempt, category=verdict.category, error=name, reason=reason)

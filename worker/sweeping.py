@@ -6,7 +6,7 @@ from typing import Any
 
 from db import ticks
 from moorage import logs
-from moorage.errors import DatabaseUnavailable, Transient
+from moorage.errors import DatabaseUnavailable, MoorageError, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Queue
 from tasks import orphans, retention, sweeps
@@ -35,6 +35,8 @@ def run(name: str, actor: str) -> None:
             log.warning("sweep.database_away", error=str(error))
         except Transient as error:
             log.warning("sweep.interrupted", error=str(error))
+        except MoorageError as error:
+            log.error("sweep.refused", error=str(error))  # storage says no: a person must act, the next tick tries
 
 
 def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
