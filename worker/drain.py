@@ -45,8 +45,8 @@ def _drain(deps: Deps, connection: BrokerConnection, name: str, actor: str) -> t
     try:
         for _ in range(MOST):
             message = simple.get_nowait()
-            if _wake(deps, message):
-                woken += 1
+            if (known := _wake(deps, message)) is not None:
+                woken += known
             elif not _is_sweep(message):
                 _bury(deps, message, name, actor)
                 buried += 1
@@ -59,16 +59,16 @@ def _drain(deps: Deps, connection: BrokerConnection, name: str, actor: str) -> t
     return woken, buried
 
 
-def _wake(deps: Deps, message: Message) -> bool:
-    """Wake the row that a message names, if it is still live."""
+def _wake(deps: Deps, message: Message) -> int | None:
+    """Wake the row that a message names, if it is still live; returns how many were woken, None when it names none."""
     step, row_id = _named(message)
     if step is None or row_id is None:
-        return False
+        return None
     spec = shell.STEPS[step]
-    if not deps.database.run(lambda conn: rows.is_live(conn, spec.table, row_id, spec.states)):
-        return False
-    publish.wake(Wake(step, row_id))
-    return True
+    state = deps.database.run(lambda conn: rows.state(conn, spec.table, row_id))
+    if state is None:
+        return None
+    return publish.wake_all([Wake(step, row_id)] if state in spec.states else [])
 
 
 def _named(message: Message) -> tuple[Step | None, uuid.UUID | None]:
