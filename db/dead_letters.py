@@ -101,6 +101,11 @@ def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
     return DeadLetter(**row) if row else None
 
 
+_MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+   AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
+   AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
+   AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)"""
+
 GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,

@@ -1,6 +1,7 @@
 """Prints the size of the house: lines of the product, and of what is counted apart."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 PRODUCT = ("moorage", "providers", "storage", "db", "tasks", "worker", "receiver", "web", "schema.sql")
@@ -16,4 +17,5 @@ def lines(folders: tuple[str, ...]) -> int:
 
 
 if __name__ == "__main__":
-    print(f"lines: product {lines(PRODUCT)} ({', '.join(PRODUCT)}); apart: " + ", ".join(f"{f} {lines((f,))}" for f in APART))
+    apart = ", ".join(f"{folder} {lines((folder,))}" for folder in APART)
+    sys.stdout.write(f"lines: product {lines(PRODUCT)} ({', '.join(PRODUCT)}); apart: {apart}\n")
