@@ -36,7 +36,10 @@ def found(env: dict[str, str]) -> tuple[int, dict[str, list[str]]]:
 
 def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
     """All but the processes, which do not run here: no check may cry at what is right."""
-    conn.execute("INSERT INTO ticks (sweep, slot) SELECT s, 1 FROM unnest(ARRAY['dispatch', 'drain']) s")
+    conn.execute(
+        "INSERT INTO ticks (sweep, slot, started_at)"
+        " SELECT s, 1, moment() + interval '1 min' FROM unnest(ARRAY['dispatch', 'drain']) s"
+    )
     env = cli.environment(stack, database_url, MOORAGE_API_TOKEN="t" * 40, PUBLIC_URL="https://moorage.example.com")
 
     status, told = found(env)
