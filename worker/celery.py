@@ -7,6 +7,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 
 from moorage import settings as settings_module
+from moorage.errors import ConfigError
 from worker import alive, queues, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
@@ -77,4 +78,7 @@ def _transport(broker: str) -> dict[str, object]:
     }
 
 
-app = make()
+try:
+    app = make()
+except ConfigError as error:  # from an ordinary exception Celery makes its usage and a traceback
+    raise SystemExit(f"moorage: {error}") from error
