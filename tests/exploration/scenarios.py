@@ -1,0 +1,46 @@
+"""Where the searches start, small enough to be searched to the end."""
+
+from typing import Any, Final
+
+from tests.exploration.moves import Scenario
+from tests.exploration.state import P1, Job, Row, State
+
+_GONE: Final = Row("")
+_DONE: Final = Row("applied")
+
+
+def keeping(partial: str = "keep", **budget: int) -> State:
+    """Two outputs of the chosen prediction wait; the other prediction has failed."""
+    job = Job("keeping", 1, partial=partial)
+    rows = (Row("succeeded"), Row("failed"), _DONE, _DONE, Row("waiting"), Row("waiting"), _GONE)
+    return State((job, *rows), **budget)
+
+
+def awaiting(**budget: Any) -> State:
+    """Two predictions run; the first's webhook has come, and the second's."""
+    rows = (Row("running"), Row("running"), Row("new"), Row("new"), _GONE, _GONE, _GONE)
+    return State((Job("open"), *rows), **budget)
+
+
+def lost(**budget: Any) -> State:
+    """The first prediction's files wait, the second was lost, and its webhook is late."""
+    rows = (Row("succeeded"), Row("lost", letter=True), _DONE, Row("new"), Row("waiting"), Row("waiting"), _GONE)
+    return State((Job("keeping", 1), *rows), **budget)
+
+
+# Each statement of a transaction is a step of its own here. Nothing more is found than with whole transactions, which
+# is why the larger searches may take them whole.
+STATEMENTS: Final = Scenario(keeping(faults=2, failures=1, replays=1), fine=True)
+WHOLE: Final = Scenario(awaiting(faults=1, failures=2, replays=1), polled=(P1,), failures=("gone",))
+DISCARD: Final = Scenario(keeping("discard", faults=2, failures=1), failures=("gone", "interrupted"))
+STOPS: Final = Scenario(keeping(faults=1, failures=1, stops=1, replays=1), failures=("storage away",))
+LATE: Final = Scenario(lost(faults=1, failures=2, replays=2), silent=(P1,), failures=("gone",))
+DISORDER: Final = Scenario(awaiting(faults=1, failures=1), late="out of order", failures=("gone",))
+ALL: Final = {
+    "statements": STATEMENTS,
+    "whole": WHOLE,
+    "discard": DISCARD,
+    "stops": STOPS,
+    "late": LATE,
+    "disorder": DISORDER,
+}

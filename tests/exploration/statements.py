@@ -1,0 +1,242 @@
+"""The statements of db/ and tasks/ over the model's rows; every decision is asked of moorage/lifecycle.py itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from moorage import lifecycle
+from moorage.errors import DownloadInterrupted, MoorageError, OutputGone, StorageUnavailable
+from moorage.lifecycle import Choose, Counts, End, GiveUp, Late, Policy, Situation, Verdict, Work
+from moorage.model import Found, Report
+from tests.exploration.state import (
+    ENDED_JOB,
+    JOB,
+    LIVE,
+    OUTPUTS,
+    OUTPUTS_OF,
+    P0,
+    PREDICTION_OF,
+    PREDICTIONS,
+    Actor,
+    Lost,
+    Row,
+    View,
+)
+
+MAX_CRASHES: Final = 2
+POLICY: Final = Policy(max_errors=2)
+DISCARDS: Final = ("discarding", "discarded")
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+ERRORS: Final[Mapping[str, MoorageError]] = {
+    "gone": OutputGone("404"),
+    "interrupted": DownloadInterrupted("reset"),
+    "storage away": StorageUnavailable("503"),
+}
+REPORTS: Final = {
+    p: Report(f"ext-{p}", "succeeded", "succeeded", tuple(Found(f"output[{o}]", url="https://x") for o in files))
+    for p, files in OUTPUTS_OF.items()
+}
+OUT_OF_ORDER: Final = Report(f"ext-{P0}", "failed", "failed", error="sent before the success, arrives after it")
+
+Statement = Callable[[View, Actor, "Rules"], Actor | None]
+
+
+def lock_job(view: View, _me: Actor, _rules: "Rules") -> None:
+    """jobs.lock"""
+    view.lock(JOB)
+
+
+def _owned(view: View, me: Actor, state: tuple[str, ...]) -> Row:
+    row: Row = view.lock(me.slot)
+    if row.token != me.token or row.state not in state:
+        raise Lost
+    return row
+
+
+def cleared(row: Row) -> Row:
+    """leases.CLEAR"""
+    return row._replace(token=0, over=False, crashes=row.crashes - 1)
+
+
+def end_kept(view: View, me: Actor, rules: "Rules") -> None:
+    """outputs.end_kept"""
+    row = _owned(view, me, ("waiting",))
+    view.put(me.slot, cleared(row)._replace(state="kept", key=rules.named(me.token)))
+
+
+def end_dead(view: View, me: Actor, _rules: "Rules") -> None:
+    """outputs.end_dead, dead_letters.add"""
+    row = _owned(view, me, ("waiting",))
+    view.put(me.slot, cleared(row)._replace(state="dead", letter=True))
+
+
+def hand_back(view: View, me: Actor, _rules: "Rules") -> None:
+    """leases.hand_back"""
+    row = cleared(_owned(view, me, LIVE[me.slot]))
+    view.put(me.slot, row._replace(attempt=row.attempt - (0 if me.memo.counted else 1)))
+
+
+def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:
+    """outputs.end_discarded"""
+    row = _owned(view, me, ("discarding",))
+    view.put(me.slot, cleared(row)._replace(state="discarded", key=0))
+
+
+def counted(view: View) -> Counts:
+    """jobs.count"""
+    states = [view.get(o).state for o in OUTPUTS]
+    dead = sum(s in ("dead", "discarding", "discarded") for s in states)
+    return Counts(states.count("waiting"), states.count("kept"), dead)
+
+
+def settle(view: View, _me: Actor, rules: "Rules") -> None:
+    """settle.if_last, with a count of its own"""
+    settle_on(view, counted(view), rules)
+
+
+def settle_on(view: View, counts: Counts, rules: "Rules") -> None:
+    """settle.if_last, renders.publish, outputs.discard_kept, jobs.move"""
+    if view.get(JOB).state != "keeping":
+        return
+    decision = lifecycle.on_counts(counts, view.get(JOB).partial)
+    if decision is None:
+        return
+    job = view.lock(JOB)
+    kept = [o for o in OUTPUTS if view.get(o).state == "kept"]
+    if decision.discard_kept:
+        for o in kept:
+            view.put(o, view.lock(o)._replace(state="discarding", attempt=0, crashes=0))
+    published = rules.publishes(kept, counts) if decision.publish else []
+    variants = tuple(sorted({*job.variants, *published}))
+    view.took(JOB, job.state, decision.state)
+    render = job.render or bool(kept and decision.publish)
+    view.put(JOB, job._replace(state=decision.state, render=render, variants=variants))
+
+
+def fail_if_unawaited(view: View) -> None:
+    """settle.fail_if_unawaited"""
+    job = view.get(JOB)
+    if job.state == "open" and not any(view.get(p).state == "running" for p in PREDICTIONS):
+        view.put(JOB, job._replace(state="failed"))
+
+
+def lock_delivery(view: View, me: Actor, _rules: "Rules") -> None:
+    """deliveries.lock"""
+    _owned(view, me, LIVE[me.slot])
+
+
+def hear(view: View, me: Actor, rules: "Rules") -> None:
+    """predictions.lock, apply.apply, deliveries.end"""
+    p = P0 if me.memo == "out of order" else PREDICTION_OF[me.slot]
+    changed = apply(view, p, OUT_OF_ORDER if me.memo else REPORTS[p], rules)
+    view.put(me.slot, cleared(view.lock(me.slot))._replace(state="applied" if changed else "ignored"))
+
+
+def apply(view: View, p: int, report: Report, rules: "Rules") -> bool:
+    """apply.apply"""
+    job, row = view.lock(JOB), view.lock(p)
+    verdict = rules.on_report(report, Situation(row.state, job.chosen == p, job.state, job.render))
+    if isinstance(verdict, Choose | Late | End):
+        state = verdict.state if isinstance(verdict, End) else "succeeded"
+        crashes = row.crashes - (1 if row.token else 0)
+        view.put(p, row._replace(state=state, token=0, over=False, crashes=crashes, letter=False))
+    if isinstance(verdict, Choose):
+        view.put(JOB, job._replace(state="keeping", chosen=p))
+        for o in OUTPUTS_OF[p]:
+            if not view.get(o).state:
+                view.put(o, Row("waiting"))
+        settle_on(view, counted(view), rules)
+    if isinstance(verdict, End):
+        fail_if_unawaited(view)
+    return not isinstance(verdict, lifecycle.Ignore | Late)
+
+
+def answer(view: View, me: Actor, rules: "Rules") -> None:
+    """poll._answer: the provider has finished, or stays silent past our time limit, then past the output life"""
+    row = view.lock(me.slot)
+    if row.state not in LIVE[me.slot]:
+        return
+    if row.token != me.token:
+        raise Lost
+    if me.memo == "finished":
+        apply(view, me.slot, REPORTS[me.slot], rules)
+    elif row.state == "running":
+        view.put(me.slot, cleared(row)._replace(state="abandoned", attempt=row.crashes - 1))
+        fail_if_unawaited(view)
+    else:
+        view.put(me.slot, cleared(row)._replace(state="lost", letter=True))
+        fail_if_unawaited(view)
+
+
+def poison(view: View, me: Actor, rules: "Rules") -> None:
+    """failures._poison: no row any more that nobody holds and that has crashed too often: nothing happens"""
+    row = view.lock(me.slot)
+    if row.token or row.state not in LIVE[me.slot] or row.crashes < MAX_CRASHES:
+        raise Lost
+    ends = {"waiting": "dead", "discarding": "discarded", "new": "dead"}
+    view.put(me.slot, row._replace(state=ends.get(row.state, "lost"), letter=True, key=0))
+    if me.slot in PREDICTIONS:
+        fail_if_unawaited(view)
+    elif me.slot in OUTPUTS:
+        settle_on(view, counted(view), rules)
+
+
+def check(view: View, me: Actor, rules: "Rules") -> None:
+    """sweeps._check_job"""
+    if view.get(JOB).state == "keeping":
+        settle(view, me, rules)
+    fail_if_unawaited(view)
+
+
+def revive(view: View, me: Actor, rules: "Rules") -> None:
+    """replay.replay"""
+    row, job = view.lock(me.slot), view.get(JOB)
+    if not row.letter or row.state not in ("dead", "lost"):
+        raise Lost
+    if me.slot in OUTPUTS and (job.state in rules.refuses or any(view.get(o).state in DISCARDS for o in OUTPUTS)):
+        raise Lost
+    state = {"dead": "waiting", "lost": "running"}[row.state]
+    state = "new" if me.slot in PREDICTION_OF and me.slot not in OUTPUTS else state
+    view.put(me.slot, row._replace(state=state, attempt=0, crashes=0, letter=False))
+    if me.slot in OUTPUTS and job.state in ENDED_JOB:
+        view.put(JOB, view.lock(JOB)._replace(state="keeping"))
+    if me.slot in PREDICTIONS and job.state == "failed":
+        view.put(JOB, job._replace(state="open"))
+
+
+def verdict_on(row: Row, failure: str) -> lifecycle.Retry | GiveUp:
+    """failures._record: errors are attempts less crashes"""
+    work = Work(errors=row.attempt - row.crashes)
+    return lifecycle.after_failure(ERRORS[failure], work, now=NOW, jitter=0.5, policy=POLICY)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the system works; a broken variant changes one of them."""
+
+    transactions: Mapping[str, tuple[Statement, ...]] = field(
+        default_factory=lambda: {
+            "record": (lock_job, end_kept, settle),
+            "bury": (lock_job, end_dead, settle),
+            "hand back": (hand_back,),
+            "ingest": (lock_delivery, lock_job, hear),
+            "poll": (lock_job, answer),
+            "discarded": (end_discarded,),
+            "poison": (lock_job, poison),
+            "check": (lock_job, check),
+            "replay": (lock_job, revive),
+        }
+    )
+    on_report: Callable[[Report, Situation], Verdict] = lifecycle.on_report
+    publishes: Callable[[list[int], Counts], list[int]] = lambda kept, _counts: kept
+    claims_leased: bool = False  # a claim takes a row that another worker holds
+    releases: bool = True  # the sweep frees leases that have ended
+    releases_unproved: bool = False  # the sweep frees leases that have not ended
+    deletes_after_uncertain: bool = False  # a worker takes its upload back when COMMIT gave no answer
+    refuses: tuple[str, ...] = ("succeeded", "open")  # jobs whose dead files are not replayed
+    orphans: str = "row lock"  # or "hash" (no token in the key, no look at leases), "two looks" (no lock)
+
+    def named(self, token: int) -> int:
+        """Return what an object's key says of the attempt; a key of the bytes alone says nothing."""
+        return 0 if self.orphans == "hash" else token
