@@ -23,7 +23,7 @@ Days = Annotated[float, Field(ge=0, le=36500)]
 Names = Annotated[tuple[str, ...], NoDecode]
 
 # Read by other parts of the house, straight from the environment.
-_NOT_OURS = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_PYTHON"}
+_NOT_OURS = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
 
 
 def _named(*names: str) -> Any:
@@ -35,7 +35,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="MOORAGE_",
-        env_file=".env",
         extra="ignore",
         frozen=True,
         env_ignore_empty=True,
@@ -247,6 +246,11 @@ def names() -> dict[str, list[str]]:
     return {name: _names_of(name, field) for name, field in Settings.model_fields.items()}
 
 
+def dotenv_path() -> str:
+    """Return the file that settings are read from beside the environment: MOORAGE_DOTENV, empty for none."""
+    return os.environ.get("MOORAGE_DOTENV", ".env")
+
+
 def load(**overrides: Any) -> Settings:
     """
     Read the settings.
@@ -256,7 +260,7 @@ def load(**overrides: Any) -> Settings:
     """
     problems = _unknown_names()
     try:
-        settings = Settings(**overrides)
+        settings = Settings(_env_file=dotenv_path(), **overrides)  # type: ignore[call-arg]  # pydantic-settings takes it
     except ValidationError as error:
         problems += [_explain(item) for item in error.errors()]
     if problems:
@@ -273,7 +277,7 @@ def get() -> Settings:
 def _unknown_names() -> list[str]:
     known = {name for choices in names().values() for name in choices} | _NOT_OURS
     known |= {f"{name}_FILE" for name in known}
-    seen = {n.upper() for n in (*os.environ, *dotenv_values(".env")) if n.upper().startswith("MOORAGE_")}
+    seen = {n.upper() for n in (*os.environ, *dotenv_values(dotenv_path())) if n.upper().startswith("MOORAGE_")}
     problems = []
     for name in sorted(seen - known):
         close = difflib.get_close_matches(name, known, n=1)

@@ -12,6 +12,7 @@ from db.connect import Connection, Database, connect
 from embedded.stack import Stack
 
 _numbers = itertools.count(1)
+os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
 
 # Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
 LISTED_SKIPS = {

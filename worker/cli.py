@@ -60,10 +60,10 @@ def cli() -> None:
 
 def _find_running_stack() -> None:
     """Use the stack that `moorage up` runs in this folder, unless the environment or .env names another."""
-    running = Path(".moorage/up.env")
+    running = Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage"), "up.env")
     if "DATABASE_URL" in os.environ or "DATABASE_URL_FILE" in os.environ or not running.is_file():
         return
-    if "DATABASE_URL" not in dotenv_values(".env"):
+    if "DATABASE_URL" not in dotenv_values(os.environ.get("MOORAGE_DOTENV", ".env")):
         os.environ.update({name: value for name, value in dotenv_values(running).items() if value is not None})
 
 

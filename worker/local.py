@@ -23,6 +23,11 @@ from worker.commands.processes import granian_flags, worker_flags
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def data_folder(name: str) -> Path:
+    """Return where a command keeps its data: in MOORAGE_DATA_DIR, .moorage if that is not set."""
+    return Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage")) / name
+
+
 class Local:
     """
     A running moorage under one folder: servers, receiver, workers, beat, and Flower if asked for.
@@ -75,6 +80,7 @@ class Local:
         }
         return {
             **kept,
+            "MOORAGE_DOTENV": "",  # the settings of a deployment are not those of this stack
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(ROOT),
             **self.stack.environment(),

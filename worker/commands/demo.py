@@ -16,13 +16,15 @@ from moorage import settings as settings_module
 from tasks import audit
 from worker import boot
 from worker.demo import compare, drive, plan, report
-from worker.local import Local
+from worker.local import Local, data_folder
 
 SETTLE_SECONDS = 100.0
 
 
 @click.command()
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(".moorage/demo"), show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("demo"), show_default=".moorage/demo"
+)
 @click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
 @click.option("--leave", is_flag=True, help="Leave data and logs in the folder.")
 def demo(folder: Path, pictures: Path | None, leave: bool) -> None:

@@ -25,7 +25,7 @@ from worker.drill.chaos import Chaos
 from worker.drill.faults import World
 from worker.drill.load import OUTPUTS_A_JOB, Application
 from worker.drill.recovery import Recovery
-from worker.local import Local
+from worker.local import Local, data_folder
 
 LEASE_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 300.0
@@ -43,7 +43,9 @@ SETTINGS: Final = {
 @click.option("--minutes", default=5.0, show_default=True, help="How long jobs arrive and things break.")
 @click.option("--seed", type=int, help="Of the schedule of faults; drawn when not given.")
 @click.option("--every", "every_seconds", default=2.5, show_default=True, help="Seconds between faults, on average.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(".moorage/drill"), show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("drill"), show_default=".moorage/drill"
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Also write the result as JSON to this file.")
 def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, folder: Path, report: Path | None) -> None:
     """Break everything while work runs, then account for everything that was sent."""

@@ -9,11 +9,13 @@ import click
 from rich.console import Console
 
 from embedded.standin.client import Standin
-from worker.local import Local
+from worker.local import Local, data_folder
 
 
 @click.command()
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(".moorage/up"), show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("up"), show_default=".moorage/up"
+)
 @click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
 def up(folder: Path, pictures: Path | None) -> None:
     """Run servers, receiver, workers, beat, Flower and a stand-in for Replicate until Ctrl-C; data stays."""
@@ -39,7 +41,7 @@ def up(folder: Path, pictures: Path | None) -> None:
 
 def _write_environment(local: Local) -> Path:
     """Write the settings of the running stack where the other commands find them; readable by its owner alone."""
-    path = Path(".moorage/up.env")
+    path = data_folder("up.env")
     names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
     lines = [f"{name}='{value}'\n" for name, value in sorted(local.environment().items()) if name not in names]
     path.parent.mkdir(parents=True, exist_ok=True)

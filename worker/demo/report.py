@@ -37,7 +37,7 @@ SELECT (SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY received_at
 
 
 def show(
-    console: Console, conn: Connection, summary: dict[str, Any], started: Sequence[Started], findings: Sequence[str]
+    console: Console, conn: Connection, summary: dict[str, Any], started: Sequence[Started], findings: Sequence[object]
 ) -> None:
     """Print the table of what was sent, accepted and kept."""
     table = Table(title="What was sent, and what became of it", show_header=False, title_justify="left")
