@@ -9,7 +9,7 @@ _GONE: Final = Row("")
 _DONE: Final = Row("applied")
 
 
-def keeping(partial: str = "keep", **budget: int) -> State:
+def keeping(partial: str = "keep", **budget: Any) -> State:
     """Two outputs of the chosen prediction wait; the other prediction has failed."""
     job = Job("keeping", 1, partial=partial)
     rows = (Row("succeeded"), Row("failed"), _DONE, _DONE, Row("waiting"), Row("waiting"), _GONE)

@@ -1,0 +1,323 @@
+"""What holds of the pure decisions whatever comes in: orders and doublings of reports, failures, counts, times."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moorage import lifecycle
+from moorage.errors import DownloadInterrupted, Invalid, MoorageError, OutputGone, StorageUnavailable, Transient
+from moorage.lifecycle import (
+    EDGES,
+    TERMINAL_JOB,
+    TERMINAL_PREDICTION,
+    Choose,
+    Counts,
+    End,
+    GiveUp,
+    Late,
+    Policy,
+    Retry,
+    Situation,
+    Work,
+)
+from moorage.model import (
+    DeliveryState,
+    Found,
+    JobState,
+    OutputState,
+    PredictionState,
+    Report,
+    Status,
+)
+
+settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
+settings.load_profile("moorage")
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LIVE = {
+    "delivery": {"new", "unmatched"},
+    "job": {"open", "keeping"},
+    "prediction": {"planned", "submitting", "running", "abandoned"},
+    "output": {"waiting", "discarding"},
+    "dead_letter": {"open"},
+}
+STATES = {"delivery": DeliveryState, "job": JobState, "prediction": PredictionState, "output": OutputState}
+# Doors out of a terminal state (rule 7), and nothing else: replays, a late success, a policy that discards.
+DOORS = {
+    ("delivery", "dead", "new"),
+    ("job", "partial", "keeping"),
+    ("job", "failed", "keeping"),
+    ("job", "failed", "open"),
+    ("prediction", "lost", "running"),
+    ("prediction", "lost", "succeeded"),
+    ("output", "dead", "waiting"),
+    ("output", "kept", "discarding"),
+}
+
+heard = st.sampled_from(["running", "abandoned"])
+files = st.lists(st.integers(0, 5), unique=True, max_size=3).map(
+    lambda numbers: tuple(Found(f"output[{n}]", url=f"https://a.example/{n}") for n in numbers)
+)
+reports = st.builds(
+    Report,
+    external_id=st.just("abc"),
+    status=st.sampled_from(get_args(Status)),
+    raw_status=st.just("word"),
+    outputs=files,
+    error=st.none() | st.just("out of memory"),
+    data_removed=st.booleans(),
+)
+situations = st.builds(
+    Situation,
+    prediction=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
+    is_chosen=st.booleans(),
+    job=st.sampled_from(get_args(JobState)),
+    has_render=st.booleans(),
+)
+policies = st.builds(
+    Policy,
+    max_errors=st.integers(1, 12),
+    wait_base_seconds=st.floats(0.01, 60),
+    wait_cap_seconds=st.floats(0.01, 3600),
+)
+jitters = st.floats(0, 1, exclude_max=True)
+theirs = st.builds(DownloadInterrupted, st.just("reset"), retry_after=st.none() | st.floats(0, 1e5))
+ours = st.builds(StorageUnavailable, st.just("away"), retry_after=st.none() | st.floats(0, 1e5))
+lives = st.none() | st.integers(-10_000, 100_000).map(lambda s: NOW + timedelta(seconds=s))
+
+
+def hear(at: Situation, report: Report) -> Situation:
+    """Return the situation after a report, as tasks/apply.py carries a verdict out."""
+    verdict = lifecycle.on_report(report, at)
+    if isinstance(verdict, Choose):
+        assert (at.job, "keeping") in EDGES["job"]
+        return moved(at, "succeeded", is_chosen=True, job="keeping")
+    if isinstance(verdict, Late):
+        return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job)
+    if isinstance(verdict, End):
+        return moved(at, verdict.state, is_chosen=at.is_chosen, job=at.job)
+    return at
+
+
+def moved(at: Situation, to: PredictionState, *, is_chosen: bool, job: JobState) -> Situation:
+    """Return the situation after an edge of the prediction, which must be one that the lifecycle has."""
+    assert (at.prediction, to) in EDGES["prediction"]
+    return Situation(to, is_chosen, job, at.has_render)
+
+
+# --- reports ----------------------------------------------------------------------------------------------------
+
+
+@given(situations, reports)
+def test_every_verdict_takes_only_edges_that_there_are(at: Situation, report: Report) -> None:
+    """The audit holds the history against EDGES: a decision beyond it would make every audit cry."""
+    hear(at, report)
+
+
+@given(heard, st.lists(reports, max_size=8))
+def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Report]) -> None:
+    """Webhooks come doubled and in any order; once over, a prediction takes back nothing."""
+    at = Situation(start, False, "open", False)
+
+    for report in said:
+        before, at = at, hear(at, report)
+
+        if before.prediction in TERMINAL_PREDICTION:
+            assert (before.prediction, at.prediction) in {(at.prediction, at.prediction), ("lost", "succeeded")}
+
+
+@given(heard, st.lists(reports, min_size=1, max_size=6))
+def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: list[Report]) -> None:
+    """A provider that sends a webhook again must not double what it did."""
+    at = once = Situation(start, False, "open", False)
+
+    for report in said:
+        once = hear(once, report)
+        at = hear(hear(at, report), report)
+
+    assert at == once
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), reports), max_size=10))
+def test_a_job_chooses_once(said: list[tuple[int, Report]]) -> None:
+    """Of several predictions of a job, at whatever order they answer, one alone brings the files."""
+    states: list[PredictionState] = ["running"] * 3
+    job: JobState = "open"
+    chosen = []
+
+    for who, report in said:
+        after = hear(Situation(states[who], who in chosen, job, False), report)
+        if job == "open" and after.job == "keeping":
+            chosen.append(who)
+        states[who], job = after.prediction, after.job
+
+    assert len(chosen) <= 1
+
+
+@given(situations, reports)
+def test_a_job_opens_again_only_without_a_render(at: Situation, report: Report) -> None:
+    """What was published stays as it is: a late success may help only a job that failed."""
+    verdict = lifecycle.on_report(report, at)
+
+    if isinstance(verdict, Choose) and at.job in TERMINAL_JOB:
+        assert verdict.reopens
+        assert at.job == "failed"
+        assert not at.has_render
+
+
+@given(heard, reports)
+def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionState, report: Report) -> None:
+    """Files that were paid for are kept or called late, whatever else the answer says."""
+    success = replace(report, status="succeeded", outputs=(Found("output", url="https://a.example/1"),))
+
+    verdict = lifecycle.on_report(success, Situation(prediction, False, "open", False))
+
+    assert verdict == Choose(reopens=False)
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+@given(theirs | ours, st.integers(0, 20), lives, jitters, policies)
+def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
+    error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: Policy
+) -> None:
+    """A retry behind the URL's death is a silent loss; one in the past spins."""
+    verdict = lifecycle.after_failure(error, Work(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+
+    if isinstance(verdict, Retry):
+        assert verdict.at >= NOW
+        if expires_at is not None:
+            assert verdict.at <= expires_at - policy.last_try_before_expiry
+
+
+@given(theirs | ours, st.integers(0, 11), lives, jitters)
+def test_a_retry_that_the_life_leaves_room_for_waits_as_asked(
+    error: Transient, errors: int, expires_at: datetime | None, jitter: float
+) -> None:
+    """Retry-After is honoured up to the last try."""
+    policy = Policy(max_errors=20)
+
+    verdict = lifecycle.after_failure(error, Work(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+
+    if isinstance(verdict, Retry) and error.retry_after:
+        asked = NOW + timedelta(seconds=error.retry_after)
+        last = expires_at - policy.last_try_before_expiry if expires_at else asked
+        assert verdict.at >= min(asked, last)
+
+
+@given(theirs, jitters, policies)
+def test_the_error_limit_is_reached_exactly(error: MoorageError, jitter: float, policy: Policy) -> None:
+    """Twelve errors mean twelve: not eleven, which gives up early, nor thirteen."""
+    tries = 0
+    while True:
+        verdict = lifecycle.after_failure(error, Work(tries), now=NOW, jitter=jitter, policy=policy)
+        tries += 1
+        if isinstance(verdict, GiveUp):
+            break
+        assert verdict.counted
+
+    assert tries == policy.max_errors
+
+
+@given(ours, st.integers(0, 1000), jitters, policies)
+def test_our_own_outage_never_counts_nor_ends_anything(
+    error: MoorageError, errors: int, jitter: float, policy: Policy
+) -> None:
+    """A night without storage must not cost one file whose URL lives."""
+    alive = Work(errors, NOW + timedelta(days=1))
+
+    verdict = lifecycle.after_failure(error, alive, now=NOW, jitter=jitter, policy=policy)
+
+    assert isinstance(verdict, Retry)
+    assert not verdict.counted
+
+
+@given(theirs | ours, st.integers(0, 3), st.integers(-1000, 10), jitters)
+def test_after_the_last_try_comes_a_dead_letter(error: MoorageError, errors: int, left: int, jitter: float) -> None:
+    """Every wait ends: also that for our own storage, when the URL dies."""
+    work = Work(errors, NOW + timedelta(seconds=left))
+
+    verdict = lifecycle.after_failure(error, work, now=NOW, jitter=jitter, policy=Policy())
+
+    assert isinstance(verdict, GiveUp)
+    assert not verdict.retryable
+
+
+@given(st.sampled_from([OutputGone("404"), Invalid("half a picture")]), st.integers(0, 20), lives, jitters, policies)
+def test_what_will_never_work_is_not_tried_again(
+    error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: Policy
+) -> None:
+    """A dead letter keeps the error's own word on whether a replay could succeed."""
+    verdict = lifecycle.after_failure(error, Work(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+
+    assert verdict == GiveUp(error.category, type(error).__name__, str(error), error.retryable)
+
+
+@given(st.integers(1, 10_000), jitters, st.floats(0.001, 100), st.floats(0.001, 1e4))
+def test_backoff_stays_within_its_bounds(attempt: int, jitter: float, base: float, cap: float) -> None:
+    """Full jitter: anything from nothing to the bound, which doubles and is capped."""
+    wait = lifecycle.backoff(attempt, jitter, base=base, cap=cap)
+
+    assert 0 <= wait <= cap
+    assert wait <= base * 2.0 ** min(attempt, 30)
+    assert lifecycle.backoff(attempt + 1, jitter, base=base, cap=cap) >= wait
+
+
+# --- counts -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.builds(Counts, *(st.integers(0, 4) for _ in range(3))),
+    st.sampled_from(["keep", "discard"]),
+)
+def test_every_count_has_one_end(counts: Counts, partial: str) -> None:
+    """A job ends exactly when nothing waits; it publishes only what was kept, and never nothing."""
+    settle = lifecycle.on_counts(counts, partial)
+
+    assert (settle is None) == (counts.waiting > 0)
+    if settle is not None:
+        assert ("keeping", settle.state) in EDGES["job"]
+        assert settle.publish == (settle.state in ("succeeded", "partial"))
+        assert settle.publish <= (counts.kept > 0)
+        assert not (settle.publish and settle.discard_kept)
+        assert settle.publish or settle.discard_kept or not counts.kept
+        assert (settle.state == "succeeded") == (counts.kept > 0 and not counts.dead)
+
+
+# --- the graph --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", LIVE)
+def test_every_live_state_can_end(subject: str) -> None:
+    """A live state without a way out would hold its row for ever."""
+    for state in LIVE[subject]:
+        reached = {state}
+        while more := {to for since, to in EDGES[subject] if since in reached} - reached:
+            reached |= more
+        assert reached - LIVE[subject], f"{subject} {state} never ends"
+
+
+@pytest.mark.parametrize("subject", STATES)
+def test_every_state_can_be_reached_and_every_edge_is_between_states(subject: str) -> None:
+    """A state nobody can come to is dead code, an edge to a word that is no state a misprint."""
+    words = set(get_args(STATES[subject])) | {None}
+    reached: set[str | None] = {None}
+
+    while more := {to for since, to in EDGES[subject] if since in reached} - reached:
+        reached |= more
+
+    assert {word for edge in EDGES[subject] for word in edge} <= words
+    assert reached == words
+
+
+@pytest.mark.parametrize("subject", STATES)
+def test_out_of_a_terminal_state_leads_a_door_or_nothing(subject: str) -> None:
+    """Terminal states are final but for the doors that rule 7 names."""
+    out = {(subject, since, to) for since, to in EDGES[subject] if since is not None and since not in LIVE[subject]}
+
+    assert out == {door for door in DOORS if door[0] == subject}
