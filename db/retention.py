@@ -191,7 +191,13 @@ _DELETED: Final = f"""
 
 OLD_FAILED_JOBS: Final = f"SELECT j.id {_FAILED} ORDER BY j.settled_at LIMIT %(limit)s"
 
-OLD_DELETED_JOBS: Final = f"SELECT j.id {_DELETED} ORDER BY r.deleted_at LIMIT %(limit)s"
+OLD_DELETED_JOBS: Final = f"""
+WITH r AS MATERIALIZED (
+    SELECT id, deleted_at FROM renders WHERE deleted_at IS NOT NULL AND deleted_at < {_OLD}
+)
+SELECT j.id FROM r JOIN jobs j ON j.id = r.id WHERE j.settled_at IS NOT NULL {_OVER}
+ ORDER BY r.deleted_at LIMIT %(limit)s
+"""
 
 IS_OVER: Final = f"SELECT j.id FROM jobs j WHERE j.id = %(id)s AND j.settled_at IS NOT NULL {_OVER}"
 

@@ -8,7 +8,7 @@ any two requests leaves an object in both places at worst, and the next run goes
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -18,6 +18,7 @@ from db import inventory, orphans
 from db.connect import now
 from db.orphans import Cursor
 from moorage import logs
+from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.failpoints import failpoint
 from storage import keys
 from storage.failures import ObjectMissing
@@ -31,13 +32,15 @@ SWEEP: Final = "orphans"
 SECONDS: Final = 240.0  # a run by beat; Celery's hard limit is 600 s
 MOST: Final = 1000  # objects that a report lists
 _PAGE: Final = 500
+_MOST_FAILURES: Final = 3  # one bad object does not end a run, a store that is away does
 
-Reason = Literal["orphan", "leased", "unreadable", "quarantined"]
+Reason = Literal["orphan", "leased", "unreadable", "quarantined", "failed"]
 WHY: Final[dict[Reason, str]] = {
     "orphan": "no row names it, and none ever will",
     "leased": "stays: the lease that stored it lives",
     "unreadable": "stays: its name is not one that moorage gives",
     "quarantined": "its time in quarantine is over",
+    "failed": "stays: storage did not carry it out, see the log",
 }
 
 
@@ -120,7 +123,8 @@ def run(
         remember: save the place after each page, so that a run that is killed goes on there.
 
     Raises:
-        DatabaseUnavailable, StorageUnavailable, StorageRefused: they did not answer; what was done stays done.
+        DatabaseUnavailable, StorageUnavailable, StorageRefused: PostgreSQL did not answer, or storage did not list, or
+            failed for three objects; what was done stays done.
     """
     walk = _Walk(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
     for cursor in walk.go(start):
@@ -159,7 +163,7 @@ class _Walk:
         for listed, seen in self._judged(place, page):
             self.report.looked_at += 1
             if seen is not None:
-                self._handle(place, seen)
+                self._handle(seen)
             if self._is_full():
                 return listed.key
         return page[-1].key
@@ -197,13 +201,23 @@ class _Walk:
             return None
         return seen("leased" if refusal == "leased" else "orphan")
 
-    def _handle(self, place: Place, seen: Seen) -> None:
+    def _handle(self, seen: Seen) -> None:
         if self._delete and seen.reason in self._room:
             self._room[seen.reason] -= 1
-            self._take(place, seen)
+            seen = self._tried(seen)
         self.report.note(seen)
 
-    def _take(self, place: Place, seen: Seen) -> None:
+    def _tried(self, seen: Seen) -> Seen:
+        try:
+            self._take(seen)
+        except (StorageUnavailable, StorageRefused) as error:
+            log.warning("orphan.failed", bucket=seen.bucket, key=seen.key, error=str(error))
+            if self.report.objects["failed"] + 1 >= _MOST_FAILURES:
+                raise
+            return replace(seen, reason="failed")
+        return seen
+
+    def _take(self, seen: Seen) -> None:
         blobs = self._deps.blobs
         if seen.reason == "orphan":
             failpoint("orphans.before_quarantine")
@@ -214,7 +228,7 @@ class _Walk:
             failpoint("orphans.after_quarantine")
         blobs.delete(seen.bucket, seen.key)
         failpoint("orphans.after_delete")
-        log.info("orphan.taken", bucket=place.bucket, key=seen.key, bytes=seen.bytes, reason=seen.reason)
+        log.info("orphan.taken", bucket=seen.bucket, key=seen.key, bytes=seen.bytes, reason=seen.reason)
 
     def _bucket(self, place: Place) -> str:
         blobs = self._deps.blobs

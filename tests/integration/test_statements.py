@@ -16,6 +16,10 @@ SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 NAMED = re.compile(r"%\((\w+)\)s")
 # Planned by the server only when they run: no table, or a lock.
 SWEEPS = ("DUE", "RELEASE_EXPIRED", "OVERWRITTEN", "SPOOLED")
+RETENTION = (
+    "OLD_RENDERS", "PURGE_BODIES", "PURGE_DEAD_BODIES", "PURGE_SOURCES", "DROP_DELIVERIES", "DROP_LETTERS",
+    "OLD_FAILED_JOBS", "OLD_DELETED_JOBS",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +75,15 @@ def test_a_sweep_reads_an_index(planner: Connection, name: str, sql: str) -> Non
     assert time_filters == [], f"{name}: {time_filters}"
     if "leased_until" in sql and "RELEASE" in name:
         assert re.search(r"Index Cond: .*leased_until", text), text
+
+
+@pytest.mark.parametrize(
+    ("name", "sql"), [pytest.param(n, s, id=n) for n, s in statements() if n.split(".")[1] in RETENTION]
+)
+def test_retention_finds_what_is_old_by_an_index(planner: Connection, name: str, sql: str) -> None:
+    """Each night over all that was ever kept: what is not old yet must cost nothing."""
+    planner.execute("SET enable_seqscan = off")
+
+    text = plan(planner, sql)
+
+    assert re.search(r"Index Cond: .*_at < \(moment\(\)", text), f"{name}: {text}"

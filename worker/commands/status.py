@@ -1,10 +1,12 @@
 """`moorage status`: on one screen what lives, what waits and what is broken."""
 
 from collections import Counter
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import click
+from celery.schedules import crontab
 from rich.table import Table
 
 from db import overview
@@ -18,6 +20,8 @@ from worker.console import ago, span
 ANSWER_SECONDS: Final = 3.0  # for broker, workers and storage, asked at once
 LATE_AFTER_PERIODS: Final = 3.0
 LATE_AFTER_SECONDS: Final = 10.0  # a worker that is starting is not late
+LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # a sweep with a cron line
+OWNERS_SHOWN: Final = 10
 
 
 @click.command()
@@ -59,8 +63,9 @@ def _gather(deps: Deps, seen: Overview, answers: dict[str, Any]) -> dict[str, An
         "queues": answers.get("queues"),
         "workers": answers.get("workers"),
         "leases": [_lease(row, seen.at, deps.settings.lease_seconds) for row in seen.held],
-        "sweeps": _sweeps(seen, schedule.periods(deps.settings)),
+        "sweeps": _sweeps(seen, schedule.periods(deps.settings)) + _nightly(seen, schedule.crons(deps.settings)),
         "dead_letters": [{**row, "value": int(row["value"])} for row in seen.dead_letters],
+        "storage_use": seen.storage_use,
         "storage": answers.get("storage", f"away: no answer within {ANSWER_SECONDS:g} s"),
     }
 
@@ -106,6 +111,23 @@ def _sweep(name: str, period_seconds: float, row: Row | None, at: datetime) -> d
     }
 
 
+def _nightly(seen: Overview, crons: Mapping[str, crontab]) -> list[dict[str, Any]]:
+    """Return the sweeps with a cron line; one that never ran is not late: its time may not have come yet."""
+    last = {row["sweep"]: row for row in seen.ticks}
+    return [_at_times(name, line, last.get(name), seen.at) for name, line in crons.items()]
+
+
+def _at_times(name: str, line: crontab, row: Row | None, at: datetime) -> dict[str, Any]:
+    is_late = row is not None and at > schedule.next_run(line, row["started_at"]) + LATE_AFTER_MISSED
+    return {
+        "sweep": name,
+        "cron": str(line).removeprefix("<crontab: ").partition(" (")[0],
+        "last_at": row["started_at"] if row else None,
+        "is_late": is_late,
+        "result": row["result"] if row else None,
+    }
+
+
 def _screen(found: dict[str, Any]) -> list[Table | str]:
     return [
         _providers(found),
@@ -114,6 +136,7 @@ def _screen(found: dict[str, Any]) -> list[Table | str]:
         *_workers(found),
         _ticks(found),
         *_dead_letters(found),
+        *_storage_use(found),
         f"storage  {found['storage']}",
     ]
 
@@ -180,7 +203,7 @@ def _ticks(found: dict[str, Any]) -> Table:
     rows = [
         (
             s["sweep"],
-            f"every {span(s['period_seconds'])}",
+            f"every {span(s['period_seconds'])}" if "period_seconds" in s else f"at {s['cron']}",
             ago(s["last_at"], found["at"]),
             "late" if s["is_late"] else "ok",
         )
@@ -195,3 +218,13 @@ def _dead_letters(found: dict[str, Any]) -> list[Table | str]:
     rows = [(d["provider"], d["step"], d["category"], d["value"]) for d in found["dead_letters"]]
     title = "Open dead letters (moorage dead list)"
     return [console.table(title, ("provider", "step", "category", "count"), rows)]
+
+
+def _storage_use(found: dict[str, Any]) -> list[Table | str]:
+    """Tell who uses most of the storage, as last counted."""
+    most = found["storage_use"][:OWNERS_SHOWN]
+    if not most:
+        return []
+    rows = [(use["bucket"], use["owner"], use["objects"], f"{use['bytes']:,}") for use in most]
+    title = f"Storage used, counted {ago(most[0]['computed_at'], found['at'])}"
+    return [console.table(title, ("bucket", "owner", "objects", "bytes"), rows)]
