@@ -306,6 +306,15 @@ CREATE TABLE ticks (
     PRIMARY KEY (sweep, slot)
 );
 
+-- What a person has paused: a provider (nothing of it is polled or fetched) or 'keep' (no file is kept). Webhooks are
+-- recorded and ingested all the same. Claims and dispatch pass over what is paused; a claim that runs is finished.
+CREATE TABLE pauses (
+    target    text PRIMARY KEY CHECK (target <> ''),
+    paused_at timestamptz NOT NULL DEFAULT moment(),
+    paused_by text NOT NULL,
+    reason    text
+);
+
 -- Where a sweep that goes through a long listing stopped; no row: its next run begins at the start.
 CREATE TABLE cursors (
     sweep     text PRIMARY KEY,

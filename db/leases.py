@@ -21,9 +21,20 @@ CLEAR: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crash
 
 _JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id"}
 
+# Whether nobody has paused a row. While nothing is paused no row is asked for its provider: the first part is read
+# once. Objects are discarded, and deliveries ingested, during a pause too.
+UNPAUSED: Final[Mapping[WorkTable, str]] = {
+    "deliveries": "true",
+    "predictions": """(NOT EXISTS (SELECT FROM pauses)
+                OR NOT EXISTS (SELECT FROM pauses WHERE target = predictions.provider))""",
+    "outputs": """(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
+                OR NOT EXISTS (SELECT FROM pauses WHERE target IN
+                               ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))))""",
+}
+
 
 def _for_each(sql: str) -> dict[WorkTable, str]:
-    return {t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR) for t in SUBJECT}
+    return {t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR, unpaused=UNPAUSED[t]) for t in SUBJECT}
 
 
 CLAIM = _for_each("""
@@ -33,6 +44,7 @@ UPDATE {table}
  WHERE id = (SELECT id FROM {table}
               WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
                 AND run_at <= moment() AND crashes < %(max_crashes)s
+                AND {unpaused}
                 FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
@@ -48,7 +60,7 @@ def claim(
     lease_seconds: float,
     max_crashes: int,
 ) -> Lease | None:
-    """Claim a due row that nobody holds; None when there is no such row (or it has crashed too often)."""
+    """Claim a due row that nobody holds; None when there is no such row, it is paused or has crashed too often."""
     token = uuid.uuid4()
     args = {
         "row_id": row_id,
@@ -65,7 +77,7 @@ def claim(
 IS_POISON = _for_each("""
 SELECT id FROM {table}
  WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL AND run_at <= moment()
-   AND crashes >= %(max_crashes)s
+   AND crashes >= %(max_crashes)s AND {unpaused}
 """)
 
 
@@ -185,19 +197,21 @@ WITH due AS MATERIALIZED (
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE deliveries t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """,
-    "poll": """
+    "poll": f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM predictions
      WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL AND run_at <= moment()
        AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+       AND {UNPAUSED["predictions"]}
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """,
-    "keep": """
+    "keep": f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM outputs
      WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
        AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+       AND {UNPAUSED["outputs"]}
      ORDER BY expires_at NULLS LAST, run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """,

@@ -1,0 +1,89 @@
+"""Pauses: what a person has stopped for a while. db/leases.py holds the guard that claims and dispatch go by."""
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from db.connect import Connection, Row, many, one
+
+KEEP: Final = "keep"
+
+ADD = """
+INSERT INTO pauses (target, paused_by, reason) VALUES (%(target)s, %(paused_by)s, %(reason)s)
+ON CONFLICT (target) DO NOTHING
+RETURNING paused_at
+"""
+
+
+def add(conn: Connection, target: str, *, paused_by: str, reason: str | None) -> datetime | None:
+    """Pause a provider or `keep` and return since when; None when it is paused already, which changes nothing."""
+    row = one(conn, ADD, {"target": target, "paused_by": paused_by, "reason": reason})
+    return row["paused_at"] if row else None
+
+
+REMOVE = "DELETE FROM pauses WHERE target = %(target)s RETURNING paused_at"
+
+
+def remove(conn: Connection, target: str) -> datetime | None:
+    """End a pause and return since when it was; None when there is none."""
+    row = one(conn, REMOVE, {"target": target})
+    return row["paused_at"] if row else None
+
+
+# The lateral parts read the indexes of live rows: what is live, not what was ever done.
+LIST = """
+SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
+  FROM pauses s
+  CROSS JOIN LATERAL (
+       SELECT count(*) AS outputs, min(w.expires_at) AS expires_at
+         FROM outputs w
+        WHERE w.state = 'waiting' AND w.lease_token IS NULL
+          AND s.target IN ('keep', (SELECT provider FROM predictions WHERE id = w.prediction_id))) o
+  CROSS JOIN LATERAL (
+       SELECT count(*) AS predictions
+         FROM predictions r
+        WHERE r.state IN ('planned', 'submitting', 'running', 'abandoned') AND r.lease_token IS NULL
+          AND r.provider = s.target) p
+ ORDER BY s.paused_at, s.target
+"""
+
+
+def all_of(conn: Connection) -> list[Row]:
+    """
+    Return every pause, the oldest first.
+
+    Columns: target, paused_at, paused_by, reason; outputs and predictions that wait for its end; expires_at, when the
+    first of these outputs' URLs dies (null: none does).
+    """
+    return many(conn, LIST)
+
+
+OUTPUTS_DUE = """
+WITH waiting AS MATERIALIZED (
+    SELECT id FROM outputs
+     WHERE state = 'waiting' AND lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL)
+       AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))
+     ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE outputs t SET run_at = least(t.run_at, moment()), woken_at = NULL
+  FROM waiting WHERE t.id = waiting.id RETURNING t.id
+"""
+
+PREDICTIONS_DUE = """
+WITH waiting AS MATERIALIZED (
+    SELECT id FROM predictions
+     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
+       AND (run_at > moment() OR woken_at IS NOT NULL) AND provider = %(target)s
+     ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE predictions t SET run_at = least(t.run_at, moment()), woken_at = NULL
+  FROM waiting WHERE t.id = waiting.id RETURNING t.id
+"""
+
+
+def outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
+    """Make waiting outputs of a provider (of all, for `keep`) due now and return them, at most `limit`."""
+    return [row["id"] for row in many(conn, OUTPUTS_DUE, {"target": target, "limit": limit})]
+
+
+def predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
+    """Make live predictions of a provider due for a poll now and return them, at most `limit`."""
+    return [row["id"] for row in many(conn, PREDICTIONS_DUE, {"target": target, "limit": limit})]
