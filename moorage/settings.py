@@ -260,7 +260,7 @@ def load(**overrides: Any) -> Settings:
     """
     problems = _unknown_names()
     try:
-        settings = Settings(_env_file=dotenv_path(), **overrides)  # type: ignore[call-arg]  # pydantic-settings takes it
+        settings = Settings(**{"_env_file": dotenv_path(), **overrides})
     except ValidationError as error:
         problems += [_explain(item) for item in error.errors()]
     if problems:
