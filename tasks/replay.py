@@ -46,10 +46,10 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
 
 
 def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -> Wake:
-    if outputs.has_discarded(conn, job.id):  # all or nothing: one file more cannot make the job whole
-        raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if renders.is_deleted(conn, job.id):
         raise Refused("the render of this file was deleted by retention: ask for a new job", status=409)
+    if outputs.has_discarded(conn, job.id):  # all or nothing: one file more cannot make the job whole
+        raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("the source of this file is gone, or it is not dead any more", status=409)
     if job.state in TERMINAL_JOB:

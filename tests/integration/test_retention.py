@@ -1,0 +1,319 @@
+"""Retention against a real PostgreSQL: what is old goes whole, the rest stays, and the audit has nothing to say."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from db import leases, projects, renders, stats, usage
+from db.connect import Connection, connect
+from embedded.stack import Stack
+from moorage.errors import Refused
+from tasks import audit, discard, replay, retention, sweeps
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+from tests.integration import kept_world as world
+
+CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
+FOR_EVER = {"keep_renders_days": 0.0, "keep_bodies_days": 0.0, "keep_failed_days": 0.0, "keep_rows_days": 0.0}
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, database_url)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def later(deps: Deps, conn: Connection) -> Callable[[int], None]:
+    """Let days pass for whoever connects from now on."""
+
+    def shift(days: int) -> None:
+        name = conn.info.dbname
+        conn.execute(f"ALTER DATABASE {name} SET moorage.clock_shift = '{days} days'".encode())
+        deps.database.close()
+
+    return shift
+
+
+def run(deps: Deps, **days: float) -> dict[str, int]:
+    """Run retention with these settings, all others for ever; returns what went."""
+    settings = deps.settings.model_copy(update={**FOR_EVER, **{f"keep_{what}_days": n for what, n in days.items()}})
+    done = retention.run(replace(deps, settings=settings), "tests")
+    return {what: count for what, count in done.items() if count}
+
+
+def findings(deps: Deps) -> list[audit.Finding]:
+    """Return what breaks a rule; the bucket is shared with other tests, so that objects do not count."""
+    found = audit.run(deps, deep=True, second_look_seconds=0.0).findings
+    return [finding for finding in found if finding.subject != "object"]
+
+
+def discard_all(deps: Deps) -> None:
+    """Do what the discard step does for every output that is to be discarded."""
+    for row_id in deps.database.run(lambda conn: leases.due(conn, "discard", limit=100, starved=True)):
+        lease = deps.database.run(
+            lambda conn, row_id=row_id: leases.claim(
+                conn,
+                "outputs",
+                row_id,
+                states=("discarding",),
+                leased_by="node/task",
+                lease_seconds=30,
+                max_crashes=5,
+            )
+        )
+        assert lease is not None
+        discard.run(deps, lease, world.Calm())
+
+
+def values(conn: Connection, sql: str) -> list[Any]:
+    return [next(iter(row.values())) for row in conn.execute(sql.encode()).fetchall()]
+
+
+def rows(conn: Connection) -> dict[str, int]:
+    """Return how many rows there are, of tables that are not empty."""
+    tables = values(conn, "SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'public' ORDER BY 1")
+    counted = {table: values(conn, f"SELECT count(*) FROM {table}")[0] for table in tables}
+    del counted["schema_migrations"]
+    return {table: count for table, count in counted.items() if count}
+
+
+def letters(deps: Deps) -> list[UUID]:
+    return deps.database.run(lambda conn: values(conn, "SELECT id FROM dead_letters ORDER BY id"))
+
+
+def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """Readers, the document and storage must all forget it; the tombstone keeps the rules true meanwhile."""
+    job_id = world.kept(deps, "abc", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
+    conn.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}'""")
+    sweeps.reconcile(deps, "tests", len)
+    stored = values(conn, "SELECT key FROM outputs") + values(conn, "SELECT thumb_key FROM outputs")
+    shown = deps.database.run(lambda c: projects.get(c, "p"))
+    later(31)
+
+    done = run(deps, renders=30)
+    between = findings(deps)
+    discard_all(deps)
+
+    assert shown is not None
+    assert len(shown["document"]["scenes"][0]["imageUrls"]) == 2
+    assert done == {"renders": 1}
+    assert deps.database.run(lambda c: renders.variants(c, job_id)) == []
+    assert values(conn, "SELECT document->'scenes'->0->'imageUrls' FROM projects") == [[]]
+    assert [deps.blobs.head(deps.blobs.public_bucket, key) for key in stored] == [None] * 4
+    assert between == findings(deps) == []
+    assert values(conn, "SELECT state FROM outputs") == ["discarded", "discarded"]
+
+
+def test_a_young_render_and_one_whose_job_is_open_again_stay(
+    deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """A job that works on a file for its render must find the render."""
+    reopened = world.kept(deps, "old", [world.picture(), CORRUPT])
+    letter = letters(deps)[0]
+    deps.database.run(lambda c: replay.replay(c, letter, "tests"))
+    later(31)
+    world.kept(deps, "young")
+
+    assert run(deps, renders=30) == {}
+    assert values(conn, f"SELECT state FROM jobs WHERE id = '{reopened}'") == ["keeping"]
+
+
+def test_a_job_that_somebody_holds_is_left_for_the_next_night(
+    deps: Deps, database_url: str, later: Callable[[int], None]
+) -> None:
+    """A sweep that waits for locks holds up what it waits behind."""
+    world.kept(deps, "abc")
+    later(31)
+
+    with connect(database_url) as holder, holder.transaction():
+        holder.execute("SELECT id FROM jobs FOR UPDATE")
+        while_held = run(deps, renders=30)
+
+    assert while_held == {}
+    assert run(deps, renders=30) == {"renders": 1}
+
+
+def test_nothing_is_added_to_a_deleted_render(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """A file kept for a render that nobody can read would lie in storage for ever."""
+    world.kept(deps, "abc", [world.picture(), CORRUPT])
+    letter = letters(deps)[0]
+    later(31)
+
+    run(deps, renders=30)
+
+    with pytest.raises(Refused, match="deleted by retention"):
+        deps.database.run(lambda c: replay.replay(c, letter, "tests"))
+    assert values(conn, "SELECT state FROM dead_letters") == ["discarded"]
+    assert findings(deps) == []
+
+
+def test_raw_bodies_go_and_their_digests_stay(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """Bodies hold prompts and signed URLs; that they came, and what they were, stays provable."""
+    world.kept(deps, "abc")
+    world.deliver(deps, {"id": "abc", "status": "processing"})  # not yet applied
+    later(31)
+
+    done = run(deps, bodies=30)
+
+    assert done == {"bodies": 1}
+    left = conn.execute("SELECT state, body IS NULL AS is_gone, body_sha256 FROM deliveries ORDER BY state").fetchall()
+    assert [(row["state"], row["is_gone"]) for row in left] == [("applied", True), ("new", False)]
+    assert all(row["body_sha256"] for row in left)
+    assert findings(deps) == []
+
+
+def test_what_failed_can_be_replayed_for_a_month_and_then_says_why_not(
+    deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """A replay after retention must be refused with the reason, not fail in a worker."""
+    world.work(deps, world.deliver(deps, b"not json"))
+    world.kept(deps, "abc", [CORRUPT])
+    delivery, output = letters(deps)
+    later(29)
+    early = run(deps, bodies=10, failed=30)
+    later(31)
+
+    done = run(deps, bodies=10, failed=30)
+
+    assert early == {"bodies": 1}  # the webhook that was applied
+    assert done == {"failed_bodies": 1, "failed_sources": 1}
+    with pytest.raises(Refused, match="body of this delivery was purged"):
+        deps.database.run(lambda c: replay.replay(c, delivery, "tests"))
+    with pytest.raises(Refused, match="source of this file is gone"):
+        deps.database.run(lambda c: replay.replay(c, output, "tests"))
+    letters_left = conn.execute("SELECT DISTINCT state, retryable FROM dead_letters").fetchall()
+    assert letters_left == [{"state": "open", "retryable": False}]
+    assert findings(deps) == []
+
+
+def test_finished_rows_go_whole(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """Rows without their events, or events without their rows, are what the audit calls damage."""
+    world.kept(deps, "none", [CORRUPT])
+    world.work(deps, world.deliver(deps, b"not json"))
+    for letter in letters(deps):
+        deps.database.run(lambda c, letter=letter: replay.discard(c, letter, "tests"))
+    later(91)
+
+    done = run(deps, rows=90)
+
+    assert done == {"deliveries": 2, "jobs": 1}
+    assert rows(conn) == {}
+
+
+def test_what_a_person_is_waited_for_stays(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """An open dead letter is never ended by time: that would be silence."""
+    world.kept(deps, "none", [CORRUPT])
+    world.work(deps, world.deliver(deps, b"not json"))
+    before = rows(conn)
+    later(91)
+
+    done = run(deps, rows=90)
+
+    assert done == {"deliveries": 1}  # the webhook that was applied
+    assert rows(conn) | {"deliveries": 2, "events": 0} == before | {"events": 0}
+    assert findings(deps) == []
+
+
+def test_what_is_kept_stays_though_its_webhooks_go(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """Rows of finished work go; the render, its files and their history do not."""
+    job_id = world.kept(deps, "abc", [world.picture(), CORRUPT], project_id="p", scene=1)
+    letter = letters(deps)[0]
+    wake = deps.database.run(lambda c: replay.replay(c, letter, "tests"))
+    assert wake is not None
+    world.work(deps, wake)
+    later(91)
+
+    done = run(deps, rows=90)
+
+    assert done == {"deliveries": 1, "dead_letters": 1}  # the letter that was replayed; its file died again
+    assert len(deps.database.run(lambda c: renders.variants(c, job_id))) == 1
+    assert values(conn, "SELECT state FROM dead_letters") == ["open"]
+    assert findings(deps) == []
+
+
+def test_a_deleted_render_goes_in_the_end(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
+    """A tombstone is for the time in which somebody may still ask what became of it."""
+    world.kept(deps, "abc", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
+    later(31)
+    run(deps, renders=30)
+    later(130)
+    before_discard = run(deps, rows=90)
+    discard_all(deps)
+
+    done = run(deps, rows=90)
+
+    assert before_discard == {"deliveries": 1}  # its objects still lie there: the rows name them
+    assert done == {"jobs": 1}
+    assert rows(conn) == {"projects": 1}
+    assert findings(deps) == []
+
+
+def test_a_dry_run_counts_what_a_run_takes(
+    stack: Stack, database_url: str, deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """The number must be known before it is dared."""
+    world.kept(deps, "abc", [world.picture(), CORRUPT])
+    world.kept(deps, "none", [CORRUPT])
+    world.work(deps, world.deliver(deps, b"not json"))
+    for letter in letters(deps):
+        deps.database.run(lambda c, letter=letter: replay.discard(c, letter, "tests"))
+    later(91)
+    env = cli.environment(stack, database_url, MOORAGE_KEEP_RENDERS_DAYS="60", MOORAGE_KEEP_ROWS_DAYS="90")
+    before = rows(conn)
+
+    looked = cli.run(env, "retention")
+    untouched = rows(conn)
+    counted = retention.preview(
+        replace(deps, settings=deps.settings.model_copy(update={"keep_renders_days": 60.0, "keep_rows_days": 90.0}))
+    )
+    applied = cli.run(env, "retention", "--apply", "--json")
+
+    assert looked.returncode == applied.returncode == 0, looked.stderr + applied.stderr
+    assert "raw bodies of dead deliveries" in looked.stdout
+    assert untouched == before
+    assert counted == {
+        "renders": 1, "bodies": 2, "failed_bodies": 1, "failed_sources": 2, "deliveries": 3, "dead_letters": 0,
+        "jobs": 1,
+    }  # fmt: skip
+    assert json.loads(applied.stdout) == {"applied": True, "counts": counted}
+
+
+def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who fills the bucket is the first question when the bill comes."""
+    world.kept(deps, "abc", [world.picture("red"), world.picture("blue")])
+    conn.execute("UPDATE jobs SET owner = 'big'")
+    world.kept(deps, "small")
+    retention.count_use(deps)
+    told = conn.execute(
+        "SELECT owner, objects, bytes FROM storage_use WHERE bucket = 'public' ORDER BY rank"
+    ).fetchall()
+    monkeypatch.setattr(usage, "SHOWN", 1)
+
+    result = retention.count_use(deps)
+
+    size = values(conn, "SELECT sum(bytes + thumb_bytes)::bigint FROM outputs")[0]
+    assert [(row["owner"], row["objects"]) for row in told] == [("big", 4), ("tests", 2)]
+    assert sum(row["bytes"] for row in told) == size
+    assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.most)] == [("big", 4), ("(others)", 2)]
+    assert result == {"public": {"objects": 6, "bytes": size}}
+    gauges = {gauge.name: dict(gauge.series) for gauge in stats.read(conn)}
+    assert gauges["moorage_storage_objects"][("big", "public")] == 4
+
+
+def test_an_input_file_counts_in_the_private_bucket(deps: Deps, conn: Connection) -> None:
+    """What waits to be kept takes space too."""
+    cli.register_one(deps, "abc")
+    wake = world.deliver(deps, {"id": "abc", "status": "succeeded", "output": [world.picture()]})
+    world.work(deps, wake)
+    conn.execute("UPDATE outputs SET source_kind = 'object', source = 'inputs/x.png'")
+
+    result = retention.count_use(deps)
+
+    assert result["private"]["objects"] == 1
+    assert result["private"]["bytes"] == values(conn, "SELECT bytes FROM outputs")[0]
