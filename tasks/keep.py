@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from db import jobs, outputs
 from db.connect import Connection
-from moorage.errors import DownloadRefused, MoorageError, OutputGone
+from moorage.errors import DownloadRefused, OutputGone, Permanent
 from moorage.failpoints import failpoint
 from moorage.model import Fetched, Kept, Lease, Output, Report, Wake
 from tasks import apply, download, settle, store, validate
@@ -86,8 +86,8 @@ def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: Pulse) -
         return None
     try:
         report: Report | None = provider.poll(output.external_id)
-    except MoorageError:
-        report = None  # the download's own error says more
+    except Permanent:
+        report = None  # the download's own error says more; a provider that is away was not asked yet: tried again
     pulse()
     fresh = next((f for f in report.outputs if f.path == output.path), None) if report else None
     url = fresh.url if fresh and not fresh.problem and fresh.url != output.source else None

@@ -1,0 +1,297 @@
+"""Keep: one output under one lease, downloaded, validated, stored and recorded."""
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from db.connect import connect
+from embedded.stack import Stack
+from moorage.errors import DatabaseUnavailable
+from moorage.model import Wake
+from storage import s3
+from tests.integration.core import Held, World, database_of, prediction, together, world
+from worker import shell, stopping
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "keep")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str) -> Iterator[World]:
+    with world(stack, url) as made:
+        yield made
+
+
+@pytest.fixture
+def stoppable() -> Iterator[None]:
+    """Let a test stop the worker; afterwards it goes on."""
+    yield
+    stopping._shared[:] = bytes(8)
+
+
+def downloads(at: World) -> int:
+    return sum(path.startswith("/files/") for path in at.source.asked)
+
+
+def test_a_kept_file_is_stored_byte_for_byte_and_published(at: World) -> None:
+    """The promise."""
+    made = at.keeping([at.source.picture(5)])
+    (output_id,) = at.outputs(made.job_id)
+
+    at.step("keep", output_id)
+
+    row, bucket = at.row("outputs", output_id), at.deps.blobs.public_bucket
+    with at.deps.blobs.open(bucket, row["key"]) as opened:
+        stored = opened.read()
+    assert [stored] == [body for _, body in at.source.files.values()]
+    assert (row["sha256"], row["bytes"]) == (hashlib.sha256(stored).hexdigest(), len(stored))
+    thumb = at.deps.blobs.head(bucket, row["thumb_key"])
+    assert (thumb.sha256, thumb.bytes) == (row["thumb_sha256"], row["thumb_bytes"])
+    assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
+    assert at.state("jobs", made.job_id) == "succeeded"
+    assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1
+
+
+def test_a_doubled_wake_is_an_empty_claim(at: World) -> None:
+    """Doubling all wakes costs nothing else."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+
+    def take() -> None:
+        with at.beside() as deps:
+            World(deps, at.conn, at.source, at.database_url).step("keep", output_id)
+
+    together(*[take] * 6)
+
+    assert downloads(at) == 1
+    assert at.row("outputs", output_id)["attempt"] == 1
+
+
+def test_a_lost_lease_records_nothing(at: World) -> None:
+    """A worker that woke up too late must not overwrite its successor."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    successor = []
+
+    def take_over(_path: str) -> None:
+        if not successor:
+            at.conn.execute("UPDATE outputs SET lease_token = NULL, leased_by = NULL, leased_until = NULL")
+            successor.append(at.claimed_output(output_id))
+
+    at.source.before_file = take_over
+    at.step("keep", output_id)
+
+    row = at.row("outputs", output_id)
+    assert (row["state"], row["lease_token"], row["key"]) == ("waiting", successor[0].token, None)
+    assert at.state("jobs", made.job_id) == "keeping"
+    assert at.letters() == []
+
+
+def test_a_lost_lease_buries_nothing(at: World) -> None:
+    """Giving up is a write too."""
+    made = at.keeping([at.source.broken()])
+    (output_id,) = at.outputs(made.job_id)
+    thief = uuid4()
+    at.source.before_file = lambda _path: at.conn.execute("UPDATE outputs SET lease_token = %s", (thief,))
+
+    at.step("keep", output_id)
+
+    row = at.row("outputs", output_id)
+    assert (row["state"], row["lease_token"]) == ("waiting", thief)
+    assert at.letters() == []
+
+
+def test_a_dead_url_is_asked_for_once_and_the_fresh_one_kept(at: World) -> None:
+    """Signed URLs die before their files."""
+    made = at.keeping([at.source.broken(403)])
+    external_id = at.row("predictions", made.prediction_id)["external_id"]
+    at.source.predictions[external_id] = prediction(external_id, "succeeded", [at.source.picture()])
+
+    at.keep_all(made.job_id)
+
+    assert at.state("jobs", made.job_id) == "succeeded"
+
+
+def test_a_url_that_stays_dead_is_a_dead_letter(at: World) -> None:
+    """Asked once, and no more."""
+    made = at.keeping([at.source.broken(410)])
+    (output_id,) = at.outputs(made.job_id)
+    row = at.row("outputs", output_id)
+    external_id = at.row("predictions", made.prediction_id)["external_id"]
+    at.source.predictions[external_id] = prediction(external_id, "succeeded", [row["source"]])
+
+    at.step("keep", output_id)
+
+    (letter,) = at.letters(output_id)
+    assert (letter["error"], letter["category"], letter["retryable"]) == ("OutputGone", "DOWNLOAD_FAILED", True)
+    assert [path for path in at.source.asked if path.startswith("/v1/")] == [f"/v1/predictions/{external_id}"]
+
+
+def test_a_provider_that_is_away_was_not_asked_for_a_fresh_url(at: World) -> None:
+    """Its outage must not cost the file: the question is put again later."""
+    made = at.keeping([at.source.broken(404)])
+    (output_id,) = at.outputs(made.job_id)
+    external_id = at.row("predictions", made.prediction_id)["external_id"]
+    at.source.predictions[external_id] = 503
+    at.step("keep", output_id)
+    assert at.state("outputs", output_id) == "waiting"
+
+    at.source.predictions[external_id] = prediction(external_id, "succeeded", [at.source.picture()])
+    at.conn.execute("UPDATE outputs SET run_at = moment()")
+    at.step("keep", output_id)
+
+    assert at.state("outputs", output_id) == "kept"
+
+
+def test_a_failing_server_is_tried_twelve_times(at: World) -> None:
+    """Then it is a dead letter, with what was measured."""
+    made = at.keeping([at.source.broken(500)])
+    (output_id,) = at.outputs(made.job_id)
+
+    for _ in range(15):
+        at.conn.execute("UPDATE outputs SET run_at = moment() WHERE run_at IS NOT NULL")
+        at.step("keep", output_id)
+
+    (letter,) = at.letters(output_id)
+    assert downloads(at) == 12
+    assert (letter["error"], letter["facts"]["attempts"]) == ("DownloadInterrupted", 12)
+    assert at.state("jobs", made.job_id) == "failed"
+
+
+def test_storage_that_is_away_downloads_nothing_and_counts_nothing(at: World) -> None:
+    """Our own outage is not the file's fault."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    away = s3.from_settings(at.deps.settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
+
+    dataclasses.replace(at, deps=dataclasses.replace(at.deps, blobs=away)).step("keep", output_id)
+
+    row = at.row("outputs", output_id)
+    assert downloads(at) == 0
+    assert (row["state"], row["attempt"], row["crashes"]) == ("waiting", 0, 0)
+
+
+def test_an_expired_source_is_tried_once_and_then_given_up(at: World) -> None:
+    """A URL may outlive its announcement, and no retry can bring it back."""
+    made = at.keeping([at.source.broken(500)])
+    (output_id,) = at.outputs(made.job_id)
+
+    with at.later("2 hours") as then:
+        then.step("keep", output_id)
+
+    assert downloads(at) == 1
+    assert "expired" in at.letters(output_id)[0]["reason"]
+
+
+def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: World) -> None:
+    """Providers answer 200 with an apology."""
+    made = at.keeping([at.source.broken(200, b"<!DOCTYPE html><html>sorry</html>"), at.source.picture()])
+
+    at.keep_all(made.job_id)
+
+    (letter,) = at.letters()
+    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "Invalid")
+    assert at.state("jobs", made.job_id) == "partial"
+
+
+def test_five_dead_workers_make_an_output_poison(at: World) -> None:
+    """At the claim itself, before any code that could crash."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    for _ in range(5):
+        at.claimed_output(output_id)
+        at.conn.execute("UPDATE outputs SET lease_token = NULL, leased_by = NULL, leased_until = NULL")
+
+    assert at.claim("outputs", output_id, ("waiting",)) is None
+    at.step("keep", output_id)
+
+    assert downloads(at) == 0
+    assert [letter["category"] for letter in at.letters(output_id)] == ["POISON"]
+    assert at.state("jobs", made.job_id) == "failed"
+
+
+def test_a_stopping_worker_hands_its_work_back_uncounted(at: World, stoppable: None) -> None:
+    """A deployment is no failure."""
+    (output_id,) = at.outputs(at.keeping([at.source.picture()]).job_id)
+    stopping.begin(0)
+
+    at.step("keep", output_id)
+
+    row = at.row("outputs", output_id)
+    assert (row["state"], row["lease_token"], row["attempt"], row["crashes"]) == ("waiting", None, 0, 0)
+    assert at.one("SELECT run_at <= moment() FROM outputs")
+
+
+def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppable: None) -> None:
+    """Its successor works; there is nothing to hand back."""
+    lease = leased(at)
+    at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
+
+    shell._hand_back(at.deps, lease, "the worker is stopping")
+
+    assert at.row("outputs", lease.row_id)["attempt"] == 1
+
+
+def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> None:
+    """Five outages are no five crashes: they would make a good file POISON."""
+    lease = leased(at)
+
+    def work(*_: object) -> list[Wake]:
+        raise DatabaseUnavailable("PostgreSQL went away")
+
+    spec = shell.Spec("outputs", ("waiting",), work)
+    shell._carry_out(at.deps, spec, "keep", lease, Held())
+
+    row = at.row("outputs", lease.row_id)
+    assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 0, 0)
+
+
+def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> None:
+    """No worker is lost to it, and the dead letter says where it was."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    at.conn.execute("UPDATE outputs SET attempt = 11")
+    lease = at.claimed_output(output_id)
+
+    def work(*_: object) -> list[Wake]:
+        raise ZeroDivisionError("a bug")
+
+    shell._carry_out(at.deps, shell.Spec("outputs", ("waiting",), work), "keep", lease, Held())
+
+    (letter,) = at.letters(output_id)
+    assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")
+    assert "ZeroDivisionError" in letter["facts"]["traceback"]
+
+
+def leased(at: World):
+    """Return the lease of an output that waits."""
+    made = at.keeping([at.source.picture()])
+    return at.claimed_output(at.outputs(made.job_id)[0])
+
+
+def test_postgresql_that_goes_away_while_recording_is_waited_for(at: World, stack: Stack) -> None:
+    """What is downloaded and stored is not thrown away."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    name, pid, admin = at.conn.info.dbname, at.conn.info.backend_pid, connect(stack.postgres.url())
+    opening = threading.Timer(1.5, admin.execute, (f"ALTER DATABASE {name} ALLOW_CONNECTIONS true",))
+
+    def shut(_path: str) -> None:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
+        admin.execute(others, (name, pid))
+        opening.start()
+
+    at.source.before_file = shut
+    at.step("keep", output_id)
+    opening.join()
+    admin.close()
+
+    row = at.row("outputs", output_id)
+    assert (row["state"], row["attempt"], row["crashes"]) == ("kept", 1, 0)
