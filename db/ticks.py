@@ -35,7 +35,7 @@ def finish(conn: Connection, sweep: str, slot: int, result: dict[str, Any]) -> N
 
 LAST = """
 SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result
-  FROM ticks ORDER BY sweep, slot DESC
+  FROM ticks ORDER BY sweep, started_at DESC  -- a longer period makes smaller slots
 """
 
 

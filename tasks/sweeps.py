@@ -1,13 +1,17 @@
 """Sweeps: what beat starts. Each is safe at any time, by any number of workers at once."""
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
+
 from db import jobs, leases, predictions, projects
 from db.connect import Connection
+from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp
 from moorage.model import Queue, Step, Wake, WorkTable
@@ -15,9 +19,15 @@ from tasks import discard as discard_step
 from tasks import settle
 from tasks.deps import Deps
 
-STEPS_OF: Final[Mapping[Queue, tuple[Step, ...]]] = {"quick": ("ingest", "poll"), "keep": ("keep",)}
+STEPS_OF: Final[Mapping[Queue, tuple[Step, ...]]] = {"quick": ("poll", "ingest"), "keep": ("keep",)}
 STEP_OF: Final[Mapping[WorkTable, Step]] = {"deliveries": "ingest", "predictions": "poll", "outputs": "keep"}
 ASK_AGAIN: Final = timedelta(seconds=60)
+SHARE: Final = 0.25  # of a queue's room that goes to polls first, so that a flood of webhooks cannot starve them
+LEAST: Final = 4  # discards a run, however full the queue is
+
+log = logs.get(__name__)
+
+BAD_ROW: Final = (psycopg.Error, LookupError)
 
 Send = Callable[[list[Wake]], int]
 Depth = Callable[[Queue], int | None]
@@ -36,7 +46,8 @@ def dispatch(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
             return {"broker": "away"}
         room, starved = deps.settings.queue_depth - depth, depth == 0
         for step in steps:
-            wakes = _due(deps, step, room, starved=starved) if room > 0 else []
+            limit = room if step == steps[-1] else math.ceil(room * SHARE)
+            wakes = _due(deps, step, limit, starved=starved) if limit > 0 else []
             failpoint("dispatch.after_commit")
             sent[step] = send(wakes) if wakes else 0
             room -= len(wakes)
@@ -50,11 +61,13 @@ def _due(deps: Deps, step: Step, limit: int, *, starved: bool) -> list[Wake]:
 
 def discard(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
     """Wake outputs whose objects are to be deleted, and delete spooled inputs of settled jobs."""
-    spooled = discard_step.spooled(deps)
     depth = depth_of("keep")
-    room = 0 if depth is None else deps.settings.queue_depth - depth
-    wakes = _due(deps, "discard", room, starved=depth == 0) if room > 0 else []
-    return {"discarding": send(wakes) if wakes else 0, "spooled": spooled}
+    if depth is None:
+        return {"broker": "away", "spooled": discard_step.spooled(deps)}
+    room = max(deps.settings.queue_depth - depth, LEAST)  # a queue that stays full must not starve it
+    wakes = _due(deps, "discard", room, starved=depth == 0)
+    sent = send(wakes) if wakes else 0
+    return {"discarding": sent, "spooled": discard_step.spooled(deps)}
 
 
 def reconcile(deps: Deps, actor: str, send: Send) -> dict[str, Any]:
@@ -72,11 +85,12 @@ def reconcile(deps: Deps, actor: str, send: Send) -> dict[str, Any]:
 
 def _check_jobs(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     found = deps.database.run(jobs.due)
-    wakes = [
-        wake
-        for job_id in found
-        for wake in deps.database.run(partial(_check_job, deps=deps, job_id=job_id, actor=actor))
-    ]
+    wakes: list[Wake] = []
+    for job_id in found:
+        try:
+            wakes += deps.database.run(partial(_check_job, deps=deps, job_id=job_id, actor=actor))
+        except BAD_ROW as error:  # one that PostgreSQL refuses must not keep the others waiting
+            log.error("job.check_failed", job_id=str(job_id), error=f"{type(error).__name__}: {error}")
     return len(found), wakes
 
 
@@ -95,7 +109,10 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 def _mend_documents(deps: Deps) -> int:
     found = deps.database.run(projects.overwritten)
     for project_id in found:
-        deps.database.run(partial(_mend, deps=deps, project_id=project_id))
+        try:
+            deps.database.run(partial(_mend, deps=deps, project_id=project_id))
+        except BAD_ROW as error:
+            log.error("project.mend_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
     return len(found)
 
 

@@ -1,0 +1,255 @@
+"""Sweeps: dispatch, reconcile and discard, by any number of workers at once."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from db import leases, ticks
+from db.connect import Connection
+from embedded.stack import Stack
+from moorage import ids
+from moorage.model import Wake
+from tasks import sweeps
+from tests.integration.core import World, database_of, prediction, together, wait_until, world
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "sweeps")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str) -> Iterator[World]:
+    with world(stack, url) as made:
+        yield made
+
+
+class Broker:
+    """Counts what is sent; the depths are as told."""
+
+    def __init__(self, quick: int | None = 0, keep: int | None = 0) -> None:
+        self.depths = {"quick": quick, "keep": keep}
+        self.sent: list[Wake] = []
+
+    def send(self, wakes: list[Wake]) -> int:
+        self.sent += wakes
+        return len(wakes)
+
+
+def dispatch(at: World, broker: Broker) -> list[Wake]:
+    broker.sent.clear()
+    sweeps.dispatch(at.deps, broker.depths.__getitem__, broker.send)
+    return list(broker.sent)
+
+
+def waiting(at: World, count: int) -> list:
+    made = at.keeping([at.source.url(f"/never/{n}") for n in range(count)])
+    return at.outputs(made.job_id)
+
+
+def test_dispatch_wakes_the_soonest_to_expire_up_to_the_depth(at: World) -> None:
+    """A file whose URL dies in a minute goes before one that lives an hour."""
+    outputs = waiting(at, 10)
+    for number, output_id in enumerate(outputs):
+        sql = "UPDATE outputs SET expires_at = moment() + make_interval(mins => %s) WHERE id = %s"
+        at.conn.execute(sql, (60 - number, output_id))
+
+    sent = dispatch(at.changed(queue_depth=6), Broker(keep=2))
+
+    assert [wake.step for wake in sent] == ["keep"] * 4
+    assert {wake.row_id for wake in sent} == set(outputs[-4:])
+
+
+def test_no_row_is_woken_twice_within_half_a_minute(at: World) -> None:
+    """A long queue must not grow by the same rows each second."""
+    waiting(at, 3)
+
+    assert len(dispatch(at, Broker(keep=1))) == 3
+    assert dispatch(at, Broker(keep=1)) == []
+    with at.later("31 seconds") as then:
+        assert len(dispatch(then, Broker(keep=1))) == 3
+
+
+def test_an_emptied_queue_costs_one_tick(at: World) -> None:
+    """FLUSHALL: the rows are the queue, so they are woken again at once."""
+    waiting(at, 3)
+    assert len(dispatch(at, Broker(keep=0))) == 3
+
+    assert len(dispatch(at, Broker(keep=0))) == 3
+
+
+def test_a_full_queue_gets_nothing(at: World) -> None:
+    """The broker never holds more than it must."""
+    waiting(at, 3)
+
+    assert dispatch(at, Broker(keep=64)) == []
+
+
+def test_a_broker_that_is_away_marks_no_row(at: World) -> None:
+    """Else they would sleep for half a minute after it came back."""
+    waiting(at, 3)
+    dispatch(at, Broker(quick=None))
+
+    assert len(dispatch(at, Broker(keep=1))) == 3
+
+
+def test_a_flood_of_webhooks_does_not_starve_the_polls(at: World) -> None:
+    """A lost webhook is only found by its poll."""
+    made = at.registered("p1")
+    at.conn.execute("UPDATE predictions SET run_at = moment()")
+    for _ in range(20):
+        at.delivered(prediction("p2", "processing"))
+
+    sent = dispatch(at.changed(queue_depth=8), Broker())
+
+    assert len(sent) == 8
+    assert Wake("poll", made.prediction_id) in sent
+
+
+def test_a_leased_row_is_not_woken(at: World) -> None:
+    """Somebody works on it."""
+    first, second = waiting(at, 2)
+    at.claimed_output(first)
+
+    assert [wake.row_id for wake in dispatch(at, Broker())] == [second]
+
+
+def discarding(at: World):
+    made = at.keeping([at.source.picture(), at.source.broken()], partial="discard")
+    at.keep_all(made.job_id)
+    return at.outputs(made.job_id)[0]
+
+
+def test_a_queue_that_stays_full_does_not_starve_discards(at: World) -> None:
+    """Every wait ends."""
+    first, broker = discarding(at), Broker(keep=64)
+
+    sweeps.discard(at.deps, broker.depths.__getitem__, broker.send)
+
+    assert broker.sent == [Wake("discard", first)]
+
+
+def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
+    """A local file that was kept leaves nothing behind in the private bucket."""
+    made = at.keeping([at.source.picture()])
+    (output_id,) = at.outputs(made.job_id)
+    key = f"inputs/{ids.new()}.png"
+    at.deps.blobs.put(at.deps.blobs.private_bucket, key, b"x", size=1, sha256=X_SHA256, content_type="image/png")
+    at.step("keep", output_id)
+    at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
+
+    assert sweeps.discard(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
+
+    assert at.deps.blobs.head(at.deps.blobs.private_bucket, key) is None
+    assert at.row("outputs", output_id)["source"] is None
+
+
+X_SHA256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+def reconcile(at: World) -> tuple[dict, list[Wake]]:
+    broker = Broker()
+    return sweeps.reconcile(at.deps, "sweeper", broker.send), broker.sent
+
+
+def old_enough(at: World) -> bool:
+    return bool(at.one("SELECT pg_postmaster_start_time() < clock_timestamp() - interval '31 s'"))
+
+
+def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
+    """Its worker never wrote back."""
+    (output_id,) = waiting(at, 1)
+    at.claimed_output(output_id)
+    wait_until(lambda: old_enough(at))
+    assert reconcile(at)[0]["released"] == 0
+
+    with at.later("31 seconds") as then:
+        result, sent = reconcile(then)
+
+    row = at.row("outputs", output_id)
+    assert (result["released"], sent) == (1, [Wake("keep", output_id)])
+    assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 1)
+
+
+def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
+    """By its own name: node and task."""
+    first, second = waiting(at, 2)
+    at.claim("outputs", first, ("waiting",), leased_by="a/1")
+    at.claim("outputs", second, ("waiting",), leased_by="a/11")
+
+    freed = at.deps.database.run(lambda conn: leases.release_of(conn, "a/1", "killed"))
+
+    assert freed == [("outputs", first)]
+    assert at.row("outputs", second)["leased_by"] == "a/11"
+
+
+def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
+    """Any number of beats may tick."""
+    taken: list[int | None] = []
+
+    def tick() -> None:
+        with at.beside() as deps:
+            taken.append(deps.database.run(lambda conn: ticks.take(conn, "dispatch", 3600.0)))
+
+    together(*[tick] * 6)
+
+    assert len([slot for slot in taken if slot is not None]) == 1
+
+
+def test_the_latest_tick_is_shown_after_the_period_was_made_longer(at: World) -> None:
+    """A slot is time over period: with a longer one the numbers start again lower."""
+    slot = at.deps.database.run(lambda conn: ticks.take(conn, "drain", 1.0))
+    longer = at.deps.database.run(lambda conn: ticks.take(conn, "drain", 30.0))
+
+    assert slot is not None
+    assert longer is not None
+    assert [row["slot"] for row in ticks.last(at.conn)] == [longer]
+
+
+def test_an_open_job_past_its_deadline_polls_what_it_awaits(at: World) -> None:
+    """And fails when it awaits nothing."""
+    made, bare = at.registered("p1"), at.registered("p2")
+    at.conn.execute("DELETE FROM predictions WHERE id = %s", (bare.prediction_id,))
+    at.conn.execute("UPDATE predictions SET run_at = moment() + '3 hours', deadline_at = moment() + '3 hours'")
+
+    with at.later("61 minutes") as then:
+        _, sent = reconcile(then)
+
+    assert sent == [Wake("poll", made.prediction_id)]
+    assert at.state("jobs", made.job_id) == "open"
+    assert at.row("jobs", bare.job_id)["category"] == "TIMED_OUT"
+
+
+def test_a_keeping_job_whose_settling_was_missed_is_counted_again(at: World) -> None:
+    """Nothing waits without a time at which a sweep finds it."""
+    made = at.keeping([at.source.broken()])
+    (output_id,) = at.outputs(made.job_id)
+    dead = "UPDATE outputs SET state = 'dead', category = 'INTERNAL', run_at = NULL, ended_at = moment() WHERE id = %s"
+    at.conn.execute(dead, (output_id,))
+
+    with at.later("6 minutes") as then:
+        reconcile(then)
+
+    assert at.state("jobs", made.job_id) == "failed"
+
+
+@pytest.fixture
+def refusing(at: World) -> Iterator[Connection]:
+    """Give a connection after PostgreSQL was told to refuse one project's rows."""
+    at.conn.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON projects FOR EACH ROW WHEN (old.id = 'bad') EXECUTE FUNCTION refuse()
+    """)
+    yield at.conn
+    at.conn.execute("DROP TRIGGER refuse ON projects; DROP FUNCTION refuse()")
+
+
+def test_a_row_that_postgresql_refuses_does_not_keep_others_waiting(at: World, refusing: Connection) -> None:
+    """One broken document must not stop the sweep for all."""
+    for name in ("bad", "good"):
+        document = '{"scenes": [{"imageUrls": ["stale"]}]}'
+        at.conn.execute("INSERT INTO projects (id, owner, document) VALUES (%s, 'ann', %s::jsonb)", (name, document))
+
+    reconcile(at)
+
+    assert at.one("SELECT document #>> '{scenes,0,imageUrls}' FROM projects WHERE id = 'good'") == "[]"
