@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from db import stats, ticks, usage
+from db import pauses, stats, ticks, usage
 from db.connect import Connection, Row, many, now
 
 LAST_WEBHOOKS: Final = """
@@ -46,6 +46,7 @@ class Overview:
     held: list[Row]
     ticks: list[Row]
     dead_letters: list[Row]  # provider, step, category, value
+    pauses: list[Row]  # see pauses.all_of
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
 
 
@@ -65,5 +66,6 @@ def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -
         held=many(conn, HELD, {"limit": held_limit}),
         ticks=ticks.last(conn),
         dead_letters=many(conn, stats.DEAD_LETTERS),
+        pauses=pauses.all_of(conn),
         storage_use=usage.most(conn),
     )

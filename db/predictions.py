@@ -1,5 +1,6 @@
 """Predictions: runs at providers. Their status only moves forward."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -66,6 +67,18 @@ def find(conn: Connection, provider: str, external_id: str) -> Prediction | None
     """Return the prediction with a provider's id, not locked."""
     row = one(conn, FIND, {"provider": provider, "external_id": external_id})
     return Prediction(**row) if row else None
+
+
+KNOWN = """
+SELECT external_id, id, state FROM predictions
+ WHERE provider = %(provider)s AND external_id = ANY(%(external_ids)s::text[])
+"""
+
+
+def known(conn: Connection, provider: str, external_ids: Sequence[str]) -> dict[str, Row]:
+    """Return id and state of those of a provider's predictions that have a row, by the provider's id."""
+    rows = many(conn, KNOWN, {"provider": provider, "external_ids": list(external_ids)})
+    return {row["external_id"]: row for row in rows}
 
 
 GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
@@ -203,6 +216,23 @@ def awaited(conn: Connection, job_id: UUID) -> list[UUID]:
 def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
     """Make a job's awaited predictions due now; returns those that were not."""
     return [row["id"] for row in many(conn, MAKE_DUE, {"job_id": job_id})]
+
+
+POLL_NOW = """
+WITH live AS (
+    SELECT id FROM predictions
+     WHERE id = ANY(%(ids)s::uuid[]) AND state IN ('running', 'abandoned') AND lease_token IS NULL
+     ORDER BY id FOR UPDATE SKIP LOCKED
+)
+UPDATE predictions p SET run_at = least(p.run_at, moment()), woken_at = NULL
+  FROM live WHERE p.id = live.id
+RETURNING p.id
+"""
+
+
+def poll_now(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
+    """Make those predictions that still run, and that nobody holds, due for a poll now; returns them."""
+    return [row["id"] for row in many(conn, POLL_NOW, {"ids": list(ids)})]
 
 
 POISON = """

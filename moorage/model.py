@@ -56,6 +56,16 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """One prediction in a provider's list of what it made: enough to tell whether it is known, and whose it is."""
+
+    external_id: str
+    raw_status: str
+    webhook: str | None = None  # where the provider was told to send it
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """A delivery whose signature is right."""
 

@@ -6,11 +6,12 @@ once a process, before it forks, and is used by many threads.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import ClassVar, Final
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.model import Report, Verified
+from moorage.model import Listed, Report, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
@@ -111,6 +112,16 @@ class Provider(ABC):
         """
         shown = storable(external_id, 100)
         raise ProviderRefused(f"{self.name} cannot be asked about {shown}: it has no status endpoint")
+
+    def list_since(self, since: datetime) -> Iterator[list[Listed]]:
+        """
+        Yield what the provider made from `since` on, a page at a time, newest first.
+
+        Raises:
+            ProviderUnavailable: no answer, 429 or 5xx, or what is no list; pages before it were yielded.
+            ProviderRefused: it keeps no list, or any other answer.
+        """
+        raise ProviderRefused(f"{self.name} cannot be asked what it made since {since:%Y-%m-%d %H:%M}: it has no list")
 
     def first_poll_seconds(self) -> float:
         """Return how long to wait for a webhook before the first poll: MOORAGE_POLL_FIRST_SECONDS, else our default."""

@@ -46,9 +46,12 @@ class Api:
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._pool = urllib3.PoolManager(retries=False, timeout=timeout, ca_certs=certifi.where())
 
-    def get(self, url: str) -> bytes:
+    def get(self, url: str, *, max_bytes: int | None = None) -> bytes:
         """
         Return the body of a 200.
+
+        Args:
+            max_bytes: of this answer, where it may be longer than others.
 
         Raises:
             ProviderUnavailable: no whole answer in time, 408, 425, 429 or 5xx.
@@ -57,20 +60,20 @@ class Api:
         try:
             response = self._pool.request("GET", url, headers=self._headers, redirect=False, preload_content=False)
             with contextlib.closing(response):  # one read to its end went back to the pool by itself
-                return self._body(response)
+                return self._body(response, max_bytes or self._max_bytes)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise ProviderUnavailable(f"{self._name} did not answer: {_cause(error)}") from error
 
-    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
+    def _body(self, response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
         if response.status != 200:
             raise self._failure(response.status, response.headers.get("Retry-After"))
         deadline = time.monotonic() + TOTAL_SECONDS
         body = bytearray()
         while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
             body += chunk
-            if len(body) > self._max_bytes:
-                limit = f"{self._max_bytes} bytes (MOORAGE_WEBHOOK_MAX_BYTES)"
-                raise ProviderRefused(f"{self._name} answered with more than {limit}")
+            if len(body) > max_bytes:
+                name = " (MOORAGE_WEBHOOK_MAX_BYTES)" if max_bytes == self._max_bytes else ""
+                raise ProviderRefused(f"{self._name} answered with more than {max_bytes} bytes{name}")
             if time.monotonic() > deadline:
                 raise ProviderUnavailable(f"{self._name} did not end its answer within {TOTAL_SECONDS:g} s")
         return bytes(body)

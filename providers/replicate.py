@@ -5,15 +5,16 @@ Sources: replicate-python (webhook.py, prediction.py, helpers.py), replicate-jav
 replicate.com/docs/topics/webhooks and /docs/topics/predictions.
 """
 
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from moorage.errors import ConfigError, DownloadRefused, ProviderRefused, ProviderUnavailable, Unreadable
-from moorage.model import Report, Status, Verified
+from moorage.model import Listed, Report, Status, Verified
 from moorage.settings import Settings
 from moorage.text import storable
-from moorage.urls import Hosts
+from moorage.urls import Hosts, host_port
 from providers import bodies, files, signatures
 from providers.base import Provider
 from providers.polling import Api
@@ -28,6 +29,9 @@ _STATUSES: Final[dict[str, Status]] = {
     "canceled": "cancelled",
     "aborted": "cancelled",
 }
+
+_LIST_BYTES: Final = 128 * 2**20  # a page holds 100 predictions, each with its output, which may be inline
+_MAX_PAGES: Final = 2000  # 200,000 predictions
 
 
 class Replicate(Provider):
@@ -96,6 +100,26 @@ class Replicate(Provider):
             raise ProviderUnavailable(f"Replicate answered about {report.external_id} when asked about another")
         return report
 
+    def list_since(self, since: datetime) -> Iterator[list[Listed]]:
+        """Go through GET /v1/predictions?created_after=, 100 a page; raises as `Provider.list_since` says."""
+        if self._api is None:
+            raise ProviderRefused("Replicate cannot be asked what it made: set REPLICATE_API_TOKEN")
+        start = f"{self._api_url}/v1/predictions"
+        url = f"{start}?{urlencode({'created_after': since.astimezone(UTC).isoformat()})}"
+        asked: set[str] = set()
+        while url not in asked:
+            if len(asked) == _MAX_PAGES:
+                raise ProviderRefused(f"Replicate lists more than {_MAX_PAGES} pages: ask for a shorter time")
+            asked.add(url)
+            page, following = _page(self._api.get(url, max_bytes=_LIST_BYTES))
+            yield page
+            if following is None:
+                return
+            if not _continues(following, start):
+                raise ProviderRefused("Replicate's list goes on at another address, where the token is not sent")
+            url = following
+        raise ProviderUnavailable("Replicate's list goes round in a circle")
+
     def download_headers(self, url: str) -> dict[str, str]:
         """Return the token for the allowed hosts (some files need it), over https: or to an exact exempt address."""
         if not self._token_header or self.allows(url) is not None or not self.hosts.is_safe_for_secrets(url):
@@ -109,6 +133,39 @@ class Replicate(Provider):
             return completed_at + timedelta(seconds=self.output_life_seconds)
         except OverflowError:  # the last hour of the year 9999
             return None
+
+
+def _page(body: bytes) -> tuple[list[Listed], str | None]:
+    """Return the predictions of a page and where the next one is; raises ProviderUnavailable when it is none."""
+    try:
+        page = bodies.json_object(body)
+        results, following = page.get("results"), page.get("next")
+        if not isinstance(results, list) or not isinstance(following, str | None):
+            raise Unreadable("results is no list, or next no address")
+        return [_listed(item) for item in results], following or None
+    except Unreadable as error:
+        raise ProviderUnavailable(f"Replicate answered 200 with what is no list of predictions: {error}") from error
+
+
+def _listed(item: object) -> Listed:
+    if not isinstance(item, dict):
+        raise Unreadable("an item of results is no prediction")
+    webhook = item.get("webhook")
+    return Listed(
+        external_id=bodies.external_id(item.get("id"), "id"),
+        raw_status=bodies.word(item.get("status"), "status"),
+        webhook=webhook if isinstance(webhook, str) and webhook else None,
+        model=_model(item),
+    )
+
+
+def _continues(url: str, start: str) -> bool:
+    """Return whether a page's address is the list's own, with another query: the token goes along."""
+    try:
+        is_same_host = host_port(url) == host_port(start)
+    except DownloadRefused:
+        return False
+    return is_same_host and url.partition("?")[0] == start
 
 
 def _model(prediction: dict[str, Any]) -> str | None:

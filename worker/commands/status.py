@@ -65,6 +65,7 @@ def _gather(deps: Deps, seen: Overview, answers: dict[str, Any]) -> dict[str, An
         "leases": [_lease(row, seen.at, deps.settings.lease_seconds) for row in seen.held],
         "sweeps": _sweeps(seen, schedule.periods(deps.settings)) + _nightly(seen, schedule.crons(deps.settings)),
         "dead_letters": [{**row, "value": int(row["value"])} for row in seen.dead_letters],
+        "pauses": seen.pauses,
         "storage_use": seen.storage_use,
         "storage": answers.get("storage", f"away: no answer within {ANSWER_SECONDS:g} s"),
     }
@@ -130,6 +131,7 @@ def _at_times(name: str, line: crontab, row: Row | None, at: datetime) -> dict[s
 
 def _screen(found: dict[str, Any]) -> list[Table | str]:
     return [
+        *_pauses(found),
         _providers(found),
         _live(found),
         _queues(found),
@@ -154,6 +156,24 @@ def _providers(found: dict[str, Any]) -> Table:
         for p in found["providers"]
     ]
     return console.table("Providers", ("provider", "webhooks", "status", "last webhook", "new", "unmatched"), rows)
+
+
+def _pauses(found: dict[str, Any]) -> list[Table | str]:
+    """Tell what is paused, first of all: whoever looks for a reason why nothing moves should see it."""
+    if not found["pauses"]:
+        return []
+    rows = [
+        (
+            pause["target"],
+            f"{ago(pause['paused_at'], found['at'])} by {pause['paused_by']}",
+            pause["reason"],
+            f"{pause['outputs']} outputs, {pause['predictions']} predictions",
+            ago(pause["expires_at"], found["at"]) if pause["expires_at"] else "none",
+        )
+        for pause in found["pauses"]
+    ]
+    columns = ("what", "since", "reason", "waiting", "soonest expiry")
+    return [console.table("Paused (moorage resume)", columns, rows)]
 
 
 def _live(found: dict[str, Any]) -> Table:
