@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DRILL ?= --jobs 1000 --minutes 6
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -27,6 +28,9 @@ up: $(STAMP)  ## Run the whole stack here until Ctrl-C
 test: $(STAMP)  ## Run all tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+drill: $(STAMP)  ## Break everything while 1,000 jobs run, and account for them (10 minutes)
+	@$(BIN)/moorage drill $(DRILL)
+
 check: $(STAMP)  ## Lint, types, import contract, and the size of the house
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -47,4 +51,5 @@ lock:  ## Make requirements.lock and requirements.runtime.lock (what the image h
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
-.PHONY: help install demo up test check fmt lock clean
+
+.PHONY: help install demo up test drill check fmt lock clean

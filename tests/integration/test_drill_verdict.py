@@ -1,0 +1,153 @@
+"""The drill's verdict must notice what it is for: each damage done by hand is named."""
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from db.connect import Connection
+from embedded.stack import Stack
+from storage import keys
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+from tests.integration import kept_world as world
+from worker.demo.drive import Started
+from worker.demo.plan import Case
+from worker.drill import verdict
+from worker.drill.chaos import Landed
+
+Damage = Callable[[Deps, Connection, dict[str, Any]], None]
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, database_url, buckets_of="drill")
+    for item in list(made.blobs.list(made.blobs.public_bucket, keys.RENDERS)):
+        made.blobs.delete(made.blobs.public_bucket, item.key)
+    yield made
+    made.database.close()
+
+
+def ledger(conn: Connection) -> dict[str, Any]:
+    """Return what a stand-in would have written of the one job in the database."""
+    rows = conn.execute("SELECT o.path, o.sha256, o.bytes FROM outputs o ORDER BY idx").fetchall()
+    sent = conn.execute("SELECT webhook_id FROM deliveries").fetchall()
+    outputs = [{"prediction": "abc", "fault": "", **row} for row in rows]
+    return {
+        "summary": {
+            "acknowledged": {row["webhook_id"]: {} for row in sent},
+            "unacknowledged": {},
+            "wrongly_signed_accepted": [],
+            "expected": {"kept": outputs, "dead": [], "preview": []},
+            "traps": 0,
+        }
+    }
+
+
+def judged(deps: Deps, conn: Connection, told: dict[str, Any], landed: list[Landed] | None = None) -> verdict.Verdict:
+    started = [Started(Case("the job", {}), "abc", "job")]
+    return verdict.judge(conn, deps.blobs, told, started, landed or [])
+
+
+def lose_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    told["summary"]["acknowledged"]["msg_never_recorded"] = {}
+
+
+def lose_a_variant(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    conn.execute("DELETE FROM placements")
+    conn.execute("DELETE FROM render_variants")
+
+
+def lose_an_object(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    row = conn.execute("SELECT key FROM outputs").fetchone()
+    assert row is not None
+    deps.blobs.delete(deps.blobs.public_bucket, row["key"])
+
+
+def lose_a_file(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    told["summary"]["expected"]["kept"].append({"prediction": "abc", "path": "output[7]", "fault": ""})
+
+
+def double_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    world.loosen(conn)
+    conn.execute(
+        "INSERT INTO deliveries (id, provider, webhook_id, body_sha256, state, run_at, ended_at)"
+        " SELECT gen_random_uuid(), provider, webhook_id, body_sha256, state, run_at, ended_at FROM deliveries"
+    )
+
+
+def change_the_bytes(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    told["summary"]["expected"]["kept"][0]["sha256"] = hashlib.sha256(b"other").hexdigest()
+
+
+def end_a_job_wrongly(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    conn.execute("UPDATE jobs SET state = 'partial'")
+
+
+def visit_the_trap(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+    told["summary"]["traps"] = 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lose_a_webhook, "lost"),
+        (lose_a_variant, "lost"),
+        (lose_an_object, "lost"),
+        (lose_a_file, "lost"),
+        (double_a_webhook, "doubled"),
+        (change_the_bytes, "unexpected"),
+        (end_a_job_wrongly, "unexpected"),
+        (visit_the_trap, "unexpected"),
+    ],
+)
+def test_a_damage_is_named(deps: Deps, conn: Connection, damage: Damage, named: str) -> None:
+    """A drill that cannot fail proves nothing."""
+    world.kept(deps)
+    told = ledger(conn)
+    assert judged(deps, conn, told).is_clean
+
+    damage(deps, conn, told)
+
+    found = judged(deps, conn, told)
+    assert not found.is_clean
+    assert getattr(found, named)
+
+
+def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> None:
+    """An attempt that nothing explains is a bug that the drill would otherwise hide."""
+    job_id = world.kept(deps)
+    conn.execute(
+        "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)"
+        " SELECT 'output', id, job_id, 'waiting', 'waiting', 'why?', 'node/task' FROM outputs WHERE job_id = %s",
+        [job_id],
+    )
+    told = ledger(conn)
+
+    unexplained = judged(deps, conn, told)
+    explained = judged(deps, conn, told, [Landed("worker killed", time.time() - 10, time.time(), "keep1")])
+
+    assert len(unexplained.unexplained) == 1
+    assert explained.is_clean
+
+
+def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Connection) -> None:
+    """An upload of a worker that died lies about until the next sweep: counted, not hidden."""
+    world.kept(deps)
+    data = b"left behind"
+    deps.blobs.put(
+        deps.blobs.public_bucket,
+        f"{keys.RENDERS}left-behind",
+        io.BytesIO(data),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        content_type="application/octet-stream",
+    )
+
+    found = judged(deps, conn, ledger(conn))
+
+    assert found.is_clean
+    assert found.orphans == 1
