@@ -282,7 +282,16 @@ def test_one_bad_object_does_not_end_a_run(deps: Deps, monkeypatch: pytest.Monke
     assert private(deps) == {keys.quarantined(good)}
 
 
-@pytest.mark.parametrize("point", ["orphans.before_quarantine", "orphans.after_quarantine", "orphans.after_delete"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "orphans.before_quarantine",
+        "storage.before_copy",
+        "storage.after_copy",
+        "orphans.after_quarantine",
+        "orphans.after_delete",
+    ],
+)
 def test_a_crash_leaves_nothing_wrong(deps: Deps, stack: Stack, database_url: str, point: str) -> None:
     """Between any two requests the object is in its place, in quarantine, or in both; never in neither."""
     key = an_orphan(deps)

@@ -284,6 +284,26 @@ def test_a_dry_run_counts_what_a_run_takes(
     assert json.loads(applied.stdout) == {"applied": True, "counts": counted}
 
 
+def test_a_crash_between_batches_leaves_nothing_half_done(
+    stack: Stack, database_url: str, deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """Each batch is a transaction: the next run takes what is left."""
+    world.kept(deps, "abc")
+    world.kept(deps, "def")
+    later(31)
+    env = cli.environment(
+        stack, database_url, MOORAGE_KEEP_RENDERS_DAYS="30", MOORAGE_FAILPOINT="retention.after_batch"
+    )
+
+    killed = cli.run(env, "retention", "--apply")
+    between = findings(deps)
+    done = run(deps, renders=30, bodies=30)
+
+    assert killed.returncode == -9
+    assert between == findings(deps) == []
+    assert done == {"bodies": 2}  # the renders went in the batch before the crash
+
+
 def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who fills the bucket is the first question when the bill comes."""
     world.kept(deps, "abc", [world.picture("red"), world.picture("blue")])

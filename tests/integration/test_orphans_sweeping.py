@@ -1,0 +1,74 @@
+"""The nightly sweeps as a worker runs them: once a minute at most, with their results on the tick."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from db.connect import Connection
+from embedded.stack import Stack
+from moorage.errors import StorageRefused
+from tasks import orphans
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+from tests.integration import kept_world as world
+
+TWICE = """
+from worker import sweeping
+for name in ("orphans", "retention", "usage"):
+    sweeping.run(name, "node/1")
+    sweeping.run(name, "node/2")
+"""
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, database_url)
+    yield made
+    made.database.close()
+
+
+def test_a_nightly_sweep_runs_once_in_its_minute(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
+    """Two beats tick in the same second; the second finds the slot taken."""
+    world.kept(deps)
+    env = cli.environment(stack, database_url)
+
+    done = subprocess.run([sys.executable, "-c", TWICE], env=env, cwd=cli.ROOT, capture_output=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    ticks = {row["sweep"]: row for row in conn.execute("SELECT sweep, finished_at, result FROM ticks").fetchall()}
+    assert set(ticks) == {"orphans", "retention", "usage"}
+    assert ticks["usage"]["result"]["public"]["objects"] == 2
+    assert all(tick["finished_at"] for tick in ticks.values())
+    slots = conn.execute("SELECT count(*) AS n FROM ticks").fetchall()
+    assert slots[0]["n"] <= 4  # a minute may end between two runs, but hardly between all of them
+
+
+def test_the_place_survives_a_run_that_breaks_off(
+    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that storage ends goes on at its last page the next night, not at the beginning."""
+    world.kept(deps, "a")
+    world.kept(deps, "b")
+    monkeypatch.setattr(orphans, "_PAGE", 1)
+    listing = deps.blobs.list
+
+    def breaking(bucket: str, prefix: str, start_after: str = "") -> Iterator[object]:
+        for number, listed in enumerate(listing(bucket, prefix, start_after)):
+            if number == 2:
+                raise StorageRefused("list: 403")
+            yield listed
+
+    monkeypatch.setattr(deps.blobs, "list", breaking)
+
+    with pytest.raises(StorageRefused):
+        orphans.sweep(deps)
+    first = conn.execute("SELECT place, after_key FROM cursors").fetchall()
+    monkeypatch.setattr(deps.blobs, "list", listing)
+    second = orphans.sweep(deps)
+
+    everything = list(deps.blobs.list(deps.blobs.public_bucket, "renders/"))
+    assert first == [{"place": "public renders/", "after_key": everything[1].key}]
+    assert second["at_end"]
+    assert conn.execute("SELECT place FROM cursors").fetchall() == []
