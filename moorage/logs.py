@@ -64,7 +64,9 @@ def without_query(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "(unreadable URL)"
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    if not host:
+        return f"{parts.scheme}:..."  # a data: URI is all body
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -78,7 +80,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
-        line.update(_fields(record))
+        line |= {f"{key}_" if key in line else key: value for key, value in _fields(record).items()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=True)
@@ -116,4 +118,4 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return json.dumps(text) if any(c in text for c in ' \n\t"=') else text
+    return text if text.isprintable() and not any(c in text for c in ' "=') else json.dumps(text)
