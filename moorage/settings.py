@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from moorage.errors import ConfigError
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     max_crashes: Count = 5
     wait_base_seconds: Positive = 2.0
     wait_cap_seconds: Positive = 300.0
-    lease_seconds: Annotated[float, Field(ge=3)] = 30.0
+    lease_seconds: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 30.0
     stop_grace_seconds: Positive = 20.0
     partial: Literal["keep", "discard"] = "keep"
     job_deadline_seconds: Positive = 3600.0
