@@ -1,0 +1,51 @@
+"""What a process loads: the receiver no worker's code, a publisher no task."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SAY = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+ENVIRONMENT = {"DATABASE_URL": "postgresql://u@127.0.0.1/x", "CELERY_BROKER_URL": "memory://"}
+
+
+def loaded(project_root, module):
+    """Return the modules that a fresh interpreter has after importing one."""
+    environment = {"PATH": os.environ["PATH"], **ENVIRONMENT}
+    command = [sys.executable, "-c", f"import {module}; {SAY}"]
+    done = subprocess.run(command, cwd=project_root, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["receiver.app"])
+def test_the_receiver_loads_nothing_of_the_workers(project_root, module):
+    """It starts quickly, and nothing in a file can crash the front door."""
+    names = loaded(project_root, module)
+
+    assert module in names
+    assert not names & {"tasks", "storage", "embedded", "PIL", "boto3", "botocore"}
+
+
+@pytest.mark.parametrize("module", ["worker", "worker.publish", "worker.celery", "worker.queues", "worker.schedule"])
+def test_sending_a_wake_loads_no_task(project_root, module):
+    """Whoever publishes names a task; only a worker carries it out."""
+    names = loaded(project_root, module)
+
+    assert module in names
+    assert not names & {"tasks", "storage", "worker.steps", "worker.shell", "PIL", "boto3"}
+
+
+@pytest.mark.parametrize("module", ["providers", "moorage.lifecycle", "moorage.settings", "db.leases"])
+def test_the_lower_rooms_load_none_above_them(project_root, module):
+    """Imports run downward."""
+    names = loaded(project_root, module)
+
+    assert not names & {"tasks", "worker", "receiver", "web", "storage", "embedded"}
+
+
+def test_importing_the_worker_package_reads_no_setting(project_root):
+    """`worker/__init__.py` is empty: Celery finds the app in worker/celery.py."""
+    assert (project_root / "worker" / "__init__.py").read_bytes() == b""

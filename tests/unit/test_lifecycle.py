@@ -1,0 +1,185 @@
+"""Decisions: what follows a failure, an answer of a provider, an output's end."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from moorage import lifecycle
+from moorage.errors import DownloadInterrupted, Invalid, OutputGone, ProviderUnavailable, StorageUnavailable
+from moorage.lifecycle import (
+    Choose,
+    Counts,
+    End,
+    GiveUp,
+    Ignore,
+    Late,
+    Note,
+    Policy,
+    Renew,
+    Retry,
+    Settle,
+    Situation,
+    Work,
+)
+from moorage.model import Found, Report
+from tasks.apply import expiry
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+FILE = (Found("output", url="https://files.example/x.png"),)
+
+
+def after(error, errors=0, expires_in=None, jitter=0.5, **policy):
+    expires_at = None if expires_in is None else NOW + timedelta(seconds=expires_in)
+    work = Work(errors=errors, expires_at=expires_at)
+    return lifecycle.after_failure(error, work, now=NOW, jitter=jitter, policy=Policy(**policy))
+
+
+def wait_of(verdict):
+    assert isinstance(verdict, Retry)
+    return (verdict.at - NOW).total_seconds()
+
+
+def test_the_wait_doubles_up_to_its_cap_and_is_spread():
+    """A thousand workers must not come back together."""
+    waits = [lifecycle.backoff(attempt, 1.0) for attempt in (1, 2, 3, 8, 20, 5000)]
+
+    assert waits == [4.0, 8.0, 16.0, 300.0, 300.0, 300.0]
+    assert lifecycle.backoff(3, 0.25) == 4.0
+
+
+def test_a_permanent_failure_is_given_up_at_once():
+    """It will never work."""
+    assert after(Invalid("a web page")) == GiveUp("VALIDATION_FAILED", "Invalid", "a web page", False)
+    assert after(OutputGone("404")) == GiveUp("DOWNLOAD_FAILED", "OutputGone", "404", True)
+
+
+@pytest.mark.parametrize(("errors", "kind"), [(0, Retry), (10, Retry), (11, GiveUp), (30, GiveUp)])
+def test_the_twelfth_error_is_the_last(errors, kind):
+    """Eleven were written back before it."""
+    assert isinstance(after(DownloadInterrupted("500"), errors=errors), kind)
+
+
+def test_our_own_outage_does_not_count():
+    """A quarter of an hour without storage must cost no file."""
+    verdict = after(StorageUnavailable("away"), errors=500)
+
+    assert isinstance(verdict, Retry)
+    assert not verdict.counted
+    assert 2.5 <= wait_of(verdict) <= 7.5
+
+
+def test_retry_after_is_honoured():
+    """A provider that asks for peace gets it."""
+    assert wait_of(after(ProviderUnavailable("429", retry_after=77.0))) == 77.0
+    assert wait_of(after(DownloadInterrupted("429", retry_after=0.1), errors=5, jitter=1.0)) > 100
+
+
+@pytest.mark.parametrize("retry_after", [None, 3600.0])
+def test_the_last_try_is_ten_seconds_before_the_url_dies(retry_after):
+    """A wait beyond the URL's life would be the end."""
+    assert wait_of(after(DownloadInterrupted("500", retry_after=retry_after), errors=9, expires_in=40)) == 30
+
+
+@pytest.mark.parametrize("error", [DownloadInterrupted("500"), StorageUnavailable("away")])
+def test_after_the_last_try_it_is_given_up_with_the_reason(error):
+    """Also our own outage: there is nothing left to fetch."""
+    verdict = after(error, expires_in=10)
+
+    assert isinstance(verdict, GiveUp)
+    assert "expired" in verdict.reason
+
+
+def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, **more):
+    report = Report("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
+    return lifecycle.on_report(report, Situation(prediction, chosen, job, render))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        (heard("running"), Note()),
+        (heard("unknown"), Note()),
+        (heard("succeeded"), Choose(reopens=False)),
+        (heard("succeeded", "abandoned", job="failed"), Choose(reopens=True)),
+        (heard("succeeded", "lost", job="failed"), Choose(reopens=True)),
+        (heard("succeeded", "lost", job="failed", render=True), Late()),
+        (heard("succeeded", job="keeping"), Late()),
+        (heard("succeeded", "succeeded", chosen=True, job="keeping"), Renew()),
+    ],
+)
+def test_an_answer_becomes(verdict, expected):
+    """The first terminal success is chosen; what comes later renews or is late."""
+    assert verdict == expected
+
+
+@pytest.mark.parametrize("ended", sorted(lifecycle.TERMINAL_PREDICTION))
+@pytest.mark.parametrize("status", ["queued", "running", "failed", "cancelled"])
+def test_a_status_never_moves_backwards(ended, status):
+    """Webhooks arrive out of order."""
+    assert isinstance(heard(status, ended), Ignore)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        (heard("failed", error="nsfw"), "failed"),
+        (heard("cancelled"), "cancelled"),
+        (heard("succeeded", outputs=()), "failed"),
+        (heard("succeeded", outputs=(), data_removed=True), "lost"),
+    ],
+)
+def test_an_end_without_files(verdict, state):
+    """Files that the provider removed are lost; a provider's own failure is none of ours."""
+    assert isinstance(verdict, End)
+    assert verdict.state == state
+
+
+@pytest.mark.parametrize(
+    ("counts", "partial", "expected"),
+    [
+        (Counts(waiting=1, kept=3), "keep", None),
+        (Counts(kept=3), "keep", Settle("succeeded", publish=True)),
+        (Counts(kept=2, dead=1), "keep", Settle("partial", publish=True)),
+        (Counts(kept=2, dead=1), "discard", Settle("failed", publish=False, discard_kept=True)),
+        (Counts(kept=3), "discard", Settle("succeeded", publish=True)),
+        (Counts(dead=3), "keep", Settle("failed", publish=False)),
+    ],
+)
+def test_how_a_job_ends(counts, partial, expected):
+    """Never with zero variants, never while one waits."""
+    assert lifecycle.on_counts(counts, partial) == expected
+
+
+def test_terminal_states_are_left_through_known_doors_only():
+    """Replay, a late success, or policy discard: nothing else revives a row."""
+    doors = {
+        "delivery": {("dead", "new")},
+        "job": {("partial", "keeping"), ("failed", "keeping"), ("failed", "open")},
+        "prediction": {("lost", "running"), ("lost", "succeeded")},
+        "output": {("dead", "waiting"), ("kept", "discarding")},
+    }
+    ended = {
+        "delivery": {"applied", "ignored", "dead"},
+        "job": lifecycle.TERMINAL_JOB,
+        "prediction": lifecycle.TERMINAL_PREDICTION,
+        "output": {"kept", "dead", "discarded"},
+    }
+
+    found = {subject: {e for e in lifecycle.EDGES[subject] if e[0] in states} for subject, states in ended.items()}
+
+    assert found == doors
+
+
+@pytest.mark.parametrize(
+    ("says", "completed", "expected"),
+    [(None, None, 3600), (None, -600, 3000), (None, 600, 3600), (1200, -2400, 1200), (10**8, 10**8, 3600)],
+)
+def test_when_urls_die(says, completed, expected):
+    """What we heard of is complete: a provider's fast clock makes no URL live longer."""
+
+    def at(seconds):
+        return None if seconds is None else NOW + timedelta(seconds=seconds)
+
+    report = Report("x", "succeeded", "succeeded", completed_at=at(completed), expires_at=at(says))
+
+    assert expiry(report, NOW, 3600.0) == at(expected)
