@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from db.connect import Connection, many
+from db.leases import UNPAUSED
 from moorage.metrics import Gauge
 
 SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '5s'"
@@ -53,7 +54,8 @@ UNION ALL
 SELECT 'outputs', count(*) FROM outputs WHERE lease_token IS NOT NULL
 """
 
-OLDEST_DUE: Final = """
+# What is paused is not overdue: `moorage_paused_seconds` tells of it.
+OLDEST_DUE: Final = f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
   FROM (SELECT 'deliveries' AS "table", min(run_at) AS run_at
           FROM deliveries WHERE state IN ('new', 'unmatched') AND lease_token IS NULL
@@ -62,8 +64,10 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
         UNION ALL
         SELECT 'predictions', min(run_at) FROM predictions
          WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
+           AND {UNPAUSED["predictions"]}
         UNION ALL
-        SELECT 'outputs', min(run_at) FROM outputs WHERE state = 'waiting' AND lease_token IS NULL
+        SELECT 'outputs', min(run_at) FROM outputs
+         WHERE state = 'waiting' AND lease_token IS NULL AND {UNPAUSED["outputs"]}
         UNION ALL
         SELECT 'outputs', min(run_at) FROM outputs WHERE state = 'discarding' AND lease_token IS NULL) due
  GROUP BY "table"
@@ -96,6 +100,56 @@ SELECT state, count(*) AS value
  WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours'
  GROUP BY state
 """
+
+# The last hour alone, so that an alert ends when its cause does. A lost webhook is one that a poll had to stand in for.
+PREDICTIONS_ENDED: Final = """
+SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
+  FROM predictions
+ WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour'
+ GROUP BY provider, state, coalesce(ended_by, '')
+"""
+
+# Whose files a job got: those of the first prediction of its chain, of a later one, of none. A partial result that
+# chose no prediction can only be a placeholder.
+JOBS_SETTLED: Final = """
+SELECT j.state, CASE WHEN p.seq = 0 THEN 'first' WHEN p.seq > 0 THEN 'fallback' WHEN j.state = 'partial'
+                     THEN 'placeholder' ELSE 'none' END AS answer, count(*) AS value
+  FROM jobs j
+  LEFT JOIN predictions p ON p.id = j.chosen_id
+ WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour'
+ GROUP BY 1, 2
+"""
+
+# Each provider that ever sent one, by jumps along the index of deliveries.
+_SENDERS: Final = """
+       sender (provider) AS (
+    (SELECT provider FROM deliveries ORDER BY provider LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.provider FROM deliveries d WHERE d.provider > s.provider ORDER BY d.provider LIMIT 1)
+      FROM sender s WHERE s.provider IS NOT NULL
+)"""
+
+LAST_WEBHOOK: Final = f"""
+WITH RECURSIVE {_SENDERS}
+SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value
+  FROM sender s
+  JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = s.provider
+                 ORDER BY received_at DESC LIMIT 1) d ON true
+"""
+
+# The mean of the last thousand, of 7 days at most; below twenty nothing is usual yet.
+WEBHOOK_INTERVAL: Final = f"""
+WITH RECURSIVE {_SENDERS}
+SELECT s.provider, d.value
+  FROM sender s
+  JOIN LATERAL (SELECT count(*) AS count,
+                       extract(epoch FROM max(received_at) - min(received_at)) / greatest(count(*) - 1, 1) AS value
+                  FROM (SELECT received_at FROM deliveries
+                         WHERE provider = s.provider AND received_at > moment() - interval '7 days'
+                         ORDER BY received_at DESC LIMIT 1000) latest) d ON d.count >= 20
+"""
+
+PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS value FROM pauses"
 
 # Only the last hundred slots of a sweep are kept.
 LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
@@ -138,6 +192,21 @@ STATS: Final = (
     ),
     Stat("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", ("state",), JOBS_ENDED),
     Stat("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", ("state",), OUTPUTS_ENDED),
+    Stat(
+        "moorage_predictions_ended_1h",
+        "Predictions ended in the last hour, by what told of the end.",
+        ("provider", "state", "ended_by"),
+        PREDICTIONS_ENDED,
+    ),
+    Stat(
+        "moorage_jobs_settled_1h",
+        "Jobs settled in the last hour, by whose files they got: first, fallback, placeholder, none.",
+        ("state", "answer"),
+        JOBS_SETTLED,
+    ),
+    Stat("moorage_last_webhook_seconds", "How long ago the last webhook came.", ("provider",), LAST_WEBHOOK),
+    Stat("moorage_webhook_interval_seconds", "Usual time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),
+    Stat("moorage_paused_seconds", "How long a provider, or keep, has been paused.", ("target",), PAUSED),
     Stat("moorage_storage_bytes", "Bytes stored, as last counted.", ("owner", "bucket"), STORAGE_BYTES),
     Stat("moorage_storage_objects", "Objects stored, as last counted.", ("owner", "bucket"), STORAGE_OBJECTS),
     Stat("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", ("sweep",), LAST_TICK),
