@@ -65,7 +65,7 @@ RECEIVER = (
     "publish.after_ingest",
     "register.after_commit",
 )
-ELSEWHERE = ("drain.before_ack", "migrate.before_commit", "discard.after_spooled")
+ELSEWHERE = ("drain.before_ack", "migrate.before_commit", "discard.after_spooled", "recover.after_commit")
 
 
 def test_every_failpoint_in_the_tree_is_crashed_at():
@@ -186,6 +186,22 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
     lent = "SELECT id FROM outputs WHERE source_kind = 'object' AND source IS NOT NULL"
     until(lambda: world.rows(lent) == [], "no row names an input any more")
     assert list(world.blobs.list(world.blobs.private_bucket, "inputs/")) == []
+
+
+def test_a_recovery_that_dies_is_run_again(world):
+    """After a day without webhooks a person recovers; half a recovery must not stand in the way of the next."""
+    made = world.standin.create({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
+    until(lambda: world.standin.get(made["id"])["status"] == "succeeded", "the prediction ended")
+    world.arm("recover.after_commit")
+
+    assert run(world, "recover", "replicate", "--since", "1h", "--yes").returncode == -9
+    done = run(world, "recover", "replicate", "--since", "1h", "--yes")
+
+    assert done.returncode == 0, done.stderr
+    asked = world.register(made["id"], status=200)  # it is known
+    world.await_end(asked)
+    assert world.job(asked)["state"] == "succeeded"
+    world.check(asked)
 
 
 def test_a_crash_in_a_migration_leaves_no_half_schema(world):
