@@ -49,6 +49,7 @@ def make() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=2,
+        broker_heartbeat=20,  # RabbitMQ: a worker whose connection died in silence connects anew within 40 s
         broker_pool_limit=10,
         broker_pool_acquire_timeout=2,
         broker_transport_options=_transport(broker),
@@ -65,7 +66,7 @@ def make() -> Celery:
 
 
 def _transport(broker: str) -> dict[str, object]:
-    if broker.startswith(("amqp://", "amqps://")):
+    if queues.is_rabbitmq(broker):
         return {"confirm_publish": True}
     return {
         "visibility_timeout": 1800,

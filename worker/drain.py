@@ -2,11 +2,13 @@
 
 import json
 import queue as queue_module
+import time
 import uuid
+from collections import Counter
 from typing import Any, Final
 
 from kombu import Connection as BrokerConnection
-from kombu import Message, Queue
+from kombu import Message
 
 from db import dead_letters, rows
 from moorage import logs
@@ -20,7 +22,8 @@ from worker.celery import app
 
 log = logs.get(__name__)
 
-MOST: Final = 500  # messages a run
+MOST: Final = 500  # messages a run; ticks that RabbitMQ expired come in thousands after an outage and cost nothing
+MOST_SECONDS: Final = 20.0
 _MESSAGES: Final = uuid.UUID("6f1d2a3e-57c1-4b8e-9a51-5b3f8f2f7d10")  # namespace of ids made from message bodies
 _STEP_OF_TASK: Final = {task: step for step, task in queues.TASK_OF.items()}
 
@@ -31,32 +34,39 @@ def run(deps: Deps, actor: str) -> dict[str, Any]:
     try:
         with app.connection_for_write() as connection:
             for name in queues.QUEUES:
-                w, b = _drain(deps, connection, queues.dead_name(name), actor)
+                w, b = _drain(deps, connection, name, actor)
                 woken, buried = woken + w, buried + b
     except publish.BROKER_AWAY as error:
         return {"broker": "away", "error": type(error).__name__}
     return {"woken": woken, "dead_letters": buried}
 
 
-def _drain(deps: Deps, connection: BrokerConnection, name: str, actor: str) -> tuple[int, int]:
-    woken = buried = 0
-    dead = Queue(name, routing_key=name, durable=True)
-    simple: Any = connection.SimpleQueue(dead, no_ack=False)  # type: ignore[arg-type]  # takes a Queue, says kombu
+def _drain(deps: Deps, connection: BrokerConnection, queue: str, actor: str) -> tuple[int, int]:
+    done: Counter[str] = Counter()
+    until = time.monotonic() + MOST_SECONDS
+    simple: Any = connection.SimpleQueue(queues.dead(queue), no_ack=False)  # type: ignore[arg-type]  # takes a Queue
     try:
-        for _ in range(MOST):
+        while done["woken"] + done["ended"] + done["buried"] < MOST and time.monotonic() < until:
             message = simple.get_nowait()
-            if (known := _wake(deps, message)) is not None:
-                woken += known
-            elif not _is_sweep(message):
-                _bury(deps, message, name, actor)
-                buried += 1
+            done[_sort_out(deps, message, queue, actor)] += 1
             failpoint("drain.before_ack")
             message.ack()
     except queue_module.Empty:
         pass
     finally:
         simple.close()
-    return woken, buried
+    return done["woken"], done["buried"]
+
+
+def _sort_out(deps: Deps, message: Message, queue: str, actor: str) -> str:
+    """Wake the row that a message names or make it a dead letter, and return what was done."""
+    if _is_sweep(message):
+        return "sweep"
+    woken = _wake(deps, message)
+    if woken is not None:
+        return "woken" if woken else "ended"
+    _bury(deps, message, queues.dead_name(queue), actor)
+    return "buried"
 
 
 def _wake(deps: Deps, message: Message) -> int | None:
@@ -87,7 +97,7 @@ def _is_sweep(message: Message) -> bool:
 
 def _bury(deps: Deps, message: Message, name: str, actor: str) -> None:
     body = _body(message)
-    why = str(message.headers.get("why") or "was rejected or delivered too often")
+    why = str(message.headers.get("why") or _why_by_broker(message))
     task = str(message.headers.get("task", ""))
     letter = GiveUp("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
     facts = {"queue": name, "task": task, "bytes": len(body), "body": storable(body.decode("utf-8", "replace"), 1000)}
@@ -95,6 +105,14 @@ def _bury(deps: Deps, message: Message, name: str, actor: str) -> None:
     deps.database.run(
         lambda conn: dead_letters.add(conn, "message", subject_id, letter, step="drain", facts=facts, actor=actor)
     )
+
+
+def _why_by_broker(message: Message) -> str:
+    """Return what RabbitMQ says about a message that it put here itself."""
+    deaths = message.headers.get("x-death")
+    reason = deaths[0].get("reason") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
+    told = {"rejected": "was rejected: no worker knows it", "delivery_limit": "was delivered too often"}
+    return told.get(str(reason), "was rejected or delivered too often")
 
 
 def _body(message: Message) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import amqp.exceptions
 import kombu.exceptions
 import redis.exceptions
 
@@ -12,7 +13,13 @@ from worker import queues
 
 log = logs.get(__name__)
 
-BROKER_AWAY = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
+BROKER_AWAY = (
+    kombu.exceptions.KombuError,
+    redis.exceptions.RedisError,
+    amqp.exceptions.AMQPError,
+    amqp.exceptions.MessageNacked,  # its own kind: RabbitMQ says no to one message
+    OSError,
+)
 
 
 def wake(wake: Wake) -> bool:
@@ -35,6 +42,7 @@ def wake_all(wakes: Iterable[Wake]) -> int:
                     queue=queues.QUEUE_OF[item.step],
                     producer=producer,
                     ignore_result=True,
+                    confirm_timeout=queues.CONFIRM_SECONDS,
                 )
                 failpoint(f"publish.after_{item.step}")
                 sent += 1

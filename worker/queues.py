@@ -17,11 +17,29 @@ TASK_OF: Final[Mapping[Step, str]] = {
 QUEUE_OF: Final[Mapping[Step, Queue]] = {"ingest": "quick", "poll": "quick", "keep": "keep", "discard": "keep"}
 SWEEP_TASK: Final = "moorage.sweep"
 QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep")
+DELIVERY_LIMIT: Final = 5  # a message whose consumer dies once more than this goes to the dead-letter queue
+# RabbitMQ confirms each message; one that runs out of memory or disk blocks its publishers until it has some again.
+CONFIRM_SECONDS: Final = 2.0
 
 
 def dead_name(queue: str) -> str:
     """Return the name of a queue's dead-letter queue."""
     return f"{queue}.dead"
+
+
+def dead(queue: str) -> KombuQueue:
+    """
+    Return a queue's dead-letter queue, reached through the default exchange.
+
+    On RabbitMQ it is a classic queue: a quorum queue would drop a message that a failing drain gave back too often.
+    """
+    name = dead_name(queue)
+    return KombuQueue(name, routing_key=name, durable=True)
+
+
+def is_rabbitmq(broker_url: str) -> bool:
+    """Return whether the broker speaks AMQP: it then has dead-letter exchanges and delivery limits of its own."""
+    return broker_url.startswith(("amqp://", "amqps://"))
 
 
 def declare(broker_url: str) -> list[KombuQueue]:
@@ -31,7 +49,7 @@ def declare(broker_url: str) -> list[KombuQueue]:
     On RabbitMQ they are quorum queues whose rejected and too often delivered messages go to their dead-letter queue;
     Redis has no such thing: there worker/drop.py publishes what Celery would drop.
     """
-    if not broker_url.startswith(("amqp://", "amqps://")):
+    if not is_rabbitmq(broker_url):
         return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
     return [
         KombuQueue(
@@ -42,7 +60,7 @@ def declare(broker_url: str) -> list[KombuQueue]:
                 "x-queue-type": "quorum",
                 "x-dead-letter-exchange": "",
                 "x-dead-letter-routing-key": dead_name(name),
-                "x-delivery-limit": 5,
+                "x-delivery-limit": DELIVERY_LIMIT,
             },
         )
         for name in QUEUES

@@ -66,5 +66,5 @@ def entries(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _entry(name: str, schedule: float | crontab, expires: float) -> dict[str, Any]:
-    options = {"queue": "quick", "expires": expires}
+    options = {"queue": "quick", "expires": expires, "confirm_timeout": queues.CONFIRM_SECONDS}
     return {"task": queues.SWEEP_TASK, "schedule": schedule, "args": [name], "options": options}
