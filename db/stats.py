@@ -121,8 +121,7 @@ SELECT j.state, CASE WHEN p.seq = 0 THEN 'first' WHEN p.seq > 0 THEN 'fallback' 
 """
 
 # Each provider that ever sent one, by jumps along the index of deliveries.
-_SENDERS: Final = """
-       sender (provider) AS (
+_SENDERS: Final = """sender (provider) AS (
     (SELECT provider FROM deliveries ORDER BY provider LIMIT 1)
     UNION ALL
     SELECT (SELECT d.provider FROM deliveries d WHERE d.provider > s.provider ORDER BY d.provider LIMIT 1)
