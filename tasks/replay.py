@@ -46,6 +46,8 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
 
 
 def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -> Wake:
+    if job.state == "open":  # it counts no outputs: what is kept meanwhile would be published by nobody
+        raise Refused("the job awaits another prediction: replay this file when that has ended", status=409)
     if renders.is_deleted(conn, job.id):
         raise Refused("the render of this file was deleted by retention: ask for a new job", status=409)
     if outputs.has_discarded(conn, job.id):  # all or nothing: one file more cannot make the job whole
