@@ -141,7 +141,8 @@ def _work(state: State, me: int, actor: Actor, scenario: Scenario, rules: Rules)
         yield Step(Label(me, "deletes the objects of", actor.slot), deleted)
     else:
         yield from _transaction(state, me, actor, scenario, rules)
-    if actor.token and row.token == actor.token and row.over and not actor.txn:
+    locked = any(slot == actor.slot for one in state.actors for slot, _ in one.txn)
+    if actor.token and row.token == actor.token and row.over and not locked:
         yield Step(Label(me, "renews its lease on", actor.slot), _row(state, actor.slot, over=False))
 
 

@@ -149,7 +149,7 @@ def apply(view: View, p: int, report: Report, rules: "Rules") -> bool:
         settle_on(view, counted(view), rules)
     if isinstance(verdict, End):
         fail_if_unawaited(view)
-    return not isinstance(verdict, lifecycle.Ignore | Late)
+    return isinstance(verdict, Choose | End)  # a later answer that renews nothing is a duplicate
 
 
 def answer(view: View, me: Actor, rules: "Rules") -> None:

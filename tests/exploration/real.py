@@ -1,0 +1,297 @@
+"""The same steps on real PostgreSQL, by the functions of db/ and tasks/, and the rows read back as the model's."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from db import deliveries, leases, orphans, outputs, predictions
+from db import jobs as jobs_table
+from db.connect import BEGIN, Connection, connect, one
+from moorage import ids
+from moorage.errors import LeaseLost, Refused
+from moorage.lifecycle import GiveUp, Policy
+from moorage.model import Kept, Lease, Media, Thumbnail, WorkTable
+from storage import keys
+from tasks import failures, ingest, keep, poll, replay, sweeps
+from tasks.deps import Deps
+from tests.exploration.moves import Label
+from tests.exploration.state import (
+    D0,
+    DELIVERIES,
+    JOB,
+    LIVE,
+    O0,
+    OUTPUTS,
+    P0,
+    PREDICTION_OF,
+    PREDICTIONS,
+    SERVER,
+    Db,
+    Job,
+    Row,
+    State,
+)
+from tests.exploration.statements import ERRORS, MAX_CRASHES, POLICY
+from tests.integration import command_line as cli
+from tests.integration import kept_world
+
+Work = Callable[[Connection], object]
+IMAGE = Media("image", "png", "image/png", "png", width_px=1, height_px=1, frames=1)
+SHA = "ab" * 32
+TABLE: dict[int, WorkTable] = {
+    **dict.fromkeys(PREDICTIONS, "predictions"),
+    **dict.fromkeys(DELIVERIES, "deliveries"),
+    **dict.fromkeys(OUTPUTS, "outputs"),
+}
+ROWS = """
+SELECT t.id, t.state, t.lease_token, t.attempt,
+       t.crashes, {key} AS key,
+       EXISTS (SELECT FROM dead_letters d WHERE d.subject_id = t.id AND d.state = 'open') AS letter
+  FROM {table} t WHERE t.id = ANY(%(ids)s)
+"""
+RENDER = """
+SELECT r.id AS render, coalesce(array_agg(v.output_id) FILTER (WHERE v.output_id IS NOT NULL), '{}') AS variants
+  FROM renders r LEFT JOIN render_variants v ON v.render_id = r.id
+ WHERE r.id = %(id)s GROUP BY r.id
+"""
+
+
+class Real:
+    """A job with two predictions and their webhooks, in the state that `scenarios.awaiting` describes."""
+
+    def __init__(self, deps: Deps, name: str, *, partial: str = "keep") -> None:
+        policy = Policy(max_errors=POLICY.max_errors, wait_base_seconds=0.0, own_wait_seconds=0.0)
+        settings = deps.settings.model_copy(update={"max_crashes": MAX_CRASHES})
+        self.deps = dataclasses.replace(deps, policy=policy, settings=settings)
+        self.name = name
+        first = cli.register_one(self.deps, f"{name}-0", partial=partial)
+        self.job_id = first.job_id
+        self.ids: dict[int, UUID] = {P0: first.prediction_id, P0 + 1: self._second()}
+        for slot, files in ((D0, 2), (D0 + 1, 1)):
+            body = {"id": f"{name}-{slot - D0}", "status": "succeeded", "output": [_url(n) for n in range(files)]}
+            self.ids[slot] = kept_world.deliver(self.deps, body).row_id
+        self.leases: dict[int, Lease] = {}  # by the model's token
+        self.tokens: dict[UUID, int] = {}
+        self.late: set[UUID] = set()  # tokens whose time is over: no row is written for time to pass
+        self.server: Connection | None = None
+
+    def _second(self) -> UUID:
+        made = ids.new()
+        self.deps.database.run(
+            lambda conn: predictions.add(
+                conn, made, self.job_id, provider="replicate", external_id=f"{self.name}-1", model=None,
+                deadline_seconds=600, first_poll_seconds=0, actor="api", seq=1,
+            )
+        )  # fmt: skip
+        due = "UPDATE predictions SET run_at = moment() WHERE job_id = %(id)s"
+        self.deps.database.run(lambda conn: conn.execute(due, {"id": self.job_id}))
+        return made
+
+    # --- reading back -------------------------------------------------------------------------------------------
+
+    def read(self, conn: Connection) -> Db:
+        """Return the committed rows in the model's words."""
+        self._find_outputs(conn)
+        found: dict[UUID, Row] = {}
+        for table in ("predictions", "deliveries", "outputs"):
+            key = "t.key" if table == "outputs" else "NULL"
+            for row in conn.execute(ROWS.format(table=table, key=key).encode(), {"ids": list(self.ids.values())}):
+                found[row["id"]] = self._as_row(row)
+        rows = [found.get(self.ids.get(slot, UUID(int=0)), Row()) for slot in range(1, O0 + len(OUTPUTS))]
+        return (self._job(conn), *rows)
+
+    def _as_row(self, row: dict[str, Any]) -> Row:
+        told = keys.parse(row["key"]) if row["key"] else None
+        start = told.token_start if isinstance(told, keys.Rendered) else None
+        key = next((name for token, name in self.tokens.items() if token.hex[:8] == start), 0)
+        lease = row["lease_token"]
+        token = self.tokens[lease] if lease else 0
+        return Row(row["state"], token, lease in self.late, row["attempt"], row["crashes"], key, row["letter"])
+
+    def _job(self, conn: Connection) -> Job:
+        row = one(conn, "SELECT state, chosen_id, partial FROM jobs WHERE id = %(id)s", {"id": self.job_id})
+        render = one(conn, RENDER, {"id": self.job_id})
+        assert row is not None
+        slots = {row_id: slot for slot, row_id in self.ids.items()}
+        variants = tuple(sorted(slots[v] for v in render["variants"])) if render else ()
+        return Job(row["state"], slots.get(row["chosen_id"], -1), render is not None, variants, row["partial"])
+
+    def _find_outputs(self, conn: Connection) -> None:
+        sql = "SELECT id, prediction_id, path FROM outputs WHERE job_id = %(id)s"
+        for row in conn.execute(sql, {"id": self.job_id}):
+            place = 0 if row["path"] in ("output", "output[0]") else 1
+            slot = O0 + place if row["prediction_id"] == self.ids[P0] else O0 + 2
+            self.ids[slot] = row["id"]
+
+    def is_orphan(self, conn: Connection, token: int) -> bool:
+        """Return whether the orphan sweep would take the object that a lease stored for an output."""
+        key, lease = self._key(self.leases[token]), self.leases[token]
+        told = keys.parse(key)
+        assert isinstance(told, keys.Rendered)
+        start = lease.token.hex[:8]
+        return orphans.refusal(conn, key, told.render_id, told.idx, start, lock=False) is None
+
+    # --- doing --------------------------------------------------------------------------------------------------
+
+    def do(self, label: Label, before: State, after: State) -> None:
+        """Carry one step of the model out."""
+        actor = before.actors[label.who]
+        name, _, how = label.what.partition(": ")
+        if label.what.startswith("claims"):
+            self._claim(label, after)
+        elif how == "COMMIT without an answer":
+            self._leave_open(self.transaction(name, label.slot, actor.token, actor.memo))
+        elif name == "poison":  # where it is too late it quietly does nothing
+            self._run(self.transaction(name, label.slot, 0, None), lost=False)
+        elif how in ("COMMIT", "rolls back, no row"):
+            self._run(self.transaction(name, label.slot, actor.token, actor.memo), lost=how != "COMMIT")
+        elif label.who == SERVER:
+            self._end(label.what == "commits")
+        else:
+            self._small(label, actor.token, before)
+
+    def transaction(self, name: str, slot: int, token: int, memo: Any) -> Work:
+        """Return a whole transaction as the real functions run it."""
+        deps, lease = self.deps, self.leases.get(token)
+        if name in ("poison", "check", "replay"):
+            return self._unleased(name, slot)
+        assert lease is not None
+        if name == "record":
+            kept = self._kept(lease)
+            return lambda conn: keep._record(conn, deps, lease, self._output(conn, slot), kept)
+        if name == "poll":
+            return lambda conn: self._poll(conn, lease, memo)
+        if name == "discarded":
+            return lambda conn: outputs.end_discarded(conn, lease)
+        if name == "ingest":
+            return lambda conn: self._ingest(conn, lease)
+        if memo.reason == str(ERRORS["storage away"]):
+            return lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=memo.reason, counted=False)
+        error = next(e for e in ERRORS.values() if memo.reason.startswith(str(e)))
+        return lambda conn: failures._record(conn, deps, lease, "keep", error)
+
+    def _unleased(self, name: str, slot: int) -> Work:
+        deps = self.deps
+        if name == "check":
+            return lambda conn: sweeps._check_job(conn, deps, self.job_id, "sweep")
+        row_id = self.ids[slot]
+        if name == "replay":
+            return lambda conn: replay.replay(conn, self._letter(conn, row_id), "person")
+        why = GiveUp("POISON", "Poison", "workers died", retryable=True)
+        step = sweeps.STEP_OF[TABLE[slot]]
+        return lambda conn: failures._poison(conn, deps, step, row_id, why, "node/poison")
+
+    def _claim(self, label: Label, after: State) -> None:
+        actor = after.actors[label.who]
+        lease = self.deps.database.run(
+            lambda conn: leases.claim(
+                conn, TABLE[label.slot], self.ids[label.slot], states=LIVE[label.slot],
+                leased_by=f"node/{self.name}-{actor.token}", lease_seconds=30, max_crashes=MAX_CRASHES,
+            )
+        )  # fmt: skip
+        assert lease is not None, f"{label}: an empty claim"
+        self.leases[actor.token] = lease
+        self.tokens[lease.token] = actor.token
+
+    def _run(self, work: Work, *, lost: bool) -> None:
+        try:
+            self.deps.database.run(work)
+        except (LeaseLost, Refused):
+            assert lost, "the real transaction was refused, the model's was not"
+        else:
+            assert not lost, "the model's transaction was refused, the real one was not"
+
+    def _small(self, label: Label, token: int, before: State) -> None:
+        row_id, table = self.ids[label.slot], TABLE[label.slot]
+        holder = self.leases.get(before.db[label.slot].token) if label.slot != JOB else None
+        database = self.deps.database
+        if label.what.startswith(("stalls", "is killed")) and holder and before.db[label.slot].token == token:
+            self.late.add(holder.token)
+        elif label.what.startswith("releases") and holder:
+            freed = database.run(lambda conn: leases.release_of(conn, holder.leased_by, "its process died"))
+            assert freed == [(table, row_id)]
+        elif label.what.startswith("renews"):
+            self.late.discard(self.leases[token].token)
+            assert database.run(lambda conn: leases.renew(conn, self.leases[token], lease_seconds=30))
+        elif label.what.startswith("asks"):
+            held = database.run(lambda conn: leases.holds(conn, self.leases[token]))
+            assert held == (before.db[label.slot].token == token)
+
+    def _leave_open(self, work: Work) -> None:
+        """Run a transaction whose COMMIT is on its way when its client loses the connection."""
+        self.server = another_connection(self.deps)
+        self.server.execute(BEGIN)
+        work(self.server)
+
+    def _end(self, commits: bool) -> None:
+        assert self.server is not None
+        self.server.execute("COMMIT" if commits else "ROLLBACK")
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection of a transaction that was left open."""
+        if self.server is not None:
+            self.server.close()
+        self.server = None
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _poll(self, conn: Connection, lease: Lease, memo: str) -> object:
+        job = jobs_table.lock(conn, self.job_id)
+        prediction = predictions.lock(conn, lease.row_id)
+        report = None
+        provider = self.deps.providers["replicate"]
+        if memo == "finished":
+            files = 2 if lease.row_id == self.ids[P0] else 1
+            report = provider.parse(_body(str(prediction.external_id), files))
+        else:
+            long_ago = "UPDATE predictions SET {0} = moment() - interval '1 s' WHERE id = %(id)s"
+            column = "output_until" if prediction.state == "abandoned" else "deadline_at"
+            conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
+            prediction = predictions.lock(conn, lease.row_id)
+        answered = poll._answer(conn, self.deps, lease, job, prediction, provider, report, None)
+        conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
+        return answered
+
+    def _ingest(self, conn: Connection, lease: Lease) -> object:
+        slot = next(s for s in DELIVERIES if self.ids[s] == lease.row_id)
+        provider = self.deps.providers["replicate"]
+        report = provider.parse(_body(f"{self.name}-{PREDICTION_OF[slot] - P0}", 2 if slot == D0 else 1))
+        delivery = deliveries.get(conn, lease.row_id)
+        assert delivery is not None
+        return ingest._apply(conn, self.deps, lease, delivery, provider, report)
+
+    def _output(self, conn: Connection, slot: int) -> Any:
+        return outputs.get(conn, self.ids[slot])
+
+    def _key(self, lease: Lease) -> str:
+        idx = self.deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
+        assert idx is not None
+        return keys.original(self.job_id, idx.idx, SHA, lease.token, "png")
+
+    def _kept(self, lease: Lease) -> Kept:
+        thumb = Thumbnail(b"x", SHA, 1, 1)
+        key = self._key(lease)
+        return Kept(IMAGE, 1, SHA, key, thumb, key.replace(".png", "_thumb.webp"), None)
+
+    def _letter(self, conn: Connection, row_id: UUID) -> UUID:
+        row = one(conn, "SELECT id FROM dead_letters WHERE subject_id = %(id)s AND state = 'open'", {"id": row_id})
+        assert row is not None
+        letter: UUID = row["id"]
+        return letter
+
+
+def another_connection(deps: Deps) -> Connection:
+    """Return another connection to the same database, as another process has one."""
+    return connect(deps.settings.database_url.get_secret_value())
+
+
+def _url(number: int) -> str:
+    return f"https://replicate.delivery/{number}.png"
+
+
+def _body(external_id: str, files: int) -> bytes:
+    body = {"id": external_id, "status": "succeeded", "output": [_url(n) for n in range(files)]}
+    return json.dumps(body).encode()
