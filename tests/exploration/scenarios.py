@@ -28,9 +28,10 @@ def lost(**budget: Any) -> State:
     return State((Job("keeping", 1), *rows), **budget)
 
 
-# Each statement of a transaction is a step of its own here. Nothing more is found than with whole transactions, which
-# is why the larger searches may take them whole.
+# In the first two each statement of a transaction is a step of its own; in the others, which begin further back or let
+# more go wrong, a transaction is one step.
 STATEMENTS: Final = Scenario(keeping(faults=2, failures=1, replays=1), fine=True)
+WEBHOOKS: Final = Scenario(awaiting(faults=1, failures=2, replays=1), fine=True, polled=(), failures=("gone",))
 WHOLE: Final = Scenario(awaiting(faults=1, failures=2, replays=1), polled=(P1,), failures=("gone",))
 DISCARD: Final = Scenario(keeping("discard", faults=2, failures=1), failures=("gone", "interrupted"))
 STOPS: Final = Scenario(keeping(faults=1, failures=1, stops=1, replays=1), failures=("storage away",))
@@ -38,6 +39,7 @@ LATE: Final = Scenario(lost(faults=1, failures=2, replays=2), silent=(P1,), fail
 DISORDER: Final = Scenario(awaiting(faults=1, failures=1), late="out of order", failures=("gone",))
 ALL: Final = {
     "statements": STATEMENTS,
+    "webhooks": WEBHOOKS,
     "whole": WHOLE,
     "discard": DISCARD,
     "stops": STOPS,
