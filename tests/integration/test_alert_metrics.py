@@ -1,0 +1,192 @@
+"""Alerts and panels against a real receiver's /metrics: the names are there, and each alert fires when it should."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from db.connect import Connection, connect
+from embedded.stack import Stack
+from tests import promql
+from tests.integration import receiver_process as rp
+from tests.promql import Sample
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((ROOT / "deploy/alerts.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+PANELS = json.loads((ROOT / "deploy/grafana/moorage.json").read_text(encoding="utf-8"))["panels"]
+EXPRESSIONS = [rule["expr"] for rule in RULES] + [t["expr"] for panel in PANELS for t in panel["targets"]]
+EMPTY = "TRUNCATE deliveries, jobs, predictions, outputs, dead_letters, ticks, pauses, storage_use, events CASCADE"
+
+# A house in which all is well: ticks, a webhook a minute for an hour, 40 jobs with one failure, one fallback, one poll.
+WELL = """
+INSERT INTO ticks (sweep, slot) VALUES ('dispatch', 1), ('reconcile', 1), ('drain', 1), ('discard', 1);
+INSERT INTO deliveries (id, provider, webhook_id, body_sha256, state, run_at, ended_at, received_at)
+SELECT gen_random_uuid(), 'replicate', 'w' || n, '', 'applied', NULL, moment(), moment() - n * interval '1 min'
+  FROM generate_series(1, 60) n;
+INSERT INTO jobs (id, owner, kind, state, deadline_at, settled_at, category)
+SELECT md5('job' || n)::uuid, 'ann', 'image', CASE WHEN n = 1 THEN 'failed' ELSE 'succeeded' END, moment(), moment(),
+       CASE WHEN n = 1 THEN 'PROVIDER_FAILED' END
+  FROM generate_series(1, 40) n;
+INSERT INTO predictions (id, job_id, seq, provider, external_id, state, ended_by, deadline_at, ended_at)
+SELECT md5('prediction' || n)::uuid, md5('job' || n)::uuid, CASE WHEN n = 2 THEN 1 ELSE 0 END, 'replicate', 'p' || n,
+       CASE WHEN n = 1 THEN 'failed' ELSE 'succeeded' END, CASE WHEN n = 3 THEN 'poll' ELSE 'webhook' END, moment(),
+       moment()
+  FROM generate_series(1, 40) n;
+UPDATE jobs j SET chosen_id = p.id FROM predictions p WHERE p.job_id = j.id AND j.state = 'succeeded';
+INSERT INTO jobs (id, owner, kind, state, deadline_at, run_at)
+VALUES (md5('live')::uuid, 'ann', 'image', 'open', moment() + interval '1 h', moment() + interval '1 h');
+INSERT INTO predictions (id, job_id, provider, external_id, state, deadline_at, run_at)
+VALUES (md5('live')::uuid, md5('live')::uuid, 'replicate', 'live', 'running', moment() + interval '1 h',
+        moment() + interval '1 h');
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, run_at, expires_at)
+VALUES (md5('live')::uuid, md5('live')::uuid, md5('live')::uuid, 0, 'output', 'url', 'waiting',
+        moment() + interval '1 min', moment() + interval '1 h');
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, ended_at)
+VALUES (md5('over')::uuid, md5('live')::uuid, md5('live')::uuid, 1, 'output[1]', 'url', 'discarded', moment());
+"""
+
+LETTER = """
+INSERT INTO dead_letters (id, subject, subject_id, provider, step, category, error, reason, retryable)
+VALUES (gen_random_uuid(), 'output', gen_random_uuid(), 'replicate', 'keep', 'DOWNLOAD_FAILED', 'OutputGone', '', true)
+"""
+TROUBLE = {
+    "MoorageDeadLettersOpen": LETTER,
+    "MoorageOldestDue": "UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
+    "MoorageNoWebhook": "UPDATE deliveries SET received_at = received_at - interval '11 min'",
+    "MoorageWebhooksLost": "UPDATE predictions SET ended_by = 'poll' WHERE external_id IN ('p4', 'p5', 'p6', 'p7')",
+    "MoorageOutputAboutToExpire": "UPDATE outputs SET expires_at = moment() + interval '4 min'",
+    "MoorageProviderFails": "UPDATE predictions SET state = 'lost' WHERE external_id IN ('p4', 'p5', 'p6', 'p7', 'p8',"
+    " 'p9', 'p10', 'p11')",
+    "MoorageFallbacksAndPlaceholders": "UPDATE predictions SET seq = 1 WHERE external_id IN ('p4', 'p5', 'p6');"
+    " UPDATE jobs SET state = 'partial', chosen_id = NULL WHERE id = md5('job7')::uuid",
+    "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
+}
+# What looks like trouble and is none.
+CALM = {
+    "a provider was paused": "INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann');"
+    " UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
+    "nothing runs, so nothing is awaited": "UPDATE deliveries SET received_at = received_at - interval '11 min';"
+    " DELETE FROM outputs; DELETE FROM predictions WHERE state = 'running'",
+    "a provider that never sent much": "DELETE FROM deliveries WHERE webhook_id <> 'w60'",
+    "a bad hour that is over": "UPDATE predictions SET state = 'lost', ended_by = 'poll',"
+    " ended_at = moment() - interval '61 min' WHERE ended_at IS NOT NULL;"
+    " UPDATE predictions SET seq = 1; UPDATE jobs SET settled_at = moment() - interval '61 min'"
+    " WHERE settled_at IS NOT NULL",
+    "two of three failed": "UPDATE predictions SET ended_at = moment() - interval '2 h' WHERE ended_at IS NOT NULL"
+    " AND external_id NOT IN ('p1', 'p4', 'p5'); UPDATE predictions SET state = 'failed' WHERE external_id = 'p4'",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("alert_metrics", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def receiver(url: str) -> Iterator[rp.Receiver]:
+    with rp.running(url) as process:
+        yield process
+
+
+@pytest.fixture
+def house(url: str, receiver: rp.Receiver) -> Iterator[Connection]:
+    """Give a connection to the receiver's database, in which all is well."""
+    conn = connect(url)
+    conn.execute(EMPTY)
+    conn.execute(WELL.encode())
+    yield conn
+    conn.close()
+
+
+def scrape(receiver: rp.Receiver) -> list[Sample]:
+    """Return all samples of a scrape, as Prometheus' own reader takes them."""
+    status, _, body = receiver.call("GET", "/metrics")
+    assert status == 200
+    families = text_string_to_metric_families(body.decode())
+    return [Sample(one.name, one.labels, one.value) for family in families for one in family.samples]
+
+
+def firing(receiver: rp.Receiver) -> dict[str, promql.Vector]:
+    """Return the alerts whose expression gives anything, with what it gives."""
+    samples, now = scrape(receiver), time.time()
+    found = {rule["alert"]: promql.evaluate(promql.parse(rule["expr"]), samples, now) for rule in RULES}
+    return {name: value for name, value in found.items() if isinstance(value, dict) and value}
+
+
+def test_every_metric_and_label_that_is_asked_for_is_in_a_scrape(house: Connection, receiver: rp.Receiver) -> None:
+    """An alert on a name that does not exist never fires, and says nothing about it."""
+    house.execute(LETTER.encode())
+    house.execute("INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann')")
+    house.execute("INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, 1, 1)")
+    receiver.post(b"{}", webhook_id="asked_1")
+    receiver.post(b"{}", webhook_id="asked_1")
+    receiver.call("POST", "/webhooks/replicate", b"{}")
+    rp.until(lambda: "moorage_wakes_dropped_total" in labels_by_name(receiver))  # the broker of these tests is away
+    known = labels_by_name(receiver)
+    text = receiver.call("GET", "/metrics")[2].decode()
+
+    asked = {use for text in EXPRESSIONS for use in promql.parse(text).uses()}
+
+    # Of what never happened here there is no series: its name is declared all the same.
+    assert {name for name, _ in asked if name not in known and f"# TYPE {name} " not in text} == set()
+    assert {(name, *labels) for name, labels in asked if not labels <= known.get(name, set())} == set()
+
+
+def labels_by_name(receiver: rp.Receiver) -> dict[str, set[str]]:
+    """Return the labels of each series of a scrape."""
+    known: dict[str, set[str]] = {}
+    for sample in scrape(receiver):
+        known.setdefault(sample.name, set()).update(sample.labels)
+    return known
+
+
+def test_when_all_is_well_nothing_fires(house: Connection, receiver: rp.Receiver) -> None:
+    """An alert that is always on is off."""
+    assert firing(receiver) == {}
+
+
+@pytest.mark.parametrize("calm", CALM)
+def test_what_looks_like_trouble_and_is_none_fires_nothing(house: Connection, receiver: rp.Receiver, calm: str) -> None:
+    """Each of these would wake somebody for nothing."""
+    house.execute(CALM[calm].encode())
+
+    assert firing(receiver) == {}
+
+
+@pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES])
+def test_an_alert_fires_alone_for_its_own_trouble(house: Connection, receiver: rp.Receiver, alert: str) -> None:
+    """Made of real rows, so that metric, label values, joins and threshold are all right, or it stays silent."""
+    house.execute(TROUBLE[alert].encode())
+
+    assert set(firing(receiver)) == {alert}
+
+
+def test_the_values_that_an_alert_tells_are_those_of_the_rows(house: Connection, receiver: rp.Receiver) -> None:
+    """The first number that a person sees decides what they do."""
+    for alert in ("MoorageDeadLettersOpen", "MoorageOldestDue", "MoorageProviderFails", "MoorageNoWebhook"):
+        house.execute(TROUBLE[alert].encode())
+
+    found = {name: {tuple(sorted(labels)): v for labels, v in values.items()} for name, values in
+             firing(receiver).items()}  # fmt: skip
+
+    letters = (("category", "DOWNLOAD_FAILED"), ("provider", "replicate"), ("step", "keep"))
+    assert found["MoorageDeadLettersOpen"] == {letters: 1.0}
+    assert found["MoorageOldestDue"][(("table", "outputs"),)] == pytest.approx(360, abs=30)
+    assert found["MoorageProviderFails"] == {(("provider", "replicate"),): pytest.approx(9 / 40)}
+    assert found["MoorageNoWebhook"][(("provider", "replicate"),)] == pytest.approx(720, abs=30)
+
+
+def test_silence_is_told_of_a_house_that_never_ticked(house: Connection, receiver: rp.Receiver) -> None:
+    """No beat at all leaves no series to compare: that, too, must fire."""
+    house.execute("TRUNCATE ticks")
+
+    assert set(firing(receiver)) == {"MoorageBeatSilent"}
