@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +59,7 @@ class Rabbitmq(Server):
 
     def prepare(self) -> Process:
         """Write the configuration, start the name server and return the process. Raises ConfigError: not installed."""
-        script = find()
-        if script is None:
-            raise ConfigError("no RabbitMQ is installed: apt-get install rabbitmq-server, or use Valkey")
+        script = self._script()
         self.folder.mkdir(mode=0o700, exist_ok=True)
         config = _CONFIG.format(port=self.port, user=_USER, password=self._password)
         write_private(self.folder / "rabbitmq.conf", config)
@@ -77,11 +76,23 @@ class Rabbitmq(Server):
             lock_path=self.folder / "lock",
         )
 
+    def control(self, *args: str) -> None:
+        """Run `rabbitmqctl` on the running server. Raises CalledProcessError when it refuses."""
+        script = self._script().with_name("rabbitmqctl")
+        env, folder = self._environment(), self.folder
+        subprocess.run([script, *args], env=env, cwd=folder, check=True, capture_output=True, timeout=30)
+
     def tidy(self) -> None:
         """Stop the name server."""
         if self._names is not None:
             self._names.stop()
             self._names = None
+
+    def _script(self) -> Path:
+        script = find()
+        if script is None:
+            raise ConfigError("no RabbitMQ is installed: apt-get install rabbitmq-server, or use Valkey")
+        return script
 
     def _start_names(self) -> None:
         """Start a name server that ends with us: Erlang would start one that stays."""

@@ -7,7 +7,7 @@ from kombu import Connection, Message, Producer
 
 from moorage import logs
 from worker import queues
-from worker.publish import BROKER_AWAY
+from worker.publish import BROKER_AWAY, abandoning
 
 log = logs.get(__name__)
 
@@ -66,7 +66,7 @@ class Consumer(consumer.Consumer):
         log.error("message.dropped", queue=queue, why=why[:500])
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode("utf-8", "replace")
         try:
-            with self.app.connection_for_write() as connection:
+            with self.app.connection_for_write() as connection, abandoning(connection):
                 Producer(connection).publish(
                     body,
                     routing_key=dead.routing_key,

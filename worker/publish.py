@@ -1,10 +1,12 @@
 """Sends wakes by task name; loads no task. A wake that cannot be sent is dropped: dispatch sends it again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import amqp.exceptions
 import kombu.exceptions
 import redis.exceptions
+from kombu import Connection
 
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -33,7 +35,7 @@ def wake_all(wakes: Iterable[Wake]) -> int:
 
     sent = 0
     try:
-        with app.producer_pool.acquire(block=True, timeout=2) as producer:
+        with app.producer_pool.acquire(block=True, timeout=2) as producer, abandoning(producer.connection):
             for item in wakes:
                 failpoint(f"publish.before_{item.step}")
                 app.send_task(
@@ -49,3 +51,14 @@ def wake_all(wakes: Iterable[Wake]) -> int:
     except BROKER_AWAY as error:
         log.warning("wake.dropped", error=type(error).__name__, sent=sent)
     return sent
+
+
+@contextmanager
+def abandoning(connection: Connection | None) -> Iterator[None]:
+    """Drop a connection that failed inside without a goodbye: RabbitMQ out of memory or disk answers none, ever."""
+    try:
+        yield
+    except BROKER_AWAY:
+        if connection is not None:
+            connection.collect()
+        raise

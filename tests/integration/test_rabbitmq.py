@@ -212,3 +212,21 @@ def test_a_broker_that_stalls_delays_only(world, server):
         os.kill(server.pid, signal.SIGCONT)
 
     finish(world, asked, before)
+
+
+def test_a_broker_out_of_memory_holds_up_nobody_who_publishes(world, server):
+    """It keeps the connection, confirms nothing and answers no goodbye: a step would hang until its time limit."""
+    before = world.pids()
+    line = "from worker import publish; from moorage.model import Wake; import uuid;"
+    line += "print([publish.wake_all([Wake('keep', uuid.uuid4())]) for _ in range(2)])"
+
+    server.control("set_vm_memory_high_watermark", "0")
+    try:
+        done = command(world, "timeit", "-n", "1", "-r", "1", line)
+        asked = world.ask({"outputs": 2})
+        until(lambda: said_all(world, asked), "every webhook was answered 2xx")
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+
+    assert "[0, 0]" in done.stdout, done.stderr
+    finish(world, [asked], before)
