@@ -59,12 +59,13 @@ def lock(conn: Connection, job_id: UUID) -> Job:
 COUNT = """
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting, count(*) FILTER (WHERE state = 'kept') AS kept,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded')) AS dead
-  FROM outputs WHERE job_id = %(id)s
+  FROM outputs
+ WHERE job_id = %(id)s AND prediction_id = (SELECT chosen_id FROM jobs WHERE id = %(id)s)
 """
 
 
 def count(conn: Connection, job_id: UUID) -> Counts:
-    """Count a locked job's outputs: a statement of its own, so that it sees what the lock waited for."""
+    """Count a locked job's chosen outputs: a statement of its own, so that it sees what the lock waited for."""
     row = one(conn, COUNT, {"id": job_id})
     return Counts(**row) if row else Counts()
 

@@ -50,6 +50,9 @@ def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -
         raise Refused("the job awaits another prediction: replay this file when that has ended", status=409)
     if renders.is_deleted(conn, job.id):
         raise Refused("the render of this file was deleted by retention: ask for a new job", status=409)
+    output = outputs.get(conn, letter.subject_id)
+    if output is not None and output.prediction_id != job.chosen_id:
+        raise Refused("the job has taken the files of a later prediction instead of this one's", status=409)
     if outputs.has_discarded(conn, job.id):  # all or nothing: one file more cannot make the job whole
         raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):

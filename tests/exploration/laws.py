@@ -42,6 +42,8 @@ def _published(state: State) -> str | None:
     chosen = [p for p in PREDICTIONS if any(state.db[o].state for o in OUTPUTS if PREDICTION_OF[o] == p)]
     if any(state.db[p].state != "succeeded" for p in chosen) or (chosen and job.chosen not in chosen):
         return "rule 3: files of a prediction that was not chosen"
+    if any(PREDICTION_OF[o] != job.chosen for o in job.variants):
+        return "rule 3: files of two predictions are published"
     return None
 
 

@@ -85,7 +85,7 @@ def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:
 
 def counted(view: View) -> Counts:
     """jobs.count"""
-    states = [view.get(o).state for o in OUTPUTS]
+    states = [view.get(o).state for o in OUTPUTS if PREDICTION_OF[o] == view.get(JOB).chosen]
     dead = sum(s in ("dead", "discarding", "discarded") for s in states)
     return Counts(states.count("waiting"), states.count("kept"), dead)
 
@@ -195,6 +195,8 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
     if not row.letter or row.state not in ("dead", "lost"):
         raise Lost
     if me.slot in OUTPUTS and (job.state in rules.refuses or any(view.get(o).state in DISCARDS for o in OUTPUTS)):
+        raise Lost
+    if me.slot in OUTPUTS and job.chosen != PREDICTION_OF[me.slot]:
         raise Lost
     state = {"dead": "waiting", "lost": "running"}[row.state]
     state = "new" if me.slot in PREDICTION_OF and me.slot not in OUTPUTS else state
