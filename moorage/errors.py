@@ -148,8 +148,20 @@ class StorageUnavailable(Transient):
     ours = True
 
 
-class StorageRefused(Permanent):
-    """Our object storage refuses for good: a permission, a bucket policy, a size."""
+class StorageRefused(Transient):
+    """
+    Our object storage says no: a permission, a bucket that is missing, a wrong key.
+
+    It is ours to mend, so no file is given up for it: credentials that were wrong for a minute must not make a dead
+    letter of everything that was due.
+    """
+
+    category: Category = "STORAGE_FAILED"
+    ours = True
+
+
+class ObjectRefused(Permanent):
+    """Our object storage will never take this object: it is larger than the store's limit."""
 
     category: Category = "STORAGE_FAILED"
     retryable = True

@@ -8,11 +8,16 @@ import botocore.exceptions
 import urllib3.exceptions
 from botocore.exceptions import ClientError
 
-from moorage.errors import StorageRefused, StorageUnavailable
+from moorage.errors import Category, MoorageError, ObjectRefused, Permanent, StorageRefused, StorageUnavailable
 
 
-class ObjectMissing(StorageRefused):
+class ObjectMissing(Permanent):
     """There is no object of that key."""
+
+    category: Category = "STORAGE_FAILED"
+
+
+_TOO_LARGE: Final = "EntityTooLarge"
 
 
 # Answers below 500 that another try can cure: the store is busy, a clock or a token will catch up.
@@ -38,6 +43,7 @@ def told(operation: str, bucket: str, key: str = "") -> Iterator[None]:
     Raises:
         StorageUnavailable: no connection, a time-out, 5xx, SlowDown.
         ObjectMissing: no such key.
+        ObjectRefused: the object is too large for the store.
         StorageRefused: everything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
     """
     what = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
@@ -61,7 +67,7 @@ def code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _from_answer(error: ClientError, what: str) -> StorageUnavailable | StorageRefused:
+def _from_answer(error: ClientError, what: str) -> MoorageError:
     status, code = status_of(error), code_of(error)
     said = error.response.get("Error", {}).get("Message", "")
     message = f"{what}: {status} {code} {said}".rstrip()
@@ -70,4 +76,6 @@ def _from_answer(error: ClientError, what: str) -> StorageUnavailable | StorageR
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":
         return ObjectMissing(message, facts=facts)
+    if code == _TOO_LARGE:
+        return ObjectRefused(message, facts=facts)
     return StorageRefused(message, facts=facts)
