@@ -21,15 +21,16 @@ CLEAR: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crash
 
 _JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id"}
 
-# Whether nobody has paused a row. While nothing is paused no row is asked for its provider: the first part is read
-# once. Objects are discarded, and deliveries ingested, during a pause too.
+# Whether nobody has paused a row. The list of pauses is read once; while it is empty no output is asked for its
+# provider, and the planner does not take the rows for few, which would cost it the index. Objects are discarded, and
+# deliveries ingested, during a pause too.
+_PAUSED: Final = "ALL (ARRAY(SELECT target FROM pauses))"
 UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "deliveries": "true",
-    "predictions": """(NOT EXISTS (SELECT FROM pauses)
-                OR NOT EXISTS (SELECT FROM pauses WHERE target = predictions.provider))""",
-    "outputs": """(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
-                OR NOT EXISTS (SELECT FROM pauses WHERE target IN
-                               ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))))""",
+    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED})",
+    "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
+                OR 'keep' <> {_PAUSED}
+               AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
 }
 
 
