@@ -152,3 +152,29 @@ def test_a_second_success_of_another_prediction_is_late(at: World) -> None:
     assert len(at.outputs(made.job_id)) == 1
     assert at.row("jobs", made.job_id)["chosen_id"] == made.prediction_id
     assert "late" in at.row("deliveries", late)["reason"]
+
+
+def beside(at: World, job_id: UUID, external_id: str) -> None:
+    """Give a job another prediction that runs."""
+    at.conn.execute(
+        "INSERT INTO predictions (id, job_id, seq, provider, external_id, state, deadline_at, run_at)"
+        " VALUES (%s, %s, 1, 'replicate', %s, 'running', moment() + '1 hour', moment() + '1 hour')",
+        (ids.new(), job_id, external_id),
+    )
+
+
+@pytest.mark.parametrize("partial", ["keep", "discard"])
+def test_dead_files_of_an_earlier_prediction_do_not_count(at: World, partial: str) -> None:
+    """They made a later complete success partial, or had it discarded by policy."""
+    job_id = job_with(at, 1, partial=partial)
+    beside(at, job_id, f"later-{partial}")
+    (dead,) = at.outputs(job_id)
+    burier(at, dead)(at.deps)
+    assert at.state("jobs", job_id) == "failed"
+
+    at.step("ingest", at.delivered(prediction(f"later-{partial}", "succeeded", [at.source.picture()])))
+    (fresh,) = (output_id for output_id in at.outputs(job_id) if output_id != dead)
+    at.step("keep", fresh)
+
+    assert at.state("jobs", job_id) == "succeeded"
+    assert at.one("SELECT array_agg(output_id) FROM render_variants WHERE render_id = %s", job_id) == [fresh]
