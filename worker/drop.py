@@ -36,6 +36,13 @@ class Consumer(consumer.Consumer):
                     queues.dead(name)(channel).declare()
         return connection
 
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Drop the broken connection; over one with unacknowledged messages kombu 5.7 may stumble and end the worker."""
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError as error:  # its client was taken away before it handed them back
+            log.warning("broker.close_failed", error=str(error))
+
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Keep what cannot be decoded."""
         self._keep(message, f"cannot be decoded: {exc}")

@@ -6,6 +6,7 @@ from tests.acceptance.test_bad_input import send
 from tests.acceptance.world import until
 
 MANY = {"outputs": 3, "faults": {"0": "slow"}}
+HELD = {"outputs": 3, "faults": {"0": "slow", "1": "slow", "2": "slow"}}
 
 
 def test_an_emptied_broker_loses_nothing(world):
@@ -23,8 +24,9 @@ def test_an_emptied_broker_loses_nothing(world):
 def test_a_broker_that_is_away_delays_only(world):
     """Webhooks are recorded without it; when it is back dispatch sends what is due."""
     before = world.pids()
-    asked = [world.ask(MANY) for _ in range(4)]
-    world.await_leased(asked[0])
+    asked = [world.ask(HELD) for _ in range(4)]
+    held = "SELECT count(DISTINCT split_part(leased_by, '@', 1)) AS n FROM outputs WHERE lease_token IS NOT NULL"
+    until(lambda: world.one(held)["n"] == 2, "both keep workers hold messages that they have not acknowledged")
     valkey = world.local.stack.valkey
 
     valkey.kill()

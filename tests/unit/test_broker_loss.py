@@ -1,0 +1,40 @@
+"""A worker outlives the loss of its broker also where kombu stumbles over the broken connection."""
+
+import types
+
+import pytest
+
+from worker import drop
+
+
+class Broken:
+    """A connection of kombu 5.7 whose server was killed while messages were unacknowledged."""
+
+    connection_errors = (ConnectionError,)
+    channel_errors = ()
+
+    def collect(self, **_):
+        raise ConnectionError("refused")
+
+    def close(self):
+        # kombu.transport.redis: it hands unacknowledged messages back through a client that collect() took away.
+        raise AttributeError("'NoneType' object has no attribute 'hostname'")
+
+
+@pytest.fixture
+def consumer():
+    made = drop.Consumer.__new__(drop.Consumer)
+    made.connection = Broken()
+    conf = types.SimpleNamespace(worker_cancel_long_running_tasks_on_connection_loss=False)
+    made.app = types.SimpleNamespace(conf=conf)
+    made.first_connection_attempt = False
+    return made
+
+
+def test_a_connection_that_cannot_be_closed_does_not_end_the_worker(consumer, monkeypatch):
+    """Seen with Valkey killed in mid-run: "Unrecoverable error", and both keep workers were gone."""
+    monkeypatch.setattr("celery.worker.consumer.consumer.bound_open_broker_sockets", lambda *_: None)
+
+    consumer.on_connection_error_after_connected(ConnectionError("lost"))
+
+    assert consumer.connection is None
