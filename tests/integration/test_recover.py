@@ -1,19 +1,24 @@
 """`moorage recover` against the stand-in's real list: what is missing is registered and polled, and nothing twice."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+import providers
 from db.connect import Connection
 from embedded.stack import Stack
 from embedded.standin.client import Standin
 from tasks import recover
 from tasks.deps import Deps
+from tasks.egress import Egress
 from tests.integration import command_line as cli
 from tests.integration import kept_world as kw
 from tests.integration.receiver_process import until
+from worker import shell
 
 OURS = "http://127.0.0.1:9"
 HOOK = f"{OURS}/webhooks/replicate"
@@ -70,6 +75,37 @@ def test_what_is_missing_is_registered_and_polled(
                           (unknown,)).fetchall()  # fmt: skip
     assert owners == [{"owner": "ada"}]
     assert foreign not in states(conn)
+
+
+def test_what_was_recovered_is_kept(env: dict[str, str], deps: Deps, standin: Standin, conn: Connection) -> None:
+    """The point of it: the files are in storage in the end, on the path that a lost webhook takes."""
+    name = made(standin)
+    until(lambda: standin.get(name)["status"] == "succeeded")
+    settings = deps.settings.model_copy(
+        update={
+            "replicate_api_url": standin.url,
+            "replicate_api_token": SecretStr(standin.token),
+            "replicate_output_hosts": ("127.0.0.1",),
+            "egress_allow": (standin.address,),
+        }
+    )
+    worker = dataclasses.replace(
+        deps,
+        settings=settings,
+        providers=providers.load(settings),
+        session=Egress(settings.egress_allow).session(deps.limits),
+    )
+
+    cli.run(env, "recover", "replicate", "--yes")
+    (prediction,) = conn.execute("SELECT id FROM predictions").fetchall()
+    for wake in shell._run(worker, "poll", prediction["id"], "node/1"):
+        shell._run(worker, wake.step, wake.row_id, "node/1")
+
+    assert conn.execute("SELECT state, ended_by FROM predictions").fetchall() == [
+        {"state": "succeeded", "ended_by": "poll"}
+    ]
+    assert conn.execute("SELECT state FROM outputs").fetchall() == [{"state": "kept"}]
+    assert conn.execute("SELECT owner FROM renders").fetchall() == [{"owner": "recovered"}]
 
 
 def test_it_may_be_run_again(env: dict[str, str], standin: Standin, conn: Connection) -> None:
