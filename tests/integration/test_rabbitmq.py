@@ -109,6 +109,16 @@ def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
     assert not exists(server, "celery_delayed_0")  # every delay is run_at in a row
 
 
+def test_the_dead_have_a_queue_before_anything_can_die(world, server):
+    """What RabbitMQ sends to a queue that does not exist is gone, and the first drain comes 30 s after the start."""
+    with world.without("beat1", "beat2"):
+        with world.without("quick"), rabbit.connected(server.url) as connection:
+            rabbit.purge(server.url)
+            connection.default_channel.queue_delete("quick.dead")
+
+        until(lambda: exists(server, "quick.dead"), "the worker declared it")
+
+
 def test_status_and_ping_see_broker_and_workers(world):
     """What an operator looks at first must not depend on the kind of broker."""
     told = json.loads(command(world, "worker.cli", "status", "--json").stdout)
