@@ -315,12 +315,13 @@ CREATE TABLE pauses (
     reason    text
 );
 
--- Where a sweep that goes through a long listing stopped; no row: its next run begins at the start.
+-- Where a sweep that goes through a long listing (or an audit) stopped; no row: its next run begins at the start.
 CREATE TABLE cursors (
     sweep     text PRIMARY KEY,
     place     text NOT NULL,                     -- which listing
     after_key text NOT NULL,
-    moved_at  timestamptz NOT NULL DEFAULT moment()
+    moved_at  timestamptz NOT NULL DEFAULT moment(),
+    facts     jsonb NOT NULL DEFAULT '{}'        -- what an interrupted audit knows so far, to go on with
 );
 
 -- Storage used, computed by a sweep. rank: 1 uses most in its bucket; 0 with the owner '' is all behind the first 100.

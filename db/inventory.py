@@ -1,4 +1,4 @@
-"""What an audit compares storage and documents with: the objects that rows name, projects, the number of rows."""
+"""What an audit compares storage and documents with: the objects that rows name, and placements."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -51,29 +51,9 @@ def leased(conn: Connection) -> set[str]:
     return {row["name"] for row in many(conn, LEASED)}
 
 
-PROJECTS: Final = "SELECT id FROM projects WHERE id > %(after)s ORDER BY id LIMIT %(limit)s"
-
-
-def projects(conn: Connection, after: str, *, limit: int = 100) -> list[str]:
-    """Return the ids of projects in their order, from behind one."""
-    return [row["id"] for row in many(conn, PROJECTS, {"after": after, "limit": limit})]
-
-
 def placed(conn: Connection, project_id: str) -> list[Row]:
     """Return the placements of a project in their order: render_id, idx, scene, scene_key, key."""
     return many(conn, PLACED, {"id": project_id})
 
 
 PATIENT: Final = "SET LOCAL statement_timeout = '15min'"
-
-_TABLES: Final = (
-    "deliveries", "jobs", "predictions", "outputs", "renders", "render_variants", "placements", "projects",
-    "dead_letters", "events",
-)  # fmt: skip
-
-
-def counts(conn: Connection) -> dict[str, int]:
-    """Return how many rows each table has."""
-    conn.execute(PATIENT)
-    found = {table: many(conn, f"SELECT count(*) AS value FROM {table}") for table in _TABLES}
-    return {table: int(rows[0]["value"]) for table, rows in found.items()}

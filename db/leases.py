@@ -145,15 +145,20 @@ def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: st
         raise LeaseLost(f"{lease.table} {lease.row_id}: the lease is lost")
 
 
+# A release names its lease: the audit compares it with the keys of objects, which name the lease that stored them.
 RELEASE_OF = _for_each("""
-WITH moved AS (
-    UPDATE {table}
-       SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
+WITH held AS MATERIALIZED (
+    SELECT id, left(lease_token::text, 8) AS lease FROM {table}
      WHERE leased_by = %(leased_by)s AND lease_token IS NOT NULL
-    RETURNING id, {job} AS job_id, state
+       FOR UPDATE
+), moved AS (
+    UPDATE {table} t
+       SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
+      FROM held WHERE t.id = held.id
+    RETURNING t.id, {job} AS job_id, t.state, held.lease
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s, %(leased_by)s FROM moved
+SELECT '{subject}', id, job_id, state, state, %(reason)s || ' (lease ' || lease || ')', %(leased_by)s FROM moved
 RETURNING subject_id AS id
 """)
 
@@ -167,7 +172,7 @@ def release_of(conn: Connection, leased_by: str, reason: str) -> list[tuple[Work
 # In the first 30 s after PostgreSQL started its leases may be alive: their holders could not renew them.
 RELEASE_EXPIRED = _for_each("""
 WITH expired AS MATERIALIZED (
-    SELECT id FROM {table}
+    SELECT id, left(lease_token::text, 8) AS lease FROM {table}
      WHERE lease_token IS NOT NULL AND leased_until < moment()
        AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'
      ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED
@@ -175,10 +180,12 @@ WITH expired AS MATERIALIZED (
     UPDATE {table} t
        SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
       FROM expired WHERE t.id = expired.id
-    RETURNING t.id, {job} AS job_id, t.state
+    RETURNING t.id, {job} AS job_id, t.state, expired.lease
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, 'the lease expired: its worker is gone or stuck', %(actor)s FROM moved
+SELECT '{subject}', id, job_id, state, state, 'the lease ' || lease || ' expired: its worker is gone or stuck',
+       %(actor)s
+  FROM moved
 RETURNING subject_id AS id
 """)
 

@@ -1,19 +1,24 @@
-"""The audit: checks the rules of docs/design.md 5 over PostgreSQL and storage. It changes nothing."""
+"""The audit: checks the rules of docs/design.md 5 over PostgreSQL and storage. It changes nothing but its own place."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from db import audit as rules
-from db import inventory
-from tasks import audit_documents, audit_objects
-from tasks.audit_finding import Finding
+from db.connect import now
+from tasks import audit_progress
+from tasks.audit_bytes import Sample
+from tasks.audit_finding import Finding, Place
+from tasks.audit_objects import Inputs, Objects
+from tasks.audit_progress import Keeper, Progress
+from tasks.audit_rows import Rows
 from tasks.deps import Deps
 
-MOST: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
+SAMPLE: Final = 50
+SECOND_LOOK: Final = "second look"  # where an audit is that has gone through all places
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,61 +28,104 @@ class AuditReport:
 
     Attributes:
         findings: what breaks a rule, and still did at the second look.
-        checked: how much was looked at: rows by table, `objects`, and `bytes` re-read by a deep audit.
-        notes: what breaks none but is worth knowing: objects of work in flight.
-        is_cut: a check found more than 1,000; the rest is not listed.
+        checked: how much was looked at, by place: rows by table, `objects`, `inputs`, `sample` (objects whose digest
+            storage was asked for), `histories`, and `bytes` re-read by a deep audit.
+        notes: what breaks none but is worth knowing: objects that no row names and that the next sweep may take.
+        unlisted: by check, how many more the first look found than the 1,000 that are listed and looked at twice.
+        interruptions: how often it was interrupted and resumed between its start and its end.
     """
 
     findings: list[Finding]
     checked: dict[str, int]
-    notes: list[Finding] = field(default_factory=list)
-    is_cut: bool = False
+    notes: list[Finding]
+    unlisted: dict[str, int]
+    started_at: datetime
+    ended_at: datetime
+    interruptions: int
+    deep: bool
+    second_look_seconds: float
 
 
-def run(deps: Deps, *, deep: bool = False, second_look_seconds: float = 3.0) -> AuditReport:
+def run(
+    deps: Deps,
+    *,
+    deep: bool = False,
+    second_look_seconds: float | None = None,
+    sample: int = SAMPLE,
+    resume: bool = False,
+) -> AuditReport:
     """
-    Check every rule; memory stays bounded by pages, short transactions only.
+    Check every rule, place by place and page by page: memory stays bounded, transactions short.
 
     Rows in flight look wrong for a moment, so that what is found counts only if a second look still sees it.
 
     Args:
-        deep: also read every kept object again and compare its digest.
-        second_look_seconds: how long to wait before the second look; none is taken when nothing was found.
+        deep: also read every kept object and every recorded body again and compare its digest.
+        second_look_seconds: how long after the last finding it is looked at again; a lease by default.
+        sample: of how many kept files, drawn at random, storage is asked for the digest; none of a deep audit.
+        resume: go on where the last audit was interrupted, with its `deep` and `sample`.
 
     Raises:
-        DatabaseUnavailable, StorageUnavailable, StorageRefused: they did not answer; nothing can be said.
+        DatabaseUnavailable, StorageUnavailable, StorageRefused: they did not answer; it can be resumed.
+        Refused: there is no audit to resume.
     """
-    walk = audit_objects.Walk(deps, deep=deep)
-    first = {name: _most(look()) for name, look in _looks(deps).items()}
-    stored = _most(walk.run())
-    if stored or any(first.values()):
-        time.sleep(second_look_seconds)
-    again = _looks(deps)
-    found = [finding for name, seen in first.items() if seen for finding in _still(seen, again[name]())]
-    found += _still(stored, walk.again(stored)) if stored else []
-    cut = any(len(seen) == MOST for seen in (*first.values(), stored))
-    checked = {**deps.database.run(inventory.counts), **walk.checked}
-    return AuditReport(sorted(found), checked, walk.notes, cut)
+    wait = deps.settings.lease_seconds if second_look_seconds is None else second_look_seconds
+    progress = audit_progress.resumed(deps) if resume else audit_progress.begun(deps, deep=deep, sample=sample)
+    with audit_progress.kept(deps, progress) as keeper:
+        places = _places(deps, progress)
+        _first_look(places, progress, keeper)
+        keeper.save_in_time()
+        _pause(progress, wait)
+        findings = _second_look(places, progress)
+    return AuditReport(
+        findings=sorted(findings),
+        checked=dict(progress.checked),
+        notes=progress.notes,
+        unlisted=_unlisted(progress),
+        started_at=progress.started_at,
+        ended_at=deps.database.run(now),
+        interruptions=progress.interruptions,
+        deep=progress.deep,
+        second_look_seconds=wait,
+    )
 
 
-def _looks(deps: Deps) -> dict[str, Callable[[], Iterable[Finding]]]:
-    """Return every check but that of storage, by name."""
-    looks: dict[str, Callable[[], Iterable[Finding]]] = {name: partial(_rows, deps, name) for name in rules.CHECKS}
-    return looks | {"9 documents": partial(audit_documents.look, deps)}
+def _places(deps: Deps, progress: Progress) -> Mapping[str, Place]:
+    """Return every place in the order in which it is gone through; the sample is drawn on the way to it."""
+    rows: list[Place] = [Rows(deps, name, progress.deep) for name in rules.PAGES]
+    others: list[Place] = [Objects(deps, progress.deep), Inputs(deps), Sample(deps, progress.drawn)]
+    return {place.name: place for place in rows + others}
 
 
-def _rows(deps: Deps, name: str) -> Iterator[Finding]:
-    lease_seconds = deps.settings.lease_seconds
-    found = deps.database.run(lambda conn: rules.broken(conn, name, lease_seconds=lease_seconds, limit=MOST))
-    rule = int(name.split()[0])
-    return (Finding(rule, row["subject"], row["id"], row["what"]) for row in found)
+def _first_look(places: Mapping[str, Place], progress: Progress, keeper: Keeper) -> None:
+    names = [*places, SECOND_LOOK]
+    progress.place = progress.place or names[0]
+    while progress.place != SECOND_LOOK:
+        page = places[progress.place].page(progress.after)
+        progress.take(page)
+        progress.after = page.after or ""
+        if page.after is None:
+            progress.place = names[names.index(progress.place) + 1]
+        keeper.save_in_time()
 
 
-def _most(found: Iterable[Finding]) -> list[Finding]:
-    return list(islice(found, MOST))
+def _pause(progress: Progress, seconds: float) -> None:
+    """Wait until the last finding is so old; not at all when there is none."""
+    if progress.findings:
+        passed = time.monotonic() - progress.found_monotonic if progress.found_monotonic else 0.0
+        time.sleep(max(seconds - passed, 0.0))
 
 
-def _still(first: list[Finding], second: Iterable[Finding]) -> list[Finding]:
-    """Return what the second look found of the first; words with a time or a count in them may have changed."""
-    seen = {finding.key for finding in first}
-    return [finding for finding in second if finding.key in seen]
+def _second_look(places: Mapping[str, Place], progress: Progress) -> list[Finding]:
+    """Return what is found again of what was found; at the same thing something else may be wrong by now."""
+    first = {finding.key for finding in progress.findings}
+    found: list[Finding] = []
+    for name, place in places.items():
+        mine = [finding for finding in progress.findings if finding.check.split()[1] == name]
+        found += [finding for finding in place.again(mine) if finding.key in first] if mine else []
+    return found
+
+
+def _unlisted(progress: Progress) -> dict[str, int]:
+    listed = Counter(finding.check for finding in progress.findings)
+    return {check: count - listed[check] for check, count in progress.found.items() if count > listed[check]}

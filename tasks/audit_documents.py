@@ -1,7 +1,7 @@
 """Rule 9 over documents: every project's `imageUrls` and placements are what its placements compute to."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from db import inventory, projects
@@ -11,16 +11,14 @@ from tasks.audit_finding import Finding
 from tasks.deps import Deps
 
 
-def look(deps: Deps) -> Iterator[Finding]:
-    """Go through all projects, one in memory."""
-    after = ""
-    while page := deps.database.run(partial(inventory.projects, after=after)):
-        for project_id in page:
-            yield from deps.database.run(partial(_project, project_id=project_id, asset_base=deps.asset_base))
-        after = page[-1]
+def look(deps: Deps, project_ids: Sequence[str], check: str) -> Iterator[Finding]:
+    """Go through some projects, one in memory."""
+    for project_id in project_ids:
+        wrong = deps.database.run(partial(_project, project_id=project_id, asset_base=deps.asset_base))
+        yield from (Finding(9, "project", project_id, what, check) for what in wrong)
 
 
-def _project(conn: Connection, project_id: str, asset_base: str) -> list[Finding]:
+def _project(conn: Connection, project_id: str, asset_base: str) -> list[str]:
     project = projects.get(conn, project_id)
     if project is None:
         return []
@@ -32,10 +30,10 @@ def _project(conn: Connection, project_id: str, asset_base: str) -> list[Finding
         if key is not None:
             urls[key].append(f"{asset_base}/{row['key']}")
     if scenes.with_urls(project["document"], urls) != project["document"]:
-        wrong.append(Finding(9, "project", project_id, "imageUrls of its document are not what its placements say"))
+        wrong.append("imageUrls of its document are not what its placements say")
     return wrong
 
 
-def _misplaced(row: Row, key: str | None) -> Finding:
-    what = f"file {row['idx']} is placed in {row['scene_key'] or 'no scene'}, but belongs in {key or 'none'}"
-    return Finding(9, "render", str(row["render_id"]), what)
+def _misplaced(row: Row, key: str | None) -> str:
+    place = row["scene_key"] or "no scene"
+    return f"file {row['idx']} of render {row['render_id']} is placed in {place}, but belongs in {key or 'none'}"

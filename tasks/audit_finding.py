@@ -1,6 +1,10 @@
-"""One line of an audit."""
+"""One line of an audit, and what a page of one found."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+MOST: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -12,14 +16,72 @@ class Finding:
         rule: its number in docs/design.md 5.
         subject: delivery, job, prediction, output, render, dead_letter, project, or object.
         id: the row's id, or the object's key.
+        check: what saw it: the rule, where it looks, and a word ("3 renders cover").
     """
 
     rule: int
     subject: str
     id: str
     what: str
+    check: str
 
     @property
-    def key(self) -> tuple[int, str, str]:
-        """Return what makes two findings the same."""
-        return self.rule, self.subject, self.id
+    def word(self) -> str:
+        """Return what is wrong in one word, by which advice and repair go."""
+        return self.check.split()[2]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what makes two findings the same; a time or a count in `what` may have changed."""
+        return self.check, self.id
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    What was looked at and found.
+
+    Attributes:
+        checked: how much was looked at, by place.
+        found: findings by check; `findings` lists the first 1,000 of each.
+        notes: what breaks no rule but is worth knowing, the first 1,000.
+        kept: ids of outputs with objects, of which a sample is drawn.
+    """
+
+    checked: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding, and list it while there is room."""
+        self.found[finding.check] += 1
+        if self.found[finding.check] <= MOST:
+            self.findings.append(finding)
+
+    def note(self, finding: Finding) -> None:
+        """List what is worth knowing, while there is room."""
+        if len(self.notes) < MOST:
+            self.notes.append(finding)
+
+
+@dataclass(slots=True)
+class Page(Tally):
+    """What one page of a place gave; `after` is its last key, None at the end of the place."""
+
+    after: str | None = None
+
+
+class Place(Protocol):
+    """A sequence of rows or objects with keys, gone through page by page."""
+
+    @property
+    def name(self) -> str:
+        """Return what checks call it."""
+
+    def page(self, after: str) -> Page:
+        """Look at the next page behind a key ("" for the first)."""
+
+    def again(self, findings: list[Finding]) -> list[Finding]:
+        """Look a second time at what was found here, and at nothing else."""

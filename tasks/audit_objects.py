@@ -1,148 +1,138 @@
 """Rules 4 and 5 over storage: the objects of a bucket beside the rows that name them, both in the order of keys."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 from uuid import UUID
 
 from db import inventory
-from db.connect import Row
 from storage import keys
-from storage.failures import ObjectMissing
 from storage.keys import Rendered
 from storage.s3 import Listed
-from tasks.audit_finding import Finding
+from tasks.audit_bytes import Expected, digest_of, of_rows
+from tasks.audit_finding import Finding, Page
 from tasks.deps import Deps
 
-YOUNG: Final = timedelta(hours=1)  # an object that no row names yet may be of work in flight
-NOTES: Final = 1000
-_PAGE: Final = 500
+PAGE: Final = 500
+SWEPT_WITHIN: Final = timedelta(hours=26)  # the orphan sweep comes each night
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """An object that a row names."""
+class Objects:
+    """The objects of renders, in pages of whole jobs: existence and size by listing, digests when deep."""
 
-    key: str
-    output_id: UUID
-    bytes: int
-    sha256: str
-    must_be: bool  # kept; that of a discarded output may be deleted already
+    deps: Deps
+    deep: bool
+    name: str = "objects"
 
-
-class Walk:
-    """One walk through both buckets; `notes` and `checked` are filled as it goes."""
-
-    def __init__(self, deps: Deps, *, deep: bool) -> None:
-        self._deps = deps
-        self._deep = deep
-        self.notes: list[Finding] = []
-        self.checked = {"objects": 0, "bytes": 0}
-
-    def run(self) -> Iterator[Finding]:
-        """Compare what is listed with what rows name; a page of each in memory."""
-        blobs = self._deps.blobs
+    def page(self, after: str) -> Page:
+        """Look at the objects of the next jobs, and at what is listed between them."""
+        start = UUID(after) if after else UUID(int=0)
+        rows = self.deps.database.run(partial(inventory.objects, after=start, limit=PAGE))
+        last = str(rows[-1]["job_id"]) if rows else None
+        page = Page(after=last)
+        page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
         unnamed: list[Listed] = []
-        listing = blobs.list(blobs.public_bucket, keys.RENDERS)
-        for expected, listed in _merge(self._expected(), listing):
-            if listed is not None:
-                self.checked["objects"] += 1
+        for expected, listed in _merge(iter(of_rows(rows)), self._listing(after, last)):
+            page.checked["objects"] += listed is not None
             if expected is not None:
-                yield from self._compare(expected, listed)
+                self._compare(page, expected, listed)
             elif listed is not None:
                 unnamed.append(listed)
-                if len(unnamed) == _PAGE:
-                    yield from self._orphans(unnamed)
-                    unnamed = []
-        yield from self._orphans(unnamed)
-        yield from self._inputs()
+            if len(unnamed) == PAGE:
+                _orphans(self.deps, page, unnamed, self.name)
+                unnamed = []
+        _orphans(self.deps, page, unnamed, self.name)
+        return page
 
-    def again(self, findings: Sequence[Finding]) -> Iterator[Finding]:
-        """Look a second time at what was found, and at nothing else."""
-        blobs = self._deps.blobs
-        outputs = [UUID(finding.id) for finding in findings if finding.subject == "output"]
-        rows = self._deps.database.run(lambda conn: inventory.some_objects(conn, outputs))
-        for expected in _of_rows(rows):
+    def again(self, findings: list[Finding]) -> list[Finding]:
+        """Ask storage and rows once more for what was found."""
+        page, blobs = Page(), self.deps.blobs
+        ids = [UUID(finding.id) for finding in findings if finding.subject == "output"]
+        for expected in of_rows(self.deps.database.run(lambda conn: inventory.some_objects(conn, ids))):
             stat = blobs.head(blobs.public_bucket, expected.key)
-            now = datetime.now(UTC)
-            yield from self._compare(expected, Listed(expected.key, stat.bytes, now) if stat else None)
-        orphans = [finding for finding in findings if finding.subject == "object"]
-        named = self._deps.database.run(lambda conn: inventory.named(conn, [finding.id for finding in orphans]))
-        for finding in orphans:
-            bucket = blobs.private_bucket if finding.id.startswith(keys.INPUTS) else blobs.public_bucket
-            if finding.id not in named and blobs.head(bucket, finding.id) is not None:
-                yield finding
+            self._compare(page, expected, Listed(expected.key, stat.bytes, datetime.now(UTC)) if stat else None)
+        return page.findings + _still_unnamed(self.deps, findings)
 
-    def _expected(self) -> Iterator[Expected]:
-        after = UUID(int=0)
-        while rows := self._deps.database.run(partial(inventory.objects, after=after)):
-            yield from sorted(_of_rows(rows), key=lambda expected: expected.key)
-            after = rows[-1]["job_id"]
+    def _listing(self, after: str, last: str | None) -> Iterator[Listed]:
+        """List from behind the objects of one job to the last of another: "0" is the character behind "/"."""
+        blobs = self.deps.blobs
+        start = f"{keys.RENDERS}{after}0" if after else ""
+        listing = blobs.list(blobs.public_bucket, keys.RENDERS, start)
+        if last is None:
+            return listing
+        return takewhile(lambda listed: listed.key < f"{keys.RENDERS}{last}0", listing)
 
-    def _compare(self, expected: Expected, listed: Listed | None) -> Iterator[Finding]:
-        output = partial(Finding, 4, "output", str(expected.output_id))
+    def _compare(self, page: Page, expected: Expected, listed: Listed | None) -> None:
+        found, key = partial(Finding, 4, "output", str(expected.output_id)), expected.key
         if listed is None:
             if expected.must_be:
-                yield output(f"its object {expected.key} is missing")
+                page.add(found(f"its object {key} is missing", f"4 {self.name} missing"))
         elif listed.bytes != expected.bytes:
-            yield output(f"its object {expected.key} has {listed.bytes} bytes, not {expected.bytes}")
-        elif self._deep and expected.must_be:
-            digest = self._digest(expected.key)
+            what = f"its object {key} has {listed.bytes} bytes, not {expected.bytes}"
+            page.add(found(what, f"4 {self.name} size"))
+        elif self.deep and expected.must_be:
+            digest = digest_of(self.deps, key, page.checked)
             if digest != expected.sha256:
-                yield output(f"its object {expected.key} has the digest {digest}, not {expected.sha256}")
-
-    def _digest(self, key: str) -> str | None:
-        """Return the digest of an object's bytes; None when it has disappeared meanwhile."""
-        digest, blobs = hashlib.sha256(), self._deps.blobs
-        try:
-            with blobs.open(blobs.public_bucket, key) as opened:
-                for chunk in opened.chunks():
-                    digest.update(chunk)
-                    self.checked["bytes"] += len(chunk)
-        except ObjectMissing:
-            return None
-        return digest.hexdigest()
-
-    def _inputs(self) -> Iterator[Finding]:
-        blobs = self._deps.blobs
-        listing = blobs.list(blobs.private_bucket, keys.INPUTS)
-        while page := list(islice(listing, _PAGE)):
-            self.checked["objects"] += len(page)
-            yield from self._orphans(page)
-
-    def _orphans(self, page: Sequence[Listed]) -> Iterator[Finding]:
-        """Tell of objects that no row names: as notes while they may be of work in flight."""
-        named = self._deps.database.run(lambda conn: inventory.named(conn, [listed.key for listed in page]))
-        leased = self._deps.database.run(inventory.leased)
-        for listed in page:
-            if listed.key in named:
-                continue
-            told = keys.parse(listed.key)
-            in_flight = isinstance(told, Rendered) and told.token_start in leased
-            what = f"no row names it; {listed.bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
-            finding = Finding(5, "object", listed.key, what)
-            if in_flight or datetime.now(UTC) - listed.modified_at < YOUNG:
-                if len(self.notes) < NOTES:
-                    self.notes.append(finding)
-            else:
-                yield finding
+                what = f"its object {key} has the digest {digest}, not {expected.sha256}"
+                page.add(found(what, f"4 {self.name} digest"))
 
 
-def _of_rows(rows: Iterable[Row]) -> Iterator[Expected]:
-    """Return the objects of outputs, but for those whose key is not of their job: the order of keys would be lost."""
-    for row in rows:
-        start, kept = f"{keys.RENDERS}{row['job_id']}/", row["state"] == "kept"
-        for key, size, sha256 in ((row["key"], row["bytes"], row["sha256"]), _thumb(row)):
-            if key is not None and key.startswith(start):
-                yield Expected(key, row["id"], size, sha256, kept)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The spooled input files of the private bucket."""
+
+    deps: Deps
+    name: str = "inputs"
+
+    def page(self, after: str) -> Page:
+        """Look at the next 500 input files."""
+        blobs = self.deps.blobs
+        listed = list(islice(blobs.list(blobs.private_bucket, keys.INPUTS, after), PAGE))
+        page = Page(after=listed[-1].key if len(listed) == PAGE else None)
+        page.checked["inputs"] += len(listed)
+        _orphans(self.deps, page, listed, self.name)
+        return page
+
+    def again(self, findings: list[Finding]) -> list[Finding]:
+        """Ask storage and rows once more for what was found."""
+        return _still_unnamed(self.deps, findings)
 
 
-def _thumb(row: Row) -> tuple[str | None, int, str]:
-    return row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"]
+def _orphans(deps: Deps, page: Page, objects: Sequence[Listed], place: str) -> None:
+    """Tell of objects that no row names: as notes while the sweep has not had its turn."""
+    named = deps.database.run(lambda conn: inventory.named(conn, [listed.key for listed in objects]))
+    leased = deps.database.run(inventory.leased) if objects else set()
+    limit = timedelta(seconds=deps.settings.orphan_age_seconds) + SWEPT_WITHIN
+    for listed in objects:
+        if listed.key in named:
+            continue
+        told = keys.parse(listed.key)
+        in_flight = isinstance(told, Rendered) and told.token_start in leased
+        what = f"no row names it; {listed.bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
+        finding = Finding(5, "object", listed.key, what, f"5 {place} unnamed")
+        if in_flight or datetime.now(UTC) - listed.modified_at < limit:
+            page.note(finding)
+        else:
+            page.add(finding)
+
+
+def _still_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
+    blobs = deps.blobs
+    orphans = [finding for finding in findings if finding.subject == "object"]
+    named = deps.database.run(lambda conn: inventory.named(conn, [finding.id for finding in orphans]))
+    return [
+        finding
+        for finding in orphans
+        if finding.id not in named and blobs.head(_bucket(deps, finding.id), finding.id) is not None
+    ]
+
+
+def _bucket(deps: Deps, key: str) -> str:
+    return deps.blobs.private_bucket if key.startswith(keys.INPUTS) else deps.blobs.public_bucket
 
 
 def _merge(expected: Iterator[Expected], listing: Iterator[Listed]) -> Iterator[tuple[Expected | None, Listed | None]]:

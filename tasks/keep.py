@@ -39,7 +39,7 @@ def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
 
 def _keep(deps: Deps, lease: Lease, output: Output, pulse: Pulse) -> Kept:
     failpoint("keep.before_download")
-    with _fetched(deps, output, pulse) as fetched:
+    with opened(deps, output, pulse) as fetched:
         failpoint("keep.after_download")
         examined = validate.examine(fetched, deps.limits)
         pulse()
@@ -47,7 +47,7 @@ def _keep(deps: Deps, lease: Lease, output: Output, pulse: Pulse) -> Kept:
 
 
 @contextlib.contextmanager
-def _fetched(deps: Deps, output: Output, pulse: Pulse) -> Iterator[Fetched]:
+def opened(deps: Deps, output: Output, pulse: Pulse) -> Iterator[Fetched]:
     """Give the output's bytes, wherever they come from."""
     if output.source_kind == "inline" and output.source_data is not None:
         with download.inline(output.source_data, deps.limits) as fetched:

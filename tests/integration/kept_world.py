@@ -16,14 +16,16 @@ from moorage import ids
 from moorage.errors import MoorageError
 from moorage.model import Lease, Wake, WorkTable
 from receiver.record import RECORD
-from tasks import failures, ingest, keep
+from tasks import discard, failures, ingest, keep
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 
 TABLES: dict[str, tuple[WorkTable, tuple[str, ...]]] = {
     "ingest": ("deliveries", ("new", "unmatched")),
     "keep": ("outputs", ("waiting",)),
+    "discard": ("outputs", ("discarding",)),
 }
+STEPS = {"ingest": ingest.run, "keep": keep.run, "discard": discard.run}
 
 
 class Calm:
@@ -72,9 +74,8 @@ def work(deps: Deps, *wakes: Wake) -> None:
     while waiting:
         wake = waiting.pop()
         lease = claim(deps, wake)
-        step = ingest.run if wake.step == "ingest" else keep.run
         try:
-            waiting += step(deps, lease, Calm())
+            waiting += STEPS[wake.step](deps, lease, Calm())
         except MoorageError as error:
             waiting += failures.record(deps, lease, wake.step, error, Calm())[1]
 
@@ -84,7 +85,7 @@ def claim(deps: Deps, wake: Wake) -> Lease:
     table, states = TABLES[wake.step]
     lease = deps.database.run(
         lambda conn: leases.claim(
-            conn, table, wake.row_id, states=states, leased_by="node/task", lease_seconds=30, max_crashes=5
+            conn, table, wake.row_id, states=states, leased_by=f"node/{ids.new()}", lease_seconds=30, max_crashes=5
         )
     )
     assert lease is not None

@@ -27,9 +27,9 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
             made.blobs.delete(bucket, listed.key)
 
 
-def run(deps: Deps, *, deep: bool = False) -> list[tuple[int, str, str]]:
-    found = audit.run(deps, deep=deep, second_look_seconds=0.0).findings
-    return [(finding.rule, finding.subject, finding.id) for finding in found]
+def run(deps: Deps, *, deep: bool = False, sample: int = 50) -> list[tuple[str, str]]:
+    found = audit.run(deps, deep=deep, second_look_seconds=0.0, sample=sample).findings
+    return [(finding.check, finding.id) for finding in found]
 
 
 def put(deps: Deps, key: str, body: bytes) -> None:
@@ -38,8 +38,9 @@ def put(deps: Deps, key: str, body: bytes) -> None:
     deps.blobs.put(bucket, key, body, size=len(body), sha256=digest, content_type="image/png")
 
 
-def test_objects_that_are_right_give_nothing(deps: Deps) -> None:
+def test_objects_that_are_right_give_nothing(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many jobs, so that the walk goes over several pages of rows."""
+    monkeypatch.setattr(audit_objects, "PAGE", 1)
     for number in range(5):
         world.kept(deps, f"job{number}", [world.picture("red"), world.picture("blue")])
 
@@ -66,8 +67,10 @@ def test_a_damaged_object_is_named(deps: Deps, conn: Connection, column: str, da
     else:
         put(deps, row["key"], body + b"x" if damage == "longer" else body[:-1] + bytes([body[-1] ^ 1]))
 
-    assert run(deps, deep=True) == [(4, "output", str(row["id"]))]
-    assert run(deps) == ([] if damage == "flipped" else [(4, "output", str(row["id"]))])
+    seen = {"missing": "4 objects missing", "longer": "4 objects size", "flipped": "4 objects digest"}[damage]
+    assert run(deps, deep=True) == [(seen, str(row["id"]))]
+    assert run(deps, sample=0) == ([] if damage == "flipped" else [(seen, str(row["id"]))])
+    assert ("4 sample digest", str(row["id"])) in run(deps) or damage == "missing"
 
 
 @pytest.mark.parametrize(
@@ -83,17 +86,18 @@ def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
     put(deps, key, b"nobody's")
 
     young = audit.run(deps, second_look_seconds=0.0)
-    monkeypatch.setattr(audit_objects, "YOUNG", timedelta(seconds=-60))
+    monkeypatch.setattr(audit_objects, "SWEPT_WITHIN", timedelta(days=-2))
     old = run(deps)
 
     assert young.findings == []
     assert [note.id for note in young.notes] == [key]
-    assert old == [(5, "object", key)]
+    place = "inputs" if key.startswith(keys.INPUTS) else "objects"
+    assert old == [(f"5 {place} unnamed", key)]
 
 
 def test_an_upload_in_flight_is_no_orphan(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow video is uploaded under a live lease, however old the object gets."""
-    monkeypatch.setattr(audit_objects, "YOUNG", timedelta(seconds=-60))
+    monkeypatch.setattr(audit_objects, "SWEPT_WITHIN", timedelta(days=-2))
     job_id = cli.register_one(deps, "abc").job_id
     wake = world.deliver(deps, {"id": "abc", "status": "succeeded", "output": [world.picture()]})
     wakes: list[Wake] = ingest.run(deps, world.claim(deps, wake), world.Calm())

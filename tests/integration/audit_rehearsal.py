@@ -1,0 +1,41 @@
+"""One database without rules in which damage is done and audited inside a transaction that is taken back."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from db import audit as rules
+from db.connect import Connection, Database
+from tasks.audit_finding import Finding
+from tasks.audit_rows import Rows
+from tasks.deps import Deps
+
+T = TypeVar("T")
+
+
+class Rehearsed(Database):
+    """A database whose transactions are savepoints of one that is never committed."""
+
+    def __init__(self, conn: Connection) -> None:
+        super().__init__("")
+        self._conn = conn
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a savepoint."""
+        with self._conn.transaction():
+            return work(self._conn)
+
+
+@contextlib.contextmanager
+def damaged(deps: Deps, sql: str) -> Iterator[Deps]:
+    """Give the damaged database, and take the damage back."""
+    conn = deps.database.connection()
+    with conn.transaction(force_rollback=True):
+        conn.execute(sql.encode())
+        yield replace(deps, database=Rehearsed(conn))
+
+
+def found(deps: Deps) -> list[Finding]:
+    """Return what the audit of rows finds at its first look, read down to the bytes; storage is not asked."""
+    return [finding for name in rules.PAGES for finding in Rows(deps, name, deep=True).page("").findings]
