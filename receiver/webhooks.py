@@ -5,12 +5,11 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from providers.base import Provider
-
 from moorage import ids, logs, metrics
 from moorage.errors import Refused
 from moorage.model import Verified, Wake
 from moorage.settings import Settings
+from providers.base import Provider
 from receiver import bodies, record
 from receiver.http import Headers, Receive, Response, json_response
 from receiver.relay import Relay
