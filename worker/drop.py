@@ -37,7 +37,7 @@ class Consumer(consumer.Consumer):
         return connection
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Drop the broken connection; over one with unacknowledged messages kombu 5.7 may stumble and end the worker."""
+        """Drop the broken connection, over which kombu 5.7 may stumble when it has unacknowledged messages."""
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:  # its client was taken away before it handed them back
