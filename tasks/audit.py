@@ -74,7 +74,7 @@ def run(
     with audit_progress.kept(deps, progress) as keeper:
         places = _places(deps, progress)
         _first_look(places, progress, keeper)
-        keeper.save_in_time()
+        keeper.save()
         _pause(progress, wait)
         findings = _second_look(places, progress)
     return AuditReport(
