@@ -1,6 +1,6 @@
 """What Celery would silently drop on Redis goes to the queue's dead-letter queue instead."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from celery.worker import consumer
 from kombu import Connection, Message, Producer
@@ -10,6 +10,11 @@ from worker import queues
 from worker.publish import BROKER_AWAY, abandoning
 
 log = logs.get(__name__)
+
+# What kombu 5.7 raises on Redis beside connection errors: when messages are acknowledged or handed back over a channel
+# whose connection is gone (AttributeError: its client is None), and for an entry of a list that is no message at all.
+# Celery takes them for bugs and ends the worker; a new connection mends both.
+KOMBU_STUMBLES: Final = (AttributeError, KeyError, ValueError)
 
 
 class Consumer(consumer.Consumer):
@@ -36,11 +41,15 @@ class Consumer(consumer.Consumer):
                     queues.dead(name)(channel).declare()
         return connection
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connection_errors: tuple[type[Exception], ...] = (*self.conninfo.connection_errors, *KOMBU_STUMBLES)
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Drop the broken connection, over which kombu 5.7 may stumble when it has unacknowledged messages."""
         try:
             super().on_connection_error_after_connected(exc)
-        except AttributeError as error:  # its client was taken away before it handed them back
+        except KOMBU_STUMBLES as error:
             log.warning("broker.close_failed", error=str(error))
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
