@@ -43,7 +43,8 @@ class Consumer(consumer.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.connection_errors: tuple[type[Exception], ...] = (*self.conninfo.connection_errors, *KOMBU_STUMBLES)
+        known: tuple[type[Exception], ...] = self.connection_errors  # type: ignore[has-type]  # untyped in celery
+        self.connection_errors = (*known, *KOMBU_STUMBLES)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Drop the broken connection, over which kombu 5.7 may stumble when it has unacknowledged messages."""
