@@ -96,12 +96,15 @@ def _is_sweep(message: Message) -> bool:
 
 
 def _bury(deps: Deps, message: Message, name: str, actor: str) -> None:
-    body = _body(message)
     why = str(message.headers.get("why") or _why_by_broker(message))
-    task = str(message.headers.get("task", ""))
+    bury(deps, str(message.headers.get("task", "")), _body(message), why=why, queue=name, actor=actor)
+
+
+def bury(deps: Deps, task: str, body: bytes, *, why: str, queue: str, actor: str) -> None:
+    """Make a message that names no row a dead letter; the same message twice is one."""
     letter = GiveUp("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
-    facts = {"queue": name, "task": task, "bytes": len(body), "body": storable(body.decode("utf-8", "replace"), 1000)}
-    subject_id = uuid.uuid5(_MESSAGES, body.hex())  # the same message twice is one dead letter
+    facts = {"queue": queue, "task": task, "bytes": len(body), "body": storable(body.decode("utf-8", "replace"), 1000)}
+    subject_id = uuid.uuid5(_MESSAGES, body.hex())
     deps.database.run(
         lambda conn: dead_letters.add(conn, "message", subject_id, letter, step="drain", facts=facts, actor=actor)
     )

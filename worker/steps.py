@@ -13,7 +13,7 @@ from moorage import settings as settings_module
 from moorage.errors import ConfigError, DatabaseUnavailable
 from moorage.model import Step, Wake
 from tasks.sweeps import STEP_OF
-from worker import boot, publish, queues, shell, stopping, sweeping
+from worker import boot, drain, publish, queues, shell, stopping, sweeping
 from worker.celery import app
 
 log = logs.get(__name__)
@@ -25,8 +25,16 @@ def _leased_by(task: Any) -> str:
 
 def _define(step: Step) -> None:
     @app.task(name=queues.TASK_OF[step], bind=True)
-    def run(self: Task[Any, Any], row_id: str) -> None:
-        shell.run(step, UUID(row_id), _leased_by(self))
+    def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
+        try:
+            (row_id,) = args
+            wake = Wake(step, UUID(row_id))
+        except (ValueError, TypeError, AttributeError):  # it names no row: Celery would only log it
+            body = repr((args, kwargs)).encode()
+            why = "has arguments that name no row"
+            drain.bury(boot.deps(), self.name, body, why=why, queue=queues.QUEUE_OF[step], actor=_leased_by(self))
+        else:
+            shell.run(wake.step, wake.row_id, _leased_by(self))
 
 
 for _step in queues.TASK_OF:
