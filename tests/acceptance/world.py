@@ -241,9 +241,7 @@ class World:
         with self.broker() as client:
             properties = {
                 "correlation_id": str(uuid4()),
-                "delivery_mode": 2,
                 "delivery_info": {"exchange": queue, "routing_key": queue},
-                "priority": 0,
                 "body_encoding": "base64",
                 "delivery_tag": str(uuid4()),
             }
