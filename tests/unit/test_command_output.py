@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.audit import AuditReport
 from tasks.audit_finding import Finding
 from worker import console
 
@@ -52,11 +51,11 @@ def test_a_moment_is_told_from_now(at: float | None, told: str) -> None:
 
 def test_json_holds_ids_times_and_dataclasses(capsys: pytest.CaptureFixture[str]) -> None:
     """A program reads what a person sees."""
-    report = AuditReport([Finding(4, "output", "x", "missing")], {"jobs": 1})
-    console.emit({"id": uuid.UUID(int=1), "at": NOW, "report": report})
+    finding = Finding(4, "output", "x", "missing", "4 objects")
+    console.emit({"id": uuid.UUID(int=1), "at": NOW, "finding": finding})
 
     read = json.loads(capsys.readouterr().out)
 
     assert read["at"] == "2026-01-01T00:00:00+00:00"
     assert read["id"] == "00000000-0000-0000-0000-000000000001"
-    assert read["report"]["findings"] == [{"rule": 4, "subject": "output", "id": "x", "what": "missing"}]
+    assert read["finding"]["what"] == "missing"
