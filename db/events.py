@@ -53,3 +53,14 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
 def of(conn: Connection, subject: str, subject_id: UUID, limit: int = 1000) -> list[Row]:
     """Return the history of one row, oldest first."""
     return many(conn, OF, {"subject": subject, "subject_id": subject_id, "limit": limit})
+
+
+PAGE_OF_JOB = """
+SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
+  FROM events WHERE job_id = %(job_id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+
+def page_of_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[Row]:
+    """Return the history of a job behind an event, oldest first."""
+    return many(conn, PAGE_OF_JOB, {"job_id": job_id, "after": after, "limit": limit})

@@ -1,5 +1,6 @@
 """Jobs: what applications asked for. The job's row lock orders everything that happens to its rows."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -172,3 +173,22 @@ SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.re
 def errors(conn: Connection, job_id: UUID) -> list[Row]:
     """Return what went wrong in a job: its dead outputs and its predictions that ended without files."""
     return many(conn, ERRORS, {"id": job_id})
+
+
+PAGE = """
+SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.created_at, j.deadline_at, j.settled_at,
+       j.reopened, r.id AS render_id, o.outputs, o.kept
+  FROM jobs j
+  LEFT JOIN renders r ON r.id = j.id AND r.deleted_at IS NULL
+ CROSS JOIN LATERAL (SELECT count(*) AS outputs, count(*) FILTER (WHERE state = 'kept') AS kept
+                       FROM outputs WHERE job_id = j.id AND prediction_id = j.chosen_id) o
+ WHERE (%(owner)s::text IS NULL OR j.owner = %(owner)s)
+   AND (%(state)s::text IS NULL OR j.state = %(state)s)
+   AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
+ ORDER BY j.id DESC LIMIT %(limit)s
+"""
+
+
+def page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
+    """Return jobs, newest first, with how many files they have; `filters` has owner, state and before."""
+    return many(conn, PAGE, {**filters, "limit": limit})

@@ -1,5 +1,7 @@
 """Renders and their variants: the published results. Written in the one transaction that settles the job."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from db.connect import Connection, Row, many, one
@@ -49,12 +51,48 @@ def is_deleted(conn: Connection, job_id: UUID) -> bool:
 
 
 VARIANTS = """
-SELECT idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s, key,
-       thumb_key, thumb_width_px, thumb_height_px, thumb_missing, is_cover
-  FROM variants WHERE render_id = %(render_id)s ORDER BY idx
+SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s,
+       key, thumb_key, thumb_width_px, thumb_height_px, thumb_missing, is_cover
+  FROM variants WHERE render_id = ANY(%(render_ids)s::uuid[]) ORDER BY render_id, idx
 """
 
 
 def variants(conn: Connection, render_id: UUID) -> list[Row]:
     """Return the published files of a render."""
-    return many(conn, VARIANTS, {"render_id": render_id})
+    return variants_of(conn, [render_id])
+
+
+def variants_of(conn: Connection, render_ids: Sequence[UUID]) -> list[Row]:
+    """Return the published files of several renders, each with its `render_id`."""
+    return many(conn, VARIANTS, {"render_ids": list(render_ids)})
+
+
+_LISTED = """
+SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id,
+       j.scene, j.state, j.reason, j.created_at, j.settled_at
+  FROM renders r JOIN jobs j ON j.id = r.id
+ WHERE r.deleted_at IS NULL
+"""
+
+# By id and not by time of publication: ids are in the order of the jobs' making, and the index of an owner has them.
+PAGE = f"""{_LISTED}
+   AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)
+   AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
+   AND (%(state)s::text IS NULL OR j.state = %(state)s)
+   AND (%(style)s::text IS NULL OR j.style = %(style)s)
+   AND (%(project_id)s::text IS NULL OR j.project_id = %(project_id)s)
+   AND (%(before)s::uuid IS NULL OR r.id < %(before)s)
+ ORDER BY r.id DESC LIMIT %(limit)s
+"""
+
+SHOW = f"{_LISTED} AND r.id = %(id)s"
+
+
+def page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
+    """Return published renders, newest job first; `filters` has owner, kind, state, style, project_id and before."""
+    return many(conn, PAGE, {**filters, "limit": limit})
+
+
+def show(conn: Connection, render_id: UUID) -> Row | None:
+    """Return a published render with what its job says of it; None when there is none, or it was deleted."""
+    return one(conn, SHOW, {"id": render_id})

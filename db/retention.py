@@ -41,7 +41,7 @@ WITH moved AS (
     UPDATE renders SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'render', id, id, 'published', 'deleted', 'older than renders are kept', %(actor)s FROM moved
+SELECT 'render', id, id, 'published', 'deleted', %(reason)s, %(actor)s FROM moved
 """
 
 # What died beside the render's files cannot be added to it any more.
@@ -72,9 +72,9 @@ def discard_published(conn: Connection, render_id: UUID, actor: str) -> None:
     conn.execute(DISCARD_PUBLISHED, {"id": render_id, "actor": actor})
 
 
-def mark_deleted(conn: Connection, render_id: UUID, actor: str) -> None:
+def mark_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:
     """Make a render a tombstone, and close the dead letters of its job's files."""
-    conn.execute(MARK_DELETED, {"id": render_id, "actor": actor})
+    conn.execute(MARK_DELETED, {"id": render_id, "actor": actor, "reason": reason})
     conn.execute(CLOSE_LETTERS, {"id": render_id, "actor": actor})
 
 

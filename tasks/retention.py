@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import projects, retention, usage
+from db import retention, usage
 from db.connect import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
+from tasks import tombstone
 from tasks.deps import Deps
 
 log = logs.get(__name__)
@@ -88,11 +89,8 @@ def _delete(conn: Connection, asset_base: str, kept: float, actor: str, render_i
     job = retention.lock_render(conn, render_id, kept)
     if job is None:
         return False
-    retention.discard_published(conn, render_id, actor)
-    project = projects.lock(conn, job["project_id"]) if job["project_id"] else None
-    retention.mark_deleted(conn, render_id, actor)
-    if project is not None:
-        projects.compute(conn, project, asset_base)
+    reason = "older than renders are kept"
+    tombstone.make(conn, render_id, job["project_id"], asset_base=asset_base, actor=actor, reason=reason)
     return True
 
 

@@ -7,7 +7,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 import providers
@@ -16,7 +15,7 @@ from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.settings import Settings
 from storage import addresses
-from web import jobs, predictions, projects
+from web import routes
 from web.access import Gate
 from web.desk import Desk
 from web.problems import Problem
@@ -41,7 +40,7 @@ class Api:
             asset_base=addresses.asset_base(settings),
         )
         self._routes = Starlette(
-            routes=[route for prefix in PREFIXES for route in _routes(prefix)],
+            routes=[route for prefix in PREFIXES for route in routes.under(prefix)],
             exception_handlers={Problem: _refused, HTTPException: _unrouted, Exception: _failed},
         )
         self._routes.router.redirect_slashes = False
@@ -73,14 +72,6 @@ class Api:
             await refused.response()(scope, receive, send)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
-
-
-def _routes(prefix: str) -> list[Route]:
-    return [
-        Route(f"{prefix}/predictions", predictions.register, methods=["POST"]),
-        Route(f"{prefix}/jobs/{{job_id}}", jobs.show, methods=["GET"]),
-        Route(f"{prefix}/projects/{{project_id}}", projects.show, methods=["GET"]),
-    ]
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -82,41 +82,46 @@ def read(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Regist
     Raises:
         Problem: 422 with every field that is wrong.
     """
-    errors = [_stray(name) for name in body if not is_storable(name)]
+    errors = [stray(name, Asked) for name in body if not is_storable(name)]
     if body.get("scene") is not None and body.get("project_id") is None:
         errors.append({"field": "scene", "message": "names a place in a project: write project_id too, or no scene"})
     try:
         asked = Asked.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
-        errors += [_explain(item) for item in error.errors()]
+        errors += [explain(item, Asked) for item in error.errors()]
     if errors:
-        raise _invalid(errors[:MAX_ERRORS])
+        raise invalid(errors)
     return Registration(partial=asked.policy or partial, **asked.model_dump(exclude={"policy"}))
 
 
 def wrong(field: str, message: str) -> Problem:
     """Return the 422 of one field."""
-    return _invalid([{"field": field, "message": message}])
+    return invalid([{"field": field, "message": message}])
 
 
-def _invalid(errors: list[dict[str, str]]) -> Problem:
+def invalid(errors: list[dict[str, str]]) -> Problem:
+    """Return the 422 of several fields, of which the first 20 are told."""
+    errors = errors[:MAX_ERRORS]
     first = f"{errors[0]['field']} {errors[0]['message']}".strip()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, first + more, errors=errors)
 
 
-def _explain(item: ErrorDetails) -> dict[str, str]:
-    """Say what is wrong with one field; what was sent is not repeated, only a name that is no field."""
+def explain(item: ErrorDetails, model: type[BaseModel]) -> dict[str, str]:
+    """Return what is wrong with one field; what was sent is not repeated, only a name that is no field."""
     field = storable(str(item["loc"][0]), 60) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
-        return _stray(field)
+        return stray(field, model)
     if item["type"] == "missing":
         return {"field": field, "message": "is missing: it must be given"}
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     return {"field": field, "message": f"{message[:1].lower()}{message[1:]}"}
 
 
-def _stray(name: str) -> dict[str, str]:
-    close = difflib.get_close_matches(name, Asked.model_fields, n=1, cutoff=0.75)
-    instead = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(Asked.model_fields)}"
+def stray(name: str, model: type[BaseModel]) -> dict[str, str]:
+    """Return what is wrong with a name that is no field, and which one may have been meant."""
+    fields = list(model.model_fields)
+    close = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
+    known = f"the fields are {', '.join(fields)}" if fields else "there are none here"
+    instead = f"did you mean {close[0]}?" if close else known
     return {"field": storable(name, 60), "message": f"is not a field: {instead}"}

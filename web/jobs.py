@@ -1,4 +1,4 @@
-"""GET /v1/jobs/{job_id}: how a job stands, what was published of it and what went wrong."""
+"""GET /v1/jobs: how jobs stand, what was published of one, what went wrong in it, and its history."""
 
 from typing import Any
 from uuid import UUID
@@ -6,11 +6,9 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from db import jobs, outputs, predictions, renders
+from db import events, jobs, outputs, predictions, renders
 from db.connect import Connection, Row
-from storage import addresses
-from web import desk, problems, snapshots
-from web.problems import Problem
+from web import desk, ids, problems, queries, snapshots, variants
 
 JOB = (
     "state", "owner", "kind", "mode", "room_type", "style", "prompt", "project_id", "scene", "category", "reason",
@@ -18,43 +16,73 @@ JOB = (
 )  # fmt: skip
 PREDICTION = ("provider", "external_id", "model", "state", "raw_status", "created_at", "deadline_at", "ended_at")
 OUTPUT = ("idx", "path", "state", "attempt", "run_at", "expires_at", "ended_at")
-VARIANT = (
-    "idx", "is_cover", "media", "content_type", "bytes", "sha256", "width_px", "height_px", "frames", "duration_s",
-    "thumb_width_px", "thumb_height_px", "thumb_missing",
-)  # fmt: skip
 ERROR = ("type", "message", "prediction_id", "retryable", "subject", "subject_id", "idx", "path", "dead_letter_id")
+
+
+LISTED = (
+    "owner",
+    "kind",
+    "state",
+    "project_id",
+    "category",
+    "reason",
+    "created_at",
+    "deadline_at",
+    "settled_at",
+    "reopened",
+)
+EVENT = ("id", "subject", "subject_id", "from_state", "to_state", "reason", "actor", "at")
+
+
+async def index(request: Request) -> Response:
+    """Answer 200 with a page of jobs, newest first."""
+    wanted = queries.read(request, queries.Jobs)
+    filters = wanted.model_dump(exclude={"limit"})
+    rows = await desk.of(request).threads.run(
+        lambda database: database.run(lambda conn: jobs.page(conn, filters, wanted.limit + 1))
+    )
+    page = rows[: wanted.limit]
+    last = page[-1]["id"] if len(rows) > wanted.limit else None
+    return problems.answer(200, {"jobs": [_listed(row) for row in page], "next": last})
+
+
+def _listed(row: Row) -> dict[str, Any]:
+    named = {"job_id": row["id"], **_fields(row, LISTED)}
+    return {**named, "render_id": row["render_id"], "outputs": row["outputs"], "kept": row["kept"]}
+
+
+async def history(request: Request) -> Response:
+    """Answer 200 with a page of a job's events, oldest first, 404 when there is no such job."""
+    job_id = ids.read(request.path_params["job_id"], "job")
+    wanted = queries.read(request, queries.History)
+
+    def work(conn: Connection) -> list[Row] | None:
+        found = events.page_of_job(conn, job_id, wanted.after, wanted.limit + 1)
+        return found if found or jobs.show(conn, job_id) else None
+
+    rows = await desk.of(request).threads.run(lambda database: database.run(work))
+    if rows is None:
+        raise ids.missing("job")
+    page = rows[: wanted.limit]
+    last = page[-1]["id"] if len(rows) > wanted.limit else None
+    return problems.answer(200, {"job_id": job_id, "events": [_fields(row, EVENT) for row in page], "next": last})
 
 
 async def show(request: Request) -> Response:
     """Answer 200 with a job as it stands, 404 when there is none."""
     at = desk.of(request)
-    job_id = _job_id(request.path_params["job_id"])
+    job_id = ids.read(request.path_params["job_id"], "job")
     fields = await at.threads.run(lambda database: snapshots.read(database, lambda conn: _read(conn, job_id, at)))
     if fields is None:
-        raise _missing()
+        raise ids.missing("job")
     return problems.answer(200, fields)
-
-
-def _job_id(text: str) -> UUID:
-    """Return an id written as we write it; anything else names no job."""
-    try:
-        job_id = UUID(text)
-    except ValueError as error:
-        raise _missing() from error
-    if str(job_id) != text.lower():
-        raise _missing()
-    return job_id
-
-
-def _missing() -> Problem:
-    return Problem(404, "there is no such job")
 
 
 def _read(conn: Connection, job_id: UUID, at: desk.Desk) -> dict[str, Any] | None:
     row = jobs.show(conn, job_id)
     if row is None:
         return None
-    variants = [_variant(found, at.asset_base) for found in renders.variants(conn, job_id)]
+    published = [variants.shown(found, at.asset_base) for found in renders.variants(conn, job_id)]
     is_published = row["render_id"] is not None and row["deleted_at"] is None
     return {
         "job_id": job_id,
@@ -62,20 +90,11 @@ def _read(conn: Connection, job_id: UUID, at: desk.Desk) -> dict[str, Any] | Non
         "policy": row["partial"],
         "render_id": row["render_id"] if is_published else None,
         "published_at": row["published_at"] if is_published else None,
-        "variants_created": len(variants),
-        "variants": variants,
+        "variants_created": len(published),
+        "variants": published,
         "predictions": [_prediction(found) for found in predictions.of_job(conn, job_id)],
         "outputs": [_output(found) for found in outputs.of_job(conn, job_id)],
         "errors": [{"job_id": job_id, **_fields(found, ERROR)} for found in jobs.errors(conn, job_id)],
-    }
-
-
-def _variant(row: Row, base: str) -> dict[str, Any]:
-    thumb = row["thumb_key"]
-    return {
-        **_fields(row, VARIANT),
-        "url": addresses.asset_url(base, row["key"]),
-        "thumb_url": addresses.asset_url(base, thumb) if thumb else None,
     }
 
 

@@ -75,7 +75,7 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
 
 def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> register.Registered:
     """Register a prediction at Replicate."""
-    wanted = Registration(provider="replicate", external_id=external_id, owner="tests", **asked)
+    wanted = Registration(provider="replicate", external_id=external_id, **{"owner": "tests", **asked})
     return register.register(deps.database, deps.settings, deps.providers["replicate"], wanted)
 
 

@@ -1,0 +1,218 @@
+"""What an application lists and deletes: renders, jobs and their histories, against granian and PostgreSQL."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from db import leases, projects
+from db.connect import Connection, connect
+from embedded.stack import Stack
+from tasks import audit, discard, sweeps
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+from tests.integration import kept_world as world
+from tests.integration import web_process as wp
+
+CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
+NOBODY = "01890000-0000-7000-8000-000000000001"
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_renders", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    with wp.running(url, ASSET_BASE_URL="https://cdn.example/files") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def deps(stack: Stack, url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, url)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def mine(url: str) -> Iterator[Connection]:
+    made = connect(url)
+    yield made
+    made.close()
+
+
+def listed(front: wp.Front, query: str) -> list[str]:
+    answer = front.get(f"/v1/renders?{query}")
+    assert answer.status == 200, answer.fields
+    return [render["render_id"] for render in answer.fields["renders"]]
+
+
+def remove(front: wp.Front, render_id: Any) -> wp.Answer:
+    return front.ask("DELETE", f"/v1/renders/{render_id}", headers=wp.BEARER)
+
+
+def test_my_renders_come_newest_first_page_by_page(front: wp.Front, deps: Deps) -> None:
+    """A page that shifts while the next is asked for would show a render twice, or never."""
+    made = [str(world.kept(deps, f"page_{n}", owner="pages")) for n in range(5)]
+
+    first = front.get("/v1/renders?owner=pages&limit=2").fields
+    later = str(world.kept(deps, "page_later", owner="pages"))
+    second = front.get(f"/v1/renders?owner=pages&limit=2&before={first['next']}").fields
+    third = front.get(f"/v1/renders?owner=pages&limit=2&before={second['next']}").fields
+
+    shown = [render["render_id"] for page in (first, second, third) for render in page["renders"]]
+    assert shown == made[::-1]
+    assert third["next"] is None
+    assert listed(front, "owner=pages&limit=1") == [later]
+
+
+def test_a_listed_render_has_its_files(front: wp.Front, deps: Deps) -> None:
+    """The page of an application is drawn from the list alone."""
+    job_id = world.kept(deps, "files", [world.picture("red"), world.picture("blue")], owner="files", style="noir")
+
+    (render,) = front.get("/v1/renders?owner=files").fields["renders"]
+
+    assert render == front.get(f"/v1/renders/{job_id}").fields
+    assert (render["render_id"], render["state"], render["style"]) == (str(job_id), "succeeded", "noir")
+    assert render["variants"] == front.get(f"/v1/jobs/{job_id}").fields["variants"]
+    assert [variant["idx"] for variant in render["variants"]] == [0, 1]
+    assert render["variants"][0]["url"].startswith(f"https://cdn.example/files/renders/{job_id}/0-")
+
+
+def test_filters_narrow_the_list(front: wp.Front, deps: Deps) -> None:
+    """Each of them alone and all at once; one owner's list never holds another's."""
+    noir = world.kept(deps, "noir", owner="filters", style="noir", project_id="filtered")
+    half = world.kept(deps, "half", [world.picture(), CORRUPT], owner="filters", kind="video")
+    world.kept(deps, "other", owner="others", style="noir")
+
+    assert listed(front, "owner=filters") == [str(half), str(noir)]
+    assert listed(front, "owner=filters&style=noir") == listed(front, "project_id=filtered") == [str(noir)]
+    assert listed(front, "owner=filters&state=partial") == listed(front, "owner=filters&kind=video") == [str(half)]
+    assert listed(front, "owner=filters&style=noir&kind=video") == []
+    assert listed(front, "owner=nobody") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        ("limit=0", "limit", "greater than or equal to 1"),
+        ("limit=101", "limit", "less than or equal to 100"),
+        ("limit=many", "limit", "integer"),
+        ("before=7", "before", "UUID"),
+        ("kind=sound", "kind", "should be 'image', 'video' or 'mixed'"),
+        ("ownr=ada", "ownr", "did you mean owner?"),
+        ("owner=a&owner=b", "owner", "twice"),
+        ("owner=", "owner", "is empty"),
+        ("owner=%00", "owner", "NUL"),
+    ],
+)
+def test_a_wrong_query_is_told_and_not_ignored(front: wp.Front, query: str, field: str, message: str) -> None:
+    """A filter that is passed over shows one owner the renders of all."""
+    refused = front.get(f"/v1/renders?{query}")
+
+    assert refused.status == 422
+    assert refused.fields["errors"][0]["field"] == field
+    assert message in refused.fields["errors"][0]["message"]
+
+
+def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: Connection) -> None:
+    """For readers, in the document and in storage; asking twice does no harm."""
+    job_id = world.kept(deps, "gone", owner="gone", project_id="gone", scene=1)
+    mine.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}' WHERE id = 'gone'""")
+    sweeps.reconcile(deps, "tests", len)
+    before = deps.database.run(lambda c: projects.get(c, "gone"))
+    keys = mine.execute("SELECT key, thumb_key FROM outputs WHERE job_id = %s", [job_id]).fetchone()
+
+    answers = [remove(front, job_id), remove(front, job_id)]
+    discard_all(deps)
+
+    assert before is not None
+    assert len(before["document"]["scenes"][0]["imageUrls"]) == 1
+    assert [answer.status for answer in answers] == [204, 204]
+    assert front.get(f"/v1/renders/{job_id}").status == 404
+    assert listed(front, "owner=gone") == []
+    assert front.get(f"/v1/jobs/{job_id}").fields["render_id"] is None
+    assert front.get("/v1/projects/gone").fields["document"]["scenes"][0]["imageUrls"] == []
+    assert keys is not None
+    assert [deps.blobs.head(deps.blobs.public_bucket, key) for key in keys.values()] == [None, None]
+    told = front.get(f"/v1/jobs/{job_id}/events").fields["events"]
+    deleted = [event for event in told if (event["subject"], event["to_state"]) == ("render", "deleted")]
+    assert [(event["actor"], event["reason"]) for event in deleted] == [("api", "the application deleted it")]
+    found = audit.run(deps, deep=True, second_look_seconds=0.0).findings
+    assert [finding for finding in found if finding.subject != "object"] == []
+
+
+def discard_all(deps: Deps) -> None:
+    """Do what the discard step does for every output that is to be discarded."""
+    for row_id in deps.database.run(lambda conn: leases.due(conn, "discard", limit=100, starved=True)):
+        lease = world.claim(deps, world.Wake("discard", row_id))
+        discard.run(deps, lease, world.Calm())
+
+
+def test_what_is_being_worked_on_is_not_deleted(front: wp.Front, deps: Deps, mine: Connection) -> None:
+    """A file that is added after the end would stay in storage, seen by nobody."""
+    job_id = world.kept(deps, "busy", owner="busy")
+    mine.execute("UPDATE jobs SET state = 'keeping', settled_at = NULL, run_at = moment() WHERE id = %s", [job_id])
+
+    busy = remove(front, job_id)
+    mine.execute("UPDATE jobs SET state = 'succeeded', settled_at = moment(), run_at = NULL WHERE id = %s", [job_id])
+
+    assert (busy.status, busy.fields["type"]) == (409, "urn:moorage:problem:conflict")
+    assert remove(front, job_id).status == 204
+
+
+@pytest.mark.parametrize("render_id", [NOBODY, "7", "%00", f"%7B{NOBODY}%7D"])
+def test_a_render_that_never_was_is_not_found(front: wp.Front, render_id: str) -> None:
+    """Not a 204: a wrong id would be taken for a deletion."""
+    assert remove(front, render_id).status == 404
+    assert front.get(f"/v1/renders/{render_id}").status == 404
+
+
+def test_a_wrong_method_is_told_all_that_are_right(front: wp.Front) -> None:
+    """Two methods at one address must not hide one another."""
+    refused = front.ask("PUT", f"/v1/renders/{NOBODY}", headers=wp.BEARER)
+
+    assert refused.status == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+
+
+def test_jobs_are_listed_with_how_far_they_are(front: wp.Front, deps: Deps) -> None:
+    """Also those that published nothing: a list of renders alone would hide every failure."""
+    opened = front.register(external_id="listed_open", owner="lister").fields["job_id"]
+    half = str(world.kept(deps, "listed_half", [world.picture(), CORRUPT], owner="lister"))
+
+    page = front.get("/v1/jobs?owner=lister").fields
+    first = front.get("/v1/jobs?owner=lister&limit=1").fields
+    second = front.get(f"/v1/jobs?owner=lister&limit=1&before={first['next']}").fields
+
+    assert [(job["job_id"], job["state"], job["kept"], job["outputs"]) for job in page["jobs"]] == [
+        (half, "partial", 1, 2),
+        (opened, "open", 0, 0),
+    ]
+    assert [job["job_id"] for job in first["jobs"] + second["jobs"]] == [half, opened]
+    assert (page["next"], second["next"]) == (None, None)
+    assert [job["job_id"] for job in front.get("/v1/jobs?owner=lister&state=open").fields["jobs"]] == [opened]
+
+
+def test_a_job_tells_its_history_in_pages(front: wp.Front, deps: Deps) -> None:
+    """Every edge once and in order; what is asked is who did what, when and why."""
+    job_id = world.kept(deps, "history")
+
+    whole = front.get(f"/v1/jobs/{job_id}/events").fields
+    pages: list[dict[str, Any]] = []
+    after: int | None = 0
+    while after is not None:
+        page = front.get(f"/v1/jobs/{job_id}/events?limit=2&after={after}").fields
+        pages += page["events"]
+        after = page["next"]
+
+    assert pages == whole["events"]
+    edges = [(event["subject"], event["from_state"], event["to_state"]) for event in pages]
+    assert edges[0] == ("job", None, "open")
+    assert ("output", "waiting", "kept") in edges
+    assert edges[-1] == ("job", "keeping", "succeeded")
+    assert front.get(f"/v1/jobs/{NOBODY}/events").status == 404
+    assert front.get(f"/v1/jobs/{UUID(NOBODY).hex}/events").status == 404

@@ -1,0 +1,84 @@
+"""What lists take in the query of their address, and what is wrong with what they were given."""
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from web import asked
+from web.asked import Name
+
+Q = TypeVar("Q", bound="Query")
+
+MAX_ROWS: Final = 100
+MAX_EVENTS: Final = 1000
+MAX_EVENT_ID: Final = 2**63 - 1
+
+EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
+
+
+class Query(BaseModel):
+    """A query in which every name is known and stands once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Page(Query):
+    """One page of a list, newest first."""
+
+    before: UUID | None = Field(None, description="`next` of the page before")
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
+
+
+class Renders(Page):
+    """Which renders are listed."""
+
+    owner: Name | None = None
+    kind: Literal["image", "video", "mixed"] | None = None
+    state: Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"] | None = None  # of the job
+    style: Name | None = None
+    project_id: Name | None = None
+
+
+class Jobs(Page):
+    """Which jobs are listed."""
+
+    owner: Name | None = None
+    state: Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"] | None = None
+
+
+class History(Query):
+    """Which events of a job are listed, oldest first."""
+
+    after: EventId = Field(0, description="`next` of the page before")
+    limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
+
+
+class Nothing(Query):
+    """An address that takes no query."""
+
+
+def read(request: Request, wanted: type[Q]) -> Q:
+    """
+    Return what a request's query asks for.
+
+    Raises:
+        Problem: 422 with every name that is wrong, unknown or given twice.
+    """
+    given: dict[str, Any] = {}
+    errors: list[dict[str, str]] = []
+    for name, value in request.query_params.multi_items():
+        if name not in wanted.model_fields:
+            errors.append(asked.stray(name, wanted))
+        elif name in given:
+            errors.append({"field": name, "message": "is given twice: write it once"})
+        given[name] = value
+    known = {name: value for name, value in given.items() if name in wanted.model_fields}
+    try:
+        read = wanted.model_validate(known)
+    except ValidationError as error:
+        raise asked.invalid(errors + [asked.explain(item, wanted) for item in error.errors()]) from error
+    if errors:
+        raise asked.invalid(errors)
+    return read
