@@ -12,7 +12,7 @@ from moorage.model import Lease, Prediction, PredictionState
 
 LIVE = ("planned", "submitting", "running", "abandoned")
 
-_COLUMNS = "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls"
+_COLUMNS = "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model"
 
 ADD = """
 WITH made AS (

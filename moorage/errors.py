@@ -78,10 +78,20 @@ class BadSignature(Refused):
         super().__init__(message, status=401)
 
 
+class KeysStale(Transient):
+    """The keys that judge a delivery must be fetched first: fetch them and verify again, or ask for it once more."""
+
+    category: Category = "PROVIDER_FAILED"
+
+
 class Unreadable(Permanent):
     """A correctly signed body that cannot be understood as the provider's dialect."""
 
     category: Category = "VALIDATION_FAILED"
+
+
+class NotOurs(MoorageError):
+    """A correctly signed delivery about something that is no prediction: it is ignored, with this reason."""
 
 
 class UnknownPrediction(Permanent):

@@ -174,6 +174,7 @@ class Situation:
     is_chosen: bool
     job: JobState
     has_render: bool
+    can_ask: bool = True  # the provider has a status endpoint, and we the token for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,11 @@ class Ignore:
 @dataclass(frozen=True, slots=True)
 class Note:
     """Still running: remember the provider's word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """It ended, and the answer says no more than that: ask for the whole one at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +220,7 @@ class End:
     reason: str
 
 
-Verdict = Ignore | Note | Choose | Renew | Late | End
+Verdict = Ignore | Note | Fetch | Choose | Renew | Late | End
 
 
 def on_report(report: Report, at: Situation) -> Verdict:
@@ -223,6 +229,8 @@ def on_report(report: Report, at: Situation) -> Verdict:
         return _after_the_end(report, at)
     if report.status in ("queued", "running", "unknown"):
         return Note()
+    if report.needs_fetch and at.can_ask:
+        return Fetch()
     if report.status == "succeeded":
         return _on_success(report, at)
     if report.status == "cancelled":
@@ -242,6 +250,9 @@ def _after_the_end(report: Report, at: Situation) -> Verdict:
 
 def _on_success(report: Report, at: Situation) -> Verdict:
     if not report.outputs:
+        if report.needs_fetch:
+            why = "the webhook tells of files without bringing them, and the provider cannot be asked for them"
+            return End("lost", "PROVIDER_FAILED", f"{why}: {report.error}" if report.error else why)
         if report.data_removed:
             return End("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
         return End("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")

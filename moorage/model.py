@@ -42,7 +42,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a provider's webhook or poll answer says of one prediction, in our words."""
+    """
+    What a provider's webhook or poll answer says of one prediction, in our words.
+
+    `needs_fetch`: it tells of the end without its files or reasons; the whole answer is to be had by a poll. Never set
+    in what a poll itself brings.
+    """
 
     external_id: str
     status: Status
@@ -53,6 +58,7 @@ class Report:
     completed_at: datetime | None = None
     expires_at: datetime | None = None  # when the URLs die, where the answer says so
     model: str | None = None
+    needs_fetch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,7 @@ class Prediction:
     deadline_at: datetime
     output_until: datetime | None
     polls: int
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,7 @@ class Output:
     state: OutputState
     key: str | None = None
     thumb_key: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

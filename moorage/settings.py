@@ -12,25 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from moorage.errors import ConfigError
+from moorage.provider_settings import Names, ProviderSettings, http_url, named, split
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
-Names = Annotated[tuple[str, ...], NoDecode]
 
 # Read by other parts of the house, straight from the environment.
 _NOT_OURS = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
 
 
-def _named(*names: str) -> Any:
-    return AliasChoices(*names)
-
-
-class Settings(BaseSettings):
+class Settings(ProviderSettings):
     """Every setting with its default. Field `x` without an alias is `MOORAGE_X` in the environment."""
 
     model_config = SettingsConfigDict(
@@ -43,43 +39,31 @@ class Settings(BaseSettings):
     )
 
     env: Literal["development", "production"] = "development"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=_named("LOG_LEVEL"))
-    log_format: Literal["json", "console"] = Field("console", validation_alias=_named("LOG_FORMAT"))
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=named("LOG_LEVEL"))
+    log_format: Literal["json", "console"] = Field("console", validation_alias=named("LOG_FORMAT"))
 
     # --- servers
-    database_url: SecretStr = Field(validation_alias=_named("DATABASE_URL"))
-    broker_url: SecretStr = Field(validation_alias=_named("CELERY_BROKER_URL", "REDIS_URL"))
-    s3_endpoint_url: str | None = Field(None, validation_alias=_named("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-    s3_public_endpoint_url: str | None = Field(None, validation_alias=_named("S3_PUBLIC_ENDPOINT_URL"))
-    s3_public_bucket: str = Field("moorage-public", validation_alias=_named("S3_PUBLIC_BUCKET"))
-    s3_private_bucket: str = Field("moorage-private", validation_alias=_named("S3_PRIVATE_BUCKET"))
+    database_url: SecretStr = Field(validation_alias=named("DATABASE_URL"))
+    broker_url: SecretStr = Field(validation_alias=named("CELERY_BROKER_URL", "REDIS_URL"))
+    s3_endpoint_url: str | None = Field(None, validation_alias=named("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    s3_public_endpoint_url: str | None = Field(None, validation_alias=named("S3_PUBLIC_ENDPOINT_URL"))
+    s3_public_bucket: str = Field("moorage-public", validation_alias=named("S3_PUBLIC_BUCKET"))
+    s3_private_bucket: str = Field("moorage-private", validation_alias=named("S3_PRIVATE_BUCKET"))
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
-        "auto", validation_alias=_named("S3_ADDRESSING_STYLE")
+        "auto", validation_alias=named("S3_ADDRESSING_STYLE")
     )
-    aws_region: str = Field("us-east-1", validation_alias=_named("AWS_REGION", "AWS_DEFAULT_REGION"))
-    aws_access_key_id: str | None = Field(None, validation_alias=_named("AWS_ACCESS_KEY_ID"))
-    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=_named("AWS_SECRET_ACCESS_KEY"))
+    aws_region: str = Field("us-east-1", validation_alias=named("AWS_REGION", "AWS_DEFAULT_REGION"))
+    aws_access_key_id: str | None = Field(None, validation_alias=named("AWS_ACCESS_KEY_ID"))
+    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=named("AWS_SECRET_ACCESS_KEY"))
     manage_buckets: bool = True  # make missing buckets and the public one's policy; off: an operator does
-    asset_base_url: str | None = Field(None, validation_alias=_named("ASSET_BASE_URL"))
+    asset_base_url: str | None = Field(None, validation_alias=named("ASSET_BASE_URL"))
 
     # --- the outside
-    public_url: str = Field("http://127.0.0.1:8000", validation_alias=_named("PUBLIC_URL"))
+    public_url: str = Field("http://127.0.0.1:8000", validation_alias=named("PUBLIC_URL"))
     api_token: SecretStr | None = None
+    assets: Literal["redirect", "stream"] = "redirect"  # how files are answered: by the way to storage, or with bytes
     egress_allow: Names = ()  # exact ADDRESS:PORT that the guard lets through; never in production
     allow_unsigned: Names = ()  # providers whose webhooks are taken without a signature, asked for by name
-    replicate_webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), validation_alias=_named("REPLICATE_WEBHOOK_SECRET")
-    )
-    replicate_api_token: SecretStr | None = Field(None, validation_alias=_named("REPLICATE_API_TOKEN"))
-    replicate_api_url: str = Field("https://api.replicate.com", validation_alias=_named("REPLICATE_API_URL"))
-    replicate_output_hosts: Names = Field(
-        ("replicate.delivery", "*.replicate.delivery", "api.replicate.com"),
-        validation_alias=_named("REPLICATE_OUTPUT_HOSTS"),
-    )
-    standard_webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), validation_alias=_named("STANDARD_WEBHOOK_SECRET")
-    )
-    standard_output_hosts: Names = Field((), validation_alias=_named("STANDARD_OUTPUT_HOSTS"))
 
     # --- receiver
     webhook_max_bytes: Count = 16 * 2**20
@@ -128,18 +112,10 @@ class Settings(BaseSettings):
     keep_rows_days: Days = 0.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders
     alive_file: str | None = None  # touched every few seconds by a worker or beat that runs, for health checks
 
-    @field_validator(
-        "egress_allow",
-        "allow_unsigned",
-        "replicate_output_hosts",
-        "standard_output_hosts",
-        "replicate_webhook_secret",
-        "standard_webhook_secret",
-        mode="before",
-    )
+    @field_validator("egress_allow", "allow_unsigned", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+        return split(value)
 
     @field_validator("database_url")
     @classmethod
@@ -165,12 +141,10 @@ class Settings(BaseSettings):
             raise ValueError("write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/")
         return value
 
-    @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "asset_base_url", "public_url", "replicate_api_url")
+    @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "asset_base_url", "public_url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("write a URL that starts with https:// (or http:// on a private network)")
-        return value.rstrip("/") if value else value
+        return http_url(value)
 
     @field_validator("egress_allow")
     @classmethod
@@ -294,5 +268,6 @@ def _explain(item: Any) -> str:
         return f"{env} is not set: write {env}=... (see .env.example)"
     if not env:
         return str(message)
-    shown = "" if "secret" in env.lower() or "token" in env.lower() or "url" in env.lower() else f"={item['input']!r}"
+    is_secret = any(word in env.lower() for word in ("secret", "token", "url", "_key"))
+    shown = "" if is_secret else f"={item['input']!r}"
     return f"{env}{shown}: {message[:1].lower()}{message[1:]}"

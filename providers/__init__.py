@@ -1,15 +1,16 @@
 """One file a provider: how its webhooks are verified and read, and how it is asked. Light to import."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from moorage.errors import ConfigError
 from moorage.settings import Settings
 from providers.base import Provider
+from providers.fal import Fal
 from providers.replicate import Replicate
 from providers.standard import Standard
 
-BUILT: Final[tuple[type[Replicate] | type[Standard], ...]] = (Replicate, Standard)
+BUILT: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, Replicate, Standard)
 
 
 def load(settings: Settings) -> Mapping[str, Provider]:
@@ -19,7 +20,7 @@ def load(settings: Settings) -> Mapping[str, Provider]:
     Raises:
         ConfigError: a secret, a host pattern or an API address is wrong, or MOORAGE_ALLOW_UNSIGNED names none of them.
     """
-    loaded: dict[str, Provider] = {kind.name: kind(settings) for kind in BUILT}
+    loaded = {provider.name: provider for provider in (kind(settings) for kind in BUILT)}
     for name in settings.allow_unsigned:
         if name not in loaded:
             raise ConfigError(f"MOORAGE_ALLOW_UNSIGNED: {name!r} is no provider; write {' or '.join(sorted(loaded))}")

@@ -36,6 +36,7 @@ class Provider(ABC):
         name: as it stands in `/webhooks/{name}` and in every row.
         answer_new, answer_known: the HTTP status that the dialect wants for a new delivery and for a known one.
         can_poll: it has a status endpoint and the token for it is set.
+        enabled_by: the setting that webhooks are verified by.
         enabled: it takes webhooks: a secret is set, or MOORAGE_ALLOW_UNSIGNED names it.
         output_life_seconds: how long its URLs live from the end of a prediction; None: not known.
         kept_headers: those of a delivery worth recording, in lower case; no signature, no key.
@@ -47,6 +48,7 @@ class Provider(ABC):
     output_life_seconds: ClassVar[float | None] = None
     kept_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     usual_first_poll_seconds: ClassVar[float] = 60.0
+    enabled_by: ClassVar[str]
 
     def __init__(self, settings: Settings, *, hosts: Hosts, secrets: Sequence[bytes]) -> None:
         self.hosts: Final = hosts
@@ -57,7 +59,12 @@ class Provider(ABC):
     @property
     def enabled(self) -> bool:
         """Return whether webhooks are taken."""
-        return bool(self._secrets) or self._takes_unsigned
+        return self.has_secret or self._takes_unsigned
+
+    @property
+    def has_secret(self) -> bool:
+        """Return whether what webhooks are verified by is set; then every one is."""
+        return bool(self._secrets)
 
     @property
     def can_poll(self) -> bool:
@@ -73,16 +80,20 @@ class Provider(ABC):
 
         Raises:
             BadSignature: whatever else the bytes are.
+            KeysStale: only after `fetch_keys` can this be judged.
         """
-        if self._secrets:
+        if self.has_secret:
             return self._verify(headers, body, now)
         if self._takes_unsigned:
             return Verified(webhook_id=None)
-        raise BadSignature(f"{self.name} has no webhook secret")
+        raise BadSignature(f"{self.name} has no webhook secret: set {self.enabled_by}")
 
     @abstractmethod
     def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
-        """Check the signature in the provider's dialect; at least one secret is there."""
+        """Check the signature in the provider's dialect; `has_secret` is true."""
+
+    def fetch_keys(self) -> None:  # noqa: B027 (most dialects have a secret instead)
+        """Fetch the public keys that `verify` asks for with KeysStale; blocks for seconds, raises nothing."""
 
     def keep_headers(self, headers: Headers) -> dict[str, str]:
         """Return the headers worth recording, names in lower case, values as text that can be stored."""
@@ -100,11 +111,15 @@ class Provider(ABC):
 
         Raises:
             Unreadable: it is not in the provider's dialect; the message says why.
+            NotOurs: it is, but tells of no prediction.
         """
 
-    def poll(self, external_id: str) -> Report:
+    def poll(self, external_id: str, model: str | None = None) -> Report:  # noqa: ARG002 (some dialects need it)
         """
         Ask the provider how a prediction stands.
+
+        Args:
+            model: as it was registered, for providers whose addresses name it.
 
         Raises:
             ProviderUnavailable: no answer, 429 or 5xx; `retry_after` as asked for.

@@ -18,10 +18,11 @@ MAX_FILES: Final = 1000
 _MAX_PATH_CHARS: Final = 400
 # No piece ends inside an escape. In one piece, 15 MB of "%41" took 1.2 GB to decode.
 _PIECE: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|.){1,4096}", re.DOTALL)
+_Item = tuple[str, str | None, Any]  # its path, its name where it stands in an object, the value
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def found(value: Any, path: str, allows: Callable[[str], str | None]) -> tuple[Found, ...]:
+def found(value: Any, path: str, allows: Callable[[str], str | None], *, key: str | None = None) -> tuple[Found, ...]:
     """
     Return the files in a JSON value: each string that starts with `https:`, `http:` or `data:`, at any depth.
 
@@ -31,12 +32,15 @@ def found(value: Any, path: str, allows: Callable[[str], str | None]) -> tuple[F
     Args:
         path: of the value itself ("output"); the rest follows as `output[2]`, `output.images[0].url`.
         allows: None for a URL that may be fetched, else the problem.
+        key: only strings that stand under this name in an object.
 
     Raises:
         Unreadable: there are more than 1,000.
     """
     files: list[Found] = []
-    for where, text in _strings(value, path):
+    for where, name, text in _strings(value, path):
+        if key is not None and name != key:
+            continue
         scheme = text[:6].lower()
         if scheme.startswith(("https:", "http:")):
             files.append(_at_url(where, text, allows(text)))
@@ -83,13 +87,17 @@ def _base64(data: bytes) -> bytes:
         raise ValueError(f"it is not base64 ({error})") from error
 
 
-def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield every string with its path; without recursion, since a body may nest as deeply as JSON can be read."""
-    open_levels = [iter([(path, value)])]
+def _strings(value: Any, path: str) -> Iterator[tuple[str, str | None, str]]:
+    """
+    Yield every string with its path, and its name where it stands in an object.
+
+    Without recursion, since a body may nest as deeply as JSON can be read.
+    """
+    open_levels: list[Iterator[_Item]] = [iter([(path, None, value)])]
     while open_levels:
-        for where, item in open_levels[-1]:
+        for where, name, item in open_levels[-1]:
             if isinstance(item, str):
-                yield where, item
+                yield where, name, item
             elif isinstance(item, dict | list):
                 open_levels.append(_items(where, item))
                 break
@@ -97,10 +105,10 @@ def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
             open_levels.pop()
 
 
-def _items(path: str, value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
+def _items(path: str, value: dict[str, Any] | list[Any]) -> Iterator[_Item]:
     if isinstance(value, list):
-        return ((_bounded(f"{path}[{place}]"), item) for place, item in enumerate(value))
-    return ((_bounded(path + _step(key)), item) for key, item in value.items())
+        return ((_bounded(f"{path}[{place}]"), None, item) for place, item in enumerate(value))
+    return ((_bounded(path + _step(key)), key, item) for key, item in value.items())
 
 
 def _step(key: str) -> str:

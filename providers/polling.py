@@ -1,8 +1,9 @@
-"""One authenticated GET to a provider's API: bounded in time and size, never redirected."""
+"""One GET to a provider's API, with its token where it has one: bounded in time and size, never redirected."""
 
 import contextlib
 import http.client
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
 
@@ -27,21 +28,22 @@ _HINTS: Final = {
 
 class Api:
     """
-    A provider's API behind one token.
+    A provider's API, behind one token or open to all.
 
     urllib3 and not requests: requests reads proxies and `.netrc` from the environment (the latter replaces the token),
     and the receiver, which imports every provider, would load it for nothing.
 
     Args:
         name: of the provider, for messages.
-        token_header: the header that carries the token, and its value.
+        token_header: the header that carries the token, and its value; None where none is asked for.
         max_bytes: of an answer.
     """
 
-    def __init__(self, name: str, token_header: tuple[str, str], *, max_bytes: int) -> None:
+    def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
         self._name = name
         self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "moorage"}
-        self._headers[token_header[0]] = token_header[1]
+        if token_header is not None:
+            self._headers[token_header[0]] = token_header[1]
         self._max_bytes = max_bytes
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._pool = urllib3.PoolManager(retries=False, timeout=timeout, ca_certs=certifi.where())
@@ -57,15 +59,19 @@ class Api:
             ProviderUnavailable: no whole answer in time, 408, 425, 429 or 5xx.
             ProviderRefused: any other status, a redirect included, or an answer above the limit.
         """
+        return self.ask(url, statuses=(200,), max_bytes=max_bytes)[1]
+
+    def ask(self, url: str, *, statuses: Collection[int], max_bytes: int | None = None) -> tuple[int, bytes]:
+        """Return status and body of an answer with one of the `statuses`; raises as `get` does for all others."""
         try:
             response = self._pool.request("GET", url, headers=self._headers, redirect=False, preload_content=False)
             with contextlib.closing(response):  # one read to its end went back to the pool by itself
-                return self._body(response, max_bytes or self._max_bytes)
+                return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise ProviderUnavailable(f"{self._name} did not answer: {_cause(error)}") from error
 
-    def _body(self, response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
-        if response.status != 200:
+    def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
+        if response.status not in statuses:
             raise self._failure(response.status, response.headers.get("Retry-After"))
         deadline = time.monotonic() + TOTAL_SECONDS
         body = bytearray()

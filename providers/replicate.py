@@ -38,6 +38,7 @@ class Replicate(Provider):
     """replicate.com, or whatever answers like it at REPLICATE_API_URL."""
 
     name = "replicate"
+    enabled_by = "REPLICATE_WEBHOOK_SECRET"
     output_life_seconds: ClassVar[float | None] = 3600.0  # inputs, outputs, logs of API predictions are deleted then
     kept_headers = Provider.kept_headers | {"webhook-id", "webhook-timestamp"}
 
@@ -85,7 +86,7 @@ class Replicate(Provider):
             model=_model(prediction),
         )
 
-    def poll(self, external_id: str) -> Report:
+    def poll(self, external_id: str, model: str | None = None) -> Report:  # noqa: ARG002 (the id is enough here)
         """Ask GET /v1/predictions/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("Replicate cannot be asked: set REPLICATE_API_TOKEN")

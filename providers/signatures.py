@@ -6,11 +6,15 @@ None raises anything but BadSignature, whatever the bytes; secrets are decoded w
 
 import base64
 import binascii
+import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import SecretStr
 
 from moorage.errors import BadSignature, ConfigError
@@ -23,6 +27,8 @@ _MIN_SECRET_BYTES: Final = 16
 _TIMESTAMP: Final = re.compile(rb"[1-9][0-9]{0,11}")
 # A full stop would let the signed text be cut in another place; the specification forbids it.
 _ID: Final = re.compile(rb"[!-\-/-~]{1,2000}")
+_VISIBLE: Final = re.compile(rb"[!-~]{1,200}")
+_HEX_SIGNATURE: Final = re.compile(rb"[0-9a-fA-F]{128}")
 
 
 def standard_secrets(given: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
@@ -63,6 +69,51 @@ def standard_v1(
     if not any(matches):  # all were compared: the time taken says nothing about which one matched
         raise BadSignature("no signature matches: another secret, or the body was changed on its way")
     return webhook_id.decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Digested:
+    """What a digest signature of Ed25519 covers besides the body, its form checked; `matches` judges it by the keys."""
+
+    user_id: str
+    message: bytes
+    signature: bytes
+
+    def matches(self, keys: Iterable[Ed25519PublicKey]) -> bool:
+        """Return whether any of the keys made the signature."""
+        return any(_is_signed_by(key, self.signature, self.message) for key in keys)
+
+
+def ed25519_digest(headers: Headers, body: bytes, now: float, *, prefix: str) -> Digested:
+    """
+    Return what is signed as Ed25519 over `request id, user id, time stamp, hex(sha256(body))`, joined by newlines.
+
+    Args:
+        now: seconds since 1970.
+        prefix: of the four headers: `x-fal-webhook-` and then `request-id`, `user-id`, `timestamp`, `signature`.
+
+    Raises:
+        BadSignature: a header is missing, doubled or malformed, the time stamp is more than 300 s off.
+    """
+    names = [f"{prefix}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
+    request_id, user_id, timestamp, signature = (_only(headers, name) for name in names)
+    for name, value in zip(names, (request_id, user_id), strict=False):
+        if not _VISIBLE.fullmatch(value):  # a newline in one would let the signed text be cut in another place
+            raise BadSignature(f"{name} is empty or holds characters that an id never has")
+    _check_age(timestamp, now, names[2])
+    if not _HEX_SIGNATURE.fullmatch(signature):
+        raise BadSignature(f"{names[3]} is not 128 hexadecimal digits")
+    digest = hashlib.sha256(body).hexdigest().encode()
+    message = b"\n".join((request_id, user_id, timestamp, digest))
+    return Digested(user_id.decode("ascii"), message, bytes.fromhex(signature.decode("ascii")))
+
+
+def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _standard_secret(text: str, place: int, setting: str) -> bytes:

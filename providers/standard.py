@@ -33,6 +33,7 @@ class Standard(Provider):
     """A sender without a name of its own; Svix's names for the three headers are taken as well."""
 
     name = "standard"
+    enabled_by = "STANDARD_WEBHOOK_SECRET"
     kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {
         "webhook-id",
         "webhook-timestamp",

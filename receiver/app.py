@@ -7,7 +7,7 @@ from typing import Final
 import providers
 from moorage import logs, metrics
 from moorage import settings as settings_module
-from moorage.errors import ConfigError, DatabaseUnavailable, Refused, Transient
+from moorage.errors import ConfigError, DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import probes
 from receiver.connections import Connections
@@ -20,6 +20,7 @@ log = logs.get(__name__)
 
 ALLOW_WEBHOOK: Final = (b"allow", b"POST, GET, HEAD, OPTIONS")
 ALLOW_READ: Final = (b"allow", b"GET, HEAD")
+_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: "database", KeysStale: "keys"}
 
 
 class Receiver:
@@ -104,7 +105,7 @@ class Receiver:
 
 
 def _unavailable(name: str, error: Transient) -> Response:
-    reason = "database" if isinstance(error, DatabaseUnavailable) else "bytes_in_flight"
+    reason = _REASONS.get(type(error), "bytes_in_flight")
     metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
     log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
     return problem(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))

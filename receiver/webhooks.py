@@ -1,7 +1,6 @@
 """POST /webhooks/{provider}: read, verify, record, wake, answer."""
 
 import hashlib
-import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,6 +12,7 @@ from providers.base import Provider
 from receiver import bodies, record
 from receiver.http import Headers, Receive, Response, json_response
 from receiver.relay import Relay
+from receiver.verifying import Verifier
 
 log = logs.get(__name__)
 
@@ -39,6 +39,7 @@ class Webhooks:
         self._providers = providers
         self._recorder = recorder
         self._relay = relay
+        self._verifier = Verifier(answer_seconds=settings.answer_seconds)
         self.in_flight = bodies.InFlight(settings.bytes_in_flight)
 
     def provider(self, name: str) -> Provider:
@@ -53,8 +54,9 @@ class Webhooks:
             known = ", ".join(sorted(self._providers))
             raise Refused(f"there is no provider {name[:MAX_NAME]!r}: write one of {known}", status=404)
         if not provider.enabled:
-            setting = f"{name.upper()}_WEBHOOK_SECRET"
-            raise Refused(f"{name} is not enabled: set {setting}, or name it in MOORAGE_ALLOW_UNSIGNED", status=404)
+            raise Refused(
+                f"{name} is not enabled: set {provider.enabled_by}, or name it in MOORAGE_ALLOW_UNSIGNED", status=404
+            )
         return provider
 
     async def receive(self, name: str, headers: Headers, receive: Receive) -> Response:
@@ -67,7 +69,7 @@ class Webhooks:
         """
         provider = self.provider(name)
         async with bodies.read(receive, headers, self._max_bytes, self.in_flight) as body:
-            verified = provider.verify(headers, body, time.time())
+            verified = await self._verifier.verify(provider, headers, body)
             recorded = await self._recorder.record(_arrival(provider, verified, headers, body))
             size = len(body)
         if recorded.is_live:

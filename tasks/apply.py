@@ -7,7 +7,7 @@ from typing import Literal
 from db import dead_letters, jobs, outputs, predictions, renders
 from db.connect import Connection
 from moorage import ids, lifecycle
-from moorage.lifecycle import TERMINAL_PREDICTION, Choose, End, GiveUp, Ignore, Late, Note, Renew, Situation
+from moorage.lifecycle import TERMINAL_PREDICTION, Choose, End, Fetch, GiveUp, Ignore, Late, Note, Renew, Situation
 from moorage.model import Found, Job, Prediction, Report, Wake
 from moorage.text import storable
 from tasks import settle
@@ -32,17 +32,21 @@ class Hearing:
     actor: str
     asset_base: str
     output_life_seconds: float | None
+    can_ask: bool = True  # the provider can be polled
 
 
 def apply(conn: Connection, job: Job, prediction: Prediction, report: Report, heard: Hearing) -> Applied:
     """Carry out what a report means for a locked job and prediction."""
-    situation = Situation(prediction.state, job.chosen_id == prediction.id, job.state, renders.exists(conn, job.id))
+    is_chosen, has_render = job.chosen_id == prediction.id, renders.exists(conn, job.id)
+    situation = Situation(prediction.state, is_chosen, job.state, has_render, heard.can_ask)
     verdict = lifecycle.on_report(report, situation)
     if isinstance(verdict, Ignore):
         return Applied(False, prediction.state in TERMINAL_PREDICTION, verdict.reason)
     if isinstance(verdict, Note):
         predictions.note(conn, prediction.id, storable(report.raw_status, 100))
         return Applied(True, False, f"still {storable(report.raw_status, 100)}")
+    if isinstance(verdict, Fetch):
+        return _fetch(conn, prediction, report)
     if isinstance(verdict, Renew):
         return _renew(conn, prediction, report, heard)
     if isinstance(verdict, Late):
@@ -67,6 +71,14 @@ def expiry(report: Report, heard_at: datetime, life_seconds: float | None) -> da
     if report.expires_at is not None:
         return min(report.expires_at, latest)
     return min(report.completed_at, heard_at) + timedelta(seconds=life_seconds) if report.completed_at else latest
+
+
+def _fetch(conn: Connection, prediction: Prediction, report: Report) -> Applied:
+    """Have the prediction polled at once; one that is just being polled comes round again on the provider's clock."""
+    word = storable(report.raw_status, 100)
+    predictions.note(conn, prediction.id, word)
+    woken = predictions.poll_now(conn, [prediction.id])
+    return Applied(True, False, f"{word}: the whole answer is asked for", [Wake("poll", row_id) for row_id in woken])
 
 
 def _choose(conn: Connection, job: Job, prediction: Prediction, report: Report, heard: Hearing) -> Applied:
@@ -118,7 +130,7 @@ def _renew(conn: Connection, prediction: Prediction, report: Report, heard: Hear
 def _end_without_files(
     conn: Connection, job: Job, prediction: Prediction, report: Report, verdict: End, heard: Hearing
 ) -> Applied:
-    why = GiveUp(verdict.category, "PredictionLost", storable(verdict.reason), retryable=False)
+    why = GiveUp(verdict.category, "PredictionLost", storable(verdict.reason), retryable=report.needs_fetch)
     _end(conn, prediction, verdict.state, report, heard, reason=why.reason, category=verdict.category)
     if verdict.state == "lost":  # files were made, and we did not get them
         dead_letters.add(

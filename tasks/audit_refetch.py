@@ -102,7 +102,7 @@ def _fresh(deps: Deps, found: Output) -> Output | None:
     provider = deps.providers.get(found.provider)
     if provider is None or not provider.can_poll:
         return None
-    report = provider.poll(found.external_id)
+    report = provider.poll(found.external_id, found.model)
     url = next((file.url for file in report.outputs if file.path == found.path and not file.problem), None)
     return replace(found, source=url) if url and url != found.source else None
 

@@ -106,7 +106,7 @@ def provider_settings(settings: Settings) -> Iterator[Check]:
         yield fail(str(error), "correct it")
         return
     for name, provider in loaded.items():
-        secret = f"{name.upper()}_WEBHOOK_SECRET"
+        secret = provider.enabled_by
         if name in settings.allow_unsigned:
             yield warn(f"{name}: webhooks are taken unsigned", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
         elif provider.enabled:

@@ -4,9 +4,10 @@ from datetime import datetime
 
 from db import deliveries, jobs, predictions
 from db.connect import Connection, now
-from moorage.errors import Permanent, UnknownPrediction
+from moorage.errors import NotOurs, Permanent, UnknownPrediction
 from moorage.failpoints import failpoint
 from moorage.model import Delivery, Lease, Registration, Report, Wake
+from moorage.text import storable
 from providers.base import Provider
 from tasks import apply, register
 from tasks.deps import Deps, Pulse
@@ -35,7 +36,12 @@ def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
     provider = deps.providers.get(delivery.provider)
     if provider is None:
         raise ProviderGone(f"there is no provider {delivery.provider} in this moorage")
-    report = provider.parse(delivery.body)
+    try:
+        report = provider.parse(delivery.body)
+    except NotOurs as error:
+        reason = storable(str(error))
+        deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
+        return []
     pulse()
     failpoint("ingest.before_commit")
     wakes = deps.database.run(lambda conn: _apply(conn, deps, lease, delivery, provider, report))
@@ -56,7 +62,12 @@ def _apply(
     job = jobs.lock(conn, found.job_id)
     prediction = predictions.lock(conn, found.id)
     heard = apply.Hearing(
-        "webhook", delivery.received_at, lease.leased_by, deps.asset_base, provider.output_life_seconds
+        "webhook",
+        delivery.received_at,
+        lease.leased_by,
+        deps.asset_base,
+        provider.output_life_seconds,
+        provider.can_poll,
     )
     applied = apply.apply(conn, job, prediction, report, heard)
     deliveries.end(

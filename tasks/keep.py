@@ -85,7 +85,7 @@ def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: Pulse) -
     if output.refreshed_at is not None or output.source_kind != "url" or provider is None or not provider.can_poll:
         return None
     try:
-        report: Report | None = provider.poll(output.external_id)
+        report: Report | None = provider.poll(output.external_id, output.model)
     except Permanent:
         report = None  # the download's own error says more; a provider that is away was not asked yet: tried again
     pulse()

@@ -41,7 +41,7 @@ def _ask(provider: Provider | None, prediction: Prediction) -> tuple[Report | No
         return None, None
     failpoint("poll.before_request")
     try:
-        return provider.poll(prediction.external_id), None
+        return provider.poll(prediction.external_id, prediction.model), None
     except MoorageError as error:
         return None, error
 

@@ -54,8 +54,7 @@ def _provider(providers: Mapping[str, Provider], name: str) -> Provider:
     if provider is None:
         raise asked.wrong("provider", f"{storable(name, 60)!r} does not exist: write one of {_names(providers)}")
     if not provider.enabled and not provider.can_poll:
-        setting = f"{name.upper()}_WEBHOOK_SECRET"
-        raise asked.wrong("provider", f"{name} cannot be heard of: set {setting} where moorage runs")
+        raise asked.wrong("provider", f"{name} cannot be heard of: set {provider.enabled_by} where moorage runs")
     return provider
 
 

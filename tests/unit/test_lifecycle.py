@@ -10,6 +10,7 @@ from moorage.lifecycle import (
     Choose,
     Counts,
     End,
+    Fetch,
     GiveUp,
     Ignore,
     Late,
@@ -89,9 +90,41 @@ def test_after_the_last_try_it_is_given_up_with_the_reason(error):
     assert "expired" in verdict.reason
 
 
-def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, **more):
+def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
     report = Report("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
-    return lifecycle.on_report(report, Situation(prediction, chosen, job, render))
+    return lifecycle.on_report(report, Situation(prediction, chosen, job, render, can_ask))
+
+
+@pytest.mark.parametrize("prediction", ["running", "abandoned"])
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_an_end_told_without_its_files_or_reasons_is_asked_for(status, prediction):
+    """A thin webhook is no success without files: the files are there, one request away."""
+    assert heard(status, prediction, outputs=(), needs_fetch=True) == Fetch()
+
+
+def test_a_success_told_without_its_files_is_lost_where_nobody_can_be_asked():
+    """Files were made and paid for: that is a dead letter with what mends it, not a failure without output."""
+    verdict = heard("succeeded", outputs=(), needs_fetch=True, can_ask=False, error="set THE_KEY")
+
+    assert isinstance(verdict, End)
+    assert verdict.state == "lost"
+    assert "cannot be asked" in verdict.reason
+    assert "set THE_KEY" in verdict.reason
+
+
+def test_a_failure_told_without_its_reason_stands_where_nobody_can_be_asked():
+    """There is nothing to lose: the application hears of the failure at once."""
+    verdict = heard("failed", outputs=(), needs_fetch=True, can_ask=False)
+
+    assert isinstance(verdict, End)
+    assert verdict.state == "failed"
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+@pytest.mark.parametrize("prediction", ["succeeded", "failed", "cancelled", "lost"])
+def test_what_is_over_is_not_asked_for_again(status, prediction):
+    """A duplicate of a thin webhook must not poll."""
+    assert isinstance(heard(status, prediction, outputs=(), needs_fetch=True), Ignore)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ recorded deliveries is in `test_provider_deliveries.py`.
 """
 
 import base64
+import hashlib
 import hmac
+import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,19 +40,49 @@ def sign_standard(body: bytes, *, key: bytes = NEW, at: int = NOW, name: str = "
     ]
 
 
-SIGNERS = {"replicate": sign_standard, "standard": sign_standard}
-ALLOWED = {"replicate": "https://replicate.delivery/a.png", "standard": "https://files.example/a.png"}
+def ed25519(key: bytes) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(key).digest())
+
+
+def sign_fal(body: bytes, *, key: bytes = NEW, at: int = NOW) -> list[tuple[bytes, bytes]]:
+    parts = (b"request_1", b"user_1", str(at).encode())
+    signature = ed25519(key).sign(b"\n".join((*parts, hashlib.sha256(body).hexdigest().encode()))).hex().encode()
+    names = (b"request-id", b"user-id", b"timestamp", b"signature")
+    return [(b"x-fal-webhook-" + name, value) for name, value in zip(names, (*parts, signature), strict=True)]
+
+
+def jwks(*keys: bytes) -> bytes:
+    raw = [ed25519(key).public_key().public_bytes_raw() for key in keys]
+    texts = [base64.urlsafe_b64encode(one).rstrip(b"=").decode() for one in raw]
+    return json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": text} for text in texts]}).encode()
+
+
+SIGNERS = {"fal": sign_fal, "replicate": sign_standard, "standard": sign_standard}
+ALLOWED = {
+    "fal": "https://v3.fal.media/files/b/a.png",
+    "replicate": "https://replicate.delivery/a.png",
+    "standard": "https://files.example/a.png",
+}
 SETTINGS = {
     "database_url": "postgresql://moorage@localhost/moorage",
     "broker_url": "redis://localhost",
     "egress_allow": "127.0.0.1:8081",
+    "fal_key": "key_id:key_that_must_not_leak",
+    "fal_user_id": "user_1",
     "replicate_webhook_secret": f"{whsec(OLD)},{whsec(NEW)}",
     "replicate_api_token": TOKEN,
     "standard_webhook_secret": f"{whsec(OLD)}, {whsec(NEW)}",
     "standard_output_hosts": "files.example",
 }
 LOADED = providers.load(Settings(_env_file=None, **SETTINGS))
+ENABLING = ("secret", "fal_key", "fal_user_id")
 each_provider = pytest.mark.parametrize("provider", LOADED.values(), ids=lambda one: one.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _public_keys():
+    """Keys that were just fetched: nothing is to be asked for while these tests run."""
+    LOADED["fal"].keys.take(jwks(OLD, NEW))
 
 
 def test_every_provider_stands_in_this_suite():
@@ -151,7 +184,7 @@ def test_verify_raises_nothing_but_its_own_refusal(provider, data):
 @pytest.mark.parametrize("name", list(LOADED))
 def test_unsigned_webhooks_are_taken_only_where_asked_for_by_name(name):
     """And a secret that is set is always used: a forgotten exception must not open the door."""
-    bare = {key: value for key, value in SETTINGS.items() if "secret" not in key}
+    bare = {key: value for key, value in SETTINGS.items() if not key.endswith(ENABLING)}
     shut = providers.load(Settings(_env_file=None, **bare))[name]
     asked = providers.load(Settings(_env_file=None, **bare, allow_unsigned=name))[name]
     both = providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned=name))[name]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import providers
-from moorage.errors import Unreadable
+from moorage.errors import NotOurs, Unreadable
 from moorage.model import Report
 from moorage.settings import Settings
 from moorage.text import is_storable
@@ -66,6 +66,7 @@ def test_a_recorded_delivery_is_read_as_expected(provider, delivery):
         expect["external_id"], expect["status"], expect["raw_status"],
     )  # fmt: skip
     assert report.data_removed is expect.get("data_removed", False)
+    assert report.needs_fetch is expect.get("needs_fetch", False)
     assert report.error == expect.get("error")
     assert report.model == expect.get("model", report.model)
     if "expires_at" in expect:
@@ -97,11 +98,12 @@ def test_a_delivery_with_damage_is_read_or_refused(provider, delivery, data):
 
     try:
         report = provider.parse(bytes(body))
-    except Unreadable:
+    except (Unreadable, NotOurs):
         return
     assert all(map(is_storable, storable_parts(report)))
 
 
+FIELDS = ("id", "status", "data", "output", "type", "error", "completed_at", "request_id", "payload", "payload_error")
 HOSTILE = {
     "empty": b"",
     "no UTF-8": b"\xff\xfe{}",
@@ -134,13 +136,13 @@ def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
 @given(st.binary(max_size=60) | st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["id", "status", "data", "output", "type", "error", "completed_at"]), inner),
+    | st.dictionaries(st.sampled_from(FIELDS), inner),
     max_leaves=12,
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
-def test_parse_raises_nothing_but_unreadable(provider, body):
+def test_parse_raises_nothing_but_unreadable_and_not_ours(provider, body):
     """Any bytes, and any JSON with the fields a dialect knows."""
     try:
         report = provider.parse(body)
-    except Unreadable:
+    except (Unreadable, NotOurs):
         return
     assert all(map(is_storable, storable_parts(report)))

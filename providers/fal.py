@@ -1,0 +1,199 @@
+"""
+fal.ai: Ed25519 over a digest, with public keys from a JSON Web Key Set; the body holds the result of a queued request.
+
+Sources: docs.fal.ai (model endpoints: webhooks, queue), fal-ai/fal (fal_client/client.py), fal-ai/fal-js (queue.ts),
+read 2026-11. Anybody's webhooks are signed with the same keys: FAL_USER_ID says whose are taken.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+from urllib.parse import quote
+
+from moorage.errors import (
+    BadSignature,
+    ConfigError,
+    DownloadRefused,
+    KeysStale,
+    ProviderRefused,
+    ProviderUnavailable,
+    Unreadable,
+)
+from moorage.model import Found, Report, Status, Verified
+from moorage.settings import Settings
+from moorage.text import storable
+from moorage.urls import Hosts
+from providers import bodies, files, signatures
+from providers.base import Provider
+from providers.keys import KeySet
+from providers.polling import Api
+from providers.signatures import Headers
+
+_PREFIX: Final = "x-fal-webhook-"
+_WEBHOOK_STATUSES: Final[dict[str, Status]] = {"OK": "succeeded", "ERROR": "failed"}
+_QUEUE_STATUSES: Final[dict[str, Status]] = {
+    "IN_QUEUE": "queued",
+    "IN_PROGRESS": "running",
+    "COMPLETED": "succeeded",  # a failure is COMPLETED too, with an error
+}
+_NAMESPACES: Final = frozenset({"workflows", "comfy"})
+_STEP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_APP_ERRORS: Final = (400, 422)  # a result that is the model's own refusal
+
+
+class Fal(Provider):
+    """
+    fal.ai's queue, or whatever answers like it at FAL_QUEUE_URL.
+
+    A webhook's id is the digest of its body: the id of the request, which a retry repeats, would drop unseen a second
+    webhook that says something else.
+
+    Attributes:
+        keys: that webhooks are signed with.
+    """
+
+    name = "fal"
+    enabled_by = "FAL_KEY or FAL_USER_ID"
+    kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {
+        "x-fal-webhook-request-id",
+        "x-fal-webhook-timestamp",
+        "x-fal-webhook-user-id",
+    }
+
+    def __init__(self, settings: Settings) -> None:
+        hosts = Hosts(settings.fal_output_hosts, settings.egress_allow, setting="FAL_OUTPUT_HOSTS")
+        super().__init__(settings, hosts=hosts, secrets=())
+        self._users = frozenset(settings.fal_user_id)
+        self._queue_url = settings.fal_queue_url
+        _check_addresses(settings.fal_jwks_url, hosts, "FAL_JWKS_URL")
+        self.keys: Final = KeySet("fal's key set", settings.fal_jwks_url)
+        self._api: Api | None = None
+        if settings.fal_key:
+            _check_addresses((self._queue_url,), hosts, "FAL_QUEUE_URL")
+            value = f"Key {_key(settings.fal_key.get_secret_value())}"
+            self._api = Api("fal", ("Authorization", value), max_bytes=settings.webhook_max_bytes)
+
+    @property
+    def can_poll(self) -> bool:
+        """Return whether FAL_KEY is set."""
+        return self._api is not None
+
+    @property
+    def has_secret(self) -> bool:
+        """Return whether FAL_KEY or FAL_USER_ID is set: the keys themselves are public."""
+        return self.can_poll or bool(self._users)
+
+    def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
+        signed = signatures.ed25519_digest(headers, body, now, prefix=_PREFIX)
+        if self._users and signed.user_id not in self._users:
+            raise BadSignature(f"it is signed for another user of fal than FAL_USER_ID names: {signed.user_id}")
+        keys = self.keys.keys
+        matches = signed.matches(keys)
+        if self.keys.is_due() and (self.keys.is_old() or not matches):
+            raise KeysStale("fal's public keys are to be fetched")
+        if not matches and self.keys.keys is not keys:  # they were fetched while these were tried
+            raise KeysStale("fal's public keys just changed")
+        if not keys:
+            raise KeysStale("fal's public keys could not be fetched")
+        if not matches:
+            raise BadSignature("no key of fal's made this signature, or the body was changed on its way")
+        return Verified(webhook_id=None)
+
+    def fetch_keys(self) -> None:
+        """Fetch the key set of FAL_JWKS_URL, at most once in 5 minutes; keys that are known outlive a failure."""
+        self.keys.fetch()
+
+    def parse(self, body: bytes) -> Report:
+        """
+        Return what a webhook says of a request.
+
+        Raises:
+            Unreadable: it is no webhook of fal's.
+        """
+        said = bodies.json_object(body)
+        raw_status = bodies.word(said.get("status"), "status")
+        status = _WEBHOOK_STATUSES.get(raw_status, "unknown")
+        payload = said.get("payload")
+        reason = bodies.text_or_none(said.get("payload_error"))
+        return Report(
+            external_id=bodies.external_id(said.get("request_id"), "request_id"),
+            status=status,
+            raw_status=raw_status,
+            outputs=self._files(payload) if status == "succeeded" else (),
+            error=_error(said.get("error"), payload) or reason,
+            needs_fetch=status == "succeeded" and payload is None and reason is not None,
+        )
+
+    def poll(self, external_id: str, model: str | None = None) -> Report:
+        """Ask for status, then result, at the address that the model names; raises as `Provider.poll` says."""
+        if self._api is None:
+            raise ProviderRefused("fal cannot be asked: set FAL_KEY")
+        request_url = f"{self._queue_url}/{_app(model)}/requests/{_step(external_id)}"
+        said = _answer(self._api.ask(f"{request_url}/status", statuses=(200, 202))[1])
+        raw_status = storable(str(said.get("status")), 100)
+        status = _QUEUE_STATUSES.get(raw_status, "unknown")
+        error = bodies.text_or_none(said.get("error"))
+        if status != "succeeded" or error:
+            return Report(external_id, "failed" if status == "succeeded" else status, raw_status, error=error)
+        code, body = self._api.ask(request_url, statuses=(200, *_APP_ERRORS))
+        payload = _answer(body)
+        if code != 200:
+            return Report(external_id, "failed", raw_status, error=_error(f"the result is an error {code}", payload))
+        return Report(external_id, "succeeded", raw_status, outputs=self._files(payload))
+
+    def _files(self, payload: Any) -> tuple[Found, ...]:
+        """Return the files of a result: fal's are objects with a url; a result without any may hold bare addresses."""
+        return files.found(payload, "payload", self.allows, key="url") or files.found(payload, "payload", self.allows)
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    try:
+        return bodies.json_object(body)
+    except Unreadable as error:
+        raise ProviderUnavailable(f"fal answered with what is no JSON object: {error}") from error
+
+
+def _error(error: object, payload: object) -> str | None:
+    """Return fal's reason; its own is often only a status, and what was wrong stands in the payload's detail."""
+    text = bodies.text_or_none(error)
+    detail = bodies.text_or_none(payload.get("detail")) if isinstance(payload, dict) and text else None
+    return storable(f"{text}: {detail}") if detail else text
+
+
+def _app(model: str | None) -> str:
+    """Return the part of a model's name that its queue is known by: "fal-ai/flux/dev" is asked at fal-ai/flux."""
+    if not model:
+        raise ProviderRefused("fal cannot be asked about a request that was registered without its model")
+    steps = model.strip("/").split("/")
+    wanted = 3 if steps[0] in _NAMESPACES else 2
+    steps = steps[:wanted]
+    if len(steps) < wanted or not all(_STEP.fullmatch(step) for step in steps):
+        raise ProviderRefused(f"{storable(model, 100)!r} is no model of fal's: register it as owner/app")
+    return "/".join(steps)
+
+
+def _step(external_id: str) -> str:
+    if external_id in ("", ".", ".."):  # as a step of a path these would name something else
+        raise ProviderRefused(f"{external_id!r} is not the id of a request")
+    return quote(external_id, safe="", errors="replace")
+
+
+def _check_addresses(urls: Sequence[str], hosts: Hosts, setting: str) -> None:
+    for url in urls:
+        try:
+            is_safe = hosts.is_safe_for_secrets(url)
+        except DownloadRefused as error:
+            raise ConfigError(f"{setting}: {error}; write an https: address") from error
+        if not is_safe:
+            raise ConfigError(
+                f"{setting}: what travels there must be safe: write an https: address, or name the exact address and"
+                " port in MOORAGE_EGRESS_ALLOW"
+            )
+    if not urls:
+        raise ConfigError(f"{setting}: write at least one https: address")
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError("FAL_KEY holds a character that no key has: write it as fal shows it")
+    return text

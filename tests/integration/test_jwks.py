@@ -1,0 +1,318 @@
+"""fal.ai's public keys and results over real HTTP: when they are fetched, and what a receiver answers meanwhile."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import providers
+from embedded.stack import Stack
+from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUnavailable
+from moorage.settings import Settings
+from providers.fal import Fal
+from providers.keys import KeySet
+from tests.fal_signing import FORGER, KEY, SECOND, jwks, sign
+from tests.integration import receiver_process as rp
+
+BODY = b'{"request_id": "r1", "status": "OK", "payload": {"images": []}}'
+KEYS = "/.well-known/jwks.json"
+APP = "/fal-ai/flux/requests/r1"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers paths as told (404 else) and remembers what it was asked; `open` lets the answers out."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, tuple[int, bytes]] = {KEYS: (200, jwks(KEY))}
+        self.asked: list[tuple[str, str | None]] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def url(self, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers["Authorization"]))
+        self.server.open.wait(30)
+        status, body = self.server.answers.get(self.path, (404, b"{}"))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.open.set()
+        running.shutdown()
+        thread.join()
+
+
+def settings_for(server: Server) -> dict[str, str]:
+    return {
+        "fal_key": "id:secret",
+        "fal_user_id": "me",
+        "fal_jwks_url": server.url(KEYS),
+        "fal_queue_url": server.url(),
+        "egress_allow": f"127.0.0.1:{server.server_port}",
+    }
+
+
+@pytest.fixture
+def fal(server: Server) -> Fal:
+    servers = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+    provider = providers.load(Settings(_env_file=None, **servers, **settings_for(server)))["fal"]
+    assert isinstance(provider, Fal)
+    return provider
+
+
+class Clock:
+    """Seconds that move when told."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def signed_now(key=KEY) -> list[tuple[bytes, bytes]]:
+    return sign(BODY, key=key, at=int(time.time()))
+
+
+def judge(provider: Fal, headers: list[tuple[bytes, bytes]]) -> None:
+    """Verify as the receiver does: fetch once where the keys are stale."""
+    try:
+        provider.verify(headers, BODY, time.time())
+    except KeysStale:
+        provider.fetch_keys()
+        provider.verify(headers, BODY, time.time())
+
+
+# --- the set of keys --------------------------------------------------------------------------------------------
+
+
+def test_the_first_webhook_fetches_the_keys_and_the_next_do_not(server: Server, fal: Fal) -> None:
+    """Nobody waits for fal's server again; our token has no business there."""
+    for _ in range(3):
+        judge(fal, signed_now())
+
+    assert server.asked == [(KEYS, None)]
+
+
+def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) -> None:
+    """Whoever sends us rubbish must not make us hammer fal."""
+    judge(fal, signed_now())
+    fal.keys._tried_at = -1e9  # the last fetch is long ago
+    headers = signed_now(FORGER)
+
+    for _ in range(1000):
+        with pytest.raises(BadSignature):
+            judge(fal, headers)
+
+    assert len(server.asked) == 2
+
+
+def test_fifty_that_fail_at_once_wait_for_one_fetch(server: Server, fal: Fal) -> None:
+    """A rotation under load: all of them are judged by the new key, none is turned away."""
+    fal.keys.take(jwks(KEY))
+    fal.keys._tried_at = -1e9
+    server.answers[KEYS] = (200, jwks(SECOND))
+
+    with ThreadPoolExecutor(50) as pool:
+        list(pool.map(lambda _: judge(fal, signed_now(SECOND)), range(50)))
+
+    assert len(server.asked) == 1
+
+
+def test_a_set_that_cannot_be_fetched_leaves_the_old_keys(server: Server) -> None:
+    """fal's trouble must not cost us its webhooks."""
+    clock = Clock()
+    keys = KeySet("fal", [server.url(KEYS)], clock=clock)
+    keys.fetch()
+    before = keys.keys
+
+    for answer in ((500, b""), (200, b"<html>"), (302, b""), (200, b" " * 300_000)):
+        server.answers[KEYS] = answer
+        clock.now += 90_000
+        keys.fetch()
+
+        assert keys.keys is before
+        assert keys.is_old()
+        assert not keys.is_due()
+
+
+def test_keys_are_fetched_again_after_a_day(server: Server) -> None:
+    """A key that was withdrawn must not be good for ever."""
+    clock = Clock()
+    keys = KeySet("fal", [server.url(KEYS)], clock=clock)
+    keys.fetch()
+    clock.now += 24 * 3600 + 1
+
+    assert keys.is_old()
+    assert keys.is_due()
+    keys.fetch()
+    assert not keys.is_old()
+    assert len(server.asked) == 2
+
+
+def test_the_second_address_is_asked_where_the_first_has_no_keys(server: Server) -> None:
+    """fal has published its keys at two addresses; nobody has said which one stays."""
+    keys = KeySet("fal", [server.url("/gone"), server.url(KEYS), server.url("/never")])
+
+    keys.fetch()
+
+    assert [path for path, _ in server.asked] == ["/gone", KEYS]
+    assert len(keys.keys) == 1
+
+
+def test_as_long_as_there_is_no_key_the_set_is_asked_for_every_15_seconds(server: Server) -> None:
+    """Without any, every webhook waits for it."""
+    clock = Clock()
+    keys = KeySet("fal", [server.url("/gone")], clock=clock)
+    keys.fetch()
+
+    assert not keys.is_due()
+    clock.now += 15
+    assert keys.is_due()
+
+
+# --- the receiver -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("jwks", template=template_database)
+
+
+def environment(server: Server) -> dict[str, str]:
+    given = settings_for(server)
+    return {("MOORAGE_" if name == "egress_allow" else "") + name.upper(): value for name, value in given.items()}
+
+
+def post(receiver: rp.Receiver, body: bytes, key=KEY) -> int:
+    headers = {name.decode(): value.decode() for name, value in sign(body, key=key, at=int(time.time()))}
+    return receiver.call("POST", "/webhooks/fal", body, headers)[0]
+
+
+def test_a_receiver_takes_what_fal_signs_and_a_key_server_that_hangs_stops_nobody_else(
+    server: Server, url: str
+) -> None:
+    """The fetch is off the event loop: the other providers' webhooks go on; fal's are asked for again, not refused."""
+    server.open.clear()
+    with rp.running(url, MOORAGE_ANSWER_SECONDS="1", **environment(server)) as receiver:
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(post, receiver, BODY) for _ in range(8)]
+            rp.until(lambda: bool(server.asked))
+            started = time.monotonic()
+            other = receiver.post(b'{"id": "x", "status": "processing"}', webhook_id="msg_beside")[0]
+            took = time.monotonic() - started
+            hung = {one.result() for one in waiting}
+        server.open.set()
+        rp.until(lambda: post(receiver, BODY) in (200, 202))
+        again, forged = post(receiver, BODY), post(receiver, BODY, key=FORGER)
+
+    (row,) = rp.rows(url, "SELECT * FROM deliveries WHERE provider = 'fal'")
+    assert (other, hung, again, forged) == (202, {503}, 200, 401)
+    assert took < 0.9
+    assert bytes(row["body"]) == BODY
+    assert row["headers"]["x-fal-webhook-user-id"] == "me"
+    assert "x-fal-webhook-signature" not in row["headers"]
+    assert len(server.asked) == 1
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def test_a_poll_asks_for_status_and_result_at_the_models_address(server: Server, fal: Fal) -> None:
+    """The same paths as in a webhook, so that a file found by both is one file; the sub-path is no part of a queue."""
+    payload = {"images": [{"url": "https://v3.fal.media/files/b/a.png"}], "seed": 196619188014358660}
+    server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (200, json.dumps(payload).encode())}
+
+    report = fal.poll("r1", "fal-ai/flux/dev")
+
+    assert server.asked == [(f"{APP}/status", "Key id:secret"), (APP, "Key id:secret")]
+    assert (report.external_id, report.status, report.raw_status) == ("r1", "succeeded", "COMPLETED")
+    assert [(found.path, found.url) for found in report.outputs] == [
+        ("payload.images[0].url", "https://v3.fal.media/files/b/a.png")
+    ]
+
+
+@pytest.mark.parametrize("model", ["workflows/me/flow", "comfy/me/flow/sub"])
+def test_the_prefix_of_a_workflow_is_part_of_its_address(server: Server, fal: Fal, model: str) -> None:
+    """fal's client keeps it too."""
+    with pytest.raises(ProviderRefused):
+        fal.poll("r1", model)
+
+    assert server.asked[0][0] == f"/{'/'.join(model.split('/')[:3])}/requests/r1/status"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((202, b'{"status": "IN_QUEUE", "queue_position": 3}'), "queued"),
+        ((202, b'{"status": "IN_PROGRESS"}'), "running"),
+        ((200, b'{"status": "RESTING"}'), "unknown"),
+        ((200, b'{"status": "COMPLETED", "error": "CUDA out of memory", "error_type": "runner_error"}'), "failed"),
+    ],
+)
+def test_only_what_is_completed_without_an_error_has_a_result(
+    server: Server, fal: Fal, answer: tuple[int, bytes], status: str
+) -> None:
+    """A failure is COMPLETED too; its result is not asked for."""
+    server.answers[f"{APP}/status"] = answer
+
+    report = fal.poll("r1", "fal-ai/flux")
+
+    assert (report.status, report.outputs) == (status, ())
+    assert report.error == ("CUDA out of memory" if status == "failed" else None)
+    assert len(server.asked) == 1
+
+
+def test_a_result_that_is_the_models_own_refusal_is_a_failure_with_its_reason(server: Server, fal: Fal) -> None:
+    """It will be the same tomorrow: no dead letter, no retry."""
+    server.answers |= {
+        f"{APP}/status": (200, b'{"status": "COMPLETED"}'),
+        APP: (422, b'{"detail": [{"msg": "field required"}]}'),
+    }
+
+    report = fal.poll("r1", "fal-ai/flux")
+
+    assert report.status == "failed"
+    assert "field required" in (report.error or "")
+
+
+def test_a_result_that_was_not_stored_is_gone(server: Server, fal: Fal) -> None:
+    """X-Fal-Store-IO: 0 keeps it out of fal's store: only the webhook had it, and somebody must hear of that."""
+    server.answers[f"{APP}/status"] = (200, b'{"status": "COMPLETED"}')
+
+    with pytest.raises(ProviderRefused) as raised:
+        fal.poll("r1", "fal-ai/flux")
+
+    assert raised.value.facts == {"status": 404}
+
+
+@pytest.mark.parametrize("answer", [(500, b""), (429, b""), (200, b"<html>"), (200, b"[]")])
+def test_an_answer_that_says_nothing_is_asked_for_again(server: Server, fal: Fal, answer: tuple[int, bytes]) -> None:
+    """It says nothing about the request."""
+    server.answers[f"{APP}/status"] = answer
+
+    with pytest.raises(ProviderUnavailable):
+        fal.poll("r1", "fal-ai/flux")
