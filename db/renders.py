@@ -96,3 +96,14 @@ def page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
 def show(conn: Connection, render_id: UUID) -> Row | None:
     """Return a published render with what its job says of it; None when there is none, or it was deleted."""
     return one(conn, SHOW, {"id": render_id})
+
+
+FILE = """
+SELECT key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
+  FROM variants WHERE render_id = %(render_id)s AND idx = %(idx)s
+"""
+
+
+def file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
+    """Return where a published file and its thumbnail are stored, and their facts; None when it is not published."""
+    return one(conn, FILE, {"render_id": render_id, "idx": idx})

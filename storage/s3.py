@@ -111,10 +111,16 @@ class Blobs:
         failpoint("storage.after_put")
 
     @contextlib.contextmanager
-    def open(self, bucket: str, key: str) -> Iterator[Opened]:
-        """Give an object to read. Raises ObjectMissing when there is none."""
+    def open(self, bucket: str, key: str, *, span: tuple[int, int] | None = None) -> Iterator[Opened]:
+        """
+        Give an object to read. Raises ObjectMissing when there is none.
+
+        Args:
+            span: its first and last byte to read; None: all of it.
+        """
+        optional: dict[str, Any] = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
         with told("get", bucket, key):
-            answer = self.clients.signing().get_object(Bucket=bucket, Key=key)
+            answer = self.clients.signing().get_object(Bucket=bucket, Key=key, **optional)
         with contextlib.closing(answer["Body"]) as body:
             yield Opened(body, answer["ContentLength"], answer.get("ContentType", ""), bucket, key)
 

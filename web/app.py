@@ -1,7 +1,8 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.front`."""
 
 import asyncio
-from typing import Final, cast
+import importlib
+from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,9 +23,10 @@ from web.problems import Problem
 from web.threads import Threads
 from web.waking import Waker
 
-log = logs.get(__name__)
+if TYPE_CHECKING:
+    from web.streaming import Streamer
 
-PREFIXES: Final = ("/v1", "/api/v1")
+log = logs.get(__name__)
 
 
 class Api:
@@ -38,9 +40,10 @@ class Api:
             threads=Threads(settings.database_url.get_secret_value()),
             waker=Waker(),
             asset_base=addresses.asset_base(settings),
+            streamer=_streamer(settings),
         )
         self._routes = Starlette(
-            routes=[route for prefix in PREFIXES for route in routes.under(prefix)],
+            routes=[route for prefix in routes.PREFIXES for route in routes.under(prefix)],
             exception_handlers={Problem: _refused, HTTPException: _unrouted, Exception: _failed},
         )
         self._routes.router.redirect_slashes = False
@@ -59,6 +62,8 @@ class Api:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if self._desk.streamer is not None:
+            self._desk.streamer.close()
         await asyncio.to_thread(self._desk.waker.close)
         await self._desk.threads.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -66,12 +71,20 @@ class Api:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
-            self._gate.check(scope["headers"])
+            if not routes.is_open(scope["path"]):
+                self._gate.check(scope["headers"])
             await self._routes(scope, receive, send)
         except Problem as refused:
             await refused.response()(scope, receive, send)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
+
+
+def _streamer(settings: Settings) -> "Streamer | None":
+    """Return what streams files, where it is asked for: by name, because it loads boto3, which nothing else needs."""
+    if settings.assets == "redirect":
+        return None
+    return cast("Streamer", importlib.import_module("web.streaming").Streamer(settings))
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 
@@ -10,6 +10,9 @@ from moorage.settings import Settings
 from providers.base import Provider
 from web.threads import Threads
 from web.waking import Waker
+
+if TYPE_CHECKING:
+    from web.streaming import Streamer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class Desk:
     threads: Threads
     waker: Waker
     asset_base: str  # what stands before a key
+    streamer: "Streamer | None" = None  # None: files are answered with a redirect
 
 
 def of(request: Request) -> Desk:

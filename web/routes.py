@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from web import jobs, predictions, projects, renders
+from web import assets, jobs, predictions, projects, renders
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -31,7 +31,17 @@ OPERATIONS: Final = (
     Operation("GET", "/renders/{render_id}", renders.show),
     Operation("DELETE", "/renders/{render_id}", renders.delete),
     Operation("GET", "/projects/{project_id}", projects.show),
+    Operation("GET", "/assets/renders/{render_id}/{name}", assets.show),
+    Operation("OPTIONS", "/assets/renders/{render_id}/{name}", assets.preflight),
 )
+
+
+PREFIXES: Final = ("/v1", "/api/v1")
+
+
+def is_open(path: str) -> bool:
+    """Return whether an address is answered without the token."""
+    return path.startswith(tuple(prefix + assets.PREFIX for prefix in PREFIXES))
 
 
 def under(prefix: str) -> list[Route]:

@@ -1,0 +1,45 @@
+"""Parts of a file, as RFC 9110 has them."""
+
+import pytest
+
+from web import ranges
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [
+        ("bytes=0-0", (0, 0)),
+        ("bytes=2-5", (2, 5)),
+        ("Bytes = 2-99 ", (2, 9)),
+        ("bytes=7-", (7, 9)),
+        ("bytes=-3", (7, 9)),
+        ("bytes=-99", (0, 9)),
+        (None, None),
+        ("bytes=5-2", None),
+        ("bytes=-", None),
+        ("bytes=0-1,3-4", None),
+        ("lines=0-1", None),
+        ("bytes=a-b", None),
+        ("bytes=\u0660-\u0661", None),
+        ("bytes=0-" + "9" * 40, None),
+    ],
+)
+def test_a_part_is_read_or_the_whole_is_sent(header: str | None, span: tuple[int, int] | None) -> None:
+    """A player seeks by it; what cannot be read may always be answered with the whole (RFC 9110, 14.2)."""
+    assert ranges.parse(header, 10) == span
+
+
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
+def test_a_part_behind_the_end_is_refused(header: str) -> None:
+    """An empty 206 would be taken for the rest of the file."""
+    with pytest.raises(ranges.Unsatisfiable):
+        ranges.parse(header, 10)
+
+
+@pytest.mark.parametrize(
+    ("header", "is_named"),
+    [('"a"', True), ('W/"a"', True), ('"b", "a"', True), ("*", True), ('"b"', False), ("a", False), (None, False)],
+)
+def test_a_tag_is_found_in_a_list(header: str | None, is_named: bool) -> None:
+    """Caches send all the versions they have."""
+    assert ranges.names(header, '"a"') == is_named

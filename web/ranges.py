@@ -1,0 +1,42 @@
+"""Parts of a file and conditional requests (RFC 9110, 13 and 14); pure."""
+
+import re
+from typing import Final
+
+_ONE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
+
+
+class Unsatisfiable(Exception):
+    """The part lies behind the end of the file."""
+
+
+def parse(header: str | None, size: int) -> tuple[int, int] | None:
+    """
+    Return the first and the last byte of a Range header; None where the whole file is the right answer.
+
+    Several parts, other units and what cannot be read are answered with the whole, as RFC 9110 14.2 allows.
+
+    Raises:
+        Unsatisfiable: 416.
+    """
+    match = _ONE.fullmatch(header) if header is not None else None
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        if int(last) == 0:
+            raise Unsatisfiable
+        return max(0, size - int(last)), size - 1
+    if last and int(last) < int(first):
+        return None
+    if int(first) >= size:
+        raise Unsatisfiable
+    return int(first), min(int(last), size - 1) if last else size - 1
+
+
+def names(header: str | None, etag: str) -> bool:
+    """Return whether an If-None-Match header names this entity tag, weakly compared."""
+    if header is None:
+        return False
+    tags = [tag.strip() for tag in header.split(",")]
+    return "*" in tags or etag in [tag.removeprefix("W/") for tag in tags]
