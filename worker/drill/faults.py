@@ -94,8 +94,8 @@ def kill_beat(world: World, _rng: random.Random) -> Hit | None:
 
 
 def _kill_process(world: World, name: str) -> Hit | None:
-    process = world.local.processes[name]
-    if not process.is_running:
+    process = world.local.processes.get(name)
+    if process is None or not process.is_running:  # another fault has it
         return None
     process.kill()
     return Hit(_nothing, is_kill=True)
