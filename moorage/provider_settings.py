@@ -47,6 +47,10 @@ class ProviderSettings(BaseSettings):
     fal_jwks_url: Names = Field(FAL_JWKS_URLS, validation_alias=named("FAL_JWKS_URL"))
     fal_queue_url: str = Field("https://queue.fal.run", validation_alias=named("FAL_QUEUE_URL"))
     fal_output_hosts: Names = Field(("fal.media", "*.fal.media"), validation_alias=named("FAL_OUTPUT_HOSTS"))
+    openai_webhook_secret: Secrets = Field((), validation_alias=named("OPENAI_WEBHOOK_SECRET"))
+    openai_api_key: SecretStr | None = Field(None, validation_alias=named("OPENAI_API_KEY"))
+    openai_api_url: str = Field("https://api.openai.com", validation_alias=named("OPENAI_API_URL"))
+    openai_output_hosts: Names = Field((), validation_alias=named("OPENAI_OUTPUT_HOSTS"))
     standard_webhook_secret: Secrets = Field((), validation_alias=named("STANDARD_WEBHOOK_SECRET"))
     standard_output_hosts: Names = Field((), validation_alias=named("STANDARD_OUTPUT_HOSTS"))
 
@@ -56,6 +60,8 @@ class ProviderSettings(BaseSettings):
         "fal_user_id",
         "fal_jwks_url",
         "fal_output_hosts",
+        "openai_webhook_secret",
+        "openai_output_hosts",
         "standard_webhook_secret",
         "standard_output_hosts",
         mode="before",
@@ -64,7 +70,7 @@ class ProviderSettings(BaseSettings):
     def _split_provider_names(cls, value: Any) -> Any:
         return split(value)
 
-    @field_validator("replicate_api_url", "fal_queue_url")
+    @field_validator("replicate_api_url", "fal_queue_url", "openai_api_url")
     @classmethod
     def _is_api_url(cls, value: str) -> str:
         return http_url(value) or value

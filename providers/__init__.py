@@ -7,10 +7,11 @@ from moorage.errors import ConfigError
 from moorage.settings import Settings
 from providers.base import Provider
 from providers.fal import Fal
+from providers.openai import OpenAI
 from providers.replicate import Replicate
 from providers.standard import Standard
 
-BUILT: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, Replicate, Standard)
+BUILT: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
 
 
 def load(settings: Settings) -> Mapping[str, Provider]:

@@ -51,6 +51,15 @@ def found(value: Any, path: str, allows: Callable[[str], str | None], *, key: st
     return tuple(files)
 
 
+def of_base64(path: str, text: str) -> Found:
+    """Return the file that a base64 text holds, or with the problem when it is none."""
+    try:
+        data = _base64(text.encode("ascii", "replace"))
+    except ValueError as error:
+        return Found(path, problem=str(error))
+    return Found(path, data=data)
+
+
 def _at_url(path: str, url: str, problem: str | None) -> Found:
     return Found(path, url=storable(url, MAX_CHARS) if problem else url, problem=problem)
 

@@ -48,6 +48,7 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
     assert status == 1
     assert told["warn"] == [
         "fal: no webhook secret, its webhooks are refused",
+        "openai: no webhook secret, its webhooks are refused",
         "standard: no webhook secret, its webhooks are refused",
         "no REPLICATE_API_TOKEN: webhooks that never come cannot be asked for",
         "these sweeps never ran: discard, reconcile",

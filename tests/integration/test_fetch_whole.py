@@ -1,6 +1,8 @@
 """A webhook that tells of an end without the files: the poll it causes brings them, or a dead letter says why not."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Registration, Wake
 from tasks import register
-from tests.integration.core import World, database_of, world
+from tests.integration.core import World, database_of, png, world
 
 APP = "/fal-ai/flux/requests/r1"
 THIN = {"request_id": "r1", "status": "OK", "payload": None, "payload_error": "too large"}
@@ -152,3 +154,84 @@ def test_a_dead_url_is_renewed_at_the_address_of_the_model(at: World) -> None:
     at.keep_all(made.job_id)
 
     assert at.state("jobs", made.job_id) == "succeeded"
+
+
+# --- OpenAI -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_openai(plain: World) -> World:
+    return asking(plain, openai_api_url=plain.source.url(""), openai_api_key=plain.deps.settings.replicate_api_token)
+
+
+def event(kind: str) -> dict[str, Any]:
+    return {"id": "evt_1", "object": "event", "type": kind, "data": {"id": "resp_1"}}
+
+
+def answered(at: World, **fields: Any) -> None:
+    body = {"id": "resp_1", "object": "response", **fields}
+    at.source.files["/v1/responses/resp_1"] = (200, json.dumps(body).encode())
+
+
+def test_the_pictures_of_a_thin_event_are_fetched_and_kept(at_openai: World) -> None:
+    """The whole way: an event that names a response, the response, its base64, the render."""
+    at = at_openai
+    made = registered(at, "openai", "resp_1")
+    pictures = [base64.b64encode(png(seed)).decode() for seed in (1, 2)]
+    answered(at, status="completed", output=[{"type": "image_generation_call", "result": one} for one in pictures])
+
+    (wake,) = at.step("ingest", delivered(at, event("response.completed"), "openai"))
+    at.step(wake.step, wake.row_id)
+    at.keep_all(made.job_id)
+
+    assert at.source.asked == ["/v1/responses/resp_1"]
+    assert at.state("jobs", made.job_id) == "succeeded"
+    assert [at.row("outputs", one)["sha256"] for one in at.outputs(made.job_id)] == [
+        hashlib.sha256(png(seed)).hexdigest() for seed in (1, 2)
+    ]
+
+
+def test_a_failure_told_by_a_thin_event_gets_its_reason(at_openai: World) -> None:
+    """A failure without a reason helps nobody."""
+    at = at_openai
+    made = registered(at, "openai", "resp_1")
+    answered(at, status="failed", error={"code": "moderation_blocked", "message": "rejected by the safety system"})
+
+    (wake,) = at.step("ingest", delivered(at, event("response.failed"), "openai"))
+    at.step(wake.step, wake.row_id)
+
+    assert at.row("jobs", made.job_id)["reason"] == "rejected by the safety system"
+
+
+def test_a_response_that_openai_no_longer_knows_is_a_dead_letter(at_openai: World) -> None:
+    """It was not stored: its files are gone, and somebody must hear of it."""
+    at = at_openai
+    made = registered(at, "openai", "resp_1")
+
+    (wake,) = at.step("ingest", delivered(at, event("response.completed"), "openai"))
+    at.step(wake.step, wake.row_id)
+
+    (letter,) = at.letters(made.prediction_id)
+    assert "404" in letter["reason"]
+
+
+def test_an_event_that_is_not_ours_is_ignored_with_its_name(at_openai: World) -> None:
+    """A project's webhooks tell of batches and calls too: no dead letters for those."""
+    delivery = delivered(at_openai, event("batch.completed"), "openai")
+
+    assert at_openai.step("ingest", delivery) == []
+
+    assert at_openai.state("deliveries", delivery) == "ignored"
+    assert "batch.completed" in at_openai.row("deliveries", delivery)["reason"]
+    assert at_openai.letters() == []
+
+
+def test_without_a_key_a_thin_event_is_a_dead_letter_that_names_it(plain: World) -> None:
+    """The one setting that is missing."""
+    at = asking(plain)
+    registered(at, "openai", "resp_1")
+
+    at.step("ingest", delivered(at, event("response.completed"), "openai"))
+
+    (letter,) = at.letters()
+    assert letter["reason"].endswith("set OPENAI_API_KEY")

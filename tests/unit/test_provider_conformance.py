@@ -57,9 +57,10 @@ def jwks(*keys: bytes) -> bytes:
     return json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": text} for text in texts]}).encode()
 
 
-SIGNERS = {"fal": sign_fal, "replicate": sign_standard, "standard": sign_standard}
+SIGNERS = {"fal": sign_fal, "openai": sign_standard, "replicate": sign_standard, "standard": sign_standard}
 ALLOWED = {
     "fal": "https://v3.fal.media/files/b/a.png",
+    "openai": "https://files.example/a.png",
     "replicate": "https://replicate.delivery/a.png",
     "standard": "https://files.example/a.png",
 }
@@ -69,6 +70,9 @@ SETTINGS = {
     "egress_allow": "127.0.0.1:8081",
     "fal_key": "key_id:key_that_must_not_leak",
     "fal_user_id": "user_1",
+    "openai_webhook_secret": f"{whsec(OLD)},{whsec(NEW)}",
+    "openai_api_key": TOKEN,
+    "openai_output_hosts": "files.example",
     "replicate_webhook_secret": f"{whsec(OLD)},{whsec(NEW)}",
     "replicate_api_token": TOKEN,
     "standard_webhook_secret": f"{whsec(OLD)}, {whsec(NEW)}",
