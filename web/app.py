@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 import providers
@@ -16,7 +17,7 @@ from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.settings import Settings
 from storage import addresses
-from web import routes
+from web import openapi, routes
 from web.access import Gate
 from web.desk import Desk
 from web.problems import Problem
@@ -43,7 +44,10 @@ class Api:
             streamer=_streamer(settings),
         )
         self._routes = Starlette(
-            routes=[route for prefix in routes.PREFIXES for route in routes.under(prefix)],
+            routes=[
+                Route(openapi.PATH, openapi.show),
+                *(r for prefix in routes.PREFIXES for r in routes.under(prefix)),
+            ],
             exception_handlers={Problem: _refused, HTTPException: _unrouted, Exception: _failed},
         )
         self._routes.router.redirect_slashes = False
@@ -71,7 +75,7 @@ class Api:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
-            if not routes.is_open(scope["path"]):
+            if scope["path"] != openapi.PATH and not routes.is_open(scope["path"]):
                 self._gate.check(scope["headers"])
             await self._routes(scope, receive, send)
         except Problem as refused:

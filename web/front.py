@@ -11,7 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from web import app as api
-from web import routes
+from web import openapi, routes
 from web.lives import Life
 
 WEBHOOKS: Final = "/api/v1/webhooks/"
@@ -54,7 +54,7 @@ def is_api(path: str) -> bool:
     """Return whether a path is the API's; webhooks may come under /api/v1 too and are the receiver's."""
     if path.startswith(WEBHOOKS):
         return False
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
+    return path == openapi.PATH or any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
 async def _stop(lives: list[Life]) -> None:

@@ -55,10 +55,6 @@ class History(Query):
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
 
-class Nothing(Query):
-    """An address that takes no query."""
-
-
 def read(request: Request, wanted: type[Q]) -> Q:
     """
     Return what a request's query asks for.

@@ -81,6 +81,14 @@ def test_the_receiver_serves_all_that_is_not_the_api(front: wp.Front) -> None:
         assert front.post(b"{}", webhook_id=f"msg{prefix}", path=f"{prefix}/webhooks/replicate")[0] == 202
 
 
+def test_the_description_is_read_without_a_token(front: wp.Front) -> None:
+    """Tools that make clients have none; it tells addresses, which the documentation tells too."""
+    described = front.ask("GET", "/openapi.json")
+
+    assert (described.status, described.fields["openapi"]) == (200, "3.1.0")
+    assert front.ask("POST", "/openapi.json").status == 405
+
+
 def test_wrong_addresses_and_methods_are_problems(front: wp.Front) -> None:
     """Whatever is asked, the answer has one form."""
     missing = front.get("/v1/nothing")

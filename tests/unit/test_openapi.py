@@ -1,0 +1,74 @@
+"""The description of the API says what the API answers."""
+
+import json
+import re
+
+from click.testing import CliRunner
+
+from web import openapi, routes
+from web.asked import Asked
+from worker import cli
+
+
+def test_every_route_is_described() -> None:
+    """An address that is not in it does not exist for whoever reads it."""
+    described = {
+        (path, method.upper()) for path, item in openapi.describe()["paths"].items() for method in item if method
+    }
+
+    served = {
+        (re.sub(r":\w+}", "}", route.path), method)
+        for route in routes.under("/v1")
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+
+    assert described == served
+    assert ("/v1/renders/{render_id}", "DELETE") in described
+
+
+def test_what_is_read_is_described() -> None:
+    """Names and bounds come from the models that refuse what is wrong."""
+    made = openapi.describe()
+
+    listed = made["paths"]["/v1/renders"]["get"]["parameters"]
+    assert {parameter["name"] for parameter in listed} == {
+        "owner", "kind", "state", "style", "project_id", "before", "limit",
+    }  # fmt: skip
+    (limit,) = [parameter["schema"] for parameter in listed if parameter["name"] == "limit"]
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 50)
+    assert set(made["components"]["schemas"]["Registration"]["properties"]) == set(Asked.model_fields)
+    assert "requestBody" in made["paths"]["/v1/predictions"]["post"]
+
+
+def test_every_reference_leads_somewhere_and_every_name_is_its_own() -> None:
+    """A generator of clients stops at the first that does not."""
+    made = openapi.describe()
+    operations = [operation for item in made["paths"].values() for operation in item.values()]
+
+    names = [operation["operationId"] for operation in operations]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(made)))
+
+    assert len(set(names)) == len(names)
+    assert references <= set(made["components"]["schemas"])
+    assert all(operation["summary"] for operation in operations)
+    for path, item in made["paths"].items():
+        for operation in item.values():
+            in_path = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
+            assert in_path == set(re.findall(r"\{(\w+)\}", path))
+
+
+def test_only_files_are_told_to_need_no_token() -> None:
+    """Whoever trusts the description must not send requests that are refused."""
+    paths = openapi.describe()["paths"]
+
+    without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
+
+    assert without == {"/v1/assets/renders/{render_id}/{name}"}
+
+
+def test_the_command_prints_it() -> None:
+    """For a build that has no running API."""
+    done = CliRunner().invoke(cli.cli, ["openapi"])
+
+    assert done.exit_code == 0
+    assert json.loads(done.output) == json.loads(openapi.text())

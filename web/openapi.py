@@ -1,0 +1,95 @@
+"""GET /openapi.json: OpenAPI 3.1 of every address, made from the route table and the models that read requests."""
+
+import json
+import re
+from typing import Any, Final
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from moorage import VERSION
+from web import routes
+from web.asked import Asked
+from web.routes import Operation
+
+PATH: Final = "/openapi.json"
+_PROBLEM: Final = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "urn:moorage:problem: and a word"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what was wrong and what to do about it"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def describe() -> dict[str, Any]:
+    """Return the description as OpenAPI has it; `/api/v1` answers the same addresses as `/v1`."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in routes.OPERATIONS:
+        paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "moorage", "version": VERSION, "license": {"name": "MIT", "identifier": "MIT"}},
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": _PROBLEM, "Registration": Asked.model_json_schema()},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+async def show(_request: Request) -> Response:
+    """Answer 200 with the description, to everybody."""
+    return Response(text(), media_type="application/json")
+
+
+def text() -> str:
+    """Return the description as JSON."""
+    return json.dumps(describe(), indent=2)
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "operationId": f"{operation.endpoint.__module__.removeprefix('web.')}_{operation.endpoint.__name__}",
+        "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
+        "parameters": [*_of_path(operation.path), *_of_query(operation.query)],
+        "responses": {
+            **{str(status): {"description": said} for status, said in operation.answers.items()},
+            "default": {
+                "description": "a problem",
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            },
+        },
+    }
+    if operation.takes_body:
+        schema = {"$ref": "#/components/schemas/Registration"}
+        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if routes.is_open(routes.PREFIXES[0] + operation.path):
+        made["security"] = []
+    return made
+
+
+def _of_path(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+
+
+def _of_query(model: type[BaseModel] | None) -> list[dict[str, Any]]:
+    properties = model.model_json_schema()["properties"] if model else {}
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()]
