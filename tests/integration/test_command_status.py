@@ -22,9 +22,17 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made.database.close()
 
 
+def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:
+    """Return the first status in which the broker answered in its three seconds: a busy computer may miss them."""
+    deadline = time.monotonic() + 60
+    while missing in (done := cli.run(env, "status", *args)).stdout and time.monotonic() < deadline:
+        pass
+    return done
+
+
 def test_an_empty_system_is_shown(stack: Stack, database_url: str, deps: Deps) -> None:
     """The first screen of a fresh installation must say what is not there, not fail."""
-    done = cli.run(cli.environment(stack, database_url), "status")
+    done = answered(cli.environment(stack, database_url), missing="workers  unknown")
 
     assert done.returncode == 0, done.stderr
     assert "none answers: start one with moorage worker" in done.stdout
@@ -43,7 +51,7 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
     conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, moment() + interval '1 min')")
     conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('drain', 1, moment() - interval '1 h')")
 
-    done = cli.run(cli.environment(stack, database_url), "status", "--json")
+    done = answered(cli.environment(stack, database_url), "--json", missing='"queues": null')
 
     found = json.loads(done.stdout)
     assert found["jobs"] == {"open": 1}
@@ -85,6 +93,7 @@ def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str
     assert "PostgreSQL does not answer" in done.stderr
 
 
+@pytest.mark.timeout(240)  # a worker and a beat start, and commands are run until both answer
 def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_url: str, deps: Deps) -> None:
     """Beat answers a ping too: taken for a worker, it would hide that nobody works."""
     # A broker of its own, apart from what other tests leave behind.
@@ -100,7 +109,7 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
         for args in (("worker", "-c", "1", "-n", "only@here", "-l", "error"), ("beat", "-l", "error"))
     ]
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         told = ""
         while "beat ticks" not in told or "only@here" not in told:
             assert time.monotonic() < deadline, told
