@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 
-from db import jobs, leases, predictions, projects
+from db import clock, jobs, leases, predictions, projects
 from db.connect import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -72,6 +72,7 @@ def discard(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
 
 def reconcile(deps: Deps, actor: str, send: Send) -> dict[str, Any]:
     """Free expired leases, look at jobs whose time has come, and mend documents that somebody overwrote."""
+    healed = deps.database.run(partial(_heal_clock, lease_seconds=deps.settings.lease_seconds))
     released: list[Wake] = []
     for table, step in STEP_OF.items():
         freed = deps.database.run(partial(leases.release_expired, table=table, actor=actor))
@@ -80,7 +81,12 @@ def reconcile(deps: Deps, actor: str, send: Send) -> dict[str, Any]:
     checked, wakes = _check_jobs(deps, actor)
     mended = _mend_documents(deps)
     send(released + wakes)
-    return {"released": len(released), "jobs": checked, "documents": mended}
+    return {"released": len(released), "jobs": checked, "documents": mended, "clock": healed}
+
+
+def _heal_clock(conn: Connection, lease_seconds: float) -> int:
+    """After the database's clock was set back, bring near what would else wait until it has caught up."""
+    return clock.heal(conn, lease_seconds) if clock.was_set_back(conn) else 0
 
 
 def _check_jobs(deps: Deps, actor: str) -> tuple[int, list[Wake]]:

@@ -190,7 +190,7 @@ def _print(
     jobs = len(application.started)
     table.add_row("sent", f"{jobs} jobs, {application.refusals} registrations were refused or cut and sent again")
     table.add_row("acknowledged", f"{jobs} registrations, {verdict.acknowledged} webhooks")
-    table.add_row("kept", f"{verdict.kept} files")
+    table.add_row("kept", f"{verdict.kept} files; of {len(verdict.expired)} jobs some expired in a clock jump")
     for reason, count in verdict.dead:
         table.add_row("dead letters", f"{count} {reason}")
     table.add_row("faults", f"{len(chaos.landed)} landed, {chaos.kills} of them kills")

@@ -139,7 +139,8 @@ class Recovery:
             self.seconds.setdefault(kind, []).append(took)
             self._watched.remove(watched)
         elif took > GIVE_UP_SECONDS:
-            self.unrecovered.append(f"{watched.kind}: nothing went on for {took:.0f} s")
+            if not watched.is_disturbed:  # else other faults held it up; what is left of it shows in the verdict
+                self.unrecovered.append(f"{watched.kind}: nothing went on for {took:.0f} s")
             self._watched.remove(watched)
 
     def _finds_released(self, conn: Connection, watched: Watched) -> bool:

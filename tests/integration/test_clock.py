@@ -1,0 +1,55 @@
+"""A clock that jumps ahead and back must not leave rows waiting, or leases held, for as long as it was ahead."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.stack import Stack
+from tasks import sweeps
+from tests.integration.core import World, database_of, world
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "clock")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str) -> Iterator[World]:
+    with world(stack, url) as made:
+        made.conn.execute("DELETE FROM ticks")
+        yield made
+
+
+def reconcile(at: World) -> dict[str, object]:
+    return sweeps.reconcile(at.deps, "test", lambda _wakes: 0)
+
+
+def ahead(at: World) -> tuple[object, object]:
+    """Leave one output waiting and one leased as a clock an hour ahead would have written them."""
+    waiting, leased = at.outputs(at.keeping([at.source.picture(), at.source.picture()]).job_id)
+    at.claimed_output(leased)
+    at.conn.execute("UPDATE outputs SET run_at = moment() + interval '1 hour' WHERE id = %s", [waiting])
+    at.conn.execute("UPDATE outputs SET leased_until = moment() + interval '1 hour' WHERE id = %s", [leased])
+    return waiting, leased
+
+
+def test_what_waits_for_a_time_that_was_never_meant_is_made_due(at: World) -> None:
+    """The tick of a clock that was ahead betrays that it was set back."""
+    waiting, leased = ahead(at)
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert reconcile(at)["clock"] == 2
+
+    assert at.one("SELECT run_at <= moment() FROM outputs WHERE id = %s", waiting)
+    assert at.one("SELECT leased_until < moment() + interval '31 s' FROM outputs WHERE id = %s", leased)
+    assert at.one("SELECT lease_token IS NOT NULL FROM outputs WHERE id = %s", leased)
+
+
+def test_a_wait_that_was_asked_for_is_left_alone(at: World) -> None:
+    """A server may ask for an hour; only a clock that was set back is a reason to come sooner."""
+    waiting, _ = ahead(at)
+
+    assert reconcile(at)["clock"] == 0
+
+    assert at.one("SELECT run_at > moment() + interval '50 min' FROM outputs WHERE id = %s", waiting)
