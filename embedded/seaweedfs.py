@@ -90,7 +90,8 @@ class Seaweedfs(Server):
         if self._note.exists():
             for port in json.loads(self._note.read_text(encoding="utf-8")):
                 for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (the server's own choice)
-                    left.unlink(missing_ok=True)
+                    with contextlib.suppress(PermissionError):  # another user's, of the same port on another day
+                        left.unlink(missing_ok=True)
 
     def _flags(self) -> list[str]:
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self.ports, strict=True)]
