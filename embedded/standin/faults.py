@@ -50,8 +50,8 @@ class Act:
 
     Args:
         how: whole; cut (half the body, then the connection is closed); reset (half, then RST); drip (the body spread
-            over 2 s); trickle (10 bytes a second, for ever); chunked (no Content-Length); padded (zeros up to 60 MB);
-            endless (zeros, chunked, for ever); error (a problem of `status`); redirect (to `to`).
+            over `seconds`); trickle (10 bytes a second, for ever); chunked (no Content-Length); padded (zeros up to
+            60 MB); endless (zeros, chunked, for ever); error (a problem of `status`); redirect (to `to`).
         to: own (the same file under another path), loop, trap (a private port that records the visit), metadata
             (169.254.169.254).
     """
@@ -59,6 +59,7 @@ class Act:
     how: str = "whole"
     status: int = 200
     to: str = ""
+    seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "reset_once": Fault("kept", "connection reset in mid-body, then whole", (Act("reset"), _WHOLE)),
     "truncated_once": Fault("kept", "shorter than its Content-Length, then whole", (Act("cut"), _WHOLE)),
     "slow": Fault("kept", "whole, spread over 2 s", (Act("drip"),)),
+    "slow_once": Fault("kept", "whole, spread over 8 s; then whole at once", (Act("drip", seconds=8.0), _WHOLE)),
     "chunked": Fault("kept", "whole, without a Content-Length", (Act("chunked"),)),
     "redirect": Fault("kept", "a redirect to the same host, then whole", (Act("redirect", 302, "own"),)),
     "gone_then_fresh": Fault("kept", "404, and a poll names a fresh URL", (_GONE,), renewed=True),

@@ -16,7 +16,6 @@ from embedded.standin.outputs import TOO_LARGE_BYTES, Output, Outputs
 from embedded.standin.pictures import File
 
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)$")
-_DRIP_S: Final = 2.0
 _TRICKLE_S: Final = 600.0
 _ZEROS: Final = bytes(65536)
 _RESET: Final = struct.pack("ii", 1, 0)  # linger for no time at all: close() sends RST
@@ -111,7 +110,7 @@ def _body(request: http.server.BaseHTTPRequestHandler, file: File, act: Act) -> 
     sent = 0
     chunked = act.how in ("chunked", "endless")
     with contextlib.suppress(ConnectionError, TimeoutError):  # the reader has left: what was sent is what counts
-        for piece in _pieces(data, act.how):
+        for piece in _pieces(data, act):
             request.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
             sent += len(piece)
         if act.how == "chunked":
@@ -144,20 +143,20 @@ def _span(header: str | None, length: int) -> range | None:
     return range(start, min(end + 1, length))
 
 
-def _pieces(data: bytes, how: str) -> Iterator[bytes]:
-    match how:
+def _pieces(data: bytes, act: Act) -> Iterator[bytes]:
+    match act.how:
         case "cut" | "reset":
             yield data[: len(data) // 2]
         case "drip":
             step = max(1, len(data) // 20)
             for at in range(0, len(data), step):
                 yield data[at : at + step]
-                time.sleep(_DRIP_S / 20)
+                time.sleep(act.seconds / 20)
         case "trickle":
             yield from _trickle(data)
         case "padded" | "endless":
             yield data
-            left = TOO_LARGE_BYTES - len(data) if how == "padded" else 2**40
+            left = TOO_LARGE_BYTES - len(data) if act.how == "padded" else 2**40
             while left > 0:
                 yield _ZEROS[:left]
                 left -= len(_ZEROS)

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import time
 
 from tests.acceptance.world import LEASE_SECONDS, WORKERS, until
 
-SLOW = {"faults": {"0": "slow"}}
+# Long enough for the slowest machine to find who holds it; whoever takes it up afterwards is quick.
+SLOW = {"faults": {"0": "slow_once"}}
 
 
 def test_a_killed_workers_file_is_kept_by_another(world):
@@ -16,11 +16,15 @@ def test_a_killed_workers_file_is_kept_by_another(world):
     leased = world.await_leased(asked)
 
     world.holder(leased).kill()
-    killed = time.monotonic()
-    world.await_end(asked, seconds=LEASE_SECONDS + 5)
+    taken = "SELECT 1 FROM outputs WHERE id = %(id)s AND lease_token <> %(token)s OR id = %(id)s AND state = 'kept'"
+    until(
+        lambda: world.rows(taken, id=leased["id"], token=leased["lease_token"]),
+        "another worker took the file",
+        seconds=LEASE_SECONDS + 5,
+    )
+    world.await_end(asked)
 
     (output,) = world.outputs(asked)
-    assert time.monotonic() - killed < LEASE_SECONDS + 5
     assert (output["attempt"], output["crashes"]) == (2, 1)
     world.check(asked)
 
@@ -64,7 +68,7 @@ def test_a_stopped_worker_hands_its_file_back_uncounted(world):
 
 def test_a_row_that_kills_every_worker_ends_as_poison(world):
     """A file that kills its decoder must not take worker after worker down for ever."""
-    asked = world.ask({"outputs": 1, "faults": {"0": "slow"}})
+    asked = world.ask({"outputs": 1, "faults": {"0": "slow_forever"}})
 
     for _ in range(5):
         leased = world.await_leased(asked)

@@ -9,7 +9,7 @@ import time
 from tests.acceptance.test_kills import await_old_postgres
 from tests.acceptance.world import LEASE_SECONDS, until
 
-SLOW = {"faults": {"0": "slow"}}
+SLOW = {"faults": {"0": "slow_once"}}
 # What is promised, with a second or more for a busy machine: figures belong to a quiet one.
 NOISE_SECONDS = 3.0
 

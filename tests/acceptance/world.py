@@ -42,7 +42,7 @@ SETTINGS = {
 WORKERS = ("quick", "keep1", "keep2")
 
 
-def until(look: Callable[[], Any], what: str, *, seconds: float = 30.0) -> Any:
+def until(look: Callable[[], Any], what: str, *, seconds: float = 60.0) -> Any:
     """Return what `look` finds as soon as it is truthy; fail with `what` at the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -116,11 +116,11 @@ class World:
         """Return a job's row."""
         return self.one("SELECT * FROM jobs WHERE id = %(id)s", id=asked.job_id)
 
-    def await_end(self, *asked: Asked, seconds: float = 30.0) -> None:
+    def await_end(self, *asked: Asked, seconds: float = 60.0) -> None:
         """Wait until jobs are settled and nothing of theirs waits any more."""
         until(lambda: not self._live(asked), f"{[str(a.job_id) for a in asked]} ended", seconds=seconds)
 
-    def await_leased(self, asked: Asked, *, seconds: float = 15.0) -> dict[str, Any]:
+    def await_leased(self, asked: Asked, *, seconds: float = 30.0) -> dict[str, Any]:
         """Return an output of a job as soon as a worker holds it and downloads."""
         leased = "SELECT * FROM outputs WHERE job_id = %(id)s AND lease_token IS NOT NULL"
         return until(lambda: next(iter(self.rows(leased, id=asked.job_id)), None), "a leased output", seconds=seconds)
