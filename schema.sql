@@ -33,6 +33,7 @@ CREATE TABLE deliveries (
     headers       jsonb NOT NULL DEFAULT '{}',   -- those the dialect reads, without signatures and keys
     body          bytea,                         -- raw bytes; null once retention purged them
     body_sha256   text NOT NULL,
+    key_sha256    text,                          -- of the key in the address it came to; null: none (see predictions)
     external_id   text,                          -- the provider's id of the prediction, once parsed
     prediction_id uuid,                          -- the prediction it was applied to
     reason        text,
@@ -84,6 +85,14 @@ CREATE TABLE jobs (
     project_id   text REFERENCES projects (id),
     scene        jsonb CHECK (jsonb_typeof(scene) IN ('string', 'number')),   -- as the application gave it
     partial      text NOT NULL DEFAULT 'keep' CHECK (partial IN ('keep', 'discard')),
+    variants     integer CHECK (variants > 0),  -- how many files were asked for; null: not said
+    -- what moorage submits, entry by entry until one brings files: {provider, model, input, seconds}; null: nothing,
+    -- the application started the prediction itself
+    chain        jsonb CHECK (jsonb_typeof(chain) = 'array' AND jsonb_array_length(chain) > 0),
+    placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder picture when the chain brings nothing
+    notify       boolean NOT NULL DEFAULT false, -- tell the application of its end (notices)
+    idempotency_key text,                       -- as the application sent it, and what it asked for under it
+    request_sha256  text,
     chosen_id    uuid,                          -- the prediction whose outputs are the job's
     state        text NOT NULL DEFAULT 'open'
                  CHECK (state IN ('open', 'keeping', 'succeeded', 'partial', 'failed', 'cancelled')),
@@ -98,8 +107,11 @@ CREATE TABLE jobs (
     CHECK ((state IN ('open', 'keeping')) = (settled_at IS NULL)),
     CHECK (state <> 'keeping' OR chosen_id IS NOT NULL),
     CHECK (scene IS NULL OR project_id IS NOT NULL),
-    CHECK (state <> 'failed' OR category IS NOT NULL)
+    CHECK (state <> 'failed' OR category IS NOT NULL),
+    CHECK ((idempotency_key IS NULL) = (request_sha256 IS NULL)),
+    CHECK (NOT placeholder OR chain IS NOT NULL)
 );
+CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
 CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
@@ -111,10 +123,14 @@ CREATE INDEX jobs_by_chosen ON jobs (chosen_id) WHERE chosen_id IS NOT NULL;   -
 CREATE TABLE predictions (
     id            uuid PRIMARY KEY,
     job_id        uuid NOT NULL REFERENCES jobs (id),
-    seq           integer NOT NULL DEFAULT 0 CHECK (seq >= 0),   -- its place in the job's chain
+    seq           integer NOT NULL DEFAULT 0 CHECK (seq >= 0),   -- its place in the job's history
+    entry         integer CHECK (entry >= 0),   -- its entry of the job's chain; null: the application started it
     provider      text NOT NULL,
     external_id   text,                         -- the provider's id; null until submitted
     model         text,
+    key_sha256    text UNIQUE,                  -- of the single-use key in the webhook address it was submitted with
+    submitted_at  timestamptz,                  -- when the request to make it was about to be sent
+    cancel_reason text,                         -- why its provider is to be asked to stop it
     state         text NOT NULL CHECK (state IN ('planned', 'submitting', 'running', 'abandoned',
                                                  'succeeded', 'failed', 'cancelled', 'lost')),
     category      text,
@@ -123,7 +139,7 @@ CREATE TABLE predictions (
     created_at    timestamptz NOT NULL DEFAULT moment(),
     deadline_at   timestamptz NOT NULL,         -- ours: polled once after it, then abandoned
     output_until  timestamptz,                  -- abandoned: a late answer counts until then
-    polls         integer NOT NULL DEFAULT 0 CHECK (polls >= 0),
+    polls         integer NOT NULL DEFAULT 0 CHECK (polls >= 0),   -- questions asked; submitting: looks into the list
     ended_by      text CHECK (ended_by IN ('webhook', 'poll', 'deadline', 'us')),
     run_at        timestamptz,
     woken_at      timestamptz,
@@ -138,11 +154,14 @@ CREATE TABLE predictions (
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
-    CHECK (state IN ('planned', 'submitting', 'failed', 'cancelled', 'lost') OR external_id IS NOT NULL),
+    -- abandoned without an id: nobody knows whether the provider took it
+    CHECK (state IN ('planned', 'submitting', 'abandoned', 'failed', 'cancelled', 'lost') OR external_id IS NOT NULL),
+    CHECK (state = 'planned' OR entry IS NULL OR submitted_at IS NOT NULL OR ended_at IS NOT NULL),
     CHECK (state <> 'abandoned' OR output_until IS NOT NULL)
 );
 CREATE INDEX predictions_due ON predictions (run_at)
     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
+CREATE INDEX predictions_at_work ON predictions (provider) WHERE state IN ('submitting', 'running');
 CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
 
@@ -156,6 +175,7 @@ CREATE TABLE outputs (
     prediction_id uuid NOT NULL REFERENCES predictions (id),
     idx           integer NOT NULL CHECK (idx >= 0),   -- its place in the job; a published idx never changes its bytes
     path          text NOT NULL,                       -- where it stood in the answer: output[2]
+    is_placeholder boolean NOT NULL DEFAULT false,     -- made by moorage, because the chain brought nothing
     source_kind   text NOT NULL CHECK (source_kind IN ('url', 'inline', 'object')),
     source        text,                                -- url: the address; object: a key of the private bucket
     source_data   bytea,                               -- inline: the bytes of a data: URI
@@ -230,15 +250,77 @@ CREATE TABLE render_variants (
     PRIMARY KEY (render_id, idx)
 );
 
--- What readers ask for: a variant with its file's facts, which stand once, on the output.
+-- What readers ask for: a variant with its file's facts, which stand once, on the output. A placeholder is left out
+-- as soon as its render has anything else.
 CREATE VIEW variants AS
 SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_type, o.bytes, o.sha256,
        o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
-       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, v.idx = r.cover_idx AS is_cover
+       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.is_placeholder, v.idx = r.cover_idx AS is_cover
   FROM render_variants v
   JOIN renders r ON r.id = v.render_id
   JOIN outputs o ON o.id = v.output_id
- WHERE r.deleted_at IS NULL;
+ WHERE r.deleted_at IS NULL
+   AND (NOT o.is_placeholder
+        OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
+                        WHERE w.render_id = v.render_id AND NOT q.is_placeholder));
+
+-- An input file, in the private bucket under `key`. The row is written after the object: an object without a row is
+-- an orphan, which the sweep takes.
+CREATE TABLE uploads (
+    id           uuid PRIMARY KEY,
+    owner        text NOT NULL CHECK (owner <> ''),
+    key          text NOT NULL UNIQUE,
+    media        text NOT NULL CHECK (media IN ('image', 'video')),
+    format       text NOT NULL,
+    content_type text NOT NULL,
+    bytes        bigint NOT NULL CHECK (bytes > 0),
+    sha256       text NOT NULL CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    width_px     integer CHECK (width_px > 0),
+    height_px    integer CHECK (height_px > 0),
+    duration_s   double precision,
+    created_at   timestamptz NOT NULL DEFAULT moment(),
+    deleted_at   timestamptz                     -- its object is gone, or going
+);
+CREATE INDEX uploads_by_owner ON uploads (owner, id) WHERE deleted_at IS NULL;
+
+-- What an application is told by webhook: one notice for each end of a job, made in the transaction that ends it.
+CREATE TABLE notices (
+    id            uuid PRIMARY KEY,              -- the webhook-id
+    event_id      bigint NOT NULL UNIQUE,        -- of the job's end: the sequence
+    job_id        uuid NOT NULL REFERENCES jobs (id),
+    type          text NOT NULL
+                  CHECK (type IN ('job.succeeded', 'job.partial', 'job.failed', 'job.cancelled')),
+    state         text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'dead')),
+    category      text,
+    reason        text,
+    created_at    timestamptz NOT NULL DEFAULT moment(),
+    run_at        timestamptz DEFAULT moment(),
+    woken_at      timestamptz,
+    attempt       integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    crashes       integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    lease_token   uuid,
+    leased_by     text,
+    leased_until  timestamptz,
+    ended_at      timestamptz,
+    CHECK ((state = 'waiting') = (run_at IS NOT NULL)),
+    CHECK ((state = 'waiting') = (ended_at IS NULL)),
+    CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
+    CHECK (state <> 'dead' OR category IS NOT NULL)
+);
+CREATE INDEX notices_due ON notices (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
+CREATE INDEX notices_leased ON notices (leased_until) WHERE lease_token IS NOT NULL;
+CREATE INDEX notices_of_job ON notices (job_id);
+CREATE INDEX notices_ended ON notices (ended_at) WHERE ended_at IS NOT NULL;
+
+-- Who may use the API beside the bearer of MOORAGE_API_TOKEN; the token itself is shown once and stands nowhere.
+CREATE TABLE api_tokens (
+    id           uuid PRIMARY KEY,
+    name         text NOT NULL CHECK (name <> ''),
+    role         text NOT NULL CHECK (role IN ('application', 'admin')),
+    token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
+    created_at   timestamptz NOT NULL DEFAULT moment(),
+    revoked_at   timestamptz
+);
 
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of the one
 -- scene it stands in; null: unplaced.
@@ -257,14 +339,14 @@ CREATE INDEX placements_by_project ON placements (project_id, render_id, idx);
 -- What moorage gave up on and why: waits for a person. subject 'message' is a broker message that named no row.
 CREATE TABLE dead_letters (
     id         uuid PRIMARY KEY,
-    subject    text NOT NULL CHECK (subject IN ('delivery', 'prediction', 'output', 'message')),
+    subject    text NOT NULL CHECK (subject IN ('delivery', 'prediction', 'output', 'notice', 'message')),
     subject_id uuid NOT NULL,
     job_id     uuid,
     provider   text,
     step       text NOT NULL,
     category   text NOT NULL CHECK (category IN ('DOWNLOAD_FAILED', 'VALIDATION_FAILED', 'STORAGE_FAILED',
-                                                 'DATABASE_FAILED', 'PROVIDER_FAILED', 'TIMED_OUT',
-                                                 'UNKNOWN_PREDICTION', 'POISON', 'INTERNAL')),
+                                                 'DATABASE_FAILED', 'PROVIDER_FAILED', 'BILLING_FAILED', 'TIMED_OUT',
+                                                 'UNKNOWN_PREDICTION', 'NOTIFY_FAILED', 'POISON', 'INTERNAL')),
     error      text NOT NULL,                    -- the type of the error: OutputGone
     reason     text NOT NULL,
     retryable  boolean NOT NULL,
@@ -283,7 +365,8 @@ CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS 
 -- Every taken state edge, written in the transaction that took it.
 CREATE TABLE events (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    subject    text NOT NULL CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'dead_letter', 'render')),
+    subject    text NOT NULL
+               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notice', 'dead_letter', 'render')),
     subject_id uuid NOT NULL,
     job_id     uuid,
     from_state text,                             -- null: the row was made

@@ -11,7 +11,9 @@ from db.connect import Connection, Row, many, one
 from moorage.lifecycle import Counts
 from moorage.model import Job, Registration
 
-_COLUMNS = "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened"
+_COLUMNS = (
+    "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, chain, placeholder, variants"
+)
 
 ADD = """
 WITH made AS (

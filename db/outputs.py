@@ -94,7 +94,7 @@ def refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetim
 
 GET = """
 SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
-       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model
+       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.id = %(id)s
 """

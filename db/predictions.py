@@ -12,7 +12,10 @@ from moorage.model import Lease, Prediction, PredictionState
 
 LIVE = ("planned", "submitting", "running", "abandoned")
 
-_COLUMNS = "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model"
+_COLUMNS = (
+    "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
+    " key_sha256, submitted_at, cancel_reason"
+)
 
 ADD = """
 WITH made AS (

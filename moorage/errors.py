@@ -9,8 +9,10 @@ Category = Literal[
     "STORAGE_FAILED",
     "DATABASE_FAILED",
     "PROVIDER_FAILED",
+    "BILLING_FAILED",
     "TIMED_OUT",
     "UNKNOWN_PREDICTION",
+    "NOTIFY_FAILED",
     "POISON",
     "INTERNAL",
 ]
@@ -115,6 +117,24 @@ class ProviderRefused(Permanent):
 
     category: Category = "PROVIDER_FAILED"
     retryable = True
+
+
+class NotSubmitted(ProviderUnavailable):
+    """A submission certainly made nothing (no connection, 503 before it was read): it may be sent again."""
+
+
+class ProviderBusy(NotSubmitted):
+    """The provider has enough of us for now (429): come again after `retry_after`; this costs no attempt."""
+
+
+class SubmitUncertain(ProviderUnavailable):
+    """A submission was sent, and nobody knows what became of it: it must not be sent again while it can be found."""
+
+
+class BillingRefused(ProviderRefused):
+    """The provider wants money first: no credit, quota spent. Asking again will not help, a person will."""
+
+    category: Category = "BILLING_FAILED"
 
 
 # --- downloads ------------------------------------------------------------------------------------------------

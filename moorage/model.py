@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, BinaryIO, Literal
 from uuid import UUID
 
-Subject = Literal["delivery", "job", "prediction", "output", "dead_letter", "render"]
-WorkTable = Literal["deliveries", "predictions", "outputs"]
+Subject = Literal["delivery", "job", "prediction", "output", "notice", "dead_letter", "render"]
+WorkTable = Literal["deliveries", "predictions", "outputs", "notices"]
 DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 PredictionState = Literal["planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"]
@@ -16,7 +16,8 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "unkno
 SourceKind = Literal["url", "inline", "object"]
 MediaKind = Literal["image", "video"]
 Scene = str | int | float
-Step = Literal["ingest", "poll", "keep", "discard"]
+# submit and generate are one step: generate is that of providers which answer with the files, a minute later.
+Step = Literal["ingest", "submit", "generate", "poll", "keep", "discard", "notify"]
 Queue = Literal["quick", "keep"]
 
 # --- what a provider said ---------------------------------------------------------------------------------------
@@ -69,6 +70,30 @@ class Listed:
     raw_status: str
     webhook: str | None = None  # where the provider was told to send it
     model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """
+    What a provider is asked to make.
+
+    Args:
+        webhook_url: where it is to tell us, with the single-use key in its query.
+        input: as the model takes it; every reference to a file of ours is a signed URL by now.
+    """
+
+    prediction_id: UUID
+    model: str
+    input: Mapping[str, Any]
+    webhook_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A provider took an order. `report`: it has answered with the files already (synchronous providers only)."""
+
+    external_id: str
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +153,9 @@ class Job:
     state: JobState
     deadline_at: datetime
     reopened: int
+    chain: list[dict[str, Any]] | None = None  # each as `Entry`
+    placeholder: bool = False
+    variants: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +173,10 @@ class Prediction:
     output_until: datetime | None
     polls: int
     model: str | None = None
+    entry: int | None = None
+    key_sha256: str | None = None
+    submitted_at: datetime | None = None
+    cancel_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +199,7 @@ class Output:
     key: str | None = None
     thumb_key: str | None = None
     model: str | None = None
+    is_placeholder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +279,37 @@ class Registration:
     project_id: str | None = None
     scene: Scene | None = None
     deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a job's chain: what to submit where, and how long to wait for it."""
+
+    provider: str
+    model: str
+    input: Mapping[str, Any]  # as the model takes it, but for references to files of ours
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an application asks moorage to have generated."""
+
+    owner: str
+    kind: str
+    chain: tuple[Entry, ...]
+    deadline_seconds: float
+    mode: str | None = None
+    room_type: str | None = None
+    style: str | None = None
+    prompt: str | None = None
+    variants: int | None = None
+    partial: Literal["keep", "discard"] = "keep"
+    placeholder: bool = False
+    project_id: str | None = None
+    scene: Scene | None = None
+    idempotency_key: str | None = None
+    request_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

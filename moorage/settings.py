@@ -16,7 +16,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from moorage.errors import ConfigError
-from moorage.provider_settings import Names, ProviderSettings, http_url, named, split
+from moorage.life_settings import LifeSettings
+from moorage.provider_settings import Names, http_url, named, split
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -26,7 +27,7 @@ Days = Annotated[float, Field(ge=0, le=36500)]
 _NOT_OURS = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
 
 
-class Settings(ProviderSettings):
+class Settings(LifeSettings):
     """Every setting with its default. Field `x` without an alias is `MOORAGE_X` in the environment."""
 
     model_config = SettingsConfigDict(

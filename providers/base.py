@@ -1,17 +1,18 @@
 """
 The contract of a provider: what the receiver and the steps may ask of it. One file a provider implements it.
 
-`verify`, `keep_headers`, `redact`, `parse` and `allows` are pure and quick; `poll` speaks HTTP. An instance is made
+`verify`, `keep_headers`, `redact`, `parse` and `allows` are pure and quick; `poll`, `list_since`, `submit` and `cancel`
+speak HTTP. An instance is made
 once a process, before it forks, and is used by many threads.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.model import Listed, Report, Verified
+from moorage.model import Listed, Order, Report, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
@@ -38,6 +39,11 @@ class Provider(ABC):
         can_poll: it has a status endpoint and the token for it is set.
         enabled_by: the setting that webhooks are verified by.
         enabled: it takes webhooks: a secret is set, or MOORAGE_ALLOW_UNSIGNED names it.
+        can_submit: it takes orders, and the token for it is set.
+        can_list: it keeps a list of what it made, with the webhook address of each: a submission can be looked up.
+        can_cancel: it can be asked to stop a prediction.
+        synchronous: it answers an order with the files, a minute later; then nothing can be looked up or polled.
+        submit_concurrency: how many of its predictions may be at work at once.
         output_life_seconds: how long its URLs live from the end of a prediction; None: not known.
         kept_headers: those of a delivery worth recording, in lower case; no signature, no key.
     """
@@ -49,12 +55,14 @@ class Provider(ABC):
     kept_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     usual_first_poll_seconds: ClassVar[float] = 60.0
     enabled_by: ClassVar[str]
+    synchronous: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, *, hosts: Hosts, secrets: Sequence[bytes]) -> None:
         self.hosts: Final = hosts
         self._secrets = tuple(secrets)
         self._takes_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.poll_first_seconds or self.usual_first_poll_seconds
+        self.submit_concurrency: Final[int] = getattr(settings, f"submit_concurrency_{self.name}", 1)
 
     @property
     def enabled(self) -> bool:
@@ -69,6 +77,21 @@ class Provider(ABC):
     @property
     def can_poll(self) -> bool:
         """Return whether `poll` can be asked."""
+        return False
+
+    @property
+    def can_submit(self) -> bool:
+        """Return whether `submit` can be asked."""
+        return False
+
+    @property
+    def can_list(self) -> bool:
+        """Return whether `list_since` can be asked."""
+        return False
+
+    @property
+    def can_cancel(self) -> bool:
+        """Return whether `cancel` can be asked."""
         return False
 
     def verify(self, headers: Headers, body: bytes, now: float) -> Verified:
@@ -137,6 +160,48 @@ class Provider(ABC):
             ProviderRefused: it keeps no list, or any other answer.
         """
         raise ProviderRefused(f"{self.name} cannot be asked what it made since {since:%Y-%m-%d %H:%M}: it has no list")
+
+    def submit(self, order: Order) -> Submitted:
+        """
+        Have the provider make what is ordered; one request, never sent twice in here.
+
+        Raises:
+            ProviderBusy: 429; nothing was made, come again after `retry_after`.
+            NotSubmitted: nothing was made: the request did not leave, or the provider says so.
+            SubmitUncertain: sent, and not answered, answered 5xx, or with what names no prediction.
+            BillingRefused: no credit, quota spent.
+            ProviderRefused: any other 4xx; the message says what the provider dislikes.
+        """
+        raise ProviderRefused(f"{self.name} takes no orders from moorage: {storable(order.model, 100)} was not submitted")
+
+    def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (some dialects need it)
+        """
+        Ask the provider to stop a prediction; one that has ended is no error. How it ended is for webhook and poll.
+
+        Raises:
+            ProviderUnavailable, ProviderRefused: as `poll`.
+        """
+        raise ProviderRefused(f"{self.name} cannot be asked to stop {storable(external_id, 100)}")
+
+    def models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (dialects with models read it)
+        """
+        Return the models known for a kind (image or video): `name` as an entry of a chain wants it, `description`,
+        `kind`, and `accepts` (image: it takes a picture as input).
+
+        Raises:
+            ProviderUnavailable, ProviderRefused: as `poll`.
+        """
+        return []
+
+    def schema(self, model: str) -> Mapping[str, Any] | None:  # noqa: ARG002 (dialects with schemas read it)
+        """
+        Return the JSON Schema of a model's input; None where the provider offers none.
+
+        Raises:
+            ProviderUnavailable: it cannot be asked now, which is no reason to refuse an input.
+            ProviderRefused: there is no such model.
+        """
+        return None
 
     def first_poll_seconds(self) -> float:
         """Return how long to wait for a webhook before the first poll: MOORAGE_POLL_FIRST_SECONDS, else our default."""

@@ -10,11 +10,22 @@ from moorage.model import Queue, Step
 
 TASK_OF: Final[Mapping[Step, str]] = {
     "ingest": "moorage.ingest",
+    "submit": "moorage.submit",
+    "generate": "moorage.generate",
     "poll": "moorage.poll",
     "keep": "moorage.keep",
     "discard": "moorage.discard",
+    "notify": "moorage.notify",
 }
-QUEUE_OF: Final[Mapping[Step, Queue]] = {"ingest": "quick", "poll": "quick", "keep": "keep", "discard": "keep"}
+QUEUE_OF: Final[Mapping[Step, Queue]] = {
+    "ingest": "quick",
+    "submit": "quick",
+    "generate": "keep",  # a minute each: sweeps must not wait behind them
+    "poll": "quick",
+    "keep": "keep",
+    "discard": "keep",
+    "notify": "quick",
+}
 SWEEP_TASK: Final = "moorage.sweep"
 QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep")
 DELIVERY_LIMIT: Final = 5  # a message whose consumer dies once more than this goes to the dead-letter queue
