@@ -2,12 +2,17 @@
 
 from db.connect import Connection, many, one
 
-# Ticks are taken in order; one from the future was taken by a clock that has been set back since.
-WAS_SET_BACK = "SELECT 1 AS found FROM ticks WHERE started_at > moment() + interval '1 min' LIMIT 1"
+# A tick or an edge from the future was taken by a clock that has been set back since. Ticks alone do not tell of a jump
+# that passed while no beat ran.
+WAS_SET_BACK = """
+SELECT 1 AS found
+ WHERE EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
+    OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min')
+"""
 
 
 def was_set_back(conn: Connection) -> bool:
-    """Return whether the database's clock was ahead of where it is now, within the last hundred ticks of a sweep."""
+    """Return whether the database's clock was ahead of where it is now, and something was written meanwhile."""
     return one(conn, WAS_SET_BACK, {}) is not None
 
 

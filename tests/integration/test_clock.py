@@ -18,6 +18,7 @@ def url(stack: Stack, template_database: str) -> str:
 def at(stack: Stack, url: str) -> Iterator[World]:
     with world(stack, url) as made:
         made.conn.execute("DELETE FROM ticks")
+        made.conn.execute("DELETE FROM events WHERE at > moment()")
         yield made
 
 
@@ -44,6 +45,18 @@ def test_what_waits_for_a_time_that_was_never_meant_is_made_due(at: World) -> No
     assert at.one("SELECT run_at <= moment() FROM outputs WHERE id = %s", waiting)
     assert at.one("SELECT leased_until < moment() + interval '31 s' FROM outputs WHERE id = %s", leased)
     assert at.one("SELECT lease_token IS NOT NULL FROM outputs WHERE id = %s", leased)
+
+
+def test_an_edge_taken_by_a_clock_that_was_ahead_betrays_it_too(at: World) -> None:
+    """A jump may pass while no beat ticks; whatever was written in it took an edge."""
+    waiting, _ = ahead(at)
+    at.conn.execute(
+        "UPDATE events SET at = moment() + interval '1 hour' WHERE subject = 'output' AND subject_id = %s", [waiting]
+    )
+
+    assert reconcile(at)["clock"] == 2
+
+    assert at.one("SELECT run_at <= moment() FROM outputs WHERE id = %s", waiting)
 
 
 def test_a_wait_that_was_asked_for_is_left_alone(at: World) -> None:
