@@ -209,6 +209,7 @@ CREATE TABLE outputs (
     thumb_sha256  text CHECK (thumb_sha256 ~ '^[0-9a-f]{64}$'),
     thumb_width_px  integer CHECK (thumb_width_px > 0),
     thumb_height_px integer CHECK (thumb_height_px > 0),
+    color         text CHECK (color ~ '^#[0-9a-f]{6}$'), -- what a page shows in its place while it loads
     thumb_missing text,                                -- why a kept video has no thumbnail
     notes         text,                                -- metadata that could not be read and did not cost the file
     UNIQUE (job_id, idx),
@@ -255,7 +256,7 @@ CREATE TABLE render_variants (
 CREATE VIEW variants AS
 SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_type, o.bytes, o.sha256,
        o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
-       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.is_placeholder, v.idx = r.cover_idx AS is_cover
+       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder, v.idx = r.cover_idx AS is_cover
   FROM render_variants v
   JOIN renders r ON r.id = v.render_id
   JOIN outputs o ON o.id = v.output_id

@@ -115,7 +115,7 @@ WITH moved AS (
            sha256 = %(sha256)s, width_px = %(width_px)s, height_px = %(height_px)s, frames = %(frames)s,
            duration_s = %(duration_s)s, notes = %(notes)s, key = %(key)s, thumb_key = %(thumb_key)s,
            thumb_bytes = %(thumb_bytes)s, thumb_sha256 = %(thumb_sha256)s, thumb_width_px = %(thumb_width_px)s,
-           thumb_height_px = %(thumb_height_px)s, thumb_missing = %(thumb_missing)s
+           thumb_height_px = %(thumb_height_px)s, color = %(color)s, thumb_missing = %(thumb_missing)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
     RETURNING id, job_id
 )
@@ -139,6 +139,7 @@ def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
         "thumb_key": kept.thumb_key,
         "thumb_bytes": len(thumb.data) if thumb else None,
         "thumb_sha256": thumb.sha256 if thumb else None,
+        "color": thumb.color if thumb else None,
         "thumb_width_px": thumb.width_px if thumb else None,
         "thumb_height_px": thumb.height_px if thumb else None,
         "thumb_missing": kept.thumb_missing,

@@ -52,7 +52,7 @@ def is_deleted(conn: Connection, job_id: UUID) -> bool:
 
 VARIANTS = """
 SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s,
-       key, thumb_key, thumb_width_px, thumb_height_px, thumb_missing, is_cover
+       key, thumb_key, thumb_width_px, thumb_height_px, thumb_missing, color, is_placeholder, is_cover
   FROM variants WHERE render_id = ANY(%(render_ids)s::uuid[]) ORDER BY render_id, idx
 """
 

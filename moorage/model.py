@@ -229,6 +229,7 @@ class Thumbnail:
     sha256: str
     width_px: int
     height_px: int
+    color: str | None = None  # of the whole picture: "#8a7f70"
 
 
 @dataclass(frozen=True, slots=True)

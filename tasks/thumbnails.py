@@ -52,7 +52,17 @@ def make(image: Image.Image, limits: Limits, note: Note = _unheard) -> Thumbnail
     # Method 2 takes half the time of the default, for 5 % more bytes (measured at 512 px).
     small.save(out, "WEBP", quality=80, method=2, exif=b"", icc_profile=b"", xmp=b"")
     data = out.getvalue()
-    return Thumbnail(data, hashlib.sha256(data).hexdigest(), small.width, small.height)
+    return Thumbnail(data, hashlib.sha256(data).hexdigest(), small.width, small.height, _color(small))
+
+
+def _color(image: Image.Image) -> str:
+    """Return the mean colour of an upright RGB or RGBA picture, as it is seen on white."""
+    seen = image
+    if image.mode == "RGBA":
+        seen = Image.new("RGBA", image.size, "white")
+        seen.alpha_composite(image)
+    red, green, blue = seen.convert("RGB").resize((1, 1), Image.Resampling.BOX).tobytes()
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def orientation(image: Image.Image, note: Note = _unheard) -> int:

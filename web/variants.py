@@ -7,7 +7,7 @@ from storage import addresses
 
 FIELDS: Final = (
     "idx", "is_cover", "media", "content_type", "bytes", "sha256", "width_px", "height_px", "frames", "duration_s",
-    "thumb_width_px", "thumb_height_px", "thumb_missing",
+    "thumb_width_px", "thumb_height_px", "thumb_missing", "color", "is_placeholder",
 )  # fmt: skip
 
 

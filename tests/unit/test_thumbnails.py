@@ -223,3 +223,12 @@ def test_the_picture_itself_is_left_alone():
     thumbnails.make(image, LIMITS)
 
     assert image.size == (300, 200)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fill", "color"),
+    [("RGB", (16, 32, 48), "#102030"), ("RGBA", (0, 0, 0, 0), "#ffffff"), ("L", 128, "#808080")],
+)
+def test_it_knows_the_colour_a_page_shows_before_it(mode, fill, color):
+    """A page of pictures that load must not flash; what is transparent is seen on white."""
+    assert thumbnails.make(Image.new(mode, (300, 20), fill), LIMITS).color == color
