@@ -68,7 +68,7 @@ def end(conn: Connection, made: wp.Answer, idx: int, why: GiveUp | None = None) 
 
 
 def kept(stem: str) -> Kept:
-    thumb = Thumbnail(b"webp", "7b" * 32, 400, 300)
+    thumb = Thumbnail(b"webp", "7b" * 32, 400, 300, "#102030")
     return Kept(
         Media("image", "png", "image/png", "png", 1024, 768, 1),
         9,
@@ -117,6 +117,8 @@ def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine
             "thumb_width_px": 400,
             "thumb_height_px": 300,
             "thumb_missing": None,
+            "color": "#102030",
+            "is_placeholder": False,
         }
     ]
     assert [
