@@ -38,6 +38,7 @@ class Provider(ABC):
         answer_new, answer_known: the HTTP status that the dialect wants for a new delivery and for a known one.
         can_poll: it has a status endpoint and the token for it is set.
         enabled_by: the setting that webhooks are verified by.
+        ordered_by: the setting that orders are paid with; None: it takes none.
         enabled: it takes webhooks: a secret is set, or MOORAGE_ALLOW_UNSIGNED names it.
         can_submit: it takes orders, and the token for it is set.
         can_list: it keeps a list of what it made, with the webhook address of each: a submission can be looked up.
@@ -55,6 +56,7 @@ class Provider(ABC):
     kept_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     usual_first_poll_seconds: ClassVar[float] = 60.0
     enabled_by: ClassVar[str]
+    ordered_by: ClassVar[str | None] = None
     synchronous: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, *, hosts: Hosts, secrets: Sequence[bytes]) -> None:

@@ -54,6 +54,7 @@ class Fal(Provider):
 
     name = "fal"
     enabled_by = "FAL_KEY or FAL_USER_ID"
+    ordered_by = "FAL_KEY"
     kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {
         "x-fal-webhook-request-id",
         "x-fal-webhook-timestamp",

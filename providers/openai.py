@@ -38,6 +38,7 @@ class OpenAI(Provider):
 
     name = "openai"
     enabled_by = "OPENAI_WEBHOOK_SECRET"
+    ordered_by = "OPENAI_API_KEY"
     kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:

@@ -39,6 +39,7 @@ class Replicate(Provider):
 
     name = "replicate"
     enabled_by = "REPLICATE_WEBHOOK_SECRET"
+    ordered_by = "REPLICATE_API_TOKEN"
     output_life_seconds: ClassVar[float | None] = 3600.0  # inputs, outputs, logs of API predictions are deleted then
     kept_headers = Provider.kept_headers | {"webhook-id", "webhook-timestamp"}
 
