@@ -270,7 +270,7 @@ SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_ty
 CREATE TABLE uploads (
     id           uuid PRIMARY KEY,
     owner        text NOT NULL CHECK (owner <> ''),
-    key          text NOT NULL UNIQUE,
+    key          text COLLATE "C" NOT NULL UNIQUE,   -- read in the order of a listing
     media        text NOT NULL CHECK (media IN ('image', 'video')),
     format       text NOT NULL,
     content_type text NOT NULL,

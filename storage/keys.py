@@ -6,7 +6,9 @@ Lease tokens are random (UUIDv4): the first 8 digits of a UUIDv7 would be the sa
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256 as digest
 from typing import Final
+from urllib.parse import quote
 from uuid import UUID
 
 RENDERS: Final = "renders/"
@@ -20,6 +22,13 @@ _RENDERED: Final = re.compile(
     rf"(?:(?P<thumb>_thumb\.webp)|\.(?P<extension>{_EXTENSION}))"
 )
 _SPOOLED: Final = re.compile(rf"inputs/(?P<upload>{_UUID})\.(?P<extension>{_EXTENSION})")
+# Prefixes of ours: an owner of such a name must not make keys that look like something else.
+_TAKEN: Final = frozenset({"renders", "inputs", "quarantine"})
+_MAX_OWNER: Final = 200  # of 1,024 bytes that a key may have, and of 255 that a file system gives a name
+_UPLOADED: Final = re.compile(
+    rf"(?!(?:renders|inputs|quarantine)/)(?P<owner>[A-Za-z0-9_.~%-]{{1,{_MAX_OWNER}}})/inputs/(?P<upload>{_UUID})"
+    rf"\.(?P<extension>{_EXTENSION})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,15 @@ class Spooled:
     extension: str
 
 
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What the key of an upload says; `owner` as it stands in the key."""
+
+    owner: str
+    upload_id: UUID
+    extension: str
+
+
 def original(render_id: UUID, idx: int, sha256: str, token: UUID, extension: str) -> str:
     """Return the key of a kept file: `renders/{render_id}/{idx}-{sha256[:16]}-{token[:8]}.{extension}`."""
     return f"{_stem(render_id, idx, sha256, token)}.{extension}"
@@ -57,12 +75,29 @@ def spool(upload_id: UUID, extension: str) -> str:
     return f"{INPUTS}{upload_id}.{extension}"
 
 
+def upload(owner: str, upload_id: UUID, extension: str) -> str:
+    """
+    Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`.
+
+    The owner is percent-encoded, so that it is one step of the path whatever it is; one that is too long for that
+    stands as its digest. Which owner a key belongs to is asked of the row alone.
+    """
+    return f"{_step(owner)}/inputs/{upload_id}.{extension}"
+
+
+def _step(owner: str) -> str:
+    encoded = quote(owner, safe="")
+    if encoded in _TAKEN or not encoded.strip("."):  # "." and ".." are no names of things
+        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+    return encoded if len(encoded) <= _MAX_OWNER else f"sha256-{digest(owner.encode()).hexdigest()}"
+
+
 def quarantined(key: str) -> str:
     """Return where an orphan waits for its end, in the private bucket: `quarantine/{key}`."""
     return f"{QUARANTINE}{key}"
 
 
-def parse(key: str) -> Rendered | Spooled | None:
+def parse(key: str) -> Rendered | Spooled | Uploaded | None:
     """Return what a key says, or None when it is not one that the functions above make."""
     if match := _RENDERED.fullmatch(key):
         return Rendered(
@@ -75,6 +110,8 @@ def parse(key: str) -> Rendered | Spooled | None:
         )
     if match := _SPOOLED.fullmatch(key):
         return Spooled(UUID(match["upload"]), match["extension"])
+    if match := _UPLOADED.fullmatch(key):
+        return Uploaded(match["owner"], UUID(match["upload"]), match["extension"])
     return None
 
 
