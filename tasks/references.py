@@ -5,15 +5,17 @@ They become addresses when the job is submitted, so that an address never waits 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from db import uploads
 from db.connect import Connection, Row
 from moorage.errors import Category, Permanent
-from tasks.deps import Deps
+
+if TYPE_CHECKING:
+    from tasks.deps import Deps  # not loaded: the API reads references too, and needs no boto3
 
 FOR_PROVIDERS_SECONDS: Final = 600  # so long an address that a provider is given is good
 _KINDS: Final = ("upload", "variant")
@@ -72,7 +74,7 @@ def found(conn: Connection, owner: str, references: Sequence[Reference]) -> dict
     return _rows(conn, owner, references)
 
 
-def resolve(deps: Deps, owner: str, value: Any) -> Any:
+def resolve(deps: "Deps", owner: str, value: Any) -> Any:
     """
     Return the value with every reference replaced by an address that anyone can read for ten minutes.
 
@@ -89,7 +91,16 @@ def resolve(deps: Deps, owner: str, value: Any) -> Any:
         told = ", ".join(f"{reference.text} ({reference.place})" for reference in gone)
         raise ReferenceGone(f"the input names what is not there (any more): {told}"[:1000])
     urls = {reference.text: _url(deps, reference, rows[reference.text]) for reference in references}
-    return _replaced(value, urls)
+    return replaced(value, urls)
+
+
+def replaced(value: Any, urls: Mapping[str, str]) -> Any:
+    """Return the value with the address of each reference, by `Reference.text`, in its place."""
+    if _is_reference(value):
+        return urls[_read("", value).text]
+    if isinstance(value, dict):
+        return {name: replaced(item, urls) for name, item in value.items()}
+    return [replaced(item, urls) for item in value] if isinstance(value, list) else value
 
 
 def _rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
@@ -101,7 +112,7 @@ def _rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict
     return rows
 
 
-def _url(deps: Deps, reference: Reference, row: Row) -> str:
+def _url(deps: "Deps", reference: Reference, row: Row) -> str:
     blobs = deps.blobs
     bucket = blobs.private_bucket if reference.kind == "upload" else blobs.public_bucket
     return blobs.presign_get(bucket, row["key"], FOR_PROVIDERS_SECONDS)
@@ -130,11 +141,3 @@ def _read(place: str, value: dict[str, Any]) -> Reference:
     if kind == "upload":
         return Reference(place, "upload", UUID(match[1]))
     return Reference(place, "variant", UUID(match[1]), int(match[2]))
-
-
-def _replaced(value: Any, urls: dict[str, str]) -> Any:
-    if _is_reference(value):
-        return urls[_read("", value).text]
-    if isinstance(value, dict):
-        return {name: _replaced(item, urls) for name, item in value.items()}
-    return [_replaced(item, urls) for item in value] if isinstance(value, list) else value
