@@ -142,7 +142,8 @@ SELECT 'output' AS subject, id::text AS id, 'its key ' || key || ' does not name
 _ROW_OF: Final = """
   LEFT JOIN (SELECT 'delivery' AS subject, id, state FROM deliveries
              UNION ALL SELECT 'prediction', id, state FROM predictions
-             UNION ALL SELECT 'output', id, state FROM outputs) r ON (r.subject, r.id) = (d.subject, d.subject_id)
+             UNION ALL SELECT 'output', id, state FROM outputs
+             UNION ALL SELECT 'notice', id, state FROM notices) r ON (r.subject, r.id) = (d.subject, d.subject_id)
 """
 
 _DEAD_LETTERS: Final = {
@@ -155,6 +156,7 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'it is {state} without a dead l
 """
     for table, subject, state in (
         ("deliveries", "delivery", "dead"), ("predictions", "prediction", "lost"), ("outputs", "output", "dead"),
+        ("notices", "notice", "dead"),
     )
 } | {
     "8 dead_letters alive": f"""

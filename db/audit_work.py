@@ -10,8 +10,9 @@ _LIVE: Final = {
     "jobs": "('open', 'keeping')",
     "predictions": "('planned', 'submitting', 'running', 'abandoned')",
     "outputs": "('waiting', 'discarding')",
+    "notices": "('waiting')",
 }
-_SUBJECTS: Final = {"deliveries": "delivery", "jobs": "job", "predictions": "prediction", "outputs": "output"}
+_SUBJECTS: Final = {"jobs": "job", **SUBJECT}
 _THESE: Final = "id = ANY(%(ids)s::uuid[])"
 _LATE: Final = "run_at < moment() - make_interval(secs => %(overdue_seconds)s)"
 

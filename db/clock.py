@@ -28,6 +28,11 @@ UPDATE predictions SET run_at = moment(), woken_at = NULL
  WHERE state = 'running' AND lease_token IS NULL AND run_at > moment() + interval '10 min' AND run_at < deadline_at
 RETURNING id
 """,
+    "notices": """
+UPDATE notices SET run_at = moment(), woken_at = NULL
+ WHERE state = 'waiting' AND lease_token IS NULL AND run_at > moment() + interval '10 min'
+RETURNING id
+""",
     "outputs": """
 UPDATE outputs SET run_at = moment(), woken_at = NULL
  WHERE state IN ('waiting', 'discarding') AND lease_token IS NULL AND run_at > moment() + interval '10 min'

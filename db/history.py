@@ -30,6 +30,8 @@ SELECT 'output', id FROM outputs WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
 SELECT 'delivery', id FROM deliveries WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
+SELECT 'notice', id FROM notices WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
 SELECT 'dead_letter', id FROM dead_letters WHERE id BETWEEN %(low)s AND %(high)s
 LIMIT %(limit)s
 """
@@ -82,18 +84,24 @@ SELECT id, job_id, prediction_id, idx, path, source_kind,
   FROM outputs WHERE id = %(id)s
 """
 
-_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT}
+NOTICE: Final = """
+SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
+  FROM notices WHERE id = %(id)s
+"""
+
+_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE}
 
 
 def row(conn: Connection, match: Match) -> Row | None:
-    """Return all columns of a delivery, prediction or output that a person reads."""
+    """Return all columns of a delivery, prediction, output or notice that a person reads."""
     return one(conn, _ROWS[match.subject], {"id": match.id})
 
 
 DEAD_LETTERS: Final = """
 SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by
   FROM dead_letters
- WHERE subject IN ('delivery', 'prediction', 'output') AND subject_id = ANY(%(ids)s::uuid[])
+ WHERE subject IN ('delivery', 'prediction', 'output', 'notice') AND subject_id = ANY(%(ids)s::uuid[])
  ORDER BY created_at, id
 """
 
@@ -110,7 +118,7 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
         UNION
         SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
           FROM events
-         WHERE subject IN ('delivery', 'prediction', 'output', 'dead_letter')
+         WHERE subject IN ('delivery', 'prediction', 'output', 'notice', 'dead_letter')
            AND subject_id = ANY(%(ids)s::uuid[])) taken
  ORDER BY at, id LIMIT %(limit)s
 """

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from db import notices
 from db.connect import Connection, Row, many, one
+from moorage import ids
 from moorage.lifecycle import Counts
 from moorage.model import Job, Registration
 
@@ -17,10 +19,10 @@ _COLUMNS = (
 
 ADD = """
 WITH made AS (
-    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, state, deadline_at,
-                      run_at)
+    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, notify, state,
+                      deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(project_id)s, %(scene)s,
-            %(partial)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
+            %(partial)s, %(notify)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
@@ -28,8 +30,10 @@ SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM made
 """
 
 
-def add(conn: Connection, job_id: UUID, asked: Registration, *, deadline_seconds: float, actor: str) -> None:
-    """Insert an open job."""
+def add(
+    conn: Connection, job_id: UUID, asked: Registration, *, deadline_seconds: float, notify: bool = False, actor: str
+) -> None:
+    """Insert an open job; `notify`: its application is told of its ends by webhook."""
     args: dict[str, Any] = {
         "id": job_id,
         "owner": asked.owner,
@@ -41,6 +45,7 @@ def add(conn: Connection, job_id: UUID, asked: Registration, *, deadline_seconds
         "project_id": asked.project_id,
         "scene": None if asked.scene is None else Jsonb(asked.scene),
         "partial": asked.partial,
+        "notify": notify,
         "deadline": timedelta(seconds=deadline_seconds),
         "reason": f"{asked.provider} {asked.external_id}",
         "actor": actor,
@@ -73,7 +78,7 @@ def count(conn: Connection, job_id: UUID) -> Counts:
     return Counts(**row) if row else Counts()
 
 
-MOVE = """
+MOVE = f"""
 WITH moved AS (
     UPDATE jobs
        SET state = %(to_state)s, chosen_id = coalesce(%(chosen_id)s, chosen_id), category = %(category)s,
@@ -82,11 +87,13 @@ WITH moved AS (
            deadline_at = CASE WHEN %(to_state)s = 'open' THEN moment() + %(check_after)s ELSE deadline_at END,
            reopened = reopened + CASE WHEN %(live)s AND settled_at IS NOT NULL THEN 1 ELSE 0 END
      WHERE id = %(id)s AND state = %(from_state)s
-    RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'job', id, id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+    RETURNING id, state, settled_at, notify
+), told AS (
+    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+    SELECT 'job', id, id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
+    RETURNING id, subject_id
+), {notices.ADD_OF_AN_END}
+SELECT subject_id AS id FROM told
 """
 
 CHECK_AFTER = timedelta(minutes=5)  # a keeping job is counted again then, should its settling have been missed
@@ -118,6 +125,7 @@ def move(
         "category": category,
         "reason": reason,
         "check_after": check_after,
+        "notice_id": ids.new(),
         "actor": actor,
     }
     if one(conn, MOVE, args) is None:

@@ -1,5 +1,5 @@
 """
-Claims on rows of deliveries, predictions and outputs: claim, renew, hand back, release. One file for all three tables.
+Claims on rows of deliveries, predictions, outputs and notices: claim, renew, hand back, release. One file for all.
 
 A row is leased when `lease_token` is not null. Every write under a lease names the token; no row back means that
 another worker owns it. A claim counts an attempt and a crash; writing back takes the crash back.
@@ -14,12 +14,17 @@ from db.connect import Connection, many, one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
 
-SUBJECT: Final[Mapping[WorkTable, str]] = {"deliveries": "delivery", "predictions": "prediction", "outputs": "output"}
+SUBJECT: Final[Mapping[WorkTable, str]] = {
+    "deliveries": "delivery",
+    "predictions": "prediction",
+    "outputs": "output",
+    "notices": "notice",
+}
 
 # What every write-back of the worker itself does to the lease.
 CLEAR: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
-_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id"}
+_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notices": "job_id"}
 
 # Whether nobody has paused a row. The list of pauses is read once; while it is empty no output is asked for its
 # provider, and the planner does not take the rows for few, which would cost it the index. Objects are discarded, and
@@ -31,6 +36,7 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
+    "notices": "true",
 }
 
 
@@ -205,10 +211,30 @@ WITH due AS MATERIALIZED (
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE deliveries t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """,
+    "submit": f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM predictions
+     WHERE state IN ('planned', 'submitting') AND lease_token IS NULL AND run_at <= moment()
+       AND provider <> ALL (%(synchronous)s::text[])
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+       AND {UNPAUSED["predictions"]}
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
+    "generate": f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM predictions
+     WHERE state IN ('planned', 'submitting') AND lease_token IS NULL AND run_at <= moment()
+       AND provider = ANY (%(synchronous)s::text[])
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+       AND {UNPAUSED["predictions"]}
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
     "poll": f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM predictions
-     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL AND run_at <= moment()
+     WHERE state IN ('running', 'abandoned') AND lease_token IS NULL AND run_at <= moment()
        AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
        AND {UNPAUSED["predictions"]}
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
@@ -231,9 +257,23 @@ WITH due AS MATERIALIZED (
      ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """,
+    "notify": """
+WITH due AS MATERIALIZED (
+    SELECT id FROM notices
+     WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
+       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE notices t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+""",
 }
 
 
-def due(conn: Connection, step: str, *, limit: int, starved: bool) -> list[UUID]:
-    """Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s."""
-    return [row["id"] for row in many(conn, DUE[step], {"limit": limit, "starved": starved})]
+def due(conn: Connection, step: str, *, limit: int, starved: bool, synchronous: Sequence[str] = ()) -> list[UUID]:
+    """
+    Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s.
+
+    Args:
+        synchronous: the providers whose predictions are submitted by the step generate, not by submit.
+    """
+    args = {"limit": limit, "starved": starved, "synchronous": list(synchronous)}
+    return [row["id"] for row in many(conn, DUE[step], args)]

@@ -26,7 +26,10 @@ SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < mom
           FROM predictions WHERE lease_token IS NOT NULL
         UNION ALL
         SELECT 'output', id, job_id, leased_by, attempt, leased_until
-          FROM outputs WHERE lease_token IS NOT NULL) held
+          FROM outputs WHERE lease_token IS NOT NULL
+        UNION ALL
+        SELECT 'notice', id, job_id, leased_by, attempt, leased_until
+          FROM notices WHERE lease_token IS NOT NULL) held
  ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
 
@@ -41,6 +44,7 @@ class Overview:
     jobs: list[Row]  # state, provider, value
     predictions: list[Row]  # state, provider, value
     outputs: list[Row]  # state, provider, value
+    notices: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
     soonest_expiry_seconds: float | None
     held: list[Row]
@@ -61,6 +65,7 @@ def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -
         jobs=many(conn, stats.JOBS),
         predictions=many(conn, stats.PREDICTIONS),
         outputs=many(conn, stats.OUTPUTS),
+        notices=many(conn, stats.NOTICES),
         oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, stats.OLDEST_DUE)},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
         held=many(conn, HELD, {"limit": held_limit}),

@@ -17,7 +17,13 @@ RETURNING state
     for table in SUBJECT
 }
 
-_STEPS: Final[Mapping[WorkTable, Step]] = {"deliveries": "ingest", "predictions": "poll", "outputs": "keep"}
+_STEPS: Final[Mapping[WorkTable, Step]] = {
+    "deliveries": "ingest",
+    "predictions": "poll",
+    "outputs": "keep",
+    "notices": "notify",
+}
+_STEPS_BY_STATE: Final[Mapping[str, Step]] = {"discarding": "discard", "planned": "submit", "submitting": "submit"}
 
 
 def wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
@@ -25,7 +31,7 @@ def wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
     row = one(conn, WAKE[table], {"id": row_id})
     if row is None:
         return None
-    return "discard" if row["state"] == "discarding" else _STEPS[table]
+    return _STEPS_BY_STATE.get(row["state"], _STEPS[table])
 
 
 HELD: Final[Mapping[WorkTable, str]] = {

@@ -148,12 +148,33 @@ WITH old AS MATERIALIZED (
 DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
 """
 
+# Notices of jobs that stay; those of a job that goes, go with it.
+_NOTICES: Final = f"""
+  FROM notices WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
+   AND NOT EXISTS (SELECT FROM dead_letters l
+                    WHERE l.subject = 'notice' AND l.subject_id = notices.id AND l.state = 'open')
+"""
+
+DROP_NOTICES: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_NOTICES} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), letters AS (
+    DELETE FROM dead_letters l USING old WHERE l.subject = 'notice' AND l.subject_id = old.id RETURNING l.id
+), told AS (
+    DELETE FROM events e USING old WHERE e.subject = 'notice' AND e.subject_id = old.id
+), told_of_letters AS (
+    DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
+)
+DELETE FROM notices n USING old WHERE n.id = old.id RETURNING n.id
+"""
+
 _IN_BATCHES: Final = {
     "bodies": (PURGE_BODIES, f"{_BODIES} AND state <> 'dead'"),
     "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
     "failed_sources": (PURGE_SOURCES, _SOURCES),
     "deliveries": (DROP_DELIVERIES, _DELIVERIES),
     "dead_letters": (DROP_LETTERS, _LETTERS),
+    "notices": (DROP_NOTICES, _NOTICES),
 }
 
 
@@ -172,6 +193,10 @@ _OVER: Final = """
                     WHERE o.job_id = j.id AND l.state = 'open')
    AND NOT EXISTS (SELECT FROM predictions p JOIN dead_letters l ON l.subject = 'prediction' AND l.subject_id = p.id
                     WHERE p.job_id = j.id AND l.state = 'open')
+   AND NOT EXISTS (SELECT FROM notices n
+                    WHERE n.job_id = j.id AND (n.ended_at IS NULL OR EXISTS (
+                          SELECT FROM dead_letters l
+                           WHERE l.subject = 'notice' AND l.subject_id = n.id AND l.state = 'open')))
    AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
                     WHERE p.job_id = j.id AND (d.ended_at IS NULL OR EXISTS (
                           SELECT FROM dead_letters l
@@ -215,13 +240,17 @@ WITH gone AS (
     DELETE FROM dead_letters
      WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
         OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
+        OR (subject = 'notice' AND subject_id IN (SELECT id FROM notices WHERE job_id = %(id)s))
         OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))
     RETURNING id
 )
 DELETE FROM events e USING gone WHERE e.subject = 'dead_letter' AND e.subject_id = gone.id
 """,
     "delivery_events": "DELETE FROM events WHERE subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[])",
-    "events": "DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'render')",
+    "events": """
+DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'notice', 'render')
+""",
+    "notices": "DELETE FROM notices WHERE job_id = %(id)s",
     "placements": "DELETE FROM placements WHERE render_id = %(id)s",
     "variants": "DELETE FROM render_variants WHERE render_id = %(id)s",
     "renders": "DELETE FROM renders WHERE id = %(id)s",

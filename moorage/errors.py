@@ -168,6 +168,22 @@ class Invalid(Permanent):
     category: Category = "VALIDATION_FAILED"
 
 
+# --- webhooks out ---------------------------------------------------------------------------------------------
+
+
+class NotifyFailed(Transient):
+    """The application did not take a notice: no answer in time, or one that is not 2xx."""
+
+    category: Category = "NOTIFY_FAILED"
+
+
+class NotifyRefused(Permanent):
+    """The application wants no more of a notice (410), or there is nobody to send it to."""
+
+    category: Category = "NOTIFY_FAILED"
+    retryable = True
+
+
 # --- our own servers ------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ What to do, decided by pure functions that return values. Time, chance and setti
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.model import JobState, PredictionState, Report
@@ -41,8 +41,12 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("keeping", "partial"),
             ("keeping", "failed"),
             ("keeping", "cancelled"),
+            ("keeping", "open"),  # none of the chosen files could be kept: the chain goes on
+            ("keeping", "keeping"),  # a late success is chosen while the placeholder is kept
+            ("open", "partial"),  # tried again in vain: what there is stays a placeholder
             # the one door: reopen
             ("partial", "keeping"),
+            ("partial", "open"),
             ("failed", "keeping"),
             ("failed", "open"),
         }
@@ -52,9 +56,14 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             (None, "planned"),
             (None, "running"),
             (None, "succeeded"),
+            ("planned", "planned"),  # no room at its provider, or our own storage was away
             ("planned", "submitting"),
             ("planned", "cancelled"),
+            ("planned", "failed"),  # a file of its input is gone, or the job's deadline passed
+            ("submitting", "planned"),  # nothing was made: it is sent again
+            ("submitting", "submitting"),  # nobody knows whether it was made: it is looked up
             ("submitting", "running"),
+            ("submitting", "abandoned"),  # it was not found: only its webhook can still tell of it
             ("submitting", "failed"),
             ("planned", "lost"),  # its workers died too often
             ("submitting", "lost"),
@@ -76,6 +85,15 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("kept", "discarding"),  # partial results discarded by policy
             ("discarding", "discarding"),
             ("discarding", "discarded"),
+            ("dead", "waiting"),  # replay
+        }
+    ),
+    "notice": frozenset(
+        {
+            (None, "waiting"),
+            ("waiting", "waiting"),  # tried again
+            ("waiting", "sent"),
+            ("waiting", "dead"),
             ("dead", "waiting"),  # replay
         }
     ),
@@ -175,6 +193,7 @@ class Situation:
     job: JobState
     has_render: bool
     can_ask: bool = True  # the provider has a status endpoint, and we the token for it
+    placeholder: bool = False  # what the job has chosen is its placeholder, and nobody has deleted that
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +275,10 @@ def _on_success(report: Report, at: Situation) -> Verdict:
         if report.data_removed:
             return End("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
         return End("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
-    if at.job == "open":
+    if at.job == "open" or (at.job == "keeping" and at.placeholder):
         return Choose(reopens=False)
+    if at.job == "partial" and at.placeholder:
+        return Choose(reopens=True)
     if at.job == "failed" and not at.has_render:
         return Choose(reopens=True)
     return Late()
@@ -268,30 +289,80 @@ def _on_success(report: Report, at: Situation) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A job's outputs by state, counted in a statement of its own after the job was locked."""
+    """
+    A job's outputs by state, counted in a statement of its own after the job was locked.
+
+    Args:
+        waiting: all of them; a placeholder may still be worked on when a late success is chosen.
+        kept, dead: files of the chosen prediction, a placeholder not counted.
+        placeholders: kept placeholders.
+    """
 
     waiting: int = 0
     kept: int = 0
     dead: int = 0
+    placeholders: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """End the job: publish what was kept, or discard it."""
+    """
+    End the job: publish what was kept, or discard it.
+
+    `failed` says that the chosen prediction brought nothing; what follows is `after_nothing`'s to decide.
+    """
 
     state: JobState
     publish: bool
     discard_kept: bool = False
 
 
-def on_counts(counts: Counts, partial: str) -> Settle | None:
-    """Decide whether and how a `keeping` job ends; None while an output is still waiting."""
+def on_counts(counts: Counts, partial: str, *, more: bool = False) -> Settle | None:
+    """
+    Decide whether and how a `keeping` job ends; None while an output is still waiting.
+
+    Args:
+        more: the chain has an entry to go on with, which comes before a placeholder that was kept.
+    """
     if counts.waiting:
         return None
-    if not counts.kept:
-        return Settle("failed", publish=False)
-    if not counts.dead:
+    if counts.kept and not counts.dead:
         return Settle("succeeded", publish=True)
-    if partial == "discard":
-        return Settle("failed", publish=False, discard_kept=True)
-    return Settle("partial", publish=True)
+    if counts.kept and partial == "keep":
+        return Settle("partial", publish=True)
+    if counts.placeholders and not more:
+        return Settle("partial", publish=True, discard_kept=counts.kept > 0)
+    return Settle("failed", publish=False, discard_kept=counts.kept > 0)
+
+
+# --- what follows a try that brought nothing --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """
+    What a job that has nothing can still hope for, read under its lock.
+
+    Args:
+        awaited: predictions that may still bring files within our time limit.
+        following: the entry of the chain that comes next; None: it was the last, or the deadline has passed.
+        placeholder: wanted, if there is none yet; kept; none: not asked for, or it could not be kept.
+    """
+
+    awaited: int
+    following: int | None
+    placeholder: Literal["none", "wanted", "kept"]
+
+
+Following = Literal["await", "entry", "placeholder", "show placeholder", "fail"]
+
+
+def after_nothing(at: Prospect) -> Following:
+    """Decide what follows when a prediction, or every file of the chosen one, came to nothing."""
+    if at.awaited:
+        return "await"
+    if at.following is not None:
+        return "entry"
+    if at.placeholder == "wanted":
+        return "placeholder"
+    return "show placeholder" if at.placeholder == "kept" else "fail"

@@ -176,6 +176,11 @@ class Settings(LifeSettings):
                 "REPLICATE_API_TOKEN is set but REPLICATE_WEBHOOK_SECRET is not: write the secret, or name replicate in"
                 " MOORAGE_ALLOW_UNSIGNED"
             )
+        if self.notify_url and not self.notify_secret:
+            raise ValueError(
+                "MOORAGE_NOTIFY_URL is set but MOORAGE_NOTIFY_SECRET is not: write whsec_ and the base64 text of 24"
+                " random bytes or more"
+            )
         return self
 
     @classmethod

@@ -74,8 +74,8 @@ ADVICE: Final[Mapping[str, str]] = {
 
 REPAIRABLE: Final = frozenset(
     {
-        *(f"2 {table} overdue" for table in ("deliveries", "jobs", "predictions", "outputs")),
-        *(f"2 {table} held" for table in ("deliveries", "predictions", "outputs")),
+        *(f"2 {table} overdue" for table in ("deliveries", "jobs", "predictions", "outputs", "notices")),
+        *(f"2 {table} held" for table in ("deliveries", "predictions", "outputs", "notices")),
         "3 jobs unsettled",
         "4 objects missing", "4 objects size", "4 objects digest", "4 sample digest",
         "9 renders unplaced", "9 projects document",

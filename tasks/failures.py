@@ -4,14 +4,14 @@ import random
 from collections.abc import Mapping
 from uuid import UUID
 
-from db import dead_letters, deliveries, jobs, leases, outputs, predictions
+from db import dead_letters, deliveries, jobs, leases, notices, outputs, predictions
 from db.connect import Connection, now
 from moorage import lifecycle
 from moorage.errors import LeaseLost, MoorageError
 from moorage.lifecycle import GiveUp, Retry, Work
 from moorage.model import Lease, Step, Wake
 from moorage.text import storable
-from tasks import settle
+from tasks import chain, settle
 from tasks.deps import Deps, Pulse
 from tasks.writeback import write_back
 
@@ -53,6 +53,8 @@ def give_up(
         return _bury_delivery(conn, lease, why, step, facts)
     if lease.table == "predictions":
         return _bury_prediction(conn, lease, why, step, facts)
+    if lease.table == "notices":
+        return _bury_notice(conn, lease, why, step, facts)
     output = outputs.get(conn, lease.row_id)
     if output is None:
         return []
@@ -89,6 +91,13 @@ def _bury_delivery(conn: Connection, lease: Lease, why: GiveUp, step: Step, fact
         facts=facts,
         actor=lease.leased_by,
     )
+    return []
+
+
+def _bury_notice(conn: Connection, lease: Lease, why: GiveUp, step: Step, facts: Mapping[str, object]) -> list[Wake]:
+    job_id = notices.end_dead(conn, lease, why.category, storable(why.reason))
+    facts = {"attempts": lease.attempt, **facts}
+    dead_letters.add(conn, "notice", lease.row_id, why, step=step, job_id=job_id, facts=facts, actor=lease.leased_by)
     return []
 
 
@@ -144,8 +153,13 @@ def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp,
         if delivery and deliveries.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor):
             dead_letters.add(conn, "delivery", row_id, why, step=step, provider=delivery.provider, actor=actor)
         return []
-    if step == "poll":
-        return _poison_prediction(conn, row_id, why, limit, actor)
+    if step == "notify":
+        job_id = notices.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor)
+        if job_id is not None:
+            dead_letters.add(conn, "notice", row_id, why, step=step, job_id=job_id, actor=actor)
+        return []
+    if step in ("submit", "generate", "poll"):
+        return _poison_prediction(conn, step, row_id, why, limit, actor)
     output = outputs.get(conn, row_id)
     if output is None:
         return []
@@ -166,15 +180,12 @@ def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp,
     return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
 
 
-def _poison_prediction(conn: Connection, row_id: UUID, why: GiveUp, limit: int, actor: str) -> list[Wake]:
+def _poison_prediction(conn: Connection, step: Step, row_id: UUID, why: GiveUp, limit: int, actor: str) -> list[Wake]:
     found = predictions.get(conn, row_id)
     if found is None:
         return []
     job = jobs.lock(conn, found.job_id)
-    if predictions.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor):
-        dead_letters.add(
-            conn, "prediction", row_id, why, step="poll", job_id=job.id, provider=found.provider, actor=actor
-        )
-        awaited = bool(predictions.awaited(conn, job.id))
-        settle.fail_if_unawaited(conn, job, awaited=awaited, why=why, actor=actor)
-    return []
+    if not predictions.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor):
+        return []
+    dead_letters.add(conn, "prediction", row_id, why, step=step, job_id=job.id, provider=found.provider, actor=actor)
+    return chain.go_on(conn, job, why, actor=actor)

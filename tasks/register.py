@@ -46,10 +46,11 @@ def insert(
     deadline = asked.deadline_seconds or settings.job_deadline_seconds
     first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
     job_id, prediction_id = ids.new(), ids.new()
+    notify = settings.notify_url is not None
     if asked.project_id is not None:
         projects.ensure(conn, asked.project_id, asked.owner)
     with conn.transaction() as savepoint:  # another registration of the same prediction may commit meanwhile
-        jobs.add(conn, job_id, asked, deadline_seconds=deadline, actor=actor)
+        jobs.add(conn, job_id, asked, deadline_seconds=deadline, notify=notify, actor=actor)
         is_new = predictions.add(
             conn,
             prediction_id,

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from db import dead_letters, deliveries, jobs, outputs, predictions, renders
+from db import dead_letters, deliveries, jobs, notices, outputs, predictions, renders
 from db.connect import Connection
 from moorage.errors import Refused
 from moorage.lifecycle import TERMINAL_JOB
@@ -34,6 +34,10 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
         if not deliveries.replay(conn, letter.subject_id, actor):
             raise Refused("the body of this delivery was purged, or it is not dead any more", status=409)
         return Wake("ingest", letter.subject_id)
+    if letter.subject == "notice":
+        if not notices.replay(conn, letter.subject_id, actor):
+            raise Refused("this notice is not dead any more", status=409)
+        return Wake("notify", letter.subject_id)
     if letter.subject == "prediction" and job is not None:
         if not predictions.replay(conn, letter.subject_id, deadline=AWAIT_AGAIN, actor=actor):
             raise Refused("this prediction is not lost any more", status=409)

@@ -19,10 +19,19 @@ from tasks import discard as discard_step
 from tasks import settle
 from tasks.deps import Deps
 
-STEPS_OF: Final[Mapping[Queue, tuple[Step, ...]]] = {"quick": ("poll", "ingest"), "keep": ("keep",)}
-STEP_OF: Final[Mapping[WorkTable, Step]] = {"deliveries": "ingest", "predictions": "poll", "outputs": "keep"}
+STEPS_OF: Final[Mapping[Queue, tuple[Step, ...]]] = {
+    "quick": ("submit", "poll", "notify", "ingest"),
+    "keep": ("generate", "keep"),
+}
+# A freed prediction that is still to be submitted is no row for a poll: dispatch wakes it within a second.
+STEP_OF: Final[Mapping[WorkTable, Step]] = {
+    "deliveries": "ingest",
+    "predictions": "poll",
+    "outputs": "keep",
+    "notices": "notify",
+}
 ASK_AGAIN: Final = timedelta(seconds=60)
-SHARE: Final = 0.25  # of a queue's room that goes to polls first, so that a flood of webhooks cannot starve them
+SHARE: Final = 0.25  # of a queue's room that goes to each step before the last, which may come as a flood
 LEAST: Final = 4  # discards a run, however full the queue is
 
 log = logs.get(__name__)
@@ -55,7 +64,10 @@ def dispatch(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
 
 
 def _due(deps: Deps, step: Step, limit: int, *, starved: bool) -> list[Wake]:
-    found = deps.database.run(lambda conn: leases.due(conn, step, limit=limit, starved=starved))
+    synchronous = [name for name, provider in deps.providers.items() if provider.synchronous]
+    found = deps.database.run(
+        lambda conn: leases.due(conn, step, limit=limit, starved=starved, synchronous=synchronous)
+    )
     return [Wake(step, row_id) for row_id in found]
 
 

@@ -18,7 +18,7 @@ def lines(rows: Sequence[tuple[str, Row]], letters: Sequence[Row], now: datetime
     Return what happens next, a line a live row and a line an open dead letter; one line that says so when it is over.
 
     Args:
-        rows: each with its subject: delivery, job, prediction or output.
+        rows: each with its subject: delivery, job, prediction, output or notice.
     """
     told = [_next(subject, row, now) for subject, row in rows if row["state"] in _LIVE]
     told += [f"dead letter {x['id']} waits: moorage dead replay {x['id']}" for x in letters if x["state"] == "open"]

@@ -33,7 +33,7 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--job", "job_id", type=click.UUID, help="Only those of one job."),
         click.option("--category", help="Only those of one category, for example DOWNLOAD_FAILED."),
-        click.option("--step", help="Only those of one step: ingest, poll, keep, discard or drain."),
+        click.option("--step", help="Only those of one step: ingest, poll, keep, discard, notify or drain."),
         click.option("--provider", help="Only those of one provider."),
     ):
         command = option(command)

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 from rich.table import Table
 
-from db import dead_letters, deliveries, history, jobs, outputs, predictions
+from db import dead_letters, deliveries, history, jobs, notices, outputs, predictions
 from db.connect import Connection, Row, now
 from db.history import Match
 from moorage.errors import ConfigError
@@ -29,6 +29,7 @@ class Story:
     predictions: list[Row]
     outputs: list[Row]
     deliveries: list[Row]
+    notices: list[Row]
     dead_letters: list[Row]
     events: list[Row]
     next: list[str]
@@ -39,7 +40,8 @@ class Story:
 @console.as_json
 def show(name: str, as_json: bool) -> None:
     """
-    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's or dead letter's.
+    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's, notice's or dead
+    letter's.
 
     The first 8 characters of an id or more serve when they are enough; a provider's id of a prediction, or the id of a
     webhook, serves too.
@@ -67,12 +69,15 @@ def _of_job(conn: Connection, job_id: UUID) -> Story:
     facts = jobs.show(conn, job_id) or {}
     tried, files = predictions.of_job(conn, job_id), outputs.of_job(conn, job_id)
     heard = [delivery for row in tried for delivery in deliveries.of_prediction(conn, row["id"])]
-    letters = history.dead_letters(conn, [row["id"] for row in (*tried, *files, *heard)])
-    events = history.timeline(conn, job_id, [row["id"] for row in (*tried, *files, *heard)])
+    sent = notices.of_job(conn, job_id)
+    rows = [row["id"] for row in (*tried, *files, *heard, *sent)]
+    letters = history.dead_letters(conn, rows)
+    events = history.timeline(conn, job_id, rows)
     at = now(conn)
     live = [*(("prediction", row) for row in tried), *(("output", row) for row in files)]
-    told = outlook.lines([("job", facts), *((s, _leased(conn, s, row)) for s, row in live)], letters, at)
-    return Story("job", job_id, at, facts, tried, files, heard, letters, events, told)
+    leased = [(s, _leased(conn, s, row)) for s, row in live]
+    told = outlook.lines([("job", facts), *leased, *(("notice", row) for row in sent)], letters, at)
+    return Story("job", job_id, at, facts, tried, files, heard, sent, letters, events, told)
 
 
 def _leased(conn: Connection, subject: str, row: Row) -> Row:
@@ -81,7 +86,7 @@ def _leased(conn: Connection, subject: str, row: Row) -> Row:
 
 
 def _of_row(conn: Connection, match: Match) -> Story:
-    """Tell of a delivery, a prediction, an output, or of the row that a dead letter is about."""
+    """Tell of a delivery, a prediction, an output, a notice, or of the row that a dead letter is about."""
     letter = dead_letters.get(conn, match.id) if match.subject == "dead_letter" else None
     about = Match(letter.subject, letter.subject_id) if letter and letter.subject != "message" else match
     facts = asdict(letter) if letter and about is match else history.row(conn, about)
@@ -92,7 +97,7 @@ def _of_row(conn: Connection, match: Match) -> Story:
     events = history.timeline(conn, None, [about.id, *(x["id"] for x in letters), *(x["id"] for x in heard)])
     at = now(conn)
     told = outlook.lines([(about.subject, facts)], letters, at)
-    return Story(about.subject, about.id, at, facts, [], [], heard, letters, events, told)
+    return Story(about.subject, about.id, at, facts, [], [], heard, [], letters, events, told)
 
 
 def _page(story: Story) -> list[Table | str]:
@@ -112,6 +117,7 @@ def _rows(story: Story) -> list[Table]:
         ("Predictions", story.predictions, ("id", "provider", "external_id", "state", "polls", "ended_by", "reason")),
         ("Outputs", story.outputs, ("idx", "path", "state", "attempt", "format", "bytes", "key", "reason")),
         ("Deliveries", story.deliveries, ("id", "webhook_id", "received_at", "state", "bytes", "reason")),
+        ("Notices", story.notices, ("id", "type", "event_id", "state", "attempt", "ended_at", "reason")),
         ("Dead letters", story.dead_letters, ("id", "subject", "step", "category", "error", "state", "reason")),
     ]
     return [
