@@ -174,7 +174,9 @@ class Provider(ABC):
             BillingRefused: no credit, quota spent.
             ProviderRefused: any other 4xx; the message says what the provider dislikes.
         """
-        raise ProviderRefused(f"{self.name} takes no orders from moorage: {storable(order.model, 100)} was not submitted")
+        raise ProviderRefused(
+            f"{self.name} takes no orders from moorage: {storable(order.model, 100)} was not submitted"
+        )
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (some dialects need it)
         """

@@ -6,28 +6,28 @@ read 2026-11. Anybody's webhooks are signed with the same keys: FAL_USER_ID says
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any, ClassVar, Final
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from moorage.errors import (
     BadSignature,
     ConfigError,
-    DownloadRefused,
     KeysStale,
     ProviderRefused,
     ProviderUnavailable,
+    SubmitUncertain,
     Unreadable,
 )
-from moorage.model import Found, Report, Status, Verified
+from moorage.model import Found, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
-from providers import bodies, files, signatures
+from providers import addresses, bodies, files, signatures
 from providers.base import Provider
 from providers.keys import KeySet
 from providers.polling import Api
 from providers.signatures import Headers
+from providers.submitting import Submitter
 
 _PREFIX: Final = "x-fal-webhook-"
 _WEBHOOK_STATUSES: Final[dict[str, Status]] = {"OK": "succeeded", "ERROR": "failed"}
@@ -37,8 +37,10 @@ _QUEUE_STATUSES: Final[dict[str, Status]] = {
     "COMPLETED": "succeeded",  # a failure is COMPLETED too, with an error
 }
 _NAMESPACES: Final = frozenset({"workflows", "comfy"})
-_STEP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _APP_ERRORS: Final = (400, 422)  # a result that is the model's own refusal
+_ALREADY_COMPLETED: Final = "ALREADY_COMPLETED"
+_WORDS: Final = re.compile(r"[a-z0-9]+")
+_EDITING: Final = frozenset({"edit", "kontext", "redux"})
 
 
 class Fal(Provider):
@@ -66,18 +68,34 @@ class Fal(Provider):
         super().__init__(settings, hosts=hosts, secrets=())
         self._users = frozenset(settings.fal_user_id)
         self._queue_url = settings.fal_queue_url
-        _check_addresses(settings.fal_jwks_url, hosts, "FAL_JWKS_URL")
+        self._models = settings.fal_models
+        if not settings.fal_jwks_url:
+            raise ConfigError("FAL_JWKS_URL: write at least one https: address")
+        for url in settings.fal_jwks_url:
+            addresses.check(url, hosts, "FAL_JWKS_URL")
         self.keys: Final = KeySet("fal's key set", settings.fal_jwks_url)
         self._api: Api | None = None
+        self._submitter: Submitter | None = None
         if settings.fal_key:
-            _check_addresses((self._queue_url,), hosts, "FAL_QUEUE_URL")
-            value = f"Key {_key(settings.fal_key.get_secret_value())}"
-            self._api = Api("fal", ("Authorization", value), max_bytes=settings.webhook_max_bytes)
+            addresses.check(self._queue_url, hosts, "FAL_QUEUE_URL")
+            header = addresses.token_header("Key", settings.fal_key, "FAL_KEY")
+            self._api = Api("fal", header, max_bytes=settings.webhook_max_bytes)
+            self._submitter = Submitter("fal", header, max_bytes=settings.webhook_max_bytes)
 
     @property
     def can_poll(self) -> bool:
         """Return whether FAL_KEY is set."""
         return self._api is not None
+
+    @property
+    def can_submit(self) -> bool:
+        """Return whether FAL_KEY is set."""
+        return self._submitter is not None
+
+    @property
+    def can_cancel(self) -> bool:
+        """Return whether FAL_KEY is set."""
+        return self.can_poll
 
     @property
     def has_secret(self) -> bool:
@@ -129,7 +147,7 @@ class Fal(Provider):
         """Ask for status, then result, at the address that the model names; raises as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("fal cannot be asked: set FAL_KEY")
-        request_url = f"{self._queue_url}/{_app(model)}/requests/{_step(external_id)}"
+        request_url = f"{self._queue_url}/{_app(model)}/requests/{addresses.id_step(external_id)}"
         said = _answer(self._api.ask(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = storable(str(said.get("status")), 100)
         status = _QUEUE_STATUSES.get(raw_status, "unknown")
@@ -141,6 +159,33 @@ class Fal(Provider):
         if code != 200:
             return Report(external_id, "failed", raw_status, error=_error(f"the result is an error {code}", payload))
         return Report(external_id, "succeeded", raw_status, outputs=self._files(payload))
+
+    def submit(self, order: Order) -> Submitted:
+        """Put a request into the queue: POST {queue}/{model}?fal_webhook=; raises as `Provider.submit` says."""
+        if self._submitter is None:
+            raise ProviderRefused("fal takes no orders: set FAL_KEY")
+        _app(order.model)  # what could not be polled later must not be submitted
+        path = "/".join(addresses.model_steps(order.model))
+        url = f"{self._queue_url}/{path}?{urlencode({'fal_webhook': order.webhook_url})}"
+        answer = self._submitter.send(url, order.input, hidden=(order.webhook_url,))
+        try:
+            return Submitted(bodies.external_id(answer.fields.get("request_id"), "request_id"))
+        except Unreadable as error:
+            raise SubmitUncertain(f"fal took an order and named no request: {error}") from error
+
+    def cancel(self, external_id: str, model: str | None = None) -> None:
+        """Take a request out of the queue, or interrupt it: PUT .../cancel; raises as `Provider.cancel` says."""
+        if self._api is None:
+            raise ProviderRefused("fal cannot be asked: set FAL_KEY")
+        url = f"{self._queue_url}/{_app(model)}/requests/{addresses.id_step(external_id)}/cancel"
+        code, body = self._api.ask(url, statuses=(200, 202, 400), method="PUT")
+        if code == 400 and _ALREADY_COMPLETED not in body.decode("utf-8", "replace"):
+            raise ProviderRefused(f"fal answered {code} when asked to stop a request", facts={"status": code})
+
+    def models(self, kind: str) -> list[dict[str, Any]]:
+        """Return those of FAL_MODELS; fal documents no list, and their names tell what they make."""
+        known = [_known(name) for name in self._models]
+        return [one for one in known if one["kind"] == kind]
 
     def _files(self, payload: Any) -> tuple[Found, ...]:
         """Return the files of a result: fal's are objects with a url; a result without any may hold bare addresses."""
@@ -165,36 +210,21 @@ def _app(model: str | None) -> str:
     """Return the part of a model's name that its queue is known by: "fal-ai/flux/dev" is asked at fal-ai/flux."""
     if not model:
         raise ProviderRefused("fal cannot be asked about a request that was registered without its model")
-    steps = model.strip("/").split("/")
+    steps = addresses.model_steps(model)
     wanted = 3 if steps[0] in _NAMESPACES else 2
-    steps = steps[:wanted]
-    if len(steps) < wanted or not all(_STEP.fullmatch(step) for step in steps):
-        raise ProviderRefused(f"{storable(model, 100)!r} is no model of fal's: register it as owner/app")
-    return "/".join(steps)
+    if len(steps) < wanted:
+        raise ProviderRefused(f"{storable(model, 100)!r} is no model of fal's: write it as {steps[0]}/owner/app")
+    return "/".join(steps[:wanted])
 
 
-def _step(external_id: str) -> str:
-    if external_id in ("", ".", ".."):  # as a step of a path these would name something else
-        raise ProviderRefused(f"{external_id!r} is not the id of a request")
-    return quote(external_id, safe="", errors="replace")
-
-
-def _check_addresses(urls: Sequence[str], hosts: Hosts, setting: str) -> None:
-    for url in urls:
-        try:
-            is_safe = hosts.is_safe_for_secrets(url)
-        except DownloadRefused as error:
-            raise ConfigError(f"{setting}: {error}; write an https: address") from error
-        if not is_safe:
-            raise ConfigError(
-                f"{setting}: what travels there must be safe: write an https: address, or name the exact address and"
-                " port in MOORAGE_EGRESS_ALLOW"
-            )
-    if not urls:
-        raise ConfigError(f"{setting}: write at least one https: address")
-
-
-def _key(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigError("FAL_KEY holds a character that no key has: write it as fal shows it")
-    return text
+def _known(name: str) -> dict[str, Any]:
+    """Return what a model's name says of it: fal's end in text-to-image, image-to-video, edit, ..."""
+    words = frozenset(_WORDS.findall(name.lower()))
+    takes_picture = "image-to-" in name or bool(words & _EDITING)
+    return {
+        "name": name,
+        "description": None,
+        "kind": "video" if "video" in words else "image",
+        "accepts": ["image"] if takes_picture else [],
+        "picture_field": "image_url" if takes_picture else None,
+    }

@@ -1,5 +1,6 @@
 """
-OpenAI: Standard Webhooks `v1` that name a response and no more; its pictures come by GET, as base64.
+OpenAI: Standard Webhooks `v1` that name a response and no more; its pictures come by GET, as base64. What moorage
+itself orders is made by the Images API, which answers with the pictures.
 
 Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), openai-openapi, guides/webhooks; read
 2026-11. A project's webhooks tell of all it does: what is no response of the Responses API is recorded and ignored.
@@ -7,19 +8,19 @@ Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), open
 
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
-from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from moorage.errors import ConfigError, DownloadRefused, NotOurs, ProviderRefused, ProviderUnavailable, Unreadable
-from moorage.model import Found, Report, Status, Verified
+from moorage.errors import ConfigError, NotOurs, ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
+from moorage.model import Found, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
-from providers import bodies, files, signatures
+from providers import addresses, bodies, files, openai_images, signatures
 from providers.base import Provider
 from providers.polling import Api
 from providers.signatures import Headers
+from providers.submitting import Answer, Submitter
 
 _STATUSES: Final[dict[str, Status]] = {
     "queued": "queued",
@@ -31,12 +32,15 @@ _STATUSES: Final[dict[str, Status]] = {
 }
 _ENDS: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
 _ANSWER_BYTES: Final = 128 * 2**20  # a response holds its pictures
+_MAKING_SECONDS: Final = 180.0  # a picture of high quality takes up to two minutes
+_ENDED: Final = (400, 404, 409)  # cancelling what has ended is an error there; the poll that follows tells how it ended
 
 
 class OpenAI(Provider):
-    """The Responses API with the image generation tool, at OPENAI_API_URL."""
+    """The Images API for orders, and the Responses API with the image generation tool, at OPENAI_API_URL."""
 
     name = "openai"
+    synchronous = True
     enabled_by = "OPENAI_WEBHOOK_SECRET"
     ordered_by = "OPENAI_API_KEY"
     kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {"webhook-id", "webhook-timestamp"}
@@ -45,16 +49,29 @@ class OpenAI(Provider):
         hosts = Hosts(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=_secrets(settings.openai_webhook_secret))
         self._api_url = settings.openai_api_url
+        self._models = settings.openai_models
         self._api: Api | None = None
+        self._submitter: Submitter | None = None
         if settings.openai_api_key:
-            _check_api_url(self._api_url, hosts)
-            value = f"Bearer {_key(settings.openai_api_key.get_secret_value())}"
-            self._api = Api("OpenAI", ("Authorization", value), max_bytes=_ANSWER_BYTES)
+            addresses.check(self._api_url, hosts, "OPENAI_API_URL")
+            header = addresses.token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
+            self._api = Api("OpenAI", header, max_bytes=_ANSWER_BYTES)
+            self._submitter = Submitter("OpenAI", header, max_bytes=_ANSWER_BYTES, answer_seconds=_MAKING_SECONDS)
 
     @property
     def can_poll(self) -> bool:
         """Return whether OPENAI_API_KEY is set."""
         return self._api is not None
+
+    @property
+    def can_submit(self) -> bool:
+        """Return whether OPENAI_API_KEY is set."""
+        return self._submitter is not None
+
+    @property
+    def can_cancel(self) -> bool:
+        """Return whether OPENAI_API_KEY is set: responses can be stopped, pictures are there at once."""
+        return self.can_poll
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
         return Verified(signatures.standard_v1(headers, body, now, secrets=self._secrets))
@@ -87,9 +104,7 @@ class OpenAI(Provider):
         """Ask GET /v1/responses/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
-        if external_id in ("", ".", ".."):  # as a step of a path these would name something else
-            raise ProviderRefused(f"{external_id!r} is not the id of a response")
-        body = self._api.get(f"{self._api_url}/v1/responses/{quote(external_id, safe='', errors='replace')}")
+        body = self._api.get(f"{self._api_url}/v1/responses/{addresses.id_step(external_id)}")
         try:
             report = self._response(bodies.json_object(body))
         except Unreadable as error:
@@ -97,6 +112,32 @@ class OpenAI(Provider):
         if report.external_id != external_id:
             raise ProviderUnavailable(f"OpenAI answered about {report.external_id} when asked about another")
         return report
+
+    def submit(self, order: Order) -> Submitted:
+        """Have pictures made, which takes minutes: POST /v1/images/generations; raises as `Provider.submit` says."""
+        if self._submitter is None:
+            raise ProviderRefused("OpenAI takes no orders: set OPENAI_API_KEY")
+        answer = self._submitter.send(f"{self._api_url}/v1/images/generations", openai_images.body(order))
+        external_id = _request_id(answer) or str(order.prediction_id)
+        try:
+            made = openai_images.report(answer.fields, external_id, order.model, self.allows)
+        except Unreadable as error:
+            raise SubmitUncertain(f"OpenAI answered an order with what holds no pictures: {error}") from error
+        return Submitted(external_id, made)
+
+    def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
+        """Stop a response: POST /v1/responses/{id}/cancel; raises as `Provider.cancel` says."""
+        if self._api is None:
+            raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
+        url = f"{self._api_url}/v1/responses/{addresses.id_step(external_id)}/cancel"
+        self._api.ask(url, statuses=(200, *_ENDED), method="POST")
+
+    def models(self, kind: str) -> list[dict[str, Any]]:
+        """Return those of OPENAI_MODELS: they make pictures from words."""
+        if kind != "image":
+            return []
+        facts: dict[str, Any] = {"description": None, "kind": kind, "accepts": [], "picture_field": None}
+        return [{"name": name, **facts} for name in self._models]
 
     def _response(self, response: dict[str, Any]) -> Report:
         raw_status = bodies.word(response.get("status"), "status")
@@ -137,19 +178,9 @@ def _secrets(given: Iterable[SecretStr]) -> tuple[bytes, ...]:
     return signatures.standard_secrets(secrets, "OPENAI_WEBHOOK_SECRET")
 
 
-def _check_api_url(url: str, hosts: Hosts) -> None:
+def _request_id(answer: Answer) -> str | None:
+    """Return OpenAI's own name of a request, which its support asks for."""
     try:
-        is_safe = hosts.is_safe_for_secrets(url)
-    except DownloadRefused as error:
-        raise ConfigError(f"OPENAI_API_URL: {error}; write https://api.openai.com") from error
-    if not is_safe:
-        raise ConfigError(
-            "OPENAI_API_URL would send the key unencrypted: write an https: address, or name the exact address and port"
-            " in MOORAGE_EGRESS_ALLOW"
-        )
-
-
-def _key(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigError("OPENAI_API_KEY holds a character that no key has: write it as OpenAI shows it")
-    return text
+        return bodies.external_id(answer.headers.get("x-request-id"), "x-request-id")
+    except Unreadable:
+        return None

@@ -1,4 +1,4 @@
-"""One GET to a provider's API, with its token where it has one: bounded in time and size, never redirected."""
+"""One question to a provider's API, with its token where it has one: bounded in time and size, never redirected."""
 
 import contextlib
 import http.client
@@ -61,10 +61,12 @@ class Api:
         """
         return self.ask(url, statuses=(200,), max_bytes=max_bytes)[1]
 
-    def ask(self, url: str, *, statuses: Collection[int], max_bytes: int | None = None) -> tuple[int, bytes]:
+    def ask(
+        self, url: str, *, statuses: Collection[int], max_bytes: int | None = None, method: str = "GET"
+    ) -> tuple[int, bytes]:
         """Return status and body of an answer with one of the `statuses`; raises as `get` does for all others."""
         try:
-            response = self._pool.request("GET", url, headers=self._headers, redirect=False, preload_content=False)
+            response = self._pool.request(method, url, headers=self._headers, redirect=False, preload_content=False)
             with contextlib.closing(response):  # one read to its end went back to the pool by itself
                 return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:

@@ -5,20 +5,22 @@ Sources: replicate-python (webhook.py, prediction.py, helpers.py), replicate-jav
 replicate.com/docs/topics/webhooks and /docs/topics/predictions.
 """
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
-from urllib.parse import quote, urlencode
 
-from moorage.errors import ConfigError, DownloadRefused, ProviderRefused, ProviderUnavailable, Unreadable
-from moorage.model import Listed, Report, Status, Verified
+from moorage import logs
+from moorage.errors import ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
+from moorage.model import Listed, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
-from moorage.text import storable
-from moorage.urls import Hosts, host_port
-from providers import bodies, files, signatures
+from moorage.urls import Hosts
+from providers import addresses, bodies, files, replicate_list, replicate_models, signatures
 from providers.base import Provider
 from providers.polling import Api
 from providers.signatures import Headers
+from providers.submitting import Submitter
+
+log = logs.get(__name__)
 
 # `aborted` (the deadline passed before the start) is terminal, and missing in both Python clients' types.
 _STATUSES: Final[dict[str, Status]] = {
@@ -29,9 +31,8 @@ _STATUSES: Final[dict[str, Status]] = {
     "canceled": "cancelled",
     "aborted": "cancelled",
 }
-
-_LIST_BYTES: Final = 128 * 2**20  # a page holds 100 predictions, each with its output, which may be inline
-_MAX_PAGES: Final = 2000  # 200,000 predictions
+# Replicate does not document what it answers when asked to stop what has ended; the poll that follows tells how it did.
+_ENDED: Final = (400, 409, 422)
 
 
 class Replicate(Provider):
@@ -50,16 +51,21 @@ class Replicate(Provider):
         self._api_url = settings.replicate_api_url
         self._token_header: dict[str, str] = {}
         self._api: Api | None = None
+        self._submitter: Submitter | None = None
+        self._models = settings.replicate_models
         if settings.replicate_api_token:
-            _check_api_url(self._api_url, hosts)
-            value = f"Bearer {_token(settings.replicate_api_token.get_secret_value())}"
-            self._token_header = {"Authorization": value}
-            self._api = Api("Replicate", ("Authorization", value), max_bytes=settings.webhook_max_bytes)
+            addresses.check(self._api_url, hosts, "REPLICATE_API_URL")
+            header = addresses.token_header("Bearer", settings.replicate_api_token, "REPLICATE_API_TOKEN")
+            self._token_header = {header[0]: header[1]}
+            self._api = Api("Replicate", header, max_bytes=settings.webhook_max_bytes)
+            self._submitter = Submitter("Replicate", header, max_bytes=settings.webhook_max_bytes)
 
     @property
     def can_poll(self) -> bool:
         """Return whether REPLICATE_API_TOKEN is set."""
         return self._api is not None
+
+    can_submit = can_list = can_cancel = can_poll
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
         return Verified(signatures.standard_v1(headers, body, now, secrets=self._secrets))
@@ -84,16 +90,14 @@ class Replicate(Provider):
             data_removed=prediction.get("data_removed") is True,
             completed_at=completed_at,
             expires_at=self._end_of_life(completed_at),
-            model=_model(prediction),
+            model=replicate_list.model_of(prediction),
         )
 
     def poll(self, external_id: str, model: str | None = None) -> Report:  # noqa: ARG002 (the id is enough here)
         """Ask GET /v1/predictions/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("Replicate cannot be asked: set REPLICATE_API_TOKEN")
-        if external_id in ("", ".", ".."):  # as a step of a path these would name something else
-            raise ProviderRefused(f"{external_id!r} is not the id of a prediction")
-        body = self._api.get(f"{self._api_url}/v1/predictions/{quote(external_id, safe='', errors='replace')}")
+        body = self._api.get(f"{self._api_url}/v1/predictions/{addresses.id_step(external_id)}")
         try:
             report = self.parse(body)
         except Unreadable as error:
@@ -106,21 +110,49 @@ class Replicate(Provider):
         """Go through GET /v1/predictions?created_after=, 100 a page; raises as `Provider.list_since` says."""
         if self._api is None:
             raise ProviderRefused("Replicate cannot be asked what it made: set REPLICATE_API_TOKEN")
-        start = f"{self._api_url}/v1/predictions"
-        url = f"{start}?{urlencode({'created_after': since.astimezone(UTC).isoformat()})}"
-        asked: set[str] = set()
-        while url not in asked:
-            if len(asked) == _MAX_PAGES:
-                raise ProviderRefused(f"Replicate lists more than {_MAX_PAGES} pages: ask for a shorter time")
-            asked.add(url)
-            page, following = _page(self._api.get(url, max_bytes=_LIST_BYTES))
-            yield page
-            if following is None:
-                return
-            if not _continues(following, start):
-                raise ProviderRefused("Replicate's list goes on at another address, where the token is not sent")
-            url = following
-        raise ProviderUnavailable("Replicate's list goes round in a circle")
+        return replicate_list.since(self._api, f"{self._api_url}/v1/predictions", since)
+
+    def submit(self, order: Order) -> Submitted:
+        """Create a prediction that tells us of its end alone; raises as `Provider.submit` says."""
+        if self._submitter is None:
+            raise ProviderRefused("Replicate takes no orders: set REPLICATE_API_TOKEN")
+        model = replicate_models.Name.parse(order.model)
+        fields = {
+            **model.version_field(),
+            "input": order.input,
+            "webhook": order.webhook_url,
+            "webhook_events_filter": ["completed"],
+        }
+        answer = self._submitter.send(f"{self._api_url}{model.order_path()}", fields, hidden=(order.webhook_url,))
+        try:
+            external_id = bodies.external_id(answer.fields.get("id"), "id")
+        except Unreadable as error:
+            raise SubmitUncertain(f"Replicate took an order and named no prediction: {error}") from error
+        if (
+            answer.fields.get("webhook") != order.webhook_url
+        ):  # it was dropped unseen before (replicate-javascript #321)
+            log.warning("submit.webhook_not_echoed", provider=self.name, external_id=external_id)
+        return Submitted(external_id)
+
+    def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
+        """Stop a prediction: POST /v1/predictions/{id}/cancel; raises as `Provider.cancel` says."""
+        if self._api is None:
+            raise ProviderRefused("Replicate cannot be asked: set REPLICATE_API_TOKEN")
+        url = f"{self._api_url}/v1/predictions/{addresses.id_step(external_id)}/cancel"
+        self._api.ask(url, statuses=(200, 201, 202, *_ENDED), method="POST")
+
+    def models(self, kind: str) -> list[dict[str, Any]]:
+        """Return those of REPLICATE_MODELS that Replicate knows, as their schemas tell; raises as `Provider.models`."""
+        if self._api is None:
+            raise ProviderRefused("Replicate cannot be asked for its models: set REPLICATE_API_TOKEN")
+        told = (replicate_models.describe(self._api, self._api_url, name) for name in self._models)
+        return [one for one in told if one is not None and one["kind"] == kind]
+
+    def schema(self, model: str) -> Mapping[str, Any] | None:
+        """Return the schema of a model's latest version, or of the one it names; raises as `Provider.schema` says."""
+        if self._api is None:
+            return None
+        return replicate_models.schema(self._api, self._api_url, replicate_models.Name.parse(model))
 
     def download_headers(self, url: str) -> dict[str, str]:
         """Return the token for the allowed hosts (some files need it), over https: or to an exact exempt address."""
@@ -135,59 +167,3 @@ class Replicate(Provider):
             return completed_at + timedelta(seconds=self.output_life_seconds)
         except OverflowError:  # the last hour of the year 9999
             return None
-
-
-def _page(body: bytes) -> tuple[list[Listed], str | None]:
-    """Return the predictions of a page and where the next one is; raises ProviderUnavailable when it is none."""
-    try:
-        page = bodies.json_object(body)
-        results, following = page.get("results"), page.get("next")
-        if not isinstance(results, list) or not isinstance(following, str | None):
-            raise Unreadable("results is no list, or next no address")
-        return [_listed(item) for item in results], following or None
-    except Unreadable as error:
-        raise ProviderUnavailable(f"Replicate answered 200 with what is no list of predictions: {error}") from error
-
-
-def _listed(item: object) -> Listed:
-    if not isinstance(item, dict):
-        raise Unreadable("an item of results is no prediction")
-    webhook = item.get("webhook")
-    return Listed(
-        external_id=bodies.external_id(item.get("id"), "id"),
-        raw_status=bodies.word(item.get("status"), "status"),
-        webhook=webhook if isinstance(webhook, str) and webhook else None,
-        model=_model(item),
-    )
-
-
-def _continues(url: str, start: str) -> bool:
-    """Return whether a page's address is the list's own, with another query: the token goes along."""
-    try:
-        is_same_host = host_port(url) == host_port(start)
-    except DownloadRefused:
-        return False
-    return is_same_host and url.partition("?")[0] == start
-
-
-def _model(prediction: dict[str, Any]) -> str | None:
-    model = prediction.get("model")
-    return storable(model, 200) if isinstance(model, str) and model else None
-
-
-def _check_api_url(url: str, hosts: Hosts) -> None:
-    try:
-        is_safe = hosts.is_safe_for_secrets(url)
-    except DownloadRefused as error:
-        raise ConfigError(f"REPLICATE_API_URL: {error}; write https://api.replicate.com") from error
-    if not is_safe:
-        raise ConfigError(
-            "REPLICATE_API_URL would send the token unencrypted: write an https: address, or name the exact address and"
-            " port in MOORAGE_EGRESS_ALLOW"
-        )
-
-
-def _token(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigError("REPLICATE_API_TOKEN holds a character that no token has: write it as Replicate shows it")
-    return text

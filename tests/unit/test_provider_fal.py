@@ -153,7 +153,7 @@ def test_without_a_model_that_can_be_an_address_fal_is_not_asked(model):
 @pytest.mark.parametrize("external_id", ["", ".", ".."])
 def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(external_id):
     """These would ask about something else."""
-    with pytest.raises(ProviderRefused, match="is not the id of a request"):
+    with pytest.raises(ProviderRefused, match="is not the id of a prediction"):
         fal().poll(external_id, "fal-ai/flux")
 
 

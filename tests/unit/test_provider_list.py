@@ -13,7 +13,7 @@ import pytest
 import providers
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.settings import Settings
-from providers import Provider, replicate
+from providers import Provider, replicate_list
 
 SINCE = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
 TOKEN = "r8_secret_token"
@@ -154,7 +154,7 @@ def test_a_list_that_goes_round_in_a_circle_ends(server, provider):
 
 def test_a_list_without_an_end_is_given_up(server, provider, monkeypatch):
     """New cursors for ever are no list either."""
-    monkeypatch.setattr(replicate, "_MAX_PAGES", 3)
+    monkeypatch.setattr(replicate_list, "_MAX_PAGES", 3)
     for number in range(5):
         server.page("a", following=f"{server.url}/v1/predictions?cursor={number}")
 
@@ -211,7 +211,7 @@ def test_a_page_may_be_longer_than_a_webhook(server):
 
 def test_a_page_is_bounded_all_the_same(server, provider, monkeypatch):
     """Our memory is not the provider's to fill."""
-    monkeypatch.setattr(replicate, "_LIST_BYTES", 1000)
+    monkeypatch.setattr(replicate_list, "_LIST_BYTES", 1000)
     server.page(*(f"id{number}" for number in range(100)))
 
     with pytest.raises(ProviderRefused, match="more than 1000 bytes"):

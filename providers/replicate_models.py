@@ -1,0 +1,124 @@
+"""
+Replicate's models: how an entry of a chain names them, where orders for them go, and what they take as input.
+
+Sources: replicate-python (model.py, version.py, deployment.py, prediction.py), read 2026-11.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from moorage.errors import ProviderRefused, ProviderUnavailable, Unreadable
+from moorage.text import storable
+from providers import addresses, bodies, schemas
+from providers.polling import Api
+
+_VERSION: Final = re.compile(r"[0-9a-f]{64}")
+_SCHEMA_BYTES: Final = 4 * 2**20
+_DEPLOYMENTS: Final = "deployments"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """
+    A model as an entry of a chain names it.
+
+    Args:
+        path: "owner/name", "deployments/owner/name", or None where a version stands alone.
+        version: 64 hexadecimal digits, or None for the latest.
+    """
+
+    path: str | None
+    version: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Name":
+        """Read "owner/name", "owner/name:version", "version" or "deployments/owner/name"; raises ProviderRefused."""
+        if _VERSION.fullmatch(text):
+            return cls(None, text)
+        path, colon, version = text.partition(":")
+        steps = addresses.model_steps(path)
+        is_deployment = steps[0] == _DEPLOYMENTS and len(steps) == 3
+        if not is_deployment and (len(steps) != 2 or steps[0] == _DEPLOYMENTS):
+            raise ProviderRefused(f"{storable(text, 100)!r} is no model of Replicate's: write it as owner/name")
+        if colon and (is_deployment or not _VERSION.fullmatch(version)):
+            raise ProviderRefused(f"{storable(text, 100)!r} names no version: write owner/name:VERSION, 64 digits")
+        return cls("/".join(steps), version or None)
+
+    @property
+    def is_deployment(self) -> bool:
+        """Return whether it names a deployment."""
+        return self.path is not None and self.path.startswith(f"{_DEPLOYMENTS}/")
+
+    def order_path(self) -> str:
+        """Return where orders are posted: a version to all predictions, a model or deployment to its own."""
+        if self.version is not None or self.path is None:
+            return "/v1/predictions"
+        return f"/v1/{self.path}/predictions" if self.is_deployment else f"/v1/models/{self.path}/predictions"
+
+    def version_field(self) -> dict[str, str]:
+        """Return the field of an order that names the version, where it does."""
+        return {} if self.version is None else {"version": self.version}
+
+    def schema_path(self) -> str | None:
+        """Return where the model is described; None where only its version or its deployment is known."""
+        if self.path is None or self.is_deployment:
+            return None
+        return f"/v1/models/{self.path}" + (f"/versions/{self.version}" if self.version else "")
+
+
+def schema(api: Api, api_url: str, name: Name) -> dict[str, Any] | None:
+    """
+    Return the JSON Schema of a model's input; None where it is not published.
+
+    Raises:
+        ProviderUnavailable: it cannot be had now, or cannot be read.
+        ProviderRefused: there is no such model.
+    """
+    path = name.schema_path()
+    return None if path is None else _input_schema(_described(api, f"{api_url}{path}"))
+
+
+def describe(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
+    """Return a model as `Provider.models` lists it; None where Replicate does not know it (any more)."""
+    try:
+        path = Name.parse(model).schema_path()
+        described = None if path is None else _described(api, f"{api_url}{path}")
+    except ProviderRefused as error:
+        if error.facts.get("status") in (404, 410):
+            return None
+        raise
+    wanted = None if described is None else _input_schema(described)
+    if described is None or wanted is None:
+        return None
+    field = schemas.picture_field(wanted)
+    return {
+        "name": model,
+        "description": bodies.text_or_none(described.get("description")),
+        "kind": "video" if schemas.makes_video(wanted) else "image",
+        "accepts": [] if field is None else ["image"],
+        "picture_field": field,
+    }
+
+
+def _described(api: Api, url: str) -> dict[str, Any]:
+    body = api.get(url, max_bytes=_SCHEMA_BYTES)
+    try:
+        return bodies.json_object(body)
+    except Unreadable as error:
+        raise ProviderUnavailable(f"Replicate answered 200 with what is no model: {error}") from error
+
+
+def _input_schema(described: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the input of a model's latest version, or of a version itself."""
+    version = described.get("latest_version", described)
+    document = version.get("openapi_schema") if isinstance(version, dict) else None
+    if document is None:
+        return None
+    try:
+        return schemas.of_input(document)
+    except Unreadable as error:
+        raise ProviderUnavailable(
+            f"Replicate describes a model's input in a way that cannot be read: {error}"
+        ) from error
