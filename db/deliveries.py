@@ -10,7 +10,7 @@ from moorage.model import Delivery, Lease
 LIVE = ("new", "unmatched")
 
 GET = """
-SELECT id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until
+SELECT id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until, key_sha256
   FROM deliveries WHERE id = %(id)s
 """
 

@@ -137,6 +137,7 @@ class Delivery:
     external_id: str | None = None
     prediction_id: UUID | None = None
     unmatched_until: datetime | None = None
+    key_sha256: str | None = None  # of the key in the address it came to
 
 
 @dataclass(frozen=True, slots=True)

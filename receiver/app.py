@@ -68,7 +68,7 @@ class Receiver:
         started = time.perf_counter()
         try:
             if scope["method"] == "POST":
-                response = await self._webhooks.receive(name, scope["headers"], receive)
+                response = await self._webhooks.receive(name, scope["headers"], receive, query=scope["query_string"])
             else:
                 response = self._about(name, scope["method"])
         except Refused as error:

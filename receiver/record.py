@@ -32,6 +32,7 @@ class Arrival:
     headers: dict[str, str]
     body: bytes = field(repr=False)  # without the fields the dialect names as secret
     body_sha256: str  # of the body as it was sent
+    key_sha256: str | None = None  # of the key in the address it came to
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ class Recorder:
 
 RECORD = """
 WITH made AS (
-    INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256)
-    VALUES (%(id)s, %(provider)s, %(webhook_id)s, %(headers)s, %(body)b, %(body_sha256)s)
+    INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256, key_sha256)
+    VALUES (%(id)s, %(provider)s, %(webhook_id)s, %(headers)s, %(body)b, %(body_sha256)s, %(key_sha256)s)
     ON CONFLICT (provider, webhook_id) DO NOTHING
     RETURNING id, state
 ), told AS (
@@ -152,4 +153,5 @@ def _parameters(arrival: Arrival) -> dict[str, Any]:
         "headers": Jsonb(arrival.headers),
         "body": arrival.body,
         "body_sha256": arrival.body_sha256,
+        "key_sha256": arrival.key_sha256,
     }

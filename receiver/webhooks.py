@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import parse_qs
 
 from moorage import ids, logs, metrics
 from moorage.errors import Refused
@@ -59,9 +60,12 @@ class Webhooks:
             )
         return provider
 
-    async def receive(self, name: str, headers: Headers, receive: Receive) -> Response:
+    async def receive(self, name: str, headers: Headers, receive: Receive, *, query: bytes = b"") -> Response:
         """
         Take one webhook and answer it after its commit: 202 new, 200 known (or what the dialect wants).
+
+        Args:
+            query: of its address; it may hold the key of a prediction that moorage submitted.
 
         Raises:
             Refused: 4xx, nothing is recorded.
@@ -70,7 +74,7 @@ class Webhooks:
         provider = self.provider(name)
         async with bodies.read(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
-            recorded = await self._recorder.record(_arrival(provider, verified, headers, body))
+            recorded = await self._recorder.record(_arrival(provider, verified, headers, body, key_sha256(query)))
             size = len(body)
         if recorded.is_live:
             self._relay.offer(Wake("ingest", recorded.id))
@@ -80,7 +84,15 @@ class Webhooks:
         return json_response(status, {"id": str(recorded.id), "status": word})
 
 
-def _arrival(provider: Provider, verified: Verified, headers: Headers, body: bytes) -> record.Arrival:
+def key_sha256(query: bytes) -> str | None:
+    """Return the hash of the key in the query of a webhook's address: the key itself is written nowhere."""
+    keys = parse_qs(query.decode("latin-1")).get("key")
+    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
+
+
+def _arrival(
+    provider: Provider, verified: Verified, headers: Headers, body: bytes, key_sha256: str | None
+) -> record.Arrival:
     digest = hashlib.sha256(body).hexdigest()
     return record.Arrival(
         id=ids.new(),
@@ -89,6 +101,7 @@ def _arrival(provider: Provider, verified: Verified, headers: Headers, body: byt
         headers=provider.keep_headers(headers),
         body=provider.redact(body),
         body_sha256=digest,
+        key_sha256=key_sha256,
     )
 
 

@@ -133,9 +133,7 @@ def _bury_prediction(
         facts=facts,
         actor=lease.leased_by,
     )
-    awaited = bool(predictions.awaited(conn, job.id))
-    settle.fail_if_unawaited(conn, job, awaited=awaited, why=why, actor=lease.leased_by)
-    return []
+    return chain.go_on(conn, job, why, actor=lease.leased_by)
 
 
 def poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:

@@ -10,7 +10,7 @@ from moorage.lifecycle import GiveUp
 from moorage.model import Job, Lease, Prediction, Report, Wake
 from moorage.text import storable
 from providers.base import Provider
-from tasks import apply, settle
+from tasks import apply, settle, tries
 from tasks.deps import Deps, Pulse
 from tasks.writeback import write_back
 
@@ -70,6 +70,8 @@ def _answer(
     if isinstance(error, ProviderRefused) and error.facts.get("status") in GONE:
         why = GiveUp("PROVIDER_FAILED", "ProviderRefused", storable(str(error)), retryable=False)
         _lose(conn, lease, job, prediction, why)
+    elif moment >= predictions.until(prediction) and prediction.external_id is None:
+        _never_heard_of(conn, lease, prediction)
     elif moment >= predictions.until(prediction):
         _time_out(conn, lease, job, prediction, provider, error)
     else:
@@ -87,10 +89,20 @@ def _wait(
 ) -> None:
     """Come again on the provider's clock, or when it asks for; at the latest when our time is up."""
     rest = (predictions.until(prediction) - moment).total_seconds()
-    seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and provider.can_poll else rest
+    can_ask = provider is not None and provider.can_poll and prediction.external_id is not None
+    seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_ask else rest
     if isinstance(error, ProviderUnavailable) and error.retry_after:
         seconds = max(seconds, error.retry_after)
-    predictions.wait(conn, lease, wait_seconds=seconds, polled=provider is not None and provider.can_poll)
+    predictions.wait(conn, lease, wait_seconds=seconds, polled=can_ask)
+
+
+def _never_heard_of(conn: Connection, lease: Lease, prediction: Prediction) -> None:
+    """End a try that may never have been made: no file of it is missed, so it is no dead letter."""
+    reason = f"{tries.UNCERTAIN}: never heard of"
+    actor = lease.leased_by
+    predictions.end(
+        conn, prediction, "failed", ended_by="deadline", actor=actor, category="PROVIDER_FAILED", reason=reason
+    )
 
 
 def _time_out(

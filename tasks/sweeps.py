@@ -15,8 +15,8 @@ from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp
 from moorage.model import Queue, Step, Wake, WorkTable
+from tasks import chain, settle
 from tasks import discard as discard_step
-from tasks import settle
 from tasks.deps import Deps
 
 STEPS_OF: Final[Mapping[Queue, tuple[Step, ...]]] = {
@@ -120,8 +120,8 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
         return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     due = predictions.make_due(conn, job_id)
     why = GiveUp("TIMED_OUT", "NoAnswer", "no answer within the time limit", retryable=True)
-    settle.fail_if_unawaited(conn, job, awaited=bool(predictions.awaited(conn, job_id)), why=why, actor=actor)
-    return [Wake("poll", prediction_id) for prediction_id in due]
+    wakes = chain.go_on(conn, job, why, actor=actor)
+    return [*(Wake("poll", prediction_id) for prediction_id in due), *wakes]
 
 
 def _mend_documents(deps: Deps) -> int:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from db import deliveries, leases, predictions
+from db import deliveries, leases, predictions, submits
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, HandBack, LeaseLost, MoorageError, Transient
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp, Retry
 from moorage.model import Lease, Step, Wake, WorkTable
-from tasks import discard, failures, ingest, keep, poll
+from tasks import discard, failures, ingest, keep, notify, poll, submit
 from tasks.deps import Deps, Pulse
 from worker import boot, publish
 from worker.heartbeat import Heartbeat
@@ -32,9 +32,12 @@ class Spec:
 
 STEPS: Final[Mapping[Step, Spec]] = {
     "ingest": Spec("deliveries", deliveries.LIVE, ingest.run),
-    "poll": Spec("predictions", predictions.LIVE, poll.run),
+    "submit": Spec("predictions", submits.STATES, submit.run),
+    "generate": Spec("predictions", submits.STATES, submit.generate),
+    "poll": Spec("predictions", predictions.POLLED, poll.run),
     "keep": Spec("outputs", ("waiting",), keep.run),
     "discard": Spec("outputs", ("discarding",), discard.run),
+    "notify": Spec("notices", ("waiting",), notify.run),
 }
 
 

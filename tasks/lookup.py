@@ -1,0 +1,88 @@
+"""Lookup: what became of a submission whose answer nobody recorded, by the provider's own list."""
+
+import hashlib
+from datetime import timedelta
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from db import submits
+from db.connect import Connection, now
+from moorage.errors import HandBack, LeaseLost, MoorageError
+from moorage.failpoints import failpoint
+from moorage.model import Lease, Prediction, Wake
+from providers.base import Provider
+from tasks import tries
+from tasks.deps import Deps, Pulse
+from tasks.writeback import write_back
+
+LOOKS: Final = (5.0, 15.0, 60.0)  # seconds after the submission: a list may lag, and the request may be under way
+SKEW: Final = timedelta(minutes=2)  # the provider's clock may be behind ours
+UNSEEN: Final = "its worker died before an answer was recorded, and the provider keeps no list"
+
+
+def run(deps: Deps, lease: Lease, pulse: Pulse, prediction: Prediction, provider: Provider | None) -> list[Wake]:
+    """Look for a submitted prediction by the key in its webhook address, when its time has come; returns wakes."""
+    since = prediction.submitted_at
+    if since is None:
+        raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
+    if provider is None or not provider.can_list:
+        return write_back(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
+    wait = LOOKS[0] - (lease.claimed_at - since).total_seconds()
+    if wait > 0:
+        deps.database.run(lambda conn: submits.wait(conn, lease, wait_seconds=wait))
+        return []
+    failpoint("lookup.before_request")
+    found = _look(provider, prediction, pulse)
+    failpoint("lookup.after_answer")
+    written = write_back(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
+    failpoint("lookup.after_commit")
+    return [*(written or []), *(tries.match(deps, provider, found) if isinstance(found, str) else [])]
+
+
+def _look(provider: Provider, prediction: Prediction, pulse: Pulse) -> str | MoorageError | None:
+    """Return the provider's id of it; None where its list does not show it, an error without a list."""
+    since = (prediction.submitted_at or prediction.created_at) - SKEW
+    try:
+        for page in provider.list_since(since):
+            for listed in page:
+                if _key_sha256(listed.webhook) == prediction.key_sha256:
+                    return listed.external_id
+            pulse()
+    except (LeaseLost, HandBack):
+        raise
+    except MoorageError as error:
+        return error
+    return None
+
+
+def _key_sha256(address: str | None) -> str | None:
+    try:
+        keys = parse_qs(urlsplit(address or "").query).get("key")
+    except ValueError:  # what a list calls an address may be none
+        return None
+    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
+
+
+def _record(conn: Connection, lease: Lease, provider: Provider, found: str | MoorageError | None) -> list[Wake]:
+    job, prediction = tries.locked(conn, lease)
+    if isinstance(found, str):
+        return tries.take(conn, lease, job, prediction, provider, found)
+    moment = now(conn)
+    age = (moment - (prediction.submitted_at or moment)).total_seconds()
+    following = next((look for look in LOOKS if look > age), None)
+    if following is not None:
+        submits.wait(conn, lease, wait_seconds=following - age, looked=found is None)
+    elif found is None:
+        why = f"{provider.name}'s list does not show it after {LOOKS[-1]:g} s"
+        return tries.abandon(conn, lease, job, prediction, provider, why, nothing_made=True)
+    elif moment < prediction.deadline_at:
+        submits.wait(conn, lease, wait_seconds=LOOKS[0])
+    else:
+        why = f"the list that would show it cannot be read: {found}"
+        return tries.abandon(conn, lease, job, prediction, provider, why, nothing_made=False)
+    return []
+
+
+def _end_unseen(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
+    job, prediction = tries.locked(conn, lease)
+    return tries.abandon(conn, lease, job, prediction, provider, UNSEEN, nothing_made=False)
