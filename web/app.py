@@ -17,9 +17,9 @@ from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.settings import Settings
 from storage import addresses
-from web import openapi, routes
-from web.access import Gate
+from web import access, openapi, routes
 from web.desk import Desk
+from web.gate import Gate
 from web.problems import Problem
 from web.threads import Threads
 from web.waking import Waker
@@ -31,14 +31,15 @@ log = logs.get(__name__)
 
 
 class Api:
-    """Answers the bearer of the token. Needs no server to be up when it starts."""
+    """Answers whoever the gate knows. Needs no server to be up when it starts."""
 
     def __init__(self, settings: Settings) -> None:
-        self._gate = Gate(settings.api_token)
+        threads = Threads(settings.database_url.get_secret_value())
+        self._gate = Gate(settings, threads)
         self._desk = Desk(
             settings=settings,
             providers=providers.load(settings),
-            threads=Threads(settings.database_url.get_secret_value()),
+            threads=threads,
             waker=Waker(),
             asset_base=addresses.asset_base(settings),
             streamer=_streamer(settings),
@@ -76,7 +77,9 @@ class Api:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
             if scope["path"] != openapi.PATH and not routes.is_open(scope["path"]):
-                self._gate.check(scope["headers"])
+                access.enter(scope, await self._gate.admit(scope))
+            else:
+                access.enter(scope, access.NOBODY)
             await self._routes(scope, receive, send)
         except Problem as refused:
             await refused.response()(scope, receive, send)

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from db import events, jobs, outputs, predictions, renders
 from db.connect import Connection, Row
-from web import desk, ids, problems, queries, snapshots, variants
+from web import access, desk, ids, problems, queries, snapshots, variants
+from web.access import Caller
 
 JOB = (
     "state", "owner", "kind", "mode", "room_type", "style", "prompt", "project_id", "scene", "category", "reason",
@@ -37,7 +38,7 @@ EVENT = ("id", "subject", "subject_id", "from_state", "to_state", "reason", "act
 async def index(request: Request) -> Response:
     """Answer 200 with a page of jobs, newest first."""
     wanted = queries.read(request, queries.Jobs)
-    filters = wanted.model_dump(exclude={"limit"})
+    filters = {**wanted.model_dump(exclude={"limit"}), "owner": access.of(request).whose(wanted.owner)}
     rows = await desk.of(request).threads.run(
         lambda database: database.run(lambda conn: jobs.page(conn, filters, wanted.limit + 1))
     )
@@ -55,10 +56,13 @@ async def history(request: Request) -> Response:
     """Answer 200 with a page of a job's events, oldest first, 404 when there is no such job."""
     job_id = ids.read(request.path_params["job_id"], "job")
     wanted = queries.read(request, queries.History)
+    caller = access.of(request)
 
     def work(conn: Connection) -> list[Row] | None:
-        found = events.page_of_job(conn, job_id, wanted.after, wanted.limit + 1)
-        return found if found or jobs.show(conn, job_id) else None
+        row = jobs.show(conn, job_id)
+        if row is None or not caller.sees(row["owner"]):
+            return None
+        return events.page_of_job(conn, job_id, wanted.after, wanted.limit + 1)
 
     rows = await desk.of(request).threads.run(lambda database: database.run(work))
     if rows is None:
@@ -72,15 +76,18 @@ async def show(request: Request) -> Response:
     """Answer 200 with a job as it stands, 404 when there is none."""
     at = desk.of(request)
     job_id = ids.read(request.path_params["job_id"], "job")
-    fields = await at.threads.run(lambda database: snapshots.read(database, lambda conn: _read(conn, job_id, at)))
+    caller = access.of(request)
+    fields = await at.threads.run(
+        lambda database: snapshots.read(database, lambda conn: _read(conn, job_id, at, caller))
+    )
     if fields is None:
         raise ids.missing("job")
     return problems.answer(200, fields)
 
 
-def _read(conn: Connection, job_id: UUID, at: desk.Desk) -> dict[str, Any] | None:
+def _read(conn: Connection, job_id: UUID, at: desk.Desk, caller: Caller) -> dict[str, Any] | None:
     row = jobs.show(conn, job_id)
-    if row is None:
+    if row is None or not caller.sees(row["owner"]):
         return None
     published = [variants.shown(found, at.asset_base) for found in renders.variants(conn, job_id)]
     is_published = row["render_id"] is not None and row["deleted_at"] is None

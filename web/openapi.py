@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from moorage import VERSION
 from web import routes
-from web.asked import Asked
 from web.routes import Operation
 
 PATH: Final = "/openapi.json"
+_REF: Final = "#/components/schemas/{model}"
 _PROBLEM: Final = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": {"Problem": _PROBLEM, "Registration": Asked.model_json_schema()},
+            "schemas": {"Problem": _PROBLEM, **_bodies()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -75,11 +75,21 @@ def _operation(operation: Operation) -> dict[str, Any]:
             },
         },
     }
-    if operation.takes_body:
-        schema = {"$ref": "#/components/schemas/Registration"}
+    if operation.body:
+        schema = {"$ref": _REF.format(model=operation.body.__name__)}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if routes.is_open(routes.PREFIXES[0] + operation.path):
         made["security"] = []
+    return made
+
+
+def _bodies() -> dict[str, Any]:
+    """Return the schemas of what is read, and of what they hold, each under its own name."""
+    made: dict[str, Any] = {}
+    for name, model in routes.bodies().items():
+        schema = model.model_json_schema(ref_template=_REF)
+        made |= schema.pop("$defs", {})
+        made[name] = schema
     return made
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 KINDS: Final = {
     400: "unreadable",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method",
     408: "too_slow",

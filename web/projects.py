@@ -9,7 +9,7 @@ from db import projects
 from db.connect import Connection
 from moorage.text import is_storable
 from storage import addresses
-from web import desk, problems, snapshots
+from web import access, desk, problems, snapshots
 from web.problems import Problem
 
 
@@ -22,7 +22,7 @@ async def show(request: Request) -> Response:
     fields = await at.threads.run(
         lambda database: snapshots.read(database, lambda conn: _read(conn, project_id, at.asset_base))
     )
-    if fields is None:
+    if fields is None or not access.of(request).sees(fields["owner"]):
         raise _missing()
     return problems.answer(200, fields)
 

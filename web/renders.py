@@ -7,11 +7,12 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from db import renders
+from db import jobs, renders
 from db.connect import Connection, Row
 from moorage import logs
 from tasks import tombstone
-from web import desk, ids, problems, queries, snapshots, variants
+from web import access, desk, ids, problems, queries, snapshots, variants
+from web.access import Caller
 from web.problems import Problem
 
 log = logs.get(__name__)
@@ -26,7 +27,7 @@ async def index(request: Request) -> Response:
     """Answer 200 with a page of renders, newest first, each with its files."""
     at = desk.of(request)
     wanted = queries.read(request, queries.Renders)
-    filters = wanted.model_dump(exclude={"limit"})
+    filters = {**wanted.model_dump(exclude={"limit"}), "owner": access.of(request).whose(wanted.owner)}
 
     def work(conn: Connection) -> dict[str, Any]:
         rows = renders.page(conn, filters, wanted.limit + 1)
@@ -40,11 +41,12 @@ async def index(request: Request) -> Response:
 async def show(request: Request) -> Response:
     """Answer 200 with a render and its files, 404 when there is none or it was deleted."""
     at = desk.of(request)
+    caller = access.of(request)
     render_id = ids.read(request.path_params["render_id"], "render")
 
     def work(conn: Connection) -> list[dict[str, Any]]:
         row = renders.show(conn, render_id)
-        return _with_files(conn, [row], at.asset_base) if row else []
+        return _with_files(conn, [row], at.asset_base) if row and caller.sees(row["owner"]) else []
 
     found = await at.threads.run(lambda database: snapshots.read(database, work))
     if not found:
@@ -55,9 +57,12 @@ async def show(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """Answer 204 when a render is deleted, now or before, 404 when there never was one, 409 while its job works."""
     at = desk.of(request)
+    caller = access.of(request)
     render_id = ids.read(request.path_params["render_id"], "render")
     try:
-        is_there = await at.threads.run(lambda database: database.run(lambda conn: _delete(conn, render_id, at)))
+        is_there = await at.threads.run(
+            lambda database: database.run(lambda conn: _delete(conn, render_id, at, caller))
+        )
     except tombstone.StillWorking as error:
         raise Problem(409, "its job was taken up again: delete it once the job is settled") from error
     if not is_there:
@@ -66,7 +71,10 @@ async def delete(request: Request) -> Response:
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
 
-def _delete(conn: Connection, render_id: UUID, at: desk.Desk) -> bool:
+def _delete(conn: Connection, render_id: UUID, at: desk.Desk, caller: Caller) -> bool:
+    job = jobs.show(conn, render_id)
+    if job is None or not caller.sees(job["owner"]):
+        return False
     return tombstone.delete(conn, render_id, asset_base=at.asset_base, actor="api", reason="the application deleted it")
 
 

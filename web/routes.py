@@ -1,14 +1,16 @@
 """The route table: every address of the API, the one list that serving and describing it are made from."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from web import assets, jobs, predictions, projects, queries, renders
+from web import access, asked, assets, jobs, predictions, projects, queries, renders, sessions, tokens
+from web.access import Level
 from web.queries import Query
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -16,14 +18,15 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one address, below a prefix: what it takes, and what its answers other than problems mean."""
+    """One method of one address, below a prefix: who may call, what it takes, what its answers mean."""
 
     method: str
     path: str
     endpoint: Endpoint
     answers: Mapping[int, str]
     query: type[Query] | None = None
-    takes_body: bool = False
+    body: type[BaseModel] | None = None
+    least: Level = field(kw_only=True)  # without a default: who may call is said of every address
 
 
 _FILE: Final = "/assets/renders/{render_id}/{name}"
@@ -40,21 +43,38 @@ OPERATIONS: Final = (
         "/predictions",
         predictions.register,
         {201: "registered", 200: "registered before: that one stands"},
-        takes_body=True,
+        body=asked.Asked,
+        least=Level.APPLICATION,  # an owner could claim what another one started
     ),
-    Operation("GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs),
-    Operation("GET", "/jobs/{job_id}", jobs.show, {200: "the job"}),
-    Operation("GET", "/jobs/{job_id}/events", jobs.history, {200: "a page of events"}, queries.History),
-    Operation("GET", "/renders", renders.index, {200: "a page of renders"}, queries.Renders),
-    Operation("GET", "/renders/{render_id}", renders.show, {200: "the render"}),
-    Operation("DELETE", "/renders/{render_id}", renders.delete, {204: "deleted, now or before"}),
-    Operation("GET", "/projects/{project_id}", projects.show, {200: "the project"}),
-    Operation("GET", _FILE, assets.show, _FILE_ANSWERS),
-    Operation("OPTIONS", _FILE, assets.preflight, {204: "what another origin may send"}),
+    Operation("GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs, least=Level.OWNER),
+    Operation("GET", "/jobs/{job_id}", jobs.show, {200: "the job"}, least=Level.OWNER),
+    Operation(
+        "GET", "/jobs/{job_id}/events", jobs.history, {200: "a page of events"}, queries.History, least=Level.OWNER
+    ),
+    Operation("GET", "/renders", renders.index, {200: "a page of renders"}, queries.Renders, least=Level.OWNER),
+    Operation("GET", "/renders/{render_id}", renders.show, {200: "the render"}, least=Level.OWNER),
+    Operation("DELETE", "/renders/{render_id}", renders.delete, {204: "deleted, now or before"}, least=Level.OWNER),
+    Operation("GET", "/projects/{project_id}", projects.show, {200: "the project"}, least=Level.OWNER),
+    Operation("GET", "/session", sessions.show, {200: "who calls"}, least=Level.OWNER),
+    Operation("POST", "/session", sessions.begin, {204: "the cookie is set"}, least=Level.OWNER),
+    Operation("DELETE", "/session", sessions.end, {204: "the cookie is removed"}, least=Level.OWNER),
+    Operation(
+        "POST", "/owner-tokens", tokens.make_for_owner, {201: "made"}, body=tokens.ForOwner, least=Level.APPLICATION
+    ),
+    Operation("GET", "/tokens", tokens.index, {200: "all tokens"}, least=Level.ADMIN),
+    Operation("POST", "/tokens", tokens.make, {201: "made"}, body=tokens.ForApplication, least=Level.ADMIN),
+    Operation("DELETE", "/tokens/{token_id}", tokens.revoke, {204: "ended"}, least=Level.ADMIN),
+    Operation("GET", _FILE, assets.show, _FILE_ANSWERS, least=Level.OPEN),
+    Operation("OPTIONS", _FILE, assets.preflight, {204: "what another origin may send"}, least=Level.OPEN),
 )
 
 
 PREFIXES: Final = ("/v1", "/api/v1")
+
+
+def bodies() -> dict[str, type[BaseModel]]:
+    """Return the models of all bodies, by the name they are described under."""
+    return {operation.body.__name__: operation.body for operation in OPERATIONS if operation.body}
 
 
 def is_open(path: str) -> bool:
@@ -64,14 +84,16 @@ def is_open(path: str) -> bool:
 
 def under(prefix: str) -> list[Route]:
     """Return a route for every address, one for all its methods, so that a 405 names each of them."""
-    paths: dict[str, dict[str, Endpoint]] = {}
+    paths: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = operation.endpoint
+        paths.setdefault(operation.path, {})[operation.method] = operation
     return [Route(prefix + path, _by_method(taken), methods=list(taken)) for path, taken in paths.items()]
 
 
-def _by_method(taken: dict[str, Endpoint]) -> Endpoint:
+def _by_method(taken: dict[str, Operation]) -> Endpoint:
     async def answer(request: Request) -> Response:
-        return await taken["GET" if request.method == "HEAD" else request.method](request)
+        operation = taken["GET" if request.method == "HEAD" else request.method]
+        access.require(access.of(request), operation.least)
+        return await operation.endpoint(request)
 
     return answer

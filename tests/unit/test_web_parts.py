@@ -8,12 +8,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
-from pydantic import SecretStr
 from starlette.requests import Request
 
 from moorage.model import Wake
 from web import asked, bodies, front, waking
-from web.access import Gate
 from web.lives import Life
 from web.problems import Problem
 
@@ -105,21 +103,6 @@ def test_the_api_has_its_paths(path: str) -> None:
 def test_the_receiver_has_all_others(path: str) -> None:
     """A webhook under any of its prefixes carries no token and must not meet the gate."""
     assert not front.is_api(path)
-
-
-@pytest.mark.parametrize("header", [b"Bearer right", b"bearer right", b"BEARER   right"])
-def test_the_gate_lets_the_bearer_pass(header: bytes) -> None:
-    """The scheme's name has no case (RFC 9110, 11.1)."""
-    Gate(SecretStr("right")).check([(b"host", b"moorage"), (b"authorization", header)])
-
-
-@pytest.mark.parametrize("token", [None, SecretStr("right")])
-def test_the_gate_is_shut_to_everybody_else(token: SecretStr | None) -> None:
-    """An empty token must not equal a missing one."""
-    for header in (b"Bearer ", b"Bearer None", b"Bearer right right", b"right"):
-        with pytest.raises(Problem) as refused:
-            Gate(token).check([(b"authorization", header)])
-        assert refused.value.status == (401 if token else 503)
 
 
 def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
