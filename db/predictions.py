@@ -11,6 +11,7 @@ from moorage.errors import LeaseLost
 from moorage.model import Lease, Prediction, PredictionState
 
 LIVE = ("planned", "submitting", "running", "abandoned")
+POLLED = ("running", "abandoned")
 
 _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
@@ -201,7 +202,7 @@ def abandon(conn: Connection, lease: Lease, *, life_seconds: float, reason: str)
 
 MAKE_DUE = """
 UPDATE predictions SET run_at = moment(), woken_at = NULL
- WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') AND lease_token IS NULL
+ WHERE job_id = %(job_id)s AND state = 'running' AND lease_token IS NULL
    AND run_at > moment()
 RETURNING id
 """
@@ -217,7 +218,7 @@ def awaited(conn: Connection, job_id: UUID) -> list[UUID]:
 
 
 def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Make a job's awaited predictions due now; returns those that were not."""
+    """Make those of a job's predictions due now that can be polled; returns those that were not."""
     return [row["id"] for row in many(conn, MAKE_DUE, {"job_id": job_id})]
 
 
