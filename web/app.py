@@ -18,6 +18,7 @@ from moorage.errors import ConfigError
 from moorage.settings import Settings
 from storage import addresses
 from web import access, openapi, routes
+from web.catalogue import Catalogue
 from web.desk import Desk
 from web.gate import Gate
 from web.problems import Problem
@@ -41,6 +42,7 @@ class Api:
             providers=providers.load(settings),
             threads=threads,
             waker=Waker(),
+            catalogue=Catalogue(),
             asset_base=addresses.asset_base(settings),
             streamer=_streamer(settings),
         )
@@ -69,6 +71,7 @@ class Api:
         await receive()
         if self._desk.streamer is not None:
             self._desk.streamer.close()
+        self._desk.catalogue.close()
         await asyncio.to_thread(self._desk.waker.close)
         await self._desk.threads.close()
         await send({"type": "lifespan.shutdown.complete"})

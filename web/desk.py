@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from moorage.settings import Settings
 from providers.base import Provider
+from web.catalogue import Catalogue
 from web.threads import Threads
 from web.waking import Waker
 
@@ -23,6 +24,7 @@ class Desk:
     providers: Mapping[str, Provider]
     threads: Threads
     waker: Waker
+    catalogue: Catalogue
     asset_base: str  # what stands before a key
     streamer: "Streamer | None" = None  # None: files are answered with a redirect
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from web import access, asked, assets, jobs, predictions, projects, queries, renders, sessions, tokens
+from web import access, asked, assets, jobs, predictions, projects, queries, renders, sessions, submit, tokens, wishes
 from web.access import Level
 from web.queries import Query
 
@@ -45,6 +45,14 @@ OPERATIONS: Final = (
         {201: "registered", 200: "registered before: that one stands"},
         body=asked.Asked,
         least=Level.APPLICATION,  # an owner could claim what another one started
+    ),
+    Operation(
+        "POST",
+        "/jobs",
+        submit.submit,
+        {202: "taken", 200: "taken before under this Idempotency-Key"},
+        body=wishes.Wished,
+        least=Level.OWNER,
     ),
     Operation("GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs, least=Level.OWNER),
     Operation("GET", "/jobs/{job_id}", jobs.show, {200: "the job"}, least=Level.OWNER),

@@ -1,0 +1,103 @@
+"""What providers say of their models: asked in other threads, kept for ten minutes, longer while they are away."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from moorage import logs
+from moorage.errors import ProviderUnavailable
+from providers.base import Provider
+
+log = logs.get(__name__)
+
+Key = tuple[str, str, str]
+
+FRESH_SECONDS: Final = 600.0
+ASK_SECONDS: Final = 2.5  # of the 5 in which a request is answered
+MAX_THREADS: Final = 4
+MAX_KEPT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    value: Any
+    asked_at: float  # monotonic
+
+
+class Catalogue:
+    """
+    Models and schemas by provider.
+
+    Each question is asked once at a time, so that a provider that hangs holds four threads and no request for long.
+    """
+
+    def __init__(self, *, ask_seconds: float = ASK_SECONDS, fresh_seconds: float = FRESH_SECONDS) -> None:
+        self._ask_seconds = ask_seconds
+        self._fresh_seconds = fresh_seconds
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._asking: dict[Key, Future[Any]] = {}
+        self._executor = ThreadPoolExecutor(MAX_THREADS, "catalogue")
+
+    async def schema(self, provider: Provider, model: str) -> Mapping[str, Any] | None:
+        """
+        Return the JSON Schema of a model's input, None where the provider offers none.
+
+        Raises:
+            ProviderUnavailable: it was never told, and cannot be had now.
+            ProviderRefused: there is no such model.
+        """
+        key = (provider.name, "schema", model)
+        found: Mapping[str, Any] | None = await self._get(key, lambda: provider.schema(model))
+        return found
+
+    async def models(self, provider: Provider, kind: str) -> list[dict[str, Any]]:
+        """
+        Return a provider's models of a kind, as `Provider.models` does.
+
+        Raises:
+            ProviderUnavailable, ProviderRefused: as `schema`.
+        """
+        found: list[dict[str, Any]] = await self._get((provider.name, "models", kind), lambda: provider.models(kind))
+        return found
+
+    def close(self) -> None:
+        """Ask nothing any more; what is being asked ends by its own limits."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _get(self, key: Key, ask: Callable[[], Any]) -> Any:
+        kept = self._kept.get(key)
+        if kept is not None and time.monotonic() - kept.asked_at < self._fresh_seconds:
+            return kept.value
+        try:
+            return await self._ask(key, ask)
+        except ProviderUnavailable as error:
+            log.warning("catalogue.provider_away", provider=key[0], what=key[1], model=key[2], error=str(error))
+            if kept is None:
+                raise
+            return kept.value
+
+    async def _ask(self, key: Key, ask: Callable[[], Any]) -> Any:
+        """Ask unless it is being asked already; the answer is kept also when it comes too late for this request."""
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = self._executor.submit(ask)
+            loop = asyncio.get_running_loop()
+            asking.add_done_callback(lambda done: loop.call_soon_threadsafe(self._keep, key, done))
+        try:
+            async with asyncio.timeout(self._ask_seconds):
+                return await asyncio.shield(asyncio.wrap_future(asking))
+        except TimeoutError as error:
+            raise ProviderUnavailable(f"{key[0]} did not answer within {self._ask_seconds:g} s") from error
+
+    def _keep(self, key: Key, done: Future[Any]) -> None:
+        self._asking.pop(key, None)
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._kept[key] = _Kept(done.result(), time.monotonic())
+        self._kept.move_to_end(key)
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)

@@ -1,0 +1,113 @@
+"""POST /v1/jobs: have something generated. Everything is refused before anything is stored."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from db.connect import Connection, Database
+from moorage import logs
+from moorage.model import Entry, Wish
+from moorage.text import storable
+from providers.base import Provider
+from tasks import order, references
+from tasks.order import Ordered
+from web import access, asked, bodies, checking, desk, inputs, problems, wishes
+from web.checking import Checked
+from web.problems import Problem
+from web.threads import ANSWER_SECONDS
+from web.wishes import Wished
+
+log = logs.get(__name__)
+
+_LEAST_SECONDS: Final = 1.0
+
+
+async def submit(request: Request) -> Response:
+    """Answer 202 with the new job, 200 with the one that an equal request under the same Idempotency-Key made."""
+    at = desk.of(request)
+    key = wishes.idempotency_key(request.headers.getlist("idempotency-key"))
+    body = await bodies.read_object(request)
+    ends_at = time.monotonic() + ANSWER_SECONDS
+    wished = wishes.read(body)
+    access.of(request).whose(wished.owner)
+    entries = wishes.chain(wished, at.settings)
+    _check_providers(at.providers, entries)
+    wish = wishes.wish(wished, entries, at.settings, key, wishes.sha256(body))
+    made, checked = await _known(at, wish), Checked(wish, [])
+    if made is None:
+        checked = await checking.check(at, wish)
+        left = max(ends_at - time.monotonic(), _LEAST_SECONDS)
+        made = await at.threads.run(lambda database: _order(database, at, wished, checked.wish), seconds=left)
+    log.info("job.ordered", job_id=made.job_id, prediction_id=made.prediction_id, is_new=made.is_new)
+    location = f"{request.url.path}/{made.job_id}"  # with the prefix it was asked by
+    return problems.answer(202 if made.is_new else 200, _fields(made, checked), {"Location": location})
+
+
+def _fields(made: Ordered, checked: Checked) -> dict[str, Any]:
+    fields = {
+        "job_id": made.job_id,
+        "prediction_id": made.prediction_id,
+        "state": made.state,
+        "is_new": made.is_new,
+    }
+    if made.is_new:
+        fields |= {"checked": not checked.unchecked, "unchecked": checked.unchecked}
+    return fields
+
+
+async def _known(at: desk.Desk, wish: Wish) -> Ordered | None:
+    """Return the job of an equal order: it is found again whatever became of files and providers since."""
+    if wish.idempotency_key is None:
+        return None
+    try:
+        return await at.threads.run(lambda database: database.run(lambda conn: order.find(conn, wish)))
+    except order.KeyTaken as error:
+        raise Problem(409, str(error)) from error
+
+
+def _order(database: Database, at: desk.Desk, wished: Wished, wish: Wish) -> Ordered:
+    database.run(lambda conn: _check_references(conn, wished, wish))
+    try:
+        made = order.order(database, at.settings, at.providers, wish)
+    except order.KeyTaken as error:
+        raise Problem(409, str(error)) from error
+    except order.NotTheirs as error:
+        raise asked.wrong("project_id", str(error)) from error
+    at.waker.offer(made.wakes)
+    return made
+
+
+def _check_references(conn: Connection, wished: Wished, wish: Wish) -> None:
+    """Refuse files that do not exist or are another owner's, in the same words: ids are not to be tried out."""
+    errors = []
+    for n, entry in enumerate(wish.chain):
+        named = references.named(dict(entry.input))
+        field = wishes.field_of(wished, n)
+        for gone in references.missing(conn, wish.owner, named):
+            errors.append(inputs.wrong(f"{field}.{gone.place}", f"names {gone.text}, which {wish.owner} does not have"))
+    if errors:
+        raise asked.invalid(errors)
+
+
+def _check_providers(providers: Mapping[str, Provider], entries: tuple[Entry, ...]) -> None:
+    errors = [
+        {"field": f"chain[{n}].provider", "message": why}
+        for n, entry in enumerate(entries)
+        if (why := _why_not(providers, entry.provider))
+    ]
+    if errors:
+        raise asked.invalid(errors)
+
+
+def _why_not(providers: Mapping[str, Provider], name: str) -> str | None:
+    provider = providers.get(name)
+    if provider is None:
+        return f"{storable(name, 60)!r} does not exist: write one of {', '.join(sorted(providers))}"
+    if provider.can_submit:
+        return None
+    if provider.ordered_by is None:
+        return f"{name} takes no orders from moorage"
+    return f"{name} cannot be asked: set {provider.ordered_by} where moorage runs"
