@@ -1,48 +1,36 @@
-"""One prediction, and the JSON that the API and the webhooks show of it."""
+"""The JSON that Replicate's API and webhooks show of a prediction."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar, Final
 
-from embedded.standin import faults
 from embedded.standin.ledger import stamp
-from embedded.standin.outputs import Output
+from embedded.standin.prediction import Dialect, Prediction, Url
+
+EVENTS: Final = ("start", "output", "logs", "completed")
+_ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 
 
-@dataclass(slots=True)
-class Prediction:
-    """One run; guarded by the lock of `Predictions`, which alone changes it."""
+class ReplicateDialect(Dialect):
+    """Sends the prediction object itself at four kinds of events; two of them when nobody asks for others."""
 
-    id: str
-    number: int
-    plan: faults.Plan
-    version: str
-    model: str
-    input: dict[str, Any]
-    webhook: str | None
-    events: tuple[str, ...] | None
-    created_at: datetime
-    status: str = "starting"
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    logs: str = ""
-    outputs: list[Output] = field(default_factory=list)
+    provider = "replicate"
+    events = EVENTS
+    default_events = ("output", "completed")
+    paths: ClassVar[Mapping[str, str]] = {"string": "output", "nested": "output.images[{}].url"}
+    path = "output[{}]"
 
-    @property
-    def shown(self) -> list[Output]:
-        """Return the outputs its answer names now: all at a good end, half of a list before, none otherwise."""
-        if self.status == "succeeded":
-            return self.outputs[:1] if self.plan.shape == "string" else self.outputs
-        previews = self.plan.shape == "list" and self.status in ("processing", "failed")
-        return self.outputs[: len(self.outputs) // 2] if previews else []
+    def new_id(self) -> str:
+        """Return 26 letters and digits."""
+        return "".join(_ID_LETTERS[byte % 32] for byte in secrets.token_bytes(26))
 
-    def removed(self, now: datetime) -> bool:
-        """Return whether the life of its data is over."""
-        return self.completed_at is not None and (now - self.completed_at).total_seconds() >= self.plan.output_life_s
+    def told(self, prediction: Prediction, url: Url) -> dict[str, Any]:
+        """Return the prediction object."""
+        return show(prediction, self.base_url, url)
 
 
-def show(prediction: Prediction, base_url: str, url: Callable[[Output], str]) -> dict[str, Any]:
+def show(prediction: Prediction, base_url: str, url: Url) -> dict[str, Any]:
     """Return every field of Replicate's prediction object; `url` names an output (an address or a `data:` URI)."""
     removed = prediction.removed(datetime.now(UTC))
     own = f"{base_url}/v1/predictions/{prediction.id}"
@@ -54,7 +42,7 @@ def show(prediction: Prediction, base_url: str, url: Callable[[Output], str]) ->
         "status": prediction.status,
         "input": {} if removed else prediction.input,
         "output": None if removed else _output(prediction, url),
-        "error": errors.get(prediction.status),
+        "error": prediction.error or errors.get(prediction.status),
         "logs": None if removed else prediction.logs or None,
         "metrics": _metrics(prediction),
         "created_at": stamp(prediction.created_at),
@@ -62,7 +50,7 @@ def show(prediction: Prediction, base_url: str, url: Callable[[Output], str]) ->
         "completed_at": _stamp(prediction.completed_at),
         "data_removed": removed,
         "deadline": None,
-        "deployment": None,
+        "deployment": prediction.deployment,
         "source": "api",
         "urls": {
             "get": own,
@@ -75,7 +63,7 @@ def show(prediction: Prediction, base_url: str, url: Callable[[Output], str]) ->
     }
 
 
-def _output(prediction: Prediction, url: Callable[[Output], str]) -> Any:
+def _output(prediction: Prediction, url: Url) -> Any:
     done = prediction.status == "succeeded"
     if done and prediction.plan.shape == "text":
         return "A harbour at dawn. More on https://example.com/harbours today."

@@ -1,157 +1,187 @@
-"""The HTTP API without HTTP: a request's parts in, status and JSON out."""
+"""Replicate's HTTP API under /v1, without HTTP: a request's parts in, status and JSON out."""
 
-import hmac
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode
 
-from embedded.standin import faults, webhooks
-from embedded.standin.ledger import Ledger, summarise
-from embedded.standin.outages import Outages
-from embedded.standin.predictions import EVENTS, Predictions
+from embedded.standin import answers, faults, models, schemas
+from embedded.standin.exchange import Answer, Refused, Request, is_authorized, is_url, json_object, not_found, problem
+from embedded.standin.prediction import Prediction
+from embedded.standin.predictions import Predictions
+from embedded.standin.submissions import Order, Submissions
 
 _PAGE: Final = 100
+_DEFAULT_MODEL: Final = "standin/pictures"  # of a version that the stand-in does not know; it takes any input
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status and the JSON of the body."""
-
-    status: int
-    body: dict[str, Any]
-
-
-class Problem(Exception):
-    """An answer of 4xx or 5xx, as `{"title", "detail", "status"}`."""
-
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        super().__init__(detail)
-        self.answer: Final = Answer(status, {"title": title, "detail": detail, "status": status})
-
-
-class Api:
-    """Replicate's endpoints under /v1, and the controls under /standin."""
+class ReplicateApi:
+    """Predictions, their list and cancellation, models and their schemas."""
 
     def __init__(
-        self,
-        predictions: Predictions,
-        sender: webhooks.Sender,
-        ledger: Ledger,
-        outages: Outages,
-        *,
-        token: str,
-        secret: str,
-        base_url: str,
-    ) -> None:
+        self, predictions: Predictions, submissions: Submissions, files: tuple[str, ...], *,
+        token: str, secret: str, base_url: str,
+    ) -> None:  # fmt: skip
         self._predictions = predictions
-        self._sender = sender
-        self._ledger = ledger
-        self._outages = outages
+        self._submissions = submissions
+        self._files = files
         self._token = token
         self._secret = secret
         self._base_url = base_url
+        self._dialect = answers.ReplicateDialect(base_url)
 
-    def answer(self, method: str, target: str, authorization: str | None, body: bytes) -> Answer:
-        """Return the answer to one request; errors are answers too."""
-        try:
-            self._admit(authorization)
-            parts = urlsplit(target)
-            steps = [step for step in parts.path.split("/") if step]
-            if steps[:1] == ["standin"]:
-                return self._control(method, steps[1:], body)
-            if self._outages.api():
-                raise Problem(503, "Service Unavailable", "The API is away for a while.")
-            if steps[:1] == ["v1"]:
-                return self._v1(method, steps[1:], parse_qs(parts.query), body)
-            raise _not_found()
-        except Problem as problem:
-            return problem.answer
-
-    def _admit(self, authorization: str | None) -> None:
-        wanted = f"Bearer {self._token}".encode()
-        if not hmac.compare_digest(wanted, (authorization or "").encode("utf-8", "replace")):
-            raise Problem(401, "Unauthenticated", "You did not pass a valid authentication token.")
-
-    def _v1(self, method: str, steps: list[str], query: dict[str, list[str]], body: bytes) -> Answer:
-        match method, steps:
-            case "POST", ["predictions"]:
-                return self._create(body, model="standin/pictures")
-            case "POST", ["models" | "deployments", owner, name, "predictions"]:
-                return self._create(body, model=f"{owner}/{name}")
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to one request; raises Refused."""
+        if not is_authorized(request, f"Bearer {self._token}"):
+            raise Refused(problem(401, "Unauthenticated", "You did not pass a valid authentication token."))
+        if request.method == "POST":
+            return self._post(request)
+        match request.method, request.steps:
             case "GET", ["predictions"]:
-                return self._list(query)
+                return self._list(request.query)
             case "GET", ["predictions", one]:
-                return _found(self._predictions.get(one))
-            case "POST", ["predictions", one, "cancel"]:
-                return _found(self._predictions.cancel(one))
+                prediction = self._find(one)
+                self._predictions.renew(prediction)
+                return Answer(200, self._show(prediction))
             case "GET", ["webhooks", "default", "secret"]:
                 return Answer(200, {"key": self._secret})
+            case "GET", ["models" | "collections", *rest]:
+                return _catalogue(request.steps[0], rest)
             case _:
-                raise _not_found()
+                raise not_found()
 
-    def _create(self, body: bytes, *, model: str) -> Answer:
-        asked = _object(body)
-        version = asked.get("version", "hidden" if model != "standin/pictures" else None)
+    def _post(self, request: Request) -> Answer:
+        match request.steps:
+            case ["predictions"]:
+                asked = json_object(request.body)
+                version = asked.get("version")
+                if not isinstance(version, str):
+                    raise _invalid("version is required")
+                model = models.of_version(version)
+                return self._create(asked, model.name if model else _DEFAULT_MODEL, model, version)
+            case ["models" | "deployments" as kind, owner, name, "predictions"]:
+                full = f"{owner}/{name}"
+                deployment = full if kind == "deployments" else None
+                return self._create(json_object(request.body), full, models.named(full), "hidden", deployment)
+            case ["predictions", one, "cancel"]:
+                prediction = self._find(one)
+                self._predictions.cancel(prediction)
+                return Answer(200, self._show(prediction))
+            case _:
+                raise not_found()
+
+    def _create(
+        self, asked: dict[str, Any], name: str, model: models.Model | None, version: str, deployment: str | None = None
+    ) -> Answer:
         given, hook, events = asked.get("input"), asked.get("webhook"), asked.get("webhook_events_filter")
-        if not isinstance(version, str):
-            raise _invalid("version is required")
-        if not isinstance(given, dict):
-            raise _invalid("input is required")
-        if hook is not None and not _is_url(hook):
-            raise _invalid("webhook must be an http:// or https:// URL")
-        if events is not None and not (isinstance(events, list) and all(event in EVENTS for event in events)):
-            raise _invalid(f"webhook_events_filter must be a list out of {', '.join(EVENTS)}")
-        try:
-            made = self._predictions.create(given, version=version, model=model, webhook=hook, events=events)
-        except faults.PlanError as error:
-            raise _invalid(str(error)) from error
-        return Answer(201, made)
+        _check(given, hook, events)
+        plan = _plan(model, given or {}, self._files)
+        order = Order("replicate", name, given or {}, hook)
+
+        def make(fault: str) -> tuple[str, Answer]:
+            made = self._predictions.create(
+                self._dialect, plan, dict(order.asked), model=name, version=version, deployment=deployment,
+                events=events, webhook=None if fault == "not_echoed" else hook,
+            )  # fmt: skip
+            return made.id, Answer(201, self._show(made))
+
+        return self._submissions.take(order, plan, _refusal, make)
+
+    def _find(self, prediction_id: str) -> Prediction:
+        found = self._predictions.find("replicate", prediction_id)
+        if found is None:
+            raise not_found()
+        return found
+
+    def _show(self, prediction: Prediction) -> dict[str, Any]:
+        return self._predictions.see(prediction, self._dialect.told)
 
     def _list(self, query: dict[str, list[str]]) -> Answer:
         times: dict[str, str] = {name: query[name][0] for name in ("created_after", "created_before") if name in query}
-        found = self._predictions.newest_first(_moment(times, "created_after"), _moment(times, "created_before"))
-        start = _cursor(query, len(found), [number for number, _ in found])
+        after, before = _moment(times, "created_after"), _moment(times, "created_before")
+        found = self._predictions.newest_first("replicate", after, before)
+        start = _cursor(query, found)
         page = found[start : start + _PAGE]
-        more, before = found[start + _PAGE :], found[max(0, start - _PAGE) : start]
+        more, newer = found[start + _PAGE :], found[max(0, start - _PAGE) : start]
         return Answer(
             200,
             {
-                "previous": self._page(times, before[0][0]) if before else None,
-                "next": self._page(times, more[0][0]) if more else None,
-                "results": [self._predictions.show(one) for _, one in page],
+                "previous": self._page(times, newer[0].number) if newer else None,
+                "next": self._page(times, more[0].number) if more else None,
+                "results": [self._show(one) for one in page],
             },
         )
 
     def _page(self, times: dict[str, str], cursor: int) -> str:
         return f"{self._base_url}/v1/predictions?{urlencode({**times, 'cursor': cursor})}"
 
-    def _control(self, method: str, steps: list[str], body: bytes) -> Answer:
-        if (method, steps) == ("GET", ["ledger"]):
-            lines = self._ledger.lines()
-            return Answer(200, {"summary": summarise(lines), "lines": lines})
-        if method == "POST" and steps in (["outage"], ["silence"]):
-            asked = _object(body)
-            seconds = asked.get("seconds")
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-                raise _invalid("seconds must be a number, 0 or more")
-            if steps == ["silence"]:
-                self._sender.silence(seconds)
-            else:
-                self._outages.begin(seconds, outputs=asked.get("outputs") is True)
-            return Answer(200, {"seconds": seconds})
-        raise _not_found()
+
+def _check(given: object, hook: object, events: object) -> None:
+    if not isinstance(given, dict):
+        raise _invalid("input is required")
+    if hook is not None and not is_url(hook):
+        raise _invalid("webhook must be an http:// or https:// URL")
+    known = answers.EVENTS
+    if events is not None and not (isinstance(events, list) and all(event in known for event in events)):
+        raise _invalid(f"webhook_events_filter must be a list out of {', '.join(known)}")
 
 
-def _cursor(query: dict[str, list[str]], end: int, numbers: list[int]) -> int:
+def _plan(model: models.Model | None, given: Mapping[str, Any], files: tuple[str, ...]) -> faults.Plan:
+    """Return the script of an order; raises Refused for an input that the model's schema does not allow."""
+    wrong = schemas.problems(model.fields, model.required, given) if model else []
+    if wrong:
+        places = [(".".join(("input", *([name] if name else []))), told) for name, told in wrong]
+        raise Refused(
+            problem(
+                422,
+                "Input validation failed",
+                "".join(f"- {place}: {told}\n" for place, told in places),
+                invalid_fields=[{"type": "invalid", "field": place, "description": told} for place, told in places],
+            )
+        )
+    try:
+        return faults.plan(given.get("standin"), files, models.nature(model, given, files))
+    except faults.PlanError as error:
+        raise _invalid(str(error)) from error
+
+
+def _refusal(fault: str, plan: faults.Plan) -> Answer:
+    match fault:
+        case "busy":
+            wait = f"{plan.retry_after_s:g}"
+            told = problem(429, "Too Many Requests", f"Request was throttled. Your rate limit resets in ~{wait}s.")
+            return Answer(429, told.body, {**told.headers, "Retry-After": wait})
+        case "no_credit":
+            return problem(402, "Insufficient credit", "You have insufficient credit to run this model.")
+        case "invalid":
+            return problem(422, "Input validation failed", "- input: prompt is required\n")
+        case _:
+            return problem(500, "Internal Server Error", "Something went wrong on our side.")
+
+
+def _catalogue(kind: str, rest: list[str]) -> Answer:
+    groups = models.collections()
+    match kind, rest:
+        case "models", []:
+            shown = [models.show(model) for model in models.MODELS.values()]
+            return Answer(200, {"previous": None, "next": None, "results": shown})
+        case "models", [owner, name] if f"{owner}/{name}" in models.MODELS:
+            return Answer(200, models.show(models.MODELS[f"{owner}/{name}"]))
+        case "collections", [slug] if slug in groups:
+            shown = [models.show(model) for model in groups[slug]]
+            return Answer(200, {"name": slug, "slug": slug, "description": "", "models": shown})
+        case _:
+            raise not_found()
+
+
+def _cursor(query: dict[str, list[str]], found: list[Prediction]) -> int:
     """Return the place of the page's first prediction; newer ones made meanwhile do not shift it."""
     if "cursor" not in query:
         return 0
     text = query["cursor"][0]
     if not (text.isascii() and text.isdigit()):
         raise _invalid("cursor is not one of ours")
-    return next((place for place, number in enumerate(numbers) if number <= int(text)), end)
+    return next((place for place, one in enumerate(found) if one.number <= int(text)), len(found))
 
 
 def _moment(times: dict[str, str], name: str) -> datetime | None:
@@ -164,35 +194,5 @@ def _moment(times: dict[str, str], name: str) -> datetime | None:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _is_url(value: object) -> bool:
-    if not isinstance(value, str) or not value.isascii() or not value.startswith(("http://", "https://")):
-        return False
-    try:
-        parts = urlsplit(value)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, "Bad Request", "The body is not JSON.") from error
-    if not isinstance(asked, dict):
-        raise Problem(400, "Bad Request", "The body is not a JSON object.")
-    return asked
-
-
-def _found(prediction: dict[str, Any] | None) -> Answer:
-    if prediction is None:
-        raise _not_found()
-    return Answer(200, prediction)
-
-
-def _not_found() -> Problem:
-    return Problem(404, "Not Found", "The requested resource could not be found.")
-
-
-def _invalid(detail: str) -> Problem:
-    return Problem(422, "Input validation failed", detail)
+def _invalid(detail: str) -> Refused:
+    return Refused(problem(422, "Input validation failed", detail))

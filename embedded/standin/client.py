@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from embedded.standin import keys
+
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _START_S: Final = 20.0
 _STOP_S: Final = 5.0
@@ -56,12 +58,20 @@ class Standin:
         return self._process.pid if self._process else None
 
     def environment(self) -> dict[str, str]:
-        """Return the settings with which moorage reaches this stand-in as its Replicate."""
+        """Return the settings with which moorage reaches this stand-in as its Replicate, its fal and its OpenAI."""
         return {
             "REPLICATE_API_URL": self.url,
             "REPLICATE_API_TOKEN": self.token,
             "REPLICATE_WEBHOOK_SECRET": self.secret,
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
+            "FAL_QUEUE_URL": f"{self.url}/fal",
+            "FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
+            "FAL_KEY": keys.fal(self.token),
+            "FAL_USER_ID": keys.FAL_USER,
+            "FAL_OUTPUT_HOSTS": "127.0.0.1",
+            "OPENAI_API_URL": f"{self.url}/openai",
+            "OPENAI_API_KEY": keys.openai(self.token),
+            "OPENAI_OUTPUT_HOSTS": "127.0.0.1",
             "MOORAGE_EGRESS_ALLOW": self.address,
         }
 
@@ -123,6 +133,12 @@ class Standin:
     def cancel(self, prediction_id: str) -> dict[str, Any]:
         """Return a prediction after asking for its cancellation."""
         return self._ask("POST", f"/v1/predictions/{prediction_id}/cancel", {})
+
+    def made(self, **fields: Any) -> list[dict[str, Any]]:
+        """Return the ledger's lines of what was really made, those with these fields: provider, model, key, prompt."""
+        lines = self.ledger()["lines"]
+        found = (line for line in lines if line["kind"] == "prediction")
+        return [line for line in found if all(line[name] == value for name, value in fields.items())]
 
     def ledger(self) -> dict[str, Any]:
         """Return what the stand-in did: `summary` (see `ledger.summarise`) and `lines`."""

@@ -13,7 +13,15 @@ What can be asked of the stand-in, prediction by prediction, in `input["standin"
      "late_s": 5.0,                  how late "late" is
      "webhook_life_s": 60.0,         the last retry of a terminal webhook comes this long after the first attempt
      "output_life_s": 3600.0,        after the end; then outputs answer 404 and the prediction `data_removed`
+     "width_px": 640, "height_px": 480,  of made pictures; default: four sizes in turn
+     "submit": "ok",                 what happens to the order itself, see SUBMITS
+     "submit_times": 0,              how many orders with this model and input suffer it, 0: all of them
+     "submit_s": 0.0,                how long the answer to the order takes
+     "retry_after_s": 1.0,           what a busy provider asks for
      "faults": {"0": "429_once"}}    output number to its fault, see FAULTS
+
+fal and OpenAI, which have no `input`, take it as "standin" in the body. What is left out follows the input where the
+model has it (num_outputs, seed, width, height, output_format), then the model's own nature (see `models`).
 
 An unknown key, name or a value of the wrong type is refused with 422. A failed prediction shows the first half of its
 files as previews; they are served and must not be kept.
@@ -39,7 +47,19 @@ WEBHOOKS: Final[Mapping[str, str]] = {
     "bad_signature_first": "the first attempt of the terminal one is wrongly signed, its retries are right",
     "bad_signature_only": "every attempt is wrongly signed",
 }
+SUBMITS: Final[Mapping[str, str]] = {
+    "ok": "taken",
+    "lost": "made; the connection is closed without an answer",
+    "500_after": "made; the answer is 500",
+    "no_id": "made; the answer is a success that names nothing",
+    "not_echoed": "made without the webhook address, as if none had been sent",
+    "500_before": "not made; 500",
+    "busy": "not made; 429 with Retry-After",
+    "no_credit": "not made; as the provider says that the money is gone",
+    "invalid": "not made; as the provider refuses an input",
+}
 STATUSES: Final = ("succeeded", "failed", "canceled", "aborted", "processing")
+_LIMITS: Final = {"outputs": 100, "submit_times": 1000, "width_px": 4096, "height_px": 4096}
 SHAPES: Final = ("list", "string", "nested", "data", "text", "null")
 
 
@@ -127,6 +147,12 @@ class Plan:
     late_s: float = 5.0
     webhook_life_s: float = 60.0
     output_life_s: float = 3600.0
+    width_px: int | None = None
+    height_px: int | None = None
+    submit: str = "ok"
+    submit_times: int = 0
+    submit_s: float = 0.0
+    retry_after_s: float = 1.0
     faults: Mapping[int, str] = field(default_factory=dict)
 
     def fault(self, index: int) -> Fault:
@@ -135,13 +161,14 @@ class Plan:
         return FAULTS[name] if name else NONE
 
 
-def plan(asked: object, files: tuple[str, ...] = ()) -> Plan:
+def plan(asked: object, files: tuple[str, ...] = (), nature: Mapping[str, Any] | None = None) -> Plan:
     """
     Return the checked plan.
 
     Args:
         asked: `input["standin"]`, None for all defaults.
         files: names of the files in the folder of pictures.
+        nature: what holds for a key that `asked` leaves out, in place of the default.
 
     Raises:
         PlanError: a key, a name or a value is not in the vocabulary.
@@ -150,7 +177,7 @@ def plan(asked: object, files: tuple[str, ...] = ()) -> Plan:
     unknown = sorted(set(given) - set(Plan.__dataclass_fields__))
     if unknown:
         raise PlanError(f"standin.{unknown[0]} is not known; known are {', '.join(Plan.__dataclass_fields__)}")
-    checked: dict[str, Any] = {"formats": files or pictures.KINDS}
+    checked: dict[str, Any] = {"formats": files or pictures.KINDS, **(nature or {})}
     checked |= {name: _value(name, value, files) for name, value in given.items()}
     result = Plan(**checked)
     _check_faults(result)
@@ -158,19 +185,19 @@ def plan(asked: object, files: tuple[str, ...] = ()) -> Plan:
 
 
 def _value(name: str, value: object, files: tuple[str, ...]) -> Any:
-    choices = {"status": STATUSES, "shape": SHAPES, "webhook": tuple(WEBHOOKS)}
+    choices = {"status": STATUSES, "shape": SHAPES, "webhook": tuple(WEBHOOKS), "submit": tuple(SUBMITS)}
     if name in choices:
         return _choice(value, choices[name], name)
     if name.endswith("_s"):
         return _number(value, name)
-    if name == "outputs":
-        return _count(value, name, 100)
+    if name in _LIMITS:
+        return _count(value, name, _LIMITS[name])
     if name == "seed":
         return None if value is None else _count(value, name, 2**63)
     if name == "formats":
         if not isinstance(value, list) or not value:
             raise PlanError("standin.formats must be a list of at least one name")
-        return tuple(_choice(item, (*pictures.KINDS, *files), "formats") for item in value)
+        return tuple(_choice(item, (*pictures.KINDS, *pictures.VIDEOS, *files), "formats") for item in value)
     return {_index(key): _choice(item, tuple(FAULTS), f"faults[{key}]") for key, item in _object(value, name).items()}
 
 

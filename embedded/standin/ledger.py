@@ -3,9 +3,11 @@ What the stand-in did, written by the stand-in alone: one line for each thing, i
 
 Kinds of lines, each with `at`:
 
-    prediction  prediction, webhook, status            made
+    submission  provider, model, webhook, fault, prediction (null: not made), answer (null: none was given)
+    prediction  prediction, provider, model, webhook, key (of the webhook address), prompt, status    made
+    input       prediction, name, status, sha256, bytes                  a file that the input names was fetched
     ended       prediction, status                     reached its end
-    webhook     prediction, webhook_id, event, status, attempt, signed (rightly), answer (HTTP code) or error
+    webhook     provider, prediction, webhook_id, event, status, attempt, signed (rightly), answer (HTTP code) or error
     output      prediction, path, url (null: inline), sha256, bytes, content_type, fault, expected, why, dies_at
     served      prediction, path, status, sent (bytes), complete, token_sent
     renewed     prediction, path, url                  a poll named a fresh URL
@@ -54,10 +56,11 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     """
     Return what the lines add up to.
 
-    Keys: predictions (count), ended (count by status), webhook_attempts, acknowledged (webhook-id to its prediction
-    and status, for those answered 2xx), unacknowledged (the same for the rest), wrongly_signed_accepted (a list that
-    must be empty), expected (kept, dead, preview: lists of output lines), served_whole (pairs of prediction and path),
-    traps (count, must be 0).
+    Keys: predictions (count), made_by_provider and made_by_key (the same by provider, and by the `key` in the query of
+    the webhook address), submissions (count by fault), ended (count by status), webhook_attempts, acknowledged
+    (webhook-id to its prediction and status, for those answered 2xx), unacknowledged (the same for the rest),
+    wrongly_signed_accepted (a list that must be empty), expected (kept, dead, preview, unseen: lists of output lines;
+    unseen: made, and told to nobody), served_whole (pairs of prediction and path), traps (count, must be 0).
     """
     by_kind: dict[str, list[Line]] = {}
     for line in lines:
@@ -65,14 +68,18 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     attempts = by_kind.get("webhook", [])
     acknowledged = {a["webhook_id"]: _about(a) for a in attempts if _accepted(a) and a["signed"]}
     outputs = by_kind.get("output", [])
+    made = by_kind.get("prediction", [])
     return {
-        "predictions": len(by_kind.get("prediction", [])),
+        "predictions": len(made),
+        "made_by_provider": dict(Counter(line["provider"] for line in made)),
+        "made_by_key": dict(Counter(line["key"] for line in made if line["key"])),
+        "submissions": dict(Counter(line["fault"] for line in by_kind.get("submission", []))),
         "ended": dict(Counter(line["status"] for line in by_kind.get("ended", []))),
         "webhook_attempts": len(attempts),
         "acknowledged": acknowledged,
         "unacknowledged": {a["webhook_id"]: _about(a) for a in attempts if a["webhook_id"] not in acknowledged},
         "wrongly_signed_accepted": [a["webhook_id"] for a in attempts if _accepted(a) and not a["signed"]],
-        "expected": {e: [o for o in outputs if o["expected"] == e] for e in ("kept", "dead", "preview")},
+        "expected": {e: [o for o in outputs if o["expected"] == e] for e in ("kept", "dead", "preview", "unseen")},
         "served_whole": sorted({(s["prediction"], s["path"]) for s in by_kind.get("served", []) if s["complete"]}),
         "traps": len(by_kind.get("trap", [])),
     }

@@ -30,6 +30,7 @@ class Output:
     kind: str
     seed: int
     fault: str | None
+    size: tuple[int, int] | None = None  # of a made picture, in pixels
     sha256: str | None = None  # of what is served; None when that has no end or is padded
     bytes: int | None = None
     ends_at: float = float("inf")  # epoch seconds; known once the prediction has ended
@@ -60,21 +61,21 @@ class Outputs:
         self._lock = threading.Lock()
         self.files: Final = pictures.names(folder) if folder else ()
 
-    def make(self, prediction: str, plan: faults.Plan) -> list[Output]:
-        """Return the outputs of a prediction, findable from now on."""
-        made = [self._one(prediction, plan, index) for index in range(plan.outputs)]
+    def make(self, prediction: str, plan: faults.Plan, path: str) -> list[Output]:
+        """Return the outputs of a prediction, findable from now on; `path` has {} for the index of each."""
+        made = [self._one(prediction, plan, index, path.format(index)) for index in range(plan.outputs)]
         with self._lock:
             self._by_token.update({output.token: output for output in made})
         return made
 
-    def _one(self, prediction: str, plan: faults.Plan, index: int) -> Output:
+    def _one(self, prediction: str, plan: faults.Plan, index: int, path: str) -> Output:
         seed = plan.seed if plan.seed is not None else int.from_bytes(hashlib.sha256(prediction.encode()).digest()[:4])
-        path = {"string": "output", "nested": "output.images[{}].url"}.get(plan.shape, "output[{}]")
         kind = plan.formats[index % len(plan.formats)]
         content = plan.fault(index).content
         if content == "bomb" or (pictures.ending(kind) == "gif" and content in ("half", "noise")):
             kind = "png"  # half a GIF, or one with noise in it, may still decode to fewer frames
-        output = Output(prediction, index, path.format(index), kind, seed + index, plan.faults.get(index))
+        size = (plan.width_px, plan.height_px) if plan.width_px and plan.height_px else None
+        output = Output(prediction, index, path, kind, seed + index, plan.faults.get(index), size)
         if output.nature.acts[-1].how not in ("padded", "endless"):
             data = self.file(output).data
             output.sha256, output.bytes = hashlib.sha256(data).hexdigest(), len(data)
@@ -135,8 +136,8 @@ class Outputs:
         file = self.file(output)
         return f"data:{file.content_type};base64,{base64.b64encode(file.data).decode()}"
 
-    def record(self, output: Output, *, inline: bool, preview: bool) -> None:
-        """Write into the ledger what the output is and what must come of it."""
+    def record(self, output: Output, *, inline: bool, fate: str | None) -> None:
+        """Write into the ledger what the output is and what must come of it: `fate`, None for what its fault says."""
         nature = output.nature
         self._ledger.add(
             "output",
@@ -147,7 +148,7 @@ class Outputs:
             bytes=output.bytes,
             content_type=_PAGE.content_type if nature.content == "page" else pictures.content_type(output.kind),
             fault=output.fault,
-            expected="preview" if preview else nature.expected,
+            expected=fate or nature.expected,
             why=nature.why,
             dies_at=_moment(output.ends_at),
         )
@@ -157,7 +158,7 @@ class Outputs:
             return pictures.bomb()
         if self._folder and output.kind in self.files:
             return pictures.read(self._folder / output.kind)
-        return pictures.made(output.kind, output.seed)
+        return pictures.made(output.kind, output.seed, output.size)
 
 
 def _moment(epoch_s: float) -> str | None:

@@ -17,6 +17,7 @@ from typing import Final
 from PIL import Image, ImageDraw
 
 KINDS: Final = ("png", "jpeg", "jpeg_rotated", "webp", "avif", "gif")
+VIDEOS: Final = ("mp4",)
 CONTENT_TYPES: Final = {
     "png": "image/png",
     "jpg": "image/jpeg",
@@ -27,6 +28,7 @@ CONTENT_TYPES: Final = {
     "mp4": "video/mp4",
     "webm": "video/webm",
 }
+_VIDEO: Final = Path(__file__).with_name("harbour.mp4")  # 3 s of H.264, drawn for the stand-in
 _SIZES: Final = ((512, 512), (768, 512), (640, 896), (1024, 768))
 _ORIENTATION: Final = 0x0112  # Exif tag; 6: to be turned a quarter clockwise
 _BOMB_PX: Final = (20_000, 15_000)
@@ -40,10 +42,16 @@ class File:
     content_type: str
 
 
-def made(kind: str, seed: int) -> File:
-    """Return the picture of one of KINDS for a seed: the same seed gives the same bytes, another one other bytes."""
+def made(kind: str, seed: int, size: tuple[int, int] | None = None) -> File:
+    """
+    Return one of KINDS or VIDEOS for a seed: the same seed gives the same bytes, another one other bytes.
+
+    Args:
+        size: width and height of a picture; else one of four, by the seed. A video's is its own.
+    """
     mark = _MARKS[ending(kind)]
-    return File(mark(_drawn(kind, seed % len(_SIZES)), f"seed {seed}".encode()), content_type(kind))
+    whole = _VIDEO.read_bytes() if kind in VIDEOS else _drawn(kind, seed % len(_SIZES), size)
+    return File(mark(whole, f"seed {seed}".encode()), content_type(kind))
 
 
 def bomb() -> File:
@@ -66,6 +74,11 @@ def ending(kind: str) -> str:
     return kind.rpartition(".")[2].lower().removesuffix("_rotated")
 
 
+def is_video(kind: str) -> bool:
+    """Return whether one of KINDS or VIDEOS, or a file of the folder, is a video."""
+    return content_type(kind).startswith("video/")
+
+
 def content_type(kind: str) -> str:
     """Return the Content-Type of one of KINDS, or of a file of the folder by its name."""
     return CONTENT_TYPES[ending(kind)]
@@ -76,9 +89,9 @@ def noise(length: int, seed: int) -> bytes:
     return hashlib.shake_128(seed.to_bytes(16, "big")).digest(length)
 
 
-@functools.cache
-def _drawn(kind: str, variant: int) -> bytes:
-    image = _scene(_SIZES[variant], variant + 10 * KINDS.index(kind))
+@functools.lru_cache(maxsize=64)
+def _drawn(kind: str, variant: int, size: tuple[int, int] | None) -> bytes:
+    image = _scene(size or _SIZES[variant], variant + 10 * KINDS.index(kind))
     target = io.BytesIO()
     match kind:
         case "jpeg":
@@ -143,6 +156,7 @@ _MARKS: Final = {
     "webp": _mark_webp,
     "avif": _mark_avif,
     "gif": _mark_gif,
+    "mp4": _mark_avif,  # both are ISO base media files, in which a box `free` may stand at the end
 }
 
 

@@ -3,20 +3,29 @@
 import http.server
 import json
 import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
-from embedded.standin import pictures, webhooks
-from embedded.standin.api import Answer, Api
+from embedded.standin import fal, fal_webhooks, keys, pictures, webhooks
+from embedded.standin.api import ReplicateApi
 from embedded.standin.clock import Clock
+from embedded.standin.control import Control
+from embedded.standin.exchange import Answer, Refused, Request, not_found, problem
 from embedded.standin.ledger import Ledger
+from embedded.standin.openai import OpenAIApi
 from embedded.standin.outages import Outages
 from embedded.standin.outputs import Outputs
 from embedded.standin.predictions import Predictions
 from embedded.standin.serving import Serving
+from embedded.standin.submissions import Submissions
 
 _MAX_BODY: Final = 16 * 2**20
+_AWAY: Final = problem(503, "Service Unavailable", "The API is away for a while.")
+Door = Callable[[Request], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +69,29 @@ def start(options: Options) -> Server:
     base_url = f"http://{options.host}:{server.server_port}"
     trap_url = f"http://127.0.0.1:{trap.server_port}"
     outputs = Outputs(base_url, trap_url, options.pictures, ledger)
-    sender = webhooks.Sender(options.secret, clock, ledger)
-    predictions = Predictions(base_url, outputs, sender, clock, ledger)
-    api = Api(predictions, sender, ledger, outages, token=options.token, secret=options.secret, base_url=base_url)
-    server.RequestHandlerClass = _handler(api, Serving(outputs, ledger, trap_url), outages)
+    signing = fal_webhooks.signing_key(options.secret)
+    signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_webhooks.signer(signing)}
+    sender, submissions = webhooks.Sender(signers, clock, ledger), Submissions(ledger)
+    predictions = Predictions(outputs, sender, clock, ledger)
+    shared, token = (predictions, submissions, outputs.files), options.token
+    doors: dict[str, Door] = {
+        "standin": Control(sender, ledger, outages, token=token).answer,
+        "v1": ReplicateApi(*shared, token=token, secret=options.secret, base_url=base_url).answer,
+        "fal": fal.FalApi(*shared, key=keys.fal(token), base_url=f"{base_url}/fal", signing=signing).answer,
+        "openai": OpenAIApi(*shared, key=keys.openai(token), base_url=f"{base_url}/openai").answer,
+    }
+    server.RequestHandlerClass = _handler(doors, Serving(outputs, ledger, trap_url), outages)
     clock.after(0, trap.serve_forever)
     return server
 
 
-def _handler(api: Api, serving: Serving, outages: Outages) -> type[_Quiet]:
+def _handler(doors: Mapping[str, Door], serving: Serving, outages: Outages) -> type[_Quiet]:
     class Handler(_Quiet):
         def do_GET(self) -> None:
             steps = self.path.partition("?")[0].split("/")
             if len(steps) == 4 and steps[1] == "out":
                 if outages.outputs():
-                    _send(self, Answer(503, {"title": "Service Unavailable", "status": 503}))
+                    _send(self, _AWAY)
                 else:
                     serving.answer(self, steps[2])
             else:
@@ -86,23 +103,51 @@ def _handler(api: Api, serving: Serving, outages: Outages) -> type[_Quiet]:
         def do_POST(self) -> None:
             self._ask_api()
 
+        def do_PUT(self) -> None:
+            self._ask_api()
+
         def _ask_api(self) -> None:
             length = self.headers.get("Content-Length", "0")
             if not length.isdigit() or int(length) > _MAX_BODY or "Transfer-Encoding" in self.headers:
                 self.close_connection = True
-                _send(self, Answer(413, {"title": "Payload Too Large", "status": 413}))
+                _send(self, problem(413, "Payload Too Large", "The body is too large, or its length is not given."))
                 return
             body = self.rfile.read(int(length))
-            method = "GET" if self.command == "HEAD" else self.command
-            _send(self, api.answer(method, self.path, self.headers.get("Authorization"), body))
+            _send(self, _answer(doors, outages, self, body))
 
     return Handler
 
 
+def _answer(
+    doors: Mapping[str, Door], outages: Outages, request: http.server.BaseHTTPRequestHandler, body: bytes
+) -> Answer:
+    """Return what the API says that the path begins with; errors are answers too."""
+    parts = urlsplit(request.path)
+    name, *steps = [step for step in parts.path.split("/") if step] or [""]
+    method = "GET" if request.command == "HEAD" else request.command
+    headers = request.headers
+    asked = Request(
+        method, steps, parse_qs(parts.query), headers.get("Authorization"), headers.get("Content-Type", ""), body
+    )
+    try:
+        if name != "standin" and outages.api():
+            raise Refused(_AWAY)
+        if name not in doors:
+            raise not_found()
+        return doors[name](asked)
+    except Refused as refused:
+        return refused.answer
+
+
 def _send(request: http.server.BaseHTTPRequestHandler, answer: Answer) -> None:
+    time.sleep(answer.after_s)
+    if answer.cut:
+        request.close_connection = True
+        return
     body = json.dumps(answer.body).encode()
     request.send_response(answer.status)
-    request.send_header("Content-Type", "application/json" if answer.status < 400 else "application/problem+json")
+    for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+        request.send_header(name, value)
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
     if request.command != "HEAD":

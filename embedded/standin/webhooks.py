@@ -1,4 +1,4 @@
-"""Webhooks as Replicate sends them: Standard Webhooks v1 signatures, retries for terminal events only."""
+"""Webhooks as providers send them: signed in their dialect, tried again for terminal events only."""
 
 import base64
 import hashlib
@@ -7,6 +7,7 @@ import http.client
 import secrets
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -28,6 +29,7 @@ class Message:
         life_s: how long after the first attempt the last one is made; 0 for events that are never retried.
     """
 
+    provider: str
     webhook_id: str
     prediction: str
     event: str
@@ -36,6 +38,9 @@ class Message:
     body: bytes
     signature: str = "right"
     life_s: float = 0.0
+
+
+Signer = Callable[[Message, bool], dict[str, str]]  # the headers of an attempt; False: signed with a wrong key
 
 
 def new_id() -> str:
@@ -60,12 +65,27 @@ def sign(secret: str, webhook_id: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-class Sender:
-    """Sends messages and tries terminal ones again until a 2xx or the end of their life."""
+def standard_signer(secret: str) -> Signer:
+    """Return what signs as Standard Webhooks v1, like Replicate."""
+    wrong = "whsec_" + base64.b64encode(hashlib.sha256(secret.encode()).digest()).decode()
 
-    def __init__(self, secret: str, clock: Clock, ledger: Ledger) -> None:
-        self._secret = secret
-        self._wrong = "whsec_" + base64.b64encode(hashlib.sha256(secret.encode()).digest()).decode()
+    def headers(message: Message, rightly: bool) -> dict[str, str]:
+        timestamp = str(int(time.time()))
+        return {
+            "User-Agent": "Replicate-Standin/1",
+            "webhook-id": message.webhook_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": sign(secret if rightly else wrong, message.webhook_id, timestamp, message.body),
+        }
+
+    return headers
+
+
+class Sender:
+    """Sends messages, signed by their provider, and tries terminal ones again until a 2xx or the end of their life."""
+
+    def __init__(self, signers: Mapping[str, Signer], clock: Clock, ledger: Ledger) -> None:
+        self._signers = signers
         self._clock = clock
         self._ledger = ledger
         self._silent_until = 0.0
@@ -88,6 +108,7 @@ class Sender:
         answer, error = self._post(message, signed)
         self._ledger.add(
             "webhook",
+            provider=message.provider,
             prediction=message.prediction,
             webhook_id=message.webhook_id,
             event=message.event,
@@ -103,15 +124,7 @@ class Sender:
             self._clock.after(wait, self._attempt, message, attempt + 1, first)
 
     def _post(self, message: Message, signed: bool) -> tuple[int | None, str | None]:
-        timestamp = str(int(time.time()))
-        secret = self._secret if signed else self._wrong
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "Replicate-Standin/1",
-            "webhook-id": message.webhook_id,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": sign(secret, message.webhook_id, timestamp, message.body),
-        }
+        headers = {"Content-Type": "application/json", **self._signers[message.provider](message, signed)}
         parts = urlsplit(message.url)
         connection = _connection(parts)
         try:

@@ -50,7 +50,7 @@ def test_a_rotated_jpeg_says_so_in_its_exif():
 def test_a_broken_file_does_not_decode(outputs, name, kind):
     """The ledger says `dead`: that is true only when no decoder gets through."""
     plan = faults.plan({"formats": [kind], "faults": {"0": name}})
-    data = outputs.file(outputs.make("p", plan)[0]).data
+    data = outputs.file(outputs.make("p", plan, "output[{}]")[0]).data
 
     with pytest.raises((OSError, SyntaxError, ValueError)):
         _decode(data)
