@@ -55,12 +55,12 @@ def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, s
     return 0
 
 
-def confine(memory_bytes: int, seconds: int) -> None:
+def confine(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTES) -> None:
     """Give this process its limits before it loads the decoder."""
     if sys.platform == "linux":  # elsewhere the kernel does not hold it; the clocks below remain
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_PNG_BYTES, _MAX_PNG_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(seconds + 1)  # ends it also when the parent was killed
 

@@ -69,11 +69,6 @@ def missing(conn: Connection, owner: str, references: Sequence[Reference]) -> li
     return [reference for reference in references if reference.text not in keys]
 
 
-def found(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
-    """Return the file's facts by `Reference.text`: media, format, bytes, width_px, height_px, key; none of missing."""
-    return _rows(conn, owner, references)
-
-
 def resolve(deps: "Deps", owner: str, value: Any) -> Any:
     """
     Return the value with every reference replaced by an address that anyone can read for ten minutes.

@@ -19,7 +19,7 @@ METADATA_ERRORS: Final = (
     struct.error, ImageCms.PyCMSError,
 )  # fmt: skip
 _ORIENTATION_TAG: Final = 0x0112
-_UPRIGHT: Final = {
+UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -45,7 +45,7 @@ def make(image: Image.Image, limits: Limits, note: Note = _unheard) -> Thumbnail
     """
     small = _shrunk(_resizable(image), limits.thumbnail_px)
     small = _srgb(small, image.info.get("icc_profile"), note)
-    turn = _UPRIGHT.get(orientation(image, note))
+    turn = UPRIGHT.get(orientation(image, note))
     if turn is not None:
         small = small.transpose(turn)
     out = io.BytesIO()

@@ -21,7 +21,9 @@ _MAX_PX: Final = 65_536  # of VP9; the field holds 64 bits, and rubbish would no
 
 
 @dataclass(frozen=True, slots=True)
-class _Element:
+class Element:
+    """An element: its id, and where its content starts and ends in the file."""
+
     id: int
     start: int
     end: int | None  # None: of unknown size (live)
@@ -34,11 +36,11 @@ def examine(file: BinaryIO, size: int) -> VideoFacts:
     Raises:
         ContainerError: elements run past the end, or the tracks, the picture track or the data are missing.
     """
-    segment = next((e for e in _elements(file, 0, size) if e.id == _SEGMENT), None)
+    segment = next((e for e in elements(file, 0, size) if e.id == _SEGMENT), None)
     if segment is None:
         raise ContainerError("no segment: cut, or never finished")
-    found: dict[int, _Element] = {}
-    for element in _elements(file, segment.start, size if segment.end is None else segment.end):
+    found: dict[int, Element] = {}
+    for element in elements(file, segment.start, size if segment.end is None else segment.end):
         if segment.end is None and element.id not in _FIRST_LEVEL | _IN_CLUSTER | {_EBML, _SEGMENT}:
             raise ContainerError(f"unknown element {element.id:#x} at byte {element.start}")
         found.setdefault(element.id, element)
@@ -48,7 +50,7 @@ def examine(file: BinaryIO, size: int) -> VideoFacts:
     return VideoFacts(width, height, _duration(file, found.get(_INFO)))
 
 
-def _elements(file: BinaryIO, start: int, end: int) -> Iterator[_Element]:
+def elements(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
     """Walk elements; one of unknown size is entered, so that its children come next."""
     at = start
     for _ in range(_MAX_ELEMENTS):
@@ -60,7 +62,7 @@ def _elements(file: BinaryIO, start: int, end: int) -> Iterator[_Element]:
     raise ContainerError(f"more than {_MAX_ELEMENTS} elements")
 
 
-def _element(file: BinaryIO, at: int, end: int) -> _Element:
+def _element(file: BinaryIO, at: int, end: int) -> Element:
     file.seek(at)
     header = file.read(min(12, end - at))
     id_length = _length(header, 4, at)
@@ -72,10 +74,10 @@ def _element(file: BinaryIO, at: int, end: int) -> _Element:
     if size == (1 << 7 * size_length) - 1:
         if identity not in (_SEGMENT, _CLUSTER):
             raise ContainerError(f"element {identity:#x} at byte {at} has no size")
-        return _Element(identity, start, None)
+        return Element(identity, start, None)
     if start + size > end:
         raise ContainerError(f"element {identity:#x} at byte {at} has {size} bytes, {max(0, end - start)} are there")
-    return _Element(identity, start, start + size)
+    return Element(identity, start, start + size)
 
 
 def _length(header: bytes, longest: int, at: int) -> int:
@@ -86,15 +88,15 @@ def _length(header: bytes, longest: int, at: int) -> int:
     return length
 
 
-def _inside(file: BinaryIO, parent: _Element) -> list[_Element]:
-    return list(_elements(file, parent.start, parent.end)) if parent.end is not None else []
+def _inside(file: BinaryIO, parent: Element) -> list[Element]:
+    return list(elements(file, parent.start, parent.end)) if parent.end is not None else []
 
 
-def _unsigned(file: BinaryIO, element: _Element | None) -> int:
+def _unsigned(file: BinaryIO, element: Element | None) -> int:
     return int.from_bytes(_content(file, element), "big")
 
 
-def _content(file: BinaryIO, element: _Element | None) -> bytes:
+def _content(file: BinaryIO, element: Element | None) -> bytes:
     """Return the content of an element that holds a number."""
     if element is None or element.end is None or element.end - element.start > 8:
         return b""
@@ -102,7 +104,7 @@ def _content(file: BinaryIO, element: _Element | None) -> bytes:
     return file.read(element.end - element.start)
 
 
-def _size(file: BinaryIO, tracks: _Element) -> tuple[int | None, int | None]:
+def _size(file: BinaryIO, tracks: Element) -> tuple[int | None, int | None]:
     for track in _inside(file, tracks):
         fields = {e.id: e for e in _inside(file, track)} if track.id == _TRACK else {}
         if _unsigned(file, fields.get(_TRACK_TYPE)) == 1:
@@ -111,12 +113,12 @@ def _size(file: BinaryIO, tracks: _Element) -> tuple[int | None, int | None]:
     raise ContainerError("no picture track")
 
 
-def _pixels(file: BinaryIO, element: _Element | None) -> int | None:
+def _pixels(file: BinaryIO, element: Element | None) -> int | None:
     value = _unsigned(file, element)
     return value if 0 < value <= _MAX_PX else None
 
 
-def _duration(file: BinaryIO, info: _Element | None) -> float | None:
+def _duration(file: BinaryIO, info: Element | None) -> float | None:
     fields = {e.id: e for e in _inside(file, info)} if info else {}
     scale_ns = _unsigned(file, fields.get(_TIMESTAMP_SCALE)) or 1_000_000
     raw = _content(file, fields.get(_DURATION))

@@ -13,7 +13,7 @@ from tasks import boxes
 from tasks.sniff import Kind
 
 # In a JPEG scan a marker is FF and anything but 00 (a stuffed FF), a restart or another FF (a filler).
-_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 
 
@@ -43,7 +43,7 @@ def _png_ends(data: mmap.mmap) -> bool:
 
 def _jpeg_ends(data: mmap.mmap) -> bool:
     at = 2
-    while found := _JPEG_MARKER.search(data, at):
+    while found := JPEG_MARKER.search(data, at):
         marker, at = data[found.start() + 1], found.end()
         if marker == 0xD9:
             return True
@@ -56,25 +56,26 @@ def _jpeg_ends(data: mmap.mmap) -> bool:
 
 
 def _gif_ends(data: mmap.mmap) -> bool:
-    at = 13 + _gif_table(data[10])
+    at = 13 + gif_table(data[10])
     while at < len(data):
         block = data[at]
         if block == _GIF_TRAILER:
             return True
         if block == _GIF_IMAGE and at + 9 < len(data):
-            at = _gif_blocks(data, at + 11 + _gif_table(data[at + 9]))
+            at = gif_blocks(data, at + 11 + gif_table(data[at + 9]))
         elif block == _GIF_EXTENSION:
-            at = _gif_blocks(data, at + 2)
+            at = gif_blocks(data, at + 2)
         else:
             return False
     return False
 
 
-def _gif_table(flags: int) -> int:
+def gif_table(flags: int) -> int:
+    """Return how many bytes the table of colours takes that flags tell of."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _gif_blocks(data: mmap.mmap, at: int) -> int:
+def gif_blocks(data: bytes | mmap.mmap, at: int) -> int:
     """Return where the sub-blocks that start here end, or the end of the file when they do not."""
     while at < len(data):
         size = data[at]
