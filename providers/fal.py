@@ -167,7 +167,7 @@ class Fal(Provider):
         _app(order.model)  # what could not be polled later must not be submitted
         path = "/".join(addresses.model_steps(order.model))
         url = f"{self._queue_url}/{path}?{urlencode({'fal_webhook': order.webhook_url})}"
-        answer = self._submitter.send(url, order.input, hidden=(order.webhook_url,))
+        answer = self._submitter.send(url, order.input, webhook_url=order.webhook_url)
         try:
             return Submitted(bodies.external_id(answer.fields.get("request_id"), "request_id"))
         except Unreadable as error:

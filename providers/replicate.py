@@ -123,7 +123,7 @@ class Replicate(Provider):
             "webhook": order.webhook_url,
             "webhook_events_filter": ["completed"],
         }
-        answer = self._submitter.send(f"{self._api_url}{model.order_path()}", fields, hidden=(order.webhook_url,))
+        answer = self._submitter.send(f"{self._api_url}{model.order_path()}", fields, webhook_url=order.webhook_url)
         try:
             external_id = bodies.external_id(answer.fields.get("id"), "id")
         except Unreadable as error:

@@ -1,15 +1,17 @@
 """One POST that has a provider make something: never sent twice, never redirected, and what its end amounts to."""
 
 import contextlib
+import functools
 import http.client
 import io
 import json
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import certifi
 from urllib3.util import parse_url
@@ -61,15 +63,14 @@ class Submitter:
         }
         self._max_bytes = max_bytes
         self._answer_seconds = answer_seconds
-        self._tls = ssl.create_default_context(cafile=certifi.where())
 
-    def send(self, url: str, fields: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> Answer:
+    def send(self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "") -> Answer:
         """
         Send one order and return the answer to it.
 
         Args:
             fields: the body, as JSON.
-            hidden: what must not stand in a message, should the provider repeat it; the token never does.
+            webhook_url: whose key must not stand in a message, should the provider repeat it; the token never does.
 
         Raises:
             NotSubmitted, ProviderBusy, SubmitUncertain, BillingRefused, ProviderRefused: as `Provider.submit` says.
@@ -79,7 +80,8 @@ class Submitter:
         with contextlib.closing(connection):
             status, headers, said = self._exchange(connection, parse_url(url).request_uri, body)
         if not 200 <= status < 300:
-            raise refusals.of(self._name, status, headers, said, hidden=(self._token, *hidden))
+            hidden = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
+            raise refusals.of(self._name, status, headers, said, hidden=hidden)
         try:
             return Answer(bodies.json_object(said), headers)
         except Unreadable as error:
@@ -95,7 +97,7 @@ class Submitter:
         where = host_port(url)
         connection: http.client.HTTPConnection
         if where.scheme == "https":
-            connection = http.client.HTTPSConnection(where.host, where.port, timeout=CONNECT_SECONDS, context=self._tls)
+            connection = http.client.HTTPSConnection(where.host, where.port, timeout=CONNECT_SECONDS, context=_tls())
         else:
             connection = http.client.HTTPConnection(where.host, where.port, timeout=CONNECT_SECONDS)
         try:
@@ -133,6 +135,12 @@ class Submitter:
         if took and response.length:  # a read of some bytes does not complain about those that are missing
             raise http.client.IncompleteRead(b"", response.length)
         return bytes(body)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return what every connection is checked by; reading the certificates takes 30 ms."""
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 class _Timed(io.RawIOBase):

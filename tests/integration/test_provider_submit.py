@@ -1,0 +1,482 @@
+"""
+What every provider that takes orders must do, over HTTP: how it orders, and what each answer of a server amounts to.
+
+A new provider adds its wire to WIRES; `test_every_provider_that_takes_orders_stands_in_this_suite` asks for it.
+"""
+
+import base64
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import quote, unquote
+from uuid import UUID
+
+import pytest
+
+import providers
+from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
+from moorage.model import Order
+from moorage.settings import Settings
+from providers import Provider
+from providers.submitting import Submitter
+from tests.integration.provider_server import TOKENS, Server, answer, provider_at, running
+
+KEY = "Xq3_single-use-key_Zw9"
+WEBHOOK = f"https://us.example/webhooks/them?key={KEY}"
+PREDICTION_ID = UUID("01900000-0000-7000-8000-000000000001")
+VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How a provider is asked and answers."""
+
+    model: str
+    path: str
+    good: bytes
+    external_id: str
+    authorization: str
+
+
+WIRES = {
+    "replicate": Wire(
+        "owner/name",
+        "/v1/models/owner/name/predictions",
+        json.dumps({"id": "p1", "status": "starting", "webhook": WEBHOOK}).encode(),
+        "p1",
+        f"Bearer {TOKENS['replicate']}",
+    ),
+    "fal": Wire(
+        "fal-ai/flux/dev",
+        f"/fal-ai/flux/dev?fal_webhook={quote(WEBHOOK, safe='')}",
+        b'{"request_id": "r1", "gateway_request_id": "g1", "status": "IN_QUEUE", "queue_position": 3}',
+        "r1",
+        f"Key {TOKENS['fal']}",
+    ),
+    "openai": Wire(
+        "gpt-image-1",
+        "/v1/images/generations",
+        json.dumps({"created": 1790000000, "data": [{"b64_json": base64.b64encode(PNG).decode()}]}).encode(),
+        str(PREDICTION_ID),
+        f"Bearer {TOKENS['openai']}",
+    ),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(params=list(WIRES))
+def wire(request: Any) -> Wire:
+    return WIRES[request.param]
+
+
+@pytest.fixture
+def name(wire: Wire) -> str:
+    return next(name for name, one in WIRES.items() if one is wire)
+
+
+@pytest.fixture
+def provider(server: Server, name: str) -> Provider:
+    return provider_at(name, server.server_port)
+
+
+def order(model: str, **given: Any) -> Order:
+    return Order(PREDICTION_ID, model, given or {"prompt": "a harbour at dawn, é"}, WEBHOOK)
+
+
+def test_every_provider_that_takes_orders_stands_in_this_suite(server):
+    """A provider outside it is one whose answers nobody has judged."""
+    given = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+    bare = providers.load(Settings(_env_file=None, **given)).values()
+
+    assert {one.name for one in bare if one.ordered_by} == set(WIRES)
+    assert not any(one.can_submit or one.can_list or one.can_cancel for one in bare)
+    assert all(provider_at(name, server.server_port).can_submit for name in WIRES)
+
+
+def test_an_order_is_one_request_with_token_and_input(server, provider, wire):
+    """The token goes to this address and the key of the webhook with it: both belong nowhere else."""
+    server.answer = answer(201, wire.good)
+
+    submitted = provider.submit(order(wire.model))
+
+    (asked,) = server.asked
+    assert submitted.external_id == wire.external_id
+    assert (asked.method, asked.path) == ("POST", wire.path)
+    assert asked.headers["Authorization"] == wire.authorization
+    assert asked.headers["Content-Type"] == "application/json"
+    assert asked.fields.get("input", asked.fields)["prompt"] == "a harbour at dawn, é"
+    assert (submitted.report is not None) == provider.synchronous
+
+
+def test_orders_share_no_connection(server, provider, wire):
+    """On one the server has just closed, an order that was never read would look like one whose answer was lost."""
+    server.answer = answer(200, wire.good)
+
+    for _ in range(3):
+        provider.submit(order(wire.model))
+
+    assert server.connections == 3
+
+
+# --- nothing was made -------------------------------------------------------------------------------------------
+
+
+def test_no_connection_means_that_nothing_was_made(name, wire):
+    """It may be sent again without a doubt."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
+        provider = provider_at(name, taken.getsockname()[1])
+
+        with pytest.raises(NotSubmitted, match="no connection") as raised:
+            provider.submit(order(wire.model))
+
+    assert type(raised.value) is NotSubmitted
+    assert wire.authorization.split()[1] not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "127.0.0.1"])
+def test_neither_name_nor_certificate_found_means_that_nothing_was_made(server, name, wire, host):
+    """DNS and TLS come before the first byte of an order."""
+    provider = provider_at(name, server.server_port, scheme="https", host=host)
+
+    with pytest.raises(NotSubmitted, match="no connection"):
+        provider.submit(order(wire.model))
+
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({}, b"{}", None),
+        ({"Retry_After": "7"}, b"{}", 7),
+        ({"Retry_After": "86400"}, b"{}", 3600),
+        ({"Retry_After": "soon", "retry_after_ms": "1500"}, b"{}", 1.5),
+        ({}, b'{"detail": "Request was throttled. Your rate limit resets in ~30s."}', 30),
+        ({}, b"<html>slow down</html>", None),
+    ],
+)
+def test_an_overcrowded_provider_says_when_to_come_again(server, provider, wire, headers, body, seconds):
+    """It costs no attempt: nothing was made."""
+    server.answer = answer(429, body, **headers)
+
+    with pytest.raises(ProviderBusy, match="429") as raised:
+        provider.submit(order(wire.model))
+
+    assert raised.value.retry_after == seconds
+    assert len(server.asked) == 1
+
+
+def test_the_time_to_come_again_may_be_a_date(server, provider, wire):
+    """Both forms are HTTP."""
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    server.answer = answer(429, Retry_After=at)
+
+    with pytest.raises(ProviderBusy) as raised:
+        provider.submit(order(wire.model))
+
+    assert 50 <= raised.value.retry_after <= 60
+
+
+# --- refused ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (402, b'{"title": "Payment required", "detail": "You have run out of credit", "status": 402}'),
+        (402, b"no json"),
+        (429, b'{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'),
+        (429, b'{"error": {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": null}}'),
+        (400, b'{"error": {"message": "Billing hard limit has been reached", "code": "billing_hard_limit_reached"}}'),
+        (403, b'{"detail": "User is locked. Reason: Exhausted balance. Top up your balance"}'),
+    ],
+)
+def test_money_is_told_apart(server, provider, wire, status, body):
+    """No retry brings it; a person does."""
+    server.answer = answer(status, body, Retry_After="1")
+
+    with pytest.raises(BillingRefused, match=str(status)):
+        provider.submit(order(wire.model))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 415, 418, 422, 451])
+def test_what_the_provider_dislikes_is_final_and_told(server, provider, wire, status):
+    """The next entry of the chain is better than the same refusal again."""
+    server.answer = answer(status, b'{"detail": "prompt: too long"}')
+
+    with pytest.raises(ProviderRefused, match=f"{status}: prompt: too long") as raised:
+        provider.submit(order(wire.model))
+
+    assert type(raised.value) is ProviderRefused
+    assert raised.value.facts["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "Invalid size", "code": "invalid_value"}}', "Invalid size"),
+        (b'{"detail": [{"loc": ["body", "prompt"], "msg": "field required"}]}', "body.prompt: field required"),
+        (b'{"detail": [{"loc": 1, "msg": "bad"}, "also", null, {"msg": 2}]}', "bad; also"),
+        (b'{"title": "Invalid version", "status": 422}', "Invalid version"),
+        (b'{"error": "no \\u0000 and \\ud800"}', r"no \\x00 and"),
+        (b"<html>" + b"x" * 10**6, "422$"),
+        (b'{"detail": "' + b"x" * 10_000 + b'"}', "x{200}…$"),
+        (b"", "422$"),
+    ],
+)
+def test_the_reason_is_the_providers_own_and_short(server, provider, wire, body, words):
+    """It stands in the job's history, where a person reads it."""
+    server.answer = answer(422, body)
+
+    with pytest.raises(ProviderRefused, match=words) as raised:
+        provider.submit(order(wire.model))
+
+    assert len(str(raised.value)) < 400
+
+
+def test_neither_token_nor_key_comes_back_in_a_reason(server, provider, wire):
+    """A provider that repeats what it was sent must not write them into our rows."""
+    token = wire.authorization.split()[1]
+
+    def repeat(request: BaseHTTPRequestHandler) -> None:
+        sent = f"{token} {unquote(request.path)} {server.asked[0].fields.get('webhook', '')} are wrong"
+        answer(422, json.dumps({"detail": sent}).encode())(request)
+
+    server.answer = repeat
+
+    with pytest.raises(ProviderRefused, match="are wrong") as raised:
+        provider.submit(order(wire.model))
+
+    assert KEY not in str(raised.value)
+    assert token not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes"])
+def test_an_input_that_is_no_json_is_not_sent(server, provider, wire, value):
+    """Providers read NaN as they like."""
+    with pytest.raises(ProviderRefused, match="JSON"):
+        provider.submit(order(wire.model, prompt=value))
+
+    assert server.asked == []
+
+
+# --- nobody knows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 408, 500, 502, 503, 504, 529])
+def test_what_may_have_been_made_is_uncertain(server, provider, wire, status):
+    """A proxy gives up on a server that goes on; a redirect is not followed, since the token would go along."""
+    server.answer = answer(status, Location=f"http://127.0.0.1:{server.server_port}/elsewhere", Retry_After="3")
+
+    with pytest.raises(SubmitUncertain, match=str(status)):
+        provider.submit(order(wire.model))
+
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b"null", b'{"id": {}, "request_id": "", "data": 1}'])
+def test_a_yes_that_names_nothing_is_uncertain(server, provider, wire, body):
+    """Something was made, under a name that nobody told us."""
+    server.answer = answer(200, body)
+
+    with pytest.raises(SubmitUncertain):
+        provider.submit(order(wire.model))
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Len", b"SSH-2.0-OpenSSH_9.9\r\n"])
+def test_an_answer_that_is_none_is_uncertain(server, provider, wire, sent):
+    """The order had been read by then; a status that was cut off with its head is no answer either."""
+
+    def hang_up(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(sent)
+        request.close_connection = True
+
+    server.answer = hang_up
+
+    with pytest.raises(SubmitUncertain):
+        provider.submit(order(wire.model))
+
+    assert len(server.asked) == 1
+
+
+def test_an_answer_cut_short_is_uncertain(server, provider, wire):
+    """What is short by a byte is not an answer, also where it can be read."""
+
+    def cut(request: BaseHTTPRequestHandler) -> None:
+        answer(201, wire.good, Content_Length=str(len(wire.good) + 1))(request)
+        request.close_connection = True
+
+    server.answer = cut
+
+    with pytest.raises(SubmitUncertain, match="IncompleteRead"):
+        provider.submit(order(wire.model))
+
+
+SLOW = [
+    b"",
+    b"HTTP/1.1 200 OK\r\nX-Slow: ",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+    b"HTTP/1.1 422 No\r\nContent-Length: 100000\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("head", SLOW)
+@pytest.mark.parametrize("drop", [b"", b" "])
+def test_a_provider_that_is_silent_or_trickles_is_left_in_time(server, head, drop):
+    """Each byte would put off a time-out of reads: a thread would hang, its lease renewed for ever."""
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(head)
+        while not server.over.wait(0.02):
+            request.wfile.write(drop)
+
+    server.answer = trickle
+    submitter = Submitter("them", ("Authorization", "Bearer x"), max_bytes=10**6, answer_seconds=0.3)
+    began = datetime.now(UTC)
+
+    with pytest.raises(SubmitUncertain, match="timed out"):
+        submitter.send(f"http://127.0.0.1:{server.server_port}/", {})
+
+    assert datetime.now(UTC) - began < timedelta(seconds=10)
+
+
+def test_an_answer_above_the_limit_is_uncertain_and_not_read(server):
+    """A worker's memory is not the provider's to fill."""
+    server.answer = answer(200, b" " * 2**24)
+    submitter = Submitter("them", ("Authorization", "Bearer x"), max_bytes=1000)
+
+    with pytest.raises(SubmitUncertain, match="more than 1000 bytes"):
+        submitter.send(f"http://127.0.0.1:{server.server_port}/", {})
+
+
+def test_the_environment_changes_neither_token_nor_way(server, provider, wire, tmp_path, monkeypatch):
+    """A .netrc would replace the token, a proxy variable would hand it to somebody else."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    server.answer = answer(200, wire.good)
+
+    provider.submit(order(wire.model))
+
+    assert server.asked[0].headers["Authorization"] == wire.authorization
+
+
+# --- each dialect's own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "version"),
+    [
+        ("owner/name", "/v1/models/owner/name/predictions", None),
+        (f"owner/name:{VERSION}", "/v1/predictions", VERSION),
+        (VERSION, "/v1/predictions", VERSION),
+        ("deployments/owner/name", "/v1/deployments/owner/name/predictions", None),
+    ],
+)
+def test_replicate_is_asked_where_its_model_says(server, model, path, version):
+    """With the webhook's address and its end alone: starts and logs would cost us deliveries."""
+    server.answer = answer(201, WIRES["replicate"].good)
+
+    provider_at("replicate", server.server_port).submit(order(model))
+
+    (asked,) = server.asked
+    assert asked.path == path
+    assert "Prefer" not in asked.headers
+    expected = {"input": order(model).input, "webhook": WEBHOOK, "webhook_events_filter": ["completed"]}
+    assert asked.fields == expected | ({"version": version} if version else {})
+
+
+BAD = ["", "name", "a/../b", "a/b/c", "deployments/a", "deployments/a/b/c", "a/b:latest", "a/b:", "a b/c", "a/b?c", "/"]
+
+
+@pytest.mark.parametrize("model", BAD)
+def test_what_is_no_model_of_replicates_is_not_asked_for(server, model):
+    """It comes from the application: it must not lead our token to another endpoint."""
+    with pytest.raises(ProviderRefused, match=r"model|version"):
+        provider_at("replicate", server.server_port).submit(order(model))
+
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("model", ["", "flux", "fal-ai/../x", "a/b?fal_webhook=x", "workflows/me", "a//b"])
+def test_what_is_no_model_of_fals_is_not_asked_for(server, model):
+    """A request that could not be polled later must not be made either."""
+    with pytest.raises(ProviderRefused, match="model"):
+        provider_at("fal", server.server_port).submit(order(model))
+
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(("said", "warned"), [(WEBHOOK, False), (None, True), ("https://us.example/other", True)])
+def test_a_webhook_that_replicate_does_not_echo_is_logged(server, caplog, said, warned):
+    """It was dropped unseen before; the poll brings the end, and somebody should know why so late."""
+    server.answer = answer(201, json.dumps({"id": "p1", "status": "starting", "webhook": said}).encode())
+
+    submitted = provider_at("replicate", server.server_port).submit(order("owner/name"))
+
+    assert submitted.external_id == "p1"
+    assert ("submit.webhook_not_echoed" in caplog.messages) is warned
+    assert KEY not in caplog.text
+
+
+def test_openai_answers_with_the_pictures(server):
+    """Named by the request's own id, which its support asks for."""
+    second = "data:image/png;base64," + base64.b64encode(b"two").decode()
+    data = [{"b64_json": base64.b64encode(PNG).decode()}, {"url": second}, {"revised_prompt": "none"}, 3]
+    body = json.dumps({"created": 1790000000, "data": data}).encode()
+    server.answer = answer(200, body, x_request_id="req_123")
+
+    submitted = provider_at("openai", server.server_port).submit(order("gpt-image-1", prompt="x", n=2))
+
+    report = submitted.report
+    assert server.asked[0].fields == {"prompt": "x", "n": 2, "model": "gpt-image-1"}
+    assert (submitted.external_id, report.external_id, report.status) == ("req_123", "req_123", "succeeded")
+    assert [(one.path, one.data) for one in report.outputs] == [("data[0].b64_json", PNG), ("data[1].url", b"two")]
+    assert report.completed_at == datetime.fromtimestamp(1790000000, UTC)
+    assert report.expires_at is None
+
+
+def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
+    """A retry after that would find nothing."""
+    data = [{"url": "https://files.example/a.png"}, {"url": "https://evil.example/b.png"}]
+    server.answer = answer(200, json.dumps({"created": 1790000000, "data": data}).encode())
+    provider = provider_at("openai", server.server_port, openai_output_hosts="files.example")
+
+    report = provider.submit(order("dall-e-3", prompt="x", response_format="url")).report
+
+    assert [bool(one.problem) for one in report.outputs] == [False, True]
+    assert report.expires_at == datetime.fromtimestamp(1790000000 + 3600, UTC)
+    assert server.asked[0].fields["response_format"] == "url"
+
+
+@pytest.mark.parametrize(("model", "form"), [("dall-e-3", "b64_json"), ("gpt-image-1", None)])
+def test_openai_is_asked_for_bytes_where_it_has_a_choice(server, model, form):
+    """gpt-image refuses the field, dall-e would answer with addresses."""
+    server.answer = answer(200, WIRES["openai"].good)
+
+    provider_at("openai", server.server_port).submit(order(model))
+
+    assert server.asked[0].fields.get("response_format") == form
+
+
+def test_a_success_of_openais_without_pictures_is_a_success_without_files(server):
+    """The step knows what follows that; nothing is left to be looked for."""
+    server.answer = answer(200, b'{"created": "soon", "data": []}')
+
+    report = provider_at("openai", server.server_port).submit(order("gpt-image-1")).report
+
+    assert (report.status, report.outputs, report.completed_at) == ("succeeded", (), None)
