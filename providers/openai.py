@@ -130,7 +130,7 @@ class OpenAI(Provider):
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
         url = f"{self._api_url}/v1/responses/{addresses.id_step(external_id)}/cancel"
-        self._api.ask(url, statuses=(200, *_ENDED), method="POST")
+        self._api.ask(url, statuses=(200, 202, *_ENDED), method="POST")
 
     def models(self, kind: str) -> list[dict[str, Any]]:
         """Return those of OPENAI_MODELS: they make pictures from words."""

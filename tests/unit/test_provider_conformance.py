@@ -2,13 +2,14 @@
 What every provider must do, whatever its dialect.
 
 A new provider adds its signer to SIGNERS, its settings to SETTINGS and a URL it may fetch to ALLOWED. What it reads in
-recorded deliveries is in `test_provider_deliveries.py`.
+recorded deliveries is in `test_provider_deliveries.py`, how it takes orders in `integration/test_provider_submit.py`.
 """
 
 import base64
 import hashlib
 import hmac
 import json
+from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import providers
-from moorage.errors import BadSignature, ConfigError
-from moorage.model import Verified
+from moorage.errors import BadSignature, ConfigError, ProviderRefused
+from moorage.model import Order, Verified
 from moorage.settings import Settings
 from moorage.text import is_storable
 
@@ -125,6 +126,32 @@ def test_the_setting_of_the_first_poll_draws_the_later_ones_along(name):
     assert (quick.first_poll_seconds(), slow.first_poll_seconds()) == (2, 1000)
     assert [quick.next_poll_seconds(polls) for polls in (1, 2, 50)] == [3, 4.5, 10]
     assert [slow.next_poll_seconds(polls) for polls in (1, 2, 50)] == [300, 300, 300]
+
+
+# --- orders -----------------------------------------------------------------------------------------------------
+
+
+@each_provider
+def test_orders_are_taken_where_a_token_is_set_for_them(provider):
+    """What can be submitted must be findable: by its webhook, by a poll, or because it is answered at once."""
+    assert provider.can_submit is (provider.ordered_by is not None)
+    assert not provider.can_submit or provider.can_poll
+    assert not provider.can_list or provider.can_poll
+    assert provider.submit_concurrency > 0
+
+
+@pytest.mark.parametrize("name", list(LOADED))
+def test_without_a_token_nothing_is_ordered_and_the_setting_is_named(name):
+    """An application that is told "refused" must know what an operator has to write."""
+    bare = {key: value for key, value in SETTINGS.items() if not key.endswith(("_key", "_token"))}
+    provider = providers.load(Settings(_env_file=None, **bare))[name]
+    order = Order(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
+
+    assert (provider.can_submit, provider.can_list, provider.can_cancel) == (False, False, False)
+    with pytest.raises(ProviderRefused, match=provider.ordered_by or "takes no orders"):
+        provider.submit(order)
+    with pytest.raises(ProviderRefused, match=provider.ordered_by or "cannot be asked"):
+        provider.cancel("x1", "owner/name")
 
 
 # --- verify -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,142 @@
+"""The models that providers offer, over HTTP: what each takes and makes, and the schema of its input."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from moorage.errors import ProviderRefused, ProviderUnavailable
+from tests.integration.provider_server import Server, answer, provider_at, running
+
+VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
+PROMPT = {"type": "string", "title": "Prompt"}
+PICTURE = {"type": "string", "format": "uri"}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as one:
+        one.answer = answer(404, b'{"detail": "not found"}')
+        yield one
+
+
+def model(properties: dict[str, Any], **schemas: Any) -> bytes:
+    """Return a model as Replicate describes it."""
+    wanted = {"type": "object", "properties": properties, "required": ["prompt"]}
+    document = {"components": {"schemas": {"Input": wanted, **schemas}}}
+    return json.dumps({"description": "It draws.", "latest_version": {"openapi_schema": document}}).encode()
+
+
+def test_replicates_models_are_told_apart_by_their_schemas(server):
+    """An image-to-video job needs a model that makes a video and takes a picture."""
+    described = {
+        "draws/words": {"prompt": PROMPT, "image_size": {"type": "string"}},
+        "draws/pictures": {"prompt": PROMPT, "input_image": PICTURE},
+        "films/words": {"prompt": PROMPT, "duration": {"type": "integer"}},
+        "films/pictures": {"prompt": PROMPT, "fps": {"type": "integer"}, "image": PICTURE},
+    }
+    for name, properties in described.items():
+        server.answers[f"/v1/models/{name}"] = answer(200, model(properties))
+    provider = provider_at("replicate", server.server_port, replicate_models=",".join([*described, "gone/away"]))
+
+    images, videos = provider.models("image"), provider.models("video")
+
+    assert [(one["name"], one["accepts"]) for one in images] == [("draws/words", []), ("draws/pictures", ["image"])]
+    assert [(one["name"], one["accepts"]) for one in videos] == [("films/words", []), ("films/pictures", ["image"])]
+    assert [one["picture_field"] for one in (*images, *videos)] == [None, "input_image", None, "image"]
+    assert images[0]["description"] == "It draws."
+
+
+def test_an_outage_is_told_from_a_model_that_is_gone(server):
+    """A list that is short because of an outage must not be remembered."""
+    server.answers["/v1/models/a/b"] = answer(503)
+
+    with pytest.raises(ProviderUnavailable):
+        provider_at("replicate", server.server_port, replicate_models="gone/away,a/b").models("image")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("a/b", "/v1/models/a/b"), (f"a/b:{VERSION}", f"/v1/models/a/b/versions/{VERSION}")],
+)
+def test_a_schema_is_that_of_the_version_an_order_would_go_to(server, name, path):
+    """With its references put in place: whoever checks an input has no document to look them up in."""
+    body = model({"prompt": PROMPT, "ratio": {"allOf": [{"$ref": "#/components/schemas/ratio"}]}}, ratio={"enum": [1]})
+    said = body if name == "a/b" else json.dumps(json.loads(body)["latest_version"]).encode()
+    server.answers[path] = answer(200, said)
+
+    schema = provider_at("replicate", server.server_port).schema(name)
+
+    assert schema["required"] == ["prompt"]
+    assert schema["properties"]["ratio"] == {"allOf": [{"enum": [1]}]}
+
+
+@pytest.mark.parametrize("name", [VERSION, "deployments/a/b"])
+def test_what_no_address_describes_has_no_schema(server, name):
+    """Its input cannot be checked here, and is not refused for it."""
+    assert provider_at("replicate", server.server_port).schema(name) is None
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"latest_version": {"openapi_schema": {"components": 1}}}'])
+def test_a_model_that_cannot_be_read_is_an_outage(server, body):
+    """Which is no reason to refuse an input."""
+    server.answers["/v1/models/a/b"] = answer(200, body)
+
+    with pytest.raises(ProviderUnavailable):
+        provider_at("replicate", server.server_port).schema("a/b")
+
+
+@pytest.mark.parametrize("body", [b'{"latest_version": null}', b'{"latest_version": {"openapi_schema": null}}'])
+def test_a_model_without_a_version_has_no_schema(server, body):
+    """Official models may hide it."""
+    server.answers["/v1/models/a/b"] = answer(200, body)
+    provider = provider_at("replicate", server.server_port, replicate_models="a/b")
+
+    assert provider.schema("a/b") is None
+    assert provider.models("image") == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "a", "../b"])
+def test_a_model_that_does_not_exist_is_refused(server, name):
+    """Before a job is stored for it."""
+    with pytest.raises(ProviderRefused):
+        provider_at("replicate", server.server_port).schema(name)
+
+
+def test_fals_models_are_told_apart_by_their_names(server):
+    """fal documents no list."""
+    names = "fal-ai/flux/dev,fal-ai/flux/dev/image-to-image,fal-ai/x-video/text-to-video,fal-ai/x/image-to-video"
+    provider = provider_at("fal", server.server_port, fal_models=names)
+
+    told = [(one["name"], one["accepts"]) for kind in ("image", "video") for one in provider.models(kind)]
+
+    assert told == [
+        ("fal-ai/flux/dev", []),
+        ("fal-ai/flux/dev/image-to-image", ["image"]),
+        ("fal-ai/x-video/text-to-video", []),
+        ("fal-ai/x/image-to-video", ["image"]),
+    ]
+    assert provider.schema("fal-ai/flux/dev") is None
+    assert server.asked == []
+
+
+def test_openais_models_make_pictures(server):
+    """Its videos were shut down in September 2026."""
+    provider = provider_at("openai", server.server_port, openai_models="gpt-image-1,dall-e-3")
+
+    assert [one["name"] for one in provider.models("image")] == ["gpt-image-1", "dall-e-3"]
+    assert provider.models("video") == []
+    assert provider.schema("gpt-image-1") is None
+
+
+@pytest.mark.parametrize("name", ["replicate", "fal", "openai"])
+def test_a_model_in_a_list_has_the_same_facts_everywhere(server, name):
+    """The list is one answer, whoever is asked."""
+    server.answers["/v1/models/a/b"] = answer(200, model({"prompt": PROMPT}))
+    given = {f"{name}_models": "a/b"}
+
+    (told,) = provider_at(name, server.server_port, **given).models("image")
+
+    assert set(told) == {"name", "description", "kind", "accepts", "picture_field"}

@@ -1,0 +1,115 @@
+"""A model's input as JSON Schema: references put in place, whatever they lead to, and what the fields say of it."""
+
+from typing import Any
+
+import pytest
+
+from moorage.errors import Unreadable
+from providers import schemas
+
+
+def document(wanted: Any, **others: Any) -> dict[str, Any]:
+    return {"components": {"schemas": {"Input": wanted, **others}}}
+
+
+def ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def test_references_are_put_in_place_at_any_depth_and_keep_what_stands_beside_them():
+    """A default beside a reference is the field's own."""
+    wanted = {"properties": {"a": {**ref("A"), "default": 2}, "b": {"items": {"allOf": [ref("A")]}}}}
+
+    resolved = schemas.of_input(document(wanted, A={"enum": [1, 2]}))
+
+    assert resolved["properties"] == {
+        "a": {"enum": [1, 2], "default": 2},
+        "b": {"items": {"allOf": [{"enum": [1, 2]}]}},
+    }
+
+
+def test_a_reference_to_itself_ends():
+    """A tree of folders is such a schema."""
+    wanted = {"properties": {"tree": ref("Tree")}}
+
+    resolved = schemas.of_input(document(wanted, Tree={"items": ref("Tree"), "type": "array"}))
+
+    assert resolved["properties"]["tree"] == {"items": {}, "type": "array"}
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        ({"enum": ["a"], "type": "string", "nullable": True}, {"enum": ["a", None], "type": ["string", "null"]}),
+        ({"type": "string", "nullable": False}, {"type": "string", "nullable": False}),
+    ],
+)
+def test_nullable_becomes_a_type(field, expected):
+    """OpenAPI 3.0 has a word of its own for it, which a validator would not know."""
+    assert schemas.of_input(document({"properties": {"a": field}}))["properties"]["a"] == expected
+
+
+def test_a_field_may_be_called_like_a_keyword():
+    """Names of fields are the model's."""
+    wanted = {"properties": {"nullable": {"type": "string"}, "$ref": {"type": "string"}}}
+
+    assert schemas.of_input(document(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None, [], {}, {"components": []}, {"components": {"schemas": None}}, document(None), document([]),
+        document({"a": ref("Missing")}), document({"a": {"$ref": "https://evil.example/schema"}}),
+        document({"a": ref("B")}, B=["no schema"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_said(given):
+    """Nothing is fetched from elsewhere."""
+    with pytest.raises(Unreadable):
+        schemas.of_input(given)
+
+
+def test_references_that_multiply_are_given_up():
+    """Thirty of them, each twice in the next, unfold to a billion."""
+    others = {f"S{i}": {"anyOf": [ref(f"S{i + 1}"), ref(f"S{i + 1}")]} for i in range(30)}
+
+    with pytest.raises(Unreadable, match="unfolds"):
+        schemas.of_input(document(ref("S0"), **others, S30={}))
+
+
+def test_a_deep_schema_is_given_up():
+    """JSON may nest a thousand levels; no input does."""
+    deep: dict[str, Any] = {}
+    for _ in range(500):
+        deep = {"items": deep}
+
+    with pytest.raises(Unreadable, match="unfolds"):
+        schemas.of_input(document(deep))
+
+
+@pytest.mark.parametrize(
+    ("properties", "required", "field"),
+    [
+        ({"prompt": {"type": "string"}}, [], None),
+        ({"image": {"type": "string"}}, [], None),
+        ({"mask": {"type": "string", "format": "uri"}}, [], None),
+        ({"audio": {"format": "uri"}, "start_image": {"format": "uri"}}, [], "start_image"),
+        ({"image_input": {"type": "array", "items": {"format": "uri"}}}, [], "image_input"),
+        ({"end_image": {"format": "uri"}, "image": {"format": "uri"}}, ["image"], "image"),
+        ("none", 3, None),
+    ],
+)
+def test_the_field_of_the_picture_is_found(properties, required, field):
+    """A kept variant becomes the input of a video through it."""
+    assert schemas.picture_field({"properties": properties, "required": required}) == field
+
+
+@pytest.mark.parametrize(
+    ("names", "is_video"),
+    [(["prompt", "width"], False), (["first_frame_image"], True), (["num_frames"], True), (["framework"], False)],
+)
+def test_a_model_of_videos_speaks_of_time(names, is_video):
+    """Replicate's schemas say nowhere what kind of file comes out."""
+    assert schemas.makes_video({"properties": {name: {} for name in names}}) is is_video
