@@ -47,9 +47,14 @@ lock:  ## Make requirements.lock and requirements.runtime.lock (what the image h
 		--group dev --group build pyproject.toml -o requirements.lock
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra video \
 		--constraint requirements.lock pyproject.toml -o requirements.runtime.lock
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group browser \
+		--constraint requirements.lock -o requirements.browser.lock
+
+browser: $(STAMP)  ## Install what drives a browser, so that the tests of the page run (Chromium itself: your system's)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.browser.lock
 
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
 
-.PHONY: help install demo up test drill check fmt lock clean
+.PHONY: help install demo up test drill check fmt lock browser clean

@@ -19,6 +19,8 @@ LISTED_SKIPS = {
     "reads /proc": "not on Linux",
     "macOS tells no process of its parent's death": "not on Linux",
     "no RabbitMQ is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
+    "no Chromium is installed": "no wheel holds one; .ci/browser installs the distribution's where it may",
+    "no playwright is installed": "make browser installs it; not needed for anything else",
     "only root makes folders that the server's user cannot enter": "run as an ordinary user",
 }
 _unlisted: list[str] = []

@@ -17,10 +17,13 @@ from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.settings import Settings
 from storage import addresses
-from web import access, openapi, routes
+from web import access, openapi, routes, stopping
 from web.catalogue import Catalogue
 from web.desk import Desk
+from web.feed import Feed
 from web.gate import Gate
+from web.intake import Intake
+from web.page import serving as page
 from web.problems import Problem
 from web.threads import Threads
 from web.waking import Waker
@@ -42,13 +45,16 @@ class Api:
             providers=providers.load(settings),
             threads=threads,
             waker=Waker(),
+            feed=Feed(threads),
             catalogue=Catalogue(),
+            intake=Intake(settings),
             asset_base=addresses.asset_base(settings),
             streamer=_streamer(settings),
         )
         self._routes = Starlette(
             routes=[
                 Route(openapi.PATH, openapi.show),
+                *page.ROUTES,
                 *(r for prefix in routes.PREFIXES for r in routes.under(prefix)),
             ],
             exception_handlers={Problem: _refused, HTTPException: _unrouted, Exception: _failed},
@@ -67,11 +73,14 @@ class Api:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
+        stopping.tell(self._desk.feed.close)
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._desk.feed.close()
         if self._desk.streamer is not None:
             self._desk.streamer.close()
         self._desk.catalogue.close()
+        self._desk.intake.close()
         await asyncio.to_thread(self._desk.waker.close)
         await self._desk.threads.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -79,15 +88,19 @@ class Api:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
-            if scope["path"] != openapi.PATH and not routes.is_open(scope["path"]):
-                access.enter(scope, await self._gate.admit(scope))
-            else:
-                access.enter(scope, access.NOBODY)
+            access.enter(scope, await self._caller(scope))
             await self._routes(scope, receive, send)
         except Problem as refused:
             await refused.response()(scope, receive, send)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
+
+    async def _caller(self, scope: Scope) -> access.Caller:
+        if scope["path"] == openapi.PATH or routes.is_open(scope["path"]):
+            return access.NOBODY
+        if page.is_page(scope["path"]):
+            return await page.admit(self._gate, scope)
+        return await self._gate.admit(scope)
 
 
 def _streamer(settings: Settings) -> "Streamer | None":

@@ -13,12 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from web import app as api
 from web import openapi, routes
 from web.lives import Life
+from web.page import serving as page
 
 WEBHOOKS: Final = "/api/v1/webhooks/"
 
 
 class Front:
-    """Hands /v1 and /api/v1 to the API and everything else to the receiver; both live as long as the server."""
+    """Hands /v1, /api/v1 and the page to the API and everything else to the receiver; both live as long as the server."""
 
     def __init__(self, *, api: ASGIApp, receiver: ASGIApp) -> None:
         self._api = api
@@ -51,10 +52,12 @@ class Front:
 
 
 def is_api(path: str) -> bool:
-    """Return whether a path is the API's; webhooks may come under /api/v1 too and are the receiver's."""
+    """Return whether a path is the API's or the page's; webhooks may come under /api/v1 too: the receiver's."""
     if path.startswith(WEBHOOKS):
         return False
-    return path == openapi.PATH or any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
+    if path == openapi.PATH or page.is_page(path):
+        return True
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
 async def _stop(lives: list[Life]) -> None:

@@ -1,0 +1,65 @@
+"""What an owner sees of the jobs that were asked for: for the page, and for nothing else."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from db.connect import Connection, Row, many, one
+
+# `mine`: the files of the chosen prediction. `expired`: given up at, or after, the end of their URL's life.
+_CARDS = """
+SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_type, j.mode, j.project_id, j.scene,
+       j.created_at, j.settled_at, j.deadline_at, r.id AS render_id, r.published_at,
+       f.files, f.kept, f.dead, f.expired, f.why,
+       (SELECT count(*) FROM predictions p WHERE p.job_id = j.id AND p.provider <> 'placeholder') AS tries,
+       (SELECT p.provider FROM predictions p WHERE p.job_id = j.id ORDER BY p.seq DESC LIMIT 1) AS provider,
+       j.state = 'failed' AND (j.chain IS NOT NULL
+           OR EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable))
+       AS can_retry
+  FROM jobs j
+  LEFT JOIN renders r ON r.id = j.id
+ CROSS JOIN LATERAL (
+        SELECT count(*) AS files, count(*) FILTER (WHERE o.state = 'kept') AS kept,
+               count(*) FILTER (WHERE o.state = 'dead') AS dead,
+               count(*) FILTER (WHERE o.state = 'dead' AND o.ended_at >= o.expires_at - interval '10 s') AS expired,
+               max(o.reason) FILTER (WHERE o.state = 'dead') AS why
+          FROM outputs o WHERE o.job_id = j.id AND o.prediction_id = j.chosen_id) f
+ WHERE j.owner = %(owner)s AND r.deleted_at IS NULL
+"""
+
+PAGE = f"""{_CARDS}
+   AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
+   AND (%(states)s::text[] IS NULL OR j.state = ANY(%(states)s::text[]))
+   AND (%(style)s::text IS NULL OR j.style = %(style)s)
+   AND (%(project_id)s::text IS NULL OR j.project_id = %(project_id)s)
+   AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
+ ORDER BY j.id DESC LIMIT %(limit)s
+"""
+
+
+def page(conn: Connection, owner: str, filters: Mapping[str, Any], limit: int) -> list[Row]:
+    """Return an owner's jobs, newest first; `filters` has kind, states, style, project_id and before."""
+    return many(conn, PAGE, {**filters, "owner": owner, "limit": limit})
+
+
+CARD = f"{_CARDS} AND j.id = %(id)s"
+
+
+def card(conn: Connection, owner: str, job_id: UUID) -> Row | None:
+    """Return one job as `page` does; None when it is not the owner's, or its render was deleted."""
+    return one(conn, CARD, {"owner": owner, "id": job_id})
+
+
+CHOICES = """
+WITH recent AS MATERIALIZED (
+    SELECT style, project_id FROM jobs WHERE owner = %(owner)s ORDER BY id DESC LIMIT 500
+)
+SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY style LIMIT 50) AS styles,
+       array(SELECT DISTINCT project_id FROM recent WHERE project_id IS NOT NULL ORDER BY project_id LIMIT 50)
+       AS projects
+"""
+
+
+def choices(conn: Connection, owner: str) -> Row:
+    """Return the styles and projects of an owner's latest 500 jobs, to choose from."""
+    return one(conn, CHOICES, {"owner": owner}) or {"styles": [], "projects": []}

@@ -1,0 +1,60 @@
+"""A real browser for the tests of the page: the system's Chromium, driven by playwright."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 900}
+# Without these it asks its maker's hosts at every start.
+_QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """Run a browser; the test is skipped where there is none, or nothing to drive it."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("no playwright is installed: make browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*_QUIET, "--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
+    """Return a token for one owner, as an application asks for it."""
+    answer = requests.post(f"{url}/v1/owner-tokens", json={"owner": owner}, headers=bearer, timeout=10)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["token"])
+
+
+@contextlib.contextmanager
+def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]:
+    """Open the page as an owner does, with the application's link; what the browser complains of fails the test."""
+    context = browser.new_context(viewport=DESK, **options)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{url}/#token={token}")
+    page.locator("#grid").wait_for(state="attached")
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def violations(page: Any) -> list[str]:
+    """Return what axe-core finds wrong with a page for people who cannot see or use a mouse."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]

@@ -1,0 +1,137 @@
+"""The page in a real browser: what people see, hear and reach with keys, while work goes on behind it."""
+
+import uuid
+
+import pytest
+
+from tests.acceptance import browser as drive
+from tests.acceptance.world import until
+
+WAITING = {"status": "processing"}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with drive.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def owner():
+    return f"page-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def page(chromium, world, owner):
+    token = drive.owner_token(world.local.url, world.token, owner)
+    with drive.page_of(chromium, world.local.url, token) as opened:
+        yield opened
+
+
+def told(page):
+    return page.locator(".card .state").all_inner_texts()
+
+
+def test_a_render_arrives_by_itself(world, page, owner):
+    """Whoever waits for a picture must not have to ask for it."""
+    page.get_by_text("Nothing here yet.").wait_for()
+    assert "token" not in page.url
+
+    asked = world.ask({"outputs": 3, "duration_s": 1.0}, owner=owner, prompt="a boat at dawn", style="oil")
+    page.get_by_role("heading", name="a boat at dawn").wait_for(timeout=15_000)
+    world.await_end(asked)
+
+    page.locator(".card.kept").wait_for(timeout=15_000)
+    assert told(page) == ["Kept"]
+    assert page.locator(".others img").count() == 2
+    until(lambda: page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)"), "pictures are loaded")
+    assert page.locator("#empty").is_hidden()
+
+
+def test_states_are_told_as_they_are_and_survive_a_reload(world, page, owner):
+    """What is not a picture says why, in words."""
+    world.ask(WAITING, owner=owner, prompt="waits")
+    partial = world.ask({"outputs": 2, "faults": {"1": "404_always"}}, owner=owner, prompt="half")
+    failed = world.ask({"faults": {"0": "corrupt"}}, owner=owner, prompt="broken")
+    world.await_end(partial, failed)
+
+    page.reload()
+
+    assert sorted(told(page)) == ["Failed", "Partial: 1 of 2", "Waiting"]
+    assert "404" in page.locator(".card.partial .detail").inner_text()
+    page.get_by_label("State").select_option("failed")
+    page.wait_for_url("**/?state=failed")
+    assert told(page) == ["Failed"]
+    assert drive.violations(page) == []
+
+
+def test_the_lightbox_goes_by_keys_and_gives_the_focus_back(world, page, owner):
+    """Pictures are looked at one after another, without a mouse too."""
+    asked = world.ask({"outputs": 3}, owner=owner, prompt="three boats")
+    world.await_end(asked)
+    page.locator(".card.kept").wait_for(timeout=15_000)
+
+    page.locator(".card a.picture").focus()
+    page.keyboard.press("Enter")
+    box = page.get_by_role("dialog")
+    box.wait_for()
+    first = box.locator("img").get_attribute("src")
+    assert "1 of 3" in page.locator("#caption").inner_text()
+    assert drive.violations(page) == []
+    page.keyboard.press("ArrowRight")
+    assert "2 of 3" in page.locator("#caption").inner_text()
+    assert box.locator("img").get_attribute("src") != first
+    page.keyboard.press("End")
+    assert "3 of 3" in page.locator("#caption").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert box.locator("img").get_attribute("src") == first == box.locator("#original").get_attribute("href")
+    page.keyboard.press("Escape")
+
+    assert box.is_hidden()
+    assert page.evaluate("document.activeElement.matches('.card a.picture')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
+    """Contrast, names and order hold in both colour schemes, on a desk and on a phone."""
+    world.await_end(world.ask({"outputs": 2}, owner=owner, prompt="a boat", style="oil"))
+    world.ask(WAITING, owner=owner, prompt="waits")
+    token = drive.owner_token(world.local.url, world.token, owner)
+
+    with drive.page_of(chromium, world.local.url, token, color_scheme=scheme) as page:
+        assert drive.violations(page) == []
+        page.set_viewport_size(drive.PHONE)
+        assert drive.violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_link_that_ran_out_says_so(chromium, world):
+    """An old link must not look like an empty collection."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(f"{world.local.url}/#token=moo_nonsense")
+
+    page.get_by_text("no longer good").wait_for()
+    assert "token" not in page.url
+    assert drive.violations(page) == []
+    context.close()
+
+
+def test_it_is_whole_without_scripts(chromium, world, owner):
+    """Links lead to files, filters and pages; only what is live is missing."""
+    world.await_end(world.ask({}, owner=owner, prompt="plain"))
+    token = drive.owner_token(world.local.url, world.token, owner)
+    context = chromium.new_context()
+    assert context.request.post(f"{world.local.url}/v1/session", headers={"Authorization": f"Bearer {token}"}).ok
+    plain = chromium.new_context(java_script_enabled=False, storage_state=context.storage_state())
+    page = plain.new_page()
+
+    page.goto(world.local.url)
+
+    assert told(page) == ["Kept"]
+    page.get_by_role("button", name="Show").click()
+    assert told(page) == ["Kept"]
+    page.locator("a.picture").click()
+    assert page.evaluate("document.images.length") == 1
+    plain.close()
+    context.close()

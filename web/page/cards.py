@@ -1,0 +1,160 @@
+"""What stands on the card of a job: its state in plain words, its pictures, what can be done about it. Pure."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from urllib.parse import quote
+from uuid import UUID
+
+from db.connect import Row
+from storage import addresses
+
+Shown = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
+
+# What the filter offers, and the states of jobs that it means.
+STATES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "working": ("Working", ("open", "keeping")),
+    "kept": ("Kept", ("succeeded",)),
+    "partial": ("Partial", ("partial",)),
+    "failed": ("Failed", ("failed",)),
+    "cancelled": ("Cancelled", ("cancelled",)),
+}
+KINDS: Final = {"image": "Images", "video": "Videos", "mixed": "Mixed"}
+_MAX_REASON: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One published file, as the page shows it."""
+
+    idx: int
+    url: str
+    thumb_url: str | None
+    width_px: int
+    height_px: int
+    color: str
+    is_video: bool
+    is_placeholder: bool
+    content_type: str
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One job, as the page shows it."""
+
+    job_id: UUID
+    shown: Shown
+    label: str
+    detail: str | None
+    title: str
+    facts: tuple[str, ...]
+    at: Any
+    files: int
+    kept: int
+    pictures: tuple[Picture, ...]
+    can_retry: bool
+    can_cancel: bool
+
+    @property
+    def cover(self) -> Picture | None:
+        """Return the picture that stands for the others."""
+        return self.pictures[0] if self.pictures else None
+
+
+def card(row: Row, variants: list[Row], base: str) -> Card:
+    """Return the card of a row of `db.gallery`, with its published files; the cover comes first."""
+    ordered = sorted(variants, key=lambda v: (not v["is_cover"], v["idx"]))
+    pictures = tuple(_picture(v, base) for v in ordered)
+    shown = state(row, is_placeholder=bool(pictures) and all(p.is_placeholder for p in pictures))
+    return Card(
+        job_id=row["id"],
+        shown=shown,
+        label=label(shown, row),
+        detail=_detail(shown, row),
+        title=_title(row),
+        facts=_facts(row),
+        at=row["created_at"],
+        files=row["files"],
+        kept=row["kept"],
+        pictures=pictures,
+        can_retry=bool(row["can_retry"]),
+        can_cancel=row["state"] in ("open", "keeping"),
+    )
+
+
+def state(row: Row, *, is_placeholder: bool) -> Shown:
+    """Return the one word for how a job stands."""
+    if row["state"] == "open":
+        return "waiting"
+    if row["state"] == "keeping":
+        return "keeping"
+    if row["state"] == "cancelled":
+        return "cancelled"
+    if is_placeholder:
+        return "placeholder"
+    if row["state"] == "failed":
+        return "expired" if row["files"] and row["expired"] == row["dead"] == row["files"] else "failed"
+    return "kept" if row["state"] == "succeeded" else "partial"
+
+
+def label(shown: Shown, row: Row) -> str:
+    """Return a state as a person reads it, with the count where there is one."""
+    if shown == "waiting":
+        return "Waiting" if row["tries"] < 2 else f"Waiting, try {row['tries']}"
+    if shown == "keeping":
+        return f"Keeping {row['kept']} of {row['files']}"
+    if shown == "partial":
+        return f"Partial: {row['kept']} of {row['files']}"
+    return shown.capitalize()
+
+
+def _detail(shown: Shown, row: Row) -> str | None:
+    if shown == "waiting":
+        return f"at {row['provider']}" if row["provider"] else None
+    if shown in ("failed", "partial", "cancelled"):
+        return _cut(row["why"] if shown == "partial" and row["why"] else row["reason"])
+    if shown == "expired":
+        return "Its files were gone before they could be kept."
+    if shown == "placeholder":
+        return "The real one could not be made; if it still comes, it takes this place."
+    return None
+
+
+def _title(row: Row) -> str:
+    named = row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
+    return named or ("Untitled video" if row["kind"] == "video" else "Untitled picture")
+
+
+def _facts(row: Row) -> tuple[str, ...]:
+    place = row["project_id"]
+    if place and row["scene"] is not None:
+        place = f"{place}, scene {row['scene']}"
+    return tuple(str(fact) for fact in (row["style"], row["room_type"], row["mode"], place) if fact)
+
+
+def _picture(row: Row, base: str) -> Picture:
+    thumb = row["thumb_key"]
+    return Picture(
+        idx=row["idx"],
+        url=addresses.asset_url(base, row["key"]),
+        thumb_url=addresses.asset_url(base, thumb) if thumb else None,
+        width_px=row["width_px"] or 16,
+        height_px=row["height_px"] or 9,
+        color=row["color"] or "#808080",
+        is_video=row["media"] == "video",
+        is_placeholder=row["is_placeholder"],
+        content_type=row["content_type"],
+        megabytes=round(row["bytes"] / 1e6, 1),
+    )
+
+
+def _cut(text: str | None) -> str | None:
+    if text is None or len(text) <= _MAX_REASON:
+        return text
+    return text[: _MAX_REASON - 1].rstrip() + "…"
+
+
+def query(filters: dict[str, str], **more: str) -> str:
+    """Return filters as the query of an address, without those that are empty."""
+    pairs = {**filters, **more}
+    return "&".join(f"{quote(name)}={quote(value, safe='')}" for name, value in pairs.items() if value)

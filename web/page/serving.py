@@ -1,0 +1,187 @@
+"""The addresses of the page: `/` and what it loads, below `/page/`."""
+
+import mimetypes
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import jinja2
+from pydantic import ConfigDict
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from db import gallery, renders
+from db.connect import Connection, Row
+from web import access, desk, ids, queries, snapshots
+from web.access import NOBODY, Caller
+from web.gate import Gate
+from web.page import acts, cards
+from web.page.cards import Card
+from web.problems import Problem
+
+HOME: Final = "/"
+BELOW: Final = "/page/"
+ROWS: Final = 24
+_FOLDER: Final = Path(__file__).parent
+_STATIC: Final = {path.name: path.read_bytes() for path in sorted((_FOLDER / "static").iterdir())}
+_TEMPLATES: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+    trim_blocks=True, auto_reload=False,
+)  # fmt: skip
+
+
+class Wanted(queries.Page):
+    """What the address of the page may ask for; a form sends empty fields too, and links carry what others added."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    kind: str = ""
+    state: str = ""
+    style: str = ""
+    project_id: str = ""
+    told: str = ""
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """Return what filters the list, as it stands in the address."""
+        return {"kind": self.kind, "state": self.state, "style": self.style, "project_id": self.project_id}
+
+
+def is_page(path: str) -> bool:
+    """Return whether an address is the page's."""
+    return path == HOME or path.startswith(BELOW)
+
+
+async def admit(gate: Gate, scope: Scope) -> Caller:
+    """
+    Return who looks at the page: nobody where the cookie is missing or has run out, which the page tells by itself.
+
+    Raises:
+        Problem: 403, a foreign page sent the request.
+    """
+    try:
+        return await gate.admit(scope)
+    except Problem as refused:
+        if refused.status == 403:
+            raise
+        return NOBODY
+
+
+async def home(request: Request) -> Response:
+    """Answer 200 with the page of the caller's owner, or with what to do where there is no session."""
+    at, owner = desk.of(request), access.of(request).owner
+    if owner is None:
+        return _html(request, "enter.html", told="", public_url=at.settings.public_url)
+    wanted = _wanted(request)
+
+    def work(conn: Connection) -> tuple[list[Card], str, Row]:
+        listed, following = _cards(conn, owner, wanted, at.asset_base)
+        return listed, following, gallery.choices(conn, owner)
+
+    listed, following, choices = await at.threads.run(lambda database: snapshots.read(database, work))
+    more = cards.query(wanted.filters, before=following) if following else ""
+    shown: dict[str, Any] = {"cards": listed, "next": following, "more": more}
+    if request.headers.get("x-fragment") == "cards":
+        return _html(request, "cards.html", **shown)
+    return _html(
+        request,
+        "page.html",
+        **shown,
+        filters=wanted.filters,
+        query=cards.query(wanted.filters),
+        kinds=cards.KINDS,
+        states=cards.STATES,
+        styles=choices["styles"],
+        projects=choices["projects"],
+        told=acts.TOLD.get(wanted.told, ""),
+    )
+
+
+async def card(request: Request) -> Response:
+    """Answer 200 with the card of a job, 404 when it is not there for the caller, 401 without a session."""
+    at, owner = desk.of(request), access.of(request).owner
+    if owner is None:
+        raise Problem(401, "the session is over: open the page with a new link")
+    job_id = ids.read(request.path_params["job_id"], "job")
+
+    def work(conn: Connection) -> Card | None:
+        row = gallery.card(conn, owner, job_id)
+        return cards.card(row, renders.variants(conn, job_id), at.asset_base) if row else None
+
+    found = await at.threads.run(lambda database: snapshots.read(database, work))
+    if found is None:
+        raise ids.missing("job")
+    return _html(request, "card.html", card=found)
+
+
+async def act(request: Request) -> Response:
+    """Cancel a job or try it again, then answer 303 to the page, which says what came of it."""
+    owner = access.of(request).owner
+    if owner is None:
+        return RedirectResponse(HOME, 303)
+    job_id = ids.read(request.path_params["job_id"], "job")
+    told = await acts.carry_out(request, owner, job_id, request.path_params["what"])
+    return RedirectResponse(f"{HOME}?told={told}", 303, {"Cache-Control": "no-store"})
+
+
+async def static(request: Request) -> Response:
+    """Answer 200 with a file of the page, 304 where the browser has it."""
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        raise Problem(404, "there is no such file")
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache", **_SAFE})
+
+
+_SAFE: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+ROUTES: Final = [
+    Route(HOME, home),
+    Route(f"{BELOW}jobs/{{job_id}}", card),
+    Route(f"{BELOW}jobs/{{job_id}}/{{what}}", act, methods=["POST"]),
+    Route(f"{BELOW}{{name}}", static),
+]
+
+
+def _wanted(request: Request) -> Wanted:
+    try:
+        return Wanted.model_validate({name: value for name, value in request.query_params.items() if value})
+    except ValueError as error:
+        raise Problem(404, "there is no such page of renders") from error
+
+
+def _cards(conn: Connection, owner: str, wanted: Wanted, base: str) -> tuple[list[Card], str]:
+    """Return a page of cards and the id to go on from, empty at the end."""
+    states = cards.STATES.get(wanted.state)
+    filters = {
+        "kind": wanted.kind or None,
+        "states": list(states[1]) if states else None,
+        "style": wanted.style or None,
+        "project_id": wanted.project_id or None,
+        "before": wanted.before,
+    }
+    rows = gallery.page(conn, owner, filters, ROWS + 1)
+    page = rows[:ROWS]
+    files: dict[Any, list[Row]] = {row["id"]: [] for row in page}
+    for found in renders.variants_of(conn, list(files)):
+        files[found["render_id"]].append(found)
+    following = str(page[-1]["id"]) if len(rows) > ROWS else ""
+    return [cards.card(row, files[row["id"]], base) for row in page], following
+
+
+def _html(request: Request, template: str, **shown: Any) -> Response:
+    body = _TEMPLATES.get_template(template).render(**shown)
+    headers = {"Cache-Control": "no-store", "Content-Security-Policy": _policy(desk.of(request).asset_base), **_SAFE}
+    return Response(body, media_type="text/html", headers=headers)
+
+
+def _policy(asset_base: str) -> str:
+    """Return what the page may load: its own files, and pictures and videos from where they are kept."""
+    parts = urlsplit(asset_base)
+    files = f"'self' {parts.scheme}://{parts.netloc}"
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {files};"
+        f" media-src {files}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
