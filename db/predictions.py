@@ -283,7 +283,7 @@ def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor:
 
 OF_JOB = """
 SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
-       ended_by, run_at, attempt, crashes, leased_by, ended_at
+       ended_by, run_at, attempt, crashes, leased_by, ended_at, entry, submitted_at, cancel_reason
   FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
 """
 

@@ -17,7 +17,7 @@ log = logs.get(__name__)
 Key = tuple[str, str, str]
 
 FRESH_SECONDS: Final = 600.0
-ASK_SECONDS: Final = 2.5  # of the 5 in which a request is answered
+ASK_SECONDS: Final = 1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
 MAX_THREADS: Final = 4
 MAX_KEPT: Final = 256
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.model import Entry, Wish
@@ -13,8 +14,9 @@ from web.desk import Desk
 from web.inputs import wrong
 from web.problems import Problem, unavailable
 
-_ADDRESS = "https://files.example/input"  # stands for the signed one that the provider will be given
-_PICTURES = ("image", "images", "input_image", "start_image", "first_frame_image", "image_url")
+_ADDRESS: Final = "https://files.example/input"  # stands for the signed one that the provider will be given
+_MAX_LOOKS: Final = 3  # one after the other, in one request
+_PICTURES: Final = ("image", "images", "input_image", "start_image", "first_frame_image", "image_url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ async def _judge(at: Desk, wish: Wish, n: int) -> _Judged:
     provider = at.providers[entry.provider]
     try:
         if entry.model == wishes.AUTO:
-            entry = dataclasses.replace(entry, model=await _choose(at, wish, entry, place))
+            entry = await _choose(at, wish, entry, place)
         schema = await at.catalogue.schema(provider, entry.model)
         if schema is None:
             return _Judged(entry, [], f"{place}: {entry.provider} offers no schema of {entry.model}")
@@ -65,28 +67,52 @@ async def _judge(at: Desk, wish: Wish, n: int) -> _Judged:
     except matching.BadSchema as error:
         return _Judged(entry, [], f"{place}: the schema of {entry.model} cannot be used: {error}"[:500])
     except ProviderRefused as error:
+        if error.facts.get("status") not in (None, 404, 410):  # our token, say: other entries may still bring files
+            return _Judged(entry, [], f"{place}: {error}")
         return _Judged(entry, [wrong(f"{place}.model", str(error))], None)
 
 
-async def _choose(at: Desk, wish: Wish, entry: Entry, place: str) -> str:
-    """Return the provider's first model of the job's kind that accepts a picture exactly when the input has one."""
+async def _choose(at: Desk, wish: Wish, entry: Entry, place: str) -> Entry:
+    """Return the entry with the provider's first model of the kind that accepts a picture where the input has one."""
     try:
         models = await at.catalogue.models(at.providers[entry.provider], wish.kind)
     except ProviderUnavailable as error:
         raise unavailable(f"{place}.model: {entry.provider} cannot be asked for its models now: name one") from error
     has_picture = _has_picture(entry.input)
-    for model in models:
-        if ("image" in (model.get("accepts") or ())) == has_picture:
-            return str(model["name"])
+    takes: list[Mapping[str, Any]] = [model for model in models if "image" in (model.get("accepts") or ())]
+    fitting = takes if has_picture else [model for model in models if model not in takes]
+    chosen = next(iter(fitting), None)
+    if chosen is None and not has_picture:
+        chosen = await _can_do_without(at, entry.provider, takes)
+    if chosen is not None:
+        return dataclasses.replace(entry, model=str(chosen["name"]), input=_named_for(chosen, entry.input))
     wanted = f"{wish.kind} model that takes {'a' if has_picture else 'no'} picture"
     raise Problem(422, f"{place}.model: {entry.provider} names no {wanted}", errors=_unnamed(place, wanted))
+
+
+async def _can_do_without(at: Desk, provider: str, models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the first model that takes a picture and does not insist on one."""
+    for model in models[:_MAX_LOOKS]:
+        schema = await at.catalogue.schema(at.providers[provider], str(model["name"]))
+        if schema is not None and model.get("picture_field") not in schema.get("required", ()):
+            return model
+    return None
+
+
+def _named_for(model: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an input whose picture stands under the model's own name for it: whoever wrote `image` did not know it."""
+    theirs = model.get("picture_field")
+    made = dict(given)
+    if isinstance(theirs, str) and theirs not in made and "image" in made:
+        made[theirs] = made.pop("image")
+    return made
 
 
 def _unnamed(place: str, wanted: str) -> list[dict[str, str]]:
     return [{"field": f"{place}.model", "message": f"the provider names no {wanted}: write one"}]
 
 
-def _has_picture(value: Any) -> bool:
+def _has_picture(value: Mapping[str, Any]) -> bool:
     if references.named(dict(value)):
         return True
     return any(isinstance(value.get(name), str | list) and value.get(name) for name in _PICTURES)

@@ -13,9 +13,12 @@ from web.access import Caller
 
 JOB = (
     "state", "owner", "kind", "mode", "room_type", "style", "prompt", "project_id", "scene", "category", "reason",
-    "created_at", "deadline_at", "settled_at", "reopened",
+    "created_at", "deadline_at", "settled_at", "reopened", "placeholder", "chain",
 )  # fmt: skip
-PREDICTION = ("provider", "external_id", "model", "state", "raw_status", "created_at", "deadline_at", "ended_at")
+PREDICTION = (
+    "entry", "provider", "external_id", "model", "state", "raw_status", "created_at", "submitted_at", "deadline_at",
+    "ended_at", "cancel_reason",
+)  # fmt: skip
 OUTPUT = ("idx", "path", "state", "attempt", "run_at", "expires_at", "ended_at")
 ERROR = ("type", "message", "prediction_id", "retryable", "subject", "subject_id", "idx", "path", "dead_letter_id")
 
@@ -95,6 +98,7 @@ def _read(conn: Connection, job_id: UUID, at: desk.Desk, caller: Caller) -> dict
         "job_id": job_id,
         **_fields(row, JOB),
         "policy": row["partial"],
+        "variants_asked": row["variants"],
         "render_id": row["render_id"] if is_published else None,
         "published_at": row["published_at"] if is_published else None,
         "variants_created": len(published),

@@ -1,5 +1,6 @@
 """What lists take in the query of their address, and what is wrong with what they were given."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
@@ -55,6 +56,32 @@ class History(Query):
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
 
+class Models(Query):
+    """Which models are listed."""
+
+    kind: Literal["image", "video"] | None = None
+    provider: Name | None = None
+
+
+class Schema(Query):
+    """Whose model is meant."""
+
+    provider: Name = "replicate"
+
+
+class Stream(Query):
+    """Which events are streamed."""
+
+    job_id: UUID | None = None
+    owner: Name | None = None
+
+
+class Uploading(Query):
+    """Whose an upload is; the same name is a field where the file comes in a form."""
+
+    owner: Name | None = None
+
+
 def read(request: Request, wanted: type[Q]) -> Q:
     """
     Return what a request's query asks for.
@@ -62,9 +89,19 @@ def read(request: Request, wanted: type[Q]) -> Q:
     Raises:
         Problem: 422 with every name that is wrong, unknown or given twice.
     """
+    return take(request.query_params.multi_items(), wanted)
+
+
+def take(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
+    """
+    Return what names with values, of a query or a form, ask for.
+
+    Raises:
+        Problem: 422 with every name that is wrong, unknown or given twice.
+    """
     given: dict[str, Any] = {}
     errors: list[dict[str, str]] = []
-    for name, value in request.query_params.multi_items():
+    for name, value in pairs:
         if name not in wanted.model_fields:
             errors.append(asked.stray(name, wanted))
         elif name in given:

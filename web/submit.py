@@ -1,8 +1,8 @@
 """POST /v1/jobs: have something generated. Everything is refused before anything is stored."""
 
-import time
+import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,28 +22,34 @@ from web.wishes import Wished
 
 log = logs.get(__name__)
 
-_LEAST_SECONDS: Final = 1.0
-
 
 async def submit(request: Request) -> Response:
     """Answer 202 with the new job, 200 with the one that an equal request under the same Idempotency-Key made."""
     at = desk.of(request)
     key = wishes.idempotency_key(request.headers.getlist("idempotency-key"))
     body = await bodies.read_object(request)
-    ends_at = time.monotonic() + ANSWER_SECONDS
     wished = wishes.read(body)
     access.of(request).whose(wished.owner)
     entries = wishes.chain(wished, at.settings)
     _check_providers(at.providers, entries)
     wish = wishes.wish(wished, entries, at.settings, key, wishes.sha256(body))
-    made, checked = await _known(at, wish), Checked(wish, [])
-    if made is None:
-        checked = await checking.check(at, wish)
-        left = max(ends_at - time.monotonic(), _LEAST_SECONDS)
-        made = await at.threads.run(lambda database: _order(database, at, wished, checked.wish), seconds=left)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            made, checked = await _take(at, wished, wish)
+    except TimeoutError as error:
+        raise problems.unavailable(f"there was no answer within {ANSWER_SECONDS:g} s: send it again") from error
     log.info("job.ordered", job_id=made.job_id, prediction_id=made.prediction_id, is_new=made.is_new)
     location = f"{request.url.path}/{made.job_id}"  # with the prefix it was asked by
     return problems.answer(202 if made.is_new else 200, _fields(made, checked), {"Location": location})
+
+
+async def _take(at: desk.Desk, wished: Wished, wish: Wish) -> tuple[Ordered, Checked]:
+    known = await _known(at, wish)
+    if known is not None:
+        return known, Checked(wish, [])
+    await at.threads.run(lambda database: database.run(lambda conn: _check_references(conn, wished, wish)))
+    checked = await checking.check(at, wish)
+    return await at.threads.run(lambda database: _order(database, at, checked.wish)), checked
 
 
 def _fields(made: Ordered, checked: Checked) -> dict[str, Any]:
@@ -68,8 +74,7 @@ async def _known(at: desk.Desk, wish: Wish) -> Ordered | None:
         raise Problem(409, str(error)) from error
 
 
-def _order(database: Database, at: desk.Desk, wished: Wished, wish: Wish) -> Ordered:
-    database.run(lambda conn: _check_references(conn, wished, wish))
+def _order(database: Database, at: desk.Desk, wish: Wish) -> Ordered:
     try:
         made = order.order(database, at.settings, at.providers, wish)
     except order.KeyTaken as error:

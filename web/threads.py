@@ -34,23 +34,19 @@ class Threads:
         self._local = threading.local()
         self._databases: list[Database] = []
 
-    async def run(self, work: Callable[[Database], T], *, seconds: float | None = None) -> T:
+    async def run(self, work: Callable[[Database], T]) -> T:
         """
         Return what `work` returns, done in a thread.
-
-        Args:
-            seconds: what is left of the time for the answer, where other work came before.
 
         Raises:
             Problem: 503 when PostgreSQL is away or the time is over; `work` may still happen then.
         """
-        seconds = self._answer_seconds if seconds is None else min(seconds, self._answer_seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._answer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._executor, self._work, work)
         except TimeoutError as error:
-            log.warning("request.too_slow", answer_seconds=seconds)
-            raise unavailable(f"there was no answer within {seconds:g} s: send it again") from error
+            log.warning("request.too_slow", answer_seconds=self._answer_seconds)
+            raise unavailable(f"there was no answer within {self._answer_seconds:g} s: send it again") from error
         except DatabaseUnavailable as error:
             log.warning("request.database_away", error=str(error))  # it may name hosts and users: for us alone
             raise unavailable("PostgreSQL is away: send it again") from error
