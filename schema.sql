@@ -67,6 +67,8 @@ CREATE TABLE projects (
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
     created_at timestamptz NOT NULL DEFAULT moment(),
     updated_at timestamptz NOT NULL DEFAULT moment(),
+    -- follows from the jobs: assets_generated when there are some and all are settled, failed ones too
+    status     text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'assets_generated')),
     -- imageUrls are computed from placements; where the hashes differ somebody else wrote the document since
     document_md5 text GENERATED ALWAYS AS (md5(document::text)) STORED,
     computed_md5 text

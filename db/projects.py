@@ -1,7 +1,8 @@
 """Projects and placements: where each published file of an application's document belongs (rule 9)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -10,13 +11,78 @@ from db.connect import Connection, Row, many, one
 from moorage import scenes
 
 ENSURE = """
-INSERT INTO projects (id, owner) VALUES (%(id)s, %(owner)s) ON CONFLICT (id) DO NOTHING
+INSERT INTO projects (id, owner) VALUES (%(id)s, %(owner)s)
+ON CONFLICT (id) DO UPDATE SET status = 'open' WHERE projects.status <> 'open'
 """
 
 
 def ensure(conn: Connection, project_id: str, owner: str) -> None:
-    """Insert an empty project unless there is one."""
+    """Have a project for a job that is about to be made: an empty one unless there is one, and open in any case."""
     conn.execute(ENSURE, {"id": project_id, "owner": owner})
+
+
+ADD = """
+INSERT INTO projects (id, owner, document) VALUES (%(id)s, %(owner)s, %(whole)s::jsonb -> 'document')
+ON CONFLICT (id) DO NOTHING
+RETURNING id
+"""
+
+
+def add(conn: Connection, project_id: str, owner: str, whole: str) -> bool:
+    """
+    Insert a project with its document; False when there is one.
+
+    Args:
+        whole: JSON text of an object that has the document as `document`. PostgreSQL reads it itself, so that no number
+            is cut on its way through this process.
+    """
+    return one(conn, ADD, {"id": project_id, "owner": owner, "whole": whole}) is not None
+
+
+REPLACE = """
+UPDATE projects SET document = %(whole)s::jsonb -> 'document', updated_at = moment() WHERE id = %(id)s
+"""
+
+ADD_SCENE = """
+UPDATE projects
+   SET updated_at = moment(),
+       document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
+                            THEN document -> 'scenes' ELSE '[]' END || jsonb_build_array(%(scene)s::jsonb || %(more)s))
+ WHERE id = %(id)s
+"""
+
+REMOVE_SCENE = """
+UPDATE projects SET updated_at = moment(), document = document #- ARRAY['scenes', %(position)s::text] WHERE id = %(id)s
+"""
+
+ORDER_SCENES = """
+UPDATE projects
+   SET updated_at = moment(),
+       document = jsonb_set(document, '{scenes}', (SELECT jsonb_agg(document -> 'scenes' -> place ORDER BY at)
+                  FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (place, at)))
+ WHERE id = %(id)s
+"""
+
+
+def replace(conn: Connection, project_id: str, whole: str) -> None:
+    """Replace the document of a locked project by the one in `whole`, as `add` takes it; compute it afterwards."""
+    conn.execute(REPLACE, {"id": project_id, "whole": whole})
+
+
+def add_scene(conn: Connection, project_id: str, scene: str, more: Mapping[str, Any]) -> None:
+    """Add a scene, JSON text, and some fields of ours to it, behind the last of a locked project."""
+    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "more": Jsonb(dict(more))})
+
+
+def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
+    """Remove the scenes at some positions, from 0, of a locked project."""
+    for position in sorted(positions, reverse=True):  # from behind, so that the others stay where they are
+        conn.execute(REMOVE_SCENE, {"id": project_id, "position": position})
+
+
+def order_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
+    """Put the scenes of a locked project, which has some, in the order of their present positions: each one once."""
+    conn.execute(ORDER_SCENES, {"id": project_id, "positions": list(positions)})
 
 
 LOCK = "SELECT id, owner, document::text AS document FROM projects WHERE id = %(id)s FOR UPDATE"
@@ -36,6 +102,9 @@ SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key
   JOIN renders r ON r.id = p.render_id
   JOIN outputs o ON o.id = v.output_id
  WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
+   AND (NOT o.is_placeholder
+        OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
+                        WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
  ORDER BY p.render_id, p.idx
 """
 

@@ -1,5 +1,6 @@
 """Where a file belongs in an application's document: pure functions over its scenes."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ def key_of(document: Mapping[str, Any], scene: Scene | None) -> str | None:
     """
     if scene is None:
         return None
-    wanted = _name(scene)
+    wanted = name(scene)
     keys = _keys(scenes_of(document))
     for kind in ("id", "index", "position"):
         if f"{kind}:{wanted}" in keys:
@@ -92,6 +93,43 @@ def scenes_of(document: Mapping[str, Any]) -> list[Any]:
     return scenes if isinstance(scenes, list) else []
 
 
+def named(document: Mapping[str, Any], wanted: str) -> list[int]:
+    """Return the positions, from 0, of the scenes whose `id` is a name, else of those whose `index` is it."""
+    scenes = [scene if isinstance(scene, Mapping) else {} for scene in scenes_of(document)]
+    for kind in ("id", "index"):
+        found = [at for at, scene in enumerate(scenes) if _is_name(scene.get(kind)) and name(scene[kind]) == wanted]
+        if found:
+            return found
+    return []
+
+
+def name_of(scene: Mapping[str, Any]) -> str | None:
+    """Return what a scene is called by: its id, else its index, as text; None when it has neither."""
+    return next((name(scene[kind]) for kind in ("id", "index") if _is_name(scene.get(kind))), None)
+
+
+def generated(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return `id`, `index` (its place from 1 where it says none) and `imageUrls` of every scene of a document."""
+    told = []
+    for place, scene in enumerate(scenes_of(document), 1):
+        has = scene if isinstance(scene, Mapping) else {}
+        index = has["index"] if _is_name(has.get("index")) else place
+        told.append({"id": has.get("id"), "index": index, "imageUrls": has.get("imageUrls", [])})
+    return told
+
+
+def version(document: Mapping[str, Any]) -> str:
+    """Return a digest of what is the application's in a document: it stays when only `imageUrls` was computed anew."""
+    scenes = [
+        {field: value for field, value in scene.items() if field != "imageUrls"}
+        if isinstance(scene, Mapping)
+        else scene
+        for scene in scenes_of(document)
+    ]
+    mine = {**document, "scenes": scenes} if "scenes" in document else dict(document)
+    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
     """Return, for each scene, the keys it answers to: its id and index, or its position among those with neither."""
     names: list[list[str]] = []
@@ -99,7 +137,7 @@ def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
     for scene in scenes:
         mine = []
         if isinstance(scene, Mapping):
-            mine = [f"{kind}:{_name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))]
+            mine = [f"{kind}:{name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))]
             if not mine:
                 position += 1
                 mine = [f"position:{position}"]
@@ -115,7 +153,8 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
 
 
-def _name(value: Scene) -> str:
+def name(value: Scene) -> str:
+    """Return a name as text: a number and its text are the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -20,14 +20,20 @@ async def read_object(request: Request) -> dict[str, Any]:
     Raises:
         Problem: 400 not JSON or not whole, 408 too slow, 413 above 1 MiB, 415 another media type, 422 no object.
     """
+    return (await read_whole(request))[0]
+
+
+async def read_whole(request: Request) -> tuple[dict[str, Any], str]:
+    """Return the JSON object in a request's body and its text, to the last digit; raises as `read_object` does."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Problem(415, "send the body as Content-Type: application/json")
-    value = _parse(await _collect(request))
+    body = await _collect(request)
+    value = _parse(body)
     if not isinstance(value, dict):
         message = f"is {type(value).__name__}: write a JSON object"
         raise Problem(422, f"the body {message}", errors=[{"field": "", "message": message}])
-    return value
+    return value, body.decode("utf-8")
 
 
 async def _collect(request: Request) -> bytes:

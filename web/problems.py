@@ -16,6 +16,7 @@ KINDS: Final = {
     405: "method",
     408: "too_slow",
     409: "conflict",
+    412: "changed",
     413: "too_large",
     415: "media_type",
     416: "range",
@@ -23,6 +24,8 @@ KINDS: Final = {
     500: "internal",
     503: "unavailable",
 }
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Problem(Exception):
@@ -74,7 +77,7 @@ def answer(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | 
 
 def _answer(status: int, fields: Mapping[str, Any], media_type: str, headers: Mapping[str, str]) -> Response:
     body = json.dumps(fields, default=_as_text, allow_nan=False).encode()
-    return Response(body, status, {"Cache-Control": "no-store", **headers}, media_type)
+    return Response(body, status, {**NO_STORE, **headers}, media_type)
 
 
 def _as_text(value: Any) -> str:

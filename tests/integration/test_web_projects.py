@@ -1,0 +1,275 @@
+"""Projects over HTTP: documents and scenes are written, `imageUrls` stay ours, and progress is counted from rows."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from db.connect import Connection, connect
+from embedded.stack import Stack
+from moorage.lifecycle import GiveUp
+from moorage.model import Found
+from tests.integration import web_process as wp
+from tests.integration.test_web_reads import BASE, end, hear
+
+PROVIDER = Found("output[0]", url="https://replicate.delivery/a.png")
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_projects", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    with wp.running(url, ASSET_BASE_URL=BASE) as process:
+        yield process
+
+
+@pytest.fixture
+def mine(url: str) -> Iterator[Connection]:
+    made = connect(url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Return a project of the test's own."""
+    return request.node.name[:100]
+
+
+def send(front: wp.Front, method: str, path: str, body: Any = None, token: str = wp.TOKEN, **headers: str) -> wp.Answer:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
+    sent = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    sent |= {key.replace("_", "-"): value for key, value in headers.items()}
+    return front.ask(method, path, raw, sent)
+
+
+def put(front: wp.Front, name: str, document: Any, **headers: str) -> wp.Answer:
+    return send(front, "PUT", f"/v1/projects/{name}", {"owner": "ada", "document": document}, **headers)
+
+
+def started(front: wp.Front, mine: Connection, name: str, scene: object, outputs: int = 1) -> wp.Answer:
+    """Register a job of a project and have its prediction succeed; its outputs wait."""
+    made = front.register(external_id=f"{name}-{scene}"[-200:], project_id=name, scene=scene)
+    assert made.status == 201, made
+    hear(mine, made, *(Found(f"output[{n}]", url=f"https://replicate.delivery/{n}.png") for n in range(outputs)))
+    return made
+
+
+def images(answer: wp.Answer) -> dict[Any, list[str]]:
+    return {scene["id"]: scene["imageUrls"] for scene in answer.fields["generated_output"]["scenes"]}
+
+
+def test_a_document_is_written_and_read_with_what_was_generated(front: wp.Front, mine: Connection, name: str) -> None:
+    """One address instead of SQL on our tables; what the application says of imageUrls does not count."""
+    scenes = [{"id": "a", "title": "Hall", "imageUrls": ["stale"]}, {"id": "b"}]
+
+    made = put(front, name, {"title": "House", "scenes": scenes})
+    key = end(mine, started(front, mine, name, "a"), 0)
+    shown = front.get(f"/v1/projects/{name}")
+
+    assert (made.status, made.fields["status"], made.fields["image_upload_progress"]) == (201, "open", 0)
+    assert made.fields["generated_output"]["scenes"][0]["imageUrls"] == []
+    assert shown.fields["generated_output"] == {
+        "scenes": [{"id": "a", "index": 1, "imageUrls": [f"{key}.png"]}, {"id": "b", "index": 2, "imageUrls": []}]
+    }
+    assert shown.fields["document"]["title"] == "House"
+
+
+def test_a_stale_document_loses_no_image(front: wp.Front, mine: Connection, name: str) -> None:
+    """The application saves what it read a minute ago: its own fields are taken, ours are computed."""
+    put(front, name, {"scenes": [{"id": "a"}]})
+    key = end(mine, started(front, mine, name, "a"), 0)
+
+    again = put(front, name, {"scenes": [{"id": "a", "imageUrls": [], "note": "mine"}, {"id": "c"}]})
+
+    assert again.status == 200
+    assert images(again) == {"a": [f"{key}.png"], "c": []}
+    stored = mine.execute("SELECT document FROM projects WHERE id = %s", [name]).fetchone()
+    assert stored is not None
+    assert stored["document"]["scenes"][0] == {"id": "a", "note": "mine", "imageUrls": [f"{key}.png"]}
+
+
+def test_what_a_document_holds_is_kept_to_the_last_digit(front: wp.Front, mine: Connection, name: str) -> None:
+    """Through a float 1e400 is refused by PostgreSQL and twenty digits are cut."""
+    raw = b'{"owner": "ada", "document": {"far": 1e400, "fine": 0.12345678901234567890, "scenes": []}}'
+
+    assert send(front, "PUT", f"/v1/projects/{name}", raw).status == 201
+
+    stored = mine.execute("SELECT document::text AS t FROM projects WHERE id = %s", [name]).fetchone()
+    assert stored is not None
+    assert "0.12345678901234567890" in stored["t"]
+    assert "1" + "0" * 400 in stored["t"]
+
+
+def test_an_owner_cannot_be_changed(front: wp.Front, name: str) -> None:
+    """A typing error must not give a house away."""
+    put(front, name, {"scenes": []})
+
+    answer = send(front, "PUT", f"/v1/projects/{name}", {"owner": "bob", "document": {}})
+
+    assert answer.status == 409
+    assert front.get(f"/v1/projects/{name}").fields["owner"] == "ada"
+
+
+def test_another_owner_s_project_is_not_there(front: wp.Front, name: str) -> None:
+    """Also not by guessing its id: read, write, scenes."""
+    put(front, name, {"scenes": [{"id": "a"}]})
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob"}).fields["token"]
+
+    answers = [
+        send(front, "GET", f"/v1/projects/{name}", token=token),
+        send(front, "PUT", f"/v1/projects/{name}", {"document": {}}, token=token),
+        send(front, "POST", f"/v1/projects/{name}/scenes", {"id": "x"}, token=token),
+        send(front, "DELETE", f"/v1/projects/{name}/scenes/a", token=token),
+        send(front, "PATCH", f"/v1/projects/{name}/scenes", {"order": ["a"]}, token=token),
+    ]
+
+    assert [answer.status for answer in answers] == [404] * 5
+    assert images(front.get(f"/v1/projects/{name}")) == {"a": []}
+
+
+def test_an_owner_token_writes_its_owner_s_projects(front: wp.Front, name: str) -> None:
+    """A browser keeps its own house without the application's token."""
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo"}).fields["token"]
+
+    made = send(front, "PUT", f"/v1/projects/{name}", {"document": {"scenes": []}}, token=token)
+
+    assert (made.status, made.fields["owner"]) == (201, "cleo")
+
+
+def test_only_who_read_the_newest_version_may_replace_it(front: wp.Front, mine: Connection, name: str) -> None:
+    """Two editors; an image that came meanwhile is no new version, a changed title is."""
+    etag = put(front, name, {"title": "one", "scenes": [{"id": "a"}]}).headers["etag"]
+    end(mine, started(front, mine, name, "a"), 0)
+
+    second = put(front, name, {"title": "two", "scenes": [{"id": "a"}]}, if_match=etag)
+    third = put(front, name, {"title": "three", "scenes": []}, if_match=etag)
+    none = put(front, name + "-none", {}, if_match=etag)
+
+    assert [second.status, third.status, none.status] == [200, 412, 404]
+    assert front.get(f"/v1/projects/{name}").fields["document"]["title"] == "two"
+
+
+def test_images_that_came_before_their_scene_stand_in_it_once_it_is_added(
+    front: wp.Front, mine: Connection, name: str
+) -> None:
+    """Nothing waits for the application to be in order."""
+    put(front, name, {"scenes": [{"id": "a"}]})
+    key = end(mine, started(front, mine, name, "late"), 0)
+    assert [row["url"] for row in front.get(f"/v1/projects/{name}").fields["unplaced"]] == [f"{key}.png"]
+
+    added = send(front, "POST", f"/v1/projects/{name}/scenes", {"id": "late", "title": "x", "imageUrls": ["stale"]})
+
+    assert added.status == 201
+    assert images(added) == {"a": [], "late": [f"{key}.png"]}
+    assert added.fields["unplaced"] == []
+
+
+def test_the_files_of_a_removed_scene_are_unplaced(front: wp.Front, mine: Connection, name: str) -> None:
+    """They are kept: the scene may come back."""
+    put(front, name, {"scenes": [{"id": 1}, {"id": "b"}]})
+    key = end(mine, started(front, mine, name, 1), 0)
+
+    removed = send(front, "DELETE", f"/v1/projects/{name}/scenes/1")
+    after = front.get(f"/v1/projects/{name}")
+    missing = send(front, "DELETE", f"/v1/projects/{name}/scenes/1")
+
+    assert [removed.status, missing.status] == [204, 404]
+    assert images(after) == {"b": []}
+    assert [row["url"] for row in after.fields["unplaced"]] == [f"{key}.png"]
+    assert images(send(front, "POST", f"/v1/projects/{name}/scenes", {"id": 1})) == {"b": [], 1: [f"{key}.png"]}
+
+
+def test_scenes_are_put_in_another_order(front: wp.Front, mine: Connection, name: str) -> None:
+    """What is not named keeps its order behind what is; each scene takes its images along."""
+    put(front, name, {"scenes": [{"id": n} for n in "abcd"]})
+    key = end(mine, started(front, mine, name, "c"), 0)
+
+    ordered = send(front, "PATCH", f"/v1/projects/{name}/scenes", {"order": ["d", "c"]})
+
+    assert list(images(ordered)) == ["d", "c", "a", "b"]
+    assert images(ordered)["c"] == [f"{key}.png"]
+
+
+@pytest.mark.parametrize("order", [["a", "a"], ["a", "nobody"], [True], "a"])
+def test_an_order_that_is_none_is_refused(front: wp.Front, name: str, order: Any) -> None:
+    """A scene that is named twice would stand twice."""
+    put(front, name, {"scenes": [{"id": "a"}, {"id": "b"}]})
+
+    assert send(front, "PATCH", f"/v1/projects/{name}/scenes", {"order": order}).status == 422
+
+    assert list(images(front.get(f"/v1/projects/{name}"))) == ["a", "b"]
+
+
+def test_a_scene_without_a_name_is_given_one_and_a_taken_one_refused(front: wp.Front, name: str) -> None:
+    """Two scenes of one name would share their images."""
+    put(front, name, {"scenes": [{"id": "a"}, {"index": 7}]})
+
+    unnamed = send(front, "POST", f"/v1/projects/{name}/scenes", {"title": "x"})
+    taken = [send(front, "POST", f"/v1/projects/{name}/scenes", scene) for scene in ({"id": "a"}, {"index": "7"})]
+
+    assert len(unnamed.fields["document"]["scenes"][2]["id"]) == 36
+    assert [answer.status for answer in taken] == [409, 409]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"document": {}}',
+        b'{"owner": "ada"}',
+        b'{"owner": "ada", "document": []}',
+        b'{"owner": "ada", "document": {"scenes": {}}}',
+        b'{"owner": "ada", "document": {"scenes": [3]}}',
+        b'{"owner": "ada", "document": {}, "status": "open"}',
+        b'{"owner": "ada", "document": {"x": "\\u0000"}}',
+        b'{"owner": "ada", "document": {"\\ud800": 1}}',
+        b'{"owner": "ada", "document": {"x": 1e200000}}',
+        b'{"owner": "ada", "document": {"x": ' + b"[" * 99 + b"]" * 99 + b"}}",
+    ],
+)
+def test_a_document_that_cannot_be_kept_is_refused(front: wp.Front, name: str, body: bytes) -> None:
+    """Nothing of it is stored."""
+    assert send(front, "PUT", "/v1/projects/refused", body).status == 422
+
+    assert front.get("/v1/projects/refused").status == 404
+
+
+def test_progress_is_counted_from_the_rows(front: wp.Front, mine: Connection, name: str) -> None:
+    """What is shown while files come, and when all have: also when some never will."""
+    put(front, name, {"scenes": [{"id": "a"}, {"id": "b"}]})
+    whole, broken = started(front, mine, name, "a", outputs=3), started(front, mine, name, "b")
+
+    end(mine, whole, 0)
+    half = front.get(f"/v1/projects/{name}").fields
+    end(mine, whole, 1)
+    end(mine, whole, 2)
+    end(mine, broken, 0, GiveUp("DOWNLOAD_FAILED", "OutputGone", "404", retryable=True))
+    done = front.get(f"/v1/projects/{name}").fields
+
+    assert (half["status"], half["image_upload_progress"]) == ("open", 25)
+    counts = {"jobs": 2, "settled": 2, "failed": 1, "placeholders": 0, "files_asked": 4, "files_kept": 3}
+    assert done["progress"] == {**counts, "files_failed": 1}
+    assert (done["status"], done["image_upload_progress"]) == ("assets_generated", 100)
+    assert [(one["scene"], one["category"]) for one in done["failures"]] == [("b", "DOWNLOAD_FAILED")]
+    assert status(mine, name) == "assets_generated"
+
+
+def test_a_new_job_opens_a_project_again(front: wp.Front, mine: Connection, name: str) -> None:
+    """A scene that is generated anew is not done because the others were."""
+    put(front, name, {"scenes": [{"id": "a"}]})
+    end(mine, started(front, mine, name, "a"), 0)
+    assert status(mine, name) == "assets_generated"
+
+    started(front, mine, name, "again")
+
+    assert status(mine, name) == front.get(f"/v1/projects/{name}").fields["status"] == "open"
+
+
+def status(mine: Connection, name: str) -> str:
+    row = mine.execute("SELECT status FROM projects WHERE id = %s", [name]).fetchone()
+    assert row is not None
+    return str(row["status"])

@@ -1,0 +1,122 @@
+"""What addresses of projects take in their bodies, and what is wrong with it."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moorage import scenes
+from moorage.model import Scene
+from moorage.text import is_storable
+from web import asked
+from web.access import Caller
+from web.asked import Name, SceneName
+from web.problems import Problem
+
+B = TypeVar("B", bound=BaseModel)
+MAX_SCENES: Final = 1000
+MAX_DEPTH: Final = 64
+
+
+class ProjectBody(BaseModel):
+    """A project's owner, and the application's own document: any object, with its `scenes` as a list of objects."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    owner: Name | None = None  # not with an owner token, which says whose it is
+    document: dict[str, Any]
+
+
+class SceneBody(BaseModel):
+    """A scene: its name, and whatever else the application keeps with it."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, hide_input_in_errors=True)
+
+    id: SceneName = None  # one is made where there is neither id nor index
+    index: SceneName = None
+
+
+class OrderBody(BaseModel):
+    """The names (id, else index) of scenes in their new order; those that are not named come after them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    order: Annotated[list[str | int | float], Field(max_length=MAX_SCENES)]
+
+
+def owner_of(body: dict[str, Any], caller: Caller) -> str:
+    """
+    Return the owner of a project whose body is right.
+
+    Raises:
+        Problem: 422 with what is wrong; 403 for another owner than the caller.
+    """
+    wanted = validated(body, ProjectBody)
+    owner = caller.whose(wanted.owner)
+    if owner is None:
+        raise asked.wrong("owner", "is missing: it must be given")
+    given = wanted.document.get("scenes", [])
+    if not isinstance(given, list) or not all(isinstance(scene, dict) for scene in given):
+        raise asked.wrong("document", "has scenes that are no list of objects")
+    if len(given) > MAX_SCENES:
+        raise asked.wrong("document", f"has {len(given)} scenes, more than {MAX_SCENES}")
+    return owner
+
+
+def validated(body: dict[str, Any], model: type[B]) -> B:
+    """Return a body as its model; raises Problem 422 with every field that is wrong."""
+    errors = [asked.stray(name, model) for name in body if not is_storable(name)]
+    try:
+        wanted = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
+    except ValidationError as error:
+        errors += [asked.explain(item, model) for item in error.errors()]
+    if not errors and _is_deep(body):
+        errors = [{"field": "", "message": f"is nested more than {MAX_DEPTH} deep"}]
+    if errors:
+        raise asked.invalid(errors)
+    return wanted
+
+
+def _is_deep(body: Any) -> bool:
+    """Return whether brackets stand in brackets too often to be read back from anywhere."""
+    level = [body]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in _inside(one)]
+    return bool(level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (one for one in inner if isinstance(one, dict | list))
+
+
+def free_name(document: dict[str, Any], scene: SceneBody) -> str | None:
+    """
+    Return what a new scene is to be called by, None when it says nothing.
+
+    Raises:
+        Problem: 409 when another scene answers to its id or index, or there are too many.
+    """
+    if len(scenes.scenes_of(document)) >= MAX_SCENES:
+        raise Problem(409, f"the project has {MAX_SCENES} scenes already")
+    for name in (scene.id, scene.index):
+        if name is not None and scenes.named(document, scenes.name(name)):
+            raise Problem(409, f"there is a scene {scenes.name(name)} already: name this one otherwise")
+    return scenes.name_of({"id": scene.id, "index": scene.index})
+
+
+def positions(document: dict[str, Any], order: list[Scene]) -> list[int]:
+    """
+    Return the present positions of a document's scenes in a new order.
+
+    Raises:
+        Problem: 422 when a name is no scene's, or one scene is named twice.
+    """
+    found = [at for name in order for at in scenes.named(document, scenes.name(name)) or _unknown(name)]
+    if len(set(found)) < len(found):
+        raise asked.wrong("order", "names a scene twice")
+    return found + [at for at in range(len(scenes.scenes_of(document))) if at not in set(found)]
+
+
+def _unknown(name: Scene) -> list[int]:
+    raise asked.wrong("order", f"names {scenes.name(name)[:60]!r}, which is no scene of the document")
