@@ -1,5 +1,6 @@
 """The running system that acceptance tests share, and the ends of its logs where one fails."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +9,21 @@ import pytest
 from embedded import ports
 from embedded.standin.client import Standin
 from tests.acceptance.world import SETTINGS, World
+from tests.application import Application, listening
 from worker.local import Local
+
+NOTIFY_SECRET = "whsec_" + base64.b64encode(b"the secret of acceptance tests").decode()
 
 
 @pytest.fixture(scope="session")
-def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Iterator[World]:
+def application() -> Iterator[Application]:
+    """Run the application that is told of every job."""
+    with listening() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int, application: Application) -> Iterator[World]:
     """Run servers, stand-in, receiver, three workers and two beats until the last test."""
     folder = tmp_path_factory.mktemp("moorage")
     armed = folder / "armed"
@@ -20,6 +31,8 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> It
     with Standin().start(folder / "standin") as standin:
         overrides = {
             **SETTINGS,
+            "MOORAGE_NOTIFY_URL": application.url,
+            "MOORAGE_NOTIFY_SECRET": NOTIFY_SECRET,
             "MOORAGE_FAILPOINT": f"@{armed}",
             "MOORAGE_EGRESS_ALLOW": f"{standin.address},127.0.0.1:{free_port}",
         }

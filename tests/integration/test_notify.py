@@ -14,7 +14,7 @@ from embedded.stack import Stack
 from moorage.errors import Refused
 from moorage.model import Wake
 from tasks import notify, replay, sweeps
-from tests.integration.application import Application, listening
+from tests.application import Application, listening
 from tests.integration.core import World, database_of, png, prediction, together, world
 
 OLD, NEW = ("whsec_" + base64.b64encode(name * 3).decode() for name in (b"an old secret", b"the newer one"))

@@ -27,13 +27,14 @@ class Heard:
 
 @dataclass
 class Application:
-    """What it answers next, in turn (afterwards 204), and all that it heard. `drips`: never ends its answer."""
+    """What it answers next, in turn (then 503 while `away`, else 204), and what it heard. `drips`: never done."""
 
     url: str = ""
     answers: list[Answer] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     before_answer: Callable[[], None] = lambda: None
     drips: bool = False
+    away: bool = False
 
     def of(self, job_id: object) -> list[Heard]:
         return [one for one in self.heard if one.body["data"]["job_id"] == str(job_id)]
@@ -53,7 +54,7 @@ def listening() -> Iterator[Application]:
             if application.drips:
                 self._drip()
                 return
-            status, more = application.answers.pop(0) if application.answers else (204, {})
+            status, more = application.answers.pop(0) if application.answers else (503 if application.away else 204, {})
             self.send_response(status)
             for name, value in {"Content-Length": "0", **more}.items():
                 self.send_header(name, value)
