@@ -167,6 +167,8 @@ def _catalogue(kind: str, rest: list[str]) -> Answer:
             return Answer(200, {"previous": None, "next": None, "results": shown})
         case "models", [owner, name] if f"{owner}/{name}" in models.MODELS:
             return Answer(200, models.show(models.MODELS[f"{owner}/{name}"]))
+        case "models", [owner, name, "versions", one] if _is_version(f"{owner}/{name}", one):
+            return Answer(200, models.show_version(models.MODELS[f"{owner}/{name}"]))
         case "collections", [slug] if slug in groups:
             shown = [models.show(model) for model in groups[slug]]
             return Answer(200, {"name": slug, "slug": slug, "description": "", "models": shown})
@@ -196,3 +198,7 @@ def _moment(times: dict[str, str], name: str) -> datetime | None:
 
 def _invalid(detail: str) -> Refused:
     return Refused(problem(422, "Input validation failed", detail))
+
+
+def _is_version(name: str, version: str) -> bool:
+    return name in models.MODELS and models.MODELS[name].version == version

@@ -15,6 +15,7 @@ from typing import Any, Final
 from embedded.standin import keys
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+_OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # others are made to fail
 _START_S: Final = 20.0
 _STOP_S: Final = 5.0
 
@@ -64,11 +65,13 @@ class Standin:
             "REPLICATE_API_TOKEN": self.token,
             "REPLICATE_WEBHOOK_SECRET": self.secret,
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
+            "REPLICATE_MODELS": ",".join(_OFFERED),
             "FAL_QUEUE_URL": f"{self.url}/fal",
             "FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "FAL_KEY": keys.fal(self.token),
             "FAL_USER_ID": keys.FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",
+            "FAL_MODELS": ",".join(_OFFERED),
             "OPENAI_API_URL": f"{self.url}/openai",
             "OPENAI_API_KEY": keys.openai(self.token),
             "OPENAI_OUTPUT_HOSTS": "127.0.0.1",

@@ -121,12 +121,17 @@ def show(model: Model) -> dict[str, Any]:
         "run_count": 0,
         "cover_image_url": None,
         "default_example": None,
-        "latest_version": {
-            "id": model.version,
-            "created_at": _CREATED,
-            "cog_version": "0.16.0",
-            "openapi_schema": schemas.openapi(model.fields, model.required, is_list=model.kind == "image"),
-        },
+        "latest_version": show_version(model),
+    }
+
+
+def show_version(model: Model) -> dict[str, Any]:
+    """Return the model's one version as Replicate's API shows it."""
+    return {
+        "id": model.version,
+        "created_at": _CREATED,
+        "cog_version": "0.16.0",
+        "openapi_schema": schemas.openapi(model.fields, model.required, is_list=model.kind == "image"),
     }
 
 

@@ -37,7 +37,12 @@ _ENUMS: Final[Mapping[str, dict[str, Any]]] = {
 }
 _PROMPT: Final = _text("Prompt", "What to show", minLength=1, maxLength=4000)
 IMAGE: Final = _text("Image", "A picture to start from", format="uri")
-_SEED: Final = {"type": "integer", "title": "Seed", "description": "The same seed gives the same pictures"}
+_SEED: Final = {
+    "type": "integer",
+    "title": "Seed",
+    "nullable": True,
+    "description": "The same seed gives the same pictures",
+}
 _SCRIPT: Final = {"type": "object", "title": "Standin", "description": "What the stand-in is to do, see faults.py"}
 PICTURE_INPUT: Final = {
     "prompt": _PROMPT,
@@ -85,6 +90,8 @@ def _resolved(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wrong(told: Mapping[str, Any], value: Any) -> Iterator[str]:
+    if value is None and told.get("nullable"):
+        return
     kinds: dict[str, type[Any]] = {"string": str, "integer": int, "object": dict}
     if not isinstance(value, kinds[told["type"]]) or isinstance(value, bool):
         yield f"Invalid type. Expected: {told['type']}, given: {_kind(value)}"

@@ -24,7 +24,7 @@ def up(folder: Path, pictures: Path | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     console.print(
-        "starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, a stand-in for Replicate ..."
+        "starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, a stand-in for providers ..."
     )
     with (
         Standin(pictures=pictures).start(folder / "standin") as standin,
@@ -64,6 +64,7 @@ def _addresses(local: Local, standin: Standin, env_file: Path) -> str:
   Flower     {local.flower_url}    (user moorage, password {flower})
   S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})
   stand-in   {standin.url}/v1      (behaves like Replicate; bearer token {standin.token})
+             {standin.url}/fal and /openai behave like fal and OpenAI; see docs/reference/stand-in.md
 
 [bold]Try it[/bold] in another terminal, in this folder:
 

@@ -1,0 +1,27 @@
+"""The product's own providers, asking a stand-in."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import providers
+from embedded.standin.client import Standin
+from moorage.model import Order
+from moorage.settings import Settings
+from providers import Provider
+
+MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures/fast", "openai": "gpt-image-1"}
+
+
+def clients(standin: Standin) -> Mapping[str, Provider]:
+    """Return every provider, with the settings that the stand-in hands to a stack."""
+    given: dict[str, Any] = {
+        name.lower().removeprefix("moorage_"): value for name, value in standin.environment().items()
+    }
+    servers = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+    return providers.load(Settings(_env_file=None, **servers, **given))
+
+
+def order(provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **asked: Any) -> Order:
+    """Return an order for pictures."""
+    return Order(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **asked}, webhook)
