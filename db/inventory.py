@@ -36,6 +36,7 @@ NAMED: Final = """
 SELECT key AS name FROM outputs WHERE key = ANY(%(keys)s::text[])
 UNION ALL SELECT thumb_key FROM outputs WHERE thumb_key = ANY(%(keys)s::text[])
 UNION ALL SELECT source FROM outputs WHERE source_kind = 'object' AND source = ANY(%(keys)s::text[])
+UNION ALL SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[]) AND deleted_at IS NULL
 """
 
 LEASED: Final = "SELECT left(lease_token::text, 8) AS name FROM outputs WHERE lease_token IS NOT NULL"

@@ -22,10 +22,13 @@ SELECT bucket, owner, objects, bytes, row_number() OVER (PARTITION BY bucket ORD
          WHERE o.key IS NOT NULL
          GROUP BY j.owner
         UNION ALL
-        SELECT 'private', j.owner, count(*), coalesce(sum(o.bytes), 0)
-          FROM outputs o JOIN jobs j ON j.id = o.job_id
-         WHERE o.source_kind = 'object' AND o.source IS NOT NULL
-         GROUP BY j.owner) used
+        SELECT 'private', owner, count(*), sum(bytes)
+          FROM (SELECT j.owner, coalesce(o.bytes, 0) AS bytes
+                  FROM outputs o JOIN jobs j ON j.id = o.job_id
+                 WHERE o.source_kind = 'object' AND o.source IS NOT NULL
+                UNION ALL
+                SELECT owner, bytes FROM uploads WHERE deleted_at IS NULL) inputs
+         GROUP BY owner) used
 """
 
 OTHERS: Final = """
@@ -35,7 +38,7 @@ SELECT bucket, '', sum(objects), sum(bytes), 0 FROM storage_use WHERE rank > %(s
 
 
 def count(conn: Connection) -> None:
-    """Count the storage used anew: one pass over the outputs, minutes at most."""
+    """Count the storage used anew: one pass over outputs and uploads, minutes at most."""
     conn.execute(PATIENT)
     conn.execute(ALONE)
     conn.execute(EMPTY)

@@ -15,6 +15,7 @@ from tasks.audit_finding import Finding, Place
 from tasks.audit_objects import Inputs, Objects
 from tasks.audit_progress import Keeper, Progress
 from tasks.audit_rows import Rows
+from tasks.audit_uploads import Uploads
 from tasks.deps import Deps
 
 SAMPLE: Final = 50
@@ -28,8 +29,8 @@ class AuditReport:
 
     Attributes:
         findings: what breaks a rule, and still did at the second look.
-        checked: how much was looked at, by place: rows by table, `objects`, `inputs`, `sample` (objects whose digest
-            storage was asked for), `histories`, and `bytes` re-read by a deep audit.
+        checked: how much was looked at, by place: rows by table, `objects`, `inputs`, `uploads`, `sample` (objects
+            whose digest storage was asked for), `histories`, and `bytes` re-read by a deep audit.
         notes: what breaks none but is worth knowing: objects that no row names and that the next sweep may take.
         unlisted: by check, how many more the first look found than the 1,000 that are listed and looked at twice.
         interruptions: how often it was interrupted and resumed between its start and its end.
@@ -93,7 +94,12 @@ def run(
 def _places(deps: Deps, progress: Progress) -> Mapping[str, Place]:
     """Return every place in the order in which it is gone through; the sample is drawn on the way to it."""
     rows: list[Place] = [Rows(deps, name, progress.deep) for name in rules.PAGES]
-    others: list[Place] = [Objects(deps, progress.deep), Inputs(deps), Sample(deps, progress.drawn)]
+    others: list[Place] = [
+        Objects(deps, progress.deep),
+        Inputs(deps),
+        Uploads(deps, progress.deep),
+        Sample(deps, progress.drawn),
+    ]
     return {place.name: place for place in rows + others}
 
 

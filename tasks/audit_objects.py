@@ -36,16 +36,16 @@ class Objects:
         page = Page(after=last)
         page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
         unnamed: list[Listed] = []
-        for expected, listed in _merge(iter(of_rows(rows)), self._listing(after, last)):
+        for expected, listed in merge(iter(of_rows(rows)), self._listing(after, last)):
             page.checked["objects"] += listed is not None
             if expected is not None:
                 self._compare(page, expected, listed)
             elif listed is not None:
                 unnamed.append(listed)
             if len(unnamed) == PAGE:
-                _orphans(self.deps, page, unnamed, self.name)
+                orphans(self.deps, page, unnamed, self.name)
                 unnamed = []
-        _orphans(self.deps, page, unnamed, self.name)
+        orphans(self.deps, page, unnamed, self.name)
         return page
 
     def again(self, findings: list[Finding]) -> list[Finding]:
@@ -55,7 +55,7 @@ class Objects:
         for expected in of_rows(self.deps.database.run(lambda conn: inventory.some_objects(conn, ids))):
             stat = blobs.head(blobs.public_bucket, expected.key)
             self._compare(page, expected, Listed(expected.key, stat.bytes, datetime.now(UTC)) if stat else None)
-        return page.findings + _still_unnamed(self.deps, findings)
+        return page.findings + still_unnamed(self.deps, findings)
 
     def _listing(self, after: str, last: str | None) -> Iterator[Listed]:
         """List from behind the objects of one job to the last of another: "0" is the character behind "/"."""
@@ -94,15 +94,15 @@ class Inputs:
         listed = list(islice(blobs.list(blobs.private_bucket, keys.INPUTS, after), PAGE))
         page = Page(after=listed[-1].key if len(listed) == PAGE else None)
         page.checked["inputs"] += len(listed)
-        _orphans(self.deps, page, listed, self.name)
+        orphans(self.deps, page, listed, self.name)
         return page
 
     def again(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage and rows once more for what was found."""
-        return _still_unnamed(self.deps, findings)
+        return still_unnamed(self.deps, findings)
 
 
-def _orphans(deps: Deps, page: Page, objects: Sequence[Listed], place: str) -> None:
+def orphans(deps: Deps, page: Page, objects: Sequence[Listed], place: str) -> None:
     """Tell of objects that no row names: as notes while the sweep has not had its turn."""
     named = deps.database.run(lambda conn: inventory.named(conn, [listed.key for listed in objects]))
     leased = deps.database.run(inventory.leased) if objects else set()
@@ -120,7 +120,8 @@ def _orphans(deps: Deps, page: Page, objects: Sequence[Listed], place: str) -> N
             page.add(finding)
 
 
-def _still_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
+def still_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
+    """Return those findings whose object still is there and still named by no row."""
     blobs = deps.blobs
     orphans = [finding for finding in findings if finding.subject == "object"]
     named = deps.database.run(lambda conn: inventory.named(conn, [finding.id for finding in orphans]))
@@ -132,10 +133,10 @@ def _still_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _bucket(deps: Deps, key: str) -> str:
-    return deps.blobs.private_bucket if key.startswith(keys.INPUTS) else deps.blobs.public_bucket
+    return deps.blobs.public_bucket if key.startswith(keys.RENDERS) else deps.blobs.private_bucket
 
 
-def _merge(expected: Iterator[Expected], listing: Iterator[Listed]) -> Iterator[tuple[Expected | None, Listed | None]]:
+def merge(expected: Iterator[Expected], listing: Iterator[Listed]) -> Iterator[tuple[Expected | None, Listed | None]]:
     """Pair two sequences in the order of their keys; what stands in one alone has None beside it."""
     row, thing = next(expected, None), next(listing, None)
     while row is not None or thing is not None:

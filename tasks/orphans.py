@@ -22,7 +22,7 @@ from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.failpoints import failpoint
 from storage import keys
 from storage.failures import ObjectMissing
-from storage.keys import Rendered
+from storage.keys import Rendered, Uploaded
 from storage.s3 import Listed
 from tasks.deps import Deps
 
@@ -63,6 +63,7 @@ PLACES: Final = (
     Place("private", keys.RENDERS),
     Place("private", keys.INPUTS),
     Place("private", keys.QUARANTINE),
+    Place("private", ""),  # uploads, which stand under their owners
 )
 
 
@@ -177,6 +178,8 @@ class _Walk:
             limit = moment - timedelta(seconds=settings.orphan_age_seconds)
             named = self._deps.database.run(partial(inventory.named, keys=[listed.key for listed in page]))
         for listed in page:
+            if not place.prefix and not isinstance(keys.parse(listed.key), Uploaded):
+                continue  # of another place, or not ours: the bucket may hold what somebody else put there
             is_old = listed.key not in named and listed.modified_at < limit
             yield listed, self._judge(place, listed) if is_old else None
 

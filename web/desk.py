@@ -9,6 +9,8 @@ from starlette.requests import Request
 from moorage.settings import Settings
 from providers.base import Provider
 from web.catalogue import Catalogue
+from web.feed import Feed
+from web.intake import Intake
 from web.threads import Threads
 from web.waking import Waker
 
@@ -24,7 +26,9 @@ class Desk:
     providers: Mapping[str, Provider]
     threads: Threads
     waker: Waker
+    feed: Feed
     catalogue: Catalogue
+    intake: Intake
     asset_base: str  # what stands before a key
     streamer: "Streamer | None" = None  # None: files are answered with a redirect
 

@@ -75,6 +75,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
             },
         },
     }
+    if operation.files:
+        made["requestBody"] = {"required": True, "content": {kind: _file(kind) for kind in operation.files}}
     if operation.body:
         schema = {"$ref": _REF.format(model=operation.body.__name__)}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
@@ -91,6 +93,14 @@ def _bodies() -> dict[str, Any]:
         made |= schema.pop("$defs", {})
         made[name] = schema
     return made
+
+
+def _file(media_type: str) -> dict[str, Any]:
+    if media_type != "multipart/form-data":
+        return {}
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    fields = {"owner": {"type": "string"}, "file": file}
+    return {"schema": {"type": "object", "required": ["file"], "properties": fields}}
 
 
 def _of_path(path: str) -> list[dict[str, Any]]:

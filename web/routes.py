@@ -9,7 +9,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from web import access, asked, assets, jobs, predictions, projects, queries, renders, sessions, submit, tokens, wishes
+from web import (
+    access,
+    asked,
+    assets,
+    documents,
+    jobs,
+    models,
+    predictions,
+    projects,
+    queries,
+    renders,
+    scenes,
+    sessions,
+    steering,
+    stream,
+    submit,
+    tokens,
+    uploads,
+    wishes,
+)
 from web.access import Level
 from web.queries import Query
 
@@ -26,6 +45,7 @@ class Operation:
     answers: Mapping[int, str]
     query: type[Query] | None = None
     body: type[BaseModel] | None = None
+    files: tuple[str, ...] = ()  # media types under which a body is taken that is a file, or a form with one
     least: Level = field(kw_only=True)  # without a default: who may call is said of every address
 
 
@@ -59,10 +79,53 @@ OPERATIONS: Final = (
     Operation(
         "GET", "/jobs/{job_id}/events", jobs.history, {200: "a page of events"}, queries.History, least=Level.OWNER
     ),
+    Operation("POST", "/jobs/{job_id}/cancel", steering.cancel, {200: "cancelled, now or before"}, least=Level.OWNER),
+    Operation("POST", "/jobs/{job_id}/retry", steering.retry, {202: "taken up again"}, least=Level.OWNER),
+    Operation("GET", "/models", models.index, {200: "models by provider"}, queries.Models, least=Level.OWNER),
+    Operation(
+        "GET", "/models/{owner}/{name}/schema", models.schema, {200: "the schema"}, queries.Schema, least=Level.OWNER
+    ),
     Operation("GET", "/renders", renders.index, {200: "a page of renders"}, queries.Renders, least=Level.OWNER),
     Operation("GET", "/renders/{render_id}", renders.show, {200: "the render"}, least=Level.OWNER),
     Operation("DELETE", "/renders/{render_id}", renders.delete, {204: "deleted, now or before"}, least=Level.OWNER),
+    Operation(
+        "POST",
+        "/uploads",
+        uploads.create,
+        {201: "the upload, examined and freed of metadata"},
+        queries.Uploading,
+        files=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
+        least=Level.OWNER,
+    ),
+    Operation("GET", "/uploads/{upload_id}", uploads.show, {200: "the upload and an address"}, least=Level.OWNER),
+    Operation("DELETE", "/uploads/{upload_id}", uploads.delete, {204: "deleted, now or before"}, least=Level.OWNER),
     Operation("GET", "/projects/{project_id}", projects.show, {200: "the project"}, least=Level.OWNER),
+    Operation(
+        "PUT",
+        "/projects/{project_id}",
+        projects.put,
+        {201: "made", 200: "its document is replaced"},
+        body=documents.ProjectBody,
+        least=Level.OWNER,
+    ),
+    Operation(
+        "POST",
+        "/projects/{project_id}/scenes",
+        scenes.add,
+        {201: "the project with the scene"},
+        body=documents.SceneBody,
+        least=Level.OWNER,
+    ),
+    Operation(
+        "PATCH",
+        "/projects/{project_id}/scenes",
+        scenes.order,
+        {200: "the project in its new order"},
+        body=documents.OrderBody,
+        least=Level.OWNER,
+    ),
+    Operation("DELETE", "/projects/{project_id}/scenes/{scene}", scenes.remove, {204: "removed"}, least=Level.OWNER),
+    Operation("GET", "/events", stream.show, {200: "server-sent events"}, queries.Stream, least=Level.OWNER),
     Operation("GET", "/session", sessions.show, {200: "who calls"}, least=Level.OWNER),
     Operation("POST", "/session", sessions.begin, {204: "the cookie is set"}, least=Level.OWNER),
     Operation("DELETE", "/session", sessions.end, {204: "the cookie is removed"}, least=Level.OWNER),

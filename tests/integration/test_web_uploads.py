@@ -1,0 +1,376 @@
+"""Input files over HTTP: taken, freed of what they say of their making, private, and never decoded beside webhooks."""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import pytest
+from PIL import Image
+
+from db.connect import Connection, connect
+from embedded.stack import Stack
+from moorage import ids
+from storage import keys
+from storage.keys import Uploaded
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+from tests.integration import web_process as wp
+
+S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_PUBLIC_BUCKET", "S3_PRIVATE_BUCKET")
+MAX_BYTES = 200_000
+PLACE = b"47.3769N 8.5417E"
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_uploads", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def deps(stack: Stack, url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, url, buckets_of="uploads")
+    yield made
+    made.database.close()
+
+
+@pytest.fixture(scope="module")
+def environment(stack: Stack, url: str, deps: Deps) -> dict[str, str]:
+    return {name: value for name, value in cli.environment(stack, url, buckets_of="uploads").items() if name in S3}
+
+
+@pytest.fixture(scope="module")
+def front(url: str, environment: dict[str, str]) -> Iterator[wp.Front]:
+    with wp.running(url, MOORAGE_UPLOAD_MAX_BYTES=str(MAX_BYTES), **environment) as process:
+        yield process
+
+
+@pytest.fixture
+def mine(url: str) -> Iterator[Connection]:
+    with contextlib.closing(connect(url)) as made:
+        yield made
+
+
+def picture(form: str = "JPEG", orientation: int = 1, size: tuple[int, int] = (40, 24)) -> bytes:
+    """Return a picture that says where it was taken."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = orientation, PLACE.decode()
+    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 36.0)
+    out = io.BytesIO()
+    Image.effect_noise(size, 60).convert("RGB").save(out, form, exif=exif)
+    assert PLACE in out.getvalue()
+    return out.getvalue()
+
+
+def form(parts: list[tuple[str, bytes]], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
+    edge, said = boundary.encode(), b"Content-Disposition: form-data; "
+    body = b"".join(b"--%s\r\n%s%s\r\n\r\n%s\r\n" % (edge, said, head.encode(), data) for head, data in parts)
+    return body + b"--%s--\r\n" % edge, {"content-type": f"multipart/form-data; boundary={boundary}"}
+
+
+def send(front: wp.Front, body: bytes, path: str = "/v1/uploads?owner=ada", **headers: str) -> wp.Answer:
+    given = {"content-type": "application/octet-stream", **{n.replace("_", "-"): v for n, v in headers.items()}}
+    return front.ask("POST", path, body, {**wp.BEARER, **given})
+
+
+def read(url: str) -> tuple[int, bytes]:
+    """Read an address as anybody does."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def stored(deps: Deps) -> set[str]:
+    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_is_kept_upright_and_says_nothing_of_where_it_was_taken(
+    front: wp.Front, deps: Deps, mine: Connection, kind: str
+) -> None:
+    """A model's provider, and whoever gets the address, must not learn where somebody lives."""
+    answer = send(front, picture(kind, orientation=6))
+
+    assert answer.status == 201, answer.fields
+    facts = answer.fields
+    assert (facts["width_px"], facts["height_px"], facts["format"]) == (24, 40, kind.lower())
+    assert (facts["owner"], facts["media"], facts["content_type"]) == ("ada", "image", f"image/{kind.lower()}")
+    status, data = read(facts["url"])
+    assert status == 200
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (facts["bytes"], facts["sha256"])
+    assert PLACE not in data
+    with Image.open(io.BytesIO(data)) as seen:
+        assert (seen.size, dict(seen.getexif())) == ((24, 40), {})
+    row = mine.execute("SELECT * FROM uploads WHERE id = %s", [facts["upload_id"]]).fetchone()
+    assert row is not None
+    assert row["key"] == f"ada/inputs/{facts['upload_id']}.{'jpg' if kind == 'JPEG' else kind.lower()}"
+    stat = deps.blobs.head(deps.blobs.private_bucket, row["key"])
+    assert stat is not None
+    assert (stat.sha256, stat.bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
+
+
+def test_the_address_is_good_for_five_minutes_and_the_object_without_it_for_nothing(front: wp.Front) -> None:
+    """An input file is private: only a signature opens it, and not for long."""
+    answer = send(front, picture())
+
+    signed = answer.fields["url"]
+    assert "X-Amz-Expires=300" in signed
+    assert answer.fields["url_seconds"] == 300
+    assert read(signed.partition("?")[0])[0] in (401, 403, 404)
+    assert read(signed.replace("X-Amz-Expires=300", "X-Amz-Expires=9000"))[0] == 403
+    again = front.get(f"/v1/uploads/{answer.fields['upload_id']}")
+    assert again.status == 200
+    assert {**again.fields, "url": None} == {**answer.fields, "url": None}
+    assert answer.headers["location"] == f"/v1/uploads/{answer.fields['upload_id']}"
+
+
+def test_a_form_brings_the_owner_before_or_after_the_file(front: wp.Front) -> None:
+    """Browsers send forms, in the order of their fields."""
+    owner, file = ('name="owner"', b"bob"), ('name="file"; filename="../../etc/passwd.exe"', picture("PNG"))
+
+    for parts in ([owner, file], [file, owner]):
+        body, headers = form(parts)
+        answer = front.ask("POST", "/v1/uploads", body, {**wp.BEARER, **headers})
+
+        assert answer.status == 201, answer.fields
+        assert (answer.fields["owner"], answer.fields["format"]) == ("bob", "png")
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([('name="file"; filename="a"', b"x"), ('name="file"; filename="b"', b"x")], 422),
+        ([('name="owner"', b"bob")], 422),
+        ([('name="owner"', b"bob"), ('name="owner"', b"eve")], 422),
+        ([('name="owner"', b"\xff")], 422),
+        ([('name="file"; filename="a"', picture("PNG"))], 422),  # whose?
+        ([('name="who"', b"bob"), ('name="file"; filename="a"', picture("PNG"))], 422),
+        ([('filename="a"', picture("PNG"))], 400),
+        ([('name="owner"', b"bob"), ('name="file"; filename="a"', bytes(MAX_BYTES + 1))], 413),
+    ],
+)
+def test_a_form_of_another_shape_is_refused(
+    front: wp.Front, deps: Deps, parts: list[tuple[str, bytes]], status: int
+) -> None:
+    """What is not understood is not guessed at, and nothing of it is stored."""
+    before = stored(deps)
+    body, headers = form(parts)
+
+    answer = front.ask("POST", "/v1/uploads", body, {**wp.BEARER, **headers})
+
+    assert answer.status == status, answer.fields
+    assert stored(deps) == before
+
+
+def test_a_form_that_is_cut_is_refused(front: wp.Front) -> None:
+    """Half a file must not be kept as a whole one."""
+    body, headers = form([('name="owner"', b"bob"), ('name="file"; filename="a"', picture("PNG"))])
+
+    answer = front.ask("POST", "/v1/uploads", body[:-15], {**wp.BEARER, **headers})
+
+    assert answer.status == 400
+    assert front.ask("POST", "/v1/uploads", body, {**wp.BEARER, "content-type": "multipart/form-data"}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "empty"),
+        (b"<html>hello", "a web page"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (picture()[:-200], "jpeg"),
+        (picture("PNG")[:300], "png"),
+    ],
+)
+def test_what_is_no_whole_picture_is_refused_whatever_it_is_called(
+    front: wp.Front, deps: Deps, body: bytes, says: str
+) -> None:
+    """The declared type is what a stranger says; the bytes are what a model gets."""
+    before = stored(deps)
+
+    answer = send(front, body, content_type="image/jpeg")
+
+    assert answer.status == 422
+    assert says in answer.fields["detail"]
+    assert stored(deps) == before
+
+
+def test_a_file_over_the_limit_is_refused_with_and_without_an_announcement(front: wp.Front) -> None:
+    """The disk of the process that takes webhooks is not for whoever sends most."""
+    announced = send(front, bytes(MAX_BYTES + 1))
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request(
+            "POST", "/v1/uploads?owner=ada", body=iter([bytes(MAX_BYTES), bytes(10)]), headers=wp.BEARER,
+            encode_chunked=True,
+        )  # fmt: skip
+        chunked = connection.getresponse()
+
+        assert (announced.status, chunked.status) == (413, 413)
+        assert "MOORAGE_UPLOAD_MAX_BYTES" in json.loads(chunked.read())["detail"]
+
+
+def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(url: str, environment: dict[str, str]) -> None:
+    """A small file can hold more pixels than any memory."""
+    with wp.running(url, MOORAGE_IMAGE_MAX_PIXELS="10000", **environment) as small:
+        answer = send(small, picture(size=(200, 60)))
+
+    assert answer.status == 422
+    assert "12000 pixels" in answer.fields["detail"]
+
+
+def test_webhooks_are_answered_while_files_are_examined(front: wp.Front) -> None:
+    """The API may share its process with the receiver, which must answer within seconds."""
+    body = picture("PNG", size=(200, 200))
+    connections = [http.client.HTTPConnection("127.0.0.1", front.port, timeout=60) for _ in range(4)]
+    for connection in connections:
+        connection.request("POST", "/v1/uploads?owner=ada", body, wp.BEARER)
+    started = time.monotonic()
+
+    status = front.call("GET", "/readyz")[0]
+
+    assert (status, time.monotonic() - started < 3.0) == (200, True)
+    for connection in connections:
+        with contextlib.closing(connection):
+            assert connection.getresponse().status == 201
+
+
+def test_an_upload_without_an_owner_or_with_a_strange_query_is_refused(front: wp.Front) -> None:
+    """A file that is nobody's can be used by nobody."""
+    assert send(front, picture(), "/v1/uploads").status == 422
+    assert send(front, picture(), "/v1/uploads?owner=").status == 422
+    assert send(front, picture(), "/v1/uploads?owner=a&owner=b").status == 422
+    assert send(front, picture(), "/v1/uploads?name=a").status == 422
+    assert front.ask("POST", "/v1/uploads?owner=ada", picture()).status == 401
+
+
+@pytest.mark.parametrize("owner", ["../..", "..", "a/b", "quarantine", "renders", "Zoë & 猫", "%2e%2e", "x" * 200])
+def test_an_owner_of_any_name_has_a_folder_of_its_own(
+    front: wp.Front, mine: Connection, deps: Deps, owner: str
+) -> None:
+    """Names come from applications: none may reach into another's folder, or into one that a sweep empties."""
+    body, headers = form([('name="owner"', owner.encode()), ('name="file"; filename="a"', picture("PNG"))])
+
+    answer = front.ask("POST", "/v1/uploads", body, {**wp.BEARER, **headers})
+
+    assert answer.status == 201, answer.fields
+    row = mine.execute("SELECT key, owner FROM uploads WHERE id = %s", [answer.fields["upload_id"]]).fetchone()
+    assert row is not None
+    assert row["owner"] == owner
+    told = keys.parse(row["key"])
+    assert isinstance(told, Uploaded)
+    assert told.upload_id == UUID(answer.fields["upload_id"])
+    assert read(answer.fields["url"])[0] == 200
+    assert row["key"] in stored(deps)
+
+
+def test_a_deleted_upload_is_gone_with_its_object(front: wp.Front, mine: Connection, deps: Deps) -> None:
+    """Whoever deletes a photo of a home wants it gone now."""
+    made = send(front, picture()).fields
+    path = f"/v1/uploads/{made['upload_id']}"
+    (row,) = mine.execute("SELECT key FROM uploads WHERE id = %s", [made["upload_id"]]).fetchall()
+    assert row["key"] in stored(deps)
+
+    statuses = [front.ask("DELETE", path, headers=wp.BEARER).status for _ in range(2)]
+
+    assert statuses == [204, 204]
+    assert row["key"] not in stored(deps)
+    assert read(made["url"])[0] == 404
+    assert front.get(path).status == 404
+    assert front.ask("DELETE", f"/v1/uploads/{ids.new()}", headers=wp.BEARER).status == 404
+    assert front.get("/v1/uploads/..%2f..").status == 404
+
+
+def test_an_owner_sees_and_deletes_only_its_own(front: wp.Front) -> None:
+    """A guessed id must tell nothing, and an owner token must not write into another's folder."""
+    made = send(front, picture()).fields
+    token = front.ask(
+        "POST", "/v1/owner-tokens", b'{"owner": "eve"}', {**wp.BEARER, "content-type": "application/json"}
+    ).fields["token"]
+    eve = {"authorization": f"Bearer {token}"}
+    path = f"/v1/uploads/{made['upload_id']}"
+
+    assert front.ask("GET", path, headers=eve).status == 404
+    assert front.ask("DELETE", path, headers=eve).status == 404
+    assert front.ask("POST", "/v1/uploads?owner=ada", picture(), eve).status == 403
+    mine = front.ask("POST", "/v1/uploads", picture(), eve)
+    assert (mine.status, mine.fields["owner"]) == (201, "eve")
+    assert front.ask("GET", f"/v1/uploads/{mine.fields['upload_id']}", headers=eve).status == 200
+    assert front.get(path).status == 200
+
+
+def test_storage_that_is_away_is_ours_and_the_file_is_not_blamed(url: str, environment: dict[str, str]) -> None:
+    """503 asks to come again; 422 would make a person look for what is wrong with a good picture."""
+    broken = {**environment, "AWS_ENDPOINT_URL_S3": f"http://{cli.nowhere()}"}
+    with wp.running(url, **broken) as alone:
+        answer = send(alone, picture())
+
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_an_upload_that_nobody_finishes_leaves_nothing(front: wp.Front, deps: Deps, mine: Connection) -> None:
+    """A browser that is closed in the middle must not leave half a file."""
+    before, count = stored(deps), "SELECT count(*) AS n FROM uploads"
+    rows = mine.execute(count).fetchone()
+    with socket.create_connection(("127.0.0.1", front.port), timeout=10) as line:
+        head = f"POST /v1/uploads?owner=ada HTTP/1.1\r\nHost: x\r\nAuthorization: {wp.BEARER['authorization']}\r\n"
+        line.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
+
+    assert send(front, picture()).status == 201
+    assert len(stored(deps)) == len(before) + 1
+    after = mine.execute(count).fetchone()
+    assert after is not None
+    assert rows is not None
+    assert after["n"] == rows["n"] + 1
+
+
+@pytest.mark.parametrize("point", ["uploads.before_put", "uploads.after_put"])
+def test_a_crash_between_the_object_and_the_row_leaves_at_most_an_orphan(
+    stack: Stack, url: str, environment: dict[str, str], mine: Connection, deps: Deps, point: str
+) -> None:
+    """A row without an object would be a broken picture; an object without a row is what the sweep is for."""
+    before, count = stored(deps), mine.execute("SELECT count(*) AS n FROM uploads").fetchone()
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        wp.running(url, MOORAGE_FAILPOINT=point, **environment) as doomed,
+    ):
+        send(doomed, picture())
+        pytest.fail("it did not crash")
+
+    left = stored(deps) - before
+    assert len(left) == (1 if point == "uploads.after_put" else 0)
+    assert mine.execute("SELECT count(*) AS n FROM uploads").fetchone() == count
+    assert all(isinstance(keys.parse(key), Uploaded) for key in left)
+
+
+def test_no_address_of_published_files_leads_to_an_upload(front: wp.Front) -> None:
+    """The way to published files is open to everybody: private ones have signed addresses alone."""
+    upload_id = send(front, picture()).fields["upload_id"]
+
+    for path in (
+        f"/v1/assets/renders/{upload_id}/0",
+        f"/v1/assets/ada/inputs/{upload_id}.jpg",
+        f"/v1/assets/renders/..%2fada%2finputs/{upload_id}.jpg",
+        f"/v1/assets/renders/../ada/inputs/{upload_id}.jpg",
+    ):
+        assert front.call("GET", path)[0] == 404, path
+
+
+def test_signed_addresses_are_for_the_host_that_the_outside_reaches(url: str, environment: dict[str, str]) -> None:
+    """Inside a compose network storage has a name that no browser knows."""
+    with wp.running(url, S3_PUBLIC_ENDPOINT_URL="https://files.example", **environment) as process:
+        answer = send(process, picture())
+
+    assert urlsplit(answer.fields["url"]).netloc == "files.example"
