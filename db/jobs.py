@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db import notices
+from db import notices, progress
 from db.connect import Connection, Row, many, one
 from moorage import ids
 from moorage.lifecycle import Counts
@@ -65,15 +65,18 @@ def lock(conn: Connection, job_id: UUID) -> Job:
 
 
 COUNT = """
-SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting, count(*) FILTER (WHERE state = 'kept') AS kept,
-       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded')) AS dead
-  FROM outputs
- WHERE job_id = %(id)s AND prediction_id = (SELECT chosen_id FROM jobs WHERE id = %(id)s)
+SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
+       count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
+       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen) AS dead,
+       count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders
+  FROM (SELECT o.state, o.is_placeholder, o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
+          FROM outputs o JOIN jobs j ON j.id = o.job_id
+         WHERE o.job_id = %(id)s) counted
 """
 
 
 def count(conn: Connection, job_id: UUID) -> Counts:
-    """Count a locked job's chosen outputs: a statement of its own, so that it sees what the lock waited for."""
+    """Count a locked job's outputs: a statement of its own, so that it sees what the lock waited for."""
     row = one(conn, COUNT, {"id": job_id})
     return Counts(**row) if row else Counts()
 
@@ -130,6 +133,8 @@ def move(
     }
     if one(conn, MOVE, args) is None:
         raise LookupError(f"job {job.id} is no longer {job.state}, though it is locked")
+    if job.project_id is not None and args["live"] != (job.state in ("open", "keeping")):
+        progress.note(conn, job.project_id)
 
 
 DUE = """
@@ -153,6 +158,9 @@ def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> None:
 SHOW = """
 SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
        j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
+       j.variants, j.placeholder, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
+                                              FROM jsonb_array_elements(j.chain) WITH ORDINALITY AS x (e, n)),
+                                           '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
        (SELECT count(*) FROM render_variants v WHERE v.render_id = j.id) AS variants_created
   FROM jobs j LEFT JOIN renders r ON r.id = j.id

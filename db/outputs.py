@@ -203,8 +203,8 @@ def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, 
 DISCARD_KEPT = """
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
-           crashes = 0, thumb_missing = NULL, reason = 'partial results are discarded by policy'
-     WHERE job_id = %(job_id)s AND state = 'kept'
+           crashes = 0, thumb_missing = NULL, reason = %(reason)s
+     WHERE job_id = %(job_id)s AND state = 'kept' AND (NOT is_placeholder OR %(placeholder_too)s)
        AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
     RETURNING id, job_id, reason
 )
@@ -214,19 +214,22 @@ RETURNING subject_id AS id
 """
 
 
-def discard_kept(conn: Connection, job_id: UUID, actor: str) -> list[UUID]:
+def discard_kept(
+    conn: Connection, job_id: UUID, reason: str, actor: str, *, placeholder_too: bool = False
+) -> list[UUID]:
     """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
-    return [row["id"] for row in many(conn, DISCARD_KEPT, {"job_id": job_id, "actor": actor})]
+    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": placeholder_too}
+    return [row["id"] for row in many(conn, DISCARD_KEPT, args)]
 
 
 HAS_DISCARDED = """
-SELECT id FROM outputs WHERE job_id = %(job_id)s AND state IN ('discarding', 'discarded') LIMIT 1
+SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 'discarded') LIMIT 1
 """
 
 
-def has_discarded(conn: Connection, job_id: UUID) -> bool:
-    """Return whether kept files of a job were discarded by its policy."""
-    return one(conn, HAS_DISCARDED, {"job_id": job_id}) is not None
+def has_discarded(conn: Connection, prediction_id: UUID) -> bool:
+    """Return whether kept files of a prediction were discarded by its job's policy."""
+    return one(conn, HAS_DISCARDED, {"id": prediction_id}) is not None
 
 
 END_DISCARDED = f"""
@@ -254,7 +257,7 @@ WITH moved AS (
     UPDATE outputs
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL, refreshed_at = NULL
-     WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL)
+     WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
     RETURNING id, job_id
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)

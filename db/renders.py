@@ -9,7 +9,8 @@ from db.connect import Connection, Row, many, one
 PUBLISH = """
 WITH made AS (
     INSERT INTO renders (id, owner, cover_idx)
-    SELECT j.id, j.owner, (SELECT min(idx) FROM outputs WHERE job_id = j.id AND state = 'kept')
+    SELECT j.id, j.owner,
+           (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
       FROM jobs j
      WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
@@ -27,11 +28,28 @@ ON CONFLICT DO NOTHING
 RETURNING idx
 """
 
+# A cover that readers see stays; a placeholder gives way to the first file that came after it.
+UNCOVER = """
+WITH moved AS (
+    UPDATE renders r SET cover_idx = first.idx
+      FROM (SELECT v.idx FROM render_variants v JOIN outputs o ON o.id = v.output_id
+             WHERE v.render_id = %(job_id)s AND NOT o.is_placeholder ORDER BY v.idx LIMIT 1) first
+     WHERE r.id = %(job_id)s AND r.deleted_at IS NULL
+       AND EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                    WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.is_placeholder)
+    RETURNING r.id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'render', id, id, 'published', 'published', 'the placeholder gives way to its files', %(actor)s FROM moved
+"""
+
 
 def publish(conn: Connection, job_id: UUID, actor: str) -> list[int]:
-    """Publish every kept output of a locked job that is not published yet; returns their idx."""
+    """Publish a locked job's kept outputs that are not published yet, cover and all; returns their idx."""
     conn.execute(PUBLISH, {"job_id": job_id, "actor": actor})
-    return sorted(row["idx"] for row in many(conn, ADD_VARIANTS, {"job_id": job_id}))
+    added = sorted(row["idx"] for row in many(conn, ADD_VARIANTS, {"job_id": job_id}))
+    conn.execute(UNCOVER, {"job_id": job_id, "actor": actor})
+    return added
 
 
 EXISTS = "SELECT id FROM renders WHERE id = %(job_id)s"

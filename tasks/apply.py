@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from db import dead_letters, jobs, outputs, predictions, renders
+from db import chains, dead_letters, jobs, outputs, predictions, renders
 from db.connect import Connection
 from moorage import ids, lifecycle
 from moorage.lifecycle import TERMINAL_PREDICTION, Choose, End, Fetch, GiveUp, Ignore, Late, Note, Renew, Situation
 from moorage.model import Found, Job, Prediction, Report, Wake
 from moorage.text import storable
-from tasks import settle
+from tasks import cancel, chain, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Hearing:
 def apply(conn: Connection, job: Job, prediction: Prediction, report: Report, heard: Hearing) -> Applied:
     """Carry out what a report means for a locked job and prediction."""
     is_chosen, has_render = job.chosen_id == prediction.id, renders.exists(conn, job.id)
-    situation = Situation(prediction.state, is_chosen, job.state, has_render, heard.can_ask)
+    stands_in = job.placeholder and chains.shows_placeholder(conn, job.id)
+    situation = Situation(prediction.state, is_chosen, job.state, has_render, heard.can_ask, stands_in)
     verdict = lifecycle.on_report(report, situation)
     if isinstance(verdict, Ignore):
         return Applied(False, prediction.state in TERMINAL_PREDICTION, verdict.reason)
@@ -86,8 +87,9 @@ def _choose(conn: Connection, job: Job, prediction: Prediction, report: Report, 
     _end(conn, prediction, "succeeded", report, heard, reason=None)
     dead_letters.close_of(conn, "prediction", prediction.id, reason="a late success arrived", actor=heard.actor)
     jobs.move(conn, job, "keeping", actor=heard.actor, chosen_id=prediction.id, reason=f"{len(report.outputs)} files")
+    wakes = cancel.stop_others(conn, job.id, reason="another prediction was chosen", actor=heard.actor)
     expires_at = expiry(report, heard.at, heard.output_life_seconds)
-    wakes = [wake for found in report.outputs for wake in _add(conn, job, prediction, found, expires_at, heard.actor)]
+    wakes += [wake for found in report.outputs for wake in _add(conn, job, prediction, found, expires_at, heard.actor)]
     moved = jobs.lock(conn, job.id)
     wakes += settle.if_last(conn, moved, asset_base=heard.asset_base, actor=heard.actor)
     return Applied(True, True, f"chosen: {len(report.outputs)} files", wakes)
@@ -143,9 +145,8 @@ def _end_without_files(
             provider=prediction.provider,
             actor=heard.actor,
         )
-    awaited = bool(predictions.awaited(conn, job.id))
-    settle.fail_if_unawaited(conn, job, awaited=awaited, why=why, actor=heard.actor)
-    return Applied(True, True, f"{verdict.state}: {why.reason}")
+    wakes = chain.go_on(conn, job, why, actor=heard.actor)
+    return Applied(True, True, f"{verdict.state}: {why.reason}", wakes)
 
 
 def _end(

@@ -8,7 +8,7 @@ from db.connect import Connection
 from moorage.errors import DownloadRefused, OutputGone, Permanent
 from moorage.failpoints import failpoint
 from moorage.model import Fetched, Kept, Lease, Output, Report, Wake
-from tasks import apply, download, settle, store, validate
+from tasks import apply, download, placeholder, settle, store, validate
 from tasks.deps import Deps, Pulse
 from tasks.writeback import write_back
 
@@ -49,7 +49,10 @@ def _keep(deps: Deps, lease: Lease, output: Output, pulse: Pulse) -> Kept:
 @contextlib.contextmanager
 def opened(deps: Deps, output: Output, pulse: Pulse) -> Iterator[Fetched]:
     """Give the output's bytes, wherever they come from."""
-    if output.source_kind == "inline" and output.source_data is not None:
+    if output.is_placeholder:
+        with download.inline(placeholder.picture(deps, output), deps.limits) as fetched:
+            yield fetched
+    elif output.source_kind == "inline" and output.source_data is not None:
         with download.inline(output.source_data, deps.limits) as fetched:
             yield fetched
     elif output.source is None:

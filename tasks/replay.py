@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from db import dead_letters, deliveries, jobs, notices, outputs, predictions, renders
+from db import chains, dead_letters, deliveries, jobs, notices, outputs, predictions, renders
 from db.connect import Connection
 from moorage.errors import Refused
 from moorage.lifecycle import TERMINAL_JOB
@@ -38,6 +38,8 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
         if not notices.replay(conn, letter.subject_id, actor):
             raise Refused("this notice is not dead any more", status=409)
         return Wake("notify", letter.subject_id)
+    if letter.subject == "prediction" and job is not None and job.state == "cancelled":
+        raise Refused("the job is cancelled: nobody waits for its predictions", status=409)
     if letter.subject == "prediction" and job is not None:
         if not predictions.replay(conn, letter.subject_id, deadline=AWAIT_AGAIN, actor=actor):
             raise Refused("this prediction is not lost any more", status=409)
@@ -55,16 +57,21 @@ def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -
     if renders.is_deleted(conn, job.id):
         raise Refused("the render of this file was deleted by retention: ask for a new job", status=409)
     output = outputs.get(conn, letter.subject_id)
-    if output is not None and output.prediction_id != job.chosen_id:
+    if output is None:
+        raise Refused("this file is gone", status=409)
+    if output.prediction_id != job.chosen_id and not chains.shows_placeholder(conn, job.id):
         raise Refused("the job has taken the files of a later prediction instead of this one's", status=409)
-    if outputs.has_discarded(conn, job.id):  # all or nothing: one file more cannot make the job whole
+    if outputs.has_discarded(conn, output.prediction_id):  # all or nothing: one file more cannot make the job whole
         raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("the source of this file is gone, or it is not dead any more", status=409)
     if job.state in TERMINAL_JOB:
         if job.state in ("succeeded", "cancelled"):
             raise Refused(f"the job is {job.state}: it is not opened again", status=409)
-        jobs.move(conn, job, "keeping", actor=actor, reason="reopened by a replay")
+        reason = "reopened by a replay"
+        jobs.move(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=reason)
+    elif output.prediction_id != job.chosen_id:
+        raise Refused("the job keeps its placeholder just now: replay this file when that has ended", status=409)
     return Wake("keep", letter.subject_id)
 
 

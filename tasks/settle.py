@@ -1,52 +1,68 @@
 """The end of a job: whoever ends its last output publishes it, in the same transaction, under the job's lock."""
 
-from db import jobs, outputs, projects, renders
+from uuid import UUID
+
+from db import chains, jobs, outputs, projects, renders
 from db.connect import Connection
 from moorage import lifecycle
 from moorage.failpoints import failpoint
 from moorage.lifecycle import Counts, GiveUp, Settle
 from moorage.model import Job, Wake
+from tasks import chain, placeholder
+
+BY_POLICY = "partial results are discarded by policy"
 
 
 def if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -> list[Wake]:
     """
-    Settle a locked job if none of its outputs waits any more; returns wakes for what is to be discarded.
+    Settle a locked job if none of its outputs waits any more; returns wakes for what is to be discarded or submitted.
 
     The count is a statement of its own after the lock, with a snapshot that sees every end the lock waited for. (Lock
     and count in one statement, or a count without the lock, was tried: then nobody settles.) A job that is settled, or
-    not yet keeping, is left alone: its outputs may still end (objects that are discarded), its state is final.
+    not yet keeping, is left alone: its outputs may still end (objects that are discarded), its state is final. Where
+    nothing was kept, the chain goes on.
     """
     if job.state != "keeping":
         return []
     counts = jobs.count(conn, job.id)
-    decision = lifecycle.on_counts(counts, job.partial)
+    if counts.waiting:
+        return []
+    more = counts.placeholders > 0 and chain.next_entry(conn, job) is not None
+    decision = lifecycle.on_counts(counts, job.partial, more=more)
     if decision is None:
         return []
     failpoint("settle.before_publish")
-    project = projects.lock(conn, job.project_id) if decision.publish and job.project_id else None
+    discarded = outputs.discard_kept(conn, job.id, BY_POLICY, actor) if decision.discard_kept else []
+    wakes = [Wake("discard", output_id) for output_id in discarded]
     if decision.publish:
-        renders.publish(conn, job.id, actor)
-    discarded = outputs.discard_kept(conn, job.id, actor) if decision.discard_kept else []
-    category, reason = _why(counts, decision)
-    jobs.move(conn, job, decision.state, actor=actor, category=category, reason=reason)
+        _publish(conn, job, counts, decision, asset_base, actor)
+    else:
+        wakes += chain.after_files(conn, job, _why_nothing(conn, job.id, counts), actor=actor)
+    failpoint("settle.after_publish")
+    return wakes
+
+
+def _publish(conn: Connection, job: Job, counts: Counts, decision: Settle, asset_base: str, actor: str) -> None:
+    project = projects.lock(conn, job.project_id) if job.project_id else None
+    renders.publish(conn, job.id, actor)
+    reason, chosen_id = None, None
+    if decision.state == "partial" and counts.kept and not decision.discard_kept:
+        reason = f"{counts.dead} of {counts.kept + counts.dead} files could not be kept"
+    elif decision.state == "partial":
+        reason = placeholder.reason(_why_nothing(conn, job.id, counts).reason)
+        chosen_id = stands_in[0] if (stands_in := chains.placeholder(conn, job.id)) else None
+    jobs.move(conn, job, decision.state, actor=actor, reason=reason, chosen_id=chosen_id)
     if project is not None:
         projects.place(conn, project, job.id, asset_base)
-    failpoint("settle.after_publish")
-    return [Wake("discard", output_id) for output_id in discarded]
 
 
-def _why(counts: Counts, decision: Settle) -> tuple[str | None, str | None]:
+def _why_nothing(conn: Connection, job_id: UUID, counts: Counts) -> GiveUp:
     total = counts.kept + counts.dead
-    if decision.discard_kept:
-        return "DOWNLOAD_FAILED", f"{counts.dead} of {total} files could not be kept; the rest is discarded by policy"
-    if decision.state == "failed":
-        return "DOWNLOAD_FAILED", f"none of {total} files could be kept"
-    if decision.state == "partial":
-        return None, f"{counts.dead} of {total} files could not be kept"
-    return None, None
-
-
-def fail_if_unawaited(conn: Connection, job: Job, *, awaited: bool, why: GiveUp, actor: str) -> None:
-    """Fail a locked open job whose last awaited prediction brought no files."""
-    if job.state == "open" and not awaited:
-        jobs.move(conn, job, "failed", actor=actor, category=why.category, reason=why.reason)
+    if counts.kept:
+        reason = f"{counts.dead} of {total} files could not be kept; the rest is discarded by policy"
+    elif counts.dead:
+        reason = f"none of {total} files could be kept"
+    else:  # what was chosen is the placeholder
+        reason = chains.last_reason(conn, job_id) or "the chain brought nothing"
+        reason = reason if counts.placeholders else f"{reason}; the placeholder could not be kept"
+    return GiveUp("DOWNLOAD_FAILED", "NothingKept", reason, retryable=True)

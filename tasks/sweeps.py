@@ -9,13 +9,13 @@ from uuid import UUID
 
 import psycopg
 
-from db import clock, jobs, leases, predictions, projects
+from db import clock, jobs, leases, orphans, predictions, progress, projects
 from db.connect import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp
 from moorage.model import Queue, Step, Wake, WorkTable
-from tasks import chain, settle
+from tasks import cancel, chain, settle
 from tasks import discard as discard_step
 from tasks.deps import Deps
 
@@ -32,6 +32,7 @@ STEP_OF: Final[Mapping[WorkTable, Step]] = {
 }
 ASK_AGAIN: Final = timedelta(seconds=60)
 SHARE: Final = 0.25  # of a queue's room that goes to each step before the last, which may come as a flood
+STATUSES: Final = 500  # projects a run whose status is compared with their jobs
 LEAST: Final = 4  # discards a run, however full the queue is
 
 log = logs.get(__name__)
@@ -92,8 +93,10 @@ def reconcile(deps: Deps, actor: str, send: Send) -> dict[str, Any]:
         released += [Wake(step, row_id) for row_id in freed]
     checked, wakes = _check_jobs(deps, actor)
     mended = _mend_documents(deps)
+    corrected = deps.database.run(_correct_statuses)
     send(released + wakes)
-    return {"released": len(released), "jobs": checked, "documents": mended, "clock": healed}
+    done = {"released": len(released), "jobs": checked, "documents": mended, "clock": healed}
+    return {**done, "statuses": corrected}
 
 
 def _heal_clock(conn: Connection, lease_seconds: float) -> int:
@@ -113,11 +116,12 @@ def _check_jobs(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
 
 
 def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[Wake]:
-    """Ask once more for what an open job awaits, fail it when it awaits nothing; count a keeping job again."""
+    """Ask once more for what an open job awaits, end its chain when it awaits nothing; count a keeping job again."""
     job = jobs.lock(conn, job_id)
     jobs.postpone(conn, job_id, ASK_AGAIN)
     if job.state == "keeping":
         return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
+    cancel.unsubmitted(conn, job_id, reason="the job's deadline has passed", actor=actor)
     due = predictions.make_due(conn, job_id)
     why = GiveUp("TIMED_OUT", "NoAnswer", "no answer within the time limit", retryable=True)
     wakes = chain.go_on(conn, job, why, actor=actor)
@@ -132,6 +136,16 @@ def _mend_documents(deps: Deps) -> int:
         except BAD_ROW as error:
             log.error("project.mend_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
     return len(found)
+
+
+def _correct_statuses(conn: Connection) -> int:
+    """Go through some projects more, and write the status of each that disagrees with its jobs; returns how many."""
+    begun = orphans.cursor(conn, "progress")
+    differing, after = progress.check(conn, begun.after_key if begun else "", STATUSES)
+    for project_id in differing:
+        progress.note(conn, project_id)
+    orphans.move(conn, "progress", orphans.Cursor("projects", after) if after else None)
+    return len(differing)
 
 
 def _mend(conn: Connection, deps: Deps, project_id: str) -> None:

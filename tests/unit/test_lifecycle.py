@@ -16,6 +16,7 @@ from moorage.lifecycle import (
     Late,
     Note,
     Policy,
+    Prospect,
     Renew,
     Retry,
     Settle,
@@ -91,8 +92,9 @@ def test_after_the_last_try_it_is_given_up_with_the_reason(error):
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
+    stands_in = more.pop("stands_in", False)
     report = Report("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
-    return lifecycle.on_report(report, Situation(prediction, chosen, job, render, can_ask))
+    return lifecycle.on_report(report, Situation(prediction, chosen, job, render, can_ask, stands_in))
 
 
 @pytest.mark.parametrize("prediction", ["running", "abandoned"])
@@ -137,6 +139,10 @@ def test_what_is_over_is_not_asked_for_again(status, prediction):
         (heard("succeeded", "lost", job="failed"), Choose(reopens=True)),
         (heard("succeeded", "lost", job="failed", render=True), Late()),
         (heard("succeeded", job="keeping"), Late()),
+        (heard("succeeded", job="keeping", stands_in=True), Choose(reopens=False)),
+        (heard("succeeded", job="partial", render=True, stands_in=True), Choose(reopens=True)),
+        (heard("succeeded", job="partial", render=True), Late()),
+        (heard("succeeded", job="cancelled"), Late()),
         (heard("succeeded", "succeeded", chosen=True, job="keeping"), Renew()),
     ],
 )
@@ -176,6 +182,10 @@ def test_an_end_without_files(verdict, state):
         (Counts(kept=2, dead=1), "discard", Settle("failed", publish=False, discard_kept=True)),
         (Counts(kept=3), "discard", Settle("succeeded", publish=True)),
         (Counts(dead=3), "keep", Settle("failed", publish=False)),
+        (Counts(placeholders=1), "keep", Settle("partial", publish=True)),
+        (Counts(dead=2, placeholders=1), "keep", Settle("partial", publish=True)),
+        (Counts(kept=2, placeholders=1), "keep", Settle("succeeded", publish=True)),
+        (Counts(kept=1, dead=1, placeholders=1), "discard", Settle("partial", publish=True, discard_kept=True)),
     ],
 )
 def test_how_a_job_ends(counts, partial, expected):
@@ -183,11 +193,31 @@ def test_how_a_job_ends(counts, partial, expected):
     assert lifecycle.on_counts(counts, partial) == expected
 
 
+def test_an_entry_that_is_left_comes_before_a_placeholder_that_is_kept():
+    """A job tried again has its chain before it."""
+    assert lifecycle.on_counts(Counts(dead=1, placeholders=1), "keep", more=True) == Settle("failed", publish=False)
+
+
+@pytest.mark.parametrize(
+    ("prospect", "expected"),
+    [
+        (Prospect(awaited=1, following=1, placeholder="wanted"), "await"),
+        (Prospect(awaited=0, following=0, placeholder="wanted"), "entry"),
+        (Prospect(awaited=0, following=None, placeholder="wanted"), "placeholder"),
+        (Prospect(awaited=0, following=None, placeholder="kept"), "show placeholder"),
+        (Prospect(awaited=0, following=None, placeholder="none"), "fail"),
+    ],
+)
+def test_what_follows_a_try_that_brought_nothing(prospect, expected):
+    """Only when nothing else can come does a job end."""
+    assert lifecycle.after_nothing(prospect) == expected
+
+
 def test_terminal_states_are_left_through_known_doors_only():
     """Replay, a late success, or policy discard: nothing else revives a row."""
     doors = {
         "delivery": {("dead", "new")},
-        "job": {("partial", "keeping"), ("failed", "keeping"), ("failed", "open")},
+        "job": {("partial", "keeping"), ("partial", "open"), ("failed", "keeping"), ("failed", "open")},
         "prediction": {("lost", "running"), ("lost", "succeeded")},
         "output": {("dead", "waiting"), ("kept", "discarding")},
     }

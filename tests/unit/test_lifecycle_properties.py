@@ -50,6 +50,7 @@ STATES = {"delivery": DeliveryState, "job": JobState, "prediction": PredictionSt
 DOORS = {
     ("delivery", "dead", "new"),
     ("job", "partial", "keeping"),
+    ("job", "partial", "open"),
     ("job", "failed", "keeping"),
     ("job", "failed", "open"),
     ("prediction", "lost", "running"),
@@ -77,6 +78,7 @@ situations = st.builds(
     is_chosen=st.booleans(),
     job=st.sampled_from(get_args(JobState)),
     has_render=st.booleans(),
+    placeholder=st.booleans(),
 )
 policies = st.builds(
     Policy,
@@ -159,14 +161,13 @@ def test_a_job_chooses_once(said: list[tuple[int, Report]]) -> None:
 
 
 @given(situations, reports)
-def test_a_job_opens_again_only_without_a_render(at: Situation, report: Report) -> None:
-    """What was published stays as it is: a late success may help only a job that failed."""
+def test_a_job_opens_again_only_without_a_render_of_its_own(at: Situation, report: Report) -> None:
+    """What was published stays as it is: a late success may help only a job that failed, or shows a placeholder."""
     verdict = lifecycle.on_report(report, at)
 
     if isinstance(verdict, Choose) and at.job in TERMINAL_JOB:
         assert verdict.reopens
-        assert at.job == "failed"
-        assert not at.has_render
+        assert at.placeholder if at.job == "partial" else (at.job == "failed" and not at.has_render)
 
 
 @given(heard, reports)
@@ -272,19 +273,21 @@ def test_backoff_stays_within_its_bounds(attempt: int, jitter: float, base: floa
 
 
 @given(
-    st.builds(Counts, *(st.integers(0, 4) for _ in range(3))),
+    st.builds(Counts, *(st.integers(0, 4) for _ in range(3)), st.integers(0, 1)),
     st.sampled_from(["keep", "discard"]),
+    st.booleans(),
 )
-def test_every_count_has_one_end(counts: Counts, partial: str) -> None:
+def test_every_count_has_one_end(counts: Counts, partial: str, more: bool) -> None:
     """A job ends exactly when nothing waits; it publishes only what was kept, and never nothing."""
-    settle = lifecycle.on_counts(counts, partial)
+    settle = lifecycle.on_counts(counts, partial, more=more)
 
     assert (settle is None) == (counts.waiting > 0)
     if settle is not None:
         assert ("keeping", settle.state) in EDGES["job"]
         assert settle.publish == (settle.state in ("succeeded", "partial"))
-        assert settle.publish <= (counts.kept > 0)
-        assert not (settle.publish and settle.discard_kept)
+        assert settle.publish <= (counts.kept + counts.placeholders > 0)
+        assert not (settle.publish and settle.discard_kept and not counts.placeholders)
+        assert not (settle.publish and more and not counts.kept)
         assert settle.publish or settle.discard_kept or not counts.kept
         assert (settle.state == "succeeded") == (counts.kept > 0 and not counts.dead)
 

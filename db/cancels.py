@@ -1,0 +1,66 @@
+"""What nobody wants any more: predictions that are not submitted, or whose providers are to be asked to stop them."""
+
+from typing import Any
+from uuid import UUID
+
+from db.connect import Connection, many
+
+# A submission that is under way loses its lease with its plan: its write-back finds nothing, and no request is sent.
+CANCEL_PLANNED = """
+WITH moved AS (
+    UPDATE predictions
+       SET state = 'cancelled', reason = %(reason)s, ended_by = 'us', run_at = NULL, ended_at = moment(),
+           crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END,
+           lease_token = NULL, leased_by = NULL, leased_until = NULL
+     WHERE job_id = %(job_id)s AND state = 'planned'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'prediction', id, job_id, 'planned', 'cancelled', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
+    """End a locked job's predictions that are not submitted yet; returns them."""
+    args = {"job_id": job_id, "reason": reason, "actor": actor}
+    return [row["id"] for row in many(conn, CANCEL_PLANNED, args)]
+
+
+# One that is being submitted goes on with that: only then has it an id to be stopped by.
+ASK_TO_STOP = """
+UPDATE predictions
+   SET cancel_reason = %(reason)s, woken_at = NULL,
+       run_at = CASE WHEN state = 'submitting' THEN run_at ELSE least(run_at, moment()) END
+ WHERE job_id = %(job_id)s AND cancel_reason IS NULL
+   AND (state IN ('submitting', 'running') OR (state = 'abandoned' AND external_id IS NOT NULL))
+RETURNING id, state
+"""
+
+
+def ask_to_stop(conn: Connection, job_id: UUID, *, reason: str) -> list[UUID]:
+    """Have the poll step ask the providers of a locked job's other predictions to stop; returns those due for it."""
+    rows = many(conn, ASK_TO_STOP, {"job_id": job_id, "reason": reason})
+    return [row["id"] for row in rows if row["state"] != "submitting"]
+
+
+# The token of a worker that keeps one goes with it: its write-back then finds nothing.
+END_WAITING = """
+WITH moved AS (
+    UPDATE outputs
+       SET state = 'dead', category = 'CANCELLED', reason = %(reason)s, run_at = NULL, ended_at = moment(),
+           crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END,
+           lease_token = NULL, leased_by = NULL, leased_until = NULL
+     WHERE job_id = %(job_id)s AND state = 'waiting'
+    RETURNING id, job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def waiting(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
+    """End a locked job's outputs that wait, whoever holds them; returns them. Nobody gave up: no dead letters."""
+    args: dict[str, Any] = {"job_id": job_id, "reason": reason, "actor": actor}
+    return [row["id"] for row in many(conn, END_WAITING, args)]
