@@ -65,6 +65,19 @@ def test_every_spelling_of_the_address_is_taken(receiver: rp.Receiver, prefix: s
     assert status == 202
 
 
+def test_the_key_in_the_address_is_stored_as_its_hash_and_logged_nowhere(receiver: rp.Receiver, url: str) -> None:
+    """It finds the prediction of a submission whose answer was lost; who reads rows or logs must not learn it."""
+    key = "k3y-of_one.prediction~"
+
+    receiver.post(BODY, webhook_id="msg_keyed", path=f"/webhooks/replicate?key={key}&x=1")
+    receiver.post(BODY, webhook_id="msg_keyless", path="/webhooks/replicate?x=1")
+
+    assert deliveries(url, "msg_keyed")[0]["key_sha256"] == hashlib.sha256(key.encode()).hexdigest()
+    assert deliveries(url, "msg_keyless")[0]["key_sha256"] is None
+    assert key not in receiver.log()
+    assert rp.rows(url, f"SELECT id FROM deliveries d WHERE d::text LIKE '%{key}%'") == []
+
+
 def test_fifty_equal_webhooks_at_once_make_one_row(receiver: rp.Receiver, url: str) -> None:
     """Senders repeat themselves, also while the first request is being answered."""
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
