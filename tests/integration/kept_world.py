@@ -63,6 +63,7 @@ def deliver(deps: Deps, body: dict[str, Any] | bytes) -> Wake:
         "headers": Jsonb({}),
         "body": raw,
         "body_sha256": hashlib.sha256(raw).hexdigest(),
+        "key_sha256": None,
     }
     deps.database.run(lambda conn: conn.execute(RECORD, args))
     return Wake("ingest", delivery_id)
