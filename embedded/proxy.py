@@ -93,8 +93,12 @@ class Proxy:
             self._writers.discard(writer)
             return
         self._writers.add(there)
-        await asyncio.gather(self._forward(reader, there), self._forward(there_reader, writer))
-        self._writers -= {writer, there}
+        try:
+            await asyncio.gather(self._forward(reader, there), self._forward(there_reader, writer))
+        finally:
+            for end in (writer, there):
+                end.close()
+                self._writers.discard(end)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

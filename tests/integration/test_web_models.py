@@ -1,0 +1,272 @@
+"""Models, their schemas and orders checked against them, with the stand-in as the provider."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db import uploads
+from db.connect import connect
+from embedded.proxy import Proxy
+from embedded.stack import Stack
+from embedded.standin.client import Standin
+from moorage import ids
+from moorage.model import Media
+from tests.integration import receiver_process as rp
+from tests.integration import web_process as wp
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_models", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
+    with Standin().start(tmp_path_factory.mktemp("standin")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def front(url: str, standin: Standin) -> Iterator[wp.Front]:
+    with wp.running(url, **standin.environment()) as process:
+        yield process
+
+
+def order(front: wp.Front, given: dict[str, Any], *, model: str = "standin/pictures", **fields: Any) -> wp.Answer:
+    body = {"owner": "ada", "chain": [{"provider": "replicate", "model": model}], "input": given, **fields}
+    headers = {**wp.BEARER, "content-type": "application/json"}
+    return front.ask("POST", "/v1/jobs", json.dumps(body).encode(), headers)
+
+
+def test_models_are_listed_by_kind_with_what_they_accept(front: wp.Front) -> None:
+    """An application offers its users what there is, without a client of each provider."""
+    videos = front.get("/v1/models?kind=video&provider=replicate")
+    all_of_them = front.get("/v1/models")
+
+    assert videos.status == all_of_them.status == 200
+    assert videos.headers["cache-control"] == "no-store"
+    named = {model["name"]: model for model in videos.fields["models"]}
+    assert named["standin/image-to-video"]["accepts"] == ["image"]
+    assert named["standin/text-to-video"]["accepts"] == []
+    assert {model["kind"] for model in videos.fields["models"]} == {"video"}
+    assert {model["provider"] for model in all_of_them.fields["models"]} >= {"replicate", "fal", "openai"}
+    assert all_of_them.fields["unavailable"] == []
+
+
+def test_a_schema_is_shown_and_what_has_none_is_404(front: wp.Front) -> None:
+    """It is the provider's own, with nothing left to look up."""
+    shown = front.get("/v1/models/standin/pictures/schema")
+    unknown = front.get("/v1/models/standin/nothing/schema")
+    without = front.get("/v1/models/standin/pictures/schema?provider=fal")
+    elsewhere = front.get("/v1/models/standin/pictures/schema?provider=nobody")
+
+    assert shown.status == 200
+    assert shown.fields["schema"]["required"] == ["prompt"]
+    assert "$ref" not in json.dumps(shown.fields["schema"])
+    assert (unknown.status, without.status, elsewhere.status) == (404, 404, 422)
+
+
+def test_an_order_that_fits_its_model_is_checked(front: wp.Front) -> None:
+    """The answer says what was done."""
+    made = order(front, {"prompt": "a harbour", "num_outputs": 2})
+
+    assert made.status == 202
+    assert (made.fields["checked"], made.fields["unchecked"]) == (True, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "says"),
+    [
+        ({"num_outputs": 2}, "prompt", "is missing"),
+        ({"prompt": 7}, "prompt", "is not text"),
+        ({"prompt": "p", "num_outputs": 1000}, "num_outputs", "is more than"),
+        ({"prompt": "p", "output_format": "bmp"}, "output_format", "is none of"),
+    ],
+)
+def test_what_a_model_does_not_take_is_named_and_nothing_is_stored(
+    front: wp.Front, url: str, given: dict[str, Any], field: str, says: str
+) -> None:
+    """It would be refused by the provider a moment later, and cost an entry of the chain."""
+    before = rp.rows(url, "SELECT count(*) AS n FROM jobs")
+
+    refused = order(front, given)
+
+    (error,) = refused.fields["errors"]
+    assert refused.status == 422
+    assert error["field"] == f"chain[0].input.{field}"
+    assert says in error["message"]
+    assert rp.rows(url, "SELECT count(*) AS n FROM jobs") == before
+
+
+def test_a_model_that_does_not_exist_is_refused(front: wp.Front) -> None:
+    """A misspelled name is the commonest mistake."""
+    refused = order(front, {"prompt": "p"}, model="standin/pictrues")
+
+    assert refused.status == 422
+    assert refused.fields["errors"][0]["field"] == "chain[0].model"
+
+
+def test_a_provider_without_schemas_takes_its_order_unchecked(front: wp.Front) -> None:
+    """What cannot be known is said, not guessed."""
+    chain = [{"provider": "replicate", "model": "standin/pictures"}, {"provider": "fal", "model": "standin/pictures"}]
+
+    made = order(front, {"prompt": "p"}, chain=chain)
+
+    assert made.status == 202
+    assert made.fields["checked"] is False
+    assert [line.split(":")[0] for line in made.fields["unchecked"]] == ["chain[1]"]
+
+
+@pytest.fixture
+def upload_id(url: str) -> Iterator[str]:
+    media = Media("image", "png", "image/png", "png", 8, 8)
+    upload = uploads.Upload(ids.new(), "ada", f"ada/inputs/{ids.new()}.png", media, 9, "5e" * 32)
+    conn = connect(url)
+    uploads.add(conn, upload)
+    yield str(upload.id)
+    conn.close()
+
+
+def test_a_model_is_chosen_by_what_it_accepts(front: wp.Front, url: str, upload_id: str) -> None:
+    """A picture that is to move needs a model that takes one; words alone, one that does not insist on it."""
+    moving = order(front, {"prompt": "p", "image": {"upload": upload_id}}, model="auto", kind="video")
+    words = order(front, {"prompt": "p"}, model="auto", kind="video")
+
+    chosen = [
+        rp.rows(url, f"SELECT model FROM predictions WHERE job_id = '{made.fields['job_id']}'")[0]["model"]
+        for made in (moving, words)
+    ]
+    assert chosen == ["standin/image-to-video", "standin/text-to-video"]
+    assert moving.fields["checked"] is True  # the reference counts as the address it will be
+
+
+def test_a_picture_goes_to_one_that_does_not_need_one(front: wp.Front, url: str) -> None:
+    """Where every model of a kind takes a picture, words alone still find one."""
+    made = order(front, {"prompt": "p"}, model="auto")
+
+    (row,) = rp.rows(url, f"SELECT model FROM predictions WHERE job_id = '{made.fields['job_id']}'")
+    assert row["model"] == "standin/pictures"
+
+
+def test_a_provider_that_hangs_costs_less_than_the_answers_time(url: str, standin: Standin) -> None:
+    """The outage of a provider is not ours: the order is taken unchecked, the list says who is missing."""
+    proxy = Proxy(standin.port).start()
+    proxy.stall()
+    settings = {
+        "REPLICATE_API_TOKEN": standin.token,
+        "REPLICATE_API_URL": f"http://127.0.0.1:{proxy.port}",
+        "MOORAGE_EGRESS_ALLOW": f"127.0.0.1:{proxy.port}",
+    }
+    try:
+        with wp.running(url, **settings) as front:
+            started = time.monotonic()
+            made = order(front, {"anything": 1})
+            took = time.monotonic() - started
+            listed = front.get("/v1/models?provider=replicate")
+            schema = front.get("/v1/models/standin/pictures/schema")
+            chosen = order(front, {"prompt": "p"}, model="auto")
+    finally:
+        proxy.stop()
+
+    assert made.status == 202
+    assert made.fields["checked"] is False
+    assert took < 4
+    assert listed.fields == {"models": [], "unavailable": [listed.fields["unavailable"][0]]}
+    assert listed.fields["unavailable"][0]["provider"] == "replicate"
+    assert schema.status == chosen.status == 503
+    assert schema.headers["retry-after"] == "1"
+
+
+def test_orders_and_reads_answer_while_postgresql_hangs(tmp_path: Path) -> None:
+    """A connection that goes on and says nothing must not hold a caller for longer than five seconds."""
+    with rp.server(tmp_path) as postgres:
+        proxy = Proxy(postgres.port).start()
+        url = postgres.url("moorage").replace(f":{postgres.port}/", f":{proxy.port}/")
+        try:
+            with wp.running(url, REPLICATE_API_TOKEN="r8_x", REPLICATE_API_URL="https://127.0.0.1:9") as front:
+                job_id = order(front, {"prompt": "p"}).fields["job_id"]
+                proxy.stall()
+                answers = []
+                for ask in (
+                    lambda: order(front, {"prompt": "p"}),
+                    lambda: front.get("/v1/jobs"),
+                    lambda: front.get(f"/v1/jobs/{job_id}"),
+                ):
+                    started = time.monotonic()
+                    answers.append((ask(), time.monotonic() - started))
+                proxy.flow()
+        finally:
+            proxy.stop()
+
+    for answer, took in answers:
+        assert answer.status == 503
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["retry-after"] == "1"
+        assert took < 6
+
+
+@pytest.fixture
+def made(front: wp.Front) -> wp.Answer:
+    return order(front, {"prompt": "p"}, variants=2)
+
+
+def test_a_job_shows_its_chain_and_which_entry_is_tried(front: wp.Front, made: wp.Answer) -> None:
+    """The history says what was tried where; inputs, which may be large, are left out."""
+    shown = front.get(made.headers["location"])
+
+    assert shown.status == 200
+    assert shown.fields["chain"] == [{"provider": "replicate", "model": "standin/pictures", "seconds": 60}]
+    assert (shown.fields["variants_asked"], shown.fields["placeholder"]) == (2, False)
+    (prediction,) = shown.fields["predictions"]
+    assert (prediction["entry"], prediction["state"], prediction["submitted_at"]) == (0, "planned", None)
+
+
+def post(front: wp.Front, path: str) -> wp.Answer:
+    return front.ask("POST", path, b"", wp.BEARER)
+
+
+def test_a_job_is_cancelled_once_and_taken_up_again_only_when_it_failed(front: wp.Front, made: wp.Answer) -> None:
+    """Whoever asks again gets the same answer; what cannot be done says why."""
+    job = made.headers["location"]
+
+    too_early = post(front, f"{job}/retry")
+    first, second = post(front, f"{job}/cancel"), post(front, f"{job}/cancel")
+    too_late = post(front, f"{job}/retry")
+
+    assert (first.status, first.fields["state"], first.fields["was"]) == (200, "cancelled", "open")
+    assert (second.status, second.fields["was"]) == (200, "cancelled")
+    assert (too_early.status, too_late.status) == (409, 409)
+    assert "cancelled" in too_late.fields["detail"]
+    assert front.get(job).fields["state"] == "cancelled"
+
+
+def test_a_failed_job_starts_its_chain_again(front: wp.Front, url: str, made: wp.Answer) -> None:
+    """A person who paid the provider's bill presses one button."""
+    conn = connect(url)
+    conn.execute(
+        "UPDATE predictions SET state = 'failed', run_at = NULL, ended_at = moment() WHERE job_id = %(id)s",
+        {"id": made.fields["job_id"]},
+    )
+    conn.execute(
+        "UPDATE jobs SET state = 'failed', category = 'BILLING_FAILED', run_at = NULL, settled_at = moment()"
+        " WHERE id = %(id)s",
+        {"id": made.fields["job_id"]},
+    )
+    conn.close()
+
+    again = post(front, f"{made.headers['location']}/retry")
+
+    assert (again.status, again.fields["state"], again.fields["was"]) == (202, "open", "failed")
+    predictions = front.get(made.headers["location"]).fields["predictions"]
+    assert [(row["entry"], row["state"]) for row in predictions] == [(0, "failed"), (0, "planned")]
+
+
+@pytest.mark.parametrize("what", ["cancel", "retry"])
+def test_a_job_that_is_not_there_is_404(front: wp.Front, what: str) -> None:
+    """An id that names nothing is told alike whatever it is asked for."""
+    for job_id in ("01890000-0000-7000-8000-000000000000", "7"):
+        assert post(front, f"/v1/jobs/{job_id}/{what}").status == 404
