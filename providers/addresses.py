@@ -1,6 +1,7 @@
 """Where a provider is asked: addresses a token may travel to, the header that carries it, ids as steps of a path."""
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import quote
 
@@ -37,6 +38,15 @@ def token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str, str]
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigError(f"{setting} holds a character that no token has: write it as the provider shows it")
     return "Authorization", f"{scheme} {text}"
+
+
+def check_models(names: Iterable[str], read: Callable[[str], object], setting: str) -> None:
+    """Make sure that a dialect can read the models of a setting; raises ConfigError for the first that it cannot."""
+    for name in names:
+        try:
+            read(name)
+        except ProviderRefused as error:
+            raise ConfigError(f"{setting}: {error}") from error
 
 
 def id_step(external_id: str) -> str:

@@ -69,6 +69,7 @@ class Fal(Provider):
         self._users = frozenset(settings.fal_user_id)
         self._queue_url = settings.fal_queue_url
         self._models = settings.fal_models
+        addresses.check_models(self._models, _app, "FAL_MODELS")
         if not settings.fal_jwks_url:
             raise ConfigError("FAL_JWKS_URL: write at least one https: address")
         for url in settings.fal_jwks_url:
@@ -186,6 +187,10 @@ class Fal(Provider):
         """Return those of FAL_MODELS; fal documents no list, and their names tell what they make."""
         known = [_known(name) for name in self._models]
         return [one for one in known if one["kind"] == kind]
+
+    def schema(self, model: str) -> None:
+        """Return None, for fal offers none that is documented; raises ProviderRefused for what cannot be a model."""
+        _app(model)
 
     def _files(self, payload: Any) -> tuple[Found, ...]:
         """Return the files of a result: fal's are objects with a url; a result without any may hold bare addresses."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from moorage.errors import Unreadable
+from moorage.errors import ProviderRefused, Unreadable
 from moorage.model import Found, Order, Report
 from providers import files
 
@@ -17,7 +17,14 @@ URL_LIFE: Final = timedelta(minutes=60)
 
 
 def body(order: Order) -> dict[str, Any]:
-    """Return the body of a request: the input, its model, and base64 instead of URLs where that is a choice."""
+    """
+    Return the body of a request: the input, its model, and base64 instead of URLs where that is a choice.
+
+    Raises:
+        ProviderRefused: the input asks for an answer in pieces.
+    """
+    if order.input.get("stream"):
+        raise ProviderRefused("OpenAI's pictures are taken whole: leave `stream` out of the input")
     asked = {**order.input, "model": order.model}
     if order.model.startswith("dall-e-"):
         asked.setdefault("response_format", "b64_json")

@@ -17,6 +17,7 @@ CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 15.0
 TOTAL_SECONDS: Final = 30.0
 _CHUNK_BYTES: Final = 64 * 1024
+_KEPT_CONNECTIONS: Final = 4
 _LATER: Final = frozenset({408, 425, 429})
 _HINTS: Final = {
     401: "the API token is not valid",
@@ -46,7 +47,9 @@ class Api:
             self._headers[token_header[0]] = token_header[1]
         self._max_bytes = max_bytes
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-        self._pool = urllib3.PoolManager(retries=False, timeout=timeout, ca_certs=certifi.where())
+        self._pool = urllib3.PoolManager(
+            maxsize=_KEPT_CONNECTIONS, retries=False, timeout=timeout, ca_certs=certifi.where()
+        )
 
     def get(self, url: str, *, max_bytes: int | None = None) -> bytes:
         """

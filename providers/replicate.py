@@ -53,6 +53,7 @@ class Replicate(Provider):
         self._api: Api | None = None
         self._submitter: Submitter | None = None
         self._models = settings.replicate_models
+        addresses.check_models(self._models, replicate_models.Name.parse, "REPLICATE_MODELS")
         if settings.replicate_api_token:
             addresses.check(self._api_url, hosts, "REPLICATE_API_URL")
             header = addresses.token_header("Bearer", settings.replicate_api_token, "REPLICATE_API_TOKEN")
@@ -145,8 +146,8 @@ class Replicate(Provider):
         """Return those of REPLICATE_MODELS that Replicate knows, as their schemas tell; raises as `Provider.models`."""
         if self._api is None:
             raise ProviderRefused("Replicate cannot be asked for its models: set REPLICATE_API_TOKEN")
-        told = (replicate_models.describe(self._api, self._api_url, name) for name in self._models)
-        return [one for one in told if one is not None and one["kind"] == kind]
+        offered = replicate_models.offered(self._api, self._api_url, self._models)
+        return [one for one in offered if one["kind"] == kind]
 
     def schema(self, model: str) -> Mapping[str, Any] | None:
         """Return the schema of a model's latest version, or of the one it names; raises as `Provider.schema` says."""

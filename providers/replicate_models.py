@@ -5,7 +5,8 @@ Sources: replicate-python (model.py, version.py, deployment.py, prediction.py), 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from providers.polling import Api
 _VERSION: Final = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_BYTES: Final = 4 * 2**20
 _DEPLOYMENTS: Final = "deployments"
+_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,17 @@ class Name:
         return f"/v1/models/{self.path}" + (f"/versions/{self.version}" if self.version else "")
 
 
+def offered(api: Api, api_url: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """
+    Return the named models as `Provider.models` lists them, in this order, those that Replicate does not know left out.
+
+    Four are asked for at a time: whoever waits for the list waits for all of them.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as executor:
+        described = list(executor.map(lambda name: _offered(api, api_url, name), names))
+    return [one for one in described if one is not None]
+
+
 def schema(api: Api, api_url: str, name: Name) -> dict[str, Any] | None:
     """
     Return the JSON Schema of a model's input; None where it is not published.
@@ -80,8 +93,7 @@ def schema(api: Api, api_url: str, name: Name) -> dict[str, Any] | None:
     return None if path is None else _input_schema(_described(api, f"{api_url}{path}"))
 
 
-def describe(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
-    """Return a model as `Provider.models` lists it; None where Replicate does not know it (any more)."""
+def _offered(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
     try:
         path = Name.parse(model).schema_path()
         described = None if path is None else _described(api, f"{api_url}{path}")

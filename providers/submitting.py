@@ -114,7 +114,8 @@ class Submitter:
         deadline = time.monotonic() + self._answer_seconds
         try:
             connection.sock.settimeout(self._answer_seconds)
-            connection.request("POST", path, body=body, headers=self._headers)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before it has read it all
+                connection.request("POST", path, body=body, headers=self._headers)
             source = cast("socket.socket", _Timed(connection.sock, deadline))
             with contextlib.closing(http.client.HTTPResponse(source, method="POST")) as response:
                 response.begin()

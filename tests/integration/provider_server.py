@@ -55,6 +55,7 @@ class Server(ThreadingHTTPServer):
         self.answers: dict[str, Answer] = {}
         self.asked: list[Asked] = []
         self.connections = 0
+        self.reads_bodies = True
         self.over = threading.Event()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -70,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) if self.server.reads_bodies else b""
         self.server.asked.append(Asked(self.command, self.path, dict(self.headers), body))
         self.server.answers.get(self.path, self.server.answer)(self)
 

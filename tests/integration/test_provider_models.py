@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moorage.errors import ProviderRefused, ProviderUnavailable
+from moorage.errors import ConfigError, ProviderRefused, ProviderUnavailable
 from tests.integration.provider_server import Server, answer, provider_at, running
 
 VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
@@ -105,6 +105,13 @@ def test_a_model_that_does_not_exist_is_refused(server, name):
         provider_at("replicate", server.server_port).schema(name)
 
 
+@pytest.mark.parametrize("name", ["replicate", "fal"])
+def test_a_setting_that_names_no_model_refuses_the_start(server, name):
+    """It would fail every list."""
+    with pytest.raises(ConfigError, match=rf"{name.upper()}_MODELS: 'flux' is no model"):
+        provider_at(name, server.server_port, **{f"{name}_models": "a/b,flux"})
+
+
 def test_fals_models_are_told_apart_by_their_names(server):
     """fal documents no list."""
     names = "fal-ai/flux/dev,fal-ai/flux/dev/image-to-image,fal-ai/x-video/text-to-video,fal-ai/x/image-to-video"
@@ -119,6 +126,8 @@ def test_fals_models_are_told_apart_by_their_names(server):
         ("fal-ai/x/image-to-video", ["image"]),
     ]
     assert provider.schema("fal-ai/flux/dev") is None
+    with pytest.raises(ProviderRefused, match="model"):
+        provider.schema("flux")
     assert server.asked == []
 
 

@@ -7,6 +7,8 @@ A new provider adds its wire to WIRES; `test_every_provider_that_takes_orders_st
 import base64
 import json
 import socket
+import ssl
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +24,7 @@ import providers
 from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
 from moorage.model import Order
 from moorage.settings import Settings
-from providers import Provider
+from providers import Provider, submitting
 from providers.submitting import Submitter
 from tests.integration.provider_server import TOKENS, Server, answer, provider_at, running
 
@@ -373,6 +375,41 @@ def test_the_environment_changes_neither_token_nor_way(server, provider, wire, t
     provider.submit(order(wire.model))
 
     assert server.asked[0].headers["Authorization"] == wire.authorization
+
+
+def test_a_refusal_that_comes_before_all_was_sent_is_heard(server, provider, wire):
+    """A server that dislikes the head of a request may answer at once; that is a refusal, and no doubt."""
+    server.reads_bodies = False
+
+    def refuse(request: BaseHTTPRequestHandler) -> None:
+        answer(413, b'{"detail": "too large"}')(request)
+        request.close_connection = True
+
+    server.answer = refuse
+
+    with pytest.raises(ProviderRefused, match="413: too large"):
+        provider.submit(order(wire.model, prompt="x" * 2**23))
+
+
+def test_orders_travel_by_tls(server, name, wire, tmp_path, monkeypatch):
+    """With a certificate that is trusted, the answer is read to its end."""
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", str(key), "-out", str(certificate), "-subj", "/CN=127.0.0.1", "-addext",
+         "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setattr(submitting, "_tls", lambda: ssl.create_default_context(cafile=certificate))
+    server.answer = answer(200, wire.good)
+
+    submitted = provider_at(name, server.server_port, scheme="https").submit(order(wire.model, prompt="x" * 2**20))
+
+    assert submitted.external_id == wire.external_id
+    assert len(server.asked[0].body) > 2**20
 
 
 # --- each dialect's own -----------------------------------------------------------------------------------------
