@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from db import uploads
-from db.connect import Database
 from db.uploads import Upload
 from moorage import ids, logs
 from moorage.errors import DiskFull, Invalid, StorageUnavailable, Transient
@@ -54,9 +52,11 @@ def limits_of(limits: Limits, max_bytes: int) -> Limits:
     )
 
 
-def store(blobs: Blobs, database: Database, file: BinaryIO, *, owner: str, limits: Limits) -> Upload:
+def put(blobs: Blobs, file: BinaryIO, *, owner: str, limits: Limits) -> Stored:
     """
-    Examine a file, free it of metadata, store and record it.
+    Examine a file, free it of metadata and store it; returns what `fresh` gives to record.
+
+    An object that is not recorded then is taken by the orphan sweep.
 
     Args:
         file: opened for reading by descriptor (a temporary file); it is read from its start.
@@ -64,18 +64,9 @@ def store(blobs: Blobs, database: Database, file: BinaryIO, *, owner: str, limit
 
     Raises:
         Invalid: it is no whole picture or video, is over a limit, or cannot be freed of what it says of its making.
-        StorageUnavailable, StorageRefused, DatabaseUnavailable, DiskFull: ours; an object that was stored and not
-            recorded is taken by the orphan sweep.
+        StorageUnavailable, StorageRefused, DiskFull: ours.
         Transient: the examining process could not be started, or failed for no fault of the file.
     """
-    stored = put(blobs, file, owner=owner, limits=limits)
-    database.run(lambda conn: uploads.add(conn, fresh(stored)))
-    failpoint("uploads.after_commit")
-    return stored.upload
-
-
-def put(blobs: Blobs, file: BinaryIO, *, owner: str, limits: Limits) -> Stored:
-    """Do all of `store` but the row; returns what `fresh` gives to record."""
     with _disk_file() as clean:
         media = _examine(file, clean, limits)
         clean.seek(0)

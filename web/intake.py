@@ -14,6 +14,7 @@ from db import uploads as rows
 from db.uploads import Upload
 from moorage import logs
 from moorage.errors import Invalid, MoorageError, StorageRefused
+from moorage.failpoints import failpoint
 from moorage.settings import Settings
 from storage import s3
 from tasks import uploads
@@ -112,6 +113,7 @@ class Intake:
             lambda: uploads.put(self.blobs, incoming.file, owner=owner, limits=self._limits), incoming.file.close
         )
         moment = await threads.run(lambda db: db.run(lambda conn: rows.add(conn, uploads.fresh(stored))))
+        failpoint("uploads.after_record")
         return stored.upload, moment
 
     async def run(self, work: Callable[[], T], at_end: Callable[[], None] = lambda: None) -> T:

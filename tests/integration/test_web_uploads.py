@@ -336,25 +336,6 @@ def test_an_upload_that_nobody_finishes_leaves_nothing(front: wp.Front, deps: De
     assert after["n"] == rows["n"] + 1
 
 
-@pytest.mark.parametrize("point", ["uploads.before_put", "uploads.after_put"])
-def test_a_crash_between_the_object_and_the_row_leaves_at_most_an_orphan(
-    stack: Stack, url: str, environment: dict[str, str], mine: Connection, deps: Deps, point: str
-) -> None:
-    """A row without an object would be a broken picture; an object without a row is what the sweep is for."""
-    before, count = stored(deps), mine.execute("SELECT count(*) AS n FROM uploads").fetchone()
-    with (
-        contextlib.suppress(OSError, http.client.HTTPException),
-        wp.running(url, MOORAGE_FAILPOINT=point, **environment) as doomed,
-    ):
-        send(doomed, picture())
-        pytest.fail("it did not crash")
-
-    left = stored(deps) - before
-    assert len(left) == (1 if point == "uploads.after_put" else 0)
-    assert mine.execute("SELECT count(*) AS n FROM uploads").fetchone() == count
-    assert all(isinstance(keys.parse(key), Uploaded) for key in left)
-
-
 def test_no_address_of_published_files_leads_to_an_upload(front: wp.Front) -> None:
     """The way to published files is open to everybody: private ones have signed addresses alone."""
     upload_id = send(front, picture()).fields["upload_id"]

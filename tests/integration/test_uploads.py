@@ -1,0 +1,278 @@
+"""Uploads beside real storage: crashes, the orphan sweep, the audit, storage used, and references in a job's input."""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from PIL import Image
+
+from db import uploads as rows
+from db import usage
+from db.connect import Connection
+from db.uploads import Upload
+from embedded.stack import Stack
+from moorage import ids
+from moorage.errors import Invalid, StorageUnavailable
+from storage import keys
+from storage.keys import Uploaded
+from tasks import audit, orphans, references, upload_child, uploads
+from tasks.deps import Deps
+from tasks.references import ReferenceGone
+from tests.integration import command_line as cli
+from tests.integration import kept_world as world
+from tests.integration import web_process as wp
+
+BUCKETS = "uploadrows"
+S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_PUBLIC_BUCKET", "S3_PRIVATE_BUCKET")
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    """Give a worker's dependencies with buckets of these tests' own, empty; whatever lies there is old enough."""
+    made = cli.deps(stack, database_url, buckets_of=BUCKETS)
+    for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
+        for listed in list(made.blobs.list(bucket, "")):
+            made.blobs.delete(bucket, listed.key)
+    yield replace(made, settings=made.settings.model_copy(update={"orphan_age_seconds": 0.001}))
+    made.database.close()
+
+
+@pytest.fixture
+def environment(stack: Stack, database_url: str) -> dict[str, str]:
+    whole = cli.environment(stack, database_url, buckets_of=BUCKETS)
+    return {name: value for name, value in whole.items() if name in S3}
+
+
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((40, 24), 60).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+def taken(deps: Deps, owner: str = "ada", data: bytes | None = None) -> Upload:
+    """Store and record a picture."""
+    upload = uploads.fresh(put(deps, owner, data))
+    deps.database.run(lambda conn: rows.add(conn, upload))
+    return upload
+
+
+def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.Stored:
+    with tempfile.TemporaryFile() as file:
+        file.write(data or picture())
+        file.flush()
+        limits = uploads.limits_of(deps.limits, deps.settings.upload_max_bytes)
+        return uploads.put(deps.blobs, file, owner=owner, limits=limits)
+
+
+def private(deps: Deps) -> set[str]:
+    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+
+
+@pytest.mark.parametrize("point", ["uploads.before_put", "uploads.after_put", "uploads.after_record"])
+def test_a_crash_leaves_a_whole_upload_or_an_orphan_that_the_sweep_takes(
+    database_url: str, environment: dict[str, str], conn: Connection, deps: Deps, point: str
+) -> None:
+    """A row without an object would be a broken picture; an object without a row is what the sweep is for."""
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        wp.running(database_url, MOORAGE_FAILPOINT=point, **environment) as doomed,
+    ):
+        doomed.ask("POST", "/v1/uploads?owner=ada", picture(), wp.BEARER)
+        pytest.fail("it did not crash")
+
+    recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
+    left = {key for key in private(deps) if isinstance(keys.parse(key), Uploaded)}
+    assert (len(left), len(recorded)) == {
+        "uploads.before_put": (0, 0), "uploads.after_put": (1, 0), "uploads.after_record": (1, 1),
+    }[point]  # fmt: skip
+    orphans.run(deps, delete=True)
+    assert {key for key in private(deps) if isinstance(keys.parse(key), Uploaded)} == recorded
+
+
+def test_a_crash_while_an_upload_is_deleted_leaves_its_object_to_the_sweep(
+    database_url: str, environment: dict[str, str], conn: Connection, deps: Deps
+) -> None:
+    """The row goes first: nobody is given an address of a file that is going."""
+    upload = taken(deps)
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        wp.running(database_url, MOORAGE_FAILPOINT="storage.before_delete", **environment) as doomed,
+    ):
+        doomed.ask("DELETE", f"/v1/uploads/{upload.id}", headers=wp.BEARER)
+        # The answer may be sent first where deletion is left to its thread; the process dies all the same.
+
+    assert conn.execute("SELECT key FROM uploads WHERE deleted_at IS NULL").fetchall() == []
+    assert upload.key in private(deps)
+    orphans.run(deps, delete=True)
+    assert private(deps) & {upload.key} == set()
+
+
+def test_the_sweep_takes_uploads_without_a_row_and_leaves_all_others(deps: Deps) -> None:
+    """Also those of owners who are called as a prefix of ours is, and nothing that somebody else put there."""
+    named = {taken(deps, owner).key for owner in ("ada", "quarantine", "renders", "../..", "Zoë")}
+    lost = {put(deps, owner).upload.key for owner in ("ada", "inputs", "quarantine", "z")}
+    strange = "backups/2026/dump.sql"
+    deps.blobs.put(deps.blobs.private_bucket, strange, b"x", size=1, sha256=X, content_type="text/plain")
+
+    dry = orphans.run(deps, delete=False)
+    assert {seen.key for seen in dry.listed if seen.reason == "orphan"} == lost
+    report = orphans.run(deps, delete=True)
+
+    assert report.objects["orphan"] == len(lost)
+    assert private(deps) == named | {strange} | {keys.quarantined(key) for key in lost}
+
+
+X = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # sha256 of b"x"
+
+
+def test_the_quarantine_of_uploads_is_emptied_and_owners_of_that_name_are_left_alone(deps: Deps) -> None:
+    """An owner called quarantine must not lose its files after a week."""
+    kept = taken(deps, "quarantine").key
+    put(deps, "ada")
+    orphans.run(deps, delete=True)
+    later = replace(deps, settings=deps.settings.model_copy(update={"quarantine_seconds": 0.001}))
+
+    orphans.run(later, delete=True)
+
+    assert private(deps) == {kept}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, deep: bool) -> None:
+    """Rule 4 holds for input files too: a job that names one would fail, and nobody would know why."""
+    whole, missing, other = taken(deps), taken(deps, "bob"), taken(deps, "eve")
+    assert audit.run(deps, deep=deep, second_look_seconds=0.0).findings == []
+    deps.blobs.delete(deps.blobs.private_bucket, missing.key)
+    put_over(deps, other.key, b"x" * other.bytes if deep else b"x")
+
+    report = audit.run(deps, deep=deep, second_look_seconds=0.0)
+
+    found = {(finding.rule, finding.id, finding.word) for finding in report.findings}
+    assert found == {(4, str(missing.id), "missing"), (4, str(other.id), "digest" if deep else "size")}
+    assert report.checked["uploads"] == 2
+    assert str(whole.id) not in {finding.id for finding in report.findings}
+
+
+def put_over(deps: Deps, key: str, data: bytes) -> None:
+    digest = hashlib.sha256(data).hexdigest()
+    deps.blobs.put(deps.blobs.private_bucket, key, data, size=len(data), sha256=digest, content_type="image/png")
+
+
+def test_the_audit_notes_an_object_that_no_row_names(deps: Deps) -> None:
+    """A note while the sweep has not had its turn."""
+    lost = put(deps).upload.key
+
+    report = audit.run(deps, second_look_seconds=0.0)
+
+    assert [(note.rule, note.id) for note in report.notes] == [(5, lost)]
+
+
+def test_storage_used_counts_uploads_with_their_owner(deps: Deps, conn: Connection) -> None:
+    """Input files are most of what a busy owner stores."""
+    sizes = [taken(deps).bytes, taken(deps).bytes]
+    taken(deps, "bob")
+
+    deps.database.run(usage.count)
+
+    row = conn.execute("SELECT objects, bytes FROM storage_use WHERE bucket = 'private' AND owner = 'ada'").fetchone()
+    assert row == {"objects": 2, "bytes": sum(sizes)}
+
+
+def test_references_become_addresses_that_can_be_read(deps: Deps) -> None:
+    """A provider reads them ten minutes long, without a key of ours."""
+    upload = taken(deps, "tests")
+    render_id = world.kept(deps)
+    value = {
+        "image": {"upload": str(upload.id)},
+        "more": [{"variant": f"{render_id}/0"}, {"upload": "x", "other": 1}, 7, None],
+        "prompt": "a house",
+    }
+
+    made = references.resolve(deps, "tests", value)
+
+    assert made["prompt"] == "a house"
+    assert made["more"][1:] == value["more"][1:]
+    for url in (made["image"], made["more"][0]):
+        assert "X-Amz-Expires=600" in url
+        with urllib.request.urlopen(url, timeout=10) as answer, Image.open(io.BytesIO(answer.read())) as seen:
+            assert seen.format == "PNG"
+    assert value["image"] == {"upload": str(upload.id)}
+    assert references.resolve(deps, "tests", {"prompt": 1}) == {"prompt": 1}
+
+
+def test_a_reference_to_what_is_gone_or_anothers_says_which(deps: Deps) -> None:
+    """The job fails with the name of the file, not with an address that a provider could not read."""
+    mine, deleted, render_id, nobody = taken(deps, "tests"), taken(deps, "tests"), world.kept(deps), ids.new()
+    deps.database.run(lambda conn: rows.delete(conn, deleted.id))
+    value = [{"upload": str(one)} for one in (mine.id, deleted.id, nobody)] + [{"variant": f"{render_id}/9"}]
+
+    with pytest.raises(ReferenceGone) as caught:
+        references.resolve(deps, "tests", value)
+
+    assert str(caught.value).endswith(
+        f": upload {deleted.id} ([1]), upload {nobody} ([2]), variant {render_id}/9 ([3])"
+    )
+    assert (caught.value.category, caught.value.retryable) == ("VALIDATION_FAILED", False)
+    with pytest.raises(ReferenceGone, match=str(mine.id)):
+        references.resolve(deps, "eve", value[:1])
+    with pytest.raises(ReferenceGone, match=str(render_id)):
+        references.resolve(deps, "eve", {"a": {"variant": f"{render_id}/0"}})
+    asked = references.named({"a": value})
+    gone = deps.database.run(lambda conn: references.missing(conn, "tests", asked))
+    assert [reference.place for reference in gone] == ["a[1]", "a[2]", "a[3]"]
+
+
+@pytest.mark.parametrize("value", [{"upload": "x"}, {"upload": 3}, {"variant": str(UUID(int=1))}, {"variant": None}])
+def test_a_reference_that_can_name_nothing_is_refused(value: object) -> None:
+    """A provider must not be sent our words for an address."""
+    with pytest.raises(ReferenceGone, match=r"^deep\[1\]\.image: "):
+        references.named({"deep": [1, {"image": value}]})
+
+
+def test_an_upload_stored_long_ago_is_not_recorded(deps: Deps) -> None:
+    """The orphan sweep may have taken its object by then."""
+    stored = put(deps)
+
+    with pytest.raises(StorageUnavailable):
+        uploads.fresh(replace(stored, stored_at=stored.stored_at - uploads.RECORD_SECONDS - 1))
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "died of signal 9"),
+        ("import time; time.sleep(60)", "took longer than"),
+        ("print('no facts')", "ended with 0"),
+        ("import sys; sys.exit(7)", "ended with 7"),
+    ],
+)
+def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
+    deps: Deps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, says: str
+) -> None:
+    """A hostile file must not take down or hold what answers webhooks."""
+    (tmp_path / "child.py").write_text(program)
+    monkeypatch.setattr(upload_child, "__file__", str(tmp_path / "child.py"))
+    monkeypatch.setattr(uploads, "SECONDS", 1.0)
+
+    with pytest.raises(Invalid, match=says):
+        put(deps)
+
+    assert private(deps) == set()
+
+
+def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once must leave room for everything else in the process's container."""
+    monkeypatch.setattr(uploads, "MEMORY_BYTES", 2**28)
+    out = io.BytesIO()
+    Image.new("RGB", (7900, 7900)).save(out, "PNG")
+
+    with pytest.raises(Invalid):
+        put(deps, data=out.getvalue())
