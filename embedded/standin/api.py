@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from embedded.standin import answers, faults, models, schemas
+from embedded.standin import answers, catalogue, faults, models, schemas
 from embedded.standin.exchange import Answer, Refused, Request, is_authorized, is_url, json_object, not_found, problem
 from embedded.standin.prediction import Prediction
 from embedded.standin.predictions import Predictions
@@ -30,10 +30,13 @@ class ReplicateApi:
         self._base_url = base_url
         self._dialect = answers.ReplicateDialect(base_url)
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to one request; raises Refused."""
+    def admit(self, request: Request) -> None:
+        """Raise Refused without the right key."""
         if not is_authorized(request, f"Bearer {self._token}"):
             raise Refused(problem(401, "Unauthenticated", "You did not pass a valid authentication token."))
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to one request; raises Refused."""
         if request.method == "POST":
             return self._post(request)
         match request.method, request.steps:
@@ -46,7 +49,7 @@ class ReplicateApi:
             case "GET", ["webhooks", "default", "secret"]:
                 return Answer(200, {"key": self._secret})
             case "GET", ["models" | "collections", *rest]:
-                return _catalogue(request.steps[0], rest)
+                return catalogue.answer(request.steps[0], rest)
             case _:
                 raise not_found()
 
@@ -159,23 +162,6 @@ def _refusal(fault: str, plan: faults.Plan) -> Answer:
             return problem(500, "Internal Server Error", "Something went wrong on our side.")
 
 
-def _catalogue(kind: str, rest: list[str]) -> Answer:
-    groups = models.collections()
-    match kind, rest:
-        case "models", []:
-            shown = [models.show(model) for model in models.MODELS.values()]
-            return Answer(200, {"previous": None, "next": None, "results": shown})
-        case "models", [owner, name] if f"{owner}/{name}" in models.MODELS:
-            return Answer(200, models.show(models.MODELS[f"{owner}/{name}"]))
-        case "models", [owner, name, "versions", one] if _is_version(f"{owner}/{name}", one):
-            return Answer(200, models.show_version(models.MODELS[f"{owner}/{name}"]))
-        case "collections", [slug] if slug in groups:
-            shown = [models.show(model) for model in groups[slug]]
-            return Answer(200, {"name": slug, "slug": slug, "description": "", "models": shown})
-        case _:
-            raise not_found()
-
-
 def _cursor(query: dict[str, list[str]], found: list[Prediction]) -> int:
     """Return the place of the page's first prediction; newer ones made meanwhile do not shift it."""
     if "cursor" not in query:
@@ -198,7 +184,3 @@ def _moment(times: dict[str, str], name: str) -> datetime | None:
 
 def _invalid(detail: str) -> Refused:
     return Refused(problem(422, "Input validation failed", detail))
-
-
-def _is_version(name: str, version: str) -> bool:
-    return name in models.MODELS and models.MODELS[name].version == version

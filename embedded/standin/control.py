@@ -15,10 +15,13 @@ class Control:
         self._outages = outages
         self._token = token
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to one request; raises Refused."""
+    def admit(self, request: Request) -> None:
+        """Raise Refused without the right key."""
         if not is_authorized(request, f"Bearer {self._token}"):
             raise Refused(problem(401, "Unauthenticated", "You did not pass a valid authentication token."))
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to one request; raises Refused."""
         match request.method, request.steps:
             case "GET", ["ledger"]:
                 lines = self._ledger.lines()

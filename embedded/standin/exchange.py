@@ -4,7 +4,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 from urllib.parse import urlsplit
 
 
@@ -37,6 +37,16 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     after_s: float = 0.0
+
+
+class Door(Protocol):
+    """One API: who may come in, and what is answered; both raise Refused."""
+
+    def admit(self, request: Request) -> None:
+        """Refuse a request without the right key."""
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to a request that was admitted."""
 
 
 class Refused(Exception):

@@ -16,6 +16,7 @@ from embedded.standin.predictions import Predictions
 from embedded.standin.submissions import Order, Submissions
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
+_KEYS: Final = [".well-known", "jwks.json"]
 _NAMESPACES: Final = ("workflows", "comfy")
 
 
@@ -41,12 +42,15 @@ class FalApi:
         self._signing = signing
         self._dialect = fal_webhooks.FalDialect(base_url)
 
+    def admit(self, request: Request) -> None:
+        """Raise Refused without the right key."""
+        if request.steps != _KEYS and not is_authorized(request, f"Key {self._key}"):
+            raise _refused(401, "Cannot access application. Authentication is required to access this application.")
+
     def answer(self, request: Request) -> Answer:
         """Return the answer to one request; raises Refused."""
-        if (request.method, request.steps) == ("GET", [".well-known", "jwks.json"]):
+        if (request.method, request.steps) == ("GET", _KEYS):
             return Answer(200, fal_webhooks.key_set(self._signing))
-        if not is_authorized(request, f"Key {self._key}"):
-            raise _refused(401, "Cannot access application. Authentication is required to access this application.")
         if request.method == "POST":
             return self._submit(request)
         wanted = 3 if request.steps[:1] and request.steps[0] in _NAMESPACES else 2

@@ -51,10 +51,13 @@ class OpenAIApi:
         self._key = key
         self._dialect = OpenAIDialect(base_url)
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to one request; raises Refused."""
+    def admit(self, request: Request) -> None:
+        """Raise Refused without the right key."""
         if not is_authorized(request, f"Bearer {self._key}"):
             raise Refused(_error(401, "Incorrect API key provided.", code="invalid_api_key"))
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to one request; raises Refused."""
         match request.method, request.steps:
             case "POST", ["v1", "images", "generations"]:
                 return self._generate(json_object(request.body))

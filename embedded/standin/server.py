@@ -4,7 +4,7 @@ import http.server
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from embedded.standin import fal, fal_webhooks, keys, pictures, webhooks
 from embedded.standin.api import ReplicateApi
 from embedded.standin.clock import Clock
 from embedded.standin.control import Control
-from embedded.standin.exchange import Answer, Refused, Request, not_found, problem
+from embedded.standin.exchange import Answer, Door, Refused, Request, not_found, problem
 from embedded.standin.ledger import Ledger
 from embedded.standin.openai import OpenAIApi
 from embedded.standin.outages import Outages
@@ -25,7 +25,6 @@ from embedded.standin.submissions import Submissions
 
 _MAX_BODY: Final = 16 * 2**20
 _AWAY: Final = problem(503, "Service Unavailable", "The API is away for a while.")
-Door = Callable[[Request], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +74,10 @@ def start(options: Options) -> Server:
     predictions = Predictions(outputs, sender, clock, ledger)
     shared, token = (predictions, submissions, outputs.files), options.token
     doors: dict[str, Door] = {
-        "standin": Control(sender, ledger, outages, token=token).answer,
-        "v1": ReplicateApi(*shared, token=token, secret=options.secret, base_url=base_url).answer,
-        "fal": fal.FalApi(*shared, key=keys.fal(token), base_url=f"{base_url}/fal", signing=signing).answer,
-        "openai": OpenAIApi(*shared, key=keys.openai(token), base_url=f"{base_url}/openai").answer,
+        "standin": Control(sender, ledger, outages, token=token),
+        "v1": ReplicateApi(*shared, token=token, secret=options.secret, base_url=base_url),
+        "fal": fal.FalApi(*shared, key=keys.fal(token), base_url=f"{base_url}/fal", signing=signing),
+        "openai": OpenAIApi(*shared, key=keys.openai(token), base_url=f"{base_url}/openai"),
     }
     server.RequestHandlerClass = _handler(doors, Serving(outputs, ledger, trap_url), outages)
     clock.after(0, trap.serve_forever)
@@ -130,11 +129,12 @@ def _answer(
         method, steps, parse_qs(parts.query), headers.get("Authorization"), headers.get("Content-Type", ""), body
     )
     try:
-        if name != "standin" and outages.api():
-            raise Refused(_AWAY)
         if name not in doors:
             raise not_found()
-        return doors[name](asked)
+        doors[name].admit(asked)
+        if name != "standin" and outages.api():
+            raise Refused(_AWAY)
+        return doors[name].answer(asked)
     except Refused as refused:
         return refused.answer
 

@@ -278,6 +278,19 @@ def test_a_version_names_its_model_too(standin: Standin, known: Mapping[str, Pro
     assert known["replicate"].schema(f"standin/failing:{version}") is not None
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_outage_is_one_of_all_providers(standin: Standin, known: Mapping[str, Provider], name: str) -> None:
+    """503 says nothing of whether the order arrived; here it did not."""
+    prompt = fresh()
+    standin.outage(60)
+
+    with pytest.raises(SubmitUncertain):
+        known[name].submit(order(name, prompt=prompt))
+
+    standin.outage(0)
+    assert standin.made(prompt=prompt) == []
+
+
 def test_a_running_prediction_is_cancelled_by_its_provider(standin: Standin, known: Mapping[str, Provider]) -> None:
     """And one that has ended is no error."""
     made = known["replicate"].submit(order("replicate", standin={"status": "processing", "duration_s": 0}))
