@@ -3,84 +3,30 @@
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-import providers
 from moorage.errors import ProviderRefused, ProviderUnavailable
-from moorage.settings import Settings
 from providers import Provider, polling
+from tests.integration.provider_server import TOKENS, Server, answer, provider_at, running
 
-TOKEN = "r8_secret_token"
+TOKEN = TOKENS["replicate"]
 GOOD = json.dumps({"id": "p1", "status": "succeeded", "output": ["https://replicate.delivery/a.png"]}).encode()
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-def answer(status: int, body: bytes = b"{}", **headers: str) -> Answer:
-    def send(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        for name, value in {"Content_Length": str(len(body)), **headers}.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        request.wfile.write(body)
-
-    return send
-
-
-class Server(ThreadingHTTPServer):
-    """Answers every GET as told, and remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer: Answer = answer(200, GOOD)
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.connections = 0
-
-    def process_request(self, request: object, client_address: object) -> None:
-        self.connections += 1
-        super().process_request(request, client_address)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: the client hangs up in some of these tests."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.asked.append((self.path, dict(self.headers)))
-        self.server.answer(self)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    with running() as one:
+        one.answer = answer(200, GOOD)
+        yield one
 
 
 def replicate(port: int, **given: object) -> Provider:
-    settings = {
-        "database_url": "postgresql://moorage@localhost/moorage",
-        "broker_url": "redis://localhost",
-        "replicate_api_token": TOKEN,
-        "replicate_api_url": f"http://127.0.0.1:{port}/",
-        "egress_allow": f"127.0.0.1:{port}",
-    }
-    return providers.load(Settings(_env_file=None, **{**settings, **given}))["replicate"]
+    return provider_at("replicate", port, **given)
 
 
 @pytest.fixture
@@ -94,10 +40,10 @@ def test_a_poll_asks_with_the_token_and_reads_the_prediction(server, provider):
 
     assert provider.can_poll
     assert (report.external_id, report.status, len(report.outputs)) == ("p1", "succeeded", 1)
-    ((path, headers),) = server.asked
-    assert path == "/v1/predictions/p1"
-    assert headers["Authorization"] == f"Bearer {TOKEN}"
-    assert headers["Accept-Encoding"] == "identity"
+    (asked,) = server.asked
+    assert (asked.method, asked.path) == ("GET", "/v1/predictions/p1")
+    assert asked.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert asked.headers["Accept-Encoding"] == "identity"
 
 
 def test_polls_share_a_connection(server, provider):
@@ -121,7 +67,7 @@ def test_an_id_is_one_step_of_the_path(server, provider, external_id, path):
     with pytest.raises(ProviderUnavailable, match="about p1"):
         provider.poll(external_id)
 
-    assert server.asked[0][0] == path
+    assert server.asked[0].path == path
 
 
 @pytest.mark.parametrize("external_id", ["", ".", ".."])
@@ -272,4 +218,4 @@ def test_the_environment_changes_neither_token_nor_way(server, tmp_path, monkeyp
 
     replicate(server.server_port).poll("p1")
 
-    assert server.asked[0][1]["Authorization"] == f"Bearer {TOKEN}"
+    assert server.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
