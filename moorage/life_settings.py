@@ -27,11 +27,18 @@ class LifeSettings(ProviderSettings):
 
     # --- owner tokens, for browsers
     owner_token_secret: SecretStr | None = None  # without it they are signed with a key made from MOORAGE_API_TOKEN
-    owner_token_seconds: Seconds = 3600.0
+    owner_token_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600.0
 
     # --- webhooks out: where the application is told that a job has ended
     notify_url: str | None = None
     notify_secret: Secrets = ()  # whsec_...; several while one is exchanged: each signs
+
+    @field_validator("owner_token_secret")
+    @classmethod
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("has fewer than 32 characters: write one made with `openssl rand -hex 32`")
+        return value
 
     @field_validator("notify_url")
     @classmethod

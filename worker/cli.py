@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "retention": ("retention", "Count what is old enough to go, or let it go."),
     "doctor": ("doctor", "Check every setting and server, and say what to do."),
     "simulate": ("simulate", "Make a correctly signed webhook: print it as curl, or send it."),
+    "token": ("token", "Make, list and revoke API tokens."),
     "openapi": ("openapi", "Print the API's description (OpenAPI 3.1)."),
     "migrate": ("processes", "Bring the database to the present schema."),
     "receiver": ("processes", "Serve webhooks and the API."),
