@@ -44,14 +44,19 @@ def plan(conn: Connection, job_id: UUID, entry: int, wanted: Entry, *, reason: s
 
 
 LAST_ENTRY = """
-SELECT max(entry) AS entry FROM predictions
- WHERE job_id = %(job_id)s AND seq >= %(since)s AND NOT (state = 'cancelled' AND submitted_at IS NULL)
+SELECT entry FROM predictions
+ WHERE job_id = %(job_id)s AND entry IS NOT NULL AND NOT (state = 'cancelled' AND submitted_at IS NULL)
+ ORDER BY seq DESC LIMIT 1
 """
 
 
-def last_entry(conn: Connection, job_id: UUID, *, since_seq: int = 0) -> int | None:
-    """Return the furthest entry of its chain that a job has come to; one never submitted does not count. None: none."""
-    row = one(conn, LAST_ENTRY, {"job_id": job_id, "since": since_seq})
+def last_entry(conn: Connection, job_id: UUID) -> int | None:
+    """
+    Return the entry of its chain that a job has come to: a retry begins at 0 again. None: none.
+
+    One that was never submitted does not count.
+    """
+    row = one(conn, LAST_ENTRY, {"job_id": job_id})
     return row["entry"] if row else None
 
 

@@ -107,6 +107,9 @@ def settle_on(view: View, counts: Counts, rules: "Rules") -> None:
     if decision.discard_kept:
         for o in kept:
             view.put(o, view.lock(o)._replace(state="discarding", attempt=0, crashes=0))
+    if decision.state == "failed" and running(view):  # chain.after_files
+        view.put(JOB, job._replace(state="open"))
+        return
     published = rules.publishes(kept, counts) if decision.publish else []
     variants = tuple(sorted({*job.variants, *published}))
     view.took(JOB, job.state, decision.state)
@@ -114,10 +117,15 @@ def settle_on(view: View, counts: Counts, rules: "Rules") -> None:
     view.put(JOB, job._replace(state=decision.state, render=render, variants=variants))
 
 
-def fail_if_unawaited(view: View) -> None:
-    """settle.fail_if_unawaited"""
+def running(view: View) -> bool:
+    """predictions.awaited"""
+    return any(view.get(p).state == "running" for p in PREDICTIONS)
+
+
+def go_on(view: View) -> None:
+    """chain.go_on, of a job without a chain"""
     job = view.get(JOB)
-    if job.state == "open" and not any(view.get(p).state == "running" for p in PREDICTIONS):
+    if job.state == "open" and not running(view):
         view.put(JOB, job._replace(state="failed"))
 
 
@@ -148,7 +156,7 @@ def apply(view: View, p: int, report: Report, rules: "Rules") -> bool:
                 view.put(o, Row("waiting"))
         settle_on(view, counted(view), rules)
     if isinstance(verdict, End):
-        fail_if_unawaited(view)
+        go_on(view)
     return isinstance(verdict, Choose | End)  # a later answer that renews nothing is a duplicate
 
 
@@ -163,10 +171,10 @@ def answer(view: View, me: Actor, rules: "Rules") -> None:
         apply(view, me.slot, REPORTS[me.slot], rules)
     elif row.state == "running":
         view.put(me.slot, cleared(row)._replace(state="abandoned", attempt=row.crashes - 1))
-        fail_if_unawaited(view)
+        go_on(view)
     else:
         view.put(me.slot, cleared(row)._replace(state="lost", letter=True))
-        fail_if_unawaited(view)
+        go_on(view)
 
 
 def poison(view: View, me: Actor, rules: "Rules") -> None:
@@ -177,7 +185,7 @@ def poison(view: View, me: Actor, rules: "Rules") -> None:
     ends = {"waiting": "dead", "discarding": "discarded", "new": "dead"}
     view.put(me.slot, row._replace(state=ends.get(row.state, "lost"), letter=True, key=0))
     if me.slot in PREDICTIONS:
-        fail_if_unawaited(view)
+        go_on(view)
     elif me.slot in OUTPUTS:
         settle_on(view, counted(view), rules)
 
@@ -186,7 +194,12 @@ def check(view: View, me: Actor, rules: "Rules") -> None:
     """sweeps._check_job"""
     if view.get(JOB).state == "keeping":
         settle(view, me, rules)
-    fail_if_unawaited(view)
+    go_on(view)
+
+
+def discarded(view: View, p: int) -> bool:
+    """outputs.has_discarded"""
+    return any(view.get(o).state in DISCARDS for o in OUTPUTS if PREDICTION_OF[o] == p)
 
 
 def revive(view: View, me: Actor, rules: "Rules") -> None:
@@ -194,7 +207,7 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
     row, job = view.lock(me.slot), view.get(JOB)
     if not row.letter or row.state not in ("dead", "lost"):
         raise Lost
-    if me.slot in OUTPUTS and (job.state in rules.refuses or any(view.get(o).state in DISCARDS for o in OUTPUTS)):
+    if me.slot in OUTPUTS and (job.state in rules.refuses or discarded(view, PREDICTION_OF[me.slot])):
         raise Lost
     if me.slot in OUTPUTS and job.chosen != PREDICTION_OF[me.slot]:
         raise Lost
