@@ -13,8 +13,8 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
        f.files, f.kept, f.dead, f.expired, f.why,
        (SELECT count(*) FROM predictions p WHERE p.job_id = j.id AND p.provider <> 'placeholder') AS tries,
        (SELECT p.provider FROM predictions p WHERE p.job_id = j.id ORDER BY p.seq DESC LIMIT 1) AS provider,
-       j.state = 'failed' AND (j.chain IS NOT NULL
-           OR EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable))
+       j.state = 'failed' AND j.chain IS NOT NULL OR j.state IN ('failed', 'partial')
+           AND EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable)
        AS can_retry
   FROM jobs j
   LEFT JOIN renders r ON r.id = j.id

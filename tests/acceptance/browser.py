@@ -40,7 +40,7 @@ def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
 @contextlib.contextmanager
 def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]:
     """Open the page as an owner does, with the application's link; what the browser complains of fails the test."""
-    context = browser.new_context(viewport=DESK, **options)
+    context = browser.new_context(**{"viewport": DESK, **options})
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)

@@ -60,6 +60,7 @@ def test_states_are_told_as_they_are_and_survive_a_reload(world, page, owner):
     assert sorted(told(page)) == ["Failed", "Partial: 1 of 2", "Waiting"]
     assert "404" in page.locator(".card.partial .detail").inner_text()
     page.get_by_label("State").select_option("failed")
+    page.get_by_role("button", name="Show").click()
     page.wait_for_url("**/?state=failed")
     assert told(page) == ["Failed"]
     assert drive.violations(page) == []

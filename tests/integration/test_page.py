@@ -123,7 +123,7 @@ def test_every_state_is_told_as_it_is(front: wp.Front, mine: Connection) -> None
     page = read(front, "states")
 
     assert page.count('class="card ') == 4
-    for told in ("Waiting", "at replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "out of memory"):
+    for told in ("Waiting", "Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "out of memory"):
         assert told in page
     assert '<progress max="3" value="1"' in page
     failures = read(front, "states", "/?state=failed&kind=")
@@ -155,3 +155,28 @@ def test_more_is_shown_page_by_page(front: wp.Front) -> None:
     assert "style=art%20%26%20deco" in link
     assert "<html" not in rest
     assert "data-more" not in rest
+
+
+def test_a_card_lets_its_owner_act(front: wp.Front, mine: Connection) -> None:
+    """A button does what it says, once, for the owner's own browser alone."""
+    waiting = front.register(external_id="act_waiting", owner="acting", prompt="waits").fields["job_id"]
+    partial = published(front, mine, "act_partial", "acting", dead=1, prompt="half")
+    same = {**cookie(front, "acting"), "sec-fetch-site": "same-origin"}
+
+    def act(job_id: str, what: str, headers: dict[str, str]) -> tuple[int, str]:
+        status, answered, _ = front.call("POST", f"/page/jobs/{job_id}/{what}", b"", headers)
+        return status, answered.get("location", "")
+
+    assert act(waiting, "cancel", {**same, "sec-fetch-site": "cross-site"})[0] == 403
+    assert act(waiting, "cancel", {**cookie(front, "else"), "sec-fetch-site": "same-origin"})[0] == 404
+    assert act(waiting, "paint", same)[0] == 404
+    assert act(waiting, "cancel", {}) == (303, "/")
+    assert f"/page/jobs/{waiting}/cancel" in read(front, "acting")
+
+    assert act(waiting, "cancel", same) == (303, "/?told=cancel")
+    assert act(waiting, "retry", same) == (303, "/?told=refused")
+    assert act(partial, "retry", same) == (303, "/?told=retry")
+
+    page = read(front, "acting", "/?told=cancel")
+    assert "Cancelled. What its provider" in page
+    assert "Keeping 1 of 2" in page

@@ -77,7 +77,7 @@ def card(row: Row, variants: list[Row], base: str) -> Card:
         files=row["files"],
         kept=row["kept"],
         pictures=pictures,
-        can_retry=bool(row["can_retry"]),
+        can_retry=bool(row["can_retry"]) or shown == "placeholder",
         can_cancel=row["state"] in ("open", "keeping"),
     )
 
@@ -110,9 +110,9 @@ def label(shown: Shown, row: Row) -> str:
 
 def _detail(shown: Shown, row: Row) -> str | None:
     if shown == "waiting":
-        return f"at {row['provider']}" if row["provider"] else None
+        return f"Sent to {row['provider']}" if row["provider"] else None
     if shown in ("failed", "partial", "cancelled"):
-        return _cut(row["why"] if shown == "partial" and row["why"] else row["reason"])
+        return _cut(row["why"] or row["reason"])
     if shown == "expired":
         return "Its files were gone before they could be kept."
     if shown == "placeholder":

@@ -189,9 +189,6 @@ function begin() {
     if (view) show(view);
     else more(next);
   });
-  for (const select of document.querySelectorAll(".filters select")) {
-    select.addEventListener("change", () => select.form.requestSubmit());
-  }
   document.querySelector(".filters").addEventListener("formdata", (event) => {
     for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
   });
