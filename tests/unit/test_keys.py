@@ -55,6 +55,28 @@ def test_a_spooled_input_is_read_back():
     assert keys.parse(key) == keys.Spooled(RENDER, "jpg")
 
 
+@given(st.text(min_size=1, max_size=200).filter(lambda owner: "\x00" not in owner), st.uuids())
+def test_an_upload_is_read_back_whoever_its_owner_is(owner, upload_id):
+    """Owners' names come from applications: each is one step of a path, and none looks like a prefix of ours."""
+    key = keys.upload(owner, upload_id, "png")
+
+    parsed = keys.parse(key)
+
+    assert parsed == keys.Uploaded(key.partition("/")[0], upload_id, "png")
+    assert parsed.owner not in {"renders", "inputs", "quarantine", ".", ".."}
+    assert len(key) <= 255
+    assert keys.parse(keys.quarantined(key)) is None
+
+
+@pytest.mark.parametrize("owner", ["quarantine", "inputs", "renders"])
+def test_an_owner_called_as_a_prefix_of_ours_makes_no_key_of_another_kind(owner):
+    """Else the sweep would empty its folder after a week."""
+    key = keys.upload(owner, RENDER, "png")
+
+    assert not key.startswith(f"{owner}/")
+    assert keys.parse(f"{owner}/inputs/{RENDER}.png") is None
+
+
 @pytest.mark.parametrize(
     "key",
     [
