@@ -29,11 +29,20 @@ async def read_whole(request: Request) -> tuple[dict[str, Any], str]:
     if media_type != "application/json":
         raise Problem(415, "send the body as Content-Type: application/json")
     body = await _collect(request)
+    return _object_in(body), body.decode("utf-8")
+
+
+def read_text(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text. Raises Problem: 400 not JSON, 422 no object."""
+    return _object_in(text.encode())
+
+
+def _object_in(body: bytes) -> dict[str, Any]:
     value = _parse(body)
     if not isinstance(value, dict):
         message = f"is {type(value).__name__}: write a JSON object"
         raise Problem(422, f"the body {message}", errors=[{"field": "", "message": message}])
-    return value, body.decode("utf-8")
+    return value
 
 
 async def _collect(request: Request) -> bytes:

@@ -80,6 +80,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.body:
         schema = {"$ref": _REF.format(model=operation.body.__name__)}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        if operation.with_files:
+            made["requestBody"]["content"]["multipart/form-data"] = _with_files(schema)
     if routes.is_open(routes.PREFIXES[0] + operation.path):
         made["security"] = []
     return made
@@ -101,6 +103,14 @@ def _file(media_type: str) -> dict[str, Any]:
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     fields = {"owner": {"type": "string"}, "file": file}
     return {"schema": {"type": "object", "required": ["file"], "properties": fields}}
+
+
+def _with_files(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a form whose field `job` is the JSON, and whose files have the names that it uses."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    job = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    form = {"type": "object", "required": ["job"], "properties": {"job": job}, "additionalProperties": file}
+    return {"schema": form}
 
 
 def _of_path(path: str) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ class Operation:
     query: type[Query] | None = None
     body: type[BaseModel] | None = None
     files: tuple[str, ...] = ()  # media types under which a body is taken that is a file, or a form with one
+    with_files: bool = False  # the body may come as a form, with files
     least: Level = field(kw_only=True)  # without a default: who may call is said of every address
 
 
@@ -72,6 +73,7 @@ OPERATIONS: Final = (
         submit.submit,
         {202: "taken", 200: "taken before under this Idempotency-Key"},
         body=wishes.Wished,
+        with_files=True,
         least=Level.OWNER,
     ),
     Operation("GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs, least=Level.OWNER),

@@ -14,7 +14,8 @@ from moorage.text import storable
 from providers.base import Provider
 from tasks import order, references
 from tasks.order import Ordered
-from web import access, asked, bodies, checking, desk, inputs, problems, wishes
+from web import access, asked, attached, bodies, checking, desk, forms, inputs, problems, wishes
+from web.attached import Attached
 from web.checking import Checked
 from web.problems import Problem
 from web.threads import ANSWER_SECONDS
@@ -26,30 +27,50 @@ log = logs.get(__name__)
 async def submit(request: Request) -> Response:
     """Answer 202 with the new job, 200 with the one that an equal request under the same Idempotency-Key made."""
     at = desk.of(request)
+    if not forms.is_form(request):
+        body = await bodies.read_object(request)
+        return await _answer(request, at, body, body, Attached())
+    with at.intake.room():
+        form = await forms.read(request, at.intake, max_files=attached.MAX_FILES)
+        try:
+            return await _answer(request, at, *attached.read(form))
+        finally:
+            form.close()
+
+
+async def _answer(
+    request: Request, at: desk.Desk, said: Mapping[str, Any], body: dict[str, Any], files: Attached
+) -> Response:
+    """Answer an order; `said` is the body as it was written, before its files were given ids."""
     key = wishes.idempotency_key(request.headers.getlist("idempotency-key"))
-    body = await bodies.read_object(request)
     wished = wishes.read(body)
     access.of(request).whose(wished.owner)
     entries = wishes.chain(wished, at.settings)
     _check_providers(at.providers, entries)
-    wish = wishes.wish(wished, entries, at.settings, key, wishes.sha256(body))
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            made, checked = await _take(at, wished, wish)
-    except TimeoutError as error:
-        raise problems.unavailable(f"there was no answer within {ANSWER_SECONDS:g} s: send it again") from error
+    wish = wishes.wish(wished, entries, at.settings, key, wishes.sha256(said, await files.digests()))
+    made, checked = await _take(at, wished, wish, files)
     log.info("job.ordered", job_id=made.job_id, prediction_id=made.prediction_id, is_new=made.is_new)
     location = f"{request.url.path}/{made.job_id}"  # with the prefix it was asked by
     return problems.answer(202 if made.is_new else 200, _fields(made, checked), {"Location": location})
 
 
-async def _take(at: desk.Desk, wished: Wished, wish: Wish) -> tuple[Ordered, Checked]:
-    known = await _known(at, wish)
-    if known is not None:
-        return known, Checked(wish, [])
-    await at.threads.run(lambda database: database.run(lambda conn: _check_references(conn, wished, wish)))
-    checked = await checking.check(at, wish)
-    return await at.threads.run(lambda database: _order(database, at, checked.wish)), checked
+async def _take(at: desk.Desk, wished: Wished, wish: Wish, files: Attached) -> tuple[Ordered, Checked]:
+    """Return the job, known or new; the time of everything but the keeping of files is bounded as one."""
+    deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            known = await _known(at, wish)
+            if known is not None:
+                return known, Checked(wish, [])
+            await at.threads.run(lambda database: database.run(lambda conn: _check_files(conn, wished, wish, files)))
+            checked = await checking.check(at, wish)
+            if files.files:
+                limit.reschedule(None)  # keeping has limits of its own
+                checked = Checked(await files.keep(at, checked.wish), checked.unchecked)
+                limit.reschedule(asyncio.get_running_loop().time() + ANSWER_SECONDS)
+            return await at.threads.run(lambda database: _order(database, at, checked.wish)), checked
+    except TimeoutError as error:
+        raise problems.unavailable(f"there was no answer within {ANSWER_SECONDS:g} s: send it again") from error
 
 
 def _fields(made: Ordered, checked: Checked) -> dict[str, Any]:
@@ -85,11 +106,11 @@ def _order(database: Database, at: desk.Desk, wish: Wish) -> Ordered:
     return made
 
 
-def _check_references(conn: Connection, wished: Wished, wish: Wish) -> None:
+def _check_files(conn: Connection, wished: Wished, wish: Wish, coming: Attached) -> None:
     """Refuse files that do not exist or are another owner's, in the same words: ids are not to be tried out."""
     errors = []
     for n, entry in enumerate(wish.chain):
-        named = references.named(dict(entry.input))
+        named = [r for r in references.named(dict(entry.input)) if str(r.file_id) not in coming.files]
         field = wishes.field_of(wished, n)
         for gone in references.missing(conn, wish.owner, named):
             errors.append(inputs.wrong(f"{field}.{gone.place}", f"names {gone.text}, which {wish.owner} does not have"))

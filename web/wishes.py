@@ -129,9 +129,9 @@ def wish(wished: Wished, entries: tuple[model.Entry, ...], settings: Settings, k
     )
 
 
-def sha256(body: Mapping[str, Any]) -> str:
-    """Return the hash of a body, whatever the order of its names and the white space between them."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+def sha256(body: Mapping[str, Any], files: list[str]) -> str:
+    """Return the hash of a body and of its files, whatever the order of names and the white space between them."""
+    text = json.dumps([body, files], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -162,6 +162,9 @@ def _of_inputs(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 def _of_input(value: Any, field: str) -> Iterator[dict[str, str]]:
     if not isinstance(value, dict):
+        return
+    if len(value) == 1 and next(iter(value)) in ("upload", "variant"):
+        yield inputs.wrong(field, "is a file itself: write the file under the model's name for it")
         return
     found = list(itertools.islice(inputs.problems_of(value, field), asked.MAX_ERRORS))
     yield from found

@@ -1,6 +1,7 @@
 """Orders over HTTP, against granian and PostgreSQL."""
 
 import concurrent.futures
+import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -295,3 +296,19 @@ def test_a_project_of_another_owner_takes_no_files(front: wp.Front, url: str) ->
     assert refused.status == 422
     assert refused.fields["errors"][0]["field"] == "project_id"
     assert counts(url) == before
+
+
+def test_a_crash_behind_the_commit_costs_no_order(url: str) -> None:
+    """Whoever heard no answer sends again under the same key and finds the job, which is due without a wake."""
+    with (
+        wp.running(url, **AWAY, MOORAGE_FAILPOINT="order.after_commit") as front,
+        pytest.raises((http.client.HTTPException, OSError)),
+    ):
+        order(front, key="crash")
+
+    with wp.running(url, **AWAY) as front:
+        again = order(front, key="crash")
+
+    due = f"SELECT run_at <= moment() AS due FROM predictions WHERE job_id = '{again.fields.get('job_id')}'"
+    assert again.status == 200
+    assert rp.rows(url, due) == [{"due": True}]
