@@ -12,7 +12,7 @@ from db.connect import connect
 from tests.acceptance.world import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STEPS = ("ingest", "poll", "keep", "discard", "notify")
+STEPS = ("ingest", "submit", "generate", "poll", "keep", "discard", "notify")
 SWEEPS = ("dispatch", "reconcile", "drain", "discard")
 
 # The script of the job that comes past each point; the points of one line share it.

@@ -1,0 +1,135 @@
+"""
+Submissions through the real processes, killed at every point: nothing ordered is lost, and nothing is published twice.
+
+`ROUNDS=20 pytest tests/acceptance/test_submit_kills.py` is the long form.
+"""
+
+import itertools
+import os
+
+import pytest
+import requests
+
+from tests.acceptance.test_failpoint_crashes import answers
+from tests.acceptance.world import Asked, until
+
+ROUNDS = int(os.environ.get("ROUNDS", "2"))
+MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}
+SEEDS = itertools.count(1)  # the stand-in counts the faults of equal orders
+POINTS = ("submit.after_claim", "submit.after_commit", "lookup.after_answer")
+
+
+def entry(provider="replicate", **script):
+    given = {"duration_s": 0.5, "outputs": 2, "formats": ["png"], "seed": next(SEEDS), **script}
+    return {"provider": provider, "model": MODELS[provider], "input": {"prompt": "a boat", "standin": given}}
+
+
+def order(world, *chain):
+    """Ask for a job as an application does."""
+    asked = {"owner": "o1", "kind": "image", "chain": list(chain)}
+    answer = requests.post(f"{world.local.url}/v1/jobs", json=asked, headers=world.token, timeout=10)
+    assert answer.status_code == 202, answer.text
+    job_id = answer.json()["job_id"]
+    return Asked("", job_id)
+
+
+def tries(world, asked):
+    return world.rows("SELECT * FROM predictions WHERE job_id = %(id)s ORDER BY seq", id=asked.job_id)
+
+
+def await_end(world, asked, seconds=60.0):
+    live = "SELECT 1 FROM jobs WHERE id = %(id)s AND run_at IS NOT NULL"
+    until(lambda: not world.rows(live, id=asked.job_id), f"the end of {asked.job_id}", seconds=seconds)
+
+
+def check(world, asked):
+    """Hold a finished job to one publication of what was made."""
+    job = world.job(asked)
+    assert (job["state"], job["reason"]) == ("succeeded", None)
+    (chosen,) = [row for row in tries(world, asked) if row["id"] == job["chosen_id"]]
+    world.check(Asked(chosen["external_id"], asked.job_id))
+
+
+def orders(world):
+    """Return how many orders the stand-in has made something for."""
+    return sum(1 for line in world.standin.ledger()["lines"] if line["kind"] == "submission" and line["prediction"])
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_of_a_worker_makes_one_prediction_of_an_order(world, point):
+    """With a list nothing is lost and nothing doubled, not even a prediction."""
+    looked = point.startswith("lookup")
+    before = orders(world)
+    world.arm(point)
+
+    asked = order(world, entry(**({"submit": "lost", "submit_times": 1, "webhook": "missing"} if looked else {})))
+    until(lambda: not world.is_armed(point), f"a crash at {point}")
+    await_end(world, asked, seconds=110)
+
+    check(world, asked)
+    assert orders(world) == before + 1
+
+
+@pytest.mark.parametrize("webhook", ["ok", "missing"])
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_killed_between_an_order_and_its_answer_nothing_is_lost_or_doubled(world, number, webhook):
+    """Replicate has made it, moorage does not know: its webhook or its list tells, and nothing is ordered again."""
+    before = orders(world)
+    world.arm("submit.after_answer")
+
+    asked = order(world, entry(webhook=webhook))
+    until(lambda: not world.is_armed("submit.after_answer"), "a crash")
+    await_end(world, asked)
+
+    check(world, asked)
+    assert [row["state"] for row in tries(world, asked)] == ["succeeded"]
+    assert orders(world) == before + 1
+
+
+@pytest.mark.parametrize("provider", ["fal", "openai"])
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_without_a_list_an_uncertain_try_stands_in_the_history_and_one_result_is_published(world, number, provider):
+    """Nobody can say whether it was made; the chain goes on, and whatever comes late is not published beside it."""
+    world.arm("submit.after_answer")
+
+    asked = order(world, entry(provider), entry())
+    until(lambda: not world.is_armed("submit.after_answer"), "a crash")
+    await_end(world, asked)
+
+    first, *_ = tries(world, asked)
+    reasons = world.rows("SELECT reason FROM events WHERE subject_id = %(id)s", id=first["id"])
+    assert any("submit uncertain: " in (row["reason"] or "") for row in reasons) or first["state"] == "succeeded"
+    check(world, asked)
+    variants = world.rows("SELECT idx FROM variants WHERE render_id = %(id)s", id=asked.job_id)
+    assert len(variants) == 2
+
+
+@pytest.mark.parametrize("point", ["publish.before_submit", "publish.after_submit"])
+def test_a_crash_while_the_next_entry_is_woken_delays_it_only(world, point):
+    """The row says what is to be done; the wake is a convenience."""
+    asked = order(world, entry(submit="invalid", submit_s=2.0), entry())
+    until(lambda: tries(world, asked)[0]["state"] == "submitting", "the first try is under way")
+    world.arm(point)
+
+    until(lambda: not world.is_armed(point), f"a crash at {point}")
+    world.mend()
+    until(lambda: answers(world), "the receiver answers")
+    await_end(world, asked)
+
+    check(world, asked)
+    assert [row["state"] for row in tries(world, asked)] == ["failed", "succeeded"]
+
+
+@pytest.mark.parametrize("point", ["generate.after_claim", "publish.before_generate", "publish.after_generate"])
+def test_a_crash_before_a_generation_began_costs_nothing(world, point):
+    """Nothing was sent: another worker sends it, once."""
+    before = orders(world)
+    asked = order(world, entry(submit="invalid", submit_s=2.0), entry("openai"))
+    until(lambda: tries(world, asked)[0]["state"] == "submitting", "the first try is under way")
+    world.arm(point)
+
+    until(lambda: not world.is_armed(point), f"a crash at {point}")
+    await_end(world, asked)
+
+    check(world, asked)
+    assert orders(world) == before + 1
