@@ -4,15 +4,14 @@ from typing import Any
 
 from db.connect import Connection, Row, many, one
 
-# No job yet is no result yet; a job that failed is settled like any other.
-_STATUS = """CASE WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id)
-             AND NOT EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id AND j.settled_at IS NULL)
-            THEN 'assets_generated' ELSE 'open' END"""
+# A job that failed is settled like any other. Without a job it stays what it was: open, or done before retention.
+STATUS = """CASE WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id AND j.settled_at IS NULL) THEN 'open'
+            WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id) THEN 'assets_generated' ELSE p.status END"""
 
 LOCK = "SELECT id FROM projects WHERE id = %(id)s FOR NO KEY UPDATE"
 
 NOTE = f"""
-UPDATE projects p SET status = {_STATUS} WHERE p.id = %(id)s AND p.status IS DISTINCT FROM {_STATUS}
+UPDATE projects p SET status = {STATUS} WHERE p.id = %(id)s AND p.status IS DISTINCT FROM {STATUS}
 RETURNING status
 """
 
@@ -28,7 +27,7 @@ def note(conn: Connection, project_id: str) -> None:
 
 
 CHECK = f"""
-SELECT p.id, p.status IS DISTINCT FROM {_STATUS} AS differs
+SELECT p.id, p.status IS DISTINCT FROM {STATUS} AS differs
   FROM projects p WHERE p.id > %(after)s ORDER BY p.id LIMIT %(limit)s
 """
 
@@ -42,7 +41,7 @@ def check(conn: Connection, after: str, limit: int) -> tuple[list[str], str]:
 # How many files a job is to bring: as many as its prediction made; before that as many as were asked for, else one. A
 # settled job brings no more, so that its files count as done, kept or not.
 COUNT = f"""
-SELECT {_STATUS} AS status, c.*
+SELECT {STATUS} AS status, c.*
   FROM projects p
  CROSS JOIN LATERAL (
        SELECT count(*) AS jobs, count(*) FILTER (WHERE settled_at IS NOT NULL) AS settled,

@@ -1,0 +1,84 @@
+"""The status of a project follows from its jobs: exactly when the last one ends, and again where it disagrees."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.stack import Stack
+from tasks import sweeps
+from tests.integration.core import World, database_of, together, world
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "project_status")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str) -> Iterator[World]:
+    with world(stack, url) as made:
+        yield made
+
+
+def status(at: World, project_id: str = "p1") -> str:
+    return str(at.one("SELECT status FROM projects WHERE id = %s", project_id))
+
+
+def reconcile(at: World) -> int:
+    return int(sweeps.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))["statuses"])
+
+
+def test_two_jobs_that_end_at_once_leave_no_project_open(at: World) -> None:
+    """Each would see the other as unsettled, were the status counted in the statement that waits for the lock."""
+    jobs = [at.keeping([at.source.picture()], project_id="p1", scene=n) for n in range(4)]
+    outputs = [output_id for made in jobs for output_id in at.outputs(made.job_id)]
+
+    with at.beside() as a, at.beside() as b, at.beside() as c, at.beside() as d:
+        workers = [World(deps, at.conn, at.source, at.database_url) for deps in (a, b, c, d)]
+        together(*(lambda w=w, o=o: w.step("keep", o) for w, o in zip(workers, outputs, strict=True)))
+
+    assert status(at) == "assets_generated"
+    assert reconcile(at) == 0
+
+
+def test_failed_jobs_settle_a_project_too(at: World) -> None:
+    """What will never come is not waited for."""
+    made = at.keeping([at.source.broken(410)], project_id="p1", scene=1)
+
+    assert status(at) == "open"
+    at.keep_all(made.job_id)
+
+    assert at.state("jobs", made.job_id) == "failed"
+    assert status(at) == "assets_generated"
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("open", "assets_generated"), ("assets_generated", "open")])
+def test_a_status_that_disagrees_with_the_rows_is_corrected(at: World, wrong: str, right: str) -> None:
+    """Whoever changed it; and once it agrees nothing is written."""
+    made = at.keeping([at.source.picture()], project_id="p1", scene=1)
+    if right == "assets_generated":
+        at.keep_all(made.job_id)
+    at.conn.execute("UPDATE projects SET status = %s", (wrong,))
+
+    assert [reconcile(at), reconcile(at)] == [1, 0]
+
+    assert status(at) == right
+
+
+def test_the_sweep_goes_through_any_number_of_projects(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page a run, from where the last run stopped, and from the start again after the last."""
+    monkeypatch.setattr(sweeps, "STATUSES", 2)
+    for n in range(5):
+        at.keep_all(at.keeping([at.source.picture()], project_id=f"p{n}", scene=1).job_id)
+    at.conn.execute("UPDATE projects SET status = 'open'")
+
+    assert [reconcile(at) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_a_project_whose_jobs_retention_took_stays_what_it_was(at: World) -> None:
+    """Without rows nothing disagrees."""
+    at.conn.execute("INSERT INTO projects (id, owner, status) VALUES ('old', 'ann', 'assets_generated')")
+
+    assert reconcile(at) == 0
+
+    assert status(at, "old") == "assets_generated"
