@@ -1,7 +1,9 @@
-"""Rules 1, 3, 4, 8 and 9 as statements: what the present rows of PostgreSQL show of them."""
+"""Rules 1, 2 (of chains), 3, 4, 8 and 9 as statements: what the present rows of PostgreSQL show of them."""
 
 from collections.abc import Mapping
 from typing import Final
+
+from db.progress import STATUS
 
 _THESE: Final = "= ANY(%(ids)s::uuid[])"
 
@@ -61,6 +63,26 @@ SELECT 'job' AS subject, j.id::text AS id, 'it has chosen ' || coalesce('a predi
    AND (j.chosen_id IS NOT NULL AND (p.state IS DISTINCT FROM 'succeeded' OR p.job_id <> j.id)
         OR j.chosen_id IS NULL AND EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id))
 """,
+    "3 jobs standin": f"""
+SELECT 'job' AS subject, j.id::text AS id, 'it has a placeholder, ' || CASE WHEN j.placeholder
+       THEN 'and calls it a success' ELSE 'and asked for none' END AS what
+  FROM jobs j
+ WHERE j.id {_THESE} AND EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.is_placeholder)
+   AND (NOT j.placeholder OR (j.state = 'succeeded' AND EXISTS
+        (SELECT FROM outputs o WHERE o.prediction_id = j.chosen_id AND o.is_placeholder)))
+""",
+    "2 jobs unawaited": f"""
+SELECT 'job' AS subject, j.id::text AS id, 'it is open, but nothing of it is planned, submitted or awaited' AS what
+  FROM jobs j
+ WHERE j.id {_THESE} AND j.state = 'open'
+   AND NOT EXISTS (SELECT FROM predictions p
+                    WHERE p.job_id = j.id AND p.state IN ('planned', 'submitting', 'running'))
+""",
+    "2 predictions unwanted": f"""
+SELECT 'prediction' AS subject, p.id::text AS id, 'it is to be submitted, but its job is ' || j.state AS what
+  FROM predictions p JOIN jobs j ON j.id = p.job_id
+ WHERE p.id {_THESE} AND p.state = 'planned' AND j.state <> 'open'
+""",
     "3 predictions job": f"""
 SELECT 'prediction' AS subject, p.id::text AS id, 'it belongs to no job that is there' AS what
   FROM predictions p WHERE p.id {_THESE} AND NOT EXISTS (SELECT FROM jobs j WHERE j.id = p.job_id)
@@ -87,6 +109,15 @@ SELECT 'render' AS subject, r.id::text AS id, 'its cover is no variant of it' AS
   FROM renders r
  WHERE r.id {_THESE} AND EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id)
    AND NOT EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id AND v.idx = r.cover_idx)
+""",
+    "3 renders uncovered": f"""
+SELECT 'render' AS subject, r.id::text AS id, 'its cover is a placeholder, though it has files' AS what
+  FROM renders r
+  JOIN render_variants v ON v.render_id = r.id AND v.idx = r.cover_idx
+  JOIN outputs o ON o.id = v.output_id
+ WHERE r.id {_THESE} AND r.deleted_at IS NULL AND o.is_placeholder
+   AND EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
+                WHERE w.render_id = r.id AND NOT q.is_placeholder)
 """,
     "3 renders owner": f"""
 SELECT 'render' AS subject, r.id::text AS id, 'its owner is not its job''s' AS what
@@ -152,11 +183,12 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'it is {state} without a dead l
   FROM {table} t
  WHERE t.id {_THESE} AND t.state = '{state}'
    AND NOT EXISTS (SELECT FROM dead_letters d
-                    WHERE d.subject = '{subject}' AND d.subject_id = t.id AND d.state <> 'replayed')
+                    WHERE d.subject = '{subject}' AND d.subject_id = t.id AND d.state <> 'replayed') {excused}
 """
-    for table, subject, state in (
-        ("deliveries", "delivery", "dead"), ("predictions", "prediction", "lost"), ("outputs", "output", "dead"),
-        ("notices", "notice", "dead"),
+    for table, subject, state, excused in (
+        ("deliveries", "delivery", "dead", ""), ("predictions", "prediction", "lost", ""),
+        ("outputs", "output", "dead", "AND category <> 'CANCELLED'"),  # nobody gave up on it: it was not wanted
+        ("notices", "notice", "dead", ""),
     )
 } | {
     "8 dead_letters alive": f"""
@@ -199,6 +231,10 @@ SELECT 'project' AS subject, p.project_id AS id, 'file ' || p.idx || ' of render
   FROM placements p
  WHERE p.project_id = ANY(%(ids)s::text[])
    AND NOT EXISTS (SELECT FROM render_variants v WHERE (v.render_id, v.idx) = (p.render_id, p.idx))
+""",
+    "9 projects status": f"""
+SELECT 'project' AS subject, p.id AS id, 'it is ' || p.status || ', but its jobs say ' || {STATUS} AS what
+  FROM projects p WHERE p.id = ANY(%(ids)s::text[]) AND p.status IS DISTINCT FROM {STATUS}
 """,
 }
 

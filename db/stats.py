@@ -123,15 +123,23 @@ SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
  GROUP BY provider, state, coalesce(ended_by, '')
 """
 
-# Whose files a job got: those of the first prediction of its chain, of a later one, of none. A partial result that
-# chose no prediction can only be a placeholder.
+# Whose files a job got: those of the first entry of its chain, of a later one, a placeholder, none.
 JOBS_SETTLED: Final = """
-SELECT j.state, CASE WHEN p.seq = 0 THEN 'first' WHEN p.seq > 0 THEN 'fallback' WHEN j.state = 'partial'
-                     THEN 'placeholder' ELSE 'none' END AS answer, count(*) AS value
+SELECT j.state, CASE WHEN p.id IS NULL OR j.state IN ('failed', 'cancelled') THEN 'none'
+                     WHEN p.provider = 'placeholder' THEN 'placeholder'
+                     WHEN coalesce(p.entry, p.seq) = 0 THEN 'first' ELSE 'fallback' END AS answer, count(*) AS value
   FROM jobs j
   LEFT JOIN predictions p ON p.id = j.chosen_id
  WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour'
  GROUP BY 1, 2
+"""
+
+# A refusal that only a person with a credit card can mend.
+BILLING_REFUSED: Final = """
+SELECT provider, count(*) AS value
+  FROM predictions
+ WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND category = 'BILLING_FAILED'
+ GROUP BY provider
 """
 
 # Each provider that ever sent one, by jumps along the index of deliveries.
@@ -217,6 +225,12 @@ STATS: Final = (
         "Jobs settled in the last hour, by whose files they got: first, fallback, placeholder, none.",
         ("state", "answer"),
         JOBS_SETTLED,
+    ),
+    Stat(
+        "moorage_billing_refused_1h",
+        "Predictions that a provider refused in the last hour for want of money.",
+        ("provider",),
+        BILLING_REFUSED,
     ),
     Stat("moorage_last_webhook_seconds", "How long ago the last webhook came.", ("provider",), LAST_WEBHOOK),
     Stat("moorage_webhook_interval_seconds", "Usual time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),

@@ -71,6 +71,10 @@ _ON_ROWS: Final = {
     "3 renders unearned": "UPDATE jobs SET state = 'failed'",
     "3 renders empty": "DELETE FROM render_variants",
     "3 renders cover": "UPDATE renders SET cover_idx = 7",
+    "2 jobs unawaited": "UPDATE jobs SET state = 'open', settled_at = NULL, run_at = moment()",
+    "2 predictions unwanted": "UPDATE predictions SET state = 'planned'",
+    "3 jobs standin": "UPDATE outputs SET is_placeholder = true",
+    "3 renders uncovered": "UPDATE outputs SET is_placeholder = true WHERE idx = 0",
     "3 renders owner": "UPDATE renders SET owner = 'thief'",
     "3 renders nofile": "UPDATE render_variants SET output_id = gen_random_uuid()",
     "3 outputs variant": "UPDATE render_variants SET idx = idx + 5",
@@ -90,6 +94,7 @@ _ON_ROWS: Final = {
     "9 renders doubled": "INSERT INTO placements SELECT * FROM placements",
     "9 jobs project": "DELETE FROM projects",
     "9 projects unowned": "UPDATE placements SET idx = idx + 5",
+    "9 projects status": "UPDATE projects SET status = CASE status WHEN 'open' THEN 'assets_generated' ELSE 'open' END",
     "9 projects document": "UPDATE placements SET scene_key = 'id:7'",
 }
 

@@ -67,7 +67,10 @@ TROUBLE = {
     "MoorageProviderFails": "UPDATE predictions SET state = 'lost' WHERE external_id IN ('p4', 'p5', 'p6', 'p7', 'p8',"
     " 'p9', 'p10', 'p11')",
     "MoorageFallbacksAndPlaceholders": "UPDATE predictions SET seq = 1 WHERE external_id IN ('p4', 'p5', 'p6');"
-    " UPDATE jobs SET state = 'partial', chosen_id = NULL WHERE id = md5('job7')::uuid",
+    " UPDATE jobs SET state = 'partial' WHERE id = md5('job7')::uuid;"
+    " UPDATE predictions SET provider = 'placeholder' WHERE external_id = 'p7'",
+    "MoorageBillingRefused": "UPDATE predictions SET state = 'failed', category = 'BILLING_FAILED'"
+    " WHERE external_id = 'p4'",
     "MoorageBeatSilent": "UPDATE ticks SET started_at = moment() - interval '2 min' WHERE sweep = 'dispatch'",
 }
 # What looks like trouble and is none.
@@ -125,6 +128,7 @@ def firing(receiver: rp.Receiver) -> dict[str, promql.Vector]:
 def test_every_metric_and_label_that_is_asked_for_is_in_a_scrape(house: Connection, receiver: rp.Receiver) -> None:
     """An alert on a name that does not exist never fires, and says nothing about it."""
     house.execute(LETTER.encode())
+    house.execute(TROUBLE["MoorageBillingRefused"].encode())
     house.execute("INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann')")
     house.execute("INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, 1, 1)")
     receiver.post(b"{}", webhook_id="asked_1")

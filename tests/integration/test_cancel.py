@@ -5,12 +5,13 @@ from uuid import UUID
 
 import pytest
 
+from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import cancel, keep
+from tasks import cancel, keep, poll
 from tasks.cancel import Outcome
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
-from tests.integration.core import World, database_of, prediction, together, world
+from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.core import kept as facts
 
 
@@ -173,11 +174,60 @@ def test_a_job_that_is_cancelled_while_its_file_is_kept_ends_once(at: World, att
     assert (state == "succeeded") == bool(shown(at, job_id))
 
 
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crashing(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
+    """End the process at a failpoint, once."""
+    left = [name]
+
+    def failpoint(here: str) -> None:
+        if here in left:
+            left.remove(here)
+            raise Crash
+
+    monkeypatch.setattr(module, "failpoint", failpoint)
+
+
+def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dispatch finds what is due."""
+    job_id = started(at)
+    prediction_id, _ = running(at, job_id)
+    crashing(monkeypatch, cancel, "cancel.after_commit")
+
+    with pytest.raises(Crash):
+        cancelled(at, job_id)
+
+    assert at.state("jobs", job_id) == "cancelled"
+    assert at.deps.database.run(lambda conn: leases.due(conn, "poll", limit=9, starved=False)) == [prediction_id]
+
+
+@pytest.mark.parametrize(("point", "times"), [("poll.before_cancel", 1), ("poll.after_cancel", 2)])
+def test_a_crash_while_the_provider_is_asked_to_stop_asks_again(
+    at: World, monkeypatch: pytest.MonkeyPatch, point: str, times: int
+) -> None:
+    """To be asked twice does a provider no harm; not to be asked costs money."""
+    job_id = started(at)
+    prediction_id, external_id = running(at, job_id)
+    asked = stoppable(at, monkeypatch)
+    cancelled(at, job_id)
+    at.source.predictions[external_id] = prediction(external_id, "canceled")
+    crashing(monkeypatch, poll, point)
+    with pytest.raises(Crash):
+        at.step("poll", prediction_id)
+    at.deps.database.run(lambda conn: leases.release_of(conn, LEASED_BY, "its process died"))
+
+    at.step("poll", prediction_id)
+
+    assert len(asked) == times
+    assert at.state("predictions", prediction_id) == "cancelled"
+
+
 def test_others_that_run_are_stopped_when_one_is_chosen(at: World) -> None:
     """Their files would be late."""
     job_id = started(at, 2)
     first, slow = running(at, job_id)
-    at.conn.execute("UPDATE jobs SET state = state WHERE id = %s", (job_id,))
     at.source.predictions[slow] = prediction(slow, "processing")
     at.conn.execute("UPDATE predictions SET deadline_at = moment(), run_at = moment() WHERE id = %s", (first,))
     at.step("poll", first)

@@ -7,7 +7,7 @@ import pytest
 from db import projects
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import sweeps
+from tasks import audit, cancel, sweeps
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, time_out, tried
 from tests.integration.core import World, database_of, world
 
@@ -158,6 +158,34 @@ def test_what_was_not_submitted_when_a_success_comes_never_is(at: World) -> None
     hear(at, slow, "succeeded", [at.source.picture()])
 
     assert tried(at, job_id) == [("replicate", 0, "succeeded"), ("replicate", 1, "cancelled")]
+
+
+def test_what_chains_leave_behind_breaks_no_rule(at: World) -> None:
+    """Placeholders, late successes, dead files and jobs that were cancelled are all right to the audit."""
+    for late_files in ([], [at.source.picture(3)], [at.source.broken()]):
+        job_id, late = exhausted(at, placeholder=True)
+        kept(at, job_id)
+        if late_files:
+            hear(at, late, "succeeded", late_files)
+            kept(at, job_id)
+    dropped = started(at)
+    _, works = running(at, dropped)
+    hear(at, works, "succeeded", [at.source.picture(4), at.source.picture(5)])
+    at.step("keep", at.outputs(dropped)[0])
+    cancel.cancel(at.deps.database, at.deps.settings, dropped, "api")
+    running(at, started(at))
+    started(at)
+
+    report = audit.run(at.deps, deep=False, second_look_seconds=0.0)
+
+    of_chains = (
+        "job",
+        "prediction",
+        "output",
+        "render",
+        "dead_letter",
+    )  # deliveries are made without their events here
+    assert [finding for finding in report.findings if finding.subject in of_chains] == []
 
 
 def test_no_entry_is_planned_past_the_deadline(at: World) -> None:

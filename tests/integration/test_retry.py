@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks import retry
@@ -112,6 +113,26 @@ def test_files_of_a_chain_that_is_tried_again_die_and_the_next_entry_follows(at:
 
     assert at.state("jobs", job_id) == "open"
     assert tried(at, job_id)[-1] == ("replicate", 1, "planned")
+
+
+def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dispatch finds what is planned, and a second wish finds the job open."""
+    job_id = started(at, 1)
+    fail_all(at, job_id, 1)
+
+    def failpoint(name: str) -> None:
+        if name == "retry.after_commit":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(retry, "failpoint", failpoint)
+    with pytest.raises(KeyboardInterrupt):
+        retried(at, job_id)
+    monkeypatch.undo()
+
+    assert at.deps.database.run(lambda conn: leases.due(conn, "submit", limit=9, starved=False)) == [
+        planned(at, job_id)
+    ]
+    assert retried(at, job_id).refused == "the job is open: only what failed is tried again"
 
 
 @pytest.mark.parametrize(

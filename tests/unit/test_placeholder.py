@@ -1,0 +1,58 @@
+"""The picture that stands in where a chain brought nothing: of the size that was asked for."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from tasks import placeholder
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({"width": 768, "height": 1344}, (768, 1344)),
+        ({"size": "1536x1024"}, (1536, 1024)),
+        ({"image_size": "portrait_4_3"}, (768, 1024)),
+        ({"image_size": {"width": 640, "height": 480}}, (640, 480)),
+        ({"aspect_ratio": "16:9"}, (1368, 768)),
+        ({"aspect_ratio": "1:1"}, (1024, 1024)),
+        ({"width": 9000, "height": 3000}, (2048, 683)),
+        ({"width": 100_000_000, "height": 3, "aspect_ratio": "1:1"}, (1024, 1024)),
+        ({"width": float("nan"), "height": 3}, None),
+        ({"width": True, "height": 3}, None),
+        ({"width": "768", "height": "1344"}, None),
+        ({"size": "auto"}, None),
+        ({"size": "0x99999"}, None),
+        ({"aspect_ratio": "match_input_image"}, None),
+        ({"aspect_ratio": "0:9"}, None),
+        ({}, None),
+    ],
+)
+def test_a_size_is_read_wherever_a_model_takes_it(given: dict[str, object], size: tuple[int, int] | None) -> None:
+    """A page that keeps room for 16:9 must not jump, and no input makes a picture of any size."""
+    assert placeholder.wanted_size(given) == size
+
+
+@pytest.mark.parametrize("ratio", ["1:999", "999:1", "3:2"])
+def test_any_ratio_stays_within_the_sides(ratio: str) -> None:
+    """It is drawn in a worker's memory."""
+    size = placeholder.wanted_size({"aspect_ratio": ratio})
+
+    assert size is not None
+    assert all(side in placeholder.SIDES for side in size)
+
+
+def test_the_picture_is_of_that_size_and_not_of_one_colour() -> None:
+    """It shall look like a picture that is not there, not like a broken one."""
+    image = Image.open(io.BytesIO(placeholder.draw((160, 90))))
+    colours = image.getcolors(maxcolors=160 * 90)
+
+    assert (image.format, image.size) == ("PNG", (160, 90))
+    assert colours is not None
+    assert len(colours) > 20
+
+
+def test_a_reason_says_placeholder_once() -> None:
+    """A job that is tried again in vain must not say it twice."""
+    assert placeholder.reason(placeholder.reason("nsfw")) == "placeholder: nsfw"
