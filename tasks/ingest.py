@@ -2,14 +2,14 @@
 
 from datetime import datetime
 
-from db import deliveries, jobs, predictions, submits
+from db import deliveries, jobs, predictions
 from db.connect import Connection, now
 from moorage.errors import NotOurs, Permanent, UnknownPrediction
 from moorage.failpoints import failpoint
-from moorage.model import Delivery, Lease, Prediction, Registration, Report, Wake
+from moorage.model import Delivery, Lease, Registration, Report, Wake
 from moorage.text import storable
 from providers.base import Provider
-from tasks import apply, register
+from tasks import apply, register, tries
 from tasks.deps import Deps, Pulse
 
 UNMATCHED_CAP_SECONDS = 300.0
@@ -55,7 +55,7 @@ def _apply(
     deliveries.lock(conn, lease)
     found = predictions.find(conn, delivery.provider, report.external_id)
     if found is None:
-        found = _bound(conn, lease, delivery, provider, report)
+        found = tries.bind(conn, provider, delivery.key_sha256, report.external_id, actor=lease.leased_by)
     if found is None and deps.settings.adopt:
         register.insert(conn, deps.settings, provider, _adopted(delivery, report), actor=lease.leased_by)
         found = predictions.find(conn, delivery.provider, report.external_id)
@@ -82,26 +82,6 @@ def _apply(
         job_id=job.id,
     )
     return applied.wakes
-
-
-def _bound(conn: Connection, lease: Lease, delivery: Delivery, provider: Provider, report: Report) -> Prediction | None:
-    """
-    Return the prediction that was submitted with the key in the delivery's address, now known by the provider's id.
-
-    None where no prediction waits for an id under that key: then the delivery is judged by its own id alone.
-    """
-    ids = submits.by_key(conn, provider.name, delivery.key_sha256) if delivery.key_sha256 else None
-    if ids is None:
-        return None
-    jobs.lock(conn, ids.job_id)
-    prediction = predictions.lock(conn, ids.prediction_id)
-    if prediction.external_id is None:
-        first = provider.first_poll_seconds()
-        reason = storable(f"its webhook names it {provider.name} {report.external_id}", 200)
-        submits.bind(
-            conn, prediction, report.external_id, first_poll_seconds=first, reason=reason, actor=lease.leased_by
-        )
-    return predictions.find(conn, provider.name, report.external_id)
 
 
 def _wait(conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, report: Report) -> list[Wake]:

@@ -45,7 +45,7 @@ def _look(provider: Provider, prediction: Prediction, pulse: Pulse) -> str | Moo
     try:
         for page in provider.list_since(since):
             for listed in page:
-                if _key_sha256(listed.webhook) == prediction.key_sha256:
+                if key_sha256(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
             pulse()
     except (LeaseLost, HandBack):
@@ -55,7 +55,8 @@ def _look(provider: Provider, prediction: Prediction, pulse: Pulse) -> str | Moo
     return None
 
 
-def _key_sha256(address: str | None) -> str | None:
+def key_sha256(address: str | None) -> str | None:
+    """Return the hash of the key in a webhook address; None where it holds none."""
     try:
         keys = parse_qs(urlsplit(address or "").query).get("key")
     except ValueError:  # what a list calls an address may be none

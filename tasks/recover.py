@@ -13,7 +13,7 @@ from db.connect import Connection, Row
 from moorage.failpoints import failpoint
 from moorage.model import Listed, Registration, Wake
 from providers.base import Provider
-from tasks import register
+from tasks import lookup, register, tries
 from tasks.deps import Deps
 
 # unknown: to be registered and polled. live: to be polled. ended: over. lost: given up here, a dead letter tells why.
@@ -99,6 +99,9 @@ def _register(deps: Deps, provider: Provider, listed: Listed, owner: str) -> tup
     )
 
     def add(conn: Connection) -> tuple[bool, list[UUID]]:
+        ordered = tries.bind(conn, provider, lookup.key_sha256(listed.webhook), listed.external_id, actor=ACTOR)
+        if ordered is not None:  # moorage submitted it and never heard of it: it has a job
+            return False, predictions.poll_now(conn, [ordered.id])
         _, prediction_id, is_new = register.insert(conn, deps.settings, provider, asked, actor=ACTOR)
         return is_new, predictions.poll_now(conn, [prediction_id])
 

@@ -74,6 +74,26 @@ def abandon(
     return chain.go_on(conn, job, silence, actor=lease.leased_by)
 
 
+def bind(
+    conn: Connection, provider: Provider, key_sha256: str | None, external_id: str, *, actor: str
+) -> Prediction | None:
+    """
+    Return the prediction that was submitted with a key, from now on known by the provider's id, and locked.
+
+    None where no prediction waits for an id under that key: then what named the id is judged by the id alone.
+    """
+    named = submits.by_key(conn, provider.name, key_sha256) if key_sha256 else None
+    if named is None:
+        return None
+    jobs.lock(conn, named.job_id)
+    prediction = predictions.lock(conn, named.prediction_id)
+    if prediction.external_id is None:
+        first = provider.first_poll_seconds()
+        reason = storable(f"the key in its webhook address names it {provider.name} {external_id}", 200)
+        submits.bind(conn, prediction, external_id, first_poll_seconds=first, reason=reason, actor=actor)
+    return predictions.find(conn, provider.name, external_id)
+
+
 def match(deps: Deps, provider: Provider, external_id: str) -> list[Wake]:
     """Wake the deliveries that came before the provider's id was recorded, after that was committed."""
     woken = deps.database.run(lambda conn: deliveries.match(conn, provider.name, external_id))

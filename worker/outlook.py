@@ -51,6 +51,12 @@ def _when(row: Row, now: datetime) -> str:
     state, due = row["state"], _due(row, now)
     if state == "unmatched":
         return f"looked up again {due}, given up {ago(row['unmatched_until'], now)}"
+    if state == "planned":
+        return f"submitted {due}, if there is room at {row['provider']}"
+    if state == "submitting":
+        return f"looked up {due}: whether {row['provider']} made it is not known"
+    if state == "abandoned" and row["external_id"] is None:
+        return f"perhaps it was never made: only its webhook can tell of it, given up {due}"
     if state == "abandoned":
         return f"a late answer still counts, asked a last time {due}"
     if state == "running":

@@ -1,11 +1,13 @@
 """Submit: what is planned is sent once, and what the answer, or its absence, does."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 
 from embedded.stack import Stack
+from tasks import recover
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
 from worker import shell
@@ -354,6 +356,21 @@ def test_a_key_of_another_provider_opens_nothing(at: World, studio: Studio) -> N
 
     assert at.state("deliveries", delivery_id) == "unmatched"
     assert at.row("predictions", made.prediction_id)["external_id"] is None
+
+
+def test_a_recovery_gives_an_uncertain_try_its_id_instead_of_a_second_job(at: World, studio: Studio) -> None:
+    """A person who lists what the provider made must not have it kept twice."""
+    made = ordered(at)
+    studio.script = [(500, {})]
+    at.step("submit", made.prediction_id)
+    replicate = at.deps.providers["replicate"]
+    (page,) = recover.look(at.deps, replicate, datetime.now(UTC), foreign_too=True)
+
+    taken = recover.take(at.deps, replicate, page, owner="ann")
+
+    row = at.row("predictions", made.prediction_id)
+    assert (row["state"], row["external_id"], taken.registered) == ("running", "p1", 0)
+    assert at.one("SELECT count(*) FROM jobs") == 1
 
 
 def test_a_try_nobody_ever_heard_of_ends_without_a_dead_letter(at: World, studio: Studio) -> None:
