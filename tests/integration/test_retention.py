@@ -238,6 +238,27 @@ def test_what_is_kept_stays_though_its_webhooks_go(deps: Deps, conn: Connection,
     assert findings(deps) == []
 
 
+def test_a_notice_goes_when_it_was_sent_and_stays_while_it_waits(
+    deps: Deps, conn: Connection, later: Callable[[int], None]
+) -> None:
+    """The application may be away for longer than rows are kept: what it was not told of is still to be told."""
+    telling = replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
+    sent, waits = (world.kept(telling, name, [world.picture()]) for name in ("sent", "waits"))
+    conn.execute("UPDATE notices SET state = 'sent', run_at = NULL, ended_at = moment() WHERE job_id = %s", [sent])
+    conn.execute(
+        "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)"
+        " SELECT 'notice', id, job_id, 'waiting', 'sent', 'test' FROM notices WHERE job_id = %s",
+        [sent],
+    )
+
+    later(31)
+    done = run(deps, rows=30)
+
+    assert done["notices"] == 1
+    assert values(conn, "SELECT job_id FROM notices") == [waits]
+    assert findings(deps) == []
+
+
 def test_a_deleted_render_goes_in_the_end(deps: Deps, conn: Connection, later: Callable[[int], None]) -> None:
     """A tombstone is for the time in which somebody may still ask what became of it."""
     world.kept(deps, "abc", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
