@@ -18,6 +18,7 @@ from db.connect import Connection, connect
 from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
+from web import feed
 from web import stream as stream_module
 
 
@@ -71,8 +72,10 @@ class Listener:
         return data
 
     def next(self) -> dict[str, Any]:
+        end = time.monotonic() + 12
         while (data := self.block()) is None:
             assert not self.reply.isclosed(), "the stream ended"
+            assert time.monotonic() < end, "no event came"  # only comments
         return data
 
 
@@ -300,6 +303,17 @@ def is_taken(front: wp.Front) -> bool:
             return reply.status == 200
     finally:
         conn.close()
+
+
+def test_one_owner_does_not_take_the_place_of_all_others(front: wp.Front) -> None:
+    """A page that is reloaded in a loop must not shut out other people's."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(feed.MAX_OF_OWNER):
+            stack.enter_context(listening(front, "?owner=greedy"))
+        refused = front.get("/v1/events?owner=greedy")
+        stack.enter_context(listening(front, "?owner=modest"))
+
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
 
 
 def test_open_streams_end_with_the_process(url: str) -> None:
