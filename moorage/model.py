@@ -80,12 +80,14 @@ class Order:
     Args:
         webhook_url: where it is to tell us, with the single-use key in its query.
         input: as the model takes it; every reference to a file of ours is a signed URL by now.
+        seconds: how long its entry of the chain is waited for; a synchronous provider is not heard longer.
     """
 
     prediction_id: UUID
     model: str
     input: Mapping[str, Any]
     webhook_url: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,8 @@ class OpenAI(Provider):
         """Have pictures made, which takes minutes: POST /v1/images/generations; raises as `Provider.submit` says."""
         if self._submitter is None:
             raise ProviderRefused("OpenAI takes no orders: set OPENAI_API_KEY")
-        answer = self._submitter.send(f"{self._api_url}/v1/images/generations", openai_images.body(order))
+        url, body = f"{self._api_url}/v1/images/generations", openai_images.body(order)
+        answer = self._submitter.send(url, body, within_seconds=order.seconds)
         external_id = _request_id(answer) or str(order.prediction_id)
         try:
             made = openai_images.report(answer.fields, external_id, order.model, self.allows)

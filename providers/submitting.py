@@ -64,13 +64,16 @@ class Submitter:
         self._max_bytes = max_bytes
         self._answer_seconds = answer_seconds
 
-    def send(self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "") -> Answer:
+    def send(
+        self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", within_seconds: float | None = None
+    ) -> Answer:
         """
         Send one order and return the answer to it.
 
         Args:
             fields: the body, as JSON.
             webhook_url: whose key must not stand in a message, should the provider repeat it; the token never does.
+            within_seconds: less than `answer_seconds`, where whoever orders does not wait as long.
 
         Raises:
             NotSubmitted, ProviderBusy, SubmitUncertain, BillingRefused, ProviderRefused: as `Provider.submit` says.
@@ -78,7 +81,8 @@ class Submitter:
         body = self._json(fields)
         connection = self._connect(url)
         with contextlib.closing(connection):
-            status, headers, said = self._exchange(connection, parse_url(url).request_uri, body)
+            seconds = min(self._answer_seconds, within_seconds or self._answer_seconds)
+            status, headers, said = self._exchange(connection, parse_url(url).request_uri, body, seconds)
         if not 200 <= status < 300:
             hidden = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
             raise refusals.of(self._name, status, headers, said, hidden=hidden)
@@ -108,12 +112,12 @@ class Submitter:
         return connection
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes
+        self, connection: http.client.HTTPConnection, path: str, body: bytes, seconds: float
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Return status, headers and body; from the first byte on, nobody knows what a failure left behind."""
-        deadline = time.monotonic() + self._answer_seconds
+        deadline = time.monotonic() + seconds
         try:
-            connection.sock.settimeout(self._answer_seconds)
+            connection.sock.settimeout(seconds)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before it has read it all
                 connection.request("POST", path, body=body, headers=self._headers)
             source = cast("socket.socket", _Timed(connection.sock, deadline))

@@ -116,7 +116,8 @@ def _begin(conn: Connection, lease: Lease, attempt: Try) -> tuple[bool, list[Wak
 def _send(deps: Deps, pulse: Pulse, prediction: Prediction, attempt: Try) -> Submitted | MoorageError:
     """Send it; whatever follows is returned, for what must not be forgotten is that it was about to be sent."""
     hook = f"{deps.settings.public_url.rstrip('/')}/webhooks/{prediction.provider}?{urlencode({'key': attempt.key})}"
-    order = Order(prediction.id, attempt.entry.model, attempt.entry.input, hook)
+    entry = attempt.entry
+    order = Order(prediction.id, entry.model, entry.input, hook, entry.seconds)
     try:
         pulse.before_write()
     except HandBack as error:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -485,6 +485,17 @@ def test_openai_answers_with_the_pictures(server):
     assert [(one.path, one.data) for one in report.outputs] == [("data[0].b64_json", PNG), ("data[1].url", b"two")]
     assert report.completed_at == datetime.fromtimestamp(1790000000, UTC)
     assert report.expires_at is None
+
+
+def test_openai_is_not_heard_longer_than_its_entry_is_waited_for(server):
+    """The next entry of the chain is to start when the time limit says, not when a slow picture is done."""
+    server.answer = lambda _: server.over.wait(30)
+    began = datetime.now(UTC)
+
+    with pytest.raises(SubmitUncertain, match="timed out"):
+        provider_at("openai", server.server_port).submit(replace(order("gpt-image-1"), seconds=0.3))
+
+    assert datetime.now(UTC) - began < timedelta(seconds=10)
 
 
 def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
