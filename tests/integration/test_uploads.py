@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.client
 import io
+import socket
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -276,3 +277,19 @@ def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps, monkeypatch: pytes
 
     with pytest.raises(Invalid):
         put(deps, data=out.getvalue())
+
+
+def test_an_upload_that_nobody_finishes_leaves_nothing(
+    database_url: str, environment: dict[str, str], deps: Deps, conn: Connection
+) -> None:
+    """A browser that is closed in the middle must not leave half a file."""
+    with wp.running(database_url, **environment) as front:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=10) as line:
+            head = f"POST /v1/uploads?owner=ada HTTP/1.1\r\nHost: x\r\nAuthorization: {wp.BEARER['authorization']}\r\n"
+            line.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
+
+        assert front.ask("POST", "/v1/uploads?owner=ada", picture(), wp.BEARER).status == 201
+
+    recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
+    assert len(recorded) == 1
+    assert {key for key in private(deps) if isinstance(keys.parse(key), Uploaded)} == recorded

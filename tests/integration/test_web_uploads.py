@@ -5,10 +5,7 @@ import hashlib
 import http.client
 import io
 import json
-import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -24,10 +21,10 @@ from storage.keys import Uploaded
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
+from tests.integration.upload_front import PLACE, form, picture, read, send, stored
 
 S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_PUBLIC_BUCKET", "S3_PRIVATE_BUCKET")
 MAX_BYTES = 200_000
-PLACE = b"47.3769N 8.5417E"
 
 
 @pytest.fixture(scope="module")
@@ -57,42 +54,6 @@ def front(url: str, environment: dict[str, str]) -> Iterator[wp.Front]:
 def mine(url: str) -> Iterator[Connection]:
     with contextlib.closing(connect(url)) as made:
         yield made
-
-
-def picture(form: str = "JPEG", orientation: int = 1, size: tuple[int, int] = (40, 24)) -> bytes:
-    """Return a picture that says where it was taken."""
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = orientation, PLACE.decode()
-    exif.get_ifd(0x8825)[2] = (47.0, 22.0, 36.0)
-    out = io.BytesIO()
-    Image.effect_noise(size, 60).convert("RGB").save(out, form, exif=exif)
-    assert PLACE in out.getvalue()
-    return out.getvalue()
-
-
-def form(parts: list[tuple[str, bytes]], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
-    edge, said = boundary.encode(), b"Content-Disposition: form-data; "
-    body = b"".join(b"--%s\r\n%s%s\r\n\r\n%s\r\n" % (edge, said, head.encode(), data) for head, data in parts)
-    return body + b"--%s--\r\n" % edge, {"content-type": f"multipart/form-data; boundary={boundary}"}
-
-
-def send(front: wp.Front, body: bytes, path: str = "/v1/uploads?owner=ada", **headers: str) -> wp.Answer:
-    given = {"content-type": "application/octet-stream", **{n.replace("_", "-"): v for n, v in headers.items()}}
-    return front.ask("POST", path, body, {**wp.BEARER, **given})
-
-
-def read(url: str) -> tuple[int, bytes]:
-    """Read an address as anybody does."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-
-
-def stored(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -318,22 +279,6 @@ def test_storage_that_is_away_is_ours_and_the_file_is_not_blamed(url: str, envir
 
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
-
-
-def test_an_upload_that_nobody_finishes_leaves_nothing(front: wp.Front, deps: Deps, mine: Connection) -> None:
-    """A browser that is closed in the middle must not leave half a file."""
-    before, count = stored(deps), "SELECT count(*) AS n FROM uploads"
-    rows = mine.execute(count).fetchone()
-    with socket.create_connection(("127.0.0.1", front.port), timeout=10) as line:
-        head = f"POST /v1/uploads?owner=ada HTTP/1.1\r\nHost: x\r\nAuthorization: {wp.BEARER['authorization']}\r\n"
-        line.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
-
-    assert send(front, picture()).status == 201
-    assert len(stored(deps)) == len(before) + 1
-    after = mine.execute(count).fetchone()
-    assert after is not None
-    assert rows is not None
-    assert after["n"] == rows["n"] + 1
 
 
 def test_no_address_of_published_files_leads_to_an_upload(front: wp.Front) -> None:
