@@ -83,7 +83,11 @@ def _named(value: Any) -> Iterator[str]:
 def _swapped(value: Any, kind: str, by: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
         name = _name(value, kind)
-        return by[name] if name is not None and name in by else {key: _swapped(item, kind, by) for key, item in value.items()}
+        return (
+            by[name]
+            if name is not None and name in by
+            else {key: _swapped(item, kind, by) for key, item in value.items()}
+        )
     return [_swapped(item, kind, by) for item in value] if isinstance(value, list) else value
 
 
