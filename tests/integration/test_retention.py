@@ -301,6 +301,7 @@ def test_a_dry_run_counts_what_a_run_takes(
     assert untouched == before
     assert counted == {
         "renders": 1, "bodies": 2, "failed_bodies": 1, "failed_sources": 2, "deliveries": 3, "dead_letters": 0,
+        "notices": 0,
         "jobs": 1,
     }  # fmt: skip
     assert json.loads(applied.stdout) == {"applied": True, "counts": counted}
