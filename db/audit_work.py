@@ -12,7 +12,7 @@ _LIVE: Final = {
     "outputs": "('waiting', 'discarding')",
     "notices": "('waiting')",
 }
-_SUBJECTS: Final[Mapping[str, str]] = {"jobs": "job", **SUBJECT}
+_SUBJECTS: Final[Mapping[str, str]] = {"jobs": "job", **{str(table): subject for table, subject in SUBJECT.items()}}
 _THESE: Final = "id = ANY(%(ids)s::uuid[])"
 _LATE: Final = "run_at < moment() - make_interval(secs => %(overdue_seconds)s)"
 
