@@ -19,7 +19,7 @@ WEBHOOKS: Final = "/api/v1/webhooks/"
 
 
 class Front:
-    """Hands the API its paths and the page its own, everything else to the receiver; both live as long as the server."""
+    """Hands the API and the page their paths, and the receiver all others; both live as long as the server."""
 
     def __init__(self, *, api: ASGIApp, receiver: ASGIApp) -> None:
         self._api = api
