@@ -22,7 +22,7 @@ log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class Said:
     """What the provider was asked, with no transaction open, and what it said; `stop`: why it was asked to stop it."""
 
     provider: Provider | None
@@ -32,6 +32,7 @@ class _Said:
 
     @property
     def output_life_seconds(self) -> float | None:
+        """Return how long the provider's URLs live; None: not known."""
         return self.provider.output_life_seconds if self.provider else None
 
 
@@ -67,18 +68,18 @@ def _stop(provider: Provider | None, prediction: Prediction) -> None:
     failpoint("poll.after_cancel")
 
 
-def _ask(provider: Provider | None, prediction: Prediction) -> _Said:
+def _ask(provider: Provider | None, prediction: Prediction) -> Said:
     if provider is None or not provider.can_poll or prediction.external_id is None:
-        return _Said(provider, prediction.cancel_reason)
+        return Said(provider, prediction.cancel_reason)
     failpoint("poll.before_request")
     try:
         report = provider.poll(prediction.external_id, prediction.model)
     except MoorageError as error:
-        return _Said(provider, prediction.cancel_reason, error=error)
-    return _Said(provider, prediction.cancel_reason, report)
+        return Said(provider, prediction.cancel_reason, error=error)
+    return Said(provider, prediction.cancel_reason, report)
 
 
-def _answer(conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, said: _Said) -> list[Wake]:
+def _answer(conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, said: Said) -> list[Wake]:
     moment, error = now(conn), said.error
     if prediction.state not in predictions.LIVE:
         return []  # a webhook was faster, and ended our lease with the prediction
@@ -98,7 +99,7 @@ def _answer(conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Pr
     return []
 
 
-def _wait(conn: Connection, lease: Lease, prediction: Prediction, said: _Said, moment: datetime) -> None:
+def _wait(conn: Connection, lease: Lease, prediction: Prediction, said: Said, moment: datetime) -> None:
     """Come again on the provider's clock, or when it asks for; at the latest when our time is up."""
     provider, error = said.provider, said.error
     can_ask = provider is not None and provider.can_poll and prediction.external_id is not None
@@ -111,7 +112,7 @@ def _wait(conn: Connection, lease: Lease, prediction: Prediction, said: _Said, m
     predictions.wait(conn, lease, wait_seconds=seconds, polled=can_ask)
 
 
-def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, said: _Said) -> list[Wake]:
+def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, said: Said) -> list[Wake]:
     """Our time is up and the provider was asked once more: abandon it; when the output life is over too, it is lost."""
     silence = f"; asking failed: {storable(str(said.error), 500)}" if said.error else ""
     if prediction.state == "abandoned" or prediction.cancel_reason is not None:

@@ -47,7 +47,7 @@ TABLE: dict[int, WorkTable] = {
 }
 ROWS = """
 SELECT t.id, t.state, t.lease_token, t.attempt,
-       t.crashes, {key} AS key,
+       t.crashes, {key} AS key, {stopped} AS stopped,
        EXISTS (SELECT FROM dead_letters d WHERE d.subject_id = t.id AND d.state = 'open') AS letter
   FROM {table} t WHERE t.id = ANY(%(ids)s)
 """
@@ -97,7 +97,10 @@ class Real:
         found: dict[UUID, Row] = {}
         for table in ("predictions", "deliveries", "outputs"):
             key = "t.key" if table == "outputs" else "NULL"
-            for row in conn.execute(ROWS.format(table=table, key=key).encode(), {"ids": list(self.ids.values())}):
+            stopped = "t.cancel_reason IS NOT NULL" if table == "predictions" else "false"
+            for row in conn.execute(
+                ROWS.format(table=table, key=key, stopped=stopped).encode(), {"ids": list(self.ids.values())}
+            ):
                 found[row["id"]] = self._as_row(row)
         rows = [found.get(self.ids.get(slot, UUID(int=0)), Row()) for slot in range(1, O0 + len(OUTPUTS))]
         return (self._job(conn), *rows)
@@ -108,7 +111,8 @@ class Real:
         key = next((name for token, name in self.tokens.items() if token.hex[:8] == start), 0)
         lease = row["lease_token"]
         token = self.tokens[lease] if lease else 0
-        return Row(row["state"], token, lease in self.late, row["attempt"], row["crashes"], key, row["letter"])
+        over, counts = lease in self.late, (row["attempt"], row["crashes"])
+        return Row(row["state"], token, over, *counts, key, row["letter"], row["stopped"])
 
     def _job(self, conn: Connection) -> Job:
         row = one(conn, "SELECT state, chosen_id, partial FROM jobs WHERE id = %(id)s", {"id": self.job_id})
@@ -251,7 +255,7 @@ class Real:
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
             conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
             prediction = predictions.lock(conn, lease.row_id)
-        answered = poll._answer(conn, self.deps, lease, job, prediction, provider, report, None)
+        answered = poll._answer(conn, self.deps, lease, job, prediction, poll.Said(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
 

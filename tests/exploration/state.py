@@ -44,6 +44,7 @@ class Row(NamedTuple):
     crashes: int = 0
     key: int = 0  # the token that the recorded key names
     letter: bool = False  # an open dead letter is about it
+    stopped: bool = False  # its provider is asked to stop it: another prediction was chosen
 
 
 Db = tuple[Any, ...]  # Job, then Rows

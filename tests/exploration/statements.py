@@ -151,6 +151,9 @@ def apply(view: View, p: int, report: Report, rules: "Rules") -> bool:
         view.put(p, row._replace(state=state, token=0, over=False, crashes=crashes, letter=False))
     if isinstance(verdict, Choose):
         view.put(JOB, job._replace(state="keeping", chosen=p))
+        for other in PREDICTIONS:  # cancel.stop_others: a claim passes over them until the commit
+            if view.get(other).state in LIVE[other]:
+                view.put(other, view.lock(other)._replace(stopped=True))
         for o in OUTPUTS_OF[p]:
             if not view.get(o).state:
                 view.put(o, Row("waiting"))
@@ -169,6 +172,9 @@ def answer(view: View, me: Actor, rules: "Rules") -> None:
         raise Lost
     if me.memo == "finished":
         apply(view, me.slot, REPORTS[me.slot], rules)
+    elif row.stopped:
+        view.put(me.slot, cleared(row)._replace(state="cancelled"))
+        go_on(view)
     elif row.state == "running":
         view.put(me.slot, cleared(row)._replace(state="abandoned", attempt=row.crashes - 1))
         go_on(view)
