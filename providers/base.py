@@ -6,6 +6,7 @@ speak HTTP. An instance is made
 once a process, before it forks, and is used by many threads.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -18,6 +19,7 @@ from moorage.text import storable
 from moorage.urls import Hosts
 from providers.signatures import Headers
 
+_OUR_KEY: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 _POLL_GROWTH: Final = 1.5
 _POLL_SPREAD: Final = 5.0  # later polls are at most this many times as far apart as the first
 _MAX_POLL_SECONDS: Final = 300.0
@@ -126,8 +128,8 @@ class Provider(ABC):
         return {name: storable(value, _MAX_HEADER_CHARS) for name, value in kept if name in self.kept_headers}
 
     def redact(self, body: bytes) -> bytes:
-        """Return the body with the fields blanked that hold a secret of ours; most dialects have none."""
-        return body
+        """Return the body with what is a secret of ours blanked: the key of a webhook address that it repeats."""
+        return _OUR_KEY.sub(lambda found: found[1] + b"*" * len(found[2]), body) if b"key=" in body else body
 
     @abstractmethod
     def parse(self, body: bytes) -> Report:

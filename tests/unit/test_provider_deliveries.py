@@ -47,6 +47,18 @@ def test_every_provider_has_recorded_deliveries():
     assert set(LOADED) == {file.parent.name for file in FILES}
 
 
+@each_provider
+def test_the_key_of_our_address_is_not_stored_with_a_body_that_repeats_it(provider):
+    """It is hashed at rest; a backup of the database must not tell it. Everything else stays as it came."""
+    key = "Xq3_single-use-key_Zw9".ljust(43, "x")
+    body = f'{{"webhook": "https://us.example/webhooks/them?key={key}", "input": {{"q": "?key={key}"}}}}'.encode()
+
+    told = provider.redact(body)
+
+    assert told == body.replace(f"them?key={key}".encode(), b"them?key=" + b"*" * 43)
+    assert len(told) == len(body)
+
+
 @each_delivery
 def test_a_redacted_delivery_says_the_same(provider, delivery):
     """What is recorded is what is parsed later: blanking a secret must not cost the prediction."""

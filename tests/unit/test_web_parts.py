@@ -90,15 +90,17 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
         run(Life(silent, {}).start())
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate"])
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
+)
 def test_the_api_has_its_paths(path: str) -> None:
-    """What begins with a prefix of the API is never answered by the receiver, which asks for no token."""
+    """The page, and what begins with a prefix of the API, is never answered by the receiver, which asks for no token."""
     assert front.is_api(path)
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1x", "/healthz", "/webhooks/v1", "/api/webhooks/replicate", "/api/v1/webhooks/replicate", "//v1/jobs"],
+    ["/page", "/v1x", "/healthz", "/webhooks/v1", "/api/webhooks/replicate", "/api/v1/webhooks/replicate", "//v1/jobs"],
 )
 def test_the_receiver_has_all_others(path: str) -> None:
     """A webhook under any of its prefixes carries no token and must not meet the gate."""
