@@ -15,7 +15,8 @@ from embedded.standin.client import Standin
 from moorage import settings as settings_module
 from tasks import audit
 from worker import boot
-from worker.demo import compare, drive, plan, report
+from worker.demo import compare, drive, film, orders, plan, report
+from worker.demo.shop import Shop
 from worker.local import Local, data_folder
 
 SETTLE_SECONDS = 100.0
@@ -35,7 +36,7 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     begun = time.monotonic()
     with Standin(pictures=pictures).start(folder / "standin") as standin:
         overrides = {name: value for name, (value, _) in plan.SETTINGS.items()}
-        console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for Replicate ...")
+        console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for providers ...")
         with Local(folder, standin=standin, overrides=overrides) as local:
             console.print(f"all up after {time.monotonic() - begun:.1f} s. Settings that differ from the defaults:")
             for name, (value, why) in plan.SETTINGS.items():
@@ -54,17 +55,24 @@ def _run(console: Console, local: Local, standin: Standin) -> bool:
     os.environ.update(local.environment())
     settings_module.get.cache_clear()
     conn = connect(settings_module.get().database_url.get_secret_value(), name="moorage-demo")
-    cases = plan.cases()
-    started = drive.Application(local, standin).start(cases)
-    jobs = sum(1 for one in started if one.job_id is not None)
+    shop = Shop(local)
+    shop.write_film()
+    shop.place(orders.first())
+    started = drive.Application(local, standin).start(plan.cases())
+    shop.place(orders.then())
+    jobs = len(shop.placed) + sum(1 for one in started if one.job_id is not None)
     with Status("", console=console) as status:
-        is_quiet = drive.await_quiet(conn, jobs, Teller(console, status), SETTLE_SECONDS)
+        is_quiet = drive.await_quiet(conn, jobs, Teller(console, status), shop.look, SETTLE_SECONDS)
+    shop.look()
     deps = boot.deps()
     findings = audit.run(deps).findings
     ledger = standin.ledger()
-    differing = compare.differences(conn, deps.blobs, ledger, started)
+    differing = compare.differences(conn, deps.blobs, ledger, started, shop.placed)
+    project = shop.film()
+    differing += film.differences(project, shop.placed)
     if not is_quiet:
         differing.insert(0, f"not everything ended within {SETTLE_SECONDS:.0f} s")
+    report.show_orders(console, shop.placed, project)
     report.show(console, conn, ledger["summary"], started, findings)
     for finding in findings:
         console.print(f"[red]audit[/red] {finding}")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,12 +96,14 @@ def is_quiet(conn: Connection, jobs: int) -> bool:
     return now["jobs_all"] >= jobs and not (now["jobs"] or now["deliveries"] or now["waiting"])
 
 
-def await_quiet(conn: Connection, jobs: int, tell: Any, seconds: float = 100.0) -> bool:
-    """Wait until all is quiet, telling the progress; False when it takes too long."""
+def await_quiet(
+    conn: Connection, jobs: int, tell: Callable[[dict[str, int]], None], is_done: Callable[[], bool], seconds: float
+) -> bool:
+    """Wait until all is quiet and `is_done` says so too, telling the progress; False when it takes too long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         tell(progress(conn))
-        if is_quiet(conn, jobs):
+        if is_quiet(conn, jobs) and is_done():
             return True
         time.sleep(0.25)
     return False

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from db.connect import Connection, many
 from worker.demo.drive import Started
+from worker.demo.shop import Ordered
 
 JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
 
@@ -24,7 +25,7 @@ SELECT category, error, count(*) AS count, min(reason) AS example
  GROUP BY category, error, regexp_replace(reason, '[a-z0-9]*[0-9][a-z0-9]*', '*', 'g') ORDER BY 3 DESC, 1, 2
 """
 
-POLLED = "SELECT count(*) AS count FROM predictions WHERE ended_by = 'poll'"
+POLLED = "SELECT count(*) AS count FROM predictions WHERE ended_by = 'poll' AND entry IS NULL"
 
 # In the busiest second: the demo's load is too small and too much apart to speak of a rate over all of it.
 SPEED = """
@@ -44,7 +45,7 @@ def show(
     table.add_column(style="bold")
     table.add_column()
     refused = len(summary["unacknowledged"])
-    table.add_row("predictions started", f"{summary['predictions']} at the stand-in, {_registered(started)} registered")
+    table.add_row("predictions started", f"{summary['predictions']}: {_started(started, summary)}")
     table.add_row(
         "webhooks",
         f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted, {refused} refused for good",
@@ -62,8 +63,40 @@ def show(
     console.print(table)
 
 
-def _registered(started: Sequence[Started]) -> int:
-    return sum(1 for one in started if one.job_id is not None)
+def show_orders(console: Console, placed: Sequence[Ordered], project: dict[str, Any]) -> None:
+    """Print what became of each order, and of the project that some were for."""
+    table = Table(title="What was ordered, POST /v1/jobs, and what became of it", title_justify="left", box=None)
+    for column in ("order", "tried at", "job", "shown", "scene"):
+        table.add_column(column, no_wrap=True)
+    for one in placed:
+        shown = one.shown
+        tried = ", ".join(_try(prediction) for prediction in shown["predictions"] if prediction["entry"] is not None)
+        table.add_row(one.order.name, tried, shown["state"], _shown(shown["variants"]), shown["scene"])
+    console.print(table)
+    progress = project["progress"]
+    console.print(
+        f"project {project['project_id']}: {project['status']}, {progress['files_kept']} files in"
+        f" {len(project['document']['scenes'])} scenes, {progress['placeholders']} placeholder"
+    )
+
+
+def _try(prediction: dict[str, Any]) -> str:
+    state = prediction["state"]
+    return str(prediction["provider"]) + ("" if state == "succeeded" else f" ({state})")
+
+
+def _shown(variants: Sequence[dict[str, Any]]) -> str:
+    if any(variant["is_placeholder"] for variant in variants):
+        return "placeholder"
+    kind = variants[0]["media"] if variants else "file"
+    return f"{len(variants)} {kind}{'' if len(variants) == 1 else 's'}"
+
+
+def _started(started: Sequence[Started], summary: dict[str, Any]) -> str:
+    registered = sum(1 for one in started if one.job_id is not None)
+    ordered = summary["predictions"] - len(started)
+    nobody = len(started) - registered
+    return f"{registered} registered by the application, {ordered} ordered by moorage, {nobody} by nobody"
 
 
 def _by_state(rows: Sequence[dict[str, Any]]) -> str:
