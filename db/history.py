@@ -32,6 +32,8 @@ SELECT 'delivery', id FROM deliveries WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
 SELECT 'notice', id FROM notices WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
+SELECT 'upload', id FROM uploads WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
 SELECT 'dead_letter', id FROM dead_letters WHERE id BETWEEN %(low)s AND %(high)s
 LIMIT %(limit)s
 """
@@ -70,8 +72,9 @@ SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id,
 """
 
 PREDICTION: Final = """
-SELECT id, job_id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at,
-       output_until, polls, ended_by, run_at, attempt, crashes, leased_by, leased_until, ended_at
+SELECT id, job_id, seq, entry, provider, external_id, model, state, category, reason, raw_status, created_at,
+       submitted_at, deadline_at, cancel_reason, output_until, polls, ended_by, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
   FROM predictions WHERE id = %(id)s
 """
 
@@ -90,11 +93,17 @@ SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, 
   FROM notices WHERE id = %(id)s
 """
 
-_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE}
+UPLOAD: Final = """
+SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END AS state, media, format, content_type,
+       bytes, sha256, width_px, height_px, duration_s, key, created_at, deleted_at
+  FROM uploads WHERE id = %(id)s
+"""
+
+_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE, "upload": UPLOAD}
 
 
 def row(conn: Connection, match: Match) -> Row | None:
-    """Return all columns of a delivery, prediction, output or notice that a person reads."""
+    """Return all columns of a delivery, prediction, output, notice or upload that a person reads."""
     return one(conn, _ROWS[match.subject], {"id": match.id})
 
 

@@ -99,7 +99,7 @@ def _persistence(is_on: bool) -> Check:
 
 
 def provider_settings(settings: Settings) -> Iterator[Check]:
-    """Check each provider's webhook secret, and our own API token."""
+    """Check each provider's webhook secret and whether it takes orders, webhooks out, and our own API token."""
     try:
         loaded = providers.load(settings)
     except ConfigError as error:
@@ -111,8 +111,13 @@ def provider_settings(settings: Settings) -> Iterator[Check]:
             yield warn(f"{name}: webhooks are taken unsigned", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
         elif provider.enabled:
             yield ok(f"{name}: a webhook secret is set and can be read")
-        else:
+        elif not (provider.synchronous and provider.can_submit):  # that one answers orders with the files themselves
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
+        if provider.can_submit:
+            yield ok(f"{name}: takes orders, at most {provider.submit_concurrency} at once")
+    if settings.notify_url:
+        count = len(settings.notify_secret)
+        yield ok(f"applications are told at {settings.notify_url.partition('?')[0]}, signed with {count} secrets")
     yield _api_token(settings)
 
 

@@ -16,6 +16,7 @@ from worker import boot, console, outlook
 from worker.console import ago
 
 _REASON_CHARS = 160
+_PREDICTION = ("id", "provider", "model", "external_id", "state", "polls", "ended_by", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Story:
 @console.as_json
 def show(name: str, as_json: bool) -> None:
     """
-    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's, notice's or dead
-    letter's.
+    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's, notice's, dead
+    letter's or upload's.
 
     The first 8 characters of an id or more serve when they are enough; a provider's id of a prediction, or the id of a
     webhook, serves too.
@@ -101,7 +102,7 @@ def _of_row(conn: Connection, match: Match) -> Story:
 
 
 def _page(story: Story) -> list[Table | str]:
-    shown = {k: f"{v} ({ago(v, story.at)})" if isinstance(v, datetime) else v for k, v in story.facts.items()}
+    shown = {k: _fact(k, v, story.at) for k, v in story.facts.items()}
     return [
         f"{story.subject} {story.id}",
         *(f"  {line}" for line in console.facts({k: v for k, v in shown.items() if k != "id" and v != {}})),
@@ -112,9 +113,17 @@ def _page(story: Story) -> list[Table | str]:
     ]
 
 
+def _fact(name: str, value: Any, at: datetime) -> Any:
+    if isinstance(value, datetime):
+        return f"{value} ({ago(value, at)})"
+    if name == "chain" and value:
+        return ", then ".join(f"{e['provider']} {e['model']} ({console.span(e['seconds'])})" for e in value)
+    return value
+
+
 def _rows(story: Story) -> list[Table]:
     wanted: list[tuple[str, list[Row], tuple[str, ...]]] = [
-        ("Predictions", story.predictions, ("id", "provider", "external_id", "state", "polls", "ended_by", "reason")),
+        ("Predictions", story.predictions, _PREDICTION),
         ("Outputs", story.outputs, ("idx", "path", "state", "attempt", "format", "bytes", "key", "reason")),
         ("Deliveries", story.deliveries, ("id", "webhook_id", "received_at", "state", "bytes", "reason")),
         ("Notices", story.notices, ("id", "type", "event_id", "state", "attempt", "ended_at", "reason")),

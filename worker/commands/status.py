@@ -81,10 +81,16 @@ def _by_state(rows: list[Row]) -> dict[str, int]:
 
 def _provider(deps: Deps, seen: Overview, name: str) -> dict[str, Any]:
     live = {row["state"]: int(row["value"]) for row in seen.deliveries if row["provider"] == name}
+    runs = {row["state"]: int(row["value"]) for row in seen.predictions if row["provider"] == name}
+    provider = deps.providers[name]
     return {
         "provider": name,
-        "takes_webhooks": deps.providers[name].enabled,
-        "can_poll": deps.providers[name].can_poll,
+        "takes_webhooks": provider.enabled,
+        "can_poll": provider.can_poll,
+        "takes_orders": provider.can_submit,
+        "planned": runs.get("planned", 0),
+        "at_work": runs.get("submitting", 0) + runs.get("running", 0),
+        "at_once": provider.submit_concurrency,
         "last_webhook_at": seen.last_webhooks[name],
         "new": live.get("new", 0),
         "unmatched": live.get("unmatched", 0),
@@ -153,10 +159,13 @@ def _providers(found: dict[str, Any]) -> Table:
             ago(p["last_webhook_at"], found["at"]),
             p["new"],
             p["unmatched"],
+            f"{p['at_work']} of {p['at_once']}" if p["takes_orders"] else "none taken",
+            p["planned"],
         )
         for p in found["providers"]
     ]
-    return console.table("Providers", ("provider", "webhooks", "status", "last webhook", "new", "unmatched"), rows)
+    columns = ("provider", "webhooks", "status", "last webhook", "new", "unmatched", "orders at work", "planned")
+    return console.table("Providers", columns, rows)
 
 
 def _pauses(found: dict[str, Any]) -> list[Table | str]:

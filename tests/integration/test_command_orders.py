@@ -1,0 +1,76 @@
+"""What `status`, `show` and `doctor` tell of orders and uploads."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from db import uploads
+from db.connect import Connection
+from db.uploads import Upload
+from embedded.stack import Stack
+from moorage import ids
+from moorage.model import Entry, Media, Wish
+from tasks import order
+from tasks.deps import Deps
+from tests.integration import command_line as cli
+
+KEYS = {"REPLICATE_API_TOKEN": "r8_x", "FAL_KEY": "a:b", "OPENAI_API_KEY": "sk-x"}
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    made = cli.deps(stack, database_url)
+    yield made
+    made.database.close()
+
+
+def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
+    stack: Stack, database_url: str, deps: Deps
+) -> None:
+    """Whoever waits for a picture asks at which provider it is, and what comes next."""
+    chain = (
+        Entry("replicate", "a/model", {"prompt": "a boat"}, 60.0),
+        Entry("fal", "b/model", {"prompt": "a boat"}, 600.0),
+    )
+    made = order.order(deps.database, deps.settings, deps.providers, Wish("ada", "image", chain, 3600.0))
+    env = cli.environment(stack, database_url, **KEYS)
+
+    told = cli.run(env, "show", str(made.job_id))
+    seen = json.loads(cli.run(env, "status", "--json").stdout)
+
+    assert told.returncode == 0, told.stderr
+    assert "replicate a/model (60 s), then fal b/model (10 min)" in told.stdout
+    assert "submitted now, if there is room at replicate" in told.stdout
+    (replicate,) = [one for one in seen["providers"] if one["provider"] == "replicate"]
+    assert (replicate["takes_orders"], replicate["planned"], replicate["at_work"]) == (True, 1, 0)
+    assert replicate["at_once"] == 10
+
+
+def test_an_upload_is_told(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
+    """An id in a job's input has to lead somewhere."""
+    media = Media("image", "png", "image/png", "png", 20, 10)
+    upload = Upload(ids.new(), "ada", "ada/inputs/x.png", media, 100, "0" * 64)
+    uploads.add(conn, upload)
+
+    told = cli.run(cli.environment(stack, database_url), "show", str(upload.id))
+
+    assert told.returncode == 0, told.stderr
+    assert f"upload {upload.id}" in told.stdout
+    assert "ada/inputs/x.png" in told.stdout
+    assert "stored" in told.stdout
+
+
+def test_doctor_tells_who_takes_orders_and_whom_ends_are_told(stack: Stack, database_url: str, deps: Deps) -> None:
+    """A key that is missing shows before the first order is refused; no secret is asked of whom sends no webhook."""
+    more = {**KEYS, "MOORAGE_NOTIFY_URL": "http://127.0.0.1:1/hooks", "MOORAGE_NOTIFY_SECRET": cli.SECRET}
+
+    with_keys = cli.run(cli.environment(stack, database_url, **more), "doctor").stdout
+    without = cli.run(cli.environment(stack, database_url), "doctor").stdout
+
+    for name in ("replicate", "fal", "openai"):
+        assert f"{name}: takes orders, at most 10 at once" in with_keys
+        assert f"{name}: takes orders" not in without
+    assert "applications are told at http://127.0.0.1:1/hooks, signed with 1 secret" in with_keys
+    assert "openai: no webhook secret" not in with_keys
+    assert "openai: no webhook secret" in without
