@@ -12,9 +12,13 @@ from PIL import Image, ImageDraw
 from db import chains, jobs
 from db.connect import Connection
 from moorage import logs
+from moorage.errors import ConfigError, Invalid
 from moorage.lifecycle import GiveUp
 from moorage.model import Job, Output, Wake
+from moorage.settings import Settings
+from tasks import download, validate
 from tasks.deps import Deps
+from tasks.limits import Limits
 
 SQUARE: Final = (1024, 1024)
 SIDES: Final = range(64, 2049)  # a wish beyond is brought within, its proportions kept
@@ -61,6 +65,25 @@ def picture(deps: Deps, output: Output) -> bytes:
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
     inputs = (entry["input"] for entry in job.chain or ())
     return draw(next((size for given in inputs if (size := wanted_size(given))), SQUARE))
+
+
+def check(settings: Settings, limits: Limits) -> None:
+    """
+    Return when MOORAGE_PLACEHOLDER_FILE can be a placeholder, or is not set.
+
+    Raises:
+        ConfigError: it cannot be read, or is no whole picture.
+    """
+    file = settings.placeholder_file
+    if file is None:
+        return
+    try:
+        with download.inline(file.read_bytes(), limits) as fetched:
+            media = validate.examine(fetched, limits).media.media
+    except (OSError, Invalid) as error:
+        raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} cannot be a placeholder: {error}") from error
+    if media != "image":
+        raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} is a {media}: name a picture")
 
 
 def wanted_size(given: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from moorage import logs
 from moorage import settings as settings_module
 from moorage.errors import Transient
 from storage import buckets, s3
-from tasks import notify
+from tasks import notify, placeholder
 from tasks.deps import Deps, policy_of
 from tasks.egress import Egress
 from tasks.limits import Limits
@@ -48,10 +48,12 @@ def check() -> None:
     Wait until PostgreSQL and storage answer, then check schema and buckets; leaves no connection open.
 
     Raises:
-        ConfigError: the schema is older than this moorage, a bucket misses a permission, or a secret is none.
+        ConfigError: the schema is older than this moorage, a bucket misses a permission, a secret is none, or the
+            placeholder no picture.
     """
     made = deps()
     notify.secrets(made.settings)
+    placeholder.check(made.settings, made.limits)
     _patiently("PostgreSQL", lambda: made.database.run(migrate.require))
     made.database.close()
     _patiently("storage", lambda: buckets.ensure(made.blobs, made.settings))

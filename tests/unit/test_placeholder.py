@@ -1,11 +1,15 @@
 """The picture that stands in where a chain brought nothing: of the size that was asked for."""
 
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from moorage.errors import ConfigError
+from moorage.settings import Settings
 from tasks import placeholder
+from tasks.limits import Limits
 
 
 @pytest.mark.parametrize(
@@ -56,3 +60,21 @@ def test_the_picture_is_of_that_size_and_not_of_one_colour() -> None:
 def test_a_reason_says_placeholder_once() -> None:
     """A job that is tried again in vain must not say it twice."""
     assert placeholder.reason(placeholder.reason("nsfw")) == "placeholder: nsfw"
+
+
+def test_a_file_that_is_no_picture_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Else it is found out when every provider is down, by jobs that fail for it."""
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(placeholder.draw((64, 64)))
+    bad.write_bytes(good.read_bytes()[:200])
+
+    placeholder.check(settings(None), Limits())
+    placeholder.check(settings(good), Limits())
+    for file in (bad, tmp_path / "missing.png"):
+        with pytest.raises(ConfigError, match=r"MOORAGE_PLACEHOLDER_FILE=.*cannot be a placeholder"):
+            placeholder.check(settings(file), Limits())
+
+
+def settings(file: Path | None) -> Settings:
+    given = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
+    return Settings(_env_file=None, placeholder_file=file, **given)
