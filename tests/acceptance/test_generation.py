@@ -35,7 +35,7 @@ def test_a_placeholder_stands_in_until_the_first_ones_late_success(world):
     project = f"/projects/p-{uuid.uuid4().hex[:8]}"
     document = {"scenes": [scene]}
     assert shop.ask("PUT", project, json={"owner": shop.owner, "document": document}).status_code == 201
-    late = entry("replicate", seconds=1, outputs=2, duration_s=9.0)
+    late = entry("replicate", seconds=1, outputs=2, duration_s=12.0)
 
     job_id = shop.order(
         late,
@@ -45,7 +45,7 @@ def test_a_placeholder_stands_in_until_the_first_ones_late_success(world):
         project_id=project.removeprefix("/projects/"),
         scene="hall",
     )
-    stood_in = shop.await_state(job_id, "partial", seconds=8)
+    stood_in = shop.await_state(job_id, "partial", seconds=11)
     shown = shop.get(project)
 
     assert tries(stood_in)[:3] == [("replicate", "abandoned"), ("fal", "failed"), ("openai", "failed")]
