@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from web.streaming import Streamer
 
 log = logs.get(__name__)
+
+MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: some are read piece by piece, where webhooks wait meanwhile
 
 
 class Api:
@@ -88,6 +90,7 @@ class Api:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
+            _check_headers(scope)
             access.enter(scope, await self._caller(scope))
             await self._routes(scope, receive, send)
         except Problem as refused:
@@ -101,6 +104,11 @@ class Api:
         if page.is_page(scope["path"]):
             return await page.admit(self._gate, scope)
         return await self._gate.admit(scope)
+
+
+def _check_headers(scope: Scope) -> None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes together")
 
 
 def _streamer(settings: Settings) -> "Streamer | None":

@@ -82,13 +82,13 @@ def read(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Regist
     Raises:
         Problem: 422 with every field that is wrong.
     """
-    errors = [stray(name, Asked) for name in body if not is_storable(name)]
+    errors = [stray(name, Asked) for name in unstorable(body)]
     if body.get("scene") is not None and body.get("project_id") is None:
         errors.append({"field": "scene", "message": "names a place in a project: write project_id too, or no scene"})
     try:
         asked = Asked.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
-        errors += [explain(item, Asked) for item in error.errors()]
+        errors += [explain(item, Asked) for item in first(error)]
     if errors:
         raise invalid(errors)
     return Registration(partial=asked.policy or partial, **asked.model_dump(exclude={"policy"}))
@@ -107,6 +107,16 @@ def invalid(errors: list[dict[str, str]]) -> Problem:
     return Problem(422, first + more, errors=errors)
 
 
+def first(error: ValidationError) -> list[ErrorDetails]:
+    """Return what is wrong, no more than is told: a body may hold a hundred thousand names that are no fields."""
+    return error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+
+
+def unstorable(body: dict[str, Any]) -> list[str]:
+    """Return the names in a body that cannot be stored, as many as are told."""
+    return [name for name in body if not is_storable(name)][:MAX_ERRORS]
+
+
 def explain(item: ErrorDetails, model: type[BaseModel]) -> dict[str, str]:
     """Return what is wrong with one field; what was sent is not repeated, only a name that is no field."""
     field = storable(str(item["loc"][0]), 60) if item["loc"] else ""
@@ -121,7 +131,7 @@ def explain(item: ErrorDetails, model: type[BaseModel]) -> dict[str, str]:
 def stray(name: str, model: type[BaseModel]) -> dict[str, str]:
     """Return what is wrong with a name that is no field, and which one may have been meant."""
     fields = list(model.model_fields)
-    close = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name[:MAX_NAME], fields, n=1, cutoff=0.75)
     known = f"the fields are {', '.join(fields)}" if fields else "there are none here"
     instead = f"did you mean {close[0]}?" if close else known
     return {"field": storable(name, 60), "message": f"is not a field: {instead}"}

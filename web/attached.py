@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from moorage import ids
 from moorage.model import Wish
-from web import asked, bodies
+from web import asked, bodies, inputs
 from web.desk import Desk
 from web.forms import Form
 from web.inputs import wrong
@@ -17,6 +17,7 @@ from web.intake import Incoming
 
 JOB: Final = "job"
 MAX_FILES: Final = 8
+_MAX_DEPTH: Final = 64  # of the whole job; an input in it may be less deep
 _CHUNK_BYTES: Final = 2**20
 
 
@@ -55,6 +56,8 @@ def read(form: Form) -> tuple[dict[str, Any], dict[str, Any], Attached]:
     if JOB not in form.fields:
         raise asked.wrong(JOB, "is missing: send the job as JSON in this field of the form")
     body = bodies.read_text(form.fields[JOB])
+    if inputs.is_deep(body, _MAX_DEPTH):
+        raise asked.wrong(JOB, f"is nested more than {_MAX_DEPTH} deep")
     names = [name for name, _ in form.files]
     named = set(_named(body))
     errors = [wrong(name, "is no field of the form: send the job in `job`") for name in form.fields if name != JOB]

@@ -61,7 +61,9 @@ async def _judge(at: Desk, wish: Wish, n: int) -> _Judged:
             return _Judged(entry, [], f"{place}: {entry.provider} offers no schema of {entry.model}")
         named = references.named(dict(entry.input))
         filled = references.replaced(dict(entry.input), {found.text: _ADDRESS for found in named})
-        return _Judged(entry, matching.problems_of(filled, schema, f"{place}.input"), None)
+        # In a thread: what a schema asks may take long, and webhooks are taken beside it.
+        wrongs = await asyncio.to_thread(matching.problems_of, filled, schema, f"{place}.input")
+        return _Judged(entry, wrongs, None)
     except ProviderUnavailable as error:
         return _Judged(entry, [], f"{place}: {error}")
     except matching.BadSchema as error:

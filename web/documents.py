@@ -1,6 +1,5 @@
 """What addresses of projects take in their bodies, and what is wrong with it."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -8,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moorage import scenes
 from moorage.model import Scene
 from moorage.text import is_storable
-from web import asked
+from web import asked, inputs
 from web.access import Caller
 from web.asked import Name, SceneName
 from web.problems import Problem
@@ -65,29 +64,16 @@ def owner_of(body: dict[str, Any], caller: Caller) -> str:
 
 def validated(body: dict[str, Any], model: type[B]) -> B:
     """Return a body as its model; raises Problem 422 with every field that is wrong."""
-    errors = [asked.stray(name, model) for name in body if not is_storable(name)]
+    errors = [asked.stray(name, model) for name in asked.unstorable(body)]
     try:
         wanted = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
-        errors += [asked.explain(item, model) for item in error.errors()]
-    if not errors and _is_deep(body):
+        errors += [asked.explain(item, model) for item in asked.first(error)]
+    if not errors and inputs.is_deep(body, MAX_DEPTH):
         errors = [{"field": "", "message": f"is nested more than {MAX_DEPTH} deep"}]
     if errors:
         raise asked.invalid(errors)
     return wanted
-
-
-def _is_deep(body: Any) -> bool:
-    """Return whether brackets stand in brackets too often to be read back from anywhere."""
-    level = [body]
-    for _ in range(MAX_DEPTH):
-        level = [inner for one in level for inner in _inside(one)]
-    return bool(level)
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (one for one in inner if isinstance(one, dict | list))
 
 
 def free_name(document: dict[str, Any], scene: SceneBody) -> str | None:

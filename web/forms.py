@@ -18,6 +18,7 @@ MAX_FIELDS: Final = 100
 MAX_FIELD_BYTES: Final = 2**20  # of one field; a job as JSON is the largest
 MAX_FIELDS_BYTES: Final = 2**20  # of all fields together
 _OVERHEAD_BYTES: Final = 2**20
+_MAX_TYPE_CHARS: Final = 256  # of a Content-Type: reading its parameters takes the square of its length
 
 
 @dataclass(slots=True)
@@ -109,7 +110,8 @@ def _wrong(name: str, message: str) -> Problem:
 
 def _media_type(request: Request) -> Message:
     message = Message()
-    message["content-type"] = request.headers.get("content-type", "")
+    given = request.headers.get("content-type", "")
+    message["content-type"] = given if len(given) <= _MAX_TYPE_CHARS else ""
     return message
 
 

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from moorage.text import is_storable, storable
 
 MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 10_000  # of one input: a model takes dozens, and each is looked at several times
 MAX_CHAIN_BYTES: Final = 2**21  # of all entries' inputs together, as JSON
 _FIELD_CHARS: Final = 200
 
@@ -29,6 +30,29 @@ def problems_of(value: Any, field: str, depth: int = 0) -> Iterator[dict[str, st
     elif isinstance(value, list):
         for n, item in enumerate(value):
             yield from problems_of(item, f"{field}[{n}]", depth + 1)
+
+
+def is_large(value: Any) -> bool:
+    """Return whether a value of JSON holds more than MAX_VALUES values, itself counted."""
+    level, seen = [value], 0
+    while level:
+        seen += len(level)
+        if seen > MAX_VALUES:
+            return True
+        level = [inner for one in level for inner in _inside(one)]
+    return False
+
+
+def is_deep(value: Any, most: int) -> bool:
+    """Return whether brackets stand in brackets more than `most` deep; whoever walks down by calls would fail."""
+    level = [value]
+    for _ in range(most):
+        level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
+    return bool(level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def size_bytes(inputs: Sequence[Mapping[str, Any]]) -> int:

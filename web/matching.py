@@ -1,6 +1,7 @@
 """Whether an input is what its model takes: checked against the provider's schema, with the field named."""
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -13,6 +14,7 @@ from referencing.exceptions import Unresolvable
 from web import inputs
 
 MAX_ERRORS: Final = 20
+_MAX_LOOKED_AT: Final = 100  # before they are put in order: a list may be wrong in each of its values
 
 # Patterns are left to the provider: they are written for another engine, and one could run for ever. Addresses are not
 # followed: with a registry of its own the library fetches none.
@@ -51,7 +53,8 @@ def _validator(text: str) -> Any:
 
 
 def _told(validator: Any, value: Mapping[str, Any], field: str) -> Iterator[dict[str, str]]:
-    for error in sorted(validator.iter_errors(dict(value)), key=lambda found: list(map(str, found.absolute_path))):
+    some = itertools.islice(validator.iter_errors(dict(value)), _MAX_LOOKED_AT)
+    for error in sorted(some, key=lambda found: list(map(str, found.absolute_path))):
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
         yield from _of(error, field + place)
 

@@ -103,7 +103,8 @@ def take(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
     errors: list[dict[str, str]] = []
     for name, value in pairs:
         if name not in wanted.model_fields:
-            errors.append(asked.stray(name, wanted))
+            if len(errors) < asked.MAX_ERRORS:
+                errors.append(asked.stray(name, wanted))
         elif name in given:
             errors.append({"field": name, "message": "is given twice: write it once"})
         given[name] = value
@@ -111,7 +112,7 @@ def take(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
     try:
         read = wanted.model_validate(known)
     except ValidationError as error:
-        raise asked.invalid(errors + [asked.explain(item, wanted) for item in error.errors()]) from error
+        raise asked.invalid(errors + [asked.explain(item, wanted) for item in asked.first(error)]) from error
     if errors:
         raise asked.invalid(errors)
     return read

@@ -83,7 +83,7 @@ def _read(body: dict[str, Any], wanted: type[B]) -> B:
     try:
         return wanted.model_validate(body)
     except ValidationError as error:
-        raise asked.invalid([asked.explain(item, wanted) for item in error.errors()]) from error
+        raise asked.invalid([asked.explain(item, wanted) for item in asked.first(error)]) from error
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -77,14 +77,14 @@ def read(body: dict[str, Any]) -> Wished:
     Raises:
         Problem: 422 with every field that is wrong.
     """
-    errors = [asked.stray(name, Wished) for name in body if not is_storable(name)]
+    errors = [asked.stray(name, Wished) for name in asked.unstorable(body)]
     if body.get("scene") is not None and body.get("project_id") is None:
         errors.append({"field": "scene", "message": "names a place in a project: write project_id too, or no scene"})
     errors += itertools.islice(_of_inputs(body), asked.MAX_ERRORS)
     try:
         wished = Wished.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
-        raise asked.invalid([*(_explain(item) for item in error.errors()), *errors]) from error
+        raise asked.invalid([*(_explain(item) for item in asked.first(error)), *errors]) from error
     if errors:
         raise asked.invalid(errors)
     return wished
@@ -165,6 +165,9 @@ def _of_input(value: Any, field: str) -> Iterator[dict[str, str]]:
         return
     if len(value) == 1 and next(iter(value)) in ("upload", "variant"):
         yield inputs.wrong(field, "is a file itself: write the file under the model's name for it")
+        return
+    if inputs.is_large(value):
+        yield inputs.wrong(field, f"holds more than {inputs.MAX_VALUES} values: no model takes so many")
         return
     found = list(itertools.islice(inputs.problems_of(value, field), asked.MAX_ERRORS))
     yield from found

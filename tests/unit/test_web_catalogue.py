@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -125,3 +126,16 @@ def test_what_is_no_schema_is_said_to_be_none() -> None:
     """It refuses nothing: the input is then not checked."""
     with pytest.raises(matching.BadSchema):
         matching.problems_of({"a": 1}, {"type": "nonsense"}, "input")
+
+
+@pytest.mark.parametrize("kind", [{"type": "string"}, {"anyOf": [{"type": "string"}, {"type": "null"}]}])
+def test_a_list_that_is_wrong_in_every_value_is_judged_by_its_first(kind):
+    """Every error was made and put in order, seconds in which nothing else was answered, for the 20 that are told."""
+    schema = {"properties": {"images": {"type": "array", "items": kind}}}
+
+    started = time.monotonic()
+    told = matching.problems_of({"images": [1] * 100_000}, schema, "input")
+
+    assert len(told) == 20
+    assert told[0]["field"] == "input.images[0]"
+    assert time.monotonic() - started < 1

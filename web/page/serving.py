@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from db import gallery, renders
 from db.connect import Connection, Row
+from moorage.text import is_storable
 from web import access, desk, ids, queries, snapshots
 from web.access import NOBODY, Caller
 from web.gate import Gate
@@ -146,8 +147,11 @@ ROUTES: Final = [
 
 
 def _wanted(request: Request) -> Wanted:
+    given = {name: value for name, value in request.query_params.items() if value}
+    if not all(is_storable(value) for value in given.values()):
+        raise Problem(404, "there is no such page of renders")
     try:
-        return Wanted.model_validate({name: value for name, value in request.query_params.items() if value})
+        return Wanted.model_validate(given)
     except ValueError as error:
         raise Problem(404, "there is no such page of renders") from error
 

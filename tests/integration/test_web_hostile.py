@@ -1,0 +1,126 @@
+"""What somebody sends who wants the API to fail, or the receiver beside it to be slow: against granian."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.stack import Stack
+from tests.integration import web_process as wp
+
+ENTRY = {"provider": "replicate", "model": "acme/picture", "input": {"prompt": "a harbour"}}
+# Nothing answers there.
+AWAY = {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_API_URL": "http://127.0.0.1:9"}
+AWAY["MOORAGE_EGRESS_ALLOW"] = "127.0.0.1:9"
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return stack.postgres.create_database("web_hostile", template=template_database)
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    with wp.running(url, **AWAY) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def bob(front: wp.Front) -> dict[str, str]:
+    """Return the headers of a browser of bob's."""
+    return owner(front, "bob")
+
+
+def owner(front: wp.Front, name: str) -> dict[str, str]:
+    body = json.dumps({"owner": name}).encode()
+    made = front.ask("POST", "/v1/owner-tokens", body, {**wp.BEARER, **JSON})
+    return {"authorization": f"Bearer {made.fields['token']}"}
+
+
+def form(job: bytes) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="job"\r\n\r\n' + job + b"\r\n--x--\r\n"
+
+
+def names(count: int) -> bytes:
+    return b",".join(b'"k%d":0' % n for n in range(count))
+
+
+def test_a_name_that_stands_twice_among_many_is_found_at_once(front: wp.Front, bob: dict[str, str]) -> None:
+    """To compare each of 80,000 names with all others took minutes, in which no webhook was answered."""
+    body = b"{" + names(80_000) + b',"z":0,"z":0}'
+
+    started = time.monotonic()
+    refused = front.ask("POST", "/v1/jobs", body, {**bob, **JSON})
+
+    assert refused.status == 400
+    assert "'z' stands twice" in refused.fields["detail"]
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/jobs", b"{" + names(80_000) + b"}"),
+        ("/v1/jobs", b'{"owner":"bob","chain":[{' + names(80_000) + b"}]}"),
+        ("/v1/projects/p", b"{" + names(80_000) + b"}"),
+    ],
+)
+def test_many_names_that_are_no_fields_are_not_all_explained(
+    front: wp.Front, bob: dict[str, str], path: str, body: bytes
+) -> None:
+    """What is told are the first twenty; to find a like name for each of the others took seconds."""
+    started = time.monotonic()
+    refused = front.ask("PUT" if "projects" in path else "POST", path, body, {**bob, **JSON})
+
+    assert (refused.status, len(refused.fields["errors"])) == (422, 20)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    "headers", [{"cookie": "a=b; " * 20_000}, {"content-type": 'multipart/form-data; a="' + ";" * 60_000}]
+)
+def test_headers_are_bounded(front: wp.Front, bob: dict[str, str], headers: dict[str, str]) -> None:
+    """Cookies and media types are read piece by piece, the latter in the square of its length."""
+    started = time.monotonic()
+    refused = front.ask("POST", "/v1/jobs", b"x", {**bob, **headers})
+
+    assert refused.status == 431
+    assert time.monotonic() - started < 1
+
+
+def test_a_media_type_with_many_parameters_is_none(front: wp.Front, bob: dict[str, str]) -> None:
+    """Within the bound of all headers it still took seconds."""
+    started = time.monotonic()
+    refused = front.ask("POST", "/v1/jobs", b"x", {**bob, "content-type": 'multipart/form-data; a="' + ";" * 30_000})
+
+    assert refused.status == 415
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("depth", [100, 600, 900])
+def test_a_form_with_brackets_in_brackets_is_refused(front: wp.Front, bob: dict[str, str], depth: int) -> None:
+    """The walk through it ended in a 500."""
+    job = b'{"owner":"bob","chain":' + b"[" * depth + b"]" * depth + b"}"
+
+    refused = front.ask("POST", "/v1/jobs", form(job), {**bob, "content-type": "multipart/form-data; boundary=x"})
+
+    assert refused.status == 422
+    assert "nested more than 64 deep" in refused.fields["detail"]
+
+
+def test_an_input_of_very_many_values_is_refused(front: wp.Front, bob: dict[str, str]) -> None:
+    """Each value is looked at several times, and may be wrong by the model's schema."""
+    body = {"owner": "bob", "chain": [{**ENTRY, "input": {"images": [1] * 10_000}}]}
+
+    refused = front.ask("POST", "/v1/jobs", json.dumps(body).encode(), {**bob, **JSON})
+
+    assert refused.status == 422
+    assert "holds more than 10000 values" in refused.fields["detail"]
+
+
+@pytest.mark.parametrize("query", ["style=%00", "kind=%00", "project_id=%00", "before=%00", "limit=%00", "told=%00"])
+def test_the_page_is_not_broken_by_what_cannot_be_stored(front: wp.Front, bob: dict[str, str], query: str) -> None:
+    """PostgreSQL takes no NUL: the answer was a 500."""
+    assert front.call("GET", f"/?{query}", headers=bob)[0] == 404
