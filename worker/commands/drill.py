@@ -20,6 +20,7 @@ from moorage import settings as settings_module
 from tasks import audit
 from worker import boot
 from worker.demo import drive
+from worker.drill import ledger as telling
 from worker.drill import verdict as judging
 from worker.drill.chaos import Chaos
 from worker.drill.faults import World
@@ -115,26 +116,28 @@ def _run(
         chaos.step(break_things=True)
         if time.monotonic() - told > 10:
             told = time.monotonic()
-            console.print(f"{told - begun:4.0f} s  jobs {len(application.started)}  faults {len(chaos.landed)}")
+            console.print(f"{told - begun:4.0f} s  jobs {application.jobs}  faults {len(chaos.landed)}")
         if application.error is not None:
             raise application.error
     console.print("no more faults; waiting for quiet ...")
     patience = max(QUIET_SECONDS, seconds / 4)
-    is_quiet = _await_quiet(chaos, local, len(application.started), until=time.monotonic() + patience)
+    is_quiet = _await_quiet(chaos, local, standin, application, until=time.monotonic() + patience)
     return _report(console, local, standin, chaos, recovery, application, seed=seed, is_quiet=is_quiet)
 
 
-def _await_quiet(chaos: Chaos, local: Local, jobs: int, *, until: float) -> bool:
+def _await_quiet(chaos: Chaos, local: Local, standin: Standin, application: Application, *, until: float) -> bool:
+    """Return whether all jobs have ended in time; what is still made of an order may open one again."""
     while not chaos.is_healed:
         chaos.step(break_things=False)
     conn = connect(local.stack.postgres.url(), name="moorage-drill")
-    while time.monotonic() < until:
+    is_told = is_quiet = False
+    while not is_quiet and time.monotonic() < until:
         chaos.step(break_things=False)
-        if drive.is_quiet(conn, jobs):
-            conn.close()
-            return True
+        if drive.is_quiet(conn, application.jobs):
+            is_told = is_told or telling.is_told(standin.ledger()["lines"], application.ordered)
+            is_quiet = is_told and drive.is_quiet(conn, application.jobs)
     conn.close()
-    return False
+    return is_quiet
 
 
 def _report(
@@ -150,7 +153,7 @@ def _report(
 ) -> dict[str, Any]:
     conn = connect(local.stack.postgres.url(), name="moorage-drill")
     deps = boot.deps()
-    verdict = judging.judge(conn, deps.blobs, standin.ledger(), application.started, chaos.landed)
+    verdict = judging.judge(conn, deps.blobs, standin.ledger(), application.started, application.ordered, chaos.landed)
     findings = [str(finding) for finding in audit.run(deps).findings]
     conn.close()
     if not is_quiet:
@@ -163,7 +166,8 @@ def _report(
     return {
         "seed": seed,
         "clean": verdict.is_clean and not findings,
-        "jobs": len(application.started),
+        "jobs": application.jobs,
+        "orders": verdict.orders.counts(),
         "acknowledged": verdict.acknowledged,
         "kept": verdict.kept,
         "faults": dict(chaos.counts()),
@@ -187,9 +191,10 @@ def _print(
     findings: list[str],
 ) -> None:
     table = Table(show_header=False, title="What was sent, and what became of it", title_justify="left")
-    jobs = len(application.started)
-    table.add_row("sent", f"{jobs} jobs, {application.refusals} registrations were refused or cut and sent again")
-    table.add_row("acknowledged", f"{jobs} registrations, {verdict.acknowledged} webhooks")
+    again = f"{application.refusals} requests were refused or cut and sent again"
+    table.add_row("sent", f"{application.jobs} jobs, {len(application.ordered)} of them ordered; {again}")
+    table.add_row("acknowledged", f"{application.jobs} jobs, {verdict.acknowledged} webhooks")
+    table.add_row("orders", str(verdict.orders))
     table.add_row("kept", f"{verdict.kept} files; of {len(verdict.expired)} jobs some expired in a clock jump")
     for reason, count in verdict.dead:
         table.add_row("dead letters", f"{count} {reason}")

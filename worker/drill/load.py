@@ -1,8 +1,13 @@
-"""The drill's load: an application that starts predictions at the stand-in and registers them, through any outage."""
+"""
+The drill's load: an application that starts predictions and registers them, or orders, through any outage.
+
+It sends whatever is not acknowledged again.
+"""
 
 import random
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import requests
@@ -10,6 +15,8 @@ import requests
 from embedded.standin.client import Standin, StandinError
 from worker.demo.drive import Started
 from worker.demo.plan import Case
+from worker.drill import orders
+from worker.drill.orders import Order, Ordered
 from worker.local import Local
 
 OUTPUTS_A_JOB: Final = 3
@@ -38,17 +45,19 @@ DEAD_FAULTS: Final = {"404_always": 2, "corrupt": 2, "web_page": 2, "private_red
 
 
 class Application:
-    """Starts jobs at an even pace in a thread of its own; an application repeats a registration until it is taken."""
+    """Starts jobs at an even pace in a thread of its own; an application repeats a request until it is taken."""
 
     def __init__(self, local: Local, standin: Standin, *, jobs: int, seconds: float, seed: int) -> None:
         self._local, self._standin = local, standin
         self._jobs, self._seconds = jobs, seconds
         self._random = random.Random(seed)  # noqa: S311 (repeatable on purpose)
+        self._orders = random.Random(f"orders {seed}")  # noqa: S311 (so is this)
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers["Authorization"] = f"Bearer {local.secrets['api_token']}"
         self._thread = threading.Thread(target=self._run, name="application", daemon=True)
         self.started: list[Started] = []
+        self.ordered: list[Ordered] = []
         self.refusals = 0
         self.error: BaseException | None = None
 
@@ -58,8 +67,13 @@ class Application:
 
     @property
     def is_done(self) -> bool:
-        """Return whether every job has been started and registered."""
+        """Return whether every job has been started and acknowledged."""
         return not self._thread.is_alive()
+
+    @property
+    def jobs(self) -> int:
+        """Return how many jobs have been acknowledged."""
+        return len(self.started) + len(self.ordered)
 
     def _run(self) -> None:
         """Start every job at its time: the outermost line of a thread."""
@@ -69,7 +83,10 @@ class Application:
                 wait = begun + number * self._seconds / self._jobs - time.monotonic()
                 if wait > 0:
                     time.sleep(wait)
-                self.started.append(self._one(number))
+                if self._orders.random() < orders.SHARE:
+                    self.ordered.append(self._order(number))
+                else:
+                    self.started.append(self._one(number))
         except Exception as error:  # noqa: BLE001 (border: a thread; the drill raises it)
             self.error = error
 
@@ -112,8 +129,8 @@ class Application:
             f"job {number}",
             asked,
             state="partial" if is_partial else "succeeded",
-            project=f"project {number % PROJECTS}",
-            scene=number // PROJECTS % SCENES + 1,
+            project=_project(number),
+            scene=_scene(number),
         )
 
     def _draw(self, chances: dict[str, int]) -> str | None:
@@ -133,17 +150,38 @@ class Application:
             "project_id": case.project,
             "scene": case.scene,
         }
+        return str(self._send("predictions", body, case.name)["job_id"])
+
+    def _order(self, number: int) -> Ordered:
+        """Order, and now and then once more, as an application does that missed the answer."""
+        order = orders.draw(self._orders, number, _project(number), _scene(number))
+        return Ordered(order, time.time(), tuple(self._place(order) for _ in range(2 if order.is_repeated else 1)))
+
+    def _place(self, order: Order) -> str:
+        return str(self._send("jobs", order.asked(), order.name, {"Idempotency-Key": order.name})["job_id"])
+
+    def _send(
+        self, path: str, body: dict[str, Any], name: str, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return the good answer to a request, which is sent until there is one."""
         while True:
             try:
-                answer = self._session.post(f"{self._local.url}/v1/predictions", json=body, timeout=15)
+                answer = self._session.post(f"{self._local.url}/v1/{path}", json=body, headers=headers, timeout=15)
             except requests.RequestException:
                 self.refusals += 1
             else:
-                if answer.status_code in (200, 201):
-                    return str(answer.json()["job_id"])
+                if answer.ok:
+                    good: dict[str, Any] = answer.json()
+                    return good
                 if answer.status_code not in (500, 502, 503, 504):
-                    raise RuntimeError(
-                        f"registering {case.name} was answered {answer.status_code}: {answer.text[:300]}"
-                    )
+                    raise RuntimeError(f"{path} for {name} was answered {answer.status_code}: {answer.text[:300]}")
                 self.refusals += 1
             time.sleep(0.5)
+
+
+def _project(number: int) -> str:
+    return f"project {number % PROJECTS}"
+
+
+def _scene(number: int) -> int:
+    return number // PROJECTS % SCENES + 1

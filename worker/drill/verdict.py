@@ -9,29 +9,40 @@ from db.connect import Connection, many
 from storage import keys
 from storage.s3 import Blobs
 from worker.demo.drive import Started
+from worker.drill import order_verdict
 from worker.drill.chaos import Landed
+from worker.drill.order_verdict import Account
+from worker.drill.orders import Ordered
 
 # A fault is felt until its leases ended and its retries were due.
 AFTERMATH_SECONDS: Final = 90.0
 EXPIRED: Final = "the source expired before it could be kept"
 
-WEBHOOK_IDS = "SELECT webhook_id FROM deliveries"
+# fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
+WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
 
 OUTPUTS = """
 SELECT p.external_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key, o.thumb_key, o.thumb_bytes,
-       o.thumb_sha256, v.idx IS NOT NULL AS is_published
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id LEFT JOIN render_variants v ON v.output_id = o.id
+       o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.chain IS NOT NULL AS is_ordered
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
+  LEFT JOIN render_variants v ON v.output_id = o.id
 """
 
-JOBS = "SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id"
+JOBS = """
+SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
+"""
 
-# Each time work was given back or taken away before it had ended.
+# Each time work was given back or taken away before it had ended; `prompt`: of the entry that a try is of.
 REPEATED = """
-SELECT e.subject, e.subject_id, e.reason, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path
+SELECT e.subject, e.subject_id, e.reason, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
+       j.chain -> t.entry -> 'input' ->> 'prompt' AS prompt
   FROM events e
   LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
   LEFT JOIN predictions p ON p.id = o.prediction_id
- WHERE e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction')
+  LEFT JOIN predictions t ON e.subject = 'prediction' AND t.id = e.subject_id
+  LEFT JOIN jobs j ON j.id = t.job_id
+ WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction'))
+    OR (e.subject = 'prediction' AND e.from_state = 'submitting' AND e.to_state = 'planned')
 """
 
 DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -43,6 +54,7 @@ class Verdict:
 
     acknowledged: int = 0
     kept: int = 0
+    orders: Account = field(default_factory=Account)
     repeated: int = 0
     expired: set[str] = field(default_factory=set)  # given up because a clock jump took their URL's life
     lost: list[str] = field(default_factory=list)
@@ -59,7 +71,12 @@ class Verdict:
 
 
 def judge(
-    conn: Connection, blobs: Blobs, ledger: dict[str, Any], started: Sequence[Started], landed: Sequence[Landed]
+    conn: Connection,
+    blobs: Blobs,
+    ledger: dict[str, Any],
+    started: Sequence[Started],
+    ordered: Sequence[Ordered],
+    landed: Sequence[Landed],
 ) -> Verdict:
     """Compare what was sent and acknowledged with rows and objects."""
     verdict, summary = Verdict(), ledger["summary"]
@@ -67,25 +84,44 @@ def judge(
     verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in many(conn, DEAD)]
     if any(fault.kind == "clock jump" for fault in landed):
         verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
-    _webhooks(conn, summary, verdict)
+    _webhooks(conn, ledger, verdict)
     _jobs(conn, started, verdict)
-    _outputs(rows, summary, started, verdict)
+    _outputs([row for row in rows if not row["is_ordered"]], summary, started, verdict)
+    _orders(conn, ledger, ordered, landed, verdict)
     _objects(rows, blobs, verdict)
-    _repeats(conn, summary, landed, verdict)
+    _repeats(conn, summary, ordered, landed, verdict)
     if summary["traps"]:
         verdict.unexpected.append("a private address was visited: some guard is open")
     return verdict
 
 
-def _webhooks(conn: Connection, summary: dict[str, Any], verdict: Verdict) -> None:
+def _webhooks(conn: Connection, ledger: dict[str, Any], verdict: Verdict) -> None:
     """An acknowledged webhook must be there; one recorded and never acknowledged is legal: its answer was lost."""
+    summary = ledger["summary"]
     recorded = Counter(row["webhook_id"] for row in many(conn, WEBHOOK_IDS))
-    verdict.acknowledged = len(summary["acknowledged"])
-    verdict.lost += [f"webhook {w} was answered 2xx" for w in summary["acknowledged"] if w not in recorded]
+    attempts = (line for line in ledger["lines"] if line["kind"] == "webhook")
+    of_fal = {line["webhook_id"]: line["prediction"] for line in attempts if line["provider"] == "fal"}
+    acknowledged = {of_fal.get(webhook_id, webhook_id) for webhook_id in summary["acknowledged"]}
+    sent = acknowledged | {of_fal.get(webhook_id, webhook_id) for webhook_id in summary["unacknowledged"]}
+    verdict.acknowledged = len(acknowledged)
+    verdict.lost += [f"webhook {w} was answered 2xx" for w in acknowledged if w not in recorded]
     verdict.doubled += [f"webhook {w} has {n} rows" for w, n in recorded.items() if n > 1]
-    sent = set(summary["acknowledged"]) | set(summary["unacknowledged"])
     verdict.unexpected += [f"webhook {w} was never sent" for w in recorded if w not in sent]
     verdict.unexpected += [f"webhook {w} was wrongly signed and taken" for w in summary["wrongly_signed_accepted"]]
+
+
+def _orders(
+    conn: Connection,
+    ledger: dict[str, Any],
+    ordered: Sequence[Ordered],
+    landed: Sequence[Landed],
+    verdict: Verdict,
+) -> None:
+    jumps = [(fault.began_at, fault.ended_at) for fault in landed if fault.kind == "clock jump"]
+    verdict.orders = order_verdict.judge(conn, ledger["lines"], ordered, jumps)
+    verdict.lost += verdict.orders.lost
+    verdict.doubled += verdict.orders.doubled
+    verdict.unexpected += verdict.orders.unexpected
 
 
 def _jobs(conn: Connection, started: Sequence[Started], verdict: Verdict) -> None:
@@ -150,19 +186,26 @@ def _objects(rows: Sequence[dict[str, Any]], blobs: Blobs, verdict: Verdict) -> 
     verdict.orphans = len(listed.keys() - recorded.keys())
 
 
-def _repeats(conn: Connection, summary: dict[str, Any], landed: Sequence[Landed], verdict: Verdict) -> None:
-    """Each repeat must fall into the time of a fault, or be a trouble that the provider itself made for the file."""
+def _repeats(
+    conn: Connection,
+    summary: dict[str, Any],
+    ordered: Sequence[Ordered],
+    landed: Sequence[Landed],
+    verdict: Verdict,
+) -> None:
+    """Each repeat must fall into the time of a fault, or be a trouble that the provider itself made for it."""
     troubled = {
         (line["prediction"], line["path"])
         for expected in ("kept", "dead")
         for line in summary["expected"][expected]
         if line["fault"]
     }
+    prompts = {entry.prompt for one in ordered for entry in one.order.chain if entry.is_troubled}
     spans = [(fault.began_at - 1, fault.ended_at + AFTERMATH_SECONDS) for fault in landed]
     for row in many(conn, REPEATED):
         verdict.repeated += 1
-        if (row["external_id"], row["path"]) in troubled or any(begin <= row["at"] <= end for begin, end in spans):
+        if (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts:
             continue
-        verdict.unexplained.append(
-            f"{row['subject']} {row['subject_id']} was repeated without a fault: {row['reason']}"
-        )
+        if not any(begin <= row["at"] <= end for begin, end in spans):
+            name = f"{row['subject']} {row['subject_id']}"
+            verdict.unexplained.append(f"{name} was repeated without a fault: {row['reason']}")
