@@ -51,15 +51,24 @@ UPDATE projects
  WHERE id = %(id)s
 """
 
-REMOVE_SCENE = """
-UPDATE projects SET updated_at = moment(), document = document #- ARRAY['scenes', %(position)s::text] WHERE id = %(id)s
+# Each of these three writes a document once, however many of its scenes change: it may be a megabyte long.
+REMOVE_SCENES = """
+UPDATE projects
+   SET updated_at = moment(),
+       document = jsonb_set(document, '{scenes}', coalesce((
+           SELECT jsonb_agg(s.scene ORDER BY s.n)
+             FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
+            WHERE s.n - 1 <> ALL(%(positions)s::integer[])), '[]'))
+ WHERE id = %(id)s
 """
 
 ORDER_SCENES = """
 UPDATE projects
    SET updated_at = moment(),
-       document = jsonb_set(document, '{scenes}', (SELECT jsonb_agg(document -> 'scenes' -> place ORDER BY at)
-                  FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (place, at)))
+       document = jsonb_set(document, '{scenes}', (
+           SELECT jsonb_agg(s.scene ORDER BY o.at)
+             FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (place, at)
+             JOIN jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n) ON s.n = o.place + 1))
  WHERE id = %(id)s
 """
 
@@ -76,8 +85,7 @@ def add_scene(conn: Connection, project_id: str, scene: str, more: Mapping[str, 
 
 def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
     """Remove the scenes at some positions, from 0, of a locked project."""
-    for position in sorted(positions, reverse=True):  # from behind, so that the others stay where they are
-        conn.execute(REMOVE_SCENE, {"id": project_id, "position": position})
+    conn.execute(REMOVE_SCENES, {"id": project_id, "positions": list(positions)})
 
 
 def order_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
@@ -113,9 +121,14 @@ UPDATE placements SET scene_key = %(scene_key)s
  WHERE render_id = %(render_id)s AND idx = %(idx)s AND scene_key IS DISTINCT FROM %(scene_key)s
 """
 
-# Only imageUrls is written, by its path: what else the document holds never passes through this process.
+# Only imageUrls is written, by the scenes' positions: what else a document holds never passes through this process.
 WRITE = """
-UPDATE projects SET document = jsonb_set(document, ARRAY['scenes', %(position)s::text, 'imageUrls'], %(urls)s::jsonb)
+UPDATE projects
+   SET document = jsonb_set(document, '{scenes}', (
+           SELECT jsonb_agg(CASE WHEN w.value IS NULL THEN s.scene
+                                 ELSE s.scene || jsonb_build_object('imageUrls', w.value) END ORDER BY s.n)
+             FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
+             LEFT JOIN jsonb_each(%(urls)s::jsonb) AS w ON w.key = (s.n - 1)::text))
  WHERE id = %(id)s
 """
 
@@ -148,8 +161,8 @@ def compute(conn: Connection, project: Row, asset_base: str) -> None:
         if scene_key != row["scene_key"]:
             conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
     changed = scenes.changed_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
-    for position, urls in changed.items():
-        conn.execute(WRITE, {"id": project["id"], "position": str(position), "urls": Jsonb(urls)})
+    if changed:
+        conn.execute(WRITE, {"id": project["id"], "urls": Jsonb({str(at): urls for at, urls in changed.items()})})
     conn.execute(SEAL, {"id": project["id"]})
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from moorage.model import Scene
@@ -20,19 +21,13 @@ def key_of(document: Mapping[str, Any], scene: Scene | None) -> str | None:
     have neither. A number and its text are the same name ("3" and 3). Keys are "id:...", "index:..." or
     "position:...".
     """
-    if scene is None:
-        return None
-    wanted = name(scene)
-    keys = _keys(scenes_of(document))
-    for kind in ("id", "index", "position"):
-        if f"{kind}:{wanted}" in keys:
-            return f"{kind}:{wanted}"
-    return None
+    return _key_among(_keys(scenes_of(document)), scene)
 
 
 def keys_of_all(document: Mapping[str, Any], wanted: Iterable[Scene | None]) -> list[str | None]:
     """Return the scene key of each of a project's files."""
-    return [key_of(document, scene) for scene in wanted]
+    keys = _keys(scenes_of(document))
+    return [_key_among(keys, scene) for scene in wanted]
 
 
 def changed_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
@@ -95,12 +90,20 @@ def scenes_of(document: Mapping[str, Any]) -> list[Any]:
 
 def named(document: Mapping[str, Any], wanted: str) -> list[int]:
     """Return the positions, from 0, of the scenes whose `id` is a name, else of those whose `index` is it."""
+    return places(document).get(wanted, [])
+
+
+def places(document: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return what `named` does for every name that a scene of the document has."""
     scenes = [scene if isinstance(scene, Mapping) else {} for scene in scenes_of(document)]
-    for kind in ("id", "index"):
-        found = [at for at, scene in enumerate(scenes) if _is_name(scene.get(kind)) and name(scene[kind]) == wanted]
-        if found:
-            return found
-    return []
+    made: dict[str, list[int]] = {}
+    for kind in ("index", "id"):  # a name that is an id is no index any more
+        found = defaultdict(list)
+        for at, scene in enumerate(scenes):
+            if _is_name(scene.get(kind)):
+                found[name(scene[kind])].append(at)
+        made |= found
+    return made
 
 
 def name_of(scene: Mapping[str, Any]) -> str | None:
@@ -143,6 +146,12 @@ def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
                 mine = [f"position:{position}"]
         names.append(mine)
     return names
+
+
+def _key_among(keys: Set[str], scene: Scene | None) -> str | None:
+    wanted = None if scene is None else name(scene)
+    found = (f"{kind}:{wanted}" for kind in ("id", "index", "position"))
+    return None if wanted is None else next((key for key in found if key in keys), None)
 
 
 def _keys(scenes: Sequence[Any]) -> set[str]:

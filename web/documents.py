@@ -98,10 +98,12 @@ def positions(document: dict[str, Any], order: list[Scene]) -> list[int]:
     Raises:
         Problem: 422 when a name is no scene's, or one scene is named twice.
     """
-    found = [at for name in order for at in scenes.named(document, scenes.name(name)) or _unknown(name)]
-    if len(set(found)) < len(found):
+    places = scenes.places(document)
+    found = [at for name in order for at in places.get(scenes.name(name)) or _unknown(name)]
+    taken = set(found)
+    if len(taken) < len(found):
         raise asked.wrong("order", "names a scene twice")
-    return found + [at for at in range(len(scenes.scenes_of(document))) if at not in set(found)]
+    return found + [at for at in range(len(scenes.scenes_of(document))) if at not in taken]
 
 
 def _unknown(name: Scene) -> list[int]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -124,3 +125,30 @@ def test_an_input_of_very_many_values_is_refused(front: wp.Front, bob: dict[str,
 def test_the_page_is_not_broken_by_what_cannot_be_stored(front: wp.Front, bob: dict[str, str], query: str) -> None:
     """PostgreSQL takes no NUL: the answer was a 500."""
     assert front.call("GET", f"/?{query}", headers=bob)[0] == 404
+
+
+def scenes(count: int, same_id: bool = False) -> bytes:
+    made = [{"id": "one" if same_id else f"s{n}", "imageUrls": ["x"], "text": "x" * 800} for n in range(count)]
+    return json.dumps({"document": {"scenes": made}}).encode()
+
+
+def changed(front: wp.Front, method: str, path: str, body: bytes | None, bob: dict[str, str]) -> Any:
+    started = time.monotonic()
+    answer = front.ask(method, f"/v1/projects/{path}", body, {**bob, **(JSON if body else {})})
+    assert answer.status < 300, answer.fields
+    assert time.monotonic() - started < 2.5
+    return front.ask("GET", f"/v1/projects/{path.partition('/')[0]}", headers=bob).fields["document"]["scenes"]
+
+
+def test_a_long_document_is_written_once(front: wp.Front, bob: dict[str, str]) -> None:
+    """It was written once for each scene that changed: a thousand times a megabyte, behind a 503 that was untrue."""
+    written = changed(front, "PUT", "long", scenes(1000), bob)
+    order = json.dumps({"order": [f"s{n}" for n in reversed(range(1000))]}).encode()
+    ordered = changed(front, "PATCH", "long/scenes", order, bob)
+    changed(front, "PUT", "same", scenes(1000, same_id=True), bob)
+    removed = changed(front, "DELETE", "same/scenes/one", None, bob)
+
+    assert len(written) == 1000
+    assert all(scene["imageUrls"] == [] and len(scene["text"]) == 800 for scene in written)
+    assert [scene["id"] for scene in ordered] == [f"s{n}" for n in reversed(range(1000))]
+    assert removed == []
