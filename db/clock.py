@@ -25,7 +25,8 @@ RETURNING id
 """,
     "predictions": """
 UPDATE predictions SET run_at = moment(), woken_at = NULL
- WHERE state = 'running' AND lease_token IS NULL AND run_at > moment() + interval '10 min' AND run_at < deadline_at
+ WHERE (state IN ('planned', 'submitting') OR (state = 'running' AND run_at < deadline_at))
+   AND lease_token IS NULL AND run_at > moment() + interval '10 min'
 RETURNING id
 """,
     "notices": """

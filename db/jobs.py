@@ -147,12 +147,12 @@ def due(conn: Connection, limit: int = 100) -> list[UUID]:
     return [row["id"] for row in many(conn, DUE, {"limit": limit})]
 
 
-POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND run_at IS NOT NULL"
+POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND run_at <= moment() RETURNING id"
 
 
-def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> None:
-    """Look at a live job again after a wait."""
-    conn.execute(POSTPONE, {"id": job_id, "wait": wait})
+def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
+    """Look at a locked job again after a wait; False when it is not due, as one that was opened again meanwhile."""
+    return one(conn, POSTPONE, {"id": job_id, "wait": wait}) is not None
 
 
 SHOW = """

@@ -266,7 +266,8 @@ REPLAY = """
 WITH moved AS (
     UPDATE predictions
        SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
-           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s, output_until = NULL
+           crashes = 0, category = NULL, reason = NULL, deadline_at = moment() + %(deadline)s, output_until = NULL,
+           cancel_reason = NULL
      WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
     RETURNING id, job_id
 )

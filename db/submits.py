@@ -43,21 +43,23 @@ def plan(conn: Connection, job_id: UUID, entry: int, wanted: Entry, *, reason: s
     return UUID(str(row["id"]))
 
 
-LAST_ENTRY = """
-SELECT entry FROM predictions
- WHERE job_id = %(job_id)s AND entry IS NOT NULL AND NOT (state = 'cancelled' AND submitted_at IS NULL)
+# What we stopped ourselves, for another's success, says nothing about its entry.
+FOLLOWING = """
+SELECT entry + CASE WHEN state = 'cancelled' AND (submitted_at IS NULL OR cancel_reason IS NOT NULL) THEN 0
+                    ELSE 1 END AS entry
+  FROM predictions WHERE job_id = %(job_id)s AND entry IS NOT NULL
  ORDER BY seq DESC LIMIT 1
 """
 
 
-def last_entry(conn: Connection, job_id: UUID) -> int | None:
+def following(conn: Connection, job_id: UUID) -> int:
     """
-    Return the entry of its chain that a job has come to: a retry begins at 0 again. None: none.
+    Return the entry that comes next in a job's chain, which may be one past its end; a retry begins at 0 again.
 
-    One that was never submitted does not count.
+    One that was stopped before it could end, or be submitted, has its turn again.
     """
-    row = one(conn, LAST_ENTRY, {"job_id": job_id})
-    return row["entry"] if row else None
+    row = one(conn, FOLLOWING, {"job_id": job_id})
+    return row["entry"] if row else 0
 
 
 def entries(job: Job) -> list[Entry]:
@@ -74,12 +76,17 @@ def entry_of(job: Job, prediction: Prediction) -> Entry | None:
 # Transactions that count a provider's predictions come one after the other, each with a snapshot of its own.
 TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.submit ' || %(provider)s, 0))"
 AT_WORK = """
-SELECT count(*) AS n FROM predictions WHERE provider = %(provider)s AND state IN ('submitting', 'running')
+SELECT count(*) AS n FROM predictions
+ WHERE provider = %(provider)s AND state IN ('submitting', 'running') AND entry IS NOT NULL
 """
 
 
 def has_room(conn: Connection, provider: str, limit: int) -> bool:
-    """Return whether fewer than `limit` predictions of a provider are at work; true until this transaction ends."""
+    """
+    Return whether fewer than `limit` orders of a provider are at work; true until this transaction ends.
+
+    Predictions that applications started themselves do not count: waiting would not make them fewer.
+    """
     conn.execute(TAKE_TURN, {"provider": provider})
     row = one(conn, AT_WORK, {"provider": provider})
     return row is not None and row["n"] < limit
@@ -89,7 +96,7 @@ BEGIN = """
 WITH moved AS (
     UPDATE predictions
        SET state = 'submitting', key_sha256 = %(key_sha256)s, submitted_at = moment(), polls = 0, reason = NULL,
-           category = NULL, deadline_at = least(deadline_at, moment() + %(seconds)s)
+           category = NULL, cancel_reason = NULL, deadline_at = least(deadline_at, moment() + %(seconds)s)
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'planned'
     RETURNING id, job_id
 )

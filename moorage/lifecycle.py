@@ -232,7 +232,7 @@ def on_counts(counts: Counts, partial: str, *, more: bool = False) -> Settle | N
     Decide whether and how a `keeping` job ends; None while an output is still waiting.
 
     Args:
-        more: the chain has an entry to go on with, which comes before a placeholder that was kept.
+        more: the chain has an entry to go on with, which comes before a placeholder that readers see already.
     """
     if counts.waiting:
         return None

@@ -1,6 +1,7 @@
 """What a provider's answer to a submission does: it runs, it is planned again, it has failed, or nobody knows."""
 
 import random
+from datetime import datetime, timedelta
 from typing import Final
 
 from db import leases, predictions, submits
@@ -11,7 +12,7 @@ from moorage.lifecycle import GiveUp, Retry, Work
 from moorage.model import Job, Lease, Prediction, Submitted, Wake
 from moorage.text import storable
 from providers.base import Provider
-from tasks import apply, lookup, tries
+from tasks import apply, chain, lookup, tries
 from tasks.deps import Deps
 
 BUSY_SECONDS: Final = 5.0  # the pause after a 429 that asks for none
@@ -32,9 +33,6 @@ def record(
     reason = storable(str(answer))
     if isinstance(answer, HandBack):
         submits.back(conn, lease, wait_seconds=0, reason=f"not sent: {reason}", counted=False)
-    elif isinstance(answer, ProviderBusy):
-        pause = (answer.retry_after or BUSY_SECONDS) * random.uniform(1.0, 1.2)  # noqa: S311 (spreads them)
-        submits.back(conn, lease, wait_seconds=pause, reason=reason, counted=False)
     elif isinstance(answer, NotSubmitted):
         return _again(conn, deps, lease, job, prediction, answer)
     elif isinstance(answer, Permanent):
@@ -63,11 +61,26 @@ def _taken(
 def _again(
     conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, error: NotSubmitted
 ) -> list[Wake]:
-    """Plan it again with a pause, or fail it after too many errors."""
+    """Plan it again with a pause, or fail it: after too many errors, or where its time would be over by then."""
     moment, jitter = now(conn), random.random()  # noqa: S311 (spreads retries; nothing secret)
-    verdict = lifecycle.after_failure(error, Work(lease.errors), now=moment, jitter=jitter, policy=deps.policy)
-    if not isinstance(verdict, Retry):
+    if isinstance(error, ProviderBusy):
+        pause = (error.retry_after or BUSY_SECONDS) * (1.0 + 0.2 * jitter)
+        verdict: Retry | GiveUp = Retry(moment + timedelta(seconds=pause), str(error), counted=False)
+    else:
+        verdict = lifecycle.after_failure(error, Work(lease.errors), now=moment, jitter=jitter, policy=deps.policy)
+    if isinstance(verdict, Retry) and verdict.at >= _last_try(conn, job, prediction):
+        reason = f"{verdict.reason}; its time would be over before the next try"
+        verdict = GiveUp(error.category, type(error).__name__, reason, error.retryable)
+    if isinstance(verdict, GiveUp):
         return tries.fail(conn, lease, job, prediction, verdict)
     wait = (verdict.at - moment).total_seconds()
-    submits.back(conn, lease, wait_seconds=wait, reason=storable(verdict.reason), counted=True)
+    submits.back(conn, lease, wait_seconds=wait, reason=storable(verdict.reason), counted=verdict.counted)
     return []
+
+
+def _last_try(conn: Connection, job: Job, prediction: Prediction) -> datetime:
+    """Return until when it may be sent: where another entry follows it has its entry's time, else the job's."""
+    entry = submits.entry_of(job, prediction)
+    if entry is None or chain.next_entry(conn, job) is None:
+        return job.deadline_at
+    return min(job.deadline_at, prediction.created_at + timedelta(seconds=entry.seconds))

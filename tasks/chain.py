@@ -29,8 +29,7 @@ def after_files(conn: Connection, job: Job, why: GiveUp, *, actor: str) -> list[
 def next_entry(conn: Connection, job: Job) -> tuple[int, Entry] | None:
     """Return the entry of a locked job's chain that comes next; None: it was the last, or the deadline has passed."""
     chain = submits.entries(job)
-    last = submits.last_entry(conn, job.id) if chain else None
-    following = 0 if last is None else last + 1
+    following = submits.following(conn, job.id) if chain else 0
     if following >= len(chain) or now(conn) >= job.deadline_at:
         return None
     return following, chain[following]

@@ -27,9 +27,9 @@ def run(deps: Deps, lease: Lease, pulse: Pulse, prediction: Prediction, provider
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
     if provider is None or not provider.can_list:
         return write_back(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
-    wait = LOOKS[0] - (lease.claimed_at - since).total_seconds()
-    if wait > 0:
-        deps.database.run(lambda conn: submits.wait(conn, lease, wait_seconds=wait))
+    age = (lease.claimed_at - since).total_seconds()
+    if 0 <= age < LOOKS[0]:  # below 0 the clock was set back: nobody knows how old it is
+        deps.database.run(lambda conn: submits.wait(conn, lease, wait_seconds=LOOKS[0] - age))
         return []
     failpoint("lookup.before_request")
     found = _look(provider, prediction, pulse)
@@ -72,7 +72,7 @@ def _record(conn: Connection, lease: Lease, provider: Provider, found: str | Moo
     age = (moment - (prediction.submitted_at or moment)).total_seconds()
     following = next((look for look in LOOKS if look > age), None)
     if following is not None:
-        submits.wait(conn, lease, wait_seconds=following - age, looked=found is None)
+        submits.wait(conn, lease, wait_seconds=min(following - age, LOOKS[-1]), looked=found is None)
     elif found is None:
         why = f"{provider.name}'s list does not show it after {LOOKS[-1]:g} s"
         return tries.abandon(conn, lease, job, prediction, provider, why, nothing_made=True)

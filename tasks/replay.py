@@ -42,7 +42,7 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
         raise Refused("the job is cancelled: nobody waits for its predictions", status=409)
     if letter.subject == "prediction" and job is not None:
         if not predictions.replay(conn, letter.subject_id, deadline=AWAIT_AGAIN, actor=actor):
-            raise Refused("this prediction is not lost any more", status=409)
+            raise Refused("this prediction is not lost any more, or its provider never named it", status=409)
         if job.state == "failed":
             jobs.move(conn, job, "open", actor=actor, reason="reopened by a replay", check_after=AWAIT_AGAIN)
         return Wake("poll", letter.subject_id)

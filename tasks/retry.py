@@ -1,4 +1,9 @@
-"""Retrying a job that came to nothing, or not to all: its dead letters are replayed, else its chain starts again."""
+"""
+Retrying a job that came to nothing, or not to all: its dead letters are replayed, else its chain starts again.
+
+What was replayed once and died again is not replayed before that: a provider that has deleted its files for good would
+else keep the chain from ever starting again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +14,7 @@ from db import chains, dead_letters, jobs, renders, submits
 from db.connect import Connection, Database
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import DeadLetter, JobState, Wake
+from moorage.model import DeadLetter, Job, JobState, Wake
 from moorage.settings import Settings
 from tasks import replay
 
@@ -55,21 +60,31 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> O
         return Outcome(job.state, job.state, refused=f"the job is {job.state}: only what failed is tried again")
     if renders.is_deleted(conn, job.id):
         return Outcome(job.state, job.state, refused="its render was deleted: ask for a new job")
-    wakes = _replay(conn, job.id, actor)
+    refused = _keeps_from_starting(conn, job)
+    wakes = _replay(conn, job.id, actor, died_again=refused is not None)
     if wakes:
         return Outcome(job.state, jobs.lock(conn, job.id).state, tuple(wakes), replayed=len(wakes))
-    if job.chain is None:
-        return Outcome(job.state, job.state, refused="moorage did not start it, and nothing of it can be replayed")
-    if job.state == "partial" and not chains.shows_placeholder(conn, job.id):
-        return Outcome(job.state, job.state, refused="it has published files, and none of the others can be replayed")
+    if refused is not None:
+        return Outcome(job.state, job.state, refused=refused)
     jobs.move(conn, job, "open", actor=actor, reason=REASON, check_after=deadline)
     first = submits.plan(conn, job.id, 0, submits.entries(job)[0], reason=REASON, actor=actor)
     return Outcome(job.state, "open", (Wake("submit", first),))
 
 
-def _replay(conn: Connection, job_id: UUID, actor: str) -> list[Wake]:
-    """Replay what can be of a locked job's files; where that is none, of its predictions."""
-    letters = dead_letters.find(conn, job_id=job_id, retryable=True, limit=MOST)
+def _keeps_from_starting(conn: Connection, job: Job) -> str | None:
+    """Return why a job's chain cannot start again; None: it can."""
+    if job.chain is None:
+        return "moorage did not start it, and nothing of it can be replayed"
+    if job.state == "partial" and not chains.shows_placeholder(conn, job.id):
+        return "it has published files, and none of the others can be replayed"
+    return None
+
+
+def _replay(conn: Connection, job_id: UUID, actor: str, *, died_again: bool) -> list[Wake]:
+    """Replay what can be of a locked job's files, with those that `died_again`; where that is none, its predictions."""
+    replayed = {letter.subject_id for letter in dead_letters.find(conn, job_id=job_id, state="replayed", limit=MOST)}
+    found = dead_letters.find(conn, job_id=job_id, retryable=True, limit=MOST)
+    letters = [letter for letter in found if died_again or letter.subject_id not in replayed]
     files = [letter for letter in letters if letter.subject == "output"]
     real = [letter for letter in files if letter.provider != chains.PROVIDER]
     tried = [letter for letter in letters if letter.subject == "prediction"]

@@ -27,7 +27,8 @@ def if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -> list[
     counts = jobs.count(conn, job.id)
     if counts.waiting:
         return []
-    more = counts.placeholders > 0 and chain.next_entry(conn, job) is not None
+    shown = counts.placeholders > 0 and renders.exists(conn, job.id)
+    more = shown and chain.next_entry(conn, job) is not None
     decision = lifecycle.on_counts(counts, job.partial, more=more)
     if decision is None:
         return []

@@ -118,7 +118,8 @@ def _check_jobs(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
 def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[Wake]:
     """Ask once more for what an open job awaits, end its chain when it awaits nothing; count a keeping job again."""
     job = jobs.lock(conn, job_id)
-    jobs.postpone(conn, job_id, ASK_AGAIN)
+    if not jobs.postpone(conn, job_id, ASK_AGAIN):
+        return []
     if job.state == "keeping":
         return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     cancel.unsubmitted(conn, job_id, reason="the job's deadline has passed", actor=actor)

@@ -179,7 +179,7 @@ class Real:
     def _unleased(self, name: str, slot: int) -> Work:
         deps = self.deps
         if name == "check":
-            return lambda conn: sweeps._check_job(conn, deps, self.job_id, "sweep")
+            return self._check
         row_id = self.ids[slot]
         if name == "replay":
             return lambda conn: replay.replay(conn, self._letter(conn, row_id), "person")
@@ -258,6 +258,10 @@ class Real:
         answered = poll._answer(conn, self.deps, lease, job, prediction, poll.Said(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
+
+    def _check(self, conn: Connection) -> object:
+        conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [self.job_id])
+        return sweeps._check_job(conn, self.deps, self.job_id, "sweep")
 
     def _ingest(self, conn: Connection, lease: Lease) -> object:
         slot = next(s for s in DELIVERIES if self.ids[s] == lease.row_id)

@@ -6,6 +6,7 @@ import pytest
 
 from embedded.stack import Stack
 from tasks import sweeps
+from tests.integration.chains import planned, started
 from tests.integration.core import World, database_of, world
 
 
@@ -45,6 +46,22 @@ def test_what_waits_for_a_time_that_was_never_meant_is_made_due(at: World) -> No
     assert at.one("SELECT run_at <= moment() FROM outputs WHERE id = %s", waiting)
     assert at.one("SELECT leased_until < moment() + interval '31 s' FROM outputs WHERE id = %s", leased)
     assert at.one("SELECT lease_token IS NOT NULL FROM outputs WHERE id = %s", leased)
+
+
+@pytest.mark.parametrize("state", ["planned", "submitting"])
+def test_an_order_that_waits_for_room_or_a_look_is_made_due(at: World, state: str) -> None:
+    """Its job would wait for it as long as the clock was ahead."""
+    prediction_id = planned(at, started(at))
+    at.conn.execute(
+        "UPDATE predictions SET state = %s, submitted_at = moment(), run_at = moment() + interval '1 hour'"
+        " WHERE id = %s",
+        (state, prediction_id),
+    )
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert reconcile(at)["clock"] == 1
+
+    assert at.one("SELECT run_at <= moment() FROM predictions WHERE id = %s", prediction_id)
 
 
 def test_an_edge_taken_by_a_clock_that_was_ahead_betrays_it_too(at: World) -> None:

@@ -122,6 +122,45 @@ def test_a_429_moves_the_time_and_costs_no_attempt(at: World, studio: Studio) ->
     assert 6.5 < wait_of(at, row["id"]) < 9
 
 
+@pytest.mark.parametrize(("pause", "seconds"), [("7", 5.0), ("3600", 7200.0)])
+def test_a_429_that_outlasts_its_entry_or_its_job_lets_the_next_entry_start(
+    at: World, studio: Studio, pause: str, seconds: float
+) -> None:
+    """Nobody waits an hour for a busy provider while another would take the order."""
+    made = ordered(at, entry(seconds=seconds), entry("fal"))
+    studio.script = [(429, {"Retry-After": pause})]
+
+    at.step("submit", made.prediction_id)
+
+    first, second = tries(at, made.job_id)
+    assert (first["state"], first["category"]) == ("failed", "PROVIDER_FAILED")
+    assert (second["state"], second["entry"]) == ("planned", 1)
+    assert at.letters() == []
+
+
+def test_a_429_is_waited_out_where_no_other_entry_follows(at: World, studio: Studio) -> None:
+    """There is nobody else to ask, and the job has time."""
+    made = ordered(at, entry(seconds=5.0))
+    studio.script = [(429, {"Retry-After": "60"})]
+
+    at.step("submit", made.prediction_id)
+
+    assert at.state("predictions", made.prediction_id) == "planned"
+
+
+def test_no_connection_lets_the_next_entry_start_when_the_entrys_time_is_over(at: World) -> None:
+    """Twelve tries with their pauses take a quarter of an hour; the chain is there to be faster."""
+    at.deps.providers["replicate"]._api_url = "http://127.0.0.1:9"  # type: ignore[attr-defined]  # nobody listens
+    made = ordered(at, entry(seconds=60.0), entry("fal"))
+    at.conn.execute(
+        "UPDATE predictions SET created_at = moment() - interval '61 s' WHERE id = %s", (made.prediction_id,)
+    )
+
+    at.step("submit", made.prediction_id)
+
+    assert [(row["state"], row["entry"]) for row in tries(at, made.job_id)] == [("failed", 0), ("planned", 1)]
+
+
 def test_no_connection_is_tried_again_and_given_up_after_the_limit(at: World, studio: Studio) -> None:
     """Nothing was made, so nothing is uncertain; a chain with another provider must not wait for ever."""
     deaf = at.deps.providers["replicate"]
@@ -185,6 +224,28 @@ def test_at_most_so_many_are_at_work_however_many_workers_race(at: World, studio
     assert {at.row("predictions", one)["attempt"] for one in made} == {0}
 
 
+def test_what_applications_started_themselves_takes_no_room(at: World, studio: Studio) -> None:
+    """It may run for as long as it likes; orders would wait for it until their jobs' deadlines."""
+    for _ in range(3):
+        at.registered()
+    made = ordered(at)
+
+    at.step("submit", made.prediction_id)
+
+    assert at.state("predictions", made.prediction_id) == "running"
+
+
+def test_a_try_whose_stop_was_for_nothing_is_not_stopped_when_it_is_sent_again(at: World, studio: Studio) -> None:
+    """The success it was to make way for brought no file; the job waits for this one now."""
+    made = ordered(at)
+    at.conn.execute("UPDATE predictions SET cancel_reason = 'another was chosen' WHERE id = %s", (made.prediction_id,))
+
+    at.step("submit", made.prediction_id)
+
+    assert at.row("predictions", made.prediction_id)["cancel_reason"] is None
+    assert wait_of(at, made.prediction_id) > 1
+
+
 def test_an_end_makes_room_for_the_next(at: World, studio: Studio) -> None:
     """Who found no room comes again by itself."""
     made = [ordered(at).prediction_id for _ in range(4)]
@@ -232,6 +293,23 @@ def test_looks_come_after_5_15_and_60_seconds(at: World, studio: Studio) -> None
     assert waits == [2, 10, 45]
     assert (studio.looks, at.row("predictions", made.prediction_id)["polls"]) == (2, 2)
     assert at.state("predictions", made.prediction_id) == "submitting"
+
+
+def test_a_clock_that_was_set_back_does_not_put_off_the_look(at: World, studio: Studio) -> None:
+    """It would come when the clock has caught up, an hour later."""
+    made = ordered(at)
+    studio.script = [(500, {})]
+    at.step("submit", made.prediction_id)
+    aged(at, made.prediction_id, -3600)
+    studio.is_listed = False
+
+    at.step("submit", made.prediction_id)
+    assert 55 < wait_of(at, made.prediction_id) <= 60
+    studio.is_listed = True
+    make_due(at, made.prediction_id)
+    at.step("submit", made.prediction_id)
+
+    assert at.state("predictions", made.prediction_id) == "running"
 
 
 def test_an_entry_is_tried_twice_at_most_when_nobody_knows(at: World, studio: Studio) -> None:
