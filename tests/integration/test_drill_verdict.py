@@ -2,11 +2,14 @@
 
 import hashlib
 import io
+import itertools
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from db.connect import Connection
 from embedded.stack import Stack
@@ -18,6 +21,7 @@ from worker.demo.drive import Started
 from worker.demo.plan import Case
 from worker.drill import verdict
 from worker.drill.chaos import Landed
+from worker.drill.orders import Order, Ordered, draw
 
 Damage = Callable[[Deps, Connection, dict[str, Any]], None]
 
@@ -43,13 +47,20 @@ def ledger(conn: Connection) -> dict[str, Any]:
             "wrongly_signed_accepted": [],
             "expected": {"kept": outputs, "dead": [], "preview": []},
             "traps": 0,
-        }
+        },
+        "lines": [],
     }
 
 
-def judged(deps: Deps, conn: Connection, told: dict[str, Any], landed: list[Landed] | None = None) -> verdict.Verdict:
+def judged(
+    deps: Deps,
+    conn: Connection,
+    told: dict[str, Any],
+    landed: list[Landed] | None = None,
+    ordered: list[Ordered] | None = None,
+) -> verdict.Verdict:
     started = [Started(Case("the job", {}), "abc", "job")]
-    return verdict.judge(conn, deps.blobs, told, started, landed or [])
+    return verdict.judge(conn, deps.blobs, told, started, ordered or [], landed or [])
 
 
 def lose_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
@@ -132,6 +143,64 @@ def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> N
 
     assert len(unexplained.unexplained) == 1
     assert explained.is_clean
+
+
+def test_a_webhook_of_fal_is_known_by_its_prediction(deps: Deps, conn: Connection) -> None:
+    """It carries no id of its own: in our row stands the digest of its body."""
+    world.kept(deps)
+    told = ledger(conn)
+    told["summary"]["acknowledged"]["msg_of_fal"] = {}
+    about = {"provider": "fal", "webhook_id": "msg_of_fal", "prediction": "f1", "event": "completed", "answer": 202}
+    told["lines"].append({"kind": "webhook", **about})
+    missing = judged(deps, conn, told)
+    conn.execute(
+        "INSERT INTO deliveries (id, provider, webhook_id, body_sha256, external_id, state, run_at, ended_at)"
+        " VALUES (gen_random_uuid(), 'fal', 'sha256:00', '00', 'f1', 'applied', NULL, moment())"
+    )
+
+    assert missing.lost == ["webhook f1 was answered 2xx"]
+    assert judged(deps, conn, told).is_clean
+
+
+ANOTHER_SUBMISSION = """
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'prediction', p.id, p.job_id, %s, %s, 'why?', 'node/task' FROM predictions p
+"""
+
+
+@pytest.mark.parametrize("edge", [("submitting", "planned"), ("submitting", "submitting")])
+def test_a_submission_that_is_repeated_needs_a_fault_or_a_troubled_order(
+    deps: Deps, conn: Connection, edge: tuple[str, str]
+) -> None:
+    """What is sent again for no reason may be made twice; orders that go wrong by their script have one."""
+    world.kept(deps)
+    order = next(o for o in _drawn() if o.chain[0].is_troubled and o.chain[0].fails is None)
+    conn.execute("UPDATE jobs SET chain = %s", (Jsonb([entry.asked() for entry in order.chain]),))
+    conn.execute("UPDATE predictions SET entry = 0, submitted_at = moment()")
+    conn.execute(ANOTHER_SUBMISSION, edge)
+    told = ledger(conn)
+
+    unexplained = judged(deps, conn, told)
+    explained = judged(deps, conn, told, ordered=[Ordered(order, 0.0, ("job",))])
+
+    assert len(unexplained.unexplained) == 1
+    assert explained.unexplained == []
+
+
+def _drawn() -> Iterator[Order]:
+    rng = random.Random(7)
+    return (draw(rng, number, "p", 1) for number in itertools.count())
+
+
+def test_findings_about_orders_are_findings_of_the_drill(deps: Deps, conn: Connection) -> None:
+    """An order that is lost is as bad as a registration that is."""
+    world.kept(deps)
+
+    found = judged(deps, conn, ledger(conn), ordered=[Ordered(next(_drawn()), 0.0, ("job",))])
+
+    assert not found.is_clean
+    assert found.lost == ["order 0 was acknowledged and has no job"]
+    assert found.orders.sent == 1
 
 
 def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Connection) -> None:

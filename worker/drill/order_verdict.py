@@ -101,7 +101,7 @@ def judge(
             case = Case(one.order, rows[0], tries.get(of_job, []), shown.get(of_job, []), made, jumped)
             _count(case, account)
             _end(case, ledger, account)
-            _made(case, account)
+            _made(case, ledger, account)
     names = {one.order.name for one in ordered}
     account.unexpected += [f"job {row['id']} was never ordered" for row in jobs if row["name"] not in names]
     return account
@@ -197,7 +197,7 @@ def _excused(case: Case, ledger: Ledger, account: Account) -> None:
             account.lost.append(f"{case.name}: {id_} was made, is known, and is not kept: {row['state']}")
 
 
-def _made(case: Case, account: Account) -> None:
+def _made(case: Case, ledger: Ledger, account: Account) -> None:
     """What was made belongs to a try, one each; what nobody heard of was made by a try that says so."""
     for number, entry in enumerate(case.order.chain):
         tries = [row for row in case.tries if row["entry"] == number and row["key_sha256"]]  # those that were sent
@@ -207,13 +207,20 @@ def _made(case: Case, account: Account) -> None:
         if len(made) > len(tries):
             account.doubled.append(f"{case.name}: {len(made)} predictions were made by {len(tries)} tries")
         for line in made:
-            by = tries if entry.provider == "openai" else [row for row in tries if _has_key(row, line)]
-            _by_a_try(case, line, by, account)
+            if entry.provider != "openai":
+                _by_a_try(case, line, [row for row in tries if _has_key(row, line)], account)
+            elif ledger.ended.get(line["prediction"]) == "succeeded" or not any(_is_refused(row) for row in tries):
+                _by_a_try(case, line, tries, account)
 
 
 def _has_key(row: Row, line: Mapping[str, Any]) -> bool:
     """Return whether a try was sent with the key in the webhook address of what was made."""
     return bool(row["key_sha256"] == hashlib.sha256((line["key"] or "").encode()).hexdigest())
+
+
+def _is_refused(row: Row) -> bool:
+    """Return whether a try heard that it failed; OpenAI says so without naming what it began to make."""
+    return bool(row["state"] == "failed" and not row["uncertain"])
 
 
 def _by_a_try(case: Case, line: Mapping[str, Any], by: Sequence[Row], account: Account) -> None:

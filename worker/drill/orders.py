@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 SHARE: Final = 0.15  # of the jobs of a drill
-WAITED_SECONDS: Final = 120.0  # for an entry that is to bring files: longer than any fault lasts
+WAITED_SECONDS: Final = 600.0  # for an entry that is to bring files: longer than faults hold it up
 PATIENCE_SECONDS: Final = 4.0  # for one that takes SLOW_SECONDS
 SLOW_SECONDS: Final = 12.0
 LIFE_SECONDS: Final = 6 * 3600.0  # of a job and of its files: longer than a jump of the clock
