@@ -1,9 +1,10 @@
 """The API's parts that need no server."""
 
 import asyncio
+import difflib
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -11,7 +12,8 @@ import pytest
 from starlette.requests import Request
 
 from moorage.model import Wake
-from web import asked, bodies, front, waking
+from web import asked, bodies, documents, front, queries, waking, wishes
+from web.catalogue import MAX_ASKING, Catalogue
 from web.lives import Life
 from web.problems import Problem
 
@@ -92,7 +94,7 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize(
     "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
-)
+    """What begins with a prefix of the API, and the page, is never answered by the receiver, which asks for no token."""
 def test_the_api_has_its_paths(path: str) -> None:
     """The page, and what begins with a prefix of the API, is never answered by the receiver, which asks for no token."""
     assert front.is_api(path)
@@ -189,3 +191,52 @@ def test_a_body_in_pieces_is_read_as_one() -> None:
     ]
 
     assert run(bodies.read_object(sending(*pieces))) == {"prompt": "🏠"}
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda stray: asked.read(stray, partial="keep"),
+        lambda stray: wishes.read({"owner": "ann", "chain": [stray]}),
+        lambda stray: documents.validated(stray, documents.ProjectBody),
+        lambda stray: queries.take(stray.items(), queries.Jobs),
+        lambda stray: wishes.read({f"\0{name}": "" for name in stray}),
+    ],
+)
+def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
+    read: Callable[[dict[str, str]], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A like name was looked for beside each of 100,000, which took seconds in which no webhook was answered."""
+    looked_for = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_args, **_more: looked_for.append(word))
+
+    with pytest.raises(Problem) as refused:
+        read({f"k{n}": "0" for n in range(1000)})
+
+    assert len(refused.value.errors or ()) == asked.MAX_ERRORS
+    assert 0 < len(looked_for) <= 2 * asked.MAX_ERRORS
+
+
+def test_a_questions_line_to_the_providers_has_an_end() -> None:
+    """One owner's guesses at names of models kept everybody's questions waiting, for ever."""
+    held = threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def schema(self, _model: str) -> None:
+            held.wait(10)
+
+    async def ask() -> list[BaseException | None]:
+        catalogue = Catalogue(ask_seconds=0.3)
+        provider: Any = Slow()
+        asked_for = (catalogue.schema(provider, f"a/{n}") for n in range(MAX_ASKING + 5))
+        told = await asyncio.gather(*asked_for, return_exceptions=True)
+        held.set()
+        catalogue.close()
+        return [one for one in told if isinstance(one, BaseException)]
+
+    told = [str(one) for one in run(ask())]
+
+    assert len(told) == MAX_ASKING + 5
+    assert sum("too much is being asked" in one for one in told) == 5
