@@ -94,9 +94,9 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize(
     "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
-    """What begins with a prefix of the API, and the page, is never answered by the receiver, which asks for no token."""
+)
 def test_the_api_has_its_paths(path: str) -> None:
-    """The page, and what begins with a prefix of the API, is never answered by the receiver, which asks for no token."""
+    """Neither the page nor what begins with a prefix of the API is answered by the receiver, which asks for no token."""
     assert front.is_api(path)
 
 
