@@ -96,7 +96,7 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
     "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
 )
 def test_the_api_has_its_paths(path: str) -> None:
-    """Neither the page nor what begins with a prefix of the API is answered by the receiver, which asks for no token."""
+    """Neither the page nor what begins with the API's prefix is answered by the receiver, which asks for no token."""
     assert front.is_api(path)
 
 
