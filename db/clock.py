@@ -24,7 +24,9 @@ UPDATE deliveries SET run_at = moment(), woken_at = NULL
 RETURNING id
 """,
     "predictions": """
-UPDATE predictions SET run_at = moment(), woken_at = NULL
+UPDATE predictions
+   SET run_at = moment(), woken_at = NULL,
+       submitted_at = CASE WHEN submitted_at > moment() THEN moment() ELSE submitted_at END
  WHERE (state IN ('planned', 'submitting') OR (state = 'running' AND run_at < deadline_at))
    AND lease_token IS NULL AND run_at > moment() + interval '10 min'
 RETURNING id

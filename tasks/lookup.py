@@ -1,7 +1,7 @@
 """Lookup: what became of a submission whose answer nobody recorded, by the provider's own list."""
 
 import hashlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,16 +32,15 @@ def run(deps: Deps, lease: Lease, pulse: Pulse, prediction: Prediction, provider
         deps.database.run(lambda conn: submits.wait(conn, lease, wait_seconds=LOOKS[0] - age))
         return []
     failpoint("lookup.before_request")
-    found = _look(provider, prediction, pulse)
+    found = _look(provider, prediction, min(since, lease.claimed_at) - SKEW, pulse)
     failpoint("lookup.after_answer")
     written = write_back(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
     failpoint("lookup.after_commit")
     return [*(written or []), *(tries.match(deps, provider, found) if isinstance(found, str) else [])]
 
 
-def _look(provider: Provider, prediction: Prediction, pulse: Pulse) -> str | MoorageError | None:
+def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: Pulse) -> str | MoorageError | None:
     """Return the provider's id of it; None where its list does not show it, an error without a list."""
-    since = (prediction.submitted_at or prediction.created_at) - SKEW
     try:
         for page in provider.list_since(since):
             for listed in page:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -67,6 +68,7 @@ class Studio:
             self.orders.append({"path": path, "webhook": hook, "body": body})
             status, headers = self.script.pop(0) if self.script else (201, {})
             made = {"id": f"p{len(self.orders)}", "status": "starting", "webhook": hook, "input": {}}
+            made["created_at"] = datetime.now(UTC).isoformat()
             if status < 400 or status >= 500:
                 self.made.append(made)
         self.on_order(hook)
@@ -86,7 +88,9 @@ class Studio:
             return 200, png(9)
         if parts.path == "/v1/predictions":
             self.looks += 1
-            return self.list_status, {"results": self.made[::-1] if self.is_listed else [], "next": None}
+            since = datetime.fromisoformat(parse_qs(parts.query)["created_after"][0])
+            recent = [made for made in self.made[::-1] if datetime.fromisoformat(made["created_at"]) >= since]
+            return self.list_status, {"results": recent if self.is_listed else [], "next": None}
         known = {made["id"]: made for made in self.made}
         found = known.get(parts.path.rpartition("/")[2])
         return (200, found) if found else (404, {})

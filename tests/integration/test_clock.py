@@ -64,6 +64,21 @@ def test_an_order_that_waits_for_room_or_a_look_is_made_due(at: World, state: st
     assert at.one("SELECT run_at <= moment() FROM predictions WHERE id = %s", prediction_id)
 
 
+def test_an_order_whose_answer_was_lost_is_as_old_as_it_can_be(at: World) -> None:
+    """The looks into its provider's list are counted from its submission, which was sent in no hour to come."""
+    prediction_id = planned(at, started(at))
+    at.conn.execute(
+        "UPDATE predictions SET state = 'submitting', submitted_at = moment() + interval '1 hour',"
+        " run_at = moment() + interval '1 hour' WHERE id = %s",
+        (prediction_id,),
+    )
+    at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
+
+    assert reconcile(at)["clock"] == 1
+
+    assert at.one("SELECT submitted_at <= moment() FROM predictions WHERE id = %s", prediction_id)
+
+
 def test_an_edge_taken_by_a_clock_that_was_ahead_betrays_it_too(at: World) -> None:
     """A jump may pass while no beat ticks; whatever was written in it took an edge."""
     waiting, _ = ahead(at)

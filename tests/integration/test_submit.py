@@ -1,7 +1,7 @@
 """Submit: what is planned is sent once, and what the answer, or its absence, does."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -442,7 +442,7 @@ def test_a_recovery_gives_an_uncertain_try_its_id_instead_of_a_second_job(at: Wo
     studio.script = [(500, {})]
     at.step("submit", made.prediction_id)
     replicate = at.deps.providers["replicate"]
-    (page,) = recover.look(at.deps, replicate, datetime.now(UTC), foreign_too=True)
+    (page,) = recover.look(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), foreign_too=True)
 
     taken = recover.take(at.deps, replicate, page, owner="ann")
 
