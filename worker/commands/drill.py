@@ -24,7 +24,7 @@ from worker.drill import ledger as telling
 from worker.drill import verdict as judging
 from worker.drill.chaos import Chaos
 from worker.drill.faults import World
-from worker.drill.load import OUTPUTS_A_JOB, Application
+from worker.drill.load import Application
 from worker.drill.recovery import Recovery
 from worker.local import Local, data_folder
 
@@ -40,7 +40,7 @@ SETTINGS: Final = {
 
 
 @click.command()
-@click.option("--jobs", default=1000, show_default=True, help="Jobs of three files each.")
+@click.option("--jobs", default=1000, show_default=True, help="Of three files each; one in seven is ordered, of two.")
 @click.option("--minutes", default=5.0, show_default=True, help="How long jobs arrive and things break.")
 @click.option("--seed", type=int, help="Of the schedule of faults; drawn when not given.")
 @click.option("--every", "every_seconds", default=2.5, show_default=True, help="Seconds between faults, on average.")
@@ -54,7 +54,7 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
     seed = secrets.randbelow(10**6) if seed is None else seed
     if folder.exists():
         shutil.rmtree(folder)
-    console.print(f"drill: {jobs} jobs, {jobs * OUTPUTS_A_JOB} files, {minutes:g} minutes, seed {seed}")
+    console.print(f"drill: {jobs} jobs, {minutes:g} minutes, seed {seed}")
     console.print("settings that differ: " + ", ".join(f"{k}={v}" for k, v in SETTINGS.items()))
     with Standin().start(folder / "standin") as standin, Stack(folder / "local") as stack:
         proxies = {s.name: Proxy(s.port).start() for s in stack.servers}
