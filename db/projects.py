@@ -16,9 +16,18 @@ ON CONFLICT (id) DO UPDATE SET status = 'open' WHERE projects.status <> 'open'
 """
 
 
-def ensure(conn: Connection, project_id: str, owner: str) -> None:
-    """Have a project for a job that is about to be made: an empty one unless there is one, and open in any case."""
+OWNER = "SELECT owner FROM projects WHERE id = %(id)s"
+
+
+def ensure(conn: Connection, project_id: str, owner: str) -> bool:
+    """
+    Have a project for a job that is about to be made: an empty one unless there is one, and open in any case.
+
+    Returns False for another owner's; the caller's transaction is not to be committed then.
+    """
     conn.execute(ENSURE, {"id": project_id, "owner": owner})
+    row = one(conn, OWNER, {"id": project_id})
+    return row is not None and row["owner"] == owner
 
 
 ADD = """

@@ -14,6 +14,7 @@ from moorage.failpoints import failpoint
 from moorage.model import Step, Wake, Wish
 from moorage.settings import Settings
 from providers.base import Provider
+from tasks.register import NotTheirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,6 @@ class KeyTaken(Refused):
 
     def __init__(self, job_id: UUID) -> None:
         super().__init__(f"this Idempotency-Key was sent with another body: it made job {job_id}", status=409)
-
-
-class NotTheirs(Refused):
-    """The project belongs to another owner."""
-
-    def __init__(self) -> None:
-        super().__init__("the project belongs to another owner", status=422)
 
 
 def order(database: Database, settings: Settings, providers: Mapping[str, Provider], wish: Wish) -> Ordered:
@@ -62,8 +56,8 @@ def insert(conn: Connection, settings: Settings, providers: Mapping[str, Provide
     job_id = ids.new()
     is_new = False
     with conn.transaction() as savepoint:  # an equal order may commit meanwhile: then nothing of this one stays
-        if wish.project_id is not None:
-            _ensure_project(conn, wish.project_id, wish.owner)
+        if wish.project_id is not None and not projects.ensure(conn, wish.project_id, wish.owner):
+            raise NotTheirs
         is_new = orders.add(conn, job_id, wish, notify=settings.notify_url is not None, actor="api")
         if not is_new:
             raise psycopg.Rollback(savepoint)
@@ -88,10 +82,3 @@ def find(conn: Connection, wish: Wish) -> Ordered | None:
     if row["request_sha256"] != wish.request_sha256:
         raise KeyTaken(row["id"])
     return Ordered(row["id"], row["prediction_id"], row["state"], is_new=False, wakes=[])
-
-
-def _ensure_project(conn: Connection, project_id: str, owner: str) -> None:
-    projects.ensure(conn, project_id, owner)
-    project = projects.get(conn, project_id)
-    if project is None or project["owner"] != owner:
-        raise NotTheirs

@@ -8,6 +8,7 @@ import psycopg
 from db import deliveries, jobs, predictions, projects
 from db.connect import Connection, Database
 from moorage import ids
+from moorage.errors import Refused
 from moorage.failpoints import failpoint
 from moorage.model import Registration, Wake
 from moorage.settings import Settings
@@ -24,11 +25,21 @@ class Registered:
     wakes: list[Wake]
 
 
+class NotTheirs(Refused):
+    """The project belongs to another owner."""
+
+    def __init__(self) -> None:
+        super().__init__("names a project that this owner does not have", status=422)
+
+
 def register(database: Database, settings: Settings, provider: Provider, asked: Registration) -> Registered:
     """
     Insert a job with its running prediction, then wake the deliveries that came before it.
 
     The deliveries are made due after the registration's own commit: before it, ingest could not see the prediction.
+
+    Raises:
+        NotTheirs: its project is another owner's.
     """
     job_id, prediction_id, is_new = database.run(lambda conn: insert(conn, settings, provider, asked, actor="api"))
     failpoint("register.after_commit")
@@ -47,8 +58,8 @@ def insert(
     first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
     job_id, prediction_id = ids.new(), ids.new()
     notify = settings.notify_url is not None
-    if asked.project_id is not None:
-        projects.ensure(conn, asked.project_id, asked.owner)
+    if asked.project_id is not None and not projects.ensure(conn, asked.project_id, asked.owner):
+        raise NotTheirs
     with conn.transaction() as savepoint:  # another registration of the same prediction may commit meanwhile
         jobs.add(conn, job_id, asked, deadline_seconds=deadline, notify=notify, actor=actor)
         is_new = predictions.add(

@@ -19,6 +19,7 @@ Key = tuple[str, str, str]
 FRESH_SECONDS: Final = 600.0
 ASK_SECONDS: Final = 1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
 MAX_THREADS: Final = 4
+MAX_ASKING: Final = 32  # with those that wait for a thread: nobody's questions are to keep all others' waiting
 MAX_KEPT: Final = 256
 
 
@@ -26,6 +27,12 @@ MAX_KEPT: Final = 256
 class _Kept:
     value: Any
     asked_at: float  # monotonic
+
+
+def away(provider: str, error: ProviderUnavailable) -> str:
+    """Return that a provider cannot be asked now, without the address that was tried: that is for the log."""
+    status = error.facts.get("status")
+    return f"{provider} cannot be asked now: " + (f"it answered {status}" if status else "there was no answer to use")
 
 
 class Catalogue:
@@ -84,6 +91,8 @@ class Catalogue:
         """Ask unless it is being asked already; the answer is kept also when it comes too late for this request."""
         asking = self._asking.get(key)
         if asking is None:
+            if len(self._asking) >= MAX_ASKING:
+                raise ProviderUnavailable("too much is being asked already")
             asking = self._asking[key] = self._executor.submit(ask)
             loop = asyncio.get_running_loop()
             asking.add_done_callback(lambda done: loop.call_soon_threadsafe(self._keep, key, done))

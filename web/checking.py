@@ -9,7 +9,7 @@ from typing import Any, Final
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.model import Entry, Wish
 from tasks import references
-from web import asked, matching, wishes
+from web import asked, catalogue, matching, wishes
 from web.desk import Desk
 from web.inputs import wrong
 from web.problems import Problem, unavailable
@@ -65,7 +65,7 @@ async def _judge(at: Desk, wish: Wish, n: int) -> _Judged:
         wrongs = await asyncio.to_thread(matching.problems_of, filled, schema, f"{place}.input")
         return _Judged(entry, wrongs, None)
     except ProviderUnavailable as error:
-        return _Judged(entry, [], f"{place}: {error}")
+        return _Judged(entry, [], f"{place}: {catalogue.away(entry.provider, error)}")
     except matching.BadSchema as error:
         return _Judged(entry, [], f"{place}: the schema of {entry.model} cannot be used: {error}"[:500])
     except ProviderRefused as error:

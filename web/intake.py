@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -27,6 +28,7 @@ T = TypeVar("T")
 log = logs.get(__name__)
 
 MAX_COMING: Final = 16  # requests whose files are being read or kept
+MAX_OF_OWNER: Final = 4  # so that one owner's do not take the place of all others'
 MAX_KEPT: Final = 2  # examined at once, each in a process of its own
 MAX_DISK: Final = 2
 IDLE_SECONDS: Final = 15.0
@@ -80,18 +82,19 @@ class Intake:
         self._limits = uploads.limits_of(Limits.of(settings), settings.upload_max_bytes)
         self._keeping = ThreadPoolExecutor(MAX_KEPT, "upload")
         self._disk = ThreadPoolExecutor(MAX_DISK, "upload-disk")
-        self._coming = 0
+        self._coming: Counter[str | None] = Counter()
 
     @contextlib.contextmanager
-    def room(self) -> Iterator[None]:
-        """Hold a place for one request. Raises Problem: 503 when all are taken."""
-        if self._coming >= MAX_COMING:
+    def room(self, owner: str | None) -> Iterator[None]:
+        """Hold a place for one request, of an owner or an application. Raises Problem: 503 when all are taken."""
+        of_owner = self._coming[owner]
+        if self._coming.total() >= MAX_COMING or (owner is not None and of_owner >= MAX_OF_OWNER):
             raise unavailable("too many files are coming in already: try again")
-        self._coming += 1
+        self._coming[owner] += 1
         try:
             yield
         finally:
-            self._coming -= 1
+            self._coming -= Counter({owner: 1})  # what comes to none is forgotten
 
     def incoming(self) -> Incoming:
         """Return an empty file without a name, so that the kernel frees it with a killed process."""

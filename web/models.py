@@ -9,7 +9,7 @@ from starlette.responses import Response
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import is_storable, storable
 from providers.base import Provider
-from web import asked, desk, ids, problems, queries
+from web import asked, catalogue, desk, ids, problems, queries
 from web.problems import Problem
 
 FIELDS = ("name", "description", "kind", "accepts", "picture_field")
@@ -36,7 +36,9 @@ def _chosen(at: desk.Desk, name: str | None) -> list[Provider]:
 async def _models(at: desk.Desk, provider: Provider, kind: str) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
     try:
         found = await at.catalogue.models(provider, kind)
-    except (ProviderUnavailable, ProviderRefused) as error:
+    except ProviderUnavailable as error:
+        return [], {"provider": provider.name, "message": catalogue.away(provider.name, error)}
+    except ProviderRefused as error:
         return [], {"provider": provider.name, "message": storable(str(error), 500)}
     return [{"provider": provider.name, **{name: model.get(name) for name in FIELDS}} for model in found], None
 
@@ -54,7 +56,7 @@ async def schema(request: Request) -> Response:
     try:
         found = await at.catalogue.schema(provider, model)
     except ProviderUnavailable as error:
-        raise problems.unavailable(f"{provider.name} cannot be asked now: {storable(str(error), 500)}") from error
+        raise problems.unavailable(catalogue.away(provider.name, error)) from error
     except ProviderRefused as error:
         raise Problem(404, storable(str(error), 500)) from error
     if found is None:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from moorage import VERSION
-from web import routes
+from web import routes, sessions
+from web.access import Level
 from web.routes import Operation
 
 PATH: Final = "/openapi.json"
@@ -34,6 +35,28 @@ _PROBLEM: Final = {
 }
 
 
+_SCHEMES: Final = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "MOORAGE_API_TOKEN, a token of POST /v1/tokens, or an owner token of POST /v1/owner-tokens",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": sessions.HTTPS_COOKIE,
+        "description": "an owner token, set by POST /v1/session; `moorage` where PUBLIC_URL is not https. What changes"
+        " something must come from a page of the same origin",
+    },
+}
+_LEVELS: Final = {
+    Level.OPEN: "Open to everybody.",
+    Level.OWNER: "Level owner: an owner token is enough, and sees that owner's rows alone.",
+    Level.APPLICATION: "Level application: an owner token is refused (403).",
+    Level.ADMIN: "Level admin: MOORAGE_API_TOKEN, or a token of the role admin; others are refused (403).",
+}
+
+
 def describe() -> dict[str, Any]:
     """Return the description as OpenAPI has it; `/api/v1` answers the same addresses as `/v1`."""
     paths: dict[str, dict[str, Any]] = {}
@@ -43,11 +66,11 @@ def describe() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "moorage", "version": VERSION, "license": {"name": "MIT", "identifier": "MIT"}},
         "servers": [{"url": "/"}],
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}],
         "paths": paths,
         "components": {
             "schemas": {"Problem": _PROBLEM, **_bodies()},
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": _SCHEMES,
         },
     }
 
@@ -66,6 +89,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": f"{operation.endpoint.__module__.removeprefix('web.')}_{operation.endpoint.__name__}",
         "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
+        "description": _LEVELS[operation.least],
+        "x-level": operation.least.name.lower(),
         "parameters": [*_of_path(operation.path), *_of_query(operation.query)],
         "responses": {
             **{str(status): {"description": said} for status, said in operation.answers.items()},
@@ -82,8 +107,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
         if operation.with_files:
             made["requestBody"]["content"]["multipart/form-data"] = _with_files(schema)
-    if routes.is_open(routes.PREFIXES[0] + operation.path):
+    if operation.least is Level.OPEN:
         made["security"] = []
+    elif operation.least > Level.OWNER or operation.endpoint is sessions.begin:
+        made["security"] = [{"token": []}]
     return made
 
 

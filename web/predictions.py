@@ -11,7 +11,7 @@ from moorage import logs
 from moorage.text import storable
 from providers.base import Provider
 from tasks import register as registration
-from tasks.register import Registered
+from tasks.register import NotTheirs, Registered
 from web import asked, bodies, desk, problems
 
 log = logs.get(__name__)
@@ -24,7 +24,10 @@ async def register(request: Request) -> Response:
     provider = _provider(at.providers, wanted.provider)
 
     def work(database: Database) -> tuple[Registered, str]:
-        made = registration.register(database, at.settings, provider, wanted)
+        try:
+            made = registration.register(database, at.settings, provider, wanted)
+        except NotTheirs as error:
+            raise asked.wrong("project_id", str(error)) from error
         at.waker.offer(made.wakes)
         return made, "open" if made.is_new else _state(database, made)
 

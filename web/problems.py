@@ -26,6 +26,7 @@ KINDS: Final = {
     503: "unavailable",
 }
 
+_NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # an answer repeats what others wrote
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -78,7 +79,7 @@ def answer(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | 
 
 def _answer(status: int, fields: Mapping[str, Any], media_type: str, headers: Mapping[str, str]) -> Response:
     body = json.dumps(fields, default=_as_text, allow_nan=False).encode()
-    return Response(body, status, {**NO_STORE, **headers}, media_type)
+    return Response(body, status, {**NO_STORE, **_NO_SNIFF, **headers}, media_type)
 
 
 def _as_text(value: Any) -> str:

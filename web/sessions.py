@@ -21,6 +21,7 @@ from web.problems import Problem
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+HTTPS_COOKIE: Final = "__Host-moorage"
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _OURS: Final = (b"same-origin",)
 
@@ -53,7 +54,7 @@ async def end(request: Request) -> Response:
 
 def cookie_name(settings: Settings) -> str:
     """Return the cookie's name. Over https a browser takes this one from our host alone, not from one beside it."""
-    return "__Host-moorage" if _is_https(settings) else "moorage"
+    return HTTPS_COOKIE if _is_https(settings) else "moorage"
 
 
 def token_in(headers: Headers, settings: Settings) -> str | None:

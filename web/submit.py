@@ -14,6 +14,7 @@ from moorage.text import storable
 from providers.base import Provider
 from tasks import order, references
 from tasks.order import Ordered
+from tasks.register import NotTheirs
 from web import access, asked, attached, bodies, checking, desk, forms, inputs, problems, wishes
 from web.attached import Attached
 from web.checking import Checked
@@ -30,7 +31,7 @@ async def submit(request: Request) -> Response:
     if not forms.is_form(request):
         body = await bodies.read_object(request)
         return await _answer(request, at, body, body, Attached())
-    with at.intake.room():
+    with at.intake.room(access.of(request).owner):
         form = await forms.read(request, at.intake, max_files=attached.MAX_FILES)
         try:
             return await _answer(request, at, *attached.read(form))
@@ -100,7 +101,7 @@ def _order(database: Database, at: desk.Desk, wish: Wish) -> Ordered:
         made = order.order(database, at.settings, at.providers, wish)
     except order.KeyTaken as error:
         raise Problem(409, str(error)) from error
-    except order.NotTheirs as error:
+    except NotTheirs as error:
         raise asked.wrong("project_id", str(error)) from error
     at.waker.offer(made.wakes)
     return made

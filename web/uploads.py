@@ -29,7 +29,7 @@ async def create(request: Request) -> Response:
     """Answer 201 with the upload: the body is the file, or a form with one file and the field `owner`."""
     at = desk.of(request)
     given = queries.read(request, queries.Uploading).owner
-    with at.intake.room():
+    with at.intake.room(access.of(request).owner):
         if forms.is_form(request):
             file, owner = await _form(request, at, given)
         else:

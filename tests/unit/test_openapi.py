@@ -6,6 +6,7 @@ import re
 from click.testing import CliRunner
 
 from web import openapi, routes
+from web.access import Level
 from web.asked import Asked
 from worker import cli
 
@@ -64,6 +65,25 @@ def test_only_files_are_told_to_need_no_token() -> None:
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
 
     assert without == {"/v1/assets/renders/{render_id}/{name}"}
+
+
+def test_who_may_call_is_told_of_every_address() -> None:
+    """A client is made with the credentials that the description names, and refused with others."""
+    made = openapi.describe()
+    schemes = made["components"]["securitySchemes"]
+
+    for operation in routes.OPERATIONS:
+        told = made["paths"][f"/v1{operation.path}"][operation.method.lower()]
+        taken = {name for way in told.get("security", made["security"]) for name in way}
+        assert told["x-level"] == operation.least.name.lower()
+        assert told["x-level"] in told["description"].lower()
+        assert taken == (
+            set() if operation.least is Level.OPEN
+            else {"token", "session"} if operation.least is Level.OWNER and told["operationId"] != "sessions_begin"
+            else {"token"}
+        )  # fmt: skip
+    assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")
+    assert schemes["session"]["name"] == "__Host-moorage"
 
 
 def test_the_command_prints_it() -> None:
