@@ -8,12 +8,12 @@ from moorage import ids
 
 PROVIDER: Final = "placeholder"  # of the prediction that a placeholder belongs to
 
-# Its prediction has the job's id as the provider's id: so there is at most one a job.
+# Its prediction has the job's id as the provider's id: so there is at most one a job. Its reason is the chain's end.
 ADD_PREDICTION = """
 WITH made AS (
-    INSERT INTO predictions (id, job_id, seq, provider, external_id, state, deadline_at, ended_at, ended_by)
+    INSERT INTO predictions (id, job_id, seq, provider, external_id, reason, state, deadline_at, ended_at, ended_by)
     SELECT %(id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(provider)s,
-           j.id::text, 'succeeded', moment(), moment(), 'us'
+           j.id::text, %(reason)s, 'succeeded', moment(), moment(), 'us'
       FROM jobs j WHERE j.id = %(job_id)s
     RETURNING id, job_id
 )
@@ -37,9 +37,9 @@ RETURNING subject_id AS id
 """
 
 
-def add_prediction(conn: Connection, job_id: UUID, actor: str) -> UUID:
-    """Insert the prediction that a locked job's placeholder belongs to; returns its id."""
-    return _made(conn, ADD_PREDICTION, {"job_id": job_id, "provider": PROVIDER, "actor": actor})
+def add_prediction(conn: Connection, job_id: UUID, reason: str, actor: str) -> UUID:
+    """Insert the prediction that a locked job's placeholder belongs to, with why it was needed; returns its id."""
+    return _made(conn, ADD_PREDICTION, {"job_id": job_id, "provider": PROVIDER, "reason": reason, "actor": actor})
 
 
 def add_output(conn: Connection, job_id: UUID, prediction_id: UUID, actor: str) -> UUID:
@@ -75,13 +75,10 @@ def shows_placeholder(conn: Connection, job_id: UUID) -> bool:
     return one(conn, SHOWS_PLACEHOLDER, {"job_id": job_id, "provider": PROVIDER}) is not None
 
 
-LAST_REASON = """
-SELECT reason FROM predictions
- WHERE job_id = %(job_id)s AND provider <> %(provider)s AND reason IS NOT NULL ORDER BY seq DESC LIMIT 1
-"""
+WHY = "SELECT reason FROM predictions WHERE job_id = %(job_id)s AND provider = %(provider)s"
 
 
-def last_reason(conn: Connection, job_id: UUID) -> str | None:
-    """Return why the last try of a job's chain brought nothing."""
-    row = one(conn, LAST_REASON, {"job_id": job_id, "provider": PROVIDER})
+def why(conn: Connection, job_id: UUID) -> str | None:
+    """Return why a job's placeholder was needed; None: it has none."""
+    row = one(conn, WHY, {"job_id": job_id, "provider": PROVIDER})
     return row["reason"] if row else None

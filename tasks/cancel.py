@@ -63,6 +63,6 @@ def stop_others(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> l
     return [Wake("poll", prediction_id) for prediction_id in cancels.ask_to_stop(conn, job_id, reason=reason)]
 
 
-def unsubmitted(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> None:
-    """End those of a locked job's predictions that were not submitted yet."""
-    cancels.planned(conn, job_id, reason=reason, actor=actor)
+def unsubmitted(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:
+    """End those of a locked job's predictions that were not submitted yet; False when there is none."""
+    return bool(cancels.planned(conn, job_id, reason=reason, actor=actor))

@@ -16,6 +16,7 @@ from moorage.errors import ConfigError, Invalid
 from moorage.lifecycle import GiveUp
 from moorage.model import Job, Output, Wake
 from moorage.settings import Settings
+from moorage.text import storable
 from tasks import download, validate
 from tasks.deps import Deps
 from tasks.limits import Limits
@@ -49,7 +50,7 @@ def reason(why: str) -> str:
 
 def choose(conn: Connection, job: Job, why: GiveUp, *, actor: str) -> list[Wake]:
     """Give a locked open job its placeholder, which takes the path of any file; returns its wake."""
-    prediction_id = chains.add_prediction(conn, job.id, actor)
+    prediction_id = chains.add_prediction(conn, job.id, storable(why.reason), actor)
     jobs.move(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=reason(why.reason))
     return [Wake("keep", chains.add_output(conn, job.id, prediction_id, actor))]
 

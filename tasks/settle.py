@@ -64,6 +64,6 @@ def _why_nothing(conn: Connection, job_id: UUID, counts: Counts) -> GiveUp:
     elif counts.dead:
         reason = f"none of {total} files could be kept"
     else:  # what was chosen is the placeholder
-        reason = chains.last_reason(conn, job_id) or "the chain brought nothing"
+        reason = chains.why(conn, job_id) or "the chain brought nothing"
         reason = reason if counts.placeholders else f"{reason}; the placeholder could not be kept"
     return GiveUp("DOWNLOAD_FAILED", "NothingKept", reason, retryable=True)

@@ -122,9 +122,10 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
         return []
     if job.state == "keeping":
         return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
-    cancel.unsubmitted(conn, job_id, reason="the job's deadline has passed", actor=actor)
+    over = "the job's deadline has passed"
+    reason = over if cancel.unsubmitted(conn, job_id, reason=over, actor=actor) else "no answer within the time limit"
     due = predictions.make_due(conn, job_id)
-    why = GiveUp("TIMED_OUT", "NoAnswer", "no answer within the time limit", retryable=True)
+    why = GiveUp("TIMED_OUT", "NoAnswer", reason, retryable=True)
     wakes = chain.go_on(conn, job, why, actor=actor)
     return [*(Wake("poll", prediction_id) for prediction_id in due), *wakes]
 

@@ -219,7 +219,7 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
         raise Lost
     state = {"dead": "waiting", "lost": "running"}[row.state]
     state = "new" if me.slot in PREDICTION_OF and me.slot not in OUTPUTS else state
-    view.put(me.slot, row._replace(state=state, attempt=0, crashes=0, letter=False))
+    view.put(me.slot, row._replace(state=state, attempt=0, crashes=0, letter=False, stopped=False))
     if me.slot in OUTPUTS and job.state in ENDED_JOB:
         view.put(JOB, view.lock(JOB)._replace(state="keeping"))
     if me.slot in PREDICTIONS and job.state == "failed":

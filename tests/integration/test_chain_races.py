@@ -1,5 +1,6 @@
 """Chains against what may come at the same time: late successes, retries, deadlines, clocks and stopped tries."""
 
+import contextlib
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks import cancel, replay, retry, sweeps, tombstone
+from tasks.deps import Deps
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, time_out, tried
 from tests.integration.core import LEASED_BY, World, database_of, png, prediction, together, world
 from worker import shell
@@ -160,6 +162,58 @@ def test_a_late_success_after_the_render_was_deleted_publishes_nothing(at: World
 
     assert (at.state("jobs", job_id), shown(at, job_id), len(at.outputs(job_id))) == ("partial", [], 1)
     assert retried(at, job_id).refused is not None
+
+
+def test_under_policy_discard_half_a_late_success_leaves_the_placeholder(at: World) -> None:
+    """All or nothing holds for what comes late too; what was kept of it is deleted."""
+    job_id, names = two_abandoned(at, partial="discard")
+    kept(at, job_id)
+    hear(at, names[0], "succeeded", [at.source.picture(), at.source.broken()])
+    kept(at, job_id)
+
+    assert at.state("jobs", job_id) == "partial"
+    assert shown(at, job_id) == [(0, True, True)]
+    assert [at.state("outputs", one) for one in at.outputs(job_id)] == ["kept", "discarding", "dead"]
+    assert hear(at, names[1], "succeeded", [at.source.picture()])
+    kept(at, job_id)
+    assert (at.state("jobs", job_id), shown(at, job_id)) == ("succeeded", [(3, False, True)])
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_late_success_that_races_the_delete_of_the_placeholder_ends_in_one_of_two_ways(
+    at: World, attempt: int
+) -> None:
+    """Deleted first, nothing is published; chosen first, the render is not to be deleted just now."""
+    job_id, names = two_abandoned(at)
+    kept(at, job_id)
+    webhook = at.delivered(prediction(names[0], "succeeded", [at.source.picture()]))
+    with at.beside() as deps:
+        together(lambda: at.step("ingest", webhook), lambda: deleted(deps, job_id))
+    kept(at, job_id)
+
+    seen = (at.state("jobs", job_id), shown(at, job_id))
+    assert seen in [("partial", []), ("succeeded", [(1, False, True)])]
+
+
+def deleted(deps: Deps, job_id: UUID) -> None:
+    with contextlib.suppress(tombstone.StillWorking):
+        deps.database.run(
+            lambda conn: tombstone.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
+        )
+
+
+def test_a_placeholder_says_why_the_last_entry_brought_nothing(at: World) -> None:
+    """Not why an earlier one did: somebody would mend the wrong thing."""
+    job_id = started(at, 2, placeholder=True)
+    _, fails = running(at, job_id)
+    hear(at, fails, "failed", error="out of memory")
+    _, gone = running(at, job_id)
+    hear(at, gone, "succeeded", [at.source.broken()])
+    kept(at, job_id)
+    kept(at, job_id)
+
+    job = at.row("jobs", job_id)
+    assert (job["state"], job["reason"]) == ("partial", "placeholder: none of 1 files could be kept")
 
 
 # --- tries that were stopped for another's success ----------------------------------------------------------------
