@@ -141,7 +141,7 @@ def test_an_owners_slow_files_leave_room_for_others(front: wp.Front, bob: dict[s
     """One browser that sends a byte now and then kept everybody's files out for five minutes."""
     ada = {**owner(front, "ada"), "content-type": "image/png"}
     with contextlib.ExitStack() as slow:
-        for _ in range(4):
+        for _ in range(8):  # some may come while the question below holds a place
             conn = slow.enter_context(front.connect())
             head = f"POST /v1/uploads HTTP/1.1\r\nHost: moorage\r\nAuthorization: {bob['authorization']}\r\n"
             conn.sendall(f"{head}Content-Type: image/png\r\nContent-Length: 1000\r\n\r\nx".encode())
