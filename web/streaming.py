@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from moorage import logs
 from moorage.errors import StorageRefused, StorageUnavailable
@@ -25,7 +25,8 @@ log = logs.get(__name__)
 MAX_STREAMS: Final = 64
 MAX_THREADS: Final = 8  # taken for one chunk at a time: a slow reader holds none
 OPEN_SECONDS: Final = 5.0
-CHUNK_BYTES: Final = 1 << 18
+CHUNK_BYTES: Final = 1 << 16  # the server holds some fifty of them for a reader that reads nothing
+STALL_SECONDS: Final = 30.0  # for a reader to take a chunk; nobody needs a token to hold one of the places
 
 
 class Streamer:
@@ -50,7 +51,7 @@ class Streamer:
             held.callback(self._count_down)
             stack, body = await self._start(key, span)
             held.callback(self._executor.submit, stack.close)
-            return _Held(self._chunks(body), status, headers, held.pop_all().close)
+            return Held(self._chunks(body), status, headers, held.pop_all().close)
 
     async def _start(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, Opened]:
         try:
@@ -82,18 +83,39 @@ class Streamer:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-class _Held(StreamingResponse):
+class Held(StreamingResponse):
     """A streamed answer that lets go of what it holds however it ends, also when nobody reads a byte of it."""
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], status: int, headers: Mapping[str, str], let_go: Callable[[], Any]
+        self,
+        chunks: AsyncIterator[bytes],
+        status: int,
+        headers: Mapping[str, str],
+        let_go: Callable[[], Any],
+        *,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         super().__init__(chunks, status, headers)
         self._let_go = let_go
+        self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it, to its end or until a chunk is not taken for too long."""
+        is_stalled = False
+
+        async def within_time(message: Message) -> None:
+            nonlocal is_stalled
+            async with asyncio.timeout(self._stall_seconds) as limit:
+                try:
+                    await send(message)
+                finally:
+                    is_stalled = limit.expired()
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, within_time)
+        except TimeoutError:
+            if not is_stalled:
+                raise
+            log.info("asset.cut", stall_seconds=self._stall_seconds)  # the connection is closed
         finally:
             self._let_go()
