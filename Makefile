@@ -31,6 +31,10 @@ test: $(STAMP)  ## Run all tests
 drill: $(STAMP)  ## Break everything while 1,000 jobs run, and account for them (10 minutes)
 	@$(BIN)/moorage drill $(DRILL)
 
+prove: $(STAMP)  ## The long forms of three tests: many rounds of kills and of stale documents, the API at length (an hour)
+	@TEST_ORDER_ROUNDS=20 TEST_PROJECT_ROUNDS=50 TEST_API_SECONDS=300 $(BIN)/python -m pytest -q -o timeout=900 \
+		tests/acceptance/test_submit_kills.py tests/acceptance/test_projects.py tests/acceptance/test_described_api.py
+
 check: $(STAMP)  ## Lint, types, import contract, and the size of the house
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -57,4 +61,4 @@ clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
 
-.PHONY: help install demo up test drill check fmt lock browser clean
+.PHONY: help install demo up test drill prove check fmt lock browser clean

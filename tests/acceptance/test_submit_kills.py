@@ -1,7 +1,7 @@
 """
 Submissions through the real processes, killed at every point: nothing ordered is lost, and nothing is published twice.
 
-`ROUNDS=20 pytest tests/acceptance/test_submit_kills.py` is the long form.
+`make prove` runs 20 rounds of each.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import requests
 from tests.acceptance.test_failpoint_crashes import answers
 from tests.acceptance.world import Asked, until
 
-ROUNDS = int(os.environ.get("ROUNDS", "2"))
+ROUNDS = int(os.environ.get("TEST_ORDER_ROUNDS", "1"))
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}
 SEEDS = itertools.count(1)  # the stand-in counts the faults of equal orders
 POINTS = ("submit.after_claim", "submit.after_commit", "lookup.after_answer")
