@@ -5,6 +5,7 @@ It is started as a file and imports nothing of the house: when a hostile file ta
 memory, this process ends and nothing else. Exit 0 and a PNG, or exit 3 and the reason as text.
 """
 
+import contextlib
 import io
 import os
 import resource
@@ -57,6 +58,9 @@ def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, s
 
 def confine(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTES) -> None:
     """Give this process its limits before it loads the decoder."""
+    os.nice(10)  # what it was started by answers others meanwhile
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write("1000")  # where memory runs out, this process is the one to end
     if sys.platform == "linux":  # elsewhere the kernel does not hold it; the clocks below remain
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from db import events, jobs, outputs, predictions, renders
 from db.connect import Connection, Row
 from web import access, desk, ids, problems, queries, snapshots, variants
-from web.access import Caller
+from web.access import Caller, Level
 
 JOB = (
     "state", "owner", "kind", "mode", "room_type", "style", "prompt", "project_id", "scene", "category", "reason",
@@ -103,21 +103,27 @@ def _read(conn: Connection, job_id: UUID, at: desk.Desk, caller: Caller) -> dict
         "published_at": row["published_at"] if is_published else None,
         "variants_created": len(published),
         "variants": published,
-        "predictions": [_prediction(found) for found in predictions.of_job(conn, job_id)],
-        "outputs": [_output(found) for found in outputs.of_job(conn, job_id)],
+        "predictions": [_prediction(found, caller) for found in predictions.of_job(conn, job_id)],
+        "outputs": [_output(found, caller) for found in outputs.of_job(conn, job_id)],
         "errors": [{"job_id": job_id, **_fields(found, ERROR)} for found in jobs.errors(conn, job_id)],
     }
 
 
-def _prediction(row: Row) -> dict[str, Any]:
-    named = {"prediction_id": row["id"], "type": row["category"], "message": row["reason"]}
+def _prediction(row: Row, caller: Caller) -> dict[str, Any]:
+    named = {"prediction_id": row["id"], "type": row["category"], "message": _message(row, caller)}
     return {**named, **_fields(row, PREDICTION)}
 
 
-def _output(row: Row) -> dict[str, Any]:
+def _output(row: Row, caller: Caller) -> dict[str, Any]:
     """Return an output without its source: the address may carry the provider's signature."""
-    named = {"output_id": row["id"], "type": row["category"], "message": row["reason"]}
+    named = {"output_id": row["id"], "type": row["category"], "message": _message(row, caller)}
     return {**named, **_fields(row, OUTPUT)}
+
+
+def _message(row: Row, caller: Caller) -> str | None:
+    """Return why a row is as it is; why it is tried again names servers of ours, and is no owner's business."""
+    is_trying = row["state"] in ("waiting", "discarding", "planned", "submitting", "running")
+    return None if is_trying and caller.level < Level.APPLICATION else row["reason"]
 
 
 def _fields(row: Row, names: tuple[str, ...]) -> dict[str, Any]:

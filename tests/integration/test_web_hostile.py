@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from db.connect import connect
 from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
@@ -180,3 +181,20 @@ def test_another_owners_project_takes_nobodys_files(front: wp.Front, bob: dict[s
         {"field": "project_id", "message": "names a project that this owner does not have"}
     ]
     assert rp.rows(url, "SELECT id FROM jobs WHERE project_id = 'adas'") == []
+
+
+def test_why_something_is_tried_again_is_told_to_applications_alone(
+    front: wp.Front, bob: dict[str, str], url: str
+) -> None:
+    """The reason names servers of ours: where storage and providers are reached."""
+    made = front.register(external_id="retried", owner="bob").fields
+    with connect(url) as conn:
+        conn.execute("UPDATE predictions SET reason = 'http://10.0.0.5 away' WHERE id = %s", [made["prediction_id"]])
+
+    theirs, ours = (
+        front.ask("GET", f"/v1/jobs/{made['job_id']}", headers=headers).fields["predictions"][0]
+        for headers in (bob, wp.BEARER)
+    )
+
+    assert (theirs["state"], theirs["message"]) == ("running", None)
+    assert ours["message"] == "http://10.0.0.5 away"

@@ -1,6 +1,7 @@
 """Videos: a container is walked to its end; a poster comes from a confined process and never costs the video."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -282,3 +283,18 @@ def test_a_large_video_is_examined_with_little_memory():
     assert fetched.bytes > filler
     assert examined.media.format == "mp4"
     assert peak < 8_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_decoder_is_the_first_to_wait_and_the_first_to_end():
+    """It may be the child of the process that takes webhooks, which must outlive what a hostile file asks for."""
+    code = (
+        "import os; from tasks import poster_child; poster_child.confine(2**30, 5);"
+        "print(os.nice(0), open('/proc/self/oom_score_adj').read())"
+    )
+
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+
+    assert told.stdout.split() == [str(min(os.nice(0) + 10, 19)), "1000"]
