@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from db.uploads import Upload
 from moorage import ids, logs
@@ -17,9 +17,11 @@ from moorage.errors import DiskFull, Invalid, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Media
 from storage import keys
-from storage.s3 import Blobs
 from tasks import upload_child
 from tasks.limits import Limits
+
+if TYPE_CHECKING:
+    from storage.s3 import Blobs  # not loaded: the API takes files too, and boto3 is much to load
 
 log = logs.get(__name__)
 
@@ -52,7 +54,7 @@ def limits_of(limits: Limits, max_bytes: int) -> Limits:
     )
 
 
-def put(blobs: Blobs, file: BinaryIO, *, owner: str, limits: Limits) -> Stored:
+def put(blobs: "Blobs", file: BinaryIO, *, owner: str, limits: Limits) -> Stored:
     """
     Examine a file, free it of metadata and store it; returns what `fresh` gives to record.
 

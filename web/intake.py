@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
+import importlib
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -17,11 +19,13 @@ from moorage import logs
 from moorage.errors import Invalid, MoorageError, StorageRefused
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
-from storage import s3
 from tasks import uploads
 from tasks.limits import Limits
 from web.problems import Problem, unavailable
 from web.threads import Threads
+
+if TYPE_CHECKING:
+    from storage.s3 import Blobs
 
 T = TypeVar("T")
 
@@ -78,11 +82,16 @@ class Intake:
 
     def __init__(self, settings: Settings) -> None:
         self.max_bytes = settings.upload_max_bytes
-        self.blobs = s3.from_settings(settings)
+        self._settings = settings
         self._limits = uploads.limits_of(Limits.of(settings), settings.upload_max_bytes)
         self._keeping = ThreadPoolExecutor(MAX_KEPT, "upload")
         self._disk = ThreadPoolExecutor(MAX_DISK, "upload-disk")
         self._coming: Counter[str | None] = Counter()
+
+    @functools.cached_property
+    def blobs(self) -> "Blobs":
+        """Return the way to storage: by name, because boto3 is much to load for a process that no file comes to."""
+        return cast("Blobs", importlib.import_module("storage.s3").from_settings(self._settings))
 
     @contextlib.contextmanager
     def room(self, owner: str | None) -> Iterator[None]:

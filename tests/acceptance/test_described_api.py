@@ -19,7 +19,8 @@ def test_no_request_is_answered_otherwise_than_described(world, tmp_path):
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{world.local.url}/openapi.json",
         "--header", f"Authorization: {world.token['Authorization']}",
         "--exclude-path", "/v1/events",  # ends when the reader goes
-        "--phases", "examples,coverage,fuzzing", "--max-examples", str(max(12, SECONDS // 3)), "--max-time", str(SECONDS), "--seed", "7",
+        "--phases", "examples,coverage,fuzzing", "--max-examples", str(max(12, SECONDS // 3)),
+        "--max-time", str(SECONDS), "--seed", "7",
         "--exclude-checks", LEFT_OUT, "--request-timeout", "10", "--generation-database", "none",
         "--workers", "2", "--no-color", "--warnings", "off", "--no-shrink", "--continue-on-failure",
     ]  # fmt: skip

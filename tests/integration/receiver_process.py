@@ -88,7 +88,7 @@ class Receiver:
 
     def await_ready(self) -> None:
         """Wait until it answers."""
-        until(lambda: self.process.poll() is not None or self._answers())
+        until(lambda: self.process.poll() is not None or self._answers(), seconds=40)
         assert self.process.poll() is None, self.log()
 
     def _answers(self) -> bool:

@@ -128,7 +128,7 @@ async def act(request: Request) -> Response:
 
 
 async def static(request: Request) -> Response:
-    """Answer 200 with a file of the page, 304 where the browser has it."""
+    """Answer 200 with a file of the page."""
     name = request.path_params["name"]
     if name not in _STATIC:
         raise Problem(404, "there is no such file")
