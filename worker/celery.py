@@ -8,7 +8,7 @@ from celery.exceptions import SecurityWarning
 
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
-from worker import alive, queues, schedule
+from worker import alive, deaths, queues, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
@@ -62,6 +62,7 @@ def make() -> Celery:
         enable_utc=True,
         timezone="UTC",
     )
+    app.steps["worker"].add(deaths.Notice)
     return app
 
 

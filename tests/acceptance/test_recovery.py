@@ -36,7 +36,7 @@ def settled(world, since: float) -> float:
 def test_the_file_of_a_killed_child_runs_again_within_a_second(world):
     """The main process sees the death and frees just that lease: nobody waits for its end."""
     took = []
-    for _ in range(6):
+    for _ in range(5):
         asked = world.ask(SLOW)
         leased = world.await_leased(asked)
         os.kill(world.child(leased), signal.SIGKILL)
@@ -44,7 +44,7 @@ def test_the_file_of_a_killed_child_runs_again_within_a_second(world):
         world.await_end(asked)
 
     tell("pool child killed, until its file runs again", took)
-    assert min(took) < 1.0  # the median belongs to a quiet machine: here others share its cores
+    assert statistics.median(took) < 2.0  # 0.2 s on a quiet machine: here others share its cores
     assert max(took) < LEASE_SECONDS
 
 

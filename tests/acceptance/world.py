@@ -1,11 +1,11 @@
 """A running moorage with a stand-in provider: how tests start jobs in it, look at it, and hold it to the rules."""
 
 import base64
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,8 +185,12 @@ class World:
     def child(self, output: dict[str, Any]) -> int:
         """Return the pool child that holds an output, as its worker tells it."""
         node, task_id = output["leased_by"].split("/", 1)
+        told: dict[str, Any] = {}
         with Celery(broker=self.local.stack.valkey.url(), set_as_current=False) as asker:
-            told = asker.control.inspect([node], timeout=5, limit=1).active() or {}
+            for _ in range(3):  # kombu keeps connections, and finds out here that the broker was restarted since
+                with contextlib.suppress(redis.ConnectionError):
+                    told = asker.control.inspect([node], timeout=5, limit=1).active() or {}
+                    break
         (pid,) = [task["worker_pid"] for task in told.get(node, []) if task["id"] == task_id]
         return int(pid)
 
@@ -225,7 +229,7 @@ class World:
         except requests.ConnectionError:
             return False
 
-    @contextmanager
+    @contextlib.contextmanager
     def broker(self) -> Iterator[redis.Redis]:
         """Give a connection to the broker itself."""
         with redis.Redis.from_url(self.local.stack.valkey.url()) as client:
@@ -258,7 +262,7 @@ class World:
         assert all(process.is_running for process in self.local.processes.values())
         return {name: process.pid for name, process in self.local.processes.items()}
 
-    @contextmanager
+    @contextlib.contextmanager
     def without(self, *names: str) -> Iterator[None]:
         """Have some of our processes stopped inside, all at once, and running again after."""
         stop_all(*(self.local.processes[name] for name in names))
