@@ -43,7 +43,9 @@ def test_every_shape_and_format_is_kept_and_published(world, documented):
         world.check(one)
     assert {len(world.outputs(asked[name])) for name in ("early", "silent", "data")} == {2}
     assert images_of(world, documented) == [urls(world, asked[n]) for n in ("list", "nested", "data")]
-    unplaced = world.rows("SELECT render_id FROM placements WHERE scene_key IS NULL")
+    unplaced = world.rows(
+        "SELECT render_id FROM placements WHERE scene_key IS NULL AND project_id = %(id)s", id=documented
+    )
     assert [row["render_id"] for row in unplaced] == [asked["string"].job_id]
 
 

@@ -59,7 +59,7 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
     assert found["moorage_jobs"] == {("open", "replicate"): 1}
     assert found["moorage_predictions"] == {("running", "replicate"): 1}
     assert found["moorage_outputs"] == {("waiting", "replicate"): 1}
-    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0}
+    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0, ("notices",): 0}
     assert found["moorage_dead_letters_open"] == {("replicate", "keep", "DOWNLOAD_FAILED"): 1}
     assert found["moorage_jobs_ended_24h"] == {("cancelled",): 1}
     assert found["moorage_outputs_ended_24h"] == {("dead",): 1}
