@@ -26,7 +26,7 @@ up: $(STAMP)  ## Run the whole stack here until Ctrl-C
 	@$(BIN)/moorage up
 
 test: $(STAMP)  ## Run all tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 drill: $(STAMP)  ## Break everything while 1,000 jobs run, and account for them (10 minutes)
 	@$(BIN)/moorage drill $(DRILL)

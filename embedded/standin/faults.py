@@ -106,7 +106,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "reset_once": Fault("kept", "connection reset in mid-body, then whole", (Act("reset"), _WHOLE)),
     "truncated_once": Fault("kept", "shorter than its Content-Length, then whole", (Act("cut"), _WHOLE)),
     "slow": Fault("kept", "whole, spread over 2 s", (Act("drip"),)),
-    "slow_once": Fault("kept", "whole, spread over 8 s; then whole at once", (Act("drip", seconds=8.0), _WHOLE)),
+    "slow_once": Fault("kept", "whole, spread over 5 s; then whole at once", (Act("drip", seconds=5.0), _WHOLE)),
     "chunked": Fault("kept", "whole, without a Content-Length", (Act("chunked"),)),
     "redirect": Fault("kept", "a redirect to the same host, then whole", (Act("redirect", 302, "own"),)),
     "gone_then_fresh": Fault("kept", "404, and a poll names a fresh URL", (_GONE,), renewed=True),

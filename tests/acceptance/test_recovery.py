@@ -36,7 +36,7 @@ def settled(world, since: float) -> float:
 def test_the_file_of_a_killed_child_runs_again_within_a_second(world):
     """The main process sees the death and frees just that lease: nobody waits for its end."""
     took = []
-    for _ in range(5):
+    for _ in range(4):
         asked = world.ask(SLOW)
         leased = world.await_leased(asked)
         os.kill(world.child(leased), signal.SIGKILL)

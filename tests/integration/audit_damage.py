@@ -125,5 +125,5 @@ UNAUDITED: Final[Mapping[str, str]] = {
     "pauses": "a person made it, and only a person knows it",
     "storage_use": "counted anew each hour",
     "api_tokens": "nothing refers to one, and whoever carries a lost one is answered 401",
-    "uploads": "its object is then one that no row names, which the orphan sweep tells of; test_uploads.py damages both",
+    "uploads": "its object is then one that no row names, which the orphan sweep tells of",
 }
