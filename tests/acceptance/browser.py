@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ _QUIET = ("--disable-background-networking", "--disable-component-update", "--di
 def chromium() -> Iterator[Any]:
     """Run a browser; the test is skipped where there is none, or nothing to drive it."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
+    if path is None or subprocess.run([path, "--version"], capture_output=True, check=False).returncode:
         pytest.skip("no Chromium is installed")
     try:
         from playwright.sync_api import sync_playwright
