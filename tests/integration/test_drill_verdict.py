@@ -145,6 +145,25 @@ def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> N
     assert explained.is_clean
 
 
+def test_a_repeat_in_a_clock_jump_carries_the_hour_of_the_jumped_clock(deps: Deps, conn: Connection) -> None:
+    """Another fault in the same seconds would look as if nothing had explained what it did."""
+    job_id = world.kept(deps)
+    conn.execute(
+        "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor, at)"
+        " SELECT 'output', id, job_id, 'waiting', 'waiting', 'why?', 'node/task', moment() + interval '1 hour'"
+        " FROM outputs WHERE job_id = %s",
+        [job_id],
+    )
+    told = ledger(conn)
+    moments = (time.time() - 10, time.time())
+
+    unexplained = judged(deps, conn, told, [Landed("storage killed", *moments, "seaweedfs")])
+    explained = judged(deps, conn, told, [Landed("clock jump", *moments, "postgres")])
+
+    assert len(unexplained.unexplained) == 1
+    assert explained.unexplained == []
+
+
 def test_a_webhook_of_fal_is_known_by_its_prediction(deps: Deps, conn: Connection) -> None:
     """It carries no id of its own: in our row stands the digest of its body."""
     world.kept(deps)

@@ -16,6 +16,7 @@ from worker.drill.orders import Ordered
 
 # A fault is felt until its leases ended and its retries were due.
 AFTERMATH_SECONDS: Final = 90.0
+JUMPS: Final = (-3600, 0, 3600)  # an edge that was taken during a jump carries the hour of the jumped clock
 EXPIRED: Final = "the source expired before it could be kept"
 
 # fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
@@ -201,7 +202,11 @@ def _repeats(
         if line["fault"]
     }
     prompts = {entry.prompt for one in ordered for entry in one.order.chain if entry.is_troubled}
-    spans = [(fault.began_at - 1, fault.ended_at + AFTERMATH_SECONDS) for fault in landed]
+    spans = [
+        (fault.began_at - 1 + shift, fault.ended_at + AFTERMATH_SECONDS + shift)
+        for fault in landed
+        for shift in (JUMPS if fault.kind == "clock jump" else (0,))
+    ]
     for row in many(conn, REPEATED):
         verdict.repeated += 1
         if (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts:
