@@ -142,11 +142,14 @@ def test_an_owners_slow_files_leave_room_for_others(front: wp.Front, bob: dict[s
     """One browser that sends a byte now and then kept everybody's files out for five minutes."""
     ada = {**owner(front, "ada"), "content-type": "image/png"}
     with contextlib.ExitStack() as slow:
-        for _ in range(8):  # some may come while the question below holds a place
+
+        def is_full() -> bool:  # one more each time: some come while the question holds a place
             conn = slow.enter_context(front.connect())
             head = f"POST /v1/uploads HTTP/1.1\r\nHost: moorage\r\nAuthorization: {bob['authorization']}\r\n"
             conn.sendall(f"{head}Content-Type: image/png\r\nContent-Length: 1000\r\n\r\nx".encode())
-        rp.until(lambda: front.ask("POST", "/v1/uploads", b"", {**ada, **bob}).status == 503)
+            return front.ask("POST", "/v1/uploads", b"", {**ada, **bob}).status == 503
+
+        rp.until(is_full)
 
         theirs = front.ask("POST", "/v1/uploads", b"", ada)
 
