@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from db.connect import Row
@@ -156,5 +156,4 @@ def _cut(text: str | None) -> str | None:
 
 def query(filters: dict[str, str], **more: str) -> str:
     """Return filters as the query of an address, without those that are empty."""
-    pairs = {**filters, **more}
-    return "&".join(f"{quote(name)}={quote(value, safe='')}" for name, value in pairs.items() if value)
+    return urlencode({name: value for name, value in {**filters, **more}.items() if value}, quote_via=quote)
