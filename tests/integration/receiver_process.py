@@ -20,6 +20,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from db import connect, migrate
+from embedded import ports
 from embedded.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def rows(url: str, sql: str) -> list[dict[str, Any]]:
         return conn.execute(sql.encode()).fetchall()
 
 
-def until(state: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def until(state: Callable[[], bool], *, seconds: float = 40.0) -> None:
     """Wait for a state, with a deadline."""
     end = time.monotonic() + seconds
     while not state():
@@ -70,12 +71,10 @@ class Receiver:
     app = "receiver.app:app"
 
     def __init__(self, log: IO[bytes], url: str, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        (self.port,) = ports.free(1)
         command = [sys.executable, "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", "1", "--loop", "uvloop", "--no-access-log"]
-        command += ["--workers-kill-timeout", "10", self.app]
+        command += ["--workers-kill-timeout", "40", self.app]
         self._log = log
         self.process = subprocess.Popen(
             command, cwd=ROOT / "tests", env=environment(url, **settings), stdout=log, stderr=log
@@ -88,7 +87,7 @@ class Receiver:
 
     def await_ready(self) -> None:
         """Wait until it answers."""
-        until(lambda: self.process.poll() is not None or self._answers(), seconds=40)
+        until(lambda: self.process.poll() is not None or self._answers(), seconds=90)
         assert self.process.poll() is None, self.log()
 
     def _answers(self) -> bool:
@@ -98,7 +97,7 @@ class Receiver:
 
     def call(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Reply:
         """Send one request and return status, headers (names in lower case) and body."""
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             conn.request(method, path, body, headers or {})
             reply = conn.getresponse()
@@ -112,7 +111,7 @@ class Receiver:
 
     def connect(self) -> socket.socket:
         """Return a raw connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=40)
 
     def metric(self, name: str) -> float:
         """Return one series of /metrics, written as it stands there; 0 when it is missing."""
@@ -122,7 +121,7 @@ class Receiver:
     def stop(self) -> int:
         """Stop it as an orchestrator would and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
 
 @contextlib.contextmanager
@@ -146,13 +145,18 @@ def running(url: str, **settings: str) -> Iterator[Receiver]:
 
 
 def environment(url: str, **settings: str) -> dict[str, str]:
-    """Return the environment of a receiver: nothing of the tests' own; a broker that is not there."""
+    """
+    Return the environment of a receiver: nothing of the tests' own; a broker that is not there.
+
+    It is patient: on a busy computer a commit may take longer than the three seconds that senders are answered in.
+    """
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "DATABASE_URL": url,
         "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
         "REPLICATE_WEBHOOK_SECRET": SECRET,
+        "MOORAGE_ANSWER_SECONDS": "20",
         **settings,
     }
 

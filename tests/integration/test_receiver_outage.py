@@ -17,6 +17,8 @@ from tests.integration import receiver_process as rp
 
 BODY = b'{"id": "ufawqhfynnddngldkgtslldrkq", "status": "processing"}'
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%deliveries%'"
+ANSWER_SECONDS = 5  # not the three of the default: on a busy computer the good answers must come within them, too
+BUSY_SECONDS = 10  # what a busy computer may add
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def receiver(postgres: Postgres) -> Iterator[rp.Receiver]:
-    with rp.running(postgres.url()) as process:
+    with rp.running(postgres.url(), MOORAGE_ANSWER_SECONDS=str(ANSWER_SECONDS)) as process:
         yield process
 
 
@@ -50,7 +52,7 @@ def test_without_postgres_the_answer_is_503_in_time_and_comes_back_by_itself(
     assert set(warm) == {202}
     assert (status, headers["retry-after"]) == (503, "1")
     assert "did not commit" in json.loads(body)["detail"]
-    assert took < 4
+    assert took < ANSWER_SECONDS + BUSY_SECONDS
     assert ready_while_away == 503
     assert up_while_away == 0
     assert again[0] == 202
@@ -81,7 +83,7 @@ def test_a_commit_that_does_not_come_is_503_and_leaves_the_receiver_well(
     after = receiver.post(BODY, webhook_id="msg_lock_0")
 
     assert {status for status, _, _ in replies} == {503}
-    assert took < 4.5
+    assert took < ANSWER_SECONDS + BUSY_SECONDS  # 12 one after the other would take a minute
     assert after[0] == 202, "the cancelled insert was rolled back"
 
 
@@ -100,7 +102,7 @@ def test_a_request_in_flight_is_finished_when_the_receiver_is_stopped(postgres: 
         conn.rollback()
 
         assert reply.result()[0] == 202
-        assert receiver.process.wait(timeout=20) == 0
+        assert receiver.process.wait(timeout=60) == 0
 
 
 def test_killed_after_the_commit_the_repeated_webhook_is_known(postgres: Postgres, tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_a_broker_that_is_away_changes_no_answer_and_is_counted(receiver: rp.Rec
     took = time.monotonic() - started
 
     assert statuses == [202] * 20
-    assert took < 2
+    assert took < BUSY_SECONDS  # half a second each would be waiting for it
     rp.until(lambda: receiver.metric('moorage_wakes_dropped_total{reason="failed"}') > 0)
 
 
@@ -154,7 +156,7 @@ def test_a_recorded_webhook_is_woken_with_its_row_id_and_again_while_unfinished(
     stack: Stack, database_url: str
 ) -> None:
     """The wake spares the second until the next dispatch; a sender's repetition wakes what still waits."""
-    broker = stack.valkey.url()
+    broker = stack.valkey.url(6)  # a database that no other test leaves messages in
     with rp.running(database_url, CELERY_BROKER_URL=broker) as receiver:
         first = receiver.post(BODY, webhook_id="msg_wake")
         receiver.post(BODY, webhook_id="msg_wake")
