@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -27,13 +28,14 @@ def server():
 
 def test_a_silent_server_is_given_up_and_the_pulse_goes_on(server):
     """While nothing comes the worker still hears that it must stop."""
-    server.answers["/"] = says("HTTP/1.1 200 OK\nContent-Length: 100\n", b"abc", lambda: server.pause(10))
+    server.answers["/"] = says("HTTP/1.1 200 OK\nContent-Length: 100\n", b"abc", lambda: server.pause(30))
     beats = []
 
-    error = failure(DownloadInterrupted, server, pulse=lambda: beats.append(time.monotonic()))
+    limits = replace(FAST, idle_seconds=4)
+    error = failure(DownloadInterrupted, server, limits=limits, pulse=lambda: beats.append(time.monotonic()))
 
-    assert 1.9 < error.facts["seconds"] < 4
-    assert max(b - a for a, b in itertools.pairwise(beats)) < 1.5
+    assert 3.9 < error.facts["seconds"] < 25
+    assert max(b - a for a, b in itertools.pairwise(beats)) < 3.5  # a second, where nothing else is busy
 
 
 @pytest.mark.parametrize("where", ["before the head", "within the head", "within a chunk size"])
@@ -70,7 +72,7 @@ def test_a_slow_drip_is_given_up(server):
     error = failure(DownloadInterrupted, server, limits=Limits(slow_after_seconds=0.5))
 
     assert "slower than" in str(error)
-    assert error.facts["seconds"] < 3
+    assert error.facts["seconds"] < 9  # and not at the end of the drip
 
 
 def test_a_drip_of_headers_is_given_up(server):
@@ -86,7 +88,7 @@ def test_a_drip_of_headers_is_given_up(server):
     error = failure(DownloadInterrupted, server, limits=Limits(total_seconds=0.5))
 
     assert "not done within 0.5 s" in str(error)
-    assert error.facts["seconds"] < 2
+    assert error.facts["seconds"] < 9
 
 
 @pytest.mark.parametrize("at", [1, 3, 8])
@@ -199,13 +201,13 @@ def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, certificate, mon
     """The certificate is checked for the URL's name although the guard chose the address."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     head = f"HTTP/1.1 200 OK\nContent-Length: {len(PNG)}\n"
-    tls_server.answers["/"] = says(head, PNG[:100], lambda: tls_server.pause(1.4), PNG[100:])
+    tls_server.answers["/"] = says(head, PNG[:100], lambda: tls_server.pause(3), PNG[100:])
     beats = []
 
     _, data = fetch(tls_server, "/", pulse=lambda: beats.append(time.monotonic()))
 
     assert data == PNG
-    assert max(b - a for a, b in itertools.pairwise(beats)) < 1.3
+    assert max(b - a for a, b in itertools.pairwise(beats)) < 2.9
 
 
 def test_an_unknown_certificate_is_not_trusted(tls_server):

@@ -74,7 +74,7 @@ def test_a_redirect_to_a_host_that_is_not_allowed_is_refused(server):
 
 def test_the_body_of_a_redirect_is_not_read(server):
     """A session of the library would read it to its end, unpacked."""
-    bomb = lambda: server.pause(10)  # noqa: E731
+    bomb = lambda: server.pause(30)  # noqa: E731
     server.answers["/"] = says(
         "HTTP/1.1 302 Found\nLocation: /b\nContent-Length: 9999999\nContent-Encoding: gzip\n", bomb
     )
@@ -83,4 +83,4 @@ def test_the_body_of_a_redirect_is_not_read(server):
 
     assert fetch(server, "/")[1] == PNG
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
