@@ -217,13 +217,12 @@ def test_a_receiver_takes_what_fal_signs_and_a_key_server_that_hangs_stops_nobod
 ) -> None:
     """The fetch is off the event loop: the other providers' webhooks go on; fal's are asked for again, not refused."""
     server.open.clear()
-    with rp.running(url, MOORAGE_ANSWER_SECONDS="1", **environment(server)) as receiver:
+    with rp.running(url, MOORAGE_ANSWER_SECONDS="4", **environment(server)) as receiver:
         with ThreadPoolExecutor(8) as pool:
             waiting = [pool.submit(post, receiver, BODY) for _ in range(8)]
             rp.until(lambda: bool(server.asked))
-            started = time.monotonic()
             other = receiver.post(b'{"id": "x", "status": "processing"}', webhook_id="msg_beside")[0]
-            took = time.monotonic() - started
+            still_hang = not any(one.done() for one in waiting)
             hung = {one.result() for one in waiting}
         server.open.set()
         rp.until(lambda: post(receiver, BODY) in (200, 202))
@@ -231,7 +230,7 @@ def test_a_receiver_takes_what_fal_signs_and_a_key_server_that_hangs_stops_nobod
 
     (row,) = rp.rows(url, "SELECT * FROM deliveries WHERE provider = 'fal'")
     assert (other, hung, again, forged) == (202, {503}, 200, 401)
-    assert took < 0.9
+    assert still_hang  # when the other was answered
     assert bytes(row["body"]) == BODY
     assert row["headers"]["x-fal-webhook-user-id"] == "me"
     assert "x-fal-webhook-signature" not in row["headers"]

@@ -37,7 +37,7 @@ def send(front: wp.Front, body: bytes, path: str = "/v1/uploads?owner=ada", **he
 def read(url: str) -> tuple[int, bytes]:
     """Read an address as anybody does."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
