@@ -16,6 +16,14 @@ SELECT p.provider, d.received_at
  ORDER BY p.provider
 """
 
+# Those an application started itself need no room, so that they do not count here. See submits.has_room.
+AT_WORK: Final = """
+SELECT provider, count(*) AS value
+  FROM predictions
+ WHERE state IN ('submitting', 'running') AND entry IS NOT NULL
+ GROUP BY provider
+"""
+
 # A claim is not an event, so that when it was made is not known; when it was last renewed is.
 HELD: Final = """
 SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
@@ -43,6 +51,7 @@ class Overview:
     deliveries: list[Row]  # state, provider, value
     jobs: list[Row]  # state, provider, value
     predictions: list[Row]  # state, provider, value
+    at_work: dict[str, int]  # moorage's own orders of each provider
     outputs: list[Row]  # state, provider, value
     notices: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
@@ -64,6 +73,7 @@ def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -
         deliveries=many(conn, stats.DELIVERIES),
         jobs=many(conn, stats.JOBS),
         predictions=many(conn, stats.PREDICTIONS),
+        at_work={row["provider"]: int(row["value"]) for row in many(conn, AT_WORK)},
         outputs=many(conn, stats.OUTPUTS),
         notices=many(conn, stats.NOTICES),
         oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, stats.OLDEST_DUE)},

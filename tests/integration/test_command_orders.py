@@ -10,7 +10,8 @@ from db.connect import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import Entry, Media, Wish
+from moorage.media import Media
+from moorage.model import Entry, Wish
 from tasks import order
 from tasks.deps import Deps
 from tests.integration import command_line as cli
@@ -45,6 +46,16 @@ def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
     (replicate,) = [one for one in seen["providers"] if one["provider"] == "replicate"]
     assert (replicate["takes_orders"], replicate["planned"], replicate["at_work"]) == (True, 1, 0)
     assert replicate["at_once"] == 10
+
+
+def test_what_an_application_started_takes_no_room_in_status(stack: Stack, database_url: str, deps: Deps) -> None:
+    """A line that says 10 of 10 while orders are let through sends whoever is on call the wrong way."""
+    cli.register_one(deps, "p1")
+
+    seen = json.loads(cli.run(cli.environment(stack, database_url, **KEYS), "status", "--json").stdout)
+
+    (replicate,) = [one for one in seen["providers"] if one["provider"] == "replicate"]
+    assert (seen["predictions"], replicate["at_work"]) == ({"running": 1}, 0)
 
 
 def test_an_upload_is_told(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:

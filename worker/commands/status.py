@@ -89,7 +89,7 @@ def _provider(deps: Deps, seen: Overview, name: str) -> dict[str, Any]:
         "can_poll": provider.can_poll,
         "takes_orders": provider.can_submit,
         "planned": runs.get("planned", 0),
-        "at_work": runs.get("submitting", 0) + runs.get("running", 0),
+        "at_work": seen.at_work.get(name, 0),
         "at_once": provider.submit_concurrency,
         "last_webhook_at": seen.last_webhooks[name],
         "new": live.get("new", 0),
