@@ -60,7 +60,7 @@ def receiving() -> Iterator[Receiver]:
             thread.join()
 
 
-def wait_for(look: Callable[[], Any], seconds: float = 15.0) -> Any:
+def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Return what `look` finds as soon as it is truthy."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -34,7 +34,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
 
 def ask(standin: Standin, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
     bearer = {"Authorization": f"Bearer {standin.token}", **headers}
-    return requests.request(method, f"{standin.url}{path}", json=body, headers=bearer, timeout=10)
+    return requests.request(method, f"{standin.url}{path}", json=body, headers=bearer, timeout=60)
 
 
 def run(standin: Standin, **script: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run(standin: Standin, **script: Any) -> dict[str, Any]:
 
 def test_a_prediction_has_every_field_and_walks_forward(standin: Standin) -> None:
     """Parsers that were written for the real object must find all of it."""
-    made = standin.create({"prompt": "a pier", "standin": {"duration_s": 0.5, "outputs": 2}})
+    made = standin.create({"prompt": "a pier", "standin": {"duration_s": 3, "outputs": 2}})
 
     running = wait_for(lambda: (p := standin.get(made["id"]))["status"] == "processing" and p)
     ended = wait_for(lambda: (p := standin.get(made["id"]))["completed_at"] and p)
@@ -126,7 +126,7 @@ def test_lists_are_paged_newest_first(standin: Standin) -> None:
 
     url, pages = f"{standin.url}/v1/predictions?{urlencode(since)}", []
     while url:
-        pages.append(requests.get(url, headers={"Authorization": f"Bearer {standin.token}"}, timeout=10).json())
+        pages.append(requests.get(url, headers={"Authorization": f"Bearer {standin.token}"}, timeout=60).json())
         url = pages[-1]["next"]
     back = ask(standin, "GET", pages[2]["previous"].removeprefix(standin.url)).json()
 
@@ -183,12 +183,12 @@ def test_official_models_need_no_version_and_unknown_things_are_404(standin: Sta
 
 def test_data_is_removed_when_its_life_ends(standin: Standin) -> None:
     """The answer that means lost, not failed."""
-    ended = run(standin, output_life_s=0.3)
+    ended = run(standin, output_life_s=3)
 
     removed = wait_for(lambda: (p := standin.get(ended["id"]))["data_removed"] and p)
 
     assert (removed["status"], removed["output"], removed["logs"]) == ("succeeded", None, None)
-    assert requests.get(ended["output"][0], timeout=10).status_code == 404
+    assert requests.get(ended["output"][0], timeout=60).status_code == 404
 
 
 def test_an_outage_answers_503_until_it_is_over(standin: Standin) -> None:
@@ -197,9 +197,9 @@ def test_an_outage_answers_503_until_it_is_over(standin: Standin) -> None:
     standin.outage(60)
 
     assert ask(standin, "GET", f"/v1/predictions/{ended['id']}").status_code == 503
-    assert requests.get(ended["output"][0], timeout=10).status_code == 200
+    assert requests.get(ended["output"][0], timeout=60).status_code == 200
     standin.outage(60, outputs=True)
-    assert requests.get(ended["output"][0], timeout=10).status_code == 503
+    assert requests.get(ended["output"][0], timeout=60).status_code == 503
 
     standin.outage(0)
     assert standin.get(ended["id"])["status"] == "succeeded"
@@ -215,7 +215,7 @@ def test_files_of_a_folder_are_served_as_they_are(tmp_path: Path) -> None:
 
     with Standin(pictures=folder).start(tmp_path) as standin:
         ended = run(standin, outputs=3)
-        got = [requests.get(url, timeout=10) for url in ended["output"]]
+        got = [requests.get(url, timeout=60) for url in ended["output"]]
 
     assert [answer.headers["Content-Type"] for answer in got] == ["image/png", "video/mp4", "image/png"]
     assert got[1].content == (folder / "b.mp4").read_bytes()
@@ -243,7 +243,7 @@ def test_it_stops_on_sigterm_and_keeps_quiet(tmp_path: Path) -> None:
 
     os.kill(process.pid, signal.SIGTERM)
 
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
     assert (tmp_path / "standin.log").read_text() == f"ready on port {port}\n"
     standin.stop()
 

@@ -9,7 +9,7 @@ import requests
 
 from embedded.standin.client import Standin
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.model import Report
+from moorage.exchange import Report
 from providers.fal import Fal
 from tests.integration.standin_clients import clients, order
 from tests.integration.standin_receiver import Delivery, Receiver, receiving, wait_for
@@ -78,7 +78,7 @@ def test_webhook_and_poll_name_the_same_files_as_the_ledger(standin: Standin, fa
     ]
     assert [found.path for found in by_webhook.outputs] == [line["path"] for line in expected]
     assert [found.url for found in by_poll.outputs] == [line["url"] for line in expected]
-    assert all(requests.get(line["url"], timeout=10).status_code == 200 for line in expected)
+    assert all(requests.get(line["url"], timeout=60).status_code == 200 for line in expected)
 
 
 @pytest.mark.parametrize(
@@ -130,20 +130,20 @@ def test_the_queues_wire_is_fals_own(standin: Standin) -> None:
     """Codes and fields of the documented queue: 202 while it runs, addresses without the sub-path, 400 too early."""
     key = {"Authorization": f"Key {standin.environment()['FAL_KEY']}"}
     made = requests.post(
-        f"{standin.url}/fal/fal-ai/flux/dev", json={"standin": {"duration_s": 5}}, headers=key, timeout=10
+        f"{standin.url}/fal/fal-ai/flux/dev", json={"standin": {"duration_s": 600}}, headers=key, timeout=60
     )
     about = made.json()
 
-    status, result = (requests.get(about[name], headers=key, timeout=10) for name in ("status_url", "response_url"))
-    cancelled, again = (requests.put(about["cancel_url"], headers=key, timeout=10) for _ in range(2))
+    status, result = (requests.get(about[name], headers=key, timeout=60) for name in ("status_url", "response_url"))
+    cancelled, again = (requests.put(about["cancel_url"], headers=key, timeout=60) for _ in range(2))
 
     assert about["status_url"] == f"{standin.url}/fal/fal-ai/flux/requests/{about['request_id']}/status"
     assert (made.status_code, about["status"], status.status_code) == (200, "IN_QUEUE", 202)
     assert (result.status_code, result.json()) == (400, {"detail": "Request is still in progress"})
     assert (cancelled.status_code, cancelled.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
     assert (again.status_code, again.json()) == (400, {"status": "ALREADY_COMPLETED"})
-    assert requests.get(about["status_url"], timeout=10).status_code == 401
-    assert requests.get(about["status_url"].replace("flux/", "flux/dev/"), headers=key, timeout=10).status_code == 405
+    assert requests.get(about["status_url"], timeout=60).status_code == 401
+    assert requests.get(about["status_url"].replace("flux/", "flux/dev/"), headers=key, timeout=60).status_code == 405
 
 
 def test_a_webhook_is_tried_again_until_it_is_taken(standin: Standin, fal: Fal, receiver: Receiver) -> None:

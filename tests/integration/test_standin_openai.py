@@ -31,7 +31,7 @@ def generate(running: Standin, **asked: Any) -> requests.Response:
         f"{running.url}/openai/v1/images/generations",
         json={"prompt": "a pier", "standin": {"duration_s": 0}, **asked},
         headers=key,
-        timeout=20,
+        timeout=60,
     )
 
 
@@ -66,7 +66,7 @@ def test_pictures_come_as_base64_or_as_addresses(standin: Standin, asked: dict[s
     answer = generate(standin, **asked)
 
     [item] = answer.json()["data"]
-    data = base64.b64decode(item[field]) if field == "b64_json" else requests.get(item[field], timeout=10).content
+    data = base64.b64decode(item[field]) if field == "b64_json" else requests.get(item[field], timeout=60).content
     [line] = expected(standin, answer.headers["x-request-id"])
     assert (list(item), line["path"]) == ([field], f"data[0].{field}")
     assert hashlib.sha256(data).hexdigest() == line["sha256"]
@@ -104,7 +104,7 @@ def test_a_wrong_request_is_refused_as_openai_refuses(standin: Standin, asked: d
 def test_another_providers_key_is_refused(standin: Standin) -> None:
     """A mix-up of keys must show here."""
     answer = requests.get(
-        f"{standin.url}/openai/v1/models", headers={"Authorization": f"Bearer {standin.token}"}, timeout=10
+        f"{standin.url}/openai/v1/models", headers={"Authorization": f"Bearer {standin.token}"}, timeout=60
     )
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")

@@ -127,7 +127,7 @@ def test_an_answer_can_be_slow(standin: Standin) -> None:
     """A client that gives up has ordered all the same."""
     prompt = fresh()
     connection = http.client.HTTPConnection("127.0.0.1", standin.port, timeout=0.2)
-    body = f'{{"input": {{"prompt": "{prompt}", "standin": {{"submit_s": 3}}}}}}'
+    body = f'{{"input": {{"prompt": "{prompt}", "standin": {{"submit_s": 10}}}}}}'
     begun = time.monotonic()
 
     connection.request(
@@ -137,8 +137,8 @@ def test_an_answer_can_be_slow(standin: Standin) -> None:
         connection.getresponse()
     connection.close()
 
-    assert time.monotonic() - begun < 2
-    assert len(standin.made(prompt=prompt)) == 1
+    assert time.monotonic() - begun < 8
+    assert wait_for(lambda: len(standin.made(prompt=prompt))) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_failing_model_fails_and_a_script_overrules_the_model(
 
     assert ended(standin, failing.external_id)["status"] == "failed"
     assert ended(standin, hurried.external_id)["status"] == "succeeded"
-    assert standin.get(slow.external_id)["status"] == "starting"
+    assert standin.get(slow.external_id)["completed_at"] is None
 
 
 def test_a_healthy_model_follows_its_input(standin: Standin, known: Mapping[str, Provider]) -> None:
@@ -181,7 +181,7 @@ def test_a_healthy_model_follows_its_input(standin: Standin, known: Mapping[str,
     one, two = (known["replicate"].submit(order("replicate", **asked)) for _ in range(2))
 
     first, second = (
-        [requests.get(url, timeout=10).content for url in ended(standin, made.external_id)["output"]]
+        [requests.get(url, timeout=60).content for url in ended(standin, made.external_id)["output"]]
         for made in (one, two)
     )
 
@@ -197,13 +197,13 @@ def test_a_video_model_fetches_its_picture_and_makes_a_video(standin: Standin, k
     picture = ended(standin, known["replicate"].submit(order("replicate")).external_id)["output"][0]
 
     made = known["replicate"].submit(order("replicate", model="standin/image-to-video", image=picture))
-    video = requests.get(ended(standin, made.external_id)["output"], timeout=10)
+    video = requests.get(ended(standin, made.external_id)["output"], timeout=60)
 
     fetched = [
         one for one in standin.ledger()["lines"] if one["kind"] == "input" and one["prediction"] == made.external_id
     ]
     assert [(one["name"], one["status"]) for one in fetched] == [("image", 200)]
-    assert fetched[0]["sha256"] == hashlib.sha256(requests.get(picture, timeout=10).content).hexdigest()
+    assert fetched[0]["sha256"] == hashlib.sha256(requests.get(picture, timeout=60).content).hexdigest()
     assert (video.headers["Content-Type"], video.content[4:8]) == ("video/mp4", b"ftyp")
 
 
@@ -241,7 +241,7 @@ def test_an_input_outside_the_schema_is_refused_by_field(
         f"{standin.url}/v1/models/{model}/predictions",
         json={"input": asked},
         headers={"Authorization": f"Bearer {standin.token}"},
-        timeout=10,
+        timeout=60,
     )
 
     assert answer.status_code == 422
@@ -265,7 +265,7 @@ def test_models_are_described_as_replicate_describes_them(standin: Standin, know
 def test_a_version_names_its_model_too(standin: Standin, known: Mapping[str, Provider]) -> None:
     """The three ways of ordering one model lead to the same place."""
     bearer = {"Authorization": f"Bearer {standin.token}"}
-    shown = requests.get(f"{standin.url}/v1/models/standin/failing", headers=bearer, timeout=10).json()
+    shown = requests.get(f"{standin.url}/v1/models/standin/failing", headers=bearer, timeout=60).json()
     version = shown["latest_version"]["id"]
 
     by_version = known["replicate"].submit(order("replicate", model=version))

@@ -29,7 +29,7 @@ def output(standin: Standin, fault: str | None = None, **script: Any) -> tuple[d
 
 
 def get(url: str, **more: Any) -> requests.Response:
-    return requests.get(url, timeout=10, allow_redirects=False, **more)
+    return requests.get(url, timeout=60, allow_redirects=False, **more)
 
 
 def promised(standin: Standin, prediction: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_ranges_and_head_are_answered(standin: Standin) -> None:
 
     part, rest = get(url, headers={"Range": "bytes=10-19"}), get(url, headers={"Range": "bytes=100-"})
     beyond = get(url, headers={"Range": f"bytes={len(whole)}-"})
-    head = requests.head(url, timeout=10)
+    head = requests.head(url, timeout=60)
 
     assert (part.status_code, part.content) == (206, whole[10:20])
     assert part.headers["Content-Range"] == f"bytes 10-19/{len(whole)}"
@@ -178,11 +178,11 @@ def test_redirects_lead_where_they_say(standin: Standin) -> None:
     _, private = output(standin, "private_redirect")
     _, metadata = output(standin, "metadata_redirect")
 
-    followed = requests.get(good, timeout=10)
+    followed = requests.get(good, timeout=60)
 
     assert hashlib.sha256(followed.content).hexdigest() == promised(standin, prediction)["sha256"]
     with pytest.raises(requests.TooManyRedirects):
-        requests.get(loop, timeout=10)
+        requests.get(loop, timeout=60)
     assert get(private).headers["Location"].startswith("http://127.0.0.1:")
     assert not get(private).headers["Location"].startswith(standin.url)
     assert get(metadata).headers["Location"].startswith("http://169.254.169.254/")
@@ -194,7 +194,7 @@ def test_the_trap_tells_who_was_led_to_it(standin: Standin) -> None:
     _, private = output(standin, "private_url")
     before = standin.ledger()["summary"]["traps"]
 
-    first = requests.get(redirecting, timeout=10)
+    first = requests.get(redirecting, timeout=60)
     second = get(private, headers={"Authorization": "Bearer leaked"})
 
     ledger = standin.ledger()
@@ -229,7 +229,7 @@ def test_bad_bytes_arrive_whole_and_are_expected_dead(standin: Standin, fault: s
 
 def test_an_expired_url_is_404(standin: Standin) -> None:
     """What was not fetched in time is gone."""
-    prediction, url = output(standin, output_life_s=0.2)
+    prediction, url = output(standin, output_life_s=3)
 
     wait_for(lambda: get(url).status_code == 404)
 
