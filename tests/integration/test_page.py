@@ -1,38 +1,16 @@
 """The page at `/` over HTTP: what an owner sees, and nobody else."""
 
 import json
-from collections.abc import Iterator
 from urllib.parse import urlencode
 
-import pytest
-
-from db.connect import Connection, connect
-from embedded.stack import Stack
-from moorage.lifecycle import GiveUp
+from db.connect import Connection
 from moorage.model import Found
+from moorage.lifecycle import GiveUp
 from tests.integration import web_process as wp
-from tests.integration.test_web_reads import BASE, end, hear
+from tests.integration.test_web_reads import end, hear
 
 SCRIPT = '<script>alert("ours")</script> & "co"'
 GONE = GiveUp("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True)
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("page", template=template_database)
-
-
-@pytest.fixture(scope="module")
-def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url, ASSET_BASE_URL=BASE) as process:
-        yield process
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    made = connect(url)
-    yield made
-    made.close()
 
 
 def cookie(front: wp.Front, owner: str) -> dict[str, str]:
@@ -86,7 +64,7 @@ def test_it_loads_nothing_but_its_own_files_and_the_kept_ones(front: wp.Front, m
     assert headers["cache-control"] == "no-store"
     assert SCRIPT not in body.decode()
     assert "&lt;script&gt;" in body.decode()
-    assert f"{BASE}/renders/{job_id}/0_thumb.webp" in body.decode()
+    assert f"{wp.BASE}/renders/{job_id}/0_thumb.webp" in body.decode()
     assert "#102030" in body.decode()
     for name, kind in (("page.js", "text/javascript"), ("page.css", "text/css"), ("icon.svg", "image/svg+xml")):
         answer = front.call("GET", f"/page/{name}")

@@ -40,11 +40,6 @@ BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_access", template=template_database)
-
-
-@pytest.fixture(scope="module")
 def front(url: str, stack: Stack) -> Iterator[wp.Front]:
     storage = {name: value for name, value in stack.environment().items() if name.startswith("AWS_")}
     with wp.running(url, wp.Front, **storage) as process:

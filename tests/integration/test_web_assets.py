@@ -1,13 +1,12 @@
 """Files under addresses that stay: redirected to storage, or streamed from a real one."""
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from db.connect import Connection, connect
+from db.connect import Connection
 from embedded.stack import Stack
 from tasks.deps import Deps
 from tests.integration import command_line as cli
@@ -17,11 +16,6 @@ from tests.integration import web_process as wp
 
 NOBODY = "01890000-0000-7000-8000-000000000001"
 S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_PUBLIC_BUCKET", "S3_PRIVATE_BUCKET")
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_assets", template=template_database)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +40,6 @@ def redirecting(url: str, storage: dict[str, str]) -> Iterator[wp.Front]:
 def streaming(url: str, storage: dict[str, str]) -> Iterator[wp.Front]:
     with wp.running(url, MOORAGE_ASSETS="stream", **storage) as process:
         yield process
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    with contextlib.closing(connect(url)) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

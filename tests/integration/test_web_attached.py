@@ -20,11 +20,6 @@ NAMED = {**JOB, "input": {"prompt": "p", "images": [{"file": "sketch"}, {"file":
 
 
 @pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_attached", template=template_database)
-
-
-@pytest.fixture(scope="module")
 def front(stack: Stack, url: str) -> Iterator[wp.Front]:
     cli.deps(stack, url, buckets_of="attached").database.close()
     names = cli.environment(stack, url, buckets_of="attached")

@@ -16,11 +16,6 @@ from tests.integration import web_process as wp
 
 
 @pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_front", template=template_database)
-
-
-@pytest.fixture(scope="module")
 def front(url: str):
     with wp.running(url) as process:
         yield process

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from db.connect import connect
-from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 
@@ -18,11 +17,6 @@ ENTRY = {"provider": "replicate", "model": "acme/picture", "input": {"prompt": "
 AWAY = {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_API_URL": "http://127.0.0.1:9"}
 AWAY["MOORAGE_EGRESS_ALLOW"] = "127.0.0.1:9"
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_hostile", template=template_database)
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,11 @@ import pytest
 from db import uploads
 from db.connect import connect
 from embedded.proxy import Proxy
-from embedded.stack import Stack
 from embedded.standin.client import Standin
 from moorage import ids
 from moorage.model import Media
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_models", template=template_database)
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,6 @@ from tests.integration import web_process as wp
 
 
 @pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_predictions", template=template_database)
-
-
-@pytest.fixture(scope="module")
 def front(url: str) -> Iterator[wp.Front]:
     with wp.running(url, MOORAGE_PARTIAL="discard") as process:
         yield process

@@ -1,37 +1,17 @@
 """Projects over HTTP: documents and scenes are written, `imageUrls` stay ours, and progress is counted from rows."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from db.connect import Connection, connect
-from embedded.stack import Stack
-from moorage.lifecycle import GiveUp
+from db.connect import Connection
 from moorage.model import Found
+from moorage.lifecycle import GiveUp
 from tests.integration import web_process as wp
-from tests.integration.test_web_reads import BASE, end, hear
+from tests.integration.test_web_reads import end, hear
 
 PROVIDER = Found("output[0]", url="https://replicate.delivery/a.png")
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_projects", template=template_database)
-
-
-@pytest.fixture(scope="module")
-def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url, ASSET_BASE_URL=BASE) as process:
-        yield process
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    made = connect(url)
-    yield made
-    made.close()
 
 
 @pytest.fixture

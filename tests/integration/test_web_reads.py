@@ -1,7 +1,6 @@
 """What an application reads of its jobs and projects, against granian and PostgreSQL."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -9,40 +8,20 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from db import dead_letters, jobs, leases, outputs, predictions
-from db.connect import Connection, Database, connect
-from embedded.stack import Stack
+from db.connect import Connection, Database
 from moorage.lifecycle import GiveUp
 from moorage.model import Found, Kept, Media, Report, Thumbnail
 from tasks import apply, settle
 from tests.integration import web_process as wp
 from web import snapshots
 
-BASE = "https://cdn.example/files"
 SHA = "5e" * 32
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_reads", template=template_database)
-
-
-@pytest.fixture(scope="module")
-def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url, ASSET_BASE_URL=BASE) as process:
-        yield process
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    made = connect(url)
-    yield made
-    made.close()
 
 
 def hear(conn: Connection, made: wp.Answer, *found: Found, status: str = "succeeded") -> None:
     """Apply the provider's answer, as ingest does."""
     report = Report(made.fields["external_id"], status, status, found, error="out of memory")  # type: ignore[arg-type]
-    hearing = apply.Hearing("webhook", datetime.now(UTC), "test", BASE, 3600)
+    hearing = apply.Hearing("webhook", datetime.now(UTC), "test", wp.BASE, 3600)
     with conn.transaction():
         job = jobs.lock(conn, UUID(made.fields["job_id"]))
         apply.apply(conn, job, predictions.lock(conn, UUID(made.fields["prediction_id"])), report, hearing)
@@ -63,8 +42,8 @@ def end(conn: Connection, made: wp.Answer, idx: int, why: GiveUp | None = None) 
             dead_letters.add(conn, "output", row["id"], why, step="keep", job_id=job_id, actor="test")
         else:
             outputs.end_kept(conn, lease, kept(f"renders/{job_id}/{idx}"))
-        settle.if_last(conn, job, asset_base=BASE, actor="test")
-    return f"{BASE}/renders/{job_id}/{idx}"
+        settle.if_last(conn, job, asset_base=wp.BASE, actor="test")
+    return f"{wp.BASE}/renders/{job_id}/{idx}"
 
 
 def kept(stem: str) -> Kept:

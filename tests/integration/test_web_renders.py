@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from db import leases, projects
-from db.connect import Connection, connect
+from db.connect import Connection
 from embedded.stack import Stack
 from tasks import audit, discard, sweeps
 from tasks.deps import Deps
@@ -20,28 +20,10 @@ NOBODY = "01890000-0000-7000-8000-000000000001"
 
 
 @pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_renders", template=template_database)
-
-
-@pytest.fixture(scope="module")
-def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url, ASSET_BASE_URL="https://cdn.example/files") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def deps(stack: Stack, url: str) -> Iterator[Deps]:
     made = cli.deps(stack, url)
     yield made
     made.database.close()
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    made = connect(url)
-    yield made
-    made.close()
 
 
 def listed(front: wp.Front, query: str) -> list[str]:

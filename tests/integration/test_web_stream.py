@@ -15,28 +15,10 @@ import pytest
 
 from db import events
 from db.connect import Connection, connect
-from embedded.stack import Stack
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 from web import feed
 from web import stream as stream_module
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_stream", template=template_database)
-
-
-@pytest.fixture(scope="module")
-def front(url: str) -> Iterator[wp.Front]:
-    with wp.running(url) as process:
-        yield process
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    with contextlib.closing(connect(url)) as made:
-        yield made
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 
 from db import uploads
 from db.connect import connect
-from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Media
 from tests.integration import receiver_process as rp
@@ -21,11 +20,6 @@ ENTRY = {"provider": "replicate", "model": "acme/picture"}
 # Nothing answers there: an input is then accepted unchecked.
 AWAY = {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_API_URL": "http://127.0.0.1:9"}
 AWAY["MOORAGE_EGRESS_ALLOW"] = "127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_submit", template=template_database)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from PIL import Image
 
-from db.connect import Connection, connect
+from db.connect import Connection
 from embedded.stack import Stack
 from moorage import ids
 from storage import keys
@@ -25,11 +25,6 @@ from tests.integration.upload_front import PLACE, form, picture, read, send, sto
 
 S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_PUBLIC_BUCKET", "S3_PRIVATE_BUCKET")
 MAX_BYTES = 200_000
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack, template_database: str) -> str:
-    return stack.postgres.create_database("web_uploads", template=template_database)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +43,6 @@ def environment(stack: Stack, url: str, deps: Deps) -> dict[str, str]:
 def front(url: str, environment: dict[str, str]) -> Iterator[wp.Front]:
     with wp.running(url, MOORAGE_UPLOAD_MAX_BYTES=str(MAX_BYTES), **environment) as process:
         yield process
-
-
-@pytest.fixture
-def mine(url: str) -> Iterator[Connection]:
-    with contextlib.closing(connect(url)) as made:
-        yield made
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tests.integration import receiver_process as rp
 
+BASE = "https://cdn.example/files"  # what stands before a key in addresses
 TOKEN = "the-token-of-the-tests-0123456789abcdef"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 

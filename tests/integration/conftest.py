@@ -1,0 +1,30 @@
+"""Fixtures of the tests of the API: a database, a front and a connection of each module's own."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from db.connect import Connection, connect
+from embedded.stack import Stack
+from tests.integration import web_process as wp
+
+
+@pytest.fixture(scope="module")
+def url(request: pytest.FixtureRequest, stack: Stack, template_database: str) -> str:
+    """Return the URL of a fresh, migrated database, named for its module."""
+    return stack.postgres.create_database(request.path.stem, template=template_database)
+
+
+@pytest.fixture(scope="module")
+def front(url: str) -> Iterator[wp.Front]:
+    """Run the API and the receiver; files have an address of their own."""
+    with wp.running(url, ASSET_BASE_URL=wp.BASE) as process:
+        yield process
+
+
+@pytest.fixture
+def mine(url: str) -> Iterator[Connection]:
+    """Return a connection for a test's own eyes, in autocommit mode."""
+    with contextlib.closing(connect(url)) as made:
+        yield made
