@@ -151,6 +151,30 @@ def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: st
         raise LeaseLost(f"{lease.table} {lease.row_id}: the lease is lost")
 
 
+def ending(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
+    """Return the statement by which `end` ends rows of a state; `values` is what it sets beside the work columns."""
+    return f"""
+WITH moved AS (
+    UPDATE {table}
+       SET state = '{to_state}', {CLEAR}, run_at = NULL, ended_at = moment(), {values}
+     WHERE id = %(row_id)s AND lease_token = %(token)s AND state = '{from_state}'
+    RETURNING id, {_JOB[table]} AS job_id
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT '{SUBJECT[table]}', id, job_id, '{from_state}', '{to_state}', %(reason)s, %(actor)s FROM moved
+RETURNING job_id
+"""
+
+
+def end(conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object) -> UUID:
+    """Run a statement of `ending` on a leased row of a job; returns the job. LeaseLost when another worker owns it."""
+    args = {"row_id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "reason": reason, **values}
+    row = one(conn, statement, args)
+    if row is None:
+        raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
+    return UUID(str(row["job_id"]))
+
+
 # A release names its lease: the audit compares it with the keys of objects, which name the lease that stored them.
 RELEASE_OF = _for_each("""
 WITH held AS MATERIALIZED (
@@ -201,70 +225,27 @@ def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID
     return [row["id"] for row in many(conn, RELEASE_EXPIRED[table], {"actor": actor})]
 
 
-# How many due rows dispatch looks at, most urgent first. `starved`: the queue is empty, so old wakes are gone.
-DUE = {
-    "ingest": """
+def _due(table: WorkTable, rows: str, urgent: str = "run_at") -> str:
+    return f"""
 WITH due AS MATERIALIZED (
-    SELECT id FROM deliveries
-     WHERE state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at <= moment()
+    SELECT id FROM {table}
+     WHERE {rows} AND lease_token IS NULL AND run_at <= moment()
        AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE deliveries t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
-    "submit": f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM predictions
-     WHERE state IN ('planned', 'submitting') AND lease_token IS NULL AND run_at <= moment()
-       AND provider <> ALL (%(synchronous)s::text[])
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-       AND {UNPAUSED["predictions"]}
-     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
-    "generate": f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM predictions
-     WHERE state IN ('planned', 'submitting') AND lease_token IS NULL AND run_at <= moment()
-       AND provider = ANY (%(synchronous)s::text[])
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-       AND {UNPAUSED["predictions"]}
-     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
-    "poll": f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM predictions
-     WHERE state IN ('running', 'abandoned') AND lease_token IS NULL AND run_at <= moment()
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-       AND {UNPAUSED["predictions"]}
-     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE predictions t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
-    "keep": f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM outputs
-     WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-       AND {UNPAUSED["outputs"]}
-     ORDER BY expires_at NULLS LAST, run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
-    "discard": """
-WITH due AS MATERIALIZED (
-    SELECT id FROM outputs
-     WHERE state = 'discarding' AND lease_token IS NULL AND run_at <= moment()
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
-    "notify": """
-WITH due AS MATERIALIZED (
-    SELECT id FROM notices
-     WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-     ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE notices t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
-""",
+     ORDER BY {urgent} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+"""
+
+
+# What dispatch looks at, most urgent first. `starved`: the queue is empty, so old wakes are gone.
+_PLANNED: Final = f"state IN ('planned', 'submitting') AND {UNPAUSED['predictions']}"
+DUE: Final = {
+    "ingest": _due("deliveries", "state IN ('new', 'unmatched')"),
+    "submit": _due("predictions", f"{_PLANNED} AND provider <> ALL (%(synchronous)s::text[])"),
+    "generate": _due("predictions", f"{_PLANNED} AND provider = ANY (%(synchronous)s::text[])"),
+    "poll": _due("predictions", f"state IN ('running', 'abandoned') AND {UNPAUSED['predictions']}"),
+    "keep": _due("outputs", f"state = 'waiting' AND {UNPAUSED['outputs']}", "expires_at NULLS LAST, run_at"),
+    "discard": _due("outputs", "state = 'discarding'"),
+    "notify": _due("notices", "state = 'waiting'"),
 }
 
 

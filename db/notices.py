@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from db import leases
 from db.connect import Connection, Row, many, one
-from db.leases import CLEAR
-from moorage.errors import LeaseLost
 from moorage.model import Lease
 
 # Part of the statement that ends a job (jobs.MOVE), beside its `moved` and `told`.
@@ -54,52 +53,20 @@ def of_job(conn: Connection, job_id: UUID) -> list[Row]:
     return many(conn, OF_JOB, {"job_id": job_id})
 
 
-END_SENT = f"""
-WITH moved AS (
-    UPDATE notices
-       SET state = 'sent', {CLEAR}, run_at = NULL, ended_at = moment(), category = NULL, reason = NULL
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
-    RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'notice', id, job_id, 'waiting', 'sent', %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
+END_SENT = leases.ending("notices", "waiting", "sent", "category = NULL, reason = NULL")
 
 
 def end_sent(conn: Connection, lease: Lease) -> None:
     """Record that the application took a notice; LeaseLost when another worker owns it."""
-    args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by}
-    if one(conn, END_SENT, args) is None:
-        raise LeaseLost(f"notice {lease.row_id}: the lease is lost")
+    leases.end(conn, lease, END_SENT)
 
 
-END_DEAD = f"""
-WITH moved AS (
-    UPDATE notices
-       SET state = 'dead', {CLEAR}, run_at = NULL, ended_at = moment(), category = %(category)s, reason = %(reason)s
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
-    RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'notice', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
-RETURNING job_id
-"""
+END_DEAD = leases.ending("notices", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> UUID:
     """Give up on a notice; returns its job. LeaseLost when another worker owns it."""
-    args = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "category": category,
-        "reason": reason,
-        "actor": lease.leased_by,
-    }
-    row = one(conn, END_DEAD, args)
-    if row is None:
-        raise LeaseLost(f"notice {lease.row_id}: the lease is lost")
-    return UUID(str(row["job_id"]))
+    return leases.end(conn, lease, END_DEAD, category=category, reason=reason)
 
 
 POISON = """

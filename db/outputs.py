@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from db import leases
 from db.connect import Connection, Row, many, one
-from db.leases import CLEAR
 from moorage.errors import LeaseLost
 from moorage.model import Found, Kept, Lease, Output
 
@@ -106,32 +106,23 @@ def get(conn: Connection, output_id: UUID) -> Output | None:
     return Output(**row) if row else None
 
 
-END_KEPT = f"""
-WITH moved AS (
-    UPDATE outputs
-       SET state = 'kept', {CLEAR}, run_at = NULL, ended_at = moment(), category = NULL, reason = NULL,
-           source_data = NULL,
+END_KEPT = leases.ending(
+    "outputs",
+    "waiting",
+    "kept",
+    """category = NULL, reason = NULL, source_data = NULL,
            media = %(media)s, format = %(format)s, content_type = %(content_type)s, bytes = %(bytes)s,
            sha256 = %(sha256)s, width_px = %(width_px)s, height_px = %(height_px)s, frames = %(frames)s,
            duration_s = %(duration_s)s, notes = %(notes)s, key = %(key)s, thumb_key = %(thumb_key)s,
            thumb_bytes = %(thumb_bytes)s, thumb_sha256 = %(thumb_sha256)s, thumb_width_px = %(thumb_width_px)s,
-           thumb_height_px = %(thumb_height_px)s, color = %(color)s, thumb_missing = %(thumb_missing)s
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
-    RETURNING id, job_id
+           thumb_height_px = %(thumb_height_px)s, color = %(color)s, thumb_missing = %(thumb_missing)s""",
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'output', id, job_id, 'waiting', 'kept', %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
 
 
 def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
     """Record a stored file; LeaseLost when another worker owns the output."""
     thumb = kept.thumb
-    args: dict[str, Any] = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "actor": lease.leased_by,
+    facts: dict[str, Any] = {
         **{key: value for key, value in asdict(kept.media).items() if key != "extension"},
         "bytes": kept.bytes,
         "sha256": kept.sha256,
@@ -144,34 +135,15 @@ def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
         "thumb_height_px": thumb.height_px if thumb else None,
         "thumb_missing": kept.thumb_missing,
     }
-    if one(conn, END_KEPT, args) is None:
-        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+    leases.end(conn, lease, END_KEPT, **facts)
 
 
-END_DEAD = f"""
-WITH moved AS (
-    UPDATE outputs
-       SET state = 'dead', {CLEAR}, run_at = NULL, ended_at = moment(), category = %(category)s, reason = %(reason)s
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'waiting'
-    RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
+END_DEAD = leases.ending("outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None:
     """Give up on an output; LeaseLost when another worker owns it."""
-    args = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "category": category,
-        "reason": reason,
-        "actor": lease.leased_by,
-    }
-    if one(conn, END_DEAD, args) is None:
-        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+    leases.end(conn, lease, END_DEAD, category=category, reason=reason)
 
 
 # An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
@@ -232,24 +204,14 @@ def has_discarded(conn: Connection, prediction_id: UUID) -> bool:
     return one(conn, HAS_DISCARDED, {"id": prediction_id}) is not None
 
 
-END_DISCARDED = f"""
-WITH moved AS (
-    UPDATE outputs SET state = 'discarded', {CLEAR}, run_at = NULL, ended_at = moment(), key = NULL, thumb_key = NULL,
-           thumb_bytes = NULL, thumb_sha256 = NULL
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = 'discarding'
-    RETURNING id, job_id
+END_DISCARDED = leases.ending(
+    "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'output', id, job_id, 'discarding', 'discarded', %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
 
 
 def end_discarded(conn: Connection, lease: Lease) -> None:
     """Record that an output's objects are deleted; LeaseLost when another worker owns it."""
-    args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by}
-    if one(conn, END_DISCARDED, args) is None:
-        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+    leases.end(conn, lease, END_DISCARDED)
 
 
 REPLAY = """
