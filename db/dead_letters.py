@@ -1,6 +1,7 @@
 """Dead letters: what moorage gave up on and why; at most one open a row."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -101,7 +102,19 @@ def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
     return DeadLetter(**row) if row else None
 
 
-_MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters are meant: those that fit all that is not None."""
+
+    state: str = "open"
+    provider: str | None = None
+    step: str | None = None
+    category: str | None = None
+    retryable: bool | None = None
+    job_id: UUID | None = None
+
+
+_FITS = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
    AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
    AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
    AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)"""
@@ -110,84 +123,33 @@ GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
        (array_agg(reason ORDER BY created_at DESC))[1] AS example
-  FROM dead_letters WHERE {_MATCHES}
+  FROM dead_letters WHERE {_FITS}
  GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 
 
-def groups(
-    conn: Connection,
-    state: str = "open",
-    *,
-    provider: str | None = None,
-    step: str | None = None,
-    category: str | None = None,
-    retryable: bool | None = None,
-    job_id: UUID | None = None,
-) -> list[Row]:
-    """Return the dead letters that match, counted by provider, step, category and error."""
-    args = _matching(state, provider, step, category, retryable, job_id)
-    return many(conn, GROUPS, args)
+def groups(conn: Connection, which: Filter) -> list[Row]:
+    """Return the dead letters that are meant, counted by provider, step, category and error."""
+    return many(conn, GROUPS, asdict(which))
 
 
 LIST = f"""
 SELECT {_COLUMNS} FROM dead_letters
- WHERE {_MATCHES}
+ WHERE {_FITS}
  ORDER BY created_at DESC, id LIMIT %(limit)s
 """
 
 
-def find(
-    conn: Connection,
-    *,
-    state: str = "open",
-    provider: str | None = None,
-    step: str | None = None,
-    category: str | None = None,
-    retryable: bool | None = None,
-    job_id: UUID | None = None,
-    limit: int = 100,
-) -> list[DeadLetter]:
-    """Return the newest dead letters that match."""
-    args = {**_matching(state, provider, step, category, retryable, job_id), "limit": limit}
-    return [DeadLetter(**row) for row in many(conn, LIST, args)]
+def find(conn: Connection, which: Filter, *, limit: int) -> list[DeadLetter]:
+    """Return the newest dead letters that are meant."""
+    return [DeadLetter(**row) for row in many(conn, LIST, {**asdict(which), "limit": limit})]
 
 
 PAGE = f"""
-SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s
+SELECT id FROM dead_letters WHERE {_FITS} AND id > %(after)s ORDER BY id LIMIT %(limit)s
 """
 
 
-def page(
-    conn: Connection,
-    after: UUID,
-    *,
-    state: str = "open",
-    provider: str | None = None,
-    step: str | None = None,
-    category: str | None = None,
-    retryable: bool | None = None,
-    job_id: UUID | None = None,
-    limit: int = 100,
-) -> list[UUID]:
-    """Return the ids of those that match, oldest first, from behind one: for going through all of them."""
-    args = {**_matching(state, provider, step, category, retryable, job_id), "after": after, "limit": limit}
-    return [row["id"] for row in many(conn, PAGE, args)]
-
-
-def _matching(
-    state: str,
-    provider: str | None,
-    step: str | None,
-    category: str | None,
-    retryable: bool | None,
-    job_id: UUID | None,
-) -> dict[str, Any]:
-    return {
-        "state": state,
-        "provider": provider,
-        "step": step,
-        "category": category,
-        "retryable": retryable,
-        "job_id": job_id,
-    }
+def page(conn: Connection, which: Filter, *, after: UUID, limit: int) -> list[UUID]:
+    """Return the ids of those that are meant, oldest first, from behind one: for going through all of them."""
+    return [row["id"] for row in many(conn, PAGE, {**asdict(which), "after": after, "limit": limit})]

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from db import chains, dead_letters, jobs, renders, submits
 from db.connect import Connection, Database
+from db.dead_letters import Filter
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
 from moorage.model import DeadLetter, Job, JobState, Wake
@@ -82,8 +83,9 @@ def _keeps_from_starting(conn: Connection, job: Job) -> str | None:
 
 def _replay(conn: Connection, job_id: UUID, actor: str, *, died_again: bool) -> list[Wake]:
     """Replay what can be of a locked job's files, with those that `died_again`; where that is none, its predictions."""
-    replayed = {letter.subject_id for letter in dead_letters.find(conn, job_id=job_id, state="replayed", limit=MOST)}
-    found = dead_letters.find(conn, job_id=job_id, retryable=True, limit=MOST)
+    before = dead_letters.find(conn, Filter("replayed", job_id=job_id), limit=MOST)
+    replayed = {letter.subject_id for letter in before}
+    found = dead_letters.find(conn, Filter(retryable=True, job_id=job_id), limit=MOST)
     letters = [letter for letter in found if died_again or letter.subject_id not in replayed]
     files = [letter for letter in letters if letter.subject == "output"]
     real = [letter for letter in files if letter.provider != chains.PROVIDER]

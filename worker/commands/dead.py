@@ -10,6 +10,7 @@ import click
 
 from db import dead_letters, history
 from db.connect import Connection, Row
+from db.dead_letters import Filter
 from moorage.errors import ConfigError, Refused
 from moorage.model import DeadLetter, Wake
 from tasks import replay as replaying
@@ -20,7 +21,6 @@ ACTOR: Final = "cli"
 PAGE: Final = 100
 REFUSALS_SHOWN: Final = 20
 
-Filters = dict[str, Any]
 Act = Callable[[Connection, UUID, str], Wake | None]
 
 
@@ -47,12 +47,12 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 @console.as_json
 def list_(each: bool, limit: int, as_json: bool, **filters: Any) -> None:
     """List what waits for a person, grouped by provider, step, category and error."""
-    database = boot.deps().database
+    database, which = boot.deps().database, Filter(**filters)
     found: Any
     if each:
-        found = database.run(lambda conn: dead_letters.find(conn, limit=limit, **filters))
+        found = database.run(lambda conn: dead_letters.find(conn, which, limit=limit))
     else:
-        found = database.run(lambda conn: dead_letters.groups(conn, **filters))
+        found = database.run(lambda conn: dead_letters.groups(conn, which))
     if as_json:
         console.emit(found)
     elif not found:
@@ -82,13 +82,13 @@ def _bulk(name: str, act: Act, done: str) -> None:
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @console.as_json
     def command(names: tuple[str, ...], each: bool, yes: bool, as_json: bool, **filters: Any) -> None:
-        deps = boot.deps()
+        deps, which = boot.deps(), Filter(**filters)
         if bool(names) == bool(each or any(filters.values())):
             raise click.UsageError("name dead letters by their ids, or choose them by filters or --all")
         chosen = [_get(deps, text) for text in names]
-        if not yes and not _agreed(deps, chosen, filters, name):
+        if not yes and not _agreed(deps, chosen, which, name):
             raise click.Abort
-        ids: Iterable[UUID] = [letter.id for letter in chosen] if chosen else _matching(deps, filters)
+        ids: Iterable[UUID] = [letter.id for letter in chosen] if chosen else _matching(deps, which)
         _report(_carry_out(deps, ids, act), done, as_json)
 
 
@@ -109,13 +109,13 @@ def _find(conn: Connection, text: str) -> DeadLetter:
     return letter
 
 
-def _agreed(deps: Deps, chosen: list[DeadLetter], filters: Filters, name: str) -> bool:
+def _agreed(deps: Deps, chosen: list[DeadLetter], which: Filter, name: str) -> bool:
     """Show on standard error how many there are and of which groups, and ask."""
     if chosen:
         count = len(chosen)
         click.echo("\n".join(_line(_as_group(letter)) for letter in chosen), err=True)
     else:
-        groups = deps.database.run(lambda conn: dead_letters.groups(conn, **filters))
+        groups = deps.database.run(lambda conn: dead_letters.groups(conn, which))
         count = sum(group["count"] for group in groups)
         click.echo("\n".join(f"{group['count']:>6}  {_line(group)}" for group in groups), err=True)
     if not count:
@@ -134,10 +134,10 @@ def _line(group: Row) -> str:
     return console.clean("  ".join(parts)[:200])
 
 
-def _matching(deps: Deps, filters: Filters) -> Iterator[UUID]:
+def _matching(deps: Deps, which: Filter) -> Iterator[UUID]:
     """Go through all that match, a page in memory."""
     after = UUID(int=0)
-    while ids := deps.database.run(partial(dead_letters.page, after=after, limit=PAGE, **filters)):
+    while ids := deps.database.run(partial(dead_letters.page, which=which, after=after, limit=PAGE)):
         yield from ids
         after = ids[-1]
 
