@@ -151,10 +151,13 @@ class Process:
 
     def tail(self) -> str:
         """Return the last lines it wrote since its last start."""
+        return "\n".join(self.written(4000).strip().splitlines()[-_TAIL_LINES:]) or "it wrote nothing"
+
+    def written(self, max_bytes: int = _LOG_MAX_BYTES) -> str:
+        """Return what it wrote since its last start, only the end of it when that is more."""
         with self.log_path.open("rb") as file:
-            file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - 4000))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        return "\n".join(lines[-_TAIL_LINES:]) or "it wrote nothing"
+            file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - max_bytes))
+            return file.read().decode(errors="replace")
 
     def _ending(self) -> str:
         status = self.wait(0)

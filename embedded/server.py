@@ -62,7 +62,8 @@ class Server(ABC):
             try:
                 self._process.await_ready()
             except ConfigError as error:
-                if not tries_left or not _PORT_TAKEN.search(str(error)):
+                # In all that it wrote: a Go program's last words are a long trace.
+                if not tries_left or not _PORT_TAKEN.search(self._process.written()):
                     raise
                 self._move(error)
             else:

@@ -20,6 +20,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from embedded import ports
+from embedded.process import Process
+from embedded.server import Server
 from embedded.stack import Stack
 from moorage.errors import ConfigError
 
@@ -263,15 +266,61 @@ def test_postgres_16_serves_as_well(tmp_path):
         stack.stop()
 
 
-def test_a_server_that_finds_its_port_taken_moves(tmp_path):
-    """Between the choice of a port and its use another process may take it."""
-    stack = Stack(tmp_path)
+@pytest.mark.parametrize("name", ["postgres", "valkey", "seaweedfs"])
+def test_a_server_that_finds_its_port_taken_moves(tmp_path, name):
+    """Between the choice of a port and its use a stranger may take it; each server says so in its own words."""
+    server = getattr(Stack(tmp_path), name)
+    server.ports = ports.free(server.port_count)
     with contextlib.closing(_listener()) as taken:
-        stack.valkey.ports = [taken.getsockname()[1]]
-        stack.valkey.start()
+        server.ports[0] = taken.getsockname()[1]
+        try:
+            server.start()
 
-        assert stack.valkey.port != taken.getsockname()[1]
-    stack.valkey.stop()
+            assert server.is_running
+            assert taken.getsockname()[1] not in server.ports
+        finally:
+            server.stop()
+
+
+class Talkative(Server):
+    """Says at its first start that its port is taken, and then a long trace, as SeaweedFS does."""
+
+    name = "talkative"
+
+    def prepare(self):
+        first = not (self.folder / "started").exists()
+        (self.folder / "started").touch()
+        said = "print('bind: address already in use', *range(40), sep='\\n'); raise SystemExit(255)"
+        code = said if first else "import time; print('here I am', flush=True); time.sleep(60)"
+        log = self.folder / "log"
+        return Process([sys.executable, "-c", code], log_path=log, ready=lambda: "here I am" in log.read_text())
+
+
+def test_a_taken_port_is_read_before_a_long_trace(tmp_path):
+    """The last lines alone did not tell it, and the whole start failed."""
+    server = Talkative(tmp_path)
+    try:
+        server.start()
+
+        assert server.is_running
+    finally:
+        server.stop()
+
+
+def test_no_two_processes_are_given_one_port(monkeypatch, project_root):
+    """Three test runs side by side chose one port twice, seconds before its server took it."""
+    ask = "from embedded import ports; print(ports.free(1)[0], flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", ask], cwd=project_root, **pipes) as other:
+        theirs = int(other.stdout.readline())
+        monkeypatch.setattr(ports, "_FIRST", theirs)
+        monkeypatch.setattr(ports, "_LAST", theirs + 1)
+
+        with pytest.raises(ConfigError, match="fewer than 1 free ports"):
+            ports.free(1)
+
+        other.communicate(b"\n")
+    assert ports.free(1) == [theirs]
 
 
 def _listener():
