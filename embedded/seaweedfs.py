@@ -34,7 +34,7 @@ _FLAGS: Final = (
 # Without it an acknowledged object is not yet on the disk. (The names of objects are written by the filer's own log,
 # which has no such switch: this store survives crashes, not every power cut.)
 _DURABLE: Final = {"locations": [{"locationPrefix": "/buckets/", "fsync": True}]}
-_DURABLE_SECONDS: Final = 10.0
+_DURABLE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
 
 

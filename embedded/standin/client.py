@@ -16,7 +16,7 @@ from embedded.standin import keys
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # others are made to fail
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 _STOP_S: Final = 5.0
 
 
