@@ -8,6 +8,7 @@ import difflib
 import functools
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,8 @@ from moorage.provider_settings import Names, http_url, named, split
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
+
+_VALKEY = re.compile(r"(^|;)valkey(s?)://")  # a URL may name several brokers
 
 # Read by other parts of the house, straight from the environment.
 _NOT_OURS = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
@@ -128,19 +131,12 @@ class Settings(LifeSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_broker(cls, value: SecretStr) -> SecretStr:
-        schemes = (
-            "redis://",
-            "rediss://",
-            "valkey://",
-            "valkeys://",
-            "amqp://",
-            "amqps://",
-            "sentinel://",
-            "memory://",
-        )
-        if not value.get_secret_value().startswith(schemes):
+        # Valkey speaks Redis' protocol, and kombu knows it by that name alone.
+        url = _VALKEY.sub(r"\1redis\2://", value.get_secret_value())
+        schemes = ("redis://", "rediss://", "amqp://", "amqps://", "sentinel://", "memory://")
+        if not url.startswith(schemes):
             raise ValueError("write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/")
-        return value
+        return SecretStr(url)
 
     @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "asset_base_url", "public_url")
     @classmethod

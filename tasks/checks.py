@@ -64,11 +64,9 @@ def _schema(conn: Connection) -> Iterator[Check]:
 def broker(settings: Settings) -> Iterator[Check]:
     """Check that a Redis or Valkey answers, throws nothing away and survives a restart. RabbitMQ is told by use."""
     url = settings.broker_url.get_secret_value()
-    if not url.startswith(("redis://", "rediss://", "valkey://", "valkeys://")):
+    if not url.startswith(("redis://", "rediss://")):
         return
-    client = redis.Redis.from_url(
-        url.replace("valkey", "redis", 1), socket_timeout=BROKER_SECONDS, socket_connect_timeout=BROKER_SECONDS
-    )
+    client = redis.Redis.from_url(url, socket_timeout=BROKER_SECONDS, socket_connect_timeout=BROKER_SECONDS)
     where = urlsplit(url).hostname
     try:
         info: Any = client.info("server")
@@ -76,7 +74,9 @@ def broker(settings: Settings) -> Iterator[Check]:
         memory: Any = client.info("memory")
         persistence: Any = client.info("persistence")
     except redis.RedisError as error:
-        yield fail(f"the broker at {where} does not answer: {type(error).__name__}", "start it, or correct REDIS_URL")
+        yield fail(
+            f"the broker at {where} does not answer: {type(error).__name__}", "start it, or correct CELERY_BROKER_URL"
+        )
         return
     finally:
         client.close()

@@ -115,6 +115,20 @@ def test_a_broker_that_evicts_is_a_failure(stack: Stack, database_url: str) -> N
     assert told["the broker may throw wakes away (allkeys-lru)"] == "fail"
 
 
+def test_a_broker_is_asked_by_the_name_it_has(stack: Stack, database_url: str) -> None:
+    """The compose file's own is called valkey: looked for under another name, it would be told to be away."""
+    client = redis.Redis.from_url(stack.valkey.url())
+    url = f"redis://valkey:of-valkey@127.0.0.1:{stack.valkey.port}/0"
+    try:
+        client.acl_setuser("valkey", enabled=True, passwords=["+of-valkey"], commands=["+info"])
+        told = list(checks.broker(load(_env_file=None, database_url=database_url, broker_url=url)))
+    finally:
+        client.acl_deluser("valkey")
+        client.close()
+
+    assert [check.level for check in told] == ["ok", "ok", "ok"]
+
+
 def test_a_simulated_webhook_is_taken_by_a_real_receiver(stack: Stack, database_url: str) -> None:
     """The curl line is pasted into a shell: every quote in it must hold."""
     env = cli.environment(stack, database_url, REPLICATE_WEBHOOK_SECRET=rp.SECRET)

@@ -43,6 +43,23 @@ def test_the_usual_names_are_enough(env):
     assert loaded.broker_url.get_secret_value() == GOOD["REDIS_URL"]
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("valkey://:p@valkey:6379/0", "redis://:p@valkey:6379/0"),
+        ("valkeys://valkey/0", "rediss://valkey/0"),
+        ("valkey://a;valkey://valkey", "redis://a;redis://valkey"),
+        ("redis://:valkey@valkey:6379/0", "redis://:valkey@valkey:6379/0"),
+        ("amqp://u:p@valkey:5672/", "amqp://u:p@valkey:5672/"),
+    ],
+)
+def test_valkeys_own_scheme_is_taken_for_that_of_redis(env, given, taken):
+    """Celery's transport has no valkey://: a start would be accepted that cannot reach its broker."""
+    env(CELERY_BROKER_URL=given)
+
+    assert settings.load().broker_url.get_secret_value() == taken
+
+
 def test_a_missing_setting_is_refused_by_name(env, monkeypatch):
     """With the line to write."""
     env()
