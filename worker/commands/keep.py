@@ -1,7 +1,8 @@
 """`moorage keep`: real files through the same workers, as one job."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -29,12 +30,14 @@ PING_SECONDS: Final = 2.0
 def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     """Keep URLs, files or folders as one job: waits for the workers and shows where everything is."""
     console = Console(highlight=False, soft_wrap=True, stderr=as_json)
-    sources = list(_sources(what, console))
+    with _readable():
+        sources = list(_sources(what, console))
     if not sources:
         raise ConfigError("there is nothing to keep: name URLs, pictures, MP4 or WebM files, or folders of them")
     _require_worker()
     deps = boot.deps()
-    spooled = [(source, files.spool(deps, source.path) if source.path else None) for source in sources]
+    with _readable():
+        spooled = [(source, files.spool(deps, source.path) if source.path else None) for source in sources]
     job_id, wakes = files.start(deps, spooled, owner, "cli")
     publish.wake_all(wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
@@ -43,9 +46,21 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     raise SystemExit(0 if shown else 1)
 
 
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Tell in one line which file or folder cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
 def _require_worker() -> None:
     """Say at once that nobody would do the work, instead of waiting for ever."""
-    answers = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+    try:
+        answers = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+    except publish.BROKER_AWAY as error:
+        raise ConfigError("the broker does not answer: start it, or correct CELERY_BROKER_URL") from error
     if not any(queue["name"] == "keep" for queues in answers.values() for queue in queues or ()):
         raise ConfigError("no worker serves the queue keep: start one with `moorage worker`, or all with `moorage up`")
 

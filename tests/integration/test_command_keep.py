@@ -1,0 +1,62 @@
+"""`moorage keep` where it cannot begin: each is one line, soon."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from embedded.stack import Stack
+from tests.integration import command_line as cli
+
+PROMISED_SECONDS = 5.0
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "one.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return str(path)
+
+
+def test_with_no_worker_it_says_so_within_five_seconds(stack: Stack, database_url: str, picture: str) -> None:
+    """A command that waits for nobody looks like one that works."""
+    env = cli.environment(stack, database_url, CELERY_BROKER_URL=stack.valkey.url(4))
+    took = []
+
+    for _ in range(3):  # a busy computer may take long once: the best counts
+        started = time.monotonic()
+        done = cli.run(env, "keep", picture)
+        took.append(time.monotonic() - started)
+        if took[-1] < PROMISED_SECONDS:
+            break
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("moorage: no worker serves the queue keep: start one with `moorage worker`")
+    assert min(took) < PROMISED_SECONDS
+
+
+def test_a_broker_that_is_away_is_told_in_one_line(stack: Stack, database_url: str, picture: str) -> None:
+    """A traceback would only hide what to do."""
+    env = cli.environment(stack, database_url, CELERY_BROKER_URL=f"redis://:verysecret@{cli.nowhere()}/0")
+
+    done = cli.run(env, "keep", picture)
+
+    assert done.returncode == 1
+    assert done.stderr == "moorage: the broker does not answer: start it, or correct CELERY_BROKER_URL\n"
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("nowhere.png", "nowhere.png is neither a URL (https://...), nor a file, nor a folder"),
+        ("x" * 300, f"{'x' * 300} cannot be read: File name too long"),
+        ("ftp://host/a.png", "ftp://host/a.png is neither a URL (https://...), nor a file, nor a folder"),
+    ],
+)
+def test_a_name_that_leads_to_nothing_is_told_in_one_line(
+    stack: Stack, database_url: str, named: str, says: str
+) -> None:
+    """The commonest mistake is a wrong name."""
+    done = cli.run(cli.environment(stack, database_url), "keep", named)
+
+    assert (done.returncode, done.stderr) == (1, f"moorage: {says}\n")
