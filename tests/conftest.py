@@ -28,6 +28,15 @@ _unlisted: list[str] = []
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note skips that nobody listed with a reason."""
+    _note(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Note whole files that are skipped, as for a package that is not installed."""
+    _note(report)
+
+
+def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = str(report.longrepr[2]).removeprefix("Skipped: ")
         if not reason.startswith(tuple(LISTED_SKIPS)):
