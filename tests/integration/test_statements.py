@@ -9,11 +9,15 @@ import psycopg
 import pytest
 
 import db
+import receiver
+import worker.demo
+import worker.drill
 from db.connect import Connection, connect
 from embedded.stack import Stack
 
 SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
-NAMED = re.compile(r"%\((\w+)\)s")
+NAMED = re.compile(r"%\((\w+)\)[sb]")
+ROOMS = (db, receiver, worker.demo, worker.drill)  # all that hold SQL
 # Planned by the server only when they run: no table, or a lock.
 SWEEPS = ("DUE", "RELEASE_EXPIRED", "OVERWRITTEN", "SPOOLED")
 RETENTION = (
@@ -30,15 +34,15 @@ def planner(stack: Stack, template_database: str) -> Iterator[Connection]:
 
 
 def statements() -> Iterator[tuple[str, str]]:
-    for module in pkgutil.iter_modules(db.__path__):
-        loaded = importlib.import_module(f"db.{module.name}")
+    for module in (m for room in ROOMS for m in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")):
+        loaded = importlib.import_module(module.name)
         for name, value in vars(loaded).items():
             if not name.isupper():
                 continue
             found = value if isinstance(value, dict) else {"": value}
             for key, text in found.items():
                 if isinstance(text, str) and SQL.match(text):
-                    yield f"{module.name}.{name}{f'[{key}]' if key else ''}", text
+                    yield f"{module.name.removeprefix('db.')}.{name}{f'[{key}]' if key else ''}", text
 
 
 def plan(conn: Connection, sql: str, options: str = "GENERIC_PLAN") -> str:
