@@ -42,6 +42,7 @@ def migrate(conn: Connection) -> list[str]:
         raise ConfigError(f"PostgreSQL 16 or newer is needed; this server is {conn.info.server_version // 10000}")
     applied: list[str] = []
     while (name := _next(conn)) is not None:
+        failpoint("migrate.after_commit")
         applied.append(name)
     return applied
 

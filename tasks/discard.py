@@ -31,6 +31,7 @@ def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
         outputs.end_discarded(conn, lease)
 
     write_back(deps, lease, pulse, record)
+    failpoint("discard.after_record")
     return []
 
 

@@ -8,6 +8,7 @@ from db import dead_letters, deliveries, jobs, leases, notices, outputs, predict
 from db.connect import Connection, now
 from moorage import lifecycle
 from moorage.errors import LeaseLost, MoorageError
+from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp, Retry, Work
 from moorage.model import Lease, Step, Wake
 from moorage.text import storable
@@ -25,7 +26,9 @@ def record(
     Raises:
         LeaseLost: another worker owns the row.
     """
+    failpoint("failure.before_record")
     written = write_back(deps, lease, pulse, lambda conn: _record(conn, deps, lease, step, error))
+    failpoint("failure.after_record")
     return written or (None, [])
 
 

@@ -110,6 +110,7 @@ def _check_jobs(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     for job_id in found:
         try:
             wakes += deps.database.run(partial(_check_job, deps=deps, job_id=job_id, actor=actor))
+            failpoint("reconcile.after_check")
         except BAD_ROW as error:  # one that PostgreSQL refuses must not keep the others waiting
             log.error("job.check_failed", job_id=str(job_id), error=f"{type(error).__name__}: {error}")
     return len(found), wakes
@@ -135,6 +136,7 @@ def _mend_documents(deps: Deps) -> int:
     for project_id in found:
         try:
             deps.database.run(partial(_mend, deps=deps, project_id=project_id))
+            failpoint("reconcile.after_mend")
         except BAD_ROW as error:
             log.error("project.mend_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
     return len(found)

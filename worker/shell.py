@@ -67,6 +67,7 @@ def run(step: Step, row_id: UUID, leased_by: str) -> None:
 def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
     spec, settings = STEPS[step], deps.settings
     asked = time.monotonic()
+    failpoint(f"{step}.before_claim")
     lease = deps.database.run(
         lambda conn: leases.claim(
             conn,

@@ -8,6 +8,7 @@ from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import until
 
 POINTS = (
+    "notify.before_claim",
     "notify.after_claim",
     "notify.before_request",
     "notify.after_answer",

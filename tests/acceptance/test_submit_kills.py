@@ -16,7 +16,7 @@ from tests.acceptance.world import Asked, until
 ROUNDS = int(os.environ.get("TEST_ORDER_ROUNDS", "1"))
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}
 SEEDS = itertools.count(1)  # the stand-in counts the faults of equal orders
-POINTS = ("submit.after_claim", "submit.after_commit", "lookup.after_answer")
+POINTS = ("submit.before_claim", "submit.after_claim", "submit.after_commit", "lookup.after_answer")
 
 
 def entry(provider="replicate", **script):
@@ -120,7 +120,9 @@ def test_a_crash_while_the_next_entry_is_woken_delays_it_only(world, point):
     assert [row["state"] for row in tries(world, asked)] == ["failed", "succeeded"]
 
 
-@pytest.mark.parametrize("point", ["generate.after_claim", "publish.before_generate", "publish.after_generate"])
+@pytest.mark.parametrize(
+    "point", ["generate.before_claim", "generate.after_claim", "publish.before_generate", "publish.after_generate"]
+)
 def test_a_crash_before_a_generation_began_costs_nothing(world, point):
     """Nothing was sent: another worker sends it, once."""
     before = orders(world)

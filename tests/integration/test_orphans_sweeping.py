@@ -45,6 +45,29 @@ def test_a_nightly_sweep_runs_once_in_its_minute(stack: Stack, database_url: str
     assert slots[0]["n"] <= 4  # a minute may end between two runs, but hardly between all of them
 
 
+@pytest.mark.parametrize("point", ["orphans.after_tick", "retention.after_tick", "usage.after_tick"])
+def test_a_night_in_which_the_sweep_dies_costs_one_run(
+    stack: Stack, database_url: str, deps: Deps, conn: Connection, point: str
+) -> None:
+    """Its slot is taken and stays so; the next slot is free."""
+    name = point.partition(".")[0]
+    env = cli.environment(stack, database_url)
+    sweep = [sys.executable, "-c", f"from worker import sweeping; sweeping.run({name!r}, 'node/1')"]
+
+    killed = subprocess.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT, timeout=60)
+    left = conn.execute("SELECT finished_at FROM ticks").fetchall()
+    conn.execute("UPDATE ticks SET slot = slot - 1")  # a minute goes by
+    done = subprocess.run(sweep, env=env, cwd=cli.ROOT, capture_output=True, timeout=60)
+
+    assert killed.returncode == -9
+    assert left == [{"finished_at": None}]
+    assert done.returncode == 0, done.stderr
+    assert conn.execute("SELECT finished_at IS NOT NULL AS is_done FROM ticks ORDER BY slot").fetchall() == [
+        {"is_done": False},
+        {"is_done": True},
+    ]
+
+
 def test_the_place_survives_a_run_that_breaks_off(
     deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,69 @@
+"""The named crash points of the tree: each is crashed at by some test, and no step or sweep is without any."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from moorage.model import Step
+from moorage.settings import Settings
+from tests.acceptance.test_failpoint_crashes import POINTS, RECEIVER
+from worker import schedule, shell
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("db", "providers", "receiver", "storage", "tasks", "web", "worker")
+TESTS = [path for path in (ROOT / "tests").glob("*/*.py") if path != Path(__file__)]
+STEPS = get_args(Step)
+ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
+SWEEPS = tuple(entry["args"][0] for entry in schedule.entries(ANY).values())
+
+
+def failpoints() -> set[str]:
+    """Return the names of all failpoints in the tree; those that name a step or a sweep once for each."""
+    found = set()
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for name in re.findall(r'failpoint\(f?"([^"]+)"\)', path.read_text(encoding="utf-8")):
+            values = SWEEPS if "{name}" in name else STEPS
+            found |= {re.sub(r"\{(item\.step|step|name)\}", value, name) for value in values}
+    return found
+
+
+def test_every_failpoint_is_crashed_at() -> None:
+    """A new failpoint without a crash test proves nothing: some test names it."""
+    named = "".join(path.read_text(encoding="utf-8") for path in TESTS)
+
+    assert {name for name in failpoints() if f'"{name}"' not in named} == set()
+
+
+def test_no_crash_is_asked_for_where_there_is_no_failpoint() -> None:
+    """A name that was changed in the tree alone would wait for a crash that cannot come."""
+    armed = {name for path in TESTS for name in re.findall(r'arm\("([^"]+)"\)', path.read_text(encoding="utf-8"))}
+
+    assert {*POINTS, *RECEIVER, *armed} <= failpoints()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
+    """Nobody has seen a crash in it: it has some before its last commit, and one behind that."""
+    source = Path(inspect.getfile(shell.STEPS[step].work)).read_text(encoding="utf-8")
+
+    own = set(re.findall(r'failpoint\("([^"]+)"\)', source))
+
+    behind = {name for name in own if name.endswith((".after_commit", ".after_record"))}
+    assert behind
+    assert own - behind
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_sweep_without_failpoints_fails_the_suite(sweep: str) -> None:
+    """The tick that it takes is one commit, what it does then is another; `usage` does it in one transaction alone."""
+    own = {name for name in failpoints() if name.startswith(f"{sweep}.")}
+
+    assert len(own) > (0 if sweep == "usage" else 1)
+
+
+def test_the_readme_counts_the_failpoints() -> None:
+    """Its table of guarantees says how many places are crashed at."""
+    assert f"the {len(failpoints())} places where it matters" in (ROOT / "README.md").read_text(encoding="utf-8")
