@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DRILL ?= --jobs 1000 --minutes 6
+DRILL ?= --jobs 1100 --minutes 6
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,7 +28,7 @@ up: $(STAMP)  ## Run the whole stack here until Ctrl-C
 test: $(STAMP)  ## Run all tests
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
-drill: $(STAMP)  ## Break everything while 1,000 jobs run, and account for them (10 minutes)
+drill: $(STAMP)  ## Break everything while 1,100 jobs with 3,000 files run, and account for them (10 minutes)
 	@$(BIN)/moorage drill $(DRILL)
 
 prove: $(STAMP)  ## The long forms of three tests: many rounds of kills and of stale documents, the API at length (an hour)

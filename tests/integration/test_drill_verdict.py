@@ -119,7 +119,8 @@ def test_a_damage_is_named(deps: Deps, conn: Connection, damage: Damage, named: 
     """A drill that cannot fail proves nothing."""
     world.kept(deps)
     told = ledger(conn)
-    assert judged(deps, conn, told).is_clean
+    clean = judged(deps, conn, told)
+    assert (clean.is_clean, clean.files) == (True, 1)
 
     damage(deps, conn, told)
 
@@ -143,6 +144,25 @@ def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> N
 
     assert len(unexplained.unexplained) == 1
     assert explained.is_clean
+
+
+def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps, conn: Connection) -> None:
+    """With a fault every two seconds each moment lies behind one: a decoder that crashes by itself would hide there."""
+    job_id = world.kept(deps)
+    told, moments = ledger(conn), (time.time() - 10, time.time())
+    died = """
+    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'node/task' FROM outputs
+     WHERE job_id = %s
+    """
+
+    conn.execute(died, [job_id])
+    once = judged(deps, conn, told, [Landed("pool child killed", *moments, "keep1")])
+    conn.execute(died, [job_id])
+    twice = judged(deps, conn, told, [Landed("pool child killed", *moments, "keep1")])
+
+    assert once.is_clean
+    assert twice.unexplained == ["2 processes died at their work, and 1 were killed"]
 
 
 def test_a_repeat_in_a_clock_jump_carries_the_hour_of_the_jumped_clock(deps: Deps, conn: Connection) -> None:

@@ -167,6 +167,7 @@ def _report(
         "seed": seed,
         "clean": verdict.is_clean and not findings,
         "jobs": application.jobs,
+        "files": verdict.files,
         "orders": verdict.orders.counts(),
         "acknowledged": verdict.acknowledged,
         "kept": verdict.kept,
@@ -192,7 +193,8 @@ def _print(
 ) -> None:
     table = Table(show_header=False, title="What was sent, and what became of it", title_justify="left")
     again = f"{application.refusals} requests were refused or cut and sent again"
-    table.add_row("sent", f"{application.jobs} jobs, {len(application.ordered)} of them ordered; {again}")
+    ordered = f"{len(application.ordered)} of them ordered"
+    table.add_row("sent", f"{application.jobs} jobs, {ordered}, with {verdict.files} files; {again}")
     table.add_row("acknowledged", f"{application.jobs} jobs, {verdict.acknowledged} webhooks")
     table.add_row("orders", str(verdict.orders))
     table.add_row("kept", f"{verdict.kept} files; of {len(verdict.expired)} jobs some expired in a clock jump")

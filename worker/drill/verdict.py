@@ -18,6 +18,8 @@ from worker.drill.orders import Ordered
 AFTERMATH_SECONDS: Final = 90.0
 JUMPS: Final = (-3600, 0, 3600)  # an edge that was taken during a jump carries the hour of the jumped clock
 EXPIRED: Final = "the source expired before it could be kept"
+DIED: Final = "its process died"
+KILLS: Final = ("pool child killed", "worker killed")
 
 # fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
@@ -53,6 +55,7 @@ DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 
 class Verdict:
     """What a drill found; `is_clean` is the promise."""
 
+    files: int = 0  # that the provider announced, and that are to be kept or given up
     acknowledged: int = 0
     kept: int = 0
     orders: Account = field(default_factory=Account)
@@ -85,6 +88,7 @@ def judge(
     verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in many(conn, DEAD)]
     if any(fault.kind == "clock jump" for fault in landed):
         verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
+    verdict.files = sum(len(summary["expected"][name]) for name in ("kept", "dead"))
     _webhooks(conn, ledger, verdict)
     _jobs(conn, started, verdict)
     _outputs([row for row in rows if not row["is_ordered"]], summary, started, verdict)
@@ -194,7 +198,11 @@ def _repeats(
     landed: Sequence[Landed],
     verdict: Verdict,
 ) -> None:
-    """Each repeat must fall into the time of a fault, or be a trouble that the provider itself made for it."""
+    """
+    Each repeat must fall into the time of a fault, or be a trouble that the provider itself made for it.
+
+    Faults come so thick that there is one for any time; so deaths of processes are counted too, beside the kills.
+    """
     troubled = {
         (line["prediction"], line["path"])
         for expected in ("kept", "dead")
@@ -207,7 +215,11 @@ def _repeats(
         for fault in landed
         for shift in (JUMPS if fault.kind == "clock jump" else (0,))
     ]
-    for row in many(conn, REPEATED):
+    rows = many(conn, REPEATED)
+    died, killed = sum(DIED in (row["reason"] or "") for row in rows), sum(fault.kind in KILLS for fault in landed)
+    if died > killed:
+        verdict.unexplained.append(f"{died} processes died at their work, and {killed} were killed")
+    for row in rows:
         verdict.repeated += 1
         if (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts:
             continue
