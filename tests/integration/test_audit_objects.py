@@ -1,8 +1,9 @@
 """The audit beside a real bucket: what is missing, changed or owned by nobody is named."""
 
 import hashlib
+import tracemalloc
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,7 +12,9 @@ from embedded.stack import Stack
 from moorage.ids import new
 from moorage.model import Wake
 from storage import keys
+from storage.s3 import Listed
 from tasks import audit, audit_objects, ingest
+from tasks.audit_finding import MOST
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
@@ -108,6 +111,32 @@ def test_an_upload_in_flight_is_no_orphan(deps: Deps, monkeypatch: pytest.Monkey
 
     assert report.findings == []
     assert len(report.notes) == 1
+
+
+def test_memory_does_not_grow_with_the_bucket(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket of millions is audited beside a worker; what no row names is the longest list there is."""
+    few, many = peak_of_an_audit(deps, monkeypatch, 2_000), peak_of_an_audit(deps, monkeypatch, 20_000)
+
+    assert many < few + 2_000_000  # held at once, 18,000 more would take 4 MB
+
+
+def peak_of_an_audit(deps: Deps, monkeypatch: pytest.MonkeyPatch, objects: int) -> int:
+    """Return the most bytes that Python held while so many objects were looked at."""
+
+    def listing(bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+        for number in range(objects if prefix == keys.RENDERS else 0):
+            yield Listed(f"renders/{number:032x}/0-nobody.png", 1, datetime.now(UTC))
+
+    monkeypatch.setattr(deps.blobs, "list", listing)
+    tracemalloc.start()
+    try:
+        report = audit.run(deps, second_look_seconds=0.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert report.checked["objects"] == objects
+    assert len(report.notes) == MOST
+    return peak
 
 
 def test_what_storage_loses_is_told_by_the_command(deps: Deps, stack: Stack, database_url: str) -> None:

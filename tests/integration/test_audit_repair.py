@@ -13,6 +13,14 @@ from tasks import audit, audit_advice, repair
 from tests.integration import kept_world
 from tests.integration.core import World, database_of, prediction, world
 
+KEYS = {
+    **dict.fromkeys(
+        ("deliveries", "jobs", "predictions", "outputs", "renders", "dead_letters", "events", "projects"), "id::text"
+    ),
+    "render_variants": "render_id || ' ' || idx",
+    "placements": "render_id || ' ' || idx",
+}
+
 
 @pytest.fixture(scope="module")
 def url(stack: Stack, template_database: str) -> str:
@@ -37,8 +45,21 @@ def repaired(at: World, found: list[audit.Finding]) -> tuple[list[tuple[str, boo
         sent.extend(wakes)
         return len(wakes)
 
+    before = everything(at)
     done = [(one.finding.check, one.done, one.what) for one in repair.run(at.deps, found, actor="cli", send=send)]
+    assert before - everything(at) == set(), "a repair deletes nothing"
     return done, sent
+
+
+def everything(at: World) -> set[tuple[str, str]]:
+    """Return every row, by table and primary key, and every object of this module's database."""
+    rows = at.conn.execute(b" UNION ALL ".join(
+        f"SELECT '{table}' AS place, {key} AS name FROM {table}".encode() for table, key in KEYS.items()
+    )).fetchall()  # fmt: skip
+    keys = at.conn.execute("SELECT key FROM outputs WHERE key IS NOT NULL UNION ALL SELECT thumb_key FROM outputs")
+    named = {row["key"] for row in keys.fetchall()}
+    listed = {item.key for item in at.deps.blobs.list(at.deps.blobs.public_bucket, "renders/")}
+    return {(row["place"], row["name"]) for row in rows} | {("objects", key) for key in named & listed}
 
 
 def waiting(at: World, urls: list[str], **asked: Any) -> tuple[UUID, list[UUID]]:

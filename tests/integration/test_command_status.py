@@ -64,6 +64,25 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
     assert set(found["queues"]) == {"quick", "quick.dead", "keep", "keep.dead"}
 
 
+def test_the_storage_used_is_told_by_owner_and_bucket(
+    stack: Stack, database_url: str, deps: Deps, conn: Connection
+) -> None:
+    """Who fills the bucket is the first question when the bill comes."""
+    conn.execute(
+        "INSERT INTO storage_use (bucket, owner, objects, bytes, rank)"
+        " VALUES ('public', 'ada', 7, 1234567, 1), ('private', 'ben', 1, 5, 1), ('public', '', 3, 4, 0)"
+    )
+    env = cli.environment(stack, database_url)
+
+    screen = cli.run(env, "status").stdout
+    found = json.loads(cli.run(env, "status", "--json").stdout)
+
+    assert "Storage used, counted" in screen
+    assert all(word in screen for word in ("ada", "1,234,567", "ben", "(others)"))
+    told = [(use["bucket"], use["owner"], use["objects"], use["bytes"]) for use in found["storage_use"]]
+    assert told == [("public", "ada", 7, 1234567), ("private", "ben", 1, 5), ("public", "(others)", 3, 4)]
+
+
 def test_a_broker_and_a_storage_that_are_away_cost_no_answer(stack: Stack, database_url: str) -> None:
     """Status is asked exactly when something is away."""
     nowhere = cli.nowhere()
