@@ -1,7 +1,7 @@
 """What an owner sees of the jobs that were asked for: for the page, and for nothing else."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from db.connect import Connection, Row, many, one
@@ -27,27 +27,31 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
  WHERE j.owner = %(owner)s AND r.deleted_at IS NULL
 """
 
-PAGE = f"""{_CARDS}
+_FITTING = f"""{_CARDS}
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(states)s::text[] IS NULL OR j.state = ANY(%(states)s::text[]))
    AND (%(style)s::text IS NULL OR j.style = %(style)s)
    AND (%(project_id)s::text IS NULL OR j.project_id = %(project_id)s)
+"""
+NO_FILTER: Final[Mapping[str, Any]] = {"kind": None, "states": None, "style": None, "project_id": None}
+
+PAGE = f"""{_FITTING}
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
  ORDER BY j.id DESC LIMIT %(limit)s
 """
 
 
-def page(conn: Connection, owner: str, filters: Mapping[str, Any], limit: int) -> list[Row]:
-    """Return an owner's jobs, newest first; `filters` has kind, states, style, project_id and before."""
-    return many(conn, PAGE, {**filters, "owner": owner, "limit": limit})
+def page(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
+    """Return an owner's jobs that fit `filters` (the names of NO_FILTER), newest first, older than the job `before`."""
+    return many(conn, PAGE, {**filters, "owner": owner, "before": before, "limit": limit})
 
 
-CARD = f"{_CARDS} AND j.id = %(id)s"
+CARD = f"{_FITTING} AND j.id = %(id)s"
 
 
-def card(conn: Connection, owner: str, job_id: UUID) -> Row | None:
-    """Return one job as `page` does; None when it is not the owner's, or its render was deleted."""
-    return one(conn, CARD, {"owner": owner, "id": job_id})
+def card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, Any] = NO_FILTER) -> Row | None:
+    """Return one job as `page` does; None when it is not the owner's, does not fit, or its render was deleted."""
+    return one(conn, CARD, {**filters, "owner": owner, "id": job_id})
 
 
 CHOICES = """

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+import requests
 
 from tests.acceptance import browser as drive
 from tests.acceptance.world import until
@@ -92,6 +93,77 @@ def test_the_lightbox_goes_by_keys_and_gives_the_focus_back(world, page, owner):
     assert page.evaluate("document.activeElement.matches('.card a.picture')")
 
 
+def test_what_happened_between_the_page_and_its_stream_is_shown(chromium, world, owner):
+    """A picture that was kept in that moment must not be told as waiting for ever."""
+    waits = world.ask({"status": "processing"}, owner=owner, prompt="was there")
+    token = drive.owner_token(world.local.url, world.token, owner)
+    held = []
+
+    with drive.page_of(chromium, world.local.url, token) as page:
+        page.route("**/v1/events", lambda route: held.append(route))
+        page.reload()
+        until(lambda: page.locator(".card.waiting").count() == 1 and held, "the page is made and asks for its stream")
+        asked = world.ask({}, owner=owner, prompt="came between")
+        world.await_end(asked)
+        stop(world, waits)
+        for route in held:
+            route.continue_()
+
+        page.locator(".card.kept").wait_for(timeout=15_000)
+        page.locator(".card.cancelled").wait_for(timeout=15_000)
+        assert told(page) == ["Kept", "Cancelled"]
+
+
+def stop(world, asked):
+    answer = requests.post(f"{world.local.url}/v1/jobs/{asked.job_id}/cancel", headers=world.token, timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_card_that_arrives_stands_in_its_place_and_fits_the_filter(chromium, world, owner):
+    """The newest come first, and what was filtered out stays out."""
+    old, new, other = (world.ask(WAITING, owner=owner, prompt=name) for name in ("old", "new", "other"))
+    token = drive.owner_token(world.local.url, world.token, owner)
+
+    with drive.page_of(chromium, world.local.url, token) as page:
+        page.goto(f"{world.local.url}/?state=cancelled")
+        page.locator("body[data-live=on]").wait_for()
+        stop(world, new)
+        page.get_by_role("heading", name="new").wait_for(timeout=15_000)
+        ended = world.ask({}, owner=owner, prompt="kept")
+        world.await_end(ended)
+        stop(world, old)
+        page.get_by_role("heading", name="old").wait_for(timeout=15_000)
+
+        assert page.locator(".card h2").all_inner_texts() == ["new", "old"]
+    assert world.job(other)["state"] == "open"
+
+
+def test_a_stream_that_is_refused_is_asked_for_again(chromium, world, owner):
+    """A proxy's 503 ends an EventSource for good: the page would stand still until somebody reloads it."""
+    token = drive.owner_token(world.local.url, world.token, owner)
+    context = chromium.new_context()
+    page = context.new_page()
+    refused = []
+    page.route("**/v1/events", lambda route: refuse_once(route, refused))
+    page.goto(f"{world.local.url}/#token={token}")
+
+    page.get_by_text("No live updates now").wait_for(timeout=15_000)
+    asked = world.ask({}, owner=owner, prompt="meanwhile")
+    world.await_end(asked)
+
+    page.locator(".card.kept").wait_for(timeout=20_000)
+    assert len(refused) == 1
+    context.close()
+
+
+def refuse_once(route, refused):
+    if refused:
+        route.continue_()
+    else:
+        refused.append(route.request.url)
+        route.fulfill(status=503, body="away")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
     """Contrast, names and order hold in both colour schemes, on a desk and on a phone."""
@@ -104,6 +176,8 @@ def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
         page.set_viewport_size(drive.PHONE)
         assert drive.violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        send = page.get_by_role("button", name="Show").bounding_box()
+        assert send["x"] + send["width"] <= drive.PHONE["width"]
 
 
 def test_a_link_that_ran_out_says_so(chromium, world):

@@ -83,7 +83,7 @@ async def home(request: Request) -> Response:
 
     listed, following, choices = await at.threads.run(lambda database: snapshots.read(database, work))
     more = cards.query(wanted.filters, before=following) if following else ""
-    shown: dict[str, Any] = {"cards": listed, "next": following, "more": more}
+    shown: dict[str, Any] = {"cards": listed, "next": following, "more": more, "query": cards.query(wanted.filters)}
     if request.headers.get("x-fragment") == "cards":
         return _html(request, "cards.html", **shown)
     return _html(
@@ -91,7 +91,6 @@ async def home(request: Request) -> Response:
         "page.html",
         **shown,
         filters=wanted.filters,
-        query=cards.query(wanted.filters),
         kinds=cards.KINDS,
         states=cards.STATES,
         styles=choices["styles"],
@@ -101,20 +100,22 @@ async def home(request: Request) -> Response:
 
 
 async def card(request: Request) -> Response:
-    """Answer 200 with the card of a job, 404 when it is not there for the caller, 401 without a session."""
+    """Answer 200 with a job's card, 204 where it is filtered out, 404 where there is none, 401 without a session."""
     at, owner = desk.of(request), access.of(request).owner
     if owner is None:
         raise Problem(401, "the session is over: open the page with a new link")
-    job_id = ids.read(request.path_params["job_id"], "job")
+    job_id, wanted = ids.read(request.path_params["job_id"], "job"), _wanted(request)
 
     def work(conn: Connection) -> Card | None:
-        row = gallery.card(conn, owner, job_id)
+        row = gallery.card(conn, owner, job_id, _filters(wanted))
+        if row is None and gallery.card(conn, owner, job_id) is None:
+            raise ids.missing("job")
         return cards.card(row, renders.variants(conn, job_id), at.asset_base) if row else None
 
     found = await at.threads.run(lambda database: snapshots.read(database, work))
     if found is None:
-        raise ids.missing("job")
-    return _html(request, "card.html", card=found)
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+    return _html(request, "card.html", card=found, query=cards.query(wanted.filters))
 
 
 async def act(request: Request) -> Response:
@@ -123,8 +124,9 @@ async def act(request: Request) -> Response:
     if owner is None:
         return RedirectResponse(HOME, 303)
     job_id = ids.read(request.path_params["job_id"], "job")
+    filters = _wanted(request).filters  # those of the page that sent it
     told = await acts.carry_out(request, owner, job_id, request.path_params["what"])
-    return RedirectResponse(f"{HOME}?told={told}", 303, {"Cache-Control": "no-store"})
+    return RedirectResponse(f"{HOME}?{cards.query(filters, told=told)}", 303, {"Cache-Control": "no-store"})
 
 
 async def static(request: Request) -> Response:
@@ -156,17 +158,19 @@ def _wanted(request: Request) -> Wanted:
         raise Problem(404, "there is no such page of renders") from error
 
 
-def _cards(conn: Connection, owner: str, wanted: Wanted, base: str) -> tuple[list[Card], str]:
-    """Return a page of cards and the id to go on from, empty at the end."""
+def _filters(wanted: Wanted) -> dict[str, Any]:
     states = cards.STATES.get(wanted.state)
-    filters = {
+    return {
         "kind": wanted.kind or None,
         "states": list(states[1]) if states else None,
         "style": wanted.style or None,
         "project_id": wanted.project_id or None,
-        "before": wanted.before,
     }
-    rows = gallery.page(conn, owner, filters, ROWS + 1)
+
+
+def _cards(conn: Connection, owner: str, wanted: Wanted, base: str) -> tuple[list[Card], str]:
+    """Return a page of cards and the id to go on from, empty at the end."""
+    rows = gallery.page(conn, owner, _filters(wanted), wanted.before, ROWS + 1)
     page = rows[:ROWS]
     files: dict[Any, list[Row]] = {row["id"]: [] for row in page}
     for found in renders.variants_of(conn, list(files)):

@@ -50,32 +50,40 @@ function cardsOf(html) {
 function put(card) {
   localise(card);
   const there = document.getElementById(card.id);
-  const focus = there?.contains(document.activeElement);
+  if (there?.outerHTML === card.outerHTML) return;
   if (there) {
-    if (there.outerHTML === card.outerHTML) return;
+    const focus = there.contains(document.activeElement);
     there.replaceWith(card);
     if (focus) card.querySelector("a, button")?.focus();
-  } else {
-    card.classList.add("fresh");
-    grid.prepend(card);
+    return;
   }
+  const more = grid.querySelector(".more");
+  const older = [...grid.querySelectorAll(".card")].find((one) => one.id < card.id); // ids are made in order of time
+  if (!older && more) return; // its place is further down, where it comes with the others
+  card.classList.add("fresh");
+  grid.insertBefore(card, older ?? more);
   document.getElementById("empty").hidden = true;
+  tell("A new render has arrived.");
 }
 
 async function refresh(job) {
   const answer = await fetch(`/page/jobs/${job}?${grid.dataset.query}`).catch(() => null);
-  if (!answer) return;
-  if (answer.status === 404) {
+  if (answer?.status === 404 || answer?.status === 204) {
+    // deleted, or it no longer fits the filter
     document.getElementById(`job-${job}`)?.remove();
     document.getElementById("empty").hidden = Boolean(grid.querySelector(".card"));
-  } else if (answer.ok) {
-    const [card] = cardsOf(await answer.text());
-    const isNew = !document.getElementById(card.id);
-    put(card);
-    if (isNew) tell("A new render has arrived.");
-  } else if (answer.status === 401) {
-    tell("Your link has run out: ask the application for a new one.");
+  } else if (answer?.ok) {
+    put(cardsOf(await answer.text())[0]);
   }
+}
+
+// What happened between the making of the page and the beginning of its stream was told to nobody.
+async function catchUp() {
+  const answer = await fetch(`/?${grid.dataset.query}`, { headers: { "X-Fragment": "cards" } }).catch(() => null);
+  const cards = answer?.ok ? cardsOf(await answer.text()).filter((card) => card.matches(".card")) : [];
+  const told = new Set(cards.map((card) => card.id));
+  cards.reverse().forEach(put);
+  for (const card of grid.querySelectorAll(".card")) if (!told.has(card.id)) note(card.dataset.job);
 }
 
 const changed = new Set();
@@ -91,18 +99,24 @@ function note(job) {
   }, 250);
 }
 
+const AGAIN_MS = 5000;
+let stream = null;
+let wasLost = false;
+
 function listen() {
-  const stream = new EventSource("/v1/events");
-  let wasLost = false;
+  let isResumed = false; // a stream that the browser itself takes up again goes on where it broke
+  stream = new EventSource("/v1/events");
   stream.addEventListener("open", () => {
     if (wasLost) tell("Connected again.");
     wasLost = false;
     document.body.dataset.live = "on";
+    if (!isResumed) catchUp();
+    isResumed = true;
   });
   stream.addEventListener("error", () => {
-    document.body.dataset.live = "off";
-    if (!wasLost && stream.readyState === EventSource.CLOSED) tell("No live updates now: reload to see what is new.");
     wasLost = true;
+    document.body.dataset.live = "off";
+    if (stream.readyState === EventSource.CLOSED) listenAgain();
   });
   const onEvent = (event) => {
     const job = JSON.parse(event.data).job_id;
@@ -110,7 +124,17 @@ function listen() {
   };
   for (const name of ["message", "job", "prediction", "output", "render"]) stream.addEventListener(name, onEvent);
   stream.addEventListener("reset", () => location.reload());
-  addEventListener("pagehide", () => stream.close());
+}
+
+// The answer was no stream: the session is over, or moorage (or what stands before it) is away for a while.
+async function listenAgain() {
+  const answer = await fetch("/v1/session").catch(() => null);
+  if (answer?.status === 401) {
+    tell("Your link has run out: ask the application for a new one.");
+    return;
+  }
+  tell("No live updates now; they are tried again.");
+  setTimeout(listen, AGAIN_MS);
 }
 
 // --- more of the list ---
@@ -180,6 +204,9 @@ const KEYS = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Home: () =>
 
 function begin() {
   localise(document);
+  const address = new URL(location);
+  address.searchParams.delete("told"); // said once, not again at every reload
+  history.replaceState(null, "", address);
   grid.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     const view = event.target.closest("a[data-view]");
@@ -207,6 +234,8 @@ function begin() {
     event.preventDefault();
     KEYS[event.key]();
   });
+  addEventListener("pagehide", () => stream.close());
+  addEventListener("pageshow", (event) => event.persisted && listen());
   listen();
 }
 
