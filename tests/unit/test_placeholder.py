@@ -2,13 +2,17 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from PIL import Image
 
 from moorage.errors import ConfigError
+from moorage.model import Output
 from moorage.settings import Settings
 from tasks import placeholder
+from tasks.deps import Deps
 from tasks.limits import Limits
 
 
@@ -60,6 +64,15 @@ def test_the_picture_is_of_that_size_and_not_of_one_colour() -> None:
 def test_a_reason_says_placeholder_once() -> None:
     """A job that is tried again in vain must not say it twice."""
     assert placeholder.reason(placeholder.reason("nsfw")) == "placeholder: nsfw"
+
+
+def test_the_operators_own_picture_stands_in(tmp_path: Path) -> None:
+    """A shop shows its own sign, not ours."""
+    file = tmp_path / "sign.png"
+    file.write_bytes(placeholder.draw((64, 64)))
+    deps, output = SimpleNamespace(settings=settings(file)), SimpleNamespace()
+
+    assert placeholder.picture(cast(Deps, deps), cast(Output, output)) == file.read_bytes()
 
 
 def test_a_file_that_is_no_picture_is_refused_at_the_start(tmp_path: Path) -> None:
