@@ -40,7 +40,9 @@ WEBHOOK_SECONDS: Final = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0),
     registry=REGISTRY,
 )
-WAKES_SENT: Final = Counter("moorage_wakes_sent_total", "Wakes the receiver gave to the broker.", registry=REGISTRY)
+WAKES_SENT: Final = Counter(
+    "moorage_wakes_sent_total", "Wakes that this process gave to the broker.", registry=REGISTRY
+)
 WAKES_DROPPED: Final = Counter(
     "moorage_wakes_dropped_total",
     "Wakes left to dispatch: the broker or the queue was full.",

@@ -7,14 +7,15 @@ from typing import Final
 import providers
 from moorage import logs, metrics
 from moorage import settings as settings_module
-from moorage.errors import ConfigError, DatabaseUnavailable, KeysStale, Refused, Transient
+from moorage.asgi import FromEnvironment, Receive, Scope, Send
+from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import probes
 from receiver.connections import Connections
-from receiver.http import KINDS, Receive, Response, Scope, Send, problem, send_response
+from receiver.http import KINDS, Response, problem, send_response
 from receiver.record import Recorder
-from receiver.relay import Relay
 from receiver.webhooks import Webhooks, provider_in
+from worker.relay import Relay
 
 log = logs.get(__name__)
 
@@ -111,35 +112,10 @@ def _unavailable(name: str, error: Transient) -> Response:
     return problem(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
 
 
-def build(settings: Settings) -> Receiver:
-    """Return the application; raises ConfigError where a provider's settings are wrong."""
-    return Receiver(settings)
-
-
-class FromEnvironment:
-    """The application of this process: settings are read when the server starts it, not when it is imported."""
-
-    def __init__(self) -> None:
-        self._receiver: Receiver | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the process; a wrong setting ends the start."""
-        if scope["type"] == "lifespan":
-            try:
-                self._receiver = _from_settings()
-            except ConfigError as error:
-                await receive()
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                return
-        if self._receiver is None:
-            raise RuntimeError("the server did not start the lifespan: run it with --interface asgi")
-        await self._receiver(scope, receive, send)
-
-
 def _from_settings() -> Receiver:
     settings = settings_module.get()
     logs.setup(settings.log_level, settings.log_format)
-    return build(settings)
+    return Receiver(settings)
 
 
-app = FromEnvironment()
+app = FromEnvironment(_from_settings)

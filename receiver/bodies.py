@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
+from moorage.asgi import Receive
 from moorage.errors import Refused, Transient
-from receiver.http import Headers, Receive
+from receiver.http import Headers
 
 # A body that trickles in slower than this is given up. 16 MiB in 30 s is 560 kB/s.
 READ_SECONDS: Final = 30.0

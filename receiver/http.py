@@ -1,15 +1,12 @@
 """Answers as values, and how they are sent over ASGI."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from moorage.asgi import Send
+
 Headers = list[tuple[bytes, bytes]]
 
 # What went wrong, by status: the end of a problem's `type`, and a label of the metrics.

@@ -6,14 +6,15 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from moorage import ids, logs, metrics
+from moorage.asgi import Receive
 from moorage.errors import Refused
 from moorage.model import Verified, Wake
 from moorage.settings import Settings
 from providers.base import Provider
 from receiver import bodies, record
-from receiver.http import Headers, Receive, Response, json_response
-from receiver.relay import Relay
+from receiver.http import Headers, Response, json_response
 from receiver.verifying import Verifier
+from worker.relay import Relay
 
 log = logs.get(__name__)
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 import providers
 from moorage import logs
 from moorage import settings as settings_module
-from moorage.errors import ConfigError
+from moorage.asgi import FromEnvironment
 from moorage.settings import Settings
 from storage import addresses
 from web import access, openapi, routes, stopping
@@ -26,7 +26,7 @@ from web.intake import Intake
 from web.page import serving as page
 from web.problems import Problem
 from web.threads import Threads
-from web.waking import Waker
+from worker.relay import Relay
 
 if TYPE_CHECKING:
     from web.streaming import Streamer
@@ -46,7 +46,7 @@ class Api:
             settings=settings,
             providers=providers.load(settings),
             threads=threads,
-            waker=Waker(),
+            relay=Relay(),
             feed=Feed(threads),
             catalogue=Catalogue(),
             intake=Intake(settings),
@@ -76,6 +76,7 @@ class Api:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         stopping.tell(self._desk.feed.close)
+        self._desk.relay.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._desk.feed.close()
@@ -83,7 +84,7 @@ class Api:
             self._desk.streamer.close()
         self._desk.catalogue.close()
         self._desk.intake.close()
-        await asyncio.to_thread(self._desk.waker.close)
+        await asyncio.to_thread(self._desk.relay.stop)
         await self._desk.threads.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -135,37 +136,12 @@ async def _failed(_request: Request, _error: Exception) -> Response:
     return Problem(500, "the API failed; its log says why").response()
 
 
-def build(settings: Settings) -> Api:
-    """Return the application; raises ConfigError where a provider's settings are wrong."""
-    return Api(settings)
-
-
-class FromEnvironment:
-    """The API of this process: settings are read when the server starts it, not when it is imported."""
-
-    def __init__(self) -> None:
-        self._api: Api | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the process; a wrong setting ends the start."""
-        if scope["type"] == "lifespan":
-            try:
-                self._api = _from_settings()
-            except ConfigError as error:
-                await receive()
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                return
-        if self._api is None:
-            raise RuntimeError("the server did not start the lifespan: run it with --interface asgi")
-        await self._api(scope, receive, send)
-
-
 def _from_settings() -> Api:
     settings = settings_module.get()
     logs.setup(settings.log_level, settings.log_format)
     if settings.api_token is None:
         log.warning("api.shut", reason="MOORAGE_API_TOKEN is not set: every request is answered 503")
-    return build(settings)
+    return Api(settings)
 
 
-app = FromEnvironment()
+app = FromEnvironment(_from_settings)

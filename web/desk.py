@@ -12,7 +12,7 @@ from web.catalogue import Catalogue
 from web.feed import Feed
 from web.intake import Intake
 from web.threads import Threads
-from web.waking import Waker
+from worker.relay import Relay
 
 if TYPE_CHECKING:
     from web.streaming import Streamer
@@ -25,7 +25,7 @@ class Desk:
     settings: Settings
     providers: Mapping[str, Provider]
     threads: Threads
-    waker: Waker
+    relay: Relay
     feed: Feed
     catalogue: Catalogue
     intake: Intake

@@ -28,7 +28,7 @@ async def register(request: Request) -> Response:
             made = registration.register(database, at.settings, provider, wanted)
         except NotTheirs as error:
             raise asked.wrong("project_id", str(error)) from error
-        at.waker.offer(made.wakes)
+        at.relay.offer(*made.wakes)
         return made, "open" if made.is_new else _state(database, made)
 
     made, state = await at.threads.run(work)

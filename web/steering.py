@@ -41,7 +41,7 @@ async def _steer(request: Request, act: Act, status: int) -> Response:
         if row is None or not caller.sees(row["owner"]):
             return None
         outcome = act(database, at.settings, job_id, ACTOR)
-        at.waker.offer(outcome.wakes)
+        at.relay.offer(*outcome.wakes)
         return outcome
 
     outcome = await at.threads.run(work)

@@ -103,7 +103,7 @@ def _order(database: Database, at: desk.Desk, wish: Wish) -> Ordered:
         raise Problem(409, str(error)) from error
     except NotTheirs as error:
         raise asked.wrong("project_id", str(error)) from error
-    at.waker.offer(made.wakes)
+    at.relay.offer(*made.wakes)
     return made
 
 

@@ -1,18 +1,14 @@
 """The parts of the receiver that need no server."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
 
-from moorage import ids
 from moorage.errors import Refused
-from moorage.model import Wake
 from receiver import bodies, record
 from receiver.http import problem, send_response
-from receiver.relay import QUEUE_LENGTH, Relay
 from receiver.webhooks import provider_in
 
 
@@ -101,51 +97,6 @@ def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(Refused, match="did not arrive"):
         asyncio.run(anext(read()))  # type: ignore[arg-type]
-
-
-def test_a_full_relay_drops_and_never_waits() -> None:
-    """The request path must not feel the broker, whatever it does."""
-    relay = Relay(lambda wake: True)  # not started: nobody takes
-
-    for _ in range(QUEUE_LENGTH + 50):
-        relay.offer(Wake("ingest", ids.new()))
-
-
-def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
-    """The thread is the only one: if it died, every wake of this process would wait for dispatch."""
-    sent: list[Wake] = []
-    both = threading.Event()
-
-    def send(wake: Wake) -> bool:
-        sent.append(wake)
-        if len(sent) == 1:
-            raise ValueError("broken")
-        both.set()
-        return True
-
-    relay = Relay(send, pause_seconds=0.01)
-    relay.start()
-    wakes = [Wake("ingest", ids.new()), Wake("ingest", ids.new())]
-    for wake in wakes:
-        relay.offer(wake)
-
-    assert both.wait(5)
-    relay.stop()
-    assert sent == wakes
-
-
-def test_a_stopping_relay_sends_what_waits() -> None:
-    """A clean stop costs no wake."""
-    sent: list[Wake] = []
-    relay = Relay(lambda wake: not sent.append(wake))  # type: ignore[func-returns-value]
-    wakes = [Wake("ingest", ids.new()) for _ in range(100)]
-    for wake in wakes:
-        relay.offer(wake)
-
-    relay.start()
-    relay.stop()
-
-    assert sent == wakes
 
 
 def test_an_answer_to_head_has_the_headers_and_no_body() -> None:

@@ -3,16 +3,13 @@
 import asyncio
 import difflib
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import pytest
 from starlette.requests import Request
 
-from moorage.model import Wake
-from web import asked, bodies, documents, front, queries, waking, wishes
+from web import asked, bodies, documents, front, queries, wishes
 from web.catalogue import MAX_ASKING, Catalogue
 from web.lives import Life
 from web.problems import Problem
@@ -137,25 +134,6 @@ def test_many_wrong_fields_are_not_all_repeated() -> None:
 
     assert refused.value.errors is not None
     assert len(refused.value.errors) == asked.MAX_ERRORS
-
-
-def test_wakes_beyond_the_line_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker that hangs must not fill the memory; dispatch sends what is dropped."""
-    sent: list[object] = []
-    go_on = threading.Event()
-    monkeypatch.setattr("web.waking.publish.wake_all", lambda wakes: (go_on.wait(5), sent.append(wakes)))
-    waker = waking.Waker()
-
-    for _ in range(3 * waking.MAX_WAITING):
-        waker.offer([Wake("ingest", uuid4())])
-    waker.offer([])
-    go_on.set()
-    deadline = time.monotonic() + 5
-    while len(sent) < waking.MAX_WAITING and time.monotonic() < deadline:
-        time.sleep(0.01)
-    waker.close()
-
-    assert len(sent) == waking.MAX_WAITING
 
 
 def sending(*messages: dict[str, Any]) -> Request:

@@ -35,7 +35,7 @@ async def carry_out(request: Request, owner: str, job_id: UUID, what: str) -> st
         if database.run(lambda conn: gallery.card(conn, owner, job_id)) is None:
             raise ids.missing("job")
         outcome = act(database, at.settings, job_id, ACTOR)
-        at.waker.offer(list(outcome.wakes))
+        at.relay.offer(*outcome.wakes)
         return "refused" if outcome.refused else what
 
     return await at.threads.run(work)

@@ -12,7 +12,7 @@ from worker import publish
 log = logs.get(__name__)
 
 QUEUE_LENGTH: Final = 1000
-PAUSE_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not take
 
 
 class Relay:
@@ -29,12 +29,13 @@ class Relay:
         """Start the thread."""
         self._thread.start()
 
-    def offer(self, wake: Wake) -> None:
-        """Have a wake published soon; drop and count it when too many wait already."""
-        try:
-            self._wakes.put_nowait(wake)
-        except queue.Full:
-            metrics.WAKES_DROPPED.labels("full").inc()
+    def offer(self, *wakes: Wake) -> None:
+        """Have wakes published soon; drop and count those for which there is no room."""
+        for wake in wakes:
+            try:
+                self._wakes.put_nowait(wake)
+            except queue.Full:
+                metrics.WAKES_DROPPED.labels("full").inc()
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
         """Publish what still waits, as long as the broker takes it, and end the thread."""
