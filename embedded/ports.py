@@ -7,7 +7,8 @@ from moorage.errors import ConfigError
 
 # Below the range from which the kernel takes ports for outgoing connections (32768 on Linux, 49152 on macOS), so that
 # the port of a crashed server is still free when it is started again.
-_FIRST, _LAST = 20_000, 32_000
+_FIRST, _LAST, _BLOCK = 20_000, 32_000, 50
+_left: list[int] = []
 
 
 def free(count: int) -> list[int]:
@@ -16,29 +17,28 @@ def free(count: int) -> list[int]:
     process lives: a server may take its port late, die, and take it again.
     """
     found: list[int] = []
-    for port in random.sample(range(_FIRST, _LAST), _LAST - _FIRST):
-        if len(found) == count:
-            break
-        if _reserve(port):
+    while len(found) < count:
+        if not _left:
+            _left.extend(_block())
+        port = _left.pop()
+        if _is_free(port):
             found.append(port)
-    if len(found) < count:
-        raise ConfigError(f"fewer than {count} free ports between {_FIRST} and {_LAST} on 127.0.0.1")
     return found
 
 
-def _reserve(port: int) -> bool:
-    """Return whether a port is ours now: its UDP twin, which no server here uses, is held until this process ends."""
-    twin = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        twin.bind(("127.0.0.1", port))
-    except OSError:
-        twin.close()
-        return False
-    if not _is_free(port):
-        twin.close()
-        return False
-    twin.detach()  # left open on purpose; children do not inherit it
-    return True
+def _block() -> list[int]:
+    """Return ports that are ours alone: the UDP twin of their first, which no server uses, is held till our end."""
+    firsts = range(_FIRST, _LAST, _BLOCK)
+    for first in random.sample(firsts, len(firsts)):
+        twin = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            twin.bind(("127.0.0.1", first))
+        except OSError:
+            twin.close()
+            continue
+        twin.detach()  # left open on purpose; children do not inherit it
+        return random.sample(range(first, first + _BLOCK), _BLOCK)
+    raise ConfigError(f"other processes hold all ports between {_FIRST} and {_LAST} on 127.0.0.1")
 
 
 def _is_free(port: int) -> bool:
