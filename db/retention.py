@@ -114,25 +114,34 @@ UPDATE outputs o SET source_data = NULL FROM old WHERE o.id = old.id RETURNING o
 
 # --- finished rows: always with their events, so that history has no beginning without an end -----------------------
 
-_NOT_WAITED_FOR: Final = """
+
+def _ended(table: str, subject: str) -> str:
+    """Return the rows of a table that are over and that no open dead letter is about."""
+    return f"""
+  FROM {table} WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
    AND NOT EXISTS (SELECT FROM dead_letters l
-                    WHERE l.subject = 'delivery' AND l.subject_id = deliveries.id AND l.state = 'open')
+                    WHERE l.subject = '{subject}' AND l.subject_id = {table}.id AND l.state = 'open')
 """
 
-_DELIVERIES: Final = f"FROM deliveries WHERE ended_at IS NOT NULL AND ended_at < {_OLD} {_NOT_WAITED_FOR}"
 
-DROP_DELIVERIES: Final = f"""
+def _dropping(table: str, subject: str) -> str:
+    """Return the statement that drops such rows, with their dead letters and the events of both."""
+    return f"""
 WITH old AS MATERIALIZED (
-    SELECT id {_DELIVERIES} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    SELECT id {_ended(table, subject)} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), letters AS (
-    DELETE FROM dead_letters l USING old WHERE l.subject = 'delivery' AND l.subject_id = old.id RETURNING l.id
+    DELETE FROM dead_letters l USING old WHERE l.subject = '{subject}' AND l.subject_id = old.id RETURNING l.id
 ), told AS (
-    DELETE FROM events e USING old WHERE e.subject = 'delivery' AND e.subject_id = old.id
+    DELETE FROM events e USING old WHERE e.subject = '{subject}' AND e.subject_id = old.id
 ), told_of_letters AS (
     DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
 )
-DELETE FROM deliveries d USING old WHERE d.id = old.id RETURNING d.id
+DELETE FROM {table} t USING old WHERE t.id = old.id RETURNING t.id
 """
+
+
+DROP_DELIVERIES: Final = _dropping("deliveries", "delivery")
+DROP_NOTICES: Final = _dropping("notices", "notice")  # of jobs that stay; those of a job that goes, go with it
 
 # A discarded one stays with its row: it is the reason why that row is dead.
 _LETTERS: Final = f"""
@@ -148,33 +157,13 @@ WITH old AS MATERIALIZED (
 DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
 """
 
-# Notices of jobs that stay; those of a job that goes, go with it.
-_NOTICES: Final = f"""
-  FROM notices WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
-   AND NOT EXISTS (SELECT FROM dead_letters l
-                    WHERE l.subject = 'notice' AND l.subject_id = notices.id AND l.state = 'open')
-"""
-
-DROP_NOTICES: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_NOTICES} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), letters AS (
-    DELETE FROM dead_letters l USING old WHERE l.subject = 'notice' AND l.subject_id = old.id RETURNING l.id
-), told AS (
-    DELETE FROM events e USING old WHERE e.subject = 'notice' AND e.subject_id = old.id
-), told_of_letters AS (
-    DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
-)
-DELETE FROM notices n USING old WHERE n.id = old.id RETURNING n.id
-"""
-
 _IN_BATCHES: Final = {
     "bodies": (PURGE_BODIES, f"{_BODIES} AND state <> 'dead'"),
     "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
     "failed_sources": (PURGE_SOURCES, _SOURCES),
-    "deliveries": (DROP_DELIVERIES, _DELIVERIES),
+    "deliveries": (DROP_DELIVERIES, _ended("deliveries", "delivery")),
     "dead_letters": (DROP_LETTERS, _LETTERS),
-    "notices": (DROP_NOTICES, _NOTICES),
+    "notices": (DROP_NOTICES, _ended("notices", "notice")),
 }
 
 
