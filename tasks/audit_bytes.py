@@ -37,11 +37,11 @@ def of_rows(rows: Iterable[Row]) -> list[Expected]:
     return sorted(found, key=lambda expected: expected.key)
 
 
-def digest_of(deps: Deps, key: str, checked: Counter[str], *, bucket: str | None = None) -> str | None:
-    """Return the digest of an object's bytes, by default of the public bucket, read in chunks; None when it is gone."""
-    digest, blobs = hashlib.sha256(), deps.blobs
+def digest_of(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
+    """Return the digest of an object's bytes, read in chunks; None when it is gone."""
+    digest = hashlib.sha256()
     try:
-        with blobs.open(bucket or blobs.public_bucket, key) as opened:
+        with deps.blobs.open(bucket, key) as opened:
             for chunk in opened.chunks():
                 digest.update(chunk)
                 checked["bytes"] += len(chunk)

@@ -14,7 +14,7 @@ class Finding:
 
     Args:
         rule: its number in docs/design.md 5.
-        subject: delivery, job, prediction, output, render, dead_letter, project, or object.
+        subject: delivery, job, prediction, output, render, dead_letter, project, upload, or object.
         id: the row's id, or the object's key.
         check: what saw it: the rule, where it looks, and a word ("3 renders cover").
     """

@@ -21,25 +21,21 @@ SWEPT_WITHIN: Final = timedelta(hours=26)  # the orphan sweep comes each night
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
-    """The objects of renders, in pages of whole jobs: existence and size by listing, digests when deep."""
+class Beside:
+    """Rows beside the listing of what they name, page by page: existence and size by listing, digests when deep."""
 
     deps: Deps
     deep: bool
-    name: str = "objects"
+    name: str
+    subject: str
 
-    def page(self, after: str) -> Page:
-        """Look at the objects of the next jobs, and at what is listed between them."""
-        start = UUID(after) if after else UUID(int=0)
-        rows = self.deps.database.run(partial(inventory.objects, after=start, limit=PAGE))
-        last = str(rows[-1]["job_id"]) if rows else None
-        page = Page(after=last)
-        page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
+    def _walk(self, page: Page, expected: Iterable[Expected], listing: Iterator[Listed]) -> Page:
+        """Compare the objects that rows name, and tell of those that none does."""
         unnamed: list[Listed] = []
-        for expected, listed in merge(iter(of_rows(rows)), self._listing(after, last)):
-            page.checked["objects"] += listed is not None
-            if expected is not None:
-                self._compare(page, expected, listed)
+        for row, listed in merge(iter(expected), listing):
+            page.checked[self.name] += listed is not None
+            if row is not None:
+                self._compare(page, row, listed)
             elif listed is not None:
                 unnamed.append(listed)
             if len(unnamed) == PAGE:
@@ -48,14 +44,49 @@ class Objects:
         orphans(self.deps, page, unnamed, self.name)
         return page
 
+    def _look_again(self, expected: Iterable[Expected], findings: list[Finding]) -> list[Finding]:
+        """Ask storage once more for objects, and for those found that no row named."""
+        page = Page()
+        for row in expected:
+            stat = self.deps.blobs.head(_bucket(self.deps, row.key), row.key)
+            self._compare(page, row, Listed(row.key, stat.bytes, datetime.now(UTC)) if stat else None)
+        return page.findings + still_unnamed(self.deps, findings)
+
+    def _compare(self, page: Page, expected: Expected, listed: Listed | None) -> None:
+        found, key = partial(Finding, 4, self.subject, str(expected.output_id)), expected.key
+        if listed is None:
+            if expected.must_be:
+                page.add(found(f"its object {key} is missing", f"4 {self.name} missing"))
+        elif listed.bytes != expected.bytes:
+            page.add(found(f"its object {key} has {listed.bytes} bytes, not {expected.bytes}", f"4 {self.name} size"))
+        elif self.deep and expected.must_be:
+            digest = digest_of(self.deps, _bucket(self.deps, key), key, page.checked)
+            if digest != expected.sha256:
+                what = f"its object {key} has the digest {digest}, not {expected.sha256}"
+                page.add(found(what, f"4 {self.name} digest"))
+
+
+@dataclass(frozen=True, slots=True)
+class Objects(Beside):
+    """The objects of renders, in pages of whole jobs."""
+
+    name: str = "objects"
+    subject: str = "output"
+
+    def page(self, after: str) -> Page:
+        """Look at the objects of the next jobs, and at what is listed between them."""
+        start = UUID(after) if after else UUID(int=0)
+        rows = self.deps.database.run(partial(inventory.objects, after=start, limit=PAGE))
+        last = str(rows[-1]["job_id"]) if rows else None
+        page = Page(after=last)
+        page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
+        return self._walk(page, of_rows(rows), self._listing(after, last))
+
     def again(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage and rows once more for what was found."""
-        page, blobs = Page(), self.deps.blobs
-        ids = [UUID(finding.id) for finding in findings if finding.subject == "output"]
-        for expected in of_rows(self.deps.database.run(lambda conn: inventory.some_objects(conn, ids))):
-            stat = blobs.head(blobs.public_bucket, expected.key)
-            self._compare(page, expected, Listed(expected.key, stat.bytes, datetime.now(UTC)) if stat else None)
-        return page.findings + still_unnamed(self.deps, findings)
+        ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
+        rows = self.deps.database.run(lambda conn: inventory.some_objects(conn, ids))
+        return self._look_again(of_rows(rows), findings)
 
     def _listing(self, after: str, last: str | None) -> Iterator[Listed]:
         """List from behind the objects of one job to the last of another: "0" is the character behind "/"."""
@@ -65,20 +96,6 @@ class Objects:
         if last is None:
             return listing
         return takewhile(lambda listed: listed.key < f"{keys.RENDERS}{last}0", listing)
-
-    def _compare(self, page: Page, expected: Expected, listed: Listed | None) -> None:
-        found, key = partial(Finding, 4, "output", str(expected.output_id)), expected.key
-        if listed is None:
-            if expected.must_be:
-                page.add(found(f"its object {key} is missing", f"4 {self.name} missing"))
-        elif listed.bytes != expected.bytes:
-            what = f"its object {key} has {listed.bytes} bytes, not {expected.bytes}"
-            page.add(found(what, f"4 {self.name} size"))
-        elif self.deep and expected.must_be:
-            digest = digest_of(self.deps, key, page.checked)
-            if digest != expected.sha256:
-                what = f"its object {key} has the digest {digest}, not {expected.sha256}"
-                page.add(found(what, f"4 {self.name} digest"))
 
 
 @dataclass(frozen=True, slots=True)

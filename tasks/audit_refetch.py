@@ -110,7 +110,7 @@ def _fresh(deps: Deps, found: Output) -> Output | None:
 def _mend_thumbnail(deps: Deps, row: Row, examined: Examined) -> tuple[bool, str]:
     """Store the thumbnail again where it is not what was recorded; the original is right by now."""
     key, thumb = row["thumb_key"], examined.thumb
-    if key is None or digest_of(deps, key, Counter()) == row["thumb_sha256"]:
+    if key is None or digest_of(deps, deps.blobs.public_bucket, key, Counter()) == row["thumb_sha256"]:
         return True, "its objects are what was recorded"
     if thumb is None or thumb.sha256 != row["thumb_sha256"]:
         return False, "its original is right, but the thumbnail made from it now is not the one that was recorded"
