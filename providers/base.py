@@ -17,7 +17,9 @@ from moorage.model import Listed, Order, Report, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
+from providers.polling import Api
 from providers.signatures import Headers
+from providers.submitting import Submitter
 
 _OUR_KEY: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 _POLL_GROWTH: Final = 1.5
@@ -66,6 +68,8 @@ class Provider(ABC):
         self._secrets = tuple(secrets)
         self._takes_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.poll_first_seconds or self.usual_first_poll_seconds
+        self._api: Api | None = None  # both: once the token is set
+        self._submitter: Submitter | None = None
         self.submit_concurrency: Final[int] = getattr(settings, f"submit_concurrency_{self.name}", 1)
 
     @property
@@ -81,12 +85,12 @@ class Provider(ABC):
     @property
     def can_poll(self) -> bool:
         """Return whether `poll` can be asked."""
-        return False
+        return self._api is not None
 
     @property
     def can_submit(self) -> bool:
         """Return whether `submit` can be asked."""
-        return False
+        return self._submitter is not None
 
     @property
     def can_list(self) -> bool:
@@ -96,7 +100,7 @@ class Provider(ABC):
     @property
     def can_cancel(self) -> bool:
         """Return whether `cancel` can be asked."""
-        return False
+        return self._api is not None
 
     def verify(self, headers: Headers, body: bytes, now: float) -> Verified:
         """

@@ -75,28 +75,11 @@ class Fal(Provider):
         for url in settings.fal_jwks_url:
             addresses.check(url, hosts, "FAL_JWKS_URL")
         self.keys: Final = KeySet("fal's key set", settings.fal_jwks_url)
-        self._api: Api | None = None
-        self._submitter: Submitter | None = None
         if settings.fal_key:
             addresses.check(self._queue_url, hosts, "FAL_QUEUE_URL")
             header = addresses.token_header("Key", settings.fal_key, "FAL_KEY")
             self._api = Api("fal", header, max_bytes=settings.webhook_max_bytes)
             self._submitter = Submitter("fal", header, max_bytes=settings.webhook_max_bytes)
-
-    @property
-    def can_poll(self) -> bool:
-        """Return whether FAL_KEY is set."""
-        return self._api is not None
-
-    @property
-    def can_submit(self) -> bool:
-        """Return whether FAL_KEY is set."""
-        return self._submitter is not None
-
-    @property
-    def can_cancel(self) -> bool:
-        """Return whether FAL_KEY is set."""
-        return self.can_poll
 
     @property
     def has_secret(self) -> bool:

@@ -50,28 +50,11 @@ class OpenAI(Provider):
         super().__init__(settings, hosts=hosts, secrets=_secrets(settings.openai_webhook_secret))
         self._api_url = settings.openai_api_url
         self._models = settings.openai_models
-        self._api: Api | None = None
-        self._submitter: Submitter | None = None
         if settings.openai_api_key:
             addresses.check(self._api_url, hosts, "OPENAI_API_URL")
             header = addresses.token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
             self._api = Api("OpenAI", header, max_bytes=_ANSWER_BYTES)
             self._submitter = Submitter("OpenAI", header, max_bytes=_ANSWER_BYTES, answer_seconds=_MAKING_SECONDS)
-
-    @property
-    def can_poll(self) -> bool:
-        """Return whether OPENAI_API_KEY is set."""
-        return self._api is not None
-
-    @property
-    def can_submit(self) -> bool:
-        """Return whether OPENAI_API_KEY is set."""
-        return self._submitter is not None
-
-    @property
-    def can_cancel(self) -> bool:
-        """Return whether OPENAI_API_KEY is set: responses can be stopped, pictures are there at once."""
-        return self.can_poll
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
         return Verified(signatures.standard_v1(headers, body, now, secrets=self._secrets))

@@ -50,8 +50,6 @@ class Replicate(Provider):
         super().__init__(settings, hosts=hosts, secrets=secrets)
         self._api_url = settings.replicate_api_url
         self._token_header: dict[str, str] = {}
-        self._api: Api | None = None
-        self._submitter: Submitter | None = None
         self._models = settings.replicate_models
         addresses.check_models(self._models, replicate_models.Name.parse, "REPLICATE_MODELS")
         if settings.replicate_api_token:
@@ -62,11 +60,9 @@ class Replicate(Provider):
             self._submitter = Submitter("Replicate", header, max_bytes=settings.webhook_max_bytes)
 
     @property
-    def can_poll(self) -> bool:
+    def can_list(self) -> bool:
         """Return whether REPLICATE_API_TOKEN is set."""
         return self._api is not None
-
-    can_submit = can_list = can_cancel = can_poll
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
         return Verified(signatures.standard_v1(headers, body, now, secrets=self._secrets))
