@@ -8,7 +8,9 @@ from uuid import UUID
 from db import leases
 from db.connect import Connection, Row, many, one
 from moorage.errors import LeaseLost
-from moorage.model import Found, Kept, Lease, Output
+from moorage.exchange import Found
+from moorage.media import Kept
+from moorage.model import Lease, Output
 
 ADD = """
 WITH made AS (

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from db.connect import Connection, Row, many, one
-from moorage.model import Media
+from moorage.media import Media
 
 
 @dataclass(frozen=True, slots=True)

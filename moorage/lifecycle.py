@@ -12,7 +12,8 @@ from moorage.edges import EDGES as EDGES
 from moorage.edges import TERMINAL_JOB as TERMINAL_JOB
 from moorage.edges import TERMINAL_PREDICTION as TERMINAL_PREDICTION
 from moorage.errors import Category, MoorageError, Permanent, Transient
-from moorage.model import JobState, PredictionState, Report
+from moorage.exchange import Report
+from moorage.model import JobState, PredictionState
 
 # --- failures ---------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
-"""The words of moorage as types: states, rows and what passes between steps. Frozen dataclasses, no behaviour."""
+"""The words of moorage as types: states, rows, wishes, and what passes between steps. Frozen dataclasses, no behaviour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 Subject = Literal["delivery", "job", "prediction", "output", "notice", "dead_letter", "render"]
@@ -12,100 +12,11 @@ DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 PredictionState = Literal["planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"]
 OutputState = Literal["waiting", "discarding", "kept", "dead", "discarded"]
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "unknown"]
 SourceKind = Literal["url", "inline", "object"]
-MediaKind = Literal["image", "video"]
 Scene = str | int | float
 # submit and generate are one step: generate is that of providers which answer with the files, a minute later.
 Step = Literal["ingest", "submit", "generate", "poll", "keep", "discard", "notify"]
 Queue = Literal["quick", "keep"]
-
-# --- what a provider said ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """
-    One file named in a provider's answer.
-
-    Args:
-        path: where it stood, in document order of the raw text: "output", "output[2]", "output.images[0].url".
-        url: its address, or None for a `data:` URI.
-        data: the decoded bytes of a `data:` URI, or None.
-        problem: why it must not be fetched ("host evil.example is not allowed ..."), or None.
-    """
-
-    path: str
-    url: str | None = None
-    data: bytes | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """
-    What a provider's webhook or poll answer says of one prediction, in our words.
-
-    `needs_fetch`: it tells of the end without its files or reasons; the whole answer is to be had by a poll. Never set
-    in what a poll itself brings.
-    """
-
-    external_id: str
-    status: Status
-    raw_status: str
-    outputs: tuple[Found, ...] = ()
-    error: str | None = None
-    data_removed: bool = False
-    completed_at: datetime | None = None
-    expires_at: datetime | None = None  # when the URLs die, where the answer says so
-    model: str | None = None
-    needs_fetch: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One prediction in a provider's list of what it made: enough to tell whether it is known, and whose it is."""
-
-    external_id: str
-    raw_status: str
-    webhook: str | None = None  # where the provider was told to send it
-    model: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """
-    What a provider is asked to make.
-
-    Args:
-        webhook_url: where it is to tell us, with the single-use key in its query.
-        input: as the model takes it; every reference to a file of ours is a signed URL by now.
-        seconds: how long its entry of the chain is waited for; a synchronous provider is not heard longer.
-    """
-
-    prediction_id: UUID
-    model: str
-    input: Mapping[str, Any]
-    webhook_url: str
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A provider took an order. `report`: it has answered with the files already (synchronous providers only)."""
-
-    external_id: str
-    report: Report | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A delivery whose signature is right."""
-
-    webhook_id: str | None  # the dialect's id; None: use the digest of the body
-
-
-# --- rows -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,59 +114,6 @@ class Output:
     thumb_key: str | None = None
     model: str | None = None
     is_placeholder: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """
-    What validation found out about a file.
-
-    Sizes are upright (after EXIF orientation), in pixels. `notes` says which metadata was unreadable and cost nothing.
-    """
-
-    media: MediaKind
-    format: str  # png jpeg webp gif avif mp4 webm
-    content_type: str
-    extension: str
-    width_px: int | None = None
-    height_px: int | None = None
-    frames: int | None = None
-    duration_s: float | None = None
-    notes: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """A WebP picture that fits the thumbnail square."""
-
-    data: bytes = field(repr=False)
-    sha256: str
-    width_px: int
-    height_px: int
-    color: str | None = None  # of the whole picture: "#8a7f70"
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The bytes of an output in an unnamed temporary file, positioned at 0."""
-
-    file: BinaryIO
-    bytes: int
-    sha256: str  # hex
-    declared_type: str | None = None  # Content-Type as the server said; never trusted
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The facts of a stored file, as they are recorded on its output."""
-
-    media: Media
-    bytes: int
-    sha256: str
-    key: str
-    thumb: Thumbnail | None
-    thumb_key: str | None
-    thumb_missing: str | None
 
 
 @dataclass(frozen=True, slots=True)

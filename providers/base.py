@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.model import Listed, Order, Report, Submitted, Verified
+from moorage.exchange import Listed, Order, Report, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts

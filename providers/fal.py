@@ -18,7 +18,7 @@ from moorage.errors import (
     SubmitUncertain,
     Unreadable,
 )
-from moorage.model import Found, Order, Report, Status, Submitted, Verified
+from moorage.exchange import Found, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from moorage.errors import Unreadable
-from moorage.model import Found
+from moorage.exchange import Found
 from moorage.text import storable
 from moorage.urls import MAX_CHARS
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from pydantic import SecretStr
 
 from moorage.errors import ConfigError, NotOurs, ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
-from moorage.model import Found, Order, Report, Status, Submitted, Verified
+from moorage.exchange import Found, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from moorage.errors import ProviderRefused, Unreadable
-from moorage.model import Found, Order, Report
+from moorage.exchange import Found, Order, Report
 from providers import files
 
 URL_LIFE: Final = timedelta(minutes=60)

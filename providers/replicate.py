@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from moorage import logs
 from moorage.errors import ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
-from moorage.model import Listed, Order, Report, Status, Submitted, Verified
+from moorage.exchange import Listed, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.urls import Hosts
 from providers import addresses, bodies, files, replicate_list, replicate_models, signatures

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from moorage.errors import DownloadRefused, ProviderRefused, ProviderUnavailable, Unreadable
-from moorage.model import Listed
+from moorage.exchange import Listed
 from moorage.text import storable
 from moorage.urls import host_port
 from providers import bodies

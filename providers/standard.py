@@ -9,7 +9,7 @@ The specification leaves `data` open. What is read of it: the id from the first 
 from typing import Any, ClassVar, Final
 
 from moorage.errors import Unreadable
-from moorage.model import Found, Report, Status, Verified
+from moorage.exchange import Found, Report, Status, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts

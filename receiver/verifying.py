@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 from moorage.errors import KeysStale
-from moorage.model import Verified
+from moorage.exchange import Verified
 from providers.base import Provider
 from receiver.http import Headers
 

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 from moorage import ids, logs, metrics
 from moorage.asgi import Receive
 from moorage.errors import Refused
-from moorage.model import Verified, Wake
+from moorage.exchange import Verified
+from moorage.model import Wake
 from moorage.settings import Settings
 from providers.base import Provider
 from receiver import bodies, record

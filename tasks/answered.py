@@ -8,8 +8,9 @@ from db import leases, predictions, submits
 from db.connect import Connection, now
 from moorage import lifecycle
 from moorage.errors import HandBack, MoorageError, NotSubmitted, Permanent, ProviderBusy
+from moorage.exchange import Submitted
 from moorage.lifecycle import GiveUp, Retry, Work
-from moorage.model import Job, Lease, Prediction, Submitted, Wake
+from moorage.model import Job, Lease, Prediction, Wake
 from moorage.text import storable
 from providers.base import Provider
 from tasks import apply, chain, lookup, tries

@@ -7,8 +7,9 @@ from typing import Literal
 from db import chains, dead_letters, jobs, outputs, predictions, renders
 from db.connect import Connection
 from moorage import ids, lifecycle
+from moorage.exchange import Found, Report
 from moorage.lifecycle import TERMINAL_PREDICTION, Choose, End, Fetch, GiveUp, Ignore, Late, Note, Renew, Situation
-from moorage.model import Found, Job, Prediction, Report, Wake
+from moorage.model import Job, Prediction, Wake
 from moorage.text import storable
 from tasks import cancel, chain, settle
 

@@ -11,7 +11,8 @@ from uuid import UUID
 from db import inventory, outputs
 from db.connect import Row
 from moorage.errors import MoorageError, OutputGone
-from moorage.model import Fetched, Output
+from moorage.media import Fetched
+from moorage.model import Output
 from storage.failures import ObjectMissing
 from tasks import download, keep, store, validate
 from tasks.audit_bytes import digest_of

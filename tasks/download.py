@@ -16,7 +16,7 @@ from urllib3.util import parse_url
 
 from moorage import logs
 from moorage.errors import DownloadInterrupted, DownloadRefused
-from moorage.model import Fetched
+from moorage.media import Fetched
 from tasks import answers, spool
 from tasks.limits import Limits
 from tasks.patience import pulsing

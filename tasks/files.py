@@ -10,7 +10,8 @@ from uuid import UUID
 from db import jobs, outputs, predictions
 from db.connect import Connection
 from moorage import ids
-from moorage.model import Found, Registration, Wake
+from moorage.exchange import Found
+from moorage.model import Registration, Wake
 from storage import keys
 from tasks.deps import Deps
 

@@ -5,8 +5,9 @@ from datetime import datetime
 from db import deliveries, jobs, predictions
 from db.connect import Connection, now
 from moorage.errors import NotOurs, Permanent, UnknownPrediction
+from moorage.exchange import Report
 from moorage.failpoints import failpoint
-from moorage.model import Delivery, Lease, Registration, Report, Wake
+from moorage.model import Delivery, Lease, Registration, Wake
 from moorage.text import storable
 from providers.base import Provider
 from tasks import apply, register, tries

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from db import jobs, outputs
 from db.connect import Connection
 from moorage.errors import DownloadRefused, OutputGone, Permanent
+from moorage.exchange import Report
 from moorage.failpoints import failpoint
-from moorage.model import Fetched, Kept, Lease, Output, Report, Wake
+from moorage.media import Fetched, Kept
+from moorage.model import Lease, Output, Wake
 from tasks import apply, download, placeholder, settle, store, validate
 from tasks.deps import Deps, Pulse
 from tasks.writeback import write_back

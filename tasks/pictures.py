@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from PIL import AvifImagePlugin, Image
 
 from moorage.errors import DiskFull, Invalid, MoorageError, Transient
-from moorage.model import Fetched, Media, Thumbnail
+from moorage.media import Fetched, Media, Thumbnail
 from moorage.text import storable
 from tasks import thumbnails, whole
 from tasks.limits import Limits

@@ -7,9 +7,10 @@ from db import dead_letters, jobs, leases, predictions
 from db.connect import Connection, now
 from moorage import logs
 from moorage.errors import LeaseLost, MoorageError, ProviderRefused, ProviderUnavailable
+from moorage.exchange import Report
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp
-from moorage.model import Job, Lease, Prediction, PredictionState, Report, Wake
+from moorage.model import Job, Lease, Prediction, PredictionState, Wake
 from moorage.text import storable
 from providers.base import Provider
 from tasks import apply, chain, tries

@@ -10,8 +10,9 @@ from uuid import UUID
 
 from db import deliveries, predictions
 from db.connect import Connection, Row
+from moorage.exchange import Listed
 from moorage.failpoints import failpoint
-from moorage.model import Listed, Registration, Wake
+from moorage.model import Registration, Wake
 from providers.base import Provider
 from tasks import lookup, register, tries
 from tasks.deps import Deps

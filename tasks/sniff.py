@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from moorage.model import MediaKind
+from moorage.media import MediaKind
 
 HEAD_BYTES: Final = 512  # enough for every format below and for the name of what is none
 

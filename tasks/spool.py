@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
 
 from moorage.errors import DiskFull, DownloadRefused
-from moorage.model import Fetched
+from moorage.media import Fetched
 from tasks import sniff
 from tasks.limits import Limits
 

@@ -1,7 +1,8 @@
 """Storing a validated file and its thumbnail: objects first, under keys that name the bytes and the attempt."""
 
 from moorage.failpoints import failpoint
-from moorage.model import Fetched, Kept, Lease, Output
+from moorage.media import Fetched, Kept
+from moorage.model import Lease, Output
 from storage import keys
 from tasks.deps import Deps, Pulse
 from tasks.validate import Examined

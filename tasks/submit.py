@@ -15,9 +15,10 @@ from urllib.parse import urlencode
 from db import jobs, predictions, submits
 from db.connect import Connection, now
 from moorage.errors import HandBack, LeaseLost, MoorageError, Permanent
+from moorage.exchange import Order, Submitted
 from moorage.failpoints import failpoint
 from moorage.lifecycle import GiveUp
-from moorage.model import Entry, Job, Lease, Order, Prediction, Submitted, Wake
+from moorage.model import Entry, Job, Lease, Prediction, Wake
 from providers.base import Provider
 from tasks import answered, chain, lookup, references, tries
 from tasks.deps import Deps, Pulse

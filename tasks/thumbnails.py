@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image, ImageCms
 
-from moorage.model import Thumbnail
+from moorage.media import Thumbnail
 from tasks.limits import Limits
 
 Note = Callable[[str], None]

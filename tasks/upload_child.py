@@ -40,7 +40,7 @@ def main(given: dict[str, Any]) -> int:
 
 def _work(given: dict[str, Any]) -> dict[str, Any]:
     from moorage.errors import Invalid, Transient
-    from moorage.model import Fetched
+    from moorage.media import Fetched
     from tasks import validate
     from tasks.limits import Limits
 

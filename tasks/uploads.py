@@ -15,7 +15,7 @@ from db.uploads import Upload
 from moorage import ids, logs
 from moorage.errors import DiskFull, Invalid, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
-from moorage.model import Media
+from moorage.media import Media
 from storage import keys
 from tasks import upload_child
 from tasks.limits import Limits

@@ -6,7 +6,7 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin
 
 from moorage.errors import Invalid
-from moorage.model import Media
+from moorage.media import Media
 from tasks import thumbnails
 
 _FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from moorage.errors import DiskFull, Invalid
-from moorage.model import Fetched, Media, Thumbnail
+from moorage.media import Fetched, Media, Thumbnail
 from moorage.text import storable
 from tasks import pictures, sniff, video
 from tasks.container import ContainerError

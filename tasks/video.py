@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 from PIL import Image
 
 from moorage.errors import DiskFull
-from moorage.model import Thumbnail
+from moorage.media import Thumbnail
 from tasks import mp4, poster_child, thumbnails, webm
 from tasks.container import VideoFacts
 from tasks.limits import Limits

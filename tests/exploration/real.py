@@ -12,7 +12,8 @@ from db.connect import BEGIN, Connection, connect, one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
 from moorage.lifecycle import GiveUp, Policy
-from moorage.model import Kept, Lease, Media, Thumbnail, WorkTable
+from moorage.media import Kept, Media, Thumbnail
+from moorage.model import Lease, WorkTable
 from storage import keys
 from tasks import failures, ingest, keep, poll, replay, sweeps
 from tasks.deps import Deps

@@ -20,7 +20,8 @@ from db import leases
 from db.connect import Connection, Database, connect
 from embedded.stack import Stack
 from moorage import ids, lifecycle
-from moorage.model import Kept, Lease, Media, Registration, Step, Thumbnail, Wake
+from moorage.media import Kept, Media, Thumbnail
+from moorage.model import Lease, Registration, Step, Wake
 from moorage.settings import Settings
 from storage import buckets, s3
 from tasks import register

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import providers
 from embedded.standin.client import Standin
-from moorage.model import Order
+from moorage.exchange import Order
 from moorage.settings import Settings
 from providers import Provider
 

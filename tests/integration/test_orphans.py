@@ -14,7 +14,8 @@ from db import leases, outputs
 from db.connect import Connection, Database, connect
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import Kept, Lease, Media
+from moorage.media import Kept, Media
+from moorage.model import Lease
 from storage import buckets, keys, s3
 from tasks import ingest, orphans
 from tasks.deps import Deps

@@ -22,7 +22,7 @@ import pytest
 
 import providers
 from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
-from moorage.model import Order
+from moorage.exchange import Order
 from moorage.settings import Settings
 from providers import Provider, submitting
 from providers.submitting import Submitter

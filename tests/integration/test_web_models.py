@@ -13,7 +13,7 @@ from db.connect import connect
 from embedded.proxy import Proxy
 from embedded.standin.client import Standin
 from moorage import ids
-from moorage.model import Media
+from moorage.media import Media
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 

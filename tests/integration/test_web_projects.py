@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from db.connect import Connection
-from moorage.model import Found
+from moorage.exchange import Found
 from moorage.lifecycle import GiveUp
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear

@@ -9,8 +9,9 @@ from psycopg.types.json import Jsonb
 
 from db import dead_letters, jobs, leases, outputs, predictions
 from db.connect import Connection, Database
+from moorage.exchange import Found, Report
 from moorage.lifecycle import GiveUp
-from moorage.model import Found, Kept, Media, Report, Thumbnail
+from moorage.media import Kept, Media, Thumbnail
 from tasks import apply, settle
 from tests.integration import web_process as wp
 from web import snapshots

@@ -12,7 +12,7 @@ import pytest
 from db import uploads
 from db.connect import connect
 from moorage import ids
-from moorage.model import Media
+from moorage.media import Media
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 

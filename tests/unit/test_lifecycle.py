@@ -6,6 +6,7 @@ import pytest
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, Invalid, OutputGone, ProviderUnavailable, StorageUnavailable
+from moorage.exchange import Found, Report
 from moorage.lifecycle import (
     Choose,
     Counts,
@@ -23,7 +24,6 @@ from moorage.lifecycle import (
     Situation,
     Work,
 )
-from moorage.model import Found, Report
 from tasks.apply import expiry
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

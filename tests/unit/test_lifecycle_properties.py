@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, Invalid, MoorageError, OutputGone, StorageUnavailable, Transient
+from moorage.exchange import Found, Report, Status
 from moorage.lifecycle import (
     EDGES,
     TERMINAL_JOB,
@@ -24,15 +25,7 @@ from moorage.lifecycle import (
     Situation,
     Work,
 )
-from moorage.model import (
-    DeliveryState,
-    Found,
-    JobState,
-    OutputState,
-    PredictionState,
-    Report,
-    Status,
-)
+from moorage.model import DeliveryState, JobState, OutputState, PredictionState
 
 settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
 settings.load_profile("moorage")

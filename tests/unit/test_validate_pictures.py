@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from moorage.errors import DiskFull, Invalid
-from moorage.model import Fetched
+from moorage.media import Fetched
 from tasks import download, validate
 from tasks.limits import Limits
 
