@@ -80,6 +80,7 @@ def test_a_commit_that_does_not_come_is_503_and_leaves_the_receiver_well(
         with concurrent.futures.ThreadPoolExecutor(12) as pool:  # more than there are connections
             replies = list(pool.map(lambda n: receiver.post(BODY, webhook_id=f"msg_lock_{n}"), range(12)))
         took = time.monotonic() - started
+        rp.until(lambda: conn.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone() is None)  # all cancelled
     after = receiver.post(BODY, webhook_id="msg_lock_0")
 
     assert {status for status, _, _ in replies} == {503}
