@@ -1,4 +1,4 @@
-"""Take the screenshots in docs/page: `python -m tests.acceptance.page_pictures FOLDER [--pictures FOLDER]`."""
+"""Take the screenshots in docs/page: `python -m tests.acceptance.page_pictures FOLDER`."""
 
 import argparse
 import io
@@ -11,45 +11,45 @@ from PIL import Image
 
 from embedded.standin.client import Standin
 from tests.acceptance import browser as drive
+from tests.acceptance import landscapes
 from tests.acceptance.world import SETTINGS, Asked, World, until
 from worker.local import Local
 
-PROMPTS = (
-    ("A lighthouse on a chalk cliff, early light", "oil on canvas", {"outputs": 4}),
-    ("Loft with brick walls and a long oak table", "industrial", {"outputs": 2}),
-    ("A fox crossing a frozen river", "woodcut", {"outputs": 1}),
-    ("Bedroom in linen and ash, north light", "japandi", {"outputs": 3, "faults": {"2": "404_always"}}),
-    ("Portrait of a clockmaker", "charcoal", {"outputs": 1, "faults": {"0": "corrupt"}}),
-    ("A market street in the rain, seen from above", "film still", {"outputs": 2}),
+# What was asked for, in which style, in which mood of `landscapes`, how many files, and what they suffer.
+PROMPTS: tuple[tuple[str, str, str, int, dict[str, str]], ...] = (
+    ("Ridges above a lake, the first light", "oil on canvas", "dawn", 4, {}),
+    ("Dunes at noon, no wind", "film still", "dunes", 2, {}),
+    ("A fjord in the fog", "watercolour", "fjord", 1, {}),
+    ("Hills after the sun has gone", "gouache", "dusk", 3, {"2": "404_always"}),
+    ("A clearing seen from above", "woodcut", "forest", 1, {"0": "corrupt"}),
+    ("Mountains by moonlight, still water", "film still", "night", 2, {}),
 )
-FORMATS = ["jpeg", "png", "webp"]
 
 
 def main() -> None:
     """Run the stack, make renders in every state, and photograph the page in each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=Path, help="pictures and videos that the stand-in serves")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, Standin(pictures=given.pictures).start(Path(folder) / "s") as standin:
-        overrides = {**SETTINGS, "MOORAGE_EGRESS_ALLOW": standin.address}
-        with Local(Path(folder) / "l", standin=standin, overrides=overrides) as local, drive.chromium() as chromium:
-            world = World(local, standin, Path(folder))
-            _all(world, chromium, given.folder, has_own=given.pictures is not None)
-            world.close()
+    into: Path = parser.parse_args().folder
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "pictures").mkdir()
+        landscapes.draw_all(folder / "pictures")
+        with Standin(pictures=folder / "pictures").start(folder / "s") as standin:
+            overrides = {**SETTINGS, "MOORAGE_EGRESS_ALLOW": standin.address}
+            with Local(folder / "l", standin=standin, overrides=overrides) as local, drive.chromium() as chromium:
+                world = World(local, standin, folder)
+                _all(world, chromium, into)
+                world.close()
 
 
-def _all(world: World, chromium: Any, folder: Path, *, has_own: bool) -> None:
+def _all(world: World, chromium: Any, folder: Path) -> None:
     with _opened(world, chromium, "empty") as page:
         page.get_by_text("Nothing here yet.").wait_for()
         _take(page, folder, "empty")
-    with _opened(world, chromium, "working") as page:
-        for prompt, style, _ in PROMPTS[:3]:
-            world.ask({"status": "processing"}, owner="working", prompt=prompt, style=style)
-        page.locator(".card").nth(2).wait_for()
-        _take(page, folder, "working")
-    _fill(world, "mixed", has_own=has_own)
+    _working(world, chromium, folder)
+    _fill(world, "mixed")
     for name, options in (
         ("mixed", {}),
         ("dark", {"color_scheme": "dark"}),
@@ -58,11 +58,11 @@ def _all(world: World, chromium: Any, folder: Path, *, has_own: bool) -> None:
         with _opened(world, chromium, "mixed", **options) as page:
             _take(page, folder, name)
             if name == "mixed":
-                page.locator(".card.kept a.picture").first.click()
+                page.locator(".card.kept a.picture:not([data-video])").first.click()
                 until(lambda: page.evaluate("document.querySelector('#stage img')?.complete"), "it is shown")
                 _take(page, folder, "lightbox")
     with _opened(world, chromium, "failed") as page:
-        for prompt, style, _ in PROMPTS[:2]:
+        for prompt, style, *_ in PROMPTS[:2]:
             asked = world.ask({"faults": {"0": "corrupt"}}, owner="failed", prompt=prompt, style=style)
             world.await_end(asked)
         _ask_in_vain(world, "failed")
@@ -70,15 +70,36 @@ def _all(world: World, chromium: Any, folder: Path, *, has_own: bool) -> None:
         _take(page, folder, "failed")
 
 
-def _fill(world: World, owner: str, *, has_own: bool) -> None:
-    formats = {} if has_own else {"formats": FORMATS}
-    asked: list[Asked] = []
-    for number, (prompt, style, script) in enumerate(PROMPTS):
-        wanted = {"seed": number, **formats, **script}
-        asked.append(world.ask(wanted, owner=owner, prompt=prompt, style=style, project_id="autumn", scene=number))
-    world.await_end(*asked)
+def _working(world: World, chromium: Any, folder: Path) -> None:
+    """One that waits, one of which two files of three are kept, one that has just been kept."""
+    with _opened(world, chromium, "working") as page:
+        _ask(world, "working", 0)
+        page.locator(".card.kept").wait_for()
+        _ask(world, "working", 3, faults={"2": "slow_forever"})
+        page.get_by_text("Keeping 2 of 3").wait_for()
+        world.ask({"status": "processing"}, owner="working", prompt="A paper boat in a puddle", style="macro")
+        page.locator(".card.waiting").wait_for()
+        _take(page, folder, "working")
+
+
+def _ask(world: World, owner: str, number: int, **script: Any) -> Asked:
+    prompt, style, mood, outputs, faults = PROMPTS[number]
+    files = [f"{mood}-{seed}.jpg" for seed in range(4)]
+    wanted = {"outputs": outputs, "formats": files, "faults": faults, **script}
+    project_id = "autumn" if owner == "mixed" else "winter"
+    return world.ask(wanted, owner=owner, prompt=prompt, style=style, project_id=project_id, scene=number)
+
+
+def _fill(world: World, owner: str) -> None:
+    """In their order: the newest come first on the page, and show what it is for."""
+    fjord, clearing, hills, night, dunes, dawn = 2, 4, 3, 5, 1, 0
+    world.await_end(_ask(world, owner, fjord), _ask(world, owner, clearing))
     _ask_in_vain(world, owner, placeholder=True)
+    world.await_end(_ask(world, owner, hills))
     world.ask({"status": "processing"}, owner=owner, prompt="A paper boat in a puddle", style="macro")
+    world.await_end(_ask(world, owner, night), _ask(world, owner, dunes))
+    world.await_end(world.ask({"formats": ["mp4"]}, owner=owner, kind="video", prompt="The harbour wakes up"))
+    world.await_end(_ask(world, owner, dawn))
 
 
 def _ask_in_vain(world: World, owner: str, *, placeholder: bool = False) -> None:
@@ -106,8 +127,8 @@ def _take(page: Any, folder: Path, name: str) -> None:
         "every picture is loaded",
     )
     page.wait_for_timeout(600)  # what arrives fades in
-    picture = Image.open(io.BytesIO(page.screenshot()))
-    picture.convert("RGB").quantize(200, Image.Quantize.MEDIANCUT).save(folder / f"{name}.png", optimize=True)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")  # all its colours: fewer would make steps
+    picture.save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

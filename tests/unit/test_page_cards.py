@@ -72,10 +72,11 @@ def test_the_cover_comes_first() -> None:
     assert [picture.idx for picture in made.pictures] == [2, 1, 3]
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_reason_is_told_as_a_sentence_and_a_long_one_is_cut() -> None:
     """A provider's stack trace must not make a card of three screens."""
-    made = cards.card(row(reason="no " * 500), [], BASE)
+    short, made = cards.card(row(reason="no room"), [], BASE), cards.card(row(reason="no " * 500), [], BASE)
 
+    assert short.detail == "No room"
     assert made.detail is not None
     assert len(made.detail) <= 200
     assert made.detail.endswith("…")

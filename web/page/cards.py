@@ -112,7 +112,7 @@ def _detail(shown: Shown, row: Row) -> str | None:
     if shown == "waiting":
         return f"Sent to {row['provider']}" if row["provider"] else None
     if shown in ("failed", "partial", "cancelled"):
-        return _cut(row["why"] or row["reason"])
+        return _told(row["why"] or row["reason"])
     if shown == "expired":
         return "Its files were gone before they could be kept."
     if shown == "placeholder":
@@ -148,10 +148,12 @@ def _picture(row: Row, base: str) -> Picture:
     )
 
 
-def _cut(text: str | None) -> str | None:
-    if text is None or len(text) <= _MAX_REASON:
-        return text
-    return text[: _MAX_REASON - 1].rstrip() + "…"
+def _told(text: str | None) -> str | None:
+    """Return a reason as a sentence on the page begins, and no longer than a card has room for."""
+    if not text:
+        return None
+    told = text[:1].upper() + text[1:]
+    return told if len(told) <= _MAX_REASON else told[: _MAX_REASON - 1].rstrip() + "…"
 
 
 def query(filters: dict[str, str], **more: str) -> str:
