@@ -1,4 +1,4 @@
-"""The words of moorage as types: states, rows, wishes, and what passes between steps. Frozen dataclasses, no behaviour."""
+"""The words of moorage as types: states, rows, wishes, what passes between steps. Frozen dataclasses, no behaviour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
