@@ -12,7 +12,7 @@ import pytest
 from embedded.process import Process
 from moorage.errors import ConfigError
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 
 
 def until(condition):

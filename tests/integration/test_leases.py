@@ -176,7 +176,7 @@ def test_a_heartbeat_prolongs_its_lease(at: World) -> None:
     at.conn.execute("UPDATE outputs SET leased_until = moment() - interval '1 hour'")
 
     with beating(at, lease, 0.6):
-        assert wait_until(lambda: at.one("SELECT leased_until > moment() FROM outputs"), 10)
+        assert wait_until(lambda: at.one("SELECT leased_until > moment() FROM outputs"))
 
 
 def test_a_heartbeat_notices_that_its_lease_is_lost(at: World) -> None:
@@ -193,4 +193,4 @@ def test_a_heartbeat_notices_that_its_lease_is_lost(at: World) -> None:
                 return True
             return False
 
-        assert wait_until(lost, 10)
+        assert wait_until(lost)

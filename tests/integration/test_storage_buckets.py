@@ -56,7 +56,7 @@ def settings_for(endpoint, **overrides):
 def anonymous_status(settings, bucket, key="moorage-readable.txt", method="GET"):
     request = urllib.request.Request(f"{settings.s3_endpoint_url}/{bucket}/{key}", method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()
