@@ -3,11 +3,12 @@
 import uuid
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import keys
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 RENDER = uuid.UUID("01998a3e-0000-7000-8000-00000000abcd")
 TOKEN = uuid.UUID("deadbeef-1111-4222-8333-444455556666")
 SHA256 = "0123456789abcdef" + "f" * 48
@@ -30,6 +31,7 @@ def test_a_thumbnail_stands_beside_its_original():
     assert thumbnail == original.removesuffix(".png") + "_thumb.webp"
 
 
+@unhurried
 @given(st.uuids(), st.integers(0, 999_999_999), st.uuids(), st.sampled_from(["png", "jpg", "webp", "mp4"]))
 def test_what_is_made_can_be_read_back(render_id, idx, token, extension):
     """The orphan sweep deletes by what a key says: it must be able to read every key we make."""
@@ -55,6 +57,7 @@ def test_a_spooled_input_is_read_back():
     assert keys.parse(key) == keys.Spooled(RENDER, "jpg")
 
 
+@unhurried
 @given(st.text(min_size=1, max_size=200).filter(lambda owner: "\x00" not in owner), st.uuids())
 def test_an_upload_is_read_back_whoever_its_owner_is(owner, upload_id):
     """Owners' names come from applications: each is one step of a path, and none looks like a prefix of ours."""

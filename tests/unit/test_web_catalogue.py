@@ -74,7 +74,7 @@ def test_what_is_old_is_told_while_the_provider_is_away() -> None:
 def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept() -> None:
     """Twenty orders for one model must not take every thread."""
     go_on = threading.Event()
-    told, catalogue = Told(lambda: SCHEMA if go_on.wait(5) else {}), Catalogue(ask_seconds=0.05)
+    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), Catalogue(ask_seconds=0.05)
 
     async def ask() -> Any:
         return await catalogue.schema(cast(Provider, told), "m/n")
@@ -83,7 +83,7 @@ def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept(
         tries = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
         assert {type(one) for one in tries} == {ProviderUnavailable}
         go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     return await ask()
@@ -133,9 +133,9 @@ def test_a_list_that_is_wrong_in_every_value_is_judged_by_its_first(kind):
     """Every error was made and put in order, seconds in which nothing else was answered, for the 20 that are told."""
     schema = {"properties": {"images": {"type": "array", "items": kind}}}
 
-    started = time.monotonic()
+    started = time.thread_time()
     told = matching.problems_of({"images": [1] * 100_000}, schema, "input")
 
     assert len(told) == 20
     assert told[0]["field"] == "input.images[0]"
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1  # of this thread alone, whatever else is busy
