@@ -41,7 +41,7 @@ def run(env: Mapping[str, str], *args: str, stdin: str = "") -> subprocess.Compl
     """Run `moorage ARGS` to its end."""
     command = [sys.executable, "-m", "worker.cli", *args]
     return subprocess.run(
-        command, env=dict(env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        command, env=dict(env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=110, check=False
     )
 
 

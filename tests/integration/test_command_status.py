@@ -112,7 +112,6 @@ def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str
     assert "PostgreSQL does not answer" in done.stderr
 
 
-@pytest.mark.timeout(240)  # a worker and a beat start, and commands are run until both answer
 def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_url: str, deps: Deps) -> None:
     """Beat answers a ping too: taken for a worker, it would hide that nobody works."""
     # A broker of its own, apart from what other tests leave behind.
