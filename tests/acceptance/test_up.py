@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import requests
@@ -15,19 +16,25 @@ from worker.local import ROOT
 
 READY = re.compile(r"(http://\S+)/#token=(\S+)")
 ORDER = re.compile(r"curl -s (\S+/v1/jobs) -H 'Authorization: Bearer (\S+)'.*?-d '(\{.*?\})'\n", re.DOTALL)
+STARTED_BY_HAND = re.compile(r"^ *ID=\$\(curl.*?(?=^ *# what became of it)", re.DOTALL | re.MULTILINE)
+MOORAGE = (sys.executable, "-m", "worker.cli")
 
 
-@pytest.fixture
-def printed(tmp_path):
-    """Run the command in a folder of its own; gives what it printed once it is up, and stops it."""
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Return the environment of a terminal in which `up` keeps its data in a folder of its own."""
     names = ("PATH", "HOME", "TMPDIR", "LANG")
     kept = {name: os.environ[name] for name in names if name in os.environ}
-    environment = {**kept, "MOORAGE_DATA_DIR": str(tmp_path / "data"), "PYTHONUNBUFFERED": "1"}
+    data = tmp_path_factory.mktemp("up") / "data"
+    return {**kept, "MOORAGE_DATA_DIR": str(data), "MOORAGE_DOTENV": "", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="module")
+def printed(environment, tmp_path_factory):
+    """Run the command; gives what it printed once it is up, and stops it after the last test."""
+    out = tmp_path_factory.mktemp("printed") / "out"
     with out.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", "up"], cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*MOORAGE, "up"], cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
             until(lambda: process.poll() is not None or READY.search(out.read_text()), "it is up", seconds=90)
             yield out.read_text()
@@ -35,7 +42,7 @@ def printed(tmp_path):
             process.send_signal(signal.SIGINT)
             process.wait(60)
     assert process.returncode == 0, out.read_text()
-    assert not (tmp_path / "data" / "up.env").exists()
+    assert not Path(environment["MOORAGE_DATA_DIR"], "up.env").exists()
 
 
 def test_the_order_that_up_prints_is_shown_on_the_page_that_it_prints(printed):
@@ -55,6 +62,34 @@ def test_the_order_that_up_prints_is_shown_on_the_page_that_it_prints(printed):
         page = browser.get(base, timeout=20)
     assert page.status_code == 200
     assert order.json()["job_id"] in page.text
+
+
+def test_the_lines_for_a_prediction_of_ones_own_work_when_pasted(printed, environment):
+    """Every quote in them has to hold in a shell; and `show`, in the next terminal, finds the running stack."""
+    lines = STARTED_BY_HAND.search(printed)[0]
+
+    pasted = subprocess.run(
+        ["sh", "-c", f"{lines}\necho; echo $ID"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    registered, external_id = pasted.stdout.split("\n", 1)
+    prediction = told(environment, external_id.strip())
+    job = until(lambda: ended(told(environment, prediction["job_id"])), "its job has ended", seconds=90)
+
+    assert json.loads(registered)["is_new"], pasted.stdout + pasted.stderr
+    assert (job["state"], job["project_id"]) == ("succeeded", "house")
+
+
+def ended(job):
+    return job if job["settled_at"] else None
+
+
+def told(environment, name):
+    """Return the facts that `moorage show` tells."""
+    done = subprocess.run(
+        [*MOORAGE, "show", name, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["facts"]
 
 
 def settled(job_url, headers):
