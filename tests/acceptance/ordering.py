@@ -6,13 +6,14 @@ from typing import Any
 
 import requests
 
+from tests.acceptance.patience import patient
 from tests.acceptance.world import World, until
 
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}
 _SEEDS = itertools.count(1000)  # other pictures and other orders each time: the stand-in counts faults of equal ones
 
 
-def entry(provider: str = "replicate", *, model: str | None = None, seconds: float = 30.0, **script: Any) -> Any:
+def entry(provider: str = "replicate", *, model: str | None = None, seconds: float = 120.0, **script: Any) -> Any:
     """Return an entry of a chain whose run follows a script (see the stand-in's faults)."""
     given = {"duration_s": 0.3, "outputs": 1, "formats": ["png"], "seed": next(_SEEDS), **script}
     asked = {"prompt": "a boat at its mooring", "standin": given}
@@ -28,7 +29,8 @@ class Caller:
     def ask(self, method: str, path: str, **sent: Any) -> requests.Response:
         """Return the answer to one request under /v1."""
         headers = {"Authorization": f"Bearer {self.token}", **sent.pop("headers", {})}
-        return requests.request(method, f"{self.world.local.url}/v1{path}", headers=headers, timeout=20, **sent)
+        url = f"{self.world.local.url}/v1{path}"
+        return patient(lambda: requests.request(method, url, headers=headers, timeout=30, **sent))
 
     def get(self, path: str) -> Any:
         """Return what a good answer holds."""
@@ -42,7 +44,7 @@ class Caller:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_id"])
 
-    def await_state(self, job_id: str, *states: str, seconds: float = 30.0) -> Any:
+    def await_state(self, job_id: str, *states: str, seconds: float = 90.0) -> Any:
         """Return the job as soon as it stands in one of the states."""
 
         def look() -> Any:
@@ -51,7 +53,7 @@ class Caller:
 
         return until(look, f"job {job_id} is {' or '.join(states)}", seconds=seconds)
 
-    def await_end(self, job_id: str, seconds: float = 30.0) -> Any:
+    def await_end(self, job_id: str, seconds: float = 90.0) -> Any:
         """Return the job as soon as it has ended."""
         return self.await_state(job_id, "succeeded", "partial", "failed", "cancelled", seconds=seconds)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_bad_input import send
-from tests.acceptance.world import children
+from tests.acceptance.victims import children
 
 SIZE = 499_000_000
 LIMIT = 64_000_000  # above idle
@@ -73,7 +73,7 @@ def files(free_port):
         thread.join()
 
 
-@pytest.mark.timeout(180)  # a gigabyte crosses loopback and the disk
+@pytest.mark.timeout(400)  # a gigabyte crosses loopback and the disk
 def test_a_video_of_500_mb_is_kept_in_little_memory(world, files):
     """A worker's memory must not grow with the file, or a few videos at once take the machine down."""
     with world.without("keep1", "keep2"):
@@ -104,7 +104,7 @@ def kept(world, files, size):
     asked = world.register(name, kind="video")
     said = {"id": name, "status": "succeeded", "output": f"{files}/{size}.mp4", "created_at": "2026-01-01T00:00:00Z"}
     assert send(world, json.dumps(said).encode(), f"msg_{name}").status_code == 202
-    world.await_end(asked, seconds=120)
+    world.await_end(asked, seconds=240)
     (row,) = world.outputs(asked)
     assert row["state"] == "kept", row["reason"]
     return row

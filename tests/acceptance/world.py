@@ -16,6 +16,7 @@ import pytest
 import redis
 import requests
 from celery import Celery
+from celery.utils.nodenames import gethostname
 
 from db.connect import Connection, connect
 from embedded.process import Process
@@ -24,6 +25,7 @@ from moorage import lifecycle
 from moorage import settings as settings_module
 from moorage.settings import Settings
 from storage import s3
+from tests.acceptance.patience import patient
 from worker.local import Local
 
 LEASE_SECONDS = 6.0
@@ -38,11 +40,12 @@ SETTINGS = {
     "MOORAGE_RECONCILE_SECONDS": "1",
     "MOORAGE_DRAIN_SECONDS": "1",
     "MOORAGE_DISCARD_SECONDS": "1",
+    "MOORAGE_ANSWER_SECONDS": "8",
 }
 WORKERS = ("quick", "keep1", "keep2")
 
 
-def until(look: Callable[[], Any], what: str, *, seconds: float = 60.0) -> Any:
+def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0) -> Any:
     """Return what `look` finds as soon as it is truthy; fail with `what` at the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -69,6 +72,7 @@ class World:
         self.url = self.settings.database_url.get_secret_value()
         self.blobs = s3.from_settings(self.settings)
         self._conn: Connection | None = None
+        self._heard: dict[str, int | None] = {}  # the process ids of workers that were heard
 
     @property
     def token(self) -> dict[str, str]:
@@ -104,7 +108,8 @@ class World:
     def register(self, external_id: str, *, status: int = 201, **registration: Any) -> Asked:
         """Register a prediction as an application does; 200 is the answer for one that is known."""
         asked = {"provider": "replicate", "external_id": external_id, "owner": "o1", **registration}
-        answer = requests.post(f"{self.local.url}/v1/predictions", json=asked, headers=self.token, timeout=10)
+        url = f"{self.local.url}/v1/predictions"
+        answer = patient(lambda: requests.post(url, json=asked, headers=self.token, timeout=30))
         assert answer.status_code == status, answer.text
         return Asked(external_id, UUID(answer.json()["job_id"]))
 
@@ -116,14 +121,14 @@ class World:
         """Return a job's row."""
         return self.one("SELECT * FROM jobs WHERE id = %(id)s", id=asked.job_id)
 
-    def await_end(self, *asked: Asked, seconds: float = 60.0) -> None:
+    def await_end(self, *asked: Asked, seconds: float = 90.0) -> None:
         """Wait until jobs are settled and nothing of theirs waits any more."""
         until(lambda: not self._live(asked), f"{[str(a.job_id) for a in asked]} ended", seconds=seconds)
 
-    def await_leased(self, asked: Asked, *, seconds: float = 30.0) -> dict[str, Any]:
+    def await_leased(self, asked: Asked) -> dict[str, Any]:
         """Return an output of a job as soon as a worker holds it and downloads."""
         leased = "SELECT * FROM outputs WHERE job_id = %(id)s AND lease_token IS NOT NULL"
-        return until(lambda: next(iter(self.rows(leased, id=asked.job_id)), None), "a leased output", seconds=seconds)
+        return until(lambda: next(iter(self.rows(leased, id=asked.job_id)), None), "a leased output")
 
     def _live(self, asked: tuple[Asked, ...]) -> bool:
         ids, names = [a.job_id for a in asked], [a.external_id for a in asked]
@@ -176,23 +181,7 @@ class World:
 
     def get(self, key: str) -> requests.Response:
         """Read an object as anyone can."""
-        return requests.get(self.blobs.asset_url(key), timeout=10)
-
-    def holder(self, output: dict[str, Any]) -> Process:
-        """Return the worker process that holds an output."""
-        return self.local.processes[output["leased_by"].split("@", 1)[0]]
-
-    def child(self, output: dict[str, Any]) -> int:
-        """Return the pool child that holds an output, as its worker tells it."""
-        node, task_id = output["leased_by"].split("/", 1)
-        told: dict[str, Any] = {}
-        with Celery(broker=self.local.stack.valkey.url(), set_as_current=False) as asker:
-            for _ in range(3):  # kombu keeps connections, and finds out here that the broker was restarted since
-                with contextlib.suppress(redis.ConnectionError):
-                    told = asker.control.inspect([node], timeout=5, limit=1).active() or {}
-                    break
-        (pid,) = [task["worker_pid"] for task in told.get(node, []) if task["id"] == task_id]
-        return int(pid)
+        return requests.get(self.blobs.asset_url(key), timeout=30)
 
     def letters(self, asked: Asked) -> list[dict[str, Any]]:
         """Return the dead letters of a job, in the order of its outputs."""
@@ -213,14 +202,25 @@ class World:
         return (self.armed / point).exists()
 
     def mend(self) -> None:
-        """Start whatever a test left stopped, and disarm every failpoint."""
+        """Start whatever a test left stopped, disarm every failpoint, and return when all work again."""
         for file in self.armed.iterdir():
             file.unlink(missing_ok=True)
         self.local.watch()
         for server in self.local.stack.servers:
             server.await_ready()
-        for process in self.local.processes.values():
+        for name, process in self.local.processes.items():
             process.await_ready()
+            if name in WORKERS and self._heard.get(name) != process.pid:
+                until(lambda name=name: self._hears(name), f"{name} takes messages")
+                self._heard[name] = process.pid
+
+    def _hears(self, name: str) -> bool:
+        """Return whether a worker answers, which it does once it takes messages."""
+        node = f"{name}@{gethostname()}"
+        with Celery(broker=self.local.stack.valkey.url(), set_as_current=False) as asker:
+            with contextlib.suppress(redis.ConnectionError):
+                return bool(asker.control.ping([node], timeout=2, limit=1))
+            return False
 
     def is_serving(self) -> bool:
         """Return whether the receiver answers."""
@@ -293,11 +293,3 @@ def load_settings(environment: dict[str, str]) -> Settings:
         for name, value in environment.items():
             patch.setenv(name, value)
         return settings_module.load()
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process started and that live."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
