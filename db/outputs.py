@@ -174,48 +174,6 @@ def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, 
     return one(conn, POISON, args) is not None
 
 
-DISCARD_KEPT = """
-WITH moved AS (
-    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
-           crashes = 0, thumb_missing = NULL, reason = %(reason)s
-     WHERE job_id = %(job_id)s AND state = 'kept' AND (NOT is_placeholder OR %(placeholder_too)s)
-       AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
-    RETURNING id, job_id, reason
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
-
-
-def discard_kept(
-    conn: Connection, job_id: UUID, reason: str, actor: str, *, placeholder_too: bool = False
-) -> list[UUID]:
-    """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
-    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": placeholder_too}
-    return [row["id"] for row in many(conn, DISCARD_KEPT, args)]
-
-
-HAS_DISCARDED = """
-SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 'discarded') LIMIT 1
-"""
-
-
-def has_discarded(conn: Connection, prediction_id: UUID) -> bool:
-    """Return whether kept files of a prediction were discarded by its job's policy."""
-    return one(conn, HAS_DISCARDED, {"id": prediction_id}) is not None
-
-
-END_DISCARDED = leases.ending(
-    "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
-)
-
-
-def end_discarded(conn: Connection, lease: Lease) -> None:
-    """Record that an output's objects are deleted; LeaseLost when another worker owns it."""
-    leases.end(conn, lease, END_DISCARDED)
-
-
 REPLAY = """
 WITH moved AS (
     UPDATE outputs
@@ -233,26 +191,6 @@ RETURNING subject_id AS id
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Make a dead output wait again; False when its source is gone or it is not dead."""
     return one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
-
-
-SPOOLED = """
-SELECT o.id, o.source AS key
-  FROM outputs o JOIN jobs j ON j.id = o.job_id
- WHERE o.source_kind = 'object' AND o.source IS NOT NULL AND o.ended_at IS NOT NULL AND j.settled_at IS NOT NULL
- ORDER BY o.ended_at LIMIT 200
-"""
-
-DROP_SPOOLED = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
-
-
-def spooled(conn: Connection) -> list[tuple[UUID, str]]:
-    """Return outputs of settled jobs whose spooled input file still lies in the private bucket, with its key."""
-    return [(row["id"], row["key"]) for row in many(conn, SPOOLED)]
-
-
-def drop_spooled(conn: Connection, output_id: UUID, key: str) -> None:
-    """Forget a spooled input file that was deleted."""
-    conn.execute(DROP_SPOOLED, {"id": output_id, "key": key})
 
 
 OF_JOB = """

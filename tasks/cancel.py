@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from db import cancels, jobs, outputs
+from db import cancels, discards, jobs
 from db.connect import Connection, Database
 from moorage.failpoints import failpoint
 from moorage.lifecycle import TERMINAL_JOB
@@ -53,7 +53,7 @@ def _cancel(conn: Connection, job_id: UUID, actor: str) -> Outcome:
     jobs.move(conn, job, "cancelled", actor=actor, reason=REASON)
     wakes = stop_others(conn, job.id, reason=REASON, actor=actor)
     cancels.waiting(conn, job.id, reason=REASON, actor=actor)
-    discarded = outputs.discard_kept(conn, job.id, REASON, actor, placeholder_too=True)
+    discarded = discards.begin(conn, job.id, REASON, actor, placeholder_too=True)
     return Outcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
 
 

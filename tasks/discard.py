@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from db import outputs
+from db import discards, outputs
 from db.connect import Connection
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
@@ -28,7 +28,7 @@ def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
     failpoint("discard.after_delete")
 
     def record(conn: Connection) -> None:
-        outputs.end_discarded(conn, lease)
+        discards.end(conn, lease)
 
     write_back(deps, lease, pulse, record)
     failpoint("discard.after_record")
@@ -37,9 +37,9 @@ def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
 
 def spooled(deps: Deps) -> int:
     """Delete input files of settled jobs from the private bucket; returns how many."""
-    found = deps.database.run(outputs.spooled)
+    found = deps.database.run(discards.spooled)
     for output_id, key in found:
         deps.blobs.delete(deps.blobs.private_bucket, key)
         failpoint("discard.after_spooled")
-        deps.database.run(partial(outputs.drop_spooled, output_id=output_id, key=key))
+        deps.database.run(partial(discards.forget_spooled, output_id=output_id, key=key))
     return len(found)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping
 from uuid import UUID
 
-from db import dead_letters, deliveries, jobs, leases, notices, outputs, predictions
+from db import dead_letters, deliveries, discards, jobs, leases, notices, outputs, predictions
 from db.connect import Connection, now
 from moorage import lifecycle
 from moorage.errors import LeaseLost, MoorageError
@@ -63,7 +63,7 @@ def give_up(
         return []
     job = jobs.lock(conn, output.job_id)
     if step == "discard":  # its objects now belong to no row: the orphan sweep takes them
-        outputs.end_discarded(conn, lease)
+        discards.end(conn, lease)
         facts = {**facts, "keys": [output.key, output.thumb_key]}
     else:
         outputs.end_dead(conn, lease, why.category, reason)

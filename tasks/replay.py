@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from db import chains, dead_letters, deliveries, jobs, notices, outputs, predictions, renders
+from db import chains, dead_letters, deliveries, discards, jobs, notices, outputs, predictions, renders
 from db.connect import Connection
 from moorage.errors import Refused
 from moorage.lifecycle import TERMINAL_JOB
@@ -61,7 +61,7 @@ def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -
         raise Refused("this file is gone", status=409)
     if output.prediction_id != job.chosen_id and not chains.shows_placeholder(conn, job.id):
         raise Refused("the job has taken the files of a later prediction instead of this one's", status=409)
-    if outputs.has_discarded(conn, output.prediction_id):  # all or nothing: one file more cannot make the job whole
+    if discards.has_any(conn, output.prediction_id):  # all or nothing: one file more cannot make the job whole
         raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("the source of this file is gone, or it is not dead any more", status=409)

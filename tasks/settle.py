@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from db import chains, jobs, outputs, projects, renders
+from db import chains, discards, jobs, projects, renders
 from db.connect import Connection
 from moorage import lifecycle
 from moorage.failpoints import failpoint
@@ -33,7 +33,7 @@ def if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -> list[
     if decision is None:
         return []
     failpoint("settle.before_publish")
-    discarded = outputs.discard_kept(conn, job.id, BY_POLICY, actor) if decision.discard_kept else []
+    discarded = discards.begin(conn, job.id, BY_POLICY, actor) if decision.discard_kept else []
     wakes = [Wake("discard", output_id) for output_id in discarded]
     if decision.publish:
         _publish(conn, job, counts, decision, asset_base, actor)

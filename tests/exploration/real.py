@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from db import deliveries, leases, orphans, outputs, predictions
+from db import deliveries, discards, leases, orphans, outputs, predictions
 from db import jobs as jobs_table
 from db.connect import BEGIN, Connection, connect, one
 from moorage import ids
@@ -169,7 +169,7 @@ class Real:
         if name == "poll":
             return lambda conn: self._poll(conn, lease, memo)
         if name == "discarded":
-            return lambda conn: outputs.end_discarded(conn, lease)
+            return lambda conn: discards.end(conn, lease)
         if name == "ingest":
             return lambda conn: self._ingest(conn, lease)
         if memo.reason == str(ERRORS["storage away"]):

@@ -78,7 +78,7 @@ def hand_back(view: View, me: Actor, _rules: "Rules") -> None:
 
 
 def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:
-    """outputs.end_discarded"""
+    """discards.end"""
     row = _owned(view, me, ("discarding",))
     view.put(me.slot, cleared(row)._replace(state="discarded", key=0))
 
@@ -96,7 +96,7 @@ def settle(view: View, _me: Actor, rules: "Rules") -> None:
 
 
 def settle_on(view: View, counts: Counts, rules: "Rules") -> None:
-    """settle.if_last, renders.publish, outputs.discard_kept, jobs.move"""
+    """settle.if_last, renders.publish, discards.begin, jobs.move"""
     if view.get(JOB).state != "keeping":
         return
     decision = lifecycle.on_counts(counts, view.get(JOB).partial)
@@ -204,7 +204,7 @@ def check(view: View, me: Actor, rules: "Rules") -> None:
 
 
 def discarded(view: View, p: int) -> bool:
-    """outputs.has_discarded"""
+    """discards.has_any"""
     return any(view.get(o).state in DISCARDS for o in OUTPUTS if PREDICTION_OF[o] == p)
 
 
