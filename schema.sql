@@ -31,8 +31,8 @@ CREATE TABLE deliveries (
     webhook_id    text NOT NULL,                 -- the dialect's id, else 'sha256:' and the hex digest of the body
     received_at   timestamptz NOT NULL DEFAULT moment(),
     headers       jsonb NOT NULL DEFAULT '{}',   -- those the dialect reads, without signatures and keys
-    body          bytea,                         -- raw bytes; null once retention purged them
-    body_sha256   text NOT NULL,
+    body          bytea,                         -- raw bytes, but for a key of ours; null once retention purged them
+    body_sha256   text NOT NULL,                 -- of these bytes
     key_sha256    text,                          -- of the key in the address it came to; null: none (see predictions)
     external_id   text,                          -- the provider's id of the prediction, once parsed
     prediction_id uuid,                          -- the prediction it was applied to

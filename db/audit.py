@@ -56,8 +56,7 @@ def broken(conn: Connection, name: str, keys: Sequence[str], args: Mapping[str, 
     Return which of some rows break a rule: subject, id (text), what.
 
     Args:
-        args: lease_seconds; overdue_seconds, how late a row may be that nobody holds; blanked, the providers whose
-            bodies are not recorded as they were sent.
+        args: lease_seconds; overdue_seconds, how late a row may be that nobody holds.
     """
     conn.execute(PATIENT)
     wanted = {key: value for key, value in args.items() if f"%({key})s" in CHECKS[name]}

@@ -31,7 +31,7 @@ class Arrival:
     webhook_id: str
     headers: dict[str, str]
     body: bytes = field(repr=False)  # without the fields the dialect names as secret
-    body_sha256: str  # of the body as it was sent
+    body_sha256: str  # of the body as it is recorded
     key_sha256: str | None = None  # of the key in the address it came to
 
 

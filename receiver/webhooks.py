@@ -95,13 +95,14 @@ def key_sha256(query: bytes) -> str | None:
 def _arrival(
     provider: Provider, verified: Verified, headers: Headers, body: bytes, key_sha256: str | None
 ) -> record.Arrival:
-    digest = hashlib.sha256(body).hexdigest()
+    kept = provider.redact(body)
+    digest = hashlib.sha256(kept).hexdigest()  # of what is recorded: the audit can prove nothing of other bytes
     return record.Arrival(
         id=ids.new(),
         provider=provider.name,
         webhook_id=record.webhook_id(verified.webhook_id, digest),
         headers=provider.keep_headers(headers),
-        body=provider.redact(body),
+        body=kept,
         body_sha256=digest,
         key_sha256=key_sha256,
     )

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Final
 
 from db import audit as rules
-from providers.base import Provider
 from tasks import audit_documents
 from tasks.audit_finding import Finding, Page
 from tasks.deps import Deps
@@ -55,11 +54,7 @@ class Rows:
 
 def arguments(deps: Deps) -> dict[str, Any]:
     """Return what the statements of the rules are given beside keys."""
-    return {
-        "lease_seconds": deps.settings.lease_seconds,
-        "overdue_seconds": OVERDUE_SECONDS,
-        "blanked": [name for name, given in deps.providers.items() if type(given).redact is not Provider.redact],
-    }
+    return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
 
 
 def _parts(keys: list[str]) -> Iterator[list[str]]:

@@ -65,6 +65,20 @@ def test_every_spelling_of_the_address_is_taken(receiver: rp.Receiver, prefix: s
     assert status == 202
 
 
+def test_a_body_that_repeats_our_key_is_recorded_without_it_and_with_a_digest_of_what_is_recorded(
+    receiver: rp.Receiver, url: str
+) -> None:
+    """Replicate repeats the address of each order: a digest of other bytes would look like damage to an audit."""
+    key = "k" * 43
+    body = BODY.replace(b"}", f', "webhook": "https://us.example/webhooks/replicate?key={key}"}}'.encode())
+
+    receiver.post(body, webhook_id="msg_repeating")
+
+    (row,) = deliveries(url, "msg_repeating")
+    assert bytes(row["body"]) == body.replace(key.encode(), b"*" * 43)
+    assert row["body_sha256"] == hashlib.sha256(bytes(row["body"])).hexdigest()
+
+
 def test_the_key_in_the_address_is_stored_as_its_hash_and_logged_nowhere(receiver: rp.Receiver, url: str) -> None:
     """It finds the prediction of a submission whose answer was lost; who reads rows or logs must not learn it."""
     key = "k3y-of_one.prediction~"
