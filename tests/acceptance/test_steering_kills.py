@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from tests.acceptance.ordering import application, entry, tries
-from tests.acceptance.test_failpoint_crashes import answers
+from tests.acceptance.test_failpoint_crashes import mended
 from tests.acceptance.world import Asked, until
 
 
@@ -26,8 +26,7 @@ def test_a_cancelled_job_is_stopped_at_its_provider_whoever_dies(world, point):
 
     sent(shop, f"/jobs/{job_id}/cancel")
     until(lambda: not world.is_armed(point), f"a crash at {point}")
-    world.mend()
-    until(lambda: answers(world), "the receiver answers")
+    mended(world)
 
     job = shop.await_state(job_id, "cancelled")
     stopped = until(lambda: tries(shop.get(f"/jobs/{job_id}")) == [("replicate", "cancelled")], "it was stopped")
@@ -45,8 +44,7 @@ def test_a_job_is_tried_again_once_though_its_answer_was_lost(world):
 
     sent(shop, f"/jobs/{job_id}/retry")
     until(lambda: not world.is_armed("retry.after_commit"), "a crash behind the commit of a retry")
-    world.mend()
-    until(lambda: answers(world), "the receiver answers")
+    mended(world)
     again = shop.ask("POST", f"/jobs/{job_id}/retry")
 
     job = shop.await_state(job_id, "succeeded")
