@@ -101,12 +101,15 @@ def test_every_state_is_told_as_it_is(front: wp.Front, mine: Connection) -> None
     page = read(front, "states")
 
     assert page.count('class="card ') == 4
-    for told in ("Waiting", "Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "out of memory"):
+    for told in ("Waiting", "Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
         assert told in page
     assert '<progress max="3" value="1"' in page
     failures = read(front, "states", "/?state=failed&kind=")
-    assert "out of memory" in failures
+    assert "Out of memory" in failures
     assert failures.count('class="card ') == 1
+    card = f"/page/jobs/{failed.fields['job_id']}"
+    assert "Out of memory" in read(front, "states", f"{card}?state=failed")
+    assert front.call("GET", f"{card}?state=kept", None, cookie(front, "states"))[0] == 204
 
 
 def test_a_deleted_render_is_gone_from_it(front: wp.Front, mine: Connection) -> None:
@@ -153,7 +156,7 @@ def test_a_card_lets_its_owner_act(front: wp.Front, mine: Connection) -> None:
 
     assert act(waiting, "cancel", same) == (303, "/?told=cancel")
     assert act(waiting, "retry", same) == (303, "/?told=refused")
-    assert act(partial, "retry", same) == (303, "/?told=retry")
+    assert act(partial, "retry?state=partial", same) == (303, "/?state=partial&told=retry")
 
     page = read(front, "acting", "/?told=cancel")
     assert "Cancelled. What its provider" in page
