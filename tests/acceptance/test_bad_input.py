@@ -57,7 +57,7 @@ def test_a_passing_fault_costs_nothing(world, faulty, fault):
 @pytest.mark.parametrize("fault", DEAD)
 def test_a_lasting_fault_is_a_dead_letter_and_its_sibling_is_kept(world, faulty, fault):
     """What cannot be kept has a reason that a person can act on, and takes nothing else down."""
-    world.await_end(faulty[fault], seconds=60)
+    world.await_end(faulty[fault], seconds=120)
 
     assert world.job(faulty[fault])["state"] == "partial"
     (letter,) = world.letters(faulty[fault])
@@ -162,7 +162,8 @@ def test_a_webhook_and_a_poll_at_once_make_one_set_of_rows(world):
     until(lambda: world.standin.get(asked.external_id)["status"] == "succeeded", "the prediction ended")
     body = json.dumps(world.standin.get(asked.external_id)).encode()
 
-    world.rows("UPDATE predictions SET run_at = moment() WHERE job_id = %(id)s RETURNING id", id=asked.job_id)
+    poll_now = "UPDATE predictions SET run_at = moment() WHERE job_id = %(id)s AND state = 'running' RETURNING id"
+    world.rows(poll_now, id=asked.job_id)
     sender = threading.Thread(target=send, args=(world, body, "msg_race"))
     sender.start()
     sender.join()
@@ -179,4 +180,4 @@ def send(world, body, webhook_id):
         "webhook-signature": sign(world.standin.secret, webhook_id, stamp, body),
         "Content-Type": "application/json",
     }
-    return requests.post(world.hook, data=body, headers=headers, timeout=10)
+    return requests.post(world.hook, data=body, headers=headers, timeout=30)

@@ -15,25 +15,26 @@ from worker.local import ROOT
 BEATS = ("beat1", "beat2")
 
 
+@pytest.mark.timeout(400)  # three processes start, and three others after them
 def test_worker_beat_and_flower_run_as_typed(world, tmp_path):
     """Celery users type `celery -A worker ...` and nothing else."""
     port = ports.free(1)[0]
     with world.without(*WORKERS, *BEATS), Typed(world, tmp_path, port) as typed:
-        told = until(lambda: told_of(typed, kept(world)), "Flower lists the steps with their row ids", seconds=60)
+        told = until(lambda: told_of(typed, kept(world)), "Flower lists the steps with their row ids", seconds=120)
     assert {"moorage.keep"} == {task["name"] for task in told}
 
 
 def kept(world):
     """Return the ids of two files that were kept."""
     asked = world.ask({"outputs": 2})
-    world.await_end(asked, seconds=60)
+    world.await_end(asked)
     assert world.job(asked)["state"] == "succeeded"
     return {str(row["id"]) for row in world.outputs(asked)}
 
 
 def told_of(typed, ids):
     """Return Flower's tasks on some rows; it asks workers for events every five seconds, so early ones are unseen."""
-    tasks = requests.get(f"{typed.flower}/api/tasks", auth=typed.user, timeout=10).json().values()
+    tasks = requests.get(f"{typed.flower}/api/tasks", auth=typed.user, timeout=30).json().values()
     found = [task for task in tasks if any(row_id in str(task["args"]) for row_id in ids)]
     return found if len(found) >= len(ids) else None
 
@@ -59,7 +60,7 @@ class Typed:
 
     def _answers(self):
         try:
-            return requests.get(f"{self.flower}/healthcheck", timeout=1).status_code == 200
+            return requests.get(f"{self.flower}/healthcheck", timeout=5).status_code == 200
         except requests.RequestException:
             return False
 
@@ -162,7 +163,7 @@ def test_a_worker_refuses_to_start_on(world, what):
 
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "quick", "-n", "refused@%h"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
     assert done.returncode not in (0, None)

@@ -22,6 +22,7 @@ from embedded import ports
 from embedded.process import Process
 from embedded.stack import Stack
 from tests.acceptance import compose_file
+from tests.acceptance.patience import patient
 from tests.acceptance.world import until
 
 PIXEL = (
@@ -96,7 +97,7 @@ class Composed:
         kind, *words = compose_file.service(name, self.dotenv).health
         argv = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
         argv = [self._here(word) for word in argv]
-        return subprocess.run(argv, env=self.environment(name), capture_output=True, timeout=20).returncode == 0
+        return subprocess.run(argv, env=self.environment(name), capture_output=True, timeout=60).returncode == 0
 
     def stop(self) -> None:
         """End what runs; beat and workers first, as nothing waits for them."""
@@ -109,9 +110,8 @@ class Composed:
         asked = {"provider": "replicate", "external_id": external_id, "owner": "composed"}
         made = self._api("POST", "/v1/predictions", asked)
         body = json.dumps({"id": external_id, "status": "succeeded", "output": [PIXEL]}).encode()
-        answer = requests.post(
-            f"http://127.0.0.1:{self.port}/webhooks/replicate", data=body, headers=self._signed(body), timeout=10
-        )
+        url, headers = f"http://127.0.0.1:{self.port}/webhooks/replicate", self._signed(body)
+        answer = patient(lambda: requests.post(url, data=body, headers=headers, timeout=30))
         assert answer.status_code == 202, answer.text
         return made
 
@@ -122,7 +122,7 @@ class Composed:
     def flower_tasks(self) -> list[dict[str, Any]]:
         """Return the tasks that Flower's API lists."""
         url = f"http://127.0.0.1:{self.flower_port}/api/tasks?limit=1000"
-        answer = requests.get(url, auth=("moorage", self.dotenv["FLOWER_PASSWORD"]), timeout=10)
+        answer = requests.get(url, auth=("moorage", self.dotenv["FLOWER_PASSWORD"]), timeout=30)
         assert answer.status_code == 200, answer.text
         return list(answer.json().values())
 
@@ -136,7 +136,8 @@ class Composed:
 
     def _api(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.dotenv['MOORAGE_API_TOKEN']}"}
-        answer = requests.request(method, f"http://127.0.0.1:{self.port}{path}", json=body, headers=headers, timeout=10)
+        url = f"http://127.0.0.1:{self.port}{path}"
+        answer = patient(lambda: requests.request(method, url, json=body, headers=headers, timeout=30))
         assert answer.status_code < 300, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -162,7 +163,7 @@ def composed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Run migrate to its end, then the other services together."""
     made = Composed(stack, tmp_path_factory.mktemp("composed"))
     migrate = made.launch("migrate")
-    assert migrate.wait(30) == 0, migrate.tail()
+    assert migrate.wait(90) == 0, migrate.tail()
     try:
         for name in LONG_RUNNING:
             made.launch(name)
@@ -178,7 +179,7 @@ def test_migrate_brings_the_schema_and_may_run_again(composed):
     again = composed.launch("migrate")
 
     assert versions
-    assert again.wait(30) == 0, again.tail()
+    assert again.wait(90) == 0, again.tail()
     assert composed.rows("SELECT version FROM schema_migrations") == versions
 
 
@@ -215,7 +216,7 @@ def test_a_webhook_is_kept_by_the_workers_while_beat_ticks(composed):
 
     (kept,) = composed.rows(f"SELECT key, bytes FROM outputs WHERE job_id = '{made['job_id']}'")
     url = f"{composed.dotenv['S3_PUBLIC_ENDPOINT_URL']}/composed-public/{kept['key']}"
-    assert len(requests.get(url, timeout=10).content) == kept["bytes"]
+    assert len(requests.get(url, timeout=30).content) == kept["bytes"]
     until(lambda: composed.rows("SELECT 1 FROM ticks WHERE sweep = 'dispatch' AND finished_at IS NOT NULL"), "a tick")
 
 
@@ -238,7 +239,7 @@ def test_flower_asks_for_its_password(composed):
     """Its API stops workers."""
     until(lambda: composed.is_healthy("flower"), "Flower is ready")
 
-    answer = requests.get(f"http://127.0.0.1:{composed.flower_port}/api/tasks", timeout=10)
+    answer = requests.get(f"http://127.0.0.1:{composed.flower_port}/api/tasks", timeout=30)
 
     assert answer.status_code == 401
 

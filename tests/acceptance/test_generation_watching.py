@@ -40,7 +40,7 @@ def test_another_owners_everything_is_not_there(world):
 def picture_of(caller):
     """Return the bytes of a small picture, from a render of the owner's own."""
     job = caller.await_end(caller.order(entry("openai")))
-    return requests.get(job["variants"][0]["url"], timeout=10).content
+    return requests.get(job["variants"][0]["url"], timeout=30).content
 
 
 def test_the_stream_tells_an_owner_of_a_job_from_its_beginning_to_its_end(world):
@@ -49,7 +49,7 @@ def test_the_stream_tells_an_owner_of_a_job_from_its_beginning_to_its_end(world)
 
     with stream(ada) as events:
         other = eve.order(entry("openai"))
-        job_id = ada.order(entry(submit="busy", submit_times=1, retry_after_s=0.5), entry("openai"))
+        job_id = ada.order(entry(submit="busy", submit_times=1, retry_after_s=0.5, duration_s=2.0), entry("openai"))
         told = list(until_end(events, job_id))
 
     edges = [(one["subject"], one["to_state"]) for one in told if one["job_id"] == job_id]
@@ -66,14 +66,14 @@ def stream(caller):
     """Give the events of an owner's stream, as they come."""
     headers = {"Authorization": f"Bearer {caller.token}"}
     url = f"{caller.world.local.url}/v1/events"
-    with requests.get(url, headers=headers, stream=True, timeout=20) as answer:
+    with requests.get(url, headers=headers, stream=True, timeout=90) as answer:
         assert answer.status_code == 200
         lines = answer.iter_lines(chunk_size=1, decode_unicode=True)
         assert next(lines).startswith(":")  # it has begun: what comes from now on is told
         yield (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
 
 
-def until_end(events, job_id, seconds=30.0):
+def until_end(events, job_id, seconds=90.0):
     """Yield events up to the one that ends a job."""
     deadline = time.monotonic() + seconds
     for event in events:

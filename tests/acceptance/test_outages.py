@@ -13,7 +13,7 @@ def test_an_emptied_broker_loses_nothing(world):
     """Nothing exists only in the broker."""
     before = world.pids()
     asked = [world.ask(MANY) for _ in range(5)]
-    world.await_leased(asked[0])
+    world.await_leased(asked[-1])  # the first may have been kept when the last is asked for
 
     with world.broker() as client:
         client.flushall()
@@ -78,7 +78,7 @@ def test_a_killed_database_is_answered_503_and_delays_only(world):
     before = world.pids()
     postgres = world.local.stack.postgres
     asked = [world.ask({**MANY, "webhook_life_s": 60.0}) for _ in range(4)]
-    world.await_leased(asked[0])
+    world.await_leased(asked[-1])  # the first may have been kept when the last is asked for
 
     postgres.kill()
     answer = send(world, b"{}", "msg_while_away")
@@ -86,11 +86,11 @@ def test_a_killed_database_is_answered_503_and_delays_only(world):
     postgres.start()
 
     until(lambda: send(world, b"{}", "msg_when_back").status_code in (200, 202), "the receiver records again")
-    finish(world, asked, before, seconds=75)  # leases are not freed in the database's first 30 s
+    finish(world, asked, before, seconds=120)  # leases are not freed in the database's first 30 s
     assert world.rows("SELECT 1 FROM deliveries WHERE webhook_id = 'msg_while_away'") == []
 
 
-def finish(world, asked, before, *, seconds=60.0):
+def finish(world, asked, before, *, seconds=90.0):
     """See every job succeed by the rules, with the processes that were there before."""
     world.await_end(*asked, seconds=seconds)
     for one in asked:
