@@ -1,24 +1,29 @@
 """What nobody wants any more: predictions that are not submitted, or whose providers are to be asked to stop them."""
 
-from typing import Any
 from uuid import UUID
 
 from db.connect import Connection, many
 
-# A submission that is under way loses its lease with its plan: its write-back finds nothing, and no request is sent.
-CANCEL_PLANNED = """
+
+def _ending(table: str, subject: str, from_state: str, values: str) -> str:
+    """Return the statement that ends a job's rows of a state, whoever holds them: the token goes with the state."""
+    return f"""
 WITH moved AS (
-    UPDATE predictions
-       SET state = 'cancelled', reason = %(reason)s, ended_by = 'us', run_at = NULL, ended_at = moment(),
+    UPDATE {table}
+       SET {values}, reason = %(reason)s, run_at = NULL, ended_at = moment(),
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END,
            lease_token = NULL, leased_by = NULL, leased_until = NULL
-     WHERE job_id = %(job_id)s AND state = 'planned'
-    RETURNING id, job_id
+     WHERE job_id = %(job_id)s AND state = '{from_state}'
+    RETURNING id, job_id, state
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'planned', 'cancelled', %(reason)s, %(actor)s FROM moved
+SELECT '{subject}', id, job_id, '{from_state}', state, %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """
+
+
+# A submission that is under way loses its lease with its plan: its write-back finds nothing, and no request is sent.
+CANCEL_PLANNED = _ending("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
 
 
 def planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
@@ -44,23 +49,11 @@ def ask_to_stop(conn: Connection, job_id: UUID, *, reason: str) -> list[UUID]:
     return [row["id"] for row in rows if row["state"] != "submitting"]
 
 
-# The token of a worker that keeps one goes with it: its write-back then finds nothing.
-END_WAITING = """
-WITH moved AS (
-    UPDATE outputs
-       SET state = 'dead', category = 'CANCELLED', reason = %(reason)s, run_at = NULL, ended_at = moment(),
-           crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END,
-           lease_token = NULL, leased_by = NULL, leased_until = NULL
-     WHERE job_id = %(job_id)s AND state = 'waiting'
-    RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
+# A worker that keeps one finds nothing at its write-back.
+END_WAITING = _ending("outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'")
 
 
 def waiting(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
     """End a locked job's outputs that wait, whoever holds them; returns them. Nobody gave up: no dead letters."""
-    args: dict[str, Any] = {"job_id": job_id, "reason": reason, "actor": actor}
+    args = {"job_id": job_id, "reason": reason, "actor": actor}
     return [row["id"] for row in many(conn, END_WAITING, args)]
