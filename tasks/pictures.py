@@ -29,7 +29,7 @@ def examine(fetched: Fetched, kind: Kind, limits: Limits) -> tuple[Media, Thumbn
     facts: dict[str, Any] = {"format": kind.format, "bytes": fetched.bytes}
     with _decoder(facts, limits):
         if whole.cut(fetched.file, kind):
-            raise Invalid(f"the {kind.format} is cut: it ends before its end", facts=facts)
+            raise Invalid(f"the {kind.format.upper()} is cut off: its end is missing", facts=facts)
         _open(fetched.file, kind).verify()  # reads every chunk of a PNG with its checksum; load() does not check them
         return _decoded(_open(fetched.file, kind), kind, limits, facts)
 
