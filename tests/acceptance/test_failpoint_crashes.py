@@ -89,6 +89,7 @@ def test_a_crash_of_a_worker_loses_and_doubles_nothing(world, point):
         assert world.job(asked)["state"] == "succeeded"
         world.check(asked)
     if before is not None:
+        until(lambda: crashes(world, point) > before, "the crash stands in a row")
         assert crashes(world, point) == before + 1
     if POINTS[point] not in (HALF, TROUBLED):
         counted = [(row["attempt"], row["crashes"]) for row in world.outputs(asked)]
@@ -113,7 +114,8 @@ def crashes(world, point):
     behind = ("ingest.after_commit", "poll.after_commit", "keep.after_record")
     if table is None or point in behind or point.endswith(".before_claim"):
         return None
-    return world.one(f"SELECT sum(crashes)::int AS n FROM {table}")["n"] or 0
+    # A row that is worked on counts one more until it is written back; others than this test's may be.
+    return world.one(f"SELECT sum(crashes - (lease_token IS NOT NULL)::int)::int AS n FROM {table}")["n"] or 0
 
 
 @pytest.mark.parametrize("point", RECEIVER)
@@ -125,8 +127,7 @@ def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
         with pytest.raises(OSError, match="onnection"):  # requests' errors are OSErrors
             world.register(made["id"])
     else:
-        asked = world.ask({"duration_s": 1.0, "webhook_life_s": 20.0})
-        world.arm(point)
+        asked = crashed(world, point, lambda: world.ask({"duration_s": 1.0, "webhook_life_s": 20.0}))
     until(lambda: not world.is_armed(point), f"a crash at {point}")
 
     mended(world)
@@ -136,6 +137,20 @@ def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
     world.await_end(asked)
     assert world.job(asked)["state"] == "succeeded"
     world.check(asked)
+
+
+def crashed(world, point, begin):
+    """Return the job that brought a crash at a point armed behind its beginning; where it was over before, another."""
+    for _ in range(5):
+        asked = begin()
+        world.arm(point)
+        until(
+            lambda asked=asked: not world.is_armed(point) or world.job(asked)["run_at"] is None, f"a crash at {point}"
+        )
+        if not world.is_armed(point):
+            return asked
+        world.disarm(point)
+    pytest.fail(f"five jobs were over before {point} was armed")
 
 
 def mended(world):
@@ -173,7 +188,7 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
     until(lambda: not world.is_armed("discard.after_spooled"), "a crash while an input is deleted")
     lent = "SELECT id FROM outputs WHERE source_kind = 'object' AND source IS NOT NULL"
     until(lambda: world.rows(lent) == [], "no row names an input any more")
-    assert list(world.blobs.list(world.blobs.private_bucket, "inputs/")) == []
+    until(lambda: list(world.blobs.list(world.blobs.private_bucket, "inputs/")) == [], "no copy is left")
 
 
 def test_a_recovery_that_dies_is_run_again(world):
@@ -253,4 +268,4 @@ def migrate(world, url):
 def run(world, *command, **settings):
     environment = {**world.local.environment(), **settings}
     argv = [sys.executable, "-m", "worker.cli", *command]
-    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)

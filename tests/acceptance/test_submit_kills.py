@@ -6,11 +6,13 @@ Submissions through the real processes, killed at every point: nothing ordered i
 
 import itertools
 import os
+import uuid
 
 import pytest
 import requests
 
-from tests.acceptance.test_failpoint_crashes import answers
+from tests.acceptance.patience import patient
+from tests.acceptance.test_failpoint_crashes import crashed, mended
 from tests.acceptance.world import Asked, until
 
 ROUNDS = int(os.environ.get("TEST_ORDER_ROUNDS", "1"))
@@ -21,13 +23,14 @@ POINTS = ("submit.before_claim", "submit.after_claim", "submit.after_commit", "l
 
 def entry(provider="replicate", **script):
     given = {"duration_s": 0.5, "outputs": 2, "formats": ["png"], "seed": next(SEEDS), **script}
-    return {"provider": provider, "model": MODELS[provider], "input": {"prompt": "a boat", "standin": given}}
+    asked = {"prompt": f"a boat of {uuid.uuid4().hex}", "standin": given}  # no other order has this prompt
+    return {"provider": provider, "model": MODELS[provider], "input": asked}
 
 
 def order(world, *chain):
     """Ask for a job as an application does."""
     asked = {"owner": "o1", "kind": "image", "chain": list(chain)}
-    answer = requests.post(f"{world.local.url}/v1/jobs", json=asked, headers=world.token, timeout=10)
+    answer = patient(lambda: requests.post(f"{world.local.url}/v1/jobs", json=asked, headers=world.token, timeout=30))
     assert answer.status_code == 202, answer.text
     job_id = answer.json()["job_id"]
     return Asked("", job_id)
@@ -37,7 +40,7 @@ def tries(world, asked):
     return world.rows("SELECT * FROM predictions WHERE job_id = %(id)s ORDER BY seq", id=asked.job_id)
 
 
-def await_end(world, asked, seconds=60.0):
+def await_end(world, asked, seconds=90.0):
     live = "SELECT 1 FROM jobs WHERE id = %(id)s AND run_at IS NOT NULL"
     until(lambda: not world.rows(live, id=asked.job_id), f"the end of {asked.job_id}", seconds=seconds)
 
@@ -50,40 +53,47 @@ def check(world, asked):
     world.check(Asked(chosen["external_id"], asked.job_id))
 
 
-def orders(world):
-    """Return how many orders the stand-in has made something for."""
-    return sum(1 for line in world.standin.ledger()["lines"] if line["kind"] == "submission" and line["prediction"])
+def made(world, *chain):
+    """Return how many predictions the stand-in has made for the entries of a chain."""
+    return sum(len(world.standin.made(prompt=one["input"]["prompt"])) for one in chain)
+
+
+def under_way(world, *chain):
+    """Return a job whose first try has begun."""
+    asked = order(world, *chain)
+    until(lambda: [row for row in tries(world, asked) if row["state"] != "planned"], "the first try is under way")
+    return asked
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_crash_of_a_worker_makes_one_prediction_of_an_order(world, point):
     """With a list nothing is lost and nothing doubled, not even a prediction."""
     looked = point.startswith("lookup")
-    before = orders(world)
+    only = entry(**({"submit": "lost", "submit_times": 1, "webhook": "missing"} if looked else {}))
     world.arm(point)
 
-    asked = order(world, entry(**({"submit": "lost", "submit_times": 1, "webhook": "missing"} if looked else {})))
+    asked = order(world, only)
     until(lambda: not world.is_armed(point), f"a crash at {point}")
-    await_end(world, asked, seconds=110)
+    await_end(world, asked, seconds=180)
 
     check(world, asked)
-    assert orders(world) == before + 1
+    assert made(world, only) == 1
 
 
 @pytest.mark.parametrize("webhook", ["ok", "missing"])
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_killed_between_an_order_and_its_answer_nothing_is_lost_or_doubled(world, number, webhook):
     """Replicate has made it, moorage does not know: its webhook or its list tells, and nothing is ordered again."""
-    before = orders(world)
+    only = entry(webhook=webhook)
     world.arm("submit.after_answer")
 
-    asked = order(world, entry(webhook=webhook))
+    asked = order(world, only)
     until(lambda: not world.is_armed("submit.after_answer"), "a crash")
     await_end(world, asked)
 
     check(world, asked)
     assert [row["state"] for row in tries(world, asked)] == ["succeeded"]
-    assert orders(world) == before + 1
+    assert made(world, only) == 1
 
 
 @pytest.mark.parametrize("provider", ["fal", "openai"])
@@ -107,13 +117,8 @@ def test_without_a_list_an_uncertain_try_stands_in_the_history_and_one_result_is
 @pytest.mark.parametrize("point", ["publish.before_submit", "publish.after_submit"])
 def test_a_crash_while_the_next_entry_is_woken_delays_it_only(world, point):
     """The row says what is to be done; the wake is a convenience."""
-    asked = order(world, entry(submit="invalid", submit_s=2.0), entry())
-    until(lambda: tries(world, asked)[0]["state"] == "submitting", "the first try is under way")
-    world.arm(point)
-
-    until(lambda: not world.is_armed(point), f"a crash at {point}")
-    world.mend()
-    until(lambda: answers(world), "the receiver answers")
+    asked = crashed(world, point, lambda: under_way(world, entry(submit="invalid", submit_s=2.0), entry()))
+    mended(world)
     await_end(world, asked)
 
     check(world, asked)
@@ -125,13 +130,14 @@ def test_a_crash_while_the_next_entry_is_woken_delays_it_only(world, point):
 )
 def test_a_crash_before_a_generation_began_costs_nothing(world, point):
     """Nothing was sent: another worker sends it, once."""
-    before = orders(world)
-    asked = order(world, entry(submit="invalid", submit_s=2.0), entry("openai"))
-    until(lambda: tries(world, asked)[0]["state"] == "submitting", "the first try is under way")
-    world.arm(point)
+    chains = []
 
-    until(lambda: not world.is_armed(point), f"a crash at {point}")
+    def begin():
+        chains.append((entry(submit="invalid", submit_s=2.0), entry("openai")))
+        return under_way(world, *chains[-1])
+
+    asked = crashed(world, point, begin)
     await_end(world, asked)
 
     check(world, asked)
-    assert orders(world) == before + 1
+    assert made(world, *chains[-1]) == 1
