@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # Left out: an order may be refused for what no schema of ours can say (which models a provider has), so that what
 # fits the description is not always taken.
 LEFT_OUT = "positive_data_acceptance"
@@ -13,22 +15,32 @@ SECONDS = int(os.environ.get("TEST_API_SECONDS", "15"))
 LONG = 300  # from here on every address must have had its turn
 
 
+@pytest.mark.timeout(SECONDS * 6 + 400)
 def test_no_request_is_answered_otherwise_than_described(world, tmp_path):
     """No 500, no status or type that is not described, nothing taken that the description forbids."""
+    for seconds in (SECONDS, 4 * SECONDS):  # a machine under load makes few requests: it is given longer
+        told = asked(world, tmp_path, seconds)
+        selected, described = map(int, re.search(r"Selected: (\d+)/(\d+)", told).groups())
+        generated = sum(map(int, re.findall(r"(\d+) generated", told)))  # nothing is said of none
+        if generated > selected:
+            break
+
+    assert selected == described - 1
+    assert generated > selected
+    assert SECONDS < LONG or int(re.search(r"Tested: (\d+)", told)[1]) == selected
+
+
+def asked(world, folder, seconds):
+    """Return what schemathesis tells of the requests that it made for so long, all answered as described."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{world.local.url}/openapi.json",
         "--header", f"Authorization: {world.token['Authorization']}",
         "--exclude-path", "/v1/events",  # ends when the reader goes
         "--phases", "examples,coverage,fuzzing", "--max-examples", str(max(12, SECONDS // 3)),
-        "--max-time", str(SECONDS), "--seed", "7",
-        "--exclude-checks", LEFT_OUT, "--request-timeout", "10", "--generation-database", "none",
+        "--max-time", str(seconds), "--seed", "7",
+        "--exclude-checks", LEFT_OUT, "--request-timeout", "30", "--generation-database", "none",
         "--workers", "2", "--no-color", "--warnings", "off", "--no-shrink", "--continue-on-failure",
     ]  # fmt: skip
-
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS + 75, check=False)
-
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=seconds + 150, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    selected, described = map(int, re.search(r"Selected: (\d+)/(\d+)", done.stdout).groups())
-    assert selected == described - 1
-    assert int(re.search(r"(\d+) generated", done.stdout)[1]) > selected  # a machine under load makes few
-    assert SECONDS < LONG or int(re.search(r"Tested: (\d+)", done.stdout)[1]) == selected
+    return done.stdout
