@@ -38,7 +38,7 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
     """All but the processes, which do not run here: no check may cry at what is right."""
     conn.execute(
         "INSERT INTO ticks (sweep, slot, started_at)"
-        " SELECT s, 1, moment() + interval '1 min' FROM unnest(ARRAY['dispatch', 'drain']) s"
+        " SELECT s, 1, moment() + interval '10 min' FROM unnest(ARRAY['dispatch', 'drain']) s"
     )
     env = cli.environment(stack, database_url, MOORAGE_API_TOKEN="t" * 40, PUBLIC_URL="https://moorage.example.com")
 
@@ -135,7 +135,7 @@ def test_a_simulated_webhook_is_taken_by_a_real_receiver(stack: Stack, database_
     with rp.running(database_url) as receiver:
         base = f"http://127.0.0.1:{receiver.port}"
         printed = cli.run(env, "simulate", "replicate", "--id", "it's $HOME", "--url", base)
-        pasted = subprocess.run(["sh", "-c", printed.stdout], capture_output=True, text=True, timeout=30, check=False)
+        pasted = subprocess.run(["sh", "-c", printed.stdout], capture_output=True, text=True, timeout=60, check=False)
         sent = cli.run(env, "simulate", "replicate", "--id", "two", "--url", base, "--send")
         env["REPLICATE_WEBHOOK_SECRET"] = "whsec_" + base64.b64encode(b"another-secret-of-another-sender").decode()
         wrong = cli.run(env, "simulate", "replicate", "--url", base, "--send")

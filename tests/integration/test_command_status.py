@@ -48,7 +48,7 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
         "UPDATE predictions SET lease_token = gen_random_uuid(), leased_by = 'node/task', attempt = 1, crashes = 1,"
         " leased_until = moment() + interval '20 s', run_at = moment()"
     )
-    conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, moment() + interval '1 min')")
+    conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, moment() + interval '10 min')")
     conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('drain', 1, moment() - interval '1 h')")
 
     done = answered(cli.environment(stack, database_url), "--json", missing='"queues": null')

@@ -140,7 +140,7 @@ def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> N
     told = ledger(conn)
 
     unexplained = judged(deps, conn, told)
-    explained = judged(deps, conn, told, [Landed("worker killed", time.time() - 10, time.time(), "keep1")])
+    explained = judged(deps, conn, told, [Landed("worker killed", time.time() - 300, time.time(), "keep1")])
 
     assert len(unexplained.unexplained) == 1
     assert explained.is_clean
@@ -149,7 +149,7 @@ def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> N
 def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps, conn: Connection) -> None:
     """With a fault every two seconds each moment lies behind one: a decoder that crashes by itself would hide there."""
     job_id = world.kept(deps)
-    told, moments = ledger(conn), (time.time() - 10, time.time())
+    told, moments = ledger(conn), (time.time() - 300, time.time())
     died = """
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
     SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'node/task' FROM outputs
@@ -175,7 +175,7 @@ def test_a_repeat_in_a_clock_jump_carries_the_hour_of_the_jumped_clock(deps: Dep
         [job_id],
     )
     told = ledger(conn)
-    moments = (time.time() - 10, time.time())
+    moments = (time.time() - 300, time.time())
 
     unexplained = judged(deps, conn, told, [Landed("storage killed", *moments, "seaweedfs")])
     explained = judged(deps, conn, told, [Landed("clock jump", *moments, "postgres")])

@@ -27,7 +27,7 @@ from embedded.server import Server
 from embedded.stack import Stack
 from moorage.errors import ConfigError
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 90
 
 
 def until(condition):

@@ -144,14 +144,14 @@ def test_a_key_recorded_between_listing_and_deletion_stays(deps: Deps, database_
         thread.start()
         until_somebody_waits_for_a_lock(watcher)
         worker.execute("COMMIT")
-        thread.join(20)
+        thread.join(60)
 
     assert reports[0].objects == {}
     assert public(deps) == {key}
 
 
 def until_somebody_waits_for_a_lock(conn: Connection) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     while not conn.execute(waiting).fetchall():
         assert time.monotonic() < deadline, "the sweep did not wait for the row's lock"

@@ -40,8 +40,8 @@ def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
     for wake in wakes:
         relay.offer(wake)
 
-    assert both.wait(5)
-    relay.stop()
+    assert both.wait(60)
+    relay.stop(timeout_seconds=60)
     assert sent == wakes
 
 
@@ -54,6 +54,6 @@ def test_a_stopping_relay_sends_what_waits() -> None:
         relay.offer(wake)
 
     relay.start()
-    relay.stop()
+    relay.stop(timeout_seconds=60)
 
     assert sent == wakes
