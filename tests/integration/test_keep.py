@@ -1,6 +1,5 @@
 """Keep: one output under one lease, downloaded, validated, stored and recorded."""
 
-import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from db.connect import connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable
 from moorage.model import Wake
-from storage import s3
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shell, stopping
 
@@ -162,19 +160,6 @@ def test_a_failing_server_is_tried_twelve_times(at: World) -> None:
     assert downloads(at) == 12
     assert (letter["error"], letter["facts"]["attempts"]) == ("DownloadInterrupted", 12)
     assert at.state("jobs", made.job_id) == "failed"
-
-
-def test_storage_that_is_away_downloads_nothing_and_counts_nothing(at: World) -> None:
-    """Our own outage is not the file's fault."""
-    made = at.keeping([at.source.picture()])
-    (output_id,) = at.outputs(made.job_id)
-    away = s3.from_settings(at.deps.settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
-
-    dataclasses.replace(at, deps=dataclasses.replace(at.deps, blobs=away)).step("keep", output_id)
-
-    row = at.row("outputs", output_id)
-    assert downloads(at) == 0
-    assert (row["state"], row["attempt"], row["crashes"]) == ("waiting", 0, 0)
 
 
 def test_an_expired_source_is_tried_once_and_then_given_up(at: World) -> None:
