@@ -9,7 +9,7 @@ from typing import Any
 from db.connect import BEGIN, Connection, connect
 from moorage.errors import LeaseLost, Refused
 
-LONGEST_SECONDS = 10.0
+LONGEST_SECONDS = 60.0
 
 
 class Racer:

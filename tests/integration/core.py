@@ -297,7 +297,7 @@ def database_of(stack: Stack, template: str, name: str) -> str:
     return stack.postgres.create_database(f"moorage_core_{name}", template=template)
 
 
-def together(*works: Callable[[], Any], seconds: float = 60.0) -> None:
+def together(*works: Callable[[], Any], seconds: float = 120.0) -> None:
     """Run works at the same moment, each in a thread; the first error of any is raised."""
     barrier, errors = threading.Barrier(len(works)), []
 
@@ -318,7 +318,7 @@ def together(*works: Callable[[], Any], seconds: float = 60.0) -> None:
         raise errors[0]
 
 
-def wait_until(look: Callable[[], Any], seconds: float = 40.0) -> Any:
+def wait_until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Return what `look` finds as soon as it is truthy."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

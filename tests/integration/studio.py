@@ -158,7 +158,7 @@ def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str,
         env={"PATH": os.environ["PATH"], "MOORAGE_DOTENV": "", "MOORAGE_FAILPOINT": point, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr

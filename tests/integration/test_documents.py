@@ -132,10 +132,10 @@ def test_a_hundred_files_by_eight_workers_survive_an_application_that_overwrites
     application = threading.Thread(target=overwrite)
     application.start()
     try:
-        together(*[work] * 8, seconds=100)
+        together(*[work] * 8, seconds=200)
     finally:
         over.set()
-        application.join(10)
+        application.join(60)
     reconcile(at)
 
     scenes = document(at)["scenes"]

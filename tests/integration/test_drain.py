@@ -58,7 +58,7 @@ def drop(broker: Broker, body: bytes, task: str) -> None:
 def drained(at: World, stack: Stack, broker: Broker, root: Path) -> list[dict[str, int]]:
     environment = {**os.environ, **stack.environment(), "DATABASE_URL": at.database_url}
     environment["CELERY_BROKER_URL"] = broker.as_uri(include_password=True)
-    done = subprocess.run([sys.executable, "-c", DRAIN], cwd=root, env=environment, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", DRAIN], cwd=root, env=environment, capture_output=True, timeout=110)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.splitlines()[-1])
 

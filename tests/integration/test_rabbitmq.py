@@ -81,7 +81,7 @@ def command(world, *argv):
     """Run a program with the system's own settings."""
     env = world.local.environment()
     return subprocess.run(
-        [sys.executable, "-m", *argv], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", *argv], env=env, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
     )
 
 

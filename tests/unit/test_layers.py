@@ -15,7 +15,7 @@ def loaded(project_root, module):
     """Return the modules that a fresh interpreter has after importing one."""
     environment = {"PATH": os.environ["PATH"], **ENVIRONMENT}
     command = [sys.executable, "-c", f"import {module}; {SAY}"]
-    done = subprocess.run(command, cwd=project_root, env=environment, capture_output=True, timeout=60)
+    done = subprocess.run(command, cwd=project_root, env=environment, capture_output=True, timeout=110)
     assert done.returncode == 0, done.stderr.decode()
     return set(json.loads(done.stdout))
 
