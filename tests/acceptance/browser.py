@@ -33,7 +33,7 @@ def chromium() -> Iterator[Any]:
 
 def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
     """Return a token for one owner, as an application asks for it."""
-    answer = requests.post(f"{url}/v1/owner-tokens", json={"owner": owner}, headers=bearer, timeout=10)
+    answer = requests.post(f"{url}/v1/owner-tokens", json={"owner": owner}, headers=bearer, timeout=30)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["token"])
 
@@ -42,6 +42,7 @@ def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
 def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]:
     """Open the page as an owner does, with the application's link; what the browser complains of fails the test."""
     context = browser.new_context(**{"viewport": DESK, **options})
+    context.set_default_timeout(90_000)
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)

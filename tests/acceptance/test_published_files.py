@@ -15,7 +15,7 @@ HERE = {"Origin": "https://app.example"}  # a page of another origin asks
 def asset(world, render_id, name, **headers):
     """Return what anybody is answered for a file: no token is sent, and a redirect is followed."""
     url = f"{world.local.url}/v1/assets/renders/{render_id}/{name}"
-    return requests.get(url, headers={**HERE, **headers}, timeout=10)
+    return requests.get(url, headers={**HERE, **headers}, timeout=30)
 
 
 def test_a_published_file_answers_under_its_addresses_to_everybody(world):
@@ -60,8 +60,8 @@ def test_an_upload_is_seen_by_a_signed_address_alone(world, published):
     """A photograph of somebody's home is nobody else's, whatever is known of its name."""
     ada = owner(world)
     upload = ada.ask("POST", "/uploads", data=asset(world, published, "0").content).json()
-    signed = requests.get(upload["url"], timeout=10)
-    bare = requests.get(upload["url"].split("?")[0], timeout=10)
+    signed = requests.get(upload["url"], timeout=30)
+    bare = requests.get(upload["url"].split("?")[0], timeout=30)
 
     assert (signed.status_code, hashlib.sha256(signed.content).hexdigest()) == (200, upload["sha256"])
     assert bare.status_code == 403
@@ -80,7 +80,7 @@ def test_a_deleted_render_is_gone_from_lists_addresses_and_storage(world):
     assert ada.get("/renders")["renders"] == []
     assert asset(world, render_id, "0").status_code == 404
     assert ada.ask("GET", f"/renders/{render_id}").status_code == 404
-    until(lambda: requests.get(url, timeout=10).status_code in (403, 404), "the object is deleted")
+    until(lambda: requests.get(url, timeout=30).status_code in (403, 404), "the object is deleted")
     assert ada.ask("DELETE", f"/renders/{render_id}").status_code == 204
 
 

@@ -36,11 +36,11 @@ def printed(environment, tmp_path_factory):
     with out.open("wb") as sink:
         process = subprocess.Popen([*MOORAGE, "up"], cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            until(lambda: process.poll() is not None or READY.search(out.read_text()), "it is up", seconds=90)
+            until(lambda: process.poll() is not None or READY.search(out.read_text()), "it is up", seconds=180)
             yield out.read_text()
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(120)
     assert process.returncode == 0, out.read_text()
     assert not Path(environment["MOORAGE_DATA_DIR"], "up.env").exists()
 
@@ -51,15 +51,15 @@ def test_the_order_that_up_prints_is_shown_on_the_page_that_it_prints(printed):
     base, token = READY.search(printed).groups()
     headers = {"Authorization": f"Bearer {token}"}
 
-    order = requests.post(url, json=json.loads(body), headers={"Authorization": f"Bearer {bearer}"}, timeout=20)
+    order = requests.post(url, json=json.loads(body), headers={"Authorization": f"Bearer {bearer}"}, timeout=60)
     assert order.status_code == 202, order.text
     job_url = f"{base}/v1/jobs/{order.json()['job_id']}"
     job = until(lambda: settled(job_url, headers), "the job has ended")
 
     assert [one["state"] for one in job["predictions"]] == ["failed", "succeeded"]
     with requests.Session() as browser:
-        assert browser.post(f"{base}/v1/session", headers=headers, timeout=20).status_code == 204
-        page = browser.get(base, timeout=20)
+        assert browser.post(f"{base}/v1/session", headers=headers, timeout=60).status_code == 204
+        page = browser.get(base, timeout=60)
     assert page.status_code == 200
     assert order.json()["job_id"] in page.text
 
@@ -69,7 +69,7 @@ def test_the_lines_for_a_prediction_of_ones_own_work_when_pasted(printed, enviro
     lines = STARTED_BY_HAND.search(printed)[0]
 
     pasted = subprocess.run(
-        ["sh", "-c", f"{lines}\necho; echo $ID"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        ["sh", "-c", f"{lines}\necho; echo $ID"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     registered, external_id = pasted.stdout.split("\n", 1)
     prediction = told(environment, external_id.strip())
@@ -86,12 +86,12 @@ def ended(job):
 def told(environment, name):
     """Return the facts that `moorage show` tells."""
     done = subprocess.run(
-        [*MOORAGE, "show", name, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [*MOORAGE, "show", name, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["facts"]
 
 
 def settled(job_url, headers):
-    job = requests.get(job_url, headers=headers, timeout=20).json()
+    job = requests.get(job_url, headers=headers, timeout=60).json()
     return job if job["settled_at"] else None
