@@ -77,6 +77,10 @@ ADVICE: Final[Mapping[str, str]] = {
     "unnamed": "the orphan sweep does not run: moorage orphans",
 }
 
+# An input file was sent once, by its owner: no repair can have it again.
+_AGAIN: Final = "restore it from a backup, or ask its owner to upload it again"
+OF_UPLOADS: Final[Mapping[str, str]] = {f"4 uploads {word}": _AGAIN for word in ("missing", "size", "digest")}
+
 REPAIRABLE: Final = frozenset(
     {
         *(f"2 {table} overdue" for table in ("deliveries", "jobs", "predictions", "outputs", "notices")),
@@ -90,4 +94,4 @@ REPAIRABLE: Final = frozenset(
 
 def todo(finding: Finding) -> str:
     """Return what a person does about it."""
-    return ADVICE[finding.word]
+    return OF_UPLOADS.get(finding.check) or ADVICE[finding.word]

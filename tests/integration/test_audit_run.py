@@ -146,7 +146,8 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
 def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     """A finding that says nothing of what to do wakes a person for nothing."""
     objects = {"4 objects missing", "4 objects size", "4 objects digest", "4 sample digest", "5 objects unnamed"}
-    checks = {*rules.CHECKS, DOCUMENT, *objects}
+    inputs = {"5 inputs unnamed", "5 uploads unnamed", *audit_advice.OF_UPLOADS}
+    checks = {*rules.CHECKS, DOCUMENT, *objects, *inputs}
 
     assert {check.split()[2] for check in checks} == set(audit_advice.ADVICE)
     assert checks >= audit_advice.REPAIRABLE

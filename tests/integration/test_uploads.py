@@ -24,7 +24,7 @@ from moorage import ids
 from moorage.errors import Invalid, StorageUnavailable
 from storage import keys
 from storage.keys import Uploaded
-from tasks import audit, orphans, references, upload_child, uploads
+from tasks import audit, audit_advice, orphans, references, upload_child, uploads
 from tasks.deps import Deps
 from tasks.references import ReferenceGone
 from tests.integration import command_line as cli
@@ -158,6 +158,7 @@ def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, 
 
     found = {(finding.rule, finding.id, finding.word) for finding in report.findings}
     assert found == {(4, str(missing.id), "missing"), (4, str(other.id), "digest" if deep else "size")}
+    assert all("upload it again" in audit_advice.todo(finding) for finding in report.findings)
     assert report.checked["uploads"] == 2
     assert str(whole.id) not in {finding.id for finding in report.findings}
 
