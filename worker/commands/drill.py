@@ -154,7 +154,7 @@ def _report(
     conn = connect(local.stack.postgres.url(), name="moorage-drill")
     deps = boot.deps()
     verdict = judging.judge(conn, deps.blobs, standin.ledger(), application.started, application.ordered, chaos.landed)
-    findings = [str(finding) for finding in audit.run(deps).findings]
+    findings = [str(finding) for finding in audit.run(deps, deep=True).findings]
     conn.close()
     if not is_quiet:
         verdict.unexpected.insert(0, "not everything ended in time after the last fault")
