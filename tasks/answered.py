@@ -39,7 +39,7 @@ def record(
     elif isinstance(answer, Permanent):
         why = GiveUp(answer.category, type(answer).__name__, reason, answer.retryable)
         return tries.fail(conn, lease, job, prediction, why)
-    elif provider.can_list:
+    elif lookup.may_be_found(provider):
         reason = f"{tries.UNCERTAIN}: {reason}"
         leases.hand_back(conn, lease, wait_seconds=lookup.LOOKS[0], reason=reason, counted=False)
     else:

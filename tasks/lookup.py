@@ -1,4 +1,8 @@
-"""Lookup: what became of a submission whose answer nobody recorded, by the provider's own list."""
+"""
+Lookup: what became of a submission whose answer nobody recorded, by the provider's own list.
+
+A provider without one can still tell by its webhook, whose address names the try: that is waited for, and no longer.
+"""
 
 import hashlib
 from datetime import datetime, timedelta
@@ -17,7 +21,12 @@ from tasks.writeback import write_back
 
 LOOKS: Final = (5.0, 15.0, 60.0)  # seconds after the submission: a list may lag, and the request may be under way
 SKEW: Final = timedelta(minutes=2)  # the provider's clock may be behind ours
-UNSEEN: Final = "its worker died before an answer was recorded, and the provider keeps no list"
+UNSEEN: Final = "its worker died before an answer was recorded, and the provider keeps no list and sends no webhook"
+
+
+def may_be_found(provider: Provider) -> bool:
+    """Return whether a provider can still tell of an order that it did not answer: by its list, or by a webhook."""
+    return provider.can_list or (provider.enabled and not provider.synchronous)
 
 
 def run(deps: Deps, lease: Lease, pulse: Pulse, prediction: Prediction, provider: Provider | None) -> list[Wake]:
@@ -25,8 +34,10 @@ def run(deps: Deps, lease: Lease, pulse: Pulse, prediction: Prediction, provider
     since = prediction.submitted_at
     if since is None:
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
-    if provider is None or not provider.can_list:
+    if provider is None or not may_be_found(provider):
         return write_back(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
+    if not provider.can_list:
+        return write_back(deps, lease, pulse, lambda conn: _await_webhook(conn, lease, provider)) or []
     age = (lease.claimed_at - since).total_seconds()
     if 0 <= age < LOOKS[0]:  # below 0 the clock was set back: nobody knows how old it is
         deps.database.run(lambda conn: submits.wait(conn, lease, wait_seconds=LOOKS[0] - age))
@@ -81,6 +92,19 @@ def _record(conn: Connection, lease: Lease, provider: Provider, found: str | Moo
         why = f"the list that would show it cannot be read: {found}"
         return tries.abandon(conn, lease, job, prediction, provider, why, nothing_made=False)
     return []
+
+
+def _await_webhook(conn: Connection, lease: Lease, provider: Provider) -> list[Wake]:
+    """Leave it as it is until its time limit, but not beyond the last look that a list would get."""
+    job, prediction = tries.locked(conn, lease)
+    moment = now(conn)
+    since = prediction.submitted_at or moment
+    left = (min(prediction.deadline_at, since + timedelta(seconds=LOOKS[-1])) - moment).total_seconds()
+    if left > 0:  # above what there ever was, the clock was set back
+        submits.wait(conn, lease, wait_seconds=min(left, LOOKS[-1]))
+        return []
+    why = f"{provider.name} keeps no list, and no webhook told of it in time"
+    return tries.abandon(conn, lease, job, prediction, provider, why, nothing_made=False)
 
 
 def _end_unseen(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:

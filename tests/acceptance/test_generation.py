@@ -13,7 +13,9 @@ def test_where_one_times_out_and_one_is_broken_the_third_brings_the_render(world
     shop = application(world)
 
     job_id = shop.order(
-        entry("replicate", seconds=3, **NEVER_ENDS), entry("fal", model="standin/broken"), entry("openai", outputs=2)
+        entry("replicate", seconds=3, **NEVER_ENDS),
+        entry("fal", seconds=3, model="standin/broken"),  # its webhook could still tell, so its time is waited for
+        entry("openai", outputs=2),
     )
     job = shop.await_end(job_id)
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from embedded.stack import Stack
+from moorage.model import Step
 from tasks import recover
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
@@ -351,26 +352,61 @@ def test_a_list_that_cannot_be_read_says_nothing_about_the_submission(at: World,
     assert [(row["state"], row["entry"]) for row in tries(at, made.job_id)] == [("abandoned", 0), ("planned", 1)]
 
 
-def test_without_a_list_an_uncertain_try_ends_at_once(at: World, studio: Studio) -> None:
-    """fal keeps no list with webhook addresses; the chain goes on, and only the webhook can still tell."""
+def test_without_a_list_an_uncertain_try_is_waited_for_by_its_webhook(at: World, studio: Studio) -> None:
+    """fal keeps no list, but what it took it tells of: the next entry would be made, and paid for, beside it."""
     made = ordered(at, entry("fal"), entry())
     studio.script = [(502, {})]
+    at.step("submit", made.prediction_id)
+    assert at.row("predictions", made.prediction_id)["reason"].startswith("submit uncertain: ")
+    assert look_of(at, made.prediction_id) < 14
+
+    aged(at, made.prediction_id, 20)
+    at.step("submit", made.prediction_id)
+
+    assert [row["state"] for row in tries(at, made.job_id)] == ["submitting"]
+    assert 60 <= look_of(at, made.prediction_id) < 69
+    assert len(studio.orders) == 1
+
+
+def test_without_a_list_or_a_webhook_an_uncertain_try_ends_in_time(at: World, studio: Studio) -> None:
+    """Whoever waits for a picture waits no longer than its entry allows."""
+    made = ordered(at, entry("fal"), entry())
+    studio.script = [(502, {})]
+    at.step("submit", made.prediction_id)
+    aged(at, made.prediction_id, 20)
+    at.conn.execute("UPDATE predictions SET deadline_at = moment() WHERE id = %s", (made.prediction_id,))
 
     at.step("submit", made.prediction_id)
+
+    first, second = tries(at, made.job_id)
+    assert (first["state"], second["state"], second["entry"]) == ("abandoned", "planned", 1)
+    assert first["reason"] == "submit uncertain: fal keeps no list, and no webhook told of it in time"
+
+
+def test_an_uncertain_answer_that_no_webhook_follows_ends_its_try_at_once(at: World, studio: Studio) -> None:
+    """OpenAI answers with the pictures or not at all."""
+    made = ordered(at, entry("openai"), entry())
+    studio.script = [(502, {})]
+
+    at.step("generate", made.prediction_id)
 
     assert [(row["state"], row["entry"]) for row in tries(at, made.job_id)] == [("abandoned", 0), ("planned", 1)]
 
 
-def test_a_dead_workers_submission_without_a_list_ends_as_uncertain(at: World, studio: Studio) -> None:
+@pytest.mark.parametrize(("provider", "step"), [("fal", "submit"), ("openai", "generate")])
+def test_a_dead_workers_submission_without_a_list_ends_as_uncertain(
+    at: World, studio: Studio, provider: str, step: Step
+) -> None:
     """Sent or not: to send it again could make it twice."""
-    made = ordered(at, entry("fal"))
+    made = ordered(at, entry(provider))
     at.conn.execute(
         "UPDATE predictions SET state = 'submitting', key_sha256 = 'x', submitted_at = moment() WHERE id = %s",
         (made.prediction_id,),
     )
     at.conn.execute("DELETE FROM events")
+    aged(at, made.prediction_id, 60)
 
-    at.step("submit", made.prediction_id)
+    at.step(step, made.prediction_id)
 
     (row,) = tries(at, made.job_id)
     assert (row["state"], row["reason"].partition(":")[0]) == ("abandoned", "submit uncertain")
@@ -396,12 +432,16 @@ def test_a_webhook_with_the_key_is_faster_than_the_answer(at: World, studio: Stu
     assert len(at.outputs(made.job_id)) == 1
 
 
-def test_a_webhook_with_the_key_counts_for_a_try_that_was_abandoned(at: World, studio: Studio) -> None:
+@pytest.mark.parametrize("state", ["submitting", "abandoned"])
+def test_a_webhook_with_the_key_counts_for_a_try_that_nobody_answered(at: World, studio: Studio, state: str) -> None:
     """It was made after all: its files are paid for, and the job still wants them."""
     made = ordered(at, entry("fal"))
     studio.script = [(502, {})]
     at.step("submit", made.prediction_id)
-    assert at.state("jobs", made.job_id) == "failed"
+    if state == "abandoned":
+        aged(at, made.prediction_id, 60)
+        at.step("submit", made.prediction_id)
+        assert at.state("jobs", made.job_id) == "failed"
     body = {"request_id": "p1", "status": "OK", "payload": {"images": [{"url": studio.picture()}]}}
     delivery_id = at.delivered(body)
     at.conn.execute(
@@ -412,8 +452,9 @@ def test_a_webhook_with_the_key_counts_for_a_try_that_was_abandoned(at: World, s
 
     row = at.row("predictions", made.prediction_id)
     assert (row["state"], row["external_id"]) == ("succeeded", "p1")
-    assert ("abandoned", "abandoned") in at.edges("prediction", row["id"])
+    assert (state, state if state == "abandoned" else "running") in at.edges("prediction", row["id"])
     assert len(at.outputs(made.job_id)) == 1
+    assert len(tries(at, made.job_id)) == 1
 
 
 def test_a_key_is_good_for_one_prediction(at: World, studio: Studio) -> None:
@@ -461,6 +502,8 @@ def test_a_try_nobody_ever_heard_of_ends_without_a_dead_letter(at: World, studio
     """Nothing is missed: perhaps it was never made, and the chain has gone on long since."""
     made = ordered(at, entry("fal"))
     studio.script = [(502, {})]
+    at.step("submit", made.prediction_id)
+    aged(at, made.prediction_id, 60)
     at.step("submit", made.prediction_id)
     at.conn.execute("UPDATE predictions SET output_until = moment() WHERE id = %s", (made.prediction_id,))
     make_due(at, made.prediction_id)
