@@ -221,7 +221,7 @@ class World:
     def _hears(self, name: str) -> bool:
         """Return whether a worker answers, which it does once it takes messages."""
         node = f"{name}@{gethostname()}"
-        with Celery(broker=self.local.stack.valkey.url(), set_as_current=False) as asker:
+        with Celery(broker=self.local.environment()["CELERY_BROKER_URL"], set_as_current=False) as asker:
             with contextlib.suppress(redis.ConnectionError):
                 return bool(asker.control.ping([node], timeout=2, limit=1))
             return False

@@ -18,7 +18,7 @@ needs_rabbitmq = pytest.mark.skipif(rabbitmq.find() is None, reason="no RabbitMQ
 @contextmanager
 def connected(url: str) -> Iterator[Connection]:
     """Give a connection of the test's own."""
-    with Connection(url, connect_timeout=5, transport_options={"confirm_publish": True}) as connection:
+    with Connection(url, connect_timeout=30, transport_options={"confirm_publish": True}) as connection:
         yield connection
 
 
@@ -57,7 +57,7 @@ def push_task(url: str, queue: str, task: str, *args: Any) -> None:
 
 def die_holding(url: str, queue: str) -> list[str]:
     """Take every message of a queue and lose the connection, as a killed consumer does; returns their task ids."""
-    connection = Connection(url, connect_timeout=5)
+    connection = Connection(url, connect_timeout=30)
     channel = connection.channel()
     held = []
     while (message := channel.basic_get(queue)) is not None:
