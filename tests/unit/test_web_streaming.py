@@ -27,7 +27,7 @@ def stream(send: Any) -> list[str]:
         await held({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     try:
-        asyncio.run(asyncio.wait_for(answer(), 10))
+        asyncio.run(asyncio.wait_for(answer(), 50))
     finally:
         gone.append("over")
     return gone
