@@ -1,5 +1,6 @@
 """Processes killed, or asked to stop, while they keep a file."""
 
+import contextlib
 import os
 import signal
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from tests.acceptance.pace import hold
-from tests.acceptance.victims import SLOW, kill_any_child, kill_child, worker_of
+from tests.acceptance.victims import SLOW, kill_any_child, kill_any_worker, kill_child, worker_of
 from tests.acceptance.world import LEASE_SECONDS, WORKERS, until
 
 
@@ -17,9 +18,7 @@ def test_a_killed_workers_file_is_kept_by_another(world):
     await_old_postgres(world)
 
     def kill():
-        asked = world.ask(SLOW)
-        leased = world.await_leased(asked)
-        worker_of(world, leased).kill()
+        asked, _ = kill_any_worker(world)
         since = time.monotonic()
         world.await_end(asked)
         took = time.monotonic() - since
@@ -72,6 +71,38 @@ def test_a_stopped_worker_hands_its_file_back_uncounted(world):
     world.check(asked)
 
 
+def test_a_stopped_worker_finishes_within_its_grace_what_it_can(world):
+    """What is nearly downloaded need not be downloaded twice for a deployment."""
+    with world.without("keep1", "keep2"), one_more(world, "patient", MOORAGE_STOP_GRACE_SECONDS="60") as worker:
+        asked = world.ask(SLOW)
+        leased = world.await_leased(asked)
+        asked_at = world.one("SELECT clock_timestamp() AS at")["at"]
+
+        os.kill(worker.pid, signal.SIGTERM)
+        status = worker.wait(60)
+
+        assert status == 0, worker.tail()
+        (output,) = world.outputs(asked)  # nobody else could have kept it
+        assert (output["state"], output["attempt"], output["crashes"]) == ("kept", 1, 0)
+        assert output["ended_at"] > asked_at
+        assert leased["leased_by"].startswith("patient@")
+    world.await_end(asked)
+    assert world.job(asked)["state"] == "succeeded"
+    world.check(asked)
+
+
+@contextlib.contextmanager
+def one_more(world, name, **settings):
+    """Give one more worker that keeps files, with settings of its own."""
+    worker = world.local.add_worker(name, "-Q", "keep", "-c", "2", **settings)
+    worker.launch()
+    try:
+        yield worker
+    finally:
+        del world.local.processes[name]
+        worker.stop()
+
+
 def test_a_row_that_kills_every_worker_ends_as_poison(world):
     """A file that kills its decoder must not take worker after worker down for ever."""
     asked = world.ask({"outputs": 1, "faults": {"0": "slow_forever"}})
@@ -85,6 +116,33 @@ def test_a_row_that_kills_every_worker_ends_as_poison(world):
 
     (output,) = world.outputs(asked)
     assert (output["state"], output["category"]) == ("dead", "POISON")
+    assert world.job(asked)["state"] == "failed"
+    assert [letter["category"] for letter in world.letters(asked)] == ["POISON"]
+
+
+# Each comes later in the keeping of a file than the one before: where all are armed, each attempt dies at the next.
+FIVE_DEATHS = (
+    "keep.after_claim",
+    "keep.before_download",
+    "keep.after_download",
+    "keep.before_upload",
+    "keep.after_upload",
+)
+
+
+@pytest.mark.parametrize("point", ["poison.before_record", "poison.after_record"])
+def test_a_crash_while_a_poisonous_row_is_buried_buries_it_once(world, point):
+    """The row that killed five workers kills a sixth, at the commit that ends it: still one dead letter, one end."""
+    for armed in (*FIVE_DEATHS, point):
+        world.arm(armed)
+
+    asked = world.ask({"outputs": 1})
+    until(lambda: not world.is_armed(point), f"a crash at {point}")
+    world.await_end(asked)
+
+    (output,) = world.outputs(asked)
+    assert (output["state"], output["category"]) == ("dead", "POISON")
+    assert (output["attempt"], output["crashes"]) == (5, 5)
     assert world.job(asked)["state"] == "failed"
     assert [letter["category"] for letter in world.letters(asked)] == ["POISON"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance.pace import hold, settled
 from tests.acceptance.test_kills import await_old_postgres, released
-from tests.acceptance.victims import SLOW, kill_any_child, worker_of
+from tests.acceptance.victims import kill_any_child, kill_any_worker
 from tests.acceptance.world import LEASE_SECONDS, until
 
 # What is promised, with a second or more for a busy machine: figures belong to a quiet one.
@@ -43,9 +43,7 @@ def test_the_file_of_a_killed_worker_runs_again_within_its_lease(world):
     await_old_postgres(world)
 
     def kill():
-        asked = world.ask(SLOW)
-        leased = world.await_leased(asked)
-        worker_of(world, leased).kill()
+        asked, leased = kill_any_worker(world)
         took = again(world, leased, time.monotonic())
         world.mend()
         world.await_end(asked)

@@ -55,6 +55,18 @@ def kill_any_child(world: World) -> tuple[Asked, dict[str, Any]]:
     pytest.fail("five times a file had been kept before it was known by whom")
 
 
+def kill_any_worker(world: World) -> tuple[Asked, dict[str, Any]]:
+    """Kill the whole worker that keeps a new job's file; return both. Another job where a file had been kept first."""
+    for _ in range(5):
+        asked = world.ask(SLOW)
+        leased = world.await_leased(asked)
+        worker_of(world, leased).kill()
+        if _is_held(world, leased):
+            return asked, leased
+        world.mend()
+    pytest.fail("five times a file had been kept before its worker was killed")
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process started and that live."""
     try:
