@@ -1,25 +1,29 @@
-"""`moorage demo`: the main job, with a share of each fault, on real servers; exit 0 only when three sources agree."""
+"""`moorage demo`: the main job, with a share of each fault, on real servers; exit 0 only when all sources agree."""
 
 import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.status import Status
 
-from db.connect import connect
+from db.connect import Connection, connect
 from embedded.standin.client import Standin
 from moorage import settings as settings_module
 from tasks import audit
 from worker import boot
-from worker.demo import compare, drive, film, orders, plan, report
+from worker.demo import compare, drive, film, orders, plan, report, stream, told
 from worker.demo.shop import Shop
+from worker.demo.stream import Follower
+from worker.demo.told import Listener
 from worker.local import Local, data_folder
 
 SETTLE_SECONDS = 100.0
+STREAM_SECONDS = 10.0
 
 
 @click.command()
@@ -34,14 +38,14 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     begun = time.monotonic()
-    with Standin(pictures=pictures).start(folder / "standin") as standin:
-        overrides = {name: value for name, (value, _) in plan.SETTINGS.items()}
+    with Listener() as listener, Standin(pictures=pictures).start(folder / "standin") as standin:
+        overrides = {name: value for name, (value, _) in plan.SETTINGS.items()} | listener.environment()
         console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for providers ...")
         with Local(folder, standin=standin, overrides=overrides) as local:
             console.print(f"all up after {time.monotonic() - begun:.1f} s. Settings that differ from the defaults:")
             for name, (value, why) in plan.SETTINGS.items():
                 console.print(f"  {name}={value}  {why}")
-            agreed = _run(console, local, standin)
+            agreed = _run(console, local, standin, listener)
     console.print(f"done in {time.monotonic() - begun:.0f} s")
     if agreed and not leave:
         shutil.rmtree(folder)
@@ -50,40 +54,55 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     sys.exit(0 if agreed else 1)
 
 
-def _run(console: Console, local: Local, standin: Standin) -> bool:
+def _run(console: Console, local: Local, standin: Standin, listener: Listener) -> bool:
     """Run every case to its end and print the comparison; returns whether the sources agree."""
     os.environ.update(local.environment())
     settings_module.get.cache_clear()
     conn = connect(settings_module.get().database_url.get_secret_value(), name="moorage-demo")
     shop = Shop(local)
+    with Follower(local.url, local.secrets["api_token"]) as follower:
+        started, is_quiet = _drive(console, conn, shop, drive.Application(local, standin))
+        newest = stream.last(conn)
+        follower.await_event(newest, STREAM_SECONDS)
+    deps, ledger, project = boot.deps(), standin.ledger(), shop.film()
+    findings = [f"[red]audit[/red] {finding}" for finding in audit.run(deps).findings]
+    differing = [] if is_quiet else [f"not everything ended within {SETTLE_SECONDS:.0f} s"]
+    differing += compare.differences(conn, deps.blobs, ledger, started, shop.placed)
+    differing += film.differences(project, shop.placed)
+    differing += told.differences(conn, listener)
+    differing += stream.differences(conn, follower, newest)
+    report.show_orders(console, shop.placed, project)
+    report.show_told(console, listener, follower)
+    report.show(console, conn, ledger["summary"], started, findings)
+    conn.close()
+    return _conclude(console, [*findings, *(f"[red]differs[/red] {line}" for line in differing)])
+
+
+def _drive(
+    console: Console, conn: Connection, shop: Shop, application: drive.Application
+) -> tuple[list[drive.Started], bool]:
+    """Start, order, cancel and retry; returns what was started, and whether all of it came to its end."""
     shop.write_film()
     shop.place(orders.first())
-    started = drive.Application(local, standin).start(plan.cases())
+    started = application.start(plan.cases())
+    shop.steer()
     shop.place(orders.then())
     jobs = len(shop.placed) + sum(1 for one in started if one.job_id is not None)
     with Status("", console=console) as status:
         is_quiet = drive.await_quiet(conn, jobs, Teller(console, status), shop.look, SETTLE_SECONDS)
     shop.look()
-    deps = boot.deps()
-    findings = audit.run(deps).findings
-    ledger = standin.ledger()
-    differing = compare.differences(conn, deps.blobs, ledger, started, shop.placed)
-    project = shop.film()
-    differing += film.differences(project, shop.placed)
-    if not is_quiet:
-        differing.insert(0, f"not everything ended within {SETTLE_SECONDS:.0f} s")
-    report.show_orders(console, shop.placed, project)
-    report.show(console, conn, ledger["summary"], started, findings)
-    for finding in findings:
-        console.print(f"[red]audit[/red] {finding}")
-    for line in differing:
-        console.print(f"[red]differs[/red] {line}")
-    if not differing and not findings:
+    return started, is_quiet
+
+
+def _conclude(console: Console, problems: Sequence[str]) -> bool:
+    for problem in problems:
+        console.print(problem)
+    if not problems:
         console.print(
-            "[green]The stand-in's ledger, PostgreSQL and the bucket agree; every job is accounted for.[/green]"
+            "[green]The stand-in's ledger, PostgreSQL, the bucket, the webhooks out and the stream of events agree;"
+            " every job is accounted for.[/green]"
         )
-    conn.close()
-    return not differing and not findings
+    return not problems
 
 
 class Teller:

@@ -1,1 +1,1 @@
-"""The demo: the main job with a share of each fault, on real servers, compared between three sources."""
+"""The demo: the main job with a share of each fault, on real servers, compared between all sources that know of it."""

@@ -35,6 +35,7 @@ def differences(
         *_webhooks(conn, summary, {line["prediction"] for line in made if line["provider"] == "fal"}),
         *_made(conn, made, started),
         *_jobs(conn, started, placed),
+        *_stopped(ledger["lines"], placed),
         *_outputs([row for row in rows if not row["is_placeholder"]], summary, started, placed),
         *_placeholders([row for row in rows if row["is_placeholder"]], placed),
         *_bucket(rows, blobs),
@@ -82,6 +83,13 @@ def _order(one: Ordered) -> list[str]:
     if count != one.order.publishes:
         found.append(f"job {one.order.name!r} shows {count} files, expected {one.order.publishes}")
     return found
+
+
+def _stopped(lines: Iterable[dict[str, Any]], placed: Sequence[Ordered]) -> list[str]:
+    """Compare what the application cancelled with what its providers stopped."""
+    stopped = {line["prediction"] for line in lines if line["kind"] == "ended" and line["status"] == "canceled"}
+    tries = [p for one in placed if one.order.steer == "cancel" for p in one.shown["predictions"]]
+    return [f"{p['provider']} went on with {p['external_id']}" for p in tries if p["external_id"] not in stopped]
 
 
 def _outputs(

@@ -1,4 +1,4 @@
-"""What the demo orders: jobs that moorage submits itself, along chains of providers, from files, for scenes."""
+"""What the demo orders: jobs along chains of providers, from files, for scenes, and what it cancels and retries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ FILM: Final = "film"
 SCENES: Final = ("harbour", "pier", "quay")
 
 Source = Literal["nothing", "an upload", "a kept picture"]
+Steer = Literal["cancel", "retry"]
 _MODELS: Final = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}
 
 
@@ -21,6 +22,7 @@ class Order:
         publishes: how many files readers see in the end.
         stands_in: whether a placeholder is made on the way.
         source: what every entry's `image` is.
+        steer: what the application asks for, once the job is at work or has failed.
     """
 
     name: str
@@ -30,12 +32,13 @@ class Order:
     state: str = "succeeded"
     stands_in: bool = False
     source: Source = "nothing"
+    steer: Steer | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def first() -> list[Order]:
     """Return the orders of the beginning."""
-    return [*_chains(), *_submissions(), _from_upload()]
+    return [*_chains(), *_submissions(), *_steered(), _from_upload()]
 
 
 def then() -> list[Order]:
@@ -84,6 +87,15 @@ def _submissions() -> list[Order]:
     return [
         Order("its answer is lost, its webhook tells", (lost,), ("replicate",)),
         Order("the provider is busy twice", (busy,), ("fal",)),
+    ]
+
+
+def _steered() -> list[Order]:
+    long = _entry("replicate", 120.0, duration_s=100.0)
+    no_credit = _entry("fal", submit="no_credit", submit_times=1)
+    return [
+        Order("cancelled while it is made", (long,), ("replicate",), 0, "cancelled", steer="cancel"),
+        Order("fails, and works when retried", (no_credit,), ("fal", "fal"), steer="retry"),
     ]
 
 

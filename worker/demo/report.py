@@ -1,5 +1,6 @@
 """What the demo prints at its end."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from rich.table import Table
 from db.connect import Connection, many
 from worker.demo.drive import Started
 from worker.demo.shop import Ordered
+from worker.demo.stream import Follower
+from worker.demo.told import Listener
 
 JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
 
@@ -78,6 +81,18 @@ def show_orders(console: Console, placed: Sequence[Ordered], project: dict[str, 
         f"project {project['project_id']}: {project['status']}, {progress['files_kept']} files in"
         f" {len(project['document']['scenes'])} scenes, {progress['placeholders']} placeholder"
     )
+
+
+def show_told(console: Console, listener: Listener, follower: Follower) -> None:
+    """Print what the application heard: of its jobs' ends by webhook, of every edge by the stream."""
+    ends = Counter(one.type.removeprefix("job.") for one in {one.sequence: one for one in listener.told}.values())
+    kinds = ", ".join(f"{count} {name}" for name, count in ends.most_common())
+    console.print(
+        f"webhooks out: {listener.answers.total()} requests, {listener.answers[503]} answered 503 and sent again;"
+        f" {ends.total()} ends of {len({one.job_id for one in listener.told})} jobs: {kinds}"
+    )
+    resumed = ", ".join(str(last) for last in follower.connections[1:])
+    console.print(f"stream of events: {len(follower.events)} events, left once and resumed behind event {resumed}")
 
 
 def _try(prediction: dict[str, Any]) -> str:

@@ -2,19 +2,27 @@
 
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import requests
 from PIL import Image
 
+from moorage.lifecycle import TERMINAL_PREDICTION
 from worker.demo.drive import DemoFailed
-from worker.demo.orders import FILM, SCENES, Order
+from worker.demo.orders import FILM, SCENES, Order, Steer
 from worker.local import Local
 
 OWNER = "demo"
-PICTURE_SECONDS = 60.0
+WAIT_SECONDS: Final = 60.0
+
+Shown = dict[str, Any]
+# When a job is as far as what is to be done with it asks for.
+READY: Final[dict[Steer, Callable[[Shown], bool]]] = {
+    "cancel": lambda shown: any(prediction["state"] == "running" for prediction in shown["predictions"]),
+    "retry": lambda shown: bool(shown["state"] == "failed"),
+}
 
 
 @dataclass(slots=True)
@@ -23,13 +31,14 @@ class Ordered:
 
     order: Order
     job_id: str
-    shown: dict[str, Any] = field(default_factory=dict)
+    shown: Shown = field(default_factory=dict)
 
     @property
     def is_done(self) -> bool:
-        """Return whether the job stands as it must in the end."""
+        """Return whether the job stands as it must in the end, and nothing of it is at work at a provider."""
         shown = (self.shown.get("state"), len(self.shown.get("variants", ())))
-        return shown == (self.order.state, self.order.publishes)
+        at_work = [one for one in self.shown.get("predictions", ()) if one["state"] not in TERMINAL_PREDICTION]
+        return shown == (self.order.state, self.order.publishes) and not at_work
 
 
 class Shop:
@@ -59,6 +68,13 @@ class Shop:
             asked = {"owner": OWNER, "chain": chain, **order.fields}
             self.placed.append(Ordered(order, str(self._ask("POST", "/jobs", json=asked)["job_id"])))
 
+    def steer(self) -> None:
+        """Cancel and retry what is to be, each once its job is so far."""
+        for one in self.placed:
+            if one.order.steer is not None:
+                self._await(one, READY[one.order.steer])
+                self._ask("POST", f"/jobs/{one.job_id}/{one.order.steer}")
+
     def look(self) -> bool:
         """Read the jobs that are not done; returns whether all are."""
         for one in self.placed:
@@ -71,18 +87,19 @@ class Shop:
             upload = self._ask("POST", f"/uploads?owner={OWNER}", data=_photo())
             return {"image": {"upload": upload["upload_id"]}}
         if order.source == "a kept picture":
-            return {"image": {"variant": f"{self._await_picture(self.placed[-1])}/0"}}
+            shown = self._await(self.placed[-1], lambda shown: shown["render_id"] is not None)
+            return {"image": {"variant": f"{shown['render_id']}/0"}}
         return {}
 
-    def _await_picture(self, ordered: Ordered) -> str:
-        """Return the render that a job has become."""
-        until = time.monotonic() + PICTURE_SECONDS
+    def _await(self, ordered: Ordered, is_ready: Callable[[Shown], bool]) -> Shown:
+        """Return a job once it is so far."""
+        until = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < until:
-            render_id = self._ask("GET", f"/jobs/{ordered.job_id}")["render_id"]
-            if render_id:
-                return str(render_id)
+            shown = self._ask("GET", f"/jobs/{ordered.job_id}")
+            if is_ready(shown):
+                return shown
             time.sleep(0.25)
-        raise DemoFailed(f"{ordered.order.name!r} published nothing within {PICTURE_SECONDS:.0f} s")
+        raise DemoFailed(f"{ordered.order.name!r} did not come so far within {WAIT_SECONDS:.0f} s")
 
     def _ask(self, method: str, path: str, **sent: Any) -> dict[str, Any]:
         answer = self._session.request(method, self._url + path, timeout=30, **sent)
