@@ -144,7 +144,10 @@ def poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
     limit = deps.settings.max_crashes
     reason = f"{limit} workers died while they worked on this"
     why = GiveUp("POISON", "Poison", reason, retryable=True)
-    return deps.database.run(lambda conn: _poison(conn, deps, step, row_id, why, actor))
+    failpoint("poison.before_record")
+    wakes = deps.database.run(lambda conn: _poison(conn, deps, step, row_id, why, actor))
+    failpoint("poison.after_record")
+    return wakes
 
 
 def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp, actor: str) -> list[Wake]:

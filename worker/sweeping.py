@@ -30,7 +30,9 @@ def run(name: str, actor: str) -> None:
             started = time.monotonic()
             result = _run(deps, name, actor)
             result["seconds"] = round(time.monotonic() - started, 3)
+            failpoint(f"{name}.before_finish")
             deps.database.run(lambda conn: ticks.finish(conn, name, slot, result))
+            failpoint(f"{name}.after_finish")
         except DatabaseUnavailable as error:
             log.warning("sweep.database_away", error=str(error))
         except Transient as error:

@@ -48,7 +48,20 @@ def test_a_nightly_sweep_runs_once_in_its_minute(stack: Stack, database_url: str
     assert slots[0]["n"] <= 4 + minutes  # a minute may end between two runs, but not between all of them
 
 
-@pytest.mark.parametrize("point", ["orphans.after_tick", "retention.after_tick", "usage.after_tick"])
+POINTS = (
+    "orphans.after_tick",
+    "retention.after_tick",
+    "usage.after_tick",
+    "orphans.before_finish",
+    "retention.before_finish",
+    "usage.before_finish",
+    "orphans.after_finish",
+    "retention.after_finish",
+    "usage.after_finish",
+)
+
+
+@pytest.mark.parametrize("point", POINTS)
 def test_a_night_in_which_the_sweep_dies_costs_one_run(
     stack: Stack, database_url: str, deps: Deps, conn: Connection, point: str
 ) -> None:
@@ -63,10 +76,11 @@ def test_a_night_in_which_the_sweep_dies_costs_one_run(
     done = subprocess.run(sweep, env=env, cwd=cli.ROOT, capture_output=True, timeout=110)
 
     assert killed.returncode == -9
-    assert left == [{"finished_at": None}]
+    is_told = point.endswith(".after_finish")
+    assert [row["finished_at"] is not None for row in left] == [is_told]
     assert done.returncode == 0, done.stderr
     assert conn.execute("SELECT finished_at IS NOT NULL AS is_done FROM ticks ORDER BY slot").fetchall() == [
-        {"is_done": False},
+        {"is_done": is_told},
         {"is_done": True},
     ]
 
