@@ -54,6 +54,27 @@ def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]
     assert complaints == []
 
 
+def session_of(browser: Any, url: str, bearer: dict[str, str], owner: str) -> Any:
+    """Return the cookies of an owner's browser, for a page that runs no script to exchange its link."""
+    context = browser.new_context()
+    token = owner_token(url, bearer, owner)
+    assert context.request.post(f"{url}/v1/session", headers={"Authorization": f"Bearer {token}"}).ok
+    cookies = context.storage_state()
+    context.close()
+    return cookies
+
+
+@contextlib.contextmanager
+def opened(browser: Any, url: str, session: Any, **options: Any) -> Iterator[Any]:
+    """Open the page with the cookies of `session_of`."""
+    context = browser.new_context(**{"viewport": DESK, "storage_state": session, **options})
+    context.set_default_timeout(90_000)
+    page = context.new_page()
+    page.goto(url)
+    yield page
+    context.close()
+
+
 def violations(page: Any) -> list[str]:
     """Return what axe-core finds wrong with a page for people who cannot see or use a mouse."""
     from axe_playwright_python.sync_playwright import Axe

@@ -175,9 +175,29 @@ def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
         assert drive.violations(page) == []
         page.set_viewport_size(drive.PHONE)
         assert drive.violations(page) == []
+        page.locator(".fold > summary").click()
+        assert drive.violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         send = page.get_by_role("button", name="Show").bounding_box()
         assert send["x"] + send["width"] <= drive.PHONE["width"]
+
+
+def test_what_came_of_a_button_is_said_once(chromium, world, owner):
+    """A page that says "Cancelled" again at every reload speaks of something that is long past."""
+    world.ask(WAITING, owner=owner, prompt="unwanted", style="oil")
+    token = drive.owner_token(world.local.url, world.token, owner)
+
+    with drive.page_of(chromium, world.local.url, token) as page:
+        page.goto(f"{world.local.url}/?style=oil")
+        page.get_by_role("button", name="Cancel: unwanted").click()
+        page.get_by_role("alert").filter(has_text="Cancelled.").wait_for()
+        assert drive.violations(page) == []
+        page.wait_for_url("**/?style=oil")
+        page.reload()
+
+        page.locator("body[data-live=on]").wait_for()
+        assert told(page) == ["Cancelled"]
+        assert page.get_by_role("alert").count() == 0
 
 
 def test_a_link_that_ran_out_says_so(chromium, world):
@@ -195,18 +215,11 @@ def test_a_link_that_ran_out_says_so(chromium, world):
 def test_it_is_whole_without_scripts(chromium, world, owner):
     """Links lead to files, filters and pages; only what is live is missing."""
     world.await_end(world.ask({}, owner=owner, prompt="plain"))
-    token = drive.owner_token(world.local.url, world.token, owner)
-    context = chromium.new_context()
-    assert context.request.post(f"{world.local.url}/v1/session", headers={"Authorization": f"Bearer {token}"}).ok
-    plain = chromium.new_context(java_script_enabled=False, storage_state=context.storage_state())
-    page = plain.new_page()
+    session = drive.session_of(chromium, world.local.url, world.token, owner)
 
-    page.goto(world.local.url)
-
-    assert told(page) == ["Kept"]
-    page.get_by_role("button", name="Show").click()
-    assert told(page) == ["Kept"]
-    page.locator("a.picture").click()
-    assert page.evaluate("document.images.length") == 1
-    plain.close()
-    context.close()
+    with drive.opened(chromium, world.local.url, session, java_script_enabled=False) as page:
+        assert told(page) == ["Kept"]
+        page.get_by_role("button", name="Show").click()
+        assert told(page) == ["Kept"]
+        page.locator("a.picture").click()
+        assert page.evaluate("document.images.length") == 1

@@ -1,6 +1,7 @@
 """The page at `/` over HTTP: what an owner sees, and nobody else."""
 
 import json
+import re
 from urllib.parse import urlencode
 
 from db.connect import Connection
@@ -8,6 +9,7 @@ from moorage.exchange import Found
 from moorage.lifecycle import GiveUp
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
+from web.page import cards
 
 SCRIPT = '<script>alert("ours")</script> & "co"'
 GONE = GiveUp("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True)
@@ -88,28 +90,64 @@ def test_an_owner_sees_only_its_own(front: wp.Front, mine: Connection) -> None:
     assert front.call("GET", f"/page/jobs/{job_id}")[0] == 401
 
 
-def test_every_state_is_told_as_it_is(front: wp.Front, mine: Connection) -> None:
-    """What failed says why, what is being kept says how far it is."""
-    front.register(external_id="s_waiting", owner="states", prompt="waits")
-    published(front, mine, "s_partial", "states", dead=1, prompt="half")
-    keeping = front.register(external_id="s_keeping", owner="states", prompt="keeps")
+def every_state(front: wp.Front, mine: Connection) -> dict[str, str]:
+    """Make a job of the owner `states` in every state that a card shows; returns what it shows, by the job's id."""
+    waiting = front.register(external_id="s_waiting", owner="states")
+    partial = published(front, mine, "s_partial", "states", dead=1)
+    kept = published(front, mine, "s_kept", "states")
+    keeping = front.register(external_id="s_keeping", owner="states")
     hear(mine, keeping, *(Found(f"output[{n}]", f"https://replicate.delivery/{n}.png") for n in range(3)))
     end(mine, keeping, 0)
-    failed = front.register(external_id="s_failed", owner="states", prompt="fails")
+    failed, expired, cancelled, replaced = (
+        front.register(external_id=f"s_{name}", owner="states") for name in ("failed", "expired", "cancelled", "stands")
+    )
     hear(mine, failed, status="failed")
+    assert front.ask("POST", f"/v1/jobs/{cancelled.fields['job_id']}/cancel", b"", wp.BEARER).status == 200
+    hear(mine, expired, Found("output[0]", "https://replicate.delivery/gone.png"))
+    end(mine, expired, 0, GONE)
+    mine.execute("UPDATE outputs SET expires_at = ended_at WHERE job_id = %s", [expired.fields["job_id"]])
+    hear(mine, replaced, Found("output[0]", "https://replicate.delivery/made.png"))
+    end(mine, replaced, 0)
+    mine.execute("UPDATE outputs SET is_placeholder = true WHERE job_id = %s", [replaced.fields["job_id"]])
+    asked = {"waiting": waiting, "keeping": keeping, "failed": failed, "expired": expired, "cancelled": cancelled}
+    ids = {name: made.fields["job_id"] for name, made in {**asked, "placeholder": replaced}.items()}
+    return {job_id: name for name, job_id in {**ids, "partial": partial, "kept": kept}.items()}
+
+
+def shown(page: str) -> dict[str, str]:
+    """Return what the cards of a page show, by the job's id."""
+    return {job_id: name for name, job_id in re.findall(r'class="card (\w+)" id="job-([0-9a-f-]+)"', page)}
+
+
+def test_every_state_is_told_as_it_is_and_found_by_its_filter(front: wp.Front, mine: Connection) -> None:
+    """What failed says why, what is being kept says how far it is; each word of a card finds the cards that show it."""
+    made = every_state(front, mine)
 
     page = read(front, "states")
 
-    assert page.count('class="card ') == 4
-    for told in ("Waiting", "Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
+    assert shown(page) == made
+    assert set(made.values()) == set(cards.STATES)
+    for told in ("Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
         assert told in page
     assert '<progress max="3" value="1"' in page
-    failures = read(front, "states", "/?state=failed&kind=")
-    assert "Out of memory" in failures
-    assert failures.count('class="card ') == 1
-    card = f"/page/jobs/{failed.fields['job_id']}"
-    assert "Out of memory" in read(front, "states", f"{card}?state=failed")
-    assert front.call("GET", f"{card}?state=kept", None, cookie(front, "states"))[0] == 204
+    for job_id, name in made.items():
+        assert f'<option value="{name}">{name.capitalize()}</option>' in page
+        assert shown(read(front, "states", f"/?state={name}&kind=")) == {job_id: name}
+        assert shown(read(front, "states", f"/page/jobs/{job_id}?state={name}")) == {job_id: name}
+        other = "failed" if name == "expired" else "expired"
+        assert front.call("GET", f"/page/jobs/{job_id}?state={other}", None, cookie(front, "states"))[0] == 204
+    assert shown(read(front, "states", "/?state=nonsense")) == made
+
+
+def test_an_order_that_waits_for_its_turn_is_not_called_sent(front: wp.Front, mine: Connection) -> None:
+    """It stood as sent while nothing had left the house, so that the provider was blamed for what waited here."""
+    made = front.register(external_id="page_planned", owner="planning").fields
+    mine.execute("UPDATE predictions SET state = 'planned' WHERE id = %s", [made["prediction_id"]])
+
+    page = read(front, "planning")
+
+    assert "Waiting for its turn at replicate" in page
+    assert "Sent to" not in page
 
 
 def test_a_deleted_render_is_gone_from_it(front: wp.Front, mine: Connection) -> None:
@@ -131,8 +169,8 @@ def test_more_is_shown_page_by_page(front: wp.Front) -> None:
     link = first.split("data-more")[0].rsplit('href="', 1)[1].split('"')[0].replace("&amp;", "&")
     rest = read(front, "many", link, **{"x-fragment": "cards"})
 
-    shown = [text[:9] for text in (first + rest).split('<h2 title="')[1:]]
-    assert shown == [f"number {number:02}" for number in reversed(range(30))]
+    titles = [text[:9] for text in (first + rest).split('<h2 title="')[1:]]
+    assert titles == [f"number {number:02}" for number in reversed(range(30))]
     assert "style=art%20%26%20deco" in link
     assert "<html" not in rest
     assert "data-more" not in rest

@@ -1,4 +1,4 @@
-"""A job's state as the page tells it: one word for each, with a reason where there are no pictures."""
+"""A job's state in plain words, with a reason where there are no pictures. Which state it is, `db.gallery` says."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -14,9 +14,10 @@ BASE = "https://cdn.example/files"
 
 def row(**fields: Any) -> dict[str, Any]:
     """Return a row as `db.gallery` gives it, of a job that failed for nothing in particular."""
-    names = ("prompt", "style", "room_type", "mode", "project_id", "scene", "provider", "why", "reason")
-    counts = {"files": 0, "kept": 0, "dead": 0, "expired": 0, "tries": 1}
-    known = {"id": JOB, "kind": "image", "state": "failed", "created_at": datetime(2026, 11, 21, tzinfo=UTC)}
+    names = ("prompt", "style", "room_type", "mode", "project_id", "scene", "provider", "prediction", "why", "reason")
+    counts = {"files": 0, "kept": 0, "tries": 1}
+    states = {"state": "failed", "shown": "failed"}
+    known = {"id": JOB, "kind": "image", **states, "created_at": datetime(2026, 11, 21, tzinfo=UTC)}
     return {**dict.fromkeys(names), **counts, **known, "can_retry": False, **fields}
 
 
@@ -29,45 +30,61 @@ def variant(idx: int = 0, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("fields", "shown", "label"),
+    ("fields", "label"),
     [
-        ({"state": "open"}, "waiting", "Waiting"),
-        ({"state": "open", "tries": 3}, "waiting", "Waiting, try 3"),
-        ({"state": "keeping", "files": 3, "kept": 2}, "keeping", "Keeping 2 of 3"),
-        ({"state": "succeeded", "files": 1, "kept": 1}, "kept", "Kept"),
-        ({"state": "partial", "files": 3, "kept": 2, "dead": 1}, "partial", "Partial: 2 of 3"),
-        ({}, "failed", "Failed"),
-        ({"files": 2, "dead": 2, "expired": 1}, "failed", "Failed"),
-        ({"files": 2, "dead": 2, "expired": 2}, "expired", "Expired"),
-        ({"state": "cancelled"}, "cancelled", "Cancelled"),
+        ({"shown": "waiting"}, "Waiting"),
+        ({"shown": "waiting", "tries": 3}, "Waiting, try 3"),
+        ({"shown": "keeping", "files": 3, "kept": 2}, "Keeping 2 of 3"),
+        ({"shown": "kept", "files": 1, "kept": 1}, "Kept"),
+        ({"shown": "partial", "files": 3, "kept": 2}, "Partial: 2 of 3"),
+        ({"shown": "placeholder"}, "Placeholder"),
+        ({"shown": "failed"}, "Failed"),
+        ({"shown": "expired", "files": 2}, "Expired"),
+        ({"shown": "cancelled"}, "Cancelled"),
     ],
 )
-def test_a_state_is_told_as_it_is(fields: dict[str, Any], shown: str, label: str) -> None:
+def test_a_state_is_told_with_its_count(fields: dict[str, Any], label: str) -> None:
     """Nobody should have to guess whether something still comes."""
-    made = cards.card(row(**fields), [], BASE)
-
-    assert (made.shown, made.label) == (shown, label)
+    assert cards.card(row(**fields), [], BASE).label == label
 
 
-def test_a_placeholder_is_called_one_and_may_be_tried_again() -> None:
+@pytest.mark.parametrize(
+    ("prediction", "detail"),
+    [
+        ("planned", "Waiting for its turn at fal"),
+        ("submitting", "Being sent to fal"),
+        ("running", "Sent to fal"),
+        ("abandoned", "fal has not answered in time"),
+        ("failed", None),
+    ],
+)
+def test_a_job_that_waits_says_what_for(prediction: str, detail: str | None) -> None:
+    """What has not left the house must not be called sent."""
+    made = cards.card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
+
+    assert made.detail == detail
+
+
+def test_a_placeholder_may_be_tried_again() -> None:
     """It looks like a picture and is none."""
-    made = cards.card(row(state="partial"), [variant(is_placeholder=True, is_cover=True)], BASE)
+    made = cards.card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
 
-    assert (made.shown, made.label, made.can_retry) == ("placeholder", "Placeholder", True)
+    assert made.can_retry
     assert made.detail is not None
     assert "takes this place" in made.detail
 
 
-def test_a_job_that_works_again_behind_its_placeholder_says_so() -> None:
-    """The picture stays to be seen, and whoever waits is told that they need not ask again."""
-    made = cards.card(row(state="open", tries=2), [variant(is_placeholder=True, is_cover=True)], BASE)
+def test_what_a_list_is_filtered_by_is_told_in_its_words() -> None:
+    """A folded filter that hides renders must not be forgotten."""
+    none = dict.fromkeys(("kind", "state", "style", "project_id"), "")
 
-    assert (made.shown, made.can_retry, made.can_cancel) == ("waiting", False, True)
+    assert cards.filtered(none) == ""
+    assert cards.filtered({**none, "kind": "video", "state": "kept", "style": "oil"}) == "Videos, Kept, oil"
 
 
 def test_the_cover_comes_first() -> None:
     """After a late success the cover is not the first file."""
-    made = cards.card(row(state="succeeded"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
+    made = cards.card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
 
     assert [picture.idx for picture in made.pictures] == [2, 1, 3]
 

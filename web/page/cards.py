@@ -10,13 +10,23 @@ from storage import addresses
 
 Shown = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
 
-# What the filter offers, and the states of jobs that it means.
-STATES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "working": ("Working", ("open", "keeping")),
-    "kept": ("Kept", ("succeeded",)),
-    "partial": ("Partial", ("partial",)),
-    "failed": ("Failed", ("failed",)),
-    "cancelled": ("Cancelled", ("cancelled",)),
+# What a card may show, and the states that its job may be in: so that a filter passes over the others unseen.
+STATES: Final[dict[Shown, tuple[str, ...]]] = {
+    "waiting": ("open",),
+    "keeping": ("keeping",),
+    "kept": ("succeeded",),
+    "partial": ("partial",),
+    "placeholder": ("succeeded", "partial", "failed"),
+    "failed": ("failed",),
+    "expired": ("failed",),
+    "cancelled": ("cancelled",),
+}
+# What is told of a job that waits, by the state of its latest prediction. What is planned may wait for others to end.
+_AWAITED: Final = {
+    "planned": "Waiting for its turn at {}",
+    "submitting": "Being sent to {}",
+    "running": "Sent to {}",
+    "abandoned": "{} has not answered in time",
 }
 KINDS: Final = {"image": "Images", "video": "Videos", "mixed": "Mixed"}
 _MAX_REASON: Final = 200
@@ -65,7 +75,7 @@ def card(row: Row, variants: list[Row], base: str) -> Card:
     """Return the card of a row of `db.gallery`, with its published files; the cover comes first."""
     ordered = sorted(variants, key=lambda v: (not v["is_cover"], v["idx"]))
     pictures = tuple(_picture(v, base) for v in ordered)
-    shown = state(row, is_placeholder=bool(pictures) and all(p.is_placeholder for p in pictures))
+    shown = row["shown"]
     return Card(
         job_id=row["id"],
         shown=shown,
@@ -82,21 +92,6 @@ def card(row: Row, variants: list[Row], base: str) -> Card:
     )
 
 
-def state(row: Row, *, is_placeholder: bool) -> Shown:
-    """Return the one word for how a job stands."""
-    if row["state"] == "open":
-        return "waiting"
-    if row["state"] == "keeping":
-        return "keeping"
-    if row["state"] == "cancelled":
-        return "cancelled"
-    if is_placeholder:
-        return "placeholder"
-    if row["state"] == "failed":
-        return "expired" if row["files"] and row["expired"] == row["dead"] == row["files"] else "failed"
-    return "kept" if row["state"] == "succeeded" else "partial"
-
-
 def label(shown: Shown, row: Row) -> str:
     """Return a state as a person reads it, with the count where there is one."""
     if shown == "waiting":
@@ -110,7 +105,7 @@ def label(shown: Shown, row: Row) -> str:
 
 def _detail(shown: Shown, row: Row) -> str | None:
     if shown == "waiting":
-        return f"Sent to {row['provider']}" if row["provider"] else None
+        return _AWAITED[row["prediction"]].format(row["provider"]) if row["prediction"] in _AWAITED else None
     if shown in ("failed", "partial", "cancelled"):
         return _told(row["why"] or row["reason"])
     if shown == "expired":
@@ -154,6 +149,12 @@ def _told(text: str | None) -> str | None:
         return None
     told = text[:1].upper() + text[1:]
     return told if len(told) <= _MAX_REASON else told[: _MAX_REASON - 1].rstrip() + "…"
+
+
+def filtered(filters: dict[str, str]) -> str:
+    """Return what a list is filtered by, in the words of its filters; empty: by nothing."""
+    kind, state, *named = filters["kind"], filters["state"], filters["style"], filters["project_id"]
+    return ", ".join(word for word in (KINDS.get(kind, kind), state.capitalize(), *named) if word)
 
 
 def query(filters: dict[str, str], **more: str) -> str:

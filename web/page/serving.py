@@ -2,11 +2,11 @@
 
 import mimetypes
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import jinja2
-from pydantic import ConfigDict
+from pydantic import ConfigDict, field_validator
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -19,7 +19,7 @@ from web import access, desk, ids, queries, snapshots
 from web.access import NOBODY, Caller
 from web.gate import Gate
 from web.page import acts, cards
-from web.page.cards import Card
+from web.page.cards import Card, Shown
 from web.problems import Problem
 
 HOME: Final = "/"
@@ -39,10 +39,16 @@ class Wanted(queries.Page):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     kind: str = ""
-    state: str = ""
+    state: Shown | Literal[""] = ""
     style: str = ""
     project_id: str = ""
     told: str = ""
+
+    @field_validator("state", mode="before")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        """Filter nothing by a word that no card shows: a link may be older than the words."""
+        return value if value in cards.STATES else ""
 
     @property
     def filters(self) -> dict[str, str]:
@@ -91,6 +97,7 @@ async def home(request: Request) -> Response:
         "page.html",
         **shown,
         filters=wanted.filters,
+        filtered=cards.filtered(wanted.filters),
         kinds=cards.KINDS,
         states=cards.STATES,
         styles=choices["styles"],
@@ -159,10 +166,10 @@ def _wanted(request: Request) -> Wanted:
 
 
 def _filters(wanted: Wanted) -> dict[str, Any]:
-    states = cards.STATES.get(wanted.state)
     return {
         "kind": wanted.kind or None,
-        "states": list(states[1]) if states else None,
+        "states": list(cards.STATES[wanted.state]) if wanted.state else None,
+        "shown": wanted.state or None,
         "style": wanted.style or None,
         "project_id": wanted.project_id or None,
     }
