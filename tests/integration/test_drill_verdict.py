@@ -152,7 +152,7 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     told, moments = ledger(conn), (time.time() - 300, time.time())
     died = """
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-    SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'node/task' FROM outputs
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'keep1@host/task' FROM outputs
      WHERE job_id = %s
     """
 
@@ -162,7 +162,7 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     twice = judged(deps, conn, told, [Landed("pool child killed", *moments, "keep1")])
 
     assert once.is_clean
-    assert twice.unexplained == ["2 processes died at their work, and 1 were killed"]
+    assert twice.unexplained == ["keep1: 2 processes died at their work, and 1 were killed"]
 
 
 def test_a_repeat_in_a_clock_jump_carries_the_hour_of_the_jumped_clock(deps: Deps, conn: Connection) -> None:

@@ -159,6 +159,7 @@ def _report(
     if not is_quiet:
         verdict.unexpected.insert(0, "not everything ended in time after the last fault")
     verdict.unexpected += recovery.unrecovered
+    recovery.close()
     _print(console, verdict, chaos, recovery, application, findings)
     console.print(
         f"seed {seed}: {'[green]clean[/green]' if verdict.is_clean and not findings else '[red]NOT clean[/red]'}"

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from worker.drill.faults import KINDS, Hit, World
+from worker.drill.needs import LEASES
 from worker.drill.recovery import Recovery
 
 TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0
-# After these, what counts is when work flows again, once the fault has ended.
-FLOWS: Final = frozenset({"PostgreSQL killed", "broker killed", "broker emptied"})
 # While these last, nothing can go on: a recovery that they fall into is told apart.
 DISTURBING: Final = frozenset(
     {
@@ -95,13 +94,11 @@ class Chaos:
         if hit.seconds:
             self._healing.append((time.monotonic() + hit.seconds, kind, hit, time.time()))
         else:
-            self.landed.append(Landed(kind, time.time(), time.time(), hit.victim))
-            if kind in FLOWS:
-                self._recovery.watch_flow(kind)
-        if kind == "worker killed":
-            self._recovery.watch_held(kind, held.get(hit.victim, []))
-        elif kind == "pool child killed":
+            self._end(kind, hit, time.time())
+        if kind == "pool child killed":
             self._recovery.watch_released(kind, hit.victim)
+        elif kind in LEASES:
+            self._recovery.watch_held(kind, held.get(hit.victim, []))
 
     def _heal(self, now: float) -> None:
         for entry in [e for e in self._healing if e[0] <= now]:
@@ -110,9 +107,12 @@ class Chaos:
             if kind == "PostgreSQL killed":
                 self._leases_kept_until = now + 32.0
             self._healing.remove(entry)
-            self.landed.append(Landed(kind, began_at, time.time(), hit.victim))
-            if kind in FLOWS:
-                self._recovery.watch_flow(kind)
+            self._end(kind, hit, began_at)
+
+    def _end(self, kind: str, hit: Hit, began_at: float) -> None:
+        self.landed.append(Landed(kind, began_at, time.time(), hit.victim))
+        if kind not in LEASES:
+            self._recovery.watch_need(kind, hit.victim)
 
     def counts(self) -> Counter[str]:
         """Return how many faults of each kind landed."""

@@ -3,13 +3,17 @@
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import psycopg
 
 from db.connect import Connection, connect, many, one
 from moorage.errors import DatabaseUnavailable
+from worker.drill import needs
+from worker.drill.needs import Need
+
+Outcome = Literal["over", "waiting", "nothing to measure"]
 
 GIVE_UP_SECONDS: Final = 180.0
 IDLE_SECONDS: Final = 8.0
@@ -43,19 +47,6 @@ SELECT subject, subject_id FROM events
 
 LAST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"
 
-WORKED = """
-SELECT id FROM events
- WHERE id > %(after)s
-   AND ((subject = 'delivery' AND to_state = 'applied') OR (subject = 'output' AND to_state = 'kept'))
- LIMIT 1
-"""
-
-HAS_WORK = """
-SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
- UNION ALL
-SELECT 1 FROM deliveries WHERE state = 'new' AND lease_token IS NULL AND run_at <= moment() LIMIT 1
-"""
-
 
 @dataclass(slots=True)
 class Watched:
@@ -65,7 +56,9 @@ class Watched:
     since: float
     held: list[tuple[str, UUID, UUID]] = field(default_factory=list)
     node: str | None = None  # of a dead child: its worker says which rows it held
-    after_event: int | None = None  # what happened before does not count
+    after_event: int = 0  # of a dead child: what happened before does not count
+    need: Need | None = None  # what the fault took away, if not leases
+    mark: dict[str, Any] | None = None  # what there was at the first look: only what comes after it counts
     is_disturbed: bool = False  # another fault held the recovery up
 
 
@@ -85,7 +78,7 @@ class Recovery:
         try:
             rows = many(self._connection(), HELD, {"node": f"{node}@%"})
         except (psycopg.Error, DatabaseUnavailable):
-            self._drop()
+            self.close()
             return []
         return [(row["table_name"], row["id"], row["lease_token"]) for row in rows]
 
@@ -99,7 +92,7 @@ class Recovery:
         try:
             row = one(self._connection(), LAST_EVENT, {})
         except (psycopg.Error, DatabaseUnavailable):
-            self._drop()
+            self.close()
         else:
             self._marked = int(row["id"]) if row else 0
 
@@ -107,14 +100,14 @@ class Recovery:
         """Measure from now until the rows of a dead child, freed by its worker, are taken up again."""
         self._watched.append(Watched(kind, time.monotonic(), node=node, after_event=self._marked))
 
-    def watch_flow(self, kind: str) -> None:
-        """Measure from now (a server is back, a broker was emptied) until work is done again."""
-        self._watched.append(Watched(kind, time.monotonic()))
+    def watch_need(self, kind: str, victim: str = "") -> None:
+        """Measure from now, the end of the fault, until what it took away serves again; not where nothing waits."""
+        self._watched.append(Watched(kind, time.monotonic(), need=needs.NEEDS[kind], node=victim or None))
 
     def disturb(self, *, leases_only: bool = False) -> None:
         """Note that a fault now holds up whatever is being recovered: such times are told apart."""
         for watched in self._watched:
-            if not leases_only or watched.held or watched.node:
+            if not leases_only or watched.need is None:
                 watched.is_disturbed = True
 
     def look(self) -> None:
@@ -126,22 +119,35 @@ class Recovery:
             for watched in list(self._watched):
                 self._look_at(conn, watched)
         except (psycopg.Error, DatabaseUnavailable):
-            self._drop()
+            self.close()
 
     def _look_at(self, conn: Connection, watched: Watched) -> None:
         took = time.monotonic() - watched.since
-        if watched.node is not None and not self._finds_released(conn, watched):
-            if took > IDLE_SECONDS:  # the child held nothing
+        match self._outcome(conn, watched, took):
+            case "over":
+                kind = f"{watched.kind}, then disturbed" if watched.is_disturbed else watched.kind
+                self.seconds.setdefault(kind, []).append(took)
                 self._watched.remove(watched)
-            return
-        if self._is_over(conn, watched):
-            kind = f"{watched.kind}, then disturbed" if watched.is_disturbed else watched.kind
-            self.seconds.setdefault(kind, []).append(took)
-            self._watched.remove(watched)
-        elif took > GIVE_UP_SECONDS:
-            if not watched.is_disturbed:  # else other faults held it up; what is left of it shows in the verdict
-                self.unrecovered.append(f"{watched.kind}: nothing went on for {took:.0f} s")
-            self._watched.remove(watched)
+            case "nothing to measure":
+                self._watched.remove(watched)
+            case "waiting" if took > GIVE_UP_SECONDS:
+                if not watched.is_disturbed:  # else other faults held it up; what is left of it shows in the verdict
+                    self.unrecovered.append(f"{watched.kind}: nothing went on for {took:.0f} s")
+                self._watched.remove(watched)
+
+    def _outcome(self, conn: Connection, watched: Watched, took: float) -> Outcome:
+        if watched.need is not None:
+            return self._of_need(conn, watched, watched.need)
+        if watched.node is not None and not self._finds_released(conn, watched):
+            return "nothing to measure" if took > IDLE_SECONDS else "waiting"  # the child held nothing
+        return "over" if self._are_taken(conn, watched) else "waiting"
+
+    def _of_need(self, conn: Connection, watched: Watched, need: Need) -> Outcome:
+        if watched.mark is None:
+            watched.mark = {**needs.mark(conn), "victim": f"{watched.node}@%"}
+        elif needs.finds(conn, need.met, watched.mark):
+            return "over"
+        return "waiting" if needs.finds(conn, need.waits, {}) else "nothing to measure"
 
     def _finds_released(self, conn: Connection, watched: Watched) -> bool:
         if not watched.held:
@@ -149,19 +155,13 @@ class Recovery:
             watched.held = [(TABLES[row["subject"]], row["subject_id"], NO_TOKEN) for row in rows]
         return bool(watched.held)
 
-    def _is_over(self, conn: Connection, watched: Watched) -> bool:
-        if watched.held:
-            still = [
-                (table, row_id, token)
-                for table, row_id, token in watched.held
-                if one(conn, IS_TAKEN[table], {"id": row_id, "token": token}) is None
-            ]
-            watched.held = still or watched.held
-            return not still
-        if watched.after_event is None:
-            row = one(conn, LAST_EVENT, {})
-            watched.after_event = int(row["id"]) if row else 0
-        return one(conn, WORKED, {"after": watched.after_event}) is not None or one(conn, HAS_WORK, {}) is None
+    def _are_taken(self, conn: Connection, watched: Watched) -> bool:
+        watched.held = [
+            (table, row_id, token)
+            for table, row_id, token in watched.held
+            if one(conn, IS_TAKEN[table], {"id": row_id, "token": token}) is None
+        ]
+        return not watched.held
 
     def table(self) -> list[tuple[str, int, float, float]]:
         """Return kind, count, median and worst seconds."""
@@ -174,7 +174,8 @@ class Recovery:
             self._conn = connect(self._url, name="moorage-drill")
         return self._conn
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next look makes another."""
         if self._conn is not None:
             self._conn.close()
         self._conn = None

@@ -9,17 +9,12 @@ from db.connect import Connection, many
 from storage import keys
 from storage.s3 import Blobs
 from worker.demo.drive import Started
-from worker.drill import order_verdict
+from worker.drill import order_verdict, repeats
 from worker.drill.chaos import Landed
 from worker.drill.order_verdict import Account
 from worker.drill.orders import Ordered
 
-# A fault is felt until its leases ended and its retries were due.
-AFTERMATH_SECONDS: Final = 90.0
-JUMPS: Final = (-3600, 0, 3600)  # an edge that was taken during a jump carries the hour of the jumped clock
 EXPIRED: Final = "the source expired before it could be kept"
-DIED: Final = "its process died"
-KILLS: Final = ("pool child killed", "worker killed")
 
 # fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
@@ -33,19 +28,6 @@ SELECT p.external_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, 
 
 JOBS = """
 SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
-"""
-
-# Each time work was given back or taken away before it had ended; `prompt`: of the entry that a try is of.
-REPEATED = """
-SELECT e.subject, e.subject_id, e.reason, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
-       j.chain -> t.entry -> 'input' ->> 'prompt' AS prompt
-  FROM events e
-  LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
-  LEFT JOIN predictions p ON p.id = o.prediction_id
-  LEFT JOIN predictions t ON e.subject = 'prediction' AND t.id = e.subject_id
-  LEFT JOIN jobs j ON j.id = t.job_id
- WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction'))
-    OR (e.subject = 'prediction' AND e.from_state = 'submitting' AND e.to_state = 'planned')
 """
 
 DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -198,11 +180,7 @@ def _repeats(
     landed: Sequence[Landed],
     verdict: Verdict,
 ) -> None:
-    """
-    Each repeat must fall into the time of a fault, or be a trouble that the provider itself made for it.
-
-    Faults come so thick that there is one for any time; so deaths of processes are counted too, beside the kills.
-    """
+    """Each repeat must be explained by a fault, or be a trouble that the provider itself made for it."""
     troubled = {
         (line["prediction"], line["path"])
         for expected in ("kept", "dead")
@@ -210,19 +188,8 @@ def _repeats(
         if line["fault"]
     }
     prompts = {entry.prompt for one in ordered for entry in one.order.chain if entry.is_troubled}
-    spans = [
-        (fault.began_at - 1 + shift, fault.ended_at + AFTERMATH_SECONDS + shift)
-        for fault in landed
-        for shift in (JUMPS if fault.kind == "clock jump" else (0,))
-    ]
-    rows = many(conn, REPEATED)
-    died, killed = sum(DIED in (row["reason"] or "") for row in rows), sum(fault.kind in KILLS for fault in landed)
-    if died > killed:
-        verdict.unexplained.append(f"{died} processes died at their work, and {killed} were killed")
-    for row in rows:
-        verdict.repeated += 1
-        if (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts:
-            continue
-        if not any(begin <= row["at"] <= end for begin, end in spans):
-            name = f"{row['subject']} {row['subject_id']}"
-            verdict.unexplained.append(f"{name} was repeated without a fault: {row['reason']}")
+    rows = many(conn, repeats.REPEATED)
+    verdict.repeated = len(rows)
+    verdict.unexplained += repeats.unexplained(
+        rows, landed, lambda row: (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts
+    )
