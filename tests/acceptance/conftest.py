@@ -12,6 +12,8 @@ from tests.acceptance.world import SETTINGS, World
 from tests.application import Application, listening
 from worker.local import Local
 
+HERE = Path(__file__).parent
+SHARED = pytest.StashKey[World]()
 NOTIFY_SECRET = "whsec_" + base64.b64encode(b"the secret of acceptance tests").decode()
 
 
@@ -23,8 +25,17 @@ def application() -> Iterator[Application]:
 
 
 @pytest.fixture(scope="session")
-def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int, application: Application) -> Iterator[World]:
-    """Run servers, stand-in, receiver, three workers and two beats until the last test."""
+def shared_world(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: int,
+    application: Application,
+) -> Iterator[World]:
+    """
+    Run servers, stand-in, receiver, three workers and two beats, until the last test of this folder.
+
+    They would take a fifth of two cores from all tests that come after, so that `World.rest` ends them there.
+    """
     folder = tmp_path_factory.mktemp("moorage")
     armed = folder / "armed"
     armed.mkdir()
@@ -41,6 +52,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int, appli
         ) as local:
             world = World(local, standin, armed)
             world.mend()  # all workers take messages: what is measured first is not how long they took to start
+            request.config.stash[SHARED] = world
             yield world
             world.close()
 
@@ -48,8 +60,16 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, free_port: int, appli
 @pytest.fixture
 def world(shared_world: World) -> Iterator[World]:
     """Give the running system, whole again after each test."""
+    shared_world.wake()
     yield shared_world
     shared_world.mend()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the running system behind the last test that may use it."""
+    if nextitem is not None and HERE not in nextitem.path.parents and SHARED in item.config.stash:
+        item.config.stash[SHARED].rest()
 
 
 @pytest.hookimpl(wrapper=True)

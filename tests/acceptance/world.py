@@ -72,6 +72,7 @@ class World:
         self.url = self.settings.database_url.get_secret_value()
         self.blobs = s3.from_settings(self.settings)
         self._conn: Connection | None = None
+        self._rests = False
         self._heard: dict[str, int | None] = {}  # the process ids of workers that were heard
 
     @property
@@ -275,6 +276,19 @@ class World:
         finally:
             for name in names:
                 self.local.processes[name].launch()
+
+    def rest(self) -> None:
+        """Stop our processes and the servers; what they keep stays."""
+        self.close()
+        self.local.stop()
+        self._rests = True
+
+    def wake(self) -> None:
+        """Start again what rests."""
+        if self._rests:
+            self._rests = False
+            self.local.start()
+            self.mend()
 
     def close(self) -> None:
         """Close what this side opened."""
