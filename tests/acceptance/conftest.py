@@ -3,11 +3,13 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedded import ports
 from embedded.standin.client import Standin
+from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
 from tests.application import Application, listening
 from worker.local import Local
@@ -82,6 +84,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         for path in sorted(folder.glob("*.log")):
             report.sections.append((path.name, path.read_text(errors="replace")[-3000:]))
     return report
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Run a browser for a module; its tests are skipped where there is none."""
+    with browser.chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,6 @@ from tests.acceptance.world import until
 WAITING = {"status": "processing"}
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with drive.chromium() as running:
-        yield running
-
-
 @pytest.fixture
 def owner():
     return f"page-{uuid.uuid4().hex[:8]}"

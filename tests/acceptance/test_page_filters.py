@@ -7,12 +7,6 @@ import pytest
 from tests.acceptance import browser as drive
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with drive.chromium() as running:
-        yield running
-
-
 @pytest.fixture
 def owner():
     return f"filters-{uuid.uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the API: a database, a front and a connection of each module's own."""
+"""Fixtures that many modules share: what a worker has, and for the API a database, a front and a connection."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,17 @@ import pytest
 
 from db.connect import Connection, connect
 from embedded.stack import Stack
+from tasks.deps import Deps
+from tests.integration import command_line as cli
 from tests.integration import web_process as wp
+
+
+@pytest.fixture
+def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
+    """Return what a worker process has, over a fresh, migrated database."""
+    made = cli.deps(stack, database_url)
+    yield made
+    made.database.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`moorage dead` and `moorage show`: finding out what is wrong, and doing something about one or about all."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,13 +9,6 @@ from embedded.stack import Stack
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import base64
 import json
 import shlex
 import subprocess
-from collections.abc import Iterator
 
-import pytest
 import redis
 
 from db.connect import Connection, connect
@@ -16,13 +14,6 @@ from tasks import checks
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 def found(env: dict[str, str]) -> tuple[int, dict[str, list[str]]]:

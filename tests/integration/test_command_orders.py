@@ -1,9 +1,6 @@
 """What `status`, `show` and `doctor` tell of orders and uploads."""
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from db import uploads
 from db.connect import Connection
@@ -17,13 +14,6 @@ from tasks.deps import Deps
 from tests.integration import command_line as cli
 
 KEYS = {"REPLICATE_API_TOKEN": "r8_x", "FAL_KEY": "a:b", "OPENAI_API_KEY": "sk-x"}
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(

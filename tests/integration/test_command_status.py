@@ -4,22 +4,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from db.connect import Connection
 from embedded.stack import Stack
 from tasks.deps import Deps
 from tests.integration import command_line as cli
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:

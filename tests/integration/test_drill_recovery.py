@@ -7,18 +7,10 @@ import pytest
 
 from db import leases
 from db.connect import Connection
-from embedded.stack import Stack
 from tasks.deps import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from worker.drill.recovery import Recovery
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 @pytest.fixture

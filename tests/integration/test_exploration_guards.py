@@ -8,23 +8,14 @@ import pytest
 
 from db import jobs
 from db.connect import Connection
-from embedded.stack import Stack
 from tasks.deps import Deps
 from tests.exploration import broken, laws, race, scenarios
 from tests.exploration.moves import Label, Scenario, Step, steps
 from tests.exploration.real import Real
 from tests.exploration.state import IDLE, O0, O1, PERSON, PREDICTIONS, SWEEP, Actor, Db, State
-from tests.integration import command_line as cli
 
 WALKS = 50
 LONGEST = 70
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 def start(partial: str = "keep") -> Scenario:

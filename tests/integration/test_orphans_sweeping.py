@@ -23,13 +23,6 @@ for name in ("orphans", "retention", "usage"):
 """
 
 
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
-
-
 def test_a_nightly_sweep_runs_once_in_its_minute(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
     """Two beats tick in the same second; the second finds the slot taken."""
     world.kept(deps)

@@ -1,7 +1,6 @@
 """`moorage pause` and `resume`: what is paused is neither woken nor claimed, in SQL, and goes on at once afterwards."""
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -16,13 +15,6 @@ from tests.integration import command_line as cli
 from tests.integration import kept_world as kw
 
 CLAIMS = {"keep": ("outputs", ("waiting",)), "poll": ("predictions", ("running",)), "ingest": ("deliveries", ("new",))}
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 def waiting(deps: Deps, external_id: str = "abc") -> Wake:

@@ -1,7 +1,7 @@
 """Retention against a real PostgreSQL: what is old goes whole, the rest stays, and the audit has nothing to say."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -19,13 +19,6 @@ from tests.integration import kept_world as world
 
 CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
 FOR_EVER = {"keep_renders_days": 0.0, "keep_bodies_days": 0.0, "keep_failed_days": 0.0, "keep_rows_days": 0.0}
-
-
-@pytest.fixture
-def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url)
-    yield made
-    made.database.close()
 
 
 @pytest.fixture
