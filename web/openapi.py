@@ -87,7 +87,7 @@ def text() -> str:
 
 def _operation(operation: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "operationId": f"{operation.endpoint.__module__.removeprefix('web.')}_{operation.endpoint.__name__}",
+        "operationId": operation.operation_id,
         "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
         "description": _LEVELS[operation.least],
         "x-level": operation.least.name.lower(),

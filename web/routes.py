@@ -39,6 +39,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Operation:
     """One method of one address, below a prefix: who may call, what it takes, what its answers mean."""
 
+    operation_id: str  # of the OpenAPI document, for generated clients: stays when code moves
     method: str
     path: str
     endpoint: Endpoint
@@ -60,6 +61,7 @@ _FILE_ANSWERS: Final = {
 
 OPERATIONS: Final = (
     Operation(
+        "registerPrediction",
         "POST",
         "/predictions",
         predictions.register,
@@ -68,6 +70,7 @@ OPERATIONS: Final = (
         least=Level.APPLICATION,  # an owner could claim what another one started
     ),
     Operation(
+        "createJob",
         "POST",
         "/jobs",
         submit.submit,
@@ -76,21 +79,52 @@ OPERATIONS: Final = (
         with_files=True,
         least=Level.OWNER,
     ),
-    Operation("GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs, least=Level.OWNER),
-    Operation("GET", "/jobs/{job_id}", jobs.show, {200: "the job"}, least=Level.OWNER),
+    Operation("listJobs", "GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs, least=Level.OWNER),
+    Operation("getJob", "GET", "/jobs/{job_id}", jobs.show, {200: "the job"}, least=Level.OWNER),
     Operation(
-        "GET", "/jobs/{job_id}/events", jobs.history, {200: "a page of events"}, queries.History, least=Level.OWNER
+        "listJobEvents",
+        "GET",
+        "/jobs/{job_id}/events",
+        jobs.history,
+        {200: "a page of events"},
+        queries.History,
+        least=Level.OWNER,
     ),
-    Operation("POST", "/jobs/{job_id}/cancel", steering.cancel, {200: "cancelled, now or before"}, least=Level.OWNER),
-    Operation("POST", "/jobs/{job_id}/retry", steering.retry, {202: "taken up again"}, least=Level.OWNER),
-    Operation("GET", "/models", models.index, {200: "models by provider"}, queries.Models, least=Level.OWNER),
     Operation(
-        "GET", "/models/{owner}/{name}/schema", models.schema, {200: "the schema"}, queries.Schema, least=Level.OWNER
+        "cancelJob",
+        "POST",
+        "/jobs/{job_id}/cancel",
+        steering.cancel,
+        {200: "cancelled, now or before"},
+        least=Level.OWNER,
     ),
-    Operation("GET", "/renders", renders.index, {200: "a page of renders"}, queries.Renders, least=Level.OWNER),
-    Operation("GET", "/renders/{render_id}", renders.show, {200: "the render"}, least=Level.OWNER),
-    Operation("DELETE", "/renders/{render_id}", renders.delete, {204: "deleted, now or before"}, least=Level.OWNER),
+    Operation("retryJob", "POST", "/jobs/{job_id}/retry", steering.retry, {202: "taken up again"}, least=Level.OWNER),
     Operation(
+        "listModels", "GET", "/models", models.index, {200: "models by provider"}, queries.Models, least=Level.OWNER
+    ),
+    Operation(
+        "getModelSchema",
+        "GET",
+        "/models/{owner}/{name}/schema",
+        models.schema,
+        {200: "the schema"},
+        queries.Schema,
+        least=Level.OWNER,
+    ),
+    Operation(
+        "listRenders", "GET", "/renders", renders.index, {200: "a page of renders"}, queries.Renders, least=Level.OWNER
+    ),
+    Operation("getRender", "GET", "/renders/{render_id}", renders.show, {200: "the render"}, least=Level.OWNER),
+    Operation(
+        "deleteRender",
+        "DELETE",
+        "/renders/{render_id}",
+        renders.delete,
+        {204: "deleted, now or before"},
+        least=Level.OWNER,
+    ),
+    Operation(
+        "createUpload",
         "POST",
         "/uploads",
         uploads.create,
@@ -99,10 +133,20 @@ OPERATIONS: Final = (
         files=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
         least=Level.OWNER,
     ),
-    Operation("GET", "/uploads/{upload_id}", uploads.show, {200: "the upload and an address"}, least=Level.OWNER),
-    Operation("DELETE", "/uploads/{upload_id}", uploads.delete, {204: "deleted, now or before"}, least=Level.OWNER),
-    Operation("GET", "/projects/{project_id}", projects.show, {200: "the project"}, least=Level.OWNER),
     Operation(
+        "getUpload", "GET", "/uploads/{upload_id}", uploads.show, {200: "the upload and an address"}, least=Level.OWNER
+    ),
+    Operation(
+        "deleteUpload",
+        "DELETE",
+        "/uploads/{upload_id}",
+        uploads.delete,
+        {204: "deleted, now or before"},
+        least=Level.OWNER,
+    ),
+    Operation("getProject", "GET", "/projects/{project_id}", projects.show, {200: "the project"}, least=Level.OWNER),
+    Operation(
+        "putProject",
         "PUT",
         "/projects/{project_id}",
         projects.put,
@@ -111,6 +155,7 @@ OPERATIONS: Final = (
         least=Level.OWNER,
     ),
     Operation(
+        "addScene",
         "POST",
         "/projects/{project_id}/scenes",
         scenes.add,
@@ -119,6 +164,7 @@ OPERATIONS: Final = (
         least=Level.OWNER,
     ),
     Operation(
+        "reorderScenes",
         "PATCH",
         "/projects/{project_id}/scenes",
         scenes.order,
@@ -126,19 +172,38 @@ OPERATIONS: Final = (
         body=documents.OrderBody,
         least=Level.OWNER,
     ),
-    Operation("DELETE", "/projects/{project_id}/scenes/{scene}", scenes.remove, {204: "removed"}, least=Level.OWNER),
-    Operation("GET", "/events", stream.show, {200: "server-sent events"}, queries.Stream, least=Level.OWNER),
-    Operation("GET", "/session", sessions.show, {200: "who calls"}, least=Level.OWNER),
-    Operation("POST", "/session", sessions.begin, {204: "the cookie is set"}, least=Level.OWNER),
-    Operation("DELETE", "/session", sessions.end, {204: "the cookie is removed"}, least=Level.OWNER),
     Operation(
-        "POST", "/owner-tokens", tokens.make_for_owner, {201: "made"}, body=tokens.ForOwner, least=Level.APPLICATION
+        "removeScene",
+        "DELETE",
+        "/projects/{project_id}/scenes/{scene}",
+        scenes.remove,
+        {204: "removed"},
+        least=Level.OWNER,
     ),
-    Operation("GET", "/tokens", tokens.index, {200: "all tokens"}, least=Level.ADMIN),
-    Operation("POST", "/tokens", tokens.make, {201: "made"}, body=tokens.ForApplication, least=Level.ADMIN),
-    Operation("DELETE", "/tokens/{token_id}", tokens.revoke, {204: "ended"}, least=Level.ADMIN),
-    Operation("GET", _FILE, assets.show, _FILE_ANSWERS, least=Level.OPEN),
-    Operation("OPTIONS", _FILE, assets.preflight, {204: "what another origin may send"}, least=Level.OPEN),
+    Operation(
+        "streamEvents", "GET", "/events", stream.show, {200: "server-sent events"}, queries.Stream, least=Level.OWNER
+    ),
+    Operation("getSession", "GET", "/session", sessions.show, {200: "who calls"}, least=Level.OWNER),
+    Operation("createSession", "POST", "/session", sessions.begin, {204: "the cookie is set"}, least=Level.OWNER),
+    Operation("deleteSession", "DELETE", "/session", sessions.end, {204: "the cookie is removed"}, least=Level.OWNER),
+    Operation(
+        "createOwnerToken",
+        "POST",
+        "/owner-tokens",
+        tokens.make_for_owner,
+        {201: "made"},
+        body=tokens.ForOwner,
+        least=Level.APPLICATION,
+    ),
+    Operation("listTokens", "GET", "/tokens", tokens.index, {200: "all tokens"}, least=Level.ADMIN),
+    Operation(
+        "createToken", "POST", "/tokens", tokens.make, {201: "made"}, body=tokens.ForApplication, least=Level.ADMIN
+    ),
+    Operation("revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke, {204: "ended"}, least=Level.ADMIN),
+    Operation("getAsset", "GET", _FILE, assets.show, _FILE_ANSWERS, least=Level.OPEN),
+    Operation(
+        "preflightAsset", "OPTIONS", _FILE, assets.preflight, {204: "what another origin may send"}, least=Level.OPEN
+    ),
 )
 
 

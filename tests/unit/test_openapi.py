@@ -79,7 +79,7 @@ def test_who_may_call_is_told_of_every_address() -> None:
         assert told["x-level"] in told["description"].lower()
         assert taken == (
             set() if operation.least is Level.OPEN
-            else {"token", "session"} if operation.least is Level.OWNER and told["operationId"] != "sessions_begin"
+            else {"token", "session"} if operation.least is Level.OWNER and told["operationId"] != "createSession"
             else {"token"}
         )  # fmt: skip
     assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")
