@@ -5,7 +5,7 @@ import secrets
 from typing import Final, Literal, cast
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 from moorage import ids
 
 Role = Literal["application", "admin"]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 from moorage import ids
 from moorage.lifecycle import GiveUp
 from moorage.model import DeadLetter

@@ -1,8 +1,8 @@
-"""Deliveries: webhook requests as they arrived. The receiver records them (receiver/record.py); ingest ends them."""
+"""Deliveries: webhook requests as received. The receiver records them (receiver/deliveries.py); ingest ends them."""
 
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 from db.leases import CLEAR
 from moorage.errors import LeaseLost
 from moorage.model import Delivery, Lease

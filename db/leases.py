@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from db.connect import Connection, many, one
+from db.connection import Connection, many, one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
 
@@ -258,3 +258,12 @@ def due(conn: Connection, step: str, *, limit: int, starved: bool, synchronous: 
     """
     args = {"limit": limit, "starved": starved, "synchronous": list(synchronous)}
     return [row["id"] for row in many(conn, DUE[step], args)]
+
+
+STATE = {table: f"SELECT state FROM {table} WHERE id = %(id)s" for table in SUBJECT}
+
+
+def state(conn: Connection, table: WorkTable, row_id: UUID) -> str | None:
+    """Return the state of a row, None when there is none."""
+    row = one(conn, STATE[table], {"id": row_id})
+    return str(row["state"]) if row else None

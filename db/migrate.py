@@ -12,7 +12,7 @@ from typing import Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from db.connect import Connection, one
+from db.connection import Connection, one
 from moorage.errors import ConfigError
 from moorage.failpoints import failpoint
 

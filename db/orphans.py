@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
 
-from db import inventory
-from db.connect import Connection, one
+from db import objects
+from db.connection import Connection, one
 
 Refusal = Literal["named", "leased"]
 
@@ -25,7 +25,7 @@ def refusal(conn: Connection, key: str, render_id: UUID, idx: int, token_start: 
             statement of their own, with a snapshot that sees what the lock waited for.
     """
     row = one(conn, LOCK if lock else LEASE, {"render_id": render_id, "idx": idx})
-    if key in inventory.named(conn, [key]):
+    if key in objects.named(conn, [key]):
         return "named"
     token: UUID | None = row["lease_token"] if row else None
     return "leased" if token is not None and token.hex.startswith(token_start) else None

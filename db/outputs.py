@@ -6,11 +6,10 @@ from typing import Any
 from uuid import UUID
 
 from db import leases
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 from moorage.errors import LeaseLost
-from moorage.exchange import Found
-from moorage.media import Kept
-from moorage.model import Lease, Output
+from moorage.model import Kept, Lease, Output
+from moorage.provider_types import Found
 
 ADD = """
 WITH made AS (

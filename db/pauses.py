@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 
 KEEP: Final = "keep"
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 from db.leases import CLEAR
 from moorage.errors import LeaseLost
 from moorage.model import Lease, Prediction, PredictionState

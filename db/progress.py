@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 
 # A job that failed is settled like any other. Without a job it stays what it was: open, or done before retention.
 STATUS = """CASE WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id AND j.settled_at IS NULL) THEN 'open'

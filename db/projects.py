@@ -7,8 +7,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connect import Connection, Row, many, one
-from moorage import scenes
+from db.connection import Connection, Row, many, one
+from moorage import scene_documents
 
 ENSURE = """
 INSERT INTO projects (id, owner) VALUES (%(id)s, %(owner)s)
@@ -165,11 +165,11 @@ def compute(conn: Connection, project: Row, asset_base: str) -> None:
     The document was read under the lock, so a concurrent writer's changes are kept and only `imageUrls` is ours.
     """
     placed = many(conn, PLACED, {"id": project["id"]})
-    keys = scenes.keys_of_all(project["document"], (row["scene"] for row in placed))
+    keys = scene_documents.keys_of_all(project["document"], (row["scene"] for row in placed))
     for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
             conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-    changed = scenes.changed_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    changed = scene_documents.changed_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
     if changed:
         conn.execute(WRITE, {"id": project["id"], "urls": Jsonb({str(at): urls for at, urls in changed.items()})})
     conn.execute(SEAL, {"id": project["id"]})
@@ -205,14 +205,14 @@ def show(conn: Connection, project_id: str, asset_base: str) -> Row | None:
     if project is None:
         return None
     placed = many(conn, PLACED, {"id": project_id})
-    keys = scenes.keys_of_all(project["document"], (row["scene"] for row in placed))
-    document = scenes.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    keys = scene_documents.keys_of_all(project["document"], (row["scene"] for row in placed))
+    document = scene_documents.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**project, "document": document, "unplaced": unplaced}
 
 
 def _read(row: Row | None) -> Row | None:
-    return row and {**row, "document": scenes.read(row["document"])}
+    return row and {**row, "document": scene_documents.read(row["document"])}
 
 
 def _urls(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 
 PUBLISH = """
 WITH made AS (

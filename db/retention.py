@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
-from db.inventory import PATIENT
+from db.connection import Connection, Row, many, one
+from db.objects import PATIENT
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from db.connect import Connection, Row, many, one
+from db.connection import Connection, Row, many, one
 
 TAKE = """
 INSERT INTO ticks (sweep, slot)

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connect import Connection, Row, many, one
-from moorage.media import Media
+from db.connection import Connection, Row, many, one
+from moorage.model import Media
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from db.connect import Connection, Row, many
-from db.inventory import PATIENT
+from db.connection import Connection, Row, many
+from db.objects import PATIENT
 
 SHOWN: Final = 100  # owners of a bucket that are named; the others are one line
 

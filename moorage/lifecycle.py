@@ -1,19 +1,19 @@
 """
 What to do, decided by pure functions that return values. Time, chance and settings come in as arguments.
 
-The state changes that there are stand in moorage/edges.py.
+The state changes that there are stand in moorage/transitions.py.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from moorage.edges import EDGES as EDGES
-from moorage.edges import TERMINAL_JOB as TERMINAL_JOB
-from moorage.edges import TERMINAL_PREDICTION as TERMINAL_PREDICTION
 from moorage.errors import Category, MoorageError, Permanent, Transient
-from moorage.exchange import Report
 from moorage.model import JobState, PredictionState
+from moorage.provider_types import Report
+from moorage.transitions import EDGES as EDGES
+from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
+from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
 
 # --- failures ---------------------------------------------------------------------------------------------------
 

@@ -13,13 +13,13 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.exchange import Listed, Order, Report, Submitted, Verified
+from moorage.provider_types import Listed, Order, Report, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
-from providers.polling import Api
+from providers.api_client import Api
 from providers.signatures import Headers
-from providers.submitting import Submitter
+from providers.submit_client import Submitter
 
 _OUR_KEY: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 _POLL_GROWTH: Final = 1.5

@@ -18,16 +18,16 @@ from moorage.errors import (
     SubmitUncertain,
     Unreadable,
 )
-from moorage.exchange import Found, Order, Report, Status, Submitted, Verified
+from moorage.provider_types import Found, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
-from providers import addresses, bodies, files, signatures
+from providers import endpoints, json_fields, output_files, signatures
+from providers.api_client import Api
 from providers.base import Provider
-from providers.keys import KeySet
-from providers.polling import Api
+from providers.jwks import KeySet
 from providers.signatures import Headers
-from providers.submitting import Submitter
+from providers.submit_client import Submitter
 
 _PREFIX: Final = "x-fal-webhook-"
 _WEBHOOK_STATUSES: Final[dict[str, Status]] = {"OK": "succeeded", "ERROR": "failed"}
@@ -69,15 +69,15 @@ class Fal(Provider):
         self._users = frozenset(settings.fal_user_id)
         self._queue_url = settings.fal_queue_url
         self._models = settings.fal_models
-        addresses.check_models(self._models, _app, "FAL_MODELS")
+        endpoints.check_models(self._models, _app, "FAL_MODELS")
         if not settings.fal_jwks_url:
             raise ConfigError("FAL_JWKS_URL: write at least one https: address")
         for url in settings.fal_jwks_url:
-            addresses.check(url, hosts, "FAL_JWKS_URL")
+            endpoints.check(url, hosts, "FAL_JWKS_URL")
         self.keys: Final = KeySet("fal's key set", settings.fal_jwks_url)
         if settings.fal_key:
-            addresses.check(self._queue_url, hosts, "FAL_QUEUE_URL")
-            header = addresses.token_header("Key", settings.fal_key, "FAL_KEY")
+            endpoints.check(self._queue_url, hosts, "FAL_QUEUE_URL")
+            header = endpoints.token_header("Key", settings.fal_key, "FAL_KEY")
             self._api = Api("fal", header, max_bytes=settings.webhook_max_bytes)
             self._submitter = Submitter("fal", header, max_bytes=settings.webhook_max_bytes)
 
@@ -113,13 +113,13 @@ class Fal(Provider):
         Raises:
             Unreadable: it is no webhook of fal's.
         """
-        said = bodies.json_object(body)
-        raw_status = bodies.word(said.get("status"), "status")
+        said = json_fields.json_object(body)
+        raw_status = json_fields.word(said.get("status"), "status")
         status = _WEBHOOK_STATUSES.get(raw_status, "unknown")
         payload = said.get("payload")
-        reason = bodies.text_or_none(said.get("payload_error"))
+        reason = json_fields.text_or_none(said.get("payload_error"))
         return Report(
-            external_id=bodies.external_id(said.get("request_id"), "request_id"),
+            external_id=json_fields.external_id(said.get("request_id"), "request_id"),
             status=status,
             raw_status=raw_status,
             outputs=self._files(payload) if status == "succeeded" else (),
@@ -131,11 +131,11 @@ class Fal(Provider):
         """Ask for status, then result, at the address that the model names; raises as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("fal cannot be asked: set FAL_KEY")
-        request_url = f"{self._queue_url}/{_app(model)}/requests/{addresses.id_step(external_id)}"
+        request_url = f"{self._queue_url}/{_app(model)}/requests/{endpoints.id_step(external_id)}"
         said = _answer(self._api.ask(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = storable(str(said.get("status")), 100)
         status = _QUEUE_STATUSES.get(raw_status, "unknown")
-        error = bodies.text_or_none(said.get("error"))
+        error = json_fields.text_or_none(said.get("error"))
         if status != "succeeded" or error:
             return Report(external_id, "failed" if status == "succeeded" else status, raw_status, error=error)
         code, body = self._api.ask(request_url, statuses=(200, *_APP_ERRORS))
@@ -149,11 +149,11 @@ class Fal(Provider):
         if self._submitter is None:
             raise ProviderRefused("fal takes no orders: set FAL_KEY")
         _app(order.model)  # what could not be polled later must not be submitted
-        path = "/".join(addresses.model_steps(order.model))
+        path = "/".join(endpoints.model_steps(order.model))
         url = f"{self._queue_url}/{path}?{urlencode({'fal_webhook': order.webhook_url})}"
         answer = self._submitter.send(url, order.input, webhook_url=order.webhook_url)
         try:
-            return Submitted(bodies.external_id(answer.fields.get("request_id"), "request_id"))
+            return Submitted(json_fields.external_id(answer.fields.get("request_id"), "request_id"))
         except Unreadable as error:
             raise SubmitUncertain(f"fal took an order and named no request: {error}") from error
 
@@ -161,7 +161,7 @@ class Fal(Provider):
         """Take a request out of the queue, or interrupt it: PUT .../cancel; raises as `Provider.cancel` says."""
         if self._api is None:
             raise ProviderRefused("fal cannot be asked: set FAL_KEY")
-        url = f"{self._queue_url}/{_app(model)}/requests/{addresses.id_step(external_id)}/cancel"
+        url = f"{self._queue_url}/{_app(model)}/requests/{endpoints.id_step(external_id)}/cancel"
         code, body = self._api.ask(url, statuses=(200, 202, 400), method="PUT")
         if code == 400 and _ALREADY_COMPLETED not in body.decode("utf-8", "replace"):
             raise ProviderRefused(f"fal answered {code} when asked to stop a request", facts={"status": code})
@@ -177,20 +177,22 @@ class Fal(Provider):
 
     def _files(self, payload: Any) -> tuple[Found, ...]:
         """Return the files of a result: fal's are objects with a url; a result without any may hold bare addresses."""
-        return files.found(payload, "payload", self.allows, key="url") or files.found(payload, "payload", self.allows)
+        return output_files.found(payload, "payload", self.allows, key="url") or output_files.found(
+            payload, "payload", self.allows
+        )
 
 
 def _answer(body: bytes) -> dict[str, Any]:
     try:
-        return bodies.json_object(body)
+        return json_fields.json_object(body)
     except Unreadable as error:
         raise ProviderUnavailable(f"fal answered with what is no JSON object: {error}") from error
 
 
 def _error(error: object, payload: object) -> str | None:
     """Return fal's reason; its own is often only a status, and what was wrong stands in the payload's detail."""
-    text = bodies.text_or_none(error)
-    detail = bodies.text_or_none(payload.get("detail")) if isinstance(payload, dict) and text else None
+    text = json_fields.text_or_none(error)
+    detail = json_fields.text_or_none(payload.get("detail")) if isinstance(payload, dict) and text else None
     return storable(f"{text}: {detail}") if detail else text
 
 
@@ -198,7 +200,7 @@ def _app(model: str | None) -> str:
     """Return the part of a model's name that its queue is known by: "fal-ai/flux/dev" is asked at fal-ai/flux."""
     if not model:
         raise ProviderRefused("fal cannot be asked about a request that was registered without its model")
-    steps = addresses.model_steps(model)
+    steps = endpoints.model_steps(model)
     wanted = 3 if steps[0] in _NAMESPACES else 2
     if len(steps) < wanted:
         raise ProviderRefused(f"{storable(model, 100)!r} is no model of fal's: write it as {steps[0]}/owner/app")

@@ -6,21 +6,22 @@ Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), open
 2026-11. A project's webhooks tell of all it does: what is no response of the Responses API is recorded and ignored.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from pydantic import SecretStr
 
 from moorage.errors import ConfigError, NotOurs, ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
-from moorage.exchange import Found, Order, Report, Status, Submitted, Verified
+from moorage.provider_types import Found, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
-from providers import addresses, bodies, files, openai_images, signatures
+from providers import endpoints, json_fields, output_files, signatures
+from providers.api_client import Api
 from providers.base import Provider
-from providers.polling import Api
 from providers.signatures import Headers
-from providers.submitting import Answer, Submitter
+from providers.submit_client import Answer, Submitter
 
 _STATUSES: Final[dict[str, Status]] = {
     "queued": "queued",
@@ -34,6 +35,8 @@ _ENDS: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
 _ANSWER_BYTES: Final = 128 * 2**20  # a response holds its pictures
 _MAKING_SECONDS: Final = 180.0  # a picture of high quality takes up to two minutes
 _ENDED: Final = (400, 404, 409)  # cancelling what has ended is an error there; the poll that follows tells how it ended
+
+URL_LIFE: Final = timedelta(minutes=60)
 
 
 class OpenAI(Provider):
@@ -51,8 +54,8 @@ class OpenAI(Provider):
         self._api_url = settings.openai_api_url
         self._models = settings.openai_models
         if settings.openai_api_key:
-            addresses.check(self._api_url, hosts, "OPENAI_API_URL")
-            header = addresses.token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
+            endpoints.check(self._api_url, hosts, "OPENAI_API_URL")
+            header = endpoints.token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
             self._api = Api("OpenAI", header, max_bytes=_ANSWER_BYTES)
             self._submitter = Submitter("OpenAI", header, max_bytes=_ANSWER_BYTES, answer_seconds=_MAKING_SECONDS)
 
@@ -67,8 +70,8 @@ class OpenAI(Provider):
             Unreadable: it is no event.
             NotOurs: it tells of something else than a response.
         """
-        event = bodies.json_object(body)
-        kind = bodies.word(event.get("type"), "type")
+        event = json_fields.json_object(body)
+        kind = json_fields.word(event.get("type"), "type")
         subject, _, end = kind.partition(".")
         if subject != "response" or end not in _ENDS:
             raise NotOurs(f"an event {kind} tells of no image or video")
@@ -76,7 +79,7 @@ class OpenAI(Provider):
         if not isinstance(data, dict):
             raise Unreadable("data is missing or is no object")
         return Report(
-            external_id=bodies.external_id(data.get("id"), "data.id"),
+            external_id=json_fields.external_id(data.get("id"), "data.id"),
             status=_STATUSES[end],
             raw_status=kind,
             error=None if self.can_poll else "set OPENAI_API_KEY",
@@ -87,9 +90,9 @@ class OpenAI(Provider):
         """Ask GET /v1/responses/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
-        body = self._api.get(f"{self._api_url}/v1/responses/{addresses.id_step(external_id)}")
+        body = self._api.get(f"{self._api_url}/v1/responses/{endpoints.id_step(external_id)}")
         try:
-            report = self._response(bodies.json_object(body))
+            report = self._response(json_fields.json_object(body))
         except Unreadable as error:
             raise ProviderUnavailable(f"OpenAI answered 200 with what is no response: {error}") from error
         if report.external_id != external_id:
@@ -100,11 +103,11 @@ class OpenAI(Provider):
         """Have pictures made, which takes minutes: POST /v1/images/generations; raises as `Provider.submit` says."""
         if self._submitter is None:
             raise ProviderRefused("OpenAI takes no orders: set OPENAI_API_KEY")
-        url, body = f"{self._api_url}/v1/images/generations", openai_images.body(order)
+        url, body = f"{self._api_url}/v1/images/generations", image_body(order)
         answer = self._submitter.send(url, body, within_seconds=order.seconds)
         external_id = _request_id(answer) or str(order.prediction_id)
         try:
-            made = openai_images.report(answer.fields, external_id, order.model, self.allows)
+            made = report(answer.fields, external_id, order.model, self.allows)
         except Unreadable as error:
             raise SubmitUncertain(f"OpenAI answered an order with what holds no pictures: {error}") from error
         return Submitted(external_id, made)
@@ -113,7 +116,7 @@ class OpenAI(Provider):
         """Stop a response: POST /v1/responses/{id}/cancel; raises as `Provider.cancel` says."""
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
-        url = f"{self._api_url}/v1/responses/{addresses.id_step(external_id)}/cancel"
+        url = f"{self._api_url}/v1/responses/{endpoints.id_step(external_id)}/cancel"
         self._api.ask(url, statuses=(200, 202, *_ENDED), method="POST")
 
     def models(self, kind: str) -> list[dict[str, Any]]:
@@ -124,11 +127,11 @@ class OpenAI(Provider):
         return [{"name": name, **facts} for name in self._models]
 
     def _response(self, response: dict[str, Any]) -> Report:
-        raw_status = bodies.word(response.get("status"), "status")
+        raw_status = json_fields.word(response.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
         model = response.get("model")
         return Report(
-            external_id=bodies.external_id(response.get("id"), "id"),
+            external_id=json_fields.external_id(response.get("id"), "id"),
             status=status,
             raw_status=raw_status,
             outputs=tuple(self._pictures(response.get("output"))) if status == "succeeded" else (),
@@ -143,14 +146,14 @@ class OpenAI(Provider):
                 continue
             path, result = f"output[{place}].result", item.get("result")
             if isinstance(result, str) and result:
-                yield from files.found(result, path, self.allows) or (files.of_base64(path, result),)
+                yield from output_files.found(result, path, self.allows) or (output_files.of_base64(path, result),)
 
 
 def _reason(response: dict[str, Any]) -> str | None:
     """Return why a response failed, or is incomplete."""
-    error = bodies.text_or_none(response.get("error"))
+    error = json_fields.text_or_none(response.get("error"))
     details = response.get("incomplete_details")
-    return error or (bodies.text_or_none(details.get("reason")) if isinstance(details, dict) else None)
+    return error or (json_fields.text_or_none(details.get("reason")) if isinstance(details, dict) else None)
 
 
 def _secrets(given: Iterable[SecretStr]) -> tuple[bytes, ...]:
@@ -165,6 +168,72 @@ def _secrets(given: Iterable[SecretStr]) -> tuple[bytes, ...]:
 def _request_id(answer: Answer) -> str | None:
     """Return OpenAI's own name of a request, which its support asks for."""
     try:
-        return bodies.external_id(answer.headers.get("x-request-id"), "x-request-id")
+        return json_fields.external_id(answer.headers.get("x-request-id"), "x-request-id")
     except Unreadable:
         return None
+
+
+# OpenAI's Images API: what is asked of POST /v1/images/generations, and what its answer holds; pure.
+#
+# Sources: openai-openapi (openapi.yaml), openai-python (resources/images.py), read 2026-11. It answers with the
+# pictures
+# themselves: gpt-image-* always as base64, dall-e-* as a URL that lives 60 minutes unless base64 is asked for.
+
+
+def image_body(order: Order) -> dict[str, Any]:
+    """
+    Return the body of a request: the input, its model, and base64 instead of URLs where that is a choice.
+
+    Raises:
+        ProviderRefused: the input asks for an answer in pieces.
+    """
+    if order.input.get("stream"):
+        raise ProviderRefused("OpenAI's pictures are taken whole: leave `stream` out of the input")
+    asked = {**order.input, "model": order.model}
+    if order.model.startswith("dall-e-"):
+        asked.setdefault("response_format", "b64_json")
+    return asked
+
+
+def report(answer: dict[str, Any], external_id: str, model: str, allows: Callable[[str], str | None]) -> Report:
+    """
+    Return what an answer says: success, with a file for each item of `data`.
+
+    Raises:
+        Unreadable: `data` is no list.
+    """
+    data = answer.get("data")
+    if not isinstance(data, list):
+        raise Unreadable("data is missing or is no list")
+    outputs = tuple(_files(data, allows))
+    created_at = _moment_or_none(answer.get("created"))
+    has_urls = any(output.url is not None for output in outputs)
+    return Report(
+        external_id=external_id,
+        status="succeeded",
+        raw_status="200",
+        outputs=outputs,
+        completed_at=created_at,
+        expires_at=created_at + URL_LIFE if created_at and has_urls else None,
+        model=model,
+    )
+
+
+def _files(data: list[Any], allows: Callable[[str], str | None]) -> Iterator[Found]:
+    """Yield the file of each item; like every dialect's, more than 1,000 of them are no answer."""
+    if len(data) > output_files.MAX_FILES:
+        raise Unreadable(f"data names more than {output_files.MAX_FILES} files")
+    for place, item in enumerate(data):
+        if not isinstance(item, dict):
+            continue
+        encoded = item.get("b64_json")
+        if isinstance(encoded, str) and encoded:
+            yield output_files.of_base64(f"data[{place}].b64_json", encoded)
+        else:
+            yield from output_files.found(item.get("url"), f"data[{place}].url", allows)
+
+
+def _moment_or_none(value: object) -> datetime | None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**11:
+        return None
+    return datetime.fromtimestamp(value, UTC)

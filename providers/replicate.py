@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Final
 
 from moorage import logs
 from moorage.errors import ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
-from moorage.exchange import Listed, Order, Report, Status, Submitted, Verified
+from moorage.provider_types import Listed, Order, Report, Status, Submitted, Verified
 from moorage.settings import Settings
 from moorage.urls import Hosts
-from providers import addresses, bodies, files, replicate_list, replicate_models, signatures
+from providers import endpoints, json_fields, output_files, replicate_list, replicate_models, signatures
+from providers.api_client import Api
 from providers.base import Provider
-from providers.polling import Api
 from providers.signatures import Headers
-from providers.submitting import Submitter
+from providers.submit_client import Submitter
 
 log = logs.get(__name__)
 
@@ -51,10 +51,10 @@ class Replicate(Provider):
         self._api_url = settings.replicate_api_url
         self._token_header: dict[str, str] = {}
         self._models = settings.replicate_models
-        addresses.check_models(self._models, replicate_models.Name.parse, "REPLICATE_MODELS")
+        endpoints.check_models(self._models, replicate_models.Name.parse, "REPLICATE_MODELS")
         if settings.replicate_api_token:
-            addresses.check(self._api_url, hosts, "REPLICATE_API_URL")
-            header = addresses.token_header("Bearer", settings.replicate_api_token, "REPLICATE_API_TOKEN")
+            endpoints.check(self._api_url, hosts, "REPLICATE_API_URL")
+            header = endpoints.token_header("Bearer", settings.replicate_api_token, "REPLICATE_API_TOKEN")
             self._token_header = {header[0]: header[1]}
             self._api = Api("Replicate", header, max_bytes=settings.webhook_max_bytes)
             self._submitter = Submitter("Replicate", header, max_bytes=settings.webhook_max_bytes)
@@ -74,16 +74,18 @@ class Replicate(Provider):
         Raises:
             Unreadable: it is none.
         """
-        prediction = bodies.json_object(body)
-        raw_status = bodies.word(prediction.get("status"), "status")
+        prediction = json_fields.json_object(body)
+        raw_status = json_fields.word(prediction.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
-        completed_at = bodies.moment_or_none(prediction.get("completed_at"))
+        completed_at = json_fields.moment_or_none(prediction.get("completed_at"))
         return Report(
-            external_id=bodies.external_id(prediction.get("id"), "id"),
+            external_id=json_fields.external_id(prediction.get("id"), "id"),
             status=status,
             raw_status=raw_status,
-            outputs=files.found(prediction.get("output"), "output", self.allows) if status == "succeeded" else (),
-            error=bodies.text_or_none(prediction.get("error")),
+            outputs=output_files.found(prediction.get("output"), "output", self.allows)
+            if status == "succeeded"
+            else (),
+            error=json_fields.text_or_none(prediction.get("error")),
             data_removed=prediction.get("data_removed") is True,
             completed_at=completed_at,
             expires_at=self._end_of_life(completed_at),
@@ -94,7 +96,7 @@ class Replicate(Provider):
         """Ask GET /v1/predictions/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("Replicate cannot be asked: set REPLICATE_API_TOKEN")
-        body = self._api.get(f"{self._api_url}/v1/predictions/{addresses.id_step(external_id)}")
+        body = self._api.get(f"{self._api_url}/v1/predictions/{endpoints.id_step(external_id)}")
         try:
             report = self.parse(body)
         except Unreadable as error:
@@ -122,7 +124,7 @@ class Replicate(Provider):
         }
         answer = self._submitter.send(f"{self._api_url}{model.order_path()}", fields, webhook_url=order.webhook_url)
         try:
-            external_id = bodies.external_id(answer.fields.get("id"), "id")
+            external_id = json_fields.external_id(answer.fields.get("id"), "id")
         except Unreadable as error:
             raise SubmitUncertain(f"Replicate took an order and named no prediction: {error}") from error
         if (
@@ -135,7 +137,7 @@ class Replicate(Provider):
         """Stop a prediction: POST /v1/predictions/{id}/cancel; raises as `Provider.cancel` says."""
         if self._api is None:
             raise ProviderRefused("Replicate cannot be asked: set REPLICATE_API_TOKEN")
-        url = f"{self._api_url}/v1/predictions/{addresses.id_step(external_id)}/cancel"
+        url = f"{self._api_url}/v1/predictions/{endpoints.id_step(external_id)}/cancel"
         self._api.ask(url, statuses=(200, 201, 202, *_ENDED), method="POST")
 
     def models(self, kind: str) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from moorage.errors import DownloadRefused, ProviderRefused, ProviderUnavailable, Unreadable
-from moorage.exchange import Listed
+from moorage.provider_types import Listed
 from moorage.text import storable
 from moorage.urls import host_port
-from providers import bodies
-from providers.polling import Api
+from providers import json_fields
+from providers.api_client import Api
 
 _LIST_BYTES: Final = 128 * 2**20  # a page holds 100 predictions, each with its output, which may be inline
 _MAX_PAGES: Final = 2000  # 200,000 predictions
@@ -49,7 +49,7 @@ def model_of(prediction: dict[str, Any]) -> str | None:
 def _page(body: bytes) -> tuple[list[Listed], str | None]:
     """Return the predictions of a page and where the next one is; raises ProviderUnavailable when it is none."""
     try:
-        page = bodies.json_object(body)
+        page = json_fields.json_object(body)
         results, following = page.get("results"), page.get("next")
         if not isinstance(results, list) or not isinstance(following, str | None):
             raise Unreadable("results is no list, or next no address")
@@ -63,8 +63,8 @@ def _listed(item: object) -> Listed:
         raise Unreadable("an item of results is no prediction")
     webhook = item.get("webhook")
     return Listed(
-        external_id=bodies.external_id(item.get("id"), "id"),
-        raw_status=bodies.word(item.get("status"), "status"),
+        external_id=json_fields.external_id(item.get("id"), "id"),
+        raw_status=json_fields.word(item.get("status"), "status"),
         webhook=webhook if isinstance(webhook, str) and webhook else None,
         model=model_of(item),
     )

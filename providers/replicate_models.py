@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from moorage.errors import ProviderRefused, ProviderUnavailable, Unreadable
 from moorage.text import storable
-from providers import addresses, bodies, schemas
-from providers.polling import Api
+from providers import endpoints, input_schemas, json_fields
+from providers.api_client import Api
 
 _VERSION: Final = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_BYTES: Final = 4 * 2**20
@@ -40,7 +40,7 @@ class Name:
         if _VERSION.fullmatch(text):
             return cls(None, text)
         path, colon, version = text.partition(":")
-        steps = addresses.model_steps(path)
+        steps = endpoints.model_steps(path)
         is_deployment = steps[0] == _DEPLOYMENTS and len(steps) == 3
         if not is_deployment and (len(steps) != 2 or steps[0] == _DEPLOYMENTS):
             raise ProviderRefused(f"{storable(text, 100)!r} is no model of Replicate's: write it as owner/name")
@@ -104,11 +104,11 @@ def _offered(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
     wanted = None if described is None else _input_schema(described)
     if described is None or wanted is None:
         return None
-    field = schemas.picture_field(wanted)
+    field = input_schemas.picture_field(wanted)
     return {
         "name": model,
-        "description": bodies.text_or_none(described.get("description")),
-        "kind": "video" if schemas.makes_video(wanted) else "image",
+        "description": json_fields.text_or_none(described.get("description")),
+        "kind": "video" if input_schemas.makes_video(wanted) else "image",
         "accepts": [] if field is None else ["image"],
         "picture_field": field,
     }
@@ -117,7 +117,7 @@ def _offered(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
 def _described(api: Api, url: str) -> dict[str, Any]:
     body = api.get(url, max_bytes=_SCHEMA_BYTES)
     try:
-        return bodies.json_object(body)
+        return json_fields.json_object(body)
     except Unreadable as error:
         raise ProviderUnavailable(f"Replicate answered 200 with what is no model: {error}") from error
 
@@ -129,7 +129,7 @@ def _input_schema(described: Mapping[str, Any]) -> dict[str, Any] | None:
     if document is None:
         return None
     try:
-        return schemas.of_input(document)
+        return input_schemas.of_input(document)
     except Unreadable as error:
         raise ProviderUnavailable(
             f"Replicate describes a model's input in a way that cannot be read: {error}"

@@ -9,11 +9,11 @@ The specification leaves `data` open. What is read of it: the id from the first 
 from typing import Any, ClassVar, Final
 
 from moorage.errors import Unreadable
-from moorage.exchange import Found, Report, Status, Verified
+from moorage.provider_types import Found, Report, Status, Verified
 from moorage.settings import Settings
 from moorage.text import storable
 from moorage.urls import Hosts
-from providers import bodies, files, signatures
+from providers import json_fields, output_files, signatures
 from providers.base import Provider
 from providers.signatures import Headers
 
@@ -57,7 +57,7 @@ class Standard(Provider):
         Raises:
             Unreadable: it is not the shape above.
         """
-        event = bodies.json_object(body)
+        event = json_fields.json_object(body)
         data = event.get("data")
         if not isinstance(data, dict):
             raise Unreadable("data is missing or is no object")
@@ -69,29 +69,29 @@ class Standard(Provider):
             status=status,
             raw_status=raw_status,
             outputs=self._outputs(data) if status == "succeeded" else (),
-            error=bodies.text_or_none(data.get("error")),
-            completed_at=bodies.moment_or_none(data.get("completed_at")),
-            expires_at=bodies.moment_or_none(data.get("expires_at")),
+            error=json_fields.text_or_none(data.get("error")),
+            completed_at=json_fields.moment_or_none(data.get("completed_at")),
+            expires_at=json_fields.moment_or_none(data.get("expires_at")),
             model=storable(model, 200) if isinstance(model, str) and model else None,
         )
 
     def _outputs(self, data: dict[str, Any]) -> tuple[Found, ...]:
         for field in _OUTPUT_FIELDS:
             if field in data:
-                return files.found(data[field], f"data.{field}", self.allows)
-        return files.found(data, "data", self.allows)
+                return output_files.found(data[field], f"data.{field}", self.allows)
+        return output_files.found(data, "data", self.allows)
 
 
 def _raw_status(event: dict[str, Any], data: dict[str, Any]) -> str:
     if data.get("status") is not None:
-        return bodies.word(data["status"], "data.status")
+        return json_fields.word(data["status"], "data.status")
     kind = event.get("type")
     suffix = kind.rpartition(".")[2] if isinstance(kind, str) else None
-    return bodies.word(suffix, "data.status is missing, and the end of type")
+    return json_fields.word(suffix, "data.status is missing, and the end of type")
 
 
 def _external_id(data: dict[str, Any]) -> str:
     for field in _ID_FIELDS:
         if data.get(field) is not None:
-            return bodies.external_id(data[field], f"data.{field}")
+            return json_fields.external_id(data[field], f"data.{field}")
     raise Unreadable(f"data names no prediction: none of {', '.join(_ID_FIELDS)} is there")

@@ -10,12 +10,12 @@ from moorage import settings as settings_module
 from moorage.asgi import FromEnvironment, Receive, Scope, Send
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
-from receiver import probes
-from receiver.connections import Connections
-from receiver.http import KINDS, Response, problem, send_response
-from receiver.record import Recorder
+from receiver import health
+from receiver.connection_pool import Connections
+from receiver.deliveries import Recorder
+from receiver.responses import KINDS, Response, problem, send_response
 from receiver.webhooks import Webhooks, provider_in
-from worker.relay import Relay
+from worker.publish import Relay
 
 log = logs.get(__name__)
 
@@ -33,7 +33,7 @@ class Receiver:
         self._relay = Relay()
         recorder = Recorder(self._connections, answer_seconds=settings.answer_seconds)
         self._webhooks = Webhooks(settings, providers.load(settings), recorder, self._relay)
-        self._readiness = probes.Readiness(self._connections)
+        self._readiness = health.Readiness(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the process."""
@@ -99,10 +99,10 @@ class Receiver:
         if scope["method"] not in ("GET", "HEAD"):
             return problem(405, "this address is only read: use GET", ALLOW_READ)
         if path == "/healthz":
-            return probes.health()
+            return health.health()
         if path == "/readyz":
             return await self._readiness.answer()
-        return await probes.scrape(self._database_url)
+        return await health.scrape(self._database_url)
 
 
 def _unavailable(name: str, error: Transient) -> Response:

@@ -8,14 +8,14 @@ from urllib.parse import parse_qs
 from moorage import ids, logs, metrics
 from moorage.asgi import Receive
 from moorage.errors import Refused
-from moorage.exchange import Verified
 from moorage.model import Wake
+from moorage.provider_types import Verified
 from moorage.settings import Settings
 from providers.base import Provider
-from receiver import bodies, record
-from receiver.http import Headers, Response, json_response
-from receiver.verifying import Verifier
-from worker.relay import Relay
+from receiver import deliveries, request_body
+from receiver.responses import Headers, Response, json_response
+from receiver.verification import Verifier
+from worker.publish import Relay
 
 log = logs.get(__name__)
 
@@ -36,14 +36,14 @@ class Webhooks:
     """Takes webhooks of the enabled providers."""
 
     def __init__(
-        self, settings: Settings, providers: Mapping[str, Provider], recorder: record.Recorder, relay: Relay
+        self, settings: Settings, providers: Mapping[str, Provider], recorder: deliveries.Recorder, relay: Relay
     ) -> None:
         self._max_bytes = settings.webhook_max_bytes
         self._providers = providers
         self._recorder = recorder
         self._relay = relay
         self._verifier = Verifier(answer_seconds=settings.answer_seconds)
-        self.in_flight = bodies.InFlight(settings.bytes_in_flight)
+        self.in_flight = request_body.InFlight(settings.bytes_in_flight)
 
     def provider(self, name: str) -> Provider:
         """
@@ -74,7 +74,7 @@ class Webhooks:
             Transient: it cannot be recorded now: 503.
         """
         provider = self.provider(name)
-        async with bodies.read(receive, headers, self._max_bytes, self.in_flight) as body:
+        async with request_body.read(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
             recorded = await self._recorder.record(_arrival(provider, verified, headers, body, key_sha256(query)))
             size = len(body)
@@ -94,13 +94,13 @@ def key_sha256(query: bytes) -> str | None:
 
 def _arrival(
     provider: Provider, verified: Verified, headers: Headers, body: bytes, key_sha256: str | None
-) -> record.Arrival:
+) -> deliveries.Arrival:
     kept = provider.redact(body)
     digest = hashlib.sha256(kept).hexdigest()  # of what is recorded: the audit can prove nothing of other bytes
-    return record.Arrival(
+    return deliveries.Arrival(
         id=ids.new(),
         provider=provider.name,
-        webhook_id=record.webhook_id(verified.webhook_id, digest),
+        webhook_id=deliveries.webhook_id(verified.webhook_id, digest),
         headers=provider.keep_headers(headers),
         body=kept,
         body_sha256=digest,
@@ -108,7 +108,7 @@ def _arrival(
     )
 
 
-def _count(name: str, recorded: record.Recorded, size: int) -> None:
+def _count(name: str, recorded: deliveries.Recorded, size: int) -> None:
     metrics.WEBHOOK_BYTES.inc(size)
     (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
     event = "delivery.recorded" if recorded.is_new else "delivery.known"

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from moorage.errors import ConfigError, StorageRefused
 from moorage.settings import Settings
-from storage.failures import code_of, status_of, told
+from storage.errors import code_of, status_of, told
 from storage.s3 import Blobs
 
 # What the anonymous GET asks for; outside the prefixes that sweeps look at.

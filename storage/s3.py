@@ -2,21 +2,31 @@
 
 import base64
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+import boto3.session
+from botocore import UNSIGNED
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
-from storage import addresses
-from storage.clients import Clients
-from storage.failures import status_of, told
+from storage import urls
+from storage.errors import status_of, told
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 _CHUNK_BYTES = 1 << 16
+
+_CONNECT_SECONDS: Final = 3
+_READ_SECONDS: Final = 20
+_ATTEMPTS: Final = 2  # the row's own retry does the rest, with a longer breath
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,7 @@ class Blobs:
         self.public_bucket = settings.s3_public_bucket
         self.private_bucket = settings.s3_private_bucket
         self.clients = Clients(settings)
-        self._asset_base = addresses.asset_base(settings)
+        self._asset_base = urls.asset_base(settings)
 
     def check(self) -> None:
         """Return when storage answers: one HEAD of the public bucket."""
@@ -166,7 +176,7 @@ class Blobs:
 
     def asset_url(self, key: str) -> str:
         """Return where anyone reads an object of the public bucket."""
-        return addresses.asset_url(self._asset_base, key)
+        return urls.asset_url(self._asset_base, key)
 
 
 def from_settings(settings: Settings) -> Blobs:
@@ -177,3 +187,52 @@ def from_settings(settings: Settings) -> Blobs:
 def _whole(checksum: str | None) -> str | None:
     """Return a base64 checksum as hex; None for one made of parts ("...-3")."""
     return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
+
+
+class Clients:
+    """The S3 clients of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: dict[tuple[int, str], S3Client] = {}
+
+    def signing(self) -> "S3Client":
+        """Return the client that reads and writes with our keys."""
+        return self._client("signing", self._settings.s3_endpoint_url)
+
+    def anonymous(self) -> "S3Client":
+        """Return a client without keys: it sees what anyone sees."""
+        return self._client("anonymous", self._settings.s3_endpoint_url, signature_version=UNSIGNED)
+
+    def public(self) -> "S3Client":
+        """Return the client that makes URLs for the host the outside reaches. It sends nothing."""
+        endpoint, style = self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url, {}
+        if endpoint is None and self._settings.s3_addressing_style == "auto":
+            # "auto" signs for s3.amazonaws.com, which redirects to the bucket's region, where the signature is wrong.
+            style = {"s3": {"addressing_style": "virtual"}}
+        return self._client("public", endpoint, **style)
+
+    def _client(self, kind: str, endpoint: str | None, **config: Any) -> "S3Client":
+        name = (os.getpid(), kind)
+        if name not in self._made:
+            usual = {"signature_version": "s3v4", "s3": {"addressing_style": self._settings.s3_addressing_style}}
+            self._made[name] = self._make(endpoint, {**usual, **config})
+        return self._made[name]
+
+    def _make(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
+        secret = self._settings.aws_secret_access_key
+        # A session of its own: the default one of boto3 is not safe with threads.
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=self._settings.aws_region,
+            aws_access_key_id=self._settings.aws_access_key_id,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+                tcp_keepalive=True,
+                **config,
+            ),
+        )

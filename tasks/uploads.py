@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from db.uploads import Upload
+from media import sanitize_process
+from media.limits import Limits
 from moorage import ids, logs
 from moorage.errors import DiskFull, Invalid, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
-from moorage.media import Media
+from moorage.model import Media
 from storage import keys
-from tasks import upload_child
-from tasks.limits import Limits
 
 if TYPE_CHECKING:
     from storage.s3 import Blobs  # not loaded: the API takes files too, and boto3 is much to load
@@ -126,7 +126,7 @@ def _run(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subprocess.Complet
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     try:
         return subprocess.run(
-            [sys.executable, "-P", str(Path(upload_child.__file__)), json.dumps(given)],
+            [sys.executable, "-P", str(Path(sanitize_process.__file__)), json.dumps(given)],
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from db import migrate
-from db.connect import Connection, Database, connect
+from db.connection import Connection, Database, connect
 from embedded.stack import Stack
 
 _numbers = itertools.count(1)

@@ -4,8 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-PRODUCT = ("moorage", "providers", "storage", "db", "tasks", "worker", "receiver", "web", "schema.sql")
-APART = ("embedded", "bench", "worker/demo", "worker/drill", "tests")
+PRODUCT = (
+    "moorage",
+    "providers",
+    "storage",
+    "media",
+    "egress",
+    "db",
+    "tasks",
+    "worker",
+    "receiver",
+    "web",
+    "cli",
+    "schema.sql",
+)
+APART = ("embedded", "bench", "simulation", "tests")
 
 
 def lines(folders: tuple[str, ...]) -> int:

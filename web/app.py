@@ -1,4 +1,4 @@
-"""The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.front`."""
+"""The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
 import asyncio
 import importlib
@@ -16,20 +16,21 @@ from moorage import logs
 from moorage import settings as settings_module
 from moorage.asgi import FromEnvironment
 from moorage.settings import Settings
-from storage import addresses
-from web import access, openapi, routes, stopping
-from web.catalogue import Catalogue
-from web.desk import Desk
-from web.feed import Feed
-from web.gate import Gate
-from web.intake import Intake
-from web.page import serving as page
-from web.problems import Problem
-from web.threads import Threads
-from worker.relay import Relay
+from storage import urls
+from web import openapi, routes, shutdown
+from web.http import permissions
+from web.http.problems import Problem
+from web.page import views as page
+from web.services.authentication import Gate
+from web.services.context import Desk
+from web.services.database import Threads
+from web.services.event_feed import Feed
+from web.services.model_cache import Catalogue
+from web.services.upload_spool import Intake
+from worker.publish import Relay
 
 if TYPE_CHECKING:
-    from web.streaming import Streamer
+    from web.services.asset_stream import Streamer
 
 log = logs.get(__name__)
 
@@ -50,7 +51,7 @@ class Api:
             feed=Feed(threads),
             catalogue=Catalogue(),
             intake=Intake(settings),
-            asset_base=addresses.asset_base(settings),
+            asset_base=urls.asset_base(settings),
             streamer=_streamer(settings),
         )
         self._routes = Starlette(
@@ -75,7 +76,7 @@ class Api:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        stopping.tell(self._desk.feed.close)
+        shutdown.tell(self._desk.feed.close)
         self._desk.relay.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -92,16 +93,16 @@ class Api:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
             _check_headers(scope)
-            access.enter(scope, await self._caller(scope))
+            permissions.enter(scope, await self._caller(scope))
             await self._routes(scope, receive, send)
         except Problem as refused:
             await refused.response()(scope, receive, send)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
-    async def _caller(self, scope: Scope) -> access.Caller:
+    async def _caller(self, scope: Scope) -> permissions.Caller:
         if scope["path"] == openapi.PATH or routes.is_open(scope["path"]):
-            return access.NOBODY
+            return permissions.NOBODY
         if page.is_page(scope["path"]):
             return await page.admit(self._gate, scope)
         return await self._gate.admit(scope)
@@ -116,7 +117,7 @@ def _streamer(settings: Settings) -> "Streamer | None":
     """Return what streams files, where it is asked for: by name, because it loads boto3, which nothing else needs."""
     if settings.assets == "redirect":
         return None
-    return cast("Streamer", importlib.import_module("web.streaming").Streamer(settings))
+    return cast("Streamer", importlib.import_module("web.services.asset_stream").Streamer(settings))
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

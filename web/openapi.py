@@ -9,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from moorage import VERSION
-from web import routes, sessions
-from web.access import Level
+from web import routes
+from web.api import session
+from web.http import session_cookie
+from web.http.permissions import Level
 from web.routes import Operation
 
 PATH: Final = "/openapi.json"
@@ -44,7 +46,7 @@ _SCHEMES: Final = {
     "session": {
         "type": "apiKey",
         "in": "cookie",
-        "name": sessions.HTTPS_COOKIE,
+        "name": session_cookie.HTTPS_COOKIE,
         "description": "an owner token, set by POST /v1/session; `moorage` where PUBLIC_URL is not https. What changes"
         " something must come from a page of the same origin",
     },
@@ -109,7 +111,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             made["requestBody"]["content"]["multipart/form-data"] = _with_files(schema)
     if operation.least is Level.OPEN:
         made["security"] = []
-    elif operation.least > Level.OWNER or operation.endpoint is sessions.begin:
+    elif operation.least > Level.OWNER or operation.endpoint is session.begin:
         made["security"] = [{"token": []}]
     return made
 

@@ -9,28 +9,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from web import (
-    access,
-    asked,
+from web.api import (
     assets,
-    documents,
+    events,
+    job_actions,
+    job_create,
+    job_schema,
     jobs,
     models,
     predictions,
+    project_schema,
     projects,
-    queries,
     renders,
     scenes,
-    sessions,
-    steering,
-    stream,
-    submit,
+    session,
     tokens,
     uploads,
-    wishes,
 )
-from web.access import Level
-from web.queries import Query
+from web.http import permissions, query
+from web.http.permissions import Level
+from web.http.query import Query
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -66,20 +64,20 @@ OPERATIONS: Final = (
         "/predictions",
         predictions.register,
         {201: "registered", 200: "registered before: that one stands"},
-        body=asked.Asked,
+        body=predictions.Asked,
         least=Level.APPLICATION,  # an owner could claim what another one started
     ),
     Operation(
         "createJob",
         "POST",
         "/jobs",
-        submit.submit,
+        job_create.submit,
         {202: "taken", 200: "taken before under this Idempotency-Key"},
-        body=wishes.Wished,
+        body=job_schema.Wished,
         with_files=True,
         least=Level.OWNER,
     ),
-    Operation("listJobs", "GET", "/jobs", jobs.index, {200: "a page of jobs"}, queries.Jobs, least=Level.OWNER),
+    Operation("listJobs", "GET", "/jobs", jobs.index, {200: "a page of jobs"}, query.Jobs, least=Level.OWNER),
     Operation("getJob", "GET", "/jobs/{job_id}", jobs.show, {200: "the job"}, least=Level.OWNER),
     Operation(
         "listJobEvents",
@@ -87,20 +85,22 @@ OPERATIONS: Final = (
         "/jobs/{job_id}/events",
         jobs.history,
         {200: "a page of events"},
-        queries.History,
+        query.History,
         least=Level.OWNER,
     ),
     Operation(
         "cancelJob",
         "POST",
         "/jobs/{job_id}/cancel",
-        steering.cancel,
+        job_actions.cancel,
         {200: "cancelled, now or before"},
         least=Level.OWNER,
     ),
-    Operation("retryJob", "POST", "/jobs/{job_id}/retry", steering.retry, {202: "taken up again"}, least=Level.OWNER),
     Operation(
-        "listModels", "GET", "/models", models.index, {200: "models by provider"}, queries.Models, least=Level.OWNER
+        "retryJob", "POST", "/jobs/{job_id}/retry", job_actions.retry, {202: "taken up again"}, least=Level.OWNER
+    ),
+    Operation(
+        "listModels", "GET", "/models", models.index, {200: "models by provider"}, query.Models, least=Level.OWNER
     ),
     Operation(
         "getModelSchema",
@@ -108,11 +108,11 @@ OPERATIONS: Final = (
         "/models/{owner}/{name}/schema",
         models.schema,
         {200: "the schema"},
-        queries.Schema,
+        query.Schema,
         least=Level.OWNER,
     ),
     Operation(
-        "listRenders", "GET", "/renders", renders.index, {200: "a page of renders"}, queries.Renders, least=Level.OWNER
+        "listRenders", "GET", "/renders", renders.index, {200: "a page of renders"}, query.Renders, least=Level.OWNER
     ),
     Operation("getRender", "GET", "/renders/{render_id}", renders.show, {200: "the render"}, least=Level.OWNER),
     Operation(
@@ -129,7 +129,7 @@ OPERATIONS: Final = (
         "/uploads",
         uploads.create,
         {201: "the upload, examined and freed of metadata"},
-        queries.Uploading,
+        query.Uploading,
         files=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
         least=Level.OWNER,
     ),
@@ -151,7 +151,7 @@ OPERATIONS: Final = (
         "/projects/{project_id}",
         projects.put,
         {201: "made", 200: "its document is replaced"},
-        body=documents.ProjectBody,
+        body=project_schema.ProjectBody,
         least=Level.OWNER,
     ),
     Operation(
@@ -160,7 +160,7 @@ OPERATIONS: Final = (
         "/projects/{project_id}/scenes",
         scenes.add,
         {201: "the project with the scene"},
-        body=documents.SceneBody,
+        body=project_schema.SceneBody,
         least=Level.OWNER,
     ),
     Operation(
@@ -169,7 +169,7 @@ OPERATIONS: Final = (
         "/projects/{project_id}/scenes",
         scenes.order,
         {200: "the project in its new order"},
-        body=documents.OrderBody,
+        body=project_schema.OrderBody,
         least=Level.OWNER,
     ),
     Operation(
@@ -181,11 +181,11 @@ OPERATIONS: Final = (
         least=Level.OWNER,
     ),
     Operation(
-        "streamEvents", "GET", "/events", stream.show, {200: "server-sent events"}, queries.Stream, least=Level.OWNER
+        "streamEvents", "GET", "/events", events.show, {200: "server-sent events"}, query.Stream, least=Level.OWNER
     ),
-    Operation("getSession", "GET", "/session", sessions.show, {200: "who calls"}, least=Level.OWNER),
-    Operation("createSession", "POST", "/session", sessions.begin, {204: "the cookie is set"}, least=Level.OWNER),
-    Operation("deleteSession", "DELETE", "/session", sessions.end, {204: "the cookie is removed"}, least=Level.OWNER),
+    Operation("getSession", "GET", "/session", session.show, {200: "who calls"}, least=Level.OWNER),
+    Operation("createSession", "POST", "/session", session.begin, {204: "the cookie is set"}, least=Level.OWNER),
+    Operation("deleteSession", "DELETE", "/session", session.end, {204: "the cookie is removed"}, least=Level.OWNER),
     Operation(
         "createOwnerToken",
         "POST",
@@ -231,7 +231,7 @@ def under(prefix: str) -> list[Route]:
 def _by_method(taken: dict[str, Operation]) -> Endpoint:
     async def answer(request: Request) -> Response:
         operation = taken["GET" if request.method == "HEAD" else request.method]
-        access.require(access.of(request), operation.least)
+        permissions.require(permissions.of(request), operation.least)
         return await operation.endpoint(request)
 
     return answer

@@ -8,15 +8,16 @@ from typing import Final
 
 import providers
 from db import migrate
-from db.connect import Database
+from db.connection import Database
+from egress.session import Egress
+from media.limits import Limits
 from moorage import logs
 from moorage import settings as settings_module
 from moorage.errors import Transient
 from storage import buckets, s3
-from tasks import notify, placeholder
-from tasks.deps import Deps, policy_of
-from tasks.egress import Egress
-from tasks.limits import Limits
+from tasks import notifications
+from tasks.jobs import placeholder
+from tasks.step import Deps, policy_of
 
 log = logs.get(__name__)
 
@@ -52,7 +53,7 @@ def check() -> None:
             placeholder no picture.
     """
     made = deps()
-    notify.secrets(made.settings)
+    notifications.secrets(made.settings)
     placeholder.check(made.settings, made.limits)
     _patiently("PostgreSQL", lambda: made.database.run(migrate.require))
     made.database.close()

@@ -8,7 +8,7 @@ from celery.exceptions import SecurityWarning
 
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
-from worker import alive, deaths, queues, schedule
+from worker import bootsteps, queues, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
@@ -20,7 +20,7 @@ def make() -> Celery:
     """Return the application, configured from the settings; importing a step is left to the worker."""
     settings = settings_module.get()
     broker = settings.broker_url.get_secret_value()
-    alive.watch(settings.alive_file)
+    bootsteps.watch(settings.alive_file)
     app = Celery("moorage", broker=broker, include=["worker.steps"])
     app.conf.update(
         task_queues=queues.declare(broker),
@@ -54,7 +54,7 @@ def make() -> Celery:
         broker_pool_acquire_timeout=2,
         broker_transport_options=_transport(broker),
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
-        worker_consumer="worker.drop:Consumer",
+        worker_consumer="worker.consumer:Consumer",
         beat_scheduler="celery.beat:Scheduler",
         beat_enable_remote_control=True,
         beat_max_loop_interval=1,
@@ -62,7 +62,7 @@ def make() -> Celery:
         enable_utc=True,
         timezone="UTC",
     )
-    app.steps["worker"].add(deaths.Notice)
+    app.steps["worker"].add(bootsteps.Notice)
     return app
 
 

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Self
 
 from db import leases
-from db.connect import HELD_SIGNALS, Database
+from db.connection import HELD_SIGNALS, Database
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, HandBack, LeaseLost
 from moorage.model import Lease
-from worker import stopping
+from worker import shutdown
 
 log = logs.get(__name__)
 
@@ -46,7 +46,7 @@ class Heartbeat:
         """Return if the work may go on. Raises LeaseLost or HandBack."""
         if self._lost:
             raise LeaseLost(f"{self._lease.table} {self._lease.row_id}: the lease is lost")
-        if stopping.is_over():
+        if shutdown.is_over():
             raise HandBack("the worker is stopping")
 
     def before_write(self) -> None:

@@ -58,7 +58,7 @@ def declare(broker_url: str) -> list[KombuQueue]:
     Return the queues that workers consume.
 
     On RabbitMQ they are quorum queues whose rejected and too often delivered messages go to their dead-letter queue;
-    Redis has no such thing: there worker/drop.py publishes what Celery would drop.
+    Redis has no such thing: there worker/consumer.py publishes what Celery would drop.
     """
     if not is_rabbitmq(broker_url):
         return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]

@@ -7,13 +7,13 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Task, signals
 
 from db import leases
-from db.connect import Database
+from db.connection import Database
 from moorage import logs
 from moorage import settings as settings_module
 from moorage.errors import ConfigError, DatabaseUnavailable
 from moorage.model import Step, Wake
-from tasks.sweeps import STEP_OF
-from worker import boot, drain, publish, queues, shell, stopping, sweeping
+from tasks.sweeps.reconcile import STEP_OF
+from worker import boot, dead_letter_queues, publish, queues, shutdown, step_runner, sweep_runner
 from worker.celery import app
 
 log = logs.get(__name__)
@@ -32,9 +32,11 @@ def _define(step: Step) -> None:
         except (ValueError, TypeError, AttributeError):  # it names no row: Celery would only log it
             body = repr((args, kwargs)).encode()
             why = "has arguments that name no row"
-            drain.bury(boot.deps(), self.name, body, why=why, queue=queues.QUEUE_OF[step], actor=_leased_by(self))
+            dead_letter_queues.bury(
+                boot.deps(), self.name, body, why=why, queue=queues.QUEUE_OF[step], actor=_leased_by(self)
+            )
         else:
-            shell.run(wake.step, wake.row_id, _leased_by(self))
+            step_runner.run(wake.step, wake.row_id, _leased_by(self))
 
 
 for _step in queues.TASK_OF:
@@ -44,7 +46,7 @@ for _step in queues.TASK_OF:
 @app.task(name=queues.SWEEP_TASK, bind=True)
 def sweep(self: Task[Any, Any], name: str) -> None:
     """Run a sweep, if its present slot is free."""
-    sweeping.run(name, _leased_by(self))
+    sweep_runner.run(name, _leased_by(self))
 
 
 @signals.setup_logging.connect
@@ -63,7 +65,7 @@ def _check(**_: object) -> None:
 
 @signals.worker_shutting_down.connect
 def _stop(**_: object) -> None:
-    stopping.begin(settings_module.get().stop_grace_seconds)
+    shutdown.begin(settings_module.get().stop_grace_seconds)
 
 
 @signals.task_failure.connect

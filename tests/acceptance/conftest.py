@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from embedded import ports
-from embedded.standin.client import Standin
+from simulation.provider.client import Standin
+from simulation.stack import Local
 from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
 from tests.application import Application, listening
-from worker.local import Local
 
 HERE = Path(__file__).parent
 SHARED = pytest.StashKey[World]()

@@ -9,11 +9,11 @@ from typing import Any
 import requests
 from PIL import Image
 
-from embedded.standin.client import Standin
+from simulation.provider.client import Standin
+from simulation.stack import Local
 from tests.acceptance import browser as drive
 from tests.acceptance import landscapes
 from tests.acceptance.world import SETTINGS, Asked, World, until
-from worker.local import Local
 
 # What was asked for, in which style, in which mood of `landscapes`, how many files, and what they suffer.
 PROMPTS: tuple[tuple[str, str, str, int, dict[str, str]], ...] = (

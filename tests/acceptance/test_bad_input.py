@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from embedded.standin import faults
-from embedded.standin.webhooks import sign
+from simulation.provider import faults
+from simulation.provider.webhooks import sign
 from tests.acceptance.world import until
 
 DEAD = {

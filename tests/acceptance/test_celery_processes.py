@@ -9,8 +9,8 @@ import requests
 
 from embedded import ports
 from embedded.process import Process
+from simulation.stack import ROOT
 from tests.acceptance.world import WORKERS, until
-from worker.local import ROOT
 
 BEATS = ("beat1", "beat2")
 

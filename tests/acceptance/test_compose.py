@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from db.connect import connect
+from db.connection import connect
 from embedded import ports
 from embedded.process import Process
 from embedded.stack import Stack
@@ -69,7 +69,7 @@ class Composed:
         service = compose_file.service(name, self.dotenv)
         command = [self._here(word) for word in service.command]
         process = Process(
-            [sys.executable, "-m", "worker.cli", *command],
+            [sys.executable, "-m", "cli.main", *command],
             env=self.environment(name),
             cwd=compose_file.ROOT,
             log_path=self.folder / f"{name}.log",

@@ -16,7 +16,7 @@ def test_a_short_drill_loses_nothing(tmp_path: Path, project_root: Path) -> None
     drill = ["drill", "--jobs", "60", "--minutes", "0.7", "--every", "2", "--seed", "11"]
 
     done = subprocess.run(
-        [sys.executable, "-m", "worker.cli", *drill, "--folder", str(tmp_path / "drill"), "--report", str(report)],
+        [sys.executable, "-m", "cli.main", *drill, "--folder", str(tmp_path / "drill"), "--report", str(report)],
         cwd=project_root,
         env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", str(tmp_path)), "MOORAGE_DOTENV": ""},
         capture_output=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from db.connect import connect
+from db.connection import connect
 from tests.acceptance.world import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -275,5 +275,5 @@ def migrate(world, url):
 
 def run(world, *command, **settings):
     environment = {**world.local.environment(), **settings}
-    argv = [sys.executable, "-m", "worker.cli", *command]
+    argv = [sys.executable, "-m", "cli.main", *command]
     return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)

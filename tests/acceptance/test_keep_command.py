@@ -5,7 +5,7 @@ import json
 import pytest
 import requests
 
-from embedded.standin import pictures
+from simulation.provider import pictures
 from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import until
 

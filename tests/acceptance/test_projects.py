@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import requests
 
-from db.connect import connect
+from db.connection import connect
 from tests.acceptance.patience import patient
 from tests.acceptance.world import until
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import requests
 
+from simulation.stack import ROOT
 from tests.acceptance.world import until
-from worker.local import ROOT
 
 READY = re.compile(r"(http://\S+)/#token=(\S+)")
 ORDER = re.compile(r"curl -s (\S+/v1/jobs) -H 'Authorization: Bearer (\S+)'.*?-d '(\{.*?\})'\n", re.DOTALL)
 STARTED_BY_HAND = re.compile(r"^ *ID=\$\(curl.*?(?=^ *# what became of it)", re.DOTALL | re.MULTILINE)
-MOORAGE = (sys.executable, "-m", "worker.cli")
+MOORAGE = (sys.executable, "-m", "cli.main")
 
 
 @pytest.fixture(scope="module")

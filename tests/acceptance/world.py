@@ -18,15 +18,15 @@ import requests
 from celery import Celery
 from celery.utils.nodenames import gethostname
 
-from db.connect import Connection, connect
+from db.connection import Connection, connect
 from embedded.process import Process
-from embedded.standin.client import Standin
 from moorage import lifecycle
 from moorage import settings as settings_module
 from moorage.settings import Settings
+from simulation.provider.client import Standin
+from simulation.stack import Local
 from storage import s3
 from tests.acceptance.patience import patient
-from worker.local import Local
 
 LEASE_SECONDS = 6.0
 # Short waits, so that what takes minutes in earnest takes seconds; no guard is off.

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from moorage import lifecycle
-from moorage.exchange import Report
 from moorage.lifecycle import Choose, Counts, Situation, Verdict
+from moorage.provider_types import Report
 from tests.exploration import scenarios
 from tests.exploration.moves import Scenario
 from tests.exploration.state import JOB, OUTPUTS, Actor, Lost, View

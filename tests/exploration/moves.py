@@ -35,7 +35,7 @@ WRITES_BACK = (
     "hand back",
     "poll",
     "discarded",
-)  # tasks/writeback.py: asked after
+)  # tasks/step.py: asked after
 
 
 @dataclass(frozen=True)

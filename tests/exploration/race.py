@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from db.connect import BEGIN, Connection, connect
+from db.connection import BEGIN, Connection, connect
 from moorage.errors import LeaseLost, Refused
 
 LONGEST_SECONDS = 60.0

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from db import deliveries, discards, leases, orphans, outputs, predictions
+from db import deliveries, discarding, leases, orphans, outputs, predictions
 from db import jobs as jobs_table
-from db.connect import BEGIN, Connection, connect, one
+from db.connection import BEGIN, Connection, connect, one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
 from moorage.lifecycle import GiveUp, Policy
-from moorage.media import Kept, Media, Thumbnail
-from moorage.model import Lease, WorkTable
+from moorage.model import Kept, Lease, Media, Thumbnail, WorkTable
 from storage import keys
-from tasks import failures, ingest, keep, poll, replay, sweeps
-from tasks.deps import Deps
+from tasks.jobs import replay
+from tasks.outputs import keep
+from tasks.predictions import ingest, poll
+from tasks.step import Deps
+from tasks.sweeps import reconcile
 from tests.exploration.moves import Label
 from tests.exploration.state import (
     D0,
@@ -37,6 +39,7 @@ from tests.exploration.state import (
 from tests.exploration.statements import ERRORS, MAX_CRASHES, POLICY
 from tests.integration import command_line as cli
 from tests.integration import kept_world
+from worker import failures
 
 Work = Callable[[Connection], object]
 IMAGE = Media("image", "png", "image/png", "png", width_px=1, height_px=1, frames=1)
@@ -169,7 +172,7 @@ class Real:
         if name == "poll":
             return lambda conn: self._poll(conn, lease, memo)
         if name == "discarded":
-            return lambda conn: discards.end(conn, lease)
+            return lambda conn: discarding.end(conn, lease)
         if name == "ingest":
             return lambda conn: self._ingest(conn, lease)
         if memo.reason == str(ERRORS["storage away"]):
@@ -185,7 +188,7 @@ class Real:
         if name == "replay":
             return lambda conn: replay.replay(conn, self._letter(conn, row_id), "person")
         why = GiveUp("POISON", "Poison", "workers died", retryable=True)
-        step = sweeps.STEP_OF[TABLE[slot]]
+        step = reconcile.STEP_OF[TABLE[slot]]
         return lambda conn: failures._poison(conn, deps, step, row_id, why, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
@@ -262,7 +265,7 @@ class Real:
 
     def _check(self, conn: Connection) -> object:
         conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [self.job_id])
-        return sweeps._check_job(conn, self.deps, self.job_id, "sweep")
+        return reconcile._check_job(conn, self.deps, self.job_id, "sweep")
 
     def _ingest(self, conn: Connection, lease: Lease) -> object:
         slot = next(s for s in DELIVERIES if self.ids[s] == lease.row_id)

@@ -7,8 +7,8 @@ from typing import Final
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, MoorageError, OutputGone, StorageUnavailable
-from moorage.exchange import Found, Report
 from moorage.lifecycle import Choose, Counts, End, GiveUp, Late, Policy, Situation, Verdict, Work
+from moorage.provider_types import Found, Report
 from tests.exploration.state import (
     ENDED_JOB,
     JOB,

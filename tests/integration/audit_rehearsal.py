@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from db import audit as rules
-from db.connect import Connection, Database
-from tasks.audit_finding import Finding
-from tasks.audit_rows import Rows
-from tasks.deps import Deps
+from db.audit import checks as rules
+from db.connection import Connection, Database
+from tasks.audit.findings import Finding
+from tasks.audit.rows import Rows
+from tasks.step import Deps
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db import submits
+from db import submissions
 from moorage import ids
 from moorage.model import Entry, Wake
 from tests.integration.core import World, prediction
@@ -27,7 +27,7 @@ def started(at: World, entries: int = 3, **columns: Any) -> UUID:
         "INSERT INTO events (subject, subject_id, job_id, to_state, actor) VALUES ('job', %s, %s, 'open', 'test')",
         (job_id, job_id),
     )
-    at.deps.database.run(lambda conn: submits.plan(conn, job_id, 0, Entry(**chain[0]), reason=None, actor="test"))
+    at.deps.database.run(lambda conn: submissions.plan(conn, job_id, 0, Entry(**chain[0]), reason=None, actor="test"))
     return job_id
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import providers
-from db.connect import Database
+from db.connection import Database
+from egress.session import Egress
 from embedded import ports
 from embedded.stack import Stack
+from media.limits import Limits
 from moorage.model import Registration
 from moorage.settings import load
 from storage import buckets, s3
-from tasks import register
-from tasks.deps import Deps, policy_of
-from tasks.egress import Egress
-from tasks.limits import Limits
+from tasks.jobs import create
+from tasks.step import Deps, policy_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_" + base64.b64encode(b"moorage-tests-sign-with-this-key").decode()
@@ -39,7 +39,7 @@ def environment(stack: Stack, database_url: str, *, buckets_of: str = "moorage",
 
 def run(env: Mapping[str, str], *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run `moorage ARGS` to its end."""
-    command = [sys.executable, "-m", "worker.cli", *args]
+    command = [sys.executable, "-m", "cli.main", *args]
     return subprocess.run(
         command, env=dict(env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=110, check=False
     )
@@ -73,10 +73,10 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
     )
 
 
-def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> register.Registered:
+def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.Registered:
     """Register a prediction at Replicate."""
     wanted = Registration(provider="replicate", external_id=external_id, **{"owner": "tests", **asked})
-    return register.register(deps.database, deps.settings, deps.providers["replicate"], wanted)
+    return create.register(deps.database, deps.settings, deps.providers["replicate"], wanted)
 
 
 def nowhere() -> str:

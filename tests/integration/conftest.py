@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from db.connect import Connection, connect
+from db.connection import Connection, connect
 from embedded.stack import Stack
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
 

@@ -17,18 +17,17 @@ from PIL import Image
 
 import providers
 from db import leases
-from db.connect import Connection, Database, connect
+from db.connection import Connection, Database, connect
+from egress.session import Egress
 from embedded.stack import Stack
+from media.limits import Limits
 from moorage import ids, lifecycle
-from moorage.media import Kept, Media, Thumbnail
-from moorage.model import Lease, Registration, Step, Wake
+from moorage.model import Kept, Lease, Media, Registration, Step, Thumbnail, Wake
 from moorage.settings import Settings
 from storage import buckets, s3
-from tasks import register
-from tasks.deps import Deps, policy_of
-from tasks.egress import Egress
-from tasks.limits import Limits
-from worker import shell
+from tasks.jobs import create
+from tasks.step import Deps, policy_of
+from worker import step_runner
 
 LEASED_BY = "node@test/1"
 _ensured: set[str | None] = set()  # endpoints whose buckets were made: once a session is enough
@@ -137,11 +136,11 @@ class World:
 
     # --- making rows
 
-    def registered(self, external_id: str | None = None, **asked: Any) -> register.Registered:
+    def registered(self, external_id: str | None = None, **asked: Any) -> create.Registered:
         given = Registration(
             provider="replicate", external_id=external_id or secrets.token_hex(8), owner="ann", **asked
         )
-        return register.register(self.deps.database, self.deps.settings, self.deps.providers["replicate"], given)
+        return create.register(self.deps.database, self.deps.settings, self.deps.providers["replicate"], given)
 
     def delivered(self, body: bytes | dict[str, Any], webhook_id: str | None = None) -> UUID:
         """Insert a delivery as the receiver does."""
@@ -153,7 +152,7 @@ class World:
         )
         return delivery_id
 
-    def keeping(self, urls: list[str], **asked: Any) -> register.Registered:
+    def keeping(self, urls: list[str], **asked: Any) -> create.Registered:
         """Return a job whose prediction has succeeded with these files; its outputs wait."""
         external_id = secrets.token_hex(8)
         made = self.registered(external_id, **asked)
@@ -164,7 +163,7 @@ class World:
 
     def step(self, step: Step, row_id: UUID) -> list[Wake]:
         """Take one wake, as a worker does."""
-        return shell._run(self.deps, step, row_id, LEASED_BY)
+        return step_runner._run(self.deps, step, row_id, LEASED_BY)
 
     def claim(self, table: Any, row_id: UUID, states: tuple[str, ...], **changes: Any) -> Lease | None:
         given = {"leased_by": LEASED_BY, "lease_seconds": 30.0, "max_crashes": 5, **changes}

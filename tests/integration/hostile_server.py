@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from tasks import download
-from tasks.egress import Egress
-from tasks.limits import Limits
+from egress import download
+from egress.session import Egress
+from media.limits import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 FAST = Limits(connect_seconds=20, idle_seconds=20, total_seconds=60, max_redirects=2)  # a busy computer may stand still

@@ -11,14 +11,16 @@ from PIL import Image
 from psycopg.types.json import Jsonb
 
 from db import leases
-from db.connect import Connection
+from db.connection import Connection
 from moorage import ids
 from moorage.errors import MoorageError
 from moorage.model import Lease, Wake, WorkTable
-from receiver.record import RECORD
-from tasks import discard, failures, ingest, keep
-from tasks.deps import Deps
+from receiver.deliveries import RECORD
+from tasks.outputs import discard, keep
+from tasks.predictions import ingest
+from tasks.step import Deps
 from tests.integration import command_line as cli
+from worker import failures
 
 TABLES: dict[str, tuple[WorkTable, tuple[str, ...]]] = {
     "ingest": ("deliveries", ("new", "unmatched")),

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from kombu import Connection, Producer
 
-from embedded import rabbitmq
+from tests.support import rabbitmq
 from worker import queues
 
 needs_rabbitmq = pytest.mark.skipif(rabbitmq.find() is None, reason="no RabbitMQ is installed")

@@ -19,7 +19,7 @@ from typing import IO, Any
 import psycopg
 from psycopg.rows import dict_row
 
-from db import connect, migrate
+from db import connection, migrate
 from embedded import ports
 from embedded.postgres import Postgres
 
@@ -35,7 +35,7 @@ def server(folder: Path) -> Iterator[Postgres]:
     postgres = Postgres(folder / "postgres18", "secret-of-the-tests", folder / "postgres.log")
     postgres.start()
     try:
-        conn = connect.connect(postgres.create_database("moorage"))
+        conn = connection.connect(postgres.create_database("moorage"))
         migrate.migrate(conn)
         conn.close()
         yield postgres

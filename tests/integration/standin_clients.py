@@ -5,10 +5,10 @@ from typing import Any
 from uuid import uuid4
 
 import providers
-from embedded.standin.client import Standin
-from moorage.exchange import Order
+from moorage.provider_types import Order
 from moorage.settings import Settings
 from providers import Provider
+from simulation.provider.client import Standin
 
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures/fast", "openai": "gpt-image-1"}
 

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from db import leases
 from moorage.model import Entry, Wish
-from tasks import order
+from tasks.jobs import create
 from tests.integration.core import World, png
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -137,10 +137,10 @@ def entry(provider: str = "replicate", seconds: float = 60.0, **given: Any) -> E
     return Entry(provider, models[provider], {"prompt": "a harbour", **given}, seconds)
 
 
-def ordered(at: World, *chain: Entry, deadline_seconds: float = 900.0) -> order.Ordered:
+def ordered(at: World, *chain: Entry, deadline_seconds: float = 900.0) -> create.Ordered:
     """Commit a job with its planned prediction, as the API does."""
     wish = Wish(owner="ann", kind="image", chain=chain or (entry(),), deadline_seconds=deadline_seconds)
-    return order.order(at.deps.database, at.deps.settings, at.deps.providers, wish)
+    return create.create_job(at.deps.database, at.deps.settings, at.deps.providers, wish)
 
 
 def tries(at: World, job_id: UUID) -> list[dict[str, Any]]:
@@ -151,7 +151,8 @@ def tries(at: World, job_id: UUID) -> list[dict[str, Any]]:
 def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str, str]) -> None:
     """Take one wake in a process of its own that dies at a failpoint, and free its lease as its parent does."""
     leased_by = f"node@crash/{point}"
-    code = f"from uuid import UUID; from worker import shell; shell.run({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
+    code = "from uuid import UUID; from worker import step_runner; "
+    code += f"step_runner.run({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
     process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from db.connect import Connection, connect
+from db.connection import Connection, connect
 from embedded.stack import Stack
 from tests import promql
 from tests.integration import receiver_process as rp

@@ -7,15 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
 from moorage.ids import new
 from moorage.model import Wake
 from storage import keys
 from storage.s3 import Listed
-from tasks import audit, audit_objects, ingest
-from tasks.audit_finding import MOST
-from tasks.deps import Deps
+from tasks.audit import objects
+from tasks.audit import run as audit
+from tasks.audit.findings import MOST
+from tasks.predictions import ingest
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
@@ -43,7 +45,7 @@ def put(deps: Deps, key: str, body: bytes) -> None:
 
 def test_objects_that_are_right_give_nothing(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many jobs, so that the walk goes over several pages of rows."""
-    monkeypatch.setattr(audit_objects, "PAGE", 1)
+    monkeypatch.setattr(objects, "PAGE", 1)
     for number in range(5):
         world.kept(deps, f"job{number}", [world.picture("red"), world.picture("blue")])
 
@@ -89,7 +91,7 @@ def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
     put(deps, key, b"nobody's")
 
     young = audit.run(deps, second_look_seconds=0.0)
-    monkeypatch.setattr(audit_objects, "SWEPT_WITHIN", timedelta(days=-2))
+    monkeypatch.setattr(objects, "SWEPT_WITHIN", timedelta(days=-2))
     old = run(deps)
 
     assert young.findings == []
@@ -100,7 +102,7 @@ def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
 
 def test_an_upload_in_flight_is_no_orphan(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow video is uploaded under a live lease, however old the object gets."""
-    monkeypatch.setattr(audit_objects, "SWEPT_WITHIN", timedelta(days=-2))
+    monkeypatch.setattr(objects, "SWEPT_WITHIN", timedelta(days=-2))
     job_id = cli.register_one(deps, "abc").job_id
     wake = world.deliver(deps, {"id": "abc", "status": "succeeded", "output": [world.picture()]})
     wakes: list[Wake] = ingest.run(deps, world.claim(deps, wake), world.Calm())

@@ -9,7 +9,7 @@ import pytest
 
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import audit, audit_advice, repair
+from tasks.audit import advice, repair, run
 from tests.integration import kept_world
 from tests.integration.core import World, database_of, prediction, world
 
@@ -33,12 +33,12 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def findings(at: World) -> list[audit.Finding]:
+def findings(at: World) -> list[run.Finding]:
     """Return what is wrong with rows; the bucket is shared with other tests, whose objects do not count."""
-    return [f for f in audit.run(at.deps, deep=True, second_look_seconds=0.0).findings if f.subject != "object"]
+    return [f for f in run.run(at.deps, deep=True, second_look_seconds=0.0).findings if f.subject != "object"]
 
 
-def repaired(at: World, found: list[audit.Finding]) -> tuple[list[tuple[str, bool, str]], list[Wake]]:
+def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool, str]], list[Wake]]:
     sent: list[Wake] = []
 
     def send(wakes: list[Wake]) -> int:
@@ -226,6 +226,6 @@ def test_what_no_repair_is_for_is_left_with_advice(at: World) -> None:
     done, sent = repaired(at, findings(at))
 
     assert [(check, one) for check, one, _ in done] == [("3 renders cover", False)]
-    assert audit_advice.ADVICE["cover"] in done[0][2]
+    assert advice.ADVICE["cover"] in done[0][2]
     assert sent == []
     assert [finding.check for finding in findings(at)] == ["3 renders cover"]

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from db import audit as rules
-from db.connect import Connection
+from db.audit import checks as rules
+from db.connection import Connection
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import audit, audit_advice, failures, ingest, replay
-from tasks.audit_rows import DOCUMENT
-from tasks.deps import Deps
+from tasks.audit import advice, run
+from tasks.audit.rows import DOCUMENT
+from tasks.jobs import replay
+from tasks.predictions import ingest
+from tasks.step import Deps
 from tests.integration import audit_rehearsal as rehearsal
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from tests.integration.audit_damage import ALSO, DAMAGE, UNAUDITED
+from worker import failures
 
 AUDITED = sorted({*rules.TABLES, "render_variants", "placements", "events"})
 
@@ -71,7 +74,7 @@ def test_rows_that_are_right_give_nothing(deps: Deps) -> None:
     """An audit that cries at right data is switched off, and then notices nothing."""
     a_varied_world(deps)
 
-    report = audit.run(deps, deep=True, second_look_seconds=0.0)
+    report = run.run(deps, deep=True, second_look_seconds=0.0)
 
     assert report.findings == []
     assert report.checked["jobs"] == 5
@@ -92,10 +95,10 @@ def test_every_check_names_its_damage(loose: Deps, check: str) -> None:
 
     assert check in {finding.check for finding in found}
     assert sorted(again) == sorted(found)
-    assert all(audit_advice.todo(finding) for finding in found)
+    assert all(advice.todo(finding) for finding in found)
 
 
-def _again(deps: Deps, place: str, found: list[audit.Finding]) -> list[audit.Finding]:
+def _again(deps: Deps, place: str, found: list[run.Finding]) -> list[run.Finding]:
     mine = [finding for finding in found if finding.check.split()[1] == place]
     return rehearsal.Rows(deps, place, deep=True).again(mine)
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from db import audit as rules
-from db.connect import Connection
+from db.audit import checks as rules
+from db.connection import Connection
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable, Refused
-from tasks import audit, audit_advice, audit_objects, audit_progress, audit_rows
-from tasks.audit_finding import MOST, Finding, Page
-from tasks.audit_rows import DOCUMENT
-from tasks.deps import Deps
+from tasks.audit import advice, checkpoint, objects, rows, run
+from tasks.audit.findings import MOST, Finding, Page
+from tasks.audit.rows import DOCUMENT
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from tests.integration.core import wait_until
@@ -44,8 +44,8 @@ def test_what_heals_before_the_second_look_is_no_finding(
         pauses.append(seconds)
         conn.execute("UPDATE renders SET cover_idx = 0")
 
-    monkeypatch.setattr("tasks.audit.time.sleep", heal)
-    report = audit.run(deps)
+    monkeypatch.setattr("tasks.audit.run.time.sleep", heal)
+    report = run.run(deps)
 
     assert report.findings == []
     assert len(pauses) == 1
@@ -56,9 +56,9 @@ def test_nothing_found_is_not_waited_for(deps: Deps, monkeypatch: pytest.MonkeyP
     """A clean audit takes as long as its reading."""
     world.kept(deps, "whole")
     pauses: list[float] = []
-    monkeypatch.setattr("tasks.audit.time.sleep", pauses.append)
+    monkeypatch.setattr("tasks.audit.run.time.sleep", pauses.append)
 
-    audit.run(deps)
+    run.run(deps)
 
     assert pauses == []
 
@@ -66,15 +66,15 @@ def test_nothing_found_is_not_waited_for(deps: Deps, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every page hold one row, or one job's objects, and every page be saved."""
-    monkeypatch.setattr(audit_rows, "PAGE", 1)
-    monkeypatch.setattr(audit_objects, "PAGE", 1)
-    monkeypatch.setattr(audit_progress, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(rows, "PAGE", 1)
+    monkeypatch.setattr(objects, "PAGE", 1)
+    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
 
 
 def pages_until_gone(monkeypatch: pytest.MonkeyPatch, pages: int) -> Callable[[], None]:
     """Let PostgreSQL go away after so many pages of rows or objects; returns what brings it back."""
     left = Counter(pages=pages)
-    whole = {kind: kind.page for kind in (audit_rows.Rows, audit_objects.Objects)}
+    whole = {kind: kind.page for kind in (rows.Rows, objects.Objects)}
 
     def limited(kind: type) -> Callable[..., Page]:
         def page(self: object, after: str) -> Page:
@@ -98,13 +98,13 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     for number in range(3):
         world.kept(deps, f"job{number}")
     conn.execute("UPDATE renders SET cover_idx = 7")
-    whole = audit.run(deps, second_look_seconds=0.0)
+    whole = run.run(deps, second_look_seconds=0.0)
     back = pages_until_gone(monkeypatch, pages)
 
     with pytest.raises(DatabaseUnavailable):
-        audit.run(deps, second_look_seconds=0.0)
+        run.run(deps, second_look_seconds=0.0)
     back()
-    resumed = audit.run(deps, second_look_seconds=0.0, resume=True)
+    resumed = run.run(deps, second_look_seconds=0.0, resume=True)
 
     assert resumed.findings == whole.findings
     assert len(whole.findings) == 3
@@ -112,12 +112,12 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     assert resumed.interruptions == 1
     assert resumed.started_at < resumed.ended_at
     with pytest.raises(Refused):
-        audit.run(deps, resume=True)
+        run.run(deps, resume=True)
 
 
 def test_a_report_of_many_findings_stays_short(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too much to list is counted."""
-    progress = audit_progress.begun(deps, deep=False, sample=0)
+    progress = checkpoint.begun(deps, deep=False, sample=0)
     page = Page()
     for number in range(MOST + 5):
         page.add(Finding(3, "render", str(number), "x", "3 renders cover"))
@@ -134,7 +134,7 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
     drawn: Counter[str] = Counter()
 
     for _ in range(400):
-        progress = audit_progress.begun(deps, deep=False, sample=2)
+        progress = checkpoint.begun(deps, deep=False, sample=2)
         progress.take(Page(kept=["a", "b"]))
         progress.take(Page(kept=["c", "d"]))
         drawn.update(progress.drawn)
@@ -146,12 +146,12 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
 def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     """A finding that says nothing of what to do wakes a person for nothing."""
     objects = {"4 objects missing", "4 objects size", "4 objects digest", "4 sample digest", "5 objects unnamed"}
-    inputs = {"5 inputs unnamed", "5 uploads unnamed", *audit_advice.OF_UPLOADS}
+    inputs = {"5 inputs unnamed", "5 uploads unnamed", *advice.OF_UPLOADS}
     checks = {*rules.CHECKS, DOCUMENT, *objects, *inputs}
 
-    assert {check.split()[2] for check in checks} == set(audit_advice.ADVICE)
-    assert checks >= audit_advice.REPAIRABLE
-    assert {int(check.split()[0]) for check in checks} == set(audit_advice.RULES)
+    assert {check.split()[2] for check in checks} == set(advice.ADVICE)
+    assert checks >= advice.REPAIRABLE
+    assert {int(check.split()[0]) for check in checks} == set(advice.RULES)
 
 
 def test_the_command_prints_a_document_for_programs(
@@ -194,7 +194,7 @@ def test_a_stopped_command_is_resumed(deps: Deps, conn: Connection, stack: Stack
     world.kept(deps, "abc")
     env = cli.environment(stack, database_url, buckets_of="auditrun")
     conn.execute("UPDATE renders SET owner = 'thief'")
-    command = [sys.executable, "-m", "worker.cli", "audit", "--second-look", "60"]
+    command = [sys.executable, "-m", "cli.main", "audit", "--second-look", "60"]
     place = "SELECT FROM cursors WHERE sweep = 'audit' AND jsonb_array_length(facts -> 'findings') > 0"
 
     with subprocess.Popen(command, env=env, cwd=cli.ROOT, stderr=subprocess.PIPE, text=True) as running:

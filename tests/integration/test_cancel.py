@@ -8,8 +8,10 @@ import pytest
 from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import cancel, keep, poll
-from tasks.cancel import Outcome
+from tasks.jobs import cancel
+from tasks.jobs.cancel import Outcome
+from tasks.outputs import keep
+from tasks.predictions import poll
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.core import kept as facts

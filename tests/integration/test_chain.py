@@ -7,7 +7,9 @@ import pytest
 from db import projects
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import audit, cancel, sweeps
+from tasks.audit import run
+from tasks.jobs import cancel
+from tasks.sweeps import reconcile
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, time_out, tried
 from tests.integration.core import World, database_of, world
 
@@ -176,7 +178,7 @@ def test_what_chains_leave_behind_breaks_no_rule(at: World) -> None:
     running(at, started(at))
     started(at)
 
-    report = audit.run(at.deps, deep=False, second_look_seconds=0.0)
+    report = run.run(at.deps, deep=False, second_look_seconds=0.0)
 
     of_chains = (
         "job",
@@ -204,7 +206,7 @@ def test_an_open_jobs_deadline_ends_what_was_not_submitted(at: World) -> None:
     job_id = started(at, placeholder=True)
     at.conn.execute("UPDATE jobs SET deadline_at = moment(), run_at = moment() WHERE id = %s", (job_id,))
 
-    sweeps.reconcile(at.deps, "sweep", len)
+    reconcile.reconcile(at.deps, "sweep", len)
 
     assert tried(at, job_id) == [("replicate", 0, "cancelled"), ("placeholder", None, "succeeded")]
     kept(at, job_id)

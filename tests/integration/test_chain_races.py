@@ -9,11 +9,12 @@ import pytest
 from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import cancel, replay, retry, sweeps, tombstone
-from tasks.deps import Deps
+from tasks.jobs import cancel, delete_render, replay, retry
+from tasks.step import Deps
+from tasks.sweeps import reconcile
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, time_out, tried
 from tests.integration.core import LEASED_BY, World, database_of, png, prediction, together, world
-from worker import shell
+from worker import step_runner
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def retried(at: World, job_id: UUID) -> retry.Outcome:
 
 def checked(at: World, job_id: UUID) -> list[Wake]:
     """Check a job as the sweep does that has just found it due."""
-    return at.deps.database.run(lambda conn: sweeps._check_job(conn, at.deps, job_id, "sweep"))
+    return at.deps.database.run(lambda conn: reconcile._check_job(conn, at.deps, job_id, "sweep"))
 
 
 def ended_by_us(at: World, prediction_id: UUID, external_id: str) -> None:
@@ -142,7 +143,9 @@ def test_of_two_that_succeed_late_at_once_one_is_published(at: World, attempt: i
         kept(at, job_id)
     webhooks = [at.delivered(prediction(name, "succeeded", [at.source.picture()])) for name in names]
     with at.beside() as deps:
-        together(lambda: at.step("ingest", webhooks[0]), lambda: shell._run(deps, "ingest", webhooks[1], LEASED_BY))
+        together(
+            lambda: at.step("ingest", webhooks[0]), lambda: step_runner._run(deps, "ingest", webhooks[1], LEASED_BY)
+        )
     kept(at, job_id)
 
     assert at.state("jobs", job_id) == "succeeded"
@@ -155,7 +158,7 @@ def test_a_late_success_after_the_render_was_deleted_publishes_nothing(at: World
     job_id, names = two_abandoned(at)
     kept(at, job_id)
     at.deps.database.run(
-        lambda conn: tombstone.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
+        lambda conn: delete_render.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
     )
 
     hear(at, names[0], "succeeded", [at.source.picture()])
@@ -196,9 +199,9 @@ def test_a_late_success_that_races_the_delete_of_the_placeholder_ends_in_one_of_
 
 
 def deleted(deps: Deps, job_id: UUID) -> None:
-    with contextlib.suppress(tombstone.StillWorking):
+    with contextlib.suppress(delete_render.StillWorking):
         deps.database.run(
-            lambda conn: tombstone.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
+            lambda conn: delete_render.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
         )
 
 

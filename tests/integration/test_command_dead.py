@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 

@@ -7,11 +7,11 @@ import subprocess
 
 import redis
 
-from db.connect import Connection, connect
+from cli.commands.doctor import checks
+from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.settings import load
-from tasks import checks
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
 

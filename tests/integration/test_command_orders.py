@@ -3,14 +3,13 @@
 import json
 
 from db import uploads
-from db.connect import Connection
+from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
 from moorage import ids
-from moorage.media import Media
-from moorage.model import Entry, Wish
-from tasks import order
-from tasks.deps import Deps
+from moorage.model import Entry, Media, Wish
+from tasks.jobs import create
+from tasks.step import Deps
 from tests.integration import command_line as cli
 
 KEYS = {"REPLICATE_API_TOKEN": "r8_x", "FAL_KEY": "a:b", "OPENAI_API_KEY": "sk-x"}
@@ -24,7 +23,7 @@ def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
         Entry("replicate", "a/model", {"prompt": "a boat"}, 60.0),
         Entry("fal", "b/model", {"prompt": "a boat"}, 600.0),
     )
-    made = order.order(deps.database, deps.settings, deps.providers, Wish("ada", "image", chain, 3600.0))
+    made = create.create_job(deps.database, deps.settings, deps.providers, Wish("ada", "image", chain, 3600.0))
     env = cli.environment(stack, database_url, **KEYS)
 
     told = cli.run(env, "show", str(made.job_id))

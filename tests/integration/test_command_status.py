@@ -6,9 +6,9 @@ import sys
 import time
 from typing import Any
 
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 
 
@@ -109,7 +109,7 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
     env = cli.environment(stack, database_url, CELERY_BROKER_URL=stack.valkey.url(3), **often)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", *args],
+            [sys.executable, "-m", "cli.main", *args],
             env=env,
             cwd=cli.ROOT,
             stdout=subprocess.DEVNULL,

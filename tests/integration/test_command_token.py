@@ -5,7 +5,7 @@ import json
 import pytest
 
 from db import api_tokens
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
 from tests.integration import command_line as cli
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import requests
 
-from db import feed, jobs
-from db.connect import Connection, many
+from db import events, jobs
+from db.connection import Connection, many
 from moorage import ids
 from moorage.model import Registration
-from tasks import notify
-from worker.demo import stream, told
-from worker.demo.stream import Follower
-from worker.demo.told import Listener, Told
+from simulation.demo import event_stream, webhook_listener
+from simulation.demo.event_stream import Follower
+from simulation.demo.webhook_listener import Listener, Told
+from tasks import notifications
 
 ENDS = ("failed", "cancelled", "failed", "failed", "cancelled")
 
@@ -51,7 +51,7 @@ def ended(conn: Connection) -> list[uuid.UUID]:
 def listener(conn: Connection, ended: list[uuid.UUID]) -> Iterator[Listener]:
     """Give a listener that was told of everything, one end twice, in no order."""
     with Listener() as made:
-        rows = many(conn, told.ENDS)
+        rows = many(conn, webhook_listener.ENDS)
         made.told = [Told(f"w{row['sequence']}", row["type"], str(row["job_id"]), row["sequence"]) for row in rows]
         made.told = [*reversed(made.told), made.told[0]]
         yield made
@@ -61,7 +61,7 @@ def test_an_application_that_heard_every_end_differs_in_nothing(conn: Connection
     """At least once and in any order is what was promised; a finding for it would be a false alarm."""
     assert len(listener.told) == len(ENDS) + 2
 
-    assert told.differences(conn, listener) == []
+    assert webhook_listener.differences(conn, listener) == []
 
 
 def _silent(listener: Listener) -> None:
@@ -103,7 +103,7 @@ def test_what_an_application_should_have_heard_otherwise_is_named(
     """A verdict that cannot fail shows nothing."""
     damage(listener)
 
-    assert any(says in line for line in told.differences(conn, listener))
+    assert any(says in line for line in webhook_listener.differences(conn, listener))
 
 
 def test_a_listener_takes_what_is_signed_and_is_away_once_in_ten() -> None:
@@ -119,7 +119,7 @@ def test_a_listener_takes_what_is_signed_and_is_away_once_in_ten() -> None:
             data = {"job_id": str(number), "sequence": number}
             body = json.dumps({"type": "job.failed", "data": data}).encode()
             signed_by = key if number != 5 else key[::-1]
-            headers = notify.headers(uuid.UUID(int=number), body, int(time.time()), (signed_by,))
+            headers = notifications.headers(uuid.UUID(int=number), body, int(time.time()), (signed_by,))
             answers.append(session.post(settings["MOORAGE_NOTIFY_URL"], body, headers=headers, timeout=5).status_code)
 
     assert answers == [503, *[204] * 4, 401, *[204] * 4, 503, 204]
@@ -132,19 +132,19 @@ def test_a_listener_takes_what_is_signed_and_is_away_once_in_ten() -> None:
 def followed(conn: Connection) -> Follower:
     """Return a follower that left once and was told of everything."""
     made = Follower("http://127.0.0.1:1", "token")
-    newest = stream.last(conn)
-    made.events = [json.loads(json.dumps(row, default=str)) for row in feed.page(conn, 0, newest)]
+    newest = event_stream.last(conn)
+    made.events = [json.loads(json.dumps(row, default=str)) for row in events.page(conn, 0, newest)]
     made.began, made.last_id, made.connections = 0, newest, [None, 3]
     return made
 
 
 def test_a_stream_that_told_every_event_once_differs_in_nothing(conn: Connection, ended: list[uuid.UUID]) -> None:
     """What came after the event that was waited for is nobody's loss."""
-    follower, newest = followed(conn), stream.last(conn)
+    follower, newest = followed(conn), event_stream.last(conn)
     follower.events.append({**follower.events[-1], "id": newest + 1})
 
     assert len(follower.events) > 2 * len(ended)
-    assert stream.differences(conn, follower, newest) == []
+    assert event_stream.differences(conn, follower, newest) == []
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_what_a_stream_should_have_told_otherwise_is_named(
     says: str,
 ) -> None:
     """Each of these is a promise of the stream."""
-    follower, newest = followed(conn), stream.last(conn)
+    follower, newest = followed(conn), event_stream.last(conn)
 
     damage(follower)
 
-    assert any(says in line for line in stream.differences(conn, follower, newest))
+    assert any(says in line for line in event_stream.differences(conn, follower, newest))
 
 
 @contextmanager
@@ -206,8 +206,8 @@ def streaming(events: int) -> Iterator[tuple[str, list[str | None]]]:
 
 def test_a_follower_leaves_once_and_comes_back_behind_the_last_event_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happened while it was away is what Last-Event-ID is for."""
-    monkeypatch.setattr(stream, "AWAY_SECONDS", 0.05)
-    monkeypatch.setattr(stream, "LEAVE_AFTER", 5)
+    monkeypatch.setattr(event_stream, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(event_stream, "LEAVE_AFTER", 5)
 
     with streaming(events=8) as (url, asked), Follower(url, "token") as follower:
         follower.await_event(8, 10.0)

@@ -8,9 +8,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from db import projects
-from db.connect import connect
+from db.connection import connect
 from embedded.stack import Stack
-from tasks import sweeps
+from tasks.sweeps import reconcile as sweeps
 from tests.integration.core import World, database_of, together, world
 
 

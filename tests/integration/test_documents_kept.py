@@ -3,7 +3,7 @@
 import json
 
 from db import projects
-from db.connect import Connection, Database
+from db.connection import Connection, Database
 
 WIDE = "1" + "0" * 400 + ".5"
 LONG = "9" * 5000

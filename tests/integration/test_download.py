@@ -8,8 +8,8 @@ from email.utils import format_datetime
 
 import pytest
 
+from egress import download
 from moorage.errors import DownloadInterrupted, DownloadRefused, OutputGone
-from tasks import download
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import pytest
 
+from egress import download
+from egress.session import Egress
+from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
-from tasks import download
-from tasks.egress import Egress
-from tasks.limits import Limits
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
 
 

@@ -6,11 +6,11 @@ from typing import LiteralString
 import pytest
 
 from db import leases
-from db.connect import Connection
-from tasks.deps import Deps
+from db.connection import Connection
+from simulation.chaos.recovery import Recovery
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
-from worker.drill.recovery import Recovery
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
+from simulation.chaos import verdict
+from simulation.chaos.schedule import Landed
+from simulation.chaos.submission_load import Order, Ordered, draw
+from simulation.demo.registered import Started
+from simulation.demo.registered_cases import Case
 from storage import keys
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
-from worker.demo.drive import Started
-from worker.demo.plan import Case
-from worker.drill import verdict
-from worker.drill.chaos import Landed
-from worker.drill.orders import Order, Ordered, draw
 
 Damage = Callable[[Deps, Connection, dict[str, Any]], None]
 

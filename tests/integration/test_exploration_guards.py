@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from db import jobs
-from db.connect import Connection
-from tasks.deps import Deps
+from db.connection import Connection
+from tasks.step import Deps
 from tests.exploration import broken, laws, race, scenarios
 from tests.exploration.moves import Label, Scenario, Step, steps
 from tests.exploration.real import Real

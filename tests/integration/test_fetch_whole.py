@@ -15,7 +15,7 @@ import providers
 from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Registration, Wake
-from tasks import register
+from tasks.jobs import create
 from tests.integration.core import World, database_of, png, world
 
 APP = "/fal-ai/flux/requests/r1"
@@ -47,9 +47,9 @@ def at(plain: World) -> World:
     return asking(plain, fal_key=plain.deps.settings.replicate_api_token)
 
 
-def registered(at: World, provider: str = "fal", external_id: str = "r1", **asked: Any) -> register.Registered:
+def registered(at: World, provider: str = "fal", external_id: str = "r1", **asked: Any) -> create.Registered:
     given = Registration(provider=provider, external_id=external_id, owner="ann", **{"model": "fal-ai/flux", **asked})
-    return register.register(at.deps.database, at.deps.settings, at.deps.providers[provider], given)
+    return create.register(at.deps.database, at.deps.settings, at.deps.providers[provider], given)
 
 
 def delivered(at: World, body: dict[str, Any], provider: str = "fal") -> UUID:

@@ -14,7 +14,7 @@ from embedded.stack import Stack
 from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUnavailable
 from moorage.settings import Settings
 from providers.fal import Fal
-from providers.keys import KeySet
+from providers.jwks import KeySet
 from tests.fal_signing import FORGER, KEY, SECOND, jwks, sign
 from tests.integration import receiver_process as rp
 

@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import pytest
 
-from db.connect import connect
+from db.connection import connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable
 from moorage.model import Wake
 from tests.integration.core import Held, World, database_of, prediction, together, world
-from worker import shell, stopping
+from worker import shutdown, step_runner
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 def stoppable() -> Iterator[None]:
     """Let a test stop the worker; afterwards it goes on."""
     yield
-    stopping._shared[:] = bytes(8)
+    shutdown._shared[:] = bytes(8)
 
 
 def downloads(at: World) -> int:
@@ -204,7 +204,7 @@ def test_five_dead_workers_make_an_output_poison(at: World) -> None:
 def test_a_stopping_worker_hands_its_work_back_uncounted(at: World, stoppable: None) -> None:
     """A deployment is no failure."""
     (output_id,) = at.outputs(at.keeping([at.source.picture()]).job_id)
-    stopping.begin(0)
+    shutdown.begin(0)
 
     at.step("keep", output_id)
 
@@ -218,7 +218,7 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     lease = leased(at)
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    shell._hand_back(at.deps, lease, "the worker is stopping")
+    step_runner._hand_back(at.deps, lease, "the worker is stopping")
 
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 
@@ -230,8 +230,8 @@ def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> No
     def work(*_: object) -> list[Wake]:
         raise DatabaseUnavailable("PostgreSQL went away")
 
-    spec = shell.Spec("outputs", ("waiting",), work)
-    shell._carry_out(at.deps, spec, "keep", lease, Held())
+    spec = step_runner.Spec("outputs", ("waiting",), work)
+    step_runner._carry_out(at.deps, spec, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 0, 0)
@@ -247,7 +247,7 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    shell._carry_out(at.deps, shell.Spec("outputs", ("waiting",), work), "keep", lease, Held())
+    step_runner._carry_out(at.deps, step_runner.Spec("outputs", ("waiting",), work), "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
     assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.connect import now
+from db.connection import now
 from embedded.stack import Stack
 from storage import s3
 from tests.integration.core import World, database_of, world

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from db import discards, leases, outputs
+from db import discarding, leases, outputs
 from embedded.stack import Stack
 from moorage import ids
 from moorage.errors import LeaseLost
@@ -157,7 +157,7 @@ def test_no_end_is_written_under_a_lost_lease(at: World) -> None:
     for write in (
         lambda: outputs.end_kept(at.conn, lease, kept(ids.new(), 0, lease)),
         lambda: outputs.end_dead(at.conn, lease, "INTERNAL", "late"),
-        lambda: discards.end(at.conn, lease),
+        lambda: discarding.end(at.conn, lease),
         lambda: outputs.refresh(at.conn, lease, "http://x", None),
     ):
         with pytest.raises(LeaseLost):

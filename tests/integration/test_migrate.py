@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from db import migrate
-from db.connect import Connection, connect
+from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.errors import ConfigError
 from tests.integration.core import together

@@ -11,15 +11,15 @@ from uuid import UUID
 import pytest
 
 from db import leases, outputs
-from db.connect import Connection, Database, connect
+from db.connection import Connection, Database, connect
 from embedded.stack import Stack
 from moorage import ids
-from moorage.media import Kept, Media
-from moorage.model import Lease
+from moorage.model import Kept, Lease, Media
 from storage import buckets, keys, s3
-from tasks import ingest, orphans
-from tasks.deps import Deps
-from tasks.orphans import OrphanReport
+from tasks.predictions import ingest
+from tasks.step import Deps
+from tasks.sweeps import orphans
+from tasks.sweeps.orphans import OrphanReport
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
 from moorage.errors import StorageRefused
-from tasks import orphans
-from tasks.deps import Deps
+from tasks.step import Deps
+from tasks.sweeps import orphans
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
 TWICE = """
-from worker import sweeping
+from worker import sweep_runner
 for name in ("orphans", "retention", "usage"):
-    sweeping.run(name, "node/1")
-    sweeping.run(name, "node/2")
+    sweep_runner.run(name, "node/1")
+    sweep_runner.run(name, "node/2")
 """
 
 
@@ -61,7 +61,7 @@ def test_a_night_in_which_the_sweep_dies_costs_one_run(
     """Its slot is taken and stays so; the next slot is free."""
     name = point.partition(".")[0]
     env = cli.environment(stack, database_url)
-    sweep = [sys.executable, "-c", f"from worker import sweeping; sweeping.run({name!r}, 'node/1')"]
+    sweep = [sys.executable, "-c", f"from worker import sweep_runner; sweep_runner.run({name!r}, 'node/1')"]
 
     killed = subprocess.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT, timeout=110)
     left = conn.execute("SELECT finished_at FROM ticks").fetchall()

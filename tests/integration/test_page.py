@@ -4,9 +4,9 @@ import json
 import re
 from urllib.parse import urlencode
 
-from db.connect import Connection
-from moorage.exchange import Found
+from db.connection import Connection
 from moorage.lifecycle import GiveUp
+from moorage.provider_types import Found
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
 from web.page import cards

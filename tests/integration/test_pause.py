@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from db import leases, overview, pauses, stats
-from db.connect import Connection
+from db import leases, pauses
+from db.connection import Connection
+from db.reports import metrics, status
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as kw
 
@@ -148,7 +149,7 @@ def test_a_paused_row_is_not_overdue(deps: Deps, conn: Connection) -> None:
 
 
 def _oldest(conn: Connection) -> dict[str, float]:
-    return {row["table"]: float(row["value"]) for row in conn.execute(stats.OLDEST_DUE.encode()).fetchall()}
+    return {row["table"]: float(row["value"]) for row in conn.execute(metrics.OLDEST_DUE.encode()).fetchall()}
 
 
 def test_the_commands_tell_what_waits_and_when_its_first_url_dies(
@@ -213,4 +214,4 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
 
     assert "using outputs_due" in plan
     assert "using predictions_due" in plan
-    assert overview.read(conn, ["replicate"]).pauses == []
+    assert status.read(conn, ["replicate"]).pauses == []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
-from tasks import replay
+from tasks.jobs import replay
 from tests.integration.core import World, database_of, prediction, together, world
 
 

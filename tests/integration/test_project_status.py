@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
-from tasks import sweeps
+from tasks.sweeps import reconcile as sweeps
 from tests.integration.core import World, database_of, together, world
 
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from moorage.errors import ProviderRefused, ProviderUnavailable
-from providers import Provider, polling
+from providers import Provider, api_client
 from tests.integration.provider_server import TOKENS, Server, answer, provider_at, running
 
 TOKEN = TOKENS["replicate"]
@@ -158,7 +158,7 @@ def test_an_answer_above_the_limit_is_refused_without_being_read(server):
 
 def test_a_provider_that_trickles_is_given_up(server, provider, monkeypatch):
     """Each byte restarts the read time-out: without a total a thread would hang, its lease renewed for ever."""
-    monkeypatch.setattr(polling, "TOTAL_SECONDS", 0.3)
+    monkeypatch.setattr(api_client, "TOTAL_SECONDS", 0.3)
     over = threading.Event()
 
     def trickle(request: BaseHTTPRequestHandler) -> None:
@@ -175,7 +175,7 @@ def test_a_provider_that_trickles_is_given_up(server, provider, monkeypatch):
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"])
 def test_a_provider_that_falls_silent_is_given_up(server, monkeypatch, sent):
     """Before the answer or in the middle of it."""
-    monkeypatch.setattr(polling, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(api_client, "READ_SECONDS", 0.2)
     over = threading.Event()
 
     def fall_silent(request: BaseHTTPRequestHandler) -> None:

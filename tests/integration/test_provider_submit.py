@@ -22,10 +22,10 @@ import pytest
 
 import providers
 from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
-from moorage.exchange import Order
+from moorage.provider_types import Order
 from moorage.settings import Settings
-from providers import Provider, submitting
-from providers.submitting import Submitter
+from providers import Provider, submit_client
+from providers.submit_client import Submitter
 from tests.integration.provider_server import TOKENS, Server, answer, provider_at, running
 
 KEY = "Xq3_single-use-key_Zw9"
@@ -403,7 +403,7 @@ def test_orders_travel_by_tls(server, name, wire, tmp_path, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    monkeypatch.setattr(submitting, "_tls", lambda: ssl.create_default_context(cafile=certificate))
+    monkeypatch.setattr(submit_client, "_tls", lambda: ssl.create_default_context(cafile=certificate))
     server.answer = answer(200, wire.good)
 
     submitted = provider_at(name, server.server_port, scheme="https").submit(order(wire.model, prompt="x" * 2**20))

@@ -11,13 +11,13 @@ from collections import Counter
 import amqp.exceptions
 import pytest
 
-from embedded.rabbitmq import Rabbitmq
-from embedded.standin.client import Standin
+from simulation.provider.client import Standin
+from simulation.stack import ROOT, Local
 from tests.acceptance.test_outages import MANY, finish, said_all
 from tests.acceptance.world import SETTINGS, World, until
 from tests.integration import rabbitmq_broker as rabbit
+from tests.support.rabbitmq import Rabbitmq
 from worker import queues
-from worker.local import ROOT, Local
 
 pytestmark = rabbit.needs_rabbitmq
 
@@ -130,7 +130,7 @@ def test_status_and_ping_see_broker_and_workers(world):
 
 def answered(world):
     """Return the status when it knows of the broker and of both workers."""
-    told = json.loads(command(world, "worker.cli", "status", "--json").stdout)
+    told = json.loads(command(world, "cli.main", "status", "--json").stdout)
     workers = {name.split("@")[0] for name in told["workers"] or ()}
     return told if told["broker"] == "ok" and workers == {"quick", "keep1"} else None
 

@@ -5,11 +5,11 @@ import stat
 
 import pytest
 
-from embedded import rabbitmq
-from embedded.rabbitmq import Rabbitmq
 from moorage.errors import ConfigError
 from tests.acceptance.world import until
 from tests.integration import rabbitmq_broker as rabbit
+from tests.support import rabbitmq
+from tests.support.rabbitmq import Rabbitmq
 from worker import queues
 
 

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from db import stats
-from db.connect import Connection
+from db.connection import Connection
+from db.reports import metrics
 from embedded.stack import Stack
 from moorage import ids
 from tests.integration import receiver_process as rp
@@ -37,7 +37,7 @@ INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, to_timestamp(
 
 
 def values(url: str, conn: Connection) -> dict[str, dict[tuple[str, ...], float]]:
-    return {gauge.name: dict(gauge.series) for gauge in stats.read(conn)}
+    return {gauge.name: dict(gauge.series) for gauge in metrics.read(conn)}
 
 
 def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_url: str, conn: Connection) -> None:
@@ -73,8 +73,8 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
 
 @pytest.mark.parametrize(
     "sql",
-    [stat.sql for stat in stats.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
-    ids=[stat.name for stat in stats.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    [stat.sql for stat in metrics.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    ids=[stat.name for stat in metrics.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
 )
 def test_no_count_reads_a_whole_table(conn: Connection, sql: str) -> None:
     """A scrape every 15 seconds over all that was ever done would become the heaviest query of the house."""

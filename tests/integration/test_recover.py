@@ -9,16 +9,16 @@ import pytest
 from pydantic import SecretStr
 
 import providers
-from db.connect import Connection
+from db.connection import Connection
+from egress.session import Egress
 from embedded.stack import Stack
-from embedded.standin.client import Standin
-from tasks import recover
-from tasks.deps import Deps
-from tasks.egress import Egress
+from simulation.provider.client import Standin
+from tasks.predictions import recover
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as kw
 from tests.integration.receiver_process import until
-from worker import shell
+from worker import step_runner
 
 OURS = "http://127.0.0.1:9"
 HOOK = f"{OURS}/webhooks/replicate"
@@ -98,8 +98,8 @@ def test_what_was_recovered_is_kept(env: dict[str, str], deps: Deps, standin: St
 
     cli.run(env, "recover", "replicate", "--yes")
     (prediction,) = conn.execute("SELECT id FROM predictions").fetchall()
-    for wake in shell._run(worker, "poll", prediction["id"], "node/1"):
-        shell._run(worker, wake.step, wake.row_id, "node/1")
+    for wake in step_runner._run(worker, "poll", prediction["id"], "node/1"):
+        step_runner._run(worker, wake.step, wake.row_id, "node/1")
 
     assert conn.execute("SELECT state, ended_by FROM predictions").fetchall() == [
         {"state": "succeeded", "ended_by": "poll"}

@@ -7,7 +7,7 @@ import pytest
 from embedded.stack import Stack
 from moorage.errors import Refused
 from moorage.model import Wake
-from tasks import replay
+from tasks.jobs import replay
 from tests.integration.core import World, database_of, png, prediction, together, world
 
 

@@ -8,12 +8,16 @@ from uuid import UUID
 
 import pytest
 
-from db import leases, projects, renders, stats, usage
-from db.connect import Connection, connect
+from db import leases, projects, renders, usage
+from db.connection import Connection, connect
+from db.reports import metrics
 from embedded.stack import Stack
 from moorage.errors import Refused
-from tasks import audit, discard, replay, retention, sweeps
-from tasks.deps import Deps
+from tasks.audit import run as audit
+from tasks.jobs import replay
+from tasks.outputs import discard
+from tasks.step import Deps
+from tasks.sweeps import reconcile, retention
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
@@ -85,7 +89,7 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     """Readers, the document and storage must all forget it; the tombstone keeps the rules true meanwhile."""
     job_id = world.kept(deps, "abc", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
     conn.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}'""")
-    sweeps.reconcile(deps, "tests", len)
+    reconcile.reconcile(deps, "tests", len)
     stored = values(conn, "SELECT key FROM outputs") + values(conn, "SELECT thumb_key FROM outputs")
     shown = deps.database.run(lambda c: projects.get(c, "p"))
     later(31)
@@ -338,7 +342,7 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
     assert sum(row["bytes"] for row in told) == size
     assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.most)] == [("big", 4), ("(others)", 2)]
     assert result == {"public": {"objects": 6, "bytes": size}}
-    gauges = {gauge.name: dict(gauge.series) for gauge in stats.read(conn)}
+    gauges = {gauge.name: dict(gauge.series) for gauge in metrics.read(conn)}
     assert gauges["moorage_storage_objects"][("big", "public")] == 4
 
 

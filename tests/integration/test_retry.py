@@ -8,8 +8,8 @@ import pytest
 from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
-from tasks import retry
-from tasks.retry import Outcome
+from tasks.jobs import retry
+from tasks.jobs.retry import Outcome
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
 from tests.integration.core import World, database_of, png, world
 

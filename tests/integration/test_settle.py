@@ -8,8 +8,10 @@ import pytest
 from embedded.stack import Stack
 from moorage import ids
 from moorage.lifecycle import GiveUp
-from tasks import failures, keep, replay
+from tasks.jobs import replay
+from tasks.outputs import keep
 from tests.integration.core import World, database_of, kept, prediction, together, world
+from worker import failures
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from embedded.standin.client import Standin, StandinError
+from simulation.provider.client import Standin, StandinError
 from tests.integration.standin_receiver import wait_for
 
 FIELDS = {
@@ -253,7 +253,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = f"""
         import os, signal
         from pathlib import Path
-        from embedded.standin.client import Standin
+        from simulation.provider.client import Standin
         standin = Standin().start(Path({str(tmp_path)!r}))
         print(standin.port, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

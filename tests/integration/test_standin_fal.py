@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import requests
 
-from embedded.standin.client import Standin
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.exchange import Report
+from moorage.provider_types import Report
 from providers.fal import Fal
+from simulation.provider.client import Standin
 from tests.integration.standin_clients import clients, order
 from tests.integration.standin_receiver import Delivery, Receiver, receiving, wait_for
 

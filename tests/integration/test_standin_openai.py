@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 
-from embedded.standin.client import Standin
 from moorage.errors import ProviderRefused, SubmitUncertain
 from providers import Provider
+from simulation.provider.client import Standin
 from tests.integration.standin_clients import clients, order
 
 

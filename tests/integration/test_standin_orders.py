@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 import requests
 
-from embedded.standin.client import Standin
 from moorage.errors import BillingRefused, MoorageError, ProviderBusy, ProviderRefused, SubmitUncertain
 from providers import Provider
+from simulation.provider.client import Standin
 from tests.integration.standin_clients import clients, order
 from tests.integration.standin_receiver import wait_for
 

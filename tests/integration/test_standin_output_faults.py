@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from embedded.standin.client import Standin
-from embedded.standin.faults import FAULTS
+from simulation.provider.client import Standin
+from simulation.provider.faults import FAULTS
 from tests.integration.standin_receiver import wait_for
 
 

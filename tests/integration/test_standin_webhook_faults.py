@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from embedded.standin.client import Standin
+from simulation.provider.client import Standin
 from tests.integration.standin_receiver import Delivery, Receiver, receiving, wait_for
 
 

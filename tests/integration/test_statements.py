@@ -10,14 +10,14 @@ import pytest
 
 import db
 import receiver
-import worker.demo
-import worker.drill
-from db.connect import Connection, connect
+import simulation.chaos
+import simulation.demo
+from db.connection import Connection, connect
 from embedded.stack import Stack
 
 SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 NAMED = re.compile(r"%\((\w+)\)[sb]")
-ROOMS = (db, receiver, worker.demo, worker.drill)  # all that hold SQL
+ROOMS = (db, receiver, simulation.demo, simulation.chaos)  # all that hold SQL
 # Planned by the server only when they run: no table, or a lock.
 SWEEPS = ("DUE", "RELEASE_EXPIRED", "OVERWRITTEN", "SPOOLED")
 RETENTION = (
@@ -34,7 +34,7 @@ def planner(stack: Stack, template_database: str) -> Iterator[Connection]:
 
 
 def statements() -> Iterator[tuple[str, str]]:
-    for module in (m for room in ROOMS for m in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")):
+    for module in (m for room in ROOMS for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")):
         loaded = importlib.import_module(module.name)
         for name, value in vars(loaded).items():
             if not name.isupper():

@@ -16,8 +16,8 @@ import pytest
 from embedded.seaweedfs import Seaweedfs
 from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.settings import Settings
-from storage import buckets, clients, s3
-from storage.failures import ObjectMissing
+from storage import buckets, s3
+from storage.errors import ObjectMissing
 
 
 def settings_for(endpoint, **overrides):
@@ -317,7 +317,7 @@ def test_a_large_video_is_put_in_flat_memory(server, blobs):
 
 def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     """A store that accepts connections and then stalls must end in an error that is tried again."""
-    monkeypatch.setattr(clients, "_READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "_READ_SECONDS", 0.5)
     stalled = s3.from_settings(settings_for(server.url))
     os.kill(server.pid, signal.SIGSTOP)
     try:

@@ -8,10 +8,10 @@ import pytest
 
 from embedded.stack import Stack
 from moorage.model import Step
-from tasks import recover
+from tasks.predictions import recover
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
 from tests.integration.studio import Studio, entry, free, open_studio, ordered, tries
-from worker import shell
+from worker import step_runner
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_at_most_so_many_are_at_work_however_many_workers_race(at: World, studio
     def worker(mine: list) -> None:
         with at.beside() as deps:
             for prediction_id in mine:
-                shell._run(deps, "submit", prediction_id, f"node@test/{uuid4()}")
+                step_runner._run(deps, "submit", prediction_id, f"node@test/{uuid4()}")
 
     together(*(lambda n=n: worker(made[n:] + made[:n]) for n in range(8)))
 
@@ -421,7 +421,7 @@ def test_a_webhook_with_the_key_is_faster_than_the_answer(at: World, studio: Stu
 
     def first(_hook: str) -> None:
         with at.beside() as deps:
-            shell._run(deps, "ingest", hook(at, studio, "p1", output=[picture]), LEASED_BY)
+            step_runner._run(deps, "ingest", hook(at, studio, "p1", output=[picture]), LEASED_BY)
 
     studio.on_order = first
     at.step("submit", made.prediction_id)

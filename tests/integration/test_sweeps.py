@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from db import leases, ticks
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Wake
-from tasks import sweeps
+from tasks.sweeps import reconcile as sweeps
 from tests.integration.core import World, database_of, prediction, together, wait_until, world
 
 

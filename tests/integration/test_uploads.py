@@ -17,16 +17,20 @@ from PIL import Image
 
 from db import uploads as rows
 from db import usage
-from db.connect import Connection
+from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
+from media import sanitize_process
 from moorage import ids
 from moorage.errors import Invalid, StorageUnavailable
 from storage import keys
 from storage.keys import Uploaded
-from tasks import audit, audit_advice, orphans, references, upload_child, uploads
-from tasks.deps import Deps
-from tasks.references import ReferenceGone
+from tasks import uploads
+from tasks.audit import advice, run
+from tasks.predictions import references
+from tasks.predictions.references import ReferenceGone
+from tasks.step import Deps
+from tasks.sweeps import orphans
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from tests.integration import web_process as wp
@@ -150,15 +154,15 @@ def test_the_quarantine_of_uploads_is_emptied_and_owners_of_that_name_are_left_a
 def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, deep: bool) -> None:
     """Rule 4 holds for input files too: a job that names one would fail, and nobody would know why."""
     whole, missing, other = taken(deps), taken(deps, "bob"), taken(deps, "eve")
-    assert audit.run(deps, deep=deep, second_look_seconds=0.0).findings == []
+    assert run.run(deps, deep=deep, second_look_seconds=0.0).findings == []
     deps.blobs.delete(deps.blobs.private_bucket, missing.key)
     put_over(deps, other.key, b"x" * other.bytes if deep else b"x")
 
-    report = audit.run(deps, deep=deep, second_look_seconds=0.0)
+    report = run.run(deps, deep=deep, second_look_seconds=0.0)
 
     found = {(finding.rule, finding.id, finding.word) for finding in report.findings}
     assert found == {(4, str(missing.id), "missing"), (4, str(other.id), "digest" if deep else "size")}
-    assert all("upload it again" in audit_advice.todo(finding) for finding in report.findings)
+    assert all("upload it again" in advice.todo(finding) for finding in report.findings)
     assert report.checked["uploads"] == 2
     assert str(whole.id) not in {finding.id for finding in report.findings}
 
@@ -172,7 +176,7 @@ def test_the_audit_notes_an_object_that_no_row_names(deps: Deps) -> None:
     """A note while the sweep has not had its turn."""
     lost = put(deps).upload.key
 
-    report = audit.run(deps, second_look_seconds=0.0)
+    report = run.run(deps, second_look_seconds=0.0)
 
     assert [(note.rule, note.id) for note in report.notes] == [(5, lost)]
 
@@ -261,7 +265,7 @@ def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
 ) -> None:
     """A hostile file must not take down or hold what answers webhooks."""
     (tmp_path / "child.py").write_text(program)
-    monkeypatch.setattr(upload_child, "__file__", str(tmp_path / "child.py"))
+    monkeypatch.setattr(sanitize_process, "__file__", str(tmp_path / "child.py"))
     monkeypatch.setattr(uploads, "SECONDS", seconds)
 
     with pytest.raises(Invalid, match=says):

@@ -10,14 +10,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from db import api_tokens
-from db.connect import Connection, connect
+from db.connection import Connection, connect
 from embedded.stack import Stack
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from tests.integration import web_process as wp
 from web import routes
-from web.access import Level
+from web.http.permissions import Level
 from web.routes import Operation
 
 OPERATIONS: Final = [pytest.param(o, id=f"{o.method} {o.path}") for o in routes.OPERATIONS]

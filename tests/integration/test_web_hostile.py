@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from db.connect import connect
+from db.connection import connect
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 

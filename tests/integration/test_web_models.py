@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from db import uploads
-from db.connect import connect
+from db.connection import connect
 from embedded.proxy import Proxy
-from embedded.standin.client import Standin
 from moorage import ids
-from moorage.media import Media
+from moorage.model import Media
+from simulation.provider.client import Standin
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 

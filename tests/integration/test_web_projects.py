@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from db.connect import Connection
-from moorage.exchange import Found
+from db.connection import Connection
 from moorage.lifecycle import GiveUp
+from moorage.provider_types import Found
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
 

@@ -8,13 +8,14 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from db import dead_letters, jobs, leases, outputs, predictions
-from db.connect import Connection, Database
-from moorage.exchange import Found, Report
+from db.connection import Connection, Database
 from moorage.lifecycle import GiveUp
-from moorage.media import Kept, Media, Thumbnail
-from tasks import apply, settle
+from moorage.model import Kept, Media, Thumbnail
+from moorage.provider_types import Found, Report
+from tasks.jobs import settle
+from tasks.predictions import reports
 from tests.integration import web_process as wp
-from web import snapshots
+from web.services import database as snapshots
 
 SHA = "5e" * 32
 
@@ -22,10 +23,10 @@ SHA = "5e" * 32
 def hear(conn: Connection, made: wp.Answer, *found: Found, status: str = "succeeded") -> None:
     """Apply the provider's answer, as ingest does."""
     report = Report(made.fields["external_id"], status, status, found, error="out of memory")  # type: ignore[arg-type]
-    hearing = apply.Hearing("webhook", datetime.now(UTC), "test", wp.BASE, 3600)
+    hearing = reports.Hearing("webhook", datetime.now(UTC), "test", wp.BASE, 3600)
     with conn.transaction():
         job = jobs.lock(conn, UUID(made.fields["job_id"]))
-        apply.apply(conn, job, predictions.lock(conn, UUID(made.fields["prediction_id"])), report, hearing)
+        reports.apply(conn, job, predictions.lock(conn, UUID(made.fields["prediction_id"])), report, hearing)
 
 
 def end(conn: Connection, made: wp.Answer, idx: int, why: GiveUp | None = None) -> str:

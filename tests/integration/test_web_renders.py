@@ -7,10 +7,12 @@ from uuid import UUID
 import pytest
 
 from db import leases, projects
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
-from tasks import audit, discard, sweeps
-from tasks.deps import Deps
+from tasks.audit import run
+from tasks.outputs import discard
+from tasks.step import Deps
+from tasks.sweeps import reconcile
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from tests.integration import web_process as wp
@@ -104,7 +106,7 @@ def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: 
     """For readers, in the document and in storage; asking twice does no harm."""
     job_id = world.kept(deps, "gone", owner="gone", project_id="gone", scene=1)
     mine.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}' WHERE id = 'gone'""")
-    sweeps.reconcile(deps, "tests", len)
+    reconcile.reconcile(deps, "tests", len)
     before = deps.database.run(lambda c: projects.get(c, "gone"))
     keys = mine.execute("SELECT key, thumb_key FROM outputs WHERE job_id = %s", [job_id]).fetchone()
 
@@ -123,7 +125,7 @@ def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: 
     told = front.get(f"/v1/jobs/{job_id}/events").fields["events"]
     deleted = [event for event in told if (event["subject"], event["to_state"]) == ("render", "deleted")]
     assert [(event["actor"], event["reason"]) for event in deleted] == [("api", "the application deleted it")]
-    found = audit.run(deps, deep=True, second_look_seconds=0.0).findings
+    found = run.run(deps, deep=True, second_look_seconds=0.0).findings
     assert [finding for finding in found if finding.subject != "object"] == []
 
 

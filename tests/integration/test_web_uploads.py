@@ -13,12 +13,12 @@ from uuid import UUID
 import pytest
 from PIL import Image
 
-from db.connect import Connection
+from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from storage import keys
 from storage.keys import Uploaded
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
 from tests.integration.upload_front import PLACE, form, picture, read, send, stored

@@ -6,7 +6,7 @@ import urllib.request
 
 from PIL import Image
 
-from tasks.deps import Deps
+from tasks.step import Deps
 from tests.integration import web_process as wp
 
 PLACE = b"47.3769N 8.5417E"

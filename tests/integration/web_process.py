@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 class Front(rp.Receiver):
     """The API and the receiver in one process."""
 
-    app = "web.front:app"
+    app = "web.asgi:app"
 
     def get(self, path: str) -> Answer:
         """Read something as the bearer of the token."""

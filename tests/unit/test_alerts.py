@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cli import main
 from tests import promql
 from tests.promql import Sample
-from worker import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES: list[dict[str, Any]] = [
@@ -68,7 +68,7 @@ def test_every_command_that_the_runbook_names_exists():
     named = set(re.findall(r"`moorage ([a-z]+)", RUNBOOK))
 
     assert {"recover", "pause", "resume"} <= named
-    assert named - set(cli.COMMANDS) == set()
+    assert named - set(main.COMMANDS) == set()
 
 
 def test_the_dashboard_reads_to_the_end_and_overlaps_nowhere():

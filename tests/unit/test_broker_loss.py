@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from worker import drop
+from worker import consumer as drop
 
 
 class Broken:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.audit_finding import Finding
-from worker import console
+from cli import console
+from tasks.audit.findings import Finding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

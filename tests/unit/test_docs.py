@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from cli import main
 from moorage import lifecycle, settings
 from moorage.settings import Settings
-from worker import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -79,7 +79,7 @@ def test_the_example_environment_holds_no_secret():
     assert secret.findall((ROOT / ".env.example").read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+@pytest.mark.parametrize("command", sorted(main.COMMANDS))
 def test_every_command_is_in_the_readme_and_in_the_reference(command):
     """`moorage --help` may not know more than the documentation."""
     for page in ("README.md", "docs/reference/command-line.md"):

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
+from egress.session import Egress
+from media.limits import Limits
 from moorage.errors import DownloadRefused
-from tasks.egress import Egress
-from tasks.limits import Limits
 
 LOOPBACK = ["127.0.0.1", "127.0.0.2", "127.1.2.3", "127.255.255.254", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"]
 PRIVATE = [

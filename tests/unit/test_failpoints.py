@@ -10,10 +10,10 @@ import pytest
 from moorage.model import Step
 from moorage.settings import Settings
 from tests.acceptance.test_failpoint_crashes import POINTS, RECEIVER
-from worker import schedule, shell
+from worker import schedule, step_runner
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("db", "providers", "receiver", "storage", "tasks", "web", "worker")
+ROOMS = ("db", "egress", "media", "providers", "receiver", "storage", "tasks", "web", "worker")
 TESTS = [path for path in (ROOT / "tests").glob("*/*.py") if path != Path(__file__)]
 STEPS = get_args(Step)
 ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
@@ -47,7 +47,7 @@ def test_no_crash_is_asked_for_where_there_is_no_failpoint() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
     """Nobody has seen a crash in it: it has some before its last commit, and one behind that."""
-    source = Path(inspect.getfile(shell.STEPS[step].work)).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(step_runner.STEPS[step].work)).read_text(encoding="utf-8")
 
     own = set(re.findall(r'failpoint\("([^"]+)"\)', source))
 

@@ -26,7 +26,7 @@ def test_the_receiver_loads_nothing_of_the_workers(project_root, module):
     names = loaded(project_root, module)
 
     assert module in names
-    assert not names & {"tasks", "storage", "embedded", "PIL", "boto3", "botocore"}
+    assert not names & {"tasks", "storage", "media", "egress", "embedded", "PIL", "boto3", "botocore"}
 
 
 @pytest.mark.parametrize("module", ["worker", "worker.publish", "worker.celery", "worker.queues", "worker.schedule"])
@@ -35,7 +35,7 @@ def test_sending_a_wake_loads_no_task(project_root, module):
     names = loaded(project_root, module)
 
     assert module in names
-    assert not names & {"tasks", "storage", "worker.steps", "worker.shell", "PIL", "boto3"}
+    assert not names & {"tasks", "storage", "media", "egress", "worker.steps", "worker.step_runner", "PIL", "boto3"}
 
 
 @pytest.mark.parametrize("module", ["providers", "moorage.lifecycle", "moorage.settings", "db.leases"])
@@ -43,7 +43,18 @@ def test_the_lower_rooms_load_none_above_them(project_root, module):
     """Imports run downward."""
     names = loaded(project_root, module)
 
-    assert not names & {"tasks", "worker", "receiver", "web", "storage", "embedded"}
+    assert not names & {
+        "tasks",
+        "worker",
+        "receiver",
+        "web",
+        "storage",
+        "media",
+        "egress",
+        "cli",
+        "simulation",
+        "embedded",
+    }
 
 
 def test_importing_the_worker_package_reads_no_setting(project_root):

@@ -6,7 +6,6 @@ import pytest
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, Invalid, OutputGone, ProviderUnavailable, StorageUnavailable
-from moorage.exchange import Found, Report
 from moorage.lifecycle import (
     Choose,
     Counts,
@@ -24,7 +23,8 @@ from moorage.lifecycle import (
     Situation,
     Work,
 )
-from tasks.apply import expiry
+from moorage.provider_types import Found, Report
+from tasks.predictions.reports import expiry
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FILE = (Found("output", url="https://files.example/x.png"),)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, Invalid, MoorageError, OutputGone, StorageUnavailable, Transient
-from moorage.exchange import Found, Report, Status
 from moorage.lifecycle import (
     EDGES,
     TERMINAL_JOB,
@@ -26,6 +25,7 @@ from moorage.lifecycle import (
     Work,
 )
 from moorage.model import DeliveryState, JobState, OutputState, PredictionState
+from moorage.provider_types import Found, Report, Status
 
 settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
 settings.load_profile("moorage")
@@ -86,7 +86,7 @@ lives = st.none() | st.integers(-10_000, 100_000).map(lambda s: NOW + timedelta(
 
 
 def hear(at: Situation, report: Report) -> Situation:
-    """Return the situation after a report, as tasks/apply.py carries a verdict out."""
+    """Return the situation after a report, as tasks/predictions/reports.py carries a verdict out."""
     verdict = lifecycle.on_report(report, at)
     if isinstance(verdict, Choose):
         assert (at.job, "keeping") in EDGES["job"]

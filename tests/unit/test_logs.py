@@ -10,7 +10,7 @@ from moorage import logs
 
 
 def line(formatter, fields, message="thing.happened"):
-    record = logging.LogRecord("tasks.keep", logging.INFO, __file__, 1, message, (), None)
+    record = logging.LogRecord("tasks.outputs.keep", logging.INFO, __file__, 1, message, (), None)
     record.fields = fields
     return formatter.format(record)
 

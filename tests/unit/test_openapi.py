@@ -5,10 +5,10 @@ import re
 
 from click.testing import CliRunner
 
+from cli import main
 from web import openapi, routes
-from web.access import Level
-from web.asked import Asked
-from worker import cli
+from web.api.predictions import Asked
+from web.http.permissions import Level
 
 
 def test_every_route_is_described() -> None:
@@ -88,7 +88,7 @@ def test_who_may_call_is_told_of_every_address() -> None:
 
 def test_the_command_prints_it() -> None:
     """For a build that has no running API."""
-    done = CliRunner().invoke(cli.cli, ["openapi"])
+    done = CliRunner().invoke(main.cli, ["openapi"])
 
     assert done.exit_code == 0
     assert json.loads(done.output) == json.loads(openapi.text())

@@ -7,7 +7,7 @@ import pytest
 
 from moorage.errors import ConfigError
 from moorage.settings import Settings
-from tasks import retention
+from tasks.sweeps import retention
 from worker import schedule
 
 

@@ -1,4 +1,4 @@
-"""A job's state in plain words, with a reason where there are no pictures. Which state it is, `db.gallery` says."""
+"""A job's state in plain words, with a reason where there are no pictures. `db.reports.my_renders` says which."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ BASE = "https://cdn.example/files"
 
 
 def row(**fields: Any) -> dict[str, Any]:
-    """Return a row as `db.gallery` gives it, of a job that failed for nothing in particular."""
+    """Return a row as `db.reports.my_renders` gives it, of a job that failed for nothing in particular."""
     names = ("prompt", "style", "room_type", "mode", "project_id", "scene", "provider", "prediction", "why", "reason")
     counts = {"files": 0, "kept": 0, "tries": 1}
     states = {"state": "failed", "shown": "failed"}

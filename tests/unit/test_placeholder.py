@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 from PIL import Image
 
+from media.limits import Limits
 from moorage.errors import ConfigError
 from moorage.model import Output
 from moorage.settings import Settings
-from tasks import placeholder
-from tasks.deps import Deps
-from tasks.limits import Limits
+from tasks.jobs import placeholder
+from tasks.step import Deps
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import providers
 from moorage.errors import BadSignature, ConfigError, ProviderRefused
-from moorage.exchange import Order, Verified
+from moorage.provider_types import Order, Verified
 from moorage.settings import Settings
 from moorage.text import is_storable
 

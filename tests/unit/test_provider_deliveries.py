@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import providers
 from moorage.errors import NotOurs, Unreadable
-from moorage.exchange import Report
+from moorage.provider_types import Report
 from moorage.settings import Settings
 from moorage.text import is_storable
 

@@ -9,7 +9,7 @@ import providers
 from moorage.errors import BadSignature, ConfigError, KeysStale, ProviderRefused, Unreadable
 from moorage.settings import Settings
 from providers.fal import Fal
-from providers.keys import ed25519_keys
+from providers.jwks import ed25519_keys
 from tests.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
 
 BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}

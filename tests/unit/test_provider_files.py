@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moorage.errors import Unreadable
 from moorage.text import is_storable
-from providers import files
+from providers import output_files
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 URL = "https://replicate.delivery/a"
@@ -28,7 +28,7 @@ def allow_all(url: str) -> str | None:
 
 
 def paths(value: object) -> list[str]:
-    return [found.path for found in files.found(value, "output", allow_all)]
+    return [found.path for found in output_files.found(value, "output", allow_all)]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_url_that_must_not_be_fetched_is_named_with_its_problem():
     """Its siblings go on, and the dead output shows what it was."""
     bad = "https://evil.example/\x00" + "a" * 9000
 
-    good, refused = files.found([URL, bad], "output", lambda url: "evil" if "evil" in url else None)
+    good, refused = output_files.found([URL, bad], "output", lambda url: "evil" if "evil" in url else None)
 
     assert (good.url, good.problem) == (URL, None)
     assert refused.problem == "evil"
@@ -109,7 +109,7 @@ def test_inline_bytes_come_back_whole(data):
         f"data:application/octet-stream,{quoted}",
     ]
 
-    assert [found.data for found in files.found(uris, "output", allow_all)] == [data] * 4
+    assert [found.data for found in output_files.found(uris, "output", allow_all)] == [data] * 4
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_inline_bytes_come_back_whole(data):
 )
 def test_a_data_uri_is_decoded_as_its_standard_says(uri, data):
     """RFC 2397 with the liberties that models take."""
-    (found,) = files.found(uri, "output", allow_all)
+    (found,) = output_files.found(uri, "output", allow_all)
 
     assert (found.data, found.url, found.problem) == (data, None, None)
 
@@ -136,7 +136,7 @@ def test_a_long_data_uri_is_decoded_in_pieces(shift):
     uri = "data:," + "a" * shift + "%41" * 30_000 + "%4%41%"
 
     tracemalloc.start()
-    (found,) = files.found(uri, "output", allow_all)
+    (found,) = output_files.found(uri, "output", allow_all)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -161,7 +161,7 @@ def test_a_long_data_uri_is_decoded_in_pieces(shift):
 )
 def test_a_broken_data_uri_is_a_problem_and_no_error(uri, why):
     """One broken file must not cost its siblings; the reason does not show the payload."""
-    (found,) = files.found([uri], "output", allow_all)
+    (found,) = output_files.found([uri], "output", allow_all)
 
     assert (found.data, found.url) == (None, None)
     assert found.problem
@@ -173,6 +173,6 @@ def test_a_broken_data_uri_is_a_problem_and_no_error(uri, why):
 @given(st.text(alphabet=string.printable + "é\x00\ud800", max_size=40))
 def test_any_data_uri_gives_bytes_or_a_problem(rest):
     """Nothing a model writes after `data:` may raise."""
-    (found,) = files.found("data:" + rest, "output", allow_all)
+    (found,) = output_files.found("data:" + rest, "output", allow_all)
 
     assert (found.data is None) != (found.problem is None)

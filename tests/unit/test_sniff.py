@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks import sniff
+from media import sniff
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedded.standin import faults, pictures
+from simulation.provider import faults, pictures
 
 
 def test_no_order_gives_one_good_picture_in_a_list():

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from embedded.standin import faults, ledger, models, pictures, schemas
-from embedded.standin.exchange import Answer
-from embedded.standin.submissions import Order, Submissions
+from simulation.provider import faults, ledger, models, pictures, schemas
+from simulation.provider.exchange import Answer
+from simulation.provider.submissions import Order, Submissions
 
 PICTURES, FAILING, VIDEO = (models.MODELS[f"standin/{name}"] for name in ("pictures", "failing", "text-to-video"))
 FILES = ("a.png", "b.mp4")

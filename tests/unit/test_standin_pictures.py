@@ -7,9 +7,9 @@ import warnings
 import pytest
 from PIL import Image, ImageSequence
 
-from embedded.standin import faults, pictures
-from embedded.standin.ledger import Ledger
-from embedded.standin.outputs import Outputs
+from simulation.provider import faults, pictures
+from simulation.provider.ledger import Ledger
+from simulation.provider.outputs import Outputs
 
 
 @pytest.fixture

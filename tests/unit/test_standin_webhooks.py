@@ -8,7 +8,7 @@ import time
 import pytest
 from standardwebhooks import Webhook
 
-from embedded.standin import ledger, webhooks
+from simulation.provider import ledger, webhooks
 
 _SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -64,9 +64,9 @@ def test_the_summary_tells_an_accepted_forgery():
 
 def test_the_stand_in_loads_nothing_of_what_it_tries():
     """Shared lines would make both sides wrong in the same way."""
-    rooms = ("moorage", "providers", "storage", "db", "tasks", "worker", "receiver", "web")
+    rooms = ("moorage", "providers", "storage", "media", "egress", "db", "tasks", "worker", "receiver", "web")
     program = (
-        "import sys, embedded.standin.__main__, embedded.standin.client\n"
+        "import sys, simulation.provider.__main__, simulation.provider.client\n"
         f"print([m for m in sys.modules if m.split('.')[0] in {rooms!r}])"
     )
 

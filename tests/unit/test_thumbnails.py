@@ -7,8 +7,8 @@ import math
 import pytest
 from PIL import Image, ImageCms
 
-from tasks import thumbnails
-from tasks.limits import Limits
+from media import thumbnails
+from media.limits import Limits
 
 LIMITS = Limits(thumbnail_px=100)
 

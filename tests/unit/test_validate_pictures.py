@@ -7,10 +7,11 @@ import zlib
 import pytest
 from PIL import Image
 
+from egress import download
+from media import validate
+from media.limits import Limits
 from moorage.errors import DiskFull, Invalid
-from moorage.media import Fetched
-from tasks import download, validate
-from tasks.limits import Limits
+from moorage.model import Fetched
 
 LIMITS = Limits()
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "AVIF"]

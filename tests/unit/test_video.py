@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from egress import download
+from media import poster_process, sniff, validate, video
+from media.limits import Limits
 from moorage.errors import Invalid
-from tasks import download, poster_child, sniff, validate, video
-from tasks.limits import Limits
 
 LIMITS = Limits(thumbnail_px=100)
 av = pytest.importorskip("av", reason="the `video` extra is not installed")
@@ -213,7 +214,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     """The decoder's process gets a clock as well."""
     script = tmp_path / "sleeper.py"
     script.write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr(poster_child, "__file__", str(script))
+    monkeypatch.setattr(poster_process, "__file__", str(script))
     monkeypatch.setattr(video, "_ADDED_SECONDS", 0.0)
 
     with download.inline(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
@@ -224,7 +225,7 @@ def test_a_killed_decoder_is_reported_by_its_signal(tmp_path, monkeypatch):
     """Memory corruption ends in a signal; the reason is recorded on the output."""
     script = tmp_path / "suicide.py"
     script.write_text("import os\nos.kill(os.getpid(), 11)\n")
-    monkeypatch.setattr(poster_child, "__file__", str(script))
+    monkeypatch.setattr(poster_process, "__file__", str(script))
 
     assert examine(made("mp4")).thumb_missing == "the decoder died of signal 11"
 
@@ -233,7 +234,7 @@ def test_the_decoder_sees_no_credentials(tmp_path, monkeypatch):
     """Code that a hostile file brings to run must find no secret in its environment."""
     script = tmp_path / "env.py"
     script.write_text("import os\nos.write(1, repr(sorted(os.environ)).encode())\nraise SystemExit(3)\n")
-    monkeypatch.setattr(poster_child, "__file__", str(script))
+    monkeypatch.setattr(poster_process, "__file__", str(script))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
     assert "AWS" not in examine(made("mp4")).thumb_missing
@@ -244,11 +245,11 @@ def test_the_decoder_does_not_follow_names_inside_a_file():
     playlist = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 
     done = subprocess.run(
-        [sys.executable, "-P", poster_child.__file__, "mov", "100", "1000000", str(2**30), "10"],
+        [sys.executable, "-P", poster_process.__file__, "mov", "100", "1000000", str(2**30), "10"],
         input=playlist, capture_output=True, check=False,
     )  # fmt: skip
 
-    assert done.returncode == poster_child.FAILED
+    assert done.returncode == poster_process.FAILED
     assert not done.stdout.startswith(b"\x89PNG")
 
 
@@ -289,7 +290,7 @@ def test_a_large_video_is_examined_with_little_memory():
 def test_a_decoder_is_the_first_to_wait_and_the_first_to_end():
     """It may be the child of the process that takes webhooks, which must outlive what a hostile file asks for."""
     code = (
-        "import os; from tasks import poster_child; poster_child.confine(2**30, 5);"
+        "import os; from media import poster_process; poster_process.confine(2**30, 5);"
         "print(os.nice(0), open('/proc/self/oom_score_adj').read())"
     )
 

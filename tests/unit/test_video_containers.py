@@ -4,9 +4,10 @@ import struct
 
 import pytest
 
+from egress import download
+from media import validate
+from media.limits import Limits
 from moorage.errors import Invalid
-from tasks import download, validate
-from tasks.limits import Limits
 
 LIMITS = Limits()
 

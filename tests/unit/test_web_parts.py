@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import pytest
 from starlette.requests import Request
 
-from web import asked, bodies, documents, front, queries, wishes
-from web.catalogue import MAX_ASKING, Catalogue
-from web.lives import Life
-from web.problems import Problem
+from web import asgi
+from web.api import job_schema, predictions, project_schema
+from web.asgi import Life
+from web.http import json_body, query, validation
+from web.http.problems import Problem
+from web.services.model_cache import MAX_ASKING, Catalogue
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         told.append(message)
 
-    run(front.Front(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
+    run(asgi.Front(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
     return told
 
 
@@ -94,7 +96,7 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 )
 def test_the_api_has_its_paths(path: str) -> None:
     """Neither the page nor what begins with the API's prefix is answered by the receiver, which asks for no token."""
-    assert front.is_api(path)
+    assert asgi.is_api(path)
 
 
 @pytest.mark.parametrize(
@@ -103,17 +105,17 @@ def test_the_api_has_its_paths(path: str) -> None:
 )
 def test_the_receiver_has_all_others(path: str) -> None:
     """A webhook under any of its prefixes carries no token and must not meet the gate."""
-    assert not front.is_api(path)
+    assert not asgi.is_api(path)
 
 
 def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
     """`policy` overrides MOORAGE_PARTIAL for one job, and only when it is written."""
     least = {"provider": "replicate", "external_id": "a", "owner": "ada"}
 
-    assert asked.read(least, partial="discard").partial == "discard"
-    assert asked.read({**least, "policy": None}, partial="discard").partial == "discard"
-    assert asked.read({**least, "policy": "keep"}, partial="discard").partial == "keep"
-    assert asked.read(least, partial="keep").deadline_seconds is None
+    assert predictions.read(least, partial="discard").partial == "discard"
+    assert predictions.read({**least, "policy": None}, partial="discard").partial == "discard"
+    assert predictions.read({**least, "policy": "keep"}, partial="discard").partial == "keep"
+    assert predictions.read(least, partial="keep").deadline_seconds is None
 
 
 @pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
@@ -121,7 +123,7 @@ def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
     """An integer that passed through a float would name another scene."""
     body = {"provider": "replicate", "external_id": "a", "owner": "ada", "project_id": "p", "scene": scene}
 
-    read = asked.read(body, partial="keep").scene
+    read = predictions.read(body, partial="keep").scene
 
     assert read == scene
     assert type(read) is type(scene)
@@ -130,10 +132,10 @@ def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
 def test_many_wrong_fields_are_not_all_repeated() -> None:
     """The answer to a megabyte of nonsense is short."""
     with pytest.raises(Problem) as refused:
-        asked.read({f"field_{n}": n for n in range(50_000)}, partial="keep")
+        predictions.read({f"field_{n}": n for n in range(50_000)}, partial="keep")
 
     assert refused.value.errors is not None
-    assert len(refused.value.errors) == asked.MAX_ERRORS
+    assert len(refused.value.errors) == validation.MAX_ERRORS
 
 
 def sending(*messages: dict[str, Any]) -> Request:
@@ -152,11 +154,11 @@ def test_a_body_that_does_not_arrive_is_given_up(
     monkeypatch: pytest.MonkeyPatch, last: dict[str, Any] | None, status: int
 ) -> None:
     """A sender that stops in the middle holds nothing of ours for long."""
-    monkeypatch.setattr(bodies, "READ_SECONDS", 50.0 if last else 0.05)
+    monkeypatch.setattr(json_body, "READ_SECONDS", 50.0 if last else 0.05)
     half = {"type": "http.request", "body": b'{"owner": ', "more_body": True}
 
     with pytest.raises(Problem) as refused:
-        run(bodies.read_object(sending(half, *([last] if last else []))))
+        run(json_body.read_object(sending(half, *([last] if last else []))))
 
     assert refused.value.status == status
 
@@ -168,17 +170,17 @@ def test_a_body_in_pieces_is_read_as_one() -> None:
         {"type": "http.request", "body": body[n : n + 1], "more_body": n + 1 < len(body)} for n in range(len(body))
     ]
 
-    assert run(bodies.read_object(sending(*pieces))) == {"prompt": "🏠"}
+    assert run(json_body.read_object(sending(*pieces))) == {"prompt": "🏠"}
 
 
 @pytest.mark.parametrize(
     "read",
     [
-        lambda stray: asked.read(stray, partial="keep"),
-        lambda stray: wishes.read({"owner": "ann", "chain": [stray]}),
-        lambda stray: documents.validated(stray, documents.ProjectBody),
-        lambda stray: queries.take(stray.items(), queries.Jobs),
-        lambda stray: wishes.read({f"\0{name}": "" for name in stray}),
+        lambda stray: predictions.read(stray, partial="keep"),
+        lambda stray: job_schema.read({"owner": "ann", "chain": [stray]}),
+        lambda stray: project_schema.validated(stray, project_schema.ProjectBody),
+        lambda stray: query.take(stray.items(), query.Jobs),
+        lambda stray: job_schema.read({f"\0{name}": "" for name in stray}),
     ],
 )
 def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
@@ -191,8 +193,8 @@ def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
     with pytest.raises(Problem) as refused:
         read({f"k{n}": "0" for n in range(1000)})
 
-    assert len(refused.value.errors or ()) == asked.MAX_ERRORS
-    assert 0 < len(looked_for) <= 2 * asked.MAX_ERRORS
+    assert len(refused.value.errors or ()) == validation.MAX_ERRORS
+    assert 0 < len(looked_for) <= 2 * validation.MAX_ERRORS
 
 
 def test_a_questions_line_to_the_providers_has_an_end() -> None:

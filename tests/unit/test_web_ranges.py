@@ -2,7 +2,7 @@
 
 import pytest
 
-from web import ranges
+from web.http import ranges
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from db.connect import Row
-from storage import addresses
+from db.connection import Row
+from storage import urls
 
 Shown = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
 
@@ -72,7 +72,7 @@ class Card:
 
 
 def card(row: Row, variants: list[Row], base: str) -> Card:
-    """Return the card of a row of `db.gallery`, with its published files; the cover comes first."""
+    """Return the card of a row of `db.reports.my_renders`, with its published files; the cover comes first."""
     ordered = sorted(variants, key=lambda v: (not v["is_cover"], v["idx"]))
     pictures = tuple(_picture(v, base) for v in ordered)
     shown = row["shown"]
@@ -131,8 +131,8 @@ def _picture(row: Row, base: str) -> Picture:
     thumb = row["thumb_key"]
     return Picture(
         idx=row["idx"],
-        url=addresses.asset_url(base, row["key"]),
-        thumb_url=addresses.asset_url(base, thumb) if thumb else None,
+        url=urls.asset_url(base, row["key"]),
+        thumb_url=urls.asset_url(base, thumb) if thumb else None,
         width_px=row["width_px"] or 16,
         height_px=row["height_px"] or 9,
         color=row["color"] or "#808080",

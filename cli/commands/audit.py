@@ -1,0 +1,168 @@
+"""`moorage audit`: check the rules over PostgreSQL and storage, say what breaks them, and repair what can be."""
+
+import contextlib
+import dataclasses
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Final
+
+import click
+
+from cli import console
+from db.audit.checks import CHECKS
+from moorage.errors import MoorageError
+from tasks.audit import repair as repairing
+from tasks.audit import run as auditing
+from tasks.audit.advice import REPAIRABLE, RULES, todo
+from tasks.audit.repair import Repaired
+from tasks.audit.run import SAMPLE, AuditReport
+from worker import boot, publish
+
+VERSION: Final = 1  # of the JSON document; a field may be added without a new one
+FOUND, UNFINISHED = 1, 2
+
+# Rules whose places have checks in no statement.
+_MORE: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histories",), 7: ("histories",)}
+
+
+@click.command()
+@click.option("--deep", is_flag=True, help="Also read every kept object and recorded body and compare its digest.")
+@click.option("--sample", default=SAMPLE, show_default=True, metavar="N",
+              help="Ask storage for the digest of so many kept files, drawn at random.")  # fmt: skip
+@click.option("--second-look", "second_look_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="How long to wait before what was found is looked at again: a lease; 0 for a system that is stopped.")  # fmt: skip  # noqa: E501 (one sentence)
+@click.option("--resume", is_flag=True, help="Go on where the last audit was interrupted.")
+@click.option("--repair", is_flag=True, help="Then wake what waits wrongly and fetch what is missing; deletes nothing.")
+@click.option("--yes", is_flag=True, help="Repair without asking.")
+@console.as_json
+def audit(
+    deep: bool,
+    sample: int,
+    second_look_seconds: float | None,
+    resume: bool,
+    repair: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """
+    Check the rules of docs/design.md over PostgreSQL and storage.
+
+    Exit status 1 on any finding that was not repaired, 2 when it could not finish. Without --repair it changes nothing.
+    """
+    if repair and as_json and not yes:
+        raise click.UsageError("--json cannot ask: write --repair --yes")
+    with _unfinished():
+        report = auditing.run(
+            boot.deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample, resume=resume
+        )
+        if not as_json:
+            _show(report)
+        repaired = _repair(report, ask=not yes) if repair and report.findings else []
+    if as_json:
+        console.emit(document(report, repaired))
+    elif repaired:
+        _show_repaired(repaired)
+    done = sum(one.done for one in repaired)
+    if len(report.findings) > done or report.unlisted:
+        raise SystemExit(FOUND)
+
+
+@contextlib.contextmanager
+def _unfinished() -> Iterator[None]:
+    """End with status 2 when PostgreSQL or storage goes away, or somebody stops it; SIGTERM does what Ctrl-C does."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end("interrupted")
+    except MoorageError as error:
+        _end(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(why: str) -> None:
+    click.echo(
+        f"moorage: the audit could not finish: {why} (moorage audit --resume goes on where one stopped)", err=True
+    )
+    raise SystemExit(UNFINISHED)
+
+
+def _repair(report: AuditReport, *, ask: bool) -> list[Repaired]:
+    able = sum(finding.check in REPAIRABLE for finding in report.findings)
+    if ask and able and not click.confirm(f"try to repair {able} of {len(report.findings)} findings?", default=False):
+        return []
+    return list(repairing.run(boot.deps(), report.findings, actor="cli", send=publish.wake_all))
+
+
+def document(report: AuditReport, repaired: list[Repaired]) -> dict[str, Any]:
+    """Return the report as it is printed for programs; `version` changes when a field changes its meaning or goes."""
+    done = {one.finding: one for one in repaired}
+    return {
+        "version": VERSION,
+        "started_at": report.started_at,
+        "ended_at": report.ended_at,
+        "interruptions": report.interruptions,
+        "deep": report.deep,
+        "second_look_seconds": report.second_look_seconds,
+        "checked": report.checked,
+        "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
+                  for rule, title, checked, findings in by_rule(report)],
+        "findings": [
+            {**dataclasses.asdict(finding), "todo": todo(finding)}
+            | ({"repaired": done[finding].done, "repair": done[finding].what} if finding in done else {})
+            for finding in report.findings
+        ],
+        "unlisted": report.unlisted,
+        "notes": report.notes,
+    }  # fmt: skip
+
+
+def by_rule(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
+    """Return number, title, what was checked (by place) and the findings of each rule, those not listed included."""
+    found = Counter(finding.rule for finding in report.findings)
+    for check, more in report.unlisted.items():
+        found[int(check.split()[0])] += more
+    return [(rule, title, _checked(report, rule), found[rule]) for rule, title in RULES.items()]
+
+
+def _checked(report: AuditReport, rule: int) -> dict[str, int]:
+    places = dict.fromkeys(name.split()[1] for name in CHECKS if int(name.split()[0]) == rule)
+    return {place: report.checked.get(place, 0) for place in (*places, *_MORE.get(rule, ())) if place in report.checked}
+
+
+def _show(report: AuditReport) -> None:
+    rows = [
+        (rule, title, ", ".join(f"{count} {place}" for place, count in checked.items() if count) or "nothing", findings)
+        for rule, title, checked, findings in by_rule(report)
+    ]
+    console.show(console.table("Rules of docs/design.md", ("rule", "that", "checked", "findings"), rows))
+    resumed = f", interrupted and resumed {report.interruptions} times" if report.interruptions else ""
+    depth = f"{report.checked.get('bytes', 0)} bytes read again" if report.deep else "existence and size of objects"
+    click.echo(f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC{resumed}; {depth}")
+    if report.notes:
+        click.echo(f"noted: {len(report.notes)} objects that no row names yet, or that the next sweep takes")
+    if not report.findings:
+        click.echo("no finding")
+        return
+    columns = ("rule", "subject", "id", "what is wrong", "what to do")
+    lines = ((found.rule, found.subject, found.id, found.what, todo(found)) for found in report.findings)
+    console.show(console.table("Findings", columns, lines))
+    more = sum(report.unlisted.values())
+    click.echo(f"{len(report.findings)} findings{f', and {more} more of the same kinds' if more else ''}")
+
+
+def _show_repaired(repaired: list[Repaired]) -> None:
+    columns = ("", "rule", "subject", "id", "what was done")
+    rows = (
+        ("done" if one.done else "left", one.finding.rule, one.finding.subject, one.finding.id, one.what)
+        for one in repaired
+    )
+    console.show(console.table("Repair", columns, rows))
+    click.echo(f"{sum(one.done for one in repaired)} of {len(repaired)} repaired; audit again to see that it holds")

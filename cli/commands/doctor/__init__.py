@@ -1,0 +1,1 @@
+"""`moorage doctor`: checks of settings and servers."""

@@ -1,0 +1,129 @@
+"""`moorage keep`: real files through the same workers, as one job."""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import click
+from rich.console import Console
+from rich.status import Status
+
+from cli.console import emit
+from db import jobs, outputs
+from media import sniff
+from moorage.errors import ConfigError
+from tasks.jobs import local_files
+from tasks.jobs.local_files import Source
+from tasks.step import Deps
+from worker import boot, publish
+from worker.celery import app
+
+PING_SECONDS: Final = 2.0
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="URL|FILE|FOLDER...")
+@click.option("--owner", default="cli", show_default=True, help="Whose render it becomes.")
+@click.option("--json", "as_json", is_flag=True, help="Print what became of it as JSON.")
+def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
+    """Keep URLs, files or folders as one job: waits for the workers and shows where everything is."""
+    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
+    with _readable():
+        sources = list(_sources(what, console))
+    if not sources:
+        raise ConfigError("there is nothing to keep: name URLs, pictures, MP4 or WebM files, or folders of them")
+    _require_worker()
+    deps = boot.deps()
+    with _readable():
+        spooled = [(source, local_files.spool(deps, source.path) if source.path else None) for source in sources]
+    job_id, wakes = local_files.start(deps, spooled, owner, "cli")
+    publish.wake_all(wakes)
+    with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
+        rows = _await(deps, job_id, status)
+    shown = _show(deps, console, job_id, sources, rows, as_json)
+    raise SystemExit(0 if shown else 1)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Tell in one line which file or folder cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _require_worker() -> None:
+    """Say at once that nobody would do the work, instead of waiting for ever."""
+    try:
+        answers = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+    except publish.BROKER_AWAY as error:
+        raise ConfigError("the broker does not answer: start it, or correct CELERY_BROKER_URL") from error
+    if not any(queue["name"] == "keep" for queues in answers.values() for queue in queues or ()):
+        raise ConfigError("no worker serves the queue keep: start one with `moorage worker`, or all with `moorage up`")
+
+
+def _sources(what: Iterable[str], console: Console) -> Iterable[Source]:
+    for item in what:
+        path = Path(item)
+        if item.startswith(("http://", "https://")):
+            yield Source(item, url=item)
+        elif path.is_dir():
+            yield from _in_folder(path, console)
+        elif path.is_file():
+            yield Source(item, path=path)
+        else:
+            raise ConfigError(f"{item} is neither a URL (https://...), nor a file, nor a folder")
+
+
+def _in_folder(folder: Path, console: Console) -> Iterable[Source]:
+    """Give the pictures and videos of a folder, known by their first bytes; the rest is named and left."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                kind = sniff.kind(file.read(sniff.HEAD_BYTES))
+            if kind is None:
+                console.print(f"left out: {path} is no picture or video", style="dim")
+            else:
+                yield Source(str(path), path=path)
+
+
+def _await(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
+    while True:
+        rows = deps.database.run(lambda conn: outputs.of_job(conn, job_id))
+        job = deps.database.run(lambda conn: jobs.show(conn, job_id))
+        ended = sum(row["ended_at"] is not None for row in rows)
+        retried = [row["reason"] for row in rows if row["state"] == "waiting" and row["reason"]]
+        hint = f"  (trying again: {retried[0]})" if retried else ""
+        status.update(f"job {job_id}: {ended} of {len(rows)} files{hint}")
+        if job is not None and job["settled_at"] is not None:
+            return rows
+        time.sleep(0.2)
+
+
+def _show(
+    deps: Deps, console: Console, job_id: UUID, sources: Sequence[Source], rows: Sequence[dict[str, Any]], as_json: bool
+) -> bool:
+    """Print where each file is, or why it is not kept; returns whether all are kept."""
+    kept = [row for row in rows if row["state"] == "kept"]
+    if as_json:
+        facts = ("state", "reason", "sha256", "bytes", "key", "thumb_key")
+        found = [
+            {"source": source.name, "url": _url(deps, row), **{name: row[name] for name in facts}}
+            for source, row in zip(sources, rows, strict=True)
+        ]
+        emit({"job_id": job_id, "render_id": job_id if kept else None, "files": found})
+        return len(kept) == len(rows)
+    for source, row in zip(sources, rows, strict=True):
+        described = f"{row['format']} {row['width_px']}x{row['height_px']} {row['bytes']:,} B" if row["key"] else ""
+        console.print(f"{row['state']:6} {source.name}  {described}", markup=False)
+        console.print(f"       {_url(deps, row) or row['reason']}", markup=False)
+    console.print(f"{len(kept)} of {len(rows)} kept as render {job_id}")
+    return len(kept) == len(rows)
+
+
+def _url(deps: Deps, row: dict[str, Any]) -> str | None:
+    return deps.blobs.asset_url(row["key"]) if row["key"] else None

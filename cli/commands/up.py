@@ -1,0 +1,114 @@
+"""`moorage up`: the whole stack on this machine until Ctrl-C, with lines to copy."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Final
+
+import click
+import requests
+from rich.console import Console
+
+from moorage.owner_tokens import MAX_SECONDS
+from simulation.provider.client import Standin
+from simulation.stack import Local, data_folder
+
+OWNER: Final = "me"
+
+
+@click.command()
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("up"), show_default=".moorage/up"
+)
+@click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
+def up(folder: Path, pictures: Path | None) -> None:
+    """Run servers, receiver, workers, beat, Flower and a stand-in for providers until Ctrl-C; data stays."""
+    console = Console(highlight=False, soft_wrap=True)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    console.print(
+        "starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, a stand-in for providers ..."
+    )
+    with (
+        Standin(pictures=pictures).start(folder / "standin") as standin,
+        Local(folder, standin=standin, flower=True) as local,
+    ):
+        env_file = _write_environment(local)
+        console.print(
+            _addresses(local, standin, env_file), _to_try(local, standin), _page(local), sep="\n", soft_wrap=True
+        )
+        while not stop.wait(1.0):
+            for name in local.watch():
+                console.print(f"{name} had died and was started again; see {folder / 'logs'}")
+        console.print("stopping ...")
+        env_file.unlink(missing_ok=True)
+
+
+def _write_environment(local: Local) -> Path:
+    """Write the settings of the running stack where the other commands find them; readable by its owner alone."""
+    path = data_folder("up.env")
+    names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
+    lines = [f"{name}='{value}'\n" for name, value in sorted(local.environment().items()) if name not in names]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(lines)
+    return path
+
+
+def _addresses(local: Local, standin: Standin, env_file: Path) -> str:
+    token = local.secrets["api_token"]
+    flower = local.secrets["flower_password"]
+    environment = local.environment()
+    return f"""
+[bold]moorage is up.[/bold] Ctrl-C stops it; data and logs are in {local.folder}
+
+  receiver   {local.url}/webhooks/replicate
+  API        {local.url}/v1        (bearer token {token})
+  metrics    {local.url}/metrics   health {local.url}/healthz {local.url}/readyz
+  Flower     {local.flower_url}    (user moorage, password {flower})
+  S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})
+  stand-in   {standin.url}/v1      (behaves like Replicate; bearer token {standin.token})
+             {standin.url}/fal and /openai behave like fal and OpenAI; see docs/reference/stand-in.md
+"""
+
+
+def _to_try(local: Local, standin: Standin) -> str:
+    token = local.secrets["api_token"]
+    return f"""[bold]Try it[/bold] in another terminal, in this folder:
+
+  # have a picture made: by the first, where that fails by the second
+  curl -s {local.url}/v1/jobs -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\
+    -d '{{"owner": "{OWNER}", "input": {{"prompt": "a boat"}}, "placeholder": true, "chain": [
+         {{"provider": "fal", "model": "standin/failing"}}, {{"provider": "replicate", "model": "standin/pictures"}}]}}'
+
+  # or start one at the stand-in yourself, as an application would at Replicate, and tell moorage about it
+  ID=$(curl -s {standin.url}/v1/predictions \\
+    -H 'Authorization: Bearer {standin.token}' -H 'Content-Type: application/json' \\
+    -d '{{"version": "5c7d5dc6", "input": {{"prompt": "a boat"}}, "webhook": "{local.url}/webhooks/replicate"}}' \\
+    | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
+  curl -s {local.url}/v1/predictions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\
+    -d '{{"provider": "replicate", "external_id": "'$ID'", "owner": "{OWNER}", "project_id": "house", "scene": 1}}'
+
+  # what became of it (or the job_id of the answer)
+  .venv/bin/moorage show $ID
+  .venv/bin/moorage status
+  .venv/bin/moorage keep FOLDER-WITH-PICTURES --owner {OWNER}
+"""
+
+
+def _page(local: Local) -> str:
+    """Return the address of the page with a token, asked for as an application asks for its users'."""
+    answer = requests.post(
+        f"{local.url}/v1/owner-tokens",
+        json={"owner": OWNER, "seconds": MAX_SECONDS},
+        headers={"Authorization": f"Bearer {local.secrets['api_token']}"},
+        timeout=10,
+    )
+    answer.raise_for_status()
+    return f"""[bold]See it[/bold] arrive (for a day; then start again, or ask POST /v1/owner-tokens):
+
+  {local.url}/#token={answer.json()["token"]}
+"""

@@ -1,0 +1,1 @@
+"""The audit's statements: what must hold over all rows."""

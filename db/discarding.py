@@ -1,0 +1,66 @@
+"""What is to go from storage: kept files that their job does not publish, and spooled inputs of settled jobs."""
+
+from uuid import UUID
+
+from db import leases
+from db.connection import Connection, many, one
+from moorage.model import Lease
+
+BEGIN = """
+WITH moved AS (
+    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
+           crashes = 0, thumb_missing = NULL, reason = %(reason)s
+     WHERE job_id = %(job_id)s AND state = 'kept' AND (NOT is_placeholder OR %(placeholder_too)s)
+       AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
+    RETURNING id, job_id, reason
+)
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
+RETURNING subject_id AS id
+"""
+
+
+def begin(conn: Connection, job_id: UUID, reason: str, actor: str, *, placeholder_too: bool = False) -> list[UUID]:
+    """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
+    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": placeholder_too}
+    return [row["id"] for row in many(conn, BEGIN, args)]
+
+
+HAS_ANY = """
+SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 'discarded') LIMIT 1
+"""
+
+
+def has_any(conn: Connection, prediction_id: UUID) -> bool:
+    """Return whether kept files of a prediction were discarded by its job's policy."""
+    return one(conn, HAS_ANY, {"id": prediction_id}) is not None
+
+
+END = leases.ending(
+    "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
+)
+
+
+def end(conn: Connection, lease: Lease) -> None:
+    """Record that an output's objects are deleted; LeaseLost when another worker owns it."""
+    leases.end(conn, lease, END)
+
+
+SPOOLED = """
+SELECT o.id, o.source AS key
+  FROM outputs o JOIN jobs j ON j.id = o.job_id
+ WHERE o.source_kind = 'object' AND o.source IS NOT NULL AND o.ended_at IS NOT NULL AND j.settled_at IS NOT NULL
+ ORDER BY o.ended_at LIMIT 200
+"""
+
+FORGET_SPOOLED = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
+
+
+def spooled(conn: Connection) -> list[tuple[UUID, str]]:
+    """Return outputs of settled jobs whose spooled input file still lies in the private bucket, with its key."""
+    return [(row["id"], row["key"]) for row in many(conn, SPOOLED)]
+
+
+def forget_spooled(conn: Connection, output_id: UUID, key: str) -> None:
+    """Forget a spooled input file that was deleted."""
+    conn.execute(FORGET_SPOOLED, {"id": output_id, "key": key})

@@ -1,0 +1,1 @@
+"""Read-only views over several tables, for people and for metrics."""

@@ -1,0 +1,81 @@
+"""What an owner sees of the jobs that were asked for: for the page, and for nothing else."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from db.connection import Connection, Row, many, one
+
+# `f`: the files of the chosen prediction. `expired`: given up at, or after, the end of their URL's life. `shown`: the
+# one word for how a job stands, made here because the filter asks for it too. The view has a placeholder only where its
+# render has nothing else. `l`: the prediction that the job waits for, while it is open.
+_CARDS = """
+SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_type, j.mode, j.project_id, j.scene,
+       j.created_at, j.settled_at, j.deadline_at, r.id AS render_id, r.published_at,
+       f.files, f.kept, f.why, s.shown, l.provider, l.state AS prediction,
+       (SELECT count(*) FROM predictions p WHERE p.job_id = j.id AND p.provider <> 'placeholder') AS tries,
+       j.state = 'failed' AND j.chain IS NOT NULL OR j.state IN ('failed', 'partial')
+           AND EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable)
+       AS can_retry
+  FROM jobs j
+  LEFT JOIN renders r ON r.id = j.id
+  LEFT JOIN LATERAL (
+        SELECT p.provider, p.state FROM predictions p
+         WHERE p.job_id = j.id AND j.state = 'open' ORDER BY p.seq DESC LIMIT 1) l ON true
+ CROSS JOIN LATERAL (
+        SELECT count(*) AS files, count(*) FILTER (WHERE o.state = 'kept') AS kept,
+               count(*) FILTER (WHERE o.state = 'dead' AND o.ended_at >= o.expires_at - interval '10 s') AS expired,
+               max(o.reason) FILTER (WHERE o.state = 'dead') AS why
+          FROM outputs o WHERE o.job_id = j.id AND o.prediction_id = j.chosen_id) f
+ CROSS JOIN LATERAL (
+        SELECT CASE WHEN j.state = 'open' THEN 'waiting'
+                    WHEN j.state IN ('keeping', 'cancelled') THEN j.state
+                    WHEN EXISTS (SELECT FROM variants v WHERE v.render_id = j.id AND v.is_placeholder)
+                    THEN 'placeholder'
+                    WHEN j.state = 'failed' AND f.files > 0 AND f.expired = f.files THEN 'expired'
+                    WHEN j.state = 'succeeded' THEN 'kept'
+                    ELSE j.state END AS shown) s
+ WHERE j.owner = %(owner)s AND r.deleted_at IS NULL
+"""
+
+_FITTING = f"""{_CARDS}
+   AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
+   AND (%(states)s::text[] IS NULL OR j.state = ANY(%(states)s::text[]))
+   AND (%(shown)s::text IS NULL OR s.shown = %(shown)s)
+   AND (%(style)s::text IS NULL OR j.style = %(style)s)
+   AND (%(project_id)s::text IS NULL OR j.project_id = %(project_id)s)
+"""
+NO_FILTER: Final[Mapping[str, Any]] = dict.fromkeys(("kind", "states", "shown", "style", "project_id"))
+
+PAGE = f"""{_FITTING}
+   AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
+ ORDER BY j.id DESC LIMIT %(limit)s
+"""
+
+
+def page(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
+    """Return an owner's jobs that fit `filters` (the names of NO_FILTER), newest first, older than the job `before`."""
+    return many(conn, PAGE, {**filters, "owner": owner, "before": before, "limit": limit})
+
+
+CARD = f"{_FITTING} AND j.id = %(id)s"
+
+
+def card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, Any] = NO_FILTER) -> Row | None:
+    """Return one job as `page` does; None when it is not the owner's, does not fit, or its render was deleted."""
+    return one(conn, CARD, {**filters, "owner": owner, "id": job_id})
+
+
+CHOICES = """
+WITH recent AS MATERIALIZED (
+    SELECT style, project_id FROM jobs WHERE owner = %(owner)s ORDER BY id DESC LIMIT 500
+)
+SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY style LIMIT 50) AS styles,
+       array(SELECT DISTINCT project_id FROM recent WHERE project_id IS NOT NULL ORDER BY project_id LIMIT 50)
+       AS projects
+"""
+
+
+def choices(conn: Connection, owner: str) -> Row:
+    """Return the styles and projects of an owner's latest 500 jobs, to choose from."""
+    return one(conn, CHOICES, {"owner": owner}) or {"styles": [], "projects": []}

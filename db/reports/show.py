@@ -1,0 +1,138 @@
+"""What `moorage show` reads: which row a name means, and everything that is recorded of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from db.connection import Connection, Row, many, one
+
+MIN_PREFIX: Final = 8
+MOST_MATCHES: Final = 10
+MOST_EVENTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A row that a name may mean."""
+
+    subject: str
+    id: UUID
+
+
+# A prefix of an id is a range of ids: each branch reads its primary key.
+BY_ID: Final = """
+SELECT 'job' AS subject, id FROM jobs WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
+SELECT 'prediction', id FROM predictions WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
+SELECT 'output', id FROM outputs WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
+SELECT 'delivery', id FROM deliveries WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
+SELECT 'notice', id FROM notices WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
+SELECT 'upload', id FROM uploads WHERE id BETWEEN %(low)s AND %(high)s
+UNION ALL
+SELECT 'dead_letter', id FROM dead_letters WHERE id BETWEEN %(low)s AND %(high)s
+LIMIT %(limit)s
+"""
+
+# The unique keys begin with the provider, so that it is given.
+BY_NAME: Final = """
+SELECT 'prediction' AS subject, id FROM predictions
+ WHERE provider = ANY(%(providers)s::text[]) AND external_id = %(name)s
+UNION ALL
+SELECT 'delivery', id FROM deliveries WHERE provider = ANY(%(providers)s::text[]) AND webhook_id = %(name)s
+UNION ALL
+SELECT 'delivery', id FROM deliveries
+ WHERE state = 'unmatched' AND provider = ANY(%(providers)s::text[]) AND external_id = %(name)s
+LIMIT %(limit)s
+"""
+
+
+def matches(conn: Connection, name: str, providers: Sequence[str]) -> list[Match]:
+    """Return the rows, at most 10, whose id is or begins with a name (8 characters at least), or who bear that name."""
+    digits = name.lower().replace("-", "")
+    found: list[Row] = []
+    if MIN_PREFIX <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):
+        low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+        found = many(conn, BY_ID, {"low": low, "high": high, "limit": MOST_MATCHES})
+    if not found and providers:
+        found = many(conn, BY_NAME, {"name": name, "providers": list(providers), "limit": MOST_MATCHES})
+    return list(dict.fromkeys(Match(row["subject"], row["id"]) for row in found))
+
+
+DELIVERY: Final = """
+SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id, d.received_at, d.state, d.reason,
+       octet_length(d.body) AS bytes, d.body_sha256, d.headers, d.unmatched_until, d.run_at, d.attempt, d.crashes,
+       d.leased_by, d.leased_until, d.ended_at
+  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id
+ WHERE d.id = %(id)s
+"""
+
+PREDICTION: Final = """
+SELECT id, job_id, seq, entry, provider, external_id, model, state, category, reason, raw_status, created_at,
+       submitted_at, deadline_at, cancel_reason, output_until, polls, ended_by, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
+  FROM predictions WHERE id = %(id)s
+"""
+
+OUTPUT: Final = """
+SELECT id, job_id, prediction_id, idx, path, source_kind,
+       CASE WHEN source_kind = 'url' THEN split_part(source, '?', 1) END AS url,
+       expires_at, refreshed_at, state, category, reason, created_at, run_at, attempt, crashes, leased_by, leased_until,
+       ended_at, media, format, bytes, sha256, width_px, height_px, frames, duration_s, key, thumb_key, thumb_missing,
+       notes
+  FROM outputs WHERE id = %(id)s
+"""
+
+NOTICE: Final = """
+SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
+       leased_until, ended_at
+  FROM notices WHERE id = %(id)s
+"""
+
+UPLOAD: Final = """
+SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END AS state, media, format, content_type,
+       bytes, sha256, width_px, height_px, duration_s, key, created_at, deleted_at
+  FROM uploads WHERE id = %(id)s
+"""
+
+_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE, "upload": UPLOAD}
+
+
+def row(conn: Connection, match: Match) -> Row | None:
+    """Return all columns of a delivery, prediction, output, notice or upload that a person reads."""
+    return one(conn, _ROWS[match.subject], {"id": match.id})
+
+
+DEAD_LETTERS: Final = """
+SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by
+  FROM dead_letters
+ WHERE subject IN ('delivery', 'prediction', 'output', 'notice') AND subject_id = ANY(%(ids)s::uuid[])
+ ORDER BY created_at, id
+"""
+
+
+def dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
+    """Return every dead letter of some rows, open or closed, oldest first."""
+    return many(conn, DEAD_LETTERS, {"ids": list(ids)})
+
+
+TIMELINE: Final = """
+SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
+  FROM (SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
+          FROM events WHERE job_id = %(job_id)s
+        UNION
+        SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
+          FROM events
+         WHERE subject IN ('delivery', 'prediction', 'output', 'notice', 'dead_letter')
+           AND subject_id = ANY(%(ids)s::uuid[])) taken
+ ORDER BY at, id LIMIT %(limit)s
+"""
+
+
+def timeline(conn: Connection, job_id: UUID | None, ids: Sequence[UUID]) -> list[Row]:
+    """Return the edges, at most 1,000, that a job and all of its rows have taken, and those of the rows named."""
+    return many(conn, TIMELINE, {"job_id": job_id, "ids": list(ids), "limit": MOST_EVENTS})

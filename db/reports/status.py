@@ -1,0 +1,87 @@
+"""What `moorage status` reads: the state of everything, through indexes that cost what is live."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from db import pauses, ticks, usage
+from db.connection import Connection, Row, many, now
+from db.reports import metrics
+
+LAST_WEBHOOKS: Final = """
+SELECT p.provider, d.received_at
+  FROM unnest(%(providers)s::text[]) AS p (provider)
+  LEFT JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = p.provider
+                      ORDER BY received_at DESC LIMIT 1) d ON true
+ ORDER BY p.provider
+"""
+
+# Those an application started itself need no room, so that they do not count here. See submits.has_room.
+AT_WORK: Final = """
+SELECT provider, count(*) AS value
+  FROM predictions
+ WHERE state IN ('submitting', 'running') AND entry IS NOT NULL
+ GROUP BY provider
+"""
+
+# A claim is not an event, so that when it was made is not known; when it was last renewed is.
+HELD: Final = """
+SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
+  FROM (SELECT 'delivery' AS subject, id, NULL::uuid AS job_id, leased_by, attempt, leased_until
+          FROM deliveries WHERE lease_token IS NOT NULL
+        UNION ALL
+        SELECT 'prediction', id, job_id, leased_by, attempt, leased_until
+          FROM predictions WHERE lease_token IS NOT NULL
+        UNION ALL
+        SELECT 'output', id, job_id, leased_by, attempt, leased_until
+          FROM outputs WHERE lease_token IS NOT NULL
+        UNION ALL
+        SELECT 'notice', id, job_id, leased_by, attempt, leased_until
+          FROM notices WHERE lease_token IS NOT NULL) held
+ ORDER BY leased_by, leased_until LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What PostgreSQL knows, read at `at`. The lists of rows have the columns of the statements that made them."""
+
+    at: datetime
+    last_webhooks: dict[str, datetime | None]
+    deliveries: list[Row]  # state, provider, value
+    jobs: list[Row]  # state, provider, value
+    predictions: list[Row]  # state, provider, value
+    at_work: dict[str, int]  # moorage's own orders of each provider
+    outputs: list[Row]  # state, provider, value
+    notices: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
+    oldest_due_seconds: dict[str, float]  # by table
+    soonest_expiry_seconds: float | None
+    held: list[Row]
+    ticks: list[Row]
+    dead_letters: list[Row]  # provider, step, category, value
+    pauses: list[Row]  # see pauses.all_of
+    storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
+
+
+def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
+    """Read the state of everything in the caller's transaction."""
+    expiry = many(conn, metrics.SOONEST_EXPIRY)
+    webhooks = many(conn, LAST_WEBHOOKS, {"providers": list(providers)})
+    return Overview(
+        at=now(conn),
+        last_webhooks={row["provider"]: row["received_at"] for row in webhooks},
+        deliveries=many(conn, metrics.DELIVERIES),
+        jobs=many(conn, metrics.JOBS),
+        predictions=many(conn, metrics.PREDICTIONS),
+        at_work={row["provider"]: int(row["value"]) for row in many(conn, AT_WORK)},
+        outputs=many(conn, metrics.OUTPUTS),
+        notices=many(conn, metrics.NOTICES),
+        oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, metrics.OLDEST_DUE)},
+        soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
+        held=many(conn, HELD, {"limit": held_limit}),
+        ticks=ticks.last(conn),
+        dead_letters=many(conn, metrics.DEAD_LETTERS),
+        pauses=pauses.all_of(conn),
+        storage_use=usage.most(conn),
+    )

@@ -1,0 +1,86 @@
+"""Bytes on their way into an unnamed temporary file: counted, hashed, and held to the cap of their kind."""
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from typing import IO, BinaryIO, cast
+
+from media import sniff
+from media.limits import Limits
+from moorage.errors import DiskFull, DownloadRefused
+from moorage.model import Fetched
+
+
+class Spool:
+    """
+    A file that is being written. Its size cap is that of the largest kind until the first bytes tell the kind.
+
+    Raises, from every method:
+        DiskFull: the temporary folder is full or broken.
+        DownloadRefused: more bytes than the kind may have, announced or written.
+    """
+
+    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+        self._file, self._limits = file, limits
+        self._hash = hashlib.sha256()
+        self._head = b""
+        self._cap = limits.max_bytes
+        self.bytes = 0
+        self.expected: int | None = None
+
+    def announce(self, expected: int | None) -> None:
+        """Take note of the size that the sender states, and refuse it at once when it is too large."""
+        self.expected = expected
+        self._check()
+
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk."""
+        if len(self._head) < sniff.HEAD_BYTES:
+            self._head += chunk[: sniff.HEAD_BYTES - len(self._head)]
+            self._cap = _cap(self._head, self._limits)
+        self.bytes += len(chunk)
+        self._check()
+        self._hash.update(chunk)
+        with _disk():
+            self._file.write(chunk)
+
+    def done(self, declared_type: str | None = None) -> Fetched:
+        """Return the whole file, positioned at 0."""
+        with _disk():
+            self._file.flush()
+            self._file.seek(0)
+        file = cast(BinaryIO, self._file)
+        return Fetched(file=file, bytes=self.bytes, sha256=self._hash.hexdigest(), declared_type=declared_type)
+
+    def _check(self) -> None:
+        size = max(self.bytes, self.expected or 0)
+        if size > self._cap:
+            raise DownloadRefused(
+                f"too large: {'at least ' if size == self.bytes else ''}{size} bytes, the limit is {self._cap}",
+                facts={"bytes": self.bytes, "expected": self.expected, "limit": self._cap},
+            )
+
+
+@contextlib.contextmanager
+def opened(limits: Limits) -> Iterator[Spool]:
+    """Open a spool over a file without a name, so that the kernel frees it with a killed process."""
+    with contextlib.ExitStack() as stack:
+        with _disk():
+            file = stack.enter_context(tempfile.TemporaryFile())
+        yield Spool(file, limits)
+
+
+def _cap(head: bytes, limits: Limits) -> int:
+    if len(head) < 12:  # not yet enough to tell
+        return limits.max_bytes
+    kind = sniff.kind(head)
+    return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
+
+
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskFull(f"the temporary folder: {error.strerror or error}", facts={"errno": error.errno}) from error

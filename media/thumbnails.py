@@ -1,0 +1,120 @@
+"""Thumbnails: WebP, upright, sRGB, without metadata."""
+
+import hashlib
+import io
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from PIL import Image, ImageCms
+
+from media.limits import Limits
+from moorage.model import Thumbnail
+
+Note = Callable[[str], None]
+
+# What Pillow raises on metadata it cannot read, seen over some thousand hostile files.
+METADATA_ERRORS: Final = (
+    OSError, ValueError, RuntimeError, SyntaxError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError,
+    struct.error, ImageCms.PyCMSError,
+)  # fmt: skip
+_ORIENTATION_TAG: Final = 0x0112
+UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _unheard(_: str) -> None:
+    """Nobody listens."""
+
+
+def make(image: Image.Image, limits: Limits, note: Note = _unheard) -> Thumbnail:
+    """
+    Return a WebP of a decoded picture that fits the thumbnail square; it is never larger than the picture.
+
+    Args:
+        image: left as it is.
+        note: told what metadata was unreadable; the thumbnail is made without it.
+    """
+    small = _shrunk(_resizable(image), limits.thumbnail_px)
+    small = _srgb(small, image.info.get("icc_profile"), note)
+    turn = UPRIGHT.get(orientation(image, note))
+    if turn is not None:
+        small = small.transpose(turn)
+    out = io.BytesIO()
+    # Method 2 takes half the time of the default, for 5 % more bytes (measured at 512 px).
+    small.save(out, "WEBP", quality=80, method=2, exif=b"", icc_profile=b"", xmp=b"")
+    data = out.getvalue()
+    return Thumbnail(data, hashlib.sha256(data).hexdigest(), small.width, small.height, _color(small))
+
+
+def _color(image: Image.Image) -> str:
+    """Return the mean colour of an upright RGB or RGBA picture, as it is seen on white."""
+    seen = image
+    if image.mode == "RGBA":
+        seen = Image.new("RGBA", image.size, "white")
+        seen.alpha_composite(image)
+    red, green, blue = seen.convert("RGB").resize((1, 1), Image.Resampling.BOX).tobytes()
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def orientation(image: Image.Image, note: Note = _unheard) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except METADATA_ERRORS as error:
+        note(f"EXIF unreadable: {error}"[:200])
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright_size(image: Image.Image, note: Note = _unheard) -> tuple[int, int]:
+    """Return width and height as they are seen."""
+    return (image.height, image.width) if orientation(image, note) >= 5 else image.size
+
+
+def _resizable(image: Image.Image) -> Image.Image:
+    """Bring the picture into a mode that can be resampled and keeps its alpha."""
+    if image.mode in ("RGB", "RGBA", "L", "CMYK"):
+        return image.convert("RGBA") if image.mode != "CMYK" and "transparency" in image.info else image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")  # 16-bit grey
+    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _shrunk(image: Image.Image, square_px: int) -> Image.Image:
+    scale = square_px / max(image.size)
+    if scale >= 1:
+        return image
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _srgb(image: Image.Image, profile: object, note: Note) -> Image.Image:
+    """Convert to sRGB by the embedded profile; without one, or with a broken one, the numbers are taken as sRGB."""
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    color = image.convert("RGB") if alpha else image
+    plain = color if color.mode in ("RGB", "L") else color.convert("RGB")
+    converted = _by_profile(color, profile, note) if isinstance(profile, bytes) and profile else None
+    result = (converted or plain).convert("RGB")
+    if alpha:
+        result.putalpha(alpha)
+    return result
+
+
+def _by_profile(image: Image.Image, profile: bytes, note: Note) -> Image.Image | None:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+    except METADATA_ERRORS as error:
+        note(f"colour profile unusable: {error}"[:200])
+        return None

@@ -1,0 +1,85 @@
+"""
+Whether a picture file reaches the end that its format states.
+
+Decoders stop when they have all pixels, so a JPEG without its end marker, a GIF cut between two frames, or a PNG
+without its last checksum decodes.
+"""
+
+import mmap
+import re
+from typing import BinaryIO, Final
+
+from media import iso_bmff
+from media.sniff import Kind
+
+# In a JPEG scan a marker is FF and anything but 00 (a stuffed FF), a restart or another FF (a filler).
+JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+
+
+def cut(file: BinaryIO, kind: Kind) -> bool:
+    """Tell whether a picture ends before its end. The file is not empty."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if kind.format == "png":
+            return not _png_ends(data)
+        if kind.format == "jpeg":
+            return not _jpeg_ends(data)
+        if kind.format == "gif":
+            return not _gif_ends(data)
+        if kind.format == "webp":
+            return 8 + int.from_bytes(data[4:8], "little") > len(data)
+        return kind.format == "avif" and iso_bmff.overrun(file, len(data)) is not None
+
+
+def _png_ends(data: mmap.mmap) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IEND":
+            return end <= len(data)
+        at = end
+    return False
+
+
+def _jpeg_ends(data: mmap.mmap) -> bool:
+    at = 2
+    while found := JPEG_MARKER.search(data, at):
+        marker, at = data[found.start() + 1], found.end()
+        if marker == 0xD9:
+            return True
+        if marker == 0x01:  # stands alone, has no length
+            continue
+        if at + 2 > len(data):
+            return False
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return False
+
+
+def _gif_ends(data: mmap.mmap) -> bool:
+    at = 13 + gif_table(data[10])
+    while at < len(data):
+        block = data[at]
+        if block == _GIF_TRAILER:
+            return True
+        if block == _GIF_IMAGE and at + 9 < len(data):
+            at = gif_blocks(data, at + 11 + gif_table(data[at + 9]))
+        elif block == _GIF_EXTENSION:
+            at = gif_blocks(data, at + 2)
+        else:
+            return False
+    return False
+
+
+def gif_table(flags: int) -> int:
+    """Return how many bytes the table of colours takes that flags tell of."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def gif_blocks(data: bytes | mmap.mmap, at: int) -> int:
+    """Return where the sub-blocks that start here end, or the end of the file when they do not."""
+    while at < len(data):
+        size = data[at]
+        at += 1 + size
+        if not size:
+            return at
+    return len(data)

@@ -1,0 +1,91 @@
+"""Videos: a check of the container, and a poster from a decoder in a process of its own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from PIL import Image
+
+from media import mp4, poster_process, thumbnails, webm
+from media.containers import VideoFacts
+from media.limits import Limits
+from media.sniff import Kind
+from moorage.errors import DiskFull
+from moorage.model import Thumbnail
+
+_DEMUXERS: Final = {"mp4": "mov", "webm": "matroska"}
+_PASSED_ON: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # the decoder sees no credentials
+_ADDED_SECONDS: Final = 2.0
+
+
+class PosterError(Exception):
+    """No poster could be made; the message says why. The video is kept all the same."""
+
+
+def facts(file: BinaryIO, size: int, kind: Kind) -> VideoFacts:
+    """
+    Return what the container says.
+
+    Raises:
+        ContainerError: it is cut, broken, or holds no video.
+    """
+    return mp4.examine(file, size) if kind.format == "mp4" else webm.examine(file, size)
+
+
+def poster(file: BinaryIO, kind: Kind, limits: Limits) -> Thumbnail:
+    """
+    Return the first frame as a thumbnail.
+
+    Raises:
+        PosterError: the `video` extra is not installed, or the decoder failed, crashed or ran into its limits.
+    """
+    if importlib.util.find_spec("av") is None:
+        raise PosterError("no video decoder is installed (the extra `video`)")
+    with _output() as out:
+        status = _run(file, out, kind, limits)
+        out.seek(0)
+        if status == poster_process.FAILED:
+            raise PosterError(out.read(500).decode("utf-8", "replace"))
+        if status:
+            raise PosterError(
+                f"the decoder died of signal {-status}" if status < 0 else f"the decoder ended with {status}"
+            )
+        return _thumbnail(out, limits)
+
+
+def _run(file: BinaryIO, out: BinaryIO, kind: Kind, limits: Limits) -> int:
+    numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
+    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.format]]
+    try:
+        return subprocess.run(
+            [*command, *(str(int(number)) for number in numbers)],
+            stdin=file,
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            timeout=limits.poster_seconds + _ADDED_SECONDS,
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired as error:
+        raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s") from error
+    except OSError as error:  # no memory or no process left
+        raise PosterError(f"the decoder did not start: {error}") from error
+
+
+def _thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
+    try:
+        with Image.open(out, formats=["PNG"]) as image:
+            return thumbnails.make(image, limits)
+    except (*thumbnails.METADATA_ERRORS, Image.DecompressionBombError) as error:
+        raise PosterError(f"the decoder gave no picture: {error}") from error
+
+
+def _output() -> BinaryIO:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise DiskFull(f"the temporary folder: {error.strerror}", facts={"errno": error.errno}) from error

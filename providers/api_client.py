@@ -1,0 +1,102 @@
+"""One question to a provider's API, with its token where it has one: bounded in time and size, never redirected."""
+
+import contextlib
+import http.client
+import time
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Final
+
+import certifi
+import urllib3
+
+from moorage.errors import MoorageError, ProviderRefused, ProviderUnavailable
+from moorage.retry_after import retry_after
+
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 15.0
+TOTAL_SECONDS: Final = 30.0
+_CHUNK_BYTES: Final = 64 * 1024
+_KEPT_CONNECTIONS: Final = 4
+_LATER: Final = frozenset({408, 425, 429})
+_HINTS: Final = {
+    401: "the API token is not valid",
+    403: "the API token may not do this",
+    404: "no such prediction",
+    410: "the prediction is deleted",
+}
+
+
+class Api:
+    """
+    A provider's API, behind one token or open to all.
+
+    urllib3 and not requests: requests reads proxies and `.netrc` from the environment (the latter replaces the token),
+    and the receiver, which imports every provider, would load it for nothing.
+
+    Args:
+        name: of the provider, for messages.
+        token_header: the header that carries the token, and its value; None where none is asked for.
+        max_bytes: of an answer.
+    """
+
+    def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
+        self._name = name
+        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "moorage"}
+        if token_header is not None:
+            self._headers[token_header[0]] = token_header[1]
+        self._max_bytes = max_bytes
+        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+        self._pool = urllib3.PoolManager(
+            maxsize=_KEPT_CONNECTIONS, retries=False, timeout=timeout, ca_certs=certifi.where()
+        )
+
+    def get(self, url: str, *, max_bytes: int | None = None) -> bytes:
+        """
+        Return the body of a 200.
+
+        Args:
+            max_bytes: of this answer, where it may be longer than others.
+
+        Raises:
+            ProviderUnavailable: no whole answer in time, 408, 425, 429 or 5xx.
+            ProviderRefused: any other status, a redirect included, or an answer above the limit.
+        """
+        return self.ask(url, statuses=(200,), max_bytes=max_bytes)[1]
+
+    def ask(
+        self, url: str, *, statuses: Collection[int], max_bytes: int | None = None, method: str = "GET"
+    ) -> tuple[int, bytes]:
+        """Return status and body of an answer with one of the `statuses`; raises as `get` does for all others."""
+        try:
+            response = self._pool.request(method, url, headers=self._headers, redirect=False, preload_content=False)
+            with contextlib.closing(response):  # one read to its end went back to the pool by itself
+                return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            raise ProviderUnavailable(f"{self._name} did not answer: {_cause(error)}") from error
+
+    def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
+        if response.status not in statuses:
+            raise self._failure(response.status, response.headers.get("Retry-After"))
+        deadline = time.monotonic() + TOTAL_SECONDS
+        body = bytearray()
+        while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
+            body += chunk
+            if len(body) > max_bytes:
+                name = " (MOORAGE_WEBHOOK_MAX_BYTES)" if max_bytes == self._max_bytes else ""
+                raise ProviderRefused(f"{self._name} answered with more than {max_bytes} bytes{name}")
+            if time.monotonic() > deadline:
+                raise ProviderUnavailable(f"{self._name} did not end its answer within {TOTAL_SECONDS:g} s")
+        return bytes(body)
+
+    def _failure(self, status: int, wait: str | None) -> MoorageError:
+        facts = {"status": status}
+        if status >= 500 or status in _LATER:
+            seconds = retry_after(wait, datetime.now(UTC))
+            return ProviderUnavailable(f"{self._name} answered {status}", facts=facts, retry_after=seconds)
+        hint = "a redirect: write the API's right address" if 300 <= status < 400 else _HINTS.get(status, "refused")
+        return ProviderRefused(f"{self._name} answered {status}: {hint}", facts=facts)
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,157 @@
+"""Records one webhook: one statement, one commit, one answer, within a deadline."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from moorage import logs
+from moorage.errors import DatabaseUnavailable
+from moorage.failpoints import failpoint
+from receiver.connection_pool import Connection, Connections
+
+log = logs.get(__name__)
+
+# The pause before a failed insert is tried again, within the time there is to answer.
+RETRY_SECONDS: Final = 0.1
+# A longer id does not fit the unique index (2,704 bytes); no provider sends one.
+MAX_WEBHOOK_ID: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A webhook whose signature was right, as it is to be recorded."""
+
+    id: UUID
+    provider: str
+    webhook_id: str
+    headers: dict[str, str]
+    body: bytes = field(repr=False)  # without the fields the dialect names as secret
+    body_sha256: str  # of the body as it is recorded
+    key_sha256: str | None = None  # of the key in the address it came to
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Where a webhook stands: its row, whether this request made it, whether it still waits for work."""
+
+    id: UUID
+    is_new: bool
+    is_live: bool
+
+
+def webhook_id(given: str | None, body_sha256: str) -> str:
+    """Return what makes a webhook unique at its provider: the dialect's id, else the digest of the body."""
+    if given is None:
+        return f"sha256:{body_sha256}"
+    if len(given) > MAX_WEBHOOK_ID:
+        return f"id-sha256:{hashlib.sha256(given.encode()).hexdigest()}"
+    return given
+
+
+class Recorder:
+    """Records webhooks over a few connections; gives up when the time to answer is over."""
+
+    def __init__(self, connections: Connections, *, answer_seconds: float) -> None:
+        self._connections = connections
+        self._answer_seconds = answer_seconds
+        self._given_up: set[asyncio.Task[Recorded]] = set()
+
+    async def record(self, arrival: Arrival) -> Recorded:
+        """
+        Commit the webhook, or find the one that is there already.
+
+        Raises:
+            DatabaseUnavailable: no commit in time, or an uncertain one; a second request with the same id is safe.
+        """
+        task = asyncio.create_task(self._until_committed(arrival))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._answer_seconds)
+        finally:
+            self._give_up(task)
+        if not done:
+            raise DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
+        return task.result()
+
+    def _give_up(self, task: asyncio.Task[Recorded]) -> None:
+        """Cancel an unfinished insert without waiting for it: a server that hangs also hangs the cancel."""
+        if not task.done():
+            self._given_up.add(task)  # the loop holds only a weak reference
+            task.add_done_callback(self._forget)
+            task.cancel()
+
+    def _forget(self, task: asyncio.Task[Recorded]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("delivery.given_up", error=type(task.exception()).__name__)
+
+    async def _until_committed(self, arrival: Arrival) -> Recorded:
+        """Insert; after a broken connection again, which the unique key makes safe. The caller's deadline ends it."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with self._connections.one() as conn:
+                    return await insert(conn, arrival)
+            except psycopg.OperationalError as error:
+                say = log.warning if attempt == 1 else log.debug
+                say("delivery.insert_failed", delivery_id=arrival.id, attempt=attempt, error=type(error).__name__)
+            except psycopg.Error as error:
+                log.error("delivery.insert_refused", delivery_id=arrival.id, error=str(error))
+                raise DatabaseUnavailable(f"PostgreSQL refused the row: {type(error).__name__}") from error
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+RECORD = """
+WITH made AS (
+    INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256, key_sha256)
+    VALUES (%(id)s, %(provider)s, %(webhook_id)s, %(headers)s, %(body)b, %(body_sha256)s, %(key_sha256)s)
+    ON CONFLICT (provider, webhook_id) DO NOTHING
+    RETURNING id, state
+), told AS (
+    INSERT INTO events (subject, subject_id, from_state, to_state, actor)
+    SELECT 'delivery', id, NULL, state, 'receiver' FROM made
+)
+SELECT id, state FROM made
+UNION ALL
+SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = %(webhook_id)s
+"""
+
+FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = %(webhook_id)s"
+
+
+async def insert(conn: Connection, arrival: Arrival) -> Recorded:
+    """
+    Insert the delivery and its event in one statement, which is one transaction; return the row that is there now.
+
+    Raises:
+        DatabaseUnavailable: the row of an equal webhook was there and then was not: nothing is certain.
+    """
+    failpoint("receive.before_commit")
+    row = await _one(conn, RECORD, _parameters(arrival))
+    failpoint("receive.after_commit")
+    if row is None:  # an equal webhook was committed while we waited for it: not in our snapshot, but there
+        row = await _one(conn, FIND, {"provider": arrival.provider, "webhook_id": arrival.webhook_id})
+    if row is None:
+        raise DatabaseUnavailable("the delivery disappeared while it was recorded")
+    return Recorded(row["id"], is_new=row["id"] == arrival.id, is_live=row["state"] in ("new", "unmatched"))
+
+
+async def _one(conn: Connection, sql: str, args: dict[str, Any]) -> dict[str, Any] | None:
+    return await (await conn.execute(sql, args)).fetchone()
+
+
+def _parameters(arrival: Arrival) -> dict[str, Any]:
+    return {
+        "id": arrival.id,
+        "provider": arrival.provider,
+        "webhook_id": arrival.webhook_id,
+        "headers": Jsonb(arrival.headers),
+        "body": arrival.body,
+        "body_sha256": arrival.body_sha256,
+        "key_sha256": arrival.key_sha256,
+    }

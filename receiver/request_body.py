@@ -1,0 +1,99 @@
+"""Reads request bodies up to a limit, and bounds the bytes that all requests hold at once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from moorage.asgi import Receive
+from moorage.errors import Refused, Transient
+from receiver.responses import Headers
+
+# A body that trickles in slower than this is given up. 16 MiB in 30 s is 560 kB/s.
+READ_SECONDS: Final = 30.0
+
+
+class Busy(Transient):
+    """The bytes in flight are at their limit: the sender shall come again."""
+
+
+class InFlight:
+    """Counts the body bytes held by all requests; one event loop uses it."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self.bytes = 0
+
+    def check(self, more: int) -> None:
+        """
+        Ask whether `more` bytes would fit now.
+
+        Raises:
+            Busy: they would not.
+        """
+        if self.bytes + more > self._limit:
+            raise Busy(f"{self.bytes} bytes are in flight and {self._limit} is the limit (MOORAGE_BYTES_IN_FLIGHT)")
+
+    def take(self, more: int) -> None:
+        """Count `more` bytes as held; raises Busy, and counts nothing, when they do not fit."""
+        self.check(more)
+        self.bytes += more
+
+
+@contextlib.asynccontextmanager
+async def read(receive: Receive, headers: Headers, max_bytes: int, in_flight: InFlight) -> AsyncIterator[bytes]:
+    """
+    Yield the whole body; its bytes count as in flight until the block ends.
+
+    Raises:
+        Refused: 413 above `max_bytes` (nothing is read on), 400 when the request ends before its body does.
+        Busy: the bytes in flight are at their limit.
+    """
+    declared = _content_length(headers)
+    if declared > max_bytes:
+        raise _too_large(max_bytes)
+    in_flight.check(declared)
+    chunks: list[bytes] = []
+    try:
+        await _collect_in_time(receive, chunks, max_bytes, in_flight)
+        yield b"".join(chunks)
+    finally:
+        in_flight.bytes -= sum(map(len, chunks))
+
+
+async def _collect_in_time(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: InFlight) -> None:
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            await _collect(receive, chunks, max_bytes, in_flight)
+    except TimeoutError as error:
+        raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: send it again") from error
+
+
+async def _collect(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: InFlight) -> None:
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refused("the request ended before its body did (short body or broken chunking): send it again")
+        chunk = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        in_flight.take(len(chunk))
+        chunks.append(chunk)
+
+
+def _content_length(headers: Headers) -> int:
+    """Return the announced size, 0 when there is none (chunked)."""
+    for name, value in headers:
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > 18:
+                raise Refused("Content-Length is not a number of bytes: send the request again")
+            return int(value)
+    return 0
+
+
+def _too_large(max_bytes: int) -> Refused:
+    return Refused(f"the body is larger than {max_bytes} bytes (MOORAGE_WEBHOOK_MAX_BYTES)", status=413)

@@ -1,0 +1,1 @@
+"""The audit: rows and objects compared, and repaired."""

@@ -1,0 +1,82 @@
+"""Rule 4 down to the bytes: digests of objects, re-read by a deep audit, and a sample that storage is asked for."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from db import objects
+from db.connection import Row
+from storage import keys
+from storage.errors import ObjectMissing
+from tasks.audit.findings import Finding, Page
+from tasks.step import Deps
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An object that a row names."""
+
+    key: str
+    output_id: UUID
+    bytes: int
+    sha256: str
+    must_be: bool  # kept; that of a discarded output may be deleted already
+
+
+def of_rows(rows: Iterable[Row]) -> list[Expected]:
+    """Return the objects of outputs by key, but for those whose key is not of their job: a check of rows names them."""
+    found = []
+    for row in rows:
+        start, kept = f"{keys.RENDERS}{row['job_id']}/", row["state"] == "kept"
+        thumb = (row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"])
+        for key, size, sha256 in ((row["key"], row["bytes"], row["sha256"]), thumb):
+            if key is not None and key.startswith(start):
+                found.append(Expected(key, row["id"], size, sha256, kept))
+    return sorted(found, key=lambda expected: expected.key)
+
+
+def digest_of(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
+    """Return the digest of an object's bytes, read in chunks; None when it is gone."""
+    digest = hashlib.sha256()
+    try:
+        with deps.blobs.open(bucket, key) as opened:
+            for chunk in opened.chunks():
+                digest.update(chunk)
+                checked["bytes"] += len(chunk)
+    except ObjectMissing:
+        return None
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Kept files drawn at random: the digest that storage reports for them is the one that was recorded."""
+
+    deps: Deps
+    drawn: list[str]
+    name: str = "sample"
+
+    def page(self, after: str) -> Page:  # noqa: ARG002 (a place's signature; they are few enough for one page)
+        """Look at all of them."""
+        page = Page()
+        for finding in self._look(self.drawn, page.checked):
+            page.add(finding)
+        return page
+
+    def again(self, findings: list[Finding]) -> list[Finding]:
+        """Ask storage once more for what was found."""
+        return self._look([finding.id for finding in findings], Counter())
+
+    def _look(self, ids: list[str], checked: Counter[str]) -> list[Finding]:
+        blobs, wrong = self.deps.blobs, []
+        outputs = [UUID(output_id) for output_id in ids]
+        rows = self.deps.database.run(lambda conn: objects.some_objects(conn, outputs))
+        for expected in of_rows(row for row in rows if row["state"] == "kept"):
+            stat = blobs.head(blobs.public_bucket, expected.key)
+            checked["sample"] += 1
+            if stat is not None and stat.sha256 is not None and stat.sha256 != expected.sha256:
+                what = f"its object {expected.key} has the digest {stat.sha256}, not {expected.sha256}"
+                wrong.append(Finding(4, "output", str(expected.output_id), what, "4 sample digest"))
+        return wrong

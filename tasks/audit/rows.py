@@ -1,0 +1,61 @@
+"""The audit of rows: every check of db/audit/checks.py over pages of keys, one page in memory."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from db.audit import checks as rules
+from tasks.audit import documents
+from tasks.audit.findings import Finding, Page
+from tasks.step import Deps
+
+PAGE: Final = 500
+OVERDUE_SECONDS: Final = 900.0  # so late is no row while sweeps and workers run
+DOCUMENT: Final = "9 projects document"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a table, or those that events tell of."""
+
+    deps: Deps
+    name: str
+    deep: bool
+
+    def page(self, after: str) -> Page:
+        """Look at the next 500 rows."""
+        keys = self.deps.database.run(partial(rules.page, place=self.name, after=after, limit=PAGE))
+        page = Page(after=keys[-1] if len(keys) == PAGE else None)
+        page.checked["histories" if self.name.endswith("_events") else self.name] += len(keys)
+        for name in self._checks() if keys else ():
+            for finding in self._ask(name, keys):
+                page.add(finding)
+        return page
+
+    def again(self, findings: list[Finding]) -> list[Finding]:
+        """Ask each check once more for the rows that it found."""
+        asked: dict[str, dict[str, None]] = defaultdict(dict)  # one row may break a rule more than once
+        for finding in findings:
+            asked[finding.check][finding.id] = None
+        return [found for name, keys in asked.items() for part in _parts(list(keys)) for found in self._ask(name, part)]
+
+    def _checks(self) -> list[str]:
+        return rules.checks_of(self.name, deep=self.deep) + ([DOCUMENT] if self.name == "projects" else [])
+
+    def _ask(self, name: str, keys: Sequence[str]) -> Iterable[Finding]:
+        if name == DOCUMENT:
+            return documents.look(self.deps, keys, name)
+        args = arguments(self.deps)
+        found = self.deps.database.run(lambda conn: rules.broken(conn, name, keys, args))
+        return (Finding(int(name.split()[0]), row["subject"], row["id"], row["what"], name) for row in found)
+
+
+def arguments(deps: Deps) -> dict[str, Any]:
+    """Return what the statements of the rules are given beside keys."""
+    return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
+
+
+def _parts(keys: list[str]) -> Iterator[list[str]]:
+    return (keys[start : start + PAGE] for start in range(0, len(keys), PAGE))

@@ -1,0 +1,1 @@
+"""Steps on jobs: create, settle, cancel, retry, replay."""

@@ -1,0 +1,68 @@
+"""Cancelling: what an application no longer wants is not submitted, not kept, and its providers are asked to stop."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from db import cancellation, discarding, jobs
+from db.connection import Connection, Database
+from moorage.failpoints import failpoint
+from moorage.lifecycle import TERMINAL_JOB
+from moorage.model import JobState, Wake
+from moorage.settings import Settings
+
+REASON = "cancelled by the application"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    What became of a wish to cancel a job.
+
+    Args:
+        wakes: to be sent, best after the answer; one that is dropped is sent again by dispatch.
+        refused: why nothing was done; None: it is cancelled now, or was before.
+    """
+
+    before: JobState
+    after: JobState
+    wakes: tuple[Wake, ...] = ()
+    refused: str | None = None
+
+
+def cancel(database: Database, settings: Settings, job_id: UUID, actor: str) -> Outcome:  # noqa: ARG001 (as retry)
+    """
+    Cancel a job that is open or keeping.
+
+    What is published already stays. A provider that has begun goes on until it stops: its end is recorded, no file of
+    it is taken.
+
+    Raises:
+        LookupError: there is no such job.
+        DatabaseUnavailable: nothing was done, or (CommitUncertain) nobody knows: ask again, it is done once.
+    """
+    outcome = database.run(lambda conn: _cancel(conn, job_id, actor))
+    failpoint("cancel.after_commit")
+    return outcome
+
+
+def _cancel(conn: Connection, job_id: UUID, actor: str) -> Outcome:
+    job = jobs.lock(conn, job_id)
+    if job.state in TERMINAL_JOB:
+        refused = None if job.state == "cancelled" else f"the job is {job.state} already"
+        return Outcome(job.state, job.state, refused=refused)
+    jobs.move(conn, job, "cancelled", actor=actor, reason=REASON)
+    wakes = stop_others(conn, job.id, reason=REASON, actor=actor)
+    cancellation.waiting(conn, job.id, reason=REASON, actor=actor)
+    discarded = discarding.begin(conn, job.id, REASON, actor, placeholder_too=True)
+    return Outcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
+
+
+def stop_others(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:
+    """Stop all of a locked job's predictions that have not ended; returns wakes for those whose provider is asked."""
+    unsubmitted(conn, job_id, reason=reason, actor=actor)
+    return [Wake("poll", prediction_id) for prediction_id in cancellation.ask_to_stop(conn, job_id, reason=reason)]
+
+
+def unsubmitted(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:
+    """End those of a locked job's predictions that were not submitted yet; False when there is none."""
+    return bool(cancellation.planned(conn, job_id, reason=reason, actor=actor))

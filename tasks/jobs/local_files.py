@@ -1,0 +1,91 @@
+"""Jobs for files that a person names: URLs as they are, local files by way of the private bucket."""
+
+import hashlib
+import mimetypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from db import jobs, outputs, predictions
+from db.connection import Connection
+from moorage import ids
+from moorage.model import Registration, Wake
+from moorage.provider_types import Found
+from storage import keys
+from tasks.step import Deps
+
+PROVIDER = "direct"  # files that no provider announced
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to keep: a URL, or a local path."""
+
+    name: str
+    url: str | None = None
+    path: Path | None = None
+
+
+def spool(deps: Deps, path: Path) -> str:
+    """Put a local file into the private bucket and return its key; its bytes are checked by storage."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+    upload_id = ids.new()
+    extension = path.suffix.lstrip(".").lower()
+    key = keys.spool(
+        upload_id, extension if extension.isalnum() and extension.isascii() and len(extension) <= 8 else "bin"
+    )
+    content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    with path.open("rb") as file:
+        deps.blobs.put(deps.blobs.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
+    return key
+
+
+def start(deps: Deps, sources: Sequence[tuple[Source, str | None]], owner: str, actor: str) -> tuple[UUID, list[Wake]]:
+    """
+    Make a job whose files are the sources; returns its id and wakes.
+
+    Args:
+        sources: each with the key it was spooled under, or None for a URL.
+    """
+    return deps.database.run(lambda conn: _start(conn, deps, sources, owner, actor))
+
+
+def _start(
+    conn: Connection, deps: Deps, sources: Sequence[tuple[Source, str | None]], owner: str, actor: str
+) -> tuple[UUID, list[Wake]]:
+    job_id, prediction_id = ids.new(), ids.new()
+    deadline = deps.settings.job_deadline_seconds
+    asked = Registration(provider=PROVIDER, external_id=str(job_id), owner=owner, kind="mixed")
+    jobs.add(conn, job_id, asked, deadline_seconds=deadline, actor=actor)
+    predictions.add(
+        conn,
+        prediction_id,
+        job_id,
+        provider=PROVIDER,
+        external_id=str(job_id),
+        model=None,
+        deadline_seconds=deadline,
+        first_poll_seconds=deadline,
+        actor=actor,
+        state="succeeded",
+    )
+    jobs.move(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
+    wakes = []
+    for number, (source, key) in enumerate(sources):
+        output_id = ids.new()
+        found = Found(path=f"file[{number}]", url=source.url)
+        outputs.add(
+            conn,
+            output_id,
+            job_id=job_id,
+            prediction_id=prediction_id,
+            found=found,
+            expires_at=None,
+            actor=actor,
+            object_key=key,
+        )
+        wakes.append(Wake("keep", output_id))
+    return job_id, wakes

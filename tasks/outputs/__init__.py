@@ -1,0 +1,1 @@
+"""Steps on outputs: keep and discard."""

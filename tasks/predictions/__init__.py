@@ -1,0 +1,1 @@
+"""Steps on predictions: submit, poll, ingest, recover."""

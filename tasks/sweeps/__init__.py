@@ -1,0 +1,1 @@
+"""What beat starts: dispatch, reconcile, orphans, retention."""

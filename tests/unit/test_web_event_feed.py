@@ -1,0 +1,98 @@
+"""What one stream is offered, and when it is cut."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar, cast
+
+from starlette.types import Message
+
+from web.api import events
+from web.services import event_feed
+from web.services.context import Desk
+from web.services.event_feed import Reader
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 50))
+
+
+def event(number: int, owner: str | None = "ada") -> dict[str, Any]:
+    return {"id": number, "owner": owner}
+
+
+def test_a_reader_that_is_too_slow_is_cut_after_what_it_was_offered() -> None:
+    """Its buffer must not grow for ever; it comes again and goes on behind the last event it got."""
+
+    async def work() -> list[int]:
+        reader = Reader(None)
+        for number in range(event_feed.MAX_WAITING + 5):
+            reader.offer(event(number))
+        got = []
+        while (row := await reader.next(1)) is not None:
+            got.append(row["id"])
+        assert reader.is_over
+        return got
+
+    assert run(work()) == list(range(event_feed.MAX_WAITING))
+
+
+def test_a_reader_is_offered_its_owners_events_alone() -> None:
+    """Also none that belongs to nobody: a delivery that was not understood yet may be anybody's."""
+
+    async def work() -> list[Any]:
+        of_ada, of_all = Reader("ada"), Reader(None)
+        for number, owner in enumerate(("bob", "ada", None)):
+            of_ada.offer(event(number, owner))
+            of_all.offer(event(number, owner))
+        return [await of_ada.next(0.01), await of_ada.next(0.01), (await of_all.next(0.01) or {})["owner"]]
+
+    assert run(work()) == [event(1, "ada"), None, "bob"]
+
+
+def test_an_event_of_the_very_moment_in_which_the_wait_ends_is_told() -> None:
+    """The comment that follows an empty wait says that all was sent: an event passed over there would be lost."""
+
+    async def work() -> Any:
+        reader = Reader(None)
+        waits = asyncio.create_task(reader.next(0.01))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(reader.offer, event(7))
+        time.sleep(0.02)  # both are due now: the offer, and behind it the end of the wait
+        return await waits
+
+    assert run(work()) == event(7)
+
+
+def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
+    """A client that opens streams and reads nothing would take all places."""
+    left: list[Reader] = []
+
+    class Places:
+        def leave(self, reader: Reader) -> None:
+            left.append(reader)
+
+    class FakeDesk:
+        feed = Places()
+
+    async def lines() -> AsyncIterator[bytes]:
+        while True:
+            yield b": nothing new\n\n"
+
+    async def never(_message: Message) -> None:
+        await asyncio.sleep(60)
+
+    async def silent() -> Message:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        answer = events._Joined(cast(Desk, FakeDesk()), reader, lines(), 0.05)
+        await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, silent, never)
+
+    reader = Reader("ada")
+    run(work())
+
+    assert left == [reader]

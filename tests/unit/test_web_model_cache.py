@@ -1,0 +1,141 @@
+"""What providers say of their models, kept here, and inputs held against it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+
+from moorage.errors import ProviderUnavailable
+from providers.base import Provider
+from web.api import job_inputs
+from web.services.model_cache import Catalogue
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["prompt", "image"],
+    "properties": {
+        "prompt": {"type": "string", "pattern": "(a+)+$", "maxLength": 40},
+        "image": {"type": "string"},
+        "size": {"enum": ["small", "large"]},
+        "steps": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+    },
+}
+
+
+class Told:
+    """A provider whose answers are made by a function."""
+
+    name = "told"
+
+    def __init__(self, tell: Callable[[], Mapping[str, Any]]) -> None:
+        self.tell, self.asked = tell, 0
+
+    def schema(self, _model: str) -> Mapping[str, Any]:
+        self.asked += 1
+        return self.tell()
+
+
+def away() -> Mapping[str, Any]:
+    raise ProviderUnavailable("away")
+
+
+def test_what_was_told_is_not_asked_for_again() -> None:
+    """A provider is asked once in ten minutes, however many orders come."""
+    told, catalogue = Told(lambda: SCHEMA), Catalogue()
+
+    async def twice() -> list[Any]:
+        first = await catalogue.schema(cast(Provider, told), "m/n")
+        return [first, await catalogue.schema(cast(Provider, told), "m/n")]
+
+    assert asyncio.run(twice()) == [SCHEMA, SCHEMA]
+    assert told.asked == 1
+    catalogue.close()
+
+
+def test_what_is_old_is_told_while_the_provider_is_away() -> None:
+    """An input can still be checked; only what was never told is missing."""
+    told, catalogue = Told(lambda: SCHEMA), Catalogue(fresh_seconds=0)
+
+    async def go() -> tuple[Any, Any]:
+        before = await catalogue.schema(cast(Provider, told), "m/n")
+        told.tell = away
+        with pytest.raises(ProviderUnavailable):
+            await catalogue.schema(cast(Provider, told), "m/other")
+        return before, await catalogue.schema(cast(Provider, told), "m/n")
+
+    assert asyncio.run(go()) == (SCHEMA, SCHEMA)
+    assert told.asked == 3
+    catalogue.close()
+
+
+def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept() -> None:
+    """Twenty orders for one model must not take every thread."""
+    go_on = threading.Event()
+    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), Catalogue(ask_seconds=0.05)
+
+    async def ask() -> Any:
+        return await catalogue.schema(cast(Provider, told), "m/n")
+
+    async def go() -> Any:
+        tries = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
+        assert {type(one) for one in tries} == {ProviderUnavailable}
+        go_on.set()
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await ask()
+                except ProviderUnavailable:
+                    continue
+
+    assert asyncio.run(go()) == SCHEMA
+    assert told.asked == 1
+    catalogue.close()
+
+
+def test_each_wrong_field_is_named_and_nothing_sent_is_repeated() -> None:
+    """The answer may be logged by whoever asked; the input may be private."""
+    given = {"prompt": "secret" * 10, "size": "huge-secret", "steps": [1, 0, "secret"]}
+
+    told = job_inputs.problems_of(given, SCHEMA, "input")
+
+    assert {error["field"]: error["message"] for error in told} == {
+        "input.image": "is missing: the model needs it",
+        "input.prompt": "has more than 40 characters",
+        "input.size": 'is none of ["small", "large"]',
+        "input.steps[1]": "is less than 1",
+        "input.steps[2]": "is not an integer",
+    }
+    assert "secret" not in str(told)
+
+
+def test_a_providers_pattern_is_not_run() -> None:
+    """This one takes longer than the sun burns."""
+    assert job_inputs.problems_of({"prompt": "a" * 39 + "!", "image": "x"}, SCHEMA, "input") == []
+
+
+def test_references_to_other_documents_are_not_followed() -> None:
+    """A schema must not make this process ask an address of its choice."""
+    with pytest.raises(job_inputs.BadSchema, match="Unresolvable"):
+        job_inputs.problems_of({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}}, "input")
+
+
+def test_what_is_no_schema_is_said_to_be_none() -> None:
+    """It refuses nothing: the input is then not checked."""
+    with pytest.raises(job_inputs.BadSchema):
+        job_inputs.problems_of({"a": 1}, {"type": "nonsense"}, "input")
+
+
+@pytest.mark.parametrize("kind", [{"type": "string"}, {"anyOf": [{"type": "string"}, {"type": "null"}]}])
+def test_a_list_that_is_wrong_in_every_value_is_judged_by_its_first(kind):
+    """Every error was made and put in order, seconds in which nothing else was answered, for the 20 that are told."""
+    schema = {"properties": {"images": {"type": "array", "items": kind}}}
+
+    started = time.thread_time()
+    told = job_inputs.problems_of({"images": [1] * 100_000}, schema, "input")
+
+    assert len(told) == 20
+    assert told[0]["field"] == "input.images[0]"
+    assert time.thread_time() - started < 1  # of this thread alone, whatever else is busy

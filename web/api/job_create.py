@@ -1,0 +1,144 @@
+"""POST /v1/jobs: have something generated. Everything is refused before anything is stored."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from db.connection import Connection, Database
+from moorage import logs
+from moorage.model import Entry, Wish
+from moorage.text import storable
+from providers.base import Provider
+from tasks.jobs import create
+from tasks.jobs.create import NotTheirs, Ordered
+from tasks.predictions import references
+from web.api import job_files, job_inputs, job_schema
+from web.api.job_files import Attached
+from web.api.job_inputs import Checked
+from web.api.job_schema import Wished
+from web.http import json_body, permissions, problems, validation
+from web.http.problems import Problem
+from web.services import context, multipart
+from web.services.database import ANSWER_SECONDS
+
+log = logs.get(__name__)
+
+
+async def submit(request: Request) -> Response:
+    """Answer 202 with the new job, 200 with the one that an equal request under the same Idempotency-Key made."""
+    at = context.of(request)
+    if not multipart.is_form(request):
+        body = await json_body.read_object(request)
+        return await _answer(request, at, body, body, Attached())
+    with at.intake.room(permissions.of(request).owner):
+        form = await multipart.read(request, at.intake, max_files=job_files.MAX_FILES)
+        try:
+            return await _answer(request, at, *job_files.read(form))
+        finally:
+            form.close()
+
+
+async def _answer(
+    request: Request, at: context.Desk, said: Mapping[str, Any], body: dict[str, Any], files: Attached
+) -> Response:
+    """Answer an order; `said` is the body as it was written, before its files were given ids."""
+    key = job_schema.idempotency_key(request.headers.getlist("idempotency-key"))
+    wished = job_schema.read(body)
+    permissions.of(request).whose(wished.owner)
+    entries = job_schema.chain(wished, at.settings)
+    _check_providers(at.providers, entries)
+    wish = job_schema.wish(wished, entries, at.settings, key, job_schema.sha256(said, await files.digests()))
+    made, checked = await _take(at, wished, wish, files)
+    log.info("job.ordered", job_id=made.job_id, prediction_id=made.prediction_id, is_new=made.is_new)
+    location = f"{request.url.path}/{made.job_id}"  # with the prefix it was asked by
+    return problems.answer(202 if made.is_new else 200, _fields(made, checked), {"Location": location})
+
+
+async def _take(at: context.Desk, wished: Wished, wish: Wish, files: Attached) -> tuple[Ordered, Checked]:
+    """Return the job, known or new; the time of everything but the keeping of files is bounded as one."""
+    deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            known = await _known(at, wish)
+            if known is not None:
+                return known, Checked(wish, [])
+            await at.threads.run(lambda database: database.run(lambda conn: _check_files(conn, wished, wish, files)))
+            checked = await job_inputs.check(at, wish)
+            if files.files:
+                limit.reschedule(None)  # keeping has limits of its own
+                checked = Checked(await files.keep(at, checked.wish), checked.unchecked)
+                limit.reschedule(asyncio.get_running_loop().time() + ANSWER_SECONDS)
+            return await at.threads.run(lambda database: _order(database, at, checked.wish)), checked
+    except TimeoutError as error:
+        raise problems.unavailable(f"there was no answer within {ANSWER_SECONDS:g} s: send it again") from error
+
+
+def _fields(made: Ordered, checked: Checked) -> dict[str, Any]:
+    fields = {
+        "job_id": made.job_id,
+        "prediction_id": made.prediction_id,
+        "state": made.state,
+        "is_new": made.is_new,
+    }
+    if made.is_new:
+        fields |= {"checked": not checked.unchecked, "unchecked": checked.unchecked}
+    return fields
+
+
+async def _known(at: context.Desk, wish: Wish) -> Ordered | None:
+    """Return the job of an equal order: it is found again whatever became of files and providers since."""
+    if wish.idempotency_key is None:
+        return None
+    try:
+        return await at.threads.run(lambda database: database.run(lambda conn: create.find_job(conn, wish)))
+    except create.KeyTaken as error:
+        raise Problem(409, str(error)) from error
+
+
+def _order(database: Database, at: context.Desk, wish: Wish) -> Ordered:
+    try:
+        made = create.create_job(database, at.settings, at.providers, wish)
+    except create.KeyTaken as error:
+        raise Problem(409, str(error)) from error
+    except NotTheirs as error:
+        raise validation.wrong("project_id", str(error)) from error
+    at.relay.offer(*made.wakes)
+    return made
+
+
+def _check_files(conn: Connection, wished: Wished, wish: Wish, coming: Attached) -> None:
+    """Refuse files that do not exist or are another owner's, in the same words: ids are not to be tried out."""
+    errors = []
+    for n, entry in enumerate(wish.chain):
+        named = [r for r in references.named(dict(entry.input)) if str(r.file_id) not in coming.files]
+        field = job_schema.field_of(wished, n)
+        for gone in references.missing(conn, wish.owner, named):
+            errors.append(
+                validation.field_error(f"{field}.{gone.place}", f"names {gone.text}, which {wish.owner} does not have")
+            )
+    if errors:
+        raise validation.invalid(errors)
+
+
+def _check_providers(providers: Mapping[str, Provider], entries: tuple[Entry, ...]) -> None:
+    errors = [
+        {"field": f"chain[{n}].provider", "message": why}
+        for n, entry in enumerate(entries)
+        if (why := _why_not(providers, entry.provider))
+    ]
+    if errors:
+        raise validation.invalid(errors)
+
+
+def _why_not(providers: Mapping[str, Provider], name: str) -> str | None:
+    provider = providers.get(name)
+    if provider is None:
+        return f"{storable(name, 60)!r} does not exist: write one of {', '.join(sorted(providers))}"
+    if provider.can_submit:
+        return None
+    if provider.ordered_by is None:
+        return f"{name} takes no orders from moorage"
+    return f"{name} cannot be asked: set {provider.ordered_by} where moorage runs"

@@ -1,0 +1,1 @@
+"""HTTP for the API: problems, validation, permissions, cookies."""

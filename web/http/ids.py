@@ -1,0 +1,29 @@
+"""Ids in paths: written as we write them, or they name nothing."""
+
+from uuid import UUID
+
+from web.http.problems import Problem
+
+
+def read(text: str, what: str) -> UUID:
+    """
+    Return an id from a path.
+
+    Args:
+        what: the word for what it would name: "job".
+
+    Raises:
+        Problem: 404, for text in any other spelling too.
+    """
+    try:
+        found = UUID(text)
+    except ValueError as error:
+        raise missing(what) from error
+    if str(found) != text.lower():
+        raise missing(what)
+    return found
+
+
+def missing(what: str) -> Problem:
+    """Return the 404 of something that an address names and that is not there."""
+    return Problem(404, f"there is no such {what}")

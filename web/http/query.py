@@ -1,0 +1,120 @@
+"""What lists take in the query of their address, and what is wrong with what they were given."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from web.http import validation
+from web.http.validation import Name
+
+Q = TypeVar("Q", bound="Query")
+
+MAX_ROWS: Final = 100
+MAX_EVENTS: Final = 1000
+MAX_EVENT_ID: Final = 2**63 - 1
+
+EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
+
+
+class Query(BaseModel):
+    """A query in which every name is known and stands once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Page(Query):
+    """One page of a list, newest first."""
+
+    before: UUID | None = Field(None, description="`next` of the page before")
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
+
+
+class Renders(Page):
+    """Which renders are listed."""
+
+    owner: Name | None = None
+    kind: Literal["image", "video", "mixed"] | None = None
+    state: Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"] | None = None  # of the job
+    style: Name | None = None
+    project_id: Name | None = None
+
+
+class Jobs(Page):
+    """Which jobs are listed."""
+
+    owner: Name | None = None
+    state: Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"] | None = None
+
+
+class History(Query):
+    """Which events of a job are listed, oldest first."""
+
+    after: EventId = Field(0, description="`next` of the page before")
+    limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
+
+
+class Models(Query):
+    """Which models are listed."""
+
+    kind: Literal["image", "video"] | None = None
+    provider: Name | None = None
+
+
+class Schema(Query):
+    """Whose model is meant."""
+
+    provider: Name = "replicate"
+
+
+class Stream(Query):
+    """Which events are streamed."""
+
+    job_id: UUID | None = None
+    owner: Name | None = None
+
+
+class Uploading(Query):
+    """Whose an upload is; the same name is a field where the file comes in a form."""
+
+    owner: Name | None = None
+
+
+def read(request: Request, wanted: type[Q]) -> Q:
+    """
+    Return what a request's query asks for.
+
+    Raises:
+        Problem: 422 with every name that is wrong, unknown or given twice.
+    """
+    return take(request.query_params.multi_items(), wanted)
+
+
+def take(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
+    """
+    Return what names with values, of a query or a form, ask for.
+
+    Raises:
+        Problem: 422 with every name that is wrong, unknown or given twice.
+    """
+    given: dict[str, Any] = {}
+    errors: list[dict[str, str]] = []
+    for name, value in pairs:
+        if name not in wanted.model_fields:
+            if len(errors) < validation.MAX_ERRORS:
+                errors.append(validation.stray(name, wanted))
+        elif name in given:
+            errors.append({"field": name, "message": "is given twice: write it once"})
+        given[name] = value
+    known = {name: value for name, value in given.items() if name in wanted.model_fields}
+    try:
+        read = wanted.model_validate(known)
+    except ValidationError as error:
+        raise validation.invalid(
+            errors + [validation.explain(item, wanted) for item in validation.first(error)]
+        ) from error
+    if errors:
+        raise validation.invalid(errors)
+    return read

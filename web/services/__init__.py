@@ -1,0 +1,1 @@
+"""What endpoints share: context, database threads, authentication, spools."""
