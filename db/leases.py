@@ -1,5 +1,5 @@
 """
-Claims on rows of deliveries, predictions, outputs and notices: claim, renew, hand back, release. One file for all.
+Claims on rows of deliveries, predictions, outputs and notifications: claim, renew, hand back, release.
 
 A row is leased when `lease_token` is not null. Every write under a lease names the token; no row back means that
 another worker owns it. A claim counts an attempt and a crash; writing back takes the crash back.
@@ -18,13 +18,13 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
     "deliveries": "delivery",
     "predictions": "prediction",
     "outputs": "output",
-    "notices": "notice",
+    "notifications": "notification",
 }
 
 # What every write-back of the worker itself does to the lease.
 CLEAR: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
-_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notices": "job_id"}
+_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
 # Whether nobody has paused a row. The list of pauses is read once; while it is empty no output is asked for its
 # provider, and the planner does not take the rows for few, which would cost it the index. Objects are discarded, and
@@ -36,7 +36,7 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
-    "notices": "true",
+    "notifications": "true",
 }
 
 
@@ -245,7 +245,7 @@ DUE: Final = {
     "poll": _due("predictions", f"state IN ('running', 'abandoned') AND {UNPAUSED['predictions']}"),
     "keep": _due("outputs", f"state = 'waiting' AND {UNPAUSED['outputs']}", "expires_at NULLS LAST, run_at"),
     "discard": _due("outputs", "state = 'discarding'"),
-    "notify": _due("notices", "state = 'waiting'"),
+    "notify": _due("notifications", "state = 'waiting'"),
 }
 
 

@@ -64,7 +64,7 @@ def following(conn: Connection, job_id: UUID) -> int:
 
 def entries(job: Job) -> list[Entry]:
     """Return a job's chain; empty where the application started the prediction itself."""
-    return [Entry(**entry) for entry in job.chain or ()]
+    return [Entry(**entry) for entry in job.fallback_chain or ()]
 
 
 def entry_of(job: Job, prediction: Prediction) -> Entry | None:

@@ -172,13 +172,13 @@ class Invalid(Permanent):
 
 
 class NotifyFailed(Transient):
-    """The application did not take a notice: no answer in time, or one that is not 2xx."""
+    """The application did not take a notification: no answer in time, or one that is not 2xx."""
 
     category: Category = "NOTIFY_FAILED"
 
 
 class NotifyRefused(Permanent):
-    """The application wants no more of a notice (410), or there is nobody to send it to."""
+    """The application wants no more of a notification (410), or there is nobody to send it to."""
 
     category: Category = "NOTIFY_FAILED"
     retryable = True

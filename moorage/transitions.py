@@ -79,7 +79,7 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("dead", "waiting"),  # replay
         }
     ),
-    "notice": frozenset(
+    "notification": frozenset(
         {
             (None, "waiting"),
             ("waiting", "waiting"),  # tried again

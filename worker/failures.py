@@ -55,8 +55,8 @@ def give_up(
         return _bury_delivery(conn, lease, why, step, facts)
     if lease.table == "predictions":
         return _bury_prediction(conn, lease, why, step, facts)
-    if lease.table == "notices":
-        return _bury_notice(conn, lease, why, step, facts)
+    if lease.table == "notifications":
+        return _bury_notification(conn, lease, why, step, facts)
     output = outputs.get(conn, lease.row_id)
     if output is None:
         return []
@@ -96,10 +96,14 @@ def _bury_delivery(conn: Connection, lease: Lease, why: GiveUp, step: Step, fact
     return []
 
 
-def _bury_notice(conn: Connection, lease: Lease, why: GiveUp, step: Step, facts: Mapping[str, object]) -> list[Wake]:
+def _bury_notification(
+    conn: Connection, lease: Lease, why: GiveUp, step: Step, facts: Mapping[str, object]
+) -> list[Wake]:
     job_id = notifications.end_dead(conn, lease, why.category, storable(why.reason))
     facts = {"attempts": lease.attempt, **facts}
-    dead_letters.add(conn, "notice", lease.row_id, why, step=step, job_id=job_id, facts=facts, actor=lease.leased_by)
+    dead_letters.add(
+        conn, "notification", lease.row_id, why, step=step, job_id=job_id, facts=facts, actor=lease.leased_by
+    )
     return []
 
 
@@ -159,7 +163,7 @@ def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp,
     if step == "notify":
         job_id = notifications.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor)
         if job_id is not None:
-            dead_letters.add(conn, "notice", row_id, why, step=step, job_id=job_id, actor=actor)
+            dead_letters.add(conn, "notification", row_id, why, step=step, job_id=job_id, actor=actor)
         return []
     if step in ("submit", "generate", "poll"):
         return _poison_prediction(conn, step, row_id, why, limit, actor)

@@ -39,7 +39,7 @@ STEPS: Final[Mapping[Step, Spec]] = {
     "poll": Spec("predictions", predictions.POLLED, poll.run),
     "keep": Spec("outputs", ("waiting",), keep.run),
     "discard": Spec("outputs", ("discarding",), discard.run),
-    "notify": Spec("notices", ("waiting",), notifications.run),
+    "notify": Spec("notifications", ("waiting",), notifications.run),
 }
 
 

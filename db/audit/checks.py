@@ -20,7 +20,7 @@ CHECKS: Final[Mapping[str, str]] = {**ROWS, **WORK, **HISTORY, **GONE}
 # Those that read what a listing does not show: asked by a deep audit only.
 DEEP: Final = frozenset({"1 deliveries bytes"})
 
-TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "notices", "dead_letters", "projects")
+TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "notifications", "dead_letters", "projects")
 
 PAGES: Final[Mapping[str, str]] = {
     table: f"""

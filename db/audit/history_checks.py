@@ -12,7 +12,7 @@ _ROWS: Final = {
     "prediction": ("predictions", "t.state"),
     "output": ("outputs", "t.state"),
     "render": ("renders", "CASE WHEN t.deleted_at IS NULL THEN 'published' ELSE 'deleted' END"),
-    "notice": ("notices", "t.state"),
+    "notification": ("notifications", "t.state"),
     "dead_letter": ("dead_letters", "t.state"),
 }
 _THESE: Final = "= ANY(%(ids)s::uuid[])"

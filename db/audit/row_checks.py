@@ -173,7 +173,8 @@ _ROW_OF: Final = """
   LEFT JOIN (SELECT 'delivery' AS subject, id, state FROM deliveries
              UNION ALL SELECT 'prediction', id, state FROM predictions
              UNION ALL SELECT 'output', id, state FROM outputs
-             UNION ALL SELECT 'notice', id, state FROM notices) r ON (r.subject, r.id) = (d.subject, d.subject_id)
+             UNION ALL SELECT 'notification', id, state FROM notifications) r
+         ON (r.subject, r.id) = (d.subject, d.subject_id)
 """
 
 _DEAD_LETTERS: Final = {
@@ -187,7 +188,7 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'it is {state} without a dead l
     for table, subject, state, excused in (
         ("deliveries", "delivery", "dead", ""), ("predictions", "prediction", "lost", ""),
         ("outputs", "output", "dead", "AND category <> 'CANCELLED'"),  # nobody gave up on it: it was not wanted
-        ("notices", "notice", "dead", ""),
+        ("notifications", "notification", "dead", ""),
     )
 } | {
     "8 dead_letters alive": f"""

@@ -10,7 +10,7 @@ _LIVE: Final = {
     "jobs": "('open', 'keeping')",
     "predictions": "('planned', 'submitting', 'running', 'abandoned')",
     "outputs": "('waiting', 'discarding')",
-    "notices": "('waiting')",
+    "notifications": "('waiting')",
 }
 _SUBJECTS: Final[Mapping[str, str]] = {"jobs": "job", **{str(table): subject for table, subject in SUBJECT.items()}}
 _THESE: Final = "id = ANY(%(ids)s::uuid[])"

@@ -37,8 +37,8 @@ SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < mom
         SELECT 'output', id, job_id, leased_by, attempt, leased_until
           FROM outputs WHERE lease_token IS NOT NULL
         UNION ALL
-        SELECT 'notice', id, job_id, leased_by, attempt, leased_until
-          FROM notices WHERE lease_token IS NOT NULL) held
+        SELECT 'notification', id, job_id, leased_by, attempt, leased_until
+          FROM notifications WHERE lease_token IS NOT NULL) held
  ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
 
@@ -54,7 +54,7 @@ class Overview:
     predictions: list[Row]  # state, provider, value
     at_work: dict[str, int]  # moorage's own orders of each provider
     outputs: list[Row]  # state, provider, value
-    notices: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
+    notifications: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
     soonest_expiry_seconds: float | None
     held: list[Row]
@@ -76,7 +76,7 @@ def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -
         predictions=many(conn, metrics.PREDICTIONS),
         at_work={row["provider"]: int(row["value"]) for row in many(conn, AT_WORK)},
         outputs=many(conn, metrics.OUTPUTS),
-        notices=many(conn, metrics.NOTICES),
+        notifications=many(conn, metrics.NOTIFICATIONS),
         oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, metrics.OLDEST_DUE)},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
         held=many(conn, HELD, {"limit": held_limit}),

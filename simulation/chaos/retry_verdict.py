@@ -39,7 +39,7 @@ OF_VICTIM: Final = frozenset({DIED, "File too large"})
 REPEATED: Final = """
 SELECT e.subject, e.subject_id, e.reason, split_part(e.actor, '@', 1) AS node,
        extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
-       j.chain -> t.entry -> 'input' ->> 'prompt' AS prompt
+       j.fallback_chain -> t.entry -> 'input' ->> 'prompt' AS prompt
   FROM events e
   LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
   LEFT JOIN predictions p ON p.id = o.prediction_id

@@ -14,7 +14,7 @@ FINAL: Final = ("succeeded", "partial", "failed", "cancelled")
 JUMP_SECONDS: Final = 300.0  # a jump of the clock may shorten what was ordered so long before it
 
 JOBS = """
-SELECT id, idempotency_key AS name, state, category, reason FROM jobs WHERE chain IS NOT NULL
+SELECT id, idempotency_key AS name, state, category, reason FROM jobs WHERE fallback_chain IS NOT NULL
 """
 
 TRIES = """
@@ -24,13 +24,14 @@ SELECT p.job_id, p.entry, p.provider, p.external_id, p.key_sha256, p.state, p.re
                   AND e.reason LIKE 'submit uncertain:%') AS uncertain,
        EXISTS (SELECT FROM outputs o
                 WHERE o.prediction_id = p.id AND o.state = 'dead' AND o.reason LIKE 'the source expired%') AS expired
-  FROM predictions p JOIN jobs j ON j.id = p.job_id WHERE j.chain IS NOT NULL AND p.entry IS NOT NULL ORDER BY p.seq
+  FROM predictions p JOIN jobs j ON j.id = p.job_id
+ WHERE j.fallback_chain IS NOT NULL AND p.entry IS NOT NULL ORDER BY p.seq
 """
 
 SHOWN = """
 SELECT v.render_id AS job_id, v.sha256, v.bytes, v.is_placeholder, o.path, p.external_id
   FROM variants v JOIN outputs o ON o.id = v.output_id JOIN predictions p ON p.id = o.prediction_id
-  JOIN jobs j ON j.id = v.render_id WHERE j.chain IS NOT NULL
+  JOIN jobs j ON j.id = v.render_id WHERE j.fallback_chain IS NOT NULL
 """
 
 

@@ -21,13 +21,13 @@ WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id 
 
 OUTPUTS = """
 SELECT p.external_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key, o.thumb_key, o.thumb_bytes,
-       o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.chain IS NOT NULL AS is_ordered
+       o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.fallback_chain IS NOT NULL AS is_ordered
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
   LEFT JOIN render_variants v ON v.output_id = o.id
 """
 
 JOBS = """
-SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
+SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.fallback_chain IS NULL
 """
 
 DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"

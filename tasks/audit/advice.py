@@ -83,8 +83,8 @@ OF_UPLOADS: Final[Mapping[str, str]] = {f"4 uploads {word}": _AGAIN for word in 
 
 REPAIRABLE: Final = frozenset(
     {
-        *(f"2 {table} overdue" for table in ("deliveries", "jobs", "predictions", "outputs", "notices")),
-        *(f"2 {table} held" for table in ("deliveries", "predictions", "outputs", "notices")),
+        *(f"2 {table} overdue" for table in ("deliveries", "jobs", "predictions", "outputs", "notifications")),
+        *(f"2 {table} held" for table in ("deliveries", "predictions", "outputs", "notifications")),
         "3 jobs unsettled",
         "4 objects missing", "4 objects size", "4 objects digest", "4 sample digest",
         "9 renders unplaced", "9 projects document",

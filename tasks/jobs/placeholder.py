@@ -65,7 +65,7 @@ def picture(deps: Deps, output: Output) -> bytes:
         except OSError as error:  # the job shall not fail for it: one is drawn, and a person told
             log.error("placeholder.file_unreadable", file=str(file), error=f"{type(error).__name__}: {error}")
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
-    inputs = (entry["input"] for entry in job.chain or ())
+    inputs = (entry["input"] for entry in job.fallback_chain or ())
     return draw(next((size for given in inputs if (size := wanted_size(given))), SQUARE))
 
 

@@ -35,7 +35,7 @@ def kept_seconds(settings: Settings) -> dict[str, float]:
         "failed_sources": settings.keep_failed_days,
         "deliveries": settings.keep_rows_days,
         "dead_letters": settings.keep_rows_days,
-        "notices": settings.keep_rows_days,
+        "notifications": settings.keep_rows_days,
         "jobs": settings.keep_rows_days,
     }
     return {what: kept * _DAY for what, kept in days.items() if kept > 0}

@@ -48,7 +48,7 @@ def loose(stack: Stack, template_database: str) -> Iterator[Deps]:
 
 
 def _telling(deps: Deps) -> Deps:
-    """Have the ends of jobs told to an application; nobody sends the notices."""
+    """Have the ends of jobs told to an application; nobody sends the notifications."""
     return replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
 
 

@@ -42,8 +42,8 @@ class Drill:
     def job(self, order: Order, state: str, reason: str | None) -> UUID:
         job_id = ids.new()
         self.conn.execute(
-            "INSERT INTO jobs (id, owner, kind, chain, idempotency_key, request_sha256, state, category, reason,"
-            " deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
+            "INSERT INTO jobs (id, owner, kind, fallback_chain, idempotency_key, request_sha256, state, category,"
+            " reason, deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
             (job_id, order.name, state, reason),
         )
         self.ordered.append(Ordered(order, NOW, (str(job_id),)))

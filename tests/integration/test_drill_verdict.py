@@ -214,7 +214,7 @@ def test_a_submission_that_is_repeated_needs_a_fault_or_a_troubled_order(
     """What is sent again for no reason may be made twice; orders that go wrong by their script have one."""
     world.kept(deps)
     order = next(o for o in _drawn() if o.chain[0].is_troubled and o.chain[0].fails is None)
-    conn.execute("UPDATE jobs SET chain = %s", (Jsonb([entry.asked() for entry in order.chain]),))
+    conn.execute("UPDATE jobs SET fallback_chain = %s", (Jsonb([entry.asked() for entry in order.chain]),))
     conn.execute("UPDATE predictions SET entry = 0, submitted_at = moment()")
     conn.execute(ANOTHER_SUBMISSION, edge)
     told = ledger(conn)
