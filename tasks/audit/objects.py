@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from db import objects as inventory
+from db.audit.check import Check
 from storage import keys
 from storage.keys import Rendered
 from storage.s3 import Listed
@@ -56,14 +57,16 @@ class Beside:
         found, key = partial(Finding, 4, self.subject, str(expected.output_id)), expected.key
         if listed is None:
             if expected.must_be:
-                page.add(found(f"its object {key} is missing", f"4 {self.name} missing"))
+                page.add(found(f"its object {key} is missing", Check(4, self.name, "missing")))
         elif listed.bytes != expected.bytes:
-            page.add(found(f"its object {key} has {listed.bytes} bytes, not {expected.bytes}", f"4 {self.name} size"))
+            page.add(
+                found(f"its object {key} has {listed.bytes} bytes, not {expected.bytes}", Check(4, self.name, "size"))
+            )
         elif self.deep and expected.must_be:
             digest = digest_of(self.deps, _bucket(self.deps, key), key, page.checked)
             if digest != expected.sha256:
                 what = f"its object {key} has the digest {digest}, not {expected.sha256}"
-                page.add(found(what, f"4 {self.name} digest"))
+                page.add(found(what, Check(4, self.name, "digest")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def orphans(deps: Deps, page: Page, objects: Sequence[Listed], place: str) -> No
         told = keys.parse(listed.key)
         in_flight = isinstance(told, Rendered) and told.token_start in leased
         what = f"no row names it; {listed.bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
-        finding = Finding(5, "object", listed.key, what, f"5 {place} unnamed")
+        finding = Finding(5, "object", listed.key, what, Check(5, place, "unnamed"))
         if in_flight or datetime.now(UTC) - listed.modified_at < limit:
             page.note(finding)
         else:

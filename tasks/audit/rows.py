@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any, Final
 
 from db.audit import checks as rules
+from db.audit.check import Check
 from tasks.audit import documents
 from tasks.audit.findings import Finding, Page
 from tasks.step import Deps
 
 PAGE: Final = 500
 OVERDUE_SECONDS: Final = 900.0  # so late is no row while sweeps and workers run
-DOCUMENT: Final = "9 projects document"
+DOCUMENT: Final = Check(9, "projects", "document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +30,29 @@ class Rows:
         keys = self.deps.database.run(partial(rules.page, place=self.name, after=after, limit=PAGE))
         page = Page(after=keys[-1] if len(keys) == PAGE else None)
         page.checked["histories" if self.name.endswith("_events") else self.name] += len(keys)
-        for name in self._checks() if keys else ():
-            for finding in self._ask(name, keys):
+        for check in self._checks() if keys else ():
+            for finding in self._ask(check, keys):
                 page.add(finding)
         return page
 
     def again(self, findings: list[Finding]) -> list[Finding]:
         """Ask each check once more for the rows that it found."""
-        asked: dict[str, dict[str, None]] = defaultdict(dict)  # one row may break a rule more than once
+        asked: dict[Check, dict[str, None]] = defaultdict(dict)  # one row may break a rule more than once
         for finding in findings:
             asked[finding.check][finding.id] = None
-        return [found for name, keys in asked.items() for part in _parts(list(keys)) for found in self._ask(name, part)]
+        return [
+            found for check, keys in asked.items() for part in _parts(list(keys)) for found in self._ask(check, part)
+        ]
 
-    def _checks(self) -> list[str]:
+    def _checks(self) -> list[Check]:
         return rules.checks_of(self.name, deep=self.deep) + ([DOCUMENT] if self.name == "projects" else [])
 
-    def _ask(self, name: str, keys: Sequence[str]) -> Iterable[Finding]:
-        if name == DOCUMENT:
-            return documents.look(self.deps, keys, name)
+    def _ask(self, check: Check, keys: Sequence[str]) -> Iterable[Finding]:
+        if check == DOCUMENT:
+            return documents.look(self.deps, keys, check)
         args = arguments(self.deps)
-        found = self.deps.database.run(lambda conn: rules.broken(conn, name, keys, args))
-        return (Finding(int(name.split()[0]), row["subject"], row["id"], row["what"], name) for row in found)
+        found = self.deps.database.run(lambda conn: rules.broken(conn, check, keys, args))
+        return (Finding(check.rule, row["subject"], row["id"], row["what"], check) for row in found)
 
 
 def arguments(deps: Deps) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import pytest
 from db import migrate
 from db.connection import Connection, connect
 from embedded.stack import Stack
-from moorage.errors import ConfigError
 
 SCHEMA_0001 = Path(__file__).parents[1] / "corpus" / "schema_0001.sql"
 

@@ -160,7 +160,7 @@ def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, 
 
     report = run.run(deps, deep=deep, second_look_seconds=0.0)
 
-    found = {(finding.rule, finding.id, finding.word) for finding in report.findings}
+    found = {(finding.rule, finding.id, finding.check.code) for finding in report.findings}
     assert found == {(4, str(missing.id), "missing"), (4, str(other.id), "digest" if deep else "size")}
     assert all("upload it again" in advice.todo(finding) for finding in report.findings)
     assert report.checked["uploads"] == 2
