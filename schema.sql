@@ -133,6 +133,7 @@ CREATE TABLE predictions (
     model         text,
     key_sha256    text UNIQUE,                  -- of the single-use key in the webhook URL it was submitted with
     submitted_at  timestamptz,                  -- just before the submission was sent
+    submit_uncertain boolean NOT NULL DEFAULT false, -- the submission was, or is, neither confirmed nor refused
     cancel_reason text,                         -- why the provider is to be asked to cancel it
     state         text NOT NULL CHECK (state IN ('planned', 'submitting', 'running', 'abandoned',
                                                  'succeeded', 'failed', 'cancelled', 'lost')),
@@ -160,7 +161,8 @@ CREATE TABLE predictions (
     -- abandoned without an id: it is unknown whether the provider accepted it
     CHECK (state IN ('planned', 'submitting', 'abandoned', 'failed', 'cancelled', 'lost') OR external_id IS NOT NULL),
     CHECK (state = 'planned' OR entry IS NULL OR submitted_at IS NOT NULL OR ended_at IS NOT NULL),
-    CHECK (state <> 'abandoned' OR output_until IS NOT NULL)
+    CHECK (state <> 'abandoned' OR output_until IS NOT NULL),
+    CHECK (NOT submit_uncertain OR submitted_at IS NOT NULL)
 );
 CREATE INDEX predictions_due ON predictions (run_at)
     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
@@ -185,6 +187,7 @@ CREATE TABLE outputs (
     expires_at    timestamptz,                         -- when the source expires; null: never
     refreshed_at  timestamptz,                         -- when a fresh URL was requested from the provider
     state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
+    source_expired boolean NOT NULL DEFAULT false,     -- dead, because the source expired before it could be kept
     category      text,
     reason        text,
     created_at    timestamptz NOT NULL DEFAULT moment(),
@@ -196,7 +199,7 @@ CREATE TABLE outputs (
     leased_by     text,
     leased_until  timestamptz,
     ended_at      timestamptz,
-    -- the file's facts, set when it is kept
+    -- properties of the file, set when it is kept
     media         text CHECK (media IN ('image', 'video')),
     format        text,                                -- png jpeg webp gif avif mp4 webm
     content_type  text,
@@ -224,7 +227,8 @@ CREATE TABLE outputs (
     CHECK (state NOT IN ('kept', 'discarding') OR media = 'video' OR thumb_key IS NOT NULL),
     CHECK (num_nulls(thumb_key, thumb_bytes, thumb_sha256) IN (0, 3)),
     CHECK (state <> 'kept' OR (thumb_key IS NULL) = (thumb_missing IS NOT NULL)),
-    CHECK (state <> 'dead' OR category IS NOT NULL)
+    CHECK (state <> 'dead' OR category IS NOT NULL),
+    CHECK (NOT source_expired OR state = 'dead')
 );
 CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
@@ -376,9 +380,15 @@ CREATE TABLE events (
     job_id     uuid,
     from_state text,                             -- null: the row was inserted
     to_state   text NOT NULL,
+    -- why work was given back or taken away before it ended (EventKind in moorage/transitions.py); else null
+    kind       text CHECK (kind IN ('worker_died', 'lease_expired', 'worker_stopping', 'storage_failed', 'disk_failed',
+                                    'source_unavailable', 'source_interrupted', 'attempt_failed')),
+    -- of the lease taken away: the first 8 digits of its token, as in the keys of the objects stored under it
+    lease      text CHECK (lease ~ '^[0-9a-f]{8}$'),
     reason     text,
     actor      text NOT NULL,                    -- {node}/{task id}, receiver, api, cli
-    at         timestamptz NOT NULL DEFAULT moment()
+    at         timestamptz NOT NULL DEFAULT moment(),
+    CHECK (lease IS NULL OR kind IN ('worker_died', 'lease_expired'))
 );
 CREATE INDEX events_of ON events (subject, subject_id, id);
 CREATE INDEX events_of_job ON events (job_id, id) WHERE job_id IS NOT NULL;

@@ -13,6 +13,7 @@ from uuid import UUID
 from db.connection import Connection, many, one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
+from moorage.transitions import EventKind
 
 SUBJECT: Final[Mapping[WorkTable, str]] = {
     "deliveries": "delivery",
@@ -123,13 +124,21 @@ WITH moved AS (
      WHERE id = %(row_id)s AND lease_token = %(token)s
     RETURNING id, {job} AS job_id, state
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s, %(actor)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
+SELECT '{subject}', id, job_id, state, state, %(kind)s, %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """)
 
 
-def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counted: bool) -> None:
+def hand_back(
+    conn: Connection,
+    lease: Lease,
+    *,
+    wait_seconds: float,
+    reason: str,
+    counted: bool,
+    kind: EventKind = "attempt_failed",
+) -> None:
     """
     Give a row back, to be tried again after a wait.
 
@@ -145,6 +154,7 @@ def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: st
         "wait_seconds": max(wait_seconds, 0.0),
         "reason": reason,
         "counted": counted,
+        "kind": kind,
         "actor": lease.leased_by,
     }
     if one(conn, HAND_BACK[lease.table], args) is None:
@@ -187,8 +197,10 @@ WITH held AS MATERIALIZED (
       FROM held WHERE t.id = held.id
     RETURNING t.id, {job} AS job_id, t.state, held.lease
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s || ' (lease ' || lease || ')', %(leased_by)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'worker_died', lease, %(reason)s || ' (lease ' || lease || ')',
+       %(leased_by)s
+  FROM moved
 RETURNING subject_id AS id
 """)
 
@@ -212,9 +224,9 @@ WITH expired AS MATERIALIZED (
       FROM expired WHERE t.id = expired.id
     RETURNING t.id, {job} AS job_id, t.state, expired.lease
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, 'the lease ' || lease || ' expired: its worker is gone or stuck',
-       %(actor)s
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'lease_expired', lease,
+       'the lease ' || lease || ' expired: its worker is gone or stuck', %(actor)s
   FROM moved
 RETURNING subject_id AS id
 """)

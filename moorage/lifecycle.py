@@ -14,6 +14,7 @@ from moorage.provider_types import Report
 from moorage.transitions import EDGES as EDGES
 from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
 from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
+from moorage.transitions import EventKind
 
 # --- failures ---------------------------------------------------------------------------------------------------
 
@@ -44,6 +45,7 @@ class Retry:
     at: datetime
     reason: str
     counted: bool = True
+    kind: EventKind = "attempt_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class GiveUp:
     error: str
     reason: str
     retryable: bool
+    source_expired: bool = False
 
 
 def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.0) -> float:
@@ -82,14 +85,15 @@ def after_failure(error: MoorageError, work: Work, *, now: datetime, jitter: flo
         return GiveUp(error.category, name, f"{reason} (given up after {work.errors + 1} errors)", retryable=True)
     last = work.expires_at - policy.last_try_before_expiry if work.expires_at else None
     if last is not None and now >= last:
-        return GiveUp(error.category, name, f"{reason}; the source expired before it could be kept", retryable=False)
+        reason = f"{reason}; the source expired before it could be kept"
+        return GiveUp(error.category, name, reason, retryable=False, source_expired=True)
     if error.ours:
         wait = policy.own_wait_seconds * (0.5 + jitter)
     else:
         wait = backoff(work.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
     asked = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
     at = now + timedelta(seconds=max(wait, asked))
-    return Retry(at=min(at, last) if last else at, reason=reason, counted=not error.ours)
+    return Retry(at=min(at, last) if last else at, reason=reason, counted=not error.ours, kind=error.event_kind)
 
 
 # --- what a provider's answer does ------------------------------------------------------------------------------

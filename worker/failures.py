@@ -42,7 +42,8 @@ def _record(
     if isinstance(verdict, GiveUp):
         return verdict, give_up(conn, deps, lease, step, verdict, error.facts)
     wait = max((verdict.at - moment).total_seconds(), 0.0)
-    leases.hand_back(conn, lease, wait_seconds=wait, reason=storable(verdict.reason), counted=verdict.counted)
+    reason = storable(verdict.reason)
+    leases.hand_back(conn, lease, wait_seconds=wait, reason=reason, counted=verdict.counted, kind=verdict.kind)
     return verdict, []
 
 
@@ -65,7 +66,7 @@ def give_up(
         discarding.end(conn, lease)
         facts = {**facts, "keys": [output.key, output.thumb_key]}
     else:
-        outputs.end_dead(conn, lease, why.category, reason)
+        outputs.end_dead(conn, lease, why.category, reason, source_expired=why.source_expired)
     dead_letters.add(
         conn,
         "output",

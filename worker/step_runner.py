@@ -108,7 +108,7 @@ def _carry_out(deps: Deps, spec: Spec, step: Step, lease: Lease, pulse: Pulse) -
         log.warning("lease.lost", attempt=lease.attempt)
         return []
     except HandBack as error:
-        _hand_back(deps, lease, str(error))
+        _hand_back(deps, lease, error)
         return []
     except DatabaseUnavailable as error:
         if time.monotonic() - started > RECORDABLE_SECONDS:
@@ -125,9 +125,12 @@ def _carry_out(deps: Deps, spec: Spec, step: Step, lease: Lease, pulse: Pulse) -
     return wakes
 
 
-def _hand_back(deps: Deps, lease: Lease, reason: str) -> None:
+def _hand_back(deps: Deps, lease: Lease, error: HandBack) -> None:
+    reason, kind = str(error), error.event_kind
     try:
-        deps.database.run(lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=reason, counted=False))
+        deps.database.run(
+            lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=reason, counted=False, kind=kind)
+        )
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=reason)
     else:

@@ -98,8 +98,8 @@ SELECT 'job' AS subject, e.subject_id::text AS id, 'event ' || e.id || ' makes i
 SELECT 'output' AS subject, o.id::text AS id, 'it was ended under a lease that event ' || e.id || ' had taken away'
        AS what
   FROM outputs o JOIN events e ON e.subject = 'output' AND e.subject_id = o.id
- WHERE o.id {_THESE} AND e.from_state = e.to_state
-   AND substring(e.reason FROM 'lease ([0-9a-f]{{8}})') = substring(o.key FROM '-([0-9a-f]{{8}})[.][a-z0-9]+$')
+ WHERE o.id {_THESE}
+   AND e.lease = substring(o.key FROM '-([0-9a-f]{{8}})[.][a-z0-9]+$')
 """,
     Check(6, "outputs", "thief"): f"""
 SELECT 'output' AS subject, id::text AS id, 'its file and its thumbnail were stored under two leases' AS what

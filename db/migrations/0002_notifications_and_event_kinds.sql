@@ -52,3 +52,38 @@ ALTER TABLE events ADD CONSTRAINT events_subject_check
 
 -- The position of an interrupted audit names its findings by the old table: the next audit starts at the beginning.
 DELETE FROM cursors WHERE sweep = 'audit';
+
+-- Columns for what was decided by the text of a reason until now; the old texts are read here for the last time.
+ALTER TABLE predictions ADD COLUMN submit_uncertain boolean NOT NULL DEFAULT false;
+UPDATE predictions p SET submit_uncertain = true
+ WHERE submitted_at IS NOT NULL
+   AND (starts_with(reason, 'submit uncertain: ')
+        OR EXISTS (SELECT FROM events e
+                    WHERE e.subject = 'prediction' AND e.subject_id = p.id AND e.from_state = 'submitting'
+                      AND starts_with(e.reason, 'submit uncertain: ')));
+ALTER TABLE predictions ADD CHECK (NOT submit_uncertain OR submitted_at IS NOT NULL);
+
+ALTER TABLE outputs ADD COLUMN source_expired boolean NOT NULL DEFAULT false;
+UPDATE outputs SET source_expired = true
+ WHERE state = 'dead' AND reason LIKE '%; the source expired before it could be kept';
+ALTER TABLE outputs ADD CHECK (NOT source_expired OR state = 'dead');
+
+ALTER TABLE events ADD COLUMN kind text, ADD COLUMN lease text;
+UPDATE events
+   SET kind = CASE WHEN reason LIKE 'its process died%' THEN 'worker_died'
+                   WHEN reason ~ '^the lease [0-9a-f]{8} expired' THEN 'lease_expired'
+                   WHEN reason LIKE '%the worker is stopping' THEN 'worker_stopping'
+                   WHEN reason ~ '^(copy|delete|get|head|list|presign|put|read) of ' THEN 'storage_failed'
+                   WHEN reason ~ '^(the temporary folder|reading the temporary file): ' THEN 'disk_failed'
+                   WHEN reason LIKE 'the server answered %' THEN 'source_unavailable'
+                   WHEN reason LIKE 'the download broke: %' THEN 'source_interrupted'
+                   ELSE 'attempt_failed' END,
+       lease = CASE WHEN reason LIKE 'its process died%' THEN substring(reason FROM '\(lease ([0-9a-f]{8})\)$')
+                    ELSE substring(reason FROM '^the lease ([0-9a-f]{8}) expired') END
+ WHERE (subject IN ('delivery', 'prediction', 'output', 'notification') AND from_state = to_state)
+    OR (subject = 'prediction' AND from_state = 'submitting' AND to_state = 'planned');
+ALTER TABLE events
+    ADD CHECK (kind IN ('worker_died', 'lease_expired', 'worker_stopping', 'storage_failed', 'disk_failed',
+                        'source_unavailable', 'source_interrupted', 'attempt_failed')),
+    ADD CHECK (lease ~ '^[0-9a-f]{8}$'),
+    ADD CHECK (lease IS NULL OR kind IN ('worker_died', 'lease_expired'));

@@ -46,7 +46,7 @@ def prospect(job: Job, stands_in: tuple[UUID, str] | None) -> Literal["none", "w
 
 def reason(why: str) -> str:
     """Return what a job that shows a placeholder says."""
-    return why if why.startswith("placeholder: ") else f"placeholder: {why}"
+    return f"placeholder: {why}"
 
 
 def choose(conn: Connection, job: Job, why: GiveUp, *, actor: str) -> list[Wake]:

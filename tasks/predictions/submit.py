@@ -150,7 +150,8 @@ def record(
         return _taken(conn, deps, lease, job, prediction, provider, answer)
     reason = storable(str(answer))
     if isinstance(answer, HandBack):
-        submissions.back(conn, lease, wait_seconds=0, reason=f"not sent: {reason}", counted=False)
+        reason = f"not sent: {reason}"
+        submissions.back(conn, lease, wait_seconds=0, reason=reason, counted=False, kind=answer.event_kind)
     elif isinstance(answer, NotSubmitted):
         return _again(conn, deps, lease, job, prediction, answer)
     elif isinstance(answer, Permanent):
@@ -158,6 +159,7 @@ def record(
         return submit_outcome.fail(conn, lease, job, prediction, why)
     elif submit_recovery.may_be_found(provider):
         reason = f"{submit_outcome.UNCERTAIN}: {reason}"
+        submissions.mark_uncertain(conn, lease)
         leases.hand_back(conn, lease, wait_seconds=submit_recovery.LOOKS[0], reason=reason, counted=False)
     else:
         return submit_outcome.abandon(conn, lease, job, prediction, provider, reason, nothing_made=False)
@@ -192,7 +194,8 @@ def _again(
     if isinstance(verdict, GiveUp):
         return submit_outcome.fail(conn, lease, job, prediction, verdict)
     wait = (verdict.at - moment).total_seconds()
-    submissions.back(conn, lease, wait_seconds=wait, reason=storable(verdict.reason), counted=verdict.counted)
+    reason = storable(verdict.reason)
+    submissions.back(conn, lease, wait_seconds=wait, reason=reason, counted=verdict.counted, kind=verdict.kind)
     return []
 
 

@@ -11,7 +11,7 @@ from db import jobs as jobs_table
 from db.connection import BEGIN, Connection, connect, one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
-from moorage.lifecycle import GiveUp, Policy
+from moorage.lifecycle import GiveUp, Policy, Retry
 from moorage.model import Kept, Lease, Media, Thumbnail, WorkTable
 from storage import keys
 from tasks.jobs import replay
@@ -175,9 +175,10 @@ class Real:
             return lambda conn: discarding.end(conn, lease)
         if name == "ingest":
             return lambda conn: self._ingest(conn, lease)
-        if memo.reason == str(ERRORS["storage away"]):
+        if isinstance(memo, Retry) and memo.kind == "storage_failed":
             return lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=memo.reason, counted=False)
-        error = next(e for e in ERRORS.values() if memo.reason.startswith(str(e)))
+        name = memo.error if isinstance(memo, GiveUp) else "DownloadInterrupted"
+        error = next(e for e in ERRORS.values() if type(e).__name__ == name)
         return lambda conn: failures._record(conn, deps, lease, "keep", error)
 
     def _unleased(self, name: str, slot: int) -> Work:

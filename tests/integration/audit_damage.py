@@ -47,9 +47,9 @@ _ON_HISTORY: Final = {
     "7 jobs unpublished": "UPDATE events SET id = id + 1000 WHERE subject = 'render'",
     "7 renders apart": "UPDATE events SET id = id + 1000 WHERE subject = 'render'",
     # what a worker does that writes after a sweep took its row away
-    "6 outputs lost": "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)"
-    " SELECT 'output', id, job_id, 'waiting', 'waiting', 'the lease ' || substring(key FROM '-([0-9a-f]{8})[.]') ||"
-    " ' expired: its worker is gone or stuck', 'x' FROM outputs WHERE key IS NOT NULL",
+    "6 outputs lost": "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, actor)"
+    " SELECT 'output', id, job_id, 'waiting', 'waiting', 'lease_expired', substring(key FROM '-([0-9a-f]{8})[.]'), 'x'"
+    " FROM outputs WHERE key IS NOT NULL",
     "6 outputs thief": "UPDATE outputs SET thumb_key = replace(thumb_key, '_thumb', '0_thumb')",
 }
 

@@ -151,8 +151,8 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     job_id = world.kept(deps)
     told, moments = ledger(conn), (time.time() - 300, time.time())
     died = """
-    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-    SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'keep1@host/task' FROM outputs
+    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs
      WHERE job_id = %s
     """
 

@@ -67,6 +67,7 @@ def test_our_own_outage_does_not_count():
 
     assert isinstance(verdict, Retry)
     assert not verdict.counted
+    assert verdict.kind == "storage_failed"
     assert 2.5 <= wait_of(verdict) <= 7.5
 
 
@@ -89,6 +90,7 @@ def test_after_the_last_try_it_is_given_up_with_the_reason(error):
 
     assert isinstance(verdict, GiveUp)
     assert "expired" in verdict.reason
+    assert verdict.source_expired
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
