@@ -15,7 +15,7 @@ from db.connection import Connection
 from storage.s3 import Blobs
 
 CORPUS: Final = Path(__file__).parents[1] / "corpus"
-UNCERTAIN_KEY: Final = "the key of the uncertain submission"  # in its webhook URL
+UNCERTAIN_KEY: Final = "key-of-the-uncertain-submission"  # in its webhook URL
 
 COLUMNS: Final = """
 SELECT attname, atttypid = 'timestamptz'::regtype AS is_time FROM pg_attribute

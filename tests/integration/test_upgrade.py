@@ -154,7 +154,8 @@ def test_an_upgraded_uncertain_submission_is_found_in_the_list(at: World, studio
         "SELECT id FROM predictions WHERE submit_uncertain AND state = 'submitting' AND seq = 0"
     ).fetchall()
     webhook = f"http://moorage.example/webhooks/replicate?key={old_database.UNCERTAIN_KEY}"
-    studio.made.append({"id": "found", "created_at": datetime.now(UTC).isoformat(), "webhook": webhook})
+    listed = {"id": "found", "status": "starting", "input": {}, "webhook": webhook}
+    studio.made.append({**listed, "created_at": datetime.now(UTC).isoformat()})
     at.conn.execute(
         "UPDATE predictions SET submitted_at = moment() - interval '9 s', run_at = moment() WHERE id = %s", (row["id"],)
     )
