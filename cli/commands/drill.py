@@ -32,9 +32,9 @@ LEASE_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to work off what was held up
 SETTINGS: Final = {
     "MOORAGE_LEASE_SECONDS": f"{LEASE_SECONDS:.0f}",  # so that a frozen worker is fenced within the drill's time
-    "MOORAGE_POLL_FIRST_SECONDS": "15",
-    "MOORAGE_WAIT_CAP_SECONDS": "20",
-    "MOORAGE_MAX_CRASHES": "50",  # more crashes than in a year: poison is not what the drill is about
+    "MOORAGE_DEV_POLL_FIRST_SECONDS": "15",
+    "MOORAGE_DEV_WAIT_CAP_SECONDS": "20",
+    "MOORAGE_DEV_MAX_CRASHES": "50",  # more crashes than in a year: poison is not what the drill is about
     "MOORAGE_MAX_ERRORS": "50",
 }
 
