@@ -5,11 +5,11 @@ from datetime import datetime
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.model import Lease
 
 # Part of the statement that ends a job (jobs.MOVE), beside its `moved` and `told`.
-ADD_OF_AN_END = """
+ADD_FOR_JOB_END = """
 notified AS (
     INSERT INTO notifications (id, event_id, job_id, type)
     SELECT %(notification_id)s, told.id, moved.id, 'job.' || moved.state
@@ -38,7 +38,7 @@ GET = "SELECT id, event_id AS sequence, job_id, type, created_at FROM notificati
 
 def get(conn: Connection, notification_id: UUID) -> Notification | None:
     """Return a notification."""
-    row = one(conn, GET, {"id": notification_id})
+    row = fetch_one(conn, GET, {"id": notification_id})
     return Notification(**row) if row else None
 
 
@@ -49,25 +49,25 @@ SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, 
 """
 
 
-def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return the notifications of a job, its first end first."""
-    return many(conn, OF_JOB, {"job_id": job_id})
+    return fetch_all(conn, OF_JOB, {"job_id": job_id})
 
 
-END_SENT = leases.ending("notifications", "waiting", "sent", "category = NULL, reason = NULL")
+END_SENT = leases.build_end_statement("notifications", "waiting", "sent", "category = NULL, reason = NULL")
 
 
 def end_sent(conn: Connection, lease: Lease) -> None:
     """Record that the application took a notification; LeaseLost when another worker owns it."""
-    leases.end(conn, lease, END_SENT)
+    leases.execute_end(conn, lease, END_SENT)
 
 
-END_DEAD = leases.ending("notifications", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
+END_DEAD = leases.build_end_statement("notifications", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> UUID:
     """Give up on a notification; returns its job. LeaseLost when another worker owns it."""
-    return leases.end(conn, lease, END_DEAD, category=category, reason=reason)
+    return leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
 
 
 POISON = """
@@ -85,7 +85,7 @@ RETURNING job_id
 
 def poison(conn: Connection, notification_id: UUID, reason: str, *, max_crashes: int, actor: str) -> UUID | None:
     """End a notification whose workers keep dying; returns its job, None when it is no longer such a row."""
-    row = one(conn, POISON, {"id": notification_id, "reason": reason, "max_crashes": max_crashes, "actor": actor})
+    row = fetch_one(conn, POISON, {"id": notification_id, "reason": reason, "max_crashes": max_crashes, "actor": actor})
     return UUID(str(row["job_id"])) if row else None
 
 
@@ -105,4 +105,4 @@ RETURNING subject_id AS id
 
 def replay(conn: Connection, notification_id: UUID, actor: str) -> bool:
     """Make a dead notification wait again; False when it is not dead."""
-    return one(conn, REPLAY, {"id": notification_id, "actor": actor}) is not None
+    return fetch_one(conn, REPLAY, {"id": notification_id, "actor": actor}) is not None

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.errors import LeaseLost
-from moorage.model import Kept, Lease, Output
-from moorage.provider_types import Found
+from moorage.model import StoredOutput, Lease, Output
+from moorage.provider_types import OutputFile
 
 ADD = """
 WITH made AS (
@@ -36,7 +36,7 @@ def add(
     *,
     job_id: UUID,
     prediction_id: UUID,
-    found: Found,
+    found: OutputFile,
     expires_at: datetime | None,
     actor: str,
     object_key: str | None = None,
@@ -61,7 +61,7 @@ def add(
         "problem": found.problem,
         "actor": actor,
     }
-    return one(conn, ADD, args) is not None
+    return fetch_one(conn, ADD, args) is not None
 
 
 RENEW_SOURCE = """
@@ -72,10 +72,10 @@ RETURNING id
 """
 
 
-def renew_source(conn: Connection, prediction_id: UUID, found: Found, expires_at: datetime | None) -> bool:
+def update_source_url(conn: Connection, prediction_id: UUID, found: OutputFile, expires_at: datetime | None) -> bool:
     """Take a fresh URL and expiry for a path that is still waiting; False when nothing changed."""
     args = {"prediction_id": prediction_id, "path": found.path, "url": found.url, "expires_at": expires_at}
-    return one(conn, RENEW_SOURCE, args) is not None
+    return fetch_one(conn, RENEW_SOURCE, args) is not None
 
 
 REFRESH = """
@@ -86,10 +86,10 @@ RETURNING id
 """
 
 
-def refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
+def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
     """Record that the provider was asked for a fresh URL, and take it; LeaseLost when another worker owns the row."""
     args = {"id": lease.row_id, "token": lease.token, "url": url, "expires_at": expires_at}
-    if one(conn, REFRESH, args) is None:
+    if fetch_one(conn, REFRESH, args) is None:
         raise LeaseLost(f"output {lease.row_id}: the lease is lost")
 
 
@@ -103,11 +103,11 @@ SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path
 
 def get(conn: Connection, output_id: UUID) -> Output | None:
     """Return an output with where its file comes from."""
-    row = one(conn, GET, {"id": output_id})
+    row = fetch_one(conn, GET, {"id": output_id})
     return Output(**row) if row else None
 
 
-END_KEPT = leases.ending(
+END_KEPT = leases.build_end_statement(
     "outputs",
     "waiting",
     "kept",
@@ -120,7 +120,7 @@ END_KEPT = leases.ending(
 )
 
 
-def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
+def end_kept(conn: Connection, lease: Lease, kept: StoredOutput) -> None:
     """Record a stored file; LeaseLost when another worker owns the output."""
     thumb = kept.thumb
     facts: dict[str, Any] = {
@@ -136,10 +136,10 @@ def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
         "thumb_height_px": thumb.height_px if thumb else None,
         "thumb_missing": kept.thumb_missing,
     }
-    leases.end(conn, lease, END_KEPT, **facts)
+    leases.execute_end(conn, lease, END_KEPT, **facts)
 
 
-END_DEAD = leases.ending(
+END_DEAD = leases.build_end_statement(
     "outputs",
     "waiting",
     "dead",
@@ -149,7 +149,7 @@ END_DEAD = leases.ending(
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """Give up on an output; LeaseLost when another worker owns it."""
-    leases.end(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
+    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 # An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
@@ -175,7 +175,7 @@ RETURNING subject_id AS id
 def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
     """End an output whose workers keep dying; False when it is no longer such a row."""
     args = {"id": output_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return one(conn, POISON, args) is not None
+    return fetch_one(conn, POISON, args) is not None
 
 
 REPLAY = """
@@ -194,7 +194,7 @@ RETURNING subject_id AS id
 
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Make a dead output wait again; False when its source is gone or it is not dead."""
-    return one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
+    return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
 OF_JOB = """
@@ -205,6 +205,6 @@ SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END
 """
 
 
-def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs in their order."""
-    return many(conn, OF_JOB, {"job_id": job_id})
+    return fetch_all(conn, OF_JOB, {"job_id": job_id})

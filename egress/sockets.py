@@ -24,7 +24,7 @@ _pulse: contextvars.ContextVar[Callable[[], None]] = contextvars.ContextVar("moo
 
 
 @contextlib.contextmanager
-def pulsing(pulse: Callable[[], None]) -> Iterator[None]:
+def call_while_waiting(pulse: Callable[[], None]) -> Iterator[None]:
     """Call `pulse` before every read of a socket inside, and each second that a read waits; what it raises gets out."""
     token = _pulse.set(pulse)
     try:

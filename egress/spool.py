@@ -9,7 +9,7 @@ from typing import IO, BinaryIO, cast
 from media import sniff
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadRefused
-from moorage.model import Fetched
+from moorage.model import FetchedFile
 
 
 class Spool:
@@ -45,13 +45,13 @@ class Spool:
         with _disk():
             self._file.write(chunk)
 
-    def done(self, declared_type: str | None = None) -> Fetched:
+    def done(self, declared_type: str | None = None) -> FetchedFile:
         """Return the whole file, positioned at 0."""
         with _disk():
             self._file.flush()
             self._file.seek(0)
         file = cast(BinaryIO, self._file)
-        return Fetched(file=file, bytes=self.bytes, sha256=self._hash.hexdigest(), declared_type=declared_type)
+        return FetchedFile(file=file, bytes=self.bytes, sha256=self._hash.hexdigest(), declared_type=declared_type)
 
     def _check(self) -> None:
         size = max(self.bytes, self.expected or 0)
@@ -63,7 +63,7 @@ class Spool:
 
 
 @contextlib.contextmanager
-def opened(limits: Limits) -> Iterator[Spool]:
+def open_spool(limits: Limits) -> Iterator[Spool]:
     """Open a spool over a file without a name, so that the kernel frees it with a killed process."""
     with contextlib.ExitStack() as stack:
         with _disk():
@@ -74,7 +74,7 @@ def opened(limits: Limits) -> Iterator[Spool]:
 def _cap(head: bytes, limits: Limits) -> int:
     if len(head) < 12:  # not yet enough to tell
         return limits.max_bytes
-    kind = sniff.kind(head)
+    kind = sniff.detect_format(head)
     return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
 
 

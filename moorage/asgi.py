@@ -12,7 +12,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class FromEnvironment:
+class LazyApp:
     """The application of this process."""
 
     def __init__(self, make: Callable[[], App]) -> None:

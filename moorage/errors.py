@@ -70,7 +70,7 @@ class LeaseLost(MoorageError):
     """Another worker owns this row, or nobody does any more: stop quietly, write nothing."""
 
 
-class HandBack(MoorageError):
+class StepInterrupted(MoorageError):
     """The worker is stopping and this work cannot end in time: give the row back, its attempt not counted."""
 
     event_kind: EventKind = "worker_stopping"
@@ -92,13 +92,13 @@ class KeysStale(Transient):
     category: Category = "PROVIDER_FAILED"
 
 
-class Unreadable(Permanent):
+class MalformedPayload(Permanent):
     """A correctly signed body that cannot be understood as the provider's dialect."""
 
     category: Category = "VALIDATION_FAILED"
 
 
-class NotOurs(MoorageError):
+class UnrelatedEvent(MoorageError):
     """A correctly signed delivery about something that is no prediction: it is ignored, with this reason."""
 
 
@@ -179,7 +179,7 @@ class DownloadRefused(Permanent):
 # --- validation -----------------------------------------------------------------------------------------------
 
 
-class Invalid(Permanent):
+class InvalidMedia(Permanent):
     """The bytes are not a whole picture or video of an accepted format within the limits."""
 
     category: Category = "VALIDATION_FAILED"
@@ -188,13 +188,13 @@ class Invalid(Permanent):
 # --- webhooks out ---------------------------------------------------------------------------------------------
 
 
-class NotifyFailed(Transient):
+class NotificationFailed(Transient):
     """The application did not take a notification: no answer in time, or one that is not 2xx."""
 
     category: Category = "NOTIFY_FAILED"
 
 
-class NotifyRefused(Permanent):
+class NotificationRefused(Permanent):
     """The application wants no more of a notification (410), or there is nobody to send it to."""
 
     category: Category = "NOTIFY_FAILED"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.model import JobState, PredictionState
-from moorage.provider_types import Report
+from moorage.provider_types import PredictionReport
 from moorage.transitions import EDGES as EDGES
 from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
 from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
@@ -20,7 +20,7 @@ from moorage.transitions import EventKind
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """How long and how often to try."""
 
     max_errors: int = 12
@@ -31,7 +31,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RetryContext:
     """What the decision needs to know of the row that failed."""
 
     errors: int  # failures written back before this one
@@ -49,7 +49,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class DeadLetterDecision:
     """Write a dead letter."""
 
     category: Category
@@ -75,18 +75,18 @@ def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.
     return jitter * min(cap, base * 2.0 ** min(attempt, 30))  # 2.0**1024 overflows
 
 
-def after_failure(error: MoorageError, work: Work, *, now: datetime, jitter: float, policy: Policy) -> Retry | GiveUp:
+def decide_after_failure(error: MoorageError, work: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy) -> Retry | DeadLetterDecision:
     """Decide what follows a failure; our own outages count against the URL's life only."""
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):
-        return GiveUp(error.category, name, reason, error.retryable)
+        return DeadLetterDecision(error.category, name, reason, error.retryable)
     if not error.ours and work.errors + 1 >= policy.max_errors:
-        return GiveUp(error.category, name, f"{reason} (given up after {work.errors + 1} errors)", retryable=True)
+        return DeadLetterDecision(error.category, name, f"{reason} (given up after {work.errors + 1} errors)", retryable=True)
     last = work.expires_at - policy.last_try_before_expiry if work.expires_at else None
     if last is not None and now >= last:
         reason = f"{reason}; the source expired before it could be kept"
-        return GiveUp(error.category, name, reason, retryable=False, source_expired=True)
+        return DeadLetterDecision(error.category, name, reason, retryable=False, source_expired=True)
     if error.ours:
         wait = policy.own_wait_seconds * (0.5 + jitter)
     else:
@@ -100,7 +100,7 @@ def after_failure(error: MoorageError, work: Work, *, now: datetime, jitter: flo
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class PredictionContext:
     """What the decision on a report needs to know, read under the job lock."""
 
     prediction: PredictionState
@@ -112,41 +112,41 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Ignore:
+class IgnoreReport:
     """Record it; it changes nothing."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class RecordStatus:
     """Still running: remember the provider's word."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
+class PollNow:
     """It ended, and the answer says no more than that: ask for the whole one at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choose:
+class ChoosePrediction:
     """The first terminal success of a job: its outputs are the job's. `reopens` when the job had ended without any."""
 
     reopens: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class RefreshUrls:
     """A later answer of the chosen prediction: only fresh URLs and expiries of paths already known are taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class LateSuccess:
     """A success that another prediction of the job was faster than."""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class EndPrediction:
     """The prediction ended without files; `closes_job` unless something else is still to be awaited."""
 
     state: PredictionState
@@ -154,56 +154,56 @@ class End:
     reason: str
 
 
-Verdict = Ignore | Note | Fetch | Choose | Renew | Late | End
+ReportDecision = IgnoreReport | RecordStatus | PollNow | ChoosePrediction | RefreshUrls | LateSuccess | EndPrediction
 
 
-def on_report(report: Report, at: Situation) -> Verdict:
+def on_report(report: PredictionReport, at: PredictionContext) -> ReportDecision:
     """Decide what a webhook or poll answer does; a prediction's status only moves forward."""
     if at.prediction in TERMINAL_PREDICTION:
-        return _after_the_end(report, at)
+        return _on_report_after_end(report, at)
     if report.status in ("queued", "running", "unknown"):
-        return Note()
+        return RecordStatus()
     if report.needs_fetch and at.can_ask:
-        return Fetch()
+        return PollNow()
     if report.status == "succeeded":
         return _on_success(report, at)
     if report.status == "cancelled":
-        return End("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
-    return End("failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason")
+        return EndPrediction("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
+    return EndPrediction("failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason")
 
 
-def _after_the_end(report: Report, at: Situation) -> Verdict:
+def _on_report_after_end(report: PredictionReport, at: PredictionContext) -> ReportDecision:
     if report.status == "succeeded" and at.prediction == "succeeded":
-        return Renew() if at.is_chosen and report.outputs else Ignore("duplicate: the prediction had succeeded")
+        return RefreshUrls() if at.is_chosen and report.outputs else IgnoreReport("duplicate: the prediction had succeeded")
     if report.status == "succeeded" and at.prediction == "lost" and report.outputs:
         return _on_success(report, at)
     if report.status in ("queued", "running", "unknown"):
-        return Ignore(f"backwards: {report.raw_status} after {at.prediction}")
-    return Ignore(f"late: {report.raw_status} after {at.prediction}")
+        return IgnoreReport(f"backwards: {report.raw_status} after {at.prediction}")
+    return IgnoreReport(f"late: {report.raw_status} after {at.prediction}")
 
 
-def _on_success(report: Report, at: Situation) -> Verdict:
+def _on_success(report: PredictionReport, at: PredictionContext) -> ReportDecision:
     if not report.outputs:
         if report.needs_fetch:
             why = "the webhook tells of files without bringing them, and the provider cannot be asked for them"
-            return End("lost", "PROVIDER_FAILED", f"{why}: {report.error}" if report.error else why)
+            return EndPrediction("lost", "PROVIDER_FAILED", f"{why}: {report.error}" if report.error else why)
         if report.data_removed:
-            return End("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
-        return End("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
+            return EndPrediction("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
+        return EndPrediction("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
     if at.job == "open" or (at.job == "keeping" and at.placeholder):
-        return Choose(reopens=False)
+        return ChoosePrediction(reopens=False)
     if at.job == "partial" and at.placeholder:
-        return Choose(reopens=True)
+        return ChoosePrediction(reopens=True)
     if at.job == "failed" and not at.has_render:
-        return Choose(reopens=True)
-    return Late()
+        return ChoosePrediction(reopens=True)
+    return LateSuccess()
 
 
 # --- how a job ends ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class OutputCounts:
     """
     A job's outputs by state, counted in a statement of its own after the job was locked.
 
@@ -220,7 +220,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class Settlement:
     """
     End the job: publish what was kept, or discard it.
 
@@ -232,7 +232,7 @@ class Settle:
     discard_kept: bool = False
 
 
-def on_counts(counts: Counts, partial: str, *, more: bool = False) -> Settle | None:
+def on_output_counts(counts: OutputCounts, partial: str, *, more: bool = False) -> Settlement | None:
     """
     Decide whether and how a `keeping` job ends; None while an output is still waiting.
 
@@ -242,19 +242,19 @@ def on_counts(counts: Counts, partial: str, *, more: bool = False) -> Settle | N
     if counts.waiting:
         return None
     if counts.kept and not counts.dead:
-        return Settle("succeeded", publish=True)
+        return Settlement("succeeded", publish=True)
     if counts.kept and partial == "keep":
-        return Settle("partial", publish=True)
+        return Settlement("partial", publish=True)
     if counts.placeholders and not more:
-        return Settle("partial", publish=True, discard_kept=counts.kept > 0)
-    return Settle("failed", publish=False, discard_kept=counts.kept > 0)
+        return Settlement("partial", publish=True, discard_kept=counts.kept > 0)
+    return Settlement("failed", publish=False, discard_kept=counts.kept > 0)
 
 
 # --- what follows a try that brought nothing --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class FallbackState:
     """
     What a job that has nothing can still hope for, read under its lock.
 
@@ -269,10 +269,10 @@ class Prospect:
     placeholder: Literal["none", "wanted", "kept"]
 
 
-Following = Literal["await", "entry", "placeholder", "show placeholder", "fail"]
+FallbackDecision = Literal["await", "entry", "placeholder", "show placeholder", "fail"]
 
 
-def after_nothing(at: Prospect) -> Following:
+def on_no_files(at: FallbackState) -> FallbackDecision:
     """Decide what follows when a prediction, or every file of the chosen one, came to nothing."""
     if at.awaited:
         return "await"

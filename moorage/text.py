@@ -1,7 +1,7 @@
 """Text that PostgreSQL can store."""
 
 
-def storable(text: str, limit: int = 2000) -> str:
+def to_storable(text: str, limit: int = 2000) -> str:
     """Return text without NUL and lone surrogates (shown escaped), cut to `limit` characters."""
     safe = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"

@@ -7,21 +7,21 @@ from typing import Final
 import providers
 from moorage import logs, metrics
 from moorage import settings as settings_module
-from moorage.asgi import FromEnvironment, Receive, Scope, Send
+from moorage.asgi import LazyApp, Receive, Scope, Send
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
-from receiver.connection_pool import Connections
-from receiver.deliveries import Recorder
-from receiver.responses import KINDS, Response, problem, send_response
-from receiver.webhooks import Webhooks, provider_in
-from worker.publish import Relay
+from receiver.connection_pool import ConnectionPool
+from receiver.deliveries import DeliveryRecorder
+from receiver.responses import KINDS, Response, problem_response, send_response
+from receiver.webhooks import WebhookReceiver, parse_provider_name
+from worker.publish import WakeRelay
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 ALLOW_WEBHOOK: Final = (b"allow", b"POST, GET, HEAD, OPTIONS")
 ALLOW_READ: Final = (b"allow", b"GET, HEAD")
-_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: "database", KeysStale: "keys"}
+_UNAVAILABLE_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: "database", KeysStale: "keys"}
 
 
 class Receiver:
@@ -29,10 +29,10 @@ class Receiver:
 
     def __init__(self, settings: Settings) -> None:
         self._database_url = settings.database_url.get_secret_value()
-        self._connections = Connections(self._database_url)
-        self._relay = Relay()
-        recorder = Recorder(self._connections, answer_seconds=settings.constants.answer_seconds)
-        self._webhooks = Webhooks(settings, providers.load(settings), recorder, self._relay)
+        self._connections = ConnectionPool(self._database_url)
+        self._relay = WakeRelay()
+        recorder = DeliveryRecorder(self._connections, answer_seconds=settings.constants.answer_seconds)
+        self._webhooks = WebhookReceiver(settings, providers.load(settings), recorder, self._relay)
         self._readiness = health.Readiness(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,13 +57,13 @@ class Receiver:
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         """Turn whatever happens into an answer: the outermost line of a request."""
         try:
-            name = provider_in(scope["path"])
+            name = parse_provider_name(scope["path"])
             if name is not None:
                 return await self._webhook(name, scope, receive)
             return await self._probe(scope)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
-            return problem(500, "the receiver failed; its log says why")
+            return problem_response(500, "the receiver failed; its log says why")
 
     async def _webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
         started = time.perf_counter()
@@ -75,9 +75,9 @@ class Receiver:
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
-            return problem(error.status, str(error))
+            return problem_response(error.status, str(error))
         except Transient as error:
-            return _unavailable(name, error)
+            return _unavailable_response(name, error)
         finally:
             if scope["method"] == "POST":
                 metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
@@ -90,32 +90,32 @@ class Receiver:
             return Response(204, headers=(ALLOW_WEBHOOK,))
         if method in ("GET", "HEAD"):
             return Response(200, b'{"status": "ok", "method": "POST"}', headers=(ALLOW_WEBHOOK,))
-        return problem(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
+        return problem_response(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
 
     async def _probe(self, scope: Scope) -> Response:
         path = scope["path"].removesuffix("/")
         if path not in ("/healthz", "/readyz", "/metrics"):
-            return problem(404, "nothing is here: webhooks go to /webhooks/{provider}")
+            return problem_response(404, "nothing is here: webhooks go to /webhooks/{provider}")
         if scope["method"] not in ("GET", "HEAD"):
-            return problem(405, "this address is only read: use GET", ALLOW_READ)
+            return problem_response(405, "this address is only read: use GET", ALLOW_READ)
         if path == "/healthz":
-            return health.health()
+            return health.liveness()
         if path == "/readyz":
             return await self._readiness.answer()
-        return await health.scrape(self._database_url)
+        return await health.scrape_metrics(self._database_url)
 
 
-def _unavailable(name: str, error: Transient) -> Response:
-    reason = _REASONS.get(type(error), "bytes_in_flight")
+def _unavailable_response(name: str, error: Transient) -> Response:
+    reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
     metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
     log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
-    return problem(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
+    return problem_response(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
 
 
-def _from_settings() -> Receiver:
-    settings = settings_module.get()
-    logs.setup(settings.log_level, settings.log_format)
+def _build_app() -> Receiver:
+    settings = settings_module.get_settings()
+    logs.configure_logging(settings.log_level, settings.log_format)
     return Receiver(settings)
 
 
-app = FromEnvironment(_from_settings)
+app = LazyApp(_build_app)

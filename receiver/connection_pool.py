@@ -20,7 +20,7 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 MAX_CONNECTIONS: Final = 8
 
 
-class Connections:
+class ConnectionPool:
     """At most eight connections in autocommit mode, the one used last first."""
 
     def __init__(self, url: str, *, limit: int = MAX_CONNECTIONS) -> None:
@@ -53,7 +53,7 @@ class Connections:
     async def _take(self) -> Connection | None:
         while self._idle:
             conn = self._idle.pop()
-            if not conn.closed and not _has_input(conn):
+            if not conn.closed and not _has_unread_bytes(conn):
                 return conn
             await conn.close()
         return None
@@ -73,7 +73,7 @@ class Connections:
         )
 
 
-def _has_input(conn: Connection) -> bool:
+def _has_unread_bytes(conn: Connection) -> bool:
     """Tell whether the server said something unasked: its farewell, nearly always."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)

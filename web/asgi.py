@@ -16,7 +16,7 @@ from web import openapi, routes
 from web.page import views as page
 
 
-class Life:
+class AppLifespan:
     """Passes the server's two events on to one application and its answers back."""
 
     def __init__(self, app: ASGIApp, scope: Scope) -> None:
@@ -49,10 +49,10 @@ class Life:
         raise RuntimeError(f"the application ended without an answer to {event}")
 
 
-WEBHOOKS: Final = "/api/v1/webhooks/"
+WEBHOOK_PREFIX: Final = "/api/v1/webhooks/"
 
 
-class Front:
+class CombinedApp:
     """Hands the API and the page their paths, and the receiver all others; both live as long as the server."""
 
     def __init__(self, *, api: ASGIApp, receiver: ASGIApp) -> None:
@@ -64,40 +64,40 @@ class Front:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
             return
-        app = self._api if is_api(scope["path"]) else self._receiver
+        app = self._api if is_api_path(scope["path"]) else self._receiver
         await app(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start both, stop both; where one refuses to start, the other is stopped and the refusal passed on."""
         await receive()
-        started: list[Life] = []
+        started: list[AppLifespan] = []
         for app in (self._receiver, self._api):
-            life = Life(app, scope)
+            life = AppLifespan(app, scope)
             answer = await life.start()
             if answer["type"] != "lifespan.startup.complete":
-                await _stop(started)
+                await _stop_all(started)
                 await send(answer)
                 return
             started.append(life)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await _stop(started)
+        await _stop_all(started)
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def is_api(path: str) -> bool:
+def is_api_path(path: str) -> bool:
     """Return whether a path is the API's or the page's; webhooks may come under /api/v1 too: the receiver's."""
-    if path.startswith(WEBHOOKS):
+    if path.startswith(WEBHOOK_PREFIX):
         return False
-    if path == openapi.PATH or page.is_page(path):
+    if path == openapi.PATH or page.is_page_path(path):
         return True
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
-async def _stop(lives: list[Life]) -> None:
+async def _stop_all(lives: list[AppLifespan]) -> None:
     for life in reversed(lives):
         await life.stop()
 
 
 # By name: the receiver is a neighbour, which must not be imported from here.
-app = Front(api=api.app, receiver=importlib.import_module("receiver.app").app)
+app = CombinedApp(api=api.app, receiver=importlib.import_module("receiver.app").app)

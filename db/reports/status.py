@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from db import pauses, ticks, usage
-from db.connection import Connection, Row, many, now
+from db.connection import Connection, Row, fetch_all, current_time
 from db.reports import metrics
 
 LAST_WEBHOOKS: Final = """
@@ -18,7 +18,7 @@ SELECT p.provider, d.received_at
 """
 
 # Those an application started itself need no room, so that they do not count here. See submits.has_room.
-AT_WORK: Final = """
+IN_FLIGHT: Final = """
 SELECT provider, count(*) AS value
   FROM predictions
  WHERE state IN ('submitting', 'running') AND entry IS NOT NULL
@@ -64,24 +64,24 @@ class Overview:
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
 
 
-def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
+def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
     """Read the state of everything in the caller's transaction."""
-    expiry = many(conn, metrics.SOONEST_EXPIRY)
-    webhooks = many(conn, LAST_WEBHOOKS, {"providers": list(providers)})
+    expiry = fetch_all(conn, metrics.SOONEST_EXPIRY)
+    webhooks = fetch_all(conn, LAST_WEBHOOKS, {"providers": list(providers)})
     return Overview(
-        at=now(conn),
+        at=current_time(conn),
         last_webhooks={row["provider"]: row["received_at"] for row in webhooks},
-        deliveries=many(conn, metrics.DELIVERIES),
-        jobs=many(conn, metrics.JOBS),
-        predictions=many(conn, metrics.PREDICTIONS),
-        at_work={row["provider"]: int(row["value"]) for row in many(conn, AT_WORK)},
-        outputs=many(conn, metrics.OUTPUTS),
-        notifications=many(conn, metrics.NOTIFICATIONS),
-        oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, metrics.OLDEST_DUE)},
+        deliveries=fetch_all(conn, metrics.DELIVERIES),
+        jobs=fetch_all(conn, metrics.JOBS),
+        predictions=fetch_all(conn, metrics.PREDICTIONS),
+        at_work={row["provider"]: int(row["value"]) for row in fetch_all(conn, IN_FLIGHT)},
+        outputs=fetch_all(conn, metrics.OUTPUTS),
+        notifications=fetch_all(conn, metrics.NOTIFICATIONS),
+        oldest_due_seconds={row["table"]: float(row["value"]) for row in fetch_all(conn, metrics.OLDEST_DUE)},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
-        held=many(conn, HELD, {"limit": held_limit}),
-        ticks=ticks.last(conn),
-        dead_letters=many(conn, metrics.DEAD_LETTERS),
-        pauses=pauses.all_of(conn),
-        storage_use=usage.most(conn),
+        held=fetch_all(conn, HELD, {"limit": held_limit}),
+        ticks=ticks.list_latest(conn),
+        dead_letters=fetch_all(conn, metrics.DEAD_LETTERS),
+        pauses=pauses.list_pauses(conn),
+        storage_use=usage.list_largest(conn),
     )

@@ -80,7 +80,7 @@ ADVICE: Final[Mapping[str, str]] = {
 
 # An input file was sent once, by its owner: no repair can have it again.
 _AGAIN: Final = "restore it from a backup, or ask its owner to upload it again"
-OF_UPLOADS: Final[Mapping[Check, str]] = {Check(4, "uploads", code): _AGAIN for code in ("missing", "size", "digest")}
+UPLOAD_ADVICE: Final[Mapping[Check, str]] = {Check(4, "uploads", code): _AGAIN for code in ("missing", "size", "digest")}
 
 REPAIRABLE: Final = frozenset(
     {
@@ -93,6 +93,6 @@ REPAIRABLE: Final = frozenset(
 )  # fmt: skip
 
 
-def todo(finding: Finding) -> str:
+def get_advice(finding: Finding) -> str:
     """Return what a person does about it."""
-    return OF_UPLOADS.get(finding.check) or ADVICE[finding.check.code]
+    return UPLOAD_ADVICE.get(finding.check) or ADVICE[finding.check.code]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from db.audit import checkpoint
 from db.audit.check import Check
-from db.connection import now
+from db.connection import current_time
 from moorage.errors import DatabaseUnavailable, Refused
 from tasks.audit.findings import Finding, Page, Tally
 from tasks.step import Deps
@@ -21,7 +21,7 @@ SAVE_SECONDS: Final = 2.0
 
 
 @dataclass(slots=True)
-class Progress(Tally):
+class AuditProgress(Tally):
     """
     A tally with a place in the walk.
 
@@ -65,18 +65,18 @@ class Progress(Tally):
             self.drawn[slot] = output_id
 
 
-def begun(deps: Deps, *, deep: bool, sample: int) -> Progress:
+def start_progress(deps: Deps, *, deep: bool, sample: int) -> AuditProgress:
     """Return the progress of an audit that begins."""
-    return Progress(started_at=deps.database.run(now), deep=deep, sample=0 if deep else sample)
+    return AuditProgress(started_at=deps.database.run(current_time), deep=deep, sample=0 if deep else sample)
 
 
-def resumed(deps: Deps) -> Progress:
+def resume_progress(deps: Deps) -> AuditProgress:
     """Return the progress of the audit that was interrupted. Raises Refused when the last one came to its end."""
     saved = deps.database.run(checkpoint.saved)
     if saved is None:
         raise Refused("no audit was interrupted: run it without --resume", status=409)
     place, after, facts = saved
-    return Progress(
+    return AuditProgress(
         checked=Counter(facts["checked"]),
         found=Counter({Check(*check): count for check, count in facts["found"]}),
         findings=[_finding(values) for values in facts["findings"]],
@@ -97,7 +97,7 @@ def _finding(values: Sequence[Any]) -> Finding:
     return Finding(rule, subject, row_id, what, Check(*check))
 
 
-def _facts(progress: Progress) -> dict[str, Any]:
+def _facts(progress: AuditProgress) -> dict[str, Any]:
     return {
         "checked": dict(progress.checked),
         "found": list(progress.found.items()),
@@ -112,10 +112,10 @@ def _facts(progress: Progress) -> dict[str, Any]:
     }
 
 
-class Keeper:
+class Checkpointer:
     """Saves the progress every two seconds."""
 
-    def __init__(self, deps: Deps, progress: Progress) -> None:
+    def __init__(self, deps: Deps, progress: AuditProgress) -> None:
         self._deps, self._progress = deps, progress
         self._saved = -SAVE_SECONDS
 
@@ -133,9 +133,9 @@ class Keeper:
 
 
 @contextlib.contextmanager
-def kept(deps: Deps, progress: Progress) -> Iterator[Keeper]:
+def save_periodically(deps: Deps, progress: AuditProgress) -> Iterator[Checkpointer]:
     """Save the progress when the audit inside is interrupted, if PostgreSQL answers; forget it when it ends."""
-    keeper, ended = Keeper(deps, progress), False
+    keeper, ended = Checkpointer(deps, progress), False
     try:
         yield keeper
         ended = True

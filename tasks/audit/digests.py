@@ -16,7 +16,7 @@ from tasks.step import Deps
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedObject:
     """An object that a row names."""
 
     key: str
@@ -26,19 +26,19 @@ class Expected:
     must_be: bool  # kept; that of a discarded output may be deleted already
 
 
-def of_rows(rows: Iterable[Row]) -> list[Expected]:
+def expected_objects(rows: Iterable[Row]) -> list[ExpectedObject]:
     """Return the objects of outputs by key, but for those whose key is not of their job: a check of rows names them."""
     found = []
     for row in rows:
-        start, kept = f"{keys.RENDERS}{row['job_id']}/", row["state"] == "kept"
+        start, kept = f"{keys.RENDER_PREFIX}{row['job_id']}/", row["state"] == "kept"
         thumb = (row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"])
         for key, size, sha256 in ((row["key"], row["bytes"], row["sha256"]), thumb):
             if key is not None and key.startswith(start):
-                found.append(Expected(key, row["id"], size, sha256, kept))
+                found.append(ExpectedObject(key, row["id"], size, sha256, kept))
     return sorted(found, key=lambda expected: expected.key)
 
 
-def digest_of(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
+def compute_digest(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
     """Return the digest of an object's bytes, read in chunks; None when it is gone."""
     digest = hashlib.sha256()
     try:
@@ -52,7 +52,7 @@ def digest_of(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str |
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DigestSample:
     """Kept files drawn at random: the digest that storage reports for them is the one that was recorded."""
 
     deps: Deps
@@ -73,8 +73,8 @@ class Sample:
     def _look(self, ids: list[str], checked: Counter[str]) -> list[Finding]:
         blobs, wrong = self.deps.blobs, []
         outputs = [UUID(output_id) for output_id in ids]
-        rows = self.deps.database.run(lambda conn: objects.some_objects(conn, outputs))
-        for expected in of_rows(row for row in rows if row["state"] == "kept"):
+        rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, outputs))
+        for expected in expected_objects(row for row in rows if row["state"] == "kept"):
             stat = blobs.head(blobs.public_bucket, expected.key)
             checked["sample"] += 1
             if stat is not None and stat.sha256 is not None and stat.sha256 != expected.sha256:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from db.audit.check import Check
 
-MOST: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
+MAX_LISTED: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,12 +54,12 @@ class Tally:
     def add(self, finding: Finding) -> None:
         """Count a finding, and list it while there is room."""
         self.found[finding.check] += 1
-        if self.found[finding.check] <= MOST:
+        if self.found[finding.check] <= MAX_LISTED:
             self.findings.append(finding)
 
     def note(self, finding: Finding) -> None:
         """List what is worth knowing, while there is room."""
-        if len(self.notes) < MOST:
+        if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
 
 
@@ -70,7 +70,7 @@ class Page(Tally):
     after: str | None = None
 
 
-class Place(Protocol):
+class Scan(Protocol):
     """A sequence of rows or objects with keys, gone through page by page."""
 
     @property

@@ -14,11 +14,11 @@ from tasks.step import Deps
 
 PAGE: Final = 500
 OVERDUE_SECONDS: Final = 900.0  # so late is no row while sweeps and workers run
-DOCUMENT: Final = Check(9, "projects", "document")
+DOCUMENT_CHECK: Final = Check(9, "projects", "document")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowScan:
     """The rows of a table, or those that events tell of."""
 
     deps: Deps
@@ -27,7 +27,7 @@ class Rows:
 
     def page(self, after: str) -> Page:
         """Look at the next 500 rows."""
-        keys = self.deps.database.run(partial(rules.page, place=self.name, after=after, limit=PAGE))
+        keys = self.deps.database.run(partial(rules.list_keys, place=self.name, after=after, limit=PAGE))
         page = Page(after=keys[-1] if len(keys) == PAGE else None)
         page.checked["histories" if self.name.endswith("_events") else self.name] += len(keys)
         for check in self._checks() if keys else ():
@@ -45,17 +45,17 @@ class Rows:
         ]
 
     def _checks(self) -> list[Check]:
-        return rules.checks_of(self.name, deep=self.deep) + ([DOCUMENT] if self.name == "projects" else [])
+        return rules.list_checks(self.name, deep=self.deep) + ([DOCUMENT_CHECK] if self.name == "projects" else [])
 
     def _ask(self, check: Check, keys: Sequence[str]) -> Iterable[Finding]:
-        if check == DOCUMENT:
-            return documents.look(self.deps, keys, check)
-        args = arguments(self.deps)
-        found = self.deps.database.run(lambda conn: rules.broken(conn, check, keys, args))
+        if check == DOCUMENT_CHECK:
+            return documents.check_documents(self.deps, keys, check)
+        args = statement_parameters(self.deps)
+        found = self.deps.database.run(lambda conn: rules.find_violations(conn, check, keys, args))
         return (Finding(check.rule, row["subject"], row["id"], row["what"], check) for row in found)
 
 
-def arguments(deps: Deps) -> dict[str, Any]:
+def statement_parameters(deps: Deps) -> dict[str, Any]:
     """Return what the statements of the rules are given beside keys."""
     return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
 

@@ -310,4 +310,4 @@ def load_settings(environment: dict[str, str]) -> Settings:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        return settings_module.load()
+        return settings_module.load_settings()

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from db import migrate
 from db.connection import Connection
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 CORPUS: Final = Path(__file__).parents[1] / "corpus"
 UNCERTAIN_KEY: Final = "key-of-the-uncertain-submission"  # in its webhook URL
@@ -50,7 +50,7 @@ def _insert(conn: Connection, table: str, columns: list[str], rows: list[list[An
     )
 
 
-def store_objects(blobs: Blobs) -> None:
+def store_objects(blobs: ObjectStore) -> None:
     """Store the objects that the rows name."""
     for name, text in _corpus()["objects"].items():
         bucket, _, key = name.partition("/")

@@ -35,7 +35,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 def findings(at: World) -> list[run.Finding]:
     """Return what is wrong with rows; the bucket is shared with other tests, whose objects do not count."""
-    return [f for f in run.run(at.deps, deep=True, second_look_seconds=0.0).findings if f.subject != "object"]
+    return [f for f in run.run_audit(at.deps, deep=True, second_look_seconds=0.0).findings if f.subject != "object"]
 
 
 def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool, str]], list[Wake]]:
@@ -46,7 +46,7 @@ def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool,
         return len(wakes)
 
     before = everything(at)
-    done = [(str(one.finding.check), one.done, one.what) for one in repair.run(at.deps, found, actor="cli", send=send)]
+    done = [(str(one.finding.check), one.done, one.what) for one in repair.repair_findings(at.deps, found, actor="cli", send=send)]
     assert before - everything(at) == set(), "a repair deletes nothing"
     return done, sent
 

@@ -86,7 +86,7 @@ def test_a_document_without_scenes_is_left_as_it_is(at: World) -> None:
     assert reconcile(at)["documents"] == len(odd)
 
     assert [document(at, f"odd{number}") for number in range(len(odd))] == odd
-    assert at.deps.database.run(projects.overwritten) == []
+    assert at.deps.database.run(projects.list_overwritten) == []
 
 
 def test_a_mended_document_is_not_looked_at_again(at: World) -> None:

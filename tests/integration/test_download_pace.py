@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from egress import download
-from egress.session import Egress
+from egress.session import EgressGuard
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
@@ -139,11 +139,11 @@ def test_an_unreachable_server_is_tried_again(server):
     """A closed port is an outage."""
     port = server.port
     server.close()
-    session = Egress([f"127.0.0.1:{port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{port}"]).session(FAST)
 
     with (
         pytest.raises(DownloadInterrupted, match="ConnectionRefused") as refused,
-        download.fetch(
+        download.download_url(
             session,
             f"http://127.0.0.1:{port}/",
             limits=FAST,
@@ -159,11 +159,11 @@ def test_an_unreachable_server_is_tried_again(server):
 def test_an_error_inside_the_block_stays_what_it_is(server):
     """Only the download is translated, not what is done with the file."""
     server.answers["/"] = ok(PNG)
-    session = Egress([f"127.0.0.1:{server.port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).session(FAST)
 
     with (
         pytest.raises(OSError, match="mine"),
-        download.fetch(
+        download.download_url(
             session,
             server.url("/"),
             limits=FAST,
@@ -233,10 +233,10 @@ def test_a_connection_is_used_again_and_a_dropped_one_replaced(server):
         ok(PNG)(stream)
 
     server.answers["/"] = twice
-    session = Egress([f"127.0.0.1:{server.port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).session(FAST)
     with contextlib.closing(session):
         for _ in range(3):
-            with download.fetch(
+            with download.download_url(
                 session, server.url("/"), limits=FAST, headers_for=lambda url: {}, allows=lambda url: None,
                 pulse=lambda: None,
             ) as fetched:  # fmt: skip

@@ -29,7 +29,7 @@ Damage = Callable[[Deps, Connection, dict[str, Any]], None]
 @pytest.fixture
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url, buckets_of="drill")
-    for item in list(made.blobs.list(made.blobs.public_bucket, keys.RENDERS)):
+    for item in list(made.blobs.list(made.blobs.public_bucket, keys.RENDER_PREFIX)):
         made.blobs.delete(made.blobs.public_bucket, item.key)
     yield made
     made.database.close()
@@ -248,7 +248,7 @@ def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Conn
     data = b"left behind"
     deps.blobs.put(
         deps.blobs.public_bucket,
-        f"{keys.RENDERS}left-behind",
+        f"{keys.RENDER_PREFIX}left-behind",
         io.BytesIO(data),
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),

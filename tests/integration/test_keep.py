@@ -9,7 +9,7 @@ import pytest
 
 from db.connection import connect
 from embedded.stack import Stack
-from moorage.errors import DatabaseUnavailable, HandBack
+from moorage.errors import DatabaseUnavailable, StepInterrupted
 from moorage.model import Wake
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shutdown, step_runner
@@ -207,7 +207,7 @@ def test_five_dead_workers_make_an_output_poison(at: World) -> None:
 def test_a_stopping_worker_hands_its_work_back_uncounted(at: World, stoppable: None) -> None:
     """A deployment is no failure."""
     (output_id,) = at.outputs(at.keeping([at.source.picture()]).job_id)
-    shutdown.begin(0)
+    shutdown.begin_shutdown(0)
 
     at.step("keep", output_id)
 
@@ -222,7 +222,7 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     lease = leased(at)
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    step_runner._hand_back(at.deps, lease, HandBack("the worker is stopping"))
+    step_runner._hand_back(at.deps, lease, StepInterrupted("the worker is stopping"))
 
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 
@@ -234,7 +234,7 @@ def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> No
     def work(*_: object) -> list[Wake]:
         raise DatabaseUnavailable("PostgreSQL went away")
 
-    spec = step_runner.Spec("outputs", ("waiting",), work)
+    spec = step_runner.StepSpec("outputs", ("waiting",), work)
     step_runner._carry_out(at.deps, spec, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
@@ -251,7 +251,7 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    step_runner._carry_out(at.deps, step_runner.Spec("outputs", ("waiting",), work), "keep", lease, Held())
+    step_runner._carry_out(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
     assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")

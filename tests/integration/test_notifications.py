@@ -115,7 +115,7 @@ def test_a_job_that_ends_twice_is_told_twice_in_sequence(at: World, app: Applica
     second = at.outputs(made.job_id)[1]
     at.source.files[at.row("outputs", second)["source"].removeprefix(at.source.url(""))] = (200, png(7))
     (letter,) = at.letters()
-    at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
     at.step("keep", second)
 
     first, again = notifications_of(at, made.job_id)
@@ -186,13 +186,13 @@ def test_what_is_never_taken_is_a_dead_letter_that_can_be_replayed(at: World, ap
     (letter,) = at.letters(notification_id)
     assert at.state("notifications", notification_id) == "dead"
 
-    wake = at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    wake = at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
     assert wake == Wake("notify", notification_id)
     assert tell(at, notification_id) == "sent"
     assert {one.headers["webhook-id"] for one in app.heard} == {str(notification_id)}
     with pytest.raises(Refused):
-        at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+        at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
 
 def test_an_application_that_is_away_costs_an_attempt(at: World, app: Application) -> None:
@@ -266,7 +266,7 @@ def test_dispatch_finds_a_notice_that_nobody_woke(at: World) -> None:
     _, notification_id = ended(at)
     sent: list[Wake] = []
 
-    reconcile.dispatch(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
+    reconcile.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
 
     assert Wake("notify", notification_id) in sent
 

@@ -96,10 +96,10 @@ def test_the_place_survives_a_run_that_breaks_off(
     monkeypatch.setattr(deps.blobs, "list", breaking)
 
     with pytest.raises(StorageRefused):
-        orphans.sweep(deps)
+        orphans.sweep_orphans(deps)
     first = conn.execute("SELECT place, after_key FROM cursors").fetchall()
     monkeypatch.setattr(deps.blobs, "list", listing)
-    second = orphans.sweep(deps)
+    second = orphans.sweep_orphans(deps)
 
     everything = list(deps.blobs.list(deps.blobs.public_bucket, "renders/"))
     assert first == [{"place": "public renders/", "after_key": everything[1].key}]

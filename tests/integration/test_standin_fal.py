@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.provider_types import Report
+from moorage.provider_types import PredictionReport
 from providers.fal import Fal
 from simulation.provider.client import Standin
 from tests.integration.standin_clients import clients, order
@@ -42,12 +42,12 @@ def verify(fal: Fal, delivery: Delivery, body: bytes | None = None) -> None:
     fal.verify(headers, delivery.body if body is None else body, at)
 
 
-def told(fal: Fal, receiver: Receiver) -> Report:
+def told(fal: Fal, receiver: Receiver) -> PredictionReport:
     """Return what the one webhook says."""
     return fal.parse(wait_for(lambda: receiver.got)[0].body)
 
 
-def polled(fal: Fal, external_id: str, model: str = "standin/pictures") -> Report:
+def polled(fal: Fal, external_id: str, model: str = "standin/pictures") -> PredictionReport:
     """Return what polling says at the end."""
     return wait_for(lambda: (r := fal.poll(external_id, model)).status not in ("queued", "running") and r)
 

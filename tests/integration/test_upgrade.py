@@ -80,7 +80,7 @@ def at(stack: Stack, old_url: str, old: Connection, studio: Studio, app: Applica
         stack, old_url, replicate_api_url=studio.url, egress_allow=(studio.address,), notify_url=app.url,
         notify_secret=(secret,), s3_public_bucket="upgrade-public", s3_private_bucket="upgrade-private",
     ) as made:  # fmt: skip
-        buckets.ensure(made.deps.blobs, made.deps.settings)
+        buckets.ensure_buckets(made.deps.blobs, made.deps.settings)
         old_database.store_objects(made.deps.blobs)
         yield made
 
@@ -142,7 +142,7 @@ def test_old_texts_become_columns(old: Connection) -> None:
 
 def test_an_upgraded_database_breaks_no_rule(at: World) -> None:
     """The audit compares rows, histories and objects."""
-    report = audit.run(at.deps, deep=True, second_look_seconds=0.0)
+    report = audit.run_audit(at.deps, deep=True, second_look_seconds=0.0)
 
     assert report.findings == []
     assert report.checked["notifications"] == 17
@@ -186,7 +186,7 @@ def test_an_upgraded_submission_is_repeated_once_only(at: World) -> None:
 def test_upgraded_notifications_are_sent_and_replayed(at: World, app: Application) -> None:
     """Those that wait, and one that was given up."""
     (letter,) = at.conn.execute("SELECT id FROM dead_letters WHERE subject = 'notification'").fetchall()
-    replay.replay(at.conn, letter["id"], "cli")
+    replay.replay_dead_letter(at.conn, letter["id"], "cli")
     waiting = at.conn.execute("SELECT id FROM notifications WHERE state = 'waiting'").fetchall()
     at.conn.execute("UPDATE notifications SET run_at = moment() WHERE state = 'waiting'")
 
@@ -210,7 +210,7 @@ def test_upgraded_work_goes_on(at: World) -> None:
     assert counts(at.conn, "SELECT state, count(*) FROM outputs WHERE source_kind = 'inline' GROUP BY state") == {
         "kept": 11, "discarded": 3,
     }  # fmt: skip
-    assert audit.run(at.deps, deep=True, second_look_seconds=0.0).findings == []
+    assert audit.run_audit(at.deps, deep=True, second_look_seconds=0.0).findings == []
 
 
 HELD: list[tuple[WorkTable | str, str]] = [
@@ -230,7 +230,7 @@ UPDATE {table} SET lease_token = gen_random_uuid(), leased_by = 'keep1@host/task
     with pytest.raises(ConfigError, match="leased by keep1@host of the previous version: stop its processes"):
         migrate.migrate(old)
 
-    assert migrate.version(old) == 1
+    assert migrate.get_schema_version(old) == 1
     assert old.execute("SELECT to_regclass('notices')::text AS name").fetchone() == {"name": "notices"}
     old.execute(lease.encode(), (-1,))  # it was killed: its lease has ended
     assert migrate.migrate(old) == ["0002_notifications_and_event_kinds"]

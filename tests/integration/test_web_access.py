@@ -66,8 +66,8 @@ def tokens(front: wp.Front, mine: Connection) -> dict[Level, dict[str, str]]:
     return {
         Level.OPEN: {},
         Level.OWNER: owner_token(front, "bob"),
-        Level.APPLICATION: bearer(api_tokens.add(mine, "walker", "application")[1]),
-        Level.ADMIN: bearer(api_tokens.add(mine, "chief", "admin")[1]),
+        Level.APPLICATION: bearer(api_tokens.create(mine, "walker", "application")[1]),
+        Level.ADMIN: bearer(api_tokens.create(mine, "chief", "admin")[1]),
     }
 
 
@@ -245,7 +245,7 @@ def test_what_nobody_made_opens_nothing(front: wp.Front, wrong: str) -> None:
 
 def test_a_cookie_of_an_application_opens_nothing(front: wp.Front, mine: Connection) -> None:
     """What a browser keeps must never be worth more than one owner's rows for a while."""
-    _, token = api_tokens.add(mine, "in a cookie", "application")
+    _, token = api_tokens.create(mine, "in a cookie", "application")
 
     assert front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={token}"})[0] == 401
     assert front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={wp.TOKEN}"})[0] == 401

@@ -17,7 +17,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from storage import keys
-from storage.keys import Uploaded
+from storage.keys import UploadKey
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
@@ -218,8 +218,8 @@ def test_an_owner_of_any_name_has_a_folder_of_its_own(
     row = mine.execute("SELECT key, owner FROM uploads WHERE id = %s", [answer.fields["upload_id"]]).fetchone()
     assert row is not None
     assert row["owner"] == owner
-    told = keys.parse(row["key"])
-    assert isinstance(told, Uploaded)
+    told = keys.parse_key(row["key"])
+    assert isinstance(told, UploadKey)
     assert told.upload_id == UUID(answer.fields["upload_id"])
     assert read(answer.fields["url"])[0] == 200
     assert row["key"] in stored(deps)
@@ -238,7 +238,7 @@ def test_a_deleted_upload_is_gone_with_its_object(front: wp.Front, mine: Connect
     assert row["key"] not in stored(deps)
     assert read(made["url"])[0] == 404
     assert front.get(path).status == 404
-    assert front.ask("DELETE", f"/v1/uploads/{ids.new()}", headers=wp.BEARER).status == 404
+    assert front.ask("DELETE", f"/v1/uploads/{ids.uuid7()}", headers=wp.BEARER).status == 404
     assert front.get("/v1/uploads/..%2f..").status == 404
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import providers
 from moorage.errors import BadSignature, ConfigError, ProviderRefused
-from moorage.provider_types import Order, Verified
+from moorage.provider_types import SubmitRequest, VerifiedDelivery
 from moorage.setting_types import IN_FLIGHT
 from moorage.settings import Settings
 from moorage.text import is_storable
@@ -148,7 +148,7 @@ def test_without_a_token_nothing_is_ordered_and_the_setting_is_named(name):
     """An application that is told "refused" must know what an operator has to write."""
     bare = {key: value for key, value in SETTINGS.items() if not key.endswith(("_key", "_token"))}
     provider = providers.load(Settings(_env_file=None, **bare))[name]
-    order = Order(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
+    order = SubmitRequest(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
 
     assert (provider.can_submit, provider.can_list, provider.can_cancel) == (False, False, False)
     with pytest.raises(ProviderRefused, match=provider.ordered_by or "takes no orders"):
@@ -167,7 +167,7 @@ def test_each_live_secret_signs_any_body(provider, key, body):
     """During a rotation both are right; a body is bytes until it is parsed."""
     verified = provider.verify(SIGNERS[provider.name](body, key=key), body, NOW)
 
-    assert isinstance(verified, Verified)
+    assert isinstance(verified, VerifiedDelivery)
     assert verified.webhook_id is None or is_storable(verified.webhook_id)
 
 
@@ -224,7 +224,7 @@ def test_unsigned_webhooks_are_taken_only_where_asked_for_by_name(name):
     both = providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned=name))[name]
 
     assert (shut.enabled, asked.enabled, both.enabled) == (False, True, True)
-    assert asked.verify([], b"{}", NOW) == Verified(None)
+    assert asked.verify([], b"{}", NOW) == VerifiedDelivery(None)
     for provider in (shut, both):
         with pytest.raises(BadSignature):
             provider.verify([], b"{}", NOW)

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import providers
-from moorage.errors import NotOurs, Unreadable
-from moorage.provider_types import Report
+from moorage.errors import UnrelatedEvent, MalformedPayload
+from moorage.provider_types import PredictionReport
 from moorage.settings import Settings
 from moorage.text import is_storable
 
@@ -35,7 +35,7 @@ each_delivery = pytest.mark.parametrize(
 )
 
 
-def storable_parts(report: Report) -> list[str]:
+def storable_parts(report: PredictionReport) -> list[str]:
     texts = [report.external_id, report.raw_status, report.error or "", report.model or ""]
     for found in report.outputs:
         texts += [found.path, found.url or "", found.problem or ""]
@@ -110,7 +110,7 @@ def test_a_delivery_with_damage_is_read_or_refused(provider, delivery, data):
 
     try:
         report = provider.parse(bytes(body))
-    except (Unreadable, NotOurs):
+    except (MalformedPayload, UnrelatedEvent):
         return
     assert all(map(is_storable, storable_parts(report)))
 
@@ -136,7 +136,7 @@ HOSTILE = {
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
     """It becomes a dead letter that a person reads; 16 MB of brackets must not cost the worker."""
-    with pytest.raises(Unreadable) as raised:
+    with pytest.raises(MalformedPayload) as raised:
         provider.parse(body)
 
     assert 10 < len(str(raised.value)) < 400
@@ -155,6 +155,6 @@ def test_parse_raises_nothing_but_unreadable_and_not_ours(provider, body):
     """Any bytes, and any JSON with the fields a dialect knows."""
     try:
         report = provider.parse(body)
-    except (Unreadable, NotOurs):
+    except (MalformedPayload, UnrelatedEvent):
         return
     assert all(map(is_storable, storable_parts(report)))

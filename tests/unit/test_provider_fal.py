@@ -6,10 +6,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import providers
-from moorage.errors import BadSignature, ConfigError, KeysStale, ProviderRefused, Unreadable
+from moorage.errors import BadSignature, ConfigError, KeysStale, ProviderRefused, MalformedPayload
 from moorage.settings import Settings
 from providers.fal import Fal
-from providers.jwks import ed25519_keys
+from providers.jwks import parse_ed25519_keys
 from tests.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
 
 BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
@@ -123,7 +123,7 @@ def test_what_is_no_set_of_keys_leaves_those_there_are(document):
     """An error page in place of the set must not shut the door."""
     provider = with_keys(KEY)
 
-    with pytest.raises(Unreadable):
+    with pytest.raises(MalformedPayload):
         provider.keys.take(document)
 
     provider.verify(sign(BODY), BODY, NOW)
@@ -131,7 +131,7 @@ def test_what_is_no_set_of_keys_leaves_those_there_are(document):
 
 def test_other_kinds_of_keys_in_the_set_are_passed_over():
     """A set may hold what is not for us."""
-    assert len(ed25519_keys(json.dumps({"keys": [{"kty": "RSA"}, jwk(KEY)]}).encode())) == 1
+    assert len(parse_ed25519_keys(json.dumps({"keys": [{"kty": "RSA"}, jwk(KEY)]}).encode())) == 1
 
 
 # --- settings and addresses -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import providers
-from moorage.errors import ConfigError, NotOurs, ProviderRefused, Unreadable
+from moorage.errors import ConfigError, UnrelatedEvent, ProviderRefused, MalformedPayload
 from moorage.settings import Settings
 from providers.openai import OpenAI
 
@@ -38,7 +38,7 @@ def response(**fields: Any) -> Any:
 )  # fmt: skip
 def test_an_event_about_something_else_is_not_ours_and_says_what_it_was(kind):
     """A project's webhooks tell of all it does: none of that may become a dead letter."""
-    with pytest.raises(NotOurs, match=kind):
+    with pytest.raises(UnrelatedEvent, match=kind):
         openai().parse(event(kind))
 
 
@@ -47,7 +47,7 @@ def test_an_event_about_something_else_is_not_ours_and_says_what_it_was(kind):
 )
 def test_an_event_without_type_or_id_is_unreadable(body):
     """It may be ours: a person looks at it."""
-    with pytest.raises(Unreadable, match=r"type|data"):
+    with pytest.raises(MalformedPayload, match=r"type|data"):
         openai().parse(body)
 
 

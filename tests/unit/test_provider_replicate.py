@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 import providers
-from moorage.errors import ConfigError, ProviderRefused, Unreadable
+from moorage.errors import ConfigError, ProviderRefused, MalformedPayload
 from moorage.settings import Settings
 from providers import Provider
 
@@ -43,14 +43,14 @@ def test_files_live_an_hour_after_the_end(written, expected):
 @pytest.mark.parametrize("bad", [None, "", 1.5, True, [], {}, "a\x00b", "\ud800", "a" * 201, 10**200])
 def test_an_id_that_cannot_be_stored_is_unreadable(bad):
     """It is a key in two tables and a step in a path."""
-    with pytest.raises(Unreadable, match=r"^id "):
+    with pytest.raises(MalformedPayload, match=r"^id "):
         replicate().parse(body(id=bad))
 
 
 @pytest.mark.parametrize("bad", [None, "", 7, ["succeeded"]])
 def test_a_status_that_is_no_word_is_unreadable(bad):
     """Taken as unknown it would wait for a poll that tells no more."""
-    with pytest.raises(Unreadable, match=r"^status "):
+    with pytest.raises(MalformedPayload, match=r"^status "):
         replicate().parse(body(status=bad))
 
 

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from web.http.problems import Problem
 
-_PLACE: Final = "moorage.caller"  # in the scope of a request
+_SCOPE_KEY: Final = "moorage.caller"  # in the scope of a request
 
 
 class Level(enum.IntEnum):
@@ -55,20 +55,20 @@ class Caller:
         return self.owner
 
 
-NOBODY: Final = Caller(Level.OPEN)
+ANONYMOUS: Final = Caller(Level.OPEN)
 
 
-def enter(scope: Scope, caller: Caller) -> None:
+def set_caller(scope: Scope, caller: Caller) -> None:
     """Note in a request's scope who calls."""
-    scope[_PLACE] = caller
+    scope[_SCOPE_KEY] = caller
 
 
-def of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """Return who calls."""
-    return cast(Caller, request.scope[_PLACE])
+    return cast(Caller, request.scope[_SCOPE_KEY])
 
 
-def require(caller: Caller, least: Level) -> None:
+def require_level(caller: Caller, least: Level) -> None:
     """
     Return when the caller may use an address that asks for at least this level.
 

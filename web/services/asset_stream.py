@@ -14,13 +14,13 @@ from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.settings import Settings
 from storage import s3
 from storage.errors import ObjectMissing
-from storage.s3 import Opened
+from storage.s3 import ObjectReader
 from web.http import ids
 from web.http.problems import unavailable
 
 T = TypeVar("T")
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 MAX_STREAMS: Final = 64
 MAX_THREADS: Final = 8  # taken for one chunk at a time: a slow reader holds none
@@ -29,7 +29,7 @@ CHUNK_BYTES: Final = 1 << 16  # the server holds some fifty of them for a reader
 STALL_SECONDS: Final = 30.0  # for a reader to take a chunk; nobody needs a token to hold one of the places
 
 
-class Streamer:
+class AssetStreamer:
     """A bounded number of files being read from storage, a chunk in memory each."""
 
     def __init__(self, settings: Settings) -> None:
@@ -51,15 +51,15 @@ class Streamer:
             held.callback(self._count_down)
             stack, body = await self._start(key, span)
             held.callback(self._executor.submit, stack.close)
-            return Held(self._chunks(body), status, headers, held.pop_all().close)
+            return AssetResponse(self._chunks(body), status, headers, held.pop_all().close)
 
-    async def _start(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, Opened]:
+    async def _start(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self._in_thread(lambda: self._open(key, span))
         except ObjectMissing as error:
             log.error("asset.missing", key=key)  # a row names it: rule 4 is broken, or it was deleted this moment
-            raise ids.missing("file") from error
+            raise ids.not_found("file") from error
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
             log.warning("asset.storage_away", key=key, error=str(error))
             raise unavailable("storage is away: try again") from error
@@ -71,11 +71,11 @@ class Streamer:
     def _count_down(self) -> None:
         self._streams -= 1
 
-    def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, Opened]:
+    def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         stack = contextlib.ExitStack()
         return stack, stack.enter_context(self._blobs.open(self._blobs.public_bucket, key, span=span))
 
-    async def _chunks(self, body: Opened) -> AsyncIterator[bytes]:
+    async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
             yield chunk
 
@@ -83,7 +83,7 @@ class Streamer:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-class Held(StreamingResponse):
+class AssetResponse(StreamingResponse):
     """A streamed answer that lets go of what it holds however it ends, also when nobody reads a byte of it."""
 
     def __init__(

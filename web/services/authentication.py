@@ -13,21 +13,21 @@ from moorage.settings import Settings
 from web.http import session_cookie
 from web.http.permissions import Caller, Level
 from web.http.problems import Problem
-from web.services.database import Threads
+from web.services.database import DatabaseThreads
 
 _LEVELS: Final = {"application": Level.APPLICATION, "admin": Level.ADMIN}
 _INVALID: Final = ', error="invalid_token"'
 
 
-class Gate:
+class Authenticator:
     """Knows MOORAGE_API_TOKEN, the tokens in `api_tokens`, owner tokens, and the cookie that holds one of these."""
 
-    def __init__(self, settings: Settings, threads: Threads) -> None:
+    def __init__(self, settings: Settings, threads: DatabaseThreads) -> None:
         token = settings.api_token
         self._settings = settings
         self._threads = threads
         self._digest = _digest(token.get_secret_value().encode()) if token else None
-        self._owner_key = owner_tokens.key_of(settings)
+        self._owner_key = owner_tokens.derive_signing_key(settings)
 
     async def admit(self, scope: Scope) -> Caller:
         """
@@ -40,7 +40,7 @@ class Gate:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if given:
             return await self._bearer(given)
-        cookie = session_cookie.token_in(scope["headers"], self._settings)
+        cookie = session_cookie.read_token(scope["headers"], self._settings)
         if cookie is None:
             raise self._refused("send the header Authorization: Bearer TOKEN", "")
         caller = self._owner(cookie)
@@ -58,7 +58,7 @@ class Gate:
         if is_bearer and text.startswith(owner_tokens.PREFIX):
             return self._owner(text)
         if is_bearer and text.startswith(api_tokens.PREFIX):
-            role = await self._threads.run(lambda database: database.run(lambda c: api_tokens.role_of(c, text)))
+            role = await self._threads.run(lambda database: database.run(lambda c: api_tokens.get_role(c, text)))
             if role is not None:
                 return Caller(_LEVELS[role])
         raise self._refused("the token is not one of ours", _INVALID)
@@ -67,8 +67,8 @@ class Gate:
         if self._owner_key is None:
             raise self._refused("the token is not one of ours", _INVALID)
         try:
-            token = owner_tokens.read(self._owner_key, text, time.time())
-        except owner_tokens.TokenRefused as error:
+            token = owner_tokens.decode(self._owner_key, text, time.time())
+        except owner_tokens.InvalidToken as error:
             raise self._refused(str(error), _INVALID) from error
         return Caller(Level.OWNER, token.owner, token.until)
 

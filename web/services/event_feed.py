@@ -6,22 +6,22 @@ from typing import Final
 
 from db import events
 from db.connection import Connection, Database, Row
-from db.events import Mark
+from db.events import Watermark
 from moorage import logs
 from web.http.problems import Problem, unavailable
-from web.services.database import Threads
+from web.services.database import DatabaseThreads
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 MAX_STREAMS: Final = 100
-MAX_OF_OWNER: Final = 10  # so that one owner's pages do not take the place of all others'
-MAX_WAITING: Final = 1000  # events in one stream's buffer; a reader that is slower is cut, and resumes
-TICK_SECONDS: Final = 1.0
-FIRST_TICK_SECONDS: Final = 0.05
-START_SECONDS: Final = 4.0
+MAX_STREAMS_PER_OWNER: Final = 10  # so that one owner's pages do not take the place of all others'
+MAX_BUFFERED: Final = 1000  # events in one stream's buffer; a reader that is slower is cut, and resumes
+POLL_SECONDS: Final = 1.0
+FIRST_POLL_SECONDS: Final = 0.05
+START_TIMEOUT_SECONDS: Final = 4.0
 
 
-class Reader:
+class Subscription:
     """One stream's place in the feed."""
 
     def __init__(self, owner: str | None) -> None:
@@ -34,7 +34,7 @@ class Reader:
         """Put an event that is this reader's into its buffer, or end the stream where that is full."""
         if self.is_over or self.owner not in (None, row["owner"]):
             return
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_BUFFERED:
             self.end()
         else:
             self._waiting.append(row)
@@ -57,19 +57,19 @@ class Reader:
         return self._waiting.popleft() if self._waiting else None
 
 
-class Feed:
+class EventFeed:
     """Reads while anybody listens. `position` is the id up to which every reader was offered all events."""
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: DatabaseThreads) -> None:
         self.position = 0
         self._threads = threads
-        self._readers: set[Reader] = set()
+        self._readers: set[Subscription] = set()
         self._task: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
-        self._mark: Mark | None = None
+        self._mark: Watermark | None = None
         self._is_closed = False
 
-    async def join(self, owner: str | None) -> Reader:
+    async def join(self, owner: str | None) -> Subscription:
         """
         Return a reader that is offered every event of an owner, or all, behind `position`; `leave` it at the end.
 
@@ -77,13 +77,13 @@ class Feed:
             Problem: 503 when too many listen, at the end of the process, and when PostgreSQL does not answer.
         """
         of_owner = sum(1 for reader in self._readers if reader.owner == owner)
-        if self._is_closed or len(self._readers) >= MAX_STREAMS or (owner is not None and of_owner >= MAX_OF_OWNER):
+        if self._is_closed or len(self._readers) >= MAX_STREAMS or (owner is not None and of_owner >= MAX_STREAMS_PER_OWNER):
             raise unavailable("too many streams are open: try again")
-        reader = Reader(owner)
+        reader = Subscription(owner)
         self._readers.add(reader)
         self._begin()
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._started.wait()
         except TimeoutError as error:
             raise unavailable("the events cannot be read now: try again") from error
@@ -92,7 +92,7 @@ class Feed:
                 self.leave(reader)
         return reader
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, reader: Subscription) -> None:
         """Forget a reader; with the last of them reading stops."""
         self._readers.discard(reader)
         if not self._readers and self._task is not None:
@@ -120,7 +120,7 @@ class Feed:
                 await self._tick()
             except Problem as away:
                 log.warning("feed.behind", reason=away.detail)
-            pause = TICK_SECONDS if self._started.is_set() else FIRST_TICK_SECONDS
+            pause = POLL_SECONDS if self._started.is_set() else FIRST_POLL_SECONDS
             await asyncio.sleep(max(0.0, began + pause - loop.time()))
 
     async def _tick(self) -> None:
@@ -132,12 +132,12 @@ class Feed:
             self.position = until
             self._started.set()
         while self.position < until:
-            await self._offer_page(min(until, self.position + events.SPAN))
+            await self._offer_page(min(until, self.position + events.MAX_ID_SPAN))
 
     async def _offer_page(self, until: int) -> None:
         after = self.position
         rows = await self._threads.run(
-            lambda database: database.run(lambda conn: events.page(conn, after, until)),
+            lambda database: database.run(lambda conn: events.list_between(conn, after, until)),
         )
         for row in rows:
             for reader in self._readers:
@@ -148,7 +148,7 @@ class Feed:
         """Return the id up to which all events are final; None while a transaction of the last mark still runs."""
 
         def look(conn: Connection) -> int | None:
-            mark = self._mark or events.mark(conn)
+            mark = self._mark or events.read_watermark(conn)
             if not events.is_final(conn, mark):
                 self._mark = mark
                 return None

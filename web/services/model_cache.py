@@ -12,41 +12,41 @@ from moorage import logs
 from moorage.errors import ProviderUnavailable
 from providers.base import Provider
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-Key = tuple[str, str, str]
+CacheKey = tuple[str, str, str]
 
-FRESH_SECONDS: Final = 600.0
-ASK_SECONDS: Final = 1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
+TTL_SECONDS: Final = 600.0
+FETCH_TIMEOUT_SECONDS: Final = 1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
 MAX_THREADS: Final = 4
-MAX_ASKING: Final = 32  # with those that wait for a thread: nobody's questions are to keep all others' waiting
-MAX_KEPT: Final = 256
+MAX_PENDING: Final = 32  # with those that wait for a thread: nobody's questions are to keep all others' waiting
+MAX_CACHED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CacheEntry:
     value: Any
     asked_at: float  # monotonic
 
 
-def away(provider: str, error: ProviderUnavailable) -> str:
+def describe_outage(provider: str, error: ProviderUnavailable) -> str:
     """Return that a provider cannot be asked now, without the address that was tried: that is for the log."""
     status = error.facts.get("status")
     return f"{provider} cannot be asked now: " + (f"it answered {status}" if status else "there was no answer to use")
 
 
-class Catalogue:
+class ModelCache:
     """
     Models and schemas by provider.
 
     Each question is asked once at a time, so that a provider that hangs holds four threads and no request for long.
     """
 
-    def __init__(self, *, ask_seconds: float = ASK_SECONDS, fresh_seconds: float = FRESH_SECONDS) -> None:
+    def __init__(self, *, ask_seconds: float = FETCH_TIMEOUT_SECONDS, fresh_seconds: float = TTL_SECONDS) -> None:
         self._ask_seconds = ask_seconds
         self._fresh_seconds = fresh_seconds
-        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
-        self._asking: dict[Key, Future[Any]] = {}
+        self._kept: OrderedDict[CacheKey, _CacheEntry] = OrderedDict()
+        self._asking: dict[CacheKey, Future[Any]] = {}
         self._executor = ThreadPoolExecutor(MAX_THREADS, "catalogue")
 
     async def schema(self, provider: Provider, model: str) -> Mapping[str, Any] | None:
@@ -75,7 +75,7 @@ class Catalogue:
         """Ask nothing any more; what is being asked ends by its own limits."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _get(self, key: Key, ask: Callable[[], Any]) -> Any:
+    async def _get(self, key: CacheKey, ask: Callable[[], Any]) -> Any:
         kept = self._kept.get(key)
         if kept is not None and time.monotonic() - kept.asked_at < self._fresh_seconds:
             return kept.value
@@ -87,11 +87,11 @@ class Catalogue:
                 raise
             return kept.value
 
-    async def _ask(self, key: Key, ask: Callable[[], Any]) -> Any:
+    async def _ask(self, key: CacheKey, ask: Callable[[], Any]) -> Any:
         """Ask unless it is being asked already; the answer is kept also when it comes too late for this request."""
         asking = self._asking.get(key)
         if asking is None:
-            if len(self._asking) >= MAX_ASKING:
+            if len(self._asking) >= MAX_PENDING:
                 raise ProviderUnavailable("too much is being asked already")
             asking = self._asking[key] = self._executor.submit(ask)
             loop = asyncio.get_running_loop()
@@ -102,11 +102,11 @@ class Catalogue:
         except TimeoutError as error:
             raise ProviderUnavailable(f"{key[0]} did not answer within {self._ask_seconds:g} s") from error
 
-    def _keep(self, key: Key, done: Future[Any]) -> None:
+    def _keep(self, key: CacheKey, done: Future[Any]) -> None:
         self._asking.pop(key, None)
         if done.cancelled() or done.exception() is not None:
             return
-        self._kept[key] = _Kept(done.result(), time.monotonic())
+        self._kept[key] = _CacheEntry(done.result(), time.monotonic())
         self._kept.move_to_end(key)
-        if len(self._kept) > MAX_KEPT:
+        if len(self._kept) > MAX_CACHED:
             self._kept.popitem(last=False)
