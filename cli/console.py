@@ -48,7 +48,9 @@ def print_parts(*parts: Table | str) -> None:
     """Print tables and lines, an empty line between a table and what follows."""
     console = _console()
     for part in parts:
-        console.print(Text(escape_control_chars(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+        console.print(
+            Text(escape_control_chars(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str)
+        )
         if not isinstance(part, str):
             console.print()
 

@@ -34,7 +34,7 @@ def add(
     conn: Connection,
     subject: str,
     subject_id: UUID,
-    why: DeadLetterDecision,
+    decision: DeadLetterDecision,
     *,
     step: str,
     actor: str,
@@ -50,10 +50,10 @@ def add(
         "job_id": job_id,
         "provider": provider,
         "step": step,
-        "category": why.category,
-        "error": why.error,
-        "reason": to_storable(why.reason),
-        "retryable": why.retryable,
+        "category": decision.category,
+        "error": decision.error,
+        "reason": to_storable(decision.reason),
+        "retryable": decision.retryable,
         "facts": Jsonb({k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}),
         "actor": actor,
     }
@@ -128,9 +128,9 @@ SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS c
 """
 
 
-def count_groups(conn: Connection, which: DeadLetterFilter) -> list[Row]:
+def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]:
     """Return the dead letters that are meant, counted by provider, step, category and error."""
-    return fetch_all(conn, GROUPS, asdict(which))
+    return fetch_all(conn, GROUPS, asdict(criteria))
 
 
 LIST = f"""
@@ -140,9 +140,9 @@ SELECT {_COLUMNS} FROM dead_letters
 """
 
 
-def list_newest(conn: Connection, which: DeadLetterFilter, *, limit: int) -> list[DeadLetter]:
+def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> list[DeadLetter]:
     """Return the newest dead letters that are meant."""
-    return [DeadLetter(**row) for row in fetch_all(conn, LIST, {**asdict(which), "limit": limit})]
+    return [DeadLetter(**row) for row in fetch_all(conn, LIST, {**asdict(criteria), "limit": limit})]
 
 
 PAGE = f"""

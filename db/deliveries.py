@@ -90,7 +90,7 @@ SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_
 
 
 def mark_unmatched(
-    conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, life_seconds: float
+    conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
 ) -> None:
     """Keep a delivery for a prediction that nobody registered, to be tried again after a wait."""
     args = {
@@ -98,7 +98,7 @@ def mark_unmatched(
         "token": lease.token,
         "external_id": external_id,
         "wait_seconds": wait_seconds,
-        "life_seconds": life_seconds,
+        "life_seconds": unmatched_seconds,
         "actor": lease.leased_by,
     }
     lock_leased(conn, lease)

@@ -20,9 +20,11 @@ RETURNING subject_id AS id
 """
 
 
-def mark_discarding(conn: Connection, job_id: UUID, reason: str, actor: str, *, placeholder_too: bool = False) -> list[UUID]:
+def mark_discarding(
+    conn: Connection, job_id: UUID, reason: str, actor: str, *, include_placeholder: bool = False
+) -> list[UUID]:
     """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
-    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": placeholder_too}
+    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": include_placeholder}
     return [row["id"] for row in fetch_all(conn, BEGIN, args)]
 
 

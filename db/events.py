@@ -11,7 +11,9 @@ INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, a
 VALUES (%(subject)s, %(subject_id)s, %(job_id)s, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s)
 """
 
-MAX_ID_SPAN: Final = 500  # ids a page goes through, so that a filter that finds nothing costs no more than one that finds all
+MAX_ID_SPAN: Final = (
+    500  # ids a page goes through, so that a filter that finds nothing costs no more than one that finds all
+)
 
 LAST_DRAWN = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
 
@@ -27,7 +29,7 @@ def add(
     conn: Connection,
     subject: str,
     subject_id: UUID,
-    edge: tuple[str | None, str],
+    transition: tuple[str | None, str],
     *,
     actor: str,
     job_id: UUID | None = None,
@@ -38,8 +40,8 @@ def add(
         "subject": subject,
         "subject_id": subject_id,
         "job_id": job_id,
-        "from_state": edge[0],
-        "to_state": edge[1],
+        "from_state": transition[0],
+        "to_state": transition[1],
         "reason": reason,
         "actor": actor,
     }
@@ -102,9 +104,9 @@ def read_watermark(conn: Connection) -> Watermark:
     return Watermark(event_id, _writers(conn))
 
 
-def is_final(conn: Connection, mark: Watermark) -> bool:
+def is_final(conn: Connection, watermark: Watermark) -> bool:
     """Return whether every event up to a mark is visible to later statements, or never will be."""
-    return not mark.writers or not mark.writers & _writers(conn)
+    return not watermark.writers or not watermark.writers & _writers(conn)
 
 
 def get_last_id(conn: Connection) -> int:

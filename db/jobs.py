@@ -11,7 +11,7 @@ from db import notifications, progress
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import ids
 from moorage.lifecycle import OutputCounts
-from moorage.model import FallbackEntry, Job, Registration, JobRequest
+from moorage.model import FallbackEntry, Job, JobRequest, Registration
 
 _COLUMNS = (
     "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
@@ -48,23 +48,29 @@ RETURNING subject_id AS id
 
 
 def add_registered(
-    conn: Connection, job_id: UUID, asked: Registration, *, deadline_seconds: float, notify: bool = False, actor: str
+    conn: Connection,
+    job_id: UUID,
+    registration: Registration,
+    *,
+    deadline_seconds: float,
+    notify: bool = False,
+    actor: str,
 ) -> None:
     """Insert an open job; `notify`: its application is told of its ends by webhook."""
     args: dict[str, Any] = {
         "id": job_id,
-        "owner": asked.owner,
-        "kind": asked.kind,
-        "mode": asked.mode,
-        "room_type": asked.room_type,
-        "style": asked.style,
-        "prompt": asked.prompt,
-        "project_id": asked.project_id,
-        "scene": None if asked.scene is None else Jsonb(asked.scene),
-        "partial": asked.partial,
+        "owner": registration.owner,
+        "kind": registration.kind,
+        "mode": registration.mode,
+        "room_type": registration.room_type,
+        "style": registration.style,
+        "prompt": registration.prompt,
+        "project_id": registration.project_id,
+        "scene": None if registration.scene is None else Jsonb(registration.scene),
+        "partial": registration.partial,
         "notify": notify,
         "deadline": timedelta(seconds=deadline_seconds),
-        "reason": f"{asked.provider} {asked.external_id}",
+        "reason": f"{registration.provider} {registration.external_id}",
         "actor": actor,
     }
     conn.execute(ADD, args)
@@ -229,27 +235,27 @@ def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[
     return fetch_all(conn, PAGE, {**filters, "limit": limit})
 
 
-def add_requested(conn: Connection, job_id: UUID, wish: JobRequest, *, notify: bool, actor: str) -> bool:
+def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
     """Insert an open job with its chain; False when its owner has a job under this key already."""
     args: dict[str, Any] = {
         "id": job_id,
-        "owner": wish.owner,
-        "kind": wish.kind,
-        "mode": wish.mode,
-        "room_type": wish.room_type,
-        "style": wish.style,
-        "prompt": wish.prompt,
-        "variants": wish.variants,
-        "project_id": wish.project_id,
-        "scene": None if wish.scene is None else Jsonb(wish.scene),
-        "partial": wish.partial,
-        "fallback_chain": Jsonb([_entry(entry) for entry in wish.chain]),
-        "placeholder": wish.placeholder,
+        "owner": request.owner,
+        "kind": request.kind,
+        "mode": request.mode,
+        "room_type": request.room_type,
+        "style": request.style,
+        "prompt": request.prompt,
+        "variants": request.variants,
+        "project_id": request.project_id,
+        "scene": None if request.scene is None else Jsonb(request.scene),
+        "partial": request.partial,
+        "fallback_chain": Jsonb([_entry(entry) for entry in request.fallback_chain]),
+        "placeholder": request.placeholder,
         "notify": notify,
-        "key": wish.idempotency_key,
-        "request_sha256": wish.request_sha256,
-        "deadline": timedelta(seconds=wish.deadline_seconds),
-        "reason": f"a chain of {len(wish.chain)}",
+        "key": request.idempotency_key,
+        "request_sha256": request.request_sha256,
+        "deadline": timedelta(seconds=request.deadline_seconds),
+        "reason": f"a chain of {len(request.fallback_chain)}",
         "actor": actor,
     }
     return fetch_one(conn, ADD_REQUESTED, args) is not None

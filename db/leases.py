@@ -42,7 +42,10 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
 
 
 def _for_each(sql: str) -> dict[WorkTable, str]:
-    return {t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR_LEASE, unpaused=UNPAUSED[t]) for t in SUBJECT}
+    return {
+        t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR_LEASE, unpaused=UNPAUSED[t])
+        for t in SUBJECT
+    }
 
 
 CLAIM = _for_each("""
@@ -136,7 +139,7 @@ def reschedule(
     *,
     wait_seconds: float,
     reason: str,
-    counted: bool,
+    counts_as_error: bool,
     kind: EventKind = "attempt_failed",
 ) -> None:
     """
@@ -153,7 +156,7 @@ def reschedule(
         "token": lease.token,
         "wait_seconds": max(wait_seconds, 0.0),
         "reason": reason,
-        "counted": counted,
+        "counted": counts_as_error,
         "kind": kind,
         "actor": lease.leased_by,
     }
@@ -261,14 +264,16 @@ DUE: Final = {
 }
 
 
-def wake_due(conn: Connection, step: str, *, limit: int, starved: bool, synchronous: Sequence[str] = ()) -> list[UUID]:
+def wake_due(
+    conn: Connection, step: str, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
+) -> list[UUID]:
     """
     Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s.
 
     Args:
         synchronous: the providers whose predictions are submitted by the step generate, not by submit.
     """
-    args = {"limit": limit, "starved": starved, "synchronous": list(synchronous)}
+    args = {"limit": limit, "starved": queue_is_empty, "synchronous": list(synchronous)}
     return [row["id"] for row in fetch_all(conn, DUE[step], args)]
 
 

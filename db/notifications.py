@@ -62,7 +62,9 @@ def end_sent(conn: Connection, lease: Lease) -> None:
     leases.execute_end(conn, lease, END_SENT)
 
 
-END_DEAD = leases.build_end_statement("notifications", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
+END_DEAD = leases.build_end_statement(
+    "notifications", "waiting", "dead", "category = %(category)s, reason = %(reason)s"
+)
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> UUID:

@@ -14,7 +14,9 @@ LEASE: Final = "SELECT lease_token FROM outputs WHERE job_id = %(render_id)s AND
 LOCK: Final = f"{LEASE} FOR UPDATE"
 
 
-def find_reference(conn: Connection, key: str, render_id: UUID, idx: int, token_start: str, *, lock: bool) -> ReferenceKind | None:
+def find_reference(
+    conn: Connection, key: str, render_id: UUID, idx: int, token_prefix: str, *, lock: bool
+) -> ReferenceKind | None:
     """
     Return why the object of an output must stay, or None when no row can ever name it any more.
 
@@ -28,14 +30,14 @@ def find_reference(conn: Connection, key: str, render_id: UUID, idx: int, token_
     if key in objects.find_referenced_keys(conn, [key]):
         return "named"
     token: UUID | None = row["lease_token"] if row else None
-    return "leased" if token is not None and token.hex.startswith(token_start) else None
+    return "leased" if token is not None and token.hex.startswith(token_prefix) else None
 
 
 @dataclass(frozen=True, slots=True)
 class ScanCursor:
     """Where a sweep stopped: in which listing, behind which key."""
 
-    place: str
+    listing: str
     after_key: str
 
 
@@ -61,4 +63,4 @@ def save_cursor(conn: Connection, sweep: str, to: ScanCursor | None) -> None:
     if to is None:
         conn.execute(FORGET, {"sweep": sweep})
     else:
-        conn.execute(MOVE, {"sweep": sweep, "place": to.place, "after_key": to.after_key})
+        conn.execute(MOVE, {"sweep": sweep, "place": to.listing, "after_key": to.after_key})

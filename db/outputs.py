@@ -8,7 +8,7 @@ from uuid import UUID
 from db import leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.errors import LeaseLost
-from moorage.model import StoredOutput, Lease, Output
+from moorage.model import Lease, Output, StoredOutput
 from moorage.provider_types import OutputFile
 
 ADD = """
@@ -36,7 +36,7 @@ def add(
     *,
     job_id: UUID,
     prediction_id: UUID,
-    found: OutputFile,
+    file: OutputFile,
     expires_at: datetime | None,
     actor: str,
     object_key: str | None = None,
@@ -47,18 +47,18 @@ def add(
     Args:
         object_key: the file lies in the private bucket under this key.
     """
-    kind = "object" if object_key else ("inline" if found.data is not None else "url")
+    kind = "object" if object_key else ("inline" if file.data is not None else "url")
     args: dict[str, Any] = {
         "id": output_id,
         "job_id": job_id,
         "prediction_id": prediction_id,
-        "path": found.path,
+        "path": file.path,
         "source_kind": kind,
-        "source": object_key or found.url,
-        "source_data": found.data,
+        "source": object_key or file.url,
+        "source_data": file.data,
         "expires_at": expires_at,
-        "state": "dead" if found.problem else "waiting",
-        "problem": found.problem,
+        "state": "dead" if file.problem else "waiting",
+        "problem": file.problem,
         "actor": actor,
     }
     return fetch_one(conn, ADD, args) is not None
@@ -72,9 +72,9 @@ RETURNING id
 """
 
 
-def update_source_url(conn: Connection, prediction_id: UUID, found: OutputFile, expires_at: datetime | None) -> bool:
+def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
     """Take a fresh URL and expiry for a path that is still waiting; False when nothing changed."""
-    args = {"prediction_id": prediction_id, "path": found.path, "url": found.url, "expires_at": expires_at}
+    args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
     return fetch_one(conn, RENEW_SOURCE, args) is not None
 
 
@@ -120,21 +120,21 @@ END_KEPT = leases.build_end_statement(
 )
 
 
-def end_kept(conn: Connection, lease: Lease, kept: StoredOutput) -> None:
+def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     """Record a stored file; LeaseLost when another worker owns the output."""
-    thumb = kept.thumb
+    thumb = stored.thumb
     facts: dict[str, Any] = {
-        **{key: value for key, value in asdict(kept.media).items() if key != "extension"},
-        "bytes": kept.bytes,
-        "sha256": kept.sha256,
-        "key": kept.key,
-        "thumb_key": kept.thumb_key,
+        **{key: value for key, value in asdict(stored.media).items() if key != "extension"},
+        "bytes": stored.bytes,
+        "sha256": stored.sha256,
+        "key": stored.key,
+        "thumb_key": stored.thumb_key,
         "thumb_bytes": len(thumb.data) if thumb else None,
         "thumb_sha256": thumb.sha256 if thumb else None,
         "color": thumb.color if thumb else None,
         "thumb_width_px": thumb.width_px if thumb else None,
         "thumb_height_px": thumb.height_px if thumb else None,
-        "thumb_missing": kept.thumb_missing,
+        "thumb_missing": stored.thumb_missing,
     }
     leases.execute_end(conn, lease, END_KEPT, **facts)
 

@@ -166,9 +166,9 @@ RETURNING id
 """
 
 
-def schedule_next_poll(conn: Connection, lease: Lease, *, wait_seconds: float, polled: bool) -> None:
+def schedule_next_poll(conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool) -> None:
     """Give a polled prediction back until its next poll, at the latest at its deadline."""
-    args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(polled)}
+    args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(was_polled)}
     if fetch_one(conn, WAIT, args) is None:
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
 
@@ -187,12 +187,12 @@ RETURNING subject_id AS id
 """
 
 
-def abandon(conn: Connection, lease: Lease, *, life_seconds: float, reason: str) -> None:
+def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for a prediction; a late answer still counts until the output life ends."""
     args = {
         "id": lease.row_id,
         "token": lease.token,
-        "life": timedelta(seconds=life_seconds),
+        "life": timedelta(seconds=output_life_seconds),
         "reason": reason,
         "actor": lease.leased_by,
     }

@@ -37,7 +37,7 @@ RETURNING id
 """
 
 
-def add(conn: Connection, project_id: str, owner: str, whole: str) -> bool:
+def add(conn: Connection, project_id: str, owner: str, envelope: str) -> bool:
     """
     Insert a project with its document; False when there is one.
 
@@ -45,7 +45,7 @@ def add(conn: Connection, project_id: str, owner: str, whole: str) -> bool:
         whole: JSON text of an object that has the document as `document`. PostgreSQL reads it itself, so that no number
             is cut on its way through this process.
     """
-    return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "whole": whole}) is not None
+    return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "whole": envelope}) is not None
 
 
 REPLACE = """
@@ -82,14 +82,14 @@ UPDATE projects
 """
 
 
-def replace_document(conn: Connection, project_id: str, whole: str) -> None:
+def replace_document(conn: Connection, project_id: str, envelope: str) -> None:
     """Replace the document of a locked project by the one in `whole`, as `add` takes it; compute it afterwards."""
-    conn.execute(REPLACE, {"id": project_id, "whole": whole})
+    conn.execute(REPLACE, {"id": project_id, "whole": envelope})
 
 
-def add_scene(conn: Connection, project_id: str, scene: str, more: Mapping[str, Any]) -> None:
+def add_scene(conn: Connection, project_id: str, scene: str, extra_fields: Mapping[str, Any]) -> None:
     """Add a scene, JSON text, and some fields of ours to it, behind the last of a locked project."""
-    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "more": Jsonb(dict(more))})
+    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "more": Jsonb(dict(extra_fields))})
 
 
 def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
@@ -206,7 +206,9 @@ def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> R
         return None
     placed = fetch_all(conn, LIST_PLACED, {"id": project_id})
     keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
-    document = scene_documents.replace_image_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    document = scene_documents.replace_image_urls(
+        project["document"], _urls(zip(placed, keys, strict=True), asset_base)
+    )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**project, "document": document, "unplaced": unplaced}
 

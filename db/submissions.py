@@ -27,14 +27,16 @@ RETURNING subject_id AS id
 """
 
 
-def plan(conn: Connection, job_id: UUID, entry: int, wanted: FallbackEntry, *, reason: str | None, actor: str) -> UUID:
+def plan(
+    conn: Connection, job_id: UUID, entry_index: int, entry: FallbackEntry, *, reason: str | None, actor: str
+) -> UUID:
     """Insert the next prediction of a locked (or just inserted) job, to be submitted now; returns its id."""
     args: dict[str, Any] = {
         "id": ids.uuid7(),
         "job_id": job_id,
-        "entry": entry,
-        "provider": wanted.provider,
-        "model": wanted.model,
+        "entry": entry_index,
+        "provider": entry.provider,
+        "model": entry.model,
         "reason": reason,
         "actor": actor,
     }
@@ -107,9 +109,9 @@ RETURNING subject_id AS id
 """
 
 
-def mark_submitting(conn: Connection, lease: Lease, *, key_sha256: str, seconds: float) -> None:
+def mark_submitting(conn: Connection, lease: Lease, *, key_sha256: str, deadline_seconds: float) -> None:
     """Say that a planned prediction is about to be sent, under this key; its time limit begins. It stays leased."""
-    _must(conn, BEGIN, lease, key_sha256=key_sha256, seconds=timedelta(seconds=seconds), actor=lease.leased_by)
+    _must(conn, BEGIN, lease, key_sha256=key_sha256, seconds=timedelta(seconds=deadline_seconds), actor=lease.leased_by)
 
 
 WAIT = f"""
@@ -121,9 +123,9 @@ RETURNING id
 """
 
 
-def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, looked: bool = False) -> None:
+def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searched: bool = False) -> None:
     """Come again after a wait that is no failure: no room at the provider, or the time of the next look."""
-    _must(conn, WAIT, lease, wait_seconds=max(wait_seconds, 0.0), looked=int(looked))
+    _must(conn, WAIT, lease, wait_seconds=max(wait_seconds, 0.0), looked=int(has_searched))
 
 
 BACK = f"""
@@ -142,11 +144,20 @@ RETURNING subject_id AS id
 """
 
 
-def return_to_planned(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counted: bool, kind: EventKind) -> None:
+def return_to_planned(
+    conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool, kind: EventKind
+) -> None:
     """Plan a prediction again that was certainly not made; `counted`: as an error."""
     wait_seconds = max(wait_seconds, 0.0)
     _must(
-        conn, BACK, lease, wait_seconds=wait_seconds, reason=reason, counted=counted, kind=kind, actor=lease.leased_by
+        conn,
+        BACK,
+        lease,
+        wait_seconds=wait_seconds,
+        reason=reason,
+        counted=counts_as_error,
+        kind=kind,
+        actor=lease.leased_by,
     )
 
 
@@ -195,9 +206,9 @@ RETURNING subject_id AS id
 """
 
 
-def abandon(conn: Connection, lease: Lease, *, life_seconds: float, reason: str) -> None:
+def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for what nobody knows the fate of; its webhook still counts until the output life ends."""
-    _must(conn, ABANDON, lease, life=timedelta(seconds=life_seconds), reason=reason, actor=lease.leased_by)
+    _must(conn, ABANDON, lease, life=timedelta(seconds=output_life_seconds), reason=reason, actor=lease.leased_by)
 
 
 MARK_UNCERTAIN = """

@@ -105,9 +105,13 @@ SELECT v.render_id, v.idx, v.key, v.media, v.format, v.bytes, v.width_px, v.heig
 """
 
 
-def list_variants_by_owner(conn: Connection, owner: str, named: Sequence[tuple[UUID, int]]) -> list[Row]:
+def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tuple[UUID, int]]) -> list[Row]:
     """Return those of some published files that are an owner's and still shown, as inputs of another job."""
-    args = {"owner": owner, "renders": [render_id for render_id, _ in named], "idxs": [idx for _, idx in named]}
+    args = {
+        "owner": owner,
+        "renders": [render_id for render_id, _ in references],
+        "idxs": [idx for _, idx in references],
+    }
     return fetch_all(conn, VARIANTS, args)
 
 

@@ -49,8 +49,8 @@ def download_url(
     *,
     limits: Limits,
     headers_for: HeadersFor,
-    allows: UrlCheck,
-    pulse: ProgressCallback,
+    check_url: UrlCheck,
+    on_progress: ProgressCallback,
 ) -> Iterator[FetchedFile]:
     """
     Download a URL; the file lives as long as the `with` block. Redirects are followed here, each hop checked anew.
@@ -68,9 +68,9 @@ def download_url(
         DiskFull: the temporary folder is full or broken.
     """
     with spool.open_spool(limits) as file:
-        run = _Download(session, limits, file, pulse)
-        with run.translated(), call_while_waiting(run.beat):
-            fetched = run.download(url, headers_for, allows)
+        run = _Download(session, limits, file, on_progress)
+        with run.translate_errors(), call_while_waiting(run.check_limits):
+            fetched = run.download(url, headers_for, check_url)
         yield fetched
 
 
@@ -82,13 +82,13 @@ def spool_bytes(data: bytes, limits: Limits) -> Iterator[FetchedFile]:
 
 
 @contextlib.contextmanager
-def spool_chunks(chunks: Iterator[bytes], limits: Limits, pulse: ProgressCallback) -> Iterator[FetchedFile]:
+def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressCallback) -> Iterator[FetchedFile]:
     """Give a file that arrives in chunks (from our private bucket) the form of a download."""
     with spool.open_spool(limits) as file:
         for chunk in chunks:
-            pulse()
+            on_progress()
             file.write(chunk)
-        yield file.done()
+        yield file.finish()
 
 
 class _Download:
@@ -111,14 +111,14 @@ class _Download:
                 url = _joined(self._url, target)
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
 
-    def beat(self) -> None:
+    def check_limits(self) -> None:
         """Pass the pulse on, and hold the clock against the limits."""
         self._pulse()
         now, limits = time.monotonic(), self._limits
         if now - self._started > limits.total_seconds:
             raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s", facts=self.facts())
         spent = now - self._body_started if self._body_started else 0.0
-        if spent > limits.slow_after_seconds and self._file.bytes < spent * limits.min_bytes_per_second:
+        if spent > limits.slow_after_seconds and self._file.size_bytes < spent * limits.min_bytes_per_second:
             raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
 
     def facts(self) -> dict[str, Any]:
@@ -126,13 +126,13 @@ class _Download:
         return {
             "url": logs.redact_url(self._url),
             "status": self._status,
-            "bytes": self._file.bytes,
-            "expected": self._file.expected,
+            "bytes": self._file.size_bytes,
+            "expected": self._file.expected_bytes,
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
     @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the errors of the HTTP libraries into ours, and add the facts to ours."""
         try:
             yield
@@ -145,7 +145,7 @@ class _Download:
             raise DownloadInterrupted(_cause(error), facts=self.facts(), event_kind="source_interrupted") from error
 
     def _get(self, url: str, headers_for: HeadersFor, allows: UrlCheck) -> requests.Response:
-        self.beat()
+        self.check_limits()
         self._url = url
         prepared = self._session.prepare_request(requests.Request("GET", url))
         self._url = url = prepared.url or ""
@@ -169,16 +169,16 @@ class _Download:
         if error is not None:
             raise error
         raw: urllib3.HTTPResponse = response.raw
-        self._file.announce(raw.length_remaining)
+        self._file.set_expected_bytes(raw.length_remaining)
         self._body_started = time.monotonic()
         while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
-            self.beat()
+            self.check_limits()
             self._file.write(chunk)
         self._whole()
-        return self._file.done(response.headers.get("Content-Type"))
+        return self._file.finish(response.headers.get("Content-Type"))
 
     def _whole(self) -> None:
-        got, expected = self._file.bytes, self._file.expected
+        got, expected = self._file.size_bytes, self._file.expected_bytes
         if expected is not None and got != expected:
             raise DownloadInterrupted(f"{got} of {expected} bytes came", facts=self.facts())
         if not got:
@@ -212,7 +212,9 @@ def _cause(error: BaseException) -> str:
     return f"the download broke: {type(error).__name__}: {error}"[:500]
 
 
-def classify_response(status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]) -> MoorageError | None:
+def classify_response(
+    status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]
+) -> MoorageError | None:
     """Return the error that an answer amounts to, or None for a body that can be read."""
     if status in _GONE:
         return OutputGone(f"the server answered {status}", facts=facts)

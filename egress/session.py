@@ -42,12 +42,12 @@ class EgressGuard:
         self._allow = frozenset(_endpoint(entry) for entry in allow)
         self._resolve = resolve
 
-    def refuses(self, ip: str, port: int) -> str | None:
+    def refusal_reason(self, ip: str, port: int) -> str | None:
         """Return why an address must not be connected to, or None."""
         why = ip_ranges.nonpublic_reason(ip)
         return None if why and (_canonical(ip), port) in self._allow else why
 
-    def session(self, limits: Limits) -> requests.Session:
+    def new_session(self, limits: Limits) -> requests.Session:
         """Return a session without retries, cookies, proxies or credentials of the environment."""
         session = requests.Session()
         session.trust_env = False
@@ -85,7 +85,7 @@ class EgressGuard:
             raise NameResolutionError(conn.host, conn, error) from error
         except UnicodeError as error:  # a label of more than 63 characters
             raise DownloadRefused(f"not a host name: {error}", facts={"host": conn.host}) from error
-        refused = {str(entry[4][0]): self.refuses(str(entry[4][0]), port) for entry in found}
+        refused = {str(entry[4][0]): self.refusal_reason(str(entry[4][0]), port) for entry in found}
         allowed = [(entry[0], entry[4]) for entry in found if not refused[str(entry[4][0])]]
         if not allowed:
             raise _refusal(conn.host, port, refused)
@@ -100,7 +100,7 @@ class EgressGuard:
             sock.connect(address)
             sock.settimeout(seconds)
             peer = str(sock.getpeername()[0])
-            if why := self.refuses(peer, conn.port):
+            if why := self.refusal_reason(peer, conn.port):
                 raise _refusal(conn.host, conn.port, {peer: why})
         except BaseException:
             sock.close()

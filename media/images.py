@@ -26,22 +26,22 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
         Invalid: it is not whole, not decodable, or over the limits.
         DiskFull: the temporary file could not be read.
     """
-    facts: dict[str, Any] = {"format": kind.format, "bytes": fetched.bytes}
+    facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     with _decoder(facts, limits):
         if truncation.is_truncated(fetched.file, kind):
-            raise InvalidMedia(f"the {kind.format.upper()} is cut off: its end is missing", facts=facts)
+            raise InvalidMedia(f"the {kind.name.upper()} is cut off: its end is missing", facts=facts)
         _open(fetched.file, kind).verify()  # reads every chunk of a PNG with its checksum; load() does not check them
         return _decoded(_open(fetched.file, kind), kind, limits, facts)
 
 
 def _open(file: BinaryIO, kind: FileFormat) -> Image.Image:
     file.seek(0)
-    return Image.open(file, formats=[kind.format.upper()])
+    return Image.open(file, formats=[kind.name.upper()])
 
 
 def _decoded(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
     # A JPEG with further pictures inside (gain maps, previews of phones) opens as MPO: the first one counts.
-    frames = 1 if kind.format == "jpeg" else int(getattr(image, "n_frames", 1))
+    frames = 1 if kind.name == "jpeg" else int(getattr(image, "n_frames", 1))
     _check_size(image, frames, limits, facts)
     notes: list[str] = []
     image.load()
@@ -52,7 +52,7 @@ def _decoded(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[s
         image.seek(index)
         image.load()
     return Media(
-        "image", kind.format, kind.content_type, kind.extension, width, height, frames,
+        "image", kind.name, kind.content_type, kind.extension, width, height, frames,
         notes=to_storable("; ".join(dict.fromkeys(notes)), 1000) or None,
     ), thumbnail  # fmt: skip
 
@@ -60,7 +60,9 @@ def _decoded(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[s
 def _check_size(image: Image.Image, frames: int, limits: Limits, facts: dict[str, Any]) -> None:
     facts.update(width_px=image.width, height_px=image.height, frames=frames)
     if frames > limits.max_frames:
-        raise InvalidMedia(f"{frames} frames, the limit is {limits.max_frames}", facts={**facts, "limit": limits.max_frames})
+        raise InvalidMedia(
+            f"{frames} frames, the limit is {limits.max_frames}", facts={**facts, "limit": limits.max_frames}
+        )
     pixels = image.width * image.height * frames
     if pixels > limits.image_max_pixels:
         raise _too_many(pixels, limits, facts)
@@ -93,7 +95,9 @@ def _decoder(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
             if isinstance(error, OSError) and error.errno is not None:
                 raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
             told = to_storable(f"{type(error).__name__}: {error}", 500)
-            raise InvalidMedia(f"not decodable as {facts['format']}: {told}", facts={**facts, "decoder": told}) from error
+            raise InvalidMedia(
+                f"not decodable as {facts['format']}: {told}", facts={**facts, "decoder": told}
+            ) from error
 
 
 def _pixels(error: Exception) -> int | None:

@@ -75,13 +75,13 @@ def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
     return box
 
 
-def read_bytes(file: BinaryIO, at: int, size: int) -> bytes:
+def read_bytes(file: BinaryIO, offset: int, size: int) -> bytes:
     """Return bytes of the file, fewer at its end."""
-    file.seek(at, os.SEEK_SET)
+    file.seek(offset, os.SEEK_SET)
     return file.read(size)
 
 
-def unpack_fields(file: BinaryIO, box: Box, layout: str, at: int = 0) -> tuple[int, ...]:
+def unpack_fields(file: BinaryIO, box: Box, layout: str, offset: int = 0) -> tuple[int, ...]:
     """
     Return numbers from the content of a box.
 
@@ -89,6 +89,6 @@ def unpack_fields(file: BinaryIO, box: Box, layout: str, at: int = 0) -> tuple[i
         BoxError: the box is too short for them.
     """
     size = struct.calcsize(layout)
-    if box.start + at + size > box.end:
+    if box.start + offset + size > box.end:
         raise BoxError(f"box {box.type.decode('latin-1')!r} has only {box.end - box.start} bytes")
-    return struct.unpack(layout, read_bytes(file, box.start + at, size))
+    return struct.unpack(layout, read_bytes(file, box.start + offset, size))

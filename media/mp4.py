@@ -5,7 +5,7 @@ import sys
 from typing import BinaryIO, Final
 
 from media.containers import ContainerError, VideoFacts
-from media.iso_bmff import Box, BoxError, iterate_boxes, find_box, unpack_fields, read_bytes
+from media.iso_bmff import Box, BoxError, find_box, iterate_boxes, read_bytes, unpack_fields
 
 _MAX_OFFSETS_BYTES: Final = 64 * 2**20  # of one chunk table; 8 million chunks
 

@@ -54,7 +54,9 @@ def _work(given: dict[str, Any]) -> dict[str, Any]:
                 _video(came, out, media.format)
             out.flush()
             size = os.fstat(out.fileno()).st_size
-            kept = validate.validate_file(FetchedFile(out, size, ""), limits).media  # what is stored is what was decoded
+            kept = validate.validate_file(
+                FetchedFile(out, size, ""), limits
+            ).media  # what is stored is what was decoded
         except Transient as error:
             raise InvalidMedia(f"it takes too much memory or room: {error}") from error
     return asdict(kept)

@@ -14,7 +14,7 @@ class FileFormat:
     """A format that is kept."""
 
     media: MediaKind
-    format: str
+    name: str
     content_type: str
     extension: str
 

@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from media.truncation import JPEG_MARKER, skip_gif_sub_blocks, gif_color_table_bytes
+from media.truncation import JPEG_MARKER, gif_color_table_bytes, skip_gif_sub_blocks
 from moorage.errors import InvalidMedia
 
 Data = bytes | mmap.mmap
@@ -124,4 +124,9 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return kind + len(content).to_bytes(4, "little") + content + b"\x00" * (len(content) % 2)
 
 
-STRIP_BY_FORMAT: Final[dict[str, Callable[[Data], Iterator[bytes]]]] = {"jpeg": strip_jpeg, "png": strip_png, "gif": strip_gif, "webp": strip_webp}
+STRIP_BY_FORMAT: Final[dict[str, Callable[[Data], Iterator[bytes]]]] = {
+    "jpeg": strip_jpeg,
+    "png": strip_png,
+    "gif": strip_gif,
+    "webp": strip_webp,
+}

@@ -116,7 +116,9 @@ def _check_tracks(file: BinaryIO, start: int, end: int) -> None:
         if field.id == _TRACK_TYPE and field.end is not None:
             kind = int.from_bytes(iso_bmff.read_bytes(file, field.start, min(8, field.end - field.start)), "big")
             if kind not in _SHOWN:
-                raise InvalidMedia(f"the webm has a track (type {kind}) that is neither picture nor sound: send it without")
+                raise InvalidMedia(
+                    f"the webm has a track (type {kind}) that is neither picture nor sound: send it without"
+                )
 
 
 def _elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Element]]:

@@ -35,7 +35,7 @@ def _unheard(_: str) -> None:
     """Nobody listens."""
 
 
-def render_thumbnail(image: Image.Image, limits: Limits, note: WarningSink = _unheard) -> Thumbnail:
+def render_thumbnail(image: Image.Image, limits: Limits, on_warning: WarningSink = _unheard) -> Thumbnail:
     """
     Return a WebP of a decoded picture that fits the thumbnail square; it is never larger than the picture.
 
@@ -44,8 +44,8 @@ def render_thumbnail(image: Image.Image, limits: Limits, note: WarningSink = _un
         note: told what metadata was unreadable; the thumbnail is made without it.
     """
     small = _shrunk(_resizable(image), limits.thumbnail_px)
-    small = _srgb(small, image.info.get("icc_profile"), note)
-    turn = UPRIGHT_TRANSFORMS.get(read_orientation(image, note))
+    small = _srgb(small, image.info.get("icc_profile"), on_warning)
+    turn = UPRIGHT_TRANSFORMS.get(read_orientation(image, on_warning))
     if turn is not None:
         small = small.transpose(turn)
     out = io.BytesIO()
@@ -65,19 +65,19 @@ def _color(image: Image.Image) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def read_orientation(image: Image.Image, note: WarningSink = _unheard) -> int:
+def read_orientation(image: Image.Image, on_warning: WarningSink = _unheard) -> int:
     """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except METADATA_ERRORS as error:
-        note(f"EXIF unreadable: {error}"[:200])
+        on_warning(f"EXIF unreadable: {error}"[:200])
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def read_upright_size(image: Image.Image, note: WarningSink = _unheard) -> tuple[int, int]:
+def read_upright_size(image: Image.Image, on_warning: WarningSink = _unheard) -> tuple[int, int]:
     """Return width and height as they are seen."""
-    return (image.height, image.width) if read_orientation(image, note) >= 5 else image.size
+    return (image.height, image.width) if read_orientation(image, on_warning) >= 5 else image.size
 
 
 def _resizable(image: Image.Image) -> Image.Image:

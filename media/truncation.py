@@ -20,15 +20,15 @@ _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 def is_truncated(file: BinaryIO, kind: FileFormat) -> bool:
     """Tell whether a picture ends before its end. The file is not empty."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if kind.format == "png":
+        if kind.name == "png":
             return not _png_ends(data)
-        if kind.format == "jpeg":
+        if kind.name == "jpeg":
             return not _jpeg_ends(data)
-        if kind.format == "gif":
+        if kind.name == "gif":
             return not _gif_ends(data)
-        if kind.format == "webp":
+        if kind.name == "webp":
             return 8 + int.from_bytes(data[4:8], "little") > len(data)
-        return kind.format == "avif" and iso_bmff.find_box_error(file, len(data)) is not None
+        return kind.name == "avif" and iso_bmff.find_box_error(file, len(data)) is not None
 
 
 def _png_ends(data: mmap.mmap) -> bool:
@@ -75,11 +75,11 @@ def gif_color_table_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def skip_gif_sub_blocks(data: bytes | mmap.mmap, at: int) -> int:
+def skip_gif_sub_blocks(data: bytes | mmap.mmap, offset: int) -> int:
     """Return where the sub-blocks that start here end, or the end of the file when they do not."""
-    while at < len(data):
-        size = data[at]
-        at += 1 + size
+    while offset < len(data):
+        size = data[offset]
+        offset += 1 + size
         if not size:
-            return at
+            return offset
     return len(data)

@@ -35,7 +35,7 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
         raise InvalidMedia(
             f"{sniff.describe_unknown_format(head)} instead of a picture or video",
             facts={
-                "bytes": fetched.bytes,
+                "bytes": fetched.size_bytes,
                 "declared_type": to_storable(fetched.declared_type or "", 200) or None,
                 "starts": head[:32].hex(),
             },
@@ -56,10 +56,10 @@ def _head(fetched: FetchedFile) -> bytes:
 
 def _examine(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
-    if fetched.bytes > cap:
+    if fetched.size_bytes > cap:
         raise InvalidMedia(
-            f"{fetched.bytes} bytes, the limit is {cap}",
-            facts={"format": kind.format, "bytes": fetched.bytes, "limit": cap},
+            f"{fetched.size_bytes} bytes, the limit is {cap}",
+            facts={"format": kind.name, "bytes": fetched.size_bytes, "limit": cap},
         )
     if kind.media == "image":
         media, thumbnail = images.validate_image(fetched, kind, limits)
@@ -69,14 +69,14 @@ def _examine(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> Validate
 
 def _video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     try:
-        facts = video.parse_container(fetched.file, fetched.bytes, kind)
+        facts = video.parse_container(fetched.file, fetched.size_bytes, kind)
     except ContainerError as error:
         raise InvalidMedia(
-            f"the {kind.format} is not whole: {error}",
-            facts={"format": kind.format, "bytes": fetched.bytes, "container": to_storable(str(error), 500)},
+            f"the {kind.name} is not whole: {error}",
+            facts={"format": kind.name, "bytes": fetched.size_bytes, "container": to_storable(str(error), 500)},
         ) from error
     media = Media(
-        "video", kind.format, kind.content_type, kind.extension, facts.width_px, facts.height_px,
+        "video", kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
         duration_s=facts.duration_s,
     )  # fmt: skip
     try:

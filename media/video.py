@@ -33,7 +33,7 @@ def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
     Raises:
         ContainerError: it is cut, broken, or holds no video.
     """
-    return mp4.parse_mp4(file, size) if kind.format == "mp4" else webm.parse_webm(file, size)
+    return mp4.parse_mp4(file, size) if kind.name == "mp4" else webm.parse_webm(file, size)
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:
@@ -59,7 +59,7 @@ def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnai
 
 def _run(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int:
     numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
-    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.format]]
+    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.name]]
     try:
         return subprocess.run(
             [*command, *(str(int(number)) for number in numbers)],

@@ -34,7 +34,7 @@ class MoorageError(Exception):
 
     category: Category = "INTERNAL"
     event_kind: EventKind = "attempt_failed"
-    ours: bool = False
+    is_internal: bool = False
     retryable: bool = False
 
     def __init__(self, message: str, *, facts: Mapping[str, Any] | None = None) -> None:

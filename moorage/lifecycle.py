@@ -26,8 +26,8 @@ class RetryPolicy:
     max_errors: int = 12
     wait_base_seconds: float = 2.0
     wait_cap_seconds: float = 300.0
-    own_wait_seconds: float = 5.0  # our own storage, database or disk was away
-    last_try_before_expiry: timedelta = timedelta(seconds=10)
+    internal_wait_seconds: float = 5.0  # our own storage, database or disk was away
+    expiry_margin: timedelta = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class RetryContext:
 class Retry:
     """Try again at a time; `counted` says whether the failure counts toward the limit."""
 
-    at: datetime
+    run_at: datetime
     reason: str
-    counted: bool = True
+    is_counted: bool = True
     kind: EventKind = "attempt_failed"
 
 
@@ -75,25 +75,31 @@ def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.
     return jitter * min(cap, base * 2.0 ** min(attempt, 30))  # 2.0**1024 overflows
 
 
-def decide_after_failure(error: MoorageError, work: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy) -> Retry | DeadLetterDecision:
+def decide_after_failure(
+    error: MoorageError, ctx: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy
+) -> Retry | DeadLetterDecision:
     """Decide what follows a failure; our own outages count against the URL's life only."""
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):
         return DeadLetterDecision(error.category, name, reason, error.retryable)
-    if not error.ours and work.errors + 1 >= policy.max_errors:
-        return DeadLetterDecision(error.category, name, f"{reason} (given up after {work.errors + 1} errors)", retryable=True)
-    last = work.expires_at - policy.last_try_before_expiry if work.expires_at else None
+    if not error.is_internal and ctx.errors + 1 >= policy.max_errors:
+        return DeadLetterDecision(
+            error.category, name, f"{reason} (given up after {ctx.errors + 1} errors)", retryable=True
+        )
+    last = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
     if last is not None and now >= last:
         reason = f"{reason}; the source expired before it could be kept"
         return DeadLetterDecision(error.category, name, reason, retryable=False, source_expired=True)
-    if error.ours:
-        wait = policy.own_wait_seconds * (0.5 + jitter)
+    if error.is_internal:
+        wait = policy.internal_wait_seconds * (0.5 + jitter)
     else:
-        wait = backoff(work.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
+        wait = backoff(ctx.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
     asked = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
     at = now + timedelta(seconds=max(wait, asked))
-    return Retry(at=min(at, last) if last else at, reason=reason, counted=not error.ours, kind=error.event_kind)
+    return Retry(
+        run_at=min(at, last) if last else at, reason=reason, is_counted=not error.is_internal, kind=error.event_kind
+    )
 
 
 # --- what a provider's answer does ------------------------------------------------------------------------------
@@ -103,12 +109,12 @@ def decide_after_failure(error: MoorageError, work: RetryContext, *, now: dateti
 class PredictionContext:
     """What the decision on a report needs to know, read under the job lock."""
 
-    prediction: PredictionState
+    prediction_state: PredictionState
     is_chosen: bool
-    job: JobState
+    job_state: JobState
     has_render: bool
-    can_ask: bool = True  # the provider has a status endpoint, and we the token for it
-    placeholder: bool = False  # what the job has chosen is its placeholder, and nobody has deleted that
+    can_poll: bool = True  # the provider has a status endpoint, and we the token for it
+    has_placeholder: bool = False  # what the job has chosen is its placeholder, and nobody has deleted that
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ class PollNow:
 class ChoosePrediction:
     """The first terminal success of a job: its outputs are the job's. `reopens` when the job had ended without any."""
 
-    reopens: bool
+    reopens_job: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,32 +163,38 @@ class EndPrediction:
 ReportDecision = IgnoreReport | RecordStatus | PollNow | ChoosePrediction | RefreshUrls | LateSuccess | EndPrediction
 
 
-def on_report(report: PredictionReport, at: PredictionContext) -> ReportDecision:
+def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     """Decide what a webhook or poll answer does; a prediction's status only moves forward."""
-    if at.prediction in TERMINAL_PREDICTION:
-        return _on_report_after_end(report, at)
+    if ctx.prediction_state in TERMINAL_PREDICTION:
+        return _on_report_after_end(report, ctx)
     if report.status in ("queued", "running", "unknown"):
         return RecordStatus()
-    if report.needs_fetch and at.can_ask:
+    if report.needs_fetch and ctx.can_poll:
         return PollNow()
     if report.status == "succeeded":
-        return _on_success(report, at)
+        return _on_success(report, ctx)
     if report.status == "cancelled":
         return EndPrediction("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
-    return EndPrediction("failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason")
+    return EndPrediction(
+        "failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason"
+    )
 
 
-def _on_report_after_end(report: PredictionReport, at: PredictionContext) -> ReportDecision:
-    if report.status == "succeeded" and at.prediction == "succeeded":
-        return RefreshUrls() if at.is_chosen and report.outputs else IgnoreReport("duplicate: the prediction had succeeded")
-    if report.status == "succeeded" and at.prediction == "lost" and report.outputs:
-        return _on_success(report, at)
+def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
+    if report.status == "succeeded" and ctx.prediction_state == "succeeded":
+        return (
+            RefreshUrls()
+            if ctx.is_chosen and report.outputs
+            else IgnoreReport("duplicate: the prediction had succeeded")
+        )
+    if report.status == "succeeded" and ctx.prediction_state == "lost" and report.outputs:
+        return _on_success(report, ctx)
     if report.status in ("queued", "running", "unknown"):
-        return IgnoreReport(f"backwards: {report.raw_status} after {at.prediction}")
-    return IgnoreReport(f"late: {report.raw_status} after {at.prediction}")
+        return IgnoreReport(f"backwards: {report.raw_status} after {ctx.prediction_state}")
+    return IgnoreReport(f"late: {report.raw_status} after {ctx.prediction_state}")
 
 
-def _on_success(report: PredictionReport, at: PredictionContext) -> ReportDecision:
+def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     if not report.outputs:
         if report.needs_fetch:
             why = "the webhook tells of files without bringing them, and the provider cannot be asked for them"
@@ -190,12 +202,12 @@ def _on_success(report: PredictionReport, at: PredictionContext) -> ReportDecisi
         if report.data_removed:
             return EndPrediction("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
         return EndPrediction("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
-    if at.job == "open" or (at.job == "keeping" and at.placeholder):
-        return ChoosePrediction(reopens=False)
-    if at.job == "partial" and at.placeholder:
-        return ChoosePrediction(reopens=True)
-    if at.job == "failed" and not at.has_render:
-        return ChoosePrediction(reopens=True)
+    if ctx.job_state == "open" or (ctx.job_state == "keeping" and ctx.has_placeholder):
+        return ChoosePrediction(reopens_job=False)
+    if ctx.job_state == "partial" and ctx.has_placeholder:
+        return ChoosePrediction(reopens_job=True)
+    if ctx.job_state == "failed" and not ctx.has_render:
+        return ChoosePrediction(reopens_job=True)
     return LateSuccess()
 
 
@@ -232,7 +244,7 @@ class Settlement:
     discard_kept: bool = False
 
 
-def on_output_counts(counts: OutputCounts, partial: str, *, more: bool = False) -> Settlement | None:
+def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool = False) -> Settlement | None:
     """
     Decide whether and how a `keeping` job ends; None while an output is still waiting.
 
@@ -245,7 +257,7 @@ def on_output_counts(counts: OutputCounts, partial: str, *, more: bool = False) 
         return Settlement("succeeded", publish=True)
     if counts.kept and partial == "keep":
         return Settlement("partial", publish=True)
-    if counts.placeholders and not more:
+    if counts.placeholders and not has_next_entry:
         return Settlement("partial", publish=True, discard_kept=counts.kept > 0)
     return Settlement("failed", publish=False, discard_kept=counts.kept > 0)
 
@@ -264,20 +276,20 @@ class FallbackState:
         placeholder: wanted, if there is none yet; kept; none: not asked for, or it could not be kept.
     """
 
-    awaited: int
-    following: int | None
+    pending_predictions: int
+    next_entry: int | None
     placeholder: Literal["none", "wanted", "kept"]
 
 
 FallbackDecision = Literal["await", "entry", "placeholder", "show placeholder", "fail"]
 
 
-def on_no_files(at: FallbackState) -> FallbackDecision:
+def on_no_files(state: FallbackState) -> FallbackDecision:
     """Decide what follows when a prediction, or every file of the chosen one, came to nothing."""
-    if at.awaited:
+    if state.pending_predictions:
         return "await"
-    if at.following is not None:
+    if state.next_entry is not None:
         return "entry"
-    if at.placeholder == "wanted":
+    if state.placeholder == "wanted":
         return "placeholder"
-    return "show placeholder" if at.placeholder == "kept" else "fail"
+    return "show placeholder" if state.placeholder == "kept" else "fail"

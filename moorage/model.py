@@ -161,7 +161,7 @@ class JobRequest:
 
     owner: str
     kind: str
-    chain: tuple[FallbackEntry, ...]
+    fallback_chain: tuple[FallbackEntry, ...]
     deadline_seconds: float
     mode: str | None = None
     room_type: str | None = None
@@ -202,7 +202,7 @@ class FetchedFile:
     """The bytes of an output in an unnamed temporary file, positioned at 0."""
 
     file: BinaryIO
-    bytes: int
+    size_bytes: int
     sha256: str  # hex
     declared_type: str | None = None  # Content-Type as the server said; never trusted
 

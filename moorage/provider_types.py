@@ -73,7 +73,7 @@ class SubmitRequest:
     model: str
     input: Mapping[str, Any]
     webhook_url: str
-    seconds: float | None = None
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ def find_scene_key(document: Mapping[str, Any], scene: SceneRef | None) -> str |
     return _key_among(_keys(get_scenes(document)), scene)
 
 
-def find_scene_keys(document: Mapping[str, Any], wanted: Iterable[SceneRef | None]) -> list[str | None]:
+def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None]) -> list[str | None]:
     """Return the scene key of each of a project's files."""
     keys = _keys(get_scenes(document))
-    return [_key_among(keys, scene) for scene in wanted]
+    return [_key_among(keys, scene) for scene in names]
 
 
 def diff_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
@@ -140,7 +140,9 @@ def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
     for scene in scenes:
         mine = []
         if isinstance(scene, Mapping):
-            mine = [f"{kind}:{normalize_scene_name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))]
+            mine = [
+                f"{kind}:{normalize_scene_name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))
+            ]
             if not mine:
                 position += 1
                 mine = [f"position:{position}"]

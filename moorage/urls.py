@@ -117,7 +117,7 @@ class HostAllowlist:
         self._egress = frozenset(_address_and_port(entry) for entry in egress_allow)
         self._setting = setting
 
-    def problem(self, url: str) -> str | None:
+    def refusal_reason(self, url: str) -> str | None:
         """Return None when a URL may be fetched, else why not, with the host and the setting that would allow it."""
         try:
             endpoint = parse_endpoint(url)

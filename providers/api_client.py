@@ -62,9 +62,9 @@ class ApiClient:
             ProviderUnavailable: no whole answer in time, 408, 425, 429 or 5xx.
             ProviderRefused: any other status, a redirect included, or an answer above the limit.
         """
-        return self.ask(url, statuses=(200,), max_bytes=max_bytes)[1]
+        return self.request(url, statuses=(200,), max_bytes=max_bytes)[1]
 
-    def ask(
+    def request(
         self, url: str, *, statuses: Collection[int], max_bytes: int | None = None, method: str = "GET"
     ) -> tuple[int, bytes]:
         """Return status and body of an answer with one of the `statuses`; raises as `get` does for all others."""

@@ -40,11 +40,11 @@ def build_token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str
     return "Authorization", f"{scheme} {text}"
 
 
-def validate_models(names: Iterable[str], read: Callable[[str], object], setting: str) -> None:
+def validate_models(names: Iterable[str], parse_model: Callable[[str], object], setting: str) -> None:
     """Make sure that a dialect can read the models of a setting; raises ConfigError for the first that it cannot."""
     for name in names:
         try:
-            read(name)
+            parse_model(name)
         except ProviderRefused as error:
             raise ConfigError(f"{setting}: {error}") from error
 

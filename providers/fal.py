@@ -12,12 +12,19 @@ from urllib.parse import urlencode
 from moorage.errors import (
     BadSignature,
     KeysStale,
+    MalformedPayload,
     ProviderRefused,
     ProviderUnavailable,
     SubmitUncertain,
-    MalformedPayload,
 )
-from moorage.provider_types import OutputFile, SubmitRequest, PredictionReport, PredictionStatus, SubmitResult, VerifiedDelivery
+from moorage.provider_types import (
+    OutputFile,
+    PredictionReport,
+    PredictionStatus,
+    SubmitRequest,
+    SubmitResult,
+    VerifiedDelivery,
+)
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
@@ -54,9 +61,9 @@ class Fal(Provider):
     """
 
     name = "fal"
-    enabled_by = "FAL_KEY or FAL_USER_ID"
-    ordered_by = "FAL_KEY"
-    kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {
+    webhook_setting = "FAL_KEY or FAL_USER_ID"
+    submit_setting = "FAL_KEY"
+    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {
         "x-fal-webhook-request-id",
         "x-fal-webhook-timestamp",
         "x-fal-webhook-user-id",
@@ -71,7 +78,7 @@ class Fal(Provider):
         endpoints.validate_models(self._models, _app, "FAL_MODELS")
         for url in settings.constants.fal_jwks_url:
             endpoints.require_secure_url(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
-        self.keys: Final = KeySet("fal's key set", settings.constants.fal_jwks_url)
+        self.key_set: Final = KeySet("fal's key set", settings.constants.fal_jwks_url)
         if settings.fal_key:
             endpoints.require_secure_url(self._queue_url, hosts, "FAL_QUEUE_URL")
             header = endpoints.build_token_header("Key", settings.fal_key, "FAL_KEY")
@@ -87,11 +94,11 @@ class Fal(Provider):
         signed = signatures.parse_digest_signature(headers, body, now, prefix=_PREFIX)
         if self._users and signed.user_id not in self._users:
             raise BadSignature(f"it is signed for another user of fal than FAL_USER_ID names: {signed.user_id}")
-        keys = self.keys.keys
+        keys = self.key_set.keys
         matches = signed.matches(keys)
-        if self.keys.is_due() and (self.keys.is_old() or not matches):
+        if self.key_set.may_fetch() and (self.key_set.is_stale() or not matches):
             raise KeysStale("fal's public keys are to be fetched")
-        if not matches and self.keys.keys is not keys:  # they were fetched while these were tried
+        if not matches and self.key_set.keys is not keys:  # they were fetched while these were tried
             raise KeysStale("fal's public keys just changed")
         if not keys:
             raise KeysStale("fal's public keys could not be fetched")
@@ -101,9 +108,9 @@ class Fal(Provider):
 
     def fetch_keys(self) -> None:
         """Fetch the key set of fal.ai, at most once in 5 minutes; keys that are known outlive a failure."""
-        self.keys.fetch()
+        self.key_set.fetch()
 
-    def parse(self, body: bytes) -> PredictionReport:
+    def parse_report(self, body: bytes) -> PredictionReport:
         """
         Return what a webhook says of a request.
 
@@ -129,26 +136,28 @@ class Fal(Provider):
         if self._api is None:
             raise ProviderRefused("fal cannot be asked: set FAL_KEY")
         request_url = f"{self._queue_url}/{_app(model)}/requests/{endpoints.quote_path_segment(external_id)}"
-        said = _answer(self._api.ask(f"{request_url}/status", statuses=(200, 202))[1])
+        said = _answer(self._api.request(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = to_storable(str(said.get("status")), 100)
         status = _QUEUE_STATUSES.get(raw_status, "unknown")
         error = json_fields.optional_text(said.get("error"))
         if status != "succeeded" or error:
             return PredictionReport(external_id, "failed" if status == "succeeded" else status, raw_status, error=error)
-        code, body = self._api.ask(request_url, statuses=(200, *_APP_ERRORS))
+        code, body = self._api.request(request_url, statuses=(200, *_APP_ERRORS))
         payload = _answer(body)
         if code != 200:
-            return PredictionReport(external_id, "failed", raw_status, error=_error(f"the result is an error {code}", payload))
+            return PredictionReport(
+                external_id, "failed", raw_status, error=_error(f"the result is an error {code}", payload)
+            )
         return PredictionReport(external_id, "succeeded", raw_status, outputs=self._files(payload))
 
-    def submit(self, order: SubmitRequest) -> SubmitResult:
+    def submit(self, request: SubmitRequest) -> SubmitResult:
         """Put a request into the queue: POST {queue}/{model}?fal_webhook=; raises as `Provider.submit` says."""
         if self._submitter is None:
             raise ProviderRefused("fal takes no orders: set FAL_KEY")
-        _app(order.model)  # what could not be polled later must not be submitted
-        path = "/".join(endpoints.split_model_name(order.model))
-        url = f"{self._queue_url}/{path}?{urlencode({'fal_webhook': order.webhook_url})}"
-        answer = self._submitter.send(url, order.input, webhook_url=order.webhook_url)
+        _app(request.model)  # what could not be polled later must not be submitted
+        path = "/".join(endpoints.split_model_name(request.model))
+        url = f"{self._queue_url}/{path}?{urlencode({'fal_webhook': request.webhook_url})}"
+        answer = self._submitter.send(url, request.input, webhook_url=request.webhook_url)
         try:
             return SubmitResult(json_fields.require_id(answer.fields.get("request_id"), "request_id"))
         except MalformedPayload as error:
@@ -159,24 +168,24 @@ class Fal(Provider):
         if self._api is None:
             raise ProviderRefused("fal cannot be asked: set FAL_KEY")
         url = f"{self._queue_url}/{_app(model)}/requests/{endpoints.quote_path_segment(external_id)}/cancel"
-        code, body = self._api.ask(url, statuses=(200, 202, 400), method="PUT")
+        code, body = self._api.request(url, statuses=(200, 202, 400), method="PUT")
         if code == 400 and _ALREADY_COMPLETED not in body.decode("utf-8", "replace"):
             raise ProviderRefused(f"fal answered {code} when asked to stop a request", facts={"status": code})
 
-    def models(self, kind: str) -> list[dict[str, Any]]:
+    def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return those of FAL_MODELS; fal documents no list, and their names tell what they make."""
         known = [_known(name) for name in self._models]
         return [one for one in known if one["kind"] == kind]
 
-    def schema(self, model: str) -> None:
+    def get_input_schema(self, model: str) -> None:
         """Return None, for fal offers none that is documented; raises ProviderRefused for what cannot be a model."""
         _app(model)
 
     def _files(self, payload: Any) -> tuple[OutputFile, ...]:
         """Return the files of a result: fal's are objects with a url; a result without any may hold bare addresses."""
-        return output_files.extract_files(payload, "payload", self.allows, key="url") or output_files.extract_files(
-            payload, "payload", self.allows
-        )
+        return output_files.extract_files(
+            payload, "payload", self.refusal_reason, key="url"
+        ) or output_files.extract_files(payload, "payload", self.refusal_reason)
 
 
 def _answer(body: bytes) -> dict[str, Any]:

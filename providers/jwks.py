@@ -9,7 +9,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from moorage import logs
-from moorage.errors import MoorageError, MalformedPayload
+from moorage.errors import MalformedPayload, MoorageError
 from providers import json_fields
 from providers.api_client import ApiClient
 
@@ -45,11 +45,11 @@ class KeySet:
         self._tried_at: float | None = None
         self.keys: tuple[Ed25519PublicKey, ...] = ()
 
-    def is_old(self) -> bool:
+    def is_stale(self) -> bool:
         """Return whether the keys are to be fetched again although they may still be right."""
         return self._fetched_at is None or self._clock() - self._fetched_at > MAX_AGE_SECONDS
 
-    def is_due(self) -> bool:
+    def may_fetch(self) -> bool:
         """Return whether the set may be asked for now: not again within 5 minutes (15 s while there is no key)."""
         wait = REFRESH_SECONDS if self.keys else INITIAL_REFRESH_SECONDS
         return self._tried_at is None or self._clock() - self._tried_at >= wait
@@ -61,14 +61,14 @@ class KeySet:
         Whoever comes while it runs waits for its end and asks nothing.
         """
         with self._fetching:
-            if not self.is_due():
+            if not self.may_fetch():
                 return
             try:
                 any(self._fetch_from(url) for url in self._urls)
             finally:
                 self._tried_at = self._clock()  # at the end: until then everyone waits for this fetch
 
-    def take(self, document: bytes) -> None:
+    def replace_keys(self, document: bytes) -> None:
         """
         Replace the keys by those of a JSON Web Key Set; other kinds of keys in it are passed over.
 
@@ -80,7 +80,7 @@ class KeySet:
 
     def _fetch_from(self, url: str) -> bool:
         try:
-            self.take(self._api.get(url))
+            self.replace_keys(self._api.get(url))
         except MoorageError as error:
             log.warning("keys.not_fetched", provider=self._name, url=url, error=str(error), known=len(self.keys))
             return False

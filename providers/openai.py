@@ -12,8 +12,22 @@ from typing import Any, ClassVar, Final
 
 from pydantic import SecretStr
 
-from moorage.errors import ConfigError, UnrelatedEvent, ProviderRefused, ProviderUnavailable, SubmitUncertain, MalformedPayload
-from moorage.provider_types import OutputFile, SubmitRequest, PredictionReport, PredictionStatus, SubmitResult, VerifiedDelivery
+from moorage.errors import (
+    ConfigError,
+    MalformedPayload,
+    ProviderRefused,
+    ProviderUnavailable,
+    SubmitUncertain,
+    UnrelatedEvent,
+)
+from moorage.provider_types import (
+    OutputFile,
+    PredictionReport,
+    PredictionStatus,
+    SubmitRequest,
+    SubmitResult,
+    VerifiedDelivery,
+)
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
@@ -21,7 +35,7 @@ from providers import endpoints, json_fields, output_files, signatures
 from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.signatures import Headers
-from providers.submit_client import SubmitResponse, SubmitClient
+from providers.submit_client import SubmitClient, SubmitResponse
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
     "queued": "queued",
@@ -43,10 +57,10 @@ class OpenAI(Provider):
     """The Images API for orders, and the Responses API with the image generation tool, at OPENAI_API_URL."""
 
     name = "openai"
-    synchronous = True
-    enabled_by = "OPENAI_WEBHOOK_SECRET"
-    ordered_by = "OPENAI_API_KEY"
-    kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {"webhook-id", "webhook-timestamp"}
+    is_synchronous = True
+    webhook_setting = "OPENAI_WEBHOOK_SECRET"
+    submit_setting = "OPENAI_API_KEY"
+    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
@@ -62,7 +76,7 @@ class OpenAI(Provider):
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets))
 
-    def parse(self, body: bytes) -> PredictionReport:
+    def parse_report(self, body: bytes) -> PredictionReport:
         """
         Return what an event says: that a response ended, not with what.
 
@@ -99,15 +113,15 @@ class OpenAI(Provider):
             raise ProviderUnavailable(f"OpenAI answered about {report.external_id} when asked about another")
         return report
 
-    def submit(self, order: SubmitRequest) -> SubmitResult:
+    def submit(self, request: SubmitRequest) -> SubmitResult:
         """Have pictures made, which takes minutes: POST /v1/images/generations; raises as `Provider.submit` says."""
         if self._submitter is None:
             raise ProviderRefused("OpenAI takes no orders: set OPENAI_API_KEY")
-        url, body = f"{self._api_url}/v1/images/generations", build_images_request(order)
-        answer = self._submitter.send(url, body, within_seconds=order.seconds)
-        external_id = _request_id(answer) or str(order.prediction_id)
+        url, body = f"{self._api_url}/v1/images/generations", build_images_request(request)
+        answer = self._submitter.send(url, body, timeout_seconds=request.timeout_seconds)
+        external_id = _request_id(answer) or str(request.prediction_id)
         try:
-            made = build_report(answer.fields, external_id, order.model, self.allows)
+            made = build_report(answer.fields, external_id, request.model, self.refusal_reason)
         except MalformedPayload as error:
             raise SubmitUncertain(f"OpenAI answered an order with what holds no pictures: {error}") from error
         return SubmitResult(external_id, made)
@@ -117,9 +131,9 @@ class OpenAI(Provider):
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
         url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
-        self._api.ask(url, statuses=(200, 202, *_ENDED), method="POST")
+        self._api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
-    def models(self, kind: str) -> list[dict[str, Any]]:
+    def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return those of OPENAI_MODELS: they make pictures from words."""
         if kind != "image":
             return []
@@ -146,7 +160,9 @@ class OpenAI(Provider):
                 continue
             path, result = f"output[{place}].result", item.get("result")
             if isinstance(result, str) and result:
-                yield from output_files.extract_files(result, path, self.allows) or (output_files.decode_base64_file(path, result),)
+                yield from output_files.extract_files(result, path, self.refusal_reason) or (
+                    output_files.decode_base64_file(path, result),
+                )
 
 
 def _reason(response: dict[str, Any]) -> str | None:
@@ -180,22 +196,24 @@ def _request_id(answer: SubmitResponse) -> str | None:
 # themselves: gpt-image-* always as base64, dall-e-* as a URL that lives 60 minutes unless base64 is asked for.
 
 
-def build_images_request(order: SubmitRequest) -> dict[str, Any]:
+def build_images_request(request: SubmitRequest) -> dict[str, Any]:
     """
     Return the body of a request: the input, its model, and base64 instead of URLs where that is a choice.
 
     Raises:
         ProviderRefused: the input asks for an answer in pieces.
     """
-    if order.input.get("stream"):
+    if request.input.get("stream"):
         raise ProviderRefused("OpenAI's pictures are taken whole: leave `stream` out of the input")
-    asked = {**order.input, "model": order.model}
-    if order.model.startswith("dall-e-"):
+    asked = {**request.input, "model": request.model}
+    if request.model.startswith("dall-e-"):
         asked.setdefault("response_format", "b64_json")
     return asked
 
 
-def build_report(answer: dict[str, Any], external_id: str, model: str, allows: Callable[[str], str | None]) -> PredictionReport:
+def build_report(
+    answer: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
+) -> PredictionReport:
     """
     Return what an answer says: success, with a file for each item of `data`.
 
@@ -205,7 +223,7 @@ def build_report(answer: dict[str, Any], external_id: str, model: str, allows: C
     data = answer.get("data")
     if not isinstance(data, list):
         raise MalformedPayload("data is missing or is no list")
-    outputs = tuple(_files(data, allows))
+    outputs = tuple(_files(data, check_url))
     created_at = _moment_or_none(answer.get("created"))
     has_urls = any(output.url is not None for output in outputs)
     return PredictionReport(

@@ -22,7 +22,9 @@ _Item = tuple[str, str | None, Any]  # its path, its name where it stands in an 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def extract_files(value: Any, path: str, allows: Callable[[str], str | None], *, key: str | None = None) -> tuple[OutputFile, ...]:
+def extract_files(
+    value: Any, path: str, check_url: Callable[[str], str | None], *, key: str | None = None
+) -> tuple[OutputFile, ...]:
     """
     Return the files in a JSON value: each string that starts with `https:`, `http:` or `data:`, at any depth.
 
@@ -43,7 +45,7 @@ def extract_files(value: Any, path: str, allows: Callable[[str], str | None], *,
             continue
         scheme = text[:6].lower()
         if scheme.startswith(("https:", "http:")):
-            files.append(_at_url(where, text, allows(text)))
+            files.append(_at_url(where, text, check_url(text)))
         elif scheme.startswith("data:"):
             files.append(_inline(where, text))
         if len(files) > MAX_FILES:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from moorage.errors import DownloadRefused, ProviderRefused, ProviderUnavailable, MalformedPayload
+from moorage.errors import DownloadRefused, MalformedPayload, ProviderRefused, ProviderUnavailable
 from moorage.provider_types import ListedPrediction
 from moorage.text import to_storable
 from moorage.urls import parse_endpoint
@@ -16,7 +16,7 @@ _LIST_BYTES: Final = 128 * 2**20  # a page holds 100 predictions, each with its 
 _MAX_PAGES: Final = 2000  # 200,000 predictions
 
 
-def iterate_pages(api: ApiClient, start: str, at: datetime) -> Iterator[list[ListedPrediction]]:
+def iterate_pages(api: ApiClient, list_url: str, since: datetime) -> Iterator[list[ListedPrediction]]:
     """
     Go through GET {start}?created_after=, 100 predictions a page.
 
@@ -24,7 +24,7 @@ def iterate_pages(api: ApiClient, start: str, at: datetime) -> Iterator[list[Lis
         ProviderUnavailable: no answer, 429 or 5xx, or what is no list.
         ProviderRefused: any other answer, too many pages, or a page elsewhere, where the token is not sent.
     """
-    url = f"{start}?{urlencode({'created_after': at.astimezone(UTC).isoformat()})}"
+    url = f"{list_url}?{urlencode({'created_after': since.astimezone(UTC).isoformat()})}"
     asked: set[str] = set()
     while url not in asked:
         if len(asked) == _MAX_PAGES:
@@ -34,7 +34,7 @@ def iterate_pages(api: ApiClient, start: str, at: datetime) -> Iterator[list[Lis
         yield page
         if following is None:
             return
-        if not _continues(following, start):
+        if not _continues(following, list_url):
             raise ProviderRefused("Replicate's list goes on at another address, where the token is not sent")
         url = following
     raise ProviderUnavailable("Replicate's list goes round in a circle")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moorage.errors import ProviderRefused, ProviderUnavailable, MalformedPayload
+from moorage.errors import MalformedPayload, ProviderRefused, ProviderUnavailable
 from moorage.text import to_storable
 from providers import endpoints, input_schemas, json_fields
 from providers.api_client import ApiClient
@@ -53,7 +53,7 @@ class ModelName:
         """Return whether it names a deployment."""
         return self.path is not None and self.path.startswith(f"{_DEPLOYMENTS}/")
 
-    def order_path(self) -> str:
+    def submit_path(self) -> str:
         """Return where orders are posted: a version to all predictions, a model or deployment to its own."""
         if self.version is not None or self.path is None:
             return "/v1/predictions"

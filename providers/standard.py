@@ -33,8 +33,8 @@ class Standard(Provider):
     """A sender without a name of its own; Svix's names for the three headers are taken as well."""
 
     name = "standard"
-    enabled_by = "STANDARD_WEBHOOK_SECRET"
-    kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {
+    webhook_setting = "STANDARD_WEBHOOK_SECRET"
+    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {
         "webhook-id",
         "webhook-timestamp",
         "svix-id",
@@ -48,9 +48,11 @@ class Standard(Provider):
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         prefixes = ("webhook-", "svix-")
-        return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets, prefixes=prefixes))
+        return VerifiedDelivery(
+            signatures.verify_standard_v1(headers, body, now, secrets=self._secrets, prefixes=prefixes)
+        )
 
-    def parse(self, body: bytes) -> PredictionReport:
+    def parse_report(self, body: bytes) -> PredictionReport:
         """
         Return what an event says of its prediction.
 
@@ -78,8 +80,8 @@ class Standard(Provider):
     def _outputs(self, data: dict[str, Any]) -> tuple[OutputFile, ...]:
         for field in _OUTPUT_FIELDS:
             if field in data:
-                return output_files.extract_files(data[field], f"data.{field}", self.allows)
-        return output_files.extract_files(data, "data", self.allows)
+                return output_files.extract_files(data[field], f"data.{field}", self.refusal_reason)
+        return output_files.extract_files(data, "data", self.refusal_reason)
 
 
 def _raw_status(event: dict[str, Any], data: dict[str, Any]) -> str:

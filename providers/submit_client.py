@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 import certifi
 from urllib3.util import parse_url
 
-from moorage.errors import NotSubmitted, ProviderRefused, SubmitUncertain, MalformedPayload
+from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
 from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
 
@@ -65,7 +65,7 @@ class SubmitClient:
         self._answer_seconds = answer_seconds
 
     def send(
-        self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", within_seconds: float | None = None
+        self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", timeout_seconds: float | None = None
     ) -> SubmitResponse:
         """
         Send one order and return the answer to it.
@@ -81,11 +81,11 @@ class SubmitClient:
         body = self._json(fields)
         connection = self._connect(url)
         with contextlib.closing(connection):
-            seconds = min(self._answer_seconds, within_seconds or self._answer_seconds)
+            seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
             status, headers, said = self._exchange(connection, parse_url(url).request_uri, body, seconds)
         if not 200 <= status < 300:
             hidden = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
-            raise submit_errors.classify_response(self._name, status, headers, said, hidden=hidden)
+            raise submit_errors.classify_response(self._name, status, headers, said, secrets=hidden)
         try:
             return SubmitResponse(json_fields.parse_json_object(said), headers)
         except MalformedPayload as error:

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from moorage.errors import (
     BillingRefused,
+    MalformedPayload,
     MoorageError,
     NotSubmitted,
     ProviderBusy,
     ProviderRefused,
     SubmitUncertain,
-    MalformedPayload,
 )
 from moorage.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from moorage.text import to_storable
@@ -29,7 +29,9 @@ _BILLING_WORDS: Final = re.compile(r"user is locked|exhausted balance", re.IGNOR
 _RESETS_IN: Final = re.compile(r"resets in ~?([0-9]{1,6}(?:\.[0-9]{1,6})?) ?s")
 
 
-def classify_response(name: str, status: int, headers: Message, body: bytes, *, hidden: Iterable[str] = ()) -> MoorageError:
+def classify_response(
+    name: str, status: int, headers: Message, body: bytes, *, secrets: Iterable[str] = ()
+) -> MoorageError:
     """
     Return what to raise for an answer.
 
@@ -42,7 +44,7 @@ def classify_response(name: str, status: int, headers: Message, body: bytes, *, 
         hidden: blanked in the message.
     """
     said = _fields(body)
-    code, reason = _code(said), _hide(_reason(said), hidden)
+    code, reason = _code(said), _hide(_reason(said), secrets)
     facts = {"status": status} | ({"code": code} if code else {})
     text = f"{name} answered an order with {status}" + (f": {reason}" if reason else "")
     if status == 402 or code in _BILLING_CODES or (status == 403 and _BILLING_WORDS.search(reason)):

@@ -38,14 +38,14 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
-            response = await self._answer(scope, receive)
+            response = await self._handle_request(scope, receive)
             await send_response(send, response, method=scope["method"])
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._relay.start()
         await send({"type": "lifespan.startup.complete"})
@@ -54,24 +54,24 @@ class Receiver:
         await self._connections.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _handle_request(self, scope: Scope, receive: Receive) -> Response:
         """Turn whatever happens into an answer: the outermost line of a request."""
         try:
             name = parse_provider_name(scope["path"])
             if name is not None:
-                return await self._webhook(name, scope, receive)
-            return await self._probe(scope)
+                return await self._handle_webhook(name, scope, receive)
+            return await self._handle_probe(scope)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
             return problem_response(500, "the receiver failed; its log says why")
 
-    async def _webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
+    async def _handle_webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
         started = time.perf_counter()
         try:
             if scope["method"] == "POST":
                 response = await self._webhooks.receive(name, scope["headers"], receive, query=scope["query_string"])
             else:
-                response = self._about(name, scope["method"])
+                response = self._describe_webhook(name, scope["method"])
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
@@ -83,16 +83,16 @@ class Receiver:
                 metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
         return response
 
-    def _about(self, name: str, method: str) -> Response:
+    def _describe_webhook(self, name: str, method: str) -> Response:
         """Answer those who only look: providers ask with OPTIONS or HEAD when an address is registered."""
-        self._webhooks.provider(name)
+        self._webhooks.get_enabled_provider(name)
         if method == "OPTIONS":
             return Response(204, headers=(ALLOW_WEBHOOK,))
         if method in ("GET", "HEAD"):
             return Response(200, b'{"status": "ok", "method": "POST"}', headers=(ALLOW_WEBHOOK,))
         return problem_response(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
 
-    async def _probe(self, scope: Scope) -> Response:
+    async def _handle_probe(self, scope: Scope) -> Response:
         path = scope["path"].removesuffix("/")
         if path not in ("/healthz", "/readyz", "/metrics"):
             return problem_response(404, "nothing is here: webhooks go to /webhooks/{provider}")
@@ -101,7 +101,7 @@ class Receiver:
         if path == "/healthz":
             return health.liveness()
         if path == "/readyz":
-            return await self._readiness.answer()
+            return await self._readiness.check()
         return await health.scrape_metrics(self._database_url)
 
 

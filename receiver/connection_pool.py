@@ -29,7 +29,7 @@ class ConnectionPool:
         self._idle: list[Connection] = []
 
     @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[Connection]:
+    async def acquire(self) -> AsyncIterator[Connection]:
         """
         Yield a connection; one that failed is closed, not used again.
 
@@ -37,7 +37,7 @@ class ConnectionPool:
             psycopg.OperationalError: PostgreSQL does not answer.
         """
         async with self._slots:
-            conn = await self._take() or await self._connect()
+            conn = await self._pop_usable() or await self._connect()
             try:
                 yield conn
             except BaseException:
@@ -50,7 +50,7 @@ class ConnectionPool:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _take(self) -> Connection | None:
+    async def _pop_usable(self) -> Connection | None:
         while self._idle:
             conn = self._idle.pop()
             if not conn.closed and not _has_unread_bytes(conn):

@@ -34,23 +34,23 @@ class Readiness:
 
     def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
-        self._asking = asyncio.Lock()
-        self._missing: str | None = None
+        self._lock = asyncio.Lock()
+        self._problem: str | None = None
         self._until = float("-inf")
 
-    async def answer(self) -> Response:
+    async def check(self) -> Response:
         """Answer 200, or 503 with what is missing."""
-        async with self._asking:
+        async with self._lock:
             if time.monotonic() >= self._until:
-                self._missing = await self._ask()
+                self._problem = await self._query_problem()
                 self._until = time.monotonic() + CACHE_SECONDS
-        if self._missing is None:
+        if self._problem is None:
             return json_response(200, {"status": "ready"})
-        return problem_response(503, self._missing, (b"retry-after", b"1"))
+        return problem_response(503, self._problem, (b"retry-after", b"1"))
 
-    async def _ask(self) -> str | None:
+    async def _query_problem(self) -> str | None:
         try:
-            async with asyncio.timeout(QUERY_SECONDS), self._connections.one() as conn:
+            async with asyncio.timeout(QUERY_SECONDS), self._connections.acquire() as conn:
                 row = await (await conn.execute(VERSION)).fetchone()
         except UndefinedTable:
             return "the database has no schema: run `moorage migrate`"

@@ -34,14 +34,16 @@ class BytesInFlight:
         if self.bytes + more > self._limit:
             raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
 
-    def take(self, more: int) -> None:
+    def add(self, more: int) -> None:
         """Count `more` bytes as held; raises Busy, and counts nothing, when they do not fit."""
         self.check(more)
         self.bytes += more
 
 
 @contextlib.asynccontextmanager
-async def read_body(receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight) -> AsyncIterator[bytes]:
+async def read_body(
+    receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight
+) -> AsyncIterator[bytes]:
     """
     Yield the whole body; its bytes count as in flight until the block ends.
 
@@ -81,7 +83,7 @@ async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
-        in_flight.take(len(chunk))
+        in_flight.add(len(chunk))
         chunks.append(chunk)
 
 

@@ -28,10 +28,10 @@ class SignatureVerifier:
         try:
             return provider.verify(headers, body, time.time())
         except KeysStale:
-            await self._fetch(provider)
+            await self._fetch_keys(provider)
         return provider.verify(headers, body, time.time())
 
-    async def _fetch(self, provider: Provider) -> None:
+    async def _fetch_keys(self, provider: Provider) -> None:
         running = self._fetches.get(provider.name)
         if running is None or running.done():
             running = asyncio.create_task(asyncio.to_thread(provider.fetch_keys))

@@ -36,7 +36,11 @@ class WebhookReceiver:
     """Takes webhooks of the enabled providers."""
 
     def __init__(
-        self, settings: Settings, providers: Mapping[str, Provider], recorder: deliveries.DeliveryRecorder, relay: WakeRelay
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        recorder: deliveries.DeliveryRecorder,
+        relay: WakeRelay,
     ) -> None:
         self._max_bytes = settings.webhook_max_bytes
         self._providers = providers
@@ -45,7 +49,7 @@ class WebhookReceiver:
         self._verifier = SignatureVerifier(answer_seconds=settings.constants.answer_seconds)
         self.in_flight = request_body.BytesInFlight(settings.constants.bytes_in_flight)
 
-    def provider(self, name: str) -> Provider:
+    def get_enabled_provider(self, name: str) -> Provider:
         """
         Return an enabled provider.
 
@@ -56,9 +60,10 @@ class WebhookReceiver:
         if provider is None:
             known = ", ".join(sorted(self._providers))
             raise Refused(f"there is no provider {name[:MAX_NAME_CHARS]!r}: write one of {known}", status=404)
-        if not provider.enabled:
+        if not provider.is_enabled:
             raise Refused(
-                f"{name} is not enabled: set {provider.enabled_by}, or name it in MOORAGE_ALLOW_UNSIGNED", status=404
+                f"{name} is not enabled: set {provider.webhook_setting}, or name it in MOORAGE_ALLOW_UNSIGNED",
+                status=404,
             )
         return provider
 
@@ -73,15 +78,17 @@ class WebhookReceiver:
             Refused: 4xx, nothing is recorded.
             Transient: it cannot be recorded now: 503.
         """
-        provider = self.provider(name)
+        provider = self.get_enabled_provider(name)
         async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
-            recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, hash_query_key(query)))
+            recorded = await self._recorder.record(
+                _build_delivery(provider, verified, headers, body, hash_query_key(query))
+            )
             size = len(body)
-        if recorded.is_live:
+        if recorded.is_pending:
             self._relay.offer(Wake("ingest", recorded.id))
         _count_delivery(name, recorded, size)
-        status = provider.answer_new if recorded.is_new else provider.answer_known
+        status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         word = "recorded" if recorded.is_new else "known"
         return json_response(status, {"id": str(recorded.id), "status": word})
 
@@ -95,13 +102,13 @@ def hash_query_key(query: bytes) -> str | None:
 def _build_delivery(
     provider: Provider, verified: VerifiedDelivery, headers: Headers, body: bytes, key_sha256: str | None
 ) -> deliveries.NewDelivery:
-    kept = provider.redact(body)
+    kept = provider.redact_body(body)
     digest = hashlib.sha256(kept).hexdigest()  # of what is recorded: the audit can prove nothing of other bytes
     return deliveries.NewDelivery(
         id=ids.uuid7(),
         provider=provider.name,
         webhook_id=deliveries.choose_webhook_id(verified.webhook_id, digest),
-        headers=provider.keep_headers(headers),
+        headers=provider.select_headers(headers),
         body=kept,
         body_sha256=digest,
         key_sha256=key_sha256,

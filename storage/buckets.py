@@ -62,7 +62,7 @@ def _make_if_missing(blobs: ObjectStore, bucket: str, region: str) -> bool:
 def _exists(blobs: ObjectStore, bucket: str) -> bool:
     with translate_errors("head", bucket):
         try:
-            blobs.clients.signing().head_bucket(Bucket=bucket)
+            blobs.clients.authenticated().head_bucket(Bucket=bucket)
         except ClientError as error:
             if get_http_status(error) == 404:
                 return False
@@ -79,7 +79,7 @@ def _make(blobs: ObjectStore, bucket: str, region: str) -> bool:
         where["CreateBucketConfiguration"] = {"LocationConstraint": region}
     with translate_errors("create", bucket):
         try:
-            blobs.clients.signing().create_bucket(Bucket=bucket, **where)
+            blobs.clients.authenticated().create_bucket(Bucket=bucket, **where)
         except ClientError as error:
             if get_error_code(error) in _MADE_BY_ANOTHER:
                 return False
@@ -153,7 +153,7 @@ def _add_policy(blobs: ObjectStore, bucket: str) -> None:
     policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
     with translate_errors("put policy", bucket):
         try:
-            blobs.clients.signing().put_bucket_policy(Bucket=bucket, Policy=policy)
+            blobs.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
         except ClientError as error:
             if get_http_status(error) == 403:
                 hint = f"or Block Public Access forbids it: turn it off for this bucket, {_BY_HAND}"
@@ -164,7 +164,7 @@ def _add_policy(blobs: ObjectStore, bucket: str) -> None:
 def _statements(blobs: ObjectStore, bucket: str) -> list[dict[str, Any]]:
     with translate_errors("get policy", bucket):
         try:
-            text = blobs.clients.signing().get_bucket_policy(Bucket=bucket)["Policy"]
+            text = blobs.clients.authenticated().get_bucket_policy(Bucket=bucket)["Policy"]
         except ClientError as error:
             if get_http_status(error) == 404:
                 return []

@@ -33,7 +33,7 @@ _ATTEMPTS: Final = 2  # the row's own retry does the rest, with a longer breath
 class ObjectStat:
     """What storage says of one object."""
 
-    bytes: int
+    size_bytes: int
     sha256: str | None  # hex, of the whole object; None when it was stored without, or in parts
     content_type: str
 
@@ -43,7 +43,7 @@ class ListedObject:
     """One object of a listing."""
 
     key: str
-    bytes: int
+    size_bytes: int
     modified_at: datetime
 
 
@@ -51,7 +51,7 @@ class ObjectReader:
     """An object that is being read. Its methods raise StorageUnavailable when the connection breaks."""
 
     def __init__(self, body: StreamingBody, size: int, content_type: str, bucket: str, key: str) -> None:
-        self.bytes, self.content_type = size, content_type
+        self.size_bytes, self.content_type = size, content_type
         self._body, self._bucket, self._key = body, bucket, key
 
     def read(self, size: int | None = None) -> bytes:
@@ -59,7 +59,7 @@ class ObjectReader:
         with translate_errors("read", self._bucket, self._key):
             return bytes(self._body.read(size))
 
-    def chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    def iterate_chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
         """Return the rest of the object in chunks of at most `size` bytes."""
         while chunk := self.read(size):
             yield chunk
@@ -79,10 +79,10 @@ class ObjectStore:
         self.clients = S3Clients(settings)
         self._asset_base = urls.get_asset_base_url(settings)
 
-    def check(self) -> None:
+    def check_connection(self) -> None:
         """Return when storage answers: one HEAD of the public bucket."""
         with translate_errors("head", self.public_bucket):
-            self.clients.signing().head_bucket(Bucket=self.public_bucket)
+            self.clients.authenticated().head_bucket(Bucket=self.public_bucket)
 
     def put(
         self,
@@ -109,7 +109,7 @@ class ObjectStore:
             body.seek(0)  # from elsewhere, storage would wait for the rest until the time-out
         failpoint("storage.before_put")
         with translate_errors("put", bucket, key):
-            self.clients.signing().put_object(
+            self.clients.authenticated().put_object(
                 Bucket=bucket,
                 Key=key,
                 Body=body,
@@ -121,16 +121,18 @@ class ObjectStore:
         failpoint("storage.after_put")
 
     @contextlib.contextmanager
-    def open(self, bucket: str, key: str, *, span: tuple[int, int] | None = None) -> Iterator[ObjectReader]:
+    def open_object(
+        self, bucket: str, key: str, *, byte_range: tuple[int, int] | None = None
+    ) -> Iterator[ObjectReader]:
         """
         Give an object to read. Raises ObjectMissing when there is none.
 
         Args:
             span: its first and last byte to read; None: all of it.
         """
-        optional: dict[str, Any] = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
+        optional: dict[str, Any] = {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"} if byte_range else {}
         with translate_errors("get", bucket, key):
-            answer = self.clients.signing().get_object(Bucket=bucket, Key=key, **optional)
+            answer = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
         with contextlib.closing(answer["Body"]) as body:
             yield ObjectReader(body, answer["ContentLength"], answer.get("ContentType", ""), bucket, key)
 
@@ -138,7 +140,7 @@ class ObjectStore:
         """Return size, digest and type of an object, None when there is none (or no such bucket: HEAD cannot tell)."""
         with translate_errors("head", bucket, key):
             try:
-                answer = self.clients.signing().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                answer = self.clients.authenticated().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
                 if get_http_status(error) == 404:
                     return None
@@ -149,19 +151,21 @@ class ObjectStore:
         """Remove an object; nothing happens when there is none."""
         failpoint("storage.before_delete")
         with translate_errors("delete", bucket, key):
-            self.clients.signing().delete_object(Bucket=bucket, Key=key)
+            self.clients.authenticated().delete_object(Bucket=bucket, Key=key)
         failpoint("storage.after_delete")
 
     def copy(self, bucket: str, key: str, to_bucket: str, to_key: str) -> None:
         """Copy an object inside the store, up to 5 GiB; its age begins anew. Raises ObjectMissing for none."""
         failpoint("storage.before_copy")
         with translate_errors("copy", bucket, key):
-            self.clients.signing().copy_object(Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key})
+            self.clients.authenticated().copy_object(
+                Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key}
+            )
         failpoint("storage.after_copy")
 
-    def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
+    def list_objects(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
         """Return the objects whose keys begin with `prefix`, by key, from after `start_after`; a page in memory."""
-        pages = self.clients.signing().get_paginator("list_objects_v2")
+        pages = self.clients.authenticated().get_paginator("list_objects_v2")
         with translate_errors("list", bucket, prefix):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix, StartAfter=start_after):
                 for item in page.get("Contents", ()):
@@ -170,11 +174,11 @@ class ObjectStore:
     def presign_get(self, bucket: str, key: str, seconds: int) -> str:
         """Return a URL at the public endpoint with which anyone can read the object for so many seconds."""
         with translate_errors("presign", bucket, key):
-            return self.clients.public().generate_presigned_url(
+            return self.clients.presigning().generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
             )
 
-    def asset_url(self, key: str) -> str:
+    def build_asset_url(self, key: str) -> str:
         """Return where anyone reads an object of the public bucket."""
         return urls.build_asset_url(self._asset_base, key)
 
@@ -196,7 +200,7 @@ class S3Clients:
         self._settings = settings
         self._made: dict[tuple[int, str], S3Client] = {}
 
-    def signing(self) -> "S3Client":
+    def authenticated(self) -> "S3Client":
         """Return the client that reads and writes with our keys."""
         return self._client("signing", self._settings.s3_endpoint_url)
 
@@ -204,7 +208,7 @@ class S3Clients:
         """Return a client without keys: it sees what anyone sees."""
         return self._client("anonymous", self._settings.s3_endpoint_url, signature_version=UNSIGNED)
 
-    def public(self) -> "S3Client":
+    def presigning(self) -> "S3Client":
         """Return the client that makes URLs for the host the outside reaches. It sends nothing."""
         endpoint, style = self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url, {}
         if endpoint is None and self._settings.s3_addressing_style == "auto":

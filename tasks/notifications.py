@@ -111,16 +111,18 @@ def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
     return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 
-def build_headers(notification_id: UUID, body: bytes, at: int, keys: tuple[bytes, ...]) -> dict[str, str]:
+def build_headers(notification_id: UUID, body: bytes, timestamp: int, keys: tuple[bytes, ...]) -> dict[str, str]:
     """Return the headers of a notification: the same id at each attempt, one signature per key; `at`: Unix time."""
     signed = (
-        {"webhook-signature": signatures.sign_standard_v1(str(notification_id), at, body, secrets=keys)} if keys else {}
+        {"webhook-signature": signatures.sign_standard_v1(str(notification_id), timestamp, body, secrets=keys)}
+        if keys
+        else {}
     )
     return {
         "Content-Type": "application/json",
         "Connection": "close",  # notifications are rare: a kept connection would be found dead by the next
         "webhook-id": str(notification_id),
-        "webhook-timestamp": str(at),
+        "webhook-timestamp": str(timestamp),
         **signed,
     }
 
@@ -134,7 +136,7 @@ class _Unguarded(EgressGuard):
 
 @functools.lru_cache(maxsize=1)
 def _session(limits: Limits) -> requests.Session:
-    return _Unguarded().session(limits)
+    return _Unguarded().new_session(limits)
 
 
 def _send(deps: Deps, notification: Notification, body: bytes, pulse: LeaseGuard) -> None:

@@ -40,7 +40,7 @@ class Deps:
 
     settings: Settings
     database: Database
-    blobs: ObjectStore
+    storage: ObjectStore
     providers: Mapping[str, Provider]
     session: requests.Session
     limits: Limits
@@ -49,7 +49,7 @@ class Deps:
     @property
     def asset_base(self) -> str:
         """Return what stands before a key in `imageUrls` and answers."""
-        return self.blobs.asset_url("").rstrip("/")
+        return self.storage.build_asset_url("").rstrip("/")
 
 
 def build_retry_policy(settings: Settings) -> RetryPolicy:

@@ -42,15 +42,15 @@ class ApiApp:
 
     def __init__(self, settings: Settings) -> None:
         threads = DatabaseThreads(settings.database_url.get_secret_value())
-        self._gate = Authenticator(settings, threads)
-        self._desk = AppContext(
+        self._authenticator = Authenticator(settings, threads)
+        self._context = AppContext(
             settings=settings,
             providers=providers.load(settings),
-            threads=threads,
+            database=threads,
             relay=WakeRelay(),
             feed=EventFeed(threads),
-            catalogue=ModelCache(),
-            intake=UploadSpool(settings),
+            model_cache=ModelCache(),
+            upload_spool=UploadSpool(settings),
             asset_base=urls.get_asset_base_url(settings),
             streamer=_load_streamer(settings),
         )
@@ -60,52 +60,56 @@ class ApiApp:
                 *page.ROUTES,
                 *(r for prefix in routes.PREFIXES for r in routes.build_routes(prefix)),
             ],
-            exception_handlers={Problem: _on_problem, HTTPException: _on_http_exception, Exception: _on_unexpected_error},
+            exception_handlers={
+                Problem: _on_problem,
+                HTTPException: _on_http_exception,
+                Exception: _on_unexpected_error,
+            },
         )
         self._routes.router.redirect_slashes = False
-        self._routes.state.desk = self._desk
+        self._routes.state.desk = self._context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            await self._handle_request(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        shutdown.call_on_stop_signal(self._desk.feed.close)
-        self._desk.relay.start()
+        shutdown.call_on_stop_signal(self._context.feed.close)
+        self._context.relay.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._desk.feed.close()
-        if self._desk.streamer is not None:
-            self._desk.streamer.close()
-        self._desk.catalogue.close()
-        self._desk.intake.close()
-        await asyncio.to_thread(self._desk.relay.stop)
-        await self._desk.threads.close()
+        self._context.feed.close()
+        if self._context.streamer is not None:
+            self._context.streamer.close()
+        self._context.model_cache.close()
+        self._context.upload_spool.close()
+        await asyncio.to_thread(self._context.relay.stop)
+        await self._context.database.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
         try:
             _check_header_size(scope)
-            permissions.set_caller(scope, await self._caller(scope))
+            permissions.set_caller(scope, await self._authenticate(scope))
             await self._routes(scope, receive, send)
         except Problem as refused:
             await refused.response()(scope, receive, send)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
-    async def _caller(self, scope: Scope) -> permissions.Caller:
+    async def _authenticate(self, scope: Scope) -> permissions.Caller:
         if scope["path"] == openapi.PATH or routes.is_public_path(scope["path"]):
             return permissions.ANONYMOUS
         if page.is_page_path(scope["path"]):
-            return await page.authenticate_viewer(self._gate, scope)
-        return await self._gate.admit(scope)
+            return await page.authenticate_viewer(self._authenticator, scope)
+        return await self._authenticator.authenticate(scope)
 
 
 def _check_header_size(scope: Scope) -> None:

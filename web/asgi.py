@@ -23,26 +23,26 @@ class AppLifespan:
         self._app = app
         self._scope = dict(scope)
         self._events: asyncio.Queue[Message] = asyncio.Queue()
-        self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._replies: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> Message:
         """Return the answer to the start, `lifespan.startup.complete` or `.failed`."""
         self._task = asyncio.create_task(self._run())
-        return await self._ask("lifespan.startup", self._task)
+        return await self._send_event("lifespan.startup", self._task)
 
     async def stop(self) -> Message:
         """Return the answer to the end of the process."""
-        return await self._ask("lifespan.shutdown", cast(asyncio.Task[None], self._task))
+        return await self._send_event("lifespan.shutdown", cast(asyncio.Task[None], self._task))
 
     async def _run(self) -> None:
-        await self._app(self._scope, self._events.get, self._answers.put)
+        await self._app(self._scope, self._events.get, self._replies.put)
 
-    async def _ask(self, event: str, task: asyncio.Task[None]) -> Message:
+    async def _send_event(self, event: str, task: asyncio.Task[None]) -> Message:
         await self._events.put({"type": event})
-        answer = asyncio.create_task(self._answers.get())
+        answer = asyncio.create_task(self._replies.get())
         await asyncio.wait({answer, task}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() or not self._answers.empty():
+        if answer.done() or not self._replies.empty():
             return await answer
         answer.cancel()
         task.result()
@@ -62,12 +62,12 @@ class CombinedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
             return
         app = self._api if is_api_path(scope["path"]) else self._receiver
         await app(scope, receive, send)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start both, stop both; where one refuses to start, the other is stopped and the refusal passed on."""
         await receive()
         started: list[AppLifespan] = []
@@ -94,8 +94,8 @@ def is_api_path(path: str) -> bool:
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
-async def _stop_all(lives: list[AppLifespan]) -> None:
-    for life in reversed(lives):
+async def _stop_all(lifespans: list[AppLifespan]) -> None:
+    for life in reversed(lifespans):
         await life.stop()
 
 

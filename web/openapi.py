@@ -63,7 +63,9 @@ def build_document() -> dict[str, Any]:
     """Return the description as OpenAPI has it; `/api/v1` answers the same addresses as `/v1`."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in routes.OPERATIONS:
-        paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _describe_operation(operation)
+        paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _describe_operation(
+            operation
+        )
     return {
         "openapi": "3.1.0",
         "info": {"title": "moorage", "version": VERSION, "license": {"name": "MIT", "identifier": "MIT"}},
@@ -91,27 +93,30 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": operation.operation_id,
         "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
-        "description": _LEVELS[operation.least],
-        "x-level": operation.least.name.lower(),
-        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query)],
+        "description": _LEVELS[operation.min_level],
+        "x-level": operation.min_level.name.lower(),
+        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query_model)],
         "responses": {
-            **{str(status): {"description": said} for status, said in operation.answers.items()},
+            **{str(status): {"description": said} for status, said in operation.responses.items()},
             "default": {
                 "description": "a problem",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             },
         },
     }
-    if operation.files:
-        made["requestBody"] = {"required": True, "content": {kind: _file_content(kind) for kind in operation.files}}
-    if operation.body:
-        schema = {"$ref": _REF.format(model=operation.body.__name__)}
+    if operation.body_media_types:
+        made["requestBody"] = {
+            "required": True,
+            "content": {kind: _file_content(kind) for kind in operation.body_media_types},
+        }
+    if operation.body_model:
+        schema = {"$ref": _REF.format(model=operation.body_model.__name__)}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-        if operation.with_files:
+        if operation.accepts_form:
             made["requestBody"]["content"]["multipart/form-data"] = _job_form_content(schema)
-    if operation.least is Level.OPEN:
+    if operation.min_level is Level.OPEN:
         made["security"] = []
-    elif operation.least > Level.OWNER or operation.endpoint is session.create_session:
+    elif operation.min_level > Level.OWNER or operation.endpoint is session.create_session:
         made["security"] = [{"token": []}]
     return made
 

@@ -32,13 +32,13 @@ def get_deps() -> Deps:
 @functools.lru_cache(maxsize=1)
 def _deps(_pid: int) -> Deps:
     settings = settings_module.get_settings()
-    limits = Limits.of(settings)
+    limits = Limits.from_settings(settings)
     return Deps(
         settings=settings,
         database=Database(settings.database_url.get_secret_value(), name="moorage-worker"),
-        blobs=s3.from_settings(settings),
+        storage=s3.from_settings(settings),
         providers=providers.load(settings),
-        session=EgressGuard(settings.egress_allow).session(limits),
+        session=EgressGuard(settings.egress_allow).new_session(limits),
         limits=limits,
         policy=build_retry_policy(settings),
     )
@@ -57,7 +57,7 @@ def check_dependencies() -> None:
     placeholder.check_placeholder_file(made.settings, made.limits)
     _patiently("PostgreSQL", lambda: made.database.run(migrate.require_current_schema))
     made.database.close()
-    _patiently("storage", lambda: buckets.ensure_buckets(made.blobs, made.settings))
+    _patiently("storage", lambda: buckets.ensure_buckets(made.storage, made.settings))
     _deps.cache_clear()  # children make their own
 
 

@@ -22,7 +22,9 @@ from worker.celery import app
 
 log = logs.get_logger(__name__)
 
-MAX_MESSAGES: Final = 500  # messages a run; ticks that RabbitMQ expired come in thousands after an outage and cost nothing
+MAX_MESSAGES: Final = (
+    500  # messages a run; ticks that RabbitMQ expired come in thousands after an outage and cost nothing
+)
 MAX_SECONDS_PER_QUEUE: Final = 20.0
 _MESSAGES: Final = uuid.UUID("6f1d2a3e-57c1-4b8e-9a51-5b3f8f2f7d10")  # namespace of ids made from message bodies
 _STEP_OF_TASK: Final = {task: step for step, task in queues.TASK_BY_STEP.items()}
@@ -103,7 +105,12 @@ def _bury(deps: Deps, message: Message, name: str, actor: str) -> None:
 def dead_letter_message(deps: Deps, task: str, body: bytes, *, why: str, queue: str, actor: str) -> None:
     """Make a message that names no row a dead letter; the same message twice is one."""
     letter = DeadLetterDecision("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
-    facts = {"queue": queue, "task": task, "bytes": len(body), "body": to_storable(body.decode("utf-8", "replace"), 1000)}
+    facts = {
+        "queue": queue,
+        "task": task,
+        "bytes": len(body),
+        "body": to_storable(body.decode("utf-8", "replace"), 1000),
+    }
     subject_id = uuid.uuid5(_MESSAGES, body.hex())
     deps.database.run(
         lambda conn: dead_letters.add(conn, "message", subject_id, letter, step="drain", facts=facts, actor=actor)

@@ -41,9 +41,11 @@ def _record(
     verdict = lifecycle.decide_after_failure(error, work, now=moment, jitter=jitter, policy=deps.policy)
     if isinstance(verdict, DeadLetterDecision):
         return verdict, dead_letter_row(conn, deps, lease, step, verdict, error.facts)
-    wait = max((verdict.at - moment).total_seconds(), 0.0)
+    wait = max((verdict.run_at - moment).total_seconds(), 0.0)
     reason = to_storable(verdict.reason)
-    leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counted=verdict.counted, kind=verdict.kind)
+    leases.reschedule(
+        conn, lease, wait_seconds=wait, reason=reason, counts_as_error=verdict.is_counted, kind=verdict.kind
+    )
     return verdict, []
 
 
@@ -81,7 +83,9 @@ def dead_letter_row(
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor) if step == "keep" else []
 
 
-def _bury_delivery(conn: Connection, lease: Lease, why: DeadLetterDecision, step: Step, facts: Mapping[str, object]) -> list[Wake]:
+def _bury_delivery(
+    conn: Connection, lease: Lease, why: DeadLetterDecision, step: Step, facts: Mapping[str, object]
+) -> list[Wake]:
     delivery = deliveries.get(conn, lease.row_id)
     deliveries.end(conn, lease, "dead", to_storable(why.reason))
     dead_letters.add(
@@ -188,7 +192,9 @@ def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: DeadLet
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
 
 
-def _poison_prediction(conn: Connection, step: Step, row_id: UUID, why: DeadLetterDecision, limit: int, actor: str) -> list[Wake]:
+def _poison_prediction(
+    conn: Connection, step: Step, row_id: UUID, why: DeadLetterDecision, limit: int, actor: str
+) -> list[Wake]:
     found = predictions.get(conn, row_id)
     if found is None:
         return []

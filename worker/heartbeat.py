@@ -9,7 +9,7 @@ from typing import Self
 from db import leases
 from db.connection import BLOCKED_SIGNALS, Database
 from moorage import logs
-from moorage.errors import DatabaseUnavailable, StepInterrupted, LeaseLost
+from moorage.errors import DatabaseUnavailable, LeaseLost, StepInterrupted
 from moorage.model import Lease
 from worker import shutdown
 

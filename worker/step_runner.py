@@ -9,7 +9,7 @@ from uuid import UUID
 
 from db import deliveries, leases, predictions, submissions
 from moorage import logs
-from moorage.errors import DatabaseUnavailable, StepInterrupted, LeaseLost, MoorageError, Transient
+from moorage.errors import DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision, Retry
 from moorage.model import Lease, Step, Wake, WorkTable
@@ -129,7 +129,7 @@ def _hand_back(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
     reason, kind = str(error), error.event_kind
     try:
         deps.database.run(
-            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counted=False, kind=kind)
+            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
         )
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=reason)
@@ -152,6 +152,6 @@ def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: Le
 def _log_failure(verdict: Retry | DeadLetterDecision | None, lease: Lease, error: MoorageError) -> None:
     name, reason = type(error).__name__, str(error)
     if isinstance(verdict, Retry):
-        log.warning("step.retry", attempt=lease.attempt, run_at=verdict.at.isoformat(), error=name, reason=reason)
+        log.warning("step.retry", attempt=lease.attempt, run_at=verdict.run_at.isoformat(), error=name, reason=reason)
     elif isinstance(verdict, DeadLetterDecision):
         log.error("step.dead_letter", attempt=lease.attempt, category=verdict.category, error=name, reason=reason)

@@ -76,7 +76,7 @@ def _run(console: Console, local: Local, standin: Standin, listener: Listener) -
     deps, ledger, project = boot.get_deps(), standin.ledger(), shop.film()
     findings = [f"[red]audit[/red] {finding}" for finding in run.run_audit(deps).findings]
     differing = [] if is_quiet else [f"not everything ended within {SETTLE_SECONDS:.0f} s"]
-    differing += compare.differences(conn, deps.blobs, ledger, started, shop.placed)
+    differing += compare.differences(conn, deps.storage, ledger, started, shop.placed)
     differing += project_check.differences(project, shop.placed)
     differing += webhook_listener.differences(conn, listener)
     differing += event_stream.differences(conn, follower, newest)

@@ -153,7 +153,9 @@ def _report(
 ) -> dict[str, Any]:
     conn = connect(local.stack.postgres.url(), name="moorage-drill")
     deps = boot.get_deps()
-    verdict = judging.judge(conn, deps.blobs, standin.ledger(), application.started, application.ordered, chaos.landed)
+    verdict = judging.judge(
+        conn, deps.storage, standin.ledger(), application.started, application.ordered, chaos.landed
+    )
     findings = [str(finding) for finding in run.run_audit(deps, deep=True).findings]
     conn.close()
     if not is_quiet:

@@ -105,7 +105,12 @@ def _await(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
 
 
 def _show(
-    deps: Deps, console: Console, job_id: UUID, sources: Sequence[FileSource], rows: Sequence[dict[str, Any]], as_json: bool
+    deps: Deps,
+    console: Console,
+    job_id: UUID,
+    sources: Sequence[FileSource],
+    rows: Sequence[dict[str, Any]],
+    as_json: bool,
 ) -> bool:
     """Print where each file is, or why it is not kept; returns whether all are kept."""
     kept = [row for row in rows if row["state"] == "kept"]
@@ -126,4 +131,4 @@ def _show(
 
 
 def _url(deps: Deps, row: dict[str, Any]) -> str | None:
-    return deps.blobs.asset_url(row["key"]) if row["key"] else None
+    return deps.storage.build_asset_url(row["key"]) if row["key"] else None

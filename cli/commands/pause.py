@@ -90,7 +90,9 @@ def format_pause(row: Row, at: datetime) -> list[str]:
 def _check(deps: Deps, target: str) -> None:
     targets = [pauses.KEEP, *sorted({*deps.providers, DIRECT})]
     if target not in targets:
-        raise ConfigError(f"{console.escape_control_chars(target)!r} cannot be paused: write one of {', '.join(targets)}")
+        raise ConfigError(
+            f"{console.escape_control_chars(target)!r} cannot be paused: write one of {', '.join(targets)}"
+        )
 
 
 def _read(conn: Connection) -> tuple[list[Row], datetime]:
@@ -99,7 +101,9 @@ def _read(conn: Connection) -> tuple[list[Row], datetime]:
 
 def _make_due(deps: Deps, target: str) -> dict[str, Any]:
     outputs = _page_by_page(deps, partial(pauses.make_outputs_due, target=target, limit=PAGE))
-    predictions = _page_by_page(deps, partial(pauses.make_predictions_due, target=target, limit=PAGE))  # none for `keep`
+    predictions = _page_by_page(
+        deps, partial(pauses.make_predictions_due, target=target, limit=PAGE)
+    )  # none for `keep`
     return {"outputs": outputs, "predictions": predictions}
 
 

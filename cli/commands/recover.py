@@ -14,7 +14,7 @@ from db.connection import current_time
 from moorage.errors import ConfigError
 from providers.base import Provider
 from tasks.predictions import recover as recovering
-from tasks.predictions.recover import MATCHES, Match, ListedMatch
+from tasks.predictions.recover import MATCHES, ListedMatch, Match
 from tasks.step import Deps
 from worker import boot, publish
 
@@ -113,7 +113,9 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
 
 def _provider(deps: Deps, name: str) -> Provider:
     if name not in deps.providers:
-        raise ConfigError(f"there is no provider {console.escape_control_chars(name)!r}: write {' or '.join(sorted(deps.providers))}")
+        raise ConfigError(
+            f"there is no provider {console.escape_control_chars(name)!r}: write {' or '.join(sorted(deps.providers))}"
+        )
     return deps.providers[name]
 
 

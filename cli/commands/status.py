@@ -32,7 +32,11 @@ def status(as_json: bool) -> None:
     deps = boot.get_deps()
     names = sorted({*deps.providers, "direct"})
     seen = deps.database.run(lambda conn: overview.read_overview(conn, names))
-    asks = {"queues": inspect_cluster.read_queue_depths, "workers": inspect_cluster.ping_workers, "storage": lambda: _storage(deps)}
+    asks = {
+        "queues": inspect_cluster.read_queue_depths,
+        "workers": inspect_cluster.ping_workers,
+        "storage": lambda: _storage(deps),
+    }
     answers = inspect_cluster.call_concurrently(asks, seconds=ANSWER_SECONDS)
     found = _gather(deps, seen, answers)
     if as_json:
@@ -43,7 +47,7 @@ def status(as_json: bool) -> None:
 
 def _storage(deps: Deps) -> str:
     try:
-        deps.blobs.check()
+        deps.storage.check_connection()
     except MoorageError as error:
         return f"away: {error}"
     return "ok"
@@ -52,7 +56,7 @@ def _storage(deps: Deps) -> str:
 def _gather(deps: Deps, seen: Overview, answers: dict[str, Any]) -> dict[str, Any]:
     """Return all that is shown, as plain values: the shape of --json."""
     return {
-        "at": seen.at,
+        "at": seen.read_at,
         "providers": [_provider(deps, seen, name) for name in seen.last_webhooks if name in deps.providers],
         "jobs": _by_state(seen.jobs),
         "deliveries": _by_state(seen.deliveries),
@@ -64,8 +68,9 @@ def _gather(deps: Deps, seen: Overview, answers: dict[str, Any]) -> dict[str, An
         "broker": "away" if answers.get("queues") is None else "ok",
         "queues": answers.get("queues"),
         "workers": answers.get("workers"),
-        "leases": [_lease(row, seen.at, deps.settings.lease_seconds) for row in seen.held],
-        "sweeps": _sweeps(seen, schedule.sweep_periods(deps.settings)) + _nightly(seen, schedule.sweep_crontabs(deps.settings)),
+        "leases": [_lease(row, seen.read_at, deps.settings.lease_seconds) for row in seen.leases],
+        "sweeps": _sweeps(seen, schedule.sweep_periods(deps.settings))
+        + _nightly(seen, schedule.sweep_crontabs(deps.settings)),
         "dead_letters": [{**row, "value": int(row["value"])} for row in seen.dead_letters],
         "pauses": seen.pauses,
         "storage_use": seen.storage_use,
@@ -86,11 +91,11 @@ def _provider(deps: Deps, seen: Overview, name: str) -> dict[str, Any]:
     provider = deps.providers[name]
     return {
         "provider": name,
-        "takes_webhooks": provider.enabled,
+        "takes_webhooks": provider.is_enabled,
         "can_poll": provider.can_poll,
         "takes_orders": provider.can_submit,
         "planned": runs.get("planned", 0),
-        "at_work": seen.at_work.get(name, 0),
+        "at_work": seen.in_flight.get(name, 0),
         "at_once": provider.max_in_flight,
         "last_webhook_at": seen.last_webhooks[name],
         "new": live.get("new", 0),
@@ -105,7 +110,7 @@ def _lease(row: Row, at: datetime, lease_seconds: float) -> dict[str, Any]:
 
 def _sweeps(seen: Overview, periods: Any) -> list[dict[str, Any]]:
     last = {row["sweep"]: row for row in seen.ticks}
-    return [_sweep(name, seconds, last.get(name), seen.at) for name, seconds in periods.items()]
+    return [_sweep(name, seconds, last.get(name), seen.read_at) for name, seconds in periods.items()]
 
 
 def _sweep(name: str, period_seconds: float, row: Row | None, at: datetime) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def _sweep(name: str, period_seconds: float, row: Row | None, at: datetime) -> d
 def _nightly(seen: Overview, crons: Mapping[str, crontab]) -> list[dict[str, Any]]:
     """Return the sweeps with a cron line; one that never ran is not late: its time may not have come yet."""
     last = {row["sweep"]: row for row in seen.ticks}
-    return [_at_times(name, line, last.get(name), seen.at) for name, line in crons.items()]
+    return [_at_times(name, line, last.get(name), seen.read_at) for name, line in crons.items()]
 
 
 def _at_times(name: str, line: crontab, row: Row | None, at: datetime) -> dict[str, Any]:
@@ -191,7 +196,9 @@ def _live(found: dict[str, Any]) -> Table:
     due, expiry = found["oldest_due_seconds"], found["soonest_expiry_seconds"]
     ends = None
     if expiry is not None:
-        ends = f"soonest expiry in {format_duration(expiry)}" if expiry > 0 else f"expired {format_duration(-expiry)} ago"
+        ends = (
+            f"soonest expiry in {format_duration(expiry)}" if expiry > 0 else f"expired {format_duration(-expiry)} ago"
+        )
     rows = [
         (
             name,

@@ -39,7 +39,9 @@ def create(name: str, role: Role, as_json: bool) -> None:
         console.print_json({**row, "token": made})
         return
     click.echo(made)
-    click.echo(f"token {row['id']} of {console.escape_control_chars(name)}, role {role}: it is not shown again", err=True)
+    click.echo(
+        f"token {row['id']} of {console.escape_control_chars(name)}, role {role}: it is not shown again", err=True
+    )
 
 
 @token.command("list")

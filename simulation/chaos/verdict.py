@@ -161,7 +161,7 @@ def _output(line: dict[str, Any], rows: Sequence[dict[str, Any]], expected: str,
 def _objects(rows: Sequence[dict[str, Any]], blobs: ObjectStore, verdict: Verdict) -> None:
     recorded = {row["key"]: row["bytes"] for row in rows if row["key"]}
     recorded |= {row["thumb_key"]: row["thumb_bytes"] for row in rows if row["thumb_key"]}
-    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDER_PREFIX)}
+    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     verdict.lost += [f"object {key}" for key in recorded.keys() - listed.keys()]
     verdict.unexpected += [
         f"object {key} has {listed[key]} bytes, not {recorded[key]}"

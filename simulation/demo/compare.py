@@ -133,11 +133,11 @@ def _bucket(rows: Sequence[dict[str, Any]], blobs: ObjectStore) -> list[str]:
     """Compare names and sizes with a listing, and digests with what storage computed itself."""
     recorded = {row["key"]: (row["bytes"], row["sha256"]) for row in rows if row["key"]}
     recorded |= {row["thumb_key"]: (row["thumb_bytes"], row["thumb_sha256"]) for row in rows if row["thumb_key"]}
-    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDER_PREFIX)}
+    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     found = [f"object {key} is recorded and not in the bucket" for key in sorted(recorded.keys() - listed.keys())]
     found += [f"object {key} is in the bucket and in no row" for key in sorted(listed.keys() - recorded.keys())]
     for key in sorted(recorded.keys() & listed.keys()):
         stat = blobs.head(blobs.public_bucket, key)
-        if stat is None or (stat.bytes, stat.sha256) != recorded[key]:
+        if stat is None or (stat.size_bytes, stat.sha256) != recorded[key]:
             found.append(f"object {key} differs from its row in size or sha256")
     return found

@@ -80,7 +80,9 @@ ADVICE: Final[Mapping[str, str]] = {
 
 # An input file was sent once, by its owner: no repair can have it again.
 _AGAIN: Final = "restore it from a backup, or ask its owner to upload it again"
-UPLOAD_ADVICE: Final[Mapping[Check, str]] = {Check(4, "uploads", code): _AGAIN for code in ("missing", "size", "digest")}
+UPLOAD_ADVICE: Final[Mapping[Check, str]] = {
+    Check(4, "uploads", code): _AGAIN for code in ("missing", "size", "digest")
+}
 
 REPAIRABLE: Final = frozenset(
     {

@@ -42,8 +42,8 @@ def compute_digest(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> 
     """Return the digest of an object's bytes, read in chunks; None when it is gone."""
     digest = hashlib.sha256()
     try:
-        with deps.blobs.open(bucket, key) as opened:
-            for chunk in opened.chunks():
+        with deps.storage.open_object(bucket, key) as opened:
+            for chunk in opened.iterate_chunks():
                 digest.update(chunk)
                 checked["bytes"] += len(chunk)
     except ObjectMissing:
@@ -71,7 +71,7 @@ class DigestSample:
         return self._look([finding.id for finding in findings], Counter())
 
     def _look(self, ids: list[str], checked: Counter[str]) -> list[Finding]:
-        blobs, wrong = self.deps.blobs, []
+        blobs, wrong = self.deps.storage, []
         outputs = [UUID(output_id) for output_id in ids]
         rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, outputs))
         for expected in expected_objects(row for row in rows if row["state"] == "kept"):

@@ -49,8 +49,8 @@ class ListingScan:
         """Ask storage once more for objects, and for those found that no row named."""
         page = Page()
         for row in expected:
-            stat = self.deps.blobs.head(_bucket(self.deps, row.key), row.key)
-            self._compare(page, row, ListedObject(row.key, stat.bytes, datetime.now(UTC)) if stat else None)
+            stat = self.deps.storage.head(_bucket(self.deps, row.key), row.key)
+            self._compare(page, row, ListedObject(row.key, stat.size_bytes, datetime.now(UTC)) if stat else None)
         return page.findings + recheck_unnamed(self.deps, findings)
 
     def _compare(self, page: Page, expected: ExpectedObject, listed: ListedObject | None) -> None:
@@ -58,9 +58,11 @@ class ListingScan:
         if listed is None:
             if expected.must_be:
                 page.add(found(f"its object {key} is missing", Check(4, self.name, "missing")))
-        elif listed.bytes != expected.bytes:
+        elif listed.size_bytes != expected.bytes:
             page.add(
-                found(f"its object {key} has {listed.bytes} bytes, not {expected.bytes}", Check(4, self.name, "size"))
+                found(
+                    f"its object {key} has {listed.size_bytes} bytes, not {expected.bytes}", Check(4, self.name, "size")
+                )
             )
         elif self.deep and expected.must_be:
             digest = compute_digest(self.deps, _bucket(self.deps, key), key, page.checked)
@@ -93,9 +95,9 @@ class ObjectScan(ListingScan):
 
     def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
         """List from behind the objects of one job to the last of another: "0" is the character behind "/"."""
-        blobs = self.deps.blobs
+        blobs = self.deps.storage
         start = f"{keys.RENDER_PREFIX}{after}0" if after else ""
-        listing = blobs.list(blobs.public_bucket, keys.RENDER_PREFIX, start)
+        listing = blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX, start)
         if last is None:
             return listing
         return takewhile(lambda listed: listed.key < f"{keys.RENDER_PREFIX}{last}0", listing)
@@ -110,8 +112,8 @@ class InputScan:
 
     def page(self, after: str) -> Page:
         """Look at the next 500 input files."""
-        blobs = self.deps.blobs
-        listed = list(islice(blobs.list(blobs.private_bucket, keys.INPUT_PREFIX, after), PAGE))
+        blobs = self.deps.storage
+        listed = list(islice(blobs.list_objects(blobs.private_bucket, keys.INPUT_PREFIX, after), PAGE))
         page = Page(after=listed[-1].key if len(listed) == PAGE else None)
         page.checked["inputs"] += len(listed)
         report_unnamed(self.deps, page, listed, self.name)
@@ -132,7 +134,7 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], plac
             continue
         told = keys.parse_key(listed.key)
         in_flight = isinstance(told, RenderKey) and told.token_start in leased
-        what = f"no row names it; {listed.bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
+        what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
         finding = Finding(5, "object", listed.key, what, Check(5, place, "unnamed"))
         if in_flight or datetime.now(UTC) - listed.modified_at < limit:
             page.note(finding)
@@ -142,7 +144,7 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], plac
 
 def recheck_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
     """Return those findings whose object still is there and still named by no row."""
-    blobs = deps.blobs
+    blobs = deps.storage
     orphans = [finding for finding in findings if finding.subject == "object"]
     named = deps.database.run(lambda conn: inventory.find_referenced_keys(conn, [finding.id for finding in orphans]))
     return [
@@ -153,10 +155,12 @@ def recheck_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _bucket(deps: Deps, key: str) -> str:
-    return deps.blobs.public_bucket if key.startswith(keys.RENDER_PREFIX) else deps.blobs.private_bucket
+    return deps.storage.public_bucket if key.startswith(keys.RENDER_PREFIX) else deps.storage.private_bucket
 
 
-def merge_by_key(expected: Iterator[ExpectedObject], listing: Iterator[ListedObject]) -> Iterator[tuple[ExpectedObject | None, ListedObject | None]]:
+def merge_by_key(
+    expected: Iterator[ExpectedObject], listing: Iterator[ListedObject]
+) -> Iterator[tuple[ExpectedObject | None, ListedObject | None]]:
     """Pair two sequences in the order of their keys; what stands in one alone has None beside it."""
     row, thing = next(expected, None), next(listing, None)
     while row is not None or thing is not None:

@@ -59,10 +59,10 @@ def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
 
 @contextlib.contextmanager
 def _stored(deps: Deps, row: Row) -> Iterator[FetchedFile]:
-    blobs = deps.blobs
+    blobs = deps.storage
     with (
-        blobs.open(blobs.public_bucket, row["key"]) as opened,
-        download.spool_chunks(opened.chunks(), deps.limits, _Unhurried()) as fetched,
+        blobs.open_object(blobs.public_bucket, row["key"]) as opened,
+        download.spool_chunks(opened.iterate_chunks(), deps.limits, _Unhurried()) as fetched,
     ):
         yield _identical(fetched, row)
 
@@ -85,7 +85,7 @@ def _from_source(deps: Deps, found: Output, row: Row) -> tuple[bool, str]:
                 raise
             return _fetch(deps, fresh, row)
     except MoorageError as error:
-        if error.ours:
+        if error.is_internal:
             raise
         return False, f"it cannot be fetched again: {error}"
 
@@ -94,7 +94,7 @@ def _fetch(deps: Deps, found: Output, row: Row) -> tuple[bool, str]:
     with keep.open_source(deps, found, _Unhurried()) as fetched:
         examined = validate.validate_file(_identical(fetched, row), deps.limits)
         content_type = examined.media.content_type
-        _put(deps, row["key"], fetched.file, fetched.bytes, row["sha256"], content_type, keep.CACHE_IMMUTABLE)
+        _put(deps, row["key"], fetched.file, fetched.size_bytes, row["sha256"], content_type, keep.CACHE_IMMUTABLE)
     done, what = _mend_thumbnail(deps, row, examined)
     return done, f"fetched again, byte for byte; {what}"
 
@@ -112,7 +112,7 @@ def _fresh(deps: Deps, found: Output) -> Output | None:
 def _mend_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[bool, str]:
     """Store the thumbnail again where it is not what was recorded; the original is right by now."""
     key, thumb = row["thumb_key"], examined.thumb
-    if key is None or compute_digest(deps, deps.blobs.public_bucket, key, Counter()) == row["thumb_sha256"]:
+    if key is None or compute_digest(deps, deps.storage.public_bucket, key, Counter()) == row["thumb_sha256"]:
         return True, "its objects are what was recorded"
     if thumb is None or thumb.sha256 != row["thumb_sha256"]:
         return False, "its original is right, but the thumbnail made from it now is not the one that was recorded"
@@ -121,7 +121,7 @@ def _mend_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[bool
 
 
 def _put(deps: Deps, key: str, body: BinaryIO, size: int, sha256: str, content_type: str, cache_control: str) -> None:
-    blobs = deps.blobs
+    blobs = deps.storage
     blobs.put(
         blobs.public_bucket, key, body, size=size, sha256=sha256, content_type=content_type, cache_control=cache_control
     )

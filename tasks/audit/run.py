@@ -11,7 +11,7 @@ from db.audit import checks as rules
 from db.audit.check import Check
 from db.connection import current_time
 from tasks.audit import checkpoint
-from tasks.audit.checkpoint import Checkpointer, AuditProgress
+from tasks.audit.checkpoint import AuditProgress, Checkpointer
 from tasks.audit.digests import DigestSample
 from tasks.audit.findings import Finding, Scan
 from tasks.audit.objects import InputScan, ObjectScan

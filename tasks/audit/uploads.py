@@ -37,8 +37,8 @@ class UploadScan(objects.ListingScan):
 
     def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
         """List from behind one key to another; what else lies in the bucket is no upload."""
-        blobs = self.deps.blobs
-        listing = blobs.list(blobs.private_bucket, "", after)
+        blobs = self.deps.storage
+        listing = blobs.list_objects(blobs.private_bucket, "", after)
         if last is not None:
             listing = takewhile(lambda listed: listed.key <= last, listing)
         return (listed for listed in listing if isinstance(keys.parse_key(listed.key), UploadKey))

@@ -53,14 +53,16 @@ def _cancel(conn: Connection, job_id: UUID, actor: str) -> CancelOutcome:
     jobs.change_state(conn, job, "cancelled", actor=actor, reason=REASON)
     wakes = cancel_predictions(conn, job.id, reason=REASON, actor=actor)
     cancellation.cancel_waiting_outputs(conn, job.id, reason=REASON, actor=actor)
-    discarded = discarding.mark_discarding(conn, job.id, REASON, actor, placeholder_too=True)
+    discarded = discarding.mark_discarding(conn, job.id, REASON, actor, include_placeholder=True)
     return CancelOutcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
 
 
 def cancel_predictions(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:
     """Stop all of a locked job's predictions that have not ended; returns wakes for those whose provider is asked."""
     cancel_planned(conn, job_id, reason=reason, actor=actor)
-    return [Wake("poll", prediction_id) for prediction_id in cancellation.request_cancellation(conn, job_id, reason=reason)]
+    return [
+        Wake("poll", prediction_id) for prediction_id in cancellation.request_cancellation(conn, job_id, reason=reason)
+    ]
 
 
 def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:

@@ -11,7 +11,7 @@ from db.connection import Connection, Database
 from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import Registration, Step, Wake, JobRequest
+from moorage.model import JobRequest, Registration, Step, Wake
 from moorage.settings import Settings
 from providers.base import Provider
 
@@ -33,7 +33,9 @@ class ForeignProject(Refused):
         super().__init__("names a project that this owner does not have", status=422)
 
 
-def register_prediction(database: Database, settings: Settings, provider: Provider, asked: Registration) -> RegisteredJob:
+def register_prediction(
+    database: Database, settings: Settings, provider: Provider, asked: Registration
+) -> RegisteredJob:
     """
     Insert a job with its running prediction, then wake the deliveries that came before it.
 
@@ -42,7 +44,9 @@ def register_prediction(database: Database, settings: Settings, provider: Provid
     Raises:
         NotTheirs: its project is another owner's.
     """
-    job_id, prediction_id, is_new = database.run(lambda conn: insert_registration(conn, settings, provider, asked, actor="api"))
+    job_id, prediction_id, is_new = database.run(
+        lambda conn: insert_registration(conn, settings, provider, asked, actor="api")
+    )
     failpoint("register.after_commit")
     woken = database.run(lambda conn: deliveries.make_unmatched_due(conn, asked.provider, asked.external_id))
     return RegisteredJob(job_id, prediction_id, is_new, [Wake("ingest", delivery_id) for delivery_id in woken])
@@ -99,7 +103,9 @@ class IdempotencyConflict(Refused):
         super().__init__(f"this Idempotency-Key was sent with another body: it made job {job_id}", status=409)
 
 
-def create_job(database: Database, settings: Settings, providers: Mapping[str, Provider], wish: JobRequest) -> CreatedJob:
+def create_job(
+    database: Database, settings: Settings, providers: Mapping[str, Provider], wish: JobRequest
+) -> CreatedJob:
     """
     Insert a job with its first prediction, planned and due now, unless it is known under its key.
 
@@ -127,9 +133,9 @@ def insert_job(conn: Connection, settings: Settings, providers: Mapping[str, Pro
             raise psycopg.Rollback(savepoint)
     if not is_new:
         return insert_job(conn, settings, providers, wish)
-    first = wish.chain[0]
+    first = wish.fallback_chain[0]
     prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
-    step: Step = "generate" if providers[first.provider].synchronous else "submit"
+    step: Step = "generate" if providers[first.provider].is_synchronous else "submit"
     return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
 
 

@@ -39,11 +39,13 @@ def spool_file(deps: Deps, path: Path) -> str:
     )
     content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     with path.open("rb") as file:
-        deps.blobs.put(deps.blobs.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
+        deps.storage.put(deps.storage.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
     return key
 
 
-def create_keep_job(deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str) -> tuple[UUID, list[Wake]]:
+def create_keep_job(
+    deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
+) -> tuple[UUID, list[Wake]]:
     """
     Make a job whose files are the sources; returns its id and wakes.
 
@@ -82,7 +84,7 @@ def _start(
             output_id,
             job_id=job_id,
             prediction_id=prediction_id,
-            found=found,
+            file=found,
             expires_at=None,
             actor=actor,
             object_key=key,

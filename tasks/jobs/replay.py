@@ -44,7 +44,9 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
         if not predictions.replay(conn, letter.subject_id, deadline=REPLAY_DEADLINE, actor=actor):
             raise Refused("this prediction is not lost any more, or its provider never named it", status=409)
         if job.state == "failed":
-            jobs.change_state(conn, job, "open", actor=actor, reason="reopened by a replay", check_after=REPLAY_DEADLINE)
+            jobs.change_state(
+                conn, job, "open", actor=actor, reason="reopened by a replay", check_after=REPLAY_DEADLINE
+            )
         return Wake("poll", letter.subject_id)
     if letter.subject == "output" and job is not None:
         return _revive_output(conn, letter, job, actor)
@@ -61,7 +63,9 @@ def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -
         raise Refused("this file is gone", status=409)
     if output.prediction_id != job.chosen_id and not placeholders.is_placeholder_chosen(conn, job.id):
         raise Refused("the job has taken the files of a later prediction instead of this one's", status=409)
-    if discarding.has_discarded_files(conn, output.prediction_id):  # all or nothing: one file more cannot make the job whole
+    if discarding.has_discarded_files(
+        conn, output.prediction_id
+    ):  # all or nothing: one file more cannot make the job whole
         raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("the source of this file is gone, or it is not dead any more", status=409)

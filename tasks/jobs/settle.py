@@ -7,7 +7,7 @@ from db import discarding, jobs, placeholders, predictions, projects, renders, s
 from db.connection import Connection, current_time
 from moorage import lifecycle
 from moorage.failpoints import failpoint
-from moorage.lifecycle import OutputCounts, DeadLetterDecision, FallbackState, Settlement
+from moorage.lifecycle import DeadLetterDecision, FallbackState, OutputCounts, Settlement
 from moorage.model import FallbackEntry, Job, Wake
 from tasks.jobs import placeholder
 
@@ -30,7 +30,7 @@ def settle_if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -
         return []
     shown = counts.placeholders > 0 and renders.exists(conn, job.id)
     more = shown and find_next_entry(conn, job) is not None
-    decision = lifecycle.on_output_counts(counts, job.partial, more=more)
+    decision = lifecycle.on_output_counts(counts, job.partial, has_next_entry=more)
     if decision is None:
         return []
     failpoint("settle.before_publish")
@@ -44,7 +44,9 @@ def settle_if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -
     return wakes
 
 
-def _publish(conn: Connection, job: Job, counts: OutputCounts, decision: Settlement, asset_base: str, actor: str) -> None:
+def _publish(
+    conn: Connection, job: Job, counts: OutputCounts, decision: Settlement, asset_base: str, actor: str
+) -> None:
     project = projects.lock(conn, job.project_id) if job.project_id else None
     renders.publish(conn, job.id, actor)
     reason, chosen_id = None, None
@@ -98,7 +100,9 @@ def find_next_entry(conn: Connection, job: Job) -> tuple[int, FallbackEntry] | N
 def _follow(conn: Connection, job: Job, why: DeadLetterDecision, actor: str) -> list[Wake]:
     following, stands_in = find_next_entry(conn, job), placeholders.get_placeholder(conn, job.id)
     awaited = len(predictions.list_awaited(conn, job.id))
-    prospect = FallbackState(awaited, following[0] if following else None, placeholder.placeholder_state(job, stands_in))
+    prospect = FallbackState(
+        awaited, following[0] if following else None, placeholder.placeholder_state(job, stands_in)
+    )
     what = lifecycle.on_no_files(prospect)
     if what == "fail":
         jobs.change_state(conn, job, "failed", actor=actor, category=why.category, reason=why.reason)
@@ -120,5 +124,7 @@ def _opened(conn: Connection, job: Job, why: DeadLetterDecision, actor: str) -> 
     """Open a keeping job again, with the deadline it has."""
     if job.state == "open":
         return job
-    jobs.change_state(conn, job, "open", actor=actor, reason=why.reason, check_after=job.deadline_at - current_time(conn))
+    jobs.change_state(
+        conn, job, "open", actor=actor, reason=why.reason, check_after=job.deadline_at - current_time(conn)
+    )
     return replace(job, state="open")

@@ -23,7 +23,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     failpoint("discard.before_delete")
     for key in (output.thumb_key, output.key):
         if key is not None:
-            deps.blobs.delete(deps.blobs.public_bucket, key)
+            deps.storage.delete(deps.storage.public_bucket, key)
     failpoint("discard.after_delete")
 
     def record(conn: Connection) -> None:
@@ -38,7 +38,7 @@ def delete_spooled_inputs(deps: Deps) -> int:
     """Delete input files of settled jobs from the private bucket; returns how many."""
     found = deps.database.run(discarding.list_spooled_inputs)
     for output_id, key in found:
-        deps.blobs.delete(deps.blobs.private_bucket, key)
+        deps.storage.delete(deps.storage.private_bucket, key)
         failpoint("discard.after_spooled")
         deps.database.run(partial(discarding.clear_spooled_input, output_id=output_id, key=key))
     return len(found)

@@ -10,7 +10,7 @@ from media import validate
 from media.validate import ValidatedFile
 from moorage.errors import DownloadRefused, OutputGone, Permanent
 from moorage.failpoints import failpoint
-from moorage.model import FetchedFile, StoredOutput, Lease, Output, Wake
+from moorage.model import FetchedFile, Lease, Output, StoredOutput, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks.jobs import placeholder, settle
@@ -31,7 +31,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
-    deps.blobs.check()  # while storage is away nothing is downloaded
+    deps.storage.check_connection()  # while storage is away nothing is downloaded
     try:
         kept = _keep(deps, lease, output, pulse)
     except OutputGone:
@@ -67,8 +67,8 @@ def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[Fetch
         raise DownloadRefused("the source of this file was removed: send it again")
     elif output.source_kind == "object":
         with (
-            deps.blobs.open(deps.blobs.private_bucket, output.source) as opened,
-            download.spool_chunks(opened.chunks(), deps.limits, pulse) as fetched,
+            deps.storage.open_object(deps.storage.private_bucket, output.source) as opened,
+            download.spool_chunks(opened.iterate_chunks(), deps.limits, pulse) as fetched,
         ):
             yield fetched
     else:
@@ -78,7 +78,7 @@ def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[Fetch
             output.source,
             limits=deps.limits,
             headers_for=provider.download_headers if provider else lambda _url: {},
-            allows=provider.allows if provider else lambda _url: None,
+            allows=provider.refusal_reason if provider else lambda _url: None,
             pulse=pulse,
         ) as fetched:
             yield fetched
@@ -104,7 +104,11 @@ def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: LeaseGua
     url = fresh.url if fresh and not fresh.problem and fresh.url != output.source else None
 
     def refresh(conn: Connection) -> Output | None:
-        expires_at = reports.compute_expiry(report, lease.claimed_at, provider.output_life_seconds) if report and url else None
+        expires_at = (
+            reports.compute_expiry(report, lease.claimed_at, provider.output_lifetime_seconds)
+            if report and url
+            else None
+        )
         outputs.record_refresh(conn, lease, url, expires_at)
         return outputs.get(conn, output.id)
 
@@ -112,7 +116,9 @@ def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: LeaseGua
     return renewed if url else None
 
 
-def store_output(deps: Deps, lease: Lease, output: Output, fetched: FetchedFile, examined: ValidatedFile, pulse: LeaseGuard) -> StoredOutput:
+def store_output(
+    deps: Deps, lease: Lease, output: Output, fetched: FetchedFile, examined: ValidatedFile, pulse: LeaseGuard
+) -> StoredOutput:
     """
     Upload the original byte for byte and its thumbnail; returns the facts to record.
 
@@ -125,11 +131,11 @@ def store_output(deps: Deps, lease: Lease, output: Output, fetched: FetchedFile,
     pulse.before_write()
     failpoint("keep.before_upload")
     fetched.file.seek(0)
-    deps.blobs.put(
-        deps.blobs.public_bucket,
+    deps.storage.put(
+        deps.storage.public_bucket,
         key,
         fetched.file,
-        size=fetched.bytes,
+        size=fetched.size_bytes,
         sha256=fetched.sha256,
         content_type=media.content_type,
         cache_control=CACHE_IMMUTABLE,
@@ -137,8 +143,8 @@ def store_output(deps: Deps, lease: Lease, output: Output, fetched: FetchedFile,
     failpoint("keep.after_upload")
     if thumb is not None and thumb_key is not None:
         pulse.before_write()
-        deps.blobs.put(
-            deps.blobs.public_bucket,
+        deps.storage.put(
+            deps.storage.public_bucket,
             thumb_key,
             thumb.data,
             size=len(thumb.data),
@@ -149,7 +155,7 @@ def store_output(deps: Deps, lease: Lease, output: Output, fetched: FetchedFile,
         failpoint("keep.after_thumbnail")
     return StoredOutput(
         media=media,
-        bytes=fetched.bytes,
+        bytes=fetched.size_bytes,
         sha256=fetched.sha256,
         key=key,
         thumb=thumb,

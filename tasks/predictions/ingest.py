@@ -4,7 +4,7 @@ from datetime import datetime
 
 from db import deliveries, jobs, predictions
 from db.connection import Connection, current_time
-from moorage.errors import UnrelatedEvent, Permanent, UnknownPrediction
+from moorage.errors import Permanent, UnknownPrediction, UnrelatedEvent
 from moorage.failpoints import failpoint
 from moorage.model import Delivery, Lease, Registration, Wake
 from moorage.provider_types import PredictionReport
@@ -39,7 +39,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     if provider is None:
         raise ProviderGone(f"there is no provider {delivery.provider} in this moorage")
     try:
-        report = provider.parse(delivery.body)
+        report = provider.parse_report(delivery.body)
     except UnrelatedEvent as error:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
@@ -57,7 +57,9 @@ def _apply(
     deliveries.lock_leased(conn, lease)
     found = predictions.find_by_external_id(conn, delivery.provider, report.external_id)
     if found is None:
-        found = submit_outcome.bind_external_id(conn, provider, delivery.key_sha256, report.external_id, actor=lease.leased_by)
+        found = submit_outcome.bind_external_id(
+            conn, provider, delivery.key_sha256, report.external_id, actor=lease.leased_by
+        )
     if found is None and deps.settings.adopt:
         create.insert_registration(conn, deps.settings, provider, _adopted(delivery, report), actor=lease.leased_by)
         found = predictions.find_by_external_id(conn, delivery.provider, report.external_id)
@@ -70,7 +72,7 @@ def _apply(
         delivery.received_at,
         lease.leased_by,
         deps.asset_base,
-        provider.output_life_seconds,
+        provider.output_lifetime_seconds,
         provider.can_poll,
     )
     applied = reports.apply_report(conn, job, prediction, report, heard)
@@ -91,13 +93,13 @@ def _wait(conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, report
     until = delivery.unmatched_until
     if until is not None and current_time(conn) >= until:
         raise UnknownPrediction(f"nobody registered {delivery.provider} prediction {report.external_id} in time")
-    life = min(deps.settings.unmatched_seconds, deps.providers[delivery.provider].output_life_seconds or 86400.0)
+    life = min(deps.settings.unmatched_seconds, deps.providers[delivery.provider].output_lifetime_seconds or 86400.0)
     wait = next_match_delay(delivery, current_time(conn))
-    deliveries.mark_unmatched(conn, lease, report.external_id, wait_seconds=wait, life_seconds=life)
+    deliveries.mark_unmatched(conn, lease, report.external_id, wait_seconds=wait, unmatched_seconds=life)
     return []
 
 
-def next_match_delay(delivery: Delivery, moment: datetime) -> float:
+def next_match_delay(delivery: Delivery, at_time: datetime) -> float:
     """
     Return how many seconds to wait before looking for a registration again: as long as it has waited, 1 s to 5 min.
 
@@ -105,7 +107,7 @@ def next_match_delay(delivery: Delivery, moment: datetime) -> float:
     """
     if delivery.state == "new":
         return 1.0
-    return min(max((moment - delivery.received_at).total_seconds(), 1.0), MAX_MATCH_DELAY_SECONDS)
+    return min(max((at_time - delivery.received_at).total_seconds(), 1.0), MAX_MATCH_DELAY_SECONDS)
 
 
 def _adopted(delivery: Delivery, report: PredictionReport) -> Registration:

@@ -34,7 +34,7 @@ class PollResult:
     @property
     def output_life_seconds(self) -> float | None:
         """Return how long the provider's URLs live; None: not known."""
-        return self.provider.output_life_seconds if self.provider else None
+        return self.provider.output_lifetime_seconds if self.provider else None
 
 
 def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
@@ -80,7 +80,9 @@ def _ask(provider: Provider | None, prediction: Prediction) -> PollResult:
     return PollResult(provider, prediction.cancel_reason, report)
 
 
-def _answer(conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, said: PollResult) -> list[Wake]:
+def _answer(
+    conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, said: PollResult
+) -> list[Wake]:
     moment, error = current_time(conn), said.error
     if prediction.state not in predictions.LIVE_STATES:
         return []  # a webhook was faster, and ended our lease with the prediction
@@ -110,7 +112,7 @@ def _wait(conn: Connection, lease: Lease, prediction: Prediction, said: PollResu
         seconds = max(seconds, error.retry_after)
     if prediction.cancel_reason != said.stop:  # somebody wanted it stopped meanwhile
         seconds = 0.0
-    predictions.schedule_next_poll(conn, lease, wait_seconds=seconds, polled=can_ask)
+    predictions.schedule_next_poll(conn, lease, wait_seconds=seconds, was_polled=can_ask)
 
 
 def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, said: PollResult) -> list[Wake]:
@@ -121,7 +123,10 @@ def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, 
         return _lose(conn, lease, job, prediction, DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True))
     reason = f"no answer within the time limit{silence}"
     predictions.abandon(
-        conn, lease, life_seconds=said.output_life_seconds or submit_outcome.DEFAULT_OUTPUT_LIFE_SECONDS, reason=reason
+        conn,
+        lease,
+        output_life_seconds=said.output_life_seconds or submit_outcome.DEFAULT_OUTPUT_LIFE_SECONDS,
+        reason=reason,
     )
     why = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
     return settle.advance(conn, job, why, actor=lease.leased_by)

@@ -53,7 +53,7 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, foreign_too: bool) 
         ProviderUnavailable, ProviderRefused: as `Provider.list_since` says.
     """
     public_url = None if foreign_too else deps.settings.public_url
-    for page in provider.list_since(since):
+    for page in provider.list_predictions(since):
         names = [listed.external_id for listed in page]
         rows = deps.database.run(partial(predictions.find_by_external_ids, provider=provider.name, external_ids=names))
         yield [_seen(listed, rows.get(listed.external_id), public_url) for listed in page]
@@ -61,7 +61,9 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, foreign_too: bool) 
 
 def _seen(listed: ListedPrediction, row: Row | None, public_url: str | None) -> ListedMatch:
     if row is None:
-        return ListedMatch(listed, "unknown" if public_url is None or is_own_webhook(listed.webhook, public_url) else "foreign")
+        return ListedMatch(
+            listed, "unknown" if public_url is None or is_own_webhook(listed.webhook, public_url) else "foreign"
+        )
     if row["state"] in predictions.LIVE_STATES:
         return ListedMatch(listed, "live", row["id"])
     return ListedMatch(listed, "lost" if row["state"] == "lost" else "ended", row["id"])

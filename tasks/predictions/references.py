@@ -108,7 +108,7 @@ def _rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict
 
 
 def _url(deps: "Deps", reference: Reference, row: Row) -> str:
-    blobs = deps.blobs
+    blobs = deps.storage
     bucket = blobs.private_bucket if reference.kind == "upload" else blobs.public_bucket
     return blobs.presign_get(bucket, row["key"], PROVIDER_URL_SECONDS)
 

@@ -7,7 +7,18 @@ from typing import Literal
 from db import dead_letters, jobs, outputs, placeholders, predictions, renders
 from db.connection import Connection
 from moorage import ids, lifecycle
-from moorage.lifecycle import TERMINAL_PREDICTION, ChoosePrediction, EndPrediction, PollNow, DeadLetterDecision, IgnoreReport, LateSuccess, RecordStatus, RefreshUrls, PredictionContext
+from moorage.lifecycle import (
+    TERMINAL_PREDICTION,
+    ChoosePrediction,
+    DeadLetterDecision,
+    EndPrediction,
+    IgnoreReport,
+    LateSuccess,
+    PollNow,
+    PredictionContext,
+    RecordStatus,
+    RefreshUrls,
+)
 from moorage.model import Job, Prediction, Wake
 from moorage.provider_types import OutputFile, PredictionReport
 from moorage.text import to_storable
@@ -36,7 +47,9 @@ class ReportSource:
     can_ask: bool = True  # the provider can be polled
 
 
-def apply_report(conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, heard: ReportSource) -> ReportOutcome:
+def apply_report(
+    conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, heard: ReportSource
+) -> ReportOutcome:
     """Carry out what a report means for a locked job and prediction."""
     is_chosen, has_render = job.chosen_id == prediction.id, renders.exists(conn, job.id)
     stands_in = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
@@ -80,14 +93,20 @@ def _fetch(conn: Connection, prediction: Prediction, report: PredictionReport) -
     word = to_storable(report.raw_status, 100)
     predictions.record_raw_status(conn, prediction.id, word)
     woken = predictions.make_due_by_id(conn, [prediction.id])
-    return ReportOutcome(True, False, f"{word}: the whole answer is asked for", [Wake("poll", row_id) for row_id in woken])
+    return ReportOutcome(
+        True, False, f"{word}: the whole answer is asked for", [Wake("poll", row_id) for row_id in woken]
+    )
 
 
-def _choose(conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, heard: ReportSource) -> ReportOutcome:
+def _choose(
+    conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, heard: ReportSource
+) -> ReportOutcome:
     """Take the files of the first success as the job's, each once, in document order."""
     _end(conn, prediction, "succeeded", report, heard, reason=None)
     dead_letters.close_by_subject(conn, "prediction", prediction.id, reason="a late success arrived", actor=heard.actor)
-    jobs.change_state(conn, job, "keeping", actor=heard.actor, chosen_id=prediction.id, reason=f"{len(report.outputs)} files")
+    jobs.change_state(
+        conn, job, "keeping", actor=heard.actor, chosen_id=prediction.id, reason=f"{len(report.outputs)} files"
+    )
     wakes = cancel.cancel_predictions(conn, job.id, reason="another prediction was chosen", actor=heard.actor)
     expires_at = compute_expiry(report, heard.at, heard.output_life_seconds)
     wakes += [wake for found in report.outputs for wake in _add(conn, job, prediction, found, expires_at, heard.actor)]
@@ -105,7 +124,7 @@ def _add(
         output_id,
         job_id=job.id,
         prediction_id=prediction.id,
-        found=found,
+        file=found,
         expires_at=None if found.data is not None else expires_at,
         actor=actor,
     )
@@ -131,9 +150,16 @@ def _renew(conn: Connection, prediction: Prediction, report: PredictionReport, h
 
 
 def _end_without_files(
-    conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, verdict: EndPrediction, heard: ReportSource
+    conn: Connection,
+    job: Job,
+    prediction: Prediction,
+    report: PredictionReport,
+    verdict: EndPrediction,
+    heard: ReportSource,
 ) -> ReportOutcome:
-    why = DeadLetterDecision(verdict.category, "PredictionLost", to_storable(verdict.reason), retryable=report.needs_fetch)
+    why = DeadLetterDecision(
+        verdict.category, "PredictionLost", to_storable(verdict.reason), retryable=report.needs_fetch
+    )
     _end(conn, prediction, verdict.state, report, heard, reason=why.reason, category=verdict.category)
     if verdict.state == "lost":  # files were made, and we did not get them
         dead_letters.add(

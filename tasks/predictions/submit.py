@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from db import jobs, leases, predictions, submissions
 from db.connection import Connection, current_time
 from moorage import lifecycle
-from moorage.errors import StepInterrupted, LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy
+from moorage.errors import LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
 from moorage.model import FallbackEntry, Job, Lease, Prediction, Wake
@@ -27,7 +27,9 @@ from tasks.jobs import settle
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.step import Deps, LeaseGuard, commit_step
 
-CAPACITY_WAIT_SECONDS: Final = 1.0  # how long one waits that finds no room at its provider; by chance half as long again
+CAPACITY_WAIT_SECONDS: Final = (
+    1.0  # how long one waits that finds no room at its provider; by chance half as long again
+)
 
 BUSY_WAIT_SECONDS: Final = 5.0  # the pause after a 429 that asks for none
 
@@ -50,7 +52,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     """Submit one prediction or look up what became of it; that of a synchronous provider is left to `generate`."""
     prediction = deps.database.run(lambda conn: predictions.get(conn, lease.row_id))
     provider = deps.providers.get(prediction.provider) if prediction else None
-    if provider is not None and provider.synchronous:  # sweeps must not wait a minute behind it
+    if provider is not None and provider.is_synchronous:  # sweeps must not wait a minute behind it
         deps.database.run(lambda conn: submissions.postpone(conn, lease, wait_seconds=0))
         return [Wake("generate", lease.row_id)]
     return run_generate(deps, lease, pulse)
@@ -78,7 +80,9 @@ def run_generate(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_answer")
     written = commit_step(deps, lease, pulse, lambda conn: record_submission(conn, deps, lease, provider, answer))
     failpoint("submit.after_commit")
-    came_before = submit_outcome.match_deliveries(deps, provider, answer.external_id) if isinstance(answer, SubmitResult) else []
+    came_before = (
+        submit_outcome.match_deliveries(deps, provider, answer.external_id) if isinstance(answer, SubmitResult) else []
+    )
     return [*(written or []), *came_before]
 
 
@@ -108,14 +112,18 @@ def _begin(conn: Connection, lease: Lease, attempt: Submission) -> tuple[bool, l
     if job.state != "open":
         reason = f"not submitted: the job was {job.state} already"
         predictions.end(conn, prediction, "cancelled", ended_by="us", actor=lease.leased_by, reason=reason)
-        return False, settle.advance(conn, job, DeadLetterDecision("TIMED_OUT", "Unneeded", reason, False), actor=lease.leased_by)
+        return False, settle.advance(
+            conn, job, DeadLetterDecision("TIMED_OUT", "Unneeded", reason, False), actor=lease.leased_by
+        )
     if current_time(conn) >= job.deadline_at:
-        why = DeadLetterDecision("TIMED_OUT", "NoTime", "the job's deadline passed before it could be submitted", retryable=True)
+        why = DeadLetterDecision(
+            "TIMED_OUT", "NoTime", "the job's deadline passed before it could be submitted", retryable=True
+        )
         return False, submit_outcome.fail_prediction(conn, lease, job, prediction, why)
     if not submissions.has_capacity(conn, prediction.provider, attempt.provider.max_in_flight):
         submissions.postpone(conn, lease, wait_seconds=CAPACITY_WAIT_SECONDS * random.uniform(1.0, 1.5))  # noqa: S311 (spreads them)
         return False, []
-    submissions.mark_submitting(conn, lease, key_sha256=attempt.key_sha256, seconds=attempt.entry.seconds)
+    submissions.mark_submitting(conn, lease, key_sha256=attempt.key_sha256, deadline_seconds=attempt.entry.seconds)
     return True, []
 
 
@@ -151,7 +159,9 @@ def record_submission(
     reason = to_storable(str(answer))
     if isinstance(answer, StepInterrupted):
         reason = f"not sent: {reason}"
-        submissions.return_to_planned(conn, lease, wait_seconds=0, reason=reason, counted=False, kind=answer.event_kind)
+        submissions.return_to_planned(
+            conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=answer.event_kind
+        )
     elif isinstance(answer, NotSubmitted):
         return _again(conn, deps, lease, job, prediction, answer)
     elif isinstance(answer, Permanent):
@@ -160,21 +170,31 @@ def record_submission(
     elif submit_recovery.is_recoverable(provider):
         reason = f"{submit_outcome.UNCERTAIN}: {reason}"
         submissions.mark_uncertain(conn, lease)
-        leases.reschedule(conn, lease, wait_seconds=submit_recovery.LOOKUP_DELAYS_SECONDS[0], reason=reason, counted=False)
+        leases.reschedule(
+            conn, lease, wait_seconds=submit_recovery.LOOKUP_DELAYS_SECONDS[0], reason=reason, counts_as_error=False
+        )
     else:
         return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, reason, nothing_made=False)
     return []
 
 
 def _taken(
-    conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, provider: Provider, answer: SubmitResult
+    conn: Connection,
+    deps: Deps,
+    lease: Lease,
+    job: Job,
+    prediction: Prediction,
+    provider: Provider,
+    answer: SubmitResult,
 ) -> list[Wake]:
     """Record its id; where the files have come with it, they take the path of every other report."""
     wakes = submit_outcome.record_external_id(conn, lease, job, prediction, provider, answer.external_id)
     current = predictions.lock(conn, prediction.id)
     if answer.report is None or current.external_id != answer.external_id:
         return wakes
-    heard = reports.ReportSource("poll", current_time(conn), lease.leased_by, deps.asset_base, provider.output_life_seconds)
+    heard = reports.ReportSource(
+        "poll", current_time(conn), lease.leased_by, deps.asset_base, provider.output_lifetime_seconds
+    )
     return reports.apply_report(conn, job, current, answer.report, heard).wakes
 
 
@@ -185,17 +205,21 @@ def _again(
     moment, jitter = current_time(conn), random.random()  # noqa: S311 (spreads retries; nothing secret)
     if isinstance(error, ProviderBusy):
         pause = (error.retry_after or BUSY_WAIT_SECONDS) * (1.0 + 0.2 * jitter)
-        verdict: Retry | DeadLetterDecision = Retry(moment + timedelta(seconds=pause), str(error), counted=False)
+        verdict: Retry | DeadLetterDecision = Retry(moment + timedelta(seconds=pause), str(error), is_counted=False)
     else:
-        verdict = lifecycle.decide_after_failure(error, RetryContext(lease.errors), now=moment, jitter=jitter, policy=deps.policy)
-    if isinstance(verdict, Retry) and verdict.at >= _last_try(conn, job, prediction):
+        verdict = lifecycle.decide_after_failure(
+            error, RetryContext(lease.errors), now=moment, jitter=jitter, policy=deps.policy
+        )
+    if isinstance(verdict, Retry) and verdict.run_at >= _last_try(conn, job, prediction):
         reason = f"{verdict.reason}; its time would be over before the next try"
         verdict = DeadLetterDecision(error.category, type(error).__name__, reason, error.retryable)
     if isinstance(verdict, DeadLetterDecision):
         return submit_outcome.fail_prediction(conn, lease, job, prediction, verdict)
-    wait = (verdict.at - moment).total_seconds()
+    wait = (verdict.run_at - moment).total_seconds()
     reason = to_storable(verdict.reason)
-    submissions.return_to_planned(conn, lease, wait_seconds=wait, reason=reason, counted=verdict.counted, kind=verdict.kind)
+    submissions.return_to_planned(
+        conn, lease, wait_seconds=wait, reason=reason, counts_as_error=verdict.is_counted, kind=verdict.kind
+    )
     return []
 
 

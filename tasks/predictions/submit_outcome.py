@@ -36,10 +36,14 @@ def record_external_id(
     if submissions.mark_running(conn, lease, external_id, first_poll_seconds=first, reason=reason):
         return []
     taken = f"{reason} is watched as the prediction of another job already"
-    return fail_prediction(conn, lease, job, prediction, DeadLetterDecision("PROVIDER_FAILED", "Taken", taken, retryable=False))
+    return fail_prediction(
+        conn, lease, job, prediction, DeadLetterDecision("PROVIDER_FAILED", "Taken", taken, retryable=False)
+    )
 
 
-def fail_prediction(conn: Connection, lease: Lease, job: Job, prediction: Prediction, why: DeadLetterDecision) -> list[Wake]:
+def fail_prediction(
+    conn: Connection, lease: Lease, job: Job, prediction: Prediction, why: DeadLetterDecision
+) -> list[Wake]:
     """End what its provider, or its own input, does not allow, and go on with the chain; that is no dead letter."""
     reason, actor = to_storable(why.reason), lease.leased_by
     predictions.end(conn, prediction, "failed", ended_by="us", actor=actor, category=why.category, reason=reason)
@@ -62,9 +66,13 @@ def abandon_submission(
     Args:
         nothing_made: the provider's list does not show it: then its entry is tried once more, before the next one.
     """
-    life = provider.output_life_seconds if provider and provider.output_life_seconds else DEFAULT_OUTPUT_LIFE_SECONDS
+    life = (
+        provider.output_lifetime_seconds
+        if provider and provider.output_lifetime_seconds
+        else DEFAULT_OUTPUT_LIFE_SECONDS
+    )
     reason = to_storable(f"{UNCERTAIN}: {why}")
-    submissions.abandon(conn, lease, life_seconds=life, reason=reason)
+    submissions.abandon(conn, lease, output_life_seconds=life, reason=reason)
     entry = submissions.get_entry(job, prediction)
     once_more = nothing_made and job.state == "open" and prediction.cancel_reason is None
     if (
@@ -95,7 +103,9 @@ def bind_external_id(
     if prediction.external_id is None:
         first = provider.first_poll_seconds()
         reason = to_storable(f"the key in its webhook address names it {provider.name} {external_id}", 200)
-        submissions.assign_external_id(conn, prediction, external_id, first_poll_seconds=first, reason=reason, actor=actor)
+        submissions.assign_external_id(
+            conn, prediction, external_id, first_poll_seconds=first, reason=reason, actor=actor
+        )
     return predictions.find_by_external_id(conn, provider.name, external_id)
 
 

@@ -11,24 +11,32 @@ from urllib.parse import parse_qs, urlsplit
 
 from db import submissions
 from db.connection import Connection, current_time
-from moorage.errors import StepInterrupted, LeaseLost, MoorageError
+from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
 from providers.base import Provider
 from tasks.predictions import submit_outcome
 from tasks.step import Deps, LeaseGuard, commit_step
 
-LOOKUP_DELAYS_SECONDS: Final = (5.0, 15.0, 60.0)  # seconds after the submission: a list may lag, and the request may be under way
+LOOKUP_DELAYS_SECONDS: Final = (
+    5.0,
+    15.0,
+    60.0,
+)  # seconds after the submission: a list may lag, and the request may be under way
 CLOCK_SKEW: Final = timedelta(minutes=2)  # the provider's clock may be behind ours
-UNRECOVERABLE_REASON: Final = "its worker died before an answer was recorded, and the provider keeps no list and sends no webhook"
+UNRECOVERABLE_REASON: Final = (
+    "its worker died before an answer was recorded, and the provider keeps no list and sends no webhook"
+)
 
 
 def is_recoverable(provider: Provider) -> bool:
     """Return whether a provider can still tell of an order that it did not answer: by its list, or by a webhook."""
-    return provider.can_list or (provider.enabled and not provider.synchronous)
+    return provider.can_list or (provider.is_enabled and not provider.is_synchronous)
 
 
-def recover_submission(deps: Deps, lease: Lease, pulse: LeaseGuard, prediction: Prediction, provider: Provider | None) -> list[Wake]:
+def recover_submission(
+    deps: Deps, lease: Lease, pulse: LeaseGuard, prediction: Prediction, provider: Provider | None
+) -> list[Wake]:
     """Look for a submitted prediction by the key in its webhook address, when its time has come; returns wakes."""
     since = prediction.submitted_at
     if since is None:
@@ -46,13 +54,16 @@ def recover_submission(deps: Deps, lease: Lease, pulse: LeaseGuard, prediction: 
     failpoint("lookup.after_answer")
     written = commit_step(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
     failpoint("lookup.after_commit")
-    return [*(written or []), *(submit_outcome.match_deliveries(deps, provider, found) if isinstance(found, str) else [])]
+    return [
+        *(written or []),
+        *(submit_outcome.match_deliveries(deps, provider, found) if isinstance(found, str) else []),
+    ]
 
 
 def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: LeaseGuard) -> str | MoorageError | None:
     """Return the provider's id of it; None where its list does not show it, an error without a list."""
     try:
-        for page in provider.list_since(since):
+        for page in provider.list_predictions(since):
             for listed in page:
                 if webhook_key_sha256(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
@@ -81,7 +92,9 @@ def _record(conn: Connection, lease: Lease, provider: Provider, found: str | Moo
     age = (moment - (prediction.submitted_at or moment)).total_seconds()
     following = next((look for look in LOOKUP_DELAYS_SECONDS if look > age), None)
     if following is not None:
-        submissions.postpone(conn, lease, wait_seconds=min(following - age, LOOKUP_DELAYS_SECONDS[-1]), looked=found is None)
+        submissions.postpone(
+            conn, lease, wait_seconds=min(following - age, LOOKUP_DELAYS_SECONDS[-1]), has_searched=found is None
+        )
     elif found is None:
         why = f"{provider.name}'s list does not show it after {LOOKUP_DELAYS_SECONDS[-1]:g} s"
         return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, nothing_made=True)
@@ -108,4 +121,6 @@ def _await_webhook(conn: Connection, lease: Lease, provider: Provider) -> list[W
 
 def _end_unseen(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
     job, prediction = submit_outcome.lock_leased(conn, lease)
-    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, UNRECOVERABLE_REASON, nothing_made=False)
+    return submit_outcome.abandon_submission(
+        conn, lease, job, prediction, provider, UNRECOVERABLE_REASON, nothing_made=False
+    )

@@ -145,9 +145,9 @@ class _Walk:
     def go(self, start: ScanCursor | None) -> Iterator[ScanCursor]:
         """Go through the places; gives where it is after each page."""
         names = [place.name for place in PREFIXES]
-        first = names.index(start.place) if start and start.place in names else 0
+        first = names.index(start.listing) if start and start.listing in names else 0
         for number, place in enumerate(PREFIXES[first:]):
-            after = start.after_key if start and number == 0 and start.place == place.name else ""
+            after = start.after_key if start and number == 0 and start.listing == place.name else ""
             for cursor in self._through(place, after):
                 if self._is_over():
                     self.report.stopped_at = cursor
@@ -155,7 +155,7 @@ class _Walk:
                 yield cursor
 
     def _through(self, place: ListedPrefix, after: str) -> Iterator[ScanCursor]:
-        listing = self._deps.blobs.list(self._bucket(place), place.prefix, after)
+        listing = self._deps.storage.list_objects(self._bucket(place), place.prefix, after)
         while page := list(islice(listing, _PAGE)):
             yield ScanCursor(place.name, self._page(place, page))
 
@@ -169,7 +169,9 @@ class _Walk:
                 return listed.key
         return page[-1].key
 
-    def _judged(self, place: ListedPrefix, page: list[ListedObject]) -> Iterator[tuple[ListedObject, OrphanCandidate | None]]:
+    def _judged(
+        self, place: ListedPrefix, page: list[ListedObject]
+    ) -> Iterator[tuple[ListedObject, OrphanCandidate | None]]:
         settings = self._deps.settings
         moment = self._deps.database.run(current_time)
         if place.prefix == keys.QUARANTINE_PREFIX:
@@ -185,9 +187,11 @@ class _Walk:
 
     def _judge(self, place: ListedPrefix, listed: ListedObject) -> OrphanCandidate | None:
         """Say what an old object is that no row named when the page was read; None when one does by now."""
-        original = listed.key.removeprefix(keys.QUARANTINE_PREFIX) if place.prefix == keys.QUARANTINE_PREFIX else listed.key
+        original = (
+            listed.key.removeprefix(keys.QUARANTINE_PREFIX) if place.prefix == keys.QUARANTINE_PREFIX else listed.key
+        )
         told = keys.parse_key(original)
-        seen = partial(OrphanCandidate, self._bucket(place), listed.key, listed.bytes, listed.modified_at)
+        seen = partial(OrphanCandidate, self._bucket(place), listed.key, listed.size_bytes, listed.modified_at)
         if told is None:
             return seen("unreadable")
         if place.prefix == keys.QUARANTINE_PREFIX:
@@ -221,7 +225,7 @@ class _Walk:
         return seen
 
     def _take(self, seen: OrphanCandidate) -> None:
-        blobs = self._deps.blobs
+        blobs = self._deps.storage
         if seen.reason == "orphan":
             failpoint("orphans.before_quarantine")
             try:
@@ -234,7 +238,7 @@ class _Walk:
         log.info("orphan.taken", bucket=seen.bucket, key=seen.key, bytes=seen.bytes, reason=seen.reason)
 
     def _bucket(self, place: ListedPrefix) -> str:
-        blobs = self._deps.blobs
+        blobs = self._deps.storage
         return blobs.public_bucket if place.bucket == "public" else blobs.private_bucket
 
     def _is_full(self) -> bool:

@@ -65,9 +65,9 @@ def dispatch_due(deps: Deps, depth_of: GetQueueDepth, send: SendWakes) -> dict[s
 
 
 def _due(deps: Deps, step: Step, limit: int, *, starved: bool) -> list[Wake]:
-    synchronous = [name for name, provider in deps.providers.items() if provider.synchronous]
+    synchronous = [name for name, provider in deps.providers.items() if provider.is_synchronous]
     found = deps.database.run(
-        lambda conn: leases.wake_due(conn, step, limit=limit, starved=starved, synchronous=synchronous)
+        lambda conn: leases.wake_due(conn, step, limit=limit, queue_is_empty=starved, synchronous=synchronous)
     )
     return [Wake(step, row_id) for row_id in found]
 
@@ -77,7 +77,9 @@ def dispatch_discards(deps: Deps, depth_of: GetQueueDepth, send: SendWakes) -> d
     depth = depth_of("keep")
     if depth is None:
         return {"broker": "away", "spooled": discard_step.delete_spooled_inputs(deps)}
-    room = max(deps.settings.constants.queue_depth - depth, MIN_DISCARDS_PER_RUN)  # a queue that stays full must not starve it
+    room = max(
+        deps.settings.constants.queue_depth - depth, MIN_DISCARDS_PER_RUN
+    )  # a queue that stays full must not starve it
     wakes = _due(deps, "discard", room, starved=depth == 0)
     sent = send(wakes) if wakes else 0
     return {"discarding": sent, "spooled": discard_step.delete_spooled_inputs(deps)}
@@ -124,7 +126,9 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
     if job.state == "keeping":
         return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     over = "the job's deadline has passed"
-    reason = over if cancel.cancel_planned(conn, job_id, reason=over, actor=actor) else "no answer within the time limit"
+    reason = (
+        over if cancel.cancel_planned(conn, job_id, reason=over, actor=actor) else "no answer within the time limit"
+    )
     due = predictions.make_due_by_job(conn, job_id)
     why = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
     wakes = settle.advance(conn, job, why, actor=actor)

@@ -91,7 +91,9 @@ def _delete(conn: Connection, asset_base: str, kept: float, actor: str, render_i
     if job is None:
         return False
     reason = "older than renders are kept"
-    delete_render.create_tombstone(conn, render_id, job["project_id"], asset_base=asset_base, actor=actor, reason=reason)
+    delete_render.create_tombstone(
+        conn, render_id, job["project_id"], asset_base=asset_base, actor=actor, reason=reason
+    )
     return True
 
 
@@ -99,5 +101,6 @@ def count_storage_use(deps: Deps) -> dict[str, Any]:
     """Count the storage used by owner and bucket anew; returns objects and bytes of each bucket."""
     deps.database.run(usage.recompute_usage)
     return {
-        row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in deps.database.run(usage.list_totals)
+        row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]}
+        for row in deps.database.run(usage.list_totals)
     }

@@ -77,7 +77,7 @@ def _forgets_the_past(report: PredictionReport, at: PredictionContext) -> Report
 
 def _chooses_every_success(report: PredictionReport, at: PredictionContext) -> ReportDecision:
     verdict = lifecycle.on_report(report, at)
-    return ChoosePrediction(reopens=True) if isinstance(verdict, lifecycle.LateSuccess) else verdict
+    return ChoosePrediction(reopens_job=True) if isinstance(verdict, lifecycle.LateSuccess) else verdict
 
 
 def _publishes_the_last(kept: list[int], _counts: OutputCounts) -> list[int]:

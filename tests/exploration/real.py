@@ -11,8 +11,8 @@ from db import jobs as jobs_table
 from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
-from moorage.lifecycle import DeadLetterDecision, RetryPolicy, Retry
-from moorage.model import StoredOutput, Lease, Media, Thumbnail, WorkTable
+from moorage.lifecycle import DeadLetterDecision, Retry, RetryPolicy
+from moorage.model import Lease, Media, StoredOutput, Thumbnail, WorkTable
 from storage import keys
 from tasks.jobs import replay
 from tasks.outputs import keep
@@ -66,7 +66,7 @@ class Real:
     """A job with two predictions and their webhooks, in the state that `scenarios.awaiting` describes."""
 
     def __init__(self, deps: Deps, name: str, *, partial: str = "keep") -> None:
-        policy = RetryPolicy(max_errors=POLICY.max_errors, wait_base_seconds=0.0, own_wait_seconds=0.0)
+        policy = RetryPolicy(max_errors=POLICY.max_errors, wait_base_seconds=0.0, internal_wait_seconds=0.0)
         settings = deps.settings.with_constants(max_crashes=MAX_CRASHES)
         self.deps = dataclasses.replace(deps, policy=policy, settings=settings)
         self.name = name
@@ -176,7 +176,9 @@ class Real:
         if name == "ingest":
             return lambda conn: self._ingest(conn, lease)
         if isinstance(memo, Retry) and memo.kind == "storage_failed":
-            return lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=memo.reason, counted=False)
+            return lambda conn: leases.reschedule(
+                conn, lease, wait_seconds=0, reason=memo.reason, counts_as_error=False
+            )
         name = memo.error if isinstance(memo, DeadLetterDecision) else "DownloadInterrupted"
         error = next(e for e in ERRORS.values() if type(e).__name__ == name)
         return lambda conn: failures._record(conn, deps, lease, "keep", error)
@@ -254,7 +256,7 @@ class Real:
         provider = self.deps.providers["replicate"]
         if memo == "finished":
             files = 2 if lease.row_id == self.ids[P0] else 1
-            report = provider.parse(_body(str(prediction.external_id), files))
+            report = provider.parse_report(_body(str(prediction.external_id), files))
         else:
             long_ago = "UPDATE predictions SET {0} = moment() - interval '1 s' WHERE id = %(id)s"
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
@@ -271,7 +273,7 @@ class Real:
     def _ingest(self, conn: Connection, lease: Lease) -> object:
         slot = next(s for s in DELIVERIES if self.ids[s] == lease.row_id)
         provider = self.deps.providers["replicate"]
-        report = provider.parse(_body(f"{self.name}-{PREDICTION_OF[slot] - P0}", 2 if slot == D0 else 1))
+        report = provider.parse_report(_body(f"{self.name}-{PREDICTION_OF[slot] - P0}", 2 if slot == D0 else 1))
         delivery = deliveries.get(conn, lease.row_id)
         assert delivery is not None
         return ingest._apply(conn, self.deps, lease, delivery, provider, report)
@@ -290,7 +292,9 @@ class Real:
         return StoredOutput(IMAGE, 1, SHA, key, thumb, key.replace(".png", "_thumb.webp"), None)
 
     def _letter(self, conn: Connection, row_id: UUID) -> UUID:
-        row = fetch_one(conn, "SELECT id FROM dead_letters WHERE subject_id = %(id)s AND state = 'open'", {"id": row_id})
+        row = fetch_one(
+            conn, "SELECT id FROM dead_letters WHERE subject_id = %(id)s AND state = 'open'", {"id": row_id}
+        )
         assert row is not None
         letter: UUID = row["id"]
         return letter

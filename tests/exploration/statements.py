@@ -7,7 +7,17 @@ from typing import Final
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, MoorageError, OutputGone, StorageUnavailable
-from moorage.lifecycle import ChoosePrediction, OutputCounts, EndPrediction, DeadLetterDecision, LateSuccess, RetryPolicy, PredictionContext, ReportDecision, RetryContext
+from moorage.lifecycle import (
+    ChoosePrediction,
+    DeadLetterDecision,
+    EndPrediction,
+    LateSuccess,
+    OutputCounts,
+    PredictionContext,
+    ReportDecision,
+    RetryContext,
+    RetryPolicy,
+)
 from moorage.provider_types import OutputFile, PredictionReport
 from tests.exploration.state import (
     ENDED_JOB,
@@ -34,10 +44,14 @@ ERRORS: Final[Mapping[str, MoorageError]] = {
     "storage away": StorageUnavailable("503"),
 }
 REPORTS: Final = {
-    p: PredictionReport(f"ext-{p}", "succeeded", "succeeded", tuple(OutputFile(f"output[{o}]", url="https://x") for o in files))
+    p: PredictionReport(
+        f"ext-{p}", "succeeded", "succeeded", tuple(OutputFile(f"output[{o}]", url="https://x") for o in files)
+    )
     for p, files in OUTPUTS_OF.items()
 }
-OUT_OF_ORDER: Final = PredictionReport(f"ext-{P0}", "failed", "failed", error="sent before the success, arrives after it")
+OUT_OF_ORDER: Final = PredictionReport(
+    f"ext-{P0}", "failed", "failed", error="sent before the success, arrives after it"
+)
 
 Statement = Callable[[View, Actor, "Rules"], Actor | None]
 

@@ -27,7 +27,9 @@ def started(at: World, entries: int = 3, **columns: Any) -> UUID:
         "INSERT INTO events (subject, subject_id, job_id, to_state, actor) VALUES ('job', %s, %s, 'open', 'test')",
         (job_id, job_id),
     )
-    at.deps.database.run(lambda conn: submissions.plan(conn, job_id, 0, FallbackEntry(**chain[0]), reason=None, actor="test"))
+    at.deps.database.run(
+        lambda conn: submissions.plan(conn, job_id, 0, FallbackEntry(**chain[0]), reason=None, actor="test")
+    )
     return job_id
 
 

@@ -59,15 +59,15 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
         s3_private_bucket=env["S3_PRIVATE_BUCKET"],
         replicate_webhook_secret=SECRET,
     )
-    limits = Limits.of(settings)
+    limits = Limits.from_settings(settings)
     blobs = s3.from_settings(settings)
     buckets.ensure_buckets(blobs, settings)
     return Deps(
         settings=settings,
         database=Database(database_url),
-        blobs=blobs,
+        storage=blobs,
         providers=providers.load(settings),
-        session=EgressGuard(()).session(limits),
+        session=EgressGuard(()).new_session(limits),
         limits=limits,
         policy=build_retry_policy(settings),
     )

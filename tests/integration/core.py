@@ -22,7 +22,7 @@ from egress.session import EgressGuard
 from embedded.stack import Stack
 from media.limits import Limits
 from moorage import ids, lifecycle
-from moorage.model import StoredOutput, Lease, Media, Registration, Step, Thumbnail, Wake
+from moorage.model import Lease, Media, Registration, Step, StoredOutput, Thumbnail, Wake
 from moorage.settings import Settings
 from storage import buckets, s3
 from tasks.jobs import create
@@ -139,7 +139,9 @@ class World:
         given = Registration(
             provider="replicate", external_id=external_id or secrets.token_hex(8), owner="ann", **asked
         )
-        return create.register_prediction(self.deps.database, self.deps.settings, self.deps.providers["replicate"], given)
+        return create.register_prediction(
+            self.deps.database, self.deps.settings, self.deps.providers["replicate"], given
+        )
 
     def delivered(self, body: bytes | dict[str, Any], webhook_id: str | None = None) -> UUID:
         """Insert a delivery as the receiver does."""
@@ -202,7 +204,9 @@ class World:
     def changed(self, constants: Mapping[str, Any] | None = None, **settings: Any) -> "World":
         """Return this world with other settings and constants."""
         given = self.deps.settings.model_copy(update=settings).with_constants(**constants or {})
-        return dataclasses.replace(self, deps=dataclasses.replace(self.deps, settings=given, policy=build_retry_policy(given)))
+        return dataclasses.replace(
+            self, deps=dataclasses.replace(self.deps, settings=given, policy=build_retry_policy(given))
+        )
 
     # --- looking
 
@@ -249,18 +253,18 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
     """Give a world; at its end every event written in it must be an edge of the lifecycle."""
     with serving() as source:
         settings = settings_of(stack, database_url, source, **changes)
-        limits = Limits.of(settings)
+        limits = Limits.from_settings(settings)
         deps = Deps(
             settings=settings,
             database=Database(database_url),
-            blobs=s3.from_settings(settings),
+            storage=s3.from_settings(settings),
             providers=providers.load(settings),
-            session=EgressGuard(settings.egress_allow).session(limits),
+            session=EgressGuard(settings.egress_allow).new_session(limits),
             limits=limits,
             policy=build_retry_policy(settings),
         )
         if settings.s3_endpoint_url not in _ensured:
-            buckets.ensure_buckets(deps.blobs, settings)
+            buckets.ensure_buckets(deps.storage, settings)
             _ensured.add(settings.s3_endpoint_url)
         conn = connect(database_url)
         try:

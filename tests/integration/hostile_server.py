@@ -85,7 +85,7 @@ def chunk(data):
 
 def fetch(server, path, *, limits=FAST, allows=lambda url: None, pulse=lambda: None, headers_for=lambda url: {}):
     """Download a path of the server; returns what was fetched and its bytes."""
-    session = EgressGuard([f"127.0.0.1:{server.port}"]).session(limits)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(limits)
     with (
         contextlib.closing(session),
         download.download_url(

@@ -22,6 +22,8 @@ def clients(standin: Standin) -> Mapping[str, Provider]:
     return providers.load(Settings(_env_file=None, **servers, **given))
 
 
-def order(provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **asked: Any) -> SubmitRequest:
+def order(
+    provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **asked: Any
+) -> SubmitRequest:
     """Return an order for pictures."""
     return SubmitRequest(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **asked}, webhook)

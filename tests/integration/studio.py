@@ -139,7 +139,7 @@ def entry(provider: str = "replicate", seconds: float = 60.0, **given: Any) -> F
 
 def ordered(at: World, *chain: FallbackEntry, deadline_seconds: float = 900.0) -> create.CreatedJob:
     """Commit a job with its planned prediction, as the API does."""
-    wish = JobRequest(owner="ann", kind="image", chain=chain or (entry(),), deadline_seconds=deadline_seconds)
+    wish = JobRequest(owner="ann", kind="image", fallback_chain=chain or (entry(),), deadline_seconds=deadline_seconds)
     return create.create_job(at.deps.database, at.deps.settings, at.deps.providers, wish)
 
 

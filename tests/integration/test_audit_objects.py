@@ -27,9 +27,9 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url, buckets_of="audit")
     yield made
     made.database.close()
-    for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
-        for listed in made.blobs.list(bucket, ""):
-            made.blobs.delete(bucket, listed.key)
+    for bucket in (made.storage.public_bucket, made.storage.private_bucket):
+        for listed in made.storage.list_objects(bucket, ""):
+            made.storage.delete(bucket, listed.key)
 
 
 def run(deps: Deps, *, deep: bool = False, sample: int = 50) -> list[tuple[str, str]]:
@@ -39,8 +39,8 @@ def run(deps: Deps, *, deep: bool = False, sample: int = 50) -> list[tuple[str, 
 
 def put(deps: Deps, key: str, body: bytes) -> None:
     digest = hashlib.sha256(body).hexdigest()
-    bucket = deps.blobs.private_bucket if key.startswith(keys.INPUT_PREFIX) else deps.blobs.public_bucket
-    deps.blobs.put(bucket, key, body, size=len(body), sha256=digest, content_type="image/png")
+    bucket = deps.storage.private_bucket if key.startswith(keys.INPUT_PREFIX) else deps.storage.public_bucket
+    deps.storage.put(bucket, key, body, size=len(body), sha256=digest, content_type="image/png")
 
 
 def test_objects_that_are_right_give_nothing(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,11 +64,11 @@ def test_a_damaged_object_is_named(deps: Deps, conn: Connection, column: str, da
     world.kept(deps, "abc")
     row = conn.execute(f"SELECT id, {column} AS key FROM outputs ORDER BY id DESC LIMIT 1".encode()).fetchone()
     assert row is not None
-    with deps.blobs.open(deps.blobs.public_bucket, row["key"]) as opened:
+    with deps.storage.open_object(deps.storage.public_bucket, row["key"]) as opened:
         body = opened.read()
 
     if damage == "missing":
-        deps.blobs.delete(deps.blobs.public_bucket, row["key"])
+        deps.storage.delete(deps.storage.public_bucket, row["key"])
     else:
         put(deps, row["key"], body + b"x" if damage == "longer" else body[:-1] + bytes([body[-1] ^ 1]))
 
@@ -80,7 +80,11 @@ def test_a_damaged_object_is_named(deps: Deps, conn: Connection, column: str, da
 
 @pytest.mark.parametrize(
     "key",
-    [keys.build_original_key(uuid7(), 0, "a" * 64, uuid7(), "png"), keys.build_input_key(uuid7(), "png"), "renders/zzz"],
+    [
+        keys.build_original_key(uuid7(), 0, "a" * 64, uuid7(), "png"),
+        keys.build_input_key(uuid7(), "png"),
+        "renders/zzz",
+    ],
     ids=["original", "input", "no key of ours"],
 )
 def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
@@ -129,7 +133,7 @@ def peak_of_an_audit(deps: Deps, monkeypatch: pytest.MonkeyPatch, objects: int) 
         for number in range(objects if prefix == keys.RENDER_PREFIX else 0):
             yield ListedObject(f"renders/{number:032x}/0-nobody.png", 1, datetime.now(UTC))
 
-    monkeypatch.setattr(deps.blobs, "list", listing)
+    monkeypatch.setattr(deps.storage, "list", listing)
     tracemalloc.start()
     try:
         report = audit.run_audit(deps, second_look_seconds=0.0)
@@ -146,8 +150,8 @@ def test_what_storage_loses_is_told_by_the_command(deps: Deps, stack: Stack, dat
     world.kept(deps, "abc")
     env = cli.environment(stack, database_url, buckets_of="audit")
     clean = cli.run(env, "audit", "--second-look", "0")
-    for listed in deps.blobs.list(deps.blobs.public_bucket, keys.RENDER_PREFIX):
-        deps.blobs.delete(deps.blobs.public_bucket, listed.key)
+    for listed in deps.storage.list_objects(deps.storage.public_bucket, keys.RENDER_PREFIX):
+        deps.storage.delete(deps.storage.public_bucket, listed.key)
 
     broken = cli.run(env, "audit", "--second-look", "0")
 

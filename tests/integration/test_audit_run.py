@@ -29,8 +29,8 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url, buckets_of="auditrun")
     yield made
     made.database.close()
-    for listed in made.blobs.list(made.blobs.public_bucket, ""):
-        made.blobs.delete(made.blobs.public_bucket, listed.key)
+    for listed in made.storage.list_objects(made.storage.public_bucket, ""):
+        made.storage.delete(made.storage.public_bucket, listed.key)
 
 
 def test_what_heals_before_the_second_look_is_no_finding(

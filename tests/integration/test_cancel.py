@@ -167,7 +167,9 @@ def test_a_job_that_is_cancelled_while_its_file_is_kept_ends_once(at: World, att
     hear(at, external_id, "succeeded", [at.source.picture()])
     (output_id,) = at.outputs(job_id)
     with at.beside() as deps:
-        together(lambda: at.step("keep", output_id), lambda: cancel.cancel_job(deps.database, deps.settings, job_id, "api"))
+        together(
+            lambda: at.step("keep", output_id), lambda: cancel.cancel_job(deps.database, deps.settings, job_id, "api")
+        )
 
     state = at.state("jobs", job_id)
     assert (state, at.state("outputs", output_id)) in {
@@ -202,7 +204,9 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
         cancelled(at, job_id)
 
     assert at.state("jobs", job_id) == "cancelled"
-    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "poll", limit=9, starved=False)) == [prediction_id]
+    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "poll", limit=9, queue_is_empty=False)) == [
+        prediction_id
+    ]
 
 
 @pytest.mark.parametrize(("point", "times"), [("poll.before_cancel", 1), ("poll.after_cancel", 2)])

@@ -112,7 +112,9 @@ def test_a_retry_that_races_a_late_success_ends_with_one_result(at: World, attem
     kept(at, job_id)
     webhook = at.delivered(prediction(late, "succeeded", [at.source.picture()]))
     with at.beside() as deps:
-        together(lambda: at.step("ingest", webhook), lambda: retry.retry_job(deps.database, deps.settings, job_id, "api"))
+        together(
+            lambda: at.step("ingest", webhook), lambda: retry.retry_job(deps.database, deps.settings, job_id, "api")
+        )
     kept(at, job_id)
 
     assert at.state("jobs", job_id) == "succeeded"
@@ -201,7 +203,9 @@ def test_a_late_success_that_races_the_delete_of_the_placeholder_ends_in_one_of_
 def deleted(deps: Deps, job_id: UUID) -> None:
     with contextlib.suppress(delete_render.JobNotSettled):
         deps.database.run(
-            lambda conn: delete_render.delete_render(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
+            lambda conn: delete_render.delete_render(
+                conn, job_id, asset_base="http://x", actor="api", reason="asked for"
+            )
         )
 
 
@@ -316,7 +320,9 @@ def test_a_late_success_that_races_a_cancel_leaves_nothing_behind(at: World, att
     time_out(at, first, slow)
     webhook = at.delivered(prediction(slow, "succeeded", [at.source.picture()]))
     with at.beside() as deps:
-        together(lambda: at.step("ingest", webhook), lambda: cancel.cancel_job(deps.database, deps.settings, job_id, "api"))
+        together(
+            lambda: at.step("ingest", webhook), lambda: cancel.cancel_job(deps.database, deps.settings, job_id, "api")
+        )
 
     assert at.state("jobs", job_id) == "cancelled"
     assert [at.state("outputs", one) for one in at.outputs(job_id)] in ([], ["dead"])

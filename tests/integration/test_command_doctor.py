@@ -48,7 +48,7 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
     assert "the broker evicts nothing (noeviction)" in told["ok"]
     assert "anyone can read bucket moorage-public" in " ".join(told["ok"])
     assert "nobody else can read bucket moorage-private" in told["ok"]
-    assert [x.key for x in deps.blobs.list("moorage-public", "doctor/")] == []
+    assert [x.key for x in deps.storage.list_objects("moorage-public", "doctor/")] == []
 
 
 def test_servers_that_are_away_are_each_told(stack: Stack, database_url: str) -> None:

@@ -7,7 +7,7 @@ from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import FallbackEntry, Media, JobRequest
+from moorage.model import FallbackEntry, JobRequest, Media
 from tasks.jobs import create
 from tasks.step import Deps
 from tests.integration import command_line as cli

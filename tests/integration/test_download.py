@@ -38,7 +38,7 @@ def test_a_whole_body_arrives_hashed_and_at_its_start(server, answer):
     fetched, data = fetch(server, "/")
 
     assert data == PNG
-    assert (fetched.bytes, fetched.sha256) == (len(PNG), hashlib.sha256(PNG).hexdigest())
+    assert (fetched.size_bytes, fetched.sha256) == (len(PNG), hashlib.sha256(PNG).hexdigest())
     assert fetched.file.closed
     assert "Accept-Encoding: identity" in server.requests[0]
     assert f"Host: localhost:{server.port}" in server.requests[0]

@@ -123,7 +123,7 @@ def test_a_full_disk_is_ours_and_not_the_url_s(server):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert error.ours
+    assert error.is_internal
     assert error.retryable
 
 
@@ -132,14 +132,14 @@ def test_a_missing_temporary_folder_is_ours(server, monkeypatch):
     server.answers["/"] = ok(PNG)
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
 
-    assert failure(DiskFull, server).ours
+    assert failure(DiskFull, server).is_internal
 
 
 def test_an_unreachable_server_is_tried_again(server):
     """A closed port is an outage."""
     port = server.port
     server.close()
-    session = EgressGuard([f"127.0.0.1:{port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{port}"]).new_session(FAST)
 
     with (
         pytest.raises(DownloadInterrupted, match="ConnectionRefused") as refused,
@@ -159,7 +159,7 @@ def test_an_unreachable_server_is_tried_again(server):
 def test_an_error_inside_the_block_stays_what_it_is(server):
     """Only the download is translated, not what is done with the file."""
     server.answers["/"] = ok(PNG)
-    session = EgressGuard([f"127.0.0.1:{server.port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(FAST)
 
     with (
         pytest.raises(OSError, match="mine"),
@@ -233,13 +233,13 @@ def test_a_connection_is_used_again_and_a_dropped_one_replaced(server):
         ok(PNG)(stream)
 
     server.answers["/"] = twice
-    session = EgressGuard([f"127.0.0.1:{server.port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(FAST)
     with contextlib.closing(session):
         for _ in range(3):
             with download.download_url(
                 session, server.url("/"), limits=FAST, headers_for=lambda url: {}, allows=lambda url: None,
                 pulse=lambda: None,
             ) as fetched:  # fmt: skip
-                assert fetched.bytes == len(PNG)
+                assert fetched.size_bytes == len(PNG)
 
     assert len(accepted) == 2

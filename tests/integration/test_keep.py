@@ -44,13 +44,13 @@ def test_a_kept_file_is_stored_byte_for_byte_and_published(at: World) -> None:
 
     at.step("keep", output_id)
 
-    row, bucket = at.row("outputs", output_id), at.deps.blobs.public_bucket
-    with at.deps.blobs.open(bucket, row["key"]) as opened:
+    row, bucket = at.row("outputs", output_id), at.deps.storage.public_bucket
+    with at.deps.storage.open_object(bucket, row["key"]) as opened:
         stored = opened.read()
     assert [stored] == [body for _, body in at.source.files.values()]
     assert (row["sha256"], row["bytes"]) == (hashlib.sha256(stored).hexdigest(), len(stored))
-    thumb = at.deps.blobs.head(bucket, row["thumb_key"])
-    assert (thumb.sha256, thumb.bytes) == (row["thumb_sha256"], row["thumb_bytes"])
+    thumb = at.deps.storage.head(bucket, row["thumb_key"])
+    assert (thumb.sha256, thumb.size_bytes) == (row["thumb_sha256"], row["thumb_bytes"])
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
     assert at.state("jobs", made.job_id) == "succeeded"
     assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1

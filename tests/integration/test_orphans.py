@@ -14,7 +14,7 @@ from db import leases, outputs
 from db.connection import Connection, Database, connect
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import StoredOutput, Lease, Media
+from moorage.model import Lease, Media, StoredOutput
 from storage import buckets, keys, s3
 from tasks.predictions import ingest
 from tasks.step import Deps
@@ -37,7 +37,7 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     blobs = s3.from_settings(settings)
     buckets.ensure_buckets(blobs, settings)
     for bucket in BUCKETS.values():
-        for listed in list(blobs.list(bucket, "")):
+        for listed in list(blobs.list_objects(bucket, "")):
             blobs.delete(bucket, listed.key)
     yield replace(made, settings=settings, blobs=blobs)
     made.database.close()
@@ -49,8 +49,8 @@ def configured(deps: Deps, **settings: object) -> Deps:
 
 def put(deps: Deps, key: str, bucket: str | None = None) -> str:
     """Store an object of old."""
-    where = bucket or deps.blobs.public_bucket
-    deps.blobs.put(where, key, DATA, size=len(DATA), sha256=DIGEST, content_type="image/png")
+    where = bucket or deps.storage.public_bucket
+    deps.storage.put(where, key, DATA, size=len(DATA), sha256=DIGEST, content_type="image/png")
     return key
 
 
@@ -60,11 +60,11 @@ def an_orphan(deps: Deps, number: int = 0) -> str:
 
 
 def public(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.public_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.public_bucket, "")}
 
 
 def private(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.private_bucket, "")}
 
 
 def a_leased_output(deps: Deps) -> Lease:
@@ -109,7 +109,7 @@ def test_an_object_whose_lease_ended_without_a_record_is_quarantined(deps: Deps)
     assert report.objects == {"orphan": 1}
     assert public(deps) == set()
     assert private(deps) == {f"quarantine/{key}"}
-    with deps.blobs.open(deps.blobs.private_bucket, keys.build_quarantine_key(key)) as opened:
+    with deps.storage.open_object(deps.storage.private_bucket, keys.build_quarantine_key(key)) as opened:
         assert opened.read() == DATA
 
 
@@ -161,7 +161,7 @@ def until_somebody_waits_for_a_lock(conn: Connection) -> None:
 def test_what_a_row_names_stays(deps: Deps) -> None:
     """Originals, thumbnails and input files of live work are what the sweep is there to leave alone."""
     world.kept(deps, "abc", [world.picture("red"), world.picture("blue")])
-    spooled = put(deps, keys.build_input_key(ids.uuid7(), "png"), deps.blobs.private_bucket)
+    spooled = put(deps, keys.build_input_key(ids.uuid7(), "png"), deps.storage.private_bucket)
     deps.database.run(
         lambda conn: conn.execute("UPDATE outputs SET source_kind = 'object', source = %s WHERE idx = 0", [spooled])
     )
@@ -176,7 +176,7 @@ def test_what_a_row_names_stays(deps: Deps) -> None:
 
 def test_an_input_file_that_no_output_names_is_taken(deps: Deps) -> None:
     """Somebody spooled a file and died before the job was made."""
-    key = put(deps, keys.build_input_key(ids.uuid7(), "png"), deps.blobs.private_bucket)
+    key = put(deps, keys.build_input_key(ids.uuid7(), "png"), deps.storage.private_bucket)
 
     delete(deps)
 
@@ -190,7 +190,7 @@ UNREADABLE = ("renders/readme.txt", "renders/0198/0-ab.png", "inputs/holiday.png
 def test_only_our_own_prefixes_are_looked_at(deps: Deps) -> None:
     """Buckets are shared with an application: one object too many is somebody's data."""
     for key in (*ALIEN, *UNREADABLE):
-        put(deps, key, deps.blobs.private_bucket)
+        put(deps, key, deps.storage.private_bucket)
         if not key.startswith("quarantine/"):
             put(deps, key)
     before = public(deps), private(deps)
@@ -269,12 +269,12 @@ def test_one_bad_object_does_not_end_a_run(deps: Deps, monkeypatch: pytest.Monke
     """An object that cannot be copied would otherwise stop every night's run at the same place."""
     bad, good = an_orphan(deps, 0), an_orphan(deps, 1)
     locked = configured(deps)
-    copy = locked.blobs.copy
+    copy = locked.storage.copy
 
     def refusing(bucket: str, key: str, to_bucket: str, to_key: str) -> None:
         copy(bucket if key != bad else "no-such-bucket-here", key, to_bucket, to_key)
 
-    monkeypatch.setattr(locked.blobs, "copy", refusing)
+    monkeypatch.setattr(locked.storage, "copy", refusing)
 
     report = delete(locked)
 

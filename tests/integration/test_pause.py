@@ -40,7 +40,7 @@ def claim(conn: Connection, wake: Wake) -> Any:
 
 
 def due(conn: Connection, step: str) -> list[Any]:
-    return leases.wake_due(conn, step, limit=100, starved=True)
+    return leases.wake_due(conn, step, limit=100, queue_is_empty=True)
 
 
 def pause(conn: Connection, target: str) -> None:
@@ -190,8 +190,8 @@ def test_resume_makes_everything_due_at_once(stack: Stack, database_url: str, de
     again = cli.run(env, "resume", "replicate")
 
     assert json.loads(done.stdout)["due"] == {"outputs": 1, "predictions": 1}
-    assert leases.wake_due(conn, "keep", limit=10, starved=False) == [wake.row_id]
-    assert leases.wake_due(conn, "poll", limit=10, starved=False) == [running.prediction_id]
+    assert leases.wake_due(conn, "keep", limit=10, queue_is_empty=False) == [wake.row_id]
+    assert leases.wake_due(conn, "poll", limit=10, queue_is_empty=False) == [running.prediction_id]
     assert pauses.list_pauses(conn) == []
     assert (again.returncode, again.stdout) == (0, "replicate is not paused\n")
 

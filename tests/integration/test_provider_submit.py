@@ -101,7 +101,7 @@ def test_every_provider_that_takes_orders_stands_in_this_suite(server):
     given = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
     bare = providers.load(Settings(_env_file=None, **given)).values()
 
-    assert {one.name for one in bare if one.ordered_by} == set(WIRES)
+    assert {one.name for one in bare if one.submit_setting} == set(WIRES)
     assert not any(one.can_submit or one.can_list or one.can_cancel for one in bare)
     assert all(provider_at(name, server.server_port).can_submit for name in WIRES)
 

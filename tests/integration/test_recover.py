@@ -93,7 +93,7 @@ def test_what_was_recovered_is_kept(env: dict[str, str], deps: Deps, standin: St
         deps,
         settings=settings,
         providers=providers.load(settings),
-        session=EgressGuard(settings.egress_allow).session(deps.limits),
+        session=EgressGuard(settings.egress_allow).new_session(deps.limits),
     )
 
     cli.run(env, "recover", "replicate", "--yes")

@@ -55,7 +55,7 @@ def findings(deps: Deps) -> list[audit.Finding]:
 
 def discard_all(deps: Deps) -> None:
     """Do what the discard step does for every output that is to be discarded."""
-    for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, starved=True)):
+    for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, queue_is_empty=True)):
         lease = deps.database.run(
             lambda conn, row_id=row_id: leases.claim(
                 conn,
@@ -105,7 +105,7 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     assert done == {"renders": 1}
     assert deps.database.run(lambda c: renders.list_variants(c, job_id)) == []
     assert values(conn, "SELECT document->'scenes'->0->'imageUrls' FROM projects") == [[]]
-    assert [deps.blobs.head(deps.blobs.public_bucket, key) for key in stored] == [None] * 4
+    assert [deps.storage.head(deps.storage.public_bucket, key) for key in stored] == [None] * 4
     assert between == findings(deps) == []
     assert values(conn, "SELECT state FROM outputs") == ["discarded", "discarded"]
 
@@ -347,7 +347,10 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
     size = values(conn, "SELECT sum(bytes + thumb_bytes)::bigint FROM outputs")[0]
     assert [(row["owner"], row["objects"]) for row in told] == [("big", 4), ("tests", 2)]
     assert sum(row["bytes"] for row in told) == size
-    assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.list_largest)] == [("big", 4), ("(others)", 2)]
+    assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.list_largest)] == [
+        ("big", 4),
+        ("(others)", 2),
+    ]
     assert result == {"public": {"objects": 6, "bytes": size}}
     gauges = {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
     assert gauges["moorage_storage_objects"][("big", "public")] == 4

@@ -129,7 +129,7 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
         retried(at, job_id)
     monkeypatch.undo()
 
-    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "submit", limit=9, starved=False)) == [
+    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "submit", limit=9, queue_is_empty=False)) == [
         planned(at, job_id)
     ]
     assert retried(at, job_id).refused == "the job is open: only what failed is tried again"

@@ -97,7 +97,7 @@ def test_policy_discard_publishes_nothing_and_deletes_what_was_kept(at: World) -
     first, second = at.outputs(made.job_id)
     at.step("keep", first)
     key = at.row("outputs", first)["key"]
-    assert at.deps.blobs.head(at.deps.blobs.public_bucket, key) is not None
+    assert at.deps.storage.head(at.deps.storage.public_bucket, key) is not None
 
     (wake,) = at.step("keep", second)
     assert (wake.step, wake.row_id) == ("discard", first)
@@ -105,7 +105,7 @@ def test_policy_discard_publishes_nothing_and_deletes_what_was_kept(at: World) -
 
     assert at.state("jobs", made.job_id) == "failed"
     assert at.state("outputs", first) == "discarded"
-    assert at.deps.blobs.head(at.deps.blobs.public_bucket, key) is None
+    assert at.deps.storage.head(at.deps.storage.public_bucket, key) is None
     assert at.one("SELECT count(*) FROM renders") == 0
 
 

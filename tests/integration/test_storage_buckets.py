@@ -124,13 +124,13 @@ def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
 
     assert buckets.ensure_buckets(blobs, settings) == []
     with pytest.raises(StorageRefused, match="404"):
-        blobs.check()
+        blobs.check_connection()
 
 
 def test_an_operators_policy_is_kept(settings):
     """Opening the bucket must not throw away rules that others rely on."""
     blobs = s3.from_settings(settings)
-    client = blobs.clients.signing()
+    client = blobs.clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
     theirs = {
         "Sid": "Theirs",
@@ -168,7 +168,7 @@ def test_a_missing_permission_to_make_buckets_is_named(settings):
 
 def test_a_missing_permission_to_open_the_bucket_is_named(settings):
     """A bucket that exists but cannot be opened is the usual case on AWS."""
-    client = s3.from_settings(settings).clients.signing()
+    client = s3.from_settings(settings).clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
     client.create_bucket(Bucket=settings.s3_private_bucket)
     limited = settings.model_copy(update={"aws_access_key_id": "limited"})

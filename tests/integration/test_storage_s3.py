@@ -137,7 +137,7 @@ def test_a_bucket_that_is_not_there_is_refused_by_name(server):
     with pytest.raises(StorageRefused, match=r"put of misspelt/a\.png: 404 NoSuchBucket"):
         put(blobs, "a.png", b"x")
     with pytest.raises(StorageRefused, match="head of bucket misspelt"):
-        blobs.check()
+        blobs.check_connection()
 
 
 def test_wrong_keys_are_refused(server):
@@ -212,7 +212,7 @@ def test_asset_urls_follow_the_settings(overrides, start):
 
     blobs = s3.from_settings(settings)
 
-    assert blobs.asset_url("renders/1") == start + "renders/1"
+    assert blobs.build_asset_url("renders/1") == start + "renders/1"
     if "asset_base_url" not in overrides:
         assert blobs.presign_get(blobs.public_bucket, "renders/1", 60).startswith(start)
 
@@ -322,7 +322,7 @@ def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     os.kill(server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable, match="head of bucket moorage-public"):
-            stalled.check()
+            stalled.check_connection()
     finally:
         os.kill(server.pid, signal.SIGCONT)
 

@@ -134,13 +134,13 @@ def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
     made = at.keeping([at.source.picture()])
     (output_id,) = at.outputs(made.job_id)
     key = f"inputs/{ids.uuid7()}.png"
-    at.deps.blobs.put(at.deps.blobs.private_bucket, key, b"x", size=1, sha256=X_SHA256, content_type="image/png")
+    at.deps.storage.put(at.deps.storage.private_bucket, key, b"x", size=1, sha256=X_SHA256, content_type="image/png")
     at.step("keep", output_id)
     at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
 
     assert sweeps.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
 
-    assert at.deps.blobs.head(at.deps.blobs.private_bucket, key) is None
+    assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
     assert at.row("outputs", output_id)["source"] is None
 
 
@@ -193,7 +193,9 @@ def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
 
     def tick() -> None:
         with at.beside() as deps:
-            taken.append(deps.database.run(lambda conn: ticks.claim_slot(conn, "dispatch", 1e8)))  # no slot ends meanwhile
+            taken.append(
+                deps.database.run(lambda conn: ticks.claim_slot(conn, "dispatch", 1e8))
+            )  # no slot ends meanwhile
 
     together(*[tick] * 6)
 

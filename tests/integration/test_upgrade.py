@@ -80,8 +80,8 @@ def at(stack: Stack, old_url: str, old: Connection, studio: Studio, app: Applica
         stack, old_url, replicate_api_url=studio.url, egress_allow=(studio.address,), notify_url=app.url,
         notify_secret=(secret,), s3_public_bucket="upgrade-public", s3_private_bucket="upgrade-private",
     ) as made:  # fmt: skip
-        buckets.ensure_buckets(made.deps.blobs, made.deps.settings)
-        old_database.store_objects(made.deps.blobs)
+        buckets.ensure_buckets(made.deps.storage, made.deps.settings)
+        old_database.store_objects(made.deps.storage)
         yield made
 
 

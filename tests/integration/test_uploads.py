@@ -43,9 +43,9 @@ S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_P
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     """Give a worker's dependencies with buckets of these tests' own, empty; whatever lies there is old enough."""
     made = cli.deps(stack, database_url, buckets_of=BUCKETS)
-    for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
-        for listed in list(made.blobs.list(bucket, "")):
-            made.blobs.delete(bucket, listed.key)
+    for bucket in (made.storage.public_bucket, made.storage.private_bucket):
+        for listed in list(made.storage.list_objects(bucket, "")):
+            made.storage.delete(bucket, listed.key)
     yield replace(made, settings=made.settings.with_constants(orphan_age_seconds=0.001))
     made.database.close()
 
@@ -74,11 +74,11 @@ def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.St
         file.write(data or picture())
         file.flush()
         limits = uploads.upload_limits(deps.limits, deps.settings.upload_max_bytes)
-        return uploads.sanitize_and_store(deps.blobs, file, owner=owner, limits=limits)
+        return uploads.sanitize_and_store(deps.storage, file, owner=owner, limits=limits)
 
 
 def private(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.private_bucket, "")}
 
 
 @pytest.mark.parametrize("point", ["uploads.before_put", "uploads.after_put", "uploads.after_record"])
@@ -125,7 +125,7 @@ def test_the_sweep_takes_uploads_without_a_row_and_leaves_all_others(deps: Deps)
     named = {taken(deps, owner).key for owner in ("ada", "quarantine", "renders", "../..", "Zoë")}
     lost = {put(deps, owner).upload.key for owner in ("ada", "inputs", "quarantine", "z")}
     strange = "backups/2026/dump.sql"
-    deps.blobs.put(deps.blobs.private_bucket, strange, b"x", size=1, sha256=X, content_type="text/plain")
+    deps.storage.put(deps.storage.private_bucket, strange, b"x", size=1, sha256=X, content_type="text/plain")
 
     dry = orphans.scan_orphans(deps, delete=False)
     assert {seen.key for seen in dry.listed if seen.reason == "orphan"} == lost
@@ -155,7 +155,7 @@ def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, 
     """Rule 4 holds for input files too: a job that names one would fail, and nobody would know why."""
     whole, missing, other = taken(deps), taken(deps, "bob"), taken(deps, "eve")
     assert run.run_audit(deps, deep=deep, second_look_seconds=0.0).findings == []
-    deps.blobs.delete(deps.blobs.private_bucket, missing.key)
+    deps.storage.delete(deps.storage.private_bucket, missing.key)
     put_over(deps, other.key, b"x" * other.bytes if deep else b"x")
 
     report = run.run_audit(deps, deep=deep, second_look_seconds=0.0)
@@ -169,7 +169,7 @@ def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, 
 
 def put_over(deps: Deps, key: str, data: bytes) -> None:
     digest = hashlib.sha256(data).hexdigest()
-    deps.blobs.put(deps.blobs.private_bucket, key, data, size=len(data), sha256=digest, content_type="image/png")
+    deps.storage.put(deps.storage.private_bucket, key, data, size=len(data), sha256=digest, content_type="image/png")
 
 
 def test_the_audit_notes_an_object_that_no_row_names(deps: Deps) -> None:

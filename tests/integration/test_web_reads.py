@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from db import dead_letters, jobs, leases, outputs, predictions
 from db.connection import Connection, Database
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import StoredOutput, Media, Thumbnail
+from moorage.model import Media, StoredOutput, Thumbnail
 from moorage.provider_types import OutputFile, PredictionReport
 from tasks.jobs import settle
 from tasks.predictions import reports
@@ -65,7 +65,13 @@ def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine
     """The whole answer an application lives on: where the files are, and why one is not there."""
     made = front.register(external_id="job_partial", scene=2**53 + 1, project_id="reads")
     address = "https://replicate.delivery/a.png?signature=secret"
-    hear(mine, made, OutputFile("output[0]", address), OutputFile("output[1]", f"{address}2"), OutputFile("output[2]", f"{address}3"))
+    hear(
+        mine,
+        made,
+        OutputFile("output[0]", address),
+        OutputFile("output[1]", f"{address}2"),
+        OutputFile("output[2]", f"{address}3"),
+    )
     first = end(mine, made, 0)
     keeping = front.get(made.headers["location"]).fields
     end(mine, made, 1, DeadLetterDecision("VALIDATION_FAILED", "Invalid", "the PNG ends early", retryable=False))

@@ -65,9 +65,9 @@ def test_a_picture_is_kept_upright_and_says_nothing_of_where_it_was_taken(
     row = mine.execute("SELECT * FROM uploads WHERE id = %s", [facts["upload_id"]]).fetchone()
     assert row is not None
     assert row["key"] == f"ada/inputs/{facts['upload_id']}.{'jpg' if kind == 'JPEG' else kind.lower()}"
-    stat = deps.blobs.head(deps.blobs.private_bucket, row["key"])
+    stat = deps.storage.head(deps.storage.private_bucket, row["key"])
     assert stat is not None
-    assert (stat.sha256, stat.bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
+    assert (stat.sha256, stat.size_bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
 
 
 def test_the_address_is_good_for_five_minutes_and_the_object_without_it_for_nothing(front: wp.Front) -> None:

@@ -8,20 +8,20 @@ from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
 from moorage.lifecycle import (
     ChoosePrediction,
-    OutputCounts,
-    EndPrediction,
-    PollNow,
     DeadLetterDecision,
+    EndPrediction,
+    FallbackState,
     IgnoreReport,
     LateSuccess,
+    OutputCounts,
+    PollNow,
+    PredictionContext,
     RecordStatus,
-    RetryPolicy,
-    FallbackState,
     RefreshUrls,
     Retry,
-    Settlement,
-    PredictionContext,
     RetryContext,
+    RetryPolicy,
+    Settlement,
 )
 from moorage.provider_types import OutputFile, PredictionReport
 from tasks.predictions.reports import compute_expiry
@@ -38,7 +38,7 @@ def after(error, errors=0, expires_in=None, jitter=0.5, **policy):
 
 def wait_of(verdict):
     assert isinstance(verdict, Retry)
-    return (verdict.at - NOW).total_seconds()
+    return (verdict.run_at - NOW).total_seconds()
 
 
 def test_the_wait_doubles_up_to_its_cap_and_is_spread():
@@ -55,7 +55,9 @@ def test_a_permanent_failure_is_given_up_at_once():
     assert after(OutputGone("404")) == DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404", True)
 
 
-@pytest.mark.parametrize(("errors", "kind"), [(0, Retry), (10, Retry), (11, DeadLetterDecision), (30, DeadLetterDecision)])
+@pytest.mark.parametrize(
+    ("errors", "kind"), [(0, Retry), (10, Retry), (11, DeadLetterDecision), (30, DeadLetterDecision)]
+)
 def test_the_twelfth_error_is_the_last(errors, kind):
     """Eleven were written back before it."""
     assert isinstance(after(DownloadInterrupted("500"), errors=errors), kind)
@@ -66,7 +68,7 @@ def test_our_own_outage_does_not_count():
     verdict = after(StorageUnavailable("away"), errors=500)
 
     assert isinstance(verdict, Retry)
-    assert not verdict.counted
+    assert not verdict.is_counted
     assert verdict.kind == "storage_failed"
     assert 2.5 <= wait_of(verdict) <= 7.5
 
@@ -136,13 +138,13 @@ def test_what_is_over_is_not_asked_for_again(status, prediction):
     [
         (heard("running"), RecordStatus()),
         (heard("unknown"), RecordStatus()),
-        (heard("succeeded"), ChoosePrediction(reopens=False)),
-        (heard("succeeded", "abandoned", job="failed"), ChoosePrediction(reopens=True)),
-        (heard("succeeded", "lost", job="failed"), ChoosePrediction(reopens=True)),
+        (heard("succeeded"), ChoosePrediction(reopens_job=False)),
+        (heard("succeeded", "abandoned", job="failed"), ChoosePrediction(reopens_job=True)),
+        (heard("succeeded", "lost", job="failed"), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", "lost", job="failed", render=True), LateSuccess()),
         (heard("succeeded", job="keeping"), LateSuccess()),
-        (heard("succeeded", job="keeping", stands_in=True), ChoosePrediction(reopens=False)),
-        (heard("succeeded", job="partial", render=True, stands_in=True), ChoosePrediction(reopens=True)),
+        (heard("succeeded", job="keeping", stands_in=True), ChoosePrediction(reopens_job=False)),
+        (heard("succeeded", job="partial", render=True, stands_in=True), ChoosePrediction(reopens_job=True)),
         (heard("succeeded", job="partial", render=True), LateSuccess()),
         (heard("succeeded", job="cancelled"), LateSuccess()),
         (heard("succeeded", "succeeded", chosen=True, job="keeping"), RefreshUrls()),
@@ -187,7 +189,11 @@ def test_an_end_without_files(verdict, state):
         (OutputCounts(placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(dead=2, placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(kept=2, placeholders=1), "keep", Settlement("succeeded", publish=True)),
-        (OutputCounts(kept=1, dead=1, placeholders=1), "discard", Settlement("partial", publish=True, discard_kept=True)),
+        (
+            OutputCounts(kept=1, dead=1, placeholders=1),
+            "discard",
+            Settlement("partial", publish=True, discard_kept=True),
+        ),
     ],
 )
 def test_how_a_job_ends(counts, partial, expected):
@@ -197,17 +203,19 @@ def test_how_a_job_ends(counts, partial, expected):
 
 def test_an_entry_that_is_left_comes_before_a_placeholder_that_is_kept():
     """A job tried again has its chain before it."""
-    assert lifecycle.on_output_counts(OutputCounts(dead=1, placeholders=1), "keep", more=True) == Settlement("failed", publish=False)
+    assert lifecycle.on_output_counts(OutputCounts(dead=1, placeholders=1), "keep", has_next_entry=True) == Settlement(
+        "failed", publish=False
+    )
 
 
 @pytest.mark.parametrize(
     ("prospect", "expected"),
     [
-        (FallbackState(awaited=1, following=1, placeholder="wanted"), "await"),
-        (FallbackState(awaited=0, following=0, placeholder="wanted"), "entry"),
-        (FallbackState(awaited=0, following=None, placeholder="wanted"), "placeholder"),
-        (FallbackState(awaited=0, following=None, placeholder="kept"), "show placeholder"),
-        (FallbackState(awaited=0, following=None, placeholder="none"), "fail"),
+        (FallbackState(pending_predictions=1, next_entry=1, placeholder="wanted"), "await"),
+        (FallbackState(pending_predictions=0, next_entry=0, placeholder="wanted"), "entry"),
+        (FallbackState(pending_predictions=0, next_entry=None, placeholder="wanted"), "placeholder"),
+        (FallbackState(pending_predictions=0, next_entry=None, placeholder="kept"), "show placeholder"),
+        (FallbackState(pending_predictions=0, next_entry=None, placeholder="none"), "fail"),
     ],
 )
 def test_what_follows_a_try_that_brought_nothing(prospect, expected):

@@ -15,14 +15,14 @@ from moorage.lifecycle import (
     TERMINAL_JOB,
     TERMINAL_PREDICTION,
     ChoosePrediction,
-    OutputCounts,
-    EndPrediction,
     DeadLetterDecision,
+    EndPrediction,
     LateSuccess,
-    RetryPolicy,
-    Retry,
+    OutputCounts,
     PredictionContext,
+    Retry,
     RetryContext,
+    RetryPolicy,
 )
 from moorage.model import DeliveryState, JobState, OutputState, PredictionState
 from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
@@ -89,18 +89,18 @@ def hear(at: PredictionContext, report: PredictionReport) -> PredictionContext:
     """Return the situation after a report, as tasks/predictions/reports.py carries a verdict out."""
     verdict = lifecycle.on_report(report, at)
     if isinstance(verdict, ChoosePrediction):
-        assert (at.job, "keeping") in EDGES["job"]
+        assert (at.job_state, "keeping") in EDGES["job"]
         return moved(at, "succeeded", is_chosen=True, job="keeping")
     if isinstance(verdict, LateSuccess):
-        return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job)
+        return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job_state)
     if isinstance(verdict, EndPrediction):
-        return moved(at, verdict.state, is_chosen=at.is_chosen, job=at.job)
+        return moved(at, verdict.state, is_chosen=at.is_chosen, job=at.job_state)
     return at
 
 
 def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: JobState) -> PredictionContext:
     """Return the situation after an edge of the prediction, which must be one that the lifecycle has."""
-    assert (at.prediction, to) in EDGES["prediction"]
+    assert (at.prediction_state, to) in EDGES["prediction"]
     return PredictionContext(to, is_chosen, job, at.has_render)
 
 
@@ -121,8 +121,11 @@ def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Pred
     for report in said:
         before, at = at, hear(at, report)
 
-        if before.prediction in TERMINAL_PREDICTION:
-            assert (before.prediction, at.prediction) in {(at.prediction, at.prediction), ("lost", "succeeded")}
+        if before.prediction_state in TERMINAL_PREDICTION:
+            assert (before.prediction_state, at.prediction_state) in {
+                (at.prediction_state, at.prediction_state),
+                ("lost", "succeeded"),
+            }
 
 
 @given(heard, st.lists(reports, min_size=1, max_size=6))
@@ -146,9 +149,9 @@ def test_a_job_chooses_once(said: list[tuple[int, PredictionReport]]) -> None:
 
     for who, report in said:
         after = hear(PredictionContext(states[who], who in chosen, job, False), report)
-        if job == "open" and after.job == "keeping":
+        if job == "open" and after.job_state == "keeping":
             chosen.append(who)
-        states[who], job = after.prediction, after.job
+        states[who], job = after.prediction_state, after.job_state
 
     assert len(chosen) <= 1
 
@@ -158,9 +161,9 @@ def test_a_job_opens_again_only_without_a_render_of_its_own(at: PredictionContex
     """What was published stays as it is: a late success may help only a job that failed, or shows a placeholder."""
     verdict = lifecycle.on_report(report, at)
 
-    if isinstance(verdict, ChoosePrediction) and at.job in TERMINAL_JOB:
-        assert verdict.reopens
-        assert at.placeholder if at.job == "partial" else (at.job == "failed" and not at.has_render)
+    if isinstance(verdict, ChoosePrediction) and at.job_state in TERMINAL_JOB:
+        assert verdict.reopens_job
+        assert at.has_placeholder if at.job_state == "partial" else (at.job_state == "failed" and not at.has_render)
 
 
 @given(heard, reports)
@@ -170,7 +173,7 @@ def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionSt
 
     verdict = lifecycle.on_report(success, PredictionContext(prediction, False, "open", False))
 
-    assert verdict == ChoosePrediction(reopens=False)
+    assert verdict == ChoosePrediction(reopens_job=False)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------
@@ -181,12 +184,14 @@ def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
     error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: RetryPolicy
 ) -> None:
     """A retry behind the URL's death is a silent loss; one in the past spins."""
-    verdict = lifecycle.decide_after_failure(error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(
+        error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
+    )
 
     if isinstance(verdict, Retry):
-        assert verdict.at >= NOW
+        assert verdict.run_at >= NOW
         if expires_at is not None:
-            assert verdict.at <= expires_at - policy.last_try_before_expiry
+            assert verdict.run_at <= expires_at - policy.expiry_margin
 
 
 @given(theirs | ours, st.integers(0, 11), lives, jitters)
@@ -196,12 +201,14 @@ def test_a_retry_that_the_life_leaves_room_for_waits_as_asked(
     """Retry-After is honoured up to the last try."""
     policy = RetryPolicy(max_errors=20)
 
-    verdict = lifecycle.decide_after_failure(error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(
+        error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
+    )
 
     if isinstance(verdict, Retry) and error.retry_after:
         asked = NOW + timedelta(seconds=error.retry_after)
-        last = expires_at - policy.last_try_before_expiry if expires_at else asked
-        assert verdict.at >= min(asked, last)
+        last = expires_at - policy.expiry_margin if expires_at else asked
+        assert verdict.run_at >= min(asked, last)
 
 
 @given(theirs, jitters, policies)
@@ -213,7 +220,7 @@ def test_the_error_limit_is_reached_exactly(error: MoorageError, jitter: float, 
         tries += 1
         if isinstance(verdict, DeadLetterDecision):
             break
-        assert verdict.counted
+        assert verdict.is_counted
 
     assert tries == policy.max_errors
 
@@ -228,7 +235,7 @@ def test_our_own_outage_never_counts_nor_ends_anything(
     verdict = lifecycle.decide_after_failure(error, alive, now=NOW, jitter=jitter, policy=policy)
 
     assert isinstance(verdict, Retry)
-    assert not verdict.counted
+    assert not verdict.is_counted
 
 
 @given(theirs | ours, st.integers(0, 3), st.integers(-1000, 10), jitters)
@@ -242,12 +249,16 @@ def test_after_the_last_try_comes_a_dead_letter(error: MoorageError, errors: int
     assert not verdict.retryable
 
 
-@given(st.sampled_from([OutputGone("404"), InvalidMedia("half a picture")]), st.integers(0, 20), lives, jitters, policies)
+@given(
+    st.sampled_from([OutputGone("404"), InvalidMedia("half a picture")]), st.integers(0, 20), lives, jitters, policies
+)
 def test_what_will_never_work_is_not_tried_again(
     error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: RetryPolicy
 ) -> None:
     """A dead letter keeps the error's own word on whether a replay could succeed."""
-    verdict = lifecycle.decide_after_failure(error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(
+        error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
+    )
 
     assert verdict == DeadLetterDecision(error.category, type(error).__name__, str(error), error.retryable)
 
@@ -272,7 +283,7 @@ def test_backoff_stays_within_its_bounds(attempt: int, jitter: float, base: floa
 )
 def test_every_count_has_one_end(counts: OutputCounts, partial: str, more: bool) -> None:
     """A job ends exactly when nothing waits; it publishes only what was kept, and never nothing."""
-    settle = lifecycle.on_output_counts(counts, partial, more=more)
+    settle = lifecycle.on_output_counts(counts, partial, has_next_entry=more)
 
     assert (settle is None) == (counts.waiting > 0)
     if settle is not None:

@@ -75,11 +75,11 @@ def test_who_may_call_is_told_of_every_address() -> None:
     for operation in routes.OPERATIONS:
         told = made["paths"][f"/v1{operation.path}"][operation.method.lower()]
         taken = {name for way in told.get("security", made["security"]) for name in way}
-        assert told["x-level"] == operation.least.name.lower()
+        assert told["x-level"] == operation.min_level.name.lower()
         assert told["x-level"] in told["description"].lower()
         assert taken == (
-            set() if operation.least is Level.OPEN
-            else {"token", "session"} if operation.least is Level.OWNER and told["operationId"] != "createSession"
+            set() if operation.min_level is Level.OPEN
+            else {"token", "session"} if operation.min_level is Level.OWNER and told["operationId"] != "createSession"
             else {"token"}
         )  # fmt: skip
     assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")

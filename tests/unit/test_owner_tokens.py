@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from moorage import owner_tokens
 from moorage.errors import ConfigError
-from moorage.owner_tokens import OwnerToken, InvalidToken
+from moorage.owner_tokens import InvalidToken, OwnerToken
 from moorage.settings import Settings, load_settings
 
 KEY = b"k" * 32

@@ -151,9 +151,9 @@ def test_without_a_token_nothing_is_ordered_and_the_setting_is_named(name):
     order = SubmitRequest(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
 
     assert (provider.can_submit, provider.can_list, provider.can_cancel) == (False, False, False)
-    with pytest.raises(ProviderRefused, match=provider.ordered_by or "takes no orders"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "takes no orders"):
         provider.submit(order)
-    with pytest.raises(ProviderRefused, match=provider.ordered_by or "cannot be asked"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "cannot be asked"):
         provider.cancel("x1", "owner/name")
 
 
@@ -223,7 +223,7 @@ def test_unsigned_webhooks_are_taken_only_where_asked_for_by_name(name):
     asked = providers.load(Settings(_env_file=None, **bare, allow_unsigned=name))[name]
     both = providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned=name))[name]
 
-    assert (shut.enabled, asked.enabled, both.enabled) == (False, True, True)
+    assert (shut.is_enabled, asked.is_enabled, both.is_enabled) == (False, True, True)
     assert asked.verify([], b"{}", NOW) == VerifiedDelivery(None)
     for provider in (shut, both):
         with pytest.raises(BadSignature):

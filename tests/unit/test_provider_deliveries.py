@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import providers
-from moorage.errors import UnrelatedEvent, MalformedPayload
+from moorage.errors import MalformedPayload, UnrelatedEvent
 from moorage.provider_types import PredictionReport
 from moorage.settings import Settings
 from moorage.text import is_storable

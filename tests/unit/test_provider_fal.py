@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import providers
-from moorage.errors import BadSignature, ConfigError, KeysStale, ProviderRefused, MalformedPayload
+from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayload, ProviderRefused
 from moorage.settings import Settings
 from providers.fal import Fal
 from providers.jwks import parse_ed25519_keys
@@ -26,7 +26,7 @@ def fal(**given: object) -> Fal:
 
 def with_keys(*keys: Ed25519PrivateKey, **given: object) -> Fal:
     provider = fal(**given)
-    provider.keys.take(jwks(*keys))
+    provider.key_set.replace_keys(jwks(*keys))
     return provider
 
 
@@ -88,7 +88,7 @@ def test_only_the_named_users_webhooks_are_taken():
 )
 def test_a_key_or_a_user_opens_the_door(given, enabled):
     """The public keys alone must not: every customer of fal could then write here."""
-    assert fal(**given).enabled is enabled
+    assert fal(**given).is_enabled is enabled
 
 
 # --- when the keys are fetched ----------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_what_is_no_set_of_keys_leaves_those_there_are(document):
     provider = with_keys(KEY)
 
     with pytest.raises(MalformedPayload):
-        provider.keys.take(document)
+        provider.key_set.replace_keys(document)
 
     provider.verify(sign(BODY), BODY, NOW)
 

@@ -83,7 +83,7 @@ def loaded(server: Server, **given: Any) -> Any:
 
 
 def ids(provider: Provider, since: datetime = SINCE) -> list[list[str]]:
-    return [[listed.external_id for listed in page] for page in provider.list_since(since)]
+    return [[listed.external_id for listed in page] for page in provider.list_predictions(since)]
 
 
 def test_pages_are_followed_to_the_end(server, provider):

@@ -114,7 +114,9 @@ def test_a_time_stamp_further_off_is_stale(age):
     timestamp = str(NOW - age)
 
     with pytest.raises(BadSignature, match="more than 300 s"):
-        verify_standard_v1(headers(signed(BODY, timestamp=timestamp), timestamp=timestamp), BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(
+            headers(signed(BODY, timestamp=timestamp), timestamp=timestamp), BODY, NOW, secrets=secrets(SECRET)
+        )
 
 
 @pytest.mark.parametrize(

@@ -55,4 +55,4 @@ def test_what_is_kept_is_recognised(head, format_name):
     kind = sniff.detect_format(head)
 
     assert kind is not None
-    assert kind.format == format_name
+    assert kind.name == format_name

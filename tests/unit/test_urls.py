@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moorage.errors import ConfigError, DownloadRefused
-from moorage.urls import MAX_URL_CHARS, HostPattern, HostAllowlist, parse_endpoint
+from moorage.urls import MAX_URL_CHARS, HostAllowlist, HostPattern, parse_endpoint
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 SETTING = "REPLICATE_OUTPUT_HOSTS"
@@ -100,7 +100,7 @@ def test_any_text_leads_somewhere_or_is_refused(text):
 )
 def test_an_allowed_host_has_no_problem(url):
     """A pattern without a port stands for the usual one, and for an exact exempt address."""
-    assert HOSTS.problem(url) is None
+    assert HOSTS.refusal_reason(url) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_allowed_host_has_no_problem(url):
 )
 def test_another_host_or_port_is_a_problem_that_names_it_and_the_setting(url, words):
     """The text becomes the reason of a dead output: a person must see what to change."""
-    problem = HOSTS.problem(url)
+    problem = HOSTS.refusal_reason(url)
 
     assert problem
     for word in words:

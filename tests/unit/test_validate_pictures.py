@@ -229,7 +229,7 @@ def test_an_error_of_the_disk_is_not_the_picture_s_fault():
     with pytest.raises(DiskFull) as caught:
         validate.validate_file(FetchedFile(Broken(), 10, "0" * 64), LIMITS)
 
-    assert caught.value.ours
+    assert caught.value.is_internal
 
 
 def test_the_file_is_at_its_start_afterwards():

@@ -281,7 +281,7 @@ def test_a_large_video_is_examined_with_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert fetched.bytes > filler
+    assert fetched.size_bytes > filler
     assert examined.media.format == "mp4"
     assert peak < 8_000_000
 

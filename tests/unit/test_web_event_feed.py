@@ -33,7 +33,7 @@ def test_a_reader_that_is_too_slow_is_cut_after_what_it_was_offered() -> None:
         got = []
         while (row := await reader.next(1)) is not None:
             got.append(row["id"])
-        assert reader.is_over
+        assert reader.is_ended
         return got
 
     assert run(work()) == list(range(event_feed.MAX_BUFFERED))

@@ -47,8 +47,8 @@ def test_what_was_told_is_not_asked_for_again() -> None:
     told, catalogue = Told(lambda: SCHEMA), ModelCache()
 
     async def twice() -> list[Any]:
-        first = await catalogue.schema(cast(Provider, told), "m/n")
-        return [first, await catalogue.schema(cast(Provider, told), "m/n")]
+        first = await catalogue.get_schema(cast(Provider, told), "m/n")
+        return [first, await catalogue.get_schema(cast(Provider, told), "m/n")]
 
     assert asyncio.run(twice()) == [SCHEMA, SCHEMA]
     assert told.asked == 1
@@ -57,14 +57,14 @@ def test_what_was_told_is_not_asked_for_again() -> None:
 
 def test_what_is_old_is_told_while_the_provider_is_away() -> None:
     """An input can still be checked; only what was never told is missing."""
-    told, catalogue = Told(lambda: SCHEMA), ModelCache(fresh_seconds=0)
+    told, catalogue = Told(lambda: SCHEMA), ModelCache(ttl_seconds=0)
 
     async def go() -> tuple[Any, Any]:
-        before = await catalogue.schema(cast(Provider, told), "m/n")
+        before = await catalogue.get_schema(cast(Provider, told), "m/n")
         told.tell = away
         with pytest.raises(ProviderUnavailable):
-            await catalogue.schema(cast(Provider, told), "m/other")
-        return before, await catalogue.schema(cast(Provider, told), "m/n")
+            await catalogue.get_schema(cast(Provider, told), "m/other")
+        return before, await catalogue.get_schema(cast(Provider, told), "m/n")
 
     assert asyncio.run(go()) == (SCHEMA, SCHEMA)
     assert told.asked == 3
@@ -74,10 +74,10 @@ def test_what_is_old_is_told_while_the_provider_is_away() -> None:
 def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept() -> None:
     """Twenty orders for one model must not take every thread."""
     go_on = threading.Event()
-    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), ModelCache(ask_seconds=0.05)
+    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), ModelCache(fetch_timeout_seconds=0.05)
 
     async def ask() -> Any:
-        return await catalogue.schema(cast(Provider, told), "m/n")
+        return await catalogue.get_schema(cast(Provider, told), "m/n")
 
     async def go() -> Any:
         tries = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)

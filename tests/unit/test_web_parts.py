@@ -208,9 +208,9 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
             held.wait(10)
 
     async def ask() -> list[BaseException | None]:
-        catalogue = ModelCache(ask_seconds=0.3)
+        catalogue = ModelCache(fetch_timeout_seconds=0.3)
         provider: Any = Slow()
-        asked_for = (catalogue.schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
+        asked_for = (catalogue.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
         told = await asyncio.gather(*asked_for, return_exceptions=True)
         held.set()
         catalogue.close()

@@ -80,7 +80,7 @@ async def _build_response(request: Request) -> Response:
     status = 200 if span is None else 206
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return await at.streamer.answer(file.key, span, status, headers)
+    return await at.streamer.build_response(file.key, span, status, headers)
 
 
 async def _find_file(request: Request, at: context.AppContext) -> AssetFile:
@@ -89,7 +89,7 @@ async def _find_file(request: Request, at: context.AppContext) -> AssetFile:
     if match is None:
         raise ids.not_found("file")
     idx, thumb, extension = match.groups()
-    row = await at.threads.run(lambda database: database.run(lambda conn: renders.get_file(conn, render_id, int(idx))))
+    row = await at.database.run(lambda database: database.run(lambda conn: renders.get_file(conn, render_id, int(idx))))
     if row is None or (thumb and row["thumb_key"] is None):
         raise ids.not_found("file")
     if extension and not row["key"].endswith(f".{extension}"):

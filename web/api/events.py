@@ -21,7 +21,9 @@ from web.services.context import AppContext
 from web.services.event_feed import Subscription
 
 KEEP_ALIVE_SECONDS: Final = 15.0
-MAX_STREAM_SECONDS: Final = 300.0  # then the browser comes again by itself, with Last-Event-ID and whatever token it has
+MAX_STREAM_SECONDS: Final = (
+    300.0  # then the browser comes again by itself, with Last-Event-ID and whatever token it has
+)
 GRACE_SECONDS: Final = 15.0  # for what is in the buffer of a reader that reads slowly; one that reads nothing is cut
 MAX_RESUME_IDS: Final = 100_000  # ids behind the present: who was away for longer reads the lists again
 RETRY_MS: Final = 2000
@@ -35,7 +37,7 @@ class StreamRange:
     owner: str | None
     job_id: UUID | None
     after: int | None  # the id it goes on behind; None: it begins now
-    joined: int  # what comes after this id is offered by the feed
+    joined_at_id: int  # what comes after this id is offered by the feed
     ends_at: float  # by time.monotonic()
 
 
@@ -43,9 +45,13 @@ async def stream_events(request: Request) -> Response:
     """Answer 200 with a stream that begins now, or behind the event that Last-Event-ID names."""
     at, caller = context.get_context(request), permissions.get_caller(request)
     query = queries.parse_query(request, queries.StreamQuery)
-    owner, last = caller.whose(query.owner), _parse_last_event_id(request)
-    seconds = MAX_STREAM_SECONDS if caller.until is None else min(MAX_STREAM_SECONDS, caller.until - time.time())
-    reader = await at.feed.join(owner)
+    owner, last = caller.resolve_owner(query.owner), _parse_last_event_id(request)
+    seconds = (
+        MAX_STREAM_SECONDS
+        if caller.expires_unix is None
+        else min(MAX_STREAM_SECONDS, caller.expires_unix - time.time())
+    )
+    reader = await at.feed.subscribe(owner)
     wanted = StreamRange(owner, query.job_id, last, at.feed.position, time.monotonic() + seconds)
     return _EventStreamResponse(at, reader, _stream_lines(at, reader, wanted), seconds + GRACE_SECONDS)
 
@@ -55,25 +61,27 @@ def _parse_last_event_id(request: Request) -> int | None:
     if not given:
         return None
     if not (given.isascii() and given.isdigit() and len(given) <= 19 and int(given) <= queries.MAX_EVENT_ID):
-        raise validation.invalid_field("Last-Event-ID", "is not the id of an event: send what the stream gave, or leave it out")
+        raise validation.invalid_field(
+            "Last-Event-ID", "is not the id of an event: send what the stream gave, or leave it out"
+        )
     return int(given)
 
 
 async def _stream_lines(at: AppContext, reader: Subscription, wanted: StreamRange) -> AsyncIterator[bytes]:
     """Yield what was missed up to where the reader joined, then what it is offered, each event once."""
-    sent = wanted.joined if wanted.after is None else wanted.after
+    sent = wanted.joined_at_id if wanted.after is None else wanted.after
     yield f": moorage\nretry: {RETRY_MS}\nid: {sent}\n\n".encode()
-    if wanted.after is not None and (why := await _find_reset_reason(at, wanted.after, wanted.joined)):
-        sent = wanted.joined
+    if wanted.after is not None and (why := await _find_reset_reason(at, wanted.after, wanted.joined_at_id)):
+        sent = wanted.joined_at_id
         yield _format_block(sent, "reset", {"reason": why})
-    while sent < wanted.joined:
-        until = min(wanted.joined, sent + events.MAX_ID_SPAN)
+    while sent < wanted.joined_at_id:
+        until = min(wanted.joined_at_id, sent + events.MAX_ID_SPAN)
         for row in await _read_missed(at, wanted, sent, until):
             yield _format_event(row)
         sent = until
     while not _is_expired(wanted):
         told = await reader.next(_wait_seconds(wanted))
-        if told is None and reader.is_over:
+        if told is None and reader.is_ended:
             break
         if told is None:
             sent = max(sent, at.feed.position)  # all up to there was offered, and the buffer is empty
@@ -90,7 +98,7 @@ async def _find_reset_reason(at: AppContext, after: int, joined: int) -> str | N
     def look(conn: Connection) -> tuple[int | None, int]:
         return events.get_oldest_id(conn), events.get_last_id(conn)
 
-    oldest, drawn = await at.threads.run(lambda database: database.run(look))
+    oldest, drawn = await at.database.run(lambda database: database.run(look))
     if after > drawn:
         return "there is no such event yet: the database was put back"
     if joined - after > MAX_RESUME_IDS:
@@ -104,7 +112,7 @@ async def _read_missed(at: AppContext, wanted: StreamRange, after: int, until: i
     def look(conn: Connection) -> list[Row]:
         return events.list_between(conn, after, until, job_id=wanted.job_id, owner=wanted.owner)
 
-    return await at.threads.run(lambda database: database.run(look))
+    return await at.database.run(lambda database: database.run(look))
 
 
 def _wait_seconds(wanted: StreamRange) -> float:
@@ -139,4 +147,4 @@ class _EventStreamResponse(StreamingResponse):
         except TimeoutError:
             pass  # a reader that reads nothing: the connection is cut
         finally:
-            self._at.feed.leave(self._reader)
+            self._at.feed.unsubscribe(self._reader)

@@ -39,13 +39,13 @@ async def _apply_action(request: Request, act: JobAction, status: int) -> Respon
 
     def work(database: Database) -> ActionOutcome | None:
         row = database.run(lambda conn: jobs.get_with_render(conn, job_id))
-        if row is None or not caller.sees(row["owner"]):
+        if row is None or not caller.can_see(row["owner"]):
             return None
         outcome = act(database, at.settings, job_id, ACTOR)
         at.relay.offer(*outcome.wakes)
         return outcome
 
-    outcome = await at.threads.run(work)
+    outcome = await at.database.run(work)
     if outcome is None:
         raise ids.not_found("job")
     if outcome.refused is not None:

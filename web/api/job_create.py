@@ -13,7 +13,7 @@ from moorage.model import FallbackEntry, JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.jobs.create import ForeignProject, CreatedJob
+from tasks.jobs.create import CreatedJob, ForeignProject
 from tasks.predictions import references
 from web.api import job_files, job_inputs, job_schema
 from web.api.job_files import AttachedFiles
@@ -33,8 +33,8 @@ async def create_job(request: Request) -> Response:
     if not multipart.is_form(request):
         body = await json_body.read_object(request)
         return await _answer(request, at, body, body, AttachedFiles())
-    with at.intake.room(permissions.get_caller(request).owner):
-        form = await multipart.read_form(request, at.intake, max_files=job_files.MAX_FILES)
+    with at.upload_spool.reserve(permissions.get_caller(request).owner):
+        form = await multipart.read_form(request, at.upload_spool, max_files=job_files.MAX_FILES)
         try:
             return await _answer(request, at, *job_files.parse_job_form(form))
         finally:
@@ -47,17 +47,21 @@ async def _answer(
     """Answer an order; `said` is the body as it was written, before its files were given ids."""
     key = job_schema.parse_idempotency_key(request.headers.getlist("idempotency-key"))
     wished = job_schema.parse_job(body)
-    permissions.get_caller(request).whose(wished.owner)
+    permissions.get_caller(request).resolve_owner(wished.owner)
     entries = job_schema.build_chain(wished, at.settings)
     _check_providers(at.providers, entries)
-    wish = job_schema.build_request(wished, entries, at.settings, key, job_schema.request_hash(said, await files.digests()))
+    wish = job_schema.build_request(
+        wished, entries, at.settings, key, job_schema.request_hash(said, await files.compute_digests())
+    )
     made, checked = await _take(at, wished, wish, files)
     log.info("job.ordered", job_id=made.job_id, prediction_id=made.prediction_id, is_new=made.is_new)
     location = f"{request.url.path}/{made.job_id}"  # with the prefix it was asked by
     return problems.json_response(202 if made.is_new else 200, _fields(made, checked), {"Location": location})
 
 
-async def _take(at: context.AppContext, wished: JobCreate, wish: JobRequest, files: AttachedFiles) -> tuple[CreatedJob, CheckedJob]:
+async def _take(
+    at: context.AppContext, wished: JobCreate, wish: JobRequest, files: AttachedFiles
+) -> tuple[CreatedJob, CheckedJob]:
     """Return the job, known or new; the time of everything but the keeping of files is bounded as one."""
     deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
     try:
@@ -65,13 +69,13 @@ async def _take(at: context.AppContext, wished: JobCreate, wish: JobRequest, fil
             known = await _known(at, wish)
             if known is not None:
                 return known, CheckedJob(wish, [])
-            await at.threads.run(lambda database: database.run(lambda conn: _check_files(conn, wished, wish, files)))
+            await at.database.run(lambda database: database.run(lambda conn: _check_files(conn, wished, wish, files)))
             checked = await job_inputs.check_inputs(at, wish)
             if files.files:
                 limit.reschedule(None)  # keeping has limits of its own
-                checked = CheckedJob(await files.keep(at, checked.wish), checked.unchecked)
+                checked = CheckedJob(await files.store(at, checked.wish), checked.unchecked)
                 limit.reschedule(asyncio.get_running_loop().time() + ANSWER_SECONDS)
-            return await at.threads.run(lambda database: _order(database, at, checked.wish)), checked
+            return await at.database.run(lambda database: _order(database, at, checked.wish)), checked
     except TimeoutError as error:
         raise problems.unavailable(f"there was no answer within {ANSWER_SECONDS:g} s: send it again") from error
 
@@ -93,7 +97,7 @@ async def _known(at: context.AppContext, wish: JobRequest) -> CreatedJob | None:
     if wish.idempotency_key is None:
         return None
     try:
-        return await at.threads.run(lambda database: database.run(lambda conn: create.find_existing_job(conn, wish)))
+        return await at.database.run(lambda database: database.run(lambda conn: create.find_existing_job(conn, wish)))
     except create.IdempotencyConflict as error:
         raise Problem(409, str(error)) from error
 
@@ -112,7 +116,7 @@ def _order(database: Database, at: context.AppContext, wish: JobRequest) -> Crea
 def _check_files(conn: Connection, wished: JobCreate, wish: JobRequest, coming: AttachedFiles) -> None:
     """Refuse files that do not exist or are another owner's, in the same words: ids are not to be tried out."""
     errors = []
-    for n, entry in enumerate(wish.chain):
+    for n, entry in enumerate(wish.fallback_chain):
         named = [r for r in references.find_references(dict(entry.input)) if str(r.file_id) not in coming.files]
         field = job_schema.input_field(wished, n)
         for gone in references.find_missing(conn, wish.owner, named):
@@ -139,6 +143,6 @@ def _why_not(providers: Mapping[str, Provider], name: str) -> str | None:
         return f"{to_storable(name, 60)!r} does not exist: write one of {', '.join(sorted(providers))}"
     if provider.can_submit:
         return None
-    if provider.ordered_by is None:
+    if provider.submit_setting is None:
         return f"{name} takes no orders from moorage"
-    return f"{name} cannot be asked: set {provider.ordered_by} where moorage runs"
+    return f"{name} cannot be asked: set {provider.submit_setting} where moorage runs"

@@ -27,11 +27,11 @@ class AttachedFiles:
 
     files: Mapping[str, SpooledFile] = field(default_factory=dict)
 
-    async def digests(self) -> list[str]:
+    async def compute_digests(self) -> list[str]:
         """Return the sha256 of each file: of an equal order they are equal."""
         return [await _compute_sha256(file) for file in self.files.values()]
 
-    async def keep(self, at: AppContext, wish: JobRequest) -> JobRequest:
+    async def store(self, at: AppContext, wish: JobRequest) -> JobRequest:
         """
         Keep every file as an upload of the order's owner; returns the order with their ids.
 
@@ -40,9 +40,11 @@ class AttachedFiles:
         """
         kept = {}
         for standing, file in self.files.items():
-            upload, _ = await at.intake.keep(at.threads, file, wish.owner)
+            upload, _ = await at.upload_spool.store(at.database, file, wish.owner)
             kept[standing] = {"upload": str(upload.id)}
-        chain = tuple(dataclasses.replace(e, input=_swapped(dict(e.input), "upload", kept)) for e in wish.chain)
+        chain = tuple(
+            dataclasses.replace(e, input=_swapped(dict(e.input), "upload", kept)) for e in wish.fallback_chain
+        )
         return dataclasses.replace(wish, chain=chain)
 
 
@@ -69,7 +71,9 @@ def parse_job_form(form: Form) -> tuple[dict[str, Any], dict[str, Any], Attached
     errors += [
         field_error(name, f'is not used: write {{"file": "{name}"}} in the input') for name in set(names) - named
     ]
-    errors += [field_error(JOB_FIELD, f"names the file {name!r}, which is not in the form") for name in named - set(names)]
+    errors += [
+        field_error(JOB_FIELD, f"names the file {name!r}, which is not in the form") for name in named - set(names)
+    ]
     if errors:
         raise validation.invalid_fields(errors)
     standing = {name: str(ids.uuid7()) for name in names}
@@ -106,7 +110,7 @@ def _name(value: Mapping[str, Any], kind: str) -> str | None:
 
 
 async def _compute_sha256(incoming: SpooledFile) -> str:
-    await incoming.end()
+    await incoming.flush()
 
     def digest() -> str:
         incoming.file.seek(0)

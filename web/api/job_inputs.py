@@ -62,7 +62,7 @@ async def check_inputs(at: AppContext, wish: JobRequest) -> CheckedJob:
         Problem: 422 for an input that a model does not take, and for a model that does not exist; 503 where a model is
             to be chosen and its provider is away.
     """
-    judged = await asyncio.gather(*(_check_entry(at, wish, n) for n in range(len(wish.chain))))
+    judged = await asyncio.gather(*(_check_entry(at, wish, n) for n in range(len(wish.fallback_chain))))
     errors = [error for one in judged for error in one.errors]
     if errors:
         raise validation.invalid_fields(errors)
@@ -71,12 +71,12 @@ async def check_inputs(at: AppContext, wish: JobRequest) -> CheckedJob:
 
 
 async def _check_entry(at: AppContext, wish: JobRequest, n: int) -> _CheckedEntry:
-    entry, place = wish.chain[n], f"chain[{n}]"
+    entry, place = wish.fallback_chain[n], f"chain[{n}]"
     provider = at.providers[entry.provider]
     try:
         if entry.model == job_schema.AUTO_MODEL:
             entry = await _choose_model(at, wish, entry, place)
-        schema = await at.catalogue.schema(provider, entry.model)
+        schema = await at.model_cache.get_schema(provider, entry.model)
         if schema is None:
             return _CheckedEntry(entry, [], f"{place}: {entry.provider} offers no schema of {entry.model}")
         named = references.find_references(dict(entry.input))
@@ -97,7 +97,7 @@ async def _check_entry(at: AppContext, wish: JobRequest, n: int) -> _CheckedEntr
 async def _choose_model(at: AppContext, wish: JobRequest, entry: FallbackEntry, place: str) -> FallbackEntry:
     """Return the entry with the provider's first model of the kind that accepts a picture where the input has one."""
     try:
-        models = await at.catalogue.models(at.providers[entry.provider], wish.kind)
+        models = await at.model_cache.get_models(at.providers[entry.provider], wish.kind)
     except ProviderUnavailable as error:
         raise unavailable(f"{place}.model: {entry.provider} cannot be asked for its models now: name one") from error
     has_picture = _has_image(entry.input)
@@ -112,10 +112,12 @@ async def _choose_model(at: AppContext, wish: JobRequest, entry: FallbackEntry, 
     raise Problem(422, f"{place}.model: {entry.provider} names no {wanted}", errors=_unnamed(place, wanted))
 
 
-async def _find_image_optional_model(at: AppContext, provider: str, models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+async def _find_image_optional_model(
+    at: AppContext, provider: str, models: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
     """Return the first model that takes a picture and does not insist on one."""
     for model in models[:_MAX_SCHEMA_LOOKUPS]:
-        schema = await at.catalogue.schema(at.providers[provider], str(model["name"]))
+        schema = await at.model_cache.get_schema(at.providers[provider], str(model["name"]))
         if schema is not None and model.get("picture_field") not in schema.get("required", ()):
             return model
     return None

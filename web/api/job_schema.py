@@ -21,7 +21,13 @@ MAX_ENTRIES: Final = 8
 MAX_DEADLINE_SECONDS: Final = 7 * 86400
 MAX_KEY_CHARS: Final = 255
 AUTO_MODEL: Final = "auto"  # as a model: one is chosen by what it accepts
-MAPPABLE_FIELDS: Final = ("prompt", "style", "room_type", "mode", "variants")  # what `map` picks beside the job's own input
+MAPPABLE_FIELDS: Final = (
+    "prompt",
+    "style",
+    "room_type",
+    "mode",
+    "variants",
+)  # what `map` picks beside the job's own input
 
 
 def _check_object(value: Any) -> Any:
@@ -84,7 +90,9 @@ def parse_job(body: dict[str, Any]) -> JobCreate:
     try:
         wished = JobCreate.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
-        raise validation.invalid_fields([*(_explain(item) for item in validation.limited_errors(error)), *errors]) from error
+        raise validation.invalid_fields(
+            [*(_explain(item) for item in validation.limited_errors(error)), *errors]
+        ) from error
     if errors:
         raise validation.invalid_fields(errors)
     return wished
@@ -116,12 +124,14 @@ def build_chain(wished: JobCreate, settings: Settings) -> tuple[model.FallbackEn
     return entries
 
 
-def build_request(wished: JobCreate, entries: tuple[model.FallbackEntry, ...], settings: Settings, key: str | None, sha: str) -> model.JobRequest:
+def build_request(
+    wished: JobCreate, entries: tuple[model.FallbackEntry, ...], settings: Settings, key: str | None, sha: str
+) -> model.JobRequest:
     """Return the order; `sha` is the hash of the request, kept where there is a key."""
     fields = wished.model_dump(exclude={"policy", "chain", "input", "deadline_seconds"})
     return model.JobRequest(
         **fields,
-        chain=entries,
+        fallback_chain=entries,
         partial=wished.policy or settings.partial,
         deadline_seconds=wished.deadline_seconds or settings.job_deadline_seconds,
         idempotency_key=key,
@@ -148,7 +158,9 @@ def parse_idempotency_key(values: list[str]) -> str | None:
         raise validation.invalid_field("Idempotency-Key", "is given twice: send one")
     key = values[0].strip(" ")
     if not 1 <= len(key) <= MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
-        raise validation.invalid_field("Idempotency-Key", f"is no key: send 1 to {MAX_KEY_CHARS} printable ASCII characters")
+        raise validation.invalid_field(
+            "Idempotency-Key", f"is no key: send 1 to {MAX_KEY_CHARS} printable ASCII characters"
+        )
     return key
 
 
@@ -189,7 +201,9 @@ def _input(wished: JobCreate, entry: ChainEntry, field: str, errors: list[dict[s
     if entry.input is None and entry.map is None and wished.input is None:
         errors.append({"field": f"{field}.input", "message": "is missing: write one here, or one for the whole job"})
     made = dict(entry.input or ({} if entry.map else wished.input or {}))
-    known = {name: value for name in MAPPABLE_FIELDS if (value := getattr(wished, name)) is not None} | (wished.input or {})
+    known = {name: value for name in MAPPABLE_FIELDS if (value := getattr(wished, name)) is not None} | (
+        wished.input or {}
+    )
     for theirs, ours in (entry.map or {}).items():
         if ours in known:
             made[theirs] = known[ours]

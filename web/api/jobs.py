@@ -23,7 +23,17 @@ PREDICTION_FIELDS = (
     "ended_at", "cancel_reason",
 )  # fmt: skip
 OUTPUT_FIELDS = ("idx", "path", "state", "attempt", "run_at", "expires_at", "ended_at")
-ERROR_FIELDS = ("type", "message", "prediction_id", "retryable", "subject", "subject_id", "idx", "path", "dead_letter_id")
+ERROR_FIELDS = (
+    "type",
+    "message",
+    "prediction_id",
+    "retryable",
+    "subject",
+    "subject_id",
+    "idx",
+    "path",
+    "dead_letter_id",
+)
 
 
 LIST_FIELDS = (
@@ -44,8 +54,11 @@ EVENT_FIELDS = ("id", "subject", "subject_id", "from_state", "to_state", "reason
 async def list_jobs(request: Request) -> Response:
     """Answer 200 with a page of jobs, newest first."""
     wanted = query.parse_query(request, query.JobQuery)
-    filters = {**wanted.model_dump(exclude={"limit"}), "owner": permissions.get_caller(request).whose(wanted.owner)}
-    rows = await context.get_context(request).threads.run(
+    filters = {
+        **wanted.model_dump(exclude={"limit"}),
+        "owner": permissions.get_caller(request).resolve_owner(wanted.owner),
+    }
+    rows = await context.get_context(request).database.run(
         lambda database: database.run(lambda conn: jobs.list_page(conn, filters, wanted.limit + 1))
     )
     page = rows[: wanted.limit]
@@ -66,16 +79,18 @@ async def list_job_events(request: Request) -> Response:
 
     def work(conn: Connection) -> list[Row] | None:
         row = jobs.get_with_render(conn, job_id)
-        if row is None or not caller.sees(row["owner"]):
+        if row is None or not caller.can_see(row["owner"]):
             return None
         return events.list_page_by_job(conn, job_id, wanted.after, wanted.limit + 1)
 
-    rows = await context.get_context(request).threads.run(lambda database: database.run(work))
+    rows = await context.get_context(request).database.run(lambda database: database.run(work))
     if rows is None:
         raise ids.not_found("job")
     page = rows[: wanted.limit]
     last = page[-1]["id"] if len(rows) > wanted.limit else None
-    return problems.json_response(200, {"job_id": job_id, "events": [_select_fields(row, EVENT_FIELDS) for row in page], "next": last})
+    return problems.json_response(
+        200, {"job_id": job_id, "events": [_select_fields(row, EVENT_FIELDS) for row in page], "next": last}
+    )
 
 
 async def get_job(request: Request) -> Response:
@@ -83,7 +98,7 @@ async def get_job(request: Request) -> Response:
     at = context.get_context(request)
     job_id = ids.parse_id(request.path_params["job_id"], "job")
     caller = permissions.get_caller(request)
-    fields = await at.threads.run(
+    fields = await at.database.run(
         lambda database: snapshots.read(database, lambda conn: _build_job_response(conn, job_id, at, caller))
     )
     if fields is None:
@@ -91,9 +106,11 @@ async def get_job(request: Request) -> Response:
     return problems.json_response(200, fields)
 
 
-def _build_job_response(conn: Connection, job_id: UUID, at: context.AppContext, caller: Caller) -> dict[str, Any] | None:
+def _build_job_response(
+    conn: Connection, job_id: UUID, at: context.AppContext, caller: Caller
+) -> dict[str, Any] | None:
     row = jobs.get_with_render(conn, job_id)
-    if row is None or not caller.sees(row["owner"]):
+    if row is None or not caller.can_see(row["owner"]):
         return None
     published = [variants.build_variant(found, at.asset_base) for found in renders.list_variants(conn, job_id)]
     is_published = row["render_id"] is not None and row["deleted_at"] is None
@@ -108,7 +125,9 @@ def _build_job_response(conn: Connection, job_id: UUID, at: context.AppContext, 
         "variants": published,
         "predictions": [_build_prediction(found, caller) for found in predictions.list_by_job(conn, job_id)],
         "outputs": [_build_output(found, caller) for found in outputs.list_by_job(conn, job_id)],
-        "errors": [{"job_id": job_id, **_select_fields(found, ERROR_FIELDS)} for found in jobs.list_errors(conn, job_id)],
+        "errors": [
+            {"job_id": job_id, **_select_fields(found, ERROR_FIELDS)} for found in jobs.list_errors(conn, job_id)
+        ],
     }
 
 

@@ -38,7 +38,7 @@ async def _fetch_models(
     at: context.AppContext, provider: Provider, kind: str
 ) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
     try:
-        found = await at.catalogue.models(provider, kind)
+        found = await at.model_cache.get_models(provider, kind)
     except ProviderUnavailable as error:
         return [], {"provider": provider.name, "message": model_cache.describe_outage(provider.name, error)}
     except ProviderRefused as error:
@@ -57,7 +57,7 @@ async def get_model_schema(request: Request) -> Response:
     if not is_storable(model):
         raise ids.not_found("model")
     try:
-        found = await at.catalogue.schema(provider, model)
+        found = await at.model_cache.get_schema(provider, model)
     except ProviderUnavailable as error:
         raise problems.unavailable(model_cache.describe_outage(provider.name, error)) from error
     except ProviderRefused as error:

@@ -16,7 +16,17 @@ from providers.base import Provider
 from tasks.jobs import create as registration
 from tasks.jobs.create import ForeignProject, RegisteredJob
 from web.http import json_body, problems, validation
-from web.http.validation import Name, ProjectId, SceneName, Storable, explain_error, limited_errors, invalid_fields, unknown_field, unstorable_names
+from web.http.validation import (
+    Name,
+    ProjectId,
+    SceneName,
+    Storable,
+    explain_error,
+    invalid_fields,
+    limited_errors,
+    unknown_field,
+    unstorable_names,
+)
 from web.services import context
 
 log = logs.get_logger(__name__)
@@ -36,7 +46,7 @@ async def register_prediction(request: Request) -> Response:
         at.relay.offer(*made.wakes)
         return made, "open" if made.is_new else _read_job_state(database, made)
 
-    made, state = await at.threads.run(work)
+    made, state = await at.database.run(work)
     log.info("prediction.registered", job_id=made.job_id, prediction_id=made.prediction_id, is_new=made.is_new)
     fields = {
         "job_id": made.job_id,
@@ -60,9 +70,13 @@ def _read_job_state(database: Database, made: RegisteredJob) -> str:
 def _find_provider(providers: Mapping[str, Provider], name: str) -> Provider:
     provider = providers.get(name)
     if provider is None:
-        raise validation.invalid_field("provider", f"{to_storable(name, 60)!r} does not exist: write one of {_list_names(providers)}")
-    if not provider.enabled and not provider.can_poll:
-        raise validation.invalid_field("provider", f"{name} cannot be heard of: set {provider.enabled_by} where moorage runs")
+        raise validation.invalid_field(
+            "provider", f"{to_storable(name, 60)!r} does not exist: write one of {_list_names(providers)}"
+        )
+    if not provider.is_enabled and not provider.can_poll:
+        raise validation.invalid_field(
+            "provider", f"{name} cannot be heard of: set {provider.webhook_setting} where moorage runs"
+        )
     return provider
 
 

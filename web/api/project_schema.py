@@ -51,7 +51,7 @@ def check_project_body(body: dict[str, Any], caller: Caller) -> str:
         Problem: 422 with what is wrong; 403 for another owner than the caller.
     """
     wanted = parse_body(body, ProjectBody)
-    owner = caller.whose(wanted.owner)
+    owner = caller.resolve_owner(wanted.owner)
     if owner is None:
         raise validation.invalid_field("owner", "is missing: it must be given")
     given = wanted.document.get("scenes", [])
@@ -86,8 +86,12 @@ def choose_scene_name(document: dict[str, Any], scene: SceneBody) -> str | None:
     if len(scene_documents.get_scenes(document)) >= MAX_SCENES:
         raise Problem(409, f"the project has {MAX_SCENES} scenes already")
     for name in (scene.id, scene.index):
-        if name is not None and scene_documents.find_scene_positions(document, scene_documents.normalize_scene_name(name)):
-            raise Problem(409, f"there is a scene {scene_documents.normalize_scene_name(name)} already: name this one otherwise")
+        if name is not None and scene_documents.find_scene_positions(
+            document, scene_documents.normalize_scene_name(name)
+        ):
+            raise Problem(
+                409, f"there is a scene {scene_documents.normalize_scene_name(name)} already: name this one otherwise"
+            )
     return scene_documents.get_scene_name({"id": scene.id, "index": scene.index})
 
 
@@ -107,4 +111,6 @@ def resolve_scene_order(document: dict[str, Any], order: list[SceneRef]) -> list
 
 
 def _unknown(name: SceneRef) -> list[int]:
-    raise validation.invalid_field("order", f"names {scene_documents.normalize_scene_name(name)[:60]!r}, which is no scene of the document")
+    raise validation.invalid_field(
+        "order", f"names {scene_documents.normalize_scene_name(name)[:60]!r}, which is no scene of the document"
+    )

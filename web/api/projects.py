@@ -25,7 +25,7 @@ async def get_project(request: Request) -> Response:
     """Answer 200 with a project as it stands, 404 when there is none."""
     at = context.get_context(request)
     project_id, caller = parse_project_id(request), permissions.get_caller(request)
-    fields = await at.threads.run(
+    fields = await at.database.run(
         lambda database: snapshots.read(database, lambda conn: read_project(conn, project_id, caller, at.asset_base))
     )
     return project_response(200, fields)
@@ -61,7 +61,7 @@ async def write_document(at: context.AppContext, work: Any) -> Any:
         Problem: 422 for JSON that PostgreSQL cannot hold: NUL, half a surrogate, a number of 131,072 digits.
     """
     try:
-        return await at.threads.run(lambda database: database.run(work))
+        return await at.database.run(lambda database: database.run(work))
     except psycopg.DataError as error:
         said = str(error).splitlines()[0]
         raise validation.invalid_field("document", f"cannot be stored: {said}") from error
@@ -83,7 +83,7 @@ def lock_project(conn: Connection, project_id: str, caller: Caller, match: str |
         Problem: 404 for another owner's as for none, 412 when it is not the version that `If-Match` names.
     """
     project = projects.lock(conn, project_id)
-    if project is None or not caller.sees(project["owner"]):
+    if project is None or not caller.can_see(project["owner"]):
         raise _project_not_found()
     offered = [] if match is None else [tag.strip() for tag in match.split(",")]
     if match is not None and "*" not in offered and _etag(project["document"]) not in offered:
@@ -107,7 +107,7 @@ def _project_not_found() -> Problem:
 def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[str, Any]:
     """Return a project as answers show it; raises Problem 404 for another owner's as for none."""
     row = projects.get_with_image_urls(conn, project_id, base)
-    if row is None or not caller.sees(row["owner"]):
+    if row is None or not caller.can_see(row["owner"]):
         raise _project_not_found()
     far = progress.get_progress(conn, project_id)
     unplaced = [

@@ -35,7 +35,10 @@ async def list_renders(request: Request) -> Response:
     """Answer 200 with a page of renders, newest first, each with its files."""
     at = context.get_context(request)
     wanted = query.parse_query(request, query.RenderQuery)
-    filters = {**wanted.model_dump(exclude={"limit"}), "owner": permissions.get_caller(request).whose(wanted.owner)}
+    filters = {
+        **wanted.model_dump(exclude={"limit"}),
+        "owner": permissions.get_caller(request).resolve_owner(wanted.owner),
+    }
 
     def work(conn: Connection) -> dict[str, Any]:
         rows = renders.list_page(conn, filters, wanted.limit + 1)
@@ -43,7 +46,7 @@ async def list_renders(request: Request) -> Response:
         last = page[-1]["id"] if len(rows) > wanted.limit else None
         return {"renders": _build_renders(conn, page, at.asset_base), "next": last}
 
-    return problems.json_response(200, await at.threads.run(lambda database: snapshots.read(database, work)))
+    return problems.json_response(200, await at.database.run(lambda database: snapshots.read(database, work)))
 
 
 async def get_render(request: Request) -> Response:
@@ -54,9 +57,9 @@ async def get_render(request: Request) -> Response:
 
     def work(conn: Connection) -> list[dict[str, Any]]:
         row = renders.get_published(conn, render_id)
-        return _build_renders(conn, [row], at.asset_base) if row and caller.sees(row["owner"]) else []
+        return _build_renders(conn, [row], at.asset_base) if row and caller.can_see(row["owner"]) else []
 
-    found = await at.threads.run(lambda database: snapshots.read(database, work))
+    found = await at.database.run(lambda database: snapshots.read(database, work))
     if not found:
         raise ids.not_found("render")
     return problems.json_response(200, found[0])
@@ -68,7 +71,7 @@ async def delete(request: Request) -> Response:
     caller = permissions.get_caller(request)
     render_id = ids.parse_id(request.path_params["render_id"], "render")
     try:
-        is_there = await at.threads.run(
+        is_there = await at.database.run(
             lambda database: database.run(lambda conn: _delete(conn, render_id, at, caller))
         )
     except delete_render.JobNotSettled as error:
@@ -81,7 +84,7 @@ async def delete(request: Request) -> Response:
 
 def _delete(conn: Connection, render_id: UUID, at: context.AppContext, caller: Caller) -> bool:
     job = jobs.get_with_render(conn, render_id)
-    if job is None or not caller.sees(job["owner"]):
+    if job is None or not caller.can_see(job["owner"]):
         return False
     return delete_render.delete_render(
         conn, render_id, asset_base=at.asset_base, actor="api", reason="the application deleted it"
@@ -93,7 +96,8 @@ def _build_renders(conn: Connection, rows: Sequence[Row], base: str) -> list[dic
     for found in renders.list_variants_of_renders(conn, list(files)):
         files[found["render_id"]].append(build_variant(found, base))
     return [
-        {"render_id": row["id"], **{name: row[name] for name in RENDER_FIELDS}, "variants": files[row["id"]]} for row in rows
+        {"render_id": row["id"], **{name: row[name] for name in RENDER_FIELDS}, "variants": files[row["id"]]}
+        for row in rows
     ]
 
 

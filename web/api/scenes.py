@@ -10,7 +10,7 @@ from db.connection import Connection
 from moorage import ids, scene_documents
 from web.api import project_schema
 from web.api import projects as answers
-from web.api.project_schema import SceneOrderBody, SceneBody
+from web.api.project_schema import SceneBody, SceneOrderBody
 from web.http import json_body, permissions, problems
 from web.http.problems import Problem
 from web.services import context

@@ -54,14 +54,14 @@ async def create_owner_token(request: Request) -> Response:
 
 async def list_tokens(request: Request) -> Response:
     """Answer 200 with what is known of every API token; the tokens themselves stand nowhere."""
-    rows = await context.get_context(request).threads.run(lambda database: database.run(api_tokens.list_tokens))
+    rows = await context.get_context(request).database.run(lambda database: database.run(api_tokens.list_tokens))
     return problems.json_response(200, {"tokens": [_token_fields(row) for row in rows]})
 
 
 async def create_token(request: Request) -> Response:
     """Answer 201 with a new API token, which is shown this once."""
     wanted = _read(await json_body.read_object(request), TokenCreate)
-    row, token = await context.get_context(request).threads.run(
+    row, token = await context.get_context(request).database.run(
         lambda database: database.run(lambda conn: api_tokens.create(conn, wanted.name, wanted.role))
     )
     log.info("token.made", token_id=row["id"], name=row["name"], role=row["role"])
@@ -71,7 +71,7 @@ async def create_token(request: Request) -> Response:
 async def revoke_token(request: Request) -> Response:
     """Answer 204 when a token is ended with this request, 404 when there is none that lives."""
     token_id = ids.parse_id(request.path_params["token_id"], "token")
-    row = await context.get_context(request).threads.run(
+    row = await context.get_context(request).database.run(
         lambda database: database.run(lambda conn: api_tokens.revoke(conn, token_id))
     )
     if row is None:
@@ -84,7 +84,9 @@ def _read(body: dict[str, Any], wanted: type[B]) -> B:
     try:
         return wanted.model_validate(body)
     except ValidationError as error:
-        raise validation.invalid_fields([validation.explain_error(item, wanted) for item in validation.limited_errors(error)]) from error
+        raise validation.invalid_fields(
+            [validation.explain_error(item, wanted) for item in validation.limited_errors(error)]
+        ) from error
 
 
 def _token_fields(row: dict[str, Any]) -> dict[str, Any]:

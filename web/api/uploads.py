@@ -30,7 +30,7 @@ async def create_upload(request: Request) -> Response:
     """Answer 201 with the upload: the body is the file, or a form with one file and the field `owner`."""
     at = context.get_context(request)
     given = query.parse_query(request, query.UploadQuery).owner
-    with at.intake.room(permissions.get_caller(request).owner):
+    with at.upload_spool.reserve(permissions.get_caller(request).owner):
         if multipart.is_form(request):
             file, owner = await _spool_form(request, at, given)
         else:
@@ -39,7 +39,7 @@ async def create_upload(request: Request) -> Response:
         try:
             if not file.bytes:
                 raise validation.invalid_field("file", "is empty: send a picture or a video")
-            upload, moment = await at.intake.keep(at.threads, file, owner)
+            upload, moment = await at.upload_spool.store(at.database, file, owner)
         finally:
             file.file.close()
     log.info("upload.recorded", upload_id=upload.id, bytes=upload.bytes)
@@ -51,8 +51,8 @@ async def get_upload(request: Request) -> Response:
     """Answer 200 with an upload and a fresh address of its file, 404 when there is none or it was deleted."""
     at = context.get_context(request)
     upload_id = ids.parse_id(request.path_params["upload_id"], "upload")
-    row = await at.threads.run(lambda database: database.run(lambda conn: rows.get(conn, upload_id)))
-    if row is None or not permissions.get_caller(request).sees(row["owner"]):
+    row = await at.database.run(lambda database: database.run(lambda conn: rows.get(conn, upload_id)))
+    if row is None or not permissions.get_caller(request).can_see(row["owner"]):
         raise ids.not_found("upload")
     return problems.json_response(200, _upload_fields(at, row))
 
@@ -62,7 +62,9 @@ async def delete_upload(request: Request) -> Response:
     at = context.get_context(request)
     upload_id = ids.parse_id(request.path_params["upload_id"], "upload")
     caller = permissions.get_caller(request)
-    is_there, key = await at.threads.run(lambda database: database.run(lambda conn: _delete_row(conn, upload_id, caller)))
+    is_there, key = await at.database.run(
+        lambda database: database.run(lambda conn: _delete_row(conn, upload_id, caller))
+    )
     if not is_there:
         raise ids.not_found("upload")
     if key is not None:
@@ -73,23 +75,23 @@ async def delete_upload(request: Request) -> Response:
 
 def _delete_row(conn: Connection, upload_id: UUID, caller: permissions.Caller) -> tuple[bool, str | None]:
     owner = rows.get_owner(conn, upload_id)
-    if owner is None or not caller.sees(owner):
+    if owner is None or not caller.can_see(owner):
         return False, None
     return True, rows.mark_deleted(conn, upload_id)
 
 
 async def _delete_object(at: AppContext, key: str) -> None:
     """Delete the object that no row names any more; where that fails the orphan sweep does it."""
-    blobs = at.intake.blobs
+    blobs = at.upload_spool.storage
     try:
-        await at.intake.run(lambda: blobs.delete(blobs.private_bucket, key))
+        await at.upload_spool.run_storage(lambda: blobs.delete(blobs.private_bucket, key))
     except Problem as error:
         log.warning("upload.left_to_sweep", key=key, error=error.detail)
 
 
 async def _spool_body(request: Request, at: AppContext) -> SpooledFile:
-    multipart.check_content_length(request, at.intake.max_bytes)
-    file = at.intake.incoming()
+    multipart.check_content_length(request, at.upload_spool.max_bytes)
+    file = at.upload_spool.create_file()
     try:
         async for chunk in upload_spool.read_chunks(request):
             await file.write(chunk)
@@ -100,7 +102,7 @@ async def _spool_body(request: Request, at: AppContext) -> SpooledFile:
 
 
 async def _spool_form(request: Request, at: AppContext, given: str | None) -> tuple[SpooledFile, str]:
-    form = await multipart.read_form(request, at.intake, max_files=1)
+    form = await multipart.read_form(request, at.upload_spool, max_files=1)
     try:
         fields = query.parse_pairs(form.fields.items(), query.UploadQuery)
         if given is not None and fields.owner is not None:
@@ -115,7 +117,7 @@ async def _spool_form(request: Request, at: AppContext, given: str | None) -> tu
 
 
 def _require_owner(request: Request, given: str | None) -> str:
-    owner = permissions.get_caller(request).whose(given)
+    owner = permissions.get_caller(request).resolve_owner(given)
     if owner is None:
         raise validation.invalid_field("owner", "is missing: it must be given")
     return owner
@@ -129,7 +131,7 @@ def _created_fields(at: AppContext, upload: Upload, more: Mapping[str, Any]) -> 
 
 
 def _upload_fields(at: AppContext, row: Row) -> dict[str, Any]:
-    blobs = at.intake.blobs
+    blobs = at.upload_spool.storage
     url = blobs.presign_get(blobs.private_bucket, row["key"], USER_URL_SECONDS)
     named = {"upload_id": row["id"], **{name: row[name] for name in UPLOAD_FIELDS}}
     return {**named, "url": url, "url_seconds": uploads.USER_URL_SECONDS}

@@ -33,15 +33,15 @@ class Caller:
 
     level: Level
     owner: str | None = None
-    until: int | None = None
+    expires_unix: int | None = None
 
-    def sees(self, owner: str | None) -> bool:
+    def can_see(self, owner: str | None) -> bool:
         """Return whether a row of this owner is there for the caller; where not, answer as if there were none."""
         if self.level is Level.OWNER:
             return owner is not None and owner == self.owner
         return self.level >= Level.APPLICATION
 
-    def whose(self, given: str | None) -> str | None:
+    def resolve_owner(self, given: str | None) -> str | None:
         """
         Return the owner whose rows a list shows, None for all, from what the request says.
 
@@ -68,12 +68,12 @@ def get_caller(request: Request) -> Caller:
     return cast(Caller, request.scope[_SCOPE_KEY])
 
 
-def require_level(caller: Caller, least: Level) -> None:
+def require_level(caller: Caller, min_level: Level) -> None:
     """
     Return when the caller may use an address that asks for at least this level.
 
     Raises:
         Problem: 403, with the word for the token that is needed.
     """
-    if caller.level < least:
-        raise Problem(403, f"this address asks for a token of the level {least.name.lower()}")
+    if caller.level < min_level:
+        raise Problem(403, f"this address asks for a token of the level {min_level.name.lower()}")

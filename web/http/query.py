@@ -82,17 +82,17 @@ class UploadQuery(Query):
     owner: Name | None = None
 
 
-def parse_query(request: Request, wanted: type[Q]) -> Q:
+def parse_query(request: Request, model: type[Q]) -> Q:
     """
     Return what a request's query asks for.
 
     Raises:
         Problem: 422 with every name that is wrong, unknown or given twice.
     """
-    return parse_pairs(request.query_params.multi_items(), wanted)
+    return parse_pairs(request.query_params.multi_items(), model)
 
 
-def parse_pairs(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
+def parse_pairs(pairs: Iterable[tuple[str, str]], model: type[Q]) -> Q:
     """
     Return what names with values, of a query or a form, ask for.
 
@@ -102,18 +102,18 @@ def parse_pairs(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
     given: dict[str, Any] = {}
     errors: list[dict[str, str]] = []
     for name, value in pairs:
-        if name not in wanted.model_fields:
+        if name not in model.model_fields:
             if len(errors) < validation.MAX_ERRORS:
-                errors.append(validation.unknown_field(name, wanted))
+                errors.append(validation.unknown_field(name, model))
         elif name in given:
             errors.append({"field": name, "message": "is given twice: write it once"})
         given[name] = value
-    known = {name: value for name, value in given.items() if name in wanted.model_fields}
+    known = {name: value for name, value in given.items() if name in model.model_fields}
     try:
-        read = wanted.model_validate(known)
+        read = model.model_validate(known)
     except ValidationError as error:
         raise validation.invalid_fields(
-            errors + [validation.explain_error(item, wanted) for item in validation.limited_errors(error)]
+            errors + [validation.explain_error(item, model) for item in validation.limited_errors(error)]
         ) from error
     if errors:
         raise validation.invalid_fields(errors)

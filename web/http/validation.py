@@ -131,10 +131,10 @@ def has_too_many_values(value: Any) -> bool:
     return False
 
 
-def is_nested_deeper(value: Any, most: int) -> bool:
+def is_nested_deeper(value: Any, max_depth: int) -> bool:
     """Return whether brackets stand in brackets more than `most` deep; whoever walks down by calls would fail."""
     level = [value]
-    for _ in range(most):
+    for _ in range(max_depth):
         level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
     return bool(level)
 

@@ -105,7 +105,11 @@ def state_label(shown: CardState, row: Row) -> str:
 
 def _state_detail(shown: CardState, row: Row) -> str | None:
     if shown == "waiting":
-        return _WAITING_DETAILS[row["prediction"]].format(row["provider"]) if row["prediction"] in _WAITING_DETAILS else None
+        return (
+            _WAITING_DETAILS[row["prediction"]].format(row["provider"])
+            if row["prediction"] in _WAITING_DETAILS
+            else None
+        )
     if shown in ("failed", "partial", "cancelled"):
         return _to_sentence(row["why"] or row["reason"])
     if shown == "expired":

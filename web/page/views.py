@@ -74,7 +74,7 @@ def is_page_path(path: str) -> bool:
     return path == HOME or path.startswith(PAGE_PREFIX)
 
 
-async def authenticate_viewer(gate: Authenticator, scope: Scope) -> Caller:
+async def authenticate_viewer(authenticator: Authenticator, scope: Scope) -> Caller:
     """
     Return who looks at the page: nobody where the cookie is missing or has run out, which the page tells by itself.
 
@@ -82,7 +82,7 @@ async def authenticate_viewer(gate: Authenticator, scope: Scope) -> Caller:
         Problem: 403, a foreign page sent the request.
     """
     try:
-        return await gate.admit(scope)
+        return await authenticator.authenticate(scope)
     except Problem as refused:
         if refused.status == 403:
             raise
@@ -100,9 +100,14 @@ async def get_page(request: Request) -> Response:
         listed, following = _list_cards(conn, owner, wanted, at.asset_base)
         return listed, following, my_renders.list_filter_choices(conn, owner)
 
-    listed, following, choices = await at.threads.run(lambda database: snapshots.read(database, work))
+    listed, following, choices = await at.database.run(lambda database: snapshots.read(database, work))
     more = cards.encode_filters(wanted.filters, before=following) if following else ""
-    shown: dict[str, Any] = {"cards": listed, "next": following, "more": more, "query": cards.encode_filters(wanted.filters)}
+    shown: dict[str, Any] = {
+        "cards": listed,
+        "next": following,
+        "more": more,
+        "query": cards.encode_filters(wanted.filters),
+    }
     if request.headers.get("x-fragment") == "cards":
         return _html_response(request, "cards.html", **shown)
     return _html_response(
@@ -132,7 +137,7 @@ async def get_card(request: Request) -> Response:
             raise ids.not_found("job")
         return cards.build_card(row, renders.list_variants(conn, job_id), at.asset_base) if row else None
 
-    found = await at.threads.run(lambda database: snapshots.read(database, work))
+    found = await at.database.run(lambda database: snapshots.read(database, work))
     if found is None:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     return _html_response(request, "card.html", card=found, query=cards.encode_filters(wanted.filters))
@@ -202,7 +207,11 @@ def _list_cards(conn: Connection, owner: str, wanted: CardQuery, base: str) -> t
 
 def _html_response(request: Request, template: str, **shown: Any) -> Response:
     body = _TEMPLATES.get_template(template).render(**shown)
-    headers = {"Cache-Control": "no-store", "Content-Security-Policy": _content_security_policy(context.get_context(request).asset_base), **_SECURITY_HEADERS}
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": _content_security_policy(context.get_context(request).asset_base),
+        **_SECURITY_HEADERS,
+    }
     return Response(body, media_type="text/html", headers=headers)
 
 
@@ -216,23 +225,23 @@ def _content_security_policy(asset_base: str) -> str:
     )
 
 
-async def apply_action(request: Request, owner: str, job_id: UUID, what: str) -> str:
+async def apply_action(request: Request, owner: str, job_id: UUID, action: str) -> str:
     """
     Cancel an owner's job, or try it again; returns the word for what came of it.
 
     Raises:
         Problem: 404, there is no such job of this owner, or no such thing to do about it.
     """
-    if what not in ("cancel", "retry"):
+    if action not in ("cancel", "retry"):
         raise ids.not_found("address")
     at = context.get_context(request)
-    act = cancel.cancel_job if what == "cancel" else retry.retry_job
+    act = cancel.cancel_job if action == "cancel" else retry.retry_job
 
     def work(database: Database) -> str:
         if database.run(lambda conn: my_renders.get_card(conn, owner, job_id)) is None:
             raise ids.not_found("job")
         outcome = act(database, at.settings, job_id, ACTOR)
         at.relay.offer(*outcome.wakes)
-        return "refused" if outcome.refused else what
+        return "refused" if outcome.refused else action
 
-    return await at.threads.run(work)
+    return await at.database.run(work)

@@ -33,11 +33,13 @@ class AssetStreamer:
     """A bounded number of files being read from storage, a chunk in memory each."""
 
     def __init__(self, settings: Settings) -> None:
-        self._blobs = s3.from_settings(settings)
+        self._storage = s3.from_settings(settings)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
         self._streams = 0
 
-    async def answer(self, key: str, span: tuple[int, int] | None, status: int, headers: Mapping[str, str]) -> Response:
+    async def build_response(
+        self, key: str, span: tuple[int, int] | None, status: int, headers: Mapping[str, str]
+    ) -> Response:
         """
         Return an answer that streams an object, or its bytes from the first to the last of `span`.
 
@@ -48,12 +50,14 @@ class AssetStreamer:
             raise unavailable("too many files are being read: try again")
         with contextlib.ExitStack() as held:
             self._streams += 1
-            held.callback(self._count_down)
-            stack, body = await self._start(key, span)
+            held.callback(self._release_slot)
+            stack, body = await self._open_within_limit(key, span)
             held.callback(self._executor.submit, stack.close)
             return AssetResponse(self._chunks(body), status, headers, held.pop_all().close)
 
-    async def _start(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
+    async def _open_within_limit(
+        self, key: str, span: tuple[int, int] | None
+    ) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self._in_thread(lambda: self._open(key, span))
@@ -68,12 +72,12 @@ class AssetStreamer:
         """Begin no read any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _count_down(self) -> None:
+    def _release_slot(self) -> None:
         self._streams -= 1
 
     def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         stack = contextlib.ExitStack()
-        return stack, stack.enter_context(self._blobs.open(self._blobs.public_bucket, key, span=span))
+        return stack, stack.enter_context(self._storage.open_object(self._storage.public_bucket, key, span=span))
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
@@ -91,12 +95,12 @@ class AssetResponse(StreamingResponse):
         chunks: AsyncIterator[bytes],
         status: int,
         headers: Mapping[str, str],
-        let_go: Callable[[], Any],
+        release: Callable[[], Any],
         *,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         super().__init__(chunks, status, headers)
-        self._let_go = let_go
+        self._release = release
         self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,4 +122,4 @@ class AssetResponse(StreamingResponse):
                 raise
             log.info("asset.cut", stall_seconds=self._stall_seconds)  # the connection is closed
         finally:
-            self._let_go()
+            self._release()

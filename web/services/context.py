@@ -24,11 +24,11 @@ class AppContext:
 
     settings: Settings
     providers: Mapping[str, Provider]
-    threads: DatabaseThreads
+    database: DatabaseThreads
     relay: WakeRelay
     feed: EventFeed
-    catalogue: ModelCache
-    intake: UploadSpool
+    model_cache: ModelCache
+    upload_spool: UploadSpool
     asset_base: str  # what stands before a key
     streamer: "AssetStreamer | None" = None  # None: files are answered with a redirect
 

@@ -39,7 +39,7 @@ def is_form(request: Request) -> bool:
     return _media_type(request).get_content_type() == "multipart/form-data"
 
 
-async def read_form(request: Request, room: UploadSpool, *, max_files: int) -> Form:
+async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> Form:
     """
     Return the form in a request's body.
 
@@ -49,10 +49,10 @@ async def read_form(request: Request, room: UploadSpool, *, max_files: int) -> F
     boundary = _media_type(request).get_param("boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
         raise Problem(400, "the Content-Type names no boundary of 1 to 70 characters")
-    check_content_length(request, max_files * room.max_bytes + _OVERHEAD_BYTES)
+    check_content_length(request, max_files * spool.max_bytes + _OVERHEAD_BYTES)
     form = Form()
     try:
-        await _read_parts(request, _PartParser(boundary), form, room, max_files)
+        await _read_parts(request, _PartParser(boundary), form, spool, max_files)
     except BaseException:
         form.close()
         raise
@@ -84,16 +84,16 @@ async def _read_parts(request: Request, parts: "_PartParser", form: Form, room: 
 
 
 def _start_part(
-    begun: "_Part", texts: dict[str, bytearray], form: Form, room: UploadSpool, max_files: int
+    part: "_Part", texts: dict[str, bytearray], form: Form, room: UploadSpool, max_files: int
 ) -> SpooledFile | bytearray:
-    if begun.is_file:
+    if part.is_file:
         if len(form.files) >= max_files:
-            raise _wrong(begun.name, f"is one file too many: {max_files} may be sent")
-        form.files.append((begun.name, room.incoming()))
+            raise _wrong(part.name, f"is one file too many: {max_files} may be sent")
+        form.files.append((part.name, room.create_file()))
         return form.files[-1][1]
-    if begun.name in texts or len(texts) >= MAX_FIELDS:
-        raise _wrong(begun.name, "is given twice: write it once" if begun.name in texts else "is one field too many")
-    return texts.setdefault(begun.name, bytearray())
+    if part.name in texts or len(texts) >= MAX_FIELDS:
+        raise _wrong(part.name, "is given twice: write it once" if part.name in texts else "is one field too many")
+    return texts.setdefault(part.name, bytearray())
 
 
 def _decode_field(name: str, value: bytes) -> str:

@@ -58,21 +58,21 @@ class SpooledFile:
             raise file_too_large(self._max_bytes)
         self._buffer += chunk
         if len(self._buffer) >= _BUFFER_BYTES:
-            await self._write_out()
+            await self._flush_buffer()
 
-    async def end(self) -> None:
+    async def flush(self) -> None:
         """Write out what is still in memory."""
-        await self._write_out()
+        await self._flush_buffer()
 
-    async def _write_out(self) -> None:
+    async def _flush_buffer(self) -> None:
         data, self._buffer = self._buffer, bytearray()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._to_disk, data)
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._write_to_disk, data)
         except OSError as error:
             log.error("upload.disk", error=str(error))
             raise unavailable("there is no room for the file now: send it again") from error
 
-    def _to_disk(self, data: bytes | bytearray) -> None:
+    def _write_to_disk(self, data: bytes | bytearray) -> None:
         self.file.write(data)
         self.file.flush()
 
@@ -83,54 +83,55 @@ class UploadSpool:
     def __init__(self, settings: Settings) -> None:
         self.max_bytes = settings.upload_max_bytes
         self._settings = settings
-        self._limits = uploads.upload_limits(Limits.of(settings), settings.upload_max_bytes)
-        self._keeping = ThreadPoolExecutor(MAX_STORAGE_THREADS, "upload")
-        self._disk = ThreadPoolExecutor(MAX_DISK_THREADS, "upload-disk")
-        self._coming: Counter[str | None] = Counter()
+        self._limits = uploads.upload_limits(Limits.from_settings(settings), settings.upload_max_bytes)
+        self._storage_executor = ThreadPoolExecutor(MAX_STORAGE_THREADS, "upload")
+        self._disk_executor = ThreadPoolExecutor(MAX_DISK_THREADS, "upload-disk")
+        self._active: Counter[str | None] = Counter()
 
     @functools.cached_property
-    def blobs(self) -> "ObjectStore":
+    def storage(self) -> "ObjectStore":
         """Return the way to storage: by name, because boto3 is much to load for a process that no file comes to."""
         return cast("ObjectStore", importlib.import_module("storage.s3").from_settings(self._settings))
 
     @contextlib.contextmanager
-    def room(self, owner: str | None) -> Iterator[None]:
+    def reserve(self, owner: str | None) -> Iterator[None]:
         """Hold a place for one request, of an owner or an application. Raises Problem: 503 when all are taken."""
-        of_owner = self._coming[owner]
-        if self._coming.total() >= MAX_CONCURRENT_UPLOADS or (owner is not None and of_owner >= MAX_UPLOADS_PER_OWNER):
+        of_owner = self._active[owner]
+        if self._active.total() >= MAX_CONCURRENT_UPLOADS or (owner is not None and of_owner >= MAX_UPLOADS_PER_OWNER):
             raise unavailable("too many files are coming in already: try again")
-        self._coming[owner] += 1
+        self._active[owner] += 1
         try:
             yield
         finally:
-            self._coming -= Counter({owner: 1})  # what comes to none is forgotten
+            self._active -= Counter({owner: 1})  # what comes to none is forgotten
 
-    def incoming(self) -> SpooledFile:
+    def create_file(self) -> SpooledFile:
         """Return an empty file without a name, so that the kernel frees it with a killed process."""
         try:
-            return SpooledFile(tempfile.TemporaryFile(), self.max_bytes, self._disk)
+            return SpooledFile(tempfile.TemporaryFile(), self.max_bytes, self._disk_executor)
         except OSError as error:
             log.error("upload.disk", error=str(error))
             raise unavailable("there is no room for the file now: send it again") from error
 
-    async def keep(self, threads: DatabaseThreads, incoming: SpooledFile, owner: str) -> tuple[Upload, datetime]:
+    async def store(self, threads: DatabaseThreads, incoming: SpooledFile, owner: str) -> tuple[Upload, datetime]:
         """
         Examine, strip, store and record a whole file, and close it; returns the upload and when it was recorded.
 
         Raises:
             Problem: 422 it is not taken, 503 storage, PostgreSQL or time is lacking. Then no row names it.
         """
-        await incoming.end()
-        stored = await self.run(
-            lambda: uploads.sanitize_and_store(self.blobs, incoming.file, owner=owner, limits=self._limits), incoming.file.close
+        await incoming.flush()
+        stored = await self.run_storage(
+            lambda: uploads.sanitize_and_store(self.storage, incoming.file, owner=owner, limits=self._limits),
+            incoming.file.close,
         )
         moment = await threads.run(lambda db: db.run(lambda conn: rows.add(conn, uploads.require_recent(stored))))
         failpoint("uploads.after_record")
         return stored.upload, moment
 
-    async def run(self, work: Callable[[], T], at_end: Callable[[], None] = lambda: None) -> T:
+    async def run_storage(self, work: Callable[[], T], at_end: Callable[[], None] = lambda: None) -> T:
         """Return what `work` returns, done in a thread that talks to storage; `at_end` is called whatever happens."""
-        future = self._keeping.submit(work)
+        future = self._storage_executor.submit(work)
         future.add_done_callback(lambda _: at_end())
         try:
             async with asyncio.timeout(STORE_SECONDS):
@@ -146,7 +147,7 @@ class UploadSpool:
 
     def close(self) -> None:
         """Begin nothing any more."""
-        for executor in (self._keeping, self._disk):
+        for executor in (self._storage_executor, self._disk_executor):
             executor.shutdown(wait=False, cancel_futures=True)
 
 

@@ -131,12 +131,12 @@ def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
         yield fail(str(error), "correct it")
         return
     for name, provider in loaded.items():
-        secret = provider.enabled_by
+        secret = provider.webhook_setting
         if name in settings.allow_unsigned:
             yield warn(f"{name}: webhooks are taken unsigned", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
-        elif provider.enabled:
+        elif provider.is_enabled:
             yield ok(f"{name}: a webhook secret is set and can be read")
-        elif not (provider.synchronous and provider.can_submit):  # that one answers orders with the files themselves
+        elif not (provider.is_synchronous and provider.can_submit):  # that one answers orders with the files themselves
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:
             yield ok(f"{name}: takes orders, at most {provider.max_in_flight} at once")

@@ -22,7 +22,7 @@ def check_buckets(settings: Settings) -> Iterator[CheckResult]:
     """Check both buckets with a small object that is deleted again."""
     blobs = s3.from_settings(settings)
     try:
-        blobs.check()
+        blobs.check_connection()
     except MoorageError as error:
         made = "a worker makes it when it starts" if settings.manage_buckets else "make it"
         yield fail(f"storage: {error}", f"correct AWS_ENDPOINT_URL_S3 and its keys; if the bucket is missing, {made}")
@@ -48,7 +48,7 @@ def _bucket(blobs: ObjectStore, bucket: str, *, is_public: bool) -> Iterator[Che
 
 
 def _public(blobs: ObjectStore, bucket: str, key: str) -> CheckResult:
-    url = blobs.asset_url(key)
+    url = blobs.build_asset_url(key)
     status = _anonymous(url)
     if status == 200:
         return ok(f"anyone can read bucket {bucket} at {url.removesuffix(key)}")
