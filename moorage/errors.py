@@ -236,7 +236,7 @@ class DatabaseUnavailable(Transient):
     """PostgreSQL did not answer."""
 
     category: Category = "DATABASE_FAILED"
-    ours = True
+    is_internal = True
 
 
 class DiskFull(Transient):

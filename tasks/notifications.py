@@ -130,7 +130,7 @@ def build_headers(notification_id: UUID, body: bytes, timestamp: int, keys: tupl
 class _Unguarded(EgressGuard):
     """The way to the one address that the operator wrote down: it may be private, as applications often are."""
 
-    def refuses(self, ip: str, port: int) -> str | None:  # noqa: ARG002 (the signature is the guard's)
+    def refusal_reason(self, ip: str, port: int) -> str | None:  # noqa: ARG002 (the signature is the guard's)
         return None
 
 

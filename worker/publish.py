@@ -84,7 +84,7 @@ class WakeRelay:
         """Start the thread."""
         self._thread.start()
 
-    def offer(self, *wakes: Wake) -> None:
+    def enqueue(self, *wakes: Wake) -> None:
         """Have wakes published soon; drop and count those for which there is no room."""
         for wake in wakes:
             try:

@@ -65,7 +65,7 @@ def audit(
         console.print_json(build_document(report, repaired))
     elif repaired:
         _show_repaired(repaired)
-    done = sum(one.done for one in repaired)
+    done = sum(one.is_done for one in repaired)
     if len(report.findings) > done or report.unlisted:
         raise SystemExit(EXIT_FINDINGS)
 
@@ -166,7 +166,7 @@ def _show(report: AuditReport) -> None:
 def _show_repaired(repaired: list[RepairResult]) -> None:
     columns = ("", "rule", "subject", "id", "what was done")
     rows = (
-        ("done" if one.done else "left", one.finding.rule, one.finding.subject, one.finding.id, one.what)
+        ("done" if one.is_done else "left", one.finding.rule, one.finding.subject, one.finding.id, one.message)
         for one in repaired
     )
     console.print_parts(console.build_table("Repair", columns, rows))

@@ -42,7 +42,7 @@ class AuditProgress(Tally):
     interruptions: int = 0
     found_monotonic: float | None = None
 
-    def take(self, page: Page) -> None:
+    def add_page(self, page: Page) -> None:
         """Add what a page gave."""
         self.checked += page.checked
         for finding in page.findings:
@@ -50,7 +50,7 @@ class AuditProgress(Tally):
         for check, count in page.found.items():
             self.found[check] += count - sum(finding.check == check for finding in page.findings)
         for note in page.notes:
-            self.note(note)
+            self.add_note(note)
         for output_id in page.kept:
             self._draw(output_id)
         if page.findings:

@@ -23,7 +23,7 @@ class ExpectedObject:
     output_id: UUID
     bytes: int
     sha256: str
-    must_be: bool  # kept; that of a discarded output may be deleted already
+    is_required: bool  # kept; that of a discarded output may be deleted already
 
 
 def expected_objects(rows: Iterable[Row]) -> list[ExpectedObject]:
@@ -66,7 +66,7 @@ class DigestSample:
             page.add(finding)
         return page
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage once more for what was found."""
         return self._look([finding.id for finding in findings], Counter())
 

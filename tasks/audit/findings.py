@@ -57,7 +57,7 @@ class Tally:
         if self.found[finding.check] <= MAX_LISTED:
             self.findings.append(finding)
 
-    def note(self, finding: Finding) -> None:
+    def add_note(self, finding: Finding) -> None:
         """List what is worth knowing, while there is room."""
         if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
@@ -80,5 +80,5 @@ class Scan(Protocol):
     def page(self, after: str) -> Page:
         """Look at the next page behind a key ("" for the first)."""
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Look a second time at what was found here, and at nothing else."""

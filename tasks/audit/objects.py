@@ -87,7 +87,7 @@ class ObjectScan(ListingScan):
         page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
         return self._walk(page, expected_objects(rows), self._listing(after, last))
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage and rows once more for what was found."""
         ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
         rows = self.deps.database.run(lambda conn: inventory.get_output_objects(conn, ids))
@@ -119,7 +119,7 @@ class InputScan:
         report_unnamed(self.deps, page, listed, self.name)
         return page
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage and rows once more for what was found."""
         return recheck_unnamed(self.deps, findings)
 
@@ -137,7 +137,7 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], plac
         what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
         finding = Finding(5, "object", listed.key, what, Check(5, place, "unnamed"))
         if in_flight or datetime.now(UTC) - listed.modified_at < limit:
-            page.note(finding)
+            page.add_note(finding)
         else:
             page.add(finding)
 

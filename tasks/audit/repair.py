@@ -26,8 +26,8 @@ class RepairResult:
     """What became of a finding: whether it was repaired, and how or why not."""
 
     finding: Finding
-    done: bool
-    what: str
+    is_done: bool
+    message: str
 
 
 def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send: SendWakes) -> Iterator[RepairResult]:

@@ -35,7 +35,7 @@ class RowScan:
                 page.add(finding)
         return page
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask each check once more for the rows that it found."""
         asked: dict[Check, dict[str, None]] = defaultdict(dict)  # one row may break a rule more than once
         for finding in findings:

@@ -109,7 +109,7 @@ def _first_look(places: Mapping[str, Scan], progress: AuditProgress, keeper: Che
     progress.place = progress.place or names[0]
     while progress.place != RECHECK:
         page = places[progress.place].page(progress.after)
-        progress.take(page)
+        progress.add_page(page)
         progress.after = page.after or ""
         if page.after is None:
             progress.place = names[names.index(progress.place) + 1]

@@ -29,7 +29,7 @@ class UploadScan(objects.ListingScan):
         last = str(rows[-1]["key"]) if rows else None
         return self._walk(Page(after=last), map(_expected, rows), self._listing(after, last))
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage and rows once more for what was found."""
         ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
         rows = self.deps.database.run(lambda conn: uploads.get_upload_objects(conn, ids))

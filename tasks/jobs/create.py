@@ -59,7 +59,7 @@ def insert_registration(
     known = predictions.find_by_external_id(conn, asked.provider, asked.external_id)
     if known is not None:
         return known.job_id, known.id, False
-    deadline = asked.deadline_seconds or settings.job_deadline_seconds
+    deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
     job_id, prediction_id = ids.uuid7(), ids.uuid7()
     notify = settings.notify_url is not None
@@ -71,9 +71,9 @@ def insert_registration(
             conn,
             prediction_id,
             job_id,
-            provider=asked.provider,
-            external_id=asked.external_id,
-            model=asked.model,
+            provider=registration.provider,
+            external_id=registration.external_id,
+            model=registration.model,
             deadline_seconds=deadline,
             first_poll_seconds=first_poll,
             actor=actor,
@@ -113,7 +113,7 @@ def create_job(
         KeyTaken: another order has its key.
         NotTheirs: its project is another owner's.
     """
-    made = database.run(lambda conn: insert_job(conn, settings, providers, wish))
+    made = database.run(lambda conn: insert_job(conn, settings, providers, request))
     failpoint("order.after_commit")
     return made
 
@@ -146,7 +146,7 @@ def find_existing_job(conn: Connection, wish: JobRequest) -> CreatedJob | None:
     Raises:
         KeyTaken: another order has its key.
     """
-    row = jobs.find_by_key(conn, wish.owner, wish.idempotency_key) if wish.idempotency_key else None
+    row = jobs.find_by_key(conn, request.owner, request.idempotency_key) if request.idempotency_key else None
     if row is None:
         return None
     if row["request_sha256"] != wish.request_sha256:

@@ -110,7 +110,7 @@ def _wait(conn: Connection, lease: Lease, prediction: Prediction, said: PollResu
     seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_ask else rest
     if isinstance(error, ProviderUnavailable) and error.retry_after:
         seconds = max(seconds, error.retry_after)
-    if prediction.cancel_reason != said.stop:  # somebody wanted it stopped meanwhile
+    if prediction.cancel_reason != said.cancel_reason:  # somebody wanted it stopped meanwhile
         seconds = 0.0
     predictions.schedule_next_poll(conn, lease, wait_seconds=seconds, was_polled=can_ask)
 

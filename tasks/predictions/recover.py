@@ -76,7 +76,7 @@ def is_own_webhook(webhook: str | None, public_url: str) -> bool:
 
 def count_matches(page: Sequence[ListedMatch]) -> Counter[Match]:
     """Return how many of a page have each fate."""
-    return Counter(seen.fate for seen in page)
+    return Counter(seen.match for seen in page)
 
 
 def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *, owner: str) -> RecoveredPage:
@@ -87,7 +87,7 @@ def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *
     """
     registered, wakes = 0, []
     for seen in page:
-        if seen.fate == "unknown":
+        if seen.match == "unknown":
             is_new, found = _register(deps, provider, seen.listed, owner)
             registered += is_new
             wakes += found

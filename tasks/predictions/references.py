@@ -42,13 +42,13 @@ class Reference:
         idx: of the variant.
     """
 
-    place: str
+    path: str
     kind: Literal["upload", "variant"]
     file_id: UUID
     idx: int | None = None
 
     @property
-    def text(self) -> str:
+    def label(self) -> str:
         """Return what names the file: "upload 0199..." or "variant 0199.../0"."""
         return f"{self.kind} {self.file_id}" + ("" if self.idx is None else f"/{self.idx}")
 
@@ -66,7 +66,7 @@ def find_references(value: Any) -> list[Reference]:
 def find_missing(conn: Connection, owner: str, references: Sequence[Reference]) -> list[Reference]:
     """Return those references that name nothing which the owner may use now."""
     keys = _rows(conn, owner, references)
-    return [reference for reference in references if reference.text not in keys]
+    return [reference for reference in references if reference.label not in keys]
 
 
 def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
@@ -81,9 +81,9 @@ def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
     if not references:
         return value
     rows = deps.database.run(lambda conn: _rows(conn, owner, references))
-    gone = [reference for reference in references if reference.text not in rows]
+    gone = [reference for reference in references if reference.label not in rows]
     if gone:
-        told = ", ".join(f"{reference.text} ({reference.place})" for reference in gone)
+        told = ", ".join(f"{reference.label} ({reference.path})" for reference in gone)
         raise ReferenceGone(f"the input names what is not there (any more): {told}"[:1000])
     urls = {reference.text: _url(deps, reference, rows[reference.text]) for reference in references}
     return substitute_urls(value, urls)
@@ -92,7 +92,7 @@ def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
 def substitute_urls(value: Any, urls: Mapping[str, str]) -> Any:
     """Return the value with the address of each reference, by `Reference.text`, in its place."""
     if _is_reference(value):
-        return urls[_read("", value).text]
+        return urls[_read("", value).label]
     if isinstance(value, dict):
         return {name: substitute_urls(item, urls) for name, item in value.items()}
     return [substitute_urls(item, urls) for item in value] if isinstance(value, list) else value

@@ -39,12 +39,12 @@ class ReportOutcome:
 class ReportSource:
     """How a report was heard."""
 
-    by: Literal["webhook", "poll"]
-    at: datetime
+    channel: Literal["webhook", "poll"]
+    received_at: datetime
     actor: str
     asset_base: str
     output_life_seconds: float | None
-    can_ask: bool = True  # the provider can be polled
+    can_poll: bool = True  # the provider can be polled
 
 
 def apply_report(
@@ -82,10 +82,10 @@ def compute_expiry(report: PredictionReport, heard_at: datetime, life_seconds: f
     """
     if life_seconds is None:
         return report.expires_at
-    latest = heard_at + timedelta(seconds=life_seconds)
+    latest = received_at + timedelta(seconds=life_seconds)
     if report.expires_at is not None:
         return min(report.expires_at, latest)
-    return min(report.completed_at, heard_at) + timedelta(seconds=life_seconds) if report.completed_at else latest
+    return min(report.completed_at, received_at) + timedelta(seconds=life_seconds) if report.completed_at else latest
 
 
 def _fetch(conn: Connection, prediction: Prediction, report: PredictionReport) -> ReportOutcome:
@@ -167,7 +167,7 @@ def _end_without_files(
             "prediction",
             prediction.id,
             why,
-            step="ingest" if heard.by == "webhook" else "poll",
+            step="ingest" if heard.channel == "webhook" else "poll",
             job_id=job.id,
             provider=prediction.provider,
             actor=heard.actor,
@@ -190,7 +190,7 @@ def _end(
         conn,
         prediction,
         state,
-        ended_by=heard.by,
+        ended_by=heard.channel,
         actor=heard.actor,
         category=category,
         reason=reason,

@@ -58,7 +58,7 @@ def abandon_submission(
     provider: Provider | None,
     why: str,
     *,
-    nothing_made: bool,
+    not_created: bool,
 ) -> list[Wake]:
     """
     Stop waiting for a try that nobody knows the fate of, but for its webhook, and go on with the chain.

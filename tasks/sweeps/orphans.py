@@ -212,7 +212,7 @@ class _Walk:
         if self._delete and seen.reason in self._room:
             self._room[seen.reason] -= 1
             seen = self._tried(seen)
-        self.report.note(seen)
+        self.report.add(seen)
 
     def _tried(self, seen: OrphanCandidate) -> OrphanCandidate:
         try:

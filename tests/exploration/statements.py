@@ -88,7 +88,7 @@ def end_dead(view: View, me: Actor, _rules: "Rules") -> None:
 def hand_back(view: View, me: Actor, _rules: "Rules") -> None:
     """leases.hand_back"""
     row = cleared(_owned(view, me, LIVE[me.slot]))
-    view.put(me.slot, row._replace(attempt=row.attempt - (0 if me.memo.counted else 1)))
+    view.put(me.slot, row._replace(attempt=row.attempt - (0 if me.memo.is_counted else 1)))
 
 
 def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:

@@ -123,8 +123,8 @@ def test_a_report_of_many_findings_stays_short(deps: Deps, monkeypatch: pytest.M
     for number in range(MAX_LISTED + 5):
         page.add(Finding(3, "render", str(number), "x", Check(3, "renders", "cover")))
 
-    progress.take(page)
-    progress.take(page)
+    progress.add_page(page)
+    progress.add_page(page)
 
     assert len(progress.findings) == MAX_LISTED
     assert progress.found == {Check(3, "renders", "cover"): 2 * (MAX_LISTED + 5)}

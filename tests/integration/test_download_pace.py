@@ -148,8 +148,8 @@ def test_an_unreachable_server_is_tried_again(server):
             f"http://127.0.0.1:{port}/",
             limits=FAST,
             headers_for=lambda url: {},
-            allows=lambda url: None,
-            pulse=lambda: None,
+            check_url=lambda url: None,
+            on_progress=lambda: None,
         ),
     ):
         pass
@@ -168,8 +168,8 @@ def test_an_error_inside_the_block_stays_what_it_is(server):
             server.url("/"),
             limits=FAST,
             headers_for=lambda url: {},
-            allows=lambda url: None,
-            pulse=lambda: None,
+            check_url=lambda url: None,
+            on_progress=lambda: None,
         ) as fetched,
     ):
         raise OSError("mine")

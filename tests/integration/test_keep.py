@@ -184,7 +184,7 @@ def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: W
     at.keep_all(made.job_id)
 
     (letter,) = at.letters()
-    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "Invalid")
+    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "InvalidMedia")
     assert at.state("jobs", made.job_id) == "partial"
 
 

@@ -118,7 +118,7 @@ def test_an_order_is_one_request_with_token_and_input(server, provider, wire):
     assert asked.headers["Authorization"] == wire.authorization
     assert asked.headers["Content-Type"] == "application/json"
     assert asked.fields.get("input", asked.fields)["prompt"] == "a harbour at dawn, é"
-    assert (submitted.report is not None) == provider.synchronous
+    assert (submitted.report is not None) == provider.is_synchronous
 
 
 def test_orders_share_no_connection(server, provider, wire):
@@ -493,7 +493,7 @@ def test_openai_is_not_heard_longer_than_its_entry_is_waited_for(server):
     began = datetime.now(UTC)
 
     with pytest.raises(SubmitUncertain, match="timed out"):
-        provider_at("openai", server.server_port).submit(replace(order("gpt-image-1"), seconds=0.3))
+        provider_at("openai", server.server_port).submit(replace(order("gpt-image-1"), timeout_seconds=0.3))
 
     assert datetime.now(UTC) - began < timedelta(seconds=10)
 

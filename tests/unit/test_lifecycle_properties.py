@@ -69,9 +69,9 @@ situations = st.builds(
     PredictionContext,
     prediction=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
     is_chosen=st.booleans(),
-    job=st.sampled_from(get_args(JobState)),
+    job_state=st.sampled_from(get_args(JobState)),
     has_render=st.booleans(),
-    placeholder=st.booleans(),
+    has_placeholder=st.booleans(),
 )
 policies = st.builds(
     RetryPolicy,

@@ -88,7 +88,7 @@ each_provider = pytest.mark.parametrize("provider", LOADED.values(), ids=lambda 
 @pytest.fixture(scope="module", autouse=True)
 def _public_keys():
     """Keys that were just fetched: nothing is to be asked for while these tests run."""
-    LOADED["fal"].keys.take(jwks(OLD, NEW))
+    LOADED["fal"].key_set.replace_keys(jwks(OLD, NEW))
 
 
 def test_every_provider_stands_in_this_suite():
@@ -103,9 +103,9 @@ def test_every_provider_stands_in_this_suite():
 def test_the_names_and_numbers_of_the_contract_hold(provider):
     """What the receiver and the steps count on."""
     assert provider.name == provider.name.lower()
-    assert provider.enabled is True
-    assert 200 <= provider.answer_known <= provider.answer_new < 300
-    assert provider.output_life_seconds is None or provider.output_life_seconds > 0
+    assert provider.is_enabled is True
+    assert 200 <= provider.known_delivery_status <= provider.new_delivery_status < 300
+    assert provider.output_lifetime_seconds is None or provider.output_lifetime_seconds > 0
 
 
 @each_provider
@@ -115,7 +115,7 @@ def test_polls_grow_apart_but_stay_well_inside_the_life_of_an_output(provider):
 
     assert waits == sorted(waits)
     assert 0 < waits[0] < waits[3]
-    assert waits[-1] <= (provider.output_life_seconds or 3600) / 10
+    assert waits[-1] <= (provider.output_lifetime_seconds or 3600) / 10
 
 
 @pytest.mark.parametrize("name", list(LOADED))
@@ -136,7 +136,7 @@ def test_the_setting_of_the_first_poll_draws_the_later_ones_along(name):
 @each_provider
 def test_orders_are_taken_where_a_token_is_set_for_them(provider):
     """What can be submitted must be findable: by its webhook, by a poll, or because it is answered at once."""
-    assert provider.can_submit is (provider.ordered_by is not None)
+    assert provider.can_submit is (provider.submit_setting is not None)
     assert not provider.can_submit or provider.can_poll
     assert not provider.can_list or provider.can_poll
     assert provider.max_in_flight > 0
@@ -250,7 +250,7 @@ def test_kept_headers_hold_no_signature_and_no_key(provider):
     ]
     signed = SIGNERS[provider.name](b"{}")
 
-    kept = provider.keep_headers([*signed, *hostile])
+    kept = provider.select_headers([*signed, *hostile])
 
     assert "user-agent" in kept
     assert not {"authorization", "cookie"} & set(kept)
@@ -271,9 +271,9 @@ ELSEWHERE = [
 @each_provider
 def test_a_file_may_come_from_the_allowed_hosts_alone(provider):
     """The guard at the socket stops private addresses; this stops everything nobody asked for."""
-    assert provider.allows(ALLOWED[provider.name]) is None
+    assert provider.refusal_reason(ALLOWED[provider.name]) is None
     for url in ELSEWHERE:
-        assert provider.allows(url), url
+        assert provider.refusal_reason(url), url
 
 
 @each_provider

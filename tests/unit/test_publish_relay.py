@@ -38,7 +38,7 @@ def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
     relay.start()
     wakes = [Wake("ingest", ids.uuid7()), Wake("ingest", ids.uuid7())]
     for wake in wakes:
-        relay.offer(wake)
+        relay.enqueue(wake)
 
     assert both.wait(60)
     relay.stop(timeout_seconds=60)
@@ -51,7 +51,7 @@ def test_a_stopping_relay_sends_what_waits() -> None:
     relay = WakeRelay(lambda wake: not sent.append(wake))  # type: ignore[func-returns-value]
     wakes = [Wake("ingest", ids.uuid7()) for _ in range(100)]
     for wake in wakes:
-        relay.offer(wake)
+        relay.enqueue(wake)
 
     relay.start()
     relay.stop(timeout_seconds=60)

@@ -70,7 +70,7 @@ def test_every_frame_stays_and_the_place_does_not(form: str, options: dict[str, 
     assert len(clean) == len(data)
     assert frames(clean) == frames(data)
     assert len(frames(clean)) == 12
-    (mp4 if form == "mp4" else webm).examine(io.BytesIO(clean), len(clean))
+    (mp4.parse_mp4 if form == "mp4" else webm.parse_webm)(io.BytesIO(clean), len(clean))
     with av.open(io.BytesIO(clean)) as container:
         assert not {"location", "comment", "title", "COMMENT", "TITLE", "LOCATION"} & set(container.metadata)
 

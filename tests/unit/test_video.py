@@ -290,7 +290,7 @@ def test_a_large_video_is_examined_with_little_memory():
 def test_a_decoder_is_the_first_to_wait_and_the_first_to_end():
     """It may be the child of the process that takes webhooks, which must outlive what a hostile file asks for."""
     code = (
-        "import os; from media import poster_process; poster_process.confine(2**30, 5);"
+        "import os; from media import poster_process; poster_process.limit_resources(2**30, 5);"
         "print(os.nice(0), open('/proc/self/oom_score_adj').read())"
     )
 

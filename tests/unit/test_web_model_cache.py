@@ -33,7 +33,7 @@ class Told:
     def __init__(self, tell: Callable[[], Mapping[str, Any]]) -> None:
         self.tell, self.asked = tell, 0
 
-    def schema(self, _model: str) -> Mapping[str, Any]:
+    def get_input_schema(self, _model: str) -> Mapping[str, Any]:
         self.asked += 1
         return self.tell()
 

@@ -42,7 +42,7 @@ async def _apply_action(request: Request, act: JobAction, status: int) -> Respon
         if row is None or not caller.can_see(row["owner"]):
             return None
         outcome = act(database, at.settings, job_id, ACTOR)
-        at.relay.offer(*outcome.wakes)
+        at.relay.enqueue(*outcome.wakes)
         return outcome
 
     outcome = await at.database.run(work)

@@ -121,7 +121,7 @@ def _check_files(conn: Connection, wished: JobCreate, wish: JobRequest, coming: 
         field = job_schema.input_field(wished, n)
         for gone in references.find_missing(conn, wish.owner, named):
             errors.append(
-                validation.field_error(f"{field}.{gone.place}", f"names {gone.text}, which {wish.owner} does not have")
+                validation.field_error(f"{field}.{gone.path}", f"names {gone.label}, which {wish.owner} does not have")
             )
     if errors:
         raise validation.invalid_fields(errors)
