@@ -131,7 +131,8 @@ def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searche
 BACK = f"""
 WITH moved AS (
     UPDATE predictions
-       SET state = 'planned', {CLEAR_LEASE}, woken_at = NULL, key_sha256 = NULL, submitted_at = NULL, reason = %(reason)s,
+       SET state = 'planned', {CLEAR_LEASE}, woken_at = NULL, key_sha256 = NULL, submitted_at = NULL,
+           reason = %(reason)s,
            attempt = attempt - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
            deadline_at = (SELECT j.deadline_at FROM jobs j WHERE j.id = predictions.job_id),
            run_at = moment() + make_interval(secs => %(wait_seconds)s)

@@ -86,7 +86,7 @@ class WebhookReceiver:
             )
             size = len(body)
         if recorded.is_pending:
-            self._relay.offer(Wake("ingest", recorded.id))
+            self._relay.enqueue(Wake("ingest", recorded.id))
         _count_delivery(name, recorded, size)
         status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         word = "recorded" if recorded.is_new else "known"

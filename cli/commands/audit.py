@@ -117,7 +117,7 @@ def build_document(report: AuditReport, repaired: list[RepairResult]) -> dict[st
                   for rule, title, checked, findings in summarize_rules(report)],
         "findings": [
             {**_fields(finding), "todo": get_advice(finding)}
-            | ({"repaired": done[finding].done, "repair": done[finding].what} if finding in done else {})
+            | ({"repaired": done[finding].is_done, "repair": done[finding].message} if finding in done else {})
             for finding in report.findings
         ],
         "unlisted": {str(check): count for check, count in report.unlisted.items()},
@@ -170,4 +170,4 @@ def _show_repaired(repaired: list[RepairResult]) -> None:
         for one in repaired
     )
     console.print_parts(console.build_table("Repair", columns, rows))
-    click.echo(f"{sum(one.done for one in repaired)} of {len(repaired)} repaired; audit again to see that it holds")
+    click.echo(f"{sum(one.is_done for one in repaired)} of {len(repaired)} repaired; audit again to see that it holds")

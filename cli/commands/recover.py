@@ -53,7 +53,7 @@ class _Preview:
 
     def add(self, page: list[ListedMatch]) -> None:
         self.counts += recovering.count_matches(page)
-        todo = [seen for seen in page if seen.fate in ("unknown", "live")]
+        todo = [seen for seen in page if seen.match in ("unknown", "live")]
         self.first += todo[: LINES_SHOWN - len(self.first)]
 
     @property
@@ -122,7 +122,7 @@ def _provider(deps: Deps, name: str) -> Provider:
 def _preview(deps: Deps, provider: Provider, begin: datetime, *, each: bool) -> _Preview:
     """Go through the whole list once; only counts and the first lines are held."""
     preview, looked_at = _Preview(), _Progress("looked at")
-    for page in recovering.scan(deps, provider, begin, foreign_too=each):
+    for page in recovering.scan(deps, provider, begin, include_foreign=each):
         preview.add(page)
         looked_at.add(len(page))
     return preview
@@ -131,7 +131,7 @@ def _preview(deps: Deps, provider: Provider, begin: datetime, *, each: bool) -> 
 def _carry_out(deps: Deps, provider: Provider, begin: datetime, *, each: bool, owner: str) -> _Done:
     """Go through the list again, since it may have changed: act on each page, and send its wakes after its commits."""
     done, acted_on = _Done(), _Progress("went through")
-    for page in recovering.scan(deps, provider, begin, foreign_too=each):
+    for page in recovering.scan(deps, provider, begin, include_foreign=each):
         taken = recovering.register_page(deps, provider, page, owner=owner)
         done.registered += taken.registered
         done.polled += sum(wake.step == "poll" for wake in taken.wakes)
@@ -148,7 +148,7 @@ def _show(preview: _Preview, provider: str, begin: datetime, *, on_stderr: bool)
             click.echo(f"{preview.counts[fate]:>6}  {WHAT[fate]}", err=on_stderr)
     for seen in preview.first:
         listed = seen.listed
-        told = f"  {seen.fate}  {listed.external_id}  {listed.raw_status}  {listed.model or ''}"
+        told = f"  {seen.match}  {listed.external_id}  {listed.raw_status}  {listed.model or ''}"
         click.echo(console.escape_control_chars(told.rstrip())[:200], err=on_stderr)
     if preview.todo > len(preview.first):
         click.echo(f"  and {preview.todo - len(preview.first)} more", err=on_stderr)
@@ -168,6 +168,6 @@ def _plain(preview: _Preview, done: _Done, provider: str, begin: datetime, *, dr
         "since": begin,
         "dry_run": dry_run,
         "found": {fate: preview.counts[fate] for fate in MATCHES},
-        "first": [{"fate": seen.fate, **asdict(seen.listed)} for seen in preview.first],
+        "first": [{"fate": seen.match, **asdict(seen.listed)} for seen in preview.first],
         **asdict(done),
     }

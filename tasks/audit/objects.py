@@ -56,7 +56,7 @@ class ListingScan:
     def _compare(self, page: Page, expected: ExpectedObject, listed: ListedObject | None) -> None:
         found, key = partial(Finding, 4, self.subject, str(expected.output_id)), expected.key
         if listed is None:
-            if expected.must_be:
+            if expected.is_required:
                 page.add(found(f"its object {key} is missing", Check(4, self.name, "missing")))
         elif listed.size_bytes != expected.bytes:
             page.add(
@@ -64,7 +64,7 @@ class ListingScan:
                     f"its object {key} has {listed.size_bytes} bytes, not {expected.bytes}", Check(4, self.name, "size")
                 )
             )
-        elif self.deep and expected.must_be:
+        elif self.deep and expected.is_required:
             digest = compute_digest(self.deps, _bucket(self.deps, key), key, page.checked)
             if digest != expected.sha256:
                 what = f"its object {key} has the digest {digest}, not {expected.sha256}"

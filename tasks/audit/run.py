@@ -129,7 +129,7 @@ def _second_look(places: Mapping[str, Scan], progress: AuditProgress) -> list[Fi
     found: list[Finding] = []
     for name, place in places.items():
         mine = [finding for finding in progress.findings if finding.check.place == name]
-        found += [finding for finding in place.again(mine) if finding.key in first] if mine else []
+        found += [finding for finding in place.recheck(mine) if finding.key in first] if mine else []
     return found
 
 

@@ -34,7 +34,7 @@ class ForeignProject(Refused):
 
 
 def register_prediction(
-    database: Database, settings: Settings, provider: Provider, asked: Registration
+    database: Database, settings: Settings, provider: Provider, registration: Registration
 ) -> RegisteredJob:
     """
     Insert a job with its running prediction, then wake the deliveries that came before it.
@@ -45,28 +45,32 @@ def register_prediction(
         NotTheirs: its project is another owner's.
     """
     job_id, prediction_id, is_new = database.run(
-        lambda conn: insert_registration(conn, settings, provider, asked, actor="api")
+        lambda conn: insert_registration(conn, settings, provider, registration, actor="api")
     )
     failpoint("register.after_commit")
-    woken = database.run(lambda conn: deliveries.make_unmatched_due(conn, asked.provider, asked.external_id))
+    woken = database.run(
+        lambda conn: deliveries.make_unmatched_due(conn, registration.provider, registration.external_id)
+    )
     return RegisteredJob(job_id, prediction_id, is_new, [Wake("ingest", delivery_id) for delivery_id in woken])
 
 
 def insert_registration(
-    conn: Connection, settings: Settings, provider: Provider, asked: Registration, *, actor: str
+    conn: Connection, settings: Settings, provider: Provider, registration: Registration, *, actor: str
 ) -> tuple[UUID, UUID, bool]:
     """Insert a job and its prediction unless the prediction is known; returns their ids and whether they are new."""
-    known = predictions.find_by_external_id(conn, asked.provider, asked.external_id)
+    known = predictions.find_by_external_id(conn, registration.provider, registration.external_id)
     if known is not None:
         return known.job_id, known.id, False
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
     job_id, prediction_id = ids.uuid7(), ids.uuid7()
     notify = settings.notify_url is not None
-    if asked.project_id is not None and not projects.ensure_open(conn, asked.project_id, asked.owner):
+    if registration.project_id is not None and not projects.ensure_open(
+        conn, registration.project_id, registration.owner
+    ):
         raise ForeignProject
     with conn.transaction() as savepoint:  # another registration of the same prediction may commit meanwhile
-        jobs.add_registered(conn, job_id, asked, deadline_seconds=deadline, notify=notify, actor=actor)
+        jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, notify=notify, actor=actor)
         is_new = predictions.add(
             conn,
             prediction_id,
@@ -82,7 +86,7 @@ def insert_registration(
             raise psycopg.Rollback(savepoint)
     if is_new:
         return job_id, prediction_id, True
-    return insert_registration(conn, settings, provider, asked, actor=actor)
+    return insert_registration(conn, settings, provider, registration, actor=actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class IdempotencyConflict(Refused):
 
 
 def create_job(
-    database: Database, settings: Settings, providers: Mapping[str, Provider], wish: JobRequest
+    database: Database, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
 ) -> CreatedJob:
     """
     Insert a job with its first prediction, planned and due now, unless it is known under its key.
@@ -118,28 +122,30 @@ def create_job(
     return made
 
 
-def insert_job(conn: Connection, settings: Settings, providers: Mapping[str, Provider], wish: JobRequest) -> CreatedJob:
+def insert_job(
+    conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+) -> CreatedJob:
     """Insert an order in the caller's transaction, as `order` does."""
-    known = find_existing_job(conn, wish)
+    known = find_existing_job(conn, request)
     if known is not None:
         return known
     job_id = ids.uuid7()
     is_new = False
     with conn.transaction() as savepoint:  # an equal order may commit meanwhile: then nothing of this one stays
-        if wish.project_id is not None and not projects.ensure_open(conn, wish.project_id, wish.owner):
+        if request.project_id is not None and not projects.ensure_open(conn, request.project_id, request.owner):
             raise ForeignProject
-        is_new = jobs.add_requested(conn, job_id, wish, notify=settings.notify_url is not None, actor="api")
+        is_new = jobs.add_requested(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
         if not is_new:
             raise psycopg.Rollback(savepoint)
     if not is_new:
-        return insert_job(conn, settings, providers, wish)
-    first = wish.fallback_chain[0]
+        return insert_job(conn, settings, providers, request)
+    first = request.fallback_chain[0]
     prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
     step: Step = "generate" if providers[first.provider].is_synchronous else "submit"
     return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
 
 
-def find_existing_job(conn: Connection, wish: JobRequest) -> CreatedJob | None:
+def find_existing_job(conn: Connection, request: JobRequest) -> CreatedJob | None:
     """
     Return the job that an equal order made; None when there is none, or the order has no key.
 
@@ -149,6 +155,6 @@ def find_existing_job(conn: Connection, wish: JobRequest) -> CreatedJob | None:
     row = jobs.find_by_key(conn, request.owner, request.idempotency_key) if request.idempotency_key else None
     if row is None:
         return None
-    if row["request_sha256"] != wish.request_sha256:
+    if row["request_sha256"] != request.request_sha256:
         raise IdempotencyConflict(row["id"])
     return CreatedJob(row["id"], row["prediction_id"], row["state"], is_new=False, wakes=[])

@@ -78,8 +78,8 @@ def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[Fetch
             output.source,
             limits=deps.limits,
             headers_for=provider.download_headers if provider else lambda _url: {},
-            allows=provider.refusal_reason if provider else lambda _url: None,
-            pulse=pulse,
+            check_url=provider.refusal_reason if provider else lambda _url: None,
+            on_progress=pulse,
         ) as fetched:
             yield fetched
 

@@ -27,7 +27,7 @@ class PollResult:
     """What the provider was asked, with no transaction open, and what it said; `stop`: why it was asked to stop it."""
 
     provider: Provider | None
-    stop: str | None
+    cancel_reason: str | None
     report: PredictionReport | None = None
     error: MoorageError | None = None
 

@@ -30,7 +30,7 @@ class ListedMatch:
     """A prediction of the provider's list, what is to be done about it, and its row where it has one."""
 
     listed: ListedPrediction
-    fate: Match
+    match: Match
     prediction_id: UUID | None = None
 
 
@@ -42,7 +42,7 @@ class RecoveredPage:
     wakes: list[Wake]
 
 
-def scan(deps: Deps, provider: Provider, since: datetime, *, foreign_too: bool) -> Iterator[list[ListedMatch]]:
+def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bool) -> Iterator[list[ListedMatch]]:
     """
     Yield what the provider made since then, a page at a time, with what is to be done; changes nothing.
 
@@ -52,7 +52,7 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, foreign_too: bool) 
     Raises:
         ProviderUnavailable, ProviderRefused: as `Provider.list_since` says.
     """
-    public_url = None if foreign_too else deps.settings.public_url
+    public_url = None if include_foreign else deps.settings.public_url
     for page in provider.list_predictions(since):
         names = [listed.external_id for listed in page]
         rows = deps.database.run(partial(predictions.find_by_external_ids, provider=provider.name, external_ids=names))
@@ -91,7 +91,7 @@ def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *
             is_new, found = _register(deps, provider, seen.listed, owner)
             registered += is_new
             wakes += found
-    live = [seen.prediction_id for seen in page if seen.fate == "live" and seen.prediction_id is not None]
+    live = [seen.prediction_id for seen in page if seen.match == "live" and seen.prediction_id is not None]
     due = deps.database.run(lambda conn: predictions.make_due_by_id(conn, live)) if live else []
     wakes += [Wake("poll", prediction_id) for prediction_id in due]
     return RecoveredPage(registered, wakes)

@@ -85,7 +85,7 @@ def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
     if gone:
         told = ", ".join(f"{reference.label} ({reference.path})" for reference in gone)
         raise ReferenceGone(f"the input names what is not there (any more): {told}"[:1000])
-    urls = {reference.text: _url(deps, reference, rows[reference.text]) for reference in references}
+    urls = {reference.label: _url(deps, reference, rows[reference.label]) for reference in references}
     return substitute_urls(value, urls)
 
 

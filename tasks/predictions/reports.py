@@ -48,12 +48,12 @@ class ReportSource:
 
 
 def apply_report(
-    conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, heard: ReportSource
+    conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, source: ReportSource
 ) -> ReportOutcome:
     """Carry out what a report means for a locked job and prediction."""
     is_chosen, has_render = job.chosen_id == prediction.id, renders.exists(conn, job.id)
     stands_in = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
-    situation = PredictionContext(prediction.state, is_chosen, job.state, has_render, heard.can_ask, stands_in)
+    situation = PredictionContext(prediction.state, is_chosen, job.state, has_render, source.can_poll, stands_in)
     verdict = lifecycle.on_report(report, situation)
     if isinstance(verdict, IgnoreReport):
         return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION, verdict.reason)
@@ -63,18 +63,18 @@ def apply_report(
     if isinstance(verdict, PollNow):
         return _fetch(conn, prediction, report)
     if isinstance(verdict, RefreshUrls):
-        return _renew(conn, prediction, report, heard)
+        return _renew(conn, prediction, report, source)
     if isinstance(verdict, LateSuccess):
         reason = f"late: the job was {job.state} already"
-        _end(conn, prediction, "succeeded", report, heard, reason=reason)
-        dead_letters.close_by_subject(conn, "prediction", prediction.id, reason=reason, actor=heard.actor)
+        _end(conn, prediction, "succeeded", report, source, reason=reason)
+        dead_letters.close_by_subject(conn, "prediction", prediction.id, reason=reason, actor=source.actor)
         return ReportOutcome(False, True, reason)
     if isinstance(verdict, ChoosePrediction):
-        return _choose(conn, job, prediction, report, heard)
-    return _end_without_files(conn, job, prediction, report, verdict, heard)
+        return _choose(conn, job, prediction, report, source)
+    return _end_without_files(conn, job, prediction, report, verdict, source)
 
 
-def compute_expiry(report: PredictionReport, heard_at: datetime, life_seconds: float | None) -> datetime | None:
+def compute_expiry(report: PredictionReport, received_at: datetime, life_seconds: float | None) -> datetime | None:
     """
     Return when a report's URLs die: as it says, else the provider's output life after completion.
 
@@ -108,7 +108,7 @@ def _choose(
         conn, job, "keeping", actor=heard.actor, chosen_id=prediction.id, reason=f"{len(report.outputs)} files"
     )
     wakes = cancel.cancel_predictions(conn, job.id, reason="another prediction was chosen", actor=heard.actor)
-    expires_at = compute_expiry(report, heard.at, heard.output_life_seconds)
+    expires_at = compute_expiry(report, heard.received_at, heard.output_life_seconds)
     wakes += [wake for found in report.outputs for wake in _add(conn, job, prediction, found, expires_at, heard.actor)]
     moved = jobs.lock(conn, job.id)
     wakes += settle.settle_if_last(conn, moved, asset_base=heard.asset_base, actor=heard.actor)
@@ -141,7 +141,7 @@ def _add(
 
 def _renew(conn: Connection, prediction: Prediction, report: PredictionReport, heard: ReportSource) -> ReportOutcome:
     """Take fresh URLs of a later answer for files that still wait; paths it has not named before are not new files."""
-    expires_at = compute_expiry(report, heard.at, heard.output_life_seconds)
+    expires_at = compute_expiry(report, heard.received_at, heard.output_life_seconds)
     fresh = [f for f in report.outputs if f.url and not f.problem]
     renewed = sum(outputs.update_source_url(conn, prediction.id, found, expires_at) for found in fresh)
     if not renewed:

@@ -174,7 +174,7 @@ def record_submission(
             conn, lease, wait_seconds=submit_recovery.LOOKUP_DELAYS_SECONDS[0], reason=reason, counts_as_error=False
         )
     else:
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, reason, nothing_made=False)
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, reason, not_created=False)
     return []
 
 

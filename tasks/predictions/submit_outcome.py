@@ -64,7 +64,7 @@ def abandon_submission(
     Stop waiting for a try that nobody knows the fate of, but for its webhook, and go on with the chain.
 
     Args:
-        nothing_made: the provider's list does not show it: then its entry is tried once more, before the next one.
+        not_created: the provider's list does not show it: then its entry is tried once more, before the next one.
     """
     life = (
         provider.output_lifetime_seconds
@@ -74,7 +74,7 @@ def abandon_submission(
     reason = to_storable(f"{UNCERTAIN}: {why}")
     submissions.abandon(conn, lease, output_life_seconds=life, reason=reason)
     entry = submissions.get_entry(job, prediction)
-    once_more = nothing_made and job.state == "open" and prediction.cancel_reason is None
+    once_more = not_created and job.state == "open" and prediction.cancel_reason is None
     if (
         once_more
         and entry is not None

@@ -97,12 +97,12 @@ def _record(conn: Connection, lease: Lease, provider: Provider, found: str | Moo
         )
     elif found is None:
         why = f"{provider.name}'s list does not show it after {LOOKUP_DELAYS_SECONDS[-1]:g} s"
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, nothing_made=True)
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=True)
     elif moment < prediction.deadline_at:
         submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0])
     else:
         why = f"the list that would show it cannot be read: {found}"
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, nothing_made=False)
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=False)
     return []
 
 
@@ -116,11 +116,11 @@ def _await_webhook(conn: Connection, lease: Lease, provider: Provider) -> list[W
         submissions.postpone(conn, lease, wait_seconds=min(left, LOOKUP_DELAYS_SECONDS[-1]))
         return []
     why = f"{provider.name} keeps no list, and no webhook told of it in time"
-    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, nothing_made=False)
+    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=False)
 
 
 def _end_unseen(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
     job, prediction = submit_outcome.lock_leased(conn, lease)
     return submit_outcome.abandon_submission(
-        conn, lease, job, prediction, provider, UNRECOVERABLE_REASON, nothing_made=False
+        conn, lease, job, prediction, provider, UNRECOVERABLE_REASON, not_created=False
     )

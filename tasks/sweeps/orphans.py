@@ -96,7 +96,7 @@ class OrphanReport:
     listed: list[OrphanCandidate] = field(default_factory=list)
     stopped_at: ScanCursor | None = None
 
-    def note(self, seen: OrphanCandidate) -> None:
+    def add(self, seen: OrphanCandidate) -> None:
         """Count an object, and list it while there is room."""
         self.objects[seen.reason] += 1
         self.bytes[seen.reason] += seen.bytes
@@ -107,12 +107,17 @@ class OrphanReport:
 def sweep_orphans(deps: Deps) -> dict[str, Any]:
     """Take orphans from where the last run stopped, for four minutes at most; returns counts by reason."""
     start = deps.database.run(partial(orphans.load_cursor, sweep=SWEEP))
-    report = scan_orphans(deps, delete=True, start=start, seconds=SECONDS, remember=True)
+    report = scan_orphans(deps, delete=True, start=start, seconds=SECONDS, save_cursor=True)
     return {"looked_at": report.looked_at, **report.objects, "at_end": report.stopped_at is None}
 
 
 def scan_orphans(
-    deps: Deps, *, delete: bool, start: ScanCursor | None = None, seconds: float | None = None, remember: bool = False
+    deps: Deps,
+    *,
+    delete: bool,
+    start: ScanCursor | None = None,
+    seconds: float | None = None,
+    save_cursor: bool = False,
 ) -> OrphanReport:
     """
     Go through our prefixes of both buckets, a page in memory, and take what belongs to nobody.
@@ -129,9 +134,9 @@ def scan_orphans(
     """
     walk = _Walk(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
     for cursor in walk.go(start):
-        if remember:
+        if save_cursor:
             deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, to=cursor))
-    if remember:
+    if save_cursor:
         deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, to=walk.report.stopped_at))
     return walk.report
 

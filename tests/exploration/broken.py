@@ -72,7 +72,7 @@ def _end_dead_silently(view: View, me: Actor, rules: Rules) -> None:
 
 
 def _forgets_the_past(report: PredictionReport, at: PredictionContext) -> ReportDecision:
-    return lifecycle.on_report(report, replace(at, prediction="running"))
+    return lifecycle.on_report(report, replace(at, prediction_state="running"))
 
 
 def _chooses_every_success(report: PredictionReport, at: PredictionContext) -> ReportDecision:

@@ -89,7 +89,7 @@ def fetch(server, path, *, limits=FAST, allows=lambda url: None, pulse=lambda: N
     with (
         contextlib.closing(session),
         download.download_url(
-            session, server.url(path), limits=limits, headers_for=headers_for, allows=allows, pulse=pulse
+            session, server.url(path), limits=limits, headers_for=headers_for, check_url=allows, on_progress=pulse
         ) as fetched,
     ):
         return fetched, fetched.file.read()

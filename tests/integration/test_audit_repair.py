@@ -47,7 +47,7 @@ def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool,
 
     before = everything(at)
     done = [
-        (str(one.finding.check), one.done, one.what)
+        (str(one.finding.check), one.is_done, one.message)
         for one in repair.repair_findings(at.deps, found, actor="cli", send=send)
     ]
     assert before - everything(at) == set(), "a repair deletes nothing"

@@ -136,8 +136,8 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
 
     for _ in range(400):
         progress = checkpoint.start_progress(deps, deep=False, sample=2)
-        progress.take(Page(kept=["a", "b"]))
-        progress.take(Page(kept=["c", "d"]))
+        progress.add_page(Page(kept=["a", "b"]))
+        progress.add_page(Page(kept=["c", "d"]))
         drawn.update(progress.drawn)
 
     assert sum(drawn.values()) == 800

@@ -237,8 +237,8 @@ def test_a_connection_is_used_again_and_a_dropped_one_replaced(server):
     with contextlib.closing(session):
         for _ in range(3):
             with download.download_url(
-                session, server.url("/"), limits=FAST, headers_for=lambda url: {}, allows=lambda url: None,
-                pulse=lambda: None,
+                session, server.url("/"), limits=FAST, headers_for=lambda url: {}, check_url=lambda url: None,
+                on_progress=lambda: None,
             ) as fetched:  # fmt: skip
                 assert fetched.size_bytes == len(PNG)
 

@@ -74,7 +74,7 @@ def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine
     )
     first = end(mine, made, 0)
     keeping = front.get(made.headers["location"]).fields
-    end(mine, made, 1, DeadLetterDecision("VALIDATION_FAILED", "Invalid", "the PNG ends early", retryable=False))
+    end(mine, made, 1, DeadLetterDecision("VALIDATION_FAILED", "InvalidMedia", "the PNG ends early", retryable=False))
     end(mine, made, 2, DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True))
 
     shown = front.get(made.headers["location"])

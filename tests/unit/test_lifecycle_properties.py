@@ -67,7 +67,7 @@ reports = st.builds(
 )
 situations = st.builds(
     PredictionContext,
-    prediction=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
+    prediction_state=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
     is_chosen=st.booleans(),
     job_state=st.sampled_from(get_args(JobState)),
     has_render=st.booleans(),

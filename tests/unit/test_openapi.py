@@ -37,7 +37,7 @@ def test_what_is_read_is_described() -> None:
     }  # fmt: skip
     (limit,) = [parameter["schema"] for parameter in listed if parameter["name"] == "limit"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 50)
-    assert set(made["components"]["schemas"]["Asked"]["properties"]) == set(PredictionCreate.model_fields)
+    assert set(made["components"]["schemas"]["PredictionCreate"]["properties"]) == set(PredictionCreate.model_fields)
     assert "requestBody" in made["paths"]["/v1/predictions"]["post"]
 
 

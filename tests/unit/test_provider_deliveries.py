@@ -109,7 +109,7 @@ def test_a_delivery_with_damage_is_read_or_refused(provider, delivery, data):
         body[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
 
     try:
-        report = provider.parse(bytes(body))
+        report = provider.parse_report(bytes(body))
     except (MalformedPayload, UnrelatedEvent):
         return
     assert all(map(is_storable, storable_parts(report)))
@@ -137,7 +137,7 @@ HOSTILE = {
 def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
     """It becomes a dead letter that a person reads; 16 MB of brackets must not cost the worker."""
     with pytest.raises(MalformedPayload) as raised:
-        provider.parse(body)
+        provider.parse_report(body)
 
     assert 10 < len(str(raised.value)) < 400
     assert is_storable(str(raised.value))
@@ -154,7 +154,7 @@ def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
 def test_parse_raises_nothing_but_unreadable_and_not_ours(provider, body):
     """Any bytes, and any JSON with the fields a dialect knows."""
     try:
-        report = provider.parse(body)
+        report = provider.parse_report(body)
     except (MalformedPayload, UnrelatedEvent):
         return
     assert all(map(is_storable, storable_parts(report)))

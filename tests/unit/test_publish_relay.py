@@ -17,7 +17,7 @@ def test_a_full_relay_drops_and_never_waits() -> None:
     before = dropped()
 
     for _ in range(10):
-        relay.offer(*(Wake("ingest", ids.uuid7()) for _ in range(QUEUE_LENGTH // 10 + 5)))
+        relay.enqueue(*(Wake("ingest", ids.uuid7()) for _ in range(QUEUE_LENGTH // 10 + 5)))
 
     assert dropped() - before == 50
 

@@ -71,7 +71,7 @@ def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
     left: list[Subscription] = []
 
     class Places:
-        def leave(self, reader: Subscription) -> None:
+        def unsubscribe(self, reader: Subscription) -> None:
             left.append(reader)
 
     class FakeDesk:

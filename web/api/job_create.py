@@ -109,7 +109,7 @@ def _order(database: Database, at: context.AppContext, wish: JobRequest) -> Crea
         raise Problem(409, str(error)) from error
     except ForeignProject as error:
         raise validation.invalid_field("project_id", str(error)) from error
-    at.relay.offer(*made.wakes)
+    at.relay.enqueue(*made.wakes)
     return made
 
 

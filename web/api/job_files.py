@@ -45,7 +45,7 @@ class AttachedFiles:
         chain = tuple(
             dataclasses.replace(e, input=_swapped(dict(e.input), "upload", kept)) for e in wish.fallback_chain
         )
-        return dataclasses.replace(wish, chain=chain)
+        return dataclasses.replace(wish, fallback_chain=chain)
 
 
 def parse_job_form(form: Form) -> tuple[dict[str, Any], dict[str, Any], AttachedFiles]:

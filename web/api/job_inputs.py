@@ -67,7 +67,9 @@ async def check_inputs(at: AppContext, wish: JobRequest) -> CheckedJob:
     if errors:
         raise validation.invalid_fields(errors)
     chain = tuple(one.entry for one in judged)
-    return CheckedJob(dataclasses.replace(wish, chain=chain), [one.unchecked for one in judged if one.unchecked])
+    return CheckedJob(
+        dataclasses.replace(wish, fallback_chain=chain), [one.unchecked for one in judged if one.unchecked]
+    )
 
 
 async def _check_entry(at: AppContext, wish: JobRequest, n: int) -> _CheckedEntry:
@@ -80,7 +82,7 @@ async def _check_entry(at: AppContext, wish: JobRequest, n: int) -> _CheckedEntr
         if schema is None:
             return _CheckedEntry(entry, [], f"{place}: {entry.provider} offers no schema of {entry.model}")
         named = references.find_references(dict(entry.input))
-        filled = references.substitute_urls(dict(entry.input), {found.text: _SAMPLE_URL for found in named})
+        filled = references.substitute_urls(dict(entry.input), {found.label: _SAMPLE_URL for found in named})
         # In a thread: what a schema asks may take long, and webhooks are taken beside it.
         wrongs = await asyncio.to_thread(find_schema_errors, filled, schema, f"{place}.input")
         return _CheckedEntry(entry, wrongs, None)

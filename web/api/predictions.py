@@ -43,7 +43,7 @@ async def register_prediction(request: Request) -> Response:
             made = registration.register_prediction(database, at.settings, provider, wanted)
         except ForeignProject as error:
             raise validation.invalid_field("project_id", str(error)) from error
-        at.relay.offer(*made.wakes)
+        at.relay.enqueue(*made.wakes)
         return made, "open" if made.is_new else _read_job_state(database, made)
 
     made, state = await at.database.run(work)

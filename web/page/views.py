@@ -241,7 +241,7 @@ async def apply_action(request: Request, owner: str, job_id: UUID, action: str) 
         if database.run(lambda conn: my_renders.get_card(conn, owner, job_id)) is None:
             raise ids.not_found("job")
         outcome = act(database, at.settings, job_id, ACTOR)
-        at.relay.offer(*outcome.wakes)
+        at.relay.enqueue(*outcome.wakes)
         return "refused" if outcome.refused else action
 
     return await at.database.run(work)

@@ -77,7 +77,7 @@ class AssetStreamer:
 
     def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         stack = contextlib.ExitStack()
-        return stack, stack.enter_context(self._storage.open_object(self._storage.public_bucket, key, span=span))
+        return stack, stack.enter_context(self._storage.open_object(self._storage.public_bucket, key, byte_range=span))
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
