@@ -12,14 +12,14 @@ from typing import Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 from moorage.errors import ConfigError
 from moorage.failpoints import failpoint
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMA: Final = ROOT / "schema.sql"
 MIGRATIONS: Final = ROOT / "db" / "migrations"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # Any constant serves; transaction-scoped, so PgBouncer does no harm.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"
@@ -36,7 +36,8 @@ def migrate(conn: Connection) -> list[str]:
     Bring the database to the present schema and return the names of what was applied.
 
     Raises:
-        ConfigError: an applied migration was changed afterwards, or the server is older than PostgreSQL 16.
+        ConfigError: an applied migration was changed afterwards, a migration refuses (a worker of an older version
+            holds a lease), or the server is older than PostgreSQL 16.
     """
     if conn.info.server_version < 160000:
         raise ConfigError(f"PostgreSQL 16 or newer is needed; this server is {conn.info.server_version // 10000}")
@@ -54,7 +55,7 @@ def _next(conn: Connection) -> str | None:
         if not _is_there(conn):
             return _create(conn)
         known = {row["version"]: row["sha256"] for row in conn.execute(APPLIED).fetchall()}
-        for version, path in files():
+        for version, path in list_migrations():
             text = path.read_text(encoding="utf-8")
             if version not in known:
                 return _apply(conn, version, path.stem, text)
@@ -73,7 +74,10 @@ def _create(conn: Connection) -> str:
 
 
 def _apply(conn: Connection, version: int, name: str, text: str) -> str:
-    _execute(conn, text)
+    try:
+        _execute(conn, text)
+    except psycopg.errors.RaiseException as error:  # the migration's own condition does not hold
+        raise ConfigError(f"{name} is not applied: {error.diag.message_primary}") from error
     conn.execute(RECORD, {"version": version, "name": name, "sha256": _digest(text)})
     failpoint("migrate.before_commit")
     return name
@@ -84,13 +88,13 @@ def _execute(conn: Connection, text: str) -> None:
         cursor.execute(text.encode())
 
 
-def files() -> list[tuple[int, Path]]:
+def list_migrations() -> list[tuple[int, Path]]:
     """Return the migrations by number; 0001 is schema.sql itself as first released."""
     found = sorted(MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))
     return [(int(path.name[:4]), path) for path in found]
 
 
-def version(conn: Connection) -> int:
+def get_schema_version(conn: Connection) -> int:
     """Return the schema version of the database; 0 when it is empty."""
     if not _is_there(conn):
         return 0
@@ -98,15 +102,15 @@ def version(conn: Connection) -> int:
     return max((int(row["version"]) for row in rows), default=0)
 
 
-def require(conn: Connection) -> None:
+def require_current_schema(conn: Connection) -> None:
     """Refuse to run on an older schema; a newer one is fine."""
-    found = version(conn)
+    found = get_schema_version(conn)
     if found < SCHEMA_VERSION:
         raise ConfigError(f"the database has schema {found}, this moorage needs {SCHEMA_VERSION}: run moorage migrate")
 
 
 def _is_there(conn: Connection) -> bool:
-    row = one(conn, IS_THERE, {})
+    row = fetch_one(conn, IS_THERE, {})
     return bool(row and row["there"])
 
 

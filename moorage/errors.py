@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from moorage.transitions import EventKind
+
 Category = Literal[
     "DOWNLOAD_FAILED",
     "VALIDATION_FAILED",
@@ -25,12 +27,14 @@ class MoorageError(Exception):
     Attributes:
         category: what the row and the dead letter are filed under.
         ours: our own storage, database or disk failed; such failures do not count toward the error limit.
+        event_kind: what the event of a retry after it is filed under.
         retryable: whether a later replay of the dead letter could succeed.
         facts: what was measured (sizes, limits, statuses), kept with the dead letter as JSON.
     """
 
     category: Category = "INTERNAL"
-    ours: bool = False
+    event_kind: EventKind = "attempt_failed"
+    is_internal: bool = False
     retryable: bool = False
 
     def __init__(self, message: str, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -66,8 +70,10 @@ class LeaseLost(MoorageError):
     """Another worker owns this row, or nobody does any more: stop quietly, write nothing."""
 
 
-class HandBack(MoorageError):
+class StepInterrupted(MoorageError):
     """The worker is stopping and this work cannot end in time: give the row back, its attempt not counted."""
+
+    event_kind: EventKind = "worker_stopping"
 
 
 # --- webhooks -------------------------------------------------------------------------------------------------
@@ -86,13 +92,13 @@ class KeysStale(Transient):
     category: Category = "PROVIDER_FAILED"
 
 
-class Unreadable(Permanent):
+class MalformedPayload(Permanent):
     """A correctly signed body that cannot be understood as the provider's dialect."""
 
     category: Category = "VALIDATION_FAILED"
 
 
-class NotOurs(MoorageError):
+class UnrelatedEvent(MoorageError):
     """A correctly signed delivery about something that is no prediction: it is ignored, with this reason."""
 
 
@@ -145,6 +151,17 @@ class DownloadInterrupted(Transient):
 
     category: Category = "DOWNLOAD_FAILED"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+        event_kind: EventKind = "attempt_failed",
+    ) -> None:
+        super().__init__(message, facts=facts, retry_after=retry_after)
+        self.event_kind = event_kind
+
 
 class OutputGone(Permanent):
     """The provider answered 401, 403, 404 or 410: the file is deleted or the URL is dead. Ask once for a fresh URL."""
@@ -162,7 +179,7 @@ class DownloadRefused(Permanent):
 # --- validation -----------------------------------------------------------------------------------------------
 
 
-class Invalid(Permanent):
+class InvalidMedia(Permanent):
     """The bytes are not a whole picture or video of an accepted format within the limits."""
 
     category: Category = "VALIDATION_FAILED"
@@ -171,14 +188,14 @@ class Invalid(Permanent):
 # --- webhooks out ---------------------------------------------------------------------------------------------
 
 
-class NotifyFailed(Transient):
-    """The application did not take a notice: no answer in time, or one that is not 2xx."""
+class NotificationFailed(Transient):
+    """The application did not take a notification: no answer in time, or one that is not 2xx."""
 
     category: Category = "NOTIFY_FAILED"
 
 
-class NotifyRefused(Permanent):
-    """The application wants no more of a notice (410), or there is nobody to send it to."""
+class NotificationRefused(Permanent):
+    """The application wants no more of a notification (410), or there is nobody to send it to."""
 
     category: Category = "NOTIFY_FAILED"
     retryable = True
@@ -191,6 +208,7 @@ class StorageUnavailable(Transient):
     """Our object storage did not take or give an object now."""
 
     category: Category = "STORAGE_FAILED"
+    event_kind: EventKind = "storage_failed"
     ours = True
 
 
@@ -203,6 +221,7 @@ class StorageRefused(Transient):
     """
 
     category: Category = "STORAGE_FAILED"
+    event_kind: EventKind = "storage_failed"
     ours = True
 
 
@@ -217,13 +236,14 @@ class DatabaseUnavailable(Transient):
     """PostgreSQL did not answer."""
 
     category: Category = "DATABASE_FAILED"
-    ours = True
+    is_internal = True
 
 
 class DiskFull(Transient):
     """The temporary folder is full or broken."""
 
     category: Category = "STORAGE_FAILED"
+    event_kind: EventKind = "disk_failed"
     ours = True
 
 

@@ -3,31 +3,29 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.chaos import retry_verdict, submission_verdict
 from simulation.chaos.schedule import Landed
 from simulation.chaos.submission_load import Ordered
 from simulation.chaos.submission_verdict import Account
 from simulation.demo.registered import Started
 from storage import keys
-from storage.s3 import Blobs
-
-EXPIRED: Final = "the source expired before it could be kept"
+from storage.s3 import ObjectStore
 
 # fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
 
 OUTPUTS = """
-SELECT p.external_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key, o.thumb_key, o.thumb_bytes,
-       o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.chain IS NOT NULL AS is_ordered
+SELECT p.external_id, o.path, o.state, o.category, o.reason, o.source_expired, o.sha256, o.bytes, o.key, o.thumb_key,
+       o.thumb_bytes, o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.fallback_chain IS NOT NULL AS is_ordered
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
   LEFT JOIN render_variants v ON v.output_id = o.id
 """
 
 JOBS = """
-SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
+SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.fallback_chain IS NULL
 """
 
 DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -58,7 +56,7 @@ class Verdict:
 
 def judge(
     conn: Connection,
-    blobs: Blobs,
+    blobs: ObjectStore,
     ledger: dict[str, Any],
     started: Sequence[Started],
     ordered: Sequence[Ordered],
@@ -66,10 +64,10 @@ def judge(
 ) -> Verdict:
     """Compare what was sent and acknowledged with rows and objects."""
     verdict, summary = Verdict(), ledger["summary"]
-    rows = many(conn, OUTPUTS)
-    verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in many(conn, DEAD)]
+    rows = fetch_all(conn, OUTPUTS)
+    verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in fetch_all(conn, DEAD)]
     if any(fault.kind == "clock jump" for fault in landed):
-        verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
+        verdict.expired = {row["external_id"] for row in rows if row["source_expired"]}
     verdict.files = sum(len(summary["expected"][name]) for name in ("kept", "dead"))
     _webhooks(conn, ledger, verdict)
     _jobs(conn, started, verdict)
@@ -85,7 +83,7 @@ def judge(
 def _webhooks(conn: Connection, ledger: dict[str, Any], verdict: Verdict) -> None:
     """An acknowledged webhook must be there; one recorded and never acknowledged is legal: its answer was lost."""
     summary = ledger["summary"]
-    recorded = Counter(row["webhook_id"] for row in many(conn, WEBHOOK_IDS))
+    recorded = Counter(row["webhook_id"] for row in fetch_all(conn, WEBHOOK_IDS))
     attempts = (line for line in ledger["lines"] if line["kind"] == "webhook")
     of_fal = {line["webhook_id"]: line["prediction"] for line in attempts if line["provider"] == "fal"}
     acknowledged = {of_fal.get(webhook_id, webhook_id) for webhook_id in summary["acknowledged"]}
@@ -113,7 +111,7 @@ def _orders(
 
 def _jobs(conn: Connection, started: Sequence[Started], verdict: Verdict) -> None:
     states: dict[str, list[dict[str, Any]]] = {}
-    for row in many(conn, JOBS):
+    for row in fetch_all(conn, JOBS):
         states.setdefault(row["external_id"], []).append(row)
     for one in started:
         rows = states.pop(one.external_id, [])
@@ -147,7 +145,7 @@ def _output(line: dict[str, Any], rows: Sequence[dict[str, Any]], expected: str,
         verdict.lost.append(f"{name}: no row, expected {expected}")
     elif len(rows) > 1:
         verdict.doubled.append(f"{name}: {len(rows)} rows")
-    elif EXPIRED in (rows[0]["reason"] or "") and line["prediction"] in verdict.expired:
+    elif rows[0]["source_expired"] and line["prediction"] in verdict.expired:
         return  # by the jumped clock its URL was dead: a dead letter says so
     elif rows[0]["state"] != expected:
         where = verdict.lost if expected == "kept" else verdict.unexpected
@@ -160,10 +158,10 @@ def _output(line: dict[str, Any], rows: Sequence[dict[str, Any]], expected: str,
             verdict.lost.append(f"{name}: kept and not published")
 
 
-def _objects(rows: Sequence[dict[str, Any]], blobs: Blobs, verdict: Verdict) -> None:
+def _objects(rows: Sequence[dict[str, Any]], blobs: ObjectStore, verdict: Verdict) -> None:
     recorded = {row["key"]: row["bytes"] for row in rows if row["key"]}
     recorded |= {row["thumb_key"]: row["thumb_bytes"] for row in rows if row["thumb_key"]}
-    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDERS)}
+    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     verdict.lost += [f"object {key}" for key in recorded.keys() - listed.keys()]
     verdict.unexpected += [
         f"object {key} has {listed[key]} bytes, not {recorded[key]}"
@@ -188,7 +186,7 @@ def _repeats(
         if line["fault"]
     }
     prompts = {entry.prompt for one in ordered for entry in one.order.chain if entry.is_troubled}
-    rows = many(conn, retry_verdict.REPEATED)
+    rows = fetch_all(conn, retry_verdict.REPEATED)
     verdict.repeated = len(rows)
     verdict.unexplained += retry_verdict.unexplained(
         rows, landed, lambda row: (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts

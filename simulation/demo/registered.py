@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import requests
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from moorage.errors import MoorageError
 from simulation.demo.registered_cases import Case
 from simulation.provider.client import Standin
@@ -81,20 +81,20 @@ SELECT (SELECT count(*) FROM deliveries) AS accepted,
        (SELECT count(*) FROM outputs WHERE state = 'kept') AS kept,
        (SELECT count(*) FROM outputs WHERE ended_at IS NULL) AS waiting,
        (SELECT count(*) FROM outputs WHERE state = 'dead') AS dead,
-       (SELECT count(*) FROM notices WHERE ended_at IS NULL) AS notices,
+       (SELECT count(*) FROM notifications WHERE ended_at IS NULL) AS notifications,
        (SELECT count(*) FROM dead_letters WHERE state = 'open') AS dead_letters
 """
 
 
 def progress(conn: Connection) -> dict[str, int]:
     """Return the counts that the live line shows."""
-    return dict(many(conn, PROGRESS)[0])
+    return dict(fetch_all(conn, PROGRESS)[0])
 
 
 def is_quiet(conn: Connection, jobs: int) -> bool:
     """Return whether every job has ended and nothing waits any more."""
     now = progress(conn)
-    return now["jobs_all"] >= jobs and not any(now[what] for what in ("jobs", "deliveries", "waiting", "notices"))
+    return now["jobs_all"] >= jobs and not any(now[what] for what in ("jobs", "deliveries", "waiting", "notifications"))
 
 
 def await_quiet(

@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-MOST: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
+from db.audit.check import Check
+
+MAX_LISTED: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -16,22 +18,17 @@ class Finding:
         rule: its number in docs/design.md 5.
         subject: delivery, job, prediction, output, render, dead_letter, project, upload, or object.
         id: the row's id, or the object's key.
-        check: what saw it: the rule, where it looks, and a word ("3 renders cover").
+        check: what found it.
     """
 
     rule: int
     subject: str
     id: str
     what: str
-    check: str
+    check: Check
 
     @property
-    def word(self) -> str:
-        """Return what is wrong in one word, by which advice and repair go."""
-        return self.check.split()[2]
-
-    @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[Check, str]:
         """Return what makes two findings the same; a time or a count in `what` may have changed."""
         return self.check, self.id
 
@@ -49,7 +46,7 @@ class Tally:
     """
 
     checked: Counter[str] = field(default_factory=Counter)
-    found: Counter[str] = field(default_factory=Counter)
+    found: Counter[Check] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -57,12 +54,12 @@ class Tally:
     def add(self, finding: Finding) -> None:
         """Count a finding, and list it while there is room."""
         self.found[finding.check] += 1
-        if self.found[finding.check] <= MOST:
+        if self.found[finding.check] <= MAX_LISTED:
             self.findings.append(finding)
 
-    def note(self, finding: Finding) -> None:
+    def add_note(self, finding: Finding) -> None:
         """List what is worth knowing, while there is room."""
-        if len(self.notes) < MOST:
+        if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
 
 
@@ -73,7 +70,7 @@ class Page(Tally):
     after: str | None = None
 
 
-class Place(Protocol):
+class Scan(Protocol):
     """A sequence of rows or objects with keys, gone through page by page."""
 
     @property
@@ -83,5 +80,5 @@ class Place(Protocol):
     def page(self, after: str) -> Page:
         """Look at the next page behind a key ("" for the first)."""
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Look a second time at what was found here, and at nothing else."""

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from db import leases
-from moorage.model import Entry, Wish
+from moorage.model import FallbackEntry, JobRequest
 from tasks.jobs import create
 from tests.integration.core import World, png
 from tests.support import fork_server
@@ -131,14 +131,14 @@ def open_studio() -> Iterator[Studio]:
             thread.join()
 
 
-def entry(provider: str = "replicate", seconds: float = 60.0, **given: Any) -> Entry:
+def entry(provider: str = "replicate", seconds: float = 60.0, **given: Any) -> FallbackEntry:
     models = {"replicate": "acme/pictures", "fal": "fal-ai/flux", "openai": "gpt-image-1"}
-    return Entry(provider, models[provider], {"prompt": "a harbour", **given}, seconds)
+    return FallbackEntry(provider, models[provider], {"prompt": "a harbour", **given}, seconds)
 
 
-def ordered(at: World, *chain: Entry, deadline_seconds: float = 900.0) -> create.Ordered:
+def ordered(at: World, *chain: FallbackEntry, deadline_seconds: float = 900.0) -> create.CreatedJob:
     """Commit a job with its planned prediction, as the API does."""
-    wish = Wish(owner="ann", kind="image", chain=chain or (entry(),), deadline_seconds=deadline_seconds)
+    wish = JobRequest(owner="ann", kind="image", fallback_chain=chain or (entry(),), deadline_seconds=deadline_seconds)
     return create.create_job(at.deps.database, at.deps.settings, at.deps.providers, wish)
 
 
@@ -151,7 +151,7 @@ def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str,
     """Take one wake in a process of its own that dies at a failpoint, and free its lease as its parent does."""
     leased_by = f"node@crash/{point}"
     code = "from uuid import UUID; from worker import step_runner; "
-    code += f"step_runner.run({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
+    code += f"step_runner.run_step({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
     given = {"PATH": os.environ["PATH"], "MOORAGE_DOTENV": "", "MOORAGE_FAILPOINT": point, **environment}
     process = fork_server.run(["-c", code], env=given, cwd=ROOT)
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -160,4 +160,4 @@ def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str,
 
 def free(at: World, leased_by: str) -> None:
     """Free what a dead worker child held."""
-    leases.release_of(at.conn, leased_by, "its process died")
+    leases.release_held_by(at.conn, leased_by, "its process died")

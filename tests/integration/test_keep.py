@@ -9,7 +9,7 @@ import pytest
 
 from db.connection import connect
 from embedded.stack import Stack
-from moorage.errors import DatabaseUnavailable
+from moorage.errors import DatabaseUnavailable, StepInterrupted
 from moorage.model import Wake
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shutdown, step_runner
@@ -44,13 +44,13 @@ def test_a_kept_file_is_stored_byte_for_byte_and_published(at: World) -> None:
 
     at.step("keep", output_id)
 
-    row, bucket = at.row("outputs", output_id), at.deps.blobs.public_bucket
-    with at.deps.blobs.open(bucket, row["key"]) as opened:
+    row, bucket = at.row("outputs", output_id), at.deps.storage.public_bucket
+    with at.deps.storage.open_object(bucket, row["key"]) as opened:
         stored = opened.read()
     assert [stored] == [body for _, body in at.source.files.values()]
     assert (row["sha256"], row["bytes"]) == (hashlib.sha256(stored).hexdigest(), len(stored))
-    thumb = at.deps.blobs.head(bucket, row["thumb_key"])
-    assert (thumb.sha256, thumb.bytes) == (row["thumb_sha256"], row["thumb_bytes"])
+    thumb = at.deps.storage.head(bucket, row["thumb_key"])
+    assert (thumb.sha256, thumb.size_bytes) == (row["thumb_sha256"], row["thumb_bytes"])
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
     assert at.state("jobs", made.job_id) == "succeeded"
     assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1
@@ -158,6 +158,8 @@ def test_a_failing_server_is_tried_twelve_times(at: World) -> None:
 
     (letter,) = at.letters(output_id)
     assert downloads(at) == 12
+    assert at.one("SELECT count(*) FROM events WHERE kind = 'source_unavailable'") == 11
+    assert not at.row("outputs", output_id)["source_expired"]
     assert (letter["error"], letter["facts"]["attempts"]) == ("DownloadInterrupted", 12)
     assert at.state("jobs", made.job_id) == "failed"
 
@@ -172,6 +174,7 @@ def test_an_expired_source_is_tried_once_and_then_given_up(at: World) -> None:
 
     assert downloads(at) == 1
     assert "expired" in at.letters(output_id)[0]["reason"]
+    assert at.row("outputs", output_id)["source_expired"]
 
 
 def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: World) -> None:
@@ -181,7 +184,7 @@ def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: W
     at.keep_all(made.job_id)
 
     (letter,) = at.letters()
-    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "Invalid")
+    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "InvalidMedia")
     assert at.state("jobs", made.job_id) == "partial"
 
 
@@ -204,13 +207,14 @@ def test_five_dead_workers_make_an_output_poison(at: World) -> None:
 def test_a_stopping_worker_hands_its_work_back_uncounted(at: World, stoppable: None) -> None:
     """A deployment is no failure."""
     (output_id,) = at.outputs(at.keeping([at.source.picture()]).job_id)
-    shutdown.begin(0)
+    shutdown.begin_shutdown(0)
 
     at.step("keep", output_id)
 
     row = at.row("outputs", output_id)
     assert (row["state"], row["lease_token"], row["attempt"], row["crashes"]) == ("waiting", None, 0, 0)
     assert at.one("SELECT run_at <= moment() FROM outputs")
+    assert at.one("SELECT count(*) FROM events WHERE subject_id = %s AND kind = 'worker_stopping'", output_id) == 1
 
 
 def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppable: None) -> None:
@@ -218,7 +222,7 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     lease = leased(at)
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    step_runner._hand_back(at.deps, lease, "the worker is stopping")
+    step_runner._hand_back(at.deps, lease, StepInterrupted("the worker is stopping"))
 
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 
@@ -230,7 +234,7 @@ def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> No
     def work(*_: object) -> list[Wake]:
         raise DatabaseUnavailable("PostgreSQL went away")
 
-    spec = step_runner.Spec("outputs", ("waiting",), work)
+    spec = step_runner.StepSpec("outputs", ("waiting",), work)
     step_runner._carry_out(at.deps, spec, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
@@ -247,7 +251,7 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    step_runner._carry_out(at.deps, step_runner.Spec("outputs", ("waiting",), work), "keep", lease, Held())
+    step_runner._carry_out(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
     assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.connection import now
+from db.connection import current_time
 from embedded.stack import Stack
 from storage import s3
 from tests.integration.core import World, database_of, world
@@ -26,7 +26,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 def without_storage(at: World) -> World:
     """Return this world with storage away."""
     away = s3.from_settings(at.deps.settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
-    return dataclasses.replace(at, deps=dataclasses.replace(at.deps, blobs=away))
+    return dataclasses.replace(at, deps=dataclasses.replace(at.deps, storage=away))
 
 
 def test_storage_that_is_away_downloads_nothing_and_counts_nothing(at: World) -> None:
@@ -41,7 +41,7 @@ def test_storage_that_is_away_downloads_nothing_and_counts_nothing(at: World) ->
     row = at.row("outputs", output_id)
     assert at.source.asked == []
     assert (row["state"], row["attempt"], row["crashes"]) == ("waiting", 0, 0)
-    assert timedelta(0) < row["run_at"] - now(at.conn) < timedelta(seconds=30)
+    assert timedelta(0) < row["run_at"] - current_time(at.conn) < timedelta(seconds=30)
     with at.later("15 minutes") as then:
         then.step("keep", output_id)
     assert at.state("jobs", made.job_id) == "succeeded"

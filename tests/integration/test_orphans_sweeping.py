@@ -17,8 +17,8 @@ from tests.support import fork_server
 TWICE = """
 from worker import sweep_runner
 for name in ("orphans", "retention", "usage"):
-    sweep_runner.run(name, "node/1")
-    sweep_runner.run(name, "node/2")
+    sweep_runner.run_sweep(name, "node/1")
+    sweep_runner.run_sweep(name, "node/2")
 """
 
 
@@ -60,7 +60,7 @@ def test_a_night_in_which_the_sweep_dies_costs_one_run(
     """Its slot is taken and stays so; the next slot is free."""
     name = point.partition(".")[0]
     env = cli.environment(stack, database_url)
-    sweep = ["-c", f"from worker import sweep_runner; sweep_runner.run({name!r}, 'node/1')"]
+    sweep = ["-c", f"from worker import sweep_runner; sweep_runner.run_sweep({name!r}, 'node/1')"]
 
     killed = fork_server.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT)
     left = conn.execute("SELECT finished_at FROM ticks").fetchall()
@@ -84,7 +84,7 @@ def test_the_place_survives_a_run_that_breaks_off(
     world.kept(deps, "a")
     world.kept(deps, "b")
     monkeypatch.setattr(orphans, "_PAGE", 1)
-    listing = deps.blobs.list
+    listing = deps.storage.list_objects
 
     def breaking(bucket: str, prefix: str, start_after: str = "") -> Iterator[object]:
         for number, listed in enumerate(listing(bucket, prefix, start_after)):
@@ -92,15 +92,15 @@ def test_the_place_survives_a_run_that_breaks_off(
                 raise StorageRefused("list: 403")
             yield listed
 
-    monkeypatch.setattr(deps.blobs, "list", breaking)
+    monkeypatch.setattr(deps.storage, "list_objects", breaking)
 
     with pytest.raises(StorageRefused):
-        orphans.sweep(deps)
+        orphans.sweep_orphans(deps)
     first = conn.execute("SELECT place, after_key FROM cursors").fetchall()
-    monkeypatch.setattr(deps.blobs, "list", listing)
-    second = orphans.sweep(deps)
+    monkeypatch.setattr(deps.storage, "list_objects", listing)
+    second = orphans.sweep_orphans(deps)
 
-    everything = list(deps.blobs.list(deps.blobs.public_bucket, "renders/"))
+    everything = list(deps.storage.list_objects(deps.storage.public_bucket, "renders/"))
     assert first == [{"place": "public renders/", "after_key": everything[1].key}]
     assert second["at_end"]
     assert conn.execute("SELECT place FROM cursors").fetchall() == []

@@ -98,7 +98,7 @@ def test_every_shape_is_kept_and_published(world):
 
 def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
     """A queue declared otherwise would lose its messages with one node, and what is rejected with them."""
-    (expected, _) = queues.declare(server.url)
+    (expected, _) = queues.build_queues(server.url)
 
     with rabbit.connected(server.url) as connection:
         expected(connection.default_channel).queue_declare(passive=False)  # the same arguments: taken
@@ -237,7 +237,7 @@ def test_a_broker_out_of_memory_holds_up_nobody_who_publishes(world, server):
     """It keeps the connection, confirms nothing and answers no goodbye: a step would hang until its time limit."""
     before = world.pids()
     line = "from worker import publish; from moorage.model import Wake; import uuid;"
-    line += "print([publish.wake_all([Wake('keep', uuid.uuid4())]) for _ in range(2)])"
+    line += "print([publish.publish_wakes([Wake('keep', uuid.uuid4())]) for _ in range(2)])"
 
     server.control("set_vm_memory_high_watermark", "0")
     try:

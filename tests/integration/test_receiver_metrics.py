@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from db import migrate
 from db.connection import Connection
 from db.reports import metrics
 from embedded.stack import Stack
@@ -37,7 +38,7 @@ INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, to_timestamp(
 
 
 def values(url: str, conn: Connection) -> dict[str, dict[tuple[str, ...], float]]:
-    return {gauge.name: dict(gauge.series) for gauge in metrics.read(conn)}
+    return {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
 
 
 def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_url: str, conn: Connection) -> None:
@@ -51,7 +52,7 @@ def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_ur
 
 def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: Connection) -> None:
     """Leased rows are live too, and ended work counts for a day."""
-    conn.execute(SEED.format(job=ids.new(), prediction=ids.new()).encode())
+    conn.execute(SEED.format(job=ids.uuid7(), prediction=ids.uuid7()).encode())
 
     found = values(database_url, conn)
 
@@ -59,7 +60,7 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
     assert found["moorage_jobs"] == {("open", "replicate"): 1}
     assert found["moorage_predictions"] == {("running", "replicate"): 1}
     assert found["moorage_outputs"] == {("waiting", "replicate"): 1}
-    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0, ("notices",): 0}
+    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0, ("notifications",): 0}
     assert found["moorage_dead_letters_open"] == {("replicate", "keep", "DOWNLOAD_FAILED"): 1}
     assert found["moorage_jobs_ended_24h"] == {("cancelled",): 1}
     assert found["moorage_outputs_ended_24h"] == {("dead",): 1}
@@ -73,8 +74,8 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
 
 @pytest.mark.parametrize(
     "sql",
-    [stat.sql for stat in metrics.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
-    ids=[stat.name for stat in metrics.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    [stat.sql for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    ids=[stat.name for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
 )
 def test_no_count_reads_a_whole_table(conn: Connection, sql: str) -> None:
     """A scrape every 15 seconds over all that was ever done would become the heaviest query of the house."""
@@ -147,7 +148,7 @@ def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> N
         status, _, body = receiver.call("GET", "/readyz")
 
     assert status == 503
-    assert b"needs 1: run `moorage migrate`" in body
+    assert f"needs {migrate.SCHEMA_VERSION}: run `moorage migrate`".encode() in body
 
 
 def test_a_scrape_survives_a_count_that_fails(stack: Stack, template_database: str) -> None:
