@@ -6,12 +6,12 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+import boto3.session
 import pytest
 
 from db.connection import Connection, connect
 from egress import session
 from embedded.stack import Stack
-from storage import s3
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
@@ -20,17 +20,16 @@ from tests.integration import web_process as wp
 @pytest.fixture(scope="session", autouse=True)
 def shared_clients() -> Iterator[None]:
     """Share S3 clients and TLS contexts between tests: each takes a tenth of a second of processor time to create."""
-    make_client, make_context = s3.Clients._make, session._tls_context
-    clients: dict[object, Any] = {}
+    make_client, make_context = boto3.session.Session.client, session._tls_context
+    clients: dict[str, Any] = {}
     contexts: dict[str | None, ssl.SSLContext] = {}
 
-    def client(self: s3.Clients, endpoint: str | None, config: dict[str, Any]) -> Any:
-        given = self._settings
-        key = (os.getpid(), endpoint, given.aws_region, given.aws_access_key_id, given.aws_secret_access_key)
-        whole = (*key, repr(sorted(config.items())))
-        if whole not in clients:
-            clients[whole] = make_client(self, endpoint, config)
-        return clients[whole]
+    def client(self: boto3.session.Session, service: str, **given: Any) -> Any:
+        config = given["config"]._user_provided_options
+        key = repr((os.getpid(), service, sorted(({**given, "config": config}).items())))
+        if key not in clients:
+            clients[key] = make_client(self, service, **given)  # type: ignore[call-overload]
+        return clients[key]
 
     def context() -> ssl.SSLContext:
         file = os.environ.get("SSL_CERT_FILE")
@@ -39,7 +38,7 @@ def shared_clients() -> Iterator[None]:
         return contexts[file]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3.Clients, "_make", client)
+        patch.setattr(boto3.session.Session, "client", client)
         patch.setattr(session, "_tls_context", context)
         yield
 
