@@ -1,46 +1,15 @@
 """Fixtures that many modules share: what a worker has, and for the API a database, a front and a connection."""
 
 import contextlib
-import os
-import ssl
 from collections.abc import Iterator
-from typing import Any
 
-import boto3.session
 import pytest
 
 from db.connection import Connection, connect
-from egress import session
 from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
-
-
-@pytest.fixture(scope="session", autouse=True)
-def shared_clients() -> Iterator[None]:
-    """Share S3 clients and TLS contexts between tests: each takes a tenth of a second of processor time to create."""
-    make_client, make_context = boto3.session.Session.client, session._tls_context
-    clients: dict[str, Any] = {}
-    contexts: dict[str | None, ssl.SSLContext] = {}
-
-    def client(self: boto3.session.Session, service: str, **given: Any) -> Any:
-        config = given["config"]._user_provided_options
-        key = repr((os.getpid(), service, sorted(({**given, "config": config}).items())))
-        if key not in clients:
-            clients[key] = make_client(self, service, **given)  # type: ignore[call-overload]
-        return clients[key]
-
-    def context() -> ssl.SSLContext:
-        file = os.environ.get("SSL_CERT_FILE")
-        if file not in contexts:
-            contexts[file] = make_context()
-        return contexts[file]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boto3.session.Session, "client", client)
-        patch.setattr(session, "_tls_context", context)
-        yield
 
 
 @pytest.fixture

@@ -139,6 +139,7 @@ def run(
             status = process.wait(timeout)
         except BaseException:
             process.kill()
+            process.wait()
             raise
         texts = []
         for file in (out, errors):
