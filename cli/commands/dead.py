@@ -139,7 +139,7 @@ def _line(group: Row) -> str:
 def _matching(deps: Deps, which: DeadLetterFilter) -> Iterator[UUID]:
     """Go through all that match, a page in memory."""
     after = UUID(int=0)
-    while ids := deps.database.run(partial(dead_letters.list_ids, which=which, after=after, limit=PAGE)):
+    while ids := deps.database.run(partial(dead_letters.list_ids, criteria=which, after=after, limit=PAGE)):
         yield from ids
         after = ids[-1]
 
