@@ -32,6 +32,17 @@ def get_output_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, GET_OUTPUT_OBJECTS, {"ids": list(ids)})
 
 
+SAMPLE_KEPT_OUTPUTS: Final = """
+SELECT id FROM outputs WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
+"""
+
+
+def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]:
+    """Return the ids of kept outputs chosen at random, each with the same probability."""
+    conn.execute(LONG_TIMEOUT)
+    return [row["id"] for row in fetch_all(conn, SAMPLE_KEPT_OUTPUTS, {"limit": limit})]
+
+
 FIND_REFERENCED_KEYS: Final = """
 SELECT key AS name FROM outputs WHERE key = ANY(%(keys)s::text[])
 UNION ALL SELECT thumb_key FROM outputs WHERE thumb_key = ANY(%(keys)s::text[])
