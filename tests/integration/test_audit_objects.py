@@ -133,7 +133,7 @@ def peak_of_an_audit(deps: Deps, monkeypatch: pytest.MonkeyPatch, objects: int) 
         for number in range(objects if prefix == keys.RENDER_PREFIX else 0):
             yield ListedObject(f"renders/{number:032x}/0-nobody.png", 1, datetime.now(UTC))
 
-    monkeypatch.setattr(deps.storage, "list", listing)
+    monkeypatch.setattr(deps.storage, "list_objects", listing)
     tracemalloc.start()
     try:
         report = audit.run_audit(deps, second_look_seconds=0.0)

@@ -100,7 +100,7 @@ def test_every_check_names_its_damage(loose: Deps, check: str) -> None:
 
 def _again(deps: Deps, place: str, found: list[run.Finding]) -> list[run.Finding]:
     mine = [finding for finding in found if finding.check.split()[1] == place]
-    return rehearsal.Rows(deps, place, deep=True).again(mine)
+    return rehearsal.RowScan(deps, place, deep=True).recheck(mine)
 
 
 @pytest.mark.parametrize("name", ALSO)
