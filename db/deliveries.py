@@ -1,11 +1,15 @@
 """Deliveries: inbound webhook requests. receiver/deliveries.py inserts them; the ingest step ends them."""
 
+from collections.abc import Mapping
 from uuid import UUID
 
+from db import dead_letters
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
-from moorage.model import Delivery, Lease
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Delivery, Lease, Step
+from moorage.text import to_storable
 
 LIVE_STATES = ("new", "unmatched")
 
@@ -123,26 +127,16 @@ def make_unmatched_due(conn: Connection, provider: str, external_id: str) -> lis
     ]
 
 
-POISON = """
-WITH old AS (
-    SELECT id, state FROM deliveries
-     WHERE id = %(id)s AND state IN ('new', 'unmatched') AND lease_token IS NULL AND crashes >= %(max_crashes)s
-       FOR UPDATE
-), moved AS (
-    UPDATE deliveries d SET state = 'dead', run_at = NULL, ended_at = moment(), reason = %(reason)s
-      FROM old WHERE d.id = old.id
-    RETURNING d.id, old.state AS from_state
-)
-INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor)
-SELECT 'delivery', id, from_state, 'dead', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
-
-
-def poison(conn: Connection, delivery_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
-    """End a delivery that reached the crash limit; return False if it no longer qualifies."""
-    args = {"id": delivery_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return fetch_one(conn, POISON, args) is not None
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> None:
+    """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
+    delivery = get(conn, lease.row_id)
+    provider = delivery.provider if delivery else None
+    end(conn, lease, "dead", to_storable(decision.reason))
+    dead_letters.add(
+        conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by
+    )
 
 
 REPLAY = """

@@ -1,12 +1,15 @@
 """Notices: what an application is told by webhook, one for each end of a job that asked for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from db import leases
+from db import dead_letters, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
-from moorage.model import Lease
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Lease, Step
+from moorage.text import to_storable
 
 # Part of the statement that ends a job (jobs.MOVE), beside its `moved` and `told`.
 ADD_FOR_JOB_END = """
@@ -64,28 +67,14 @@ def end_sent(conn: Connection, lease: Lease) -> None:
 END_DEAD = leases.build_end_statement("notices", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
 
 
-def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> UUID:
-    """Give up on a notice; returns its job. LeaseLost when another worker owns it."""
-    return leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
-
-
-POISON = """
-WITH moved AS (
-    UPDATE notices
-       SET state = 'dead', run_at = NULL, ended_at = moment(), category = 'POISON', reason = %(reason)s
-     WHERE id = %(id)s AND state = 'waiting' AND lease_token IS NULL AND crashes >= %(max_crashes)s
-    RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'notice', id, job_id, 'waiting', 'dead', %(reason)s, %(actor)s FROM moved
-RETURNING job_id
-"""
-
-
-def poison(conn: Connection, notification_id: UUID, reason: str, *, max_crashes: int, actor: str) -> UUID | None:
-    """End a notice whose workers keep dying; returns its job, None when it is no longer such a row."""
-    row = fetch_one(conn, POISON, {"id": notification_id, "reason": reason, "max_crashes": max_crashes, "actor": actor})
-    return UUID(str(row["job_id"])) if row else None
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> None:
+    """End a leased notification as `dead`, with a dead letter. Raises LeaseLost."""
+    reason, actor = to_storable(decision.reason), lease.leased_by
+    job_id = leases.execute_end(conn, lease, END_DEAD, category=decision.category, reason=reason)
+    facts = {"attempts": lease.attempt, **facts}
+    dead_letters.add(conn, "notice", lease.row_id, decision, step=step, job_id=job_id, facts=facts, actor=actor)
 
 
 REPLAY = """

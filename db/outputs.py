@@ -1,15 +1,18 @@
 """Outputs: the files of chosen predictions, the unit of work."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from db import leases
+from db import dead_letters, discarding, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.errors import LeaseLost
-from moorage.model import Lease, Output, StoredOutput
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
+from moorage.text import to_storable
 
 ADD = """
 WITH made AS (
@@ -147,30 +150,29 @@ def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None
     leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
 
 
-# An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
-POISON = """
-WITH old AS (
-    SELECT id, state FROM outputs
-     WHERE id = %(id)s AND state IN ('waiting', 'discarding') AND lease_token IS NULL AND crashes >= %(max_crashes)s
-       FOR UPDATE
-), moved AS (
-    UPDATE outputs o
-       SET state = CASE old.state WHEN 'waiting' THEN 'dead' ELSE 'discarded' END, run_at = NULL, ended_at = moment(),
-           category = 'POISON', reason = %(reason)s, key = NULL, thumb_key = NULL, thumb_bytes = NULL,
-           thumb_sha256 = NULL
-      FROM old WHERE o.id = old.id
-    RETURNING o.id, o.job_id, old.state AS from_state, o.state AS to_state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, from_state, to_state, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> Job | None:
+    """
+    End a leased output with a dead letter; return its job, locked. Raises LeaseLost.
 
-
-def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
-    """End an output whose workers keep dying; False when it is no longer such a row."""
-    args = {"id": output_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return fetch_one(conn, POISON, args) is not None
+    A discarding output becomes `discarded`: its objects then belong to no row, and the orphan sweep deletes them.
+    """
+    output = get(conn, lease.row_id)
+    if output is None:
+        return None
+    job = jobs.lock(conn, output.job_id)
+    facts = {"path": output.path, "attempts": lease.attempt, **facts}
+    if step == "discard":
+        discarding.end_discarded(conn, lease)
+        facts["keys"] = [output.key, output.thumb_key]
+    else:
+        end_dead(conn, lease, decision.category, to_storable(decision.reason))
+    provider, actor = output.provider, lease.leased_by
+    dead_letters.add(
+        conn, "output", output.id, decision, step=step, job_id=job.id, provider=provider, facts=facts, actor=actor
+    )
+    return job
 
 
 REPLAY = """

@@ -1,14 +1,17 @@
 """Predictions: runs at providers. Their state only moves forward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from db import dead_letters, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
-from moorage.model import Lease, Prediction, PredictionState
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Job, Lease, Prediction, PredictionState, Step
+from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
 POLLED_STATES = ("running", "abandoned")
@@ -237,27 +240,24 @@ def make_due_by_id(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
     return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_ID, {"ids": list(ids)})]
 
 
-POISON = """
-WITH old AS (
-    SELECT id, state FROM predictions
-     WHERE id = %(id)s AND ended_at IS NULL AND lease_token IS NULL AND crashes >= %(max_crashes)s FOR UPDATE
-), moved AS (
-    UPDATE predictions p
-       SET state = 'lost', category = 'POISON', reason = %(reason)s, ended_by = 'us', run_at = NULL,
-           ended_at = moment()
-      FROM old WHERE p.id = old.id
-    RETURNING p.id, p.job_id, old.state AS from_state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, from_state, 'lost', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
-
-
-def poison(conn: Connection, prediction_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
-    """End a prediction that reached the crash limit; return False if it no longer qualifies."""
-    args = {"id": prediction_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return fetch_one(conn, POISON, args) is not None
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> Job | None:
+    """End a leased prediction as `lost`, with a dead letter; return its job, locked. Raises LeaseLost."""
+    row = get(conn, lease.row_id)
+    if row is None:
+        return None
+    job, prediction, actor = jobs.lock(conn, row.job_id), lock(conn, row.id), lease.leased_by
+    if prediction.state not in LIVE_STATES:
+        return None
+    if not leases.is_current(conn, lease):
+        raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
+    reason, provider = to_storable(decision.reason), prediction.provider
+    end(conn, prediction, "lost", ended_by="us", actor=actor, category=decision.category, reason=reason)
+    dead_letters.add(
+        conn, "prediction", row.id, decision, step=step, job_id=job.id, provider=provider, facts=facts, actor=actor
+    )
+    return job
 
 
 REPLAY = """

@@ -97,7 +97,7 @@ def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wak
     if not is_poison:
         return []
     log.error("step.poison", crashes=limit)
-    return failures.dead_letter_poison(deps, step, row_id, leased_by)
+    return failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
 
 
 def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: LeaseGuard) -> list[Wake]:

@@ -69,7 +69,7 @@ def test_what_is_refused_is_told_with_its_reason(deps: Deps, env: dict[str, str]
     assert done.returncode == 1
     assert result["done"] == 1
     assert [one["reason"] for one in result["refused"]] == [
-        "the source of this file is gone, or it is not dead any more"
+        "output is no longer dead, or its source was purged"
     ]
 
 
