@@ -15,7 +15,7 @@ CONTEXT: Final[Mapping[WorkTable, str]] = {
     "outputs": """
 SELECT o.job_id, p.provider, o.path FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """,
-    "notices": "SELECT job_id, NULL AS provider, NULL AS path FROM notices WHERE id = %(id)s",
+    "notifications": "SELECT job_id, NULL AS provider, NULL AS path FROM notifications WHERE id = %(id)s",
 }
 
 
@@ -49,7 +49,7 @@ END: Final[Mapping[WorkTable, str]] = {
         "state = CASE old.state WHEN 'waiting' THEN 'dead' ELSE 'discarded' END, category = 'POISON', key = NULL,"
         " thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL",
     ),
-    "notices": _build_end_statement("notices", ("waiting",), "state = 'dead', category = 'POISON'"),
+    "notifications": _build_end_statement("notifications", ("waiting",), "state = 'dead', category = 'POISON'"),
 }
 
 

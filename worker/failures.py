@@ -41,9 +41,8 @@ def _record(
     if isinstance(decision, DeadLetterDecision):
         return decision, dead_letter_row(conn, deps, lease, step, decision, error.facts)
     wait = max((decision.run_at - now).total_seconds(), 0.0)
-    leases.reschedule(
-        conn, lease, wait_seconds=wait, reason=to_storable(decision.reason), counts_as_error=decision.is_counted
-    )
+    reason, counted = to_storable(decision.reason), decision.is_counted
+    leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=counted, kind=decision.kind)
     return decision, []
 
 
@@ -53,7 +52,7 @@ def dead_letter_row(
     """End a leased row with a dead letter and advance its job; return wakes. Raises LeaseLost."""
     if lease.table == "deliveries":
         deliveries.dead_letter(conn, lease, decision, step=step, facts=facts)
-    elif lease.table == "notices":
+    elif lease.table == "notifications":
         notifications.dead_letter(conn, lease, decision, step=step, facts=facts)
     else:
         table = predictions if lease.table == "predictions" else outputs

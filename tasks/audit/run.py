@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from db.audit import checks as rules
+from db.audit.check import Check
 from db.connection import current_time
 from tasks.audit.digests import DigestSample
 from tasks.audit.findings import Finding, Scan, Tally
@@ -34,7 +35,7 @@ class AuditReport:
     findings: list[Finding]
     checked: dict[str, int]
     notes: list[Finding]
-    unlisted: dict[str, int]
+    unlisted: dict[Check, int]
     started_at: datetime
     ended_at: datetime
     deep: bool
@@ -104,11 +105,11 @@ def _recheck(scans: list[Scan], tally: Tally) -> list[Finding]:
     first = {finding.key for finding in tally.findings}
     present: list[Finding] = []
     for scan in scans:
-        findings = [finding for finding in tally.findings if finding.check.split()[1] == scan.name]
+        findings = [finding for finding in tally.findings if finding.check.place == scan.name]
         present += [finding for finding in scan.recheck(findings) if finding.key in first] if findings else []
     return present
 
 
-def _count_unlisted(tally: Tally) -> dict[str, int]:
+def _count_unlisted(tally: Tally) -> dict[Check, int]:
     listed = Counter(finding.check for finding in tally.findings)
     return {check: count - listed[check] for check, count in tally.found.items() if count > listed[check]}

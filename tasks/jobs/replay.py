@@ -34,7 +34,7 @@ def _requeue(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) 
         if not deliveries.replay(conn, letter.subject_id, actor):
             raise Refused("delivery is no longer dead, or its body was purged", status=409)
         return Wake("ingest", letter.subject_id)
-    if letter.subject == "notice":
+    if letter.subject == "notification":
         if not notifications.replay(conn, letter.subject_id, actor):
             raise Refused("notification is no longer dead", status=409)
         return Wake("notify", letter.subject_id)

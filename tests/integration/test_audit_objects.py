@@ -34,7 +34,7 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
 
 def run(deps: Deps, *, deep: bool = False, sample: int = 50) -> list[tuple[str, str]]:
     found = audit.run_audit(deps, deep=deep, second_look_seconds=0.0, sample=sample).findings
-    return [(finding.check, finding.id) for finding in found]
+    return [(str(finding.check), finding.id) for finding in found]
 
 
 def put(deps: Deps, key: str, body: bytes) -> None:
