@@ -17,7 +17,7 @@ _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, 
        created_at, closed_at, closed_by"""
 
 ADD = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable,
                               facts)
     VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
@@ -26,7 +26,7 @@ WITH made AS (
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM made
+SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM inserted
 """
 
 

@@ -1,4 +1,4 @@
-"""Outputs: the files of chosen predictions, the unit of work."""
+"""Outputs: the files of chosen predictions, one unit of work each."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from moorage.provider_types import OutputFile
 from moorage.text import to_storable
 
 ADD = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, ended_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
@@ -28,7 +28,7 @@ WITH made AS (
     RETURNING id, job_id, state
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM made
+SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 
@@ -45,10 +45,10 @@ def add(
     object_key: str | None = None,
 ) -> bool:
     """
-    Insert a file that a prediction produced, waiting, or dead where it must not be fetched; False when it is known.
+    Insert a file of a prediction: `waiting`, or `dead` if it has a problem; return False if the path exists.
 
     Args:
-        object_key: the file lies in the private bucket under this key.
+        object_key: the file is stored in the private bucket under this key.
     """
     kind = "object" if object_key else ("inline" if file.data is not None else "url")
     args: dict[str, Any] = {
@@ -67,7 +67,7 @@ def add(
     return fetch_one(conn, ADD, args) is not None
 
 
-RENEW_SOURCE = """
+UPDATE_SOURCE_URL = """
 UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
  WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
    AND source IS DISTINCT FROM %(url)s
@@ -76,12 +76,12 @@ RETURNING id
 
 
 def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
-    """Take a fresh URL and expiry for a path that is still waiting; False when nothing changed."""
+    """Set a new URL and expiry for a waiting path; return False if nothing changed."""
     args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
-    return fetch_one(conn, RENEW_SOURCE, args) is not None
+    return fetch_one(conn, UPDATE_SOURCE_URL, args) is not None
 
 
-REFRESH = """
+RECORD_REFRESH = """
 UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
        refreshed_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s
@@ -90,9 +90,9 @@ RETURNING id
 
 
 def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
-    """Record that the provider was asked for a fresh URL, and take it; LeaseLost when another worker owns the row."""
+    """Record that a new URL was requested from the provider, and the URL if there is one. Raises LeaseLost."""
     args = {"id": lease.row_id, "token": lease.token, "url": url, "expires_at": expires_at}
-    if fetch_one(conn, REFRESH, args) is None:
+    if fetch_one(conn, RECORD_REFRESH, args) is None:
         raise LeaseLost(f"output {lease.row_id}: the lease is lost")
 
 
@@ -105,7 +105,7 @@ SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path
 
 
 def get(conn: Connection, output_id: UUID) -> Output | None:
-    """Return an output with where its file comes from."""
+    """Return an output joined with its prediction, inline data included."""
     row = fetch_one(conn, GET, {"id": output_id})
     return Output(**row) if row else None
 
@@ -124,7 +124,7 @@ END_KEPT = leases.build_end_statement(
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
-    """Record a stored file; LeaseLost when another worker owns the output."""
+    """Record the stored file of an output. Raises LeaseLost."""
     thumb = stored.thumb
     facts: dict[str, Any] = {
         **{key: value for key, value in asdict(stored.media).items() if key != "extension"},
@@ -151,7 +151,7 @@ END_DEAD = leases.build_end_statement(
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
-    """Give up on an output; LeaseLost when another worker owns it."""
+    """End an output as `dead`, without a dead letter. Raises LeaseLost."""
     leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
@@ -196,11 +196,11 @@ RETURNING subject_id AS id
 
 
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
-    """Make a dead output wait again; False when its source is gone or it is not dead."""
+    """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
     return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
-OF_JOB = """
+LIST_BY_JOB = """
 SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
        reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
        duration_s, key, thumb_key, thumb_missing, notes
@@ -209,5 +209,5 @@ SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END
 
 
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    """Return a job's outputs in their order."""
-    return fetch_all(conn, OF_JOB, {"job_id": job_id})
+    """Return a job's outputs by idx; URLs of sources only, no inline data."""
+    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})

@@ -10,7 +10,7 @@ PROVIDER: Final = "placeholder"  # of the prediction that a placeholder belongs 
 
 # The job's id as external id limits placeholders to one a job. `reason` is why the fallback chain failed.
 ADD_PREDICTION = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO predictions (id, job_id, seq, provider, external_id, reason, state, deadline_at, ended_at, ended_by)
     SELECT %(id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(provider)s,
            j.id::text, %(reason)s, 'succeeded', moment(), moment(), 'us'
@@ -18,13 +18,13 @@ WITH made AS (
     RETURNING id, job_id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'succeeded', 'the fallback chain yielded no files: placeholder', %(actor)s FROM made
+SELECT 'prediction', id, job_id, 'succeeded', 'fallback chain yielded no files: placeholder', %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 
 # The keep step renders the image: no transaction waits for that.
 ADD_OUTPUT = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, run_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s), 'placeholder', true, 'inline',
@@ -32,7 +32,7 @@ WITH made AS (
     RETURNING id, job_id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'output', id, job_id, 'waiting', 'placeholder', %(actor)s FROM made
+SELECT 'output', id, job_id, 'waiting', 'placeholder', %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 

@@ -22,7 +22,7 @@ _COLUMNS = (
 )
 
 ADD = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO predictions (id, job_id, seq, provider, external_id, model, state, deadline_at, run_at, ended_at)
     VALUES (%(id)s, %(job_id)s, %(seq)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
             moment() + %(deadline)s,
@@ -32,7 +32,7 @@ WITH made AS (
     RETURNING id, job_id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM made
+SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 
@@ -154,7 +154,7 @@ def end(
         "actor": actor,
     }
     if fetch_one(conn, END, args) is None:
-        raise LookupError(f"prediction {prediction.id} is no longer {prediction.state}, though it is locked")
+        raise LookupError(f"prediction {prediction.id} is not {prediction.state}: it was not locked")
 
 
 SCHEDULE_NEXT_POLL = f"""

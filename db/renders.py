@@ -7,7 +7,7 @@ from uuid import UUID
 from db.connection import Connection, Row, fetch_all, fetch_one
 
 PUBLISH = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
            (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
@@ -17,7 +17,7 @@ WITH made AS (
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'render', id, id, 'published', %(actor)s FROM made
+SELECT 'render', id, id, 'published', %(actor)s FROM inserted
 """
 
 ADD_VARIANTS = """

@@ -131,7 +131,7 @@ WITH old AS MATERIALIZED (
     SELECT id {_ended(table, subject)} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), letters AS (
     DELETE FROM dead_letters l USING old WHERE l.subject = '{subject}' AND l.subject_id = old.id RETURNING l.id
-), told AS (
+), event AS (
     DELETE FROM events e USING old WHERE e.subject = '{subject}' AND e.subject_id = old.id
 ), told_of_letters AS (
     DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
@@ -153,7 +153,7 @@ _LETTERS: Final = f"""
 DROP_LETTERS: Final = f"""
 WITH old AS MATERIALIZED (
     SELECT id {_LETTERS} ORDER BY closed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), told AS (
+), event AS (
     DELETE FROM events e USING old WHERE e.subject = 'dead_letter' AND e.subject_id = old.id
 )
 DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
