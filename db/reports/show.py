@@ -50,7 +50,7 @@ LIMIT %(limit)s
 
 
 def find_rows(conn: Connection, name: str, providers: Sequence[str]) -> list[RowMatch]:
-    """Return up to 10 rows whose id begins with `name` (8 characters or more), else with it as external or webhook id."""
+    """Return up to 10 rows whose id begins with `name` (8 characters or more) or whose external or webhook id it is."""
     digits = name.lower().replace("-", "")
     rows: list[Row] = []
     if MIN_PREFIX <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):
