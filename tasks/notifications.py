@@ -41,7 +41,7 @@ _ERROR: Final = ("subject", "type", "message", "idx", "path", "retryable")
 log = logs.get_logger(__name__)
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
     Send one notice and record that the application took it; returns no wakes.
 
@@ -54,11 +54,11 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     if found is None:
         return []
     notice, body = found
-    pulse.before_write()
+    guard.ensure_held()
     failpoint("notify.before_request")
-    _send(deps, notice, body, pulse)
+    _send(deps, notice, body, guard)
     failpoint("notify.after_answer")
-    commit_step(deps, lease, pulse, lambda conn: notifications.end_sent(conn, lease))
+    commit_step(deps, lease, guard, lambda conn: notifications.end_sent(conn, lease))
     failpoint("notify.after_record")
     log.info("notice.sent", notice_id=str(notice.id), job_id=str(notice.job_id), type=notice.type)
     return []
@@ -134,14 +134,14 @@ def _session(limits: Limits) -> requests.Session:
     return _Unguarded().new_session(limits)
 
 
-def _send(deps: Deps, notice: Notification, body: bytes, pulse: LeaseGuard) -> None:
+def _send(deps: Deps, notice: Notification, body: bytes, guard: LeaseGuard) -> None:
     url = deps.settings.notify_url
     if url is None:
         raise NotificationRefused("MOORAGE_NOTIFY_URL is not set any more: there is nobody to tell")
     sent = build_headers(notice.id, body, int(time.time()), load_signing_secrets(deps.settings))
     try:
         with (
-            call_while_waiting(_until(time.monotonic() + TOTAL_SECONDS, pulse)),
+            call_while_waiting(_until(time.monotonic() + TOTAL_SECONDS, guard)),
             _session(deps.limits).post(
                 url, data=body, headers=sent, timeout=TOTAL_SECONDS, allow_redirects=False, stream=True
             ) as answer,
@@ -152,11 +152,11 @@ def _send(deps: Deps, notice: Notification, body: bytes, pulse: LeaseGuard) -> N
         raise NotificationFailed(f"the application did not answer: {cause}") from error
 
 
-def _until(end: float, pulse: LeaseGuard) -> Callable[[], None]:
+def _until(end: float, guard: LeaseGuard) -> Callable[[], None]:
     """Return what is called while an answer is waited for, byte by byte if need be."""
 
     def look() -> None:
-        pulse()
+        guard.check()
         if time.monotonic() >= end:
             raise NotificationFailed(f"the application did not answer within {TOTAL_SECONDS:g} s")
 

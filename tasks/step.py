@@ -27,10 +27,10 @@ COMMIT_RETRY_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less 
 class LeaseGuard(Protocol):
     """The life of a lease as a step sees it."""
 
-    def __call__(self) -> None:
+    def check(self) -> None:
         """Return if the work may go on. Raises LeaseLost or HandBack."""
 
-    def before_write(self) -> None:
+    def ensure_held(self) -> None:
         """Return once the lease is certainly ours, waiting while PostgreSQL is away. Raises LeaseLost or HandBack."""
 
 
@@ -61,7 +61,7 @@ def build_retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def commit_step(deps: Deps, lease: Lease, pulse: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
+def commit_step(deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
     """
     Run the transaction that ends a step, while PostgreSQL is away again each second.
 
@@ -87,4 +87,4 @@ def commit_step(deps: Deps, lease: Lease, pulse: LeaseGuard, work: Callable[[Con
             if time.monotonic() > give_up_at:
                 raise
         time.sleep(1.0)
-        pulse()
+        guard.check()

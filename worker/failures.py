@@ -17,7 +17,7 @@ from tasks.step import Deps, LeaseGuard, commit_step
 
 
 def record_failure(
-    deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: LeaseGuard
+    deps: Deps, lease: Lease, step: Step, error: MoorageError, guard: LeaseGuard
 ) -> tuple[Retry | DeadLetterDecision | None, list[Wake]]:
     """
     Decide what follows a failure and write it under the lease; returns the decision and wakes.
@@ -26,7 +26,7 @@ def record_failure(
         LeaseLost: another worker owns the row.
     """
     failpoint("failure.before_record")
-    written = commit_step(deps, lease, pulse, lambda conn: _record(conn, deps, lease, step, error))
+    written = commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, step, error))
     failpoint("failure.after_record")
     return written or (None, [])
 

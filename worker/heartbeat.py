@@ -20,7 +20,7 @@ class Heartbeat:
     """
     Renews a lease every third of its life; calling it is a step's question "may I go on?".
 
-    No row at a renewal means lost. An error does not: it is tried each second, and `before_write` holds a step back
+    No row at a renewal means lost. An error does not: it is tried each second, and `ensure_held` holds a step back
     from the outside world once the lease may have ended by our clock. A renewal revives an expired lease that nobody
     took. Short work ends before the first renewal and never opens the second connection.
     """
@@ -42,19 +42,19 @@ class Heartbeat:
         self._done.set()
         self._thread.join(timeout=5)
 
-    def __call__(self) -> None:
+    def check(self) -> None:
         """Return if the work may go on. Raises LeaseLost or HandBack."""
         if self._lost:
             raise LeaseLost(f"{self._lease.table} {self._lease.row_id}: the lease is lost")
         if shutdown.is_grace_over():
             raise StepInterrupted("the worker is stopping")
 
-    def before_write(self) -> None:
+    def ensure_held(self) -> None:
         """Return once the lease is certainly ours, waiting while PostgreSQL is away. Raises LeaseLost or HandBack."""
-        self()
+        self.check()
         while time.monotonic() >= self._sure_until:
             time.sleep(0.2)
-            self()
+            self.check()
 
     def _run(self) -> None:
         # A signal that lands on this thread would be handled by the main one, also inside its COMMIT.

@@ -85,8 +85,8 @@ def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
         return _unclaimed(deps, step, row_id, leased_by)
     failpoint(f"{step}.after_claim")
     url = settings.database_url.get_secret_value()
-    with Heartbeat(url, lease, lease_seconds=settings.lease_seconds, claimed_monotonic=asked) as pulse:
-        return _carry_out(deps, spec, step, lease, pulse)
+    with Heartbeat(url, lease, lease_seconds=settings.lease_seconds, claimed_monotonic=asked) as guard:
+        return _carry_out(deps, spec, step, lease, guard)
 
 
 def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
@@ -100,10 +100,10 @@ def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wak
     return failures.dead_letter_poison(deps, step, row_id, leased_by)
 
 
-def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     started = time.monotonic()
     try:
-        wakes = spec.work(deps, lease, pulse)
+        wakes = spec.work(deps, lease, guard)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt)
         return []
@@ -113,14 +113,14 @@ def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: Leas
     except DatabaseUnavailable as error:
         if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
             raise  # there is no time left to wait for PostgreSQL once more
-        return _failed(deps, lease, step, error, pulse)  # not counted, and no crash either
+        return _failed(deps, lease, step, error, guard)  # not counted, and no crash either
     except MoorageError as error:
-        return _failed(deps, lease, step, error, pulse)
+        return _failed(deps, lease, step, error, guard)
     except Exception as error:  # border: the shell round a step
         facts = {"traceback": traceback.format_exc()[-4000:]}
         unexpected = Unexpected(f"{type(error).__name__}: {error}", facts=facts)
         log.error("step.unexpected", exc_info=True)
-        return _failed(deps, lease, step, unexpected, pulse)
+        return _failed(deps, lease, step, unexpected, guard)
     log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3))
     return wakes
 
@@ -136,9 +136,9 @@ def _hand_back(deps: Deps, lease: Lease, reason: str) -> None:
         log.info("lease.handed_back", attempt=lease.attempt)
 
 
-def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: LeaseGuard) -> list[Wake]:
+def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, guard: LeaseGuard) -> list[Wake]:
     try:
-        verdict, wakes = failures.record_failure(deps, lease, step, error, pulse)
+        verdict, wakes = failures.record_failure(deps, lease, step, error, guard)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return []

@@ -9,7 +9,7 @@ from moorage.model import Lease, Wake
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
     Delete one output's objects, then record it.
 
@@ -19,7 +19,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
-    pulse.before_write()
+    guard.ensure_held()
     failpoint("discard.before_delete")
     for key in (output.thumb_key, output.key):
         if key is not None:
@@ -29,7 +29,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     def record(conn: Connection) -> None:
         discarding.end_discarded(conn, lease)
 
-    commit_step(deps, lease, pulse, record)
+    commit_step(deps, lease, guard, record)
     failpoint("discard.after_record")
     return []
 

@@ -1,7 +1,7 @@
 """Keep: one output, under one lease, with no transaction open: download, validate, thumbnail, store, record."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from db import jobs, outputs
 from db.connection import Connection
@@ -21,7 +21,7 @@ CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 CACHE_ONE_DAY = "public, max-age=86400"
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
     Keep one output and settle its job if it was the last; returns wakes.
 
@@ -33,29 +33,29 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
         return []
     deps.storage.check_connection()  # while storage is away nothing is downloaded
     try:
-        kept = _keep(deps, lease, output, pulse)
+        kept = _keep(deps, lease, output, guard)
     except OutputGone:
-        fresh = _ask_for_fresh_url(deps, lease, output, pulse)
+        fresh = _ask_for_fresh_url(deps, lease, output, guard)
         if fresh is None:
             raise
-        kept = _keep(deps, lease, fresh, pulse)
+        kept = _keep(deps, lease, fresh, guard)
     failpoint("keep.before_record")
-    wakes = commit_step(deps, lease, pulse, lambda conn: _record(conn, deps, lease, output, kept))
+    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, kept))
     failpoint("keep.after_record")
     return wakes or []
 
 
-def _keep(deps: Deps, lease: Lease, output: Output, pulse: LeaseGuard) -> StoredOutput:
+def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> StoredOutput:
     failpoint("keep.before_download")
-    with open_source(deps, output, pulse) as fetched:
+    with open_source(deps, output, guard.check) as fetched:
         failpoint("keep.after_download")
         examined = validate.validate_file(fetched, deps.limits)
-        pulse()
-        return store_output(deps, lease, output, fetched, examined, pulse)
+        guard.check()
+        return store_output(deps, lease, output, fetched, examined, guard)
 
 
 @contextlib.contextmanager
-def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[FetchedFile]:
+def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
     """Give the output's bytes, wherever they come from."""
     if output.is_placeholder:
         with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
@@ -68,7 +68,7 @@ def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[Fetch
     elif output.source_kind == "object":
         with (
             deps.storage.open_object(deps.storage.private_bucket, output.source) as opened,
-            download.spool_chunks(opened.iterate_chunks(), deps.limits, pulse) as fetched,
+            download.spool_chunks(opened.iterate_chunks(), deps.limits, on_progress) as fetched,
         ):
             yield fetched
     else:
@@ -79,7 +79,7 @@ def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[Fetch
             limits=deps.limits,
             headers_for=provider.download_headers if provider else lambda _url: {},
             check_url=provider.refusal_reason if provider else lambda _url: None,
-            on_progress=pulse,
+            on_progress=on_progress,
         ) as fetched:
             yield fetched
 
@@ -90,7 +90,7 @@ def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, kept: St
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=lease.leased_by)
 
 
-def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: LeaseGuard) -> Output | None:
+def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> Output | None:
     """Ask the provider once for a fresh URL of a file it no longer serves; None when there is none."""
     provider = deps.providers.get(output.provider)
     if output.refreshed_at is not None or output.source_kind != "url" or provider is None or not provider.can_poll:
@@ -99,7 +99,7 @@ def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: LeaseGua
         report: PredictionReport | None = provider.poll(output.external_id, output.model)
     except Permanent:
         report = None  # the download's own error says more; a provider that is away was not asked yet: tried again
-    pulse()
+    guard.check()
     fresh = next((f for f in report.outputs if f.path == output.path), None) if report else None
     url = fresh.url if fresh and not fresh.problem and fresh.url != output.source else None
 
@@ -117,7 +117,7 @@ def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: LeaseGua
 
 
 def store_output(
-    deps: Deps, lease: Lease, output: Output, fetched: FetchedFile, examined: ValidatedFile, pulse: LeaseGuard
+    deps: Deps, lease: Lease, output: Output, fetched: FetchedFile, examined: ValidatedFile, guard: LeaseGuard
 ) -> StoredOutput:
     """
     Upload the original byte for byte and its thumbnail; returns the facts to record.
@@ -128,7 +128,7 @@ def store_output(
     media, thumb = examined.media, examined.thumb
     key = keys.build_original_key(output.job_id, output.idx, fetched.sha256, lease.token, media.extension)
     thumb_key = keys.build_thumbnail_key(output.job_id, output.idx, fetched.sha256, lease.token) if thumb else None
-    pulse.before_write()
+    guard.ensure_held()
     failpoint("keep.before_upload")
     fetched.file.seek(0)
     deps.storage.put(
@@ -142,7 +142,7 @@ def store_output(
     )
     failpoint("keep.after_upload")
     if thumb is not None and thumb_key is not None:
-        pulse.before_write()
+        guard.ensure_held()
         deps.storage.put(
             deps.storage.public_bucket,
             thumb_key,

@@ -24,7 +24,7 @@ class ProviderGone(Permanent):
     retryable = True
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
     Apply one delivery; returns wakes for the files it brought.
 
@@ -44,7 +44,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
         return []
-    pulse()
+    guard.check()
     failpoint("ingest.before_commit")
     wakes = deps.database.run(lambda conn: _apply(conn, deps, lease, delivery, provider, report))
     failpoint("ingest.after_commit")

@@ -37,7 +37,7 @@ class PollResult:
         return self.provider.output_lifetime_seconds if self.provider else None
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Ask the provider what became of one prediction and carry out the answer; returns wakes."""
     prediction = deps.database.run(lambda conn: predictions.get(conn, lease.row_id))
     if prediction is None:
@@ -52,7 +52,7 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
         current = predictions.lock(conn, prediction.id)
         return _answer(conn, deps, lease, job, current, said)
 
-    wakes = commit_step(deps, lease, pulse, answer)
+    wakes = commit_step(deps, lease, guard, answer)
     failpoint("poll.after_commit")
     return wakes or []
 

@@ -48,37 +48,37 @@ class Submission:
         return hashlib.sha256(self.key.encode()).hexdigest()
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Submit one prediction or look up what became of it; that of a synchronous provider is left to `generate`."""
     prediction = deps.database.run(lambda conn: predictions.get(conn, lease.row_id))
     provider = deps.providers.get(prediction.provider) if prediction else None
     if provider is not None and provider.is_synchronous:  # sweeps must not wait a minute behind it
         deps.database.run(lambda conn: submissions.postpone(conn, lease, wait_seconds=0))
         return [Wake("generate", lease.row_id)]
-    return run_generate(deps, lease, pulse)
+    return run_generate(deps, lease, guard)
 
 
-def run_generate(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Submit one prediction, or look up what became of a submission that was not recorded; returns wakes."""
     prediction, job = deps.database.run(lambda conn: _read(conn, lease))
     provider = deps.providers.get(prediction.provider)
     if prediction.state == "submitting":
-        return submit_recovery.recover_submission(deps, lease, pulse, prediction, provider)
+        return submit_recovery.recover_submission(deps, lease, guard, prediction, provider)
     entry = submissions.get_entry(job, prediction)
     if provider is None or entry is None:
-        return _refuse(deps, lease, pulse, Permanent(f"there is no provider {prediction.provider} any more"))
+        return _refuse(deps, lease, guard, Permanent(f"there is no provider {prediction.provider} any more"))
     try:
         given = references.resolve_references(deps, job.owner, dict(entry.input))
     except Permanent as error:
-        return _refuse(deps, lease, pulse, error)
+        return _refuse(deps, lease, guard, error)
     attempt = Submission(provider, replace(entry, input=given), secrets.token_urlsafe(32))
-    begun, wakes = commit_step(deps, lease, pulse, lambda conn: _begin(conn, lease, attempt)) or (False, [])
+    begun, wakes = commit_step(deps, lease, guard, lambda conn: _begin(conn, lease, attempt)) or (False, [])
     if not begun:
         return wakes
     failpoint("submit.after_begin")
-    answer = _send(deps, pulse, prediction, attempt)
+    answer = _send(deps, guard, prediction, attempt)
     failpoint("submit.after_answer")
-    written = commit_step(deps, lease, pulse, lambda conn: record_submission(conn, deps, lease, provider, answer))
+    written = commit_step(deps, lease, guard, lambda conn: record_submission(conn, deps, lease, provider, answer))
     failpoint("submit.after_commit")
     came_before = (
         submit_outcome.match_deliveries(deps, provider, answer.external_id) if isinstance(answer, SubmitResult) else []
@@ -93,7 +93,7 @@ def _read(conn: Connection, lease: Lease) -> tuple[Prediction, Job]:
     return prediction, jobs.lock(conn, prediction.job_id)
 
 
-def _refuse(deps: Deps, lease: Lease, pulse: LeaseGuard, error: Permanent) -> list[Wake]:
+def _refuse(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list[Wake]:
     """End a planned prediction that cannot be sent at all, and go on with its chain."""
     why = DeadLetterDecision(error.category, type(error).__name__, str(error), error.retryable)
 
@@ -101,7 +101,7 @@ def _refuse(deps: Deps, lease: Lease, pulse: LeaseGuard, error: Permanent) -> li
         job, prediction = submit_outcome.lock_leased(conn, lease)
         return submit_outcome.fail_prediction(conn, lease, job, prediction, why)
 
-    return commit_step(deps, lease, pulse, end) or []
+    return commit_step(deps, lease, guard, end) or []
 
 
 def _begin(conn: Connection, lease: Lease, attempt: Submission) -> tuple[bool, list[Wake]]:
@@ -127,13 +127,13 @@ def _begin(conn: Connection, lease: Lease, attempt: Submission) -> tuple[bool, l
     return True, []
 
 
-def _send(deps: Deps, pulse: LeaseGuard, prediction: Prediction, attempt: Submission) -> SubmitResult | MoorageError:
+def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, attempt: Submission) -> SubmitResult | MoorageError:
     """Send it; whatever follows is returned, for what must not be forgotten is that it was about to be sent."""
     hook = f"{deps.settings.public_url.rstrip('/')}/webhooks/{prediction.provider}?{urlencode({'key': attempt.key})}"
     entry = attempt.entry
     order = SubmitRequest(prediction.id, entry.model, entry.input, hook, entry.seconds)
     try:
-        pulse.before_write()
+        guard.ensure_held()
     except StepInterrupted as error:
         return error
     try:

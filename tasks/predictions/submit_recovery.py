@@ -35,24 +35,24 @@ def is_recoverable(provider: Provider) -> bool:
 
 
 def recover_submission(
-    deps: Deps, lease: Lease, pulse: LeaseGuard, prediction: Prediction, provider: Provider | None
+    deps: Deps, lease: Lease, guard: LeaseGuard, prediction: Prediction, provider: Provider | None
 ) -> list[Wake]:
     """Look for a submitted prediction by the key in its webhook address, when its time has come; returns wakes."""
     since = prediction.submitted_at
     if since is None:
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
     if provider is None or not is_recoverable(provider):
-        return commit_step(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
+        return commit_step(deps, lease, guard, lambda conn: _end_unseen(conn, lease, provider)) or []
     if not provider.can_list:
-        return commit_step(deps, lease, pulse, lambda conn: _await_webhook(conn, lease, provider)) or []
+        return commit_step(deps, lease, guard, lambda conn: _await_webhook(conn, lease, provider)) or []
     age = (lease.claimed_at - since).total_seconds()
     if 0 <= age < LOOKUP_DELAYS_SECONDS[0]:  # below 0 the clock was set back: nobody knows how old it is
         deps.database.run(lambda conn: submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0] - age))
         return []
     failpoint("lookup.before_request")
-    found = _look(provider, prediction, min(since, lease.claimed_at) - CLOCK_SKEW, pulse)
+    found = _look(provider, prediction, min(since, lease.claimed_at) - CLOCK_SKEW, guard)
     failpoint("lookup.after_answer")
-    written = commit_step(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
+    written = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, found))
     failpoint("lookup.after_commit")
     return [
         *(written or []),
@@ -60,14 +60,14 @@ def recover_submission(
     ]
 
 
-def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: LeaseGuard) -> str | MoorageError | None:
+def _look(provider: Provider, prediction: Prediction, since: datetime, guard: LeaseGuard) -> str | MoorageError | None:
     """Return the provider's id of it; None where its list does not show it, an error without a list."""
     try:
         for page in provider.list_predictions(since):
             for listed in page:
                 if webhook_key_sha256(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
-            pulse()
+            guard.check()
     except (LeaseLost, StepInterrupted):
         raise
     except MoorageError as error:

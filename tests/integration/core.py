@@ -332,10 +332,10 @@ def wait_until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
 class Held:
     """A lease's life that goes on."""
 
-    def __call__(self) -> None:
+    def check(self) -> None:
         """Go on."""
 
-    def before_write(self) -> None:
+    def ensure_held(self) -> None:
         """Go on."""
 
 
