@@ -12,7 +12,7 @@ from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
 from moorage.model import Lease, Step, Wake
 from moorage.text import to_storable
-from tasks.jobs import settle
+from tasks.jobs import fallback, settle
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
@@ -141,7 +141,7 @@ def _bury_prediction(
         facts=facts,
         actor=lease.leased_by,
     )
-    return settle.advance(conn, job, why, actor=lease.leased_by)
+    return fallback.advance(conn, job, why, actor=lease.leased_by)
 
 
 def dead_letter_poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
@@ -199,4 +199,4 @@ def _poison_prediction(
     if not predictions.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor):
         return []
     dead_letters.add(conn, "prediction", row_id, why, step=step, job_id=job.id, provider=found.provider, actor=actor)
-    return settle.advance(conn, job, why, actor=actor)
+    return fallback.advance(conn, job, why, actor=actor)

@@ -13,7 +13,7 @@ from moorage.model import Job, Lease, Prediction, PredictionState, Wake
 from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import settle
+from tasks.jobs import fallback
 from tasks.predictions import reports, submit_outcome
 from tasks.step import Deps, LeaseGuard, commit_step
 
@@ -129,7 +129,7 @@ def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, 
         reason=reason,
     )
     why = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
-    return settle.advance(conn, job, why, actor=lease.leased_by)
+    return fallback.advance(conn, job, why, actor=lease.leased_by)
 
 
 def _lose(conn: Connection, lease: Lease, job: Job, prediction: Prediction, why: DeadLetterDecision) -> list[Wake]:
@@ -142,7 +142,7 @@ def _lose(conn: Connection, lease: Lease, job: Job, prediction: Prediction, why:
         dead_letters.add(
             conn, "prediction", prediction.id, why, step="poll", job_id=job.id, provider=provider, actor=actor
         )
-    return settle.advance(conn, job, why, actor=actor)
+    return fallback.advance(conn, job, why, actor=actor)
 
 
 def _fate(prediction: Prediction, why: DeadLetterDecision) -> tuple[PredictionState, str]:

@@ -22,7 +22,7 @@ from moorage.lifecycle import (
 from moorage.model import Job, Prediction, Wake
 from moorage.provider_types import OutputFile, PredictionReport
 from moorage.text import to_storable
-from tasks.jobs import cancel, settle
+from tasks.jobs import cancel, fallback, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def _end_without_files(
             provider=prediction.provider,
             actor=heard.actor,
         )
-    wakes = settle.advance(conn, job, why, actor=heard.actor)
+    wakes = fallback.advance(conn, job, why, actor=heard.actor)
     return ReportOutcome(True, True, f"{verdict.state}: {why.reason}", wakes)
 
 

@@ -23,7 +23,7 @@ from moorage.model import FallbackEntry, Job, Lease, Prediction, Wake
 from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import settle
+from tasks.jobs import fallback
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.step import Deps, LeaseGuard, commit_step
 
@@ -112,7 +112,7 @@ def _begin(conn: Connection, lease: Lease, attempt: Submission) -> tuple[bool, l
     if job.state != "open":
         reason = f"not submitted: the job was {job.state} already"
         predictions.end(conn, prediction, "cancelled", ended_by="us", actor=lease.leased_by, reason=reason)
-        return False, settle.advance(
+        return False, fallback.advance(
             conn, job, DeadLetterDecision("TIMED_OUT", "Unneeded", reason, False), actor=lease.leased_by
         )
     if current_time(conn) >= job.deadline_at:
@@ -221,6 +221,6 @@ def _again(
 def _last_try(conn: Connection, job: Job, prediction: Prediction) -> datetime:
     """Return until when it may be sent: where another entry follows it has its entry's time, else the job's."""
     entry = submissions.get_entry(job, prediction)
-    if entry is None or settle.find_next_entry(conn, job) is None:
+    if entry is None or fallback.find_next_entry(conn, job) is None:
         return job.deadline_at
     return min(job.deadline_at, prediction.created_at + timedelta(seconds=entry.seconds))

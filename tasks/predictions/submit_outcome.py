@@ -9,7 +9,7 @@ from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Prediction, Wake
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import settle
+from tasks.jobs import fallback
 from tasks.step import Deps
 
 UNCERTAIN: Final = "submit uncertain"  # db/submissions.py knows such tries by these words
@@ -47,7 +47,7 @@ def fail_prediction(
     """End what its provider, or its own input, does not allow, and go on with the chain; that is no dead letter."""
     reason, actor = to_storable(why.reason), lease.leased_by
     predictions.end(conn, prediction, "failed", ended_by="us", actor=actor, category=why.category, reason=reason)
-    return settle.advance(conn, job, why, actor=actor)
+    return fallback.advance(conn, job, why, actor=actor)
 
 
 def abandon_submission(
@@ -84,7 +84,7 @@ def abandon_submission(
         again = submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=lease.leased_by)
         return [Wake("submit", again)]
     silence = DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True)
-    return settle.advance(conn, job, silence, actor=lease.leased_by)
+    return fallback.advance(conn, job, silence, actor=lease.leased_by)
 
 
 def bind_external_id(
