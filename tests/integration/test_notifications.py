@@ -15,7 +15,7 @@ from moorage.errors import Refused
 from moorage.model import Wake
 from tasks import notifications
 from tasks.jobs import replay
-from tasks.sweeps import reconcile
+from tasks.sweeps import dispatch
 from tests.application import Application, listening
 from tests.integration.core import World, database_of, png, prediction, together, world
 
@@ -264,7 +264,7 @@ def test_dispatch_finds_a_notice_that_nobody_woke(at: World) -> None:
     _, notice_id = ended(at)
     sent: list[Wake] = []
 
-    reconcile.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
+    dispatch.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
 
     assert Wake("notify", notice_id) in sent
 
