@@ -221,7 +221,7 @@ def test_at_most_so_many_are_at_work_however_many_workers_race(at: World, studio
     def worker(mine: list) -> None:
         with at.beside() as deps:
             for prediction_id in mine:
-                step_runner._run(deps, "submit", prediction_id, f"node@test/{uuid4()}")
+                step_runner._claim_and_run(deps, "submit", prediction_id, f"node@test/{uuid4()}")
 
     together(*(lambda n=n: worker(made[n:] + made[:n]) for n in range(8)))
 
@@ -421,7 +421,7 @@ def test_a_webhook_with_the_key_is_faster_than_the_answer(at: World, studio: Stu
 
     def first(_hook: str) -> None:
         with at.beside() as deps:
-            step_runner._run(deps, "ingest", hook(at, studio, "p1", output=[picture]), LEASED_BY)
+            step_runner._claim_and_run(deps, "ingest", hook(at, studio, "p1", output=[picture]), LEASED_BY)
 
     studio.on_order = first
     at.step("submit", made.prediction_id)
