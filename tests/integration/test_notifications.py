@@ -207,7 +207,7 @@ def test_an_application_that_is_away_costs_an_attempt(at: World, app: Applicatio
 def test_an_answer_that_never_ends_is_cut_off(at: World, app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then passes every time-out of a socket, and would hold a worker for ever."""
     _, notice_id = ended(at)
-    monkeypatch.setattr(notifications, "TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(notifications, "TIMEOUT_SECONDS", 0.5)
     app.drips = True
 
     assert tell(at, notice_id) == "waiting"

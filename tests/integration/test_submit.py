@@ -333,7 +333,7 @@ def test_an_entry_is_tried_twice_at_most_when_nobody_knows(at: World, studio: St
     first, second, third = tries(at, made.job_id)
     assert [row["state"] for row in (first, second, third)] == ["abandoned", "abandoned", "planned"]
     assert [row["entry"] for row in (first, second, third)] == [0, 0, 1]
-    assert first["reason"] == "submit uncertain: replicate's list does not show it after 60 s"
+    assert first["reason"] == "submit uncertain: not in the list of replicate after 60 s"
 
 
 def test_a_list_that_cannot_be_read_says_nothing_about_the_submission(at: World, studio: Studio) -> None:
@@ -380,7 +380,7 @@ def test_without_a_list_or_a_webhook_an_uncertain_try_ends_in_time(at: World, st
 
     first, second = tries(at, made.job_id)
     assert (first["state"], second["state"], second["entry"]) == ("abandoned", "planned", 1)
-    assert first["reason"] == "submit uncertain: fal keeps no list, and no webhook told of it in time"
+    assert first["reason"] == "submit uncertain: fal has no list, and no webhook was received in time"
 
 
 def test_an_uncertain_answer_that_no_webhook_follows_ends_its_try_at_once(at: World, studio: Studio) -> None:
@@ -511,7 +511,7 @@ def test_a_try_nobody_ever_heard_of_ends_without_a_dead_letter(at: World, studio
     at.step("poll", made.prediction_id)
 
     (row,) = tries(at, made.job_id)
-    assert (row["state"], row["reason"]) == ("failed", "submit uncertain: never heard of")
+    assert (row["state"], row["reason"]) == ("failed", "submit uncertain: no webhook received")
     assert at.letters() == []
 
 
