@@ -39,7 +39,7 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
     "poll": StepSpec("predictions", predictions.POLLED_STATES, poll.run),
     "keep": StepSpec("outputs", ("waiting",), keep.run),
     "discard": StepSpec("outputs", ("discarding",), discard.run),
-    "notify": StepSpec("notices", ("waiting",), notifications.run),
+    "notify": StepSpec("notifications", ("waiting",), notifications.run),
 }
 
 # The failure of a step by PostgreSQL is recorded only within this time: commit_step retries for up to 420 s, and
@@ -107,7 +107,7 @@ def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: Le
         log.warning("lease.lost", attempt=lease.attempt)
         return []
     except StepInterrupted as error:
-        _return_row(deps, lease, str(error))
+        _return_row(deps, lease, error)
         return []
     except DatabaseUnavailable as error:
         if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
@@ -124,10 +124,11 @@ def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: Le
     return wakes
 
 
-def _return_row(deps: Deps, lease: Lease, reason: str) -> None:
+def _return_row(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
+    reason, kind = str(error), error.event_kind
     try:
         deps.database.run(
-            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False)
+            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
         )
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=reason)

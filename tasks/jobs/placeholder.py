@@ -51,7 +51,7 @@ def placeholder_state(job: Job, existing: tuple[UUID, str] | None) -> Literal["n
 
 def placeholder_reason(reason: str) -> str:
     """Return the reason of a job that shows a placeholder."""
-    return reason if reason.startswith("placeholder: ") else f"placeholder: {reason}"
+    return f"placeholder: {reason}"
 
 
 def choose_placeholder(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
@@ -71,7 +71,7 @@ def load_image(deps: Deps, output: Output) -> bytes:
         except OSError as error:  # logged, and an image is drawn: the job must not fail
             log.error("placeholder.file_unreadable", file=str(file), error=f"{type(error).__name__}: {error}")
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
-    inputs = (entry["input"] for entry in job.chain or ())
+    inputs = (entry["input"] for entry in job.fallback_chain or ())
     return draw_image(next((size for model_input in inputs if (size := requested_size(model_input))), DEFAULT_SIZE))
 
 

@@ -154,7 +154,8 @@ def record_submission(
         return _record_result(conn, deps, lease, job, prediction, provider, result)
     reason = to_storable(str(result))
     if isinstance(result, StepInterrupted):
-        submissions.return_to_planned(conn, lease, wait_seconds=0, reason=f"not sent: {reason}", counts_as_error=False)
+        reason, kind = f"not sent: {reason}", result.event_kind
+        submissions.return_to_planned(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
     elif isinstance(result, NotSubmitted):
         return _retry_or_fail(conn, deps, lease, job, prediction, result)
     elif isinstance(result, Permanent):
@@ -162,6 +163,7 @@ def record_submission(
         return submit_outcome.fail_prediction(conn, lease, job, prediction, decision)
     elif submit_recovery.is_recoverable(provider):
         reason, wait = f"{submit_outcome.UNCERTAIN}: {reason}", submit_recovery.LOOKUP_DELAYS_SECONDS[0]
+        submissions.mark_uncertain(conn, lease)
         leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=False)
     else:
         return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, reason, not_created=False)
@@ -205,7 +207,9 @@ def _retry_or_fail(
     if isinstance(decision, DeadLetterDecision):
         return submit_outcome.fail_prediction(conn, lease, job, prediction, decision)
     wait, reason = (decision.run_at - now).total_seconds(), to_storable(decision.reason)
-    submissions.return_to_planned(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=decision.is_counted)
+    submissions.return_to_planned(
+        conn, lease, wait_seconds=wait, reason=reason, counts_as_error=decision.is_counted, kind=decision.kind
+    )
     return []
 
 

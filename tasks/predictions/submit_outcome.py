@@ -12,7 +12,7 @@ from providers.base import Provider
 from tasks.jobs import fallback
 from tasks.step import Deps
 
-UNCERTAIN: Final = "submit uncertain"  # db/submissions.py finds such predictions by these words
+UNCERTAIN: Final = "submit uncertain"  # begins the reason of predictions with submit_uncertain
 DEFAULT_OUTPUT_LIFE_SECONDS: Final = 3600.0  # how long to wait for a webhook if the provider declares no output life
 
 
@@ -70,7 +70,7 @@ def abandon_submission(
     submissions.abandon(conn, lease, output_life_seconds=life_seconds, reason=reason)
     entry = submissions.get_entry(job, prediction)
     may_resubmit = not_created and job.state == "open" and prediction.cancel_reason is None
-    if may_resubmit and submissions.is_second(conn, prediction.id):
+    if may_resubmit and submissions.was_resubmitted(conn, prediction.id):
         may_resubmit = False
     if may_resubmit and entry is not None and prediction.entry is not None:
         return [Wake("submit", submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=actor))]

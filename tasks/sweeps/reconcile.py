@@ -22,7 +22,7 @@ STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
     "deliveries": "ingest",
     "predictions": "poll",
     "outputs": "keep",
-    "notices": "notify",
+    "notifications": "notify",
 }
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
 STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs

@@ -204,7 +204,7 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
     class Slow:
         name = "slow"
 
-        def schema(self, _model: str) -> None:
+        def get_input_schema(self, _model: str) -> None:
             held.wait(10)
 
     async def ask() -> list[BaseException | None]:
