@@ -66,17 +66,17 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
 def _run(console: Console, local: Local, standin: Standin, listener: Listener) -> bool:
     """Run every case to its end and print the comparison; returns whether the sources agree."""
     os.environ.update(local.environment())
-    settings_module.get.cache_clear()
-    conn = connect(settings_module.get().database_url.get_secret_value(), name="moorage-demo")
+    settings_module.get_settings.cache_clear()
+    conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-demo")
     shop = Shop(local)
     with Follower(local.url, local.secrets["api_token"]) as follower:
         started, is_quiet = _drive(console, conn, shop, registered.Application(local, standin))
         newest = event_stream.last(conn)
         follower.await_event(newest, STREAM_SECONDS)
-    deps, ledger, project = boot.deps(), standin.ledger(), shop.film()
-    findings = [f"[red]audit[/red] {finding}" for finding in run.run(deps).findings]
+    deps, ledger, project = boot.get_deps(), standin.ledger(), shop.film()
+    findings = [f"[red]audit[/red] {finding}" for finding in run.run_audit(deps).findings]
     differing = [] if is_quiet else [f"not everything ended within {SETTLE_SECONDS:.0f} s"]
-    differing += compare.differences(conn, deps.blobs, ledger, started, shop.placed)
+    differing += compare.differences(conn, deps.storage, ledger, started, shop.placed)
     differing += project_check.differences(project, shop.placed)
     differing += webhook_listener.differences(conn, listener)
     differing += event_stream.differences(conn, follower, newest)
@@ -98,7 +98,7 @@ def _drive(
     shop.place(submitted_cases.then())
     jobs = len(shop.placed) + sum(1 for one in started if one.job_id is not None)
     with Status("", console=console) as status:
-        is_quiet = registered.await_quiet(conn, jobs, Teller(console, status), shop.look, SETTLE_SECONDS)
+        is_quiet = registered.await_quiet(conn, jobs, ProgressPrinter(console, status), shop.look, SETTLE_SECONDS)
     shop.look()
     return started, is_quiet
 
@@ -114,7 +114,7 @@ def _conclude(console: Console, problems: Sequence[str]) -> bool:
     return not problems
 
 
-class Teller:
+class ProgressPrinter:
     """Shows progress: in place on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, console: Console, status: Status) -> None:

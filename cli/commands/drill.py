@@ -32,9 +32,9 @@ LEASE_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to work off what was held up
 SETTINGS: Final = {
     "MOORAGE_LEASE_SECONDS": f"{LEASE_SECONDS:.0f}",  # so that a frozen worker is fenced within the drill's time
-    "MOORAGE_POLL_FIRST_SECONDS": "15",
-    "MOORAGE_WAIT_CAP_SECONDS": "20",
-    "MOORAGE_MAX_CRASHES": "50",  # more crashes than in a year: poison is not what the drill is about
+    "MOORAGE_DEV_POLL_FIRST_SECONDS": "15",
+    "MOORAGE_DEV_WAIT_CAP_SECONDS": "20",
+    "MOORAGE_DEV_MAX_CRASHES": "50",  # more crashes than in a year: poison is not what the drill is about
     "MOORAGE_MAX_ERRORS": "50",
 }
 
@@ -106,7 +106,7 @@ def _run(
     every_seconds: float,
 ) -> dict[str, Any]:
     os.environ.update({**local.environment(), **local.stack.environment()})
-    settings_module.get.cache_clear()
+    settings_module.get_settings.cache_clear()
     recovery = Recovery(local.stack.postgres.url())
     chaos = Chaos(World(local, standin, proxies, LEASE_SECONDS), recovery, seed=seed, every_seconds=every_seconds)
     application = Application(local, standin, jobs=jobs, seconds=seconds, seed=seed)
@@ -152,9 +152,11 @@ def _report(
     is_quiet: bool,
 ) -> dict[str, Any]:
     conn = connect(local.stack.postgres.url(), name="moorage-drill")
-    deps = boot.deps()
-    verdict = judging.judge(conn, deps.blobs, standin.ledger(), application.started, application.ordered, chaos.landed)
-    findings = [str(finding) for finding in run.run(deps, deep=True).findings]
+    deps = boot.get_deps()
+    verdict = judging.judge(
+        conn, deps.storage, standin.ledger(), application.started, application.ordered, chaos.landed
+    )
+    findings = [str(finding) for finding in run.run_audit(deps, deep=True).findings]
     conn.close()
     if not is_quiet:
         verdict.unexpected.insert(0, "not everything ended in time after the last fault")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 
-from db.connection import Connection, connect, many, one
+from db.connection import Connection, connect, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos import recovery_probes
 from simulation.chaos.recovery_probes import Need
@@ -76,7 +76,7 @@ class Recovery:
     def held_by(self, node: str) -> list[tuple[str, UUID, UUID]]:
         """Return the rows that a worker holds now, with their tokens; nothing while PostgreSQL is away."""
         try:
-            rows = many(self._connection(), HELD, {"node": f"{node}@%"})
+            rows = fetch_all(self._connection(), HELD, {"node": f"{node}@%"})
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
             return []
@@ -90,7 +90,7 @@ class Recovery:
     def mark(self) -> None:
         """Remember the newest event: what a fault interrupts comes after it."""
         try:
-            row = one(self._connection(), LAST_EVENT, {})
+            row = fetch_one(self._connection(), LAST_EVENT, {})
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
         else:
@@ -151,7 +151,7 @@ class Recovery:
 
     def _finds_released(self, conn: Connection, watched: Watched) -> bool:
         if not watched.held:
-            rows = many(conn, RELEASED, {"after": watched.after_event, "node": f"{watched.node}@%"})
+            rows = fetch_all(conn, RELEASED, {"after": watched.after_event, "node": f"{watched.node}@%"})
             watched.held = [(TABLES[row["subject"]], row["subject_id"], NO_TOKEN) for row in rows]
         return bool(watched.held)
 
@@ -159,7 +159,7 @@ class Recovery:
         watched.held = [
             (table, row_id, token)
             for table, row_id, token in watched.held
-            if one(conn, IS_TAKEN[table], {"id": row_id, "token": token}) is None
+            if fetch_one(conn, IS_TAKEN[table], {"id": row_id, "token": token}) is None
         ]
         return not watched.held
 

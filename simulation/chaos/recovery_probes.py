@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 
 # Work that any worker could take up now.
 _DUE: Final = """
@@ -93,9 +93,9 @@ LEASES: Final = frozenset({"pool child killed", "worker killed", "worker frozen"
 
 def mark(conn: Connection) -> dict[str, Any]:
     """Return what there is now: only what comes after it shows a recovery."""
-    return one(conn, MARK, {}) or {}
+    return fetch_one(conn, MARK, {}) or {}
 
 
 def finds(conn: Connection, statement: str, args: Mapping[str, Any]) -> bool:
     """Return whether a statement of a need finds a row."""
-    return one(conn, statement, dict(args)) is not None
+    return fetch_one(conn, statement, dict(args)) is not None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from db.connection import Connection, Row, many
+from db.connection import Connection, Row, fetch_all
 from simulation.chaos.ledger import Ledger, read
 from simulation.chaos.submission_load import Order, Ordered
 
@@ -91,7 +91,7 @@ def judge(
         jumps: when the database's clock was an hour off, from and to in Unix seconds: then limits passed that had not.
     """
     account, ledger = Account(sent=len(ordered)), read(lines)
-    jobs, tries, shown = many(conn, JOBS), _by_job(many(conn, TRIES)), _by_job(many(conn, SHOWN))
+    jobs, tries, shown = fetch_all(conn, JOBS), _by_job(fetch_all(conn, TRIES)), _by_job(fetch_all(conn, SHOWN))
     for one in ordered:
         rows = [row for row in jobs if row["name"] == one.order.name]
         if _acknowledged(one, rows, account):

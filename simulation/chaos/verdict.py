@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.chaos import retry_verdict, submission_verdict
 from simulation.chaos.schedule import Landed
 from simulation.chaos.submission_load import Ordered
 from simulation.chaos.submission_verdict import Account
 from simulation.demo.registered import Started
 from storage import keys
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 EXPIRED: Final = "the source expired before it could be kept"
 
@@ -58,7 +58,7 @@ class Verdict:
 
 def judge(
     conn: Connection,
-    blobs: Blobs,
+    blobs: ObjectStore,
     ledger: dict[str, Any],
     started: Sequence[Started],
     ordered: Sequence[Ordered],
@@ -66,8 +66,8 @@ def judge(
 ) -> Verdict:
     """Compare what was sent and acknowledged with rows and objects."""
     verdict, summary = Verdict(), ledger["summary"]
-    rows = many(conn, OUTPUTS)
-    verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in many(conn, DEAD)]
+    rows = fetch_all(conn, OUTPUTS)
+    verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in fetch_all(conn, DEAD)]
     if any(fault.kind == "clock jump" for fault in landed):
         verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
     verdict.files = sum(len(summary["expected"][name]) for name in ("kept", "dead"))
@@ -85,7 +85,7 @@ def judge(
 def _webhooks(conn: Connection, ledger: dict[str, Any], verdict: Verdict) -> None:
     """An acknowledged webhook must be there; one recorded and never acknowledged is legal: its answer was lost."""
     summary = ledger["summary"]
-    recorded = Counter(row["webhook_id"] for row in many(conn, WEBHOOK_IDS))
+    recorded = Counter(row["webhook_id"] for row in fetch_all(conn, WEBHOOK_IDS))
     attempts = (line for line in ledger["lines"] if line["kind"] == "webhook")
     of_fal = {line["webhook_id"]: line["prediction"] for line in attempts if line["provider"] == "fal"}
     acknowledged = {of_fal.get(webhook_id, webhook_id) for webhook_id in summary["acknowledged"]}
@@ -113,7 +113,7 @@ def _orders(
 
 def _jobs(conn: Connection, started: Sequence[Started], verdict: Verdict) -> None:
     states: dict[str, list[dict[str, Any]]] = {}
-    for row in many(conn, JOBS):
+    for row in fetch_all(conn, JOBS):
         states.setdefault(row["external_id"], []).append(row)
     for one in started:
         rows = states.pop(one.external_id, [])
@@ -160,10 +160,10 @@ def _output(line: dict[str, Any], rows: Sequence[dict[str, Any]], expected: str,
             verdict.lost.append(f"{name}: kept and not published")
 
 
-def _objects(rows: Sequence[dict[str, Any]], blobs: Blobs, verdict: Verdict) -> None:
+def _objects(rows: Sequence[dict[str, Any]], blobs: ObjectStore, verdict: Verdict) -> None:
     recorded = {row["key"]: row["bytes"] for row in rows if row["key"]}
     recorded |= {row["thumb_key"]: row["thumb_bytes"] for row in rows if row["thumb_key"]}
-    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDERS)}
+    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     verdict.lost += [f"object {key}" for key in recorded.keys() - listed.keys()]
     verdict.unexpected += [
         f"object {key} has {listed[key]} bytes, not {recorded[key]}"
@@ -188,7 +188,7 @@ def _repeats(
         if line["fault"]
     }
     prompts = {entry.prompt for one in ordered for entry in one.order.chain if entry.is_troubled}
-    rows = many(conn, retry_verdict.REPEATED)
+    rows = fetch_all(conn, retry_verdict.REPEATED)
     verdict.repeated = len(rows)
     verdict.unexplained += retry_verdict.unexplained(
         rows, landed, lambda row: (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.demo.api_client import Ordered
 from simulation.demo.registered import Started
 from storage import keys
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 # fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
@@ -26,11 +26,11 @@ VARIANTS = "SELECT count(*) AS count, count(DISTINCT output_id) AS outputs FROM 
 
 
 def differences(
-    conn: Connection, blobs: Blobs, ledger: dict[str, Any], started: Sequence[Started], placed: Sequence[Ordered]
+    conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], started: Sequence[Started], placed: Sequence[Ordered]
 ) -> list[str]:
     """Return where the three sources differ, a line each; an empty list is the proof."""
     summary, made = ledger["summary"], [line for line in ledger["lines"] if line["kind"] == "prediction"]
-    rows = many(conn, OUTPUTS)
+    rows = fetch_all(conn, OUTPUTS)
     return [
         *_webhooks(conn, summary, {line["prediction"] for line in made if line["provider"] == "fal"}),
         *_made(conn, made, started),
@@ -44,7 +44,7 @@ def differences(
 
 
 def _webhooks(conn: Connection, summary: dict[str, Any], of_fal: set[str]) -> list[str]:
-    recorded = {row["webhook_id"] for row in many(conn, WEBHOOK_IDS)}
+    recorded = {row["webhook_id"] for row in fetch_all(conn, WEBHOOK_IDS)}
     taken = summary["acknowledged"].items()
     acknowledged = {about["prediction"] if about["prediction"] in of_fal else w for w, about in taken}
     found = [f"webhook {w} was answered 2xx and is not recorded" for w in sorted(acknowledged - recorded)]
@@ -54,14 +54,14 @@ def _webhooks(conn: Connection, summary: dict[str, Any], of_fal: set[str]) -> li
 
 def _made(conn: Connection, made: Iterable[dict[str, Any]], started: Sequence[Started]) -> list[str]:
     """Compare what was really made with what we know of: nothing is paid for and unseen."""
-    known = {row["external_id"] for row in many(conn, PREDICTIONS)}
+    known = {row["external_id"] for row in fetch_all(conn, PREDICTIONS)}
     known |= {one.external_id for one in started if one.job_id is None}
     unknown = [line for line in made if line["prediction"] not in known]
     return [f"{line['provider']} made {line['prediction']}, which nobody here knows" for line in unknown]
 
 
 def _jobs(conn: Connection, started: Sequence[Started], placed: Sequence[Ordered]) -> list[str]:
-    states = {str(row["id"]): row for row in many(conn, JOBS)}
+    states = {str(row["id"]): row for row in fetch_all(conn, JOBS)}
     wanted = [(one.job_id, one.case.name, one.case.state) for one in started]
     wanted += [(one.job_id, one.order.name, one.order.state) for one in placed]
     found = []
@@ -129,15 +129,15 @@ def _output(line: dict[str, Any], row: dict[str, Any] | None, wanted: str) -> li
     return []
 
 
-def _bucket(rows: Sequence[dict[str, Any]], blobs: Blobs) -> list[str]:
+def _bucket(rows: Sequence[dict[str, Any]], blobs: ObjectStore) -> list[str]:
     """Compare names and sizes with a listing, and digests with what storage computed itself."""
     recorded = {row["key"]: (row["bytes"], row["sha256"]) for row in rows if row["key"]}
     recorded |= {row["thumb_key"]: (row["thumb_bytes"], row["thumb_sha256"]) for row in rows if row["thumb_key"]}
-    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDERS)}
+    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     found = [f"object {key} is recorded and not in the bucket" for key in sorted(recorded.keys() - listed.keys())]
     found += [f"object {key} is in the bucket and in no row" for key in sorted(listed.keys() - recorded.keys())]
     for key in sorted(recorded.keys() & listed.keys()):
         stat = blobs.head(blobs.public_bucket, key)
-        if stat is None or (stat.bytes, stat.sha256) != recorded[key]:
+        if stat is None or (stat.size_bytes, stat.sha256) != recorded[key]:
             found.append(f"object {key} differs from its row in size or sha256")
     return found

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.demo.registered import DemoFailed
 
 LEAVE_AFTER: Final = 150  # events; then it goes away in the middle of the work, and comes back behind the last of them
@@ -129,14 +129,14 @@ STATES = "SELECT id, state FROM jobs"
 
 def last(conn: Connection) -> int:
     """Return the newest event's id."""
-    return int(many(conn, LAST)[0]["id"])
+    return int(fetch_all(conn, LAST)[0]["id"])
 
 
 def differences(conn: Connection, follower: Follower, until: int) -> list[str]:
     """Return where a stream that was left differs from PostgreSQL, up to an event that was awaited, a line each."""
     told = [event for event in follower.events if event["id"] <= until]
     times = Counter(event["id"] for event in told)
-    there = {row["id"] for row in many(conn, EVENTS, {"after": follower.began, "until": until})}
+    there = {row["id"] for row in fetch_all(conn, EVENTS, {"after": follower.began, "until": until})}
     found = [f"event {one} was not streamed" for one in sorted(there - times.keys())]
     found += [f"event {one} was streamed and is not there" for one in sorted(times.keys() - there)]
     found += [f"event {one} was streamed {count} times" for one, count in times.items() if count > 1]
@@ -147,7 +147,7 @@ def differences(conn: Connection, follower: Follower, until: int) -> list[str]:
 
 
 def _states(conn: Connection, streamed: dict[str, str]) -> list[str]:
-    there = {str(row["id"]): row["state"] for row in many(conn, STATES)}
+    there = {str(row["id"]): row["state"] for row in fetch_all(conn, STATES)}
     return [
         f"job {job_id} is {there.get(job_id)}, by the stream it is {streamed.get(job_id)}"
         for job_id in sorted(there.keys() | streamed.keys())

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import requests
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from moorage.errors import MoorageError
 from simulation.demo.registered_cases import Case
 from simulation.provider.client import Standin
@@ -88,7 +88,7 @@ SELECT (SELECT count(*) FROM deliveries) AS accepted,
 
 def progress(conn: Connection) -> dict[str, int]:
     """Return the counts that the live line shows."""
-    return dict(many(conn, PROGRESS)[0])
+    return dict(fetch_all(conn, PROGRESS)[0])
 
 
 def is_quiet(conn: Connection, jobs: int) -> bool:

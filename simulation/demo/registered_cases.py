@@ -5,9 +5,9 @@ from typing import Any, Final, Literal
 
 # What differs from the defaults, and why; printed by the demo. Lease, heartbeat, guard and limits stay as they are.
 SETTINGS: Final = {
-    "MOORAGE_POLL_FIRST_SECONDS": ("8", "a webhook that never comes is polled for after 8 s instead of 60 s"),
+    "MOORAGE_DEV_POLL_FIRST_SECONDS": ("8", "a webhook that never comes is polled for after 8 s instead of 60 s"),
     "MOORAGE_UNMATCHED_SECONDS": ("20", "a webhook nobody registered becomes a dead letter after 20 s, not 24 h"),
-    "MOORAGE_WAIT_CAP_SECONDS": ("10", "no retry waits longer than 10 s instead of 300 s"),
+    "MOORAGE_DEV_WAIT_CAP_SECONDS": ("10", "no retry waits longer than 10 s instead of 300 s"),
 }
 
 Registered = Literal["at once", "late", "never"]

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.demo.api_client import Ordered
 from simulation.demo.event_stream import Follower
 from simulation.demo.registered import Started
@@ -53,15 +53,15 @@ def show(
         "webhooks",
         f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted, {refused} refused for good",
     )
-    table.add_row("found by polling", f"{many(conn, POLLED)[0]['count']} predictions whose webhook never came")
-    table.add_row("jobs", _by_state(many(conn, JOBS)))
-    table.add_row("files", _by_state(many(conn, OUTPUTS)))
-    retries = many(conn, RETRIES)[0]
+    table.add_row("found by polling", f"{fetch_all(conn, POLLED)[0]['count']} predictions whose webhook never came")
+    table.add_row("jobs", _by_state(fetch_all(conn, JOBS)))
+    table.add_row("files", _by_state(fetch_all(conn, OUTPUTS)))
+    retries = fetch_all(conn, RETRIES)[0]
     table.add_row("retries", f"{retries['files']} of files, {retries['webhooks']} of webhooks")
-    for row in many(conn, DEAD):
+    for row in fetch_all(conn, DEAD):
         table.add_row(f"dead letters: {row['count']}", f"{row['category']} {row['error']}: {row['example']}")
     table.add_row("audit", "clean" if not findings else f"{len(findings)} findings")
-    speed = many(conn, SPEED)[0]
+    speed = fetch_all(conn, SPEED)[0]
     table.add_row("busiest second", f"{speed['accepts']} accepts/s, {speed['outputs']} outputs/s kept")
     console.print(table)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 
 AWAY_EVERY: Final = 10  # of its requests it answers one so with 503, as an application does that is being deployed
 TOLERANCE_SECONDS: Final = 300
@@ -94,12 +94,12 @@ STATES = "SELECT id, state FROM jobs WHERE settled_at IS NOT NULL"
 
 def differences(conn: Connection, listener: Listener) -> list[str]:
     """Return where the application knows other ends than PostgreSQL, a line each."""
-    ended = {(row["sequence"], str(row["job_id"]), row["type"]) for row in many(conn, ENDS)}
+    ended = {(row["sequence"], str(row["job_id"]), row["type"]) for row in fetch_all(conn, ENDS)}
     told = {(one.sequence, one.job_id, one.type) for one in listener.told}
     newest = {job_id: told_type for _, job_id, told_type in sorted(told)}
     found = [f"{told_type} of {job_id} was not told" for _, job_id, told_type in sorted(ended - told)]
     found += [f"{told_type} of {job_id} was told and is not so" for _, job_id, told_type in sorted(told - ended)]
-    for row in many(conn, STATES):
+    for row in fetch_all(conn, STATES):
         heard = newest.get(str(row["id"]))
         if heard != f"job.{row['state']}":
             found.append(f"job {row['id']} is {row['state']}, its application last heard {heard}")

@@ -33,14 +33,14 @@ LEASE_SECONDS = 6.0
 SETTINGS = {
     "MOORAGE_LEASE_SECONDS": str(LEASE_SECONDS),
     "MOORAGE_STOP_GRACE_SECONDS": "1",
-    "MOORAGE_WAIT_BASE_SECONDS": "0.2",
-    "MOORAGE_WAIT_CAP_SECONDS": "1",
+    "MOORAGE_DEV_WAIT_BASE_SECONDS": "0.2",
+    "MOORAGE_DEV_WAIT_CAP_SECONDS": "1",
     "MOORAGE_MAX_ERRORS": "3",
-    "MOORAGE_POLL_FIRST_SECONDS": "4",
-    "MOORAGE_RECONCILE_SECONDS": "1",
-    "MOORAGE_DRAIN_SECONDS": "1",
-    "MOORAGE_DISCARD_SECONDS": "1",
-    "MOORAGE_ANSWER_SECONDS": "8",
+    "MOORAGE_DEV_POLL_FIRST_SECONDS": "4",
+    "MOORAGE_DEV_RECONCILE_SECONDS": "1",
+    "MOORAGE_DEV_DRAIN_SECONDS": "1",
+    "MOORAGE_DEV_DISCARD_SECONDS": "1",
+    "MOORAGE_DEV_ANSWER_SECONDS": "8",
 }
 WORKERS = ("quick", "keep1", "keep2")
 
@@ -173,7 +173,7 @@ class World:
                 continue
             stat = self.blobs.head(self.blobs.public_bucket, key)
             assert stat is not None
-            assert (stat.sha256, stat.bytes) == (sha256, size)
+            assert (stat.sha256, stat.size_bytes) == (sha256, size)
 
     def _check_edges(self, asked: Asked) -> None:
         taken = self.rows("SELECT subject, from_state, to_state FROM events WHERE job_id = %(id)s", id=asked.job_id)
@@ -182,7 +182,7 @@ class World:
 
     def get(self, key: str) -> requests.Response:
         """Read an object as anyone can."""
-        return requests.get(self.blobs.asset_url(key), timeout=30)
+        return requests.get(self.blobs.build_asset_url(key), timeout=30)
 
     def letters(self, asked: Asked) -> list[dict[str, Any]]:
         """Return the dead letters of a job, in the order of its outputs."""
@@ -310,4 +310,4 @@ def load_settings(environment: dict[str, str]) -> Settings:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        return settings_module.load()
+        return settings_module.load_settings()

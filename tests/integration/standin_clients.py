@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import providers
-from moorage.provider_types import Order
+from moorage.provider_types import SubmitRequest
 from moorage.settings import Settings
 from providers import Provider
 from simulation.provider.client import Standin
@@ -22,6 +22,8 @@ def clients(standin: Standin) -> Mapping[str, Provider]:
     return providers.load(Settings(_env_file=None, **servers, **given))
 
 
-def order(provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **asked: Any) -> Order:
+def order(
+    provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **asked: Any
+) -> SubmitRequest:
     """Return an order for pictures."""
-    return Order(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **asked}, webhook)
+    return SubmitRequest(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **asked}, webhook)

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from db import events, jobs
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from moorage import ids
 from moorage.model import Registration
 from simulation.demo import event_stream, webhook_listener
@@ -28,16 +28,16 @@ ENDS = ("failed", "cancelled", "failed", "failed", "cancelled")
 def end(conn: Connection, job_id: uuid.UUID, state: str) -> None:
     with conn.transaction():
         job = jobs.lock(conn, job_id)
-        jobs.move(conn, job, state, actor="test", category="PROVIDER_FAILED")
+        jobs.change_state(conn, job, state, actor="test", category="PROVIDER_FAILED")
 
 
 @pytest.fixture
 def ended(conn: Connection) -> list[uuid.UUID]:
     """Give ended jobs, the first of which was opened again and cancelled."""
-    made = [ids.new() for _ in ENDS]
+    made = [ids.uuid7() for _ in ENDS]
     for job_id, state in zip(made, ENDS, strict=True):
         asked = Registration("replicate", job_id.hex, "demo")
-        jobs.add(conn, job_id, asked, deadline_seconds=60, notify=True, actor="test")
+        jobs.add_registered(conn, job_id, asked, deadline_seconds=60, notify=True, actor="test")
         end(conn, job_id, state)
     end(conn, made[0], "open")
     end(conn, made[0], "cancelled")
@@ -51,7 +51,7 @@ def ended(conn: Connection) -> list[uuid.UUID]:
 def listener(conn: Connection, ended: list[uuid.UUID]) -> Iterator[Listener]:
     """Give a listener that was told of everything, one end twice, in no order."""
     with Listener() as made:
-        rows = many(conn, webhook_listener.ENDS)
+        rows = fetch_all(conn, webhook_listener.ENDS)
         made.told = [Told(f"w{row['sequence']}", row["type"], str(row["job_id"]), row["sequence"]) for row in rows]
         made.told = [*reversed(made.told), made.told[0]]
         yield made
@@ -119,7 +119,7 @@ def test_a_listener_takes_what_is_signed_and_is_away_once_in_ten() -> None:
             data = {"job_id": str(number), "sequence": number}
             body = json.dumps({"type": "job.failed", "data": data}).encode()
             signed_by = key if number != 5 else key[::-1]
-            headers = notifications.headers(uuid.UUID(int=number), body, int(time.time()), (signed_by,))
+            headers = notifications.build_headers(uuid.UUID(int=number), body, int(time.time()), (signed_by,))
             answers.append(session.post(settings["MOORAGE_NOTIFY_URL"], body, headers=headers, timeout=5).status_code)
 
     assert answers == [503, *[204] * 4, 401, *[204] * 4, 503, 204]
@@ -133,7 +133,7 @@ def followed(conn: Connection) -> Follower:
     """Return a follower that left once and was told of everything."""
     made = Follower("http://127.0.0.1:1", "token")
     newest = event_stream.last(conn)
-    made.events = [json.loads(json.dumps(row, default=str)) for row in events.page(conn, 0, newest)]
+    made.events = [json.loads(json.dumps(row, default=str)) for row in events.list_between(conn, 0, newest)]
     made.began, made.last_id, made.connections = 0, newest, [None, 3]
     return made
 

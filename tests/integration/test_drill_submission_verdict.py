@@ -40,7 +40,7 @@ class Drill:
         return Order(name, chain, placeholder, "p", 1, is_repeated=False)
 
     def job(self, order: Order, state: str, reason: str | None) -> UUID:
-        job_id = ids.new()
+        job_id = ids.uuid7()
         self.conn.execute(
             "INSERT INTO jobs (id, owner, kind, chain, idempotency_key, request_sha256, state, category, reason,"
             " deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
@@ -51,7 +51,7 @@ class Drill:
 
     def tried(self, job_id: UUID, entry: int, provider: str, external_id: str | None, reason: str | None) -> UUID:
         """Insert a try, submitted with the key `key of {external_id}`."""
-        row_id, sha256 = ids.new(), hashlib.sha256(f"key of {external_id}".encode()).hexdigest()
+        row_id, sha256 = ids.uuid7(), hashlib.sha256(f"key of {external_id}".encode()).hexdigest()
         self.conn.execute(
             "INSERT INTO predictions (id, job_id, seq, entry, provider, external_id, key_sha256, state, reason,"
             " deadline_at) VALUES (%s, %s, %s, %s, %s, %s, %s, 'failed', %s, moment())",
@@ -78,7 +78,7 @@ class Drill:
     def shown(self, job_id: UUID, prediction_id: UUID, name: str, count: int, *, placeholder: bool = False) -> None:
         self.conn.execute("INSERT INTO renders (id, owner, cover_idx) VALUES (%s, 'drill', 0)", (job_id,))
         for n in range(count):
-            output_id = ids.new()
+            output_id = ids.uuid7()
             self.conn.execute(
                 "INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, sha256,"
                 " bytes) VALUES (%s, %s, %s, %s, %s, %s, 'url', 'kept', %s, %s)",
@@ -150,12 +150,12 @@ def test_a_clean_drill_is_counted(drill: Drill) -> None:
 
 
 def lose_a_job(drill: Drill) -> None:
-    drill.ordered.append(Ordered(drill.order("order 4", None), NOW, (str(ids.new()),)))
+    drill.ordered.append(Ordered(drill.order("order 4", None), NOW, (str(ids.uuid7()),)))
 
 
 def answer_two_jobs(drill: Drill) -> None:
     one = drill.ordered[0]
-    drill.ordered[0] = dataclasses.replace(one, job_ids=(*one.job_ids, str(ids.new())))
+    drill.ordered[0] = dataclasses.replace(one, job_ids=(*one.job_ids, str(ids.uuid7())))
 
 
 def make_a_second_job(drill: Drill) -> None:

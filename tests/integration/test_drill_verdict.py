@@ -29,8 +29,8 @@ Damage = Callable[[Deps, Connection, dict[str, Any]], None]
 @pytest.fixture
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url, buckets_of="drill")
-    for item in list(made.blobs.list(made.blobs.public_bucket, keys.RENDERS)):
-        made.blobs.delete(made.blobs.public_bucket, item.key)
+    for item in list(made.storage.list_objects(made.storage.public_bucket, keys.RENDER_PREFIX)):
+        made.storage.delete(made.storage.public_bucket, item.key)
     yield made
     made.database.close()
 
@@ -60,7 +60,7 @@ def judged(
     ordered: list[Ordered] | None = None,
 ) -> verdict.Verdict:
     started = [Started(Case("the job", {}), "abc", "job")]
-    return verdict.judge(conn, deps.blobs, told, started, ordered or [], landed or [])
+    return verdict.judge(conn, deps.storage, told, started, ordered or [], landed or [])
 
 
 def lose_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def lose_a_variant(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
 def lose_an_object(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
     row = conn.execute("SELECT key FROM outputs").fetchone()
     assert row is not None
-    deps.blobs.delete(deps.blobs.public_bucket, row["key"])
+    deps.storage.delete(deps.storage.public_bucket, row["key"])
 
 
 def lose_a_file(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
@@ -246,9 +246,9 @@ def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Conn
     """An upload of a worker that died lies about until the next sweep: counted, not hidden."""
     world.kept(deps)
     data = b"left behind"
-    deps.blobs.put(
-        deps.blobs.public_bucket,
-        f"{keys.RENDERS}left-behind",
+    deps.storage.put(
+        deps.storage.public_bucket,
+        f"{keys.RENDER_PREFIX}left-behind",
         io.BytesIO(data),
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.provider_types import Report
+from moorage.provider_types import PredictionReport
 from providers.fal import Fal
 from simulation.provider.client import Standin
 from tests.integration.standin_clients import clients, order
@@ -42,12 +42,12 @@ def verify(fal: Fal, delivery: Delivery, body: bytes | None = None) -> None:
     fal.verify(headers, delivery.body if body is None else body, at)
 
 
-def told(fal: Fal, receiver: Receiver) -> Report:
+def told(fal: Fal, receiver: Receiver) -> PredictionReport:
     """Return what the one webhook says."""
-    return fal.parse(wait_for(lambda: receiver.got)[0].body)
+    return fal.parse_report(wait_for(lambda: receiver.got)[0].body)
 
 
-def polled(fal: Fal, external_id: str, model: str = "standin/pictures") -> Report:
+def polled(fal: Fal, external_id: str, model: str = "standin/pictures") -> PredictionReport:
     """Return what polling says at the end."""
     return wait_for(lambda: (r := fal.poll(external_id, model)).status not in ("queued", "running") and r)
 
@@ -61,7 +61,7 @@ def test_its_webhooks_pass_the_products_verifier(standin: Standin, fal: Fal, rec
     verify(fal, delivery)
     with pytest.raises(BadSignature):
         verify(fal, delivery, delivery.body + b" ")
-    report = fal.parse(delivery.body)
+    report = fal.parse_report(delivery.body)
     assert (report.external_id, report.status, delivery.path) == (taken.external_id, "succeeded", "/hook?key=abc")
     assert [found.path for found in report.outputs] == ["payload.images[0].url", "payload.images[1].url"]
     assert [found.problem for found in report.outputs] == [None, None]

@@ -110,7 +110,7 @@ def test_a_lost_order_is_found_in_the_list_by_its_webhook(standin: Standin, know
     with pytest.raises(SubmitUncertain):
         known["replicate"].submit(order("replicate", hook, standin={"submit": "lost"}))
 
-    listed = [one for page in known["replicate"].list_since(since) for one in page if one.webhook == hook]
+    listed = [one for page in known["replicate"].list_predictions(since) for one in page if one.webhook == hook]
 
     assert [one.external_id for one in listed] == [line["prediction"] for line in standin.made(webhook=hook)]
     assert len(listed) == 1
@@ -251,9 +251,9 @@ def test_an_input_outside_the_schema_is_refused_by_field(
 
 def test_models_are_described_as_replicate_describes_them(standin: Standin, known: Mapping[str, Provider]) -> None:
     """A chain's input is checked, and a video model chosen, by these schemas alone."""
-    pictures = {one["name"] for one in known["replicate"].models("image")}
-    videos = {one["name"]: one["accepts"] for one in known["replicate"].models("video")}
-    schema = known["replicate"].schema("standin/pictures")
+    pictures = {one["name"] for one in known["replicate"].list_models("image")}
+    videos = {one["name"]: one["accepts"] for one in known["replicate"].list_models("video")}
+    schema = known["replicate"].get_input_schema("standin/pictures")
 
     assert pictures == {"standin/pictures"}
     assert videos == {"standin/text-to-video": [], "standin/image-to-video": ["image"]}
@@ -275,7 +275,7 @@ def test_a_version_names_its_model_too(standin: Standin, known: Mapping[str, Pro
     runs = [ended(standin, made.external_id) for made in (by_version, by_both, deployed)]
     assert [(run["model"], run["status"]) for run in runs] == [("standin/failing", "failed")] * 3
     assert [run["deployment"] for run in runs] == [None, None, "standin/failing"]
-    assert known["replicate"].schema(f"standin/failing:{version}") is not None
+    assert known["replicate"].get_input_schema(f"standin/failing:{version}") is not None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from cli import main
-from moorage import lifecycle, settings
+from moorage import lifecycle, settings, settings_sources
+from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +29,11 @@ FILLED_IN = {"S3_PUBLIC_ENDPOINT_URL"}
 REQUIRED = {"DATABASE_URL", "CELERY_BROKER_URL"}
 
 
-def defaults() -> dict[str, str]:
-    """Return every setting's preferred name and its default as the tables show it."""
+def defaults(kind: type[BaseSettings] = Settings, prefix: str = "MOORAGE_") -> dict[str, str]:
+    """Return every field's preferred name in the environment and its default as the tables show it."""
     return {
-        settings.names()[field][0]: _shown(info.get_default(), is_required=info.is_required())
-        for field, info in Settings.model_fields.items()
+        settings_sources.names_of(field, info, prefix)[0]: _shown(info.get_default(), is_required=info.is_required())
+        for field, info in kind.model_fields.items()
     }
 
 
@@ -48,15 +50,23 @@ def _written(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, dict):
+        return ",".join(f"{provider}={number}" for provider, number in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/reference/settings.md"])
-def test_the_settings_tables_hold_every_setting_with_its_default(page):
-    """A setting that nobody can find is never used; a wrong default is worse than none."""
-    text = (ROOT / page).read_text(encoding="utf-8").split("## Read by other programs")[0]
+def test_the_settings_table_has_every_setting_with_its_default():
+    """An undocumented setting is never used; a wrong default is worse than none."""
+    text = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8").split("## Read by other programs")[0]
 
     assert dict(SETTING_ROW.findall(text)) == defaults()
+
+
+def test_the_table_of_developer_overrides_holds_every_constant_with_its_default():
+    """A test that needs a shorter wait must find the name of its override."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    assert dict(SETTING_ROW.findall(page)) == defaults(Constants, DEVELOPER_PREFIX)
 
 
 def test_the_example_environment_holds_every_setting_with_its_default():
@@ -77,6 +87,14 @@ def test_the_example_environment_holds_no_secret():
     secret = re.compile(r"^#?\w*(SECRET|TOKEN|PASSWORD|KEY_ID|ACCESS_KEY)=(.+)$", re.MULTILINE)
 
     assert secret.findall((ROOT / ".env.example").read_text(encoding="utf-8")) == []
+
+
+def test_the_readme_is_short():
+    """At most 150 lines and 1,300 words: what it is, how to try it, what it guarantees, links for the rest."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1300
 
 
 @pytest.mark.parametrize("command", sorted(main.COMMANDS))
@@ -126,10 +144,12 @@ def test_every_link_inside_the_project_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_setting_that_a_page_names_exists(page):
     """A renamed setting leaves its old name in prose, where no table finds it."""
-    known = {name for choices in settings.names().values() for name in choices} | {
+    known = {name for choices in settings.env_names_by_field().values() for name in choices} | {
         "MOORAGE_FAILPOINT",
         "MOORAGE_DOTENV",
         "MOORAGE_DATA_DIR",
+        "MOORAGE_DEV",
+        *defaults(Constants, DEVELOPER_PREFIX),
     }
     named = set(re.findall(r"\bMOORAGE_[A-Z][A-Z0-9_]+[A-Z0-9]\b", page.read_text(encoding="utf-8")))
     examples = {"MOORAGE_LEASE_SECOND"}  # the misspelling that the settings page shows the answer to
