@@ -31,8 +31,8 @@ UPDATE predictions
    AND lease_token IS NULL AND run_at > moment() + interval '10 min'
 RETURNING id
 """,
-    "notices": """
-UPDATE notices SET run_at = moment(), woken_at = NULL
+    "notifications": """
+UPDATE notifications SET run_at = moment(), woken_at = NULL
  WHERE state = 'waiting' AND lease_token IS NULL AND run_at > moment() + interval '10 min'
 RETURNING id
 """,

@@ -14,7 +14,8 @@ from moorage.lifecycle import OutputCounts
 from moorage.model import FallbackEntry, Job, JobRequest, Registration
 
 _COLUMNS = (
-    "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, chain, placeholder, variants"
+    "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
+    " variants"
 )
 
 ADD = """
@@ -32,11 +33,11 @@ SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM made
 # An equal key that another transaction is about to commit is waited for: then this one inserts nothing and finds it.
 ADD_REQUESTED = """
 WITH made AS (
-    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial, chain,
-                      placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
+    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
+                      fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
-            %(scene)s, %(partial)s, %(chain)s, %(placeholder)s, %(notify)s, %(key)s, %(request_sha256)s, 'open',
-            moment() + %(deadline)s, moment() + %(deadline)s)
+            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(key)s, %(request_sha256)s,
+            'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
 )
@@ -150,7 +151,7 @@ def change_state(
         "category": category,
         "reason": reason,
         "check_after": check_after,
-        "notice_id": ids.uuid7(),
+        "notification_id": ids.uuid7(),
         "actor": actor,
     }
     if fetch_one(conn, MOVE, args) is None:
@@ -181,8 +182,8 @@ SHOW = """
 SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
        j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
        j.variants, j.placeholder, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
-                                              FROM jsonb_array_elements(j.chain) WITH ORDINALITY AS x (e, n)),
-                                           '[]') AS chain,
+                                              FROM jsonb_array_elements(j.fallback_chain)
+                                                     WITH ORDINALITY AS x (e, n)), '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
        (SELECT count(*) FROM render_variants v WHERE v.render_id = j.id) AS variants_created
   FROM jobs j LEFT JOIN renders r ON r.id = j.id
@@ -248,7 +249,7 @@ def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify
         "project_id": request.project_id,
         "scene": None if request.scene is None else Jsonb(request.scene),
         "partial": request.partial,
-        "chain": Jsonb([_entry(entry) for entry in request.fallback_chain]),
+        "fallback_chain": Jsonb([_entry(entry) for entry in request.fallback_chain]),
         "placeholder": request.placeholder,
         "notify": notify,
         "key": request.idempotency_key,

@@ -1,5 +1,5 @@
 """
-Claims on rows of deliveries, predictions, outputs and notices: claim, renew, hand back, release. One file for all.
+Claims on rows of deliveries, predictions, outputs and notifications: claim, renew, hand back, release.
 
 A row is leased when `lease_token` is not null. Every write under a lease names the token; no row back means that
 another worker owns it. A claim counts an attempt and a crash; writing back takes the crash back.
@@ -13,18 +13,19 @@ from uuid import UUID
 from db.connection import Connection, fetch_all, fetch_one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
+from moorage.transitions import EventKind
 
 SUBJECT: Final[Mapping[WorkTable, str]] = {
     "deliveries": "delivery",
     "predictions": "prediction",
     "outputs": "output",
-    "notices": "notice",
+    "notifications": "notification",
 }
 
 # What every write-back of the worker itself does to the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
-_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notices": "job_id"}
+_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
 # Whether nobody has paused a row. The list of pauses is read once; while it is empty no output is asked for its
 # provider, and the planner does not take the rows for few, which would cost it the index. Objects are discarded, and
@@ -36,7 +37,7 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
-    "notices": "true",
+    "notifications": "true",
 }
 
 
@@ -126,13 +127,21 @@ WITH moved AS (
      WHERE id = %(row_id)s AND lease_token = %(token)s
     RETURNING id, {job} AS job_id, state
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s, %(actor)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
+SELECT '{subject}', id, job_id, state, state, %(kind)s, %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """)
 
 
-def reschedule(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool) -> None:
+def reschedule(
+    conn: Connection,
+    lease: Lease,
+    *,
+    wait_seconds: float,
+    reason: str,
+    counts_as_error: bool,
+    kind: EventKind = "attempt_failed",
+) -> None:
     """
     Give a row back, to be tried again after a wait.
 
@@ -148,6 +157,7 @@ def reschedule(conn: Connection, lease: Lease, *, wait_seconds: float, reason: s
         "wait_seconds": max(wait_seconds, 0.0),
         "reason": reason,
         "counted": counts_as_error,
+        "kind": kind,
         "actor": lease.leased_by,
     }
     if fetch_one(conn, HAND_BACK[lease.table], args) is None:
@@ -190,8 +200,10 @@ WITH held AS MATERIALIZED (
       FROM held WHERE t.id = held.id
     RETURNING t.id, {job} AS job_id, t.state, held.lease
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s || ' (lease ' || lease || ')', %(leased_by)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'worker_died', lease, %(reason)s || ' (lease ' || lease || ')',
+       %(leased_by)s
+  FROM moved
 RETURNING subject_id AS id
 """)
 
@@ -215,9 +227,9 @@ WITH expired AS MATERIALIZED (
       FROM expired WHERE t.id = expired.id
     RETURNING t.id, {job} AS job_id, t.state, expired.lease
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, 'the lease ' || lease || ' expired: its worker is gone or stuck',
-       %(actor)s
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'lease_expired', lease,
+       'the lease ' || lease || ' expired: its worker is gone or stuck', %(actor)s
   FROM moved
 RETURNING subject_id AS id
 """)
@@ -248,7 +260,7 @@ DUE: Final = {
     "poll": _due("predictions", f"state IN ('running', 'abandoned') AND {UNPAUSED['predictions']}"),
     "keep": _due("outputs", f"state = 'waiting' AND {UNPAUSED['outputs']}", "expires_at NULLS LAST, run_at"),
     "discard": _due("outputs", "state = 'discarding'"),
-    "notify": _due("notices", "state = 'waiting'"),
+    "notify": _due("notifications", "state = 'waiting'"),
 }
 
 

@@ -19,7 +19,7 @@ from moorage.failpoints import failpoint
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMA: Final = ROOT / "schema.sql"
 MIGRATIONS: Final = ROOT / "db" / "migrations"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # Any constant serves; transaction-scoped, so PgBouncer does no harm.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"
@@ -36,7 +36,8 @@ def migrate(conn: Connection) -> list[str]:
     Bring the database to the present schema and return the names of what was applied.
 
     Raises:
-        ConfigError: an applied migration was changed afterwards, or the server is older than PostgreSQL 16.
+        ConfigError: an applied migration was changed afterwards, a migration refuses (a worker of an older version
+            holds a lease), or the server is older than PostgreSQL 16.
     """
     if conn.info.server_version < 160000:
         raise ConfigError(f"PostgreSQL 16 or newer is needed; this server is {conn.info.server_version // 10000}")
@@ -73,7 +74,10 @@ def _create(conn: Connection) -> str:
 
 
 def _apply(conn: Connection, version: int, name: str, text: str) -> str:
-    _execute(conn, text)
+    try:
+        _execute(conn, text)
+    except psycopg.errors.RaiseException as error:  # the migration's own condition does not hold
+        raise ConfigError(f"{name} is not applied: {error.diag.message_primary}") from error
     conn.execute(RECORD, {"version": version, "name": name, "sha256": _digest(text)})
     failpoint("migrate.before_commit")
     return name

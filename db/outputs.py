@@ -139,12 +139,17 @@ def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     leases.execute_end(conn, lease, END_KEPT, **facts)
 
 
-END_DEAD = leases.build_end_statement("outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
+END_DEAD = leases.build_end_statement(
+    "outputs",
+    "waiting",
+    "dead",
+    "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
+)
 
 
-def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None:
+def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """Give up on an output; LeaseLost when another worker owns it."""
-    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
+    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 # An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
@@ -177,7 +182,7 @@ REPLAY = """
 WITH moved AS (
     UPDATE outputs
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           category = NULL, reason = NULL, refreshed_at = NULL
+           category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
      WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
     RETURNING id, job_id
 )

@@ -141,7 +141,9 @@ DELETE FROM {table} t USING old WHERE t.id = old.id RETURNING t.id
 
 
 DROP_DELIVERIES: Final = _dropping("deliveries", "delivery")
-DROP_NOTICES: Final = _dropping("notices", "notice")  # of jobs that stay; those of a job that goes, go with it
+DROP_NOTIFICATIONS: Final = _dropping(
+    "notifications", "notification"
+)  # of jobs that stay; those of a job that goes, go with it
 
 # A discarded one stays with its row: it is the reason why that row is dead.
 _LETTERS: Final = f"""
@@ -163,7 +165,7 @@ _IN_BATCHES: Final = {
     "failed_sources": (PURGE_SOURCES, _SOURCES),
     "deliveries": (DROP_DELIVERIES, _ended("deliveries", "delivery")),
     "dead_letters": (DROP_LETTERS, _LETTERS),
-    "notices": (DROP_NOTICES, _ended("notices", "notice")),
+    "notifications": (DROP_NOTIFICATIONS, _ended("notifications", "notification")),
 }
 
 
@@ -182,10 +184,10 @@ _OVER: Final = """
                     WHERE o.job_id = j.id AND l.state = 'open')
    AND NOT EXISTS (SELECT FROM predictions p JOIN dead_letters l ON l.subject = 'prediction' AND l.subject_id = p.id
                     WHERE p.job_id = j.id AND l.state = 'open')
-   AND NOT EXISTS (SELECT FROM notices n
+   AND NOT EXISTS (SELECT FROM notifications n
                     WHERE n.job_id = j.id AND (n.ended_at IS NULL OR EXISTS (
                           SELECT FROM dead_letters l
-                           WHERE l.subject = 'notice' AND l.subject_id = n.id AND l.state = 'open')))
+                           WHERE l.subject = 'notification' AND l.subject_id = n.id AND l.state = 'open')))
    AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
                     WHERE p.job_id = j.id AND (d.ended_at IS NULL OR EXISTS (
                           SELECT FROM dead_letters l
@@ -229,7 +231,7 @@ WITH gone AS (
     DELETE FROM dead_letters
      WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
         OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
-        OR (subject = 'notice' AND subject_id IN (SELECT id FROM notices WHERE job_id = %(id)s))
+        OR (subject = 'notification' AND subject_id IN (SELECT id FROM notifications WHERE job_id = %(id)s))
         OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))
     RETURNING id
 )
@@ -237,9 +239,9 @@ DELETE FROM events e USING gone WHERE e.subject = 'dead_letter' AND e.subject_id
 """,
     "delivery_events": "DELETE FROM events WHERE subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[])",
     "events": """
-DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'notice', 'render')
+DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'notification', 'render')
 """,
-    "notices": "DELETE FROM notices WHERE job_id = %(id)s",
+    "notifications": "DELETE FROM notifications WHERE job_id = %(id)s",
     "placements": "DELETE FROM placements WHERE render_id = %(id)s",
     "variants": "DELETE FROM render_variants WHERE render_id = %(id)s",
     "renders": "DELETE FROM renders WHERE id = %(id)s",

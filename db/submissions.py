@@ -9,6 +9,7 @@ from db.leases import CLEAR_LEASE
 from moorage import ids
 from moorage.errors import LeaseLost
 from moorage.model import FallbackEntry, Job, Lease, Prediction
+from moorage.transitions import EventKind
 
 SUBMIT_STATES = ("planned", "submitting")
 
@@ -66,7 +67,7 @@ def get_next_entry_index(conn: Connection, job_id: UUID) -> int:
 
 def parse_fallback_chain(job: Job) -> list[FallbackEntry]:
     """Return a job's chain; empty where the application started the prediction itself."""
-    return [FallbackEntry(**entry) for entry in job.chain or ()]
+    return [FallbackEntry(**entry) for entry in job.fallback_chain or ()]
 
 
 def get_entry(job: Job, prediction: Prediction) -> FallbackEntry | None:
@@ -138,23 +139,27 @@ WITH moved AS (
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'planned', %(reason)s, %(actor)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
+SELECT 'prediction', id, job_id, 'submitting', 'planned', %(kind)s, %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """
 
 
 def return_to_planned(
-    conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool
+    conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool, kind: EventKind
 ) -> None:
     """Plan a prediction again that was certainly not made; `counted`: as an error."""
-    args = {
-        "wait_seconds": max(wait_seconds, 0.0),
-        "reason": reason,
-        "counted": counts_as_error,
-        "actor": lease.leased_by,
-    }
-    _must(conn, BACK, lease, **args)
+    wait_seconds = max(wait_seconds, 0.0)
+    _must(
+        conn,
+        BACK,
+        lease,
+        wait_seconds=wait_seconds,
+        reason=reason,
+        counted=counts_as_error,
+        kind=kind,
+        actor=lease.leased_by,
+    )
 
 
 RUN = f"""
@@ -191,7 +196,8 @@ ABANDON = f"""
 WITH moved AS (
     UPDATE predictions
        SET state = 'abandoned', {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1, category = 'PROVIDER_FAILED',
-           reason = %(reason)s, output_until = moment() + %(life)s, run_at = moment() + %(life)s
+           reason = %(reason)s, submit_uncertain = true, output_until = moment() + %(life)s,
+           run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
 )
@@ -206,16 +212,26 @@ def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reaso
     _must(conn, ABANDON, lease, life=timedelta(seconds=output_life_seconds), reason=reason, actor=lease.leased_by)
 
 
-IS_SECOND = """
-SELECT p.id FROM predictions p
-  JOIN predictions b ON b.job_id = p.job_id AND b.entry = p.entry AND b.seq = p.seq - 1
- WHERE p.id = %(id)s AND b.external_id IS NULL AND b.reason LIKE 'submit uncertain:%%'
+MARK_UNCERTAIN = """
+UPDATE predictions SET submit_uncertain = true WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """
 
 
-def is_second(conn: Connection, prediction_id: UUID) -> bool:
-    """Return whether the try just before this one was the same entry, and nobody knows what became of it."""
-    return fetch_one(conn, IS_SECOND, {"id": prediction_id}) is not None
+def mark_uncertain(conn: Connection, lease: Lease) -> None:
+    """Record that it is unknown whether the provider accepted a submission; LeaseLost if another worker owns it."""
+    _must(conn, MARK_UNCERTAIN, lease)
+
+
+WAS_RESUBMITTED = """
+SELECT p.id FROM predictions p
+  JOIN predictions b ON b.job_id = p.job_id AND b.entry = p.entry AND b.seq = p.seq - 1
+ WHERE p.id = %(id)s AND b.submit_uncertain AND b.external_id IS NULL AND b.state IN ('abandoned', 'failed')
+"""
+
+
+def was_resubmitted(conn: Connection, prediction_id: UUID) -> bool:
+    """Return True if this prediction repeats its predecessor's entry, whose submission was never resolved."""
+    return fetch_one(conn, WAS_RESUBMITTED, {"id": prediction_id}) is not None
 
 
 BY_KEY = """

@@ -1,8 +1,8 @@
 """
-The step of one notice: tell the application that a job has ended, by a webhook signed as Standard Webhooks 1.0.
+The step of one notification: tell the application that a job has ended, by a webhook signed as Standard Webhooks 1.0.
 
 At least once: a worker that dies between the answer and its record sends the same `webhook-id` again. What is told is
-read when it is sent, so that a notice that waited a day does not tell of yesterday.
+read when it is sent, so that a notification that waited a day does not tell of yesterday.
 """
 
 import functools
@@ -43,46 +43,51 @@ log = logs.get_logger(__name__)
 
 def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     """
-    Send one notice and record that the application took it; returns no wakes.
+    Send one notification and record that the application took it; returns no wakes.
 
     Raises:
         NotifyFailed: no answer within 15 s, or one that is not 2xx.
         NotifyRefused: the application wants no more of it (410), or there is no address any more.
-        LeaseLost: another worker owns the notice.
+        LeaseLost: another worker owns the notification.
     """
     found = deps.database.run(lambda conn: _read(conn, deps, lease.row_id))
     if found is None:
         return []
-    notice, body = found
+    notification, body = found
     pulse.before_write()
     failpoint("notify.before_request")
-    _send(deps, notice, body, pulse)
+    _send(deps, notification, body, pulse)
     failpoint("notify.after_answer")
     commit_step(deps, lease, pulse, lambda conn: notifications.end_sent(conn, lease))
     failpoint("notify.after_record")
-    log.info("notice.sent", notice_id=str(notice.id), job_id=str(notice.job_id), type=notice.type)
+    log.info(
+        "notification.sent",
+        notification_id=str(notification.id),
+        job_id=str(notification.job_id),
+        type=notification.type,
+    )
     return []
 
 
 # --- what is told -------------------------------------------------------------------------------------------------
 
 
-def _read(conn: Connection, deps: Deps, notice_id: UUID) -> tuple[Notification, bytes] | None:
-    notice = notifications.get(conn, notice_id)
-    row = jobs.get_with_render(conn, notice.job_id) if notice else None
-    if notice is None or row is None:
+def _read(conn: Connection, deps: Deps, notification_id: UUID) -> tuple[Notification, bytes] | None:
+    notification = notifications.get(conn, notification_id)
+    row = jobs.get_with_render(conn, notification.job_id) if notification else None
+    if notification is None or row is None:
         return None
     is_published = row["render_id"] is not None and row["deleted_at"] is None
     data = {
-        "job_id": notice.job_id,
+        "job_id": notification.job_id,
         **{name: row[name] for name in _JOB},
         "render_id": row["render_id"] if is_published else None,
-        "variants": [_variant(found, deps.asset_base) for found in renders.list_variants(conn, notice.job_id)],
-        "errors": [{name: found[name] for name in _ERROR} for found in jobs.list_errors(conn, notice.job_id)],
-        "sequence": notice.sequence,
+        "variants": [_variant(found, deps.asset_base) for found in renders.list_variants(conn, notification.job_id)],
+        "errors": [{name: found[name] for name in _ERROR} for found in jobs.list_errors(conn, notification.job_id)],
+        "sequence": notification.sequence,
     }
-    event = {"type": notice.type, "timestamp": notice.created_at, "data": data}
-    return notice, json.dumps(event, default=_text, separators=(",", ":")).encode()
+    event = {"type": notification.type, "timestamp": notification.created_at, "data": data}
+    return notification, json.dumps(event, default=_text, separators=(",", ":")).encode()
 
 
 def _variant(row: Row, base: str) -> dict[str, Any]:
@@ -102,21 +107,21 @@ def _text(value: object) -> str:
 
 
 def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """Return the secrets that notices are signed with; raises ConfigError when one of them is none."""
+    """Return the secrets that notifications are signed with; raises ConfigError when one of them is none."""
     return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 
-def build_headers(notice_id: UUID, body: bytes, timestamp: int, keys: tuple[bytes, ...]) -> dict[str, str]:
-    """Return the headers of a notice: the same id at each try, a signature by each key; `at`: seconds since 1970."""
+def build_headers(notification_id: UUID, body: bytes, timestamp: int, keys: tuple[bytes, ...]) -> dict[str, str]:
+    """Return the headers of a notification: the same id at each attempt, one signature per key; `at`: Unix time."""
     signed = (
-        {"webhook-signature": signatures.sign_standard_v1(str(notice_id), timestamp, body, secrets=keys)}
+        {"webhook-signature": signatures.sign_standard_v1(str(notification_id), timestamp, body, secrets=keys)}
         if keys
         else {}
     )
     return {
         "Content-Type": "application/json",
-        "Connection": "close",  # notices are rare: a kept connection would be found dead by the next
-        "webhook-id": str(notice_id),
+        "Connection": "close",  # notifications are rare: a kept connection would be found dead by the next
+        "webhook-id": str(notification_id),
         "webhook-timestamp": str(timestamp),
         **signed,
     }
@@ -134,11 +139,11 @@ def _session(limits: Limits) -> requests.Session:
     return _Unguarded().new_session(limits)
 
 
-def _send(deps: Deps, notice: Notification, body: bytes, pulse: LeaseGuard) -> None:
+def _send(deps: Deps, notification: Notification, body: bytes, pulse: LeaseGuard) -> None:
     url = deps.settings.notify_url
     if url is None:
         raise NotificationRefused("MOORAGE_NOTIFY_URL is not set any more: there is nobody to tell")
-    sent = build_headers(notice.id, body, int(time.time()), load_signing_secrets(deps.settings))
+    sent = build_headers(notification.id, body, int(time.time()), load_signing_secrets(deps.settings))
     try:
         with (
             call_while_waiting(_until(time.monotonic() + TOTAL_SECONDS, pulse)),

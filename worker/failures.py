@@ -42,8 +42,9 @@ def _record(
     if isinstance(verdict, DeadLetterDecision):
         return verdict, dead_letter_row(conn, deps, lease, step, verdict, error.facts)
     wait = max((verdict.run_at - moment).total_seconds(), 0.0)
+    reason = to_storable(verdict.reason)
     leases.reschedule(
-        conn, lease, wait_seconds=wait, reason=to_storable(verdict.reason), counts_as_error=verdict.is_counted
+        conn, lease, wait_seconds=wait, reason=reason, counts_as_error=verdict.is_counted, kind=verdict.kind
     )
     return verdict, []
 
@@ -57,8 +58,8 @@ def dead_letter_row(
         return _bury_delivery(conn, lease, why, step, facts)
     if lease.table == "predictions":
         return _bury_prediction(conn, lease, why, step, facts)
-    if lease.table == "notices":
-        return _bury_notice(conn, lease, why, step, facts)
+    if lease.table == "notifications":
+        return _bury_notification(conn, lease, why, step, facts)
     output = outputs.get(conn, lease.row_id)
     if output is None:
         return []
@@ -67,7 +68,7 @@ def dead_letter_row(
         discarding.end_discarded(conn, lease)
         facts = {**facts, "keys": [output.key, output.thumb_key]}
     else:
-        outputs.end_dead(conn, lease, why.category, reason)
+        outputs.end_dead(conn, lease, why.category, reason, source_expired=why.source_expired)
     dead_letters.add(
         conn,
         "output",
@@ -100,12 +101,14 @@ def _bury_delivery(
     return []
 
 
-def _bury_notice(
+def _bury_notification(
     conn: Connection, lease: Lease, why: DeadLetterDecision, step: Step, facts: Mapping[str, object]
 ) -> list[Wake]:
     job_id = notifications.end_dead(conn, lease, why.category, to_storable(why.reason))
     facts = {"attempts": lease.attempt, **facts}
-    dead_letters.add(conn, "notice", lease.row_id, why, step=step, job_id=job_id, facts=facts, actor=lease.leased_by)
+    dead_letters.add(
+        conn, "notification", lease.row_id, why, step=step, job_id=job_id, facts=facts, actor=lease.leased_by
+    )
     return []
 
 
@@ -165,7 +168,7 @@ def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: DeadLet
     if step == "notify":
         job_id = notifications.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor)
         if job_id is not None:
-            dead_letters.add(conn, "notice", row_id, why, step=step, job_id=job_id, actor=actor)
+            dead_letters.add(conn, "notification", row_id, why, step=step, job_id=job_id, actor=actor)
         return []
     if step in ("submit", "generate", "poll"):
         return _poison_prediction(conn, step, row_id, why, limit, actor)

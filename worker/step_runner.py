@@ -39,7 +39,7 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
     "poll": StepSpec("predictions", predictions.POLLED_STATES, poll.run),
     "keep": StepSpec("outputs", ("waiting",), keep.run),
     "discard": StepSpec("outputs", ("discarding",), discard.run),
-    "notify": StepSpec("notices", ("waiting",), notifications.run),
+    "notify": StepSpec("notifications", ("waiting",), notifications.run),
 }
 
 
@@ -108,7 +108,7 @@ def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: Leas
         log.warning("lease.lost", attempt=lease.attempt)
         return []
     except StepInterrupted as error:
-        _hand_back(deps, lease, str(error))
+        _hand_back(deps, lease, error)
         return []
     except DatabaseUnavailable as error:
         if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
@@ -125,10 +125,11 @@ def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: Leas
     return wakes
 
 
-def _hand_back(deps: Deps, lease: Lease, reason: str) -> None:
+def _hand_back(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
+    reason, kind = str(error), error.event_kind
     try:
         deps.database.run(
-            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False)
+            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
         )
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=reason)

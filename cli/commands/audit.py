@@ -16,6 +16,7 @@ from moorage.errors import MoorageError
 from tasks.audit import repair as repairing
 from tasks.audit import run as auditing
 from tasks.audit.advice import REPAIRABLE, RULES, get_advice
+from tasks.audit.findings import Finding
 from tasks.audit.repair import RepairResult
 from tasks.audit.run import DEFAULT_SAMPLE_SIZE, AuditReport
 from worker import boot, publish
@@ -115,25 +116,29 @@ def build_document(report: AuditReport, repaired: list[RepairResult]) -> dict[st
         "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
                   for rule, title, checked, findings in summarize_rules(report)],
         "findings": [
-            {**dataclasses.asdict(finding), "todo": get_advice(finding)}
+            {**_fields(finding), "todo": get_advice(finding)}
             | ({"repaired": done[finding].is_done, "repair": done[finding].message} if finding in done else {})
             for finding in report.findings
         ],
-        "unlisted": report.unlisted,
-        "notes": report.notes,
+        "unlisted": {str(check): count for check, count in report.unlisted.items()},
+        "notes": [_fields(note) for note in report.notes],
     }  # fmt: skip
+
+
+def _fields(finding: Finding) -> dict[str, Any]:
+    return {**dataclasses.asdict(finding), "check": str(finding.check)}
 
 
 def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
     """Return number, title, what was checked (by place) and the findings of each rule, those not listed included."""
     found = Counter(finding.rule for finding in report.findings)
     for check, more in report.unlisted.items():
-        found[int(check.split()[0])] += more
+        found[check.rule] += more
     return [(rule, title, _checked(report, rule), found[rule]) for rule, title in RULES.items()]
 
 
 def _checked(report: AuditReport, rule: int) -> dict[str, int]:
-    places = dict.fromkeys(name.split()[1] for name in CHECKS if int(name.split()[0]) == rule)
+    places = dict.fromkeys(check.place for check in CHECKS if check.rule == rule)
     return {place: report.checked.get(place, 0) for place in (*places, *_MORE.get(rule, ())) if place in report.checked}
 
 

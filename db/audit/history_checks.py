@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from db.audit.check import Check
 from moorage.lifecycle import EDGES
 
 # subject: (its table, how its row tells its state)
@@ -12,9 +13,10 @@ _ROWS: Final = {
     "prediction": ("predictions", "t.state"),
     "output": ("outputs", "t.state"),
     "render": ("renders", "CASE WHEN t.deleted_at IS NULL THEN 'published' ELSE 'deleted' END"),
-    "notice": ("notices", "t.state"),
+    "notification": ("notifications", "t.state"),
     "dead_letter": ("dead_letters", "t.state"),
 }
+EVENTS_OF: Final = {subject: f"{subject}_events" for subject in _ROWS}  # the place of a subject's events
 _THESE: Final = "= ANY(%(ids)s::uuid[])"
 
 
@@ -28,7 +30,7 @@ def _text(state: str | None) -> str:
 
 
 _EDGES: Final = {
-    f"7 {table} edge": f"""
+    Check(7, table, "edge"): f"""
 SELECT e.subject, e.subject_id::text AS id, 'event ' || e.id || ' tells of ' || coalesce(e.from_state, 'nothing') ||
        ' to ' || e.to_state || ', which may not be' AS what
   FROM events e
@@ -40,7 +42,7 @@ SELECT e.subject, e.subject_id::text AS id, 'event ' || e.id || ' tells of ' || 
 }
 
 _CHAINS: Final = {
-    f"7 {table} chain": f"""
+    Check(7, table, "chain"): f"""
 SELECT subject, subject_id::text AS id, 'event ' || id || ' goes from ' || coalesce(from_state, 'nothing') ||
        ', but it was ' || coalesce(before, 'nothing') AS what
   FROM (SELECT id, subject, subject_id, from_state, lag(to_state) OVER (PARTITION BY subject_id ORDER BY id) AS before
@@ -51,7 +53,7 @@ SELECT subject, subject_id::text AS id, 'event ' || id || ' goes from ' || coale
 }
 
 _STATES: Final = {
-    f"7 {table} state": f"""
+    Check(7, table, "state"): f"""
 SELECT '{subject}' AS subject, t.id::text AS id, 'it is ' || {state} || ', but its last event says ' ||
        coalesce(e.to_state, 'nothing') AS what
   FROM {table} t
@@ -64,7 +66,7 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'it is ' || {state} || ', but i
 
 # The lock on the job orders the events of its outputs and its own, so that their ids tell what was before what.
 _ENDS: Final = {
-    "7 jobs early": f"""
+    Check(7, "jobs", "early"): f"""
 SELECT 'job' AS subject, job_id::text AS id, 'event ' || id || ' makes it ' || to_state || ' while ' || waiting ||
        ' of its files waited' AS what
   FROM (SELECT id, subject, job_id, to_state,
@@ -75,7 +77,7 @@ SELECT 'job' AS subject, job_id::text AS id, 'event ' || id || ' makes it ' || t
           FROM events WHERE job_id {_THESE} AND subject IN ('job', 'output')) told
  WHERE subject = 'job' AND to_state IN ('succeeded', 'partial', 'failed') AND waiting <> 0
 """,
-    "7 renders apart": f"""
+    Check(7, "renders", "apart"): f"""
 SELECT 'render' AS subject, e.subject_id::text AS id, 'event ' || e.id || ' publishes it, but its job then became ' ||
        coalesce(s.to_state, 'nothing') AS what
   FROM events e
@@ -84,7 +86,7 @@ SELECT 'render' AS subject, e.subject_id::text AS id, 'event ' || e.id || ' publ
  WHERE e.subject = 'render' AND e.subject_id {_THESE} AND e.to_state = 'published'
    AND coalesce(s.to_state NOT IN ('succeeded', 'partial'), true)
 """,
-    "7 jobs unpublished": f"""
+    Check(7, "jobs", "unpublished"): f"""
 SELECT 'job' AS subject, e.subject_id::text AS id, 'event ' || e.id || ' makes it ' || e.to_state ||
        ', and no render was published before' AS what
   FROM events e
@@ -92,25 +94,25 @@ SELECT 'job' AS subject, e.subject_id::text AS id, 'event ' || e.id || ' makes i
    AND NOT EXISTS (SELECT FROM events p WHERE p.subject = 'render' AND p.subject_id = e.subject_id AND p.id < e.id)
 """,
     # A key names the lease under which its object was stored, and a release names the lease that it took away.
-    "6 outputs lost": f"""
+    Check(6, "outputs", "lost"): f"""
 SELECT 'output' AS subject, o.id::text AS id, 'it was ended under a lease that event ' || e.id || ' had taken away'
        AS what
   FROM outputs o JOIN events e ON e.subject = 'output' AND e.subject_id = o.id
- WHERE o.id {_THESE} AND e.from_state = e.to_state
-   AND substring(e.reason FROM 'lease ([0-9a-f]{{8}})') = substring(o.key FROM '-([0-9a-f]{{8}})[.][a-z0-9]+$')
+ WHERE o.id {_THESE}
+   AND e.lease = substring(o.key FROM '-([0-9a-f]{{8}})[.][a-z0-9]+$')
 """,
-    "6 outputs thief": f"""
+    Check(6, "outputs", "thief"): f"""
 SELECT 'output' AS subject, id::text AS id, 'its file and its thumbnail were stored under two leases' AS what
   FROM outputs
  WHERE id {_THESE} AND thumb_key <> regexp_replace(key, '[.][a-z0-9]+$', '') || '_thumb.webp'
 """,
 }
 
-HISTORY: Final[Mapping[str, str]] = {**_EDGES, **_CHAINS, **_STATES, **_ENDS}
+HISTORY: Final[Mapping[Check, str]] = {**_EDGES, **_CHAINS, **_STATES, **_ENDS}
 
 # Asked of those that events tell of, not of rows.
-GONE: Final[Mapping[str, str]] = {
-    f"7 {subject}_events gone": f"""
+GONE: Final[Mapping[Check, str]] = {
+    Check(7, EVENTS_OF[subject], "gone"): f"""
 SELECT '{subject}' AS subject, gone::text AS id, 'events tell of it, but the row is gone' AS what
   FROM unnest(%(ids)s::uuid[]) gone WHERE NOT EXISTS (SELECT FROM {table} t WHERE t.id = gone)
    AND EXISTS (SELECT FROM events e WHERE e.subject = '{subject}' AND e.subject_id = gone)

@@ -21,7 +21,7 @@ _STEPS: Final[Mapping[WorkTable, Step]] = {
     "deliveries": "ingest",
     "predictions": "poll",
     "outputs": "keep",
-    "notices": "notify",
+    "notifications": "notify",
 }
 _STEPS_BY_STATE: Final[Mapping[str, Step]] = {"discarding": "discard", "planned": "submit", "submitting": "submit"}
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from db.audit.check import Check
 from db.leases import SUBJECT, UNPAUSED
 
 _LIVE: Final = {
@@ -10,21 +11,21 @@ _LIVE: Final = {
     "jobs": "('open', 'keeping')",
     "predictions": "('planned', 'submitting', 'running', 'abandoned')",
     "outputs": "('waiting', 'discarding')",
-    "notices": "('waiting')",
+    "notifications": "('waiting')",
 }
 _SUBJECTS: Final[Mapping[str, str]] = {"jobs": "job", **{str(table): subject for table, subject in SUBJECT.items()}}
 _THESE: Final = "id = ANY(%(ids)s::uuid[])"
 _LATE: Final = "run_at < moment() - make_interval(secs => %(overdue_seconds)s)"
 
 _TIMES: Final = {
-    f"2 {table} time": f"""
+    Check(2, table, "time"): f"""
 SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, 'it is ' || state || ' without a time at which a sweep finds it'
        AS what
   FROM {table} WHERE {_THESE} AND state IN {live} AND run_at IS NULL
 """
     for table, live in _LIVE.items()
 } | {
-    f"2 {table} far": f"""
+    Check(2, table, "far"): f"""
 SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, 'it is ' || state || ' and not looked at before ' || run_at
        AS what
   FROM {table} WHERE {_THESE} AND state IN {live} AND run_at > moment() + interval '31 d'
@@ -37,7 +38,7 @@ _IN_TURN: Final = {"jobs": "true"} | {table: f"lease_token IS NULL AND {UNPAUSED
 
 _OVERDUE: Final = (
     {
-        f"2 {table} overdue": f"""
+        Check(2, table, "overdue"): f"""
 SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, 'it is ' || state || ' and due since ' || run_at AS what
   FROM {table}
  WHERE {_THESE} AND state IN {live} AND {_LATE} AND {_IN_TURN[table]}
@@ -45,7 +46,7 @@ SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, 'it is ' || state || ' a
         for table, live in _LIVE.items()
     }
     | {
-        f"2 {table} held": f"""
+        Check(2, table, "held"): f"""
 SELECT '{subject}' AS subject, id::text AS id, 'its lease ended at ' || leased_until || ' and was never freed' AS what
   FROM {table}
  WHERE {_THESE} AND lease_token IS NOT NULL
@@ -54,11 +55,11 @@ SELECT '{subject}' AS subject, id::text AS id, 'its lease ended at ' || leased_u
         for table, subject in SUBJECT.items()
     }
     | {
-        "2 deliveries unmatched": f"""
+        Check(2, "deliveries", "unmatched"): f"""
 SELECT 'delivery' AS subject, id::text AS id, 'it is unmatched long after its time ended' AS what
   FROM deliveries WHERE {_THESE} AND state = 'unmatched' AND unmatched_until < moment() - interval '1 h'
 """,
-        "2 outputs orphaned": """
+        Check(2, "outputs", "orphaned"): """
 SELECT 'output' AS subject, o.id::text AS id, 'it waits, though its job is ' || coalesce(j.state, 'gone') AS what
   FROM outputs o LEFT JOIN jobs j ON j.id = o.job_id
  WHERE o.id = ANY(%(ids)s::uuid[]) AND o.state = 'waiting' AND j.state IS DISTINCT FROM 'keeping'
@@ -72,7 +73,7 @@ _HELD: Final = " UNION ALL ".join(
 
 _LEASES: Final = (
     {
-        f"6 {table} lease": f"""
+        Check(6, table, "lease"): f"""
 SELECT '{subject}' AS subject, id::text AS id, CASE
        WHEN state NOT IN {_LIVE[table]} THEN 'it is ' || state || ' and leased'
        WHEN leased_by IS NULL OR leased_until IS NULL THEN 'its lease has no owner or no end'
@@ -85,7 +86,7 @@ SELECT '{subject}' AS subject, id::text AS id, CASE
         for table, subject in SUBJECT.items()
     }
     | {
-        f"6 {table} token": f"""
+        Check(6, table, "token"): f"""
 SELECT '{subject}' AS subject, t.id::text AS id, 'another row is leased by the same token' AS what
   FROM {table} t
  WHERE t.id = ANY(%(ids)s::uuid[]) AND t.lease_token IS NOT NULL
@@ -94,7 +95,7 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'another row is leased by the s
         for table, subject in SUBJECT.items()
     }
     | {
-        f"6 {table} counts": f"""
+        Check(6, table, "counts"): f"""
 SELECT '{subject}' AS subject, id::text AS id, 'it has crashed ' || crashes || ' times in ' || attempt || ' attempts'
        AS what
   FROM {table} WHERE {_THESE} AND (crashes < 0 OR attempt < 0)
@@ -103,4 +104,4 @@ SELECT '{subject}' AS subject, id::text AS id, 'it has crashed ' || crashes || '
     }
 )
 
-WORK: Final[Mapping[str, str]] = {**_TIMES, **_OVERDUE, **_LEASES}
+WORK: Final[Mapping[Check, str]] = {**_TIMES, **_OVERDUE, **_LEASES}

@@ -46,13 +46,13 @@ SELECT o.state, p.provider, count(*) AS value
  GROUP BY o.state, p.provider
 """
 
-NOTICES: Final = """
+NOTIFICATIONS: Final = """
 SELECT state, count(*) AS value
-  FROM (SELECT state FROM notices WHERE state = 'waiting' AND lease_token IS NULL
+  FROM (SELECT state FROM notifications WHERE state = 'waiting' AND lease_token IS NULL
         UNION ALL
-        SELECT state FROM notices WHERE lease_token IS NOT NULL
+        SELECT state FROM notifications WHERE lease_token IS NOT NULL
         UNION ALL
-        SELECT state FROM notices WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours') told
+        SELECT state FROM notifications WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours') told
  GROUP BY state
 """
 
@@ -63,7 +63,7 @@ SELECT 'predictions', count(*) FROM predictions WHERE lease_token IS NOT NULL
 UNION ALL
 SELECT 'outputs', count(*) FROM outputs WHERE lease_token IS NOT NULL
 UNION ALL
-SELECT 'notices', count(*) FROM notices WHERE lease_token IS NOT NULL
+SELECT 'notifications', count(*) FROM notifications WHERE lease_token IS NOT NULL
 """
 
 # What is paused is not overdue: `moorage_paused_seconds` tells of it.
@@ -83,7 +83,7 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
         UNION ALL
         SELECT 'outputs', min(run_at) FROM outputs WHERE state = 'discarding' AND lease_token IS NULL
         UNION ALL
-        SELECT 'notices', min(run_at) FROM notices WHERE state = 'waiting' AND lease_token IS NULL) due
+        SELECT 'notifications', min(run_at) FROM notifications WHERE state = 'waiting' AND lease_token IS NULL) due
  GROUP BY "table"
 """
 
@@ -202,7 +202,12 @@ GAUGE_QUERIES: Final = (
     GaugeQuery("moorage_jobs", "Live jobs, by the provider of their latest prediction.", ("state", "provider"), JOBS),
     GaugeQuery("moorage_predictions", "Live predictions.", ("state", "provider"), PREDICTIONS),
     GaugeQuery("moorage_outputs", "Live outputs.", ("state", "provider"), OUTPUTS),
-    GaugeQuery("moorage_notices", "Notices that wait, and those that ended in the last 24 hours.", ("state",), NOTICES),
+    GaugeQuery(
+        "moorage_notifications",
+        "Notifications that wait, and those that ended in the last 24 hours.",
+        ("state",),
+        NOTIFICATIONS,
+    ),
     GaugeQuery("moorage_leases", "Rows a worker holds.", ("table",), LEASES),
     GaugeQuery("moorage_oldest_due_seconds", "How long the oldest due row has waited.", ("table",), OLDEST_DUE),
     GaugeQuery("moorage_soonest_expiry_seconds", "Time until the first waiting output's URL dies.", (), SOONEST_EXPIRY),

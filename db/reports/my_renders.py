@@ -14,7 +14,7 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
        j.created_at, j.settled_at, j.deadline_at, r.id AS render_id, r.published_at,
        f.files, f.kept, f.why, s.shown, l.provider, l.state AS prediction,
        (SELECT count(*) FROM predictions p WHERE p.job_id = j.id AND p.provider <> 'placeholder') AS tries,
-       j.state = 'failed' AND j.chain IS NOT NULL OR j.state IN ('failed', 'partial')
+       j.state = 'failed' AND j.fallback_chain IS NOT NULL OR j.state IN ('failed', 'partial')
            AND EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable)
        AS can_retry
   FROM jobs j

@@ -30,7 +30,7 @@ SELECT 'output', id FROM outputs WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
 SELECT 'delivery', id FROM deliveries WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
-SELECT 'notice', id FROM notices WHERE id BETWEEN %(low)s AND %(high)s
+SELECT 'notification', id FROM notifications WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
 SELECT 'upload', id FROM uploads WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
@@ -87,10 +87,10 @@ SELECT id, job_id, prediction_id, idx, path, source_kind,
   FROM outputs WHERE id = %(id)s
 """
 
-NOTICE: Final = """
+NOTIFICATION: Final = """
 SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
        leased_until, ended_at
-  FROM notices WHERE id = %(id)s
+  FROM notifications WHERE id = %(id)s
 """
 
 UPLOAD: Final = """
@@ -99,18 +99,24 @@ SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END 
   FROM uploads WHERE id = %(id)s
 """
 
-_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE, "upload": UPLOAD}
+_ROWS: Final = {
+    "delivery": DELIVERY,
+    "prediction": PREDICTION,
+    "output": OUTPUT,
+    "notification": NOTIFICATION,
+    "upload": UPLOAD,
+}
 
 
 def get_row(conn: Connection, match: RowMatch) -> Row | None:
-    """Return all columns of a delivery, prediction, output, notice or upload that a person reads."""
+    """Return all columns of a delivery, prediction, output, notification or upload that a person reads."""
     return fetch_one(conn, _ROWS[match.subject], {"id": match.id})
 
 
 DEAD_LETTERS: Final = """
 SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by
   FROM dead_letters
- WHERE subject IN ('delivery', 'prediction', 'output', 'notice') AND subject_id = ANY(%(ids)s::uuid[])
+ WHERE subject IN ('delivery', 'prediction', 'output', 'notification') AND subject_id = ANY(%(ids)s::uuid[])
  ORDER BY created_at, id
 """
 
@@ -127,7 +133,7 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
         UNION
         SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
           FROM events
-         WHERE subject IN ('delivery', 'prediction', 'output', 'notice', 'dead_letter')
+         WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')
            AND subject_id = ANY(%(ids)s::uuid[])) taken
  ORDER BY at, id LIMIT %(limit)s
 """

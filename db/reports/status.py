@@ -37,8 +37,8 @@ SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < mom
         SELECT 'output', id, job_id, leased_by, attempt, leased_until
           FROM outputs WHERE lease_token IS NOT NULL
         UNION ALL
-        SELECT 'notice', id, job_id, leased_by, attempt, leased_until
-          FROM notices WHERE lease_token IS NOT NULL) held
+        SELECT 'notification', id, job_id, leased_by, attempt, leased_until
+          FROM notifications WHERE lease_token IS NOT NULL) held
  ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
 
@@ -76,7 +76,7 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         predictions=fetch_all(conn, metrics.PREDICTIONS),
         in_flight={row["provider"]: int(row["value"]) for row in fetch_all(conn, IN_FLIGHT)},
         outputs=fetch_all(conn, metrics.OUTPUTS),
-        notifications=fetch_all(conn, metrics.NOTICES),
+        notifications=fetch_all(conn, metrics.NOTIFICATIONS),
         oldest_due_seconds={row["table"]: float(row["value"]) for row in fetch_all(conn, metrics.OLDEST_DUE)},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
         leases=fetch_all(conn, HELD, {"limit": held_limit}),

@@ -42,7 +42,7 @@ SELECT id FROM {table}
 
 RELEASED = """
 SELECT subject, subject_id FROM events
- WHERE id > %(after)s AND actor LIKE %(node)s AND reason LIKE 'its process died%%'
+ WHERE id > %(after)s AND actor LIKE %(node)s AND kind = 'worker_died'
 """
 
 LAST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"

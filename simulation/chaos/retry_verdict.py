@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from moorage.transitions import EventKind
 from simulation.chaos.faults import KINDS
 from simulation.chaos.schedule import Landed
 
@@ -12,34 +13,35 @@ from simulation.chaos.schedule import Landed
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
 JUMP_SECONDS: Final = 3600.0
-DIED: Final = "its process died"
-EXPIRED: Final = "expired: its worker is gone or stuck"
 KILLS: Final = frozenset({"pool child killed", "worker killed"})
 _POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
 _STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})
 
-# What a repeat says of itself (a part of its reason), and the kinds of fault that can bring that. What says nothing of
-# these may be any fault's doing. No fault of a drill asks a worker to stop.
-CAUSES: Final[Mapping[str, frozenset[str]]] = {
-    DIED: KILLS,
-    EXPIRED: KILLS | _POSTGRES | {"worker frozen", "clock jump"},
-    "the worker is stopping": frozenset(),
-    "File too large": frozenset({"disk full"}),
-    "head of ": _STORAGE,
-    "put of ": _STORAGE,
-    "the server answered": frozenset({"provider outage"}),
-    "the download broke": frozenset({"provider outage", "worker frozen"}),
+# The kinds of fault that can cause an event of a kind: `attempt_failed` any. No fault of a drill stops a worker
+# gracefully.
+CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
+    "worker_died": KILLS,
+    "lease_expired": KILLS | _POSTGRES | {"worker frozen", "clock jump"},
+    "worker_stopping": frozenset(),
+    "disk_failed": frozenset({"disk full"}),
+    "storage_failed": _STORAGE,
+    "source_unavailable": frozenset({"provider outage"}),
+    "source_interrupted": frozenset({"provider outage", "worker frozen"}),
+    "attempt_failed": frozenset(KINDS),
 }
-# The provider can bring these by itself, and what is not named here.
-OF_PROVIDER: Final = frozenset({"the server answered", "the download broke", ""})
+# The provider's script can cause these without a fault.
+OF_PROVIDER: Final = frozenset[EventKind]({"source_unavailable", "source_interrupted", "attempt_failed"})
 # These happen in the worker that was hit, and in no other.
-OF_VICTIM: Final = frozenset({DIED, "File too large"})
+OF_VICTIM: Final = frozenset[EventKind]({"worker_died", "disk_failed"})
+# These are recorded as late as a lease ends; every other error is written at once.
+LATE: Final = frozenset[EventKind]({"lease_expired", "attempt_failed"})
 
 # Each time work was given back or taken away before it had ended; `prompt`: of the entry that a try is of.
 REPEATED: Final = """
-SELECT e.subject, e.subject_id, e.reason, split_part(e.actor, '@', 1) AS node,
+SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.reason,
+       split_part(e.actor, '@', 1) AS node,
        extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
-       j.chain -> t.entry -> 'input' ->> 'prompt' AS prompt
+       j.fallback_chain -> t.entry -> 'input' ->> 'prompt' AS prompt
   FROM events e
   LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
   LEFT JOIN predictions p ON p.id = o.prediction_id
@@ -63,14 +65,10 @@ def unexplained(
     strange = [
         f"{row['subject']} {row['subject_id']} was repeated without a fault: {row['reason']}"
         for row in rows
-        if not (_says(row) in OF_PROVIDER and is_troubled(row))
+        if not (row["kind"] in OF_PROVIDER and is_troubled(row))
         and not any(_explains(fault, row, at) for at in _times(row, landed) for fault in landed)
     ]
     return [*_uncounted_deaths(rows, landed), *strange]
-
-
-def _says(row: Mapping[str, Any]) -> str:
-    return next((part for part in CAUSES if part in (row["reason"] or "")), "")
 
 
 def _times(row: Mapping[str, Any], landed: Iterable[Landed]) -> Iterator[float]:
@@ -87,15 +85,15 @@ def _is_near(fault: Landed, at: float, aftermath_seconds: float) -> bool:
 
 
 def _explains(fault: Landed, row: Mapping[str, Any], at: float) -> bool:
-    says = _says(row)
-    aftermath_seconds = AFTERMATH_SECONDS if says in ("", EXPIRED) else ERROR_AFTERMATH_SECONDS
-    can = fault.kind in CAUSES.get(says, KINDS) and (says not in OF_VICTIM or fault.victim == row["node"])
+    kind: EventKind = row["kind"]
+    aftermath_seconds = AFTERMATH_SECONDS if kind in LATE else ERROR_AFTERMATH_SECONDS
+    can = fault.kind in CAUSES[kind] and (kind not in OF_VICTIM or fault.victim == row["node"])
     return can and _is_near(fault, at, aftermath_seconds)
 
 
 def _uncounted_deaths(rows: Iterable[Mapping[str, Any]], landed: Iterable[Landed]) -> list[str]:
     """A kill ends one task: kills come so thick that one is near any death, so they are counted against each other."""
-    died = Counter(row["node"] for row in rows if DIED in (row["reason"] or ""))
+    died = Counter(row["node"] for row in rows if row["kind"] == "worker_died")
     killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
     return [
         f"{node}: {number} processes died at their work, and {killed[node]} were killed"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from db.connection import Connection, fetch_all
 from simulation.chaos import retry_verdict, submission_verdict
@@ -14,20 +14,18 @@ from simulation.demo.registered import Started
 from storage import keys
 from storage.s3 import ObjectStore
 
-EXPIRED: Final = "the source expired before it could be kept"
-
 # fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
 
 OUTPUTS = """
-SELECT p.external_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key, o.thumb_key, o.thumb_bytes,
-       o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.chain IS NOT NULL AS is_ordered
+SELECT p.external_id, o.path, o.state, o.category, o.reason, o.source_expired, o.sha256, o.bytes, o.key, o.thumb_key,
+       o.thumb_bytes, o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.fallback_chain IS NOT NULL AS is_ordered
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
   LEFT JOIN render_variants v ON v.output_id = o.id
 """
 
 JOBS = """
-SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
+SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.fallback_chain IS NULL
 """
 
 DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -69,7 +67,7 @@ def judge(
     rows = fetch_all(conn, OUTPUTS)
     verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in fetch_all(conn, DEAD)]
     if any(fault.kind == "clock jump" for fault in landed):
-        verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
+        verdict.expired = {row["external_id"] for row in rows if row["source_expired"]}
     verdict.files = sum(len(summary["expected"][name]) for name in ("kept", "dead"))
     _webhooks(conn, ledger, verdict)
     _jobs(conn, started, verdict)
@@ -147,7 +145,7 @@ def _output(line: dict[str, Any], rows: Sequence[dict[str, Any]], expected: str,
         verdict.lost.append(f"{name}: no row, expected {expected}")
     elif len(rows) > 1:
         verdict.doubled.append(f"{name}: {len(rows)} rows")
-    elif EXPIRED in (rows[0]["reason"] or "") and line["prediction"] in verdict.expired:
+    elif rows[0]["source_expired"] and line["prediction"] in verdict.expired:
         return  # by the jumped clock its URL was dead: a dead letter says so
     elif rows[0]["state"] != expected:
         where = verdict.lost if expected == "kept" else verdict.unexpected

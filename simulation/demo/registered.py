@@ -81,7 +81,7 @@ SELECT (SELECT count(*) FROM deliveries) AS accepted,
        (SELECT count(*) FROM outputs WHERE state = 'kept') AS kept,
        (SELECT count(*) FROM outputs WHERE ended_at IS NULL) AS waiting,
        (SELECT count(*) FROM outputs WHERE state = 'dead') AS dead,
-       (SELECT count(*) FROM notices WHERE ended_at IS NULL) AS notices,
+       (SELECT count(*) FROM notifications WHERE ended_at IS NULL) AS notifications,
        (SELECT count(*) FROM dead_letters WHERE state = 'open') AS dead_letters
 """
 
@@ -94,7 +94,7 @@ def progress(conn: Connection) -> dict[str, int]:
 def is_quiet(conn: Connection, jobs: int) -> bool:
     """Return whether every job has ended and nothing waits any more."""
     now = progress(conn)
-    return now["jobs_all"] >= jobs and not any(now[what] for what in ("jobs", "deliveries", "waiting", "notices"))
+    return now["jobs_all"] >= jobs and not any(now[what] for what in ("jobs", "deliveries", "waiting", "notifications"))
 
 
 def await_quiet(

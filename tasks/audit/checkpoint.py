@@ -4,13 +4,14 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
 from db.audit import checkpoint
+from db.audit.check import Check
 from db.connection import current_time
 from moorage.errors import DatabaseUnavailable, Refused
 from tasks.audit.findings import Finding, Page, Tally
@@ -77,9 +78,9 @@ def resume_progress(deps: Deps) -> AuditProgress:
     place, after, facts = saved
     return AuditProgress(
         checked=Counter(facts["checked"]),
-        found=Counter(facts["found"]),
-        findings=[Finding(*values) for values in facts["findings"]],
-        notes=[Finding(*values) for values in facts["notes"]],
+        found=Counter({Check(*check): count for check, count in facts["found"]}),
+        findings=[_finding(values) for values in facts["findings"]],
+        notes=[_finding(values) for values in facts["notes"]],
         started_at=datetime.fromisoformat(facts["started_at"]),
         deep=facts["deep"],
         sample=facts["sample"],
@@ -91,10 +92,15 @@ def resume_progress(deps: Deps) -> AuditProgress:
     )
 
 
+def _finding(values: Sequence[Any]) -> Finding:
+    rule, subject, row_id, what, check = values
+    return Finding(rule, subject, row_id, what, Check(*check))
+
+
 def _facts(progress: AuditProgress) -> dict[str, Any]:
     return {
         "checked": dict(progress.checked),
-        "found": dict(progress.found),
+        "found": list(progress.found.items()),
         "findings": [astuple(finding) for finding in progress.findings],
         "notes": [astuple(note) for note in progress.notes],
         "started_at": progress.started_at.isoformat(),

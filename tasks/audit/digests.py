@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from db import objects
+from db.audit.check import Check
 from db.connection import Row
 from storage import keys
 from storage.errors import ObjectMissing
@@ -78,5 +79,5 @@ class DigestSample:
             checked["sample"] += 1
             if stat is not None and stat.sha256 is not None and stat.sha256 != expected.sha256:
                 what = f"its object {expected.key} has the digest {stat.sha256}, not {expected.sha256}"
-                wrong.append(Finding(4, "output", str(expected.output_id), what, "4 sample digest"))
+                wrong.append(Finding(4, "output", str(expected.output_id), what, Check(4, "sample", "digest")))
         return wrong

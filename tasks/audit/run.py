@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from db.audit import checks as rules
+from db.audit.check import Check
 from db.connection import current_time
 from tasks.audit import checkpoint
 from tasks.audit.checkpoint import AuditProgress, Checkpointer
@@ -39,7 +40,7 @@ class AuditReport:
     findings: list[Finding]
     checked: dict[str, int]
     notes: list[Finding]
-    unlisted: dict[str, int]
+    unlisted: dict[Check, int]
     started_at: datetime
     ended_at: datetime
     interruptions: int
@@ -127,11 +128,11 @@ def _second_look(places: Mapping[str, Scan], progress: AuditProgress) -> list[Fi
     first = {finding.key for finding in progress.findings}
     found: list[Finding] = []
     for name, place in places.items():
-        mine = [finding for finding in progress.findings if finding.check.split()[1] == name]
+        mine = [finding for finding in progress.findings if finding.check.place == name]
         found += [finding for finding in place.recheck(mine) if finding.key in first] if mine else []
     return found
 
 
-def _unlisted(progress: AuditProgress) -> dict[str, int]:
+def _unlisted(progress: AuditProgress) -> dict[Check, int]:
     listed = Counter(finding.check for finding in progress.findings)
     return {check: count - listed[check] for check, count in progress.found.items() if count > listed[check]}

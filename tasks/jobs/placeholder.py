@@ -46,7 +46,7 @@ def placeholder_state(job: Job, stands_in: tuple[UUID, str] | None) -> Literal["
 
 def placeholder_reason(why: str) -> str:
     """Return what a job that shows a placeholder says."""
-    return why if why.startswith("placeholder: ") else f"placeholder: {why}"
+    return f"placeholder: {why}"
 
 
 def choose_placeholder(conn: Connection, job: Job, why: DeadLetterDecision, *, actor: str) -> list[Wake]:
@@ -65,7 +65,7 @@ def load_image(deps: Deps, output: Output) -> bytes:
         except OSError as error:  # the job shall not fail for it: one is drawn, and a person told
             log.error("placeholder.file_unreadable", file=str(file), error=f"{type(error).__name__}: {error}")
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
-    inputs = (entry["input"] for entry in job.chain or ())
+    inputs = (entry["input"] for entry in job.fallback_chain or ())
     return draw_image(next((size for given in inputs if (size := requested_size(given))), DEFAULT_SIZE))
 
 

@@ -34,9 +34,9 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
         if not deliveries.replay(conn, letter.subject_id, actor):
             raise Refused("the body of this delivery was purged, or it is not dead any more", status=409)
         return Wake("ingest", letter.subject_id)
-    if letter.subject == "notice":
+    if letter.subject == "notification":
         if not notifications.replay(conn, letter.subject_id, actor):
-            raise Refused("this notice is not dead any more", status=409)
+            raise Refused("this notification is not dead any more", status=409)
         return Wake("notify", letter.subject_id)
     if letter.subject == "prediction" and job is not None and job.state == "cancelled":
         raise Refused("the job is cancelled: nobody waits for its predictions", status=409)

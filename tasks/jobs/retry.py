@@ -74,7 +74,7 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> R
 
 def _keeps_from_starting(conn: Connection, job: Job) -> str | None:
     """Return why a job's chain cannot start again; None: it can."""
-    if job.chain is None:
+    if job.fallback_chain is None:
         return "moorage did not start it, and nothing of it can be replayed"
     if job.state == "partial" and not placeholders.is_placeholder_chosen(conn, job.id):
         return "it has published files, and none of the others can be replayed"

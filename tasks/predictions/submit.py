@@ -158,7 +158,10 @@ def record_submission(
         return _taken(conn, deps, lease, job, prediction, provider, answer)
     reason = to_storable(str(answer))
     if isinstance(answer, StepInterrupted):
-        submissions.return_to_planned(conn, lease, wait_seconds=0, reason=f"not sent: {reason}", counts_as_error=False)
+        reason = f"not sent: {reason}"
+        submissions.return_to_planned(
+            conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=answer.event_kind
+        )
     elif isinstance(answer, NotSubmitted):
         return _again(conn, deps, lease, job, prediction, answer)
     elif isinstance(answer, Permanent):
@@ -166,6 +169,7 @@ def record_submission(
         return submit_outcome.fail_prediction(conn, lease, job, prediction, why)
     elif submit_recovery.is_recoverable(provider):
         reason = f"{submit_outcome.UNCERTAIN}: {reason}"
+        submissions.mark_uncertain(conn, lease)
         leases.reschedule(
             conn, lease, wait_seconds=submit_recovery.LOOKUP_DELAYS_SECONDS[0], reason=reason, counts_as_error=False
         )
@@ -212,8 +216,9 @@ def _again(
     if isinstance(verdict, DeadLetterDecision):
         return submit_outcome.fail_prediction(conn, lease, job, prediction, verdict)
     wait = (verdict.run_at - moment).total_seconds()
+    reason = to_storable(verdict.reason)
     submissions.return_to_planned(
-        conn, lease, wait_seconds=wait, reason=to_storable(verdict.reason), counts_as_error=verdict.is_counted
+        conn, lease, wait_seconds=wait, reason=reason, counts_as_error=verdict.is_counted, kind=verdict.kind
     )
     return []
 

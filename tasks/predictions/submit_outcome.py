@@ -12,7 +12,7 @@ from providers.base import Provider
 from tasks.jobs import settle
 from tasks.step import Deps
 
-UNCERTAIN: Final = "submit uncertain"  # db/submissions.py knows such tries by these words
+UNCERTAIN: Final = "submit uncertain"  # begins the reason of predictions with submit_uncertain
 DEFAULT_OUTPUT_LIFE_SECONDS: Final = 3600.0  # how long a webhook is waited for, where the provider has no output life
 
 
@@ -64,7 +64,7 @@ def abandon_submission(
     Stop waiting for a try that nobody knows the fate of, but for its webhook, and go on with the chain.
 
     Args:
-        nothing_made: the provider's list does not show it: then its entry is tried once more, before the next one.
+        not_created: the provider's list does not show it: then its entry is tried once more, before the next one.
     """
     life = (
         provider.output_lifetime_seconds
@@ -79,7 +79,7 @@ def abandon_submission(
         once_more
         and entry is not None
         and prediction.entry is not None
-        and not submissions.is_second(conn, prediction.id)
+        and not submissions.was_resubmitted(conn, prediction.id)
     ):
         again = submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=lease.leased_by)
         return [Wake("submit", again)]

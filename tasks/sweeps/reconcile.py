@@ -28,7 +28,7 @@ STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
     "deliveries": "ingest",
     "predictions": "poll",
     "outputs": "keep",
-    "notices": "notify",
+    "notifications": "notify",
 }
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
 QUEUE_SHARE: Final = 0.25  # of a queue's room that goes to each step before the last, which may come as a flood

@@ -35,7 +35,7 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
         "failed_sources": settings.retention_bodies_days,
         "deliveries": settings.retention_rows_days,
         "dead_letters": settings.retention_rows_days,
-        "notices": settings.retention_rows_days,
+        "notifications": settings.retention_rows_days,
         "jobs": settings.retention_rows_days,
     }
     return {what: kept * _DAY for what, kept in days.items() if kept > 0}

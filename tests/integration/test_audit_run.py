@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from db.audit import checks as rules
+from db.audit.check import Check
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable, Refused
@@ -120,13 +121,13 @@ def test_a_report_of_many_findings_stays_short(deps: Deps, monkeypatch: pytest.M
     progress = checkpoint.start_progress(deps, deep=False, sample=0)
     page = Page()
     for number in range(MAX_LISTED + 5):
-        page.add(Finding(3, "render", str(number), "x", "3 renders cover"))
+        page.add(Finding(3, "render", str(number), "x", Check(3, "renders", "cover")))
 
     progress.add_page(page)
     progress.add_page(page)
 
     assert len(progress.findings) == MAX_LISTED
-    assert progress.found == {"3 renders cover": 2 * (MAX_LISTED + 5)}
+    assert progress.found == {Check(3, "renders", "cover"): 2 * (MAX_LISTED + 5)}
 
 
 def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
@@ -145,13 +146,15 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
 
 def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     """A finding that says nothing of what to do wakes a person for nothing."""
-    objects = {"4 objects missing", "4 objects size", "4 objects digest", "4 sample digest", "5 objects unnamed"}
-    inputs = {"5 inputs unnamed", "5 uploads unnamed", *advice.UPLOAD_ADVICE}
-    checks = {*rules.CHECKS, DOCUMENT_CHECK, *objects, *inputs}
+    objects = {
+        *(Check(4, "objects", code) for code in ("missing", "size", "digest")), Check(4, "sample", "digest"),
+        *(Check(5, place, "unnamed") for place in ("objects", "inputs", "uploads")), *advice.UPLOAD_ADVICE,
+    }  # fmt: skip
+    checks = {*rules.CHECKS, DOCUMENT_CHECK, *objects}
 
-    assert {check.split()[2] for check in checks} == set(advice.ADVICE)
+    assert {check.code for check in checks} == set(advice.ADVICE)
     assert checks >= advice.REPAIRABLE
-    assert {int(check.split()[0]) for check in checks} == set(advice.RULES)
+    assert {check.rule for check in checks} == set(advice.RULES)
 
 
 def test_the_command_prints_a_document_for_programs(

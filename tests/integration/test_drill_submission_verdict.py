@@ -42,25 +42,30 @@ class Drill:
     def job(self, order: Order, state: str, reason: str | None) -> UUID:
         job_id = ids.uuid7()
         self.conn.execute(
-            "INSERT INTO jobs (id, owner, kind, chain, idempotency_key, request_sha256, state, category, reason,"
-            " deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
+            "INSERT INTO jobs (id, owner, kind, fallback_chain, idempotency_key, request_sha256, state, category,"
+            " reason, deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
             (job_id, order.name, state, reason),
         )
         self.ordered.append(Ordered(order, NOW, (str(job_id),)))
         return job_id
 
-    def tried(self, job_id: UUID, entry: int, provider: str, external_id: str | None, reason: str | None) -> UUID:
+    def tried(
+        self,
+        job_id: UUID,
+        entry: int,
+        provider: str,
+        external_id: str | None,
+        reason: str | None,
+        *,
+        uncertain: bool = False,
+    ) -> UUID:
         """Insert a try, submitted with the key `key of {external_id}`."""
         row_id, sha256 = ids.uuid7(), hashlib.sha256(f"key of {external_id}".encode()).hexdigest()
         self.conn.execute(
             "INSERT INTO predictions (id, job_id, seq, entry, provider, external_id, key_sha256, state, reason,"
-            " deadline_at) VALUES (%s, %s, %s, %s, %s, %s, %s, 'failed', %s, moment())",
-            (row_id, job_id, entry, entry, provider, external_id, sha256, reason),
-        )
-        self.conn.execute(
-            "INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)"
-            " VALUES ('prediction', %s, %s, 'failed', %s, 'test')",
-            (row_id, job_id, reason),
+            " submit_uncertain, submitted_at, deadline_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, 'failed', %s, %s, moment(), moment())",
+            (row_id, job_id, entry, entry, provider, external_id, sha256, reason, uncertain),
         )
         return row_id
 
@@ -130,11 +135,12 @@ def drill(conn: Connection) -> Drill:
     stands_in = made.tried(job_id, 1, "placeholder", str(job_id), None)
     made.made("order 2, entry 0", "p2", "failed")
     conn.execute("UPDATE predictions SET entry = NULL, key_sha256 = NULL WHERE id = %s", (stands_in,))
+    conn.execute("UPDATE jobs SET chosen_id = %s WHERE id = %s", (stands_in, job_id))
     made.shown(job_id, stands_in, "placeholder", 1, placeholder=True)
 
     third = made.order("order 3", None, providers="openai")
     job_id = made.job(third, "failed", "submit uncertain: no answer")
-    made.tried(job_id, 0, "openai", None, "submit uncertain: no answer")
+    made.tried(job_id, 0, "openai", None, "submit uncertain: no answer", uncertain=True)
     made.made("order 3, entry 0", "p3", "succeeded", files=2, provider="openai")
     return made
 
@@ -218,6 +224,10 @@ def hush_up_the_placeholder(drill: Drill) -> None:
     drill.conn.execute("UPDATE jobs SET reason = NULL WHERE idempotency_key = 'order 2'")
 
 
+def choose_no_placeholder(drill: Drill) -> None:
+    drill.conn.execute("UPDATE jobs SET chosen_id = NULL WHERE idempotency_key = 'order 2'")
+
+
 def ask_for_no_placeholder(drill: Drill) -> None:
     one = drill.ordered[1]
     drill.ordered[1] = dataclasses.replace(one, order=dataclasses.replace(one.order, placeholder=False))
@@ -271,7 +281,7 @@ def know_it_by_another_try(drill: Drill) -> None:
 
 
 def forget_to_say_that_it_is_uncertain(drill: Drill) -> None:
-    drill.conn.execute("DELETE FROM events WHERE reason LIKE 'submit uncertain%'")
+    drill.conn.execute("UPDATE predictions SET submit_uncertain = false")
     one = drill.ordered[2]
     failing = dataclasses.replace(one.order.chain[0], fails="failed")
     drill.ordered[2] = dataclasses.replace(one, order=dataclasses.replace(one.order, chain=(failing,)))
@@ -279,10 +289,7 @@ def forget_to_say_that_it_is_uncertain(drill: Drill) -> None:
 
 def miss_what_a_list_shows(drill: Drill) -> None:
     drill.conn.execute("UPDATE predictions SET external_id = NULL WHERE external_id = 'p2'")
-    drill.conn.execute(
-        "UPDATE events SET reason = 'submit uncertain: no answer' FROM predictions p"
-        " WHERE p.id = subject_id AND p.external_id IS NULL"
-    )
+    drill.conn.execute("UPDATE predictions SET submit_uncertain = true WHERE external_id IS NULL")
 
 
 DAMAGES: list[tuple[Callable[[Drill], None], str, str]] = [
@@ -306,6 +313,7 @@ DAMAGES: list[tuple[Callable[[Drill], None], str, str]] = [
     (unmark_the_placeholder, "unexpected", "which was not made for it"),
     (take_the_placeholder_away, "unexpected", "shows 0 placeholders"),
     (hush_up_the_placeholder, "unexpected", "shows 1 placeholders and says: "),
+    (choose_no_placeholder, "unexpected", "shows 1 placeholders and says: "),
     (ask_for_no_placeholder, "unexpected", "a placeholder that it did not ask for"),
     (fail_without_a_reason, "unexpected", "has no files and says"),
     (fail_without_a_category, "unexpected", "has no files and says"),

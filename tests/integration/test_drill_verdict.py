@@ -151,8 +151,8 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     job_id = world.kept(deps)
     told, moments = ledger(conn), (time.time() - 300, time.time())
     died = """
-    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-    SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'keep1@host/task' FROM outputs
+    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs
      WHERE job_id = %s
     """
 
@@ -214,7 +214,7 @@ def test_a_submission_that_is_repeated_needs_a_fault_or_a_troubled_order(
     """What is sent again for no reason may be made twice; orders that go wrong by their script have one."""
     world.kept(deps)
     order = next(o for o in _drawn() if o.chain[0].is_troubled and o.chain[0].fails is None)
-    conn.execute("UPDATE jobs SET chain = %s", (Jsonb([entry.asked() for entry in order.chain]),))
+    conn.execute("UPDATE jobs SET fallback_chain = %s", (Jsonb([entry.asked() for entry in order.chain]),))
     conn.execute("UPDATE predictions SET entry = 0, submitted_at = moment()")
     conn.execute(ANOTHER_SUBMISSION, edge)
     told = ledger(conn)

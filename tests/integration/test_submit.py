@@ -274,7 +274,7 @@ def test_a_lost_answer_is_found_in_the_list_by_its_key(at: World, studio: Studio
     studio.script = [(500, {})]
     at.step("submit", made.prediction_id)
     at.step("submit", other.prediction_id)
-    assert at.row("predictions", made.prediction_id)["reason"].startswith("submit uncertain: ")
+    assert at.row("predictions", made.prediction_id)["submit_uncertain"]
     assert 5 <= look_of(at, made.prediction_id) < 14
     aged(at, made.prediction_id, 5)
 
@@ -333,6 +333,7 @@ def test_an_entry_is_tried_twice_at_most_when_nobody_knows(at: World, studio: St
     first, second, third = tries(at, made.job_id)
     assert [row["state"] for row in (first, second, third)] == ["abandoned", "abandoned", "planned"]
     assert [row["entry"] for row in (first, second, third)] == [0, 0, 1]
+    assert [row["submit_uncertain"] for row in (first, second, third)] == [True, True, False]
     assert first["reason"] == "submit uncertain: replicate's list does not show it after 60 s"
 
 
@@ -357,7 +358,7 @@ def test_without_a_list_an_uncertain_try_is_waited_for_by_its_webhook(at: World,
     made = ordered(at, entry("fal"), entry())
     studio.script = [(502, {})]
     at.step("submit", made.prediction_id)
-    assert at.row("predictions", made.prediction_id)["reason"].startswith("submit uncertain: ")
+    assert at.row("predictions", made.prediction_id)["submit_uncertain"]
     assert look_of(at, made.prediction_id) < 14
 
     aged(at, made.prediction_id, 20)
@@ -409,7 +410,8 @@ def test_a_dead_workers_submission_without_a_list_ends_as_uncertain(
     at.step(step, made.prediction_id)
 
     (row,) = tries(at, made.job_id)
-    assert (row["state"], row["reason"].partition(":")[0]) == ("abandoned", "submit uncertain")
+    assert (row["state"], row["submit_uncertain"]) == ("abandoned", True)
+    assert "submit uncertain: " in row["reason"]
     assert at.state("jobs", made.job_id) == "failed"
     assert studio.orders == []
 

@@ -160,7 +160,7 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     """Its worker never wrote back."""
     wait_until(lambda: old_enough(at))  # before the claim: a lease is as short as this wait may be long
     (output_id,) = waiting(at, 1)
-    at.claimed_output(output_id)
+    token = str(at.claimed_output(output_id).token)
     assert reconcile(at)[0]["released"] == 0
 
     with at.later("31 seconds") as then:
@@ -169,6 +169,7 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     row = at.row("outputs", output_id)
     assert (result["released"], sent) == (1, [Wake("keep", output_id)])
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 1)
+    assert at.one("SELECT lease FROM events WHERE subject_id = %s AND kind = 'lease_expired'", output_id) == token[:8]
 
 
 def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
@@ -177,9 +178,12 @@ def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
     at.claim("outputs", first, ("waiting",), leased_by="a/1")
     at.claim("outputs", second, ("waiting",), leased_by="a/11")
 
+    token = at.row("outputs", first)["lease_token"]
     freed = at.deps.database.run(lambda conn: leases.release_held_by(conn, "a/1", "killed"))
 
     assert freed == [("outputs", first)]
+    (event,) = at.conn.execute("SELECT subject_id, lease FROM events WHERE kind = 'worker_died'").fetchall()
+    assert event == {"subject_id": first, "lease": str(token)[:8]}
     assert at.row("outputs", second)["leased_by"] == "a/11"
 
 

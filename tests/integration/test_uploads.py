@@ -160,7 +160,7 @@ def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, 
 
     report = run.run_audit(deps, deep=deep, second_look_seconds=0.0)
 
-    found = {(finding.rule, finding.id, finding.code) for finding in report.findings}
+    found = {(finding.rule, finding.id, finding.check.code) for finding in report.findings}
     assert found == {(4, str(missing.id), "missing"), (4, str(other.id), "digest" if deep else "size")}
     assert all("upload it again" in advice.get_advice(finding) for finding in report.findings)
     assert report.checked["uploads"] == 2
@@ -233,7 +233,7 @@ def test_a_reference_to_what_is_gone_or_anothers_says_which(deps: Deps) -> None:
         references.resolve_references(deps, "eve", {"a": {"variant": f"{render_id}/0"}})
     asked = references.find_references({"a": value})
     gone = deps.database.run(lambda conn: references.find_missing(conn, "tests", asked))
-    assert [reference.path for reference in gone] == ["a[1]", "a[2]", "a[3]"]
+    assert [reference.place for reference in gone] == ["a[1]", "a[2]", "a[3]"]
 
 
 @pytest.mark.parametrize("value", [{"upload": "x"}, {"upload": 3}, {"variant": str(UUID(int=1))}, {"variant": None}])

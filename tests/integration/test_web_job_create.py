@@ -72,7 +72,7 @@ def test_an_order_makes_a_job_and_its_first_prediction(front: wp.Front, url: str
     assert (job["owner"], job["kind"], job["project_id"], job["scene"]) == ("ada", "image", "p1", 4)
     assert (job["partial"], job["placeholder"], job["idempotency_key"]) == ("discard", True, None)
     assert round(job["life"].total_seconds(), 1) == 90.5
-    assert job["chain"] == [
+    assert job["fallback_chain"] == [
         {"provider": "replicate", "model": "acme/picture", "input": {"prompt": "p", "seed": 2**53 + 1}, "seconds": 30},
         {"provider": "replicate", "model": "acme/other", "input": {"text": "p", "n": 3, "look": "warm"}, "seconds": 60},
         {"provider": "replicate", "model": "acme/third", "input": {"q": 1.5, "seed": 2**53 + 1}, "seconds": 60},
@@ -250,9 +250,9 @@ def test_files_that_the_owner_has_may_be_named(front: wp.Front, url: str, upload
     """The reference is stored as it is: an address made now would be dead when it is needed."""
     made = order(front, input={"prompt": "p", "image": {"upload": upload_id}})
 
-    (job,) = rp.rows(url, f"SELECT chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
+    (job,) = rp.rows(url, f"SELECT fallback_chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
     assert made.status == 202
-    assert job["chain"][0]["input"] == {"prompt": "p", "image": {"upload": upload_id}}
+    assert job["fallback_chain"][0]["input"] == {"prompt": "p", "image": {"upload": upload_id}}
 
 
 @pytest.mark.parametrize("other", ["owner", "id", "variant"])
