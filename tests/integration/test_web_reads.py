@@ -216,7 +216,7 @@ def test_a_project_is_made_empty_by_its_first_registration(front: wp.Front) -> N
     assert shown.fields["project_id"] == "büro & co"
 
 
-def test_a_read_of_several_statements_uses_one_snapshot(url: str, conn: Connection) -> None:
+def test_a_read_of_several_statements_uses_one_snapshot(database_url: str, conn: Connection) -> None:
     """A job settled between two statements must not be shown as settled without its files."""
 
     def work(mine: Connection) -> list[int]:
@@ -228,7 +228,7 @@ def test_a_read_of_several_statements_uses_one_snapshot(url: str, conn: Connecti
         return seen
 
     async def read() -> list[int]:
-        threads = DatabaseThreads(url)
+        threads = DatabaseThreads(database_url)
         try:
             return await threads.read(work)
         finally:
