@@ -10,11 +10,12 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from uuid import UUID
 
 from db.uploads import Upload
 from media import sanitize_process
 from media.limits import Limits
-from moorage import ids, logs
+from moorage import logs
 from moorage.errors import DiskFull, InvalidMedia, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Media
@@ -53,7 +54,9 @@ def upload_limits(limits: Limits, max_bytes: int) -> Limits:
     )
 
 
-def sanitize_and_store(storage: "ObjectStore", file: BinaryIO, *, owner: str, limits: Limits) -> StoredUpload:
+def sanitize_and_store(
+    storage: "ObjectStore", file: BinaryIO, *, upload_id: UUID, owner: str, limits: Limits
+) -> StoredUpload:
     """
     Validate a file, remove its metadata and store it; the caller records it after `require_recent`.
 
@@ -72,7 +75,6 @@ def sanitize_and_store(storage: "ObjectStore", file: BinaryIO, *, owner: str, li
         media = _sanitize(file, clean, limits)
         clean.seek(0)
         sha256, size = _digest(clean), clean.tell()
-        upload_id = ids.uuid7()
         key = keys.build_upload_key(owner, upload_id, media.extension)
         stored = StoredUpload(Upload(upload_id, owner, key, media, size, sha256), time.monotonic())
         failpoint("uploads.before_put")

@@ -96,7 +96,7 @@ def _check_poison(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[
     if not is_poison:
         return []
     log.error("step.poison", crashes=limit)
-    return failures.dead_letter_poison(deps, step, row_id, leased_by)
+    return failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
 
 
 def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard) -> list[Wake]:

@@ -134,9 +134,9 @@ def scan_orphans(
     scan = _OrphanScan(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
     for cursor in scan.run(start):
         if save_cursor:
-            deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, to=cursor))
+            deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=cursor))
     if save_cursor:
-        deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, to=scan.report.stopped_at))
+        deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=scan.report.stopped_at))
     return scan.report
 
 

@@ -76,7 +76,7 @@ def _delete_batch(deps: Deps, kind: str, limit: float, actor: str) -> int:
     if kind == "jobs":
         job_ids = deps.database.run(partial(retention.list_old_jobs, seconds=limit, limit=_JOBS))
         return sum(deps.database.run(partial(retention.delete_job, job_id=job_id)) for job_id in job_ids)
-    return deps.database.run(partial(retention.purge_batch, what=kind, seconds=limit, limit=_BATCH))
+    return deps.database.run(partial(retention.purge_batch, kind=kind, seconds=limit, limit=_BATCH))
 
 
 def _delete_renders(deps: Deps, limit: float, actor: str) -> int:

@@ -192,7 +192,7 @@ class Real:
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
         why = DeadLetterDecision("POISON", "Poison", "workers died", retryable=True)
         step = reconcile.STEP_BY_TABLE[TABLE[slot]]
-        return lambda conn: failures._poison(conn, deps, step, row_id, why, "node/poison")
+        return lambda conn: failures._dead_letter_poison(conn, deps, TABLE[slot], step, row_id, why, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
         actor = after.actors[label.who]

@@ -74,7 +74,7 @@ def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.St
         file.write(data or picture())
         file.flush()
         limits = uploads.upload_limits(deps.limits, deps.settings.upload_max_bytes)
-        return uploads.sanitize_and_store(deps.storage, file, owner=owner, limits=limits)
+        return uploads.sanitize_and_store(deps.storage, file, upload_id=ids.uuid7(), owner=owner, limits=limits)
 
 
 def private(deps: Deps) -> set[str]:
