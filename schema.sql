@@ -20,7 +20,7 @@ $$;
 -- Work columns, the same seven on deliveries, predictions, outputs and notifications (used by db/leases.py alone):
 --   run_at       when the row is due; null only in a terminal state
 --   woken_at     when dispatch last published a wake for it
---   attempt      claims that did work, crashes included; a hand-back subtracts its attempt
+--   attempt      claims that did work, crashes included; rescheduling without an error subtracts its attempt
 --   crashes      claims that never wrote back; at the limit the next claim dead-letters the row as POISON
 --   lease_token, leased_by, leased_until   a worker's claim; "leased" is lease_token IS NOT NULL
 -- ---------------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ CREATE TABLE predictions (
     key_sha256    text UNIQUE,                  -- of the single-use key in the webhook URL it was submitted with
     submitted_at  timestamptz,                  -- just before the submission was sent
     submit_uncertain boolean NOT NULL DEFAULT false, -- the submission was, or is, neither confirmed nor refused
-    cancel_reason text,                         -- why the provider is to be asked to cancel it
+    cancel_reason text,                         -- why the provider shall cancel it; null: not requested
     state         text NOT NULL CHECK (state IN ('planned', 'submitting', 'running', 'abandoned',
                                                  'succeeded', 'failed', 'cancelled', 'lost')),
     category      text,
@@ -380,10 +380,10 @@ CREATE TABLE events (
     job_id     uuid,
     from_state text,                             -- null: the row was inserted
     to_state   text NOT NULL,
-    -- why work was given back or taken away before it ended (EventKind in moorage/transitions.py); else null
+    -- why a lease ended before the work did (EventKind in moorage/transitions.py); else null
     kind       text CHECK (kind IN ('worker_died', 'lease_expired', 'worker_stopping', 'storage_failed', 'disk_failed',
                                     'source_unavailable', 'source_interrupted', 'attempt_failed')),
-    -- of the lease taken away: the first 8 digits of its token, as in the keys of the objects stored under it
+    -- of the released lease: the first 8 digits of its token, as in the keys of the objects stored under it
     lease      text CHECK (lease ~ '^[0-9a-f]{8}$'),
     reason     text,
     actor      text NOT NULL,                    -- {node}/{task id}, receiver, api, cli
@@ -413,13 +413,12 @@ CREATE TABLE pauses (
     reason    text
 );
 
--- Where a sweep over a long listing (or an audit) stopped; no row: its next run starts at the beginning.
+-- Where a sweep over a long listing stopped; no row: its next run starts at the beginning.
 CREATE TABLE cursors (
     sweep     text PRIMARY KEY,
     place     text NOT NULL,                     -- which listing
     after_key text NOT NULL,
-    moved_at  timestamptz NOT NULL DEFAULT moment(),
-    facts     jsonb NOT NULL DEFAULT '{}'        -- interim results of an interrupted audit
+    moved_at  timestamptz NOT NULL DEFAULT moment()
 );
 
 -- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100.

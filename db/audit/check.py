@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 class Check(NamedTuple):
     """
-    A check of the audit; as text "3 renders cover", which is its name in reports.
+    A check of the audit; its text, such as "3 renders cover", is its name in reports.
 
     Args:
         rule: its number in docs/design.md.
         place: what it reads: a table, the events of a subject (`job_events`), objects, inputs, uploads or sample.
-        code: what is wrong; advice and repairs are chosen by it.
+        code: the violation, which selects advice and repair.
     """
 
     rule: int

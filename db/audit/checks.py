@@ -1,7 +1,7 @@
 """
-The rules of docs/design.md 5 as statements over a page of rows, and the pages: in key order, each bounded.
+The checks of the audit: the rules of docs/design.md 5 as statements over pages of rows in key order.
 
-A second look runs the same statement for the rows that the first one found.
+The recheck runs the same statement on the rows found by the first one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from db.audit.row_checks import ROWS
 from db.audit.work_checks import WORK
 from db.connection import Connection, Row, fetch_all
 
-PATIENT: Final = "SET LOCAL statement_timeout = '15min'; SET LOCAL idle_in_transaction_session_timeout = '1min'"
+LONG_TIMEOUTS: Final = "SET LOCAL statement_timeout = '15min'; SET LOCAL idle_in_transaction_session_timeout = '1min'"
 
 CHECKS: Final[Mapping[Check, str]] = {**ROWS, **WORK, **HISTORY, **GONE}
 
-# Those that read what a listing does not show: asked by a deep audit only.
-DEEP: Final = frozenset({Check(1, "deliveries", "bytes")})
+# Only in a deep audit: reads the bodies.
+DEEP_ONLY: Final = frozenset({Check(1, "deliveries", "bytes")})
 
 TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "notifications", "dead_letters", "projects")
 
@@ -41,23 +41,22 @@ _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 
 
 def list_checks(place: str, *, deep: bool) -> list[Check]:
-    """Return the checks over the rows of a place."""
-    return [check for check in CHECKS if check.place == place and (deep or check not in DEEP)]
+    return [check for check in CHECKS if check.place == place and (deep or check not in DEEP_ONLY)]
 
 
 def list_keys(conn: Connection, place: str, after: str, *, limit: int) -> list[str]:
-    """Return the keys of a place in their order, from behind one ("" for the first)."""
+    """Return a page of the keys of a place, in order, after a key ("" for the first page)."""
     start = after or ("" if place == "projects" else _FIRST)
     return [row["key"] for row in fetch_all(conn, PAGES[place], {"after": start, "limit": limit})]
 
 
 def find_violations(conn: Connection, check: Check, keys: Sequence[str], args: Mapping[str, Any]) -> list[Row]:
     """
-    Return which of some rows break a rule: subject, id (text), what.
+    Return the violations among these rows: subject, id (text), what.
 
     Args:
-        args: lease_seconds; overdue_seconds, how late a row may be that nobody holds.
+        args: lease_seconds; overdue_seconds: how long an unleased row may be overdue.
     """
-    conn.execute(PATIENT)
+    conn.execute(LONG_TIMEOUTS)
     wanted = {key: value for key, value in args.items() if f"%({key})s" in CHECKS[check]}
     return fetch_all(conn, CHECKS[check], {**wanted, "ids": list(keys)})

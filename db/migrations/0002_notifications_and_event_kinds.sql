@@ -1,5 +1,5 @@
 -- Renames notices to notifications and jobs.chain to jobs.fallback_chain.
--- An older process would fail on the new names, so nothing is renamed while one may be at work.
+-- An older process would fail on the new names, so nothing is renamed while one may be running.
 
 LOCK TABLE deliveries, jobs, predictions, outputs, notices, dead_letters, events IN ACCESS EXCLUSIVE MODE;
 
@@ -50,8 +50,9 @@ UPDATE events SET subject = 'notification' WHERE subject = 'notice';
 ALTER TABLE events ADD CONSTRAINT events_subject_check
     CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render'));
 
--- The position of an interrupted audit names its findings by the old table: the next audit starts at the beginning.
+-- An audit is no longer resumed.
 DELETE FROM cursors WHERE sweep = 'audit';
+ALTER TABLE cursors DROP COLUMN facts;
 
 -- Columns for what was decided by the text of a reason until now; the old texts are read here for the last time.
 ALTER TABLE predictions ADD COLUMN submit_uncertain boolean NOT NULL DEFAULT false;

@@ -53,27 +53,27 @@ def compute_digest(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class DigestSample:
-    """Kept files drawn at random: the digest that storage reports for them is the one that was recorded."""
+    """Compares the digest that storage reports for `size` kept files, chosen at random, with the recorded one."""
 
     deps: Deps
-    drawn: list[str]
+    size: int
     name: str = "sample"
 
-    def page(self, after: str) -> Page:  # noqa: ARG002 (a place's signature; they are few enough for one page)
-        """Look at all of them."""
+    def page(self, after: str) -> Page:  # noqa: ARG002 (the signature of a scan: this one has a single page)
+        """Check the whole sample."""
         page = Page()
-        for finding in self._look(self.drawn, page.checked):
+        output_ids = self.deps.database.run(lambda conn: objects.sample_kept_outputs(conn, self.size))
+        for finding in self._check(output_ids, page.checked):
             page.add(finding)
         return page
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        """Ask storage once more for what was found."""
-        return self._look([finding.id for finding in findings], Counter())
+        """Request the digests of the findings from storage again."""
+        return self._check([UUID(finding.id) for finding in findings], Counter())
 
-    def _look(self, ids: list[str], checked: Counter[str]) -> list[Finding]:
+    def _check(self, output_ids: list[UUID], checked: Counter[str]) -> list[Finding]:
         blobs, wrong = self.deps.storage, []
-        outputs = [UUID(output_id) for output_id in ids]
-        rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, outputs))
+        rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, output_ids))
         for expected in expected_objects(row for row in rows if row["state"] == "kept"):
             stat = blobs.head(blobs.public_bucket, expected.key)
             checked["sample"] += 1

@@ -42,14 +42,12 @@ class Tally:
         checked: how much was looked at, by place.
         found: findings by check; `findings` lists the first 1,000 of each.
         notes: what breaks no rule but is worth knowing, the first 1,000.
-        kept: ids of outputs with objects, of which a sample is drawn.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
     found: Counter[Check] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and list it while there is room."""
@@ -61,6 +59,16 @@ class Tally:
         """List what is worth knowing, while there is room."""
         if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
+
+    def add_page(self, page: "Page") -> None:
+        """Add the counts, findings and notes of a page."""
+        self.checked += page.checked
+        for finding in page.findings:
+            self.add(finding)
+        for check, count in page.found.items():
+            self.found[check] += count - sum(finding.check == check for finding in page.findings)
+        for note in page.notes:
+            self.add_note(note)
 
 
 @dataclass(slots=True)

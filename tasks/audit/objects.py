@@ -84,7 +84,6 @@ class ObjectScan(ListingScan):
         rows = self.deps.database.run(partial(inventory.list_output_objects, after=start, limit=PAGE))
         last = str(rows[-1]["job_id"]) if rows else None
         page = Page(after=last)
-        page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
         return self._walk(page, expected_objects(rows), self._listing(after, last))
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:

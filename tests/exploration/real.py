@@ -192,7 +192,7 @@ class Real:
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
         why = DeadLetterDecision("POISON", "Poison", "workers died", retryable=True)
         step = reconcile.STEP_BY_TABLE[TABLE[slot]]
-        return lambda conn: failures._poison(conn, deps, step, row_id, why, "node/poison")
+        return lambda conn: failures._dead_letter_poison(conn, deps, TABLE[slot], step, row_id, why, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
         actor = after.actors[label.who]
@@ -262,7 +262,7 @@ class Real:
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
             conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
             prediction = predictions.lock(conn, lease.row_id)
-        answered = poll._answer(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
+        answered = poll._apply_result(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
 
