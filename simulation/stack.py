@@ -97,7 +97,7 @@ class Local:
         """Start everything and return when it serves. Raises ConfigError with the end of a log when it cannot."""
         if self._owns_stack:
             self.stack.start()
-        self.port, self.flower_port = ports.free(2)
+        self.port, self.flower_port = ports.reserve(2)
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
         conn.close()
@@ -115,12 +115,12 @@ class Local:
         if self._owns_stack:
             self.stack.stop()
 
-    def watch(self) -> list[str]:
+    def restart_dead(self) -> list[str]:
         """Start again what has died; returns the names. Call it each second."""
         dead = [name for name, process in self.processes.items() if not process.is_running]
         for name in dead:
             self.processes[name].launch()
-        return dead + (self.stack.watch() if self._owns_stack else [])
+        return dead + (self.stack.restart_dead() if self._owns_stack else [])
 
     def add_worker(self, name: str, *flags: str, **overrides: str) -> Process:
         """Make one more worker process, not started yet."""

@@ -40,7 +40,7 @@ def up(folder: Path, pictures: Path | None) -> None:
             _addresses(local, standin, env_file), _to_try(local, standin), _page(local), sep="\n", soft_wrap=True
         )
         while not stop.wait(1.0):
-            for name in local.watch():
+            for name in local.restart_dead():
                 console.print(f"{name} had died and was started again; see {folder / 'logs'}")
         console.print("stopping ...")
         env_file.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ def cut(server: str) -> Inject:
     """Reset every connection to a server."""
 
     def inject(world: World, _rng: random.Random) -> Hit | None:
-        world.proxies[server].cut()
+        world.proxies[server].reset_connections()
         return Hit(_nothing)
 
     return inject
@@ -179,7 +179,7 @@ def stall(server: str) -> Inject:
     def inject(world: World, rng: random.Random) -> Hit | None:
         proxy = world.proxies[server]
         proxy.stall()
-        return Hit(proxy.flow, seconds=rng.uniform(2, 12))
+        return Hit(proxy.resume, seconds=rng.uniform(2, 12))
 
     return inject
 
@@ -228,7 +228,7 @@ def _shift_clock(world: World, by: str) -> bool:
 
 def _restore_clock(world: World) -> None:
     while not _shift_clock(world, "0 hours"):
-        world.local.stack.watch()
+        world.local.stack.restart_dead()
 
 
 def outage(world: World, rng: random.Random) -> Hit | None:

@@ -64,7 +64,7 @@ class Chaos:
         now = time.monotonic()
         self._heal(now)
         if now >= self._restart_at:
-            self._world.local.watch()
+            self._world.local.restart_dead()
             self._restart_at = now + RESTART_SECONDS
         if any(kind in DISTURBING for _, kind, _, _ in self._healing):
             self._recovery.disturb()

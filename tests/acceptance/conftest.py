@@ -96,4 +96,4 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def free_port() -> int:
     """Return a port for a test's own file server; the workers may reach it."""
-    return ports.free(1)[0]
+    return ports.reserve(1)[0]

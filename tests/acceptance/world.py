@@ -210,7 +210,7 @@ class World:
         """Start whatever a test left stopped, disarm every failpoint, and return when all work again."""
         for file in self.armed.iterdir():
             file.unlink(missing_ok=True)
-        self.local.watch()
+        self.local.restart_dead()
         for server in self.local.stack.servers:
             server.await_ready()
         for name, process in self.local.processes.items():
