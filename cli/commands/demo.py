@@ -73,7 +73,7 @@ def _run(console: Console, local: Local, standin: Standin, listener: Listener) -
         started, is_quiet = _drive(console, conn, shop, registered.Application(local, standin))
         newest = event_stream.last(conn)
         follower.await_event(newest, STREAM_SECONDS)
-    deps, ledger, project = boot.deps(), standin.ledger(), shop.film()
+    deps, ledger, project = boot.deps(), standin.get_ledger(), shop.film()
     findings = [f"[red]audit[/red] {finding}" for finding in run.run(deps).findings]
     differing = [] if is_quiet else [f"not everything ended within {SETTLE_SECONDS:.0f} s"]
     differing += compare.differences(conn, deps.blobs, ledger, started, shop.placed)

@@ -134,7 +134,7 @@ def _await_quiet(chaos: Chaos, local: Local, standin: Standin, application: Appl
     while not is_quiet and time.monotonic() < until:
         chaos.step(break_things=False)
         if registered.is_quiet(conn, application.jobs):
-            is_told = is_told or telling.is_told(standin.ledger()["lines"], application.ordered)
+            is_told = is_told or telling.is_told(standin.get_ledger()["lines"], application.ordered)
             is_quiet = is_told and registered.is_quiet(conn, application.jobs)
     conn.close()
     return is_quiet
@@ -153,7 +153,9 @@ def _report(
 ) -> dict[str, Any]:
     conn = connect(local.stack.postgres.url(), name="moorage-drill")
     deps = boot.deps()
-    verdict = judging.judge(conn, deps.blobs, standin.ledger(), application.started, application.ordered, chaos.landed)
+    verdict = judging.judge(
+        conn, deps.blobs, standin.get_ledger(), application.started, application.ordered, chaos.landed
+    )
     findings = [str(finding) for finding in run.run(deps, deep=True).findings]
     conn.close()
     if not is_quiet:

@@ -234,7 +234,7 @@ def _restore_clock(world: World) -> None:
 def outage(world: World, rng: random.Random) -> Hit | None:
     """Have the provider's API and files answer 503 for a while."""
     seconds = rng.uniform(2, 6)
-    world.standin.outage(seconds, outputs=True)
+    world.standin.begin_outage(seconds, outputs=True)
     return Hit(_nothing, seconds=seconds)
 
 

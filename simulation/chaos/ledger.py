@@ -30,7 +30,7 @@ def read(lines: Iterable[Mapping[str, Any]]) -> Ledger:
             ended[line["prediction"]] = line["status"]
         elif line["kind"] == "output" and line["expected"] in ("kept", "unseen"):
             files.setdefault(line["prediction"], {})[line["path"]] = line
-        elif line["kind"] == "webhook" and line["event"] == "completed" and 200 <= (line["answer"] or 0) < 300:
+        elif line["kind"] == "webhook" and line["event"] == "completed" and 200 <= (line["http_status"] or 0) < 300:
             told.add(line["prediction"])
     return Ledger(made, ended, files, frozenset(told))
 

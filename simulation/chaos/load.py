@@ -100,7 +100,7 @@ class Application:
         """Start a prediction; while the API is away (a fault of the drill) it is asked again."""
         while True:
             try:
-                return str(self._standin.create(case.asked, webhook)["id"])
+                return str(self._standin.create_prediction(case.asked, webhook)["id"])
             except StandinError:
                 time.sleep(0.5)
 

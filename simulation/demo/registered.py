@@ -46,7 +46,7 @@ class Application:
         started: list[Started] = []
         late: list[tuple[Case, str]] = []
         for case in cases:
-            external_id = self._standin.create(case.asked, webhook)["id"]
+            external_id = self._standin.create_prediction(case.asked, webhook)["id"]
             if case.registered == "late":
                 late.append((case, external_id))
             else:

@@ -1,134 +1,126 @@
 """
-fal.ai's queue under /fal, without HTTP: submit, status, result, cancel and the public keys of its webhooks.
+fal.ai's queue under /fal: submit, status, result, cancel and the public keys of its webhooks.
 
-Any owner and application is taken. The files stand in the payload as `images`, as `image` with shape "string", as
-`video` from a video model; shape "data", or `sync_mode` in the input, puts `data:` URIs there.
+Any owner and application is accepted. The payload has the files in `images`, with shape "string" in `image`, from a
+video model in `video`; shape "data", or `sync_mode` in the input, returns them as `data:` URIs.
 """
 
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simulation.provider import fal_webhooks, faults, models
-from simulation.provider.exchange import Answer, Refused, Request, is_authorized, is_url, json_object
+from simulation.provider import fal_webhooks, models
+from simulation.provider.http_types import Api, Refused, Request, Response, is_url, parse_json_object
 from simulation.provider.prediction import Prediction
-from simulation.provider.predictions import Predictions
-from simulation.provider.submissions import Order, Submissions
+from simulation.provider.script import Script, ScriptError, parse_script
+from simulation.provider.submissions import Backend, Submission
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 _KEYS: Final = [".well-known", "jwks.json"]
 _NAMESPACES: Final = ("workflows", "comfy")
 
 
-class FalApi:
-    """
-    The queue.
+class FalApi(Api):
+    """`base_url`: of the queue, with /fal."""
 
-    Args:
-        key: FAL_KEY of its one user.
-        base_url: of the queue, with the prefix.
-        signing: what webhooks are signed with.
-    """
-
-    def __init__(
-        self, predictions: Predictions, submissions: Submissions, files: tuple[str, ...], *,
-        key: str, base_url: str, signing: Ed25519PrivateKey,
-    ) -> None:  # fmt: skip
-        self._predictions = predictions
-        self._submissions = submissions
-        self._files = files
-        self._key = key
-        self._base_url = base_url
-        self._signing = signing
+    def __init__(self, backend: Backend, *, key: str, base_url: str, signing_key: Ed25519PrivateKey) -> None:
+        super().__init__(f"Key {key}")
+        self._backend, self._predictions = backend, backend.predictions
+        self._base_url, self._signing_key = base_url, signing_key
         self._dialect = fal_webhooks.FalDialect(base_url)
 
-    def admit(self, request: Request) -> None:
-        """Raise Refused without the right key."""
-        if request.steps != _KEYS and not is_authorized(request, f"Key {self._key}"):
-            raise _refused(401, "Cannot access application. Authentication is required to access this application.")
+    def authenticate(self, request: Request) -> None:
+        if request.steps != _KEYS:
+            super().authenticate(request)
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to one request; raises Refused."""
+    def _unauthorized(self) -> Response:
+        detail = "Cannot access application. Authentication is required to access this application."
+        return Response(401, {"detail": detail})
+
+    def handle(self, request: Request) -> Response:
         if (request.method, request.steps) == ("GET", _KEYS):
-            return Answer(200, fal_webhooks.key_set(self._signing))
+            return Response(200, fal_webhooks.build_key_set(self._signing_key))
         if request.method == "POST":
             return self._submit(request)
-        wanted = 3 if request.steps[:1] and request.steps[0] in _NAMESPACES else 2
-        app, rest = "/".join(request.steps[:wanted]), request.steps[wanted:]
+        depth = _app_depth(request.steps)
+        app, rest = "/".join(request.steps[:depth]), request.steps[depth:]
         match request.method, rest:
-            case "GET", ["requests", one, "status"]:
-                return self._status(self._find(app, one))
-            case "GET", ["requests", one]:
-                return self._result(self._find(app, one))
-            case "PUT", ["requests", one, "cancel"]:
-                return self._cancel(app, one)
+            case "GET", ["requests", request_id, "status"]:
+                return self._status(self._find(app, request_id))
+            case "GET", ["requests", request_id]:
+                return self._result(self._find(app, request_id))
+            case "PUT", ["requests", request_id, "cancel"]:
+                return self._cancel(app, request_id)
             case _:
                 raise _refused(405, "Method Not Allowed")
 
-    def _submit(self, request: Request) -> Answer:
-        name, asked = "/".join(request.steps), json_object(request.body)
-        hook = request.query.get("fal_webhook", [None])[0]
+    def _submit(self, request: Request) -> Response:
+        name, input_ = "/".join(request.steps), parse_json_object(request.body)
+        webhook = request.query.get("fal_webhook", [None])[0]
         if len(request.steps) < 2:
             raise _refused(404, "Application not found")
-        if hook is not None and not is_url(hook):
+        if webhook is not None and not is_url(webhook):
             raise _refused(422, "fal_webhook must be an http:// or https:// URL")
-        plan = self._plan(name, asked)
-        order = Order("fal", name, asked, hook)
+        script = self._parse_script(name, input_)
 
-        def make(fault: str) -> tuple[str, Answer]:
-            given = None if fault == "not_echoed" else hook
-            made = self._predictions.create(self._dialect, plan, asked, model=name, webhook=given)
-            return made.id, Answer(200, {**self._about(made), "status": "IN_QUEUE", "queue_position": 0})
+        def create(fault: str) -> tuple[str, Response]:
+            echoed = None if fault == "not_echoed" else webhook
+            created = self._predictions.create(self._dialect, script, input_, model=name, webhook=echoed)
+            return created.id, Response(200, {**self._urls(created), "status": "IN_QUEUE", "queue_position": 0})
 
-        return self._submissions.take(order, plan, _refusal, make)
+        submission = Submission("fal", name, input_, webhook)
+        return self._backend.submissions.accept(submission, script, _build_error, create)
 
-    def _plan(self, name: str, asked: dict[str, Any]) -> faults.Plan:
-        model = models.named(name)
-        nature = {"webhook_life_s": 7200.0, **models.nature(model, asked, self._files)}
+    def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
+        model, files = models.find_by_name(name), self._backend.files
+        defaults = {"webhook_life_s": 7200.0, **models.script_defaults(model, input_, files)}
         if model and model.kind == "video":
-            nature["shape"] = "video"
-        elif asked.get("sync_mode") is True:
-            nature["shape"] = "data"
+            defaults["shape"] = "video"
+        elif input_.get("sync_mode") is True:
+            defaults["shape"] = "data"
         try:
-            return faults.plan(asked.get("standin"), self._files, nature)
-        except faults.PlanError as error:
+            return parse_script(input_.get("standin"), files, defaults)
+        except ScriptError as error:
             raise _refused(422, str(error)) from error
 
     def _find(self, app: str, request_id: str) -> Prediction:
-        found = self._predictions.find("fal", request_id)
-        if found is None or _app(found) != app:
+        prediction = self._predictions.find("fal", request_id)
+        if prediction is None or _app_name(prediction) != app:
             raise _refused(404, "Request not found")
-        return found
+        return prediction
 
-    def _status(self, prediction: Prediction) -> Answer:
-        status = self._predictions.see(prediction, lambda one, _: one.status)
-        queued = _QUEUE.get(status)
-        about = {**self._about(prediction), "status": queued or "COMPLETED"}
-        if queued:
-            return Answer(202, {**about, "queue_position": 0} if queued == "IN_QUEUE" else {**about, "logs": None})
-        ended = {**about, "logs": None, "metrics": {"inference_time": prediction.plan.duration_s}}
+    def _status(self, prediction: Prediction) -> Response:
+        status = self._predictions.read(prediction, lambda one, _: one.status)
+        body = {**self._urls(prediction), "status": _QUEUE.get(status, "COMPLETED")}
+        if status == "starting":
+            return Response(202, {**body, "queue_position": 0})
+        if status == "processing":
+            return Response(202, {**body, "logs": None})
+        body |= {"logs": None, "metrics": {"inference_time": prediction.script.duration_s}}
         if status != "succeeded":
-            ended |= {"error": fal_webhooks.ERRORS[status], "error_type": "runtime_error"}
-        return Answer(200, ended)
+            body |= {"error": fal_webhooks.ERRORS[status], "error_type": "runtime_error"}
+        return Response(200, body)
 
-    def _result(self, prediction: Prediction) -> Answer:
-        self._predictions.renew(prediction)
-        status, told = self._predictions.see(prediction, fal_webhooks.result)
+    def _result(self, prediction: Prediction) -> Response:
+        self._predictions.renew_urls(prediction)
+        status, body = self._predictions.read(prediction, fal_webhooks.build_result)
         if status in _QUEUE:
             raise _refused(400, "Request is still in progress")
-        return Answer(200, told) if status == "succeeded" else Answer(422, told, {"X-Fal-Error-Type": "runtime_error"})
+        if status == "succeeded":
+            return Response(200, body)
+        return Response(422, body, {"X-Fal-Error-Type": "runtime_error"})
 
-    def _cancel(self, app: str, request_id: str) -> Answer:
-        found = self._predictions.find("fal", request_id)
-        if found is None or _app(found) != app:
-            return Answer(404, {"status": "NOT_FOUND"})
-        if self._predictions.see(found, lambda one, _: one.completed_at) is not None:
-            return Answer(400, {"status": "ALREADY_COMPLETED"})
-        self._predictions.cancel(found)
-        return Answer(202, {"status": "CANCELLATION_REQUESTED"})
+    def _cancel(self, app: str, request_id: str) -> Response:
+        prediction = self._predictions.find("fal", request_id)
+        if prediction is None or _app_name(prediction) != app:
+            return Response(404, {"status": "NOT_FOUND"})
+        if self._predictions.read(prediction, lambda one, _: one.completed_at) is not None:
+            return Response(400, {"status": "ALREADY_COMPLETED"})
+        self._predictions.cancel(prediction)
+        return Response(202, {"status": "CANCELLATION_REQUESTED"})
 
-    def _about(self, prediction: Prediction) -> dict[str, Any]:
-        own = f"{self._base_url}/{_app(prediction)}/requests/{prediction.id}"
+    def _urls(self, prediction: Prediction) -> dict[str, Any]:
+        own = f"{self._base_url}/{_app_name(prediction)}/requests/{prediction.id}"
         return {
             "request_id": prediction.id,
             "gateway_request_id": prediction.id,
@@ -138,25 +130,29 @@ class FalApi:
         }
 
 
-def _app(prediction: Prediction) -> str:
-    """Return the part of the model's name that requests are asked for under."""
+def _app_depth(steps: list[str]) -> int:
+    """Return the number of path steps that name the application, without its sub-path."""
+    return 3 if steps[:1] and steps[0] in _NAMESPACES else 2
+
+
+def _app_name(prediction: Prediction) -> str:
     steps = prediction.model.split("/")
-    return "/".join(steps[: 3 if steps[0] in _NAMESPACES else 2])
+    return "/".join(steps[: _app_depth(steps)])
 
 
 def _refused(status: int, detail: str) -> Refused:
-    return Refused(Answer(status, {"detail": detail}))
+    return Refused(Response(status, {"detail": detail}))
 
 
-def _refusal(fault: str, plan: faults.Plan) -> Answer:
+def _build_error(fault: str, script: Script) -> Response:
     match fault:
         case "busy":
-            return Answer(429, {"detail": "Too many requests"}, {"Retry-After": f"{plan.retry_after_s:g}"})
+            return Response(429, {"detail": "Too many requests"}, {"Retry-After": f"{script.retry_after_s:g}"})
         case "no_credit":
-            told = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
-            return Answer(403, {"detail": told})
+            detail = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+            return Response(403, {"detail": detail})
         case "invalid":
-            wrong = {"loc": ["body", "prompt"], "msg": "field required", "type": "value_error.missing"}
-            return Answer(422, {"detail": [wrong]})
+            missing = {"loc": ["body", "prompt"], "msg": "field required", "type": "value_error.missing"}
+            return Response(422, {"detail": [missing]})
         case _:
-            return Answer(500, {"detail": "Internal Server Error"})
+            return Response(500, {"detail": "Internal Server Error"})

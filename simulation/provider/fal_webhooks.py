@@ -1,4 +1,4 @@
-"""What fal's webhooks say, and how they are signed: Ed25519, with the public keys in a JSON Web Key Set."""
+"""Bodies and signatures of fal's webhooks: Ed25519, with the public keys in a JSON Web Key Set."""
 
 import base64
 import hashlib
@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simulation.provider import keys, pictures
+from simulation.provider import pictures
+from simulation.provider.keys import FAL_USER
 from simulation.provider.outputs import Output
-from simulation.provider.prediction import Dialect, Prediction, Url
+from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
 from simulation.provider.webhooks import Message, Signer
 
 ERRORS: Final = {"failed": "Invalid status code: 422", "canceled": "Request was cancelled", "aborted": "Timed out"}
@@ -24,86 +25,79 @@ class FalDialect(Dialect):
     paths: ClassVar[Mapping[str, str]] = {"string": "payload.image.url", "video": "payload.video.url"}
     path = "payload.images[{}].url"
 
-    def new_id(self) -> str:
-        """Return a UUID."""
+    def new_prediction_id(self) -> str:
         return str(uuid.uuid4())
 
-    def told(self, prediction: Prediction, url: Url) -> dict[str, Any]:
-        """Return the body of the webhook."""
-        status, said = result(prediction, url)
+    def build_body(self, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+        status, payload = build_result(prediction, url)
         return {
             "error": ERRORS.get(status),
             "gateway_request_id": prediction.id,
-            "payload": said,
+            "payload": payload,
             "request_id": prediction.id,
             "status": "OK" if status == "succeeded" else "ERROR",
         }
 
 
-def result(prediction: Prediction, url: Url) -> tuple[str, dict[str, Any]]:
-    """Return the state of a request and what its result says."""
-    is_good = prediction.status == "succeeded"
-    return prediction.status, payload(prediction, url) if is_good else detail(prediction)
+def build_result(prediction: Prediction, url: UrlBuilder) -> tuple[str, dict[str, Any]]:
+    """Return the status of a request and the body of its result."""
+    if prediction.status == "succeeded":
+        return prediction.status, _build_payload(prediction, url)
+    message = prediction.error or "CUDA out of memory"
+    return prediction.status, {"detail": [{"loc": ["body"], "msg": message, "type": "runtime_error"}]}
 
 
-def payload(prediction: Prediction, url: Url) -> dict[str, Any]:
-    """Return the result of a request that ended well."""
-    if prediction.plan.shape == "text":
+def _build_payload(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    shape = prediction.script.shape
+    if shape == "text":
         return {"output": "A harbour at dawn."}
-    named = [_file(output, url(output)) for output in prediction.shown]
-    is_single = prediction.plan.shape in ("string", "video")
-    name = {"string": "image", "video": "video"}.get(prediction.plan.shape, "images")
-    files = {} if is_single and not named else {name: named[0] if is_single else named}
-    return {**files, "seed": 196619188014358660, "has_nsfw_concepts": [False] * len(named), "timings": {}}
+    files = [_build_file(output, url(output)) for output in prediction.visible_outputs]
+    is_single = shape in ("string", "video")
+    name = {"string": "image", "video": "video"}.get(shape, "images")
+    named = {} if is_single and not files else {name: files[0] if is_single else files}
+    return {**named, "seed": 196619188014358660, "has_nsfw_concepts": [False] * len(files), "timings": {}}
 
 
-def _file(output: Output, url: str) -> dict[str, Any]:
-    name = f"{output.index}.{pictures.ending(output.kind)}"
+def _build_file(output: Output, url: str) -> dict[str, Any]:
     return {
         "url": url,
-        "content_type": pictures.content_type(output.kind),
-        "file_name": name,
+        "content_type": pictures.content_type(output.format),
+        "file_name": f"{output.index}.{pictures.extension(output.format)}",
         "file_size": output.bytes,
-        "width": output.size[0] if output.size else None,
-        "height": output.size[1] if output.size else None,
+        "width": output.size_px[0] if output.size_px else None,
+        "height": output.size_px[1] if output.size_px else None,
     }
 
 
-def detail(prediction: Prediction) -> dict[str, Any]:
-    """Return the result of a request that failed."""
-    told = prediction.error or "CUDA out of memory"
-    return {"detail": [{"loc": ["body"], "msg": told, "type": "runtime_error"}]}
+def fal_signer(signing_key: Ed25519PrivateKey) -> Signer:
+    """Return a signer in fal's scheme: Ed25519 over request id, user id, time and the digest of the body."""
+    wrong_key = Ed25519PrivateKey.generate()
 
-
-def signer(signing: Ed25519PrivateKey) -> Signer:
-    """Return what signs as fal does: Ed25519 over request id, user id, time and the digest of the body."""
-    wrong = Ed25519PrivateKey.generate()
-
-    def headers(message: Message, rightly: bool) -> dict[str, str]:
+    def build_headers(message: Message, is_valid: bool) -> dict[str, str]:
         timestamp = str(int(time.time()))
-        parts = [message.prediction, keys.FAL_USER, timestamp, hashlib.sha256(message.body).hexdigest()]
-        signature = (signing if rightly else wrong).sign("\n".join(parts).encode())
+        parts = [message.prediction_id, FAL_USER, timestamp, hashlib.sha256(message.body).hexdigest()]
+        signature = (signing_key if is_valid else wrong_key).sign("\n".join(parts).encode())
         return {
             "User-Agent": "Fal-Standin/1",
-            "X-Fal-Webhook-Request-Id": message.prediction,
-            "X-Fal-Webhook-User-Id": keys.FAL_USER,
+            "X-Fal-Webhook-Request-Id": message.prediction_id,
+            "X-Fal-Webhook-User-Id": FAL_USER,
             "X-Fal-Webhook-Timestamp": timestamp,
             "X-Fal-Webhook-Signature": signature.hex(),
         }
 
-    return headers
+    return build_headers
 
 
-def signing_key(secret: str) -> Ed25519PrivateKey:
-    """Return the key that belongs to the stand-in's secret: the same one after a restart."""
+def derive_signing_key(secret: str) -> Ed25519PrivateKey:
+    """Return the key of a stand-in's secret: the same one after a restart."""
     return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"fal {secret}".encode()).digest())
 
 
-def key_set(signing: Ed25519PrivateKey) -> dict[str, Any]:
-    """Return the public keys: one that is out of use, then the one that webhooks are signed with."""
-    return {"keys": [_jwk(Ed25519PrivateKey.from_private_bytes(bytes(32))), _jwk(signing)]}
+def build_key_set(signing_key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Return the public keys: a retired one, then the current one."""
+    return {"keys": [_build_jwk(Ed25519PrivateKey.from_private_bytes(bytes(32))), _build_jwk(signing_key)]}
 
 
-def _jwk(key: Ed25519PrivateKey) -> dict[str, str]:
+def _build_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
     public = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
     return {"kty": "OKP", "crv": "Ed25519", "x": public}

@@ -1,15 +1,13 @@
-"""What the clients of the stand-in's APIs must send: one token, in three different forms, so that a mix-up shows."""
+"""API keys of the stand-in: one token in three formats, so that a mix-up of keys is detected."""
 
 from typing import Final
 
-FAL_USER: Final = "standin-user"  # whose webhooks they are
+FAL_USER: Final = "standin-user"  # the user id in fal's webhooks
 
 
-def fal(token: str) -> str:
-    """Return FAL_KEY: an id and a secret."""
+def fal_key(token: str) -> str:
     return f"standin:{token}"
 
 
-def openai(token: str) -> str:
-    """Return OPENAI_API_KEY."""
+def openai_key(token: str) -> str:
     return f"sk-{token}"

@@ -1,4 +1,4 @@
-"""One prediction, and what a provider's dialect is to the rest of the stand-in."""
+"""A prediction, and the interface of a provider's dialect."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -8,20 +8,20 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
-from simulation.provider import faults
 from simulation.provider.outputs import Output
+from simulation.provider.script import Script
 
-Url = Callable[[Output], str]  # the address of an output, or its `data:` URI
+UrlBuilder = Callable[[Output], str]  # returns an http: URL or a `data:` URI
 
 
 class Dialect(ABC):
     """
-    How one provider names and tells its predictions.
+    Ids and JSON of one provider's predictions.
 
     Attributes:
         events: the kinds of events that it can send webhooks for.
-        default_events: those it sends when nobody asks for others.
-        paths, path: where an output stands in the answer, by the plan's shape, {} for its index.
+        default_events: those it sends without a filter.
+        paths, path: location of an output in the response, by the script's shape; {} stands for its index.
     """
 
     provider: ClassVar[str]
@@ -34,22 +34,22 @@ class Dialect(ABC):
         self.base_url: Final = base_url
 
     @abstractmethod
-    def new_id(self) -> str:
-        """Return a fresh id of a prediction."""
+    def new_prediction_id(self) -> str:
+        """Return a random id in the provider's format."""
 
     @abstractmethod
-    def told(self, prediction: "Prediction", url: Url) -> dict[str, Any]:
-        """Return the body of a webhook."""
+    def build_body(self, prediction: "Prediction", url: UrlBuilder) -> dict[str, Any]:
+        """Return the body of a webhook, or of the response where the provider sends none."""
 
 
 @dataclass(slots=True)
 class Prediction:
-    """One run; guarded by the lock of `Predictions`, which alone changes it."""
+    """One prediction; only `Predictions` changes it, under its lock."""
 
     id: str
     number: int
     dialect: Dialect
-    plan: faults.Plan
+    script: Script
     model: str
     version: str
     deployment: str | None
@@ -63,22 +63,22 @@ class Prediction:
     logs: str = ""
     error: str | None = None
     outputs: list[Output] = field(default_factory=list)
-    unseen: bool = False  # its answer is told to nobody, and there is no other way to it
+    is_unseen: bool = False  # no client receives its id, and no API returns it
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def shown(self) -> list[Output]:
-        """Return the outputs its answer names now: all at a good end, half of a list before, none otherwise."""
+    def visible_outputs(self) -> list[Output]:
+        """Return the outputs in its response now: all after success, half of a list before, none otherwise."""
         if self.status == "succeeded":
-            return self.outputs[:1] if self.plan.shape == "string" else self.outputs
-        previews = self.plan.shape == "list" and self.status in ("processing", "failed")
-        return self.outputs[: len(self.outputs) // 2] if previews else []
+            return self.outputs[:1] if self.script.shape == "string" else self.outputs
+        has_previews = self.script.shape == "list" and self.status in ("processing", "failed")
+        return self.outputs[: len(self.outputs) // 2] if has_previews else []
 
-    def removed(self, now: datetime) -> bool:
-        """Return whether the life of its data is over."""
-        return self.completed_at is not None and (now - self.completed_at).total_seconds() >= self.plan.output_life_s
+    def is_removed(self, now: datetime) -> bool:
+        """Return True if the provider has deleted its data."""
+        return self.completed_at is not None and (now - self.completed_at).total_seconds() >= self.script.output_life_s
 
 
-def key_of(webhook: str | None) -> str | None:
-    """Return the `key` in the query of a webhook address."""
+def webhook_key(webhook: str | None) -> str | None:
+    """Return the `key` in the query of a webhook URL."""
     return parse_qs(urlsplit(webhook or "").query).get("key", [None])[0]

@@ -1,7 +1,7 @@
 """
-What goes wrong when something is ordered, at every provider alike; asked for as `"submit"` in `input["standin"]`.
+Submission faults, the same at every provider; selected by `"submit"` in the script.
 
-The first `submit_times` orders with the same model and input suffer the fault, later ones are taken; 0: every one.
+The first `submit_times` submissions with the same model and input get the fault, later ones succeed; 0: every one.
 """
 
 import json
@@ -11,81 +11,83 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from simulation.provider.exchange import Answer
-from simulation.provider.faults import Plan
+from simulation.provider.http_types import Response
 from simulation.provider.ledger import Ledger
+from simulation.provider.predictions import Predictions
+from simulation.provider.script import Script
+
+REFUSED: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # no prediction is created
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """One order as it came: to which provider, for which model, with which input and webhook address."""
-
+class Submission:
     provider: str
     model: str
-    asked: Mapping[str, Any]
+    input: Mapping[str, Any]
     webhook: str | None = None
 
 
 class Submissions:
-    """Takes orders, or fails them as their plans say, and writes each into the ledger."""
+    """Accepts submissions, or fails them as their scripts require, and records each."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._seen: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(
+    def accept(
         self,
-        order: Order,
-        plan: Plan,
-        refusal: Callable[[str, Plan], Answer],
-        make: Callable[[str], tuple[str, Answer]],
-    ) -> Answer:
+        submission: Submission,
+        script: Script,
+        build_error: Callable[[str, Script], Response],
+        create: Callable[[str], tuple[str, Response]],
+    ) -> Response:
         """
-        Return the answer to an order.
+        Return the response to a submission.
 
         Args:
-            refusal: how the provider words a fault.
-            make: makes what is ordered, told the fault; returns its id and the answer of a healthy provider.
+            build_error: returns the provider's error for a fault.
+            create: creates the prediction under a fault; returns its id and the response of a healthy provider.
         """
-        fault = self._fault(order, plan)
-        made: str | None = None
+        fault = self._select_fault(submission, script)
+        prediction_id: str | None = None
         if fault in REFUSED:
-            answer = refusal(fault, plan)
+            response = build_error(fault, script)
         else:
-            made, answer = make(fault)
-            answer = _spoiled(fault, answer, lambda: refusal(fault, plan))
+            prediction_id, response = create(fault)
+            response = _damage(fault, response, lambda: build_error(fault, script))
         self._ledger.add(
-            "submission",
-            provider=order.provider,
-            model=order.model,
-            webhook=order.webhook,
-            fault=fault,
-            prediction=made,
-            answer=None if answer.cut else answer.status,
-        )
-        return replace(answer, after_s=plan.submit_s)
+            "submission", provider=submission.provider, model=submission.model, webhook=submission.webhook, fault=fault,
+            prediction=prediction_id, http_status=None if response.is_dropped else response.status,
+        )  # fmt: skip
+        return replace(response, delay_s=script.submit_s)
 
-    def _fault(self, order: Order, plan: Plan) -> str:
-        if plan.submit == "ok" or not plan.submit_times:
-            return plan.submit
-        same = json.dumps([order.provider, order.model, order.asked], sort_keys=True)
+    def _select_fault(self, submission: Submission, script: Script) -> str:
+        if script.submit == "ok" or not script.submit_times:
+            return script.submit
+        identity = json.dumps([submission.provider, submission.model, submission.input], sort_keys=True)
         with self._lock:
-            self._seen[same] += 1
-            return plan.submit if self._seen[same] <= plan.submit_times else "ok"
+            self._counts[identity] += 1
+            return script.submit if self._counts[identity] <= script.submit_times else "ok"
 
 
-REFUSED: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # nothing is made
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the simulated providers share. `files`: names in the folder of pictures."""
+
+    predictions: Predictions
+    submissions: Submissions
+    files: tuple[str, ...]
 
 
-def _spoiled(fault: str, answer: Answer, failure: Callable[[], Answer]) -> Answer:
-    """Return what the client gets to see of a healthy answer."""
+def _damage(fault: str, response: Response, build_error: Callable[[], Response]) -> Response:
+    """Return what the client receives instead of a healthy response."""
     match fault:
         case "lost":
-            return replace(answer, cut=True)
+            return replace(response, is_dropped=True)
         case "500_after":
-            return failure()
+            return build_error()
         case "no_id":
-            return Answer(answer.status, {"status": "accepted"})
+            return Response(response.status, {"status": "accepted"})
         case _:
-            return answer
+            return response

@@ -103,7 +103,9 @@ class World:
 
     def ask(self, script: dict[str, Any] | None = None, **registration: Any) -> Asked:
         """Start a prediction with a script (see the stand-in's faults) and register it."""
-        made = self.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook)
+        made = self.standin.create_prediction(
+            {"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook
+        )
         return self.register(made["id"], **registration)
 
     def register(self, external_id: str, *, status: int = 201, **registration: Any) -> Asked:
@@ -146,7 +148,7 @@ class World:
 
     def promised(self, asked: Asked, expected: str = "kept") -> dict[str, str]:
         """Return what the stand-in says it made, and must come to `expected`: path to sha256."""
-        lines = self.standin.ledger()["summary"]["expected"][expected]
+        lines = self.standin.get_ledger()["summary"]["expected"][expected]
         return {line["path"]: line["sha256"] for line in lines if line["prediction"] == asked.external_id}
 
     def check(self, asked: Asked) -> None:

@@ -189,7 +189,13 @@ def test_a_webhook_of_fal_is_known_by_its_prediction(deps: Deps, conn: Connectio
     world.kept(deps)
     told = ledger(conn)
     told["summary"]["acknowledged"]["msg_of_fal"] = {}
-    about = {"provider": "fal", "webhook_id": "msg_of_fal", "prediction": "f1", "event": "completed", "answer": 202}
+    about = {
+        "provider": "fal",
+        "webhook_id": "msg_of_fal",
+        "prediction": "f1",
+        "event": "completed",
+        "http_status": 202,
+    }
     told["lines"].append({"kind": "webhook", **about})
     missing = judged(deps, conn, told)
     conn.execute(

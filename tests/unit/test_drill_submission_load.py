@@ -6,7 +6,7 @@ import pytest
 
 from simulation.chaos import ledger, submission_load
 from simulation.chaos.submission_load import Order, Ordered
-from simulation.provider import faults
+from simulation.provider import script
 
 
 def drawn(seed: int, count: int = 300) -> list[Order]:
@@ -46,7 +46,9 @@ def test_the_stand_in_takes_every_script():
     """A script that it refuses would end as an order that was refused."""
     for order in drawn(7):
         for entry in order.chain:
-            plan = faults.plan(dict(entry.script), (), {"shape": "data"} if entry.provider == "openai" else None)
+            plan = script.parse_script(
+                dict(entry.script), (), {"shape": "data"} if entry.provider == "openai" else None
+            )
             assert (plan.submit in submission_load.SUBMITS) == (
                 entry.is_troubled and entry.fails not in ("invalid", "no_credit")
             )
@@ -60,7 +62,7 @@ def told(**changes: dict[str, object] | None) -> bool:
     lines = {
         "made": {"kind": "prediction", "prediction": "p", "prompt": prompt},
         "ended": {"kind": "ended", "prediction": "p", "status": "succeeded"},
-        "webhook": {"kind": "webhook", "prediction": "p", "event": "completed", "answer": 202},
+        "webhook": {"kind": "webhook", "prediction": "p", "event": "completed", "http_status": 202},
         **changes,
     }
     return ledger.is_told([line for line in lines.values() if line], [Ordered(order, 0.0, ("job",))])
@@ -71,9 +73,9 @@ def told(**changes: dict[str, object] | None) -> bool:
     [
         {"ended": None},
         {"webhook": None},
-        {"webhook": {"kind": "webhook", "prediction": "p", "event": "completed", "answer": 503}},
-        {"webhook": {"kind": "webhook", "prediction": "p", "event": "completed", "answer": None}},
-        {"webhook": {"kind": "webhook", "prediction": "p", "event": "output", "answer": 202}},
+        {"webhook": {"kind": "webhook", "prediction": "p", "event": "completed", "http_status": 503}},
+        {"webhook": {"kind": "webhook", "prediction": "p", "event": "completed", "http_status": None}},
+        {"webhook": {"kind": "webhook", "prediction": "p", "event": "output", "http_status": 202}},
     ],
 )
 def test_the_drill_waits_for_what_is_still_to_be_told_of_an_order(changes):

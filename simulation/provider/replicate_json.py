@@ -1,0 +1,113 @@
+"""JSON of Replicate's predictions and models, in its API and its webhooks."""
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final
+
+from simulation.provider import schemas
+from simulation.provider.ledger import format_time
+from simulation.provider.models import Model
+from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
+
+EVENTS: Final = ("start", "output", "logs", "completed")
+_ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_ERRORS: Final = {"failed": "CUDA out of memory", "aborted": "the deadline passed before the prediction started"}
+
+
+class ReplicateDialect(Dialect):
+    """Sends the prediction object itself at four kinds of events, by default at two of them."""
+
+    provider = "replicate"
+    events = EVENTS
+    default_events = ("output", "completed")
+    paths: ClassVar[Mapping[str, str]] = {"string": "output", "nested": "output.images[{}].url"}
+    path = "output[{}]"
+
+    def new_prediction_id(self) -> str:
+        return "".join(_ID_LETTERS[byte % 32] for byte in secrets.token_bytes(26))
+
+    def build_body(self, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+        """Return the prediction object with all its fields."""
+        is_removed = prediction.is_removed(datetime.now(UTC))
+        own = f"{self.base_url}/v1/predictions/{prediction.id}"
+        return {
+            "id": prediction.id,
+            "model": prediction.model,
+            "version": prediction.version,
+            "status": prediction.status,
+            "input": {} if is_removed else prediction.input,
+            "output": None if is_removed else _build_output(prediction, url),
+            "error": prediction.error or _ERRORS.get(prediction.status),
+            "logs": None if is_removed else prediction.logs or None,
+            "metrics": _build_metrics(prediction),
+            "created_at": format_time(prediction.created_at),
+            "started_at": _format_optional(prediction.started_at),
+            "completed_at": _format_optional(prediction.completed_at),
+            "data_removed": is_removed,
+            "deadline": None,
+            "deployment": prediction.deployment,
+            "source": "api",
+            "urls": {
+                "get": own,
+                "cancel": f"{own}/cancel",
+                "stream": f"{own}/stream",
+                "web": f"{self.base_url}/p/{prediction.id}",
+            },
+            "webhook": prediction.webhook,
+            "webhook_events_filter": None if prediction.events is None else list(prediction.events),
+        }
+
+
+def build_model(model: Model) -> dict[str, Any]:
+    owner, _, name = model.name.partition("/")
+    absent = ("github_url", "paper_url", "license_url", "cover_image_url", "default_example")
+    return {
+        "url": f"https://replicate.com/{model.name}",
+        "owner": owner,
+        "name": name,
+        "description": model.description,
+        "visibility": "public",
+        "run_count": 0,
+        **dict.fromkeys(absent),
+        "latest_version": build_version(model),
+    }
+
+
+def build_version(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.version,
+        "created_at": "2026-01-01T00:00:00.000000Z",
+        "cog_version": "0.16.0",
+        "openapi_schema": schemas.openapi(model.fields, model.required, is_list=model.kind == "image"),
+    }
+
+
+def _build_output(prediction: Prediction, url: UrlBuilder) -> Any:
+    has_succeeded = prediction.status == "succeeded"
+    if has_succeeded and prediction.script.shape == "text":
+        return "A harbour at dawn. More on https://example.com/harbours today."
+    urls = [url(output) for output in prediction.visible_outputs]
+    if not urls:
+        return [] if has_succeeded and prediction.script.shape in ("list", "data") else None
+    match prediction.script.shape:
+        case "string":
+            return urls[0]
+        case "nested":  # the seed is above 2**53, as some models return it
+            return {"images": [{"url": one, "safe": True} for one in urls], "seed": 196619188014358660}
+        case _:
+            return urls
+
+
+def _build_metrics(prediction: Prediction) -> dict[str, float]:
+    if prediction.completed_at is None:
+        return {}
+    started_at = prediction.started_at or prediction.completed_at
+    return {
+        "predict_time": (prediction.completed_at - started_at).total_seconds(),
+        "total_time": (prediction.completed_at - prediction.created_at).total_seconds(),
+    }
+
+
+def _format_optional(time: datetime | None) -> str | None:
+    return format_time(time) if time else None
