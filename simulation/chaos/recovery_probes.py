@@ -1,4 +1,4 @@
-"""What a fault takes away, and how PostgreSQL's rows show that it is there again: by kind of fault."""
+"""Probes that detect a recovery in PostgreSQL's rows, by kind of fault."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from typing import Any, Final
 
 from db.connection import Connection, one
 
-# Work that any worker could take up now.
+# Work that any worker could claim now.
 _DUE: Final = """
 SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
  UNION ALL
 SELECT 1 FROM deliveries WHERE state = 'new' AND lease_token IS NULL AND run_at <= moment()
 """
 
-# A file that is fetched, or that will be as soon as the wait is over that the fault itself brought it.
+# A file that is being downloaded, or will be after the retry delay that the fault itself caused.
 _UNKEPT: Final = """
 SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND run_at <= moment() + interval '30 s'
 """
 
-_ANNOUNCED: Final = "SELECT 1 AS found FROM predictions WHERE state = 'running'"
+_RUNNING: Final = "SELECT 1 AS found FROM predictions WHERE state = 'running'"
 
 _WORKED: Final = """
 SELECT 1 AS found FROM events
@@ -41,61 +41,51 @@ SELECT (SELECT coalesce(max(id), 0) FROM events) AS event,
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Probe:
     """
-    What a fault took away.
+    Detects the recovery from a fault.
 
     Args:
-        waits: finds a row while something waits for it; where nothing does there is no recovery to measure.
-        met: finds a row once it has served something that came after the mark (see `mark`).
+        waiting: finds a row while work waits for the broken component; without any there is no recovery to measure.
+        recovered: finds a row once the component has served something after the mark (see `read_mark`).
     """
 
-    waits: str
-    met: str
+    waiting: str
+    recovered: str
 
 
-def _or_all_taken(worked: str) -> str:
+def _or_nothing_due(worked: str) -> str:
     return f"SELECT 1 AS found WHERE EXISTS ({worked}) OR NOT EXISTS ({_DUE})"
 
 
-WORK: Final = Need(_DUE, _or_all_taken(_WORKED))
-# Of tasks that came over the broker since: those under way need it no more.
-WAKES: Final = Need(_DUE, _or_all_taken(f"{_WORKED} AND actor <> ALL (%(busy)s)"))
-FILES: Final = Need(_UNKEPT, _KEPT)
-FILES_OF_VICTIM: Final = Need(_UNKEPT, f"{_KEPT} AND actor LIKE %(victim)s")
-# Recorded, and in the same moment acknowledged, by the receiver started since; its ids tell the time.
-WEBHOOKS: Final = Need(_ANNOUNCED, "SELECT 1 AS found FROM deliveries WHERE id::text > %(delivery)s LIMIT 1")
-TICKS: Final = Need(
+WORK: Final = Probe(_DUE, _or_nothing_due(_WORKED))
+# Tasks that arrived over the broker after the mark: those in flight do not need it any more.
+WAKES: Final = Probe(_DUE, _or_nothing_due(f"{_WORKED} AND actor <> ALL (%(busy)s)"))
+FILES: Final = Probe(_UNKEPT, _KEPT)
+FILES_OF_VICTIM: Final = Probe(_UNKEPT, f"{_KEPT} AND actor LIKE %(victim)s")
+# Recorded, and so acknowledged, by the restarted receiver; ids of deliveries are in order of time.
+WEBHOOKS: Final = Probe(_RUNNING, "SELECT 1 AS found FROM deliveries WHERE id::text > %(delivery)s LIMIT 1")
+TICKS: Final = Probe(
     "SELECT 1 AS found", "SELECT 1 AS found FROM ticks WHERE sweep = 'dispatch' AND slot <> ALL (%(slots)s)"
 )
 
-# Measured from the end of the fault. Those that take leases (LEASES) are measured by the rows that were held.
-NEEDS: Final[Mapping[str, Need]] = {
-    "PostgreSQL killed": WORK,
-    "PostgreSQL cut": WORK,
-    "PostgreSQL stalled": WORK,
-    "clock jump": WORK,
-    "broker killed": WAKES,
-    "broker emptied": WAKES,
-    "broker cut": WAKES,
-    "broker stalled": WAKES,
-    "storage killed": FILES,
-    "storage cut": FILES,
-    "storage stalled": FILES,
-    "provider outage": FILES,
+# Measured from the end of the fault. Kinds that interrupt leases (LEASE_KINDS) are measured by the rows that were held.
+PROBES: Final[Mapping[str, Probe]] = {
+    **dict.fromkeys(("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "clock jump"), WORK),
+    **dict.fromkeys(("broker killed", "broker emptied", "broker cut", "broker stalled"), WAKES),
+    **dict.fromkeys(("storage killed", "storage cut", "storage stalled", "provider outage"), FILES),
     "disk full": FILES_OF_VICTIM,
     "receiver killed": WEBHOOKS,
     "beat killed": TICKS,
     "no beat": TICKS,
 }
-LEASES: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
+LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
 
 
-def mark(conn: Connection) -> dict[str, Any]:
-    """Return what there is now: only what comes after it shows a recovery."""
+def read_mark(conn: Connection) -> dict[str, Any]:
+    """Return the present state: only what follows it shows a recovery."""
     return one(conn, MARK, {}) or {}
 
 
-def finds(conn: Connection, statement: str, args: Mapping[str, Any]) -> bool:
-    """Return whether a statement of a need finds a row."""
+def finds_row(conn: Connection, statement: str, args: Mapping[str, Any]) -> bool:
     return one(conn, statement, dict(args)) is not None

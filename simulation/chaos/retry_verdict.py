@@ -1,14 +1,15 @@
-"""Is every repeated attempt explained by a fault: of a kind that can bring it, at its time, and at that worker?"""
+"""Explains repeated attempts by faults: of a kind that can cause it, at its time, and at its worker."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from db.connection import Row
 from simulation.chaos.faults import KINDS
-from simulation.chaos.schedule import Landed
+from simulation.chaos.schedule import LandedFault
 
-# A lost lease is seen late: it has to end, for half a minute after PostgreSQL's start no sweep frees any, and other
-# faults hold the sweep up. An error is written as soon as PostgreSQL takes it: 11 s after its fault at the latest seen.
+# A lost lease is detected late: it must end, sweeps release none for half a minute after PostgreSQL's start, and other
+# faults delay the sweep. An error is recorded as soon as PostgreSQL accepts it: at most 11 s after its fault so far.
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
 JUMP_SECONDS: Final = 3600.0
@@ -18,8 +19,8 @@ KILLS: Final = frozenset({"pool child killed", "worker killed"})
 _POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
 _STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})
 
-# What a repeat says of itself (a part of its reason), and the kinds of fault that can bring that. What says nothing of
-# these may be any fault's doing. No fault of a drill asks a worker to stop.
+# Parts of reasons, and the kinds of fault that can cause them. Any kind can cause a reason that is not listed. No fault
+# of a drill stops a worker.
 CAUSES: Final[Mapping[str, frozenset[str]]] = {
     DIED: KILLS,
     EXPIRED: KILLS | _POSTGRES | {"worker frozen", "clock jump"},
@@ -30,12 +31,12 @@ CAUSES: Final[Mapping[str, frozenset[str]]] = {
     "the server answered": frozenset({"provider outage"}),
     "the download broke": frozenset({"provider outage", "worker frozen"}),
 }
-# The provider can bring these by itself, and what is not named here.
+# Reasons that the provider alone can cause; "": every other one.
 OF_PROVIDER: Final = frozenset({"the server answered", "the download broke", ""})
-# These happen in the worker that was hit, and in no other.
+# Reasons that occur only at the worker that was hit.
 OF_VICTIM: Final = frozenset({DIED, "File too large"})
 
-# Each time work was given back or taken away before it had ended; `prompt`: of the entry that a try is of.
+# Each time work was released or taken away before its end; `prompt`: of the entry of a prediction.
 REPEATED: Final = """
 SELECT e.subject, e.subject_id, e.reason, split_part(e.actor, '@', 1) AS node,
        extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
@@ -50,55 +51,55 @@ SELECT e.subject, e.subject_id, e.reason, split_part(e.actor, '@', 1) AS node,
 """
 
 
-def unexplained(
-    rows: Sequence[Mapping[str, Any]], landed: Sequence[Landed], is_troubled: Callable[[Mapping[str, Any]], bool]
+def find_unexplained(
+    rows: Sequence[Row], landed: Sequence[LandedFault], is_troubled: Callable[[Row], bool]
 ) -> list[str]:
     """
-    Name the repeats that no fault explains, and the deaths of a worker's children beyond its kills.
+    Return the repeats that no fault explains, and deaths of pool children in excess of the kills.
 
     Args:
         rows: of `REPEATED`.
-        is_troubled: whether the provider made trouble for a row by its script: that explains what providers can bring.
+        is_troubled: True if the provider has a fault for a row by its script, which explains what it can cause.
     """
-    strange = [
+    unexplained = [
         f"{row['subject']} {row['subject_id']} was repeated without a fault: {row['reason']}"
         for row in rows
-        if not (_says(row) in OF_PROVIDER and is_troubled(row))
-        and not any(_explains(fault, row, at) for at in _times(row, landed) for fault in landed)
+        if not (_cause(row) in OF_PROVIDER and is_troubled(row))
+        and not any(_explains(fault, row, time) for time in _possible_times(row, landed) for fault in landed)
     ]
-    return [*_uncounted_deaths(rows, landed), *strange]
+    return [*_find_excess_deaths(rows, landed), *unexplained]
 
 
-def _says(row: Mapping[str, Any]) -> str:
+def _cause(row: Row) -> str:
     return next((part for part in CAUSES if part in (row["reason"] or "")), "")
 
 
-def _times(row: Mapping[str, Any], landed: Iterable[Landed]) -> Iterator[float]:
-    """Give the time of an edge; and where the clock had jumped, whose hour it then carries, the one that it was."""
-    at: float = row["at"]
-    yield at
-    for was in (at - JUMP_SECONDS, at + JUMP_SECONDS):
-        if any(fault.kind == "clock jump" and _is_near(fault, was, AFTERMATH_SECONDS) for fault in landed):
-            yield was
+def _possible_times(row: Row, landed: Iterable[LandedFault]) -> Iterator[float]:
+    """Yield the time of an event, and the true time if it may be by a clock that had jumped by an hour."""
+    recorded_at: float = row["at"]
+    yield recorded_at
+    for true_time in (recorded_at - JUMP_SECONDS, recorded_at + JUMP_SECONDS):
+        if any(fault.kind == "clock jump" and _covers(fault, true_time, AFTERMATH_SECONDS) for fault in landed):
+            yield true_time
 
 
-def _is_near(fault: Landed, at: float, aftermath_seconds: float) -> bool:
-    return fault.began_at - 1 <= at <= fault.ended_at + aftermath_seconds
+def _covers(fault: LandedFault, time: float, aftermath_seconds: float) -> bool:
+    return fault.began_at - 1 <= time <= fault.ended_at + aftermath_seconds
 
 
-def _explains(fault: Landed, row: Mapping[str, Any], at: float) -> bool:
-    says = _says(row)
-    aftermath_seconds = AFTERMATH_SECONDS if says in ("", EXPIRED) else ERROR_AFTERMATH_SECONDS
-    can = fault.kind in CAUSES.get(says, KINDS) and (says not in OF_VICTIM or fault.victim == row["node"])
-    return can and _is_near(fault, at, aftermath_seconds)
+def _explains(fault: LandedFault, row: Row, time: float) -> bool:
+    cause = _cause(row)
+    aftermath_seconds = AFTERMATH_SECONDS if cause in ("", EXPIRED) else ERROR_AFTERMATH_SECONDS
+    is_possible = fault.kind in CAUSES.get(cause, KINDS) and (cause not in OF_VICTIM or fault.victim == row["node"])
+    return is_possible and _covers(fault, time, aftermath_seconds)
 
 
-def _uncounted_deaths(rows: Iterable[Mapping[str, Any]], landed: Iterable[Landed]) -> list[str]:
-    """A kill ends one task: kills come so thick that one is near any death, so they are counted against each other."""
+def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[LandedFault]) -> list[str]:
+    """A kill ends one task. Kills are so frequent that one is near any death, so both are counted."""
     died = Counter(row["node"] for row in rows if DIED in (row["reason"] or ""))
     killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
     return [
-        f"{node}: {number} processes died at their work, and {killed[node]} were killed"
-        for node, number in died.items()
-        if number > killed[node]
+        f"{node}: {count} processes died during work, and {killed[node]} were killed"
+        for node, count in died.items()
+        if count > killed[node]
     ]

@@ -13,7 +13,7 @@ from simulation.provider import fal_webhooks, models
 from simulation.provider.http_types import Api, Refused, Request, Response, is_url, parse_json_object
 from simulation.provider.prediction import Prediction
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Backend, Submission
+from simulation.provider.submissions import Submissions
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 _KEYS: Final = [".well-known", "jwks.json"]
@@ -23,11 +23,10 @@ _NAMESPACES: Final = ("workflows", "comfy")
 class FalApi(Api):
     """`base_url`: of the queue, with /fal."""
 
-    def __init__(self, backend: Backend, *, key: str, base_url: str, signing_key: Ed25519PrivateKey) -> None:
+    def __init__(self, submissions: Submissions, *, key: str, base_url: str, signing_key: Ed25519PrivateKey) -> None:
         super().__init__(f"Key {key}")
-        self._backend, self._predictions = backend, backend.predictions
+        self._submissions, self._predictions = submissions, submissions.predictions
         self._base_url, self._signing_key = base_url, signing_key
-        self._dialect = fal_webhooks.FalDialect(base_url)
 
     def authenticate(self, request: Request) -> None:
         if request.steps != _KEYS:
@@ -61,18 +60,16 @@ class FalApi(Api):
             raise _refused(404, "Application not found")
         if webhook is not None and not is_url(webhook):
             raise _refused(422, "fal_webhook must be an http:// or https:// URL")
-        script = self._parse_script(name, input_)
+        return self._submissions.accept(
+            fal_webhooks.DIALECT, name, input_, self._parse_script(name, input_), build_error=_build_error,
+            webhook=webhook, build_response=self._build_accepted,
+        )  # fmt: skip
 
-        def create(fault: str) -> tuple[str, Response]:
-            echoed = None if fault == "not_echoed" else webhook
-            created = self._predictions.create(self._dialect, script, input_, model=name, webhook=echoed)
-            return created.id, Response(200, {**self._urls(created), "status": "IN_QUEUE", "queue_position": 0})
-
-        submission = Submission("fal", name, input_, webhook)
-        return self._backend.submissions.accept(submission, script, _build_error, create)
+    def _build_accepted(self, prediction: Prediction) -> Response:
+        return Response(200, {**self._urls(prediction), "status": "IN_QUEUE", "queue_position": 0})
 
     def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
-        model, files = models.find_by_name(name), self._backend.files
+        model, files = models.find_by_name(name), self._submissions.files
         defaults = {"webhook_life_s": 7200.0, **models.script_defaults(model, input_, files)}
         if model and model.kind == "video":
             defaults["shape"] = "video"

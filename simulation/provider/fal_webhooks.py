@@ -4,8 +4,7 @@ import base64
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -18,25 +17,26 @@ from simulation.provider.webhooks import Message, Signer
 ERRORS: Final = {"failed": "Invalid status code: 422", "canceled": "Request was cancelled", "aborted": "Timed out"}
 
 
-class FalDialect(Dialect):
-    """Sends one webhook, at the end, with the result in an envelope."""
+def _build_webhook(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    """Return the result in an envelope."""
+    status, payload = build_result(prediction, url)
+    return {
+        "error": ERRORS.get(status),
+        "gateway_request_id": prediction.id,
+        "payload": payload,
+        "request_id": prediction.id,
+        "status": "OK" if status == "succeeded" else "ERROR",
+    }
 
-    provider = "fal"
-    paths: ClassVar[Mapping[str, str]] = {"string": "payload.image.url", "video": "payload.video.url"}
-    path = "payload.images[{}].url"
 
-    def new_prediction_id(self) -> str:
-        return str(uuid.uuid4())
-
-    def build_body(self, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
-        status, payload = build_result(prediction, url)
-        return {
-            "error": ERRORS.get(status),
-            "gateway_request_id": prediction.id,
-            "payload": payload,
-            "request_id": prediction.id,
-            "status": "OK" if status == "succeeded" else "ERROR",
-        }
+# Sends one webhook, at the end.
+DIALECT: Final = Dialect(
+    "fal",
+    new_id=lambda: str(uuid.uuid4()),
+    build_body=_build_webhook,
+    path="payload.images[{}].url",
+    paths={"string": "payload.image.url", "video": "payload.video.url"},
+)
 
 
 def build_result(prediction: Prediction, url: UrlBuilder) -> tuple[str, dict[str, Any]]:

@@ -6,43 +6,39 @@ The script's `duration_s` is the time until the response; its webhook keys have 
 """
 
 import secrets
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from simulation.provider import models
 from simulation.provider.http_types import Api, Refused, Request, Response, parse_json_object
 from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Backend, Submission
+from simulation.provider.submissions import Submissions
 
 _MAX_WAIT_S: Final = 600.0
-_UNSEEN: Final = ("lost", "500_after", "no_id")
 
 
-class OpenAIDialect(Dialect):
-    """Sends no webhook: the response to the submission has the result."""
+def _build_body(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    urls = [url(output) for output in prediction.visible_outputs]
+    is_inline = prediction.script.shape == "data"
+    data = [{"b64_json": one.partition(",")[2]} if is_inline else {"url": one} for one in urls]
+    return {"created": int(prediction.created_at.timestamp()), "data": data}
 
-    provider = "openai"
-    events = ()
-    paths: ClassVar[Mapping[str, str]] = {"data": "data[{}].b64_json"}
-    path = "data[{}].url"
 
-    def new_prediction_id(self) -> str:
-        """Return the value of the header x-request-id."""
-        return f"req_{secrets.token_hex(16)}"
-
-    def build_body(self, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
-        is_inline = prediction.script.shape == "data"
-        urls = [url(output) for output in prediction.visible_outputs]
-        data = [{"b64_json": one.partition(",")[2]} if is_inline else {"url": one} for one in urls]
-        return {"created": int(prediction.created_at.timestamp()), "data": data}
+# Sends no webhook. The id is the value of the header x-request-id.
+_DIALECT: Final = Dialect(
+    "openai",
+    new_id=lambda: f"req_{secrets.token_hex(16)}",
+    build_body=_build_body,
+    path="data[{}].url",
+    paths={"data": "data[{}].b64_json"},
+    events=(),
+)
 
 
 class OpenAIApi(Api):
-    def __init__(self, backend: Backend, *, key: str, base_url: str) -> None:
+    def __init__(self, submissions: Submissions, *, key: str) -> None:
         super().__init__(f"Bearer {key}")
-        self._backend, self._predictions = backend, backend.predictions
-        self._dialect = OpenAIDialect(base_url)
+        self._submissions, self._predictions = submissions, submissions.predictions
 
     def _unauthorized(self) -> Response:
         return _error(401, "Incorrect API key provided.", code="invalid_api_key")
@@ -64,30 +60,26 @@ class OpenAIApi(Api):
             raise Refused(_error(400, "Missing required parameter: 'prompt'.", "prompt", "missing_required_parameter"))
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10:
             raise Refused(_error(400, "Invalid value for 'n': must be from 1 to 10.", "n", "invalid_value"))
-        script = self._parse_script(name, input_)
-
-        def create(fault: str) -> tuple[str, Response]:
-            is_unseen = fault in _UNSEEN
-            created = self._predictions.create(self._dialect, script, input_, model=name, is_unseen=is_unseen)
-            created.ended.wait(_MAX_WAIT_S)
-            return created.id, self._build_response(created)
-
-        return self._backend.submissions.accept(Submission("openai", name, input_), script, _build_error, create)
+        return self._submissions.accept(
+            _DIALECT, name, input_, self._parse_script(name, input_), build_error=_build_error,
+            build_response=self._await_response,
+        )  # fmt: skip
 
     def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
         is_inline = name.startswith("gpt-image") or input_.get("response_format") == "b64_json"
-        defaults = models.script_defaults(models.find_by_name(name), input_, self._backend.files)
+        defaults = models.script_defaults(models.find_by_name(name), input_, self._submissions.files)
         defaults = {"formats": ("png",), **defaults, "shape": "data" if is_inline else "list"}
         try:
-            return parse_script(input_.get("standin"), self._backend.files, defaults)
+            return parse_script(input_.get("standin"), self._submissions.files, defaults)
         except ScriptError as error:
             raise Refused(_error(400, str(error), "standin", "invalid_value")) from error
 
-    def _build_response(self, prediction: Prediction) -> Response:
+    def _await_response(self, prediction: Prediction) -> Response:
+        prediction.ended.wait(_MAX_WAIT_S)
         status = self._predictions.read(prediction, lambda one, _: one.status)
         headers = {"x-request-id": prediction.id}
         if status == "succeeded":
-            return Response(200, self._predictions.read(prediction, self._dialect.build_body), headers)
+            return Response(200, self._predictions.read(prediction, _build_body), headers)
         if status == "failed":
             error = _error(400, "Your request was rejected by the safety system.", code="moderation_blocked")
             return Response(400, error.body, headers)

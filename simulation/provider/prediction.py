@@ -1,12 +1,10 @@
-"""A prediction, and the interface of a provider's dialect."""
+"""A prediction, and the dialect of its provider."""
 
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Final
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 
 from simulation.provider.outputs import Output
 from simulation.provider.script import Script
@@ -14,56 +12,34 @@ from simulation.provider.script import Script
 UrlBuilder = Callable[[Output], str]  # returns an http: URL or a `data:` URI
 
 
-class Dialect(ABC):
-    """
-    Ids and JSON of one provider's predictions.
-
-    Attributes:
-        events: the kinds of events that it can send webhooks for.
-        default_events: those it sends without a filter.
-        paths, path: location of an output in the response, by the script's shape; {} stands for its index.
-    """
-
-    provider: ClassVar[str]
-    events: ClassVar[tuple[str, ...]] = ("completed",)
-    default_events: ClassVar[tuple[str, ...]] = ("completed",)
-    paths: ClassVar[Mapping[str, str]] = {}
-    path: ClassVar[str]
-
-    def __init__(self, base_url: str) -> None:
-        self.base_url: Final = base_url
-
-    @abstractmethod
-    def new_prediction_id(self) -> str:
-        """Return a random id in the provider's format."""
-
-    @abstractmethod
-    def build_body(self, prediction: "Prediction", url: UrlBuilder) -> dict[str, Any]:
-        """Return the body of a webhook, or of the response where the provider sends none."""
-
-
 @dataclass(slots=True)
 class Prediction:
-    """One prediction; only `Predictions` changes it, under its lock."""
+    """
+    One prediction; only `Predictions` changes it, under its lock.
+
+    Args:
+        number: in order of creation.
+        is_unseen: no client receives its id, and no API returns it.
+    """
 
     id: str
     number: int
-    dialect: Dialect
+    dialect: "Dialect"
     script: Script
     model: str
-    version: str
-    deployment: str | None
     input: dict[str, Any]
     webhook: str | None
-    events: tuple[str, ...] | None
     created_at: datetime
+    version: str = ""
+    deployment: str | None = None
+    events: tuple[str, ...] | None = None
+    is_unseen: bool = False
     status: str = "starting"
     started_at: datetime | None = None
     completed_at: datetime | None = None
     logs: str = ""
     error: str | None = None
     outputs: list[Output] = field(default_factory=list)
-    is_unseen: bool = False  # no client receives its id, and no API returns it
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -79,6 +55,23 @@ class Prediction:
         return self.completed_at is not None and (now - self.completed_at).total_seconds() >= self.script.output_life_s
 
 
-def webhook_key(webhook: str | None) -> str | None:
-    """Return the `key` in the query of a webhook URL."""
-    return parse_qs(urlsplit(webhook or "").query).get("key", [None])[0]
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """
+    Ids and JSON of one provider's predictions.
+
+    Args:
+        new_id: returns a random id.
+        build_body: returns the body of a webhook, or of the response where the provider sends none.
+        path, paths: location of an output in the body, also by the script's shape; {} stands for its index.
+        events: the kinds of events that it can send webhooks for.
+        default_events: those it sends without a filter.
+    """
+
+    provider: str
+    new_id: Callable[[], str]
+    build_body: Callable[[Prediction, UrlBuilder], dict[str, Any]]
+    path: str
+    paths: Mapping[str, str] = field(default_factory=dict)
+    events: tuple[str, ...] = ("completed",)
+    default_events: tuple[str, ...] = ("completed",)

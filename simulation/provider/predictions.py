@@ -2,15 +2,16 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from simulation.provider import webhooks
 from simulation.provider.inputs import fetch_inputs
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Outputs
-from simulation.provider.prediction import Dialect, Prediction, UrlBuilder, webhook_key
+from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
 from simulation.provider.scheduler import Scheduler
 from simulation.provider.script import Script
 
@@ -25,25 +26,12 @@ class Predictions:
         self._all: dict[str, Prediction] = {}
         self._lock = threading.RLock()
 
-    def create(
-        self,
-        dialect: Dialect,
-        script: Script,
-        input_: dict[str, Any],
-        *,
-        model: str,
-        version: str = "",
-        deployment: str | None = None,
-        webhook: str | None = None,
-        events: Sequence[str] | None = None,
-        is_unseen: bool = False,
-    ) -> Prediction:
-        """Create a prediction and schedule its start."""
+    def create(self, dialect: Dialect, script: Script, input_: dict[str, Any], **fields: Any) -> Prediction:
+        """Create a prediction and schedule its start. `fields`: model, webhook and others of `Prediction`."""
         with self._lock:
             prediction = Prediction(
-                id=dialect.new_prediction_id(), number=len(self._all), dialect=dialect, script=script, model=model,
-                version=version, deployment=deployment, input=input_, webhook=webhook,
-                events=None if events is None else tuple(events), created_at=datetime.now(UTC), is_unseen=is_unseen,
+                id=dialect.new_id(), number=len(self._all), dialect=dialect, script=script, input=input_,
+                created_at=datetime.now(UTC), **fields,
             )  # fmt: skip
             self._all[prediction.id] = prediction
         self._record_creation(prediction)
@@ -122,17 +110,12 @@ class Predictions:
         prediction.ended.set()
 
     def _record_creation(self, prediction: Prediction) -> None:
-        prompt = prediction.input.get("prompt")
+        prompt, webhook = prediction.input.get("prompt"), prediction.webhook
         self._ledger.add(
-            "prediction",
-            prediction=prediction.id,
-            provider=prediction.dialect.provider,
-            model=prediction.model,
-            webhook=prediction.webhook,
-            key=webhook_key(prediction.webhook),
-            prompt=prompt[:200] if isinstance(prompt, str) else None,
-            status=prediction.script.status,
-        )
+            "prediction", prediction=prediction.id, provider=prediction.dialect.provider, model=prediction.model,
+            webhook=webhook, key=parse_qs(urlsplit(webhook or "").query).get("key", [None])[0],
+            prompt=prompt[:200] if isinstance(prompt, str) else None, status=prediction.script.status,
+        )  # fmt: skip
 
     def _record_outputs(self, prediction: Prediction) -> None:
         expected = "preview" if prediction.status != "succeeded" else "unseen" if prediction.is_unseen else None
@@ -164,16 +147,11 @@ class Predictions:
         is_terminal = event == "completed"
         signatures = {"bad_signature_only": "wrong", "bad_signature_first": "wrong_first" if is_terminal else "right"}
         return webhooks.Message(
-            provider=prediction.dialect.provider,
-            webhook_id=webhooks.new_webhook_id(),
-            prediction_id=prediction.id,
-            event=event,
-            status=status or prediction.status,
-            url=prediction.webhook or "",
-            body=json.dumps(body).encode(),
-            signature=signatures.get(prediction.script.webhook, "right"),
+            provider=prediction.dialect.provider, webhook_id=webhooks.new_webhook_id(), prediction_id=prediction.id,
+            event=event, status=status or prediction.status, url=prediction.webhook or "",
+            body=json.dumps(body).encode(), signature=signatures.get(prediction.script.webhook, "right"),
             life_s=prediction.script.webhook_life_s if is_terminal else 0.0,
-        )
+        )  # fmt: skip
 
     def _url_builder(self, prediction: Prediction) -> UrlBuilder:
         return self._outputs.build_data_uri if prediction.script.shape == "data" else self._outputs.build_url

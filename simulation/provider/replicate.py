@@ -17,20 +17,20 @@ from simulation.provider.http_types import (
     problem,
 )
 from simulation.provider.prediction import Prediction
-from simulation.provider.replicate_json import EVENTS, ReplicateDialect, build_model, build_version
+from simulation.provider.replicate_json import EVENTS, build_dialect, build_model, build_version
 from simulation.provider.script import Script, ScriptError, parse_script
-from simulation.provider.submissions import Backend, Submission
+from simulation.provider.submissions import Submissions
 
 _PAGE_SIZE: Final = 100
 _DEFAULT_MODEL: Final = "standin/pictures"  # name of a prediction with an unknown version, which accepts any input
 
 
 class ReplicateApi(Api):
-    def __init__(self, backend: Backend, *, token: str, secret: str, base_url: str) -> None:
+    def __init__(self, submissions: Submissions, *, token: str, secret: str, base_url: str) -> None:
         super().__init__(f"Bearer {token}")
-        self._backend, self._predictions = backend, backend.predictions
+        self._submissions, self._predictions = submissions, submissions.predictions
         self._secret, self._base_url = secret, base_url
-        self._dialect = ReplicateDialect(base_url)
+        self._dialect = build_dialect(base_url)
 
     def handle(self, request: Request) -> Response:
         if request.method == "POST":
@@ -73,20 +73,14 @@ class ReplicateApi(Api):
     def _create(
         self, body: dict[str, Any], name: str, model: models.Model | None, version: str, deployment: str | None = None
     ) -> Response:
-        input_, webhook, events = body.get("input"), body.get("webhook"), body.get("webhook_events_filter")
-        _check(input_, webhook, events)
-        input_ = input_ or {}
-        script = _parse_script(model, input_, self._backend.files)
-
-        def create(fault: str) -> tuple[str, Response]:
-            created = self._predictions.create(
-                self._dialect, script, dict(input_), model=name, version=version, deployment=deployment,
-                events=events, webhook=None if fault == "not_echoed" else webhook,
-            )  # fmt: skip
-            return created.id, Response(201, self._build_body(created))
-
-        submission = Submission("replicate", name, input_, webhook)
-        return self._backend.submissions.accept(submission, script, _build_error, create)
+        webhook, events = body.get("webhook"), body.get("webhook_events_filter")
+        input_ = _check(body.get("input"), webhook, events)
+        script = _parse_script(model, input_, self._submissions.files)
+        return self._submissions.accept(
+            self._dialect, name, input_, script, build_error=_build_error, webhook=webhook, version=version,
+            deployment=deployment, events=None if events is None else tuple(events),
+            build_response=lambda created: Response(201, self._build_body(created)),
+        )  # fmt: skip
 
     def _find(self, prediction_id: str) -> Prediction:
         prediction = self._predictions.find("replicate", prediction_id)
@@ -134,13 +128,15 @@ def _describe_models(kind: str, rest: list[str]) -> Response:
             raise not_found()
 
 
-def _check(input_: object, webhook: object, events: object) -> None:
+def _check(input_: object, webhook: object, events: object) -> dict[str, Any]:
+    """Return a valid input."""
     if not isinstance(input_, dict):
         raise _invalid("input is required")
     if webhook is not None and not is_url(webhook):
         raise _invalid("webhook must be an http:// or https:// URL")
     if events is not None and not (isinstance(events, list) and all(event in EVENTS for event in events)):
         raise _invalid(f"webhook_events_filter must be a list out of {', '.join(EVENTS)}")
+    return input_
 
 
 def _parse_script(model: models.Model | None, input_: Mapping[str, Any], files: tuple[str, ...]) -> Script:

@@ -1,9 +1,9 @@
 """JSON of Replicate's predictions and models, in its API and its webhooks."""
 
+import functools
 import secrets
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from simulation.provider import schemas
 from simulation.provider.ledger import format_time
@@ -15,48 +15,48 @@ _ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _ERRORS: Final = {"failed": "CUDA out of memory", "aborted": "the deadline passed before the prediction started"}
 
 
-class ReplicateDialect(Dialect):
-    """Sends the prediction object itself at four kinds of events, by default at two of them."""
+def build_dialect(base_url: str) -> Dialect:
+    """Return the dialect, which sends the prediction object itself at four kinds of events, by default at two."""
+    return Dialect(
+        "replicate",
+        new_id=lambda: "".join(_ID_LETTERS[byte % 32] for byte in secrets.token_bytes(26)),
+        build_body=functools.partial(_build_prediction, base_url),
+        path="output[{}]",
+        paths={"string": "output", "nested": "output.images[{}].url"},
+        events=EVENTS,
+        default_events=("output", "completed"),
+    )
 
-    provider = "replicate"
-    events = EVENTS
-    default_events = ("output", "completed")
-    paths: ClassVar[Mapping[str, str]] = {"string": "output", "nested": "output.images[{}].url"}
-    path = "output[{}]"
 
-    def new_prediction_id(self) -> str:
-        return "".join(_ID_LETTERS[byte % 32] for byte in secrets.token_bytes(26))
-
-    def build_body(self, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
-        """Return the prediction object with all its fields."""
-        is_removed = prediction.is_removed(datetime.now(UTC))
-        own = f"{self.base_url}/v1/predictions/{prediction.id}"
-        return {
-            "id": prediction.id,
-            "model": prediction.model,
-            "version": prediction.version,
-            "status": prediction.status,
-            "input": {} if is_removed else prediction.input,
-            "output": None if is_removed else _build_output(prediction, url),
-            "error": prediction.error or _ERRORS.get(prediction.status),
-            "logs": None if is_removed else prediction.logs or None,
-            "metrics": _build_metrics(prediction),
-            "created_at": format_time(prediction.created_at),
-            "started_at": _format_optional(prediction.started_at),
-            "completed_at": _format_optional(prediction.completed_at),
-            "data_removed": is_removed,
-            "deadline": None,
-            "deployment": prediction.deployment,
-            "source": "api",
-            "urls": {
-                "get": own,
-                "cancel": f"{own}/cancel",
-                "stream": f"{own}/stream",
-                "web": f"{self.base_url}/p/{prediction.id}",
-            },
-            "webhook": prediction.webhook,
-            "webhook_events_filter": None if prediction.events is None else list(prediction.events),
-        }
+def _build_prediction(base_url: str, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    is_removed = prediction.is_removed(datetime.now(UTC))
+    own = f"{base_url}/v1/predictions/{prediction.id}"
+    return {
+        "id": prediction.id,
+        "model": prediction.model,
+        "version": prediction.version,
+        "status": prediction.status,
+        "input": {} if is_removed else prediction.input,
+        "output": None if is_removed else _build_output(prediction, url),
+        "error": prediction.error or _ERRORS.get(prediction.status),
+        "logs": None if is_removed else prediction.logs or None,
+        "metrics": _build_metrics(prediction),
+        "created_at": format_time(prediction.created_at),
+        "started_at": _format_optional(prediction.started_at),
+        "completed_at": _format_optional(prediction.completed_at),
+        "data_removed": is_removed,
+        "deadline": None,
+        "deployment": prediction.deployment,
+        "source": "api",
+        "urls": {
+            "get": own,
+            "cancel": f"{own}/cancel",
+            "stream": f"{own}/stream",
+            "web": f"{base_url}/p/{prediction.id}",
+        },
+        "webhook": prediction.webhook,
+        "webhook_events_filter": None if prediction.events is None else list(prediction.events),
+    }
 
 
 def build_model(model: Model) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from simulation.provider.outputs import Outputs
 from simulation.provider.predictions import Predictions
 from simulation.provider.replicate import ReplicateApi
 from simulation.provider.scheduler import Scheduler
-from simulation.provider.submissions import Backend, Submissions
+from simulation.provider.submissions import Submissions
 
 _MAX_BODY_BYTES: Final = 16 * 2**20
 _UNAVAILABLE: Final = problem(503, "Service Unavailable", "The API is temporarily unavailable.")
@@ -72,13 +72,13 @@ def start_server(options: Options) -> Server:
         "fal": fal_webhooks.fal_signer(fal_signing_key),
     }
     sender = webhooks.Sender(signers, scheduler, ledger)
-    backend = Backend(Predictions(outputs, sender, scheduler, ledger), Submissions(ledger), outputs.files)
+    submissions = Submissions(Predictions(outputs, sender, scheduler, ledger), ledger, outputs.files)
     token = options.token
     apis: dict[str, Api] = {
         "standin": ControlApi(sender, ledger, outage, token=token),
-        "v1": ReplicateApi(backend, token=token, secret=options.secret, base_url=base_url),
-        "fal": FalApi(backend, key=fal_key(token), base_url=f"{base_url}/fal", signing_key=fal_signing_key),
-        "openai": OpenAIApi(backend, key=openai_key(token), base_url=f"{base_url}/openai"),
+        "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
+        "fal": FalApi(submissions, key=fal_key(token), base_url=f"{base_url}/fal", signing_key=fal_signing_key),
+        "openai": OpenAIApi(submissions, key=openai_key(token)),
     }
     server.RequestHandlerClass = _build_handler(apis, OutputResponder(outputs, ledger, trap_url), outage)
     scheduler.run_after(0, trap.serve_forever)

@@ -7,87 +7,80 @@ The first `submit_times` submissions with the same model and input get the fault
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from simulation.provider.http_types import Response
 from simulation.provider.ledger import Ledger
+from simulation.provider.prediction import Dialect, Prediction
 from simulation.provider.predictions import Predictions
 from simulation.provider.script import Script
 
-REFUSED: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # no prediction is created
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    provider: str
-    model: str
-    input: Mapping[str, Any]
-    webhook: str | None = None
+REJECTING: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # no prediction is created
+HIDING: Final = frozenset({"lost", "500_after", "no_id"})  # the client does not receive the id
 
 
 class Submissions:
-    """Accepts submissions, or fails them as their scripts require, and records each."""
+    """
+    Accepts submissions, or fails them as their scripts require, and records each.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Args:
+        files: names in the folder of pictures.
+    """
+
+    def __init__(self, predictions: Predictions, ledger: Ledger, files: tuple[str, ...]) -> None:
+        self.predictions: Final = predictions
+        self.files: Final = files
         self._ledger = ledger
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def accept(
         self,
-        submission: Submission,
+        dialect: Dialect,
+        model: str,
+        input_: dict[str, Any],
         script: Script,
+        *,
         build_error: Callable[[str, Script], Response],
-        create: Callable[[str], tuple[str, Response]],
+        build_response: Callable[[Prediction], Response],
+        webhook: str | None = None,
+        **fields: Any,
     ) -> Response:
         """
         Return the response to a submission.
 
         Args:
             build_error: returns the provider's error for a fault.
-            create: creates the prediction under a fault; returns its id and the response of a healthy provider.
+            build_response: returns the response of a healthy provider; may wait for the prediction.
+            fields: further fields of the prediction.
         """
-        fault = self._select_fault(submission, script)
-        prediction_id: str | None = None
-        if fault in REFUSED:
+        fault, prediction = self._select_fault(dialect.provider, model, input_, script), None
+        if fault in REJECTING:
             response = build_error(fault, script)
         else:
-            prediction_id, response = create(fault)
-            response = _damage(fault, response, lambda: build_error(fault, script))
+            prediction = self.predictions.create(
+                dialect, script, input_, model=model, webhook=None if fault == "not_echoed" else webhook,
+                is_unseen=fault in HIDING and not dialect.events, **fields,
+            )  # fmt: skip
+            response = build_response(prediction)
+        if fault == "lost":
+            response = replace(response, is_dropped=True)
+        elif fault == "500_after":
+            response = build_error(fault, script)
+        elif fault == "no_id":
+            response = Response(response.status, {"status": "accepted"})
         self._ledger.add(
-            "submission", provider=submission.provider, model=submission.model, webhook=submission.webhook, fault=fault,
-            prediction=prediction_id, http_status=None if response.is_dropped else response.status,
+            "submission", provider=dialect.provider, model=model, webhook=webhook, fault=fault,
+            prediction=prediction and prediction.id, http_status=None if response.is_dropped else response.status,
         )  # fmt: skip
         return replace(response, delay_s=script.submit_s)
 
-    def _select_fault(self, submission: Submission, script: Script) -> str:
+    def _select_fault(self, provider: str, model: str, input_: dict[str, Any], script: Script) -> str:
         if script.submit == "ok" or not script.submit_times:
             return script.submit
-        identity = json.dumps([submission.provider, submission.model, submission.input], sort_keys=True)
+        identity = json.dumps([provider, model, input_], sort_keys=True)
         with self._lock:
             self._counts[identity] += 1
             return script.submit if self._counts[identity] <= script.submit_times else "ok"
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """What the simulated providers share. `files`: names in the folder of pictures."""
-
-    predictions: Predictions
-    submissions: Submissions
-    files: tuple[str, ...]
-
-
-def _damage(fault: str, response: Response, build_error: Callable[[], Response]) -> Response:
-    """Return what the client receives instead of a healthy response."""
-    match fault:
-        case "lost":
-            return replace(response, is_dropped=True)
-        case "500_after":
-            return build_error()
-        case "no_id":
-            return Response(response.status, {"status": "accepted"})
-        case _:
-            return response

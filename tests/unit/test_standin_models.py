@@ -1,12 +1,14 @@
 """The stand-in's models, its submission faults and the totals of its ledger, without a process."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from simulation.provider import ledger, models, pictures, schemas, script
 from simulation.provider.http_types import Response
-from simulation.provider.submissions import Submission, Submissions
+from simulation.provider.prediction import Dialect
+from simulation.provider.submissions import Submissions
 
 PICTURES, FAILING, VIDEO = (models.MODELS[f"standin/{name}"] for name in ("pictures", "failing", "text-to-video"))
 FILES = ("a.png", "b.mp4")
@@ -76,15 +78,19 @@ def test_a_video_is_equal_for_equal_seeds_only():
 
 def test_a_submission_fault_is_counted_per_input():
     """Two jobs with different inputs must not use up each other's faults."""
-    submissions = Submissions(ledger.Ledger())
+    predictions: Any = SimpleNamespace(create=lambda *_, **__: SimpleNamespace(id="p"))
+    submissions = Submissions(predictions, ledger.Ledger(), ())
     busy = script.parse_script({"submit": "busy", "submit_times": 1})
+    dialect = Dialect("replicate", new_id=lambda: "p", build_body=lambda *_: {}, path="output")
 
     def submit(prompt: str) -> int:
         return submissions.accept(
-            Submission("replicate", "m", {"prompt": prompt}),
+            dialect,
+            "m",
+            {"prompt": prompt},
             busy,
-            lambda *_: Response(429, {}),
-            lambda _: ("p", Response(201, {})),
+            build_error=lambda *_: Response(429, {}),
+            build_response=lambda _: Response(201, {}),
         ).status
 
     assert [submit("a"), submit("b"), submit("a"), submit("a"), submit("b")] == [429, 429, 201, 201, 201]

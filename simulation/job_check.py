@@ -1,0 +1,265 @@
+"""Checks of job requests: what the stand-in created, the recorded predictions, and the files that readers see."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from db.connection import Connection, Row, many
+from simulation.cases import Case, CaseRun
+from simulation.ledger_index import LedgerIndex, Line
+
+FINAL_STATES: Final = ("succeeded", "partial", "failed", "cancelled")
+JUMP_SECONDS: Final = 300.0  # a clock jump may shorten the time limits of jobs that were requested this long before
+
+Jumps = Sequence[tuple[float, float]]  # of the database's clock: begin and end in Unix seconds
+
+JOBS = """
+SELECT id, idempotency_key AS name, state, category, reason FROM jobs WHERE chain IS NOT NULL
+"""
+
+PREDICTIONS = """
+SELECT p.job_id, p.entry, p.provider, p.external_id, p.key_sha256, p.state, p.reason,
+       EXISTS (SELECT FROM events e
+                WHERE e.subject = 'prediction' AND e.subject_id = p.id
+                  AND e.reason LIKE 'submit uncertain:%') AS is_uncertain,
+       EXISTS (SELECT FROM outputs o
+                WHERE o.prediction_id = p.id AND o.state = 'dead' AND o.reason LIKE 'the source expired%') AS is_expired
+  FROM predictions p JOIN jobs j ON j.id = p.job_id WHERE j.chain IS NOT NULL AND p.entry IS NOT NULL ORDER BY p.seq
+"""
+
+VISIBLE = """
+SELECT v.render_id AS job_id, v.sha256, v.bytes, v.is_placeholder, o.path, p.external_id
+  FROM variants v JOIN outputs o ON o.id = v.output_id JOIN predictions p ON p.id = o.prediction_id
+  JOIN jobs j ON j.id = v.render_id WHERE j.chain IS NOT NULL
+"""
+
+
+@dataclass(slots=True)
+class JobRequestCounts:
+    """Totals of job requests and their predictions. `unseen`: created, and moorage never received the id."""
+
+    sent: int = 0
+    kept: int = 0
+    placeholders: int = 0
+    failed: int = 0
+    predictions: int = 0
+    uncertain: int = 0
+    created: int = 0
+    unseen: int = 0
+
+    def __str__(self) -> str:
+        jobs = f"{self.sent} sent: {self.kept} kept, {self.placeholders} by placeholder, {self.failed} failed"
+        predictions = f"{self.predictions} predictions, {self.uncertain} uncertain"
+        return f"{jobs}; {predictions}, {self.created} created and {self.unseen} of them never seen"
+
+
+@dataclass(slots=True)
+class JobFindings:
+    counts: JobRequestCounts = field(default_factory=JobRequestCounts)
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """
+    A job request with its rows and the ledger's lines.
+
+    Args:
+        predictions: without that of the placeholder.
+        is_excused: a clock jump may have ended its predictions early.
+    """
+
+    run: CaseRun
+    row: Row
+    predictions: Sequence[Row]
+    visible: Sequence[Row]
+    created: Sequence[Line]
+    is_excused: bool
+
+    @property
+    def case(self) -> Case:
+        return self.run.case
+
+    @property
+    def name(self) -> str:
+        return f"{self.case.name} (job {self.row['id']}, {self.row['state']})"
+
+    def of_entry(self, number: int) -> list[Row]:
+        return [row for row in self.predictions if row["entry"] == number]
+
+
+def check_jobs(conn: Connection, index: LedgerIndex, runs: Sequence[CaseRun], jumps: Jumps = ()) -> JobFindings:
+    """
+    Compare job requests that were acknowledged with what was created and what readers see.
+
+    Args:
+        jumps: when the database's clock was an hour off, so that time limits passed early.
+    """
+    findings = JobFindings(JobRequestCounts(sent=len(runs)))
+    jobs, predictions, visible = many(conn, JOBS), _by_job(many(conn, PREDICTIONS)), _by_job(many(conn, VISIBLE))
+    for run in runs:
+        rows = [row for row in jobs if row["name"] == run.case.name]
+        if _has_one_job(run, rows, findings):
+            prompts = [run.case.prompt(number) for number in range(len(run.case.chain))]
+            created = [line for prompt in prompts for line in index.created.get(prompt, ())]
+            is_excused = any(began - JUMP_SECONDS <= run.sent_at <= ended + 1 for began, ended in jumps)
+            job_id = rows[0]["id"]
+            job = _Job(run, rows[0], predictions.get(job_id, []), visible.get(job_id, []), created, is_excused)
+            _count(job, findings.counts)
+            _check_end(job, index, findings)
+            _check_created(job, index, findings)
+            _check_expected(job, index, findings)
+    names = {run.case.name for run in runs}
+    findings.unexpected += [f"job {row['id']} was never requested" for row in jobs if row["name"] not in names]
+    return findings
+
+
+def _by_job(rows: Iterable[Row]) -> dict[Any, list[Row]]:
+    by_job: dict[Any, list[Row]] = {}
+    for row in rows:
+        by_job.setdefault(row["job_id"], []).append(row)
+    return by_job
+
+
+def _has_one_job(run: CaseRun, rows: Sequence[Row], findings: JobFindings) -> bool:
+    ids = {str(row["id"]) for row in rows} | set(run.job_ids)
+    if not rows:
+        findings.lost.append(f"{run.case.name} was acknowledged and has no job")
+    elif len(ids) > 1:
+        findings.doubled.append(f"{run.case.name} has {len(ids)} jobs: {', '.join(sorted(ids))}")
+    return len(ids) == 1 and bool(rows)
+
+
+def _count(job: _Job, counts: JobRequestCounts) -> None:
+    counts.predictions += len(job.predictions)
+    counts.uncertain += sum(row["is_uncertain"] for row in job.predictions)
+    counts.created += len(job.created)
+    counts.kept += any(not row["is_placeholder"] for row in job.visible)
+    counts.placeholders += any(row["is_placeholder"] for row in job.visible)
+    counts.failed += job.row["state"] == "failed"
+
+
+def _check_end(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+    if job.row["state"] not in FINAL_STATES:
+        findings.lost.append(f"{job.name} has not ended")
+    elif any(not row["is_placeholder"] for row in job.visible):
+        _check_files(job, index, findings)
+    elif job.case.action != "cancel":
+        _check_without_files(job, findings)
+        _check_unused(job, index, findings)
+
+
+def _check_files(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+    """The visible files are those of one prediction of the job: complete, once, byte for byte."""
+    external_ids = sorted({str(row["external_id"]) for row in job.visible})
+    external_id, paths = external_ids[0], Counter(row["path"] for row in job.visible)
+    if any(row["is_placeholder"] for row in job.visible):
+        findings.unexpected.append(f"{job.name} shows a placeholder beside its files")
+        return
+    if len(external_ids) > 1 or max(paths.values()) > 1:
+        findings.doubled.append(f"{job.name} shows {len(job.visible)} files of {', '.join(external_ids)}")
+        return
+    if external_id not in {line["prediction"] for line in job.created}:
+        findings.unexpected.append(f"{job.name} shows files of {external_id}, which was not created for it")
+        return
+    expected = index.files.get(external_id, {})
+    is_expired = job.is_excused and any(row["is_expired"] for row in job.predictions)
+    if job.row["state"] != "succeeded" and not is_expired:
+        findings.unexpected.append(f"{job.name} has files and the reason: {job.row['reason']}")
+    if not is_expired:
+        missing = expected.keys() - paths.keys()
+        findings.lost += [f"{job.name} does not show {external_id} {path}" for path in missing]
+    for row in job.visible:
+        line = expected.get(row["path"])
+        if line is None or (row["sha256"], row["bytes"]) != (line["sha256"], line["bytes"]):
+            findings.unexpected.append(f"{job.name} shows {external_id} {row['path']} with other bytes than served")
+
+
+def _check_without_files(job: _Job, findings: JobFindings) -> None:
+    """Without files a job has the placeholder that it requested, with a reason, or it has failed with a reason."""
+    state, reason = job.row["state"], job.row["reason"] or ""
+    if job.case.placeholder:
+        if len(job.visible) != 1 or state != "partial" or not reason.startswith("placeholder: "):
+            findings.unexpected.append(f"{job.name} shows {len(job.visible)} placeholders and the reason: {reason}")
+    elif job.visible:
+        findings.unexpected.append(f"{job.name} shows a placeholder that it did not request")
+    elif state != "failed" or not job.row["category"] or not reason:
+        findings.unexpected.append(f"{job.name} has no files and the reason: {reason}")
+
+
+def _check_unused(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+    """Without files each entry was tried and failed, and no files of a known prediction are left."""
+    for number, entry in enumerate(job.case.chain):
+        rows = job.of_entry(number)
+        if not rows:
+            findings.lost.append(f"{job.name} never reached {job.case.prompt(number)}")
+        elif entry.failure is None and not job.is_excused and not any(row["is_uncertain"] for row in rows):
+            result = f"{rows[-1]['state']} {rows[-1]['reason']}"
+            findings.lost.append(f"{job.name}: {job.case.prompt(number)} would have yielded files: {result}")
+    for row in job.predictions:
+        id_ = row["external_id"]
+        if index.statuses.get(id_) == "succeeded" and index.files.get(id_) and not job.is_excused:
+            findings.lost.append(f"{job.name}: {id_} was created, is known, and is not kept: {row['state']}")
+
+
+def _check_created(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+    """Each prediction that was created belongs to one submission; an unseen one to an uncertain submission."""
+    for number, entry in enumerate(job.case.chain):
+        submitted = [row for row in job.of_entry(number) if row["key_sha256"]]
+        created = [line for line in job.created if line["prompt"] == job.case.prompt(number)]
+        keys = Counter(line["key"] for line in created if line["key"])
+        duplicates = [count for count in keys.values() if count > 1]
+        findings.doubled += [f"{job.name}: {count} predictions were created under one key" for count in duplicates]
+        if len(created) > len(submitted):
+            message = f"{job.name}: {len(created)} predictions were created by {len(submitted)} submissions"
+            findings.doubled.append(message)
+        for line in created:
+            if entry.provider != "openai":
+                _check_submission(job, line, [row for row in submitted if _has_key(row, line)], findings)
+            elif index.statuses.get(line["prediction"]) == "succeeded" or not any(map(_is_refused, submitted)):
+                _check_submission(job, line, submitted, findings)
+
+
+def _has_key(row: Row, line: Line) -> bool:
+    """Return True if a prediction was submitted with the key in the webhook URL of the ledger's line."""
+    return bool(row["key_sha256"] == hashlib.sha256((line["key"] or "").encode()).hexdigest())
+
+
+def _is_refused(row: Row) -> bool:
+    """Return True if the failure was received; OpenAI reports it without the id of what it created."""
+    return bool(row["state"] == "failed" and not row["is_uncertain"])
+
+
+def _check_submission(job: _Job, line: Line, submitted: Sequence[Row], findings: JobFindings) -> None:
+    name = f"{job.name}: {line['provider']} {line['prediction']}"
+    if any(row["external_id"] == line["prediction"] for row in submitted):
+        return
+    findings.counts.unseen += 1
+    if not submitted:
+        findings.unexpected.append(f"{name} was created by no known submission")
+    elif line["provider"] == "replicate" and not job.is_excused:
+        findings.unexpected.append(f"{name} was created and never seen, although its provider lists it")
+    elif not any(row["is_uncertain"] and row["external_id"] is None for row in submitted):
+        findings.unexpected.append(f"{name} was created and never seen, and its submission is not uncertain")
+
+
+def _check_expected(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+    """Compare the job, as the API shows it, with the case's exact expectation, where it has one."""
+    case, view = job.case, job.run.view
+    if case.providers is None:
+        return
+    if job.row["state"] != case.state:
+        reason = f" ({job.row['reason']})" if job.row["reason"] else ""
+        findings.unexpected.append(f"{job.name} ended {job.row['state']}{reason}, expected {case.state}")
+    providers = tuple(prediction["provider"] for prediction in view["predictions"])
+    if providers != case.providers:
+        findings.unexpected.append(f"{job.name} has predictions of {providers}, expected {case.providers}")
+    if len(view["variants"]) != case.files:
+        findings.unexpected.append(f"{job.name} shows {len(view['variants'])} files, expected {case.files}")
+    for prediction in view["predictions"] if case.action == "cancel" else ():
+        if index.statuses.get(prediction["external_id"]) != "canceled":
+            findings.unexpected.append(f"{prediction['provider']} did not stop {prediction['external_id']}")

@@ -1,0 +1,213 @@
+"""Compares the stand-in's ledger with PostgreSQL and the bucket: webhooks, jobs, outputs and objects."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from db.connection import Connection, Row, many
+from simulation import job_check
+from simulation.cases import CaseRun
+from simulation.job_check import JobRequestCounts, Jumps
+from simulation.ledger_index import LedgerIndex
+from storage import keys
+from storage.s3 import Blobs
+
+EXPIRED: Final = "the source expired before it could be kept"
+
+# fal.ai's webhooks have no id of their own: they are identified by the prediction, which has only one.
+WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
+
+OUTPUTS = """
+SELECT p.external_id, o.job_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key, o.thumb_key,
+       o.thumb_bytes, o.thumb_sha256, o.is_placeholder, v.idx IS NOT NULL AS is_published,
+       j.chain IS NOT NULL AS is_requested, p.state AS prediction_state
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
+  LEFT JOIN render_variants v ON v.output_id = o.id
+"""
+
+JOBS = """
+SELECT j.id, p.external_id, j.state, j.reason
+  FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
+"""
+
+
+PREDICTIONS = "SELECT external_id FROM predictions WHERE external_id IS NOT NULL"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """
+    The result of a check; `is_clean` is what moorage guarantees.
+
+    Args:
+        files: number of outputs that the provider announced and that must be kept or dead-lettered.
+        expired: predictions with outputs that expired because the clock jumped.
+        orphans: number of objects without a row.
+        repeated, unexplained: attempts that were repeated, and those without an explanation (drill).
+    """
+
+    files: int = 0
+    acknowledged: int = 0
+    kept: int = 0
+    job_requests: JobRequestCounts = field(default_factory=JobRequestCounts)
+    repeated: int = 0
+    orphans: int = 0
+    expired: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[tuple[str, str]]:
+        """Return (kind, message) of each finding."""
+        kinds = ("lost", "doubled", "unexpected", "unexplained")
+        return [(kind, message) for kind in kinds for message in getattr(self, kind)]
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.findings
+
+
+def check_ledger(
+    conn: Connection, blobs: Blobs, ledger: dict[str, Any], runs: Sequence[CaseRun], jumps: Jumps | None = None
+) -> Verdict:
+    """
+    Compare what was sent, created and acknowledged with rows and objects.
+
+    Args:
+        jumps: when the database's clock was an hour off, from and to in Unix seconds. None: there were no faults, so
+            that the check is strict: no response was lost, no prediction is unseen, no object has no row.
+    """
+    index, is_strict = LedgerIndex.build(ledger), jumps is None
+    expected = index.summary["expected"]
+    verdict = Verdict(files=len(expected["kept"]) + len(expected["dead"]))
+    rows = many(conn, OUTPUTS)
+    if jumps:
+        verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
+    registered = [run for run in runs if not run.case.chain]
+    requested = [run for run in runs if run.case.chain]
+    _check_webhooks(conn, index, verdict, is_strict=is_strict)
+    _check_registered_jobs(conn, registered, verdict)
+    findings = job_check.check_jobs(conn, index, requested, jumps or ())
+    verdict.job_requests = findings.counts
+    verdict.lost += findings.lost
+    verdict.doubled += findings.doubled
+    verdict.unexpected += findings.unexpected
+    _check_outputs([row for row in rows if is_strict or not row["is_requested"]], index, registered, verdict)
+    _check_objects(rows, blobs, verdict, is_strict=is_strict)
+    if is_strict:
+        _check_unseen(conn, index, registered, verdict)
+        _check_placeholders(rows, requested, verdict)
+    if index.summary["traps"]:
+        verdict.unexpected.append("a private address was requested: an egress guard is open")
+    return verdict
+
+
+def _check_webhooks(conn: Connection, index: LedgerIndex, verdict: Verdict, *, is_strict: bool) -> None:
+    """An acknowledged webhook must be recorded; one recorded without acknowledgement is legal after a fault."""
+    recorded = Counter(row["webhook_id"] for row in many(conn, WEBHOOK_IDS))
+    acknowledged = index.webhook_ids("acknowledged")
+    sent = acknowledged if is_strict else acknowledged | index.webhook_ids("unacknowledged")
+    verdict.acknowledged = len(acknowledged)
+    verdict.lost += [f"webhook {w} was acknowledged and is not recorded" for w in acknowledged if w not in recorded]
+    verdict.doubled += [f"webhook {w} has {count} rows" for w, count in recorded.items() if count > 1]
+    unsent = "was never acknowledged" if is_strict else "was never sent"
+    verdict.unexpected += [f"webhook {w} is recorded and {unsent}" for w in recorded if w not in sent]
+    forged = index.summary["wrongly_signed_accepted"]
+    verdict.unexpected += [f"webhook {w} was accepted with a wrong signature" for w in forged]
+
+
+def _check_registered_jobs(conn: Connection, runs: Sequence[CaseRun], verdict: Verdict) -> None:
+    jobs: dict[str, list[Row]] = {}
+    for row in many(conn, JOBS):
+        jobs.setdefault(row["external_id"], []).append(row)
+    for run in runs:
+        if run.case.registration == "never":
+            continue
+        name, rows = run.case.name, jobs.pop(str(run.external_id), [])
+        ids = {str(row["id"]) for row in rows} | set(run.job_ids)
+        if not rows:
+            verdict.lost.append(f"{name} was acknowledged and has no job")
+        elif len(ids) > 1:
+            verdict.doubled.append(f"{name} has {len(ids)} jobs")
+        elif rows[0]["state"] != run.case.state and run.external_id not in verdict.expired:
+            reason = f"({rows[0]['reason']})" if rows[0]["reason"] else ""
+            verdict.unexpected.append(f"{name} ended {rows[0]['state']} {reason}, expected {run.case.state}")
+    verdict.unexpected += [f"there is a job for {external_id}, which was not registered" for external_id in jobs]
+
+
+def _check_outputs(rows: Iterable[Row], index: LedgerIndex, runs: Sequence[CaseRun], verdict: Verdict) -> None:
+    """Compare each expected output with its row: of registered predictions, and of others that have rows."""
+    discarded = {run.external_id for run in runs if run.case.policy == "discard" and run.case.state == "failed"}
+    checked = {run.external_id for run in runs if run.case.registration != "never"}
+    by_output: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if not row["is_placeholder"]:
+            by_output.setdefault((row["external_id"], row["path"]), []).append(row)
+            if row["is_requested"] and row["prediction_state"] == "succeeded":
+                checked.add(row["external_id"])
+    for expected in ("kept", "dead"):
+        for line in index.summary["expected"][expected]:
+            if line["prediction"] in checked:
+                is_discarded = expected == "kept" and line["prediction"] in discarded
+                output_rows = by_output.pop((line["prediction"], line["path"]), [])
+                _check_output(line, output_rows, "discarded" if is_discarded else expected, verdict)
+    verdict.unexpected += [f"{external_id} {path} was never announced" for external_id, path in by_output]
+
+
+def _check_output(line: Mapping[str, Any], rows: Sequence[Row], expected: str, verdict: Verdict) -> None:
+    name = f"{line['prediction']} {line['path']}"
+    if not rows:
+        verdict.lost.append(f"{name}: no row, expected {expected}")
+    elif len(rows) > 1:
+        verdict.doubled.append(f"{name}: {len(rows)} rows")
+    elif EXPIRED in (rows[0]["reason"] or "") and line["prediction"] in verdict.expired:
+        return  # its URL had expired by the jumped clock; a dead letter records that
+    elif rows[0]["state"] != expected:
+        findings = verdict.lost if expected == "kept" else verdict.unexpected
+        findings.append(f"{name}: {rows[0]['state']} ({rows[0]['reason']}), expected {expected} ({line['fault']})")
+    elif expected == "kept":
+        verdict.kept += 1
+        if (rows[0]["sha256"], rows[0]["bytes"]) != (line["sha256"], line["bytes"]):
+            verdict.unexpected.append(f"{name}: kept with other bytes than were served")
+        if not rows[0]["is_published"]:
+            verdict.lost.append(f"{name}: kept and not published")
+
+
+def _check_objects(rows: Iterable[Row], blobs: Blobs, verdict: Verdict, *, is_strict: bool) -> None:
+    """
+    Compare recorded objects with a listing, names and sizes; if strict, also with the digests that storage computed.
+
+    The drill's audit reads every object instead.
+    """
+    recorded: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        recorded |= {row["key"]: (row["bytes"], row["sha256"])} if row["key"] else {}
+        recorded |= {row["thumb_key"]: (row["thumb_bytes"], row["thumb_sha256"])} if row["thumb_key"] else {}
+    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDERS)}
+    verdict.lost += [f"object {key}" for key in sorted(recorded.keys() - listed.keys())]
+    for key in sorted(recorded.keys() & listed.keys()):
+        size, sha256 = recorded[key]
+        stat = blobs.head(blobs.public_bucket, key) if is_strict else None
+        if listed[key] != size or (is_strict and (stat is None or (stat.bytes, stat.sha256) != (size, sha256))):
+            verdict.unexpected.append(f"object {key} differs from its row in size or sha256")
+    orphans = sorted(listed.keys() - recorded.keys())
+    verdict.orphans = len(orphans)
+    verdict.unexpected += [f"object {key} has no row" for key in orphans if is_strict]
+
+
+def _check_unseen(conn: Connection, index: LedgerIndex, runs: Iterable[CaseRun], verdict: Verdict) -> None:
+    """Without faults every prediction that was created, and is paid for, must be known."""
+    known = {row["external_id"] for row in many(conn, PREDICTIONS)}
+    known |= {run.external_id for run in runs if run.case.registration == "never"}
+    unknown = [line for lines in index.created.values() for line in lines if line["prediction"] not in known]
+    verdict.unexpected += [f"{line['provider']} created {line['prediction']}, which is unknown" for line in unknown]
+
+
+def _check_placeholders(rows: Iterable[Row], runs: Iterable[CaseRun], verdict: Verdict) -> None:
+    kept = sorted(str(row["job_id"]) for row in rows if row["is_placeholder"] and row["state"] == "kept")
+    expected = sorted(run.job_ids[0] for run in runs if run.case.needs_placeholder)
+    if kept != expected:
+        verdict.unexpected.append(f"{len(kept)} placeholders are kept, {len(expected)} were expected")
