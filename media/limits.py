@@ -27,11 +27,11 @@ class Limits:
     def of(cls, settings: Settings) -> "Limits":
         """Return the limits that the settings ask for."""
         return cls(
-            connect_seconds=settings.download_connect_seconds,
-            idle_seconds=settings.download_idle_seconds,
+            connect_seconds=settings.constants.download_connect_seconds,
+            idle_seconds=settings.constants.download_idle_seconds,
             total_seconds=settings.download_total_seconds,
-            min_bytes_per_second=settings.download_min_bytes_per_second,
-            max_redirects=settings.download_max_redirects,
+            min_bytes_per_second=settings.constants.download_min_bytes_per_second,
+            max_redirects=settings.constants.download_max_redirects,
             image_max_bytes=settings.image_max_bytes,
             image_max_pixels=settings.image_max_pixels,
             video_max_bytes=settings.video_max_bytes,

@@ -48,7 +48,7 @@ class Provider(ABC):
         can_list: it keeps a list of what it made, with the webhook address of each: a submission can be looked up.
         can_cancel: it can be asked to stop a prediction.
         synchronous: it answers an order with the files, a minute later; then nothing can be looked up or polled.
-        submit_concurrency: how many of its predictions may be at work at once.
+        max_in_flight: how many of its predictions that moorage submitted may be in flight at once.
         output_life_seconds: how long its URLs live from the end of a prediction; None: not known.
         kept_headers: those of a delivery worth recording, in lower case; no signature, no key.
     """
@@ -67,10 +67,10 @@ class Provider(ABC):
         self.hosts: Final = hosts
         self._secrets = tuple(secrets)
         self._takes_unsigned = self.name in settings.allow_unsigned
-        self._first_poll_seconds = settings.poll_first_seconds or self.usual_first_poll_seconds
+        self._first_poll_seconds = settings.constants.poll_first_seconds or self.usual_first_poll_seconds
         self._api: Api | None = None  # both: once the token is set
         self._submitter: Submitter | None = None
-        self.submit_concurrency: Final[int] = getattr(settings, f"submit_concurrency_{self.name}", 1)
+        self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)
 
     @property
     def enabled(self) -> bool:
@@ -214,7 +214,7 @@ class Provider(ABC):
         return None
 
     def first_poll_seconds(self) -> float:
-        """Return how long to wait for a webhook before the first poll: MOORAGE_POLL_FIRST_SECONDS, else our default."""
+        """Return how long to wait for a webhook before the first poll: the constant, else the provider's own."""
         return self._first_poll_seconds
 
     def next_poll_seconds(self, polls: int) -> float:

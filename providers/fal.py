@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 from moorage.errors import (
     BadSignature,
-    ConfigError,
     KeysStale,
     ProviderRefused,
     ProviderUnavailable,
@@ -70,11 +69,9 @@ class Fal(Provider):
         self._queue_url = settings.fal_queue_url
         self._models = settings.fal_models
         endpoints.check_models(self._models, _app, "FAL_MODELS")
-        if not settings.fal_jwks_url:
-            raise ConfigError("FAL_JWKS_URL: write at least one https: address")
-        for url in settings.fal_jwks_url:
-            endpoints.check(url, hosts, "FAL_JWKS_URL")
-        self.keys: Final = KeySet("fal's key set", settings.fal_jwks_url)
+        for url in settings.constants.fal_jwks_url:
+            endpoints.check(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
+        self.keys: Final = KeySet("fal's key set", settings.constants.fal_jwks_url)
         if settings.fal_key:
             endpoints.check(self._queue_url, hosts, "FAL_QUEUE_URL")
             header = endpoints.token_header("Key", settings.fal_key, "FAL_KEY")
@@ -103,7 +100,7 @@ class Fal(Provider):
         return Verified(webhook_id=None)
 
     def fetch_keys(self) -> None:
-        """Fetch the key set of FAL_JWKS_URL, at most once in 5 minutes; keys that are known outlive a failure."""
+        """Fetch the key set of fal.ai, at most once in 5 minutes; keys that are known outlive a failure."""
         self.keys.fetch()
 
     def parse(self, body: bytes) -> Report:

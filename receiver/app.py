@@ -31,7 +31,7 @@ class Receiver:
         self._database_url = settings.database_url.get_secret_value()
         self._connections = Connections(self._database_url)
         self._relay = Relay()
-        recorder = Recorder(self._connections, answer_seconds=settings.answer_seconds)
+        recorder = Recorder(self._connections, answer_seconds=settings.constants.answer_seconds)
         self._webhooks = Webhooks(settings, providers.load(settings), recorder, self._relay)
         self._readiness = health.Readiness(self._connections)
 

@@ -32,7 +32,7 @@ class InFlight:
             Busy: they would not.
         """
         if self.bytes + more > self._limit:
-            raise Busy(f"{self.bytes} bytes are in flight and {self._limit} is the limit (MOORAGE_BYTES_IN_FLIGHT)")
+            raise Busy(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
 
     def take(self, more: int) -> None:
         """Count `more` bytes as held; raises Busy, and counts nothing, when they do not fit."""

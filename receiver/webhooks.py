@@ -42,8 +42,8 @@ class Webhooks:
         self._providers = providers
         self._recorder = recorder
         self._relay = relay
-        self._verifier = Verifier(answer_seconds=settings.answer_seconds)
-        self.in_flight = request_body.InFlight(settings.bytes_in_flight)
+        self._verifier = Verifier(answer_seconds=settings.constants.answer_seconds)
+        self.in_flight = request_body.InFlight(settings.constants.bytes_in_flight)
 
     def provider(self, name: str) -> Provider:
         """

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from db.connection import Connection, many
+from db.connection import Connection, Row, many
 
 PROGRESS = """
 SELECT (SELECT count(*) FROM deliveries) AS accepted,
@@ -16,6 +16,8 @@ SELECT (SELECT count(*) FROM deliveries) AS accepted,
        (SELECT count(*) FROM dead_letters WHERE state = 'open') AS dead_letters
 """
 
+DEAD_LETTERS = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
+
 
 def read_progress(conn: Connection) -> dict[str, Any]:
     return many(conn, PROGRESS)[0]
@@ -25,3 +27,8 @@ def is_quiet(progress: dict[str, Any], jobs: int) -> bool:
     """Return True if at least `jobs` jobs exist, all jobs are settled and no work is left."""
     unfinished = ("jobs", "deliveries", "waiting", "notices")
     return progress["jobs_all"] >= jobs and not any(progress[name] for name in unfinished)
+
+
+def count_dead_letters(conn: Connection) -> list[Row]:
+    """Return category, error and count, the most frequent first."""
+    return many(conn, DEAD_LETTERS)

@@ -56,8 +56,8 @@ def policy_of(settings: Settings) -> Policy:
     """Return how long and how often to try, from the settings."""
     return Policy(
         max_errors=settings.max_errors,
-        wait_base_seconds=settings.wait_base_seconds,
-        wait_cap_seconds=settings.wait_cap_seconds,
+        wait_base_seconds=settings.constants.wait_base_seconds,
+        wait_cap_seconds=settings.constants.wait_cap_seconds,
     )
 
 

@@ -1,8 +1,10 @@
-"""Prints the size of the house: lines of the product, and of what is counted apart."""
+"""Print the size of the code base: lines of the product, of what is counted separately, and the number of settings."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+from moorage.settings import Settings
 
 PRODUCT = (
     "moorage",
@@ -31,4 +33,5 @@ def lines(folders: tuple[str, ...]) -> int:
 
 if __name__ == "__main__":
     apart = ", ".join(f"{folder} {lines((folder,))}" for folder in APART)
+    sys.stdout.write(f"settings: {len(Settings.model_fields)}\n")
     sys.stdout.write(f"lines: product {lines(PRODUCT)} ({', '.join(PRODUCT)}); apart: {apart}\n")

@@ -140,7 +140,7 @@ def _bury_prediction(
 
 def poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
     """Make a row that has crashed too often a dead letter, before any code that could crash; returns wakes."""
-    limit = deps.settings.max_crashes
+    limit = deps.settings.constants.max_crashes
     reason = f"{limit} workers died while they worked on this"
     why = GiveUp("POISON", "Poison", reason, retryable=True)
     failpoint("poison.before_record")
@@ -150,7 +150,7 @@ def poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
 
 
 def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp, actor: str) -> list[Wake]:
-    limit = deps.settings.max_crashes
+    limit = deps.settings.constants.max_crashes
     if step == "ingest":
         delivery = deliveries.get(conn, row_id)
         if delivery and deliveries.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor):

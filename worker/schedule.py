@@ -7,43 +7,46 @@ from typing import Any, Final
 from celery.schedules import crontab
 
 from moorage.errors import ConfigError
-from moorage.settings import Settings, names
+from moorage.settings import Settings
 from worker import queues
 
 SLOT_SECONDS: Final = 60.0  # of a sweep with a cron line: its slot is the minute
 OFF: Final = "off"
 _CRON_EXPIRES_SECONDS: Final = 3600.0
+_STAGGER_MINUTES: Final = 20
+_USAGE_CRON: Final = "7 * * * *"
 
 
 def periods(settings: Settings) -> Mapping[str, float]:
     """Return the seconds between two runs of each sweep that runs all the time."""
     return {
-        "dispatch": settings.dispatch_seconds,
-        "reconcile": settings.reconcile_seconds,
-        "drain": settings.drain_seconds,
-        "discard": settings.discard_seconds,
+        "dispatch": settings.constants.dispatch_seconds,
+        "reconcile": settings.constants.reconcile_seconds,
+        "drain": settings.constants.drain_seconds,
+        "discard": settings.constants.discard_seconds,
     }
 
 
 def crons(settings: Settings) -> Mapping[str, crontab]:
     """
-    Return when each sweep with a cron line runs, in UTC; those that are off are left out.
+    Return when each maintenance sweep runs, in UTC; empty if they are off.
+
+    Retention runs 20 minutes after orphans within the hour: each may occupy a quick worker for minutes.
 
     Raises:
-        ConfigError: a line is not one; the message names the setting.
+        ConfigError: MOORAGE_MAINTENANCE_CRON is not a cron line.
     """
-    fields = {"orphans": "orphans_cron", "retention": "retention_cron", "usage": "usage_cron"}
-    lines = {name: (field, str(getattr(settings, field)).strip()) for name, field in fields.items()}
-    return {name: _cron(field, line) for name, (field, line) in lines.items() if line.lower() != OFF}
-
-
-def _cron(field: str, line: str) -> crontab:
+    line = settings.maintenance_cron.strip()
+    if line.lower() == OFF:
+        return {}
     try:
-        return crontab.from_string(line)
+        first: Any = crontab.from_string(line)
     except ValueError as error:
-        name = names()[field][0]
         example = 'write five fields, for example "17 3 * * *" for 03:17 UTC each day, or "off"'
-        raise ConfigError(f"{name}={line!r} is not a cron line ({error}): {example}") from error
+        raise ConfigError(f"MOORAGE_MAINTENANCE_CRON={line!r} is not a cron line ({error}): {example}") from error
+    minutes = ",".join(str((minute + _STAGGER_MINUTES) % 60) for minute in sorted(first.minute))
+    second = crontab.from_string(" ".join([minutes, *line.split()[1:]]))
+    return {"orphans": first, "retention": second, "usage": crontab.from_string(_USAGE_CRON)}
 
 
 def slot_seconds(settings: Settings, sweep: str) -> float:

@@ -78,7 +78,7 @@ def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
             states=spec.states,
             leased_by=leased_by,
             lease_seconds=settings.lease_seconds,
-            max_crashes=settings.max_crashes,
+            max_crashes=settings.constants.max_crashes,
         )
     )
     if lease is None:
@@ -90,7 +90,7 @@ def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
 
 
 def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
-    spec, limit = STEPS[step], deps.settings.max_crashes
+    spec, limit = STEPS[step], deps.settings.constants.max_crashes
     is_poison = deps.database.run(
         lambda conn: leases.is_poison(conn, spec.table, row_id, states=spec.states, max_crashes=limit)
     )

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from db.connection import Connection, connect, many
+from db.connection import Connection, connect
 from embedded.proxy import Proxy
 from embedded.stack import Stack
 from moorage import settings as settings_module
@@ -24,7 +24,7 @@ from simulation.chaos.schedule import FaultSchedule
 from simulation.chaos.verdict import judge_drill
 from simulation.ledger_check import Verdict
 from simulation.ledger_index import LedgerIndex
-from simulation.progress import is_quiet, read_progress
+from simulation.progress import count_dead_letters, is_quiet, read_progress
 from simulation.provider.client import Standin
 from simulation.stack import Local, data_folder
 from tasks.audit import run
@@ -34,13 +34,11 @@ LEASE_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to finish delayed work
 SETTINGS: Final = {
     "MOORAGE_LEASE_SECONDS": f"{LEASE_SECONDS:.0f}",  # so that a frozen worker is fenced within the drill's time
-    "MOORAGE_POLL_FIRST_SECONDS": "15",
-    "MOORAGE_WAIT_CAP_SECONDS": "20",
-    "MOORAGE_MAX_CRASHES": "50",  # more crashes than in a year: the drill does not test poison
+    "MOORAGE_DEV_POLL_FIRST_SECONDS": "15",
+    "MOORAGE_DEV_WAIT_CAP_SECONDS": "20",
+    "MOORAGE_DEV_MAX_CRASHES": "50",  # more crashes than in a year: the drill does not test poison
     "MOORAGE_MAX_ERRORS": "50",
 }
-
-DEAD_LETTERS: Final = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
 
 
 @click.command()
@@ -186,7 +184,7 @@ class Drill:
         table.add_row(
             "kept", f"{verdict.kept} files; {len(verdict.expired)} jobs have files that expired in clock jumps"
         )
-        for row in many(conn, DEAD_LETTERS):
+        for row in count_dead_letters(conn):
             table.add_row("dead letters", f"{row['count']} {row['category']} {row['error']}")
         table.add_row("faults", f"{len(schedule.landed)} landed, {schedule.kill_count} of them kills")
         counts = schedule.count_by_kind().most_common()

@@ -17,7 +17,7 @@ def orphans(delete: bool, as_json: bool) -> None:
     """
     List the objects under our prefixes that no row names, and say which a sweep would take.
 
-    With --delete they are taken, at most MOORAGE_ORPHANS_PER_RUN of them: copied into the private bucket under
+    With --delete they are taken, at most 1,000 in a run: copied into the private bucket under
     quarantine/ and deleted; what has been there longer than MOORAGE_QUARANTINE_SECONDS is deleted for good.
     """
     report = sweep.run(boot.deps(), delete=delete)
@@ -54,4 +54,4 @@ def _show(report: OrphanReport, *, delete: bool) -> None:
     if sum(report.objects.values()) > len(report.listed):
         click.echo(f"only the first {len(report.listed)} are listed")
     if report.stopped_at is not None:
-        click.echo("stopped at the cap of a run (MOORAGE_ORPHANS_PER_RUN): run it again for the rest")
+        click.echo("stopped at the limit of a run: run it again for the rest")

@@ -9,14 +9,14 @@ from tasks.sweeps import retention as keeping
 from worker import boot
 
 _WHAT: Final = {
-    "renders": ("renders, with their files", "MOORAGE_KEEP_RENDERS_DAYS"),
-    "bodies": ("raw bodies of webhooks applied or ignored", "MOORAGE_KEEP_BODIES_DAYS"),
-    "failed_bodies": ("raw bodies of dead deliveries", "MOORAGE_KEEP_FAILED_DAYS"),
-    "failed_sources": ("inline bytes of dead outputs", "MOORAGE_KEEP_FAILED_DAYS"),
-    "deliveries": ("ended deliveries", "MOORAGE_KEEP_ROWS_DAYS"),
-    "dead_letters": ("dead letters that were replayed", "MOORAGE_KEEP_ROWS_DAYS"),
-    "notices": ("notices that were sent, or given up on and discarded", "MOORAGE_KEEP_ROWS_DAYS"),
-    "jobs": ("failed jobs, and jobs of deleted renders", "MOORAGE_KEEP_ROWS_DAYS"),
+    "renders": ("renders, with their files", "MOORAGE_RETENTION_RENDERS_DAYS"),
+    "bodies": ("raw bodies of webhooks applied or ignored", "MOORAGE_RETENTION_BODIES_DAYS"),
+    "failed_bodies": ("raw bodies of dead deliveries", "MOORAGE_RETENTION_BODIES_DAYS"),
+    "failed_sources": ("inline bytes of dead outputs", "MOORAGE_RETENTION_BODIES_DAYS"),
+    "deliveries": ("ended deliveries", "MOORAGE_RETENTION_ROWS_DAYS"),
+    "dead_letters": ("dead letters that were replayed", "MOORAGE_RETENTION_ROWS_DAYS"),
+    "notices": ("notices that were sent, or given up on and discarded", "MOORAGE_RETENTION_ROWS_DAYS"),
+    "jobs": ("failed jobs, and jobs of deleted renders", "MOORAGE_RETENTION_ROWS_DAYS"),
 }
 _DAY: Final = 86400.0
 

@@ -91,7 +91,7 @@ def _provider(deps: Deps, seen: Overview, name: str) -> dict[str, Any]:
         "takes_orders": provider.can_submit,
         "planned": runs.get("planned", 0),
         "at_work": seen.at_work.get(name, 0),
-        "at_once": provider.submit_concurrency,
+        "at_once": provider.max_in_flight,
         "last_webhook_at": seen.last_webhooks[name],
         "new": live.get("new", 0),
         "unmatched": live.get("unmatched", 0),

@@ -6,9 +6,9 @@ from simulation.cases import Body, Case, Entry
 
 # Settings that differ from the defaults, with the reason, which the demo prints. Limits and guards keep their defaults.
 SETTINGS: Final = {
-    "MOORAGE_POLL_FIRST_SECONDS": ("8", "a missing webhook is polled for after 8 s instead of 60 s"),
+    "MOORAGE_DEV_POLL_FIRST_SECONDS": ("8", "a missing webhook is polled for after 8 s instead of 60 s"),
     "MOORAGE_UNMATCHED_SECONDS": ("20", "a webhook without a registration becomes a dead letter after 20 s, not 24 h"),
-    "MOORAGE_WAIT_CAP_SECONDS": ("10", "no retry waits longer than 10 s instead of 300 s"),
+    "MOORAGE_DEV_WAIT_CAP_SECONDS": ("10", "no retry waits longer than 10 s instead of 300 s"),
 }
 PROJECT: Final = "film"
 SCENES: Final = ("harbour", "pier", "quay")

@@ -64,7 +64,7 @@ class Standin:
             "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
             "REPLICATE_MODELS": ",".join(_OFFERED),
             "FAL_QUEUE_URL": f"{self.url}/fal",
-            "FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
+            "MOORAGE_DEV_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "FAL_KEY": fal_key(self.token),
             "FAL_USER_ID": FAL_USER,
             "FAL_OUTPUT_HOSTS": "127.0.0.1",

@@ -123,7 +123,7 @@ def orphans(deps: Deps, page: Page, objects: Sequence[Listed], place: str) -> No
     """Tell of objects that no row names: as notes while the sweep has not had its turn."""
     named = deps.database.run(lambda conn: inventory.named(conn, [listed.key for listed in objects]))
     leased = deps.database.run(inventory.leased) if objects else set()
-    limit = timedelta(seconds=deps.settings.orphan_age_seconds) + SWEPT_WITHIN
+    limit = timedelta(seconds=deps.settings.constants.orphan_age_seconds) + SWEPT_WITHIN
     for listed in objects:
         if listed.key in named:
             continue

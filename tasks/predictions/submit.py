@@ -112,7 +112,7 @@ def _begin(conn: Connection, lease: Lease, attempt: Try) -> tuple[bool, list[Wak
     if now(conn) >= job.deadline_at:
         why = GiveUp("TIMED_OUT", "NoTime", "the job's deadline passed before it could be submitted", retryable=True)
         return False, submit_outcome.fail(conn, lease, job, prediction, why)
-    if not submissions.has_room(conn, prediction.provider, attempt.provider.submit_concurrency):
+    if not submissions.has_room(conn, prediction.provider, attempt.provider.max_in_flight):
         submissions.wait(conn, lease, wait_seconds=ROOM_SECONDS * random.uniform(1.0, 1.5))  # noqa: S311 (spreads them)
         return False, []
     submissions.begin(conn, lease, key_sha256=attempt.key_sha256, seconds=attempt.entry.seconds)

@@ -139,7 +139,7 @@ def run(
 class _Walk:
     def __init__(self, deps: Deps, *, delete: bool, until: float | None) -> None:
         self._deps, self._delete, self._until = deps, delete, until
-        self._room = dict.fromkeys(("orphan", "quarantined"), deps.settings.orphans_per_run)
+        self._room = dict.fromkeys(("orphan", "quarantined"), deps.settings.constants.orphans_per_run)
         self.report = OrphanReport()
 
     def go(self, start: Cursor | None) -> Iterator[Cursor]:
@@ -175,7 +175,7 @@ class _Walk:
         if place.prefix == keys.QUARANTINE:
             limit, named = moment - timedelta(seconds=settings.quarantine_seconds), set[str]()
         else:
-            limit = moment - timedelta(seconds=settings.orphan_age_seconds)
+            limit = moment - timedelta(seconds=settings.constants.orphan_age_seconds)
             named = self._deps.database.run(partial(objects.named, keys=[listed.key for listed in page]))
         for listed in page:
             if not place.prefix and not isinstance(keys.parse(listed.key), Uploaded):

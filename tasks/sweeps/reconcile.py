@@ -54,7 +54,7 @@ def dispatch(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
         depth = depth_of(queue)
         if depth is None:
             return {"broker": "away"}
-        room, starved = deps.settings.queue_depth - depth, depth == 0
+        room, starved = deps.settings.constants.queue_depth - depth, depth == 0
         for step in steps:
             limit = room if step == steps[-1] else math.ceil(room * SHARE)
             wakes = _due(deps, step, limit, starved=starved) if limit > 0 else []
@@ -77,7 +77,7 @@ def discard(deps: Deps, depth_of: Depth, send: Send) -> dict[str, Any]:
     depth = depth_of("keep")
     if depth is None:
         return {"broker": "away", "spooled": discard_step.spooled(deps)}
-    room = max(deps.settings.queue_depth - depth, LEAST)  # a queue that stays full must not starve it
+    room = max(deps.settings.constants.queue_depth - depth, LEAST)  # a queue that stays full must not starve it
     wakes = _due(deps, "discard", room, starved=depth == 0)
     sent = send(wakes) if wakes else 0
     return {"discarding": sent, "spooled": discard_step.spooled(deps)}

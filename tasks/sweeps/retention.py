@@ -29,14 +29,14 @@ _DAY: Final = 86400.0
 def kept_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is kept after its end, in the order in which they go; without those kept for ever."""
     days = {
-        "renders": settings.keep_renders_days,
-        "bodies": settings.keep_bodies_days,
-        "failed_bodies": settings.keep_failed_days,
-        "failed_sources": settings.keep_failed_days,
-        "deliveries": settings.keep_rows_days,
-        "dead_letters": settings.keep_rows_days,
-        "notices": settings.keep_rows_days,
-        "jobs": settings.keep_rows_days,
+        "renders": settings.retention_renders_days,
+        "bodies": settings.retention_bodies_days,
+        "failed_bodies": settings.retention_bodies_days,
+        "failed_sources": settings.retention_bodies_days,
+        "deliveries": settings.retention_rows_days,
+        "dead_letters": settings.retention_rows_days,
+        "notices": settings.retention_rows_days,
+        "jobs": settings.retention_rows_days,
     }
     return {what: kept * _DAY for what, kept in days.items() if kept > 0}
 

@@ -67,7 +67,7 @@ class Real:
 
     def __init__(self, deps: Deps, name: str, *, partial: str = "keep") -> None:
         policy = Policy(max_errors=POLICY.max_errors, wait_base_seconds=0.0, own_wait_seconds=0.0)
-        settings = deps.settings.model_copy(update={"max_crashes": MAX_CRASHES})
+        settings = deps.settings.with_constants(max_crashes=MAX_CRASHES)
         self.deps = dataclasses.replace(deps, policy=policy, settings=settings)
         self.name = name
         first = cli.register_one(self.deps, f"{name}-0", partial=partial)

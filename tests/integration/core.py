@@ -7,7 +7,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,10 +119,9 @@ def settings_of(stack: Stack, database_url: str, source: Source, **changes: Any)
         "replicate_api_url": source.url(""),
         "replicate_api_token": "r8_token",
         "replicate_output_hosts": ("127.0.0.1",),
-        "wait_base_seconds": 0.001,
         **changes,
     }
-    return Settings(_env_file=None, **given)
+    return Settings(_env_file=None, **given).with_constants(wait_base_seconds=0.001)
 
 
 @dataclass
@@ -200,9 +199,9 @@ class World:
             conn.close()
             self.conn.execute(f"ALTER DATABASE {name} RESET moorage.clock_shift")
 
-    def changed(self, **settings: Any) -> "World":
-        """Return this world with other settings."""
-        given = self.deps.settings.model_copy(update=settings)
+    def changed(self, constants: Mapping[str, Any] | None = None, **settings: Any) -> "World":
+        """Return this world with other settings and constants."""
+        given = self.deps.settings.model_copy(update=settings).with_constants(**constants or {})
         return dataclasses.replace(self, deps=dataclasses.replace(self.deps, settings=given, policy=policy_of(given)))
 
     # --- looking

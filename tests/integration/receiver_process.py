@@ -156,7 +156,7 @@ def environment(url: str, **settings: str) -> dict[str, str]:
         "DATABASE_URL": url,
         "CELERY_BROKER_URL": "redis://127.0.0.1:9/0",
         "REPLICATE_WEBHOOK_SECRET": SECRET,
-        "MOORAGE_ANSWER_SECONDS": "20",
+        "MOORAGE_DEV_ANSWER_SECONDS": "20",
         **settings,
     }
 

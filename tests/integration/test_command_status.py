@@ -105,7 +105,7 @@ def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str
 def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_url: str, deps: Deps) -> None:
     """Beat answers a ping too: taken for a worker, it would hide that nobody works."""
     # A broker of its own, apart from what other tests leave behind; every sweep ticks before long.
-    often = {"MOORAGE_DRAIN_SECONDS": "1", "MOORAGE_DISCARD_SECONDS": "1", "MOORAGE_RECONCILE_SECONDS": "1"}
+    often = {f"MOORAGE_DEV_{sweep}_SECONDS": "1" for sweep in ("DRAIN", "DISCARD", "RECONCILE")}
     env = cli.environment(stack, database_url, CELERY_BROKER_URL=stack.valkey.url(3), **often)
     processes = [
         subprocess.Popen(

@@ -70,7 +70,6 @@ def settings_for(server: Server) -> dict[str, str]:
     return {
         "fal_key": "id:secret",
         "fal_user_id": "me",
-        "fal_jwks_url": server.url(KEYS),
         "fal_queue_url": server.url(),
         "egress_allow": f"127.0.0.1:{server.server_port}",
     }
@@ -79,7 +78,8 @@ def settings_for(server: Server) -> dict[str, str]:
 @pytest.fixture
 def fal(server: Server) -> Fal:
     servers = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
-    provider = providers.load(Settings(_env_file=None, **servers, **settings_for(server)))["fal"]
+    settings = Settings(_env_file=None, **servers, **settings_for(server))
+    provider = providers.load(settings.with_constants(fal_jwks_url=(server.url(KEYS),)))["fal"]
     assert isinstance(provider, Fal)
     return provider
 
@@ -204,7 +204,8 @@ def url(stack: Stack, template_database: str) -> str:
 
 def environment(server: Server) -> dict[str, str]:
     given = settings_for(server)
-    return {("MOORAGE_" if name == "egress_allow" else "") + name.upper(): value for name, value in given.items()}
+    names = {name: ("MOORAGE_" if name == "egress_allow" else "") + name.upper() for name in given}
+    return {names[name]: value for name, value in given.items()} | {"MOORAGE_DEV_FAL_JWKS_URL": server.url(KEYS)}
 
 
 def post(receiver: rp.Receiver, body: bytes, key=KEY) -> int:
@@ -217,7 +218,7 @@ def test_a_receiver_takes_what_fal_signs_and_a_key_server_that_hangs_stops_nobod
 ) -> None:
     """The fetch is off the event loop: the other providers' webhooks go on; fal's are asked for again, not refused."""
     server.open.clear()
-    with rp.running(url, MOORAGE_ANSWER_SECONDS="4", **environment(server)) as receiver:
+    with rp.running(url, MOORAGE_DEV_ANSWER_SECONDS="4", **environment(server)) as receiver:
         with ThreadPoolExecutor(8) as pool:
             waiting = [pool.submit(post, receiver, BODY) for _ in range(8)]
             rp.until(lambda: bool(server.asked))

@@ -33,7 +33,7 @@ SHA = "ab" * 32
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     """Give a worker's dependencies with buckets of these tests' own, empty; whatever lies there is old enough."""
     made = cli.deps(stack, database_url)
-    settings = made.settings.model_copy(update={**BUCKETS, "orphan_age_seconds": 0.001})
+    settings = made.settings.model_copy(update=BUCKETS).with_constants(orphan_age_seconds=0.001)
     blobs = s3.from_settings(settings)
     buckets.ensure(blobs, settings)
     for bucket in BUCKETS.values():
@@ -117,7 +117,7 @@ def test_a_young_object_is_left_alone(deps: Deps) -> None:
     """Between upload and record lies a moment in which every object looks like an orphan."""
     key = an_orphan(deps)
 
-    report = delete(configured(deps, orphan_age_seconds=3600.0))
+    report = delete(replace(deps, settings=deps.settings.with_constants(orphan_age_seconds=3600.0)))
 
     assert (report.looked_at, report.objects) == (1, {})
     assert public(deps) == {key}
@@ -217,7 +217,7 @@ def test_a_dry_run_touches_nothing(deps: Deps, conn: Connection) -> None:
 def test_the_cap_ends_a_run_and_the_next_goes_on_behind_it(deps: Deps, conn: Connection) -> None:
     """A huge bucket is walked over several nights, and a mistake costs the cap at most."""
     stored = [an_orphan(deps, number) for number in range(5)]
-    capped = configured(deps, orphans_per_run=2)
+    capped = replace(deps, settings=deps.settings.with_constants(orphans_per_run=2))
 
     first = orphans.sweep(capped)
     taken_first = set(stored) - public(deps)
@@ -297,7 +297,7 @@ def test_a_crash_leaves_nothing_wrong(deps: Deps, stack: Stack, database_url: st
     """Between any two requests the object is in its place, in quarantine, or in both; never in neither."""
     key = an_orphan(deps)
     names = {"S3_PUBLIC_BUCKET": BUCKETS["s3_public_bucket"], "S3_PRIVATE_BUCKET": BUCKETS["s3_private_bucket"]}
-    env = cli.environment(stack, database_url, MOORAGE_FAILPOINT=point, MOORAGE_ORPHAN_AGE_SECONDS="0.001", **names)
+    env = cli.environment(stack, database_url, MOORAGE_FAILPOINT=point, MOORAGE_DEV_ORPHAN_AGE_SECONDS="0.001", **names)
 
     killed = cli.run(env, "orphans", "--delete")
     somewhere = key in public(deps) or keys.quarantined(key) in private(deps)
@@ -312,7 +312,7 @@ def test_the_command_says_what_it_would_take(deps: Deps, stack: Stack, database_
     """A person looks first; only --delete changes anything."""
     key = an_orphan(deps)
     names = {"S3_PUBLIC_BUCKET": BUCKETS["s3_public_bucket"], "S3_PRIVATE_BUCKET": BUCKETS["s3_private_bucket"]}
-    env = cli.environment(stack, database_url, MOORAGE_ORPHAN_AGE_SECONDS="0.001", **names)
+    env = cli.environment(stack, database_url, MOORAGE_DEV_ORPHAN_AGE_SECONDS="0.001", **names)
 
     looked = cli.run(env, "orphans")
     found = public(deps)

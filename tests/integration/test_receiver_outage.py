@@ -29,7 +29,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def receiver(postgres: Postgres) -> Iterator[rp.Receiver]:
-    with rp.running(postgres.url(), MOORAGE_ANSWER_SECONDS=str(ANSWER_SECONDS)) as process:
+    with rp.running(postgres.url(), MOORAGE_DEV_ANSWER_SECONDS=str(ANSWER_SECONDS)) as process:
         yield process
 
 
@@ -125,7 +125,7 @@ def test_bytes_in_flight_are_bounded(postgres: Postgres) -> None:
     head = "".join(f"{k}: {v}\r\n" for k, v in rp.signed(large, webhook_id="msg_slow").items())
     request = f"POST /webhooks/replicate HTTP/1.1\r\nHost: a\r\n{head}Content-Length: 60000\r\n\r\n".encode()
 
-    with rp.running(postgres.url(), MOORAGE_BYTES_IN_FLIGHT="100000") as receiver, contextlib.ExitStack() as held:
+    with rp.running(postgres.url(), MOORAGE_DEV_BYTES_IN_FLIGHT="100000") as receiver, contextlib.ExitStack() as held:
         slow = held.enter_context(receiver.connect())
         slow.sendall(request + large[:-1])
         status, headers, _ = receiver.post(large, webhook_id="msg_busy")

@@ -22,7 +22,7 @@ from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
 CORRUPT = "data:image/png;base64,iVBORw0KGgoAAAA="
-FOR_EVER = {"keep_renders_days": 0.0, "keep_bodies_days": 0.0, "keep_failed_days": 0.0, "keep_rows_days": 0.0}
+FOR_EVER = {"retention_renders_days": 0.0, "retention_bodies_days": 0.0, "retention_rows_days": 0.0}
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def later(deps: Deps, conn: Connection) -> Callable[[int], None]:
 
 def run(deps: Deps, **days: float) -> dict[str, int]:
     """Run retention with these settings, all others for ever; returns what went."""
-    settings = deps.settings.model_copy(update={**FOR_EVER, **{f"keep_{what}_days": n for what, n in days.items()}})
+    settings = deps.settings.model_copy(
+        update={**FOR_EVER, **{f"retention_{what}_days": n for what, n in days.items()}}
+    )
     done = retention.run(replace(deps, settings=settings), "tests")
     return {what: count for what, count in done.items() if count}
 
@@ -174,13 +176,13 @@ def test_what_failed_can_be_replayed_for_a_month_and_then_says_why_not(
     world.kept(deps, "abc", [CORRUPT])
     delivery, output = letters(deps)
     later(29)
-    early = run(deps, bodies=10, failed=30)
+    early = run(deps, bodies=30)
     later(31)
 
-    done = run(deps, bodies=10, failed=30)
+    done = run(deps, bodies=30)
 
-    assert early == {"bodies": 1}  # the webhook that was applied
-    assert done == {"failed_bodies": 1, "failed_sources": 1}
+    assert early == {}
+    assert done == {"bodies": 1, "failed_bodies": 1, "failed_sources": 1}
     with pytest.raises(Refused, match="body of this delivery was purged"):
         deps.database.run(lambda c: replay.replay(c, delivery, "tests"))
     with pytest.raises(Refused, match="source of this file is gone"):
@@ -283,13 +285,16 @@ def test_a_dry_run_counts_what_a_run_takes(
     for letter in letters(deps):
         deps.database.run(lambda c, letter=letter: replay.discard(c, letter, "tests"))
     later(91)
-    env = cli.environment(stack, database_url, MOORAGE_KEEP_RENDERS_DAYS="60", MOORAGE_KEEP_ROWS_DAYS="90")
+    env = cli.environment(stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="60", MOORAGE_RETENTION_ROWS_DAYS="90")
     before = rows(conn)
 
     looked = cli.run(env, "retention")
     untouched = rows(conn)
     counted = retention.preview(
-        replace(deps, settings=deps.settings.model_copy(update={"keep_renders_days": 60.0, "keep_rows_days": 90.0}))
+        replace(
+            deps,
+            settings=deps.settings.model_copy(update={"retention_renders_days": 60.0, "retention_rows_days": 90.0}),
+        )
     )
     applied = cli.run(env, "retention", "--apply", "--json")
 
@@ -312,7 +317,7 @@ def test_a_crash_between_batches_leaves_nothing_half_done(
     world.kept(deps, "def")
     later(31)
     env = cli.environment(
-        stack, database_url, MOORAGE_KEEP_RENDERS_DAYS="30", MOORAGE_FAILPOINT="retention.after_batch"
+        stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="30", MOORAGE_FAILPOINT="retention.after_batch"
     )
 
     killed = cli.run(env, "retention", "--apply")

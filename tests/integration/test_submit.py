@@ -36,7 +36,7 @@ def at(stack: Stack, url: str, studio: Studio) -> Iterator[World]:
         openai_api_key="sk-secret",
         openai_api_url=studio.url,
         egress_allow=(studio.address,),
-        submit_concurrency_replicate=3,
+        in_flight="replicate=3",
         max_errors=3,
     ) as made:
         yield made

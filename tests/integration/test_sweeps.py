@@ -54,7 +54,7 @@ def test_dispatch_wakes_the_soonest_to_expire_up_to_the_depth(at: World) -> None
         sql = "UPDATE outputs SET expires_at = moment() + make_interval(mins => %s) WHERE id = %s"
         at.conn.execute(sql, (60 - number, output_id))
 
-    sent = dispatch(at.changed(queue_depth=6), Broker(keep=2))
+    sent = dispatch(at.changed({"queue_depth": 6}), Broker(keep=2))
 
     assert [wake.step for wake in sent] == ["keep"] * 4
     assert {wake.row_id for wake in sent} == set(outputs[-4:])
@@ -100,7 +100,7 @@ def test_a_flood_of_webhooks_does_not_starve_the_polls(at: World) -> None:
     for _ in range(20):
         at.delivered(prediction("p2", "processing"))
 
-    sent = dispatch(at.changed(queue_depth=8), Broker())
+    sent = dispatch(at.changed({"queue_depth": 8}), Broker())
 
     assert len(sent) == 8
     assert Wake("poll", made.prediction_id) in sent

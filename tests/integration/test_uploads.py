@@ -46,7 +46,7 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
         for listed in list(made.blobs.list(bucket, "")):
             made.blobs.delete(bucket, listed.key)
-    yield replace(made, settings=made.settings.model_copy(update={"orphan_age_seconds": 0.001}))
+    yield replace(made, settings=made.settings.with_constants(orphan_age_seconds=0.001))
     made.database.close()
 
 

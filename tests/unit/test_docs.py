@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from cli import main
-from moorage import lifecycle, settings
+from moorage import lifecycle, settings, settings_sources
+from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +29,11 @@ FILLED_IN = {"S3_PUBLIC_ENDPOINT_URL"}
 REQUIRED = {"DATABASE_URL", "CELERY_BROKER_URL"}
 
 
-def defaults() -> dict[str, str]:
-    """Return every setting's preferred name and its default as the tables show it."""
+def defaults(kind: type[BaseSettings] = Settings, prefix: str = "MOORAGE_") -> dict[str, str]:
+    """Return every field's preferred name in the environment and its default as the tables show it."""
     return {
-        settings.names()[field][0]: _shown(info.get_default(), is_required=info.is_required())
-        for field, info in Settings.model_fields.items()
+        settings_sources.names_of(field, info, prefix)[0]: _shown(info.get_default(), is_required=info.is_required())
+        for field, info in kind.model_fields.items()
     }
 
 
@@ -48,6 +50,8 @@ def _written(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, dict):
+        return ",".join(f"{provider}={number}" for provider, number in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -56,6 +60,13 @@ def test_the_settings_table_has_every_setting_with_its_default():
     text = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8").split("## Read by other programs")[0]
 
     assert dict(SETTING_ROW.findall(text)) == defaults()
+
+
+def test_the_table_of_developer_overrides_holds_every_constant_with_its_default():
+    """A test that needs a shorter wait must find the name of its override."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    assert dict(SETTING_ROW.findall(page)) == defaults(Constants, DEVELOPER_PREFIX)
 
 
 def test_the_example_environment_holds_every_setting_with_its_default():
@@ -137,6 +148,8 @@ def test_every_setting_that_a_page_names_exists(page):
         "MOORAGE_FAILPOINT",
         "MOORAGE_DOTENV",
         "MOORAGE_DATA_DIR",
+        "MOORAGE_DEV",
+        *defaults(Constants, DEVELOPER_PREFIX),
     }
     named = set(re.findall(r"\bMOORAGE_[A-Z][A-Z0-9_]+[A-Z0-9]\b", page.read_text(encoding="utf-8")))
     examples = {"MOORAGE_LEASE_SECOND"}  # the misspelling that the settings page shows the answer to

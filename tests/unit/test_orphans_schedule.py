@@ -33,27 +33,38 @@ def test_every_sweep_is_ticked_once() -> None:
 
 def test_a_cron_line_is_read_in_utc() -> None:
     """A night in the wrong time zone is the busiest hour of the day."""
-    line = schedule.crons(settings(orphans_cron="17 3 * * *"))["orphans"]
+    line = schedule.crons(settings(maintenance_cron="17 3 * * *"))["orphans"]
 
     assert schedule.next_run(line, datetime(2026, 1, 1, 5, tzinfo=UTC)) == datetime(2026, 1, 2, 3, 17, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("line", "orphans", "retention"), [("17 3 * * *", {17}, {37}), ("5,50 * * * *", {5, 50}, {25, 10})]
+)
+def test_orphans_and_retention_do_not_start_together(line: str, orphans: set[int], retention: set[int]) -> None:
+    """Each may run for four minutes, and a deployment has two quick workers by default."""
+    crons = schedule.crons(settings(maintenance_cron=line))
+
+    assert (crons["orphans"].minute, crons["retention"].minute) == (orphans, retention)
+    assert crons["orphans"].hour == crons["retention"].hour
 
 
 @pytest.mark.parametrize("line", ["nightly", "99 3 * * *", "* * * *", "0 0 * * * *"])
 def test_a_wrong_cron_line_refuses_the_start(line: str) -> None:
     """The message must name the setting as it stands in the environment, and what to write."""
-    with pytest.raises(ConfigError, match=r"MOORAGE_RETENTION_CRON=.*is not a cron line.*17 3 \* \* \*"):
-        schedule.entries(settings(retention_cron=line))
+    with pytest.raises(ConfigError, match=r"MOORAGE_MAINTENANCE_CRON=.*is not a cron line.*17 3 \* \* \*"):
+        schedule.entries(settings(maintenance_cron=line))
 
 
-def test_off_switches_a_sweep_off() -> None:
-    """Who cleans up with rules of the bucket itself must be able to."""
-    crons = schedule.crons(settings(orphans_cron="OFF"))
-
-    assert set(crons) == {"retention", "usage"}
+def test_off_disables_the_maintenance_sweeps() -> None:
+    """An operator who deletes by rules of the bucket must be able to."""
+    assert schedule.crons(settings(maintenance_cron="OFF")) == {}
+    assert set(schedule.crons(settings())) == {"orphans", "retention", "usage"}
 
 
 def test_zero_days_keeps_for_ever() -> None:
     """Renders and rows go only when asked to; 0 must not mean at once."""
-    kept = retention.kept_seconds(settings(keep_failed_days=0, keep_bodies_days=0.5))
+    assert retention.kept_seconds(settings(retention_bodies_days=0)) == {}
+    kept = retention.kept_seconds(settings(retention_bodies_days=0.5))
 
-    assert kept == {"bodies": 43200.0}
+    assert kept == {"bodies": 43200.0, "failed_bodies": 43200.0, "failed_sources": 43200.0}

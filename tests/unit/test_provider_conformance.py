@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import providers
 from moorage.errors import BadSignature, ConfigError, ProviderRefused
 from moorage.provider_types import Order, Verified
+from moorage.setting_types import IN_FLIGHT
 from moorage.settings import Settings
 from moorage.text import is_storable
 
@@ -120,8 +121,9 @@ def test_polls_grow_apart_but_stay_well_inside_the_life_of_an_output(provider):
 @pytest.mark.parametrize("name", list(LOADED))
 def test_the_setting_of_the_first_poll_draws_the_later_ones_along(name):
     """A demonstration that polls after 2 s must not wait a minute for its second poll."""
-    quick = providers.load(Settings(_env_file=None, **SETTINGS, poll_first_seconds=2))[name]
-    slow = providers.load(Settings(_env_file=None, **SETTINGS, poll_first_seconds=1000))[name]
+    usual = Settings(_env_file=None, **SETTINGS)
+    quick = providers.load(usual.with_constants(poll_first_seconds=2))[name]
+    slow = providers.load(usual.with_constants(poll_first_seconds=1000))[name]
 
     assert (quick.first_poll_seconds(), slow.first_poll_seconds()) == (2, 1000)
     assert [quick.next_poll_seconds(polls) for polls in (1, 2, 50)] == [3, 4.5, 10]
@@ -137,7 +139,8 @@ def test_orders_are_taken_where_a_token_is_set_for_them(provider):
     assert provider.can_submit is (provider.ordered_by is not None)
     assert not provider.can_submit or provider.can_poll
     assert not provider.can_list or provider.can_poll
-    assert provider.submit_concurrency > 0
+    assert provider.max_in_flight > 0
+    assert (provider.name in IN_FLIGHT) is provider.can_submit  # MOORAGE_IN_FLIGHT accepts exactly these
 
 
 @pytest.mark.parametrize("name", list(LOADED))

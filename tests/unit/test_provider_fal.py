@@ -17,7 +17,9 @@ BODY = b'{"request_id": "r1", "status": "OK", "payload": {"seed": 19661918801435
 
 
 def fal(**given: object) -> Fal:
-    provider = providers.load(Settings(_env_file=None, **BASE, **{"fal_key": "id:key", **given}))["fal"]
+    constants = {"fal_jwks_url": (given.pop("fal_jwks_url"),)} if "fal_jwks_url" in given else {}
+    settings = Settings(_env_file=None, **BASE, **{"fal_key": "id:key", **given}).with_constants(**constants)
+    provider = providers.load(settings)["fal"]
     assert isinstance(provider, Fal)
     return provider
 

@@ -5,7 +5,9 @@ import os
 import pytest
 
 from moorage import settings
+from moorage.constants import Constants
 from moorage.errors import ConfigError
+from moorage.settings import Settings
 
 GOOD = {"DATABASE_URL": "postgresql://u:p@h/d", "REDIS_URL": "redis://h:6379/0"}
 
@@ -14,7 +16,7 @@ GOOD = {"DATABASE_URL": "postgresql://u:p@h/d", "REDIS_URL": "redis://h:6379/0"}
 def env(monkeypatch, tmp_path):
     """Return a way to set the environment, which is otherwise empty of settings."""
     monkeypatch.chdir(tmp_path)  # no .env
-    for name in [n for n in os.environ if n.startswith(("MOORAGE_", "REPLICATE_", "AWS_", "S3_"))]:
+    for name in [n for n in os.environ if n.startswith(("MOORAGE_", "REPLICATE_", "FAL_", "AWS_", "S3_"))]:
         monkeypatch.delenv(name)
     for name in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", "PUBLIC_URL", "LOG_LEVEL", "LOG_FORMAT"):
         monkeypatch.delenv(name, raising=False)
@@ -107,7 +109,7 @@ def test_a_refusal_does_not_print_a_secret(env, name):
 
 def test_all_that_is_wrong_is_told_at_once(env):
     """One start, one list."""
-    message = refusal(env, MOORAGE_MAX_ERRORS="0", MOORAGE_QUEUE_DEPTH="x", MOORAGE_NOPE="1")
+    message = refusal(env, MOORAGE_MAX_ERRORS="0", MOORAGE_DEV_QUEUE_DEPTH="x", MOORAGE_NOPE="1")
 
     assert len(message.splitlines()) == 3
 
@@ -148,3 +150,143 @@ def test_production_refuses_what_development_allows(env, values, says):
     assert says in refusal(env, MOORAGE_ENV="production", **values)
     env(MOORAGE_ENV="development", **values)
     settings.load()
+
+
+# --- submissions in flight
+
+
+@pytest.mark.parametrize(
+    ("value", "limits"),
+    [
+        ("", {"replicate": 10, "fal": 10, "openai": 10}),
+        ("fal=3", {"replicate": 10, "fal": 3, "openai": 10}),
+        (" openai = 1 , replicate=25,", {"replicate": 25, "fal": 10, "openai": 1}),
+    ],
+)
+def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
+    """Changing one must not require writing down the others."""
+    env(MOORAGE_IN_FLIGHT=value)
+
+    assert settings.load().in_flight == limits
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("replicat=3", "did you mean replicate?"),
+        ("standard=3", "write one of replicate, fal, openai"),
+        ("=3", "write one of replicate, fal, openai"),
+        ("fal", "write fal=NUMBER"),
+        ("fal=", "write fal=NUMBER"),
+        ("fal=0", "write fal=NUMBER with a whole number above 0"),
+        ("fal=-1", "write fal=NUMBER"),
+        ("fal=1.5", "write fal=NUMBER"),
+        ("fal=many", "write fal=NUMBER"),
+        ("fal=1=2", "write fal=NUMBER"),
+        ("fal=1" + "0" * 5000, "write fal=NUMBER"),
+        ("fal=3,openai=2,fal=3", "fal is given twice"),
+    ],
+)
+def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):
+    """A limit that is ignored costs money at the provider."""
+    message = refusal(env, MOORAGE_IN_FLIGHT=value)
+
+    assert message.startswith("MOORAGE_IN_FLIGHT=")
+    assert says in message
+
+
+# --- number, former names, developer overrides
+
+
+def test_there_are_65_settings():
+    """Few enough for an operator to read them all: a new one needs a reason, or a constant serves."""
+    assert len(Settings.model_fields) == 65
+    assert not set(Settings.model_fields) & set(Constants.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("former", "says"),
+    [
+        ("MOORAGE_SUBMIT_CONCURRENCY_REPLICATE", "write MOORAGE_IN_FLIGHT=replicate=NUMBER instead"),
+        ("MOORAGE_SUBMIT_CONCURRENCY_FAL", "write MOORAGE_IN_FLIGHT=fal=NUMBER instead"),
+        ("MOORAGE_SUBMIT_CONCURRENCY_OPENAI", "write MOORAGE_IN_FLIGHT=openai=NUMBER instead"),
+        ("MOORAGE_ORPHANS_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
+        ("MOORAGE_RETENTION_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
+        ("MOORAGE_USAGE_CRON", "write MOORAGE_MAINTENANCE_CRON instead"),
+        ("MOORAGE_KEEP_RENDERS_DAYS", "write MOORAGE_RETENTION_RENDERS_DAYS instead"),
+        ("MOORAGE_KEEP_BODIES_DAYS", "write MOORAGE_RETENTION_BODIES_DAYS instead"),
+        ("MOORAGE_KEEP_FAILED_DAYS", "write MOORAGE_RETENTION_BODIES_DAYS instead"),
+        ("MOORAGE_KEEP_FAILED_DAYS_FILE", "write MOORAGE_RETENTION_BODIES_DAYS instead"),
+        ("MOORAGE_KEEP_ROWS_DAYS", "write MOORAGE_RETENTION_ROWS_DAYS instead"),
+        *[
+            (former, "is a constant now: unset it")
+            for former in (
+                "FAL_JWKS_URL",
+                "FAL_JWKS_URL_FILE",
+                "MOORAGE_ANSWER_SECONDS",
+                "MOORAGE_BYTES_IN_FLIGHT",
+                "MOORAGE_DISCARD_SECONDS",
+                "MOORAGE_DISPATCH_SECONDS",
+                "MOORAGE_DOWNLOAD_CONNECT_SECONDS",
+                "MOORAGE_DOWNLOAD_IDLE_SECONDS",
+                "MOORAGE_DOWNLOAD_MAX_REDIRECTS",
+                "MOORAGE_DOWNLOAD_MIN_BYTES_PER_SECOND",
+                "MOORAGE_DRAIN_SECONDS",
+                "MOORAGE_MAX_CRASHES",
+                "MOORAGE_ORPHAN_AGE_SECONDS",
+                "MOORAGE_ORPHANS_PER_RUN",
+                "MOORAGE_POLL_FIRST_SECONDS",
+                "MOORAGE_QUEUE_DEPTH",
+                "MOORAGE_RECONCILE_SECONDS",
+                "MOORAGE_WAIT_BASE_SECONDS",
+                "MOORAGE_WAIT_CAP_SECONDS",
+            )
+        ],
+    ],
+)
+def test_a_former_name_is_refused_with_what_replaced_it(env, former, says):
+    """An upgrade must not drop a value that an operator chose."""
+    message = refusal(env, **{former: "5"})
+
+    assert message.startswith(f"{former} ")
+    assert says in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_former_name_in_the_dotenv_file_is_refused(env, tmp_path):
+    """Most deployments keep their settings there."""
+    env()
+    (tmp_path / ".env").write_text("MOORAGE_USAGE_CRON=off\nFAL_JWKS_URL=https://rest.fal.ai/jwks.json\n")
+
+    with pytest.raises(ConfigError, match=r"FAL_JWKS_URL is a constant(.|\n)*MOORAGE_USAGE_CRON was replaced"):
+        settings.load()
+
+
+def test_a_constant_is_overridden_by_the_developer_prefix(env, tmp_path):
+    """Tests and the demo cannot wait for the periods of a deployment."""
+    (tmp_path / ".env").write_text("MOORAGE_DEV_DRAIN_SECONDS=4\n")
+    env(MOORAGE_DEV_DISPATCH_SECONDS="0.2", MOORAGE_DEV_FAL_JWKS_URL="https://a/, https://b/")
+
+    constants = settings.load().constants
+
+    assert (constants.dispatch_seconds, constants.drain_seconds, constants.reconcile_seconds) == (0.2, 4.0, 2.0)
+    assert constants.fal_jwks_url == ("https://a/", "https://b/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("MOORAGE_DEV_DISPACH_SECONDS", "1", "did you mean MOORAGE_DEV_DISPATCH_SECONDS?"),
+        ("MOORAGE_DEV_LEASE_SECONDS", "5", "MOORAGE_DEV_LEASE_SECONDS is not a developer override"),
+        ("MOORAGE_DEV_SOMETHING_ENTIRELY_DIFFERENT", "1", "see CONTRIBUTING.md"),
+        ("MOORAGE_DEV_QUEUE_DEPTH", "0", "MOORAGE_DEV_QUEUE_DEPTH='0'"),
+        ("MOORAGE_DEV_DRAIN_SECONDS", "inf", "MOORAGE_DEV_DRAIN_SECONDS='inf'"),
+        ("MOORAGE_DEV_FAL_JWKS_URL", ",", "MOORAGE_DEV_FAL_JWKS_URL"),
+    ],
+)
+def test_a_wrong_developer_override_is_refused(env, name, value, says):
+    """A test that does not run with the value it set proves something else."""
+    message = refusal(env, **{name: value})
+
+    assert says in message
+    assert len(message.splitlines()) == 1

@@ -139,7 +139,7 @@ def provider_settings(settings: Settings) -> Iterator[Check]:
         elif not (provider.synchronous and provider.can_submit):  # that one answers orders with the files themselves
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:
-            yield ok(f"{name}: takes orders, at most {provider.submit_concurrency} at once")
+            yield ok(f"{name}: takes orders, at most {provider.max_in_flight} at once")
     if settings.notify_url:
         count = len(settings.notify_secret)
         yield ok(f"applications are told at {settings.notify_url.partition('?')[0]}, signed with {count} secrets")

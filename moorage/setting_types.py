@@ -1,0 +1,103 @@
+"""Types of settings: how each is read from text, and what is refused."""
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+# The providers that take submissions, and how many predictions moorage keeps in flight at each by default.
+IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
+_VALKEY: Final = re.compile(r"(^|;)valkey(s?)://")  # a URL may name several brokers
+_BROKERS: Final = ("redis://", "rediss://", "amqp://", "amqps://", "sentinel://", "memory://")
+
+
+def split(value: Any) -> Any:
+    """Return the comma-separated parts of a text without surrounding spaces; any other value unchanged."""
+    return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the most similar known name; empty if none is similar."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def parse_in_flight(value: Any) -> Any:
+    """
+    Return the limit of each provider from `PROVIDER=NUMBER` separated by commas; the default where none is given.
+
+    A value that is not text is returned unchanged: pydantic validates the default, too.
+
+    Raises:
+        ValueError: an entry has another form, an unknown provider or a wrong number, or is given twice.
+    """
+    if not isinstance(value, str):
+        return value
+    given: dict[str, int] = {}
+    for entry in split(value):
+        provider, _, number = (part.strip() for part in entry.partition("="))
+        if provider not in IN_FLIGHT:
+            hint = suggest(provider, IN_FLIGHT) or f"write one of {', '.join(IN_FLIGHT)}"
+            raise ValueError(f"{provider!r} is not a provider that takes submissions: {hint}")
+        if not re.fullmatch("[0-9]{1,9}", number) or int(number) == 0:
+            raise ValueError(f"write {provider}=NUMBER with a whole number above 0, for example {provider}=10")
+        if provider in given:
+            raise ValueError(f"{provider} is given twice: write it once")
+        given[provider] = int(number)
+    return {**IN_FLIGHT, **given}
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("write a URL that starts with https:// (or http:// on a private network)")
+    return value.rstrip("/")
+
+
+def _postgres_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("postgres://", "postgresql://")):
+        raise ValueError("write postgresql://USER:PASSWORD@HOST:5432/DATABASE")
+    return value
+
+
+def _broker_url(value: SecretStr) -> SecretStr:
+    # Valkey speaks Redis' protocol, and kombu knows it by that name alone.
+    url = _VALKEY.sub(r"\1redis\2://", value.get_secret_value())
+    if not url.startswith(_BROKERS):
+        raise ValueError("write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/")
+    return SecretStr(url)
+
+
+def _long_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < 32:
+        raise ValueError("has fewer than 32 characters: write one made with `openssl rand -hex 32`")
+    return value
+
+
+def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        host, _, port = entry.rpartition(":")
+        try:
+            ipaddress.ip_address(host.strip("[]"))
+            valid = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(f"{entry!r} is not ADDRESS:PORT; write for example 127.0.0.1:8081")
+    return value
+
+
+Count = Annotated[int, Field(gt=0)]
+Days = Annotated[float, Field(ge=0, le=36500)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)]
+Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(_addresses)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)]
+InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
+LongSecret = Annotated[SecretStr, AfterValidator(_long_secret)]

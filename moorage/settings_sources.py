@@ -1,0 +1,109 @@
+"""Where settings are read from besides the environment, and the messages that refuse a name or a value."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from dotenv import dotenv_values
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from moorage.constants import DEVELOPER_PREFIX, Constants
+from moorage.errors import ConfigError
+from moorage.setting_types import suggest
+
+# Read elsewhere, directly from the environment.
+_OTHER_NAMES: Final = {"MOORAGE_FAILPOINT", "MOORAGE_DATA_DIR", "MOORAGE_DOTENV"}
+_REPLACED: Final = {
+    "MOORAGE_SUBMIT_CONCURRENCY_REPLICATE": "MOORAGE_IN_FLIGHT=replicate=NUMBER",
+    "MOORAGE_SUBMIT_CONCURRENCY_FAL": "MOORAGE_IN_FLIGHT=fal=NUMBER",
+    "MOORAGE_SUBMIT_CONCURRENCY_OPENAI": "MOORAGE_IN_FLIGHT=openai=NUMBER",
+    "MOORAGE_ORPHANS_CRON": "MOORAGE_MAINTENANCE_CRON",
+    "MOORAGE_RETENTION_CRON": "MOORAGE_MAINTENANCE_CRON",
+    "MOORAGE_USAGE_CRON": "MOORAGE_MAINTENANCE_CRON",
+    "MOORAGE_KEEP_RENDERS_DAYS": "MOORAGE_RETENTION_RENDERS_DAYS",
+    "MOORAGE_KEEP_BODIES_DAYS": "MOORAGE_RETENTION_BODIES_DAYS",
+    "MOORAGE_KEEP_FAILED_DAYS": "MOORAGE_RETENTION_BODIES_DAYS",
+    "MOORAGE_KEEP_ROWS_DAYS": "MOORAGE_RETENTION_ROWS_DAYS",
+}
+# Former names of settings that are constants now, and their developer overrides.
+_FIXED: Final = {
+    "FAL_JWKS_URL" if field == "fal_jwks_url" else f"MOORAGE_{field.upper()}": f"{DEVELOPER_PREFIX}{field.upper()}"
+    for field in Constants.model_fields
+}
+
+
+class FileTwins(PydanticBaseSettingsSource):
+    """For every setting NAME, the contents of the file that NAME_FILE names."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value, its key and that it is not complex; pydantic's contract."""
+        for name in names_of(field_name, field):
+            path = os.environ.get(f"{name}_FILE")
+            if path:
+                try:
+                    return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+                except (OSError, UnicodeDecodeError) as error:
+                    raise ConfigError(f"{name}_FILE={path}: cannot be read ({error})") from error
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values of these files by field name."""
+        found = {n: self.get_field_value(f, n)[0] for n, f in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def names_of(field_name: str, field: Any, prefix: str = "MOORAGE_") -> list[str]:
+    """Return the environment names of a field, the preferred one first."""
+    alias = field.validation_alias
+    return [str(choice) for choice in alias.choices] if alias else [f"{prefix}{field_name.upper()}"]
+
+
+def dotenv_path() -> str:
+    """Return the file that settings are read from besides the environment: MOORAGE_DOTENV, empty for none."""
+    return os.environ.get("MOORAGE_DOTENV", ".env")
+
+
+def unknown_names(settings: Iterable[str]) -> list[str]:
+    """
+    Return a message for each name in the environment or in `.env` that is ours and no setting.
+
+    Args:
+        settings: the environment names of all settings.
+    """
+    known = {*settings, *_OTHER_NAMES}
+    known |= {f"{name}_FILE" for name in known}
+    seen = {name.upper() for name in (*os.environ, *dotenv_values(dotenv_path()))} - known - set(_FIXED.values())
+    return [
+        _refuse(name, known)
+        for name in sorted(seen)
+        if name.startswith("MOORAGE_") or name.removesuffix("_FILE") in _FIXED
+    ]
+
+
+def _refuse(name: str, known: Iterable[str]) -> str:
+    former = name.removesuffix("_FILE")
+    if former in _REPLACED:
+        return f"{name} was replaced: write {_REPLACED[former]} instead"
+    if former in _FIXED:
+        return f"{name} is a constant now: unset it (for development: {_FIXED[former]}, see CONTRIBUTING.md)"
+    if name.startswith(DEVELOPER_PREFIX):
+        known, what, where = _FIXED.values(), "developer override", "CONTRIBUTING.md"
+    else:
+        what, where = "setting", ".env.example"
+    return f"{name} is not a {what}: {suggest(name, known) or f'unset it, or see {where} for the names that exist'}"
+
+
+def explain(kind: type[BaseSettings], item: Any) -> str:
+    """Return the message for one of pydantic's errors: the name in the environment and the remedy."""
+    name = str(item["loc"][0]) if item["loc"] else ""
+    field = kind.model_fields.get(name)
+    env = names_of(name, field, str(kind.model_config.get("env_prefix")))[0] if field else name
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{env} is not set: write {env}=... (see .env.example)"
+    if not env:
+        return str(message)
+    is_secret = any(word in env.lower() for word in ("secret", "token", "url", "_key"))
+    shown = "" if is_secret else f"={item['input']!r}"
+    return f"{env}{shown}: {message[:1].lower()}{message[1:]}"
