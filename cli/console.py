@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "away": "bold red"}
 _NOT_A_TERMINAL_COLUMNS: Final = 400  # a pipe or a file has no width of its own, and is read a line a row
@@ -22,58 +22,60 @@ _IDS: Final = frozenset({"id"})
 _ID_CHARS: Final = 36
 
 
-def emit(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a value as JSON: times in ISO 8601, ids as text, dataclasses as objects."""
     click.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=True))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+def build_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Return a table without frames; a cell that is one of our words (ok, fail, late) has its colour."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for column in columns:
         is_id = column in _IDS  # to be pasted: never broken
         made.add_column(column, overflow="fold", no_wrap=is_id, min_width=_ID_CHARS if is_id else None)
     for row in rows:
-        made.add_row(*(cell(value) for value in row))
+        made.add_row(*(format_cell(value) for value in row))
     return made
 
 
-def cell(value: object) -> Text:
+def format_cell(value: object) -> Text:
     """Return a value as text of a table: nothing for None, control characters shown and not obeyed."""
-    text = "" if value is None else clean(str(value))
+    text = "" if value is None else escape_control_chars(str(value))
     return Text(text, style=_STYLES.get(text, ""))
 
 
-def show(*parts: Table | str) -> None:
+def print_parts(*parts: Table | str) -> None:
     """Print tables and lines, an empty line between a table and what follows."""
     console = _console()
     for part in parts:
-        console.print(Text(clean(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+        console.print(
+            Text(escape_control_chars(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str)
+        )
         if not isinstance(part, str):
             console.print()
 
 
-def facts(pairs: Mapping[str, object]) -> list[str]:
+def format_facts(pairs: Mapping[str, object]) -> list[str]:
     """Return "name  value" lines, aligned, without those whose value is None."""
     given = {name: value for name, value in pairs.items() if value is not None}
     width = max((len(name) for name in given), default=0)
     return [f"{name:<{width}}  {value}" for name, value in given.items()]
 
 
-def clean(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     """Return text whose control characters are shown as escapes, so that a provider's words cannot move a cursor."""
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
-def ago(at: datetime | None, now: datetime) -> str:
+def format_age(at: datetime | None, now: datetime) -> str:
     """Return how long ago something was ("12 s ago"), "in 12 s" when it is to come, "never" for None."""
     if at is None:
         return "never"
     seconds = (now - at).total_seconds()
-    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a length of time in the largest unit that fits: "850 ms", "12 s", "5 min", "3 h", "9 d"."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"

@@ -60,7 +60,7 @@ class _Lazy(click.Group):
 @click.version_option(VERSION, prog_name="moorage")
 def cli() -> None:
     """Keep what image and video providers generate: webhooks in, files and rows out, provably."""
-    logs.setup(os.environ.get("LOG_LEVEL", "WARNING"), os.environ.get("LOG_FORMAT", "console"))
+    logs.configure_logging(os.environ.get("LOG_LEVEL", "WARNING"), os.environ.get("LOG_FORMAT", "console"))
 
 
 def _find_running_stack() -> None:

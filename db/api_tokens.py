@@ -5,7 +5,7 @@ import secrets
 from typing import Final, Literal, cast
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import ids
 
 Role = Literal["application", "admin"]
@@ -18,28 +18,28 @@ RETURNING id, name, role, created_at, revoked_at
 """
 
 
-def add(conn: Connection, name: str, role: Role) -> tuple[Row, str]:
+def create(conn: Connection, name: str, role: Role) -> tuple[Row, str]:
     """Insert a token and return its row and the token itself, which can never be read again."""
     token = PREFIX + secrets.token_urlsafe(32)
-    args = {"id": ids.new(), "name": name, "role": role, "token_sha256": _sha256(token)}
-    return cast(Row, one(conn, ADD, args)), token
+    args = {"id": ids.uuid7(), "name": name, "role": role, "token_sha256": _sha256(token)}
+    return cast(Row, fetch_one(conn, ADD, args)), token
 
 
 FIND = "SELECT role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL"
 
 
-def role_of(conn: Connection, token: str) -> Role | None:
+def get_role(conn: Connection, token: str) -> Role | None:
     """Return what a token allows; None when it is none of ours, or was revoked."""
-    row = one(conn, FIND, {"token_sha256": _sha256(token)})
+    row = fetch_one(conn, FIND, {"token_sha256": _sha256(token)})
     return cast(Role, row["role"]) if row else None
 
 
 ALL = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000"
 
 
-def all_of(conn: Connection) -> list[Row]:
+def list_tokens(conn: Connection) -> list[Row]:
     """Return what is known of every token, the oldest first."""
-    return many(conn, ALL)
+    return fetch_all(conn, ALL)
 
 
 REVOKE = """
@@ -50,7 +50,7 @@ RETURNING id, name, role, created_at, revoked_at
 
 def revoke(conn: Connection, token_id: UUID) -> Row | None:
     """End a token from its next request on; None when there is none that lives."""
-    return one(conn, REVOKE, {"id": token_id})
+    return fetch_one(conn, REVOKE, {"id": token_id})
 
 
 def _sha256(token: str) -> str:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 
 
 def _ending(table: str, subject: str, from_state: str, values: str) -> str:
@@ -26,10 +26,10 @@ RETURNING subject_id AS id
 CANCEL_PLANNED = _ending("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
 
 
-def planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
+def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
     """End a locked job's predictions that are not submitted yet; returns them."""
     args = {"job_id": job_id, "reason": reason, "actor": actor}
-    return [row["id"] for row in many(conn, CANCEL_PLANNED, args)]
+    return [row["id"] for row in fetch_all(conn, CANCEL_PLANNED, args)]
 
 
 # One that is being submitted goes on with that: only then has it an id to be stopped by.
@@ -43,9 +43,9 @@ RETURNING id, state
 """
 
 
-def ask_to_stop(conn: Connection, job_id: UUID, *, reason: str) -> list[UUID]:
+def request_cancellation(conn: Connection, job_id: UUID, *, reason: str) -> list[UUID]:
     """Have the poll step ask the providers of a locked job's other predictions to stop; returns those due for it."""
-    rows = many(conn, ASK_TO_STOP, {"job_id": job_id, "reason": reason})
+    rows = fetch_all(conn, ASK_TO_STOP, {"job_id": job_id, "reason": reason})
     return [row["id"] for row in rows if row["state"] != "submitting"]
 
 
@@ -53,7 +53,7 @@ def ask_to_stop(conn: Connection, job_id: UUID, *, reason: str) -> list[UUID]:
 END_WAITING = _ending("outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'")
 
 
-def waiting(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
+def cancel_waiting_outputs(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
     """End a locked job's outputs that wait, whoever holds them; returns them. Nobody gave up: no dead letters."""
     args = {"job_id": job_id, "reason": reason, "actor": actor}
-    return [row["id"] for row in many(conn, END_WAITING, args)]
+    return [row["id"] for row in fetch_all(conn, END_WAITING, args)]

@@ -1,6 +1,6 @@
 """A clock that was set back: what it left lying in the future is brought near again."""
 
-from db.connection import Connection, many, one
+from db.connection import Connection, fetch_all, fetch_one
 
 # A tick or an edge from the future was taken by a clock that has been set back since. Ticks alone do not tell of a jump
 # that passed while no beat ran.
@@ -11,9 +11,9 @@ SELECT 1 AS found
 """
 
 
-def was_set_back(conn: Connection) -> bool:
+def was_clock_set_back(conn: Connection) -> bool:
     """Return whether the database's clock was ahead of where it is now, and something was written meanwhile."""
-    return one(conn, WAS_SET_BACK, {}) is not None
+    return fetch_one(conn, WAS_SET_BACK, {}) is not None
 
 
 # No wait of ours is longer than five minutes; a server's Retry-After is given up here for the sake of all else.
@@ -54,8 +54,8 @@ RETURNING id
 }
 
 
-def heal(conn: Connection, lease_seconds: float) -> int:
+def correct_future_times(conn: Connection, lease_seconds: float) -> int:
     """Make due what waits for a time that was never meant, and let leases end as they would have; returns how many."""
-    healed = [row for sql in RUN_NOW.values() for row in many(conn, sql)]
-    healed += [row for sql in END_LEASES.values() for row in many(conn, sql, {"lease_seconds": lease_seconds})]
+    healed = [row for sql in RUN_NOW.values() for row in fetch_all(conn, sql)]
+    healed += [row for sql in END_LEASES.values() for row in fetch_all(conn, sql, {"lease_seconds": lease_seconds})]
     return len(healed)

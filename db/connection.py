@@ -19,8 +19,8 @@ Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
 # A signal handler that raises inside a COMMIT would leave its outcome unknown (celery.md, finding 8).
-HELD_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
-AGAIN: Final = (pg.DeadlockDetected, pg.SerializationFailure)
+BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
+RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
 # One round trip; SET LOCAL, because a session setting does not survive PgBouncer in transaction mode.
 BEGIN: Final = (
@@ -90,13 +90,13 @@ class Database:
             DatabaseUnavailable: the connection failed before COMMIT: nothing happened.
             CommitUncertain: it failed in COMMIT.
         """
-        with holding_signals():
+        with block_signals():
             conn = self._begin()
             try:
                 yield conn
             except BaseException as error:
                 self._roll_back(conn)
-                if isinstance(error, psycopg.OperationalError) and not isinstance(error, AGAIN):
+                if isinstance(error, psycopg.OperationalError) and not isinstance(error, RETRYABLE_ERRORS):
                     raise DatabaseUnavailable(f"PostgreSQL went away: {_first_line(error)}") from error
                 raise
             self._commit(conn)
@@ -117,7 +117,7 @@ class Database:
     def _commit(self, conn: Connection) -> None:
         try:
             conn.execute("COMMIT")
-        except AGAIN:
+        except RETRYABLE_ERRORS:
             self._roll_back(conn)
             raise
         except psycopg.OperationalError as error:
@@ -136,30 +136,30 @@ class Database:
             try:
                 with self.transaction() as conn:
                     return work(conn)
-            except AGAIN:
+            except RETRYABLE_ERRORS:
                 continue
         raise DatabaseUnavailable("20 deadlocks in a row")
 
 
 @contextlib.contextmanager
-def holding_signals() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Hold back the signals that would raise in the middle; they are delivered at the end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def one(conn: Connection, sql: str, args: dict[str, Any]) -> Row | None:
+def fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> Row | None:
     """Execute a statement and return its only row, or None."""
     return conn.execute(sql, args).fetchone()
 
 
-def many(conn: Connection, sql: str, args: dict[str, Any] | None = None) -> list[Row]:
+def fetch_all(conn: Connection, sql: str, args: dict[str, Any] | None = None) -> list[Row]:
     """Execute a statement and return its rows."""
     return conn.execute(sql, args).fetchall()
 
@@ -167,7 +167,7 @@ def many(conn: Connection, sql: str, args: dict[str, Any] | None = None) -> list
 NOW = "SELECT moment() AS now"
 
 
-def now(conn: Connection) -> datetime:
+def current_time(conn: Connection) -> datetime:
     """Return the database's time: the only clock that decisions use."""
     row = conn.execute(NOW).fetchone()
     return cast(datetime, row["now"] if row else None)

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import ids
-from moorage.lifecycle import GiveUp
+from moorage.lifecycle import DeadLetterDecision
 from moorage.model import DeadLetter
-from moorage.text import storable
+from moorage.text import to_storable
 
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
        created_at, closed_at, closed_by"""
@@ -34,7 +34,7 @@ def add(
     conn: Connection,
     subject: str,
     subject_id: UUID,
-    why: GiveUp,
+    decision: DeadLetterDecision,
     *,
     step: str,
     actor: str,
@@ -44,17 +44,17 @@ def add(
 ) -> None:
     """Open a dead letter, in the transaction that gives up on the row."""
     args: dict[str, Any] = {
-        "id": ids.new(),
+        "id": ids.uuid7(),
         "subject": subject,
         "subject_id": subject_id,
         "job_id": job_id,
         "provider": provider,
         "step": step,
-        "category": why.category,
-        "error": why.error,
-        "reason": storable(why.reason),
-        "retryable": why.retryable,
-        "facts": Jsonb({k: storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}),
+        "category": decision.category,
+        "error": decision.error,
+        "reason": to_storable(decision.reason),
+        "retryable": decision.retryable,
+        "facts": Jsonb({k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}),
         "actor": actor,
     }
     conn.execute(ADD, args)
@@ -74,7 +74,7 @@ RETURNING subject_id AS id
 
 def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> bool:
     """Close an open dead letter as replayed or discarded; False when it is closed already."""
-    return one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
+    return fetch_one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
 
 
 CLOSE_OF = """
@@ -88,7 +88,7 @@ SELECT 'dead_letter', id, job_id, 'open', 'replayed', %(reason)s, %(actor)s FROM
 """
 
 
-def close_of(conn: Connection, subject: str, subject_id: UUID, *, reason: str, actor: str) -> None:
+def close_by_subject(conn: Connection, subject: str, subject_id: UUID, *, reason: str, actor: str) -> None:
     """Close the open dead letter of a row that came back to life by itself."""
     conn.execute(CLOSE_OF, {"subject": subject, "subject_id": subject_id, "reason": reason, "actor": actor})
 
@@ -98,12 +98,12 @@ GET = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s"
 
 def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
     """Return a dead letter."""
-    row = one(conn, GET, {"id": dead_letter_id})
+    row = fetch_one(conn, GET, {"id": dead_letter_id})
     return DeadLetter(**row) if row else None
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class DeadLetterFilter:
     """Which dead letters are meant: those that fit all that is not None."""
 
     state: str = "open"
@@ -128,9 +128,9 @@ SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS c
 """
 
 
-def groups(conn: Connection, which: Filter) -> list[Row]:
+def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]:
     """Return the dead letters that are meant, counted by provider, step, category and error."""
-    return many(conn, GROUPS, asdict(which))
+    return fetch_all(conn, GROUPS, asdict(criteria))
 
 
 LIST = f"""
@@ -140,9 +140,9 @@ SELECT {_COLUMNS} FROM dead_letters
 """
 
 
-def find(conn: Connection, which: Filter, *, limit: int) -> list[DeadLetter]:
+def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> list[DeadLetter]:
     """Return the newest dead letters that are meant."""
-    return [DeadLetter(**row) for row in many(conn, LIST, {**asdict(which), "limit": limit})]
+    return [DeadLetter(**row) for row in fetch_all(conn, LIST, {**asdict(criteria), "limit": limit})]
 
 
 PAGE = f"""
@@ -150,6 +150,6 @@ SELECT id FROM dead_letters WHERE {_FITS} AND id > %(after)s ORDER BY id LIMIT %
 """
 
 
-def page(conn: Connection, which: Filter, *, after: UUID, limit: int) -> list[UUID]:
+def list_ids(conn: Connection, which: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
     """Return the ids of those that are meant, oldest first, from behind one: for going through all of them."""
-    return [row["id"] for row in many(conn, PAGE, {**asdict(which), "after": after, "limit": limit})]
+    return [row["id"] for row in fetch_all(conn, PAGE, {**asdict(which), "after": after, "limit": limit})]

@@ -2,12 +2,12 @@
 
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
-from db.leases import CLEAR
+from db.connection import Connection, Row, fetch_all, fetch_one
+from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
 from moorage.model import Delivery, Lease
 
-LIVE = ("new", "unmatched")
+LIVE_STATES = ("new", "unmatched")
 
 GET = """
 SELECT id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until, key_sha256
@@ -17,16 +17,16 @@ SELECT id, provider, webhook_id, received_at, body, state, external_id, predicti
 
 def get(conn: Connection, delivery_id: UUID) -> Delivery | None:
     """Return a delivery, its body included."""
-    row = one(conn, GET, {"id": delivery_id})
+    row = fetch_one(conn, GET, {"id": delivery_id})
     return Delivery(**row) if row else None
 
 
 LOCK = "SELECT id FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE"
 
 
-def lock(conn: Connection, lease: Lease) -> None:
+def lock_leased(conn: Connection, lease: Lease) -> None:
     """Lock a delivery first of all rows; LeaseLost when another worker owns it."""
-    if one(conn, LOCK, {"id": lease.row_id, "token": lease.token}) is None:
+    if fetch_one(conn, LOCK, {"id": lease.row_id, "token": lease.token}) is None:
         raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
 
 
@@ -35,7 +35,7 @@ WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
     UPDATE deliveries d
-       SET state = %(state)s, {CLEAR}, run_at = NULL, ended_at = moment(), reason = %(reason)s,
+       SET state = %(state)s, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = %(reason)s,
            external_id = coalesce(%(external_id)s, d.external_id), prediction_id = %(prediction_id)s
       FROM old WHERE d.id = old.id
     RETURNING d.id, old.state AS from_state
@@ -67,7 +67,7 @@ def end(
         "job_id": job_id,
         "actor": lease.leased_by,
     }
-    if one(conn, END, args) is None:
+    if fetch_one(conn, END, args) is None:
         raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
 
 
@@ -76,7 +76,7 @@ WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
     UPDATE deliveries d
-       SET state = 'unmatched', {CLEAR}, attempt = attempt - 1, external_id = %(external_id)s, woken_at = NULL,
+       SET state = 'unmatched', {CLEAR_LEASE}, attempt = attempt - 1, external_id = %(external_id)s, woken_at = NULL,
            unmatched_until = coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s)),
            run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                           coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s))),
@@ -89,8 +89,8 @@ SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_
 """
 
 
-def wait_unmatched(
-    conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, life_seconds: float
+def mark_unmatched(
+    conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
 ) -> None:
     """Keep a delivery for a prediction that nobody registered, to be tried again after a wait."""
     args = {
@@ -98,10 +98,10 @@ def wait_unmatched(
         "token": lease.token,
         "external_id": external_id,
         "wait_seconds": wait_seconds,
-        "life_seconds": life_seconds,
+        "life_seconds": unmatched_seconds,
         "actor": lease.leased_by,
     }
-    lock(conn, lease)
+    lock_leased(conn, lease)
     conn.execute(UNMATCHED, args)
 
 
@@ -117,9 +117,9 @@ RETURNING d.id
 """
 
 
-def match(conn: Connection, provider: str, external_id: str) -> list[UUID]:
+def make_unmatched_due(conn: Connection, provider: str, external_id: str) -> list[UUID]:
     """Make the unmatched deliveries of a prediction due, now that it is registered; returns them."""
-    return [row["id"] for row in many(conn, MATCH, {"provider": provider, "external_id": external_id})]
+    return [row["id"] for row in fetch_all(conn, MATCH, {"provider": provider, "external_id": external_id})]
 
 
 POISON = """
@@ -141,7 +141,7 @@ RETURNING subject_id AS id
 def poison(conn: Connection, delivery_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
     """End a delivery whose workers keep dying; False when it is no longer such a row."""
     args = {"id": delivery_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return one(conn, POISON, args) is not None
+    return fetch_one(conn, POISON, args) is not None
 
 
 REPLAY = """
@@ -160,7 +160,7 @@ RETURNING subject_id AS id
 
 def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
     """Make a dead delivery new again; False when its body was purged or it is not dead."""
-    return one(conn, REPLAY, {"id": delivery_id, "actor": actor}) is not None
+    return fetch_one(conn, REPLAY, {"id": delivery_id, "actor": actor}) is not None
 
 
 OF_PREDICTION = """
@@ -169,6 +169,6 @@ SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) 
 """
 
 
-def of_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
+def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
     """Return the deliveries applied to a prediction, without their bodies."""
-    return many(conn, OF_PREDICTION, {"prediction_id": prediction_id})
+    return fetch_all(conn, OF_PREDICTION, {"prediction_id": prediction_id})

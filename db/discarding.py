@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, many, one
+from db.connection import Connection, fetch_all, fetch_one
 from moorage.model import Lease
 
 BEGIN = """
@@ -20,10 +20,12 @@ RETURNING subject_id AS id
 """
 
 
-def begin(conn: Connection, job_id: UUID, reason: str, actor: str, *, placeholder_too: bool = False) -> list[UUID]:
+def mark_discarding(
+    conn: Connection, job_id: UUID, reason: str, actor: str, *, include_placeholder: bool = False
+) -> list[UUID]:
     """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
-    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": placeholder_too}
-    return [row["id"] for row in many(conn, BEGIN, args)]
+    args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": include_placeholder}
+    return [row["id"] for row in fetch_all(conn, BEGIN, args)]
 
 
 HAS_ANY = """
@@ -31,19 +33,19 @@ SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 
 """
 
 
-def has_any(conn: Connection, prediction_id: UUID) -> bool:
+def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool:
     """Return whether kept files of a prediction were discarded by its job's policy."""
-    return one(conn, HAS_ANY, {"id": prediction_id}) is not None
+    return fetch_one(conn, HAS_ANY, {"id": prediction_id}) is not None
 
 
-END = leases.ending(
+END = leases.build_end_statement(
     "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
 )
 
 
-def end(conn: Connection, lease: Lease) -> None:
+def end_discarded(conn: Connection, lease: Lease) -> None:
     """Record that an output's objects are deleted; LeaseLost when another worker owns it."""
-    leases.end(conn, lease, END)
+    leases.execute_end(conn, lease, END)
 
 
 SPOOLED = """
@@ -56,11 +58,11 @@ SELECT o.id, o.source AS key
 FORGET_SPOOLED = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
 
 
-def spooled(conn: Connection) -> list[tuple[UUID, str]]:
+def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
     """Return outputs of settled jobs whose spooled input file still lies in the private bucket, with its key."""
-    return [(row["id"], row["key"]) for row in many(conn, SPOOLED)]
+    return [(row["id"], row["key"]) for row in fetch_all(conn, SPOOLED)]
 
 
-def forget_spooled(conn: Connection, output_id: UUID, key: str) -> None:
+def clear_spooled_input(conn: Connection, output_id: UUID, key: str) -> None:
     """Forget a spooled input file that was deleted."""
     conn.execute(FORGET_SPOOLED, {"id": output_id, "key": key})

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 ADD = """
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
 VALUES (%(subject)s, %(subject_id)s, %(job_id)s, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s)
 """
 
-SPAN: Final = 500  # ids a page goes through, so that a filter that finds nothing costs no more than one that finds all
+MAX_ID_SPAN: Final = (
+    500  # ids a page goes through, so that a filter that finds nothing costs no more than one that finds all
+)
 
 LAST_DRAWN = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
 
@@ -27,7 +29,7 @@ def add(
     conn: Connection,
     subject: str,
     subject_id: UUID,
-    edge: tuple[str | None, str],
+    transition: tuple[str | None, str],
     *,
     actor: str,
     job_id: UUID | None = None,
@@ -38,8 +40,8 @@ def add(
         "subject": subject,
         "subject_id": subject_id,
         "job_id": job_id,
-        "from_state": edge[0],
-        "to_state": edge[1],
+        "from_state": transition[0],
+        "to_state": transition[1],
         "reason": reason,
         "actor": actor,
     }
@@ -52,9 +54,9 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
 """
 
 
-def of_job(conn: Connection, job_id: UUID, limit: int = 1000) -> list[Row]:
+def list_by_job(conn: Connection, job_id: UUID, limit: int = 1000) -> list[Row]:
     """Return the history of a job, its predictions and outputs, oldest first."""
-    return many(conn, OF_JOB, {"job_id": job_id, "limit": limit})
+    return fetch_all(conn, OF_JOB, {"job_id": job_id, "limit": limit})
 
 
 OF = """
@@ -63,9 +65,9 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
 """
 
 
-def of(conn: Connection, subject: str, subject_id: UUID, limit: int = 1000) -> list[Row]:
+def list_by_subject(conn: Connection, subject: str, subject_id: UUID, limit: int = 1000) -> list[Row]:
     """Return the history of one row, oldest first."""
-    return many(conn, OF, {"subject": subject, "subject_id": subject_id, "limit": limit})
+    return fetch_all(conn, OF, {"subject": subject, "subject_id": subject_id, "limit": limit})
 
 
 PAGE_OF_JOB = """
@@ -74,9 +76,9 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
 """
 
 
-def page_of_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[Row]:
+def list_page_by_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[Row]:
     """Return the history of a job behind an event, oldest first."""
-    return many(conn, PAGE_OF_JOB, {"job_id": job_id, "after": after, "limit": limit})
+    return fetch_all(conn, PAGE_OF_JOB, {"job_id": job_id, "after": after, "limit": limit})
 
 
 # The events of all jobs in an order that loses none: who reads on from the last id it saw may pass over a lower one.
@@ -89,36 +91,36 @@ def page_of_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Watermark:
     """An event id, and the transactions that may still bring one up to it."""
 
     event_id: int
     writers: frozenset[str]
 
 
-def mark(conn: Connection) -> Mark:
+def read_watermark(conn: Connection) -> Watermark:
     """Return the last id drawn and who writes events, asked in this order."""
-    event_id = last_drawn(conn)
-    return Mark(event_id, _writers(conn))
+    event_id = get_last_id(conn)
+    return Watermark(event_id, _writers(conn))
 
 
-def is_final(conn: Connection, mark: Mark) -> bool:
+def is_final(conn: Connection, watermark: Watermark) -> bool:
     """Return whether every event up to a mark is visible to later statements, or never will be."""
-    return not mark.writers or not mark.writers & _writers(conn)
+    return not watermark.writers or not watermark.writers & _writers(conn)
 
 
-def last_drawn(conn: Connection) -> int:
+def get_last_id(conn: Connection) -> int:
     """Return the highest id that was drawn, 0 before the first."""
-    row = one(conn, LAST_DRAWN, {})
+    row = fetch_one(conn, LAST_DRAWN, {})
     return int(row["id"]) if row else 0
 
 
 OLDEST = "SELECT min(id) AS id FROM events"
 
 
-def oldest(conn: Connection) -> int | None:
+def get_oldest_id(conn: Connection) -> int | None:
     """Return the lowest id that retention has left; None without events."""
-    row = one(conn, OLDEST, {})
+    row = fetch_one(conn, OLDEST, {})
     return row["id"] if row else None
 
 
@@ -132,7 +134,7 @@ SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_stat
 """
 
 
-def page(
+def list_between(
     conn: Connection, after: int, until: int, *, job_id: UUID | None = None, owner: str | None = None
 ) -> list[Row]:
     """
@@ -142,8 +144,8 @@ def page(
         until: final (`is_final`), and at most SPAN behind `after`.
     """
     args: dict[str, Any] = {"after": after, "until": until, "job_id": job_id, "owner": owner}
-    return many(conn, PAGE, args)
+    return fetch_all(conn, PAGE, args)
 
 
 def _writers(conn: Connection) -> frozenset[str]:
-    return frozenset(row["writer"] for row in many(conn, WRITERS))
+    return frozenset(row["writer"] for row in fetch_all(conn, WRITERS))

@@ -8,10 +8,10 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from db import notifications, progress
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import ids
-from moorage.lifecycle import Counts
-from moorage.model import Entry, Job, Registration, Wish
+from moorage.lifecycle import OutputCounts
+from moorage.model import FallbackEntry, Job, JobRequest, Registration
 
 _COLUMNS = (
     "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, chain, placeholder, variants"
@@ -46,24 +46,30 @@ RETURNING subject_id AS id
 """
 
 
-def add(
-    conn: Connection, job_id: UUID, asked: Registration, *, deadline_seconds: float, notify: bool = False, actor: str
+def add_registered(
+    conn: Connection,
+    job_id: UUID,
+    registration: Registration,
+    *,
+    deadline_seconds: float,
+    notify: bool = False,
+    actor: str,
 ) -> None:
     """Insert an open job; `notify`: its application is told of its ends by webhook."""
     args: dict[str, Any] = {
         "id": job_id,
-        "owner": asked.owner,
-        "kind": asked.kind,
-        "mode": asked.mode,
-        "room_type": asked.room_type,
-        "style": asked.style,
-        "prompt": asked.prompt,
-        "project_id": asked.project_id,
-        "scene": None if asked.scene is None else Jsonb(asked.scene),
-        "partial": asked.partial,
+        "owner": registration.owner,
+        "kind": registration.kind,
+        "mode": registration.mode,
+        "room_type": registration.room_type,
+        "style": registration.style,
+        "prompt": registration.prompt,
+        "project_id": registration.project_id,
+        "scene": None if registration.scene is None else Jsonb(registration.scene),
+        "partial": registration.partial,
         "notify": notify,
         "deadline": timedelta(seconds=deadline_seconds),
-        "reason": f"{asked.provider} {asked.external_id}",
+        "reason": f"{registration.provider} {registration.external_id}",
         "actor": actor,
     }
     conn.execute(ADD, args)
@@ -74,7 +80,7 @@ LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
 
 def lock(conn: Connection, job_id: UUID) -> Job:
     """Lock a job: before its predictions, outputs, project and results."""
-    row = one(conn, LOCK, {"id": job_id})
+    row = fetch_one(conn, LOCK, {"id": job_id})
     if row is None:
         raise LookupError(f"there is no job {job_id}")
     return Job(**row)
@@ -91,10 +97,10 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
 """
 
 
-def count(conn: Connection, job_id: UUID) -> Counts:
+def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
     """Count a locked job's outputs: a statement of its own, so that it sees what the lock waited for."""
-    row = one(conn, COUNT, {"id": job_id})
-    return Counts(**row) if row else Counts()
+    row = fetch_one(conn, COUNT, {"id": job_id})
+    return OutputCounts(**row) if row else OutputCounts()
 
 
 MOVE = f"""
@@ -111,14 +117,14 @@ WITH moved AS (
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
     SELECT 'job', id, id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
     RETURNING id, subject_id
-), {notifications.ADD_OF_AN_END}
+), {notifications.ADD_FOR_JOB_END}
 SELECT subject_id AS id FROM told
 """
 
 CHECK_AFTER = timedelta(minutes=5)  # a keeping job is counted again then, should its settling have been missed
 
 
-def move(
+def change_state(
     conn: Connection,
     job: Job,
     to_state: str,
@@ -144,13 +150,13 @@ def move(
         "category": category,
         "reason": reason,
         "check_after": check_after,
-        "notice_id": ids.new(),
+        "notice_id": ids.uuid7(),
         "actor": actor,
     }
-    if one(conn, MOVE, args) is None:
+    if fetch_one(conn, MOVE, args) is None:
         raise LookupError(f"job {job.id} is no longer {job.state}, though it is locked")
     if job.project_id is not None and args["live"] != (job.state in ("open", "keeping")):
-        progress.note(conn, job.project_id)
+        progress.update_status(conn, job.project_id)
 
 
 DUE = """
@@ -158,9 +164,9 @@ SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() OR
 """
 
 
-def due(conn: Connection, limit: int = 100) -> list[UUID]:
+def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
     """Return jobs whose deadline or check has come."""
-    return [row["id"] for row in many(conn, DUE, {"limit": limit})]
+    return [row["id"] for row in fetch_all(conn, DUE, {"limit": limit})]
 
 
 POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND run_at <= moment() RETURNING id"
@@ -168,7 +174,7 @@ POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND r
 
 def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
     """Look at a locked job again after a wait; False when it is not due, as one that was opened again meanwhile."""
-    return one(conn, POSTPONE, {"id": job_id, "wait": wait}) is not None
+    return fetch_one(conn, POSTPONE, {"id": job_id, "wait": wait}) is not None
 
 
 SHOW = """
@@ -184,9 +190,9 @@ SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_
 """
 
 
-def show(conn: Connection, job_id: UUID) -> Row | None:
+def get_with_render(conn: Connection, job_id: UUID) -> Row | None:
     """Return a job with what was published of it."""
-    return one(conn, SHOW, {"id": job_id})
+    return fetch_one(conn, SHOW, {"id": job_id})
 
 
 ERRORS = """
@@ -204,9 +210,9 @@ SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.re
 """
 
 
-def errors(conn: Connection, job_id: UUID) -> list[Row]:
+def list_errors(conn: Connection, job_id: UUID) -> list[Row]:
     """Return what went wrong in a job: its dead outputs and its predictions that ended without files."""
-    return many(conn, ERRORS, {"id": job_id})
+    return fetch_all(conn, ERRORS, {"id": job_id})
 
 
 PAGE = """
@@ -223,38 +229,38 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
 """
 
 
-def page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
+def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
     """Return jobs, newest first, with how many files they have; `filters` has owner, state and before."""
-    return many(conn, PAGE, {**filters, "limit": limit})
+    return fetch_all(conn, PAGE, {**filters, "limit": limit})
 
 
-def add_requested(conn: Connection, job_id: UUID, wish: Wish, *, notify: bool, actor: str) -> bool:
+def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
     """Insert an open job with its chain; False when its owner has a job under this key already."""
     args: dict[str, Any] = {
         "id": job_id,
-        "owner": wish.owner,
-        "kind": wish.kind,
-        "mode": wish.mode,
-        "room_type": wish.room_type,
-        "style": wish.style,
-        "prompt": wish.prompt,
-        "variants": wish.variants,
-        "project_id": wish.project_id,
-        "scene": None if wish.scene is None else Jsonb(wish.scene),
-        "partial": wish.partial,
-        "chain": Jsonb([_entry(entry) for entry in wish.chain]),
-        "placeholder": wish.placeholder,
+        "owner": request.owner,
+        "kind": request.kind,
+        "mode": request.mode,
+        "room_type": request.room_type,
+        "style": request.style,
+        "prompt": request.prompt,
+        "variants": request.variants,
+        "project_id": request.project_id,
+        "scene": None if request.scene is None else Jsonb(request.scene),
+        "partial": request.partial,
+        "chain": Jsonb([_entry(entry) for entry in request.fallback_chain]),
+        "placeholder": request.placeholder,
         "notify": notify,
-        "key": wish.idempotency_key,
-        "request_sha256": wish.request_sha256,
-        "deadline": timedelta(seconds=wish.deadline_seconds),
-        "reason": f"a chain of {len(wish.chain)}",
+        "key": request.idempotency_key,
+        "request_sha256": request.request_sha256,
+        "deadline": timedelta(seconds=request.deadline_seconds),
+        "reason": f"a chain of {len(request.fallback_chain)}",
         "actor": actor,
     }
-    return one(conn, ADD_REQUESTED, args) is not None
+    return fetch_one(conn, ADD_REQUESTED, args) is not None
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: FallbackEntry) -> dict[str, Any]:
     return {"provider": entry.provider, "model": entry.model, "input": dict(entry.input), "seconds": entry.seconds}
 
 
@@ -267,4 +273,4 @@ SELECT j.id, j.state, j.request_sha256,
 
 def find_by_key(conn: Connection, owner: str, key: str) -> Row | None:
     """Return id, state, first prediction and the request's hash of the job that an owner has under a key."""
-    return one(conn, FIND_BY_KEY, {"owner": owner, "key": key})
+    return fetch_one(conn, FIND_BY_KEY, {"owner": owner, "key": key})

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from db.connection import Connection, many, one
+from db.connection import Connection, fetch_all, fetch_one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
 
@@ -22,7 +22,7 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
 }
 
 # What every write-back of the worker itself does to the lease.
-CLEAR: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
+CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
 _JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notices": "job_id"}
 
@@ -41,7 +41,10 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
 
 
 def _for_each(sql: str) -> dict[WorkTable, str]:
-    return {t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR, unpaused=UNPAUSED[t]) for t in SUBJECT}
+    return {
+        t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR_LEASE, unpaused=UNPAUSED[t])
+        for t in SUBJECT
+    }
 
 
 CLAIM = _for_each("""
@@ -77,7 +80,7 @@ def claim(
         "lease_seconds": lease_seconds,
         "max_crashes": max_crashes,
     }
-    row = one(conn, CLAIM[table], args)
+    row = fetch_one(conn, CLAIM[table], args)
     return Lease(table, row_id, token, leased_by, row["claimed_at"], row["attempt"], row["crashes"]) if row else None
 
 
@@ -91,7 +94,7 @@ SELECT id FROM {table}
 def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
     """Return whether a due row has crashed too often to be claimed again."""
     args = {"row_id": row_id, "states": list(states), "max_crashes": max_crashes}
-    return one(conn, IS_POISON[table], args) is not None
+    return fetch_one(conn, IS_POISON[table], args) is not None
 
 
 RENEW = _for_each("""
@@ -104,15 +107,15 @@ RETURNING id
 def renew(conn: Connection, lease: Lease, *, lease_seconds: float) -> bool:
     """Prolong a lease, also an expired one that nobody took; False when it is lost."""
     args = {"row_id": lease.row_id, "token": lease.token, "lease_seconds": lease_seconds}
-    return one(conn, RENEW[lease.table], args) is not None
+    return fetch_one(conn, RENEW[lease.table], args) is not None
 
 
 HOLDS = _for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token = %(token)s")
 
 
-def holds(conn: Connection, lease: Lease) -> bool:
+def is_current(conn: Connection, lease: Lease) -> bool:
     """Return whether the row still carries the token: what an uncertain COMMIT is decided by."""
-    return one(conn, HOLDS[lease.table], {"row_id": lease.row_id, "token": lease.token}) is not None
+    return fetch_one(conn, HOLDS[lease.table], {"row_id": lease.row_id, "token": lease.token}) is not None
 
 
 HAND_BACK = _for_each("""
@@ -129,7 +132,7 @@ RETURNING subject_id AS id
 """)
 
 
-def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counted: bool) -> None:
+def reschedule(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool) -> None:
     """
     Give a row back, to be tried again after a wait.
 
@@ -144,19 +147,19 @@ def hand_back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: st
         "token": lease.token,
         "wait_seconds": max(wait_seconds, 0.0),
         "reason": reason,
-        "counted": counted,
+        "counted": counts_as_error,
         "actor": lease.leased_by,
     }
-    if one(conn, HAND_BACK[lease.table], args) is None:
+    if fetch_one(conn, HAND_BACK[lease.table], args) is None:
         raise LeaseLost(f"{lease.table} {lease.row_id}: the lease is lost")
 
 
-def ending(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
+def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
     """Return the statement by which `end` ends rows of a state; `values` is what it sets beside the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table}
-       SET state = '{to_state}', {CLEAR}, run_at = NULL, ended_at = moment(), {values}
+       SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
      WHERE id = %(row_id)s AND lease_token = %(token)s AND state = '{from_state}'
     RETURNING id, {_JOB[table]} AS job_id
 )
@@ -166,10 +169,10 @@ RETURNING job_id
 """
 
 
-def end(conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object) -> UUID:
+def execute_end(conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object) -> UUID:
     """Run a statement of `ending` on a leased row of a job; returns the job. LeaseLost when another worker owns it."""
     args = {"row_id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "reason": reason, **values}
-    row = one(conn, statement, args)
+    row = fetch_one(conn, statement, args)
     if row is None:
         raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
     return UUID(str(row["job_id"]))
@@ -193,10 +196,10 @@ RETURNING subject_id AS id
 """)
 
 
-def release_of(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
+def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
     """Free what a dead worker child held; its crash stays counted. Returns the rows freed."""
     args = {"leased_by": leased_by, "reason": reason}
-    return [(table, row["id"]) for table in SUBJECT for row in many(conn, RELEASE_OF[table], args)]
+    return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_OF[table], args)]
 
 
 # In the first 30 s after PostgreSQL started its leases may be alive: their holders could not renew them.
@@ -222,7 +225,7 @@ RETURNING subject_id AS id
 
 def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID]:
     """Free leases whose end has passed; their crash stays counted. Returns the rows freed, at most 500."""
-    return [row["id"] for row in many(conn, RELEASE_EXPIRED[table], {"actor": actor})]
+    return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], {"actor": actor})]
 
 
 def _due(table: WorkTable, rows: str, urgent: str = "run_at") -> str:
@@ -249,21 +252,23 @@ DUE: Final = {
 }
 
 
-def due(conn: Connection, step: str, *, limit: int, starved: bool, synchronous: Sequence[str] = ()) -> list[UUID]:
+def wake_due(
+    conn: Connection, step: str, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
+) -> list[UUID]:
     """
     Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s.
 
     Args:
         synchronous: the providers whose predictions are submitted by the step generate, not by submit.
     """
-    args = {"limit": limit, "starved": starved, "synchronous": list(synchronous)}
-    return [row["id"] for row in many(conn, DUE[step], args)]
+    args = {"limit": limit, "starved": queue_is_empty, "synchronous": list(synchronous)}
+    return [row["id"] for row in fetch_all(conn, DUE[step], args)]
 
 
 STATE = {table: f"SELECT state FROM {table} WHERE id = %(id)s" for table in SUBJECT}
 
 
-def state(conn: Connection, table: WorkTable, row_id: UUID) -> str | None:
+def get_state(conn: Connection, table: WorkTable, row_id: UUID) -> str | None:
     """Return the state of a row, None when there is none."""
-    row = one(conn, STATE[table], {"id": row_id})
+    row = fetch_one(conn, STATE[table], {"id": row_id})
     return str(row["state"]) if row else None

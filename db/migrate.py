@@ -12,7 +12,7 @@ from typing import Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 from moorage.errors import ConfigError
 from moorage.failpoints import failpoint
 
@@ -54,7 +54,7 @@ def _next(conn: Connection) -> str | None:
         if not _is_there(conn):
             return _create(conn)
         known = {row["version"]: row["sha256"] for row in conn.execute(APPLIED).fetchall()}
-        for version, path in files():
+        for version, path in list_migrations():
             text = path.read_text(encoding="utf-8")
             if version not in known:
                 return _apply(conn, version, path.stem, text)
@@ -84,13 +84,13 @@ def _execute(conn: Connection, text: str) -> None:
         cursor.execute(text.encode())
 
 
-def files() -> list[tuple[int, Path]]:
+def list_migrations() -> list[tuple[int, Path]]:
     """Return the migrations by number; 0001 is schema.sql itself as first released."""
     found = sorted(MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))
     return [(int(path.name[:4]), path) for path in found]
 
 
-def version(conn: Connection) -> int:
+def get_schema_version(conn: Connection) -> int:
     """Return the schema version of the database; 0 when it is empty."""
     if not _is_there(conn):
         return 0
@@ -98,15 +98,15 @@ def version(conn: Connection) -> int:
     return max((int(row["version"]) for row in rows), default=0)
 
 
-def require(conn: Connection) -> None:
+def require_current_schema(conn: Connection) -> None:
     """Refuse to run on an older schema; a newer one is fine."""
-    found = version(conn)
+    found = get_schema_version(conn)
     if found < SCHEMA_VERSION:
         raise ConfigError(f"the database has schema {found}, this moorage needs {SCHEMA_VERSION}: run moorage migrate")
 
 
 def _is_there(conn: Connection) -> bool:
-    row = one(conn, IS_THERE, {})
+    row = fetch_one(conn, IS_THERE, {})
     return bool(row and row["there"])
 
 

@@ -5,11 +5,11 @@ from datetime import datetime
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.model import Lease
 
 # Part of the statement that ends a job (jobs.MOVE), beside its `moved` and `told`.
-ADD_OF_AN_END = """
+ADD_FOR_JOB_END = """
 noticed AS (
     INSERT INTO notices (id, event_id, job_id, type)
     SELECT %(notice_id)s, told.id, moved.id, 'job.' || moved.state FROM moved JOIN told ON told.subject_id = moved.id
@@ -22,7 +22,7 @@ noticed AS (
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Notification:
     """One end of a job that the application is to be told of; `sequence` grows with every end of every job."""
 
     id: UUID
@@ -35,10 +35,10 @@ class Notice:
 GET = "SELECT id, event_id AS sequence, job_id, type, created_at FROM notices WHERE id = %(id)s"
 
 
-def get(conn: Connection, notice_id: UUID) -> Notice | None:
+def get(conn: Connection, notification_id: UUID) -> Notification | None:
     """Return a notice."""
-    row = one(conn, GET, {"id": notice_id})
-    return Notice(**row) if row else None
+    row = fetch_one(conn, GET, {"id": notification_id})
+    return Notification(**row) if row else None
 
 
 OF_JOB = """
@@ -48,25 +48,25 @@ SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, 
 """
 
 
-def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return the notices of a job, its first end first."""
-    return many(conn, OF_JOB, {"job_id": job_id})
+    return fetch_all(conn, OF_JOB, {"job_id": job_id})
 
 
-END_SENT = leases.ending("notices", "waiting", "sent", "category = NULL, reason = NULL")
+END_SENT = leases.build_end_statement("notices", "waiting", "sent", "category = NULL, reason = NULL")
 
 
 def end_sent(conn: Connection, lease: Lease) -> None:
     """Record that the application took a notice; LeaseLost when another worker owns it."""
-    leases.end(conn, lease, END_SENT)
+    leases.execute_end(conn, lease, END_SENT)
 
 
-END_DEAD = leases.ending("notices", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
+END_DEAD = leases.build_end_statement("notices", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> UUID:
     """Give up on a notice; returns its job. LeaseLost when another worker owns it."""
-    return leases.end(conn, lease, END_DEAD, category=category, reason=reason)
+    return leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
 
 
 POISON = """
@@ -82,9 +82,9 @@ RETURNING job_id
 """
 
 
-def poison(conn: Connection, notice_id: UUID, reason: str, *, max_crashes: int, actor: str) -> UUID | None:
+def poison(conn: Connection, notification_id: UUID, reason: str, *, max_crashes: int, actor: str) -> UUID | None:
     """End a notice whose workers keep dying; returns its job, None when it is no longer such a row."""
-    row = one(conn, POISON, {"id": notice_id, "reason": reason, "max_crashes": max_crashes, "actor": actor})
+    row = fetch_one(conn, POISON, {"id": notification_id, "reason": reason, "max_crashes": max_crashes, "actor": actor})
     return UUID(str(row["job_id"])) if row else None
 
 
@@ -102,6 +102,6 @@ RETURNING subject_id AS id
 """
 
 
-def replay(conn: Connection, notice_id: UUID, actor: str) -> bool:
+def replay(conn: Connection, notification_id: UUID, actor: str) -> bool:
     """Make a dead notice wait again; False when it is not dead."""
-    return one(conn, REPLAY, {"id": notice_id, "actor": actor}) is not None
+    return fetch_one(conn, REPLAY, {"id": notification_id, "actor": actor}) is not None

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many
-from db.projects import PLACED
+from db.connection import Connection, Row, fetch_all
+from db.projects import LIST_PLACED
 
 # By job, whole jobs: their keys begin with the job's id, so that this is the order of a listing.
 OBJECTS: Final = """
@@ -16,9 +16,9 @@ SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha2
 """
 
 
-def objects(conn: Connection, after: UUID, *, limit: int = 500) -> list[Row]:
+def list_output_objects(conn: Connection, after: UUID, *, limit: int = 500) -> list[Row]:
     """Return outputs with objects, of whole jobs, in the order of their jobs, from behind one."""
-    return many(conn, OBJECTS, {"after": after, "limit": limit})
+    return fetch_all(conn, OBJECTS, {"after": after, "limit": limit})
 
 
 OBJECT: Final = """
@@ -27,9 +27,9 @@ SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha2
 """
 
 
-def some_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
+def get_output_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     """Return the objects of some outputs, as they are recorded now."""
-    return many(conn, OBJECT, {"ids": list(ids)})
+    return fetch_all(conn, OBJECT, {"ids": list(ids)})
 
 
 NAMED: Final = """
@@ -42,19 +42,19 @@ UNION ALL SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[]) AND deleted_
 LEASED: Final = "SELECT left(lease_token::text, 8) AS name FROM outputs WHERE lease_token IS NOT NULL"
 
 
-def named(conn: Connection, keys: Sequence[str]) -> set[str]:
+def find_referenced_keys(conn: Connection, keys: Sequence[str]) -> set[str]:
     """Return those of some keys that a row names."""
-    return {row["name"] for row in many(conn, NAMED, {"keys": list(keys)})}
+    return {row["name"] for row in fetch_all(conn, NAMED, {"keys": list(keys)})}
 
 
-def leased(conn: Connection) -> set[str]:
+def list_lease_prefixes(conn: Connection) -> set[str]:
     """Return the first 8 digits of every live lease of an output."""
-    return {row["name"] for row in many(conn, LEASED)}
+    return {row["name"] for row in fetch_all(conn, LEASED)}
 
 
-def placed(conn: Connection, project_id: str) -> list[Row]:
+def list_placements(conn: Connection, project_id: str) -> list[Row]:
     """Return the placements of a project in their order: render_id, idx, scene, scene_key, key."""
-    return many(conn, PLACED, {"id": project_id})
+    return fetch_all(conn, LIST_PLACED, {"id": project_id})
 
 
-PATIENT: Final = "SET LOCAL statement_timeout = '15min'"
+LONG_TIMEOUT: Final = "SET LOCAL statement_timeout = '15min'"

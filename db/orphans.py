@@ -5,16 +5,18 @@ from typing import Final, Literal
 from uuid import UUID
 
 from db import objects
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 
-Refusal = Literal["named", "leased"]
+ReferenceKind = Literal["named", "leased"]
 
 LEASE: Final = "SELECT lease_token FROM outputs WHERE job_id = %(render_id)s AND idx = %(idx)s"
 
 LOCK: Final = f"{LEASE} FOR UPDATE"
 
 
-def refusal(conn: Connection, key: str, render_id: UUID, idx: int, token_start: str, *, lock: bool) -> Refusal | None:
+def find_reference(
+    conn: Connection, key: str, render_id: UUID, idx: int, token_prefix: str, *, lock: bool
+) -> ReferenceKind | None:
     """
     Return why the object of an output must stay, or None when no row can ever name it any more.
 
@@ -24,28 +26,28 @@ def refusal(conn: Connection, key: str, render_id: UUID, idx: int, token_start: 
         lock: wait under the output's row lock for whoever is about to record the key; the names are then read by a
             statement of their own, with a snapshot that sees what the lock waited for.
     """
-    row = one(conn, LOCK if lock else LEASE, {"render_id": render_id, "idx": idx})
-    if key in objects.named(conn, [key]):
+    row = fetch_one(conn, LOCK if lock else LEASE, {"render_id": render_id, "idx": idx})
+    if key in objects.find_referenced_keys(conn, [key]):
         return "named"
     token: UUID | None = row["lease_token"] if row else None
-    return "leased" if token is not None and token.hex.startswith(token_start) else None
+    return "leased" if token is not None and token.hex.startswith(token_prefix) else None
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class ScanCursor:
     """Where a sweep stopped: in which listing, behind which key."""
 
-    place: str
+    listing: str
     after_key: str
 
 
 CURSOR: Final = "SELECT place, after_key FROM cursors WHERE sweep = %(sweep)s"
 
 
-def cursor(conn: Connection, sweep: str) -> Cursor | None:
+def load_cursor(conn: Connection, sweep: str) -> ScanCursor | None:
     """Return where the last run of a sweep stopped; None when it came to the end."""
-    row = one(conn, CURSOR, {"sweep": sweep})
-    return Cursor(row["place"], row["after_key"]) if row else None
+    row = fetch_one(conn, CURSOR, {"sweep": sweep})
+    return ScanCursor(row["place"], row["after_key"]) if row else None
 
 
 MOVE: Final = """
@@ -56,9 +58,9 @@ ON CONFLICT (sweep) DO UPDATE SET place = %(place)s, after_key = %(after_key)s, 
 FORGET: Final = "DELETE FROM cursors WHERE sweep = %(sweep)s"
 
 
-def move(conn: Connection, sweep: str, to: Cursor | None) -> None:
+def save_cursor(conn: Connection, sweep: str, to: ScanCursor | None) -> None:
     """Remember where a sweep is; None: at the end."""
     if to is None:
         conn.execute(FORGET, {"sweep": sweep})
     else:
-        conn.execute(MOVE, {"sweep": sweep, "place": to.place, "after_key": to.after_key})
+        conn.execute(MOVE, {"sweep": sweep, "place": to.listing, "after_key": to.after_key})

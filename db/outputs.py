@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 from db import leases
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.errors import LeaseLost
-from moorage.model import Kept, Lease, Output
-from moorage.provider_types import Found
+from moorage.model import Lease, Output, StoredOutput
+from moorage.provider_types import OutputFile
 
 ADD = """
 WITH made AS (
@@ -36,7 +36,7 @@ def add(
     *,
     job_id: UUID,
     prediction_id: UUID,
-    found: Found,
+    file: OutputFile,
     expires_at: datetime | None,
     actor: str,
     object_key: str | None = None,
@@ -47,21 +47,21 @@ def add(
     Args:
         object_key: the file lies in the private bucket under this key.
     """
-    kind = "object" if object_key else ("inline" if found.data is not None else "url")
+    kind = "object" if object_key else ("inline" if file.data is not None else "url")
     args: dict[str, Any] = {
         "id": output_id,
         "job_id": job_id,
         "prediction_id": prediction_id,
-        "path": found.path,
+        "path": file.path,
         "source_kind": kind,
-        "source": object_key or found.url,
-        "source_data": found.data,
+        "source": object_key or file.url,
+        "source_data": file.data,
         "expires_at": expires_at,
-        "state": "dead" if found.problem else "waiting",
-        "problem": found.problem,
+        "state": "dead" if file.problem else "waiting",
+        "problem": file.problem,
         "actor": actor,
     }
-    return one(conn, ADD, args) is not None
+    return fetch_one(conn, ADD, args) is not None
 
 
 RENEW_SOURCE = """
@@ -72,10 +72,10 @@ RETURNING id
 """
 
 
-def renew_source(conn: Connection, prediction_id: UUID, found: Found, expires_at: datetime | None) -> bool:
+def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
     """Take a fresh URL and expiry for a path that is still waiting; False when nothing changed."""
-    args = {"prediction_id": prediction_id, "path": found.path, "url": found.url, "expires_at": expires_at}
-    return one(conn, RENEW_SOURCE, args) is not None
+    args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
+    return fetch_one(conn, RENEW_SOURCE, args) is not None
 
 
 REFRESH = """
@@ -86,10 +86,10 @@ RETURNING id
 """
 
 
-def refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
+def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
     """Record that the provider was asked for a fresh URL, and take it; LeaseLost when another worker owns the row."""
     args = {"id": lease.row_id, "token": lease.token, "url": url, "expires_at": expires_at}
-    if one(conn, REFRESH, args) is None:
+    if fetch_one(conn, REFRESH, args) is None:
         raise LeaseLost(f"output {lease.row_id}: the lease is lost")
 
 
@@ -103,11 +103,11 @@ SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path
 
 def get(conn: Connection, output_id: UUID) -> Output | None:
     """Return an output with where its file comes from."""
-    row = one(conn, GET, {"id": output_id})
+    row = fetch_one(conn, GET, {"id": output_id})
     return Output(**row) if row else None
 
 
-END_KEPT = leases.ending(
+END_KEPT = leases.build_end_statement(
     "outputs",
     "waiting",
     "kept",
@@ -120,31 +120,31 @@ END_KEPT = leases.ending(
 )
 
 
-def end_kept(conn: Connection, lease: Lease, kept: Kept) -> None:
+def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     """Record a stored file; LeaseLost when another worker owns the output."""
-    thumb = kept.thumb
+    thumb = stored.thumb
     facts: dict[str, Any] = {
-        **{key: value for key, value in asdict(kept.media).items() if key != "extension"},
-        "bytes": kept.bytes,
-        "sha256": kept.sha256,
-        "key": kept.key,
-        "thumb_key": kept.thumb_key,
+        **{key: value for key, value in asdict(stored.media).items() if key != "extension"},
+        "bytes": stored.bytes,
+        "sha256": stored.sha256,
+        "key": stored.key,
+        "thumb_key": stored.thumb_key,
         "thumb_bytes": len(thumb.data) if thumb else None,
         "thumb_sha256": thumb.sha256 if thumb else None,
         "color": thumb.color if thumb else None,
         "thumb_width_px": thumb.width_px if thumb else None,
         "thumb_height_px": thumb.height_px if thumb else None,
-        "thumb_missing": kept.thumb_missing,
+        "thumb_missing": stored.thumb_missing,
     }
-    leases.end(conn, lease, END_KEPT, **facts)
+    leases.execute_end(conn, lease, END_KEPT, **facts)
 
 
-END_DEAD = leases.ending("outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
+END_DEAD = leases.build_end_statement("outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
 
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None:
     """Give up on an output; LeaseLost when another worker owns it."""
-    leases.end(conn, lease, END_DEAD, category=category, reason=reason)
+    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
 
 
 # An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
@@ -170,7 +170,7 @@ RETURNING subject_id AS id
 def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
     """End an output whose workers keep dying; False when it is no longer such a row."""
     args = {"id": output_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return one(conn, POISON, args) is not None
+    return fetch_one(conn, POISON, args) is not None
 
 
 REPLAY = """
@@ -189,7 +189,7 @@ RETURNING subject_id AS id
 
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
     """Make a dead output wait again; False when its source is gone or it is not dead."""
-    return one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
+    return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
 OF_JOB = """
@@ -200,6 +200,6 @@ SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END
 """
 
 
-def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's outputs in their order."""
-    return many(conn, OF_JOB, {"job_id": job_id})
+    return fetch_all(conn, OF_JOB, {"job_id": job_id})

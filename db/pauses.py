@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 KEEP: Final = "keep"
 
@@ -17,7 +17,7 @@ RETURNING paused_at
 
 def add(conn: Connection, target: str, *, paused_by: str, reason: str | None) -> datetime | None:
     """Pause a provider or `keep` and return since when; None when it is paused already, which changes nothing."""
-    row = one(conn, ADD, {"target": target, "paused_by": paused_by, "reason": reason})
+    row = fetch_one(conn, ADD, {"target": target, "paused_by": paused_by, "reason": reason})
     return row["paused_at"] if row else None
 
 
@@ -26,7 +26,7 @@ REMOVE = "DELETE FROM pauses WHERE target = %(target)s RETURNING paused_at"
 
 def remove(conn: Connection, target: str) -> datetime | None:
     """End a pause and return since when it was; None when there is none."""
-    row = one(conn, REMOVE, {"target": target})
+    row = fetch_one(conn, REMOVE, {"target": target})
     return row["paused_at"] if row else None
 
 
@@ -48,14 +48,14 @@ SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.
 """
 
 
-def all_of(conn: Connection) -> list[Row]:
+def list_pauses(conn: Connection) -> list[Row]:
     """
     Return every pause, the oldest first.
 
     Columns: target, paused_at, paused_by, reason; outputs and predictions that wait for its end; expires_at, when the
     first of these outputs' URLs dies (null: none does).
     """
-    return many(conn, LIST)
+    return fetch_all(conn, LIST)
 
 
 OUTPUTS_DUE = """
@@ -79,11 +79,11 @@ UPDATE predictions t SET run_at = least(t.run_at, moment()), woken_at = NULL
 """
 
 
-def outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
+def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
     """Make waiting outputs of a provider (of all, for `keep`) due now and return them, at most `limit`."""
-    return [row["id"] for row in many(conn, OUTPUTS_DUE, {"target": target, "limit": limit})]
+    return [row["id"] for row in fetch_all(conn, OUTPUTS_DUE, {"target": target, "limit": limit})]
 
 
-def predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
+def make_predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
     """Make live predictions of a provider due for a poll now and return them, at most `limit`."""
-    return [row["id"] for row in many(conn, PREDICTIONS_DUE, {"target": target, "limit": limit})]
+    return [row["id"] for row in fetch_all(conn, PREDICTIONS_DUE, {"target": target, "limit": limit})]

@@ -3,7 +3,7 @@
 from typing import Any, Final
 from uuid import UUID
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 from moorage import ids
 
 PROVIDER: Final = "placeholder"  # of the prediction that a placeholder belongs to
@@ -48,7 +48,7 @@ def add_output(conn: Connection, job_id: UUID, prediction_id: UUID, actor: str) 
 
 
 def _made(conn: Connection, sql: str, args: dict[str, Any]) -> UUID:
-    row = one(conn, sql, {"id": ids.new(), **args})
+    row = fetch_one(conn, sql, {"id": ids.uuid7(), **args})
     if row is None:
         raise LookupError(f"there is no job {args['job_id']}")
     return UUID(str(row["id"]))
@@ -57,9 +57,9 @@ def _made(conn: Connection, sql: str, args: dict[str, Any]) -> UUID:
 PLACEHOLDER = "SELECT prediction_id, state FROM outputs WHERE job_id = %(job_id)s AND is_placeholder"
 
 
-def placeholder(conn: Connection, job_id: UUID) -> tuple[UUID, str] | None:
+def get_placeholder(conn: Connection, job_id: UUID) -> tuple[UUID, str] | None:
     """Return the prediction and the state of a job's placeholder; None: it has none."""
-    row = one(conn, PLACEHOLDER, {"job_id": job_id})
+    row = fetch_one(conn, PLACEHOLDER, {"job_id": job_id})
     return (row["prediction_id"], row["state"]) if row else None
 
 
@@ -70,15 +70,15 @@ SELECT j.id FROM jobs j JOIN predictions p ON p.id = j.chosen_id
 """
 
 
-def shows_placeholder(conn: Connection, job_id: UUID) -> bool:
+def is_placeholder_chosen(conn: Connection, job_id: UUID) -> bool:
     """Return whether what a locked job has chosen is its placeholder, and nobody has deleted that."""
-    return one(conn, SHOWS_PLACEHOLDER, {"job_id": job_id, "provider": PROVIDER}) is not None
+    return fetch_one(conn, SHOWS_PLACEHOLDER, {"job_id": job_id, "provider": PROVIDER}) is not None
 
 
 WHY = "SELECT reason FROM predictions WHERE job_id = %(job_id)s AND provider = %(provider)s"
 
 
-def why(conn: Connection, job_id: UUID) -> str | None:
+def get_reason(conn: Connection, job_id: UUID) -> str | None:
     """Return why a job's placeholder was needed; None: it has none."""
-    row = one(conn, WHY, {"job_id": job_id, "provider": PROVIDER})
+    row = fetch_one(conn, WHY, {"job_id": job_id, "provider": PROVIDER})
     return row["reason"] if row else None

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
-from db.leases import CLEAR
+from db.connection import Connection, Row, fetch_all, fetch_one
+from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
 from moorage.model import Lease, Prediction, PredictionState
 
-LIVE = ("planned", "submitting", "running", "abandoned")
-POLLED = ("running", "abandoned")
+LIVE_STATES = ("planned", "submitting", "running", "abandoned")
+POLLED_STATES = ("running", "abandoned")
 
 _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
@@ -61,15 +61,15 @@ def add(
         "first_poll": timedelta(seconds=first_poll_seconds),
         "actor": actor,
     }
-    return one(conn, ADD, args) is not None
+    return fetch_one(conn, ADD, args) is not None
 
 
 FIND = f"SELECT {_COLUMNS} FROM predictions WHERE provider = %(provider)s AND external_id = %(external_id)s"
 
 
-def find(conn: Connection, provider: str, external_id: str) -> Prediction | None:
+def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
     """Return the prediction with a provider's id, not locked."""
-    row = one(conn, FIND, {"provider": provider, "external_id": external_id})
+    row = fetch_one(conn, FIND, {"provider": provider, "external_id": external_id})
     return Prediction(**row) if row else None
 
 
@@ -79,9 +79,9 @@ SELECT external_id, id, state FROM predictions
 """
 
 
-def known(conn: Connection, provider: str, external_ids: Sequence[str]) -> dict[str, Row]:
+def find_by_external_ids(conn: Connection, provider: str, external_ids: Sequence[str]) -> dict[str, Row]:
     """Return id and state of those of a provider's predictions that have a row, by the provider's id."""
-    rows = many(conn, KNOWN, {"provider": provider, "external_ids": list(external_ids)})
+    rows = fetch_all(conn, KNOWN, {"provider": provider, "external_ids": list(external_ids)})
     return {row["external_id"]: row for row in rows}
 
 
@@ -90,7 +90,7 @@ GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
 
 def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
     """Return a prediction, not locked."""
-    row = one(conn, GET, {"id": prediction_id})
+    row = fetch_one(conn, GET, {"id": prediction_id})
     return Prediction(**row) if row else None
 
 
@@ -99,7 +99,7 @@ LOCK = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s FOR UPDATE"
 
 def lock(conn: Connection, prediction_id: UUID) -> Prediction:
     """Lock a prediction, after its job."""
-    row = one(conn, LOCK, {"id": prediction_id})
+    row = fetch_one(conn, LOCK, {"id": prediction_id})
     if row is None:
         raise LookupError(f"there is no prediction {prediction_id}")
     return Prediction(**row)
@@ -108,7 +108,7 @@ def lock(conn: Connection, prediction_id: UUID) -> Prediction:
 NOTE = "UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(id)s AND ended_at IS NULL"
 
 
-def note(conn: Connection, prediction_id: UUID, raw_status: str) -> None:
+def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None:
     """Remember the provider's word for a live prediction."""
     conn.execute(NOTE, {"id": prediction_id, "raw_status": raw_status})
 
@@ -152,13 +152,13 @@ def end(
         "raw_status": raw_status,
         "actor": actor,
     }
-    if one(conn, END, args) is None:
+    if fetch_one(conn, END, args) is None:
         raise LookupError(f"prediction {prediction.id} is no longer {prediction.state}, though it is locked")
 
 
 WAIT = f"""
 UPDATE predictions
-   SET {CLEAR}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
+   SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
        run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                       greatest(CASE WHEN state = 'abandoned' THEN output_until ELSE deadline_at END, moment()))
  WHERE id = %(id)s AND lease_token = %(token)s
@@ -166,17 +166,17 @@ RETURNING id
 """
 
 
-def wait(conn: Connection, lease: Lease, *, wait_seconds: float, polled: bool) -> None:
+def schedule_next_poll(conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool) -> None:
     """Give a polled prediction back until its next poll, at the latest at its deadline."""
-    args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(polled)}
-    if one(conn, WAIT, args) is None:
+    args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(was_polled)}
+    if fetch_one(conn, WAIT, args) is None:
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
 
 
 ABANDON = f"""
 WITH moved AS (
     UPDATE predictions
-       SET state = 'abandoned', {CLEAR}, category = 'TIMED_OUT', reason = %(reason)s, woken_at = NULL,
+       SET state = 'abandoned', {CLEAR_LEASE}, category = 'TIMED_OUT', reason = %(reason)s, woken_at = NULL,
            attempt = crashes - 1, output_until = moment() + %(life)s, run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running'
     RETURNING id, job_id
@@ -187,16 +187,16 @@ RETURNING subject_id AS id
 """
 
 
-def abandon(conn: Connection, lease: Lease, *, life_seconds: float, reason: str) -> None:
+def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for a prediction; a late answer still counts until the output life ends."""
     args = {
         "id": lease.row_id,
         "token": lease.token,
-        "life": timedelta(seconds=life_seconds),
+        "life": timedelta(seconds=output_life_seconds),
         "reason": reason,
         "actor": lease.leased_by,
     }
-    if one(conn, ABANDON, args) is None:
+    if fetch_one(conn, ABANDON, args) is None:
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
 
 
@@ -212,14 +212,14 @@ SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 's
 """
 
 
-def awaited(conn: Connection, job_id: UUID) -> list[UUID]:
+def list_awaited(conn: Connection, job_id: UUID) -> list[UUID]:
     """Return a job's predictions that may still bring files within our time limit."""
-    return [row["id"] for row in many(conn, AWAITED, {"job_id": job_id})]
+    return [row["id"] for row in fetch_all(conn, AWAITED, {"job_id": job_id})]
 
 
-def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
+def make_due_by_job(conn: Connection, job_id: UUID) -> list[UUID]:
     """Make those of a job's predictions due now that can be polled; returns those that were not."""
-    return [row["id"] for row in many(conn, MAKE_DUE, {"job_id": job_id})]
+    return [row["id"] for row in fetch_all(conn, MAKE_DUE, {"job_id": job_id})]
 
 
 POLL_NOW = """
@@ -234,9 +234,9 @@ RETURNING p.id
 """
 
 
-def poll_now(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
+def make_due_by_id(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
     """Make those predictions that still run, and that nobody holds, due for a poll now; returns them."""
-    return [row["id"] for row in many(conn, POLL_NOW, {"ids": list(ids)})]
+    return [row["id"] for row in fetch_all(conn, POLL_NOW, {"ids": list(ids)})]
 
 
 POISON = """
@@ -259,7 +259,7 @@ RETURNING subject_id AS id
 def poison(conn: Connection, prediction_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
     """End a prediction whose workers keep dying; False when it is no longer such a row."""
     args = {"id": prediction_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return one(conn, POISON, args) is not None
+    return fetch_one(conn, POISON, args) is not None
 
 
 REPLAY = """
@@ -279,7 +279,7 @@ RETURNING subject_id AS id
 
 def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor: str) -> bool:
     """Watch a lost prediction again, polled at once; False when it is not lost."""
-    return one(conn, REPLAY, {"id": prediction_id, "deadline": deadline, "actor": actor}) is not None
+    return fetch_one(conn, REPLAY, {"id": prediction_id, "deadline": deadline, "actor": actor}) is not None
 
 
 OF_JOB = """
@@ -289,11 +289,11 @@ SELECT id, seq, provider, external_id, model, state, category, reason, raw_statu
 """
 
 
-def of_job(conn: Connection, job_id: UUID) -> list[Row]:
+def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
     """Return a job's predictions in the order of its chain."""
-    return many(conn, OF_JOB, {"job_id": job_id})
+    return fetch_all(conn, OF_JOB, {"job_id": job_id})
 
 
-def until(prediction: Prediction) -> datetime:
+def get_wait_end(prediction: Prediction) -> datetime:
     """Return when waiting for a live prediction ends."""
     return prediction.output_until or prediction.deadline_at

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 # A job that failed is settled like any other. Without a job it stays what it was: open, or done before retention.
 STATUS = """CASE WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id AND j.settled_at IS NULL) THEN 'open'
@@ -16,7 +16,7 @@ RETURNING status
 """
 
 
-def note(conn: Connection, project_id: str) -> None:
+def update_status(conn: Connection, project_id: str) -> None:
     """
     Write a project's status as its jobs have it, after one of them ended or was opened again.
 
@@ -32,9 +32,9 @@ SELECT p.id, p.status IS DISTINCT FROM {STATUS} AS differs
 """
 
 
-def check(conn: Connection, after: str, limit: int) -> tuple[list[str], str]:
+def list_wrong_statuses(conn: Connection, after: str, limit: int) -> tuple[list[str], str]:
     """Return which projects behind an id disagree with their jobs, and behind which id to go on, "" at the end."""
-    rows = many(conn, CHECK, {"after": after, "limit": limit})
+    rows = fetch_all(conn, CHECK, {"after": after, "limit": limit})
     return [row["id"] for row in rows if row["differs"]], rows[-1]["id"] if len(rows) == limit else ""
 
 
@@ -74,20 +74,20 @@ SELECT id AS job_id, scene, state, category, reason, settled_at
 """
 
 
-def count(conn: Connection, project_id: str) -> dict[str, Any]:
+def get_progress(conn: Connection, project_id: str) -> dict[str, Any]:
     """
     Return a project's progress: status, jobs, settled, failed, placeholders, files_asked, files_kept, files_failed.
 
     `image_upload_progress` is the share of files that are kept or given up, 0 to 100: 100 only when every job is
     settled, 0 while there is none.
     """
-    row = one(conn, COUNT, {"id": project_id}) or {}
+    row = fetch_one(conn, COUNT, {"id": project_id}) or {}
     done, asked = row.pop("files_done", 0), row.get("files_asked", 0)
     share = done * 100 // asked if asked else 0
     whole = row.get("status") == "assets_generated"
     return {**row, "image_upload_progress": 100 if whole else min(share, 99)}
 
 
-def failures(conn: Connection, project_id: str, limit: int = 100) -> list[Row]:
+def list_failed_jobs(conn: Connection, project_id: str, limit: int = 100) -> list[Row]:
     """Return the jobs of a project that ended without any file, oldest first."""
-    return many(conn, FAILURES, {"id": project_id, "limit": limit})
+    return fetch_all(conn, FAILURES, {"id": project_id, "limit": limit})

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import scene_documents
 
 ENSURE = """
@@ -19,14 +19,14 @@ ON CONFLICT (id) DO UPDATE SET status = 'open' WHERE projects.status <> 'open'
 OWNER = "SELECT owner FROM projects WHERE id = %(id)s"
 
 
-def ensure(conn: Connection, project_id: str, owner: str) -> bool:
+def ensure_open(conn: Connection, project_id: str, owner: str) -> bool:
     """
     Have a project for a job that is about to be made: an empty one unless there is one, and open in any case.
 
     Returns False for another owner's; the caller's transaction is not to be committed then.
     """
     conn.execute(ENSURE, {"id": project_id, "owner": owner})
-    row = one(conn, OWNER, {"id": project_id})
+    row = fetch_one(conn, OWNER, {"id": project_id})
     return row is not None and row["owner"] == owner
 
 
@@ -37,7 +37,7 @@ RETURNING id
 """
 
 
-def add(conn: Connection, project_id: str, owner: str, whole: str) -> bool:
+def add(conn: Connection, project_id: str, owner: str, envelope: str) -> bool:
     """
     Insert a project with its document; False when there is one.
 
@@ -45,7 +45,7 @@ def add(conn: Connection, project_id: str, owner: str, whole: str) -> bool:
         whole: JSON text of an object that has the document as `document`. PostgreSQL reads it itself, so that no number
             is cut on its way through this process.
     """
-    return one(conn, ADD, {"id": project_id, "owner": owner, "whole": whole}) is not None
+    return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "whole": envelope}) is not None
 
 
 REPLACE = """
@@ -82,14 +82,14 @@ UPDATE projects
 """
 
 
-def replace(conn: Connection, project_id: str, whole: str) -> None:
+def replace_document(conn: Connection, project_id: str, envelope: str) -> None:
     """Replace the document of a locked project by the one in `whole`, as `add` takes it; compute it afterwards."""
-    conn.execute(REPLACE, {"id": project_id, "whole": whole})
+    conn.execute(REPLACE, {"id": project_id, "whole": envelope})
 
 
-def add_scene(conn: Connection, project_id: str, scene: str, more: Mapping[str, Any]) -> None:
+def add_scene(conn: Connection, project_id: str, scene: str, extra_fields: Mapping[str, Any]) -> None:
     """Add a scene, JSON text, and some fields of ours to it, behind the last of a locked project."""
-    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "more": Jsonb(dict(more))})
+    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "more": Jsonb(dict(extra_fields))})
 
 
 def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
@@ -97,7 +97,7 @@ def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -
     conn.execute(REMOVE_SCENES, {"id": project_id, "positions": list(positions)})
 
 
-def order_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
+def reorder_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
     """Put the scenes of a locked project, which has some, in the order of their present positions: each one once."""
     conn.execute(ORDER_SCENES, {"id": project_id, "positions": list(positions)})
 
@@ -112,7 +112,7 @@ SELECT v.render_id, v.idx, j.project_id, j.scene
 ON CONFLICT DO NOTHING
 """
 
-PLACED = """
+LIST_PLACED = """
 SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key
   FROM placements p
   JOIN render_variants v USING (render_id, idx)
@@ -149,27 +149,27 @@ UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
 
 def lock(conn: Connection, project_id: str) -> Row | None:
     """Lock a project: after outputs, before anything is inserted that refers to it."""
-    return _read(one(conn, LOCK, {"id": project_id}))
+    return _read(fetch_one(conn, LOCK, {"id": project_id}))
 
 
-def place(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
+def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
     """Give every published file of a job its placement in its locked project, and compute the document anew."""
     conn.execute(PLACE, {"job_id": job_id})
-    compute(conn, project, asset_base)
+    update_image_urls(conn, project, asset_base)
 
 
-def compute(conn: Connection, project: Row, asset_base: str) -> None:
+def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
     """
     Compute where a locked project's files belong and write its `imageUrls`.
 
     The document was read under the lock, so a concurrent writer's changes are kept and only `imageUrls` is ours.
     """
-    placed = many(conn, PLACED, {"id": project["id"]})
-    keys = scene_documents.keys_of_all(project["document"], (row["scene"] for row in placed))
+    placed = fetch_all(conn, LIST_PLACED, {"id": project["id"]})
+    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
             conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-    changed = scene_documents.changed_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    changed = scene_documents.diff_image_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
     if changed:
         conn.execute(WRITE, {"id": project["id"], "urls": Jsonb({str(at): urls for at, urls in changed.items()})})
     conn.execute(SEAL, {"id": project["id"]})
@@ -180,9 +180,9 @@ SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER B
 """
 
 
-def overwritten(conn: Connection, limit: int = 50) -> list[str]:
+def list_overwritten(conn: Connection, limit: int = 50) -> list[str]:
     """Return projects whose document somebody wrote since `imageUrls` was computed."""
-    return [row["id"] for row in many(conn, OVERWRITTEN, {"limit": limit})]
+    return [row["id"] for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
 
 
 GET = """
@@ -192,10 +192,10 @@ SELECT id, owner, document::text AS document, created_at, updated_at FROM projec
 
 def get(conn: Connection, project_id: str) -> Row | None:
     """Return a project with its document."""
-    return _read(one(conn, GET, {"id": project_id}))
+    return _read(fetch_one(conn, GET, {"id": project_id}))
 
 
-def show(conn: Connection, project_id: str, asset_base: str) -> Row | None:
+def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> Row | None:
     """
     Return a project with its document, `imageUrls` as they are to be, and `unplaced`: files that stand in no scene.
 
@@ -204,15 +204,17 @@ def show(conn: Connection, project_id: str, asset_base: str) -> Row | None:
     project = get(conn, project_id)
     if project is None:
         return None
-    placed = many(conn, PLACED, {"id": project_id})
-    keys = scene_documents.keys_of_all(project["document"], (row["scene"] for row in placed))
-    document = scene_documents.with_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+    placed = fetch_all(conn, LIST_PLACED, {"id": project_id})
+    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
+    document = scene_documents.replace_image_urls(
+        project["document"], _urls(zip(placed, keys, strict=True), asset_base)
+    )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**project, "document": document, "unplaced": unplaced}
 
 
 def _read(row: Row | None) -> Row | None:
-    return row and {**row, "document": scene_documents.read(row["document"])}
+    return row and {**row, "document": scene_documents.parse_document(row["document"])}
 
 
 def _urls(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 PUBLISH = """
 WITH made AS (
@@ -47,7 +47,7 @@ SELECT 'render', id, id, 'published', 'published', 'the placeholder gives way to
 def publish(conn: Connection, job_id: UUID, actor: str) -> list[int]:
     """Publish a locked job's kept outputs that are not published yet, cover and all; returns their idx."""
     conn.execute(PUBLISH, {"job_id": job_id, "actor": actor})
-    added = sorted(row["idx"] for row in many(conn, ADD_VARIANTS, {"job_id": job_id}))
+    added = sorted(row["idx"] for row in fetch_all(conn, ADD_VARIANTS, {"job_id": job_id}))
     conn.execute(UNCOVER, {"job_id": job_id, "actor": actor})
     return added
 
@@ -57,7 +57,7 @@ EXISTS = "SELECT id FROM renders WHERE id = %(job_id)s"
 
 def exists(conn: Connection, job_id: UUID) -> bool:
     """Return whether a job has published anything."""
-    return one(conn, EXISTS, {"job_id": job_id}) is not None
+    return fetch_one(conn, EXISTS, {"job_id": job_id}) is not None
 
 
 IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT NULL"
@@ -65,7 +65,7 @@ IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT
 
 def is_deleted(conn: Connection, job_id: UUID) -> bool:
     """Return whether a job's render was deleted: nothing may be added to it any more."""
-    return one(conn, IS_DELETED, {"job_id": job_id}) is not None
+    return fetch_one(conn, IS_DELETED, {"job_id": job_id}) is not None
 
 
 VARIANTS = """
@@ -75,14 +75,14 @@ SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, wi
 """
 
 
-def variants(conn: Connection, render_id: UUID) -> list[Row]:
+def list_variants(conn: Connection, render_id: UUID) -> list[Row]:
     """Return the published files of a render."""
-    return variants_of(conn, [render_id])
+    return list_variants_of_renders(conn, [render_id])
 
 
-def variants_of(conn: Connection, render_ids: Sequence[UUID]) -> list[Row]:
+def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> list[Row]:
     """Return the published files of several renders, each with its `render_id`."""
-    return many(conn, VARIANTS, {"render_ids": list(render_ids)})
+    return fetch_all(conn, VARIANTS, {"render_ids": list(render_ids)})
 
 
 _LISTED = """
@@ -106,14 +106,14 @@ PAGE = f"""{_LISTED}
 SHOW = f"{_LISTED} AND r.id = %(id)s"
 
 
-def page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
+def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
     """Return published renders, newest job first; `filters` has owner, kind, state, style, project_id and before."""
-    return many(conn, PAGE, {**filters, "limit": limit})
+    return fetch_all(conn, PAGE, {**filters, "limit": limit})
 
 
-def show(conn: Connection, render_id: UUID) -> Row | None:
+def get_published(conn: Connection, render_id: UUID) -> Row | None:
     """Return a published render with what its job says of it; None when there is none, or it was deleted."""
-    return one(conn, SHOW, {"id": render_id})
+    return fetch_one(conn, SHOW, {"id": render_id})
 
 
 FILE = """
@@ -122,6 +122,6 @@ SELECT key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
 """
 
 
-def file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
+def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
     """Return where a published file and its thumbnail are stored, and their facts; None when it is not published."""
-    return one(conn, FILE, {"render_id": render_id, "idx": idx})
+    return fetch_one(conn, FILE, {"render_id": render_id, "idx": idx})

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
-from db.objects import PATIENT
+from db.connection import Connection, Row, fetch_all, fetch_one
+from db.objects import LONG_TIMEOUT
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 
@@ -57,22 +57,22 @@ SELECT 'dead_letter', id, job_id, 'open', 'discarded', 'its render was deleted',
 """
 
 
-def old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
+def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
     """Return renders published, and of jobs settled, longer ago."""
-    return [row["id"] for row in many(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
+    return [row["id"] for row in fetch_all(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
 
 
-def lock_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
+def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
     """Lock the job of a render that is still old enough; returns its project_id, None when somebody holds the job."""
-    return one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
+    return fetch_one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
 
 
-def discard_published(conn: Connection, render_id: UUID, actor: str) -> None:
+def discard_render_files(conn: Connection, render_id: UUID, actor: str) -> None:
     """Turn the files of a render to `discarding`, its job locked: the discard step deletes their objects."""
     conn.execute(DISCARD_PUBLISHED, {"id": render_id, "actor": actor})
 
 
-def mark_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:
+def mark_render_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:
     """Make a render a tombstone, and close the dead letters of its job's files."""
     conn.execute(MARK_DELETED, {"id": render_id, "actor": actor, "reason": reason})
     conn.execute(CLOSE_LETTERS, {"id": render_id, "actor": actor})
@@ -167,9 +167,9 @@ _IN_BATCHES: Final = {
 }
 
 
-def take(conn: Connection, what: str, seconds: float, limit: int) -> int:
+def purge_batch(conn: Connection, what: str, seconds: float, limit: int) -> int:
     """Purge or drop one batch of what is named (`bodies`, `deliveries`, ...); returns how many rows it were."""
-    return len(many(conn, _IN_BATCHES[what][0], {"seconds": seconds, "limit": limit}))
+    return len(fetch_all(conn, _IN_BATCHES[what][0], {"seconds": seconds, "limit": limit}))
 
 
 # --- jobs without a render ----------------------------------------------------------------------------------------
@@ -251,16 +251,16 @@ DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'o
 }
 
 
-def old_jobs(conn: Connection, seconds: float, limit: int) -> list[UUID]:
+def list_old_jobs(conn: Connection, seconds: float, limit: int) -> list[UUID]:
     """Return jobs without a readable render that ended longer ago and that nothing waits for."""
     args = {"seconds": seconds, "limit": limit}
-    return [row["id"] for sql in (OLD_FAILED_JOBS, OLD_DELETED_JOBS) for row in many(conn, sql, args)]
+    return [row["id"] for sql in (OLD_FAILED_JOBS, OLD_DELETED_JOBS) for row in fetch_all(conn, sql, args)]
 
 
-def drop_job(conn: Connection, job_id: UUID) -> bool:
+def delete_job(conn: Connection, job_id: UUID) -> bool:
     """Delete a job with everything that was recorded of it; False when something of it lives again."""
-    deliveries = [row["id"] for row in many(conn, LOCK_DELIVERIES, {"id": job_id})]
-    if one(conn, LOCK_JOB, {"id": job_id}) is None or one(conn, IS_OVER, {"id": job_id}) is None:
+    deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"id": job_id})]
+    if fetch_one(conn, LOCK_JOB, {"id": job_id}) is None or fetch_one(conn, IS_OVER, {"id": job_id}) is None:
         return False
     _drop(conn, {"id": job_id, "deliveries": deliveries})
     return True
@@ -280,8 +280,8 @@ COUNTS: Final = {
 }
 
 
-def counts(conn: Connection, kept_seconds: dict[str, float], what: Sequence[str]) -> dict[str, int]:
+def count_old_rows(conn: Connection, kept_seconds: dict[str, float], what: Sequence[str]) -> dict[str, int]:
     """Return how many rows of each kind are old enough to go."""
-    conn.execute(PATIENT)
-    found = {name: one(conn, COUNTS[name], {"seconds": kept_seconds[name]}) for name in what}
+    conn.execute(LONG_TIMEOUT)
+    found = {name: fetch_one(conn, COUNTS[name], {"seconds": kept_seconds[name]}) for name in what}
     return {name: int(row["value"]) if row else 0 for name, row in found.items()}

@@ -4,13 +4,13 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from db.connection import Connection, one
-from db.leases import CLEAR
+from db.connection import Connection, fetch_one
+from db.leases import CLEAR_LEASE
 from moorage import ids
 from moorage.errors import LeaseLost
-from moorage.model import Entry, Job, Lease, Prediction
+from moorage.model import FallbackEntry, Job, Lease, Prediction
 
-STATES = ("planned", "submitting")
+SUBMIT_STATES = ("planned", "submitting")
 
 PLAN = """
 WITH made AS (
@@ -26,18 +26,20 @@ RETURNING subject_id AS id
 """
 
 
-def plan(conn: Connection, job_id: UUID, entry: int, wanted: Entry, *, reason: str | None, actor: str) -> UUID:
+def plan(
+    conn: Connection, job_id: UUID, entry_index: int, entry: FallbackEntry, *, reason: str | None, actor: str
+) -> UUID:
     """Insert the next prediction of a locked (or just inserted) job, to be submitted now; returns its id."""
     args: dict[str, Any] = {
-        "id": ids.new(),
+        "id": ids.uuid7(),
         "job_id": job_id,
-        "entry": entry,
-        "provider": wanted.provider,
-        "model": wanted.model,
+        "entry": entry_index,
+        "provider": entry.provider,
+        "model": entry.model,
         "reason": reason,
         "actor": actor,
     }
-    row = one(conn, PLAN, args)
+    row = fetch_one(conn, PLAN, args)
     if row is None:
         raise LookupError(f"there is no job {job_id}")
     return UUID(str(row["id"]))
@@ -52,24 +54,24 @@ SELECT entry + CASE WHEN state = 'cancelled' AND (submitted_at IS NULL OR cancel
 """
 
 
-def following(conn: Connection, job_id: UUID) -> int:
+def get_next_entry_index(conn: Connection, job_id: UUID) -> int:
     """
     Return the entry that comes next in a job's chain, which may be one past its end; a retry begins at 0 again.
 
     One that was stopped before it could end, or be submitted, has its turn again.
     """
-    row = one(conn, FOLLOWING, {"job_id": job_id})
+    row = fetch_one(conn, FOLLOWING, {"job_id": job_id})
     return row["entry"] if row else 0
 
 
-def entries(job: Job) -> list[Entry]:
+def parse_fallback_chain(job: Job) -> list[FallbackEntry]:
     """Return a job's chain; empty where the application started the prediction itself."""
-    return [Entry(**entry) for entry in job.chain or ()]
+    return [FallbackEntry(**entry) for entry in job.chain or ()]
 
 
-def entry_of(job: Job, prediction: Prediction) -> Entry | None:
+def get_entry(job: Job, prediction: Prediction) -> FallbackEntry | None:
     """Return the entry of its job's chain that a prediction is a try of; None: moorage did not plan it."""
-    chain = entries(job)
+    chain = parse_fallback_chain(job)
     return chain[prediction.entry] if prediction.entry is not None and prediction.entry < len(chain) else None
 
 
@@ -81,14 +83,14 @@ SELECT count(*) AS n FROM predictions
 """
 
 
-def has_room(conn: Connection, provider: str, limit: int) -> bool:
+def has_capacity(conn: Connection, provider: str, limit: int) -> bool:
     """
     Return whether fewer than `limit` orders of a provider are at work; true until this transaction ends.
 
     Predictions that applications started themselves do not count: waiting would not make them fewer.
     """
     conn.execute(TAKE_TURN, {"provider": provider})
-    row = one(conn, AT_WORK, {"provider": provider})
+    row = fetch_one(conn, AT_WORK, {"provider": provider})
     return row is not None and row["n"] < limit
 
 
@@ -106,29 +108,30 @@ RETURNING subject_id AS id
 """
 
 
-def begin(conn: Connection, lease: Lease, *, key_sha256: str, seconds: float) -> None:
+def mark_submitting(conn: Connection, lease: Lease, *, key_sha256: str, deadline_seconds: float) -> None:
     """Say that a planned prediction is about to be sent, under this key; its time limit begins. It stays leased."""
-    _must(conn, BEGIN, lease, key_sha256=key_sha256, seconds=timedelta(seconds=seconds), actor=lease.leased_by)
+    _must(conn, BEGIN, lease, key_sha256=key_sha256, seconds=timedelta(seconds=deadline_seconds), actor=lease.leased_by)
 
 
 WAIT = f"""
 UPDATE predictions
-   SET {CLEAR}, woken_at = NULL, attempt = attempt - 1, polls = polls + %(looked)s,
+   SET {CLEAR_LEASE}, woken_at = NULL, attempt = attempt - 1, polls = polls + %(looked)s,
        run_at = moment() + make_interval(secs => %(wait_seconds)s)
  WHERE id = %(id)s AND lease_token = %(token)s
 RETURNING id
 """
 
 
-def wait(conn: Connection, lease: Lease, *, wait_seconds: float, looked: bool = False) -> None:
+def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searched: bool = False) -> None:
     """Come again after a wait that is no failure: no room at the provider, or the time of the next look."""
-    _must(conn, WAIT, lease, wait_seconds=max(wait_seconds, 0.0), looked=int(looked))
+    _must(conn, WAIT, lease, wait_seconds=max(wait_seconds, 0.0), looked=int(has_searched))
 
 
 BACK = f"""
 WITH moved AS (
     UPDATE predictions
-       SET state = 'planned', {CLEAR}, woken_at = NULL, key_sha256 = NULL, submitted_at = NULL, reason = %(reason)s,
+       SET state = 'planned', {CLEAR_LEASE}, woken_at = NULL, key_sha256 = NULL, submitted_at = NULL,
+           reason = %(reason)s,
            attempt = attempt - CASE WHEN %(counted)s THEN 0 ELSE 1 END,
            deadline_at = (SELECT j.deadline_at FROM jobs j WHERE j.id = predictions.job_id),
            run_at = moment() + make_interval(secs => %(wait_seconds)s)
@@ -141,16 +144,23 @@ RETURNING subject_id AS id
 """
 
 
-def back(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counted: bool) -> None:
+def return_to_planned(
+    conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool
+) -> None:
     """Plan a prediction again that was certainly not made; `counted`: as an error."""
-    args = {"wait_seconds": max(wait_seconds, 0.0), "reason": reason, "counted": counted, "actor": lease.leased_by}
+    args = {
+        "wait_seconds": max(wait_seconds, 0.0),
+        "reason": reason,
+        "counted": counts_as_error,
+        "actor": lease.leased_by,
+    }
     _must(conn, BACK, lease, **args)
 
 
 RUN = f"""
 WITH moved AS (
     UPDATE predictions
-       SET state = 'running', external_id = %(external_id)s, {CLEAR}, woken_at = NULL, attempt = crashes - 1,
+       SET state = 'running', external_id = %(external_id)s, {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1,
            polls = 0, reason = NULL,
            run_at = CASE WHEN cancel_reason IS NULL THEN least(moment() + %(first_poll)s, deadline_at)
                          ELSE moment() END
@@ -165,7 +175,7 @@ RETURNING subject_id AS id
 """
 
 
-def run(conn: Connection, lease: Lease, external_id: str, *, first_poll_seconds: float, reason: str) -> bool:
+def mark_running(conn: Connection, lease: Lease, external_id: str, *, first_poll_seconds: float, reason: str) -> bool:
     """Record that the provider took it, and end the lease; False when another row has the provider's id already."""
     args = {
         **_named(lease),
@@ -174,13 +184,13 @@ def run(conn: Connection, lease: Lease, external_id: str, *, first_poll_seconds:
         "reason": reason,
         "actor": lease.leased_by,
     }
-    return one(conn, RUN, args) is not None
+    return fetch_one(conn, RUN, args) is not None
 
 
 ABANDON = f"""
 WITH moved AS (
     UPDATE predictions
-       SET state = 'abandoned', {CLEAR}, woken_at = NULL, attempt = crashes - 1, category = 'PROVIDER_FAILED',
+       SET state = 'abandoned', {CLEAR_LEASE}, woken_at = NULL, attempt = crashes - 1, category = 'PROVIDER_FAILED',
            reason = %(reason)s, output_until = moment() + %(life)s, run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
@@ -191,9 +201,9 @@ RETURNING subject_id AS id
 """
 
 
-def abandon(conn: Connection, lease: Lease, *, life_seconds: float, reason: str) -> None:
+def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for what nobody knows the fate of; its webhook still counts until the output life ends."""
-    _must(conn, ABANDON, lease, life=timedelta(seconds=life_seconds), reason=reason, actor=lease.leased_by)
+    _must(conn, ABANDON, lease, life=timedelta(seconds=output_life_seconds), reason=reason, actor=lease.leased_by)
 
 
 IS_SECOND = """
@@ -205,7 +215,7 @@ SELECT p.id FROM predictions p
 
 def is_second(conn: Connection, prediction_id: UUID) -> bool:
     """Return whether the try just before this one was the same entry, and nobody knows what became of it."""
-    return one(conn, IS_SECOND, {"id": prediction_id}) is not None
+    return fetch_one(conn, IS_SECOND, {"id": prediction_id}) is not None
 
 
 BY_KEY = """
@@ -213,17 +223,17 @@ SELECT id, job_id FROM predictions WHERE key_sha256 = %(key_sha256)s AND provide
 """
 
 
-class Named(NamedTuple):
+class PredictionRef(NamedTuple):
     """The ids of a prediction and of its job."""
 
     prediction_id: UUID
     job_id: UUID
 
 
-def by_key(conn: Connection, provider: str, key_sha256: str) -> Named | None:
+def find_by_webhook_key(conn: Connection, provider: str, key_sha256: str) -> PredictionRef | None:
     """Return the ids of the prediction that was submitted with a key, and of its job; None: there is none."""
-    row = one(conn, BY_KEY, {"provider": provider, "key_sha256": key_sha256})
-    return Named(row["id"], row["job_id"]) if row else None
+    row = fetch_one(conn, BY_KEY, {"provider": provider, "key_sha256": key_sha256})
+    return PredictionRef(row["id"], row["job_id"]) if row else None
 
 
 # The lease of the request that is under way, or of a look, ends: its own write-back then finds it gone and stops.
@@ -251,7 +261,7 @@ SELECT id FROM moved
 """
 
 
-def bind(
+def assign_external_id(
     conn: Connection, prediction: Prediction, external_id: str, *, first_poll_seconds: float, reason: str, actor: str
 ) -> bool:
     """Give a locked prediction the id its webhook names; False when it has one, or does not wait for one."""
@@ -262,7 +272,7 @@ def bind(
         "reason": reason,
         "actor": actor,
     }
-    return one(conn, BIND, args) is not None
+    return fetch_one(conn, BIND, args) is not None
 
 
 def _named(lease: Lease) -> dict[str, Any]:
@@ -270,5 +280,5 @@ def _named(lease: Lease) -> dict[str, Any]:
 
 
 def _must(conn: Connection, sql: str, lease: Lease, **args: Any) -> None:
-    if one(conn, sql, {**_named(lease), **args}) is None:
+    if fetch_one(conn, sql, {**_named(lease), **args}) is None:
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")

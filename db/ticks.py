@@ -4,7 +4,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 TAKE = """
 INSERT INTO ticks (sweep, slot)
@@ -14,9 +14,9 @@ RETURNING slot
 """
 
 
-def take(conn: Connection, sweep: str, period_seconds: float) -> int | None:
+def claim_slot(conn: Connection, sweep: str, period_seconds: float) -> int | None:
     """Take the present slot of a sweep; None when somebody has it."""
-    row = one(conn, TAKE, {"sweep": sweep, "period_seconds": period_seconds})
+    row = fetch_one(conn, TAKE, {"sweep": sweep, "period_seconds": period_seconds})
     return int(row["slot"]) if row else None
 
 
@@ -27,7 +27,7 @@ UPDATE ticks SET finished_at = moment(), result = %(result)s WHERE sweep = %(swe
 TRIM = "DELETE FROM ticks WHERE sweep = %(sweep)s AND slot < %(slot)s - 100"
 
 
-def finish(conn: Connection, sweep: str, slot: int, result: dict[str, Any]) -> None:
+def record_result(conn: Connection, sweep: str, slot: int, result: dict[str, Any]) -> None:
     """Record how a sweep's run ended; the last hundred slots are kept."""
     conn.execute(FINISH, {"sweep": sweep, "slot": slot, "result": Jsonb(result)})
     conn.execute(TRIM, {"sweep": sweep, "slot": slot})
@@ -39,6 +39,6 @@ SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result
 """
 
 
-def last(conn: Connection) -> list[Row]:
+def list_latest(conn: Connection) -> list[Row]:
     """Return the latest run of each sweep."""
-    return many(conn, LAST)
+    return fetch_all(conn, LAST)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.model import Media
 
 
@@ -33,7 +33,7 @@ RETURNING created_at
 def add(conn: Connection, upload: Upload) -> datetime:
     """Record an upload whose object is stored; returns when."""
     media = upload.media
-    row = one(
+    row = fetch_one(
         conn,
         ADD,
         {
@@ -60,9 +60,9 @@ SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, hei
 """
 
 
-def show(conn: Connection, upload_id: UUID) -> Row | None:
+def get(conn: Connection, upload_id: UUID) -> Row | None:
     """Return an upload, None when there is none or it was deleted."""
-    return one(conn, SHOW, {"id": upload_id})
+    return fetch_one(conn, SHOW, {"id": upload_id})
 
 
 DELETE: Final = """
@@ -70,18 +70,18 @@ UPDATE uploads SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NUL
 """
 
 
-def delete(conn: Connection, upload_id: UUID) -> str | None:
+def mark_deleted(conn: Connection, upload_id: UUID) -> str | None:
     """Mark an upload as deleted, so that no row names its object; returns the key, None when it was deleted before."""
-    row = one(conn, DELETE, {"id": upload_id})
+    row = fetch_one(conn, DELETE, {"id": upload_id})
     return str(row["key"]) if row else None
 
 
 OWNER: Final = "SELECT owner FROM uploads WHERE id = %(id)s"
 
 
-def owner(conn: Connection, upload_id: UUID) -> str | None:
+def get_owner(conn: Connection, upload_id: UUID) -> str | None:
     """Return whose an upload is or was, None when there never was one."""
-    row = one(conn, OWNER, {"id": upload_id})
+    row = fetch_one(conn, OWNER, {"id": upload_id})
     return str(row["owner"]) if row else None
 
 
@@ -91,9 +91,9 @@ SELECT id, key, media, format, bytes, width_px, height_px
 """
 
 
-def of_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]:
+def list_by_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]:
     """Return those of some uploads that are an owner's and still there."""
-    return many(conn, OF_OWNER, {"owner": owner, "ids": list(ids)})
+    return fetch_all(conn, OF_OWNER, {"owner": owner, "ids": list(ids)})
 
 
 VARIANTS: Final = """
@@ -105,10 +105,14 @@ SELECT v.render_id, v.idx, v.key, v.media, v.format, v.bytes, v.width_px, v.heig
 """
 
 
-def variants(conn: Connection, owner: str, named: Sequence[tuple[UUID, int]]) -> list[Row]:
+def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tuple[UUID, int]]) -> list[Row]:
     """Return those of some published files that are an owner's and still shown, as inputs of another job."""
-    args = {"owner": owner, "renders": [render_id for render_id, _ in named], "idxs": [idx for _, idx in named]}
-    return many(conn, VARIANTS, args)
+    args = {
+        "owner": owner,
+        "renders": [render_id for render_id, _ in references],
+        "idxs": [idx for _, idx in references],
+    }
+    return fetch_all(conn, VARIANTS, args)
 
 
 STORED: Final = """
@@ -117,14 +121,14 @@ SELECT id, key, bytes, sha256 FROM uploads
 """
 
 
-def stored(conn: Connection, after: str, *, limit: int = 500) -> list[Row]:
+def list_upload_objects(conn: Connection, after: str, *, limit: int = 500) -> list[Row]:
     """Return uploads with their objects in the order of a listing, from behind a key."""
-    return many(conn, STORED, {"after": after, "limit": limit})
+    return fetch_all(conn, STORED, {"after": after, "limit": limit})
 
 
 SOME: Final = "SELECT id, key, bytes, sha256 FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL"
 
 
-def some(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
+def get_upload_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     """Return the objects of some uploads, as they are recorded now."""
-    return many(conn, SOME, {"ids": list(ids)})
+    return fetch_all(conn, SOME, {"ids": list(ids)})

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from db.connection import Connection, Row, many
-from db.objects import PATIENT
+from db.connection import Connection, Row, fetch_all
+from db.objects import LONG_TIMEOUT
 
 SHOWN: Final = 100  # owners of a bucket that are named; the others are one line
 
@@ -37,9 +37,9 @@ SELECT bucket, '', sum(objects), sum(bytes), 0 FROM storage_use WHERE rank > %(s
 """
 
 
-def count(conn: Connection) -> None:
+def recompute_usage(conn: Connection) -> None:
     """Count the storage used anew: one pass over outputs and uploads, minutes at most."""
-    conn.execute(PATIENT)
+    conn.execute(LONG_TIMEOUT)
     conn.execute(ALONE)
     conn.execute(EMPTY)
     conn.execute(COUNT)
@@ -52,9 +52,9 @@ SELECT bucket, CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, objects
 """
 
 
-def most(conn: Connection) -> list[Row]:
+def list_largest(conn: Connection) -> list[Row]:
     """Return the 100 owners that use most of each bucket, and what all others use together."""
-    return many(conn, MOST, {"shown": SHOWN})
+    return fetch_all(conn, MOST, {"shown": SHOWN})
 
 
 TOTALS: Final = """
@@ -63,6 +63,6 @@ SELECT bucket, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes, max
 """
 
 
-def totals(conn: Connection) -> list[Row]:
+def list_totals(conn: Connection) -> list[Row]:
     """Return what each bucket holds, as it was last counted; nothing before the first count."""
-    return many(conn, TOTALS, {"shown": SHOWN})
+    return fetch_all(conn, TOTALS, {"shown": SHOWN})

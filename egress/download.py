@@ -15,17 +15,17 @@ from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.util import parse_url
 
 from egress import spool
-from egress.sockets import pulsing
+from egress.sockets import call_while_waiting
 from media.limits import Limits
 from moorage import logs
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
-from moorage.model import Fetched
-from moorage.retry_after import retry_after
+from moorage.model import FetchedFile
+from moorage.retry_after import parse_retry_after
 
 CHUNK_BYTES: Final = 128 * 1024
 HeadersFor = Callable[[str], Mapping[str, str]]
-Allows = Callable[[str], str | None]
-Pulse = Callable[[], None]
+UrlCheck = Callable[[str], str | None]
+ProgressCallback = Callable[[], None]
 
 _BAD_URL = (
     requests.exceptions.InvalidURL,
@@ -43,15 +43,15 @@ _LATER: Final = frozenset({408, 425, 429})
 
 
 @contextlib.contextmanager
-def fetch(
+def download_url(
     session: requests.Session,
     url: str,
     *,
     limits: Limits,
     headers_for: HeadersFor,
-    allows: Allows,
-    pulse: Pulse,
-) -> Iterator[Fetched]:
+    check_url: UrlCheck,
+    on_progress: ProgressCallback,
+) -> Iterator[FetchedFile]:
     """
     Download a URL; the file lives as long as the `with` block. Redirects are followed here, each hop checked anew.
 
@@ -67,41 +67,41 @@ def fetch(
         DownloadRefused: a refused address or hop, too many redirects, too large, encoded, any other 4xx.
         DiskFull: the temporary folder is full or broken.
     """
-    with spool.opened(limits) as file:
-        run = _Run(session, limits, file, pulse)
-        with run.translated(), pulsing(run.beat):
-            fetched = run.download(url, headers_for, allows)
+    with spool.open_spool(limits) as file:
+        run = _Download(session, limits, file, on_progress)
+        with run.translate_errors(), call_while_waiting(run.check_limits):
+            fetched = run.download(url, headers_for, check_url)
         yield fetched
 
 
 @contextlib.contextmanager
-def inline(data: bytes, limits: Limits) -> Iterator[Fetched]:
+def spool_bytes(data: bytes, limits: Limits) -> Iterator[FetchedFile]:
     """Give the bytes of a `data:` URI the form of a download."""
-    with from_chunks(iter((data,)), limits, lambda: None) as fetched:
+    with spool_chunks(iter((data,)), limits, lambda: None) as fetched:
         yield fetched
 
 
 @contextlib.contextmanager
-def from_chunks(chunks: Iterator[bytes], limits: Limits, pulse: Pulse) -> Iterator[Fetched]:
+def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressCallback) -> Iterator[FetchedFile]:
     """Give a file that arrives in chunks (from our private bucket) the form of a download."""
-    with spool.opened(limits) as file:
+    with spool.open_spool(limits) as file:
         for chunk in chunks:
-            pulse()
+            on_progress()
             file.write(chunk)
-        yield file.done()
+        yield file.finish()
 
 
-class _Run:
+class _Download:
     """One download: its clock, its facts and its steps."""
 
-    def __init__(self, session: requests.Session, limits: Limits, file: spool.Spool, pulse: Pulse) -> None:
+    def __init__(self, session: requests.Session, limits: Limits, file: spool.Spool, pulse: ProgressCallback) -> None:
         self._session, self._limits, self._file, self._pulse = session, limits, file, pulse
         self._started = time.monotonic()
         self._body_started: float | None = None
         self._status: int | None = None
         self._url = ""
 
-    def download(self, url: str, headers_for: HeadersFor, allows: Allows) -> Fetched:
+    def download(self, url: str, headers_for: HeadersFor, allows: UrlCheck) -> FetchedFile:
         """Follow redirects to a body and spool it."""
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, allows)) as response:
@@ -111,28 +111,28 @@ class _Run:
                 url = _joined(self._url, target)
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
 
-    def beat(self) -> None:
+    def check_limits(self) -> None:
         """Pass the pulse on, and hold the clock against the limits."""
         self._pulse()
         now, limits = time.monotonic(), self._limits
         if now - self._started > limits.total_seconds:
             raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s", facts=self.facts())
         spent = now - self._body_started if self._body_started else 0.0
-        if spent > limits.slow_after_seconds and self._file.bytes < spent * limits.min_bytes_per_second:
+        if spent > limits.slow_after_seconds and self._file.size_bytes < spent * limits.min_bytes_per_second:
             raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
 
     def facts(self) -> dict[str, Any]:
         """Return what was measured so far."""
         return {
-            "url": logs.without_query(self._url),
+            "url": logs.redact_url(self._url),
             "status": self._status,
-            "bytes": self._file.bytes,
-            "expected": self._file.expected,
+            "bytes": self._file.size_bytes,
+            "expected": self._file.expected_bytes,
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
     @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the errors of the HTTP libraries into ours, and add the facts to ours."""
         try:
             yield
@@ -144,8 +144,8 @@ class _Run:
         except _BROKEN as error:
             raise DownloadInterrupted(_cause(error), facts=self.facts()) from error
 
-    def _get(self, url: str, headers_for: HeadersFor, allows: Allows) -> requests.Response:
-        self.beat()
+    def _get(self, url: str, headers_for: HeadersFor, allows: UrlCheck) -> requests.Response:
+        self.check_limits()
         self._url = url
         prepared = self._session.prepare_request(requests.Request("GET", url))
         self._url = url = prepared.url or ""
@@ -163,22 +163,22 @@ class _Run:
             return None
         return self._session.get_redirect_target(response)
 
-    def _body(self, response: requests.Response) -> Fetched:
+    def _body(self, response: requests.Response) -> FetchedFile:
         now = datetime.now(UTC)
-        error = failure(response.status_code, response.headers, now=now, facts=self.facts())
+        error = classify_response(response.status_code, response.headers, now=now, facts=self.facts())
         if error is not None:
             raise error
         raw: urllib3.HTTPResponse = response.raw
-        self._file.announce(raw.length_remaining)
+        self._file.set_expected_bytes(raw.length_remaining)
         self._body_started = time.monotonic()
         while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
-            self.beat()
+            self.check_limits()
             self._file.write(chunk)
         self._whole()
-        return self._file.done(response.headers.get("Content-Type"))
+        return self._file.finish(response.headers.get("Content-Type"))
 
     def _whole(self) -> None:
-        got, expected = self._file.bytes, self._file.expected
+        got, expected = self._file.size_bytes, self._file.expected_bytes
         if expected is not None and got != expected:
             raise DownloadInterrupted(f"{got} of {expected} bytes came", facts=self.facts())
         if not got:
@@ -212,14 +212,16 @@ def _cause(error: BaseException) -> str:
     return f"the download broke: {type(error).__name__}: {error}"[:500]
 
 
-def failure(status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]) -> MoorageError | None:
+def classify_response(
+    status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]
+) -> MoorageError | None:
     """Return the error that an answer amounts to, or None for a body that can be read."""
     if status in _GONE:
         return OutputGone(f"the server answered {status}", facts=facts)
     if 400 <= status < 500 and status not in _LATER:
         return DownloadRefused(f"the server answered {status}", facts=facts)
     if status != 200:
-        wait = retry_after(headers.get("Retry-After"), now)
+        wait = parse_retry_after(headers.get("Retry-After"), now)
         return DownloadInterrupted(f"the server answered {status}", facts=facts, retry_after=wait)
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):  # asked for identity; a small body could unpack to any size

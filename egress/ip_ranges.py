@@ -64,10 +64,10 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # the upper half of an interface identifier, RFC 5214
 
 
-def reason(text: str) -> str | None:
+def nonpublic_reason(ip: str) -> str | None:
     """Return why an address is refused, or None when it is public."""
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(ip)
     except ValueError:
         return "not an address"
     return _reason(address)

@@ -25,11 +25,11 @@ from egress.sockets import PlainSocket, TlsSocket
 from media.limits import Limits
 from moorage.errors import DownloadRefused
 
-Resolve = Callable[..., list[Any]]  # socket.getaddrinfo, or what stands in for a name server
+Resolver = Callable[..., list[Any]]  # socket.getaddrinfo, or what stands in for a name server
 _MAX_ADDRESSES: Final = 4  # tried for one connection, each for the connect time
 
 
-class Egress:
+class EgressGuard:
     """
     Decides which addresses may be connected to, and makes sessions that obey.
 
@@ -38,16 +38,16 @@ class Egress:
         resolve: looks up a name, as `socket.getaddrinfo` does.
     """
 
-    def __init__(self, allow: Collection[str] = (), *, resolve: Resolve = socket.getaddrinfo) -> None:
+    def __init__(self, allow: Collection[str] = (), *, resolve: Resolver = socket.getaddrinfo) -> None:
         self._allow = frozenset(_endpoint(entry) for entry in allow)
         self._resolve = resolve
 
-    def refuses(self, ip: str, port: int) -> str | None:
+    def refusal_reason(self, ip: str, port: int) -> str | None:
         """Return why an address must not be connected to, or None."""
-        why = ip_ranges.reason(ip)
+        why = ip_ranges.nonpublic_reason(ip)
         return None if why and (_canonical(ip), port) in self._allow else why
 
-    def session(self, limits: Limits) -> requests.Session:
+    def new_session(self, limits: Limits) -> requests.Session:
         """Return a session without retries, cookies, proxies or credentials of the environment."""
         session = requests.Session()
         session.trust_env = False
@@ -85,7 +85,7 @@ class Egress:
             raise NameResolutionError(conn.host, conn, error) from error
         except UnicodeError as error:  # a label of more than 63 characters
             raise DownloadRefused(f"not a host name: {error}", facts={"host": conn.host}) from error
-        refused = {str(entry[4][0]): self.refuses(str(entry[4][0]), port) for entry in found}
+        refused = {str(entry[4][0]): self.refusal_reason(str(entry[4][0]), port) for entry in found}
         allowed = [(entry[0], entry[4]) for entry in found if not refused[str(entry[4][0])]]
         if not allowed:
             raise _refusal(conn.host, port, refused)
@@ -100,7 +100,7 @@ class Egress:
             sock.connect(address)
             sock.settimeout(seconds)
             peer = str(sock.getpeername()[0])
-            if why := self.refuses(peer, conn.port):
+            if why := self.refusal_reason(peer, conn.port):
                 raise _refusal(conn.host, conn.port, {peer: why})
         except BaseException:
             sock.close()
@@ -111,7 +111,7 @@ class Egress:
 class _Adapter(HTTPAdapter):
     """Opens connections through the guard, with one TLS context for all."""
 
-    def __init__(self, egress: Egress, limits: Limits) -> None:
+    def __init__(self, egress: EgressGuard, limits: Limits) -> None:
         self._egress, self._limits = egress, limits
         super().__init__(max_retries=0)
 
@@ -136,7 +136,7 @@ class _Adapter(HTTPAdapter):
         """Do nothing: the shared context has the roots; the library would load them again for every connection."""
 
 
-def _pools(egress: Egress, seconds: float) -> dict[str, type[HTTPConnectionPool]]:
+def _pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnectionPool]]:
     class Http(HTTPConnection):
         def _new_conn(self) -> socket.socket:
             return egress.connect(self, seconds)

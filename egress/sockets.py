@@ -24,9 +24,9 @@ _pulse: contextvars.ContextVar[Callable[[], None]] = contextvars.ContextVar("moo
 
 
 @contextlib.contextmanager
-def pulsing(pulse: Callable[[], None]) -> Iterator[None]:
+def call_while_waiting(callback: Callable[[], None]) -> Iterator[None]:
     """Call `pulse` before every read of a socket inside, and each second that a read waits; what it raises gets out."""
-    token = _pulse.set(pulse)
+    token = _pulse.set(callback)
     try:
         yield
     finally:

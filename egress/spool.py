@@ -9,7 +9,7 @@ from typing import IO, BinaryIO, cast
 from media import sniff
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadRefused
-from moorage.model import Fetched
+from moorage.model import FetchedFile
 
 
 class Spool:
@@ -26,12 +26,12 @@ class Spool:
         self._hash = hashlib.sha256()
         self._head = b""
         self._cap = limits.max_bytes
-        self.bytes = 0
-        self.expected: int | None = None
+        self.size_bytes = 0
+        self.expected_bytes: int | None = None
 
-    def announce(self, expected: int | None) -> None:
+    def set_expected_bytes(self, expected: int | None) -> None:
         """Take note of the size that the sender states, and refuse it at once when it is too large."""
-        self.expected = expected
+        self.expected_bytes = expected
         self._check()
 
     def write(self, chunk: bytes) -> None:
@@ -39,31 +39,33 @@ class Spool:
         if len(self._head) < sniff.HEAD_BYTES:
             self._head += chunk[: sniff.HEAD_BYTES - len(self._head)]
             self._cap = _cap(self._head, self._limits)
-        self.bytes += len(chunk)
+        self.size_bytes += len(chunk)
         self._check()
         self._hash.update(chunk)
         with _disk():
             self._file.write(chunk)
 
-    def done(self, declared_type: str | None = None) -> Fetched:
+    def finish(self, declared_type: str | None = None) -> FetchedFile:
         """Return the whole file, positioned at 0."""
         with _disk():
             self._file.flush()
             self._file.seek(0)
         file = cast(BinaryIO, self._file)
-        return Fetched(file=file, bytes=self.bytes, sha256=self._hash.hexdigest(), declared_type=declared_type)
+        return FetchedFile(
+            file=file, size_bytes=self.size_bytes, sha256=self._hash.hexdigest(), declared_type=declared_type
+        )
 
     def _check(self) -> None:
-        size = max(self.bytes, self.expected or 0)
+        size = max(self.size_bytes, self.expected_bytes or 0)
         if size > self._cap:
             raise DownloadRefused(
-                f"too large: {'at least ' if size == self.bytes else ''}{size} bytes, the limit is {self._cap}",
-                facts={"bytes": self.bytes, "expected": self.expected, "limit": self._cap},
+                f"too large: {'at least ' if size == self.size_bytes else ''}{size} bytes, the limit is {self._cap}",
+                facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._cap},
             )
 
 
 @contextlib.contextmanager
-def opened(limits: Limits) -> Iterator[Spool]:
+def open_spool(limits: Limits) -> Iterator[Spool]:
     """Open a spool over a file without a name, so that the kernel frees it with a killed process."""
     with contextlib.ExitStack() as stack:
         with _disk():
@@ -74,7 +76,7 @@ def opened(limits: Limits) -> Iterator[Spool]:
 def _cap(head: bytes, limits: Limits) -> int:
     if len(head) < 12:  # not yet enough to tell
         return limits.max_bytes
-    kind = sniff.kind(head)
+    kind = sniff.detect_format(head)
     return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
 
 

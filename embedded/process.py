@@ -15,7 +15,7 @@ from typing import IO, Final, NamedTuple
 from moorage import logs
 from moorage.errors import ConfigError
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
 # Loaded before the fork: code between fork and exec must not need a lock.

@@ -9,7 +9,7 @@ from embedded.process import Process
 from moorage import logs
 from moorage.errors import ConfigError
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 _PORT_ATTEMPTS = 5
 _PORT_TAKEN = re.compile(r"already in use|is not available", re.IGNORECASE)

@@ -15,7 +15,7 @@ from embedded.wheels import PostgresVersion
 from moorage import logs
 from moorage.errors import ConfigError
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 _DATABASE = "moorage"
 

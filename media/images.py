@@ -10,15 +10,15 @@ from PIL import AvifImagePlugin, Image
 
 from media import thumbnails, truncation
 from media.limits import Limits
-from media.sniff import Kind
-from moorage.errors import DiskFull, Invalid, MoorageError, Transient
-from moorage.model import Fetched, Media, Thumbnail
-from moorage.text import storable
+from media.sniff import FileFormat
+from moorage.errors import DiskFull, InvalidMedia, MoorageError, Transient
+from moorage.model import FetchedFile, Media, Thumbnail
+from moorage.text import to_storable
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # 0, the default, means every core, in each worker child
 
 
-def examine(fetched: Fetched, kind: Kind, limits: Limits) -> tuple[Media, Thumbnail]:
+def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
     """
     Return what a picture is, and its thumbnail from the same decoded pixels.
 
@@ -26,49 +26,51 @@ def examine(fetched: Fetched, kind: Kind, limits: Limits) -> tuple[Media, Thumbn
         Invalid: it is not whole, not decodable, or over the limits.
         DiskFull: the temporary file could not be read.
     """
-    facts: dict[str, Any] = {"format": kind.format, "bytes": fetched.bytes}
+    facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     with _decoder(facts, limits):
-        if truncation.cut(fetched.file, kind):
-            raise Invalid(f"the {kind.format.upper()} is cut off: its end is missing", facts=facts)
+        if truncation.is_truncated(fetched.file, kind):
+            raise InvalidMedia(f"the {kind.name.upper()} is cut off: its end is missing", facts=facts)
         _open(fetched.file, kind).verify()  # reads every chunk of a PNG with its checksum; load() does not check them
         return _decoded(_open(fetched.file, kind), kind, limits, facts)
 
 
-def _open(file: BinaryIO, kind: Kind) -> Image.Image:
+def _open(file: BinaryIO, kind: FileFormat) -> Image.Image:
     file.seek(0)
-    return Image.open(file, formats=[kind.format.upper()])
+    return Image.open(file, formats=[kind.name.upper()])
 
 
-def _decoded(image: Image.Image, kind: Kind, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
+def _decoded(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
     # A JPEG with further pictures inside (gain maps, previews of phones) opens as MPO: the first one counts.
-    frames = 1 if kind.format == "jpeg" else int(getattr(image, "n_frames", 1))
+    frames = 1 if kind.name == "jpeg" else int(getattr(image, "n_frames", 1))
     _check_size(image, frames, limits, facts)
     notes: list[str] = []
     image.load()
-    thumbnail = thumbnails.make(image, limits, notes.append)
-    width, height = thumbnails.upright_size(image)
+    thumbnail = thumbnails.render_thumbnail(image, limits, notes.append)
+    width, height = thumbnails.read_upright_size(image)
     for index in range(1, frames):
         facts["frame"] = index
         image.seek(index)
         image.load()
     return Media(
-        "image", kind.format, kind.content_type, kind.extension, width, height, frames,
-        notes=storable("; ".join(dict.fromkeys(notes)), 1000) or None,
+        "image", kind.name, kind.content_type, kind.extension, width, height, frames,
+        notes=to_storable("; ".join(dict.fromkeys(notes)), 1000) or None,
     ), thumbnail  # fmt: skip
 
 
 def _check_size(image: Image.Image, frames: int, limits: Limits, facts: dict[str, Any]) -> None:
     facts.update(width_px=image.width, height_px=image.height, frames=frames)
     if frames > limits.max_frames:
-        raise Invalid(f"{frames} frames, the limit is {limits.max_frames}", facts={**facts, "limit": limits.max_frames})
+        raise InvalidMedia(
+            f"{frames} frames, the limit is {limits.max_frames}", facts={**facts, "limit": limits.max_frames}
+        )
     pixels = image.width * image.height * frames
     if pixels > limits.image_max_pixels:
         raise _too_many(pixels, limits, facts)
 
 
-def _too_many(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> Invalid:
+def _too_many(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> InvalidMedia:
     shown = "too many" if pixels is None else str(pixels)
-    return Invalid(
+    return InvalidMedia(
         f"{shown} pixels, the limit is {limits.image_max_pixels}",
         facts={**facts, "pixels": pixels, "limit": limits.image_max_pixels},
     )
@@ -92,8 +94,10 @@ def _decoder(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
         except Exception as error:  # the one call into a decoder: it raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
                 raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
-            told = storable(f"{type(error).__name__}: {error}", 500)
-            raise Invalid(f"not decodable as {facts['format']}: {told}", facts={**facts, "decoder": told}) from error
+            told = to_storable(f"{type(error).__name__}: {error}", 500)
+            raise InvalidMedia(
+                f"not decodable as {facts['format']}: {told}", facts={**facts, "decoder": told}
+            ) from error
 
 
 def _pixels(error: Exception) -> int | None:

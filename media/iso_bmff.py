@@ -22,7 +22,7 @@ class Box:
     end: int
 
 
-def children(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
+def iterate_boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
     """
     Return the boxes between two offsets, in order.
 
@@ -40,7 +40,7 @@ def children(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
 
 
 def _box(file: BinaryIO, at: int, end: int) -> Box:
-    header = read(file, at, min(16, end - at))
+    header = read_bytes(file, at, min(16, end - at))
     if len(header) < 8:
         raise BoxError(f"ends within a box header at byte {at}")
     size, kind, skip = int.from_bytes(header[:4], "big"), header[4:8], 8
@@ -55,33 +55,33 @@ def _box(file: BinaryIO, at: int, end: int) -> Box:
     return Box(kind, at + skip, at + size)
 
 
-def overrun(file: BinaryIO, size: int) -> str | None:
+def find_box_error(file: BinaryIO, size: int) -> str | None:
     """Return what is wrong with the outermost boxes of a file, or None when they fill it exactly."""
     try:
-        for _ in children(file, 0, size):
+        for _ in iterate_boxes(file, 0, size):
             pass
     except BoxError as error:
         return str(error)
     return None
 
 
-def find(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
+def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
     """Return the first box at a path of types inside a box."""
     box: Box | None = within
     for kind in path:
         if box is None:
             return None
-        box = next((child for child in children(file, box.start, box.end) if child.type == kind), None)
+        box = next((child for child in iterate_boxes(file, box.start, box.end) if child.type == kind), None)
     return box
 
 
-def read(file: BinaryIO, at: int, size: int) -> bytes:
+def read_bytes(file: BinaryIO, offset: int, size: int) -> bytes:
     """Return bytes of the file, fewer at its end."""
-    file.seek(at, os.SEEK_SET)
+    file.seek(offset, os.SEEK_SET)
     return file.read(size)
 
 
-def head(file: BinaryIO, box: Box, layout: str, at: int = 0) -> tuple[int, ...]:
+def unpack_fields(file: BinaryIO, box: Box, layout: str, offset: int = 0) -> tuple[int, ...]:
     """
     Return numbers from the content of a box.
 
@@ -89,6 +89,6 @@ def head(file: BinaryIO, box: Box, layout: str, at: int = 0) -> tuple[int, ...]:
         BoxError: the box is too short for them.
     """
     size = struct.calcsize(layout)
-    if box.start + at + size > box.end:
+    if box.start + offset + size > box.end:
         raise BoxError(f"box {box.type.decode('latin-1')!r} has only {box.end - box.start} bytes")
-    return struct.unpack(layout, read(file, box.start + at, size))
+    return struct.unpack(layout, read_bytes(file, box.start + offset, size))

@@ -24,7 +24,7 @@ class Limits:
     poster_memory_bytes: int = 2**30
 
     @classmethod
-    def of(cls, settings: Settings) -> "Limits":
+    def from_settings(cls, settings: Settings) -> "Limits":
         """Return the limits that the settings ask for."""
         return cls(
             connect_seconds=settings.constants.download_connect_seconds,

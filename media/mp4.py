@@ -5,12 +5,12 @@ import sys
 from typing import BinaryIO, Final
 
 from media.containers import ContainerError, VideoFacts
-from media.iso_bmff import Box, BoxError, children, find, head, read
+from media.iso_bmff import Box, BoxError, find_box, iterate_boxes, read_bytes, unpack_fields
 
 _MAX_OFFSETS_BYTES: Final = 64 * 2**20  # of one chunk table; 8 million chunks
 
 
-def examine(file: BinaryIO, size: int) -> VideoFacts:
+def parse_mp4(file: BinaryIO, size: int) -> VideoFacts:
     """
     Return what an MP4 of `size` bytes says of itself, upright.
 
@@ -25,13 +25,13 @@ def examine(file: BinaryIO, size: int) -> VideoFacts:
 
 
 def _examine(file: BinaryIO, size: int) -> VideoFacts:
-    top = list(children(file, 0, size))
+    top = list(iterate_boxes(file, 0, size))
     moov = next((box for box in top if box.type == b"moov"), None)
     if moov is None:
         raise ContainerError("no index (moov): cut, or never finished")
     if not any(box.type == b"mdat" for box in top):
         raise ContainerError("no data (mdat)")
-    tracks = [box for box in children(file, moov.start, moov.end) if box.type == b"trak"]
+    tracks = [box for box in iterate_boxes(file, moov.start, moov.end) if box.type == b"trak"]
     pictures = [track for track in tracks if _handler(file, track) == b"vide"]
     if not pictures:
         raise ContainerError("no picture track")
@@ -42,21 +42,21 @@ def _examine(file: BinaryIO, size: int) -> VideoFacts:
 
 
 def _handler(file: BinaryIO, track: Box) -> bytes:
-    hdlr = find(file, track, b"mdia", b"hdlr")
-    return read(file, hdlr.start + 8, 4) if hdlr else b""
+    hdlr = find_box(file, track, b"mdia", b"hdlr")
+    return read_bytes(file, hdlr.start + 8, 4) if hdlr else b""
 
 
 def _check_offsets(file: BinaryIO, track: Box, size: int) -> None:
     """Refuse an index that points behind the end of the file."""
-    stbl = find(file, track, b"mdia", b"minf", b"stbl")
+    stbl = find_box(file, track, b"mdia", b"minf", b"stbl")
     for kind, code, width in ((b"stco", "I", 4), (b"co64", "Q", 8)):
-        table = find(file, stbl, kind) if stbl else None
+        table = find_box(file, stbl, kind) if stbl else None
         if table is None:
             continue
-        count = head(file, table, ">I", 4)[0]
+        count = unpack_fields(file, table, ">I", 4)[0]
         if count * width > min(table.end - table.start - 8, _MAX_OFFSETS_BYTES):
             raise ContainerError(f"a table of {count} chunks does not fit its box")
-        offsets = array.array(code, read(file, table.start + 8, count * width))
+        offsets = array.array(code, read_bytes(file, table.start + 8, count * width))
         if sys.byteorder == "little":
             offsets.byteswap()
         if offsets and max(offsets) >= size:
@@ -64,25 +64,25 @@ def _check_offsets(file: BinaryIO, track: Box, size: int) -> None:
 
 
 def _size(file: BinaryIO, track: Box) -> tuple[int | None, int | None]:
-    tkhd = find(file, track, b"tkhd")
+    tkhd = find_box(file, track, b"tkhd")
     if tkhd is None:
         return None, None
-    at = 52 if head(file, tkhd, ">B")[0] == 1 else 40  # version 1 has 64-bit times
-    a, b, _, c, d, _, _, _, _, width, height = head(file, tkhd, ">9i2I", at)
+    at = 52 if unpack_fields(file, tkhd, ">B")[0] == 1 else 40  # version 1 has 64-bit times
+    a, b, _, c, d, _, _, _, _, width, height = unpack_fields(file, tkhd, ">9i2I", at)
     if a == d == 0 and b and c:  # a quarter turn
         width, height = height, width
     return (width >> 16) or None, (height >> 16) or None
 
 
 def _duration(file: BinaryIO, moov: Box) -> float | None:
-    mvhd = find(file, moov, b"mvhd")
+    mvhd = find_box(file, moov, b"mvhd")
     if mvhd is None:
         return None
-    long = head(file, mvhd, ">B")[0] == 1
-    scale, units = head(file, mvhd, ">IQ" if long else ">II", 20 if long else 12)
+    long = unpack_fields(file, mvhd, ">B")[0] == 1
+    scale, units = unpack_fields(file, mvhd, ">IQ" if long else ">II", 20 if long else 12)
     if not units:  # fragmented: the whole stands in the extension header
-        mehd = find(file, moov, b"mvex", b"mehd")
-        long = mehd is not None and head(file, mehd, ">B")[0] == 1
-        units = head(file, mehd, ">Q" if long else ">I", 4)[0] if mehd else 0
+        mehd = find_box(file, moov, b"mvex", b"mehd")
+        long = mehd is not None and unpack_fields(file, mehd, ">B")[0] == 1
+        units = unpack_fields(file, mehd, ">Q" if long else ">I", 4)[0] if mehd else 0
     unknown = 0xFFFF_FFFF_FFFF_FFFF if long else 0xFFFF_FFFF
     return units / scale if units and scale and units != unknown else None

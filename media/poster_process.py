@@ -48,15 +48,15 @@ class SharedFile(io.RawIOBase):
 def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, seconds: int) -> int:
     """Write the poster and return the exit status."""
     try:
-        confine(memory_bytes, seconds)
-        first_frame(format_name, square_px, max_pixels)
+        limit_resources(memory_bytes, seconds)
+        write_first_frame(format_name, square_px, max_pixels)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
         os.write(1, f"{type(error).__name__}: {error}"[:500].encode())
         return FAILED
     return 0
 
 
-def confine(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTES) -> None:
+def limit_resources(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTES) -> None:
     """Give this process its limits before it loads the decoder."""
     os.nice(10)  # what it was started by answers others meanwhile
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
@@ -69,7 +69,7 @@ def confine(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTE
     signal.alarm(seconds + 1)  # ends it also when the parent was killed
 
 
-def first_frame(format_name: str, square_px: int, max_pixels: int) -> None:
+def write_first_frame(format_name: str, square_px: int, max_pixels: int) -> None:
     """Decode, turn upright and shrink the first frame."""
     import av  # after the limits: loading the decoder is part of what they hold
     from PIL import Image

@@ -6,13 +6,13 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin
 
 from media import thumbnails
-from moorage.errors import Invalid
+from moorage.errors import InvalidMedia
 from moorage.model import Media
 
 _FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
 
 
-def encoded(file: BinaryIO, media: Media) -> tuple[str, bytes] | None:
+def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None:
     """
     Return the format and bytes of a picture as it is seen, with its colour profile; None when it may stay as it is.
 
@@ -24,11 +24,11 @@ def encoded(file: BinaryIO, media: Media) -> tuple[str, bytes] | None:
     """
     file.seek(0)
     with Image.open(file, formats=[_FORMATS[media.format]]) as image:
-        turn = thumbnails.UPRIGHT.get(thumbnails.orientation(image))
+        turn = thumbnails.UPRIGHT_TRANSFORMS.get(thumbnails.read_orientation(image))
         if turn is None and media.format != "avif":
             return None
         if (media.frames or 1) > 1:
-            raise Invalid(
+            raise InvalidMedia(
                 f"a moving {media.format}"
                 + ("" if media.format == "avif" else " that its metadata turns")
                 + " cannot be freed of metadata frame by frame: send a GIF or WebP that stands upright, or a video"

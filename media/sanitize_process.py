@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, BinaryIO, Final
 
-from media.poster_process import FAILED, confine
+from media.poster_process import FAILED, limit_resources
 
 _MAX_MESSAGE: Final = 500
 
@@ -26,7 +26,7 @@ def main(given: dict[str, Any]) -> int:
         given: `out` (the file to write, a descriptor), `bytes` and `sha256` of what came, `limits` as `Limits` takes
             them, and this process's own: `memory_bytes`, `seconds`, `max_file_bytes`.
     """
-    confine(given["memory_bytes"], given["seconds"], given["max_file_bytes"])
+    limit_resources(given["memory_bytes"], given["seconds"], given["max_file_bytes"])
     from moorage.errors import Permanent  # after the limits: what is loaded and decoded is what they hold
 
     try:
@@ -41,35 +41,37 @@ def main(given: dict[str, Any]) -> int:
 def _work(given: dict[str, Any]) -> dict[str, Any]:
     from media import validate
     from media.limits import Limits
-    from moorage.errors import Invalid, Transient
-    from moorage.model import Fetched
+    from moorage.errors import InvalidMedia, Transient
+    from moorage.model import FetchedFile
 
     limits = Limits(**given["limits"])
     with open(0, "rb", closefd=False) as came, open(given["out"], "w+b", closefd=False) as out:
         try:
-            media = validate.examine(Fetched(came, given["bytes"], given["sha256"]), limits).media
+            media = validate.validate_file(FetchedFile(came, given["bytes"], given["sha256"]), limits).media
             if media.media == "image":
                 _picture(came, out, media)
             else:
                 _video(came, out, media.format)
             out.flush()
             size = os.fstat(out.fileno()).st_size
-            kept = validate.examine(Fetched(out, size, ""), limits).media  # what is stored is what was decoded
+            kept = validate.validate_file(
+                FetchedFile(out, size, ""), limits
+            ).media  # what is stored is what was decoded
         except Transient as error:
-            raise Invalid(f"it takes too much memory or room: {error}") from error
+            raise InvalidMedia(f"it takes too much memory or room: {error}") from error
     return asdict(kept)
 
 
 def _picture(came: BinaryIO, out: BinaryIO, media: Any) -> None:
     from media import reencode, strip_image_metadata
 
-    data: Any = reencode.encoded(came, media)
+    data: Any = reencode.reencode_if_needed(came, media)
     if data is None:
         with mmap.mmap(came.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            out.writelines(strip_image_metadata.BY_FORMAT[media.format](whole))
+            out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](whole))
         return
     encoding, encoded = data
-    out.writelines(strip_image_metadata.BY_FORMAT[encoding](encoded))
+    out.writelines(strip_image_metadata.STRIP_BY_FORMAT[encoding](encoded))
 
 
 def _video(came: BinaryIO, out: BinaryIO, encoding: str) -> None:
@@ -77,7 +79,7 @@ def _video(came: BinaryIO, out: BinaryIO, encoding: str) -> None:
 
     came.seek(0)
     shutil.copyfileobj(came, out)
-    strip_video_metadata.BY_FORMAT[encoding](out, out.tell())
+    strip_video_metadata.STRIP_BY_FORMAT[encoding](out, out.tell())
 
 
 def _say(fields: dict[str, Any], status: int) -> int:

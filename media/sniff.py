@@ -10,20 +10,20 @@ HEAD_BYTES: Final = 512  # enough for every format below and for the name of wha
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FileFormat:
     """A format that is kept."""
 
     media: MediaKind
-    format: str
+    name: str
     content_type: str
     extension: str
 
 
 PNG, JPEG, WEBP, GIF, AVIF = (
-    Kind("image", name, f"image/{name}", extension)
+    FileFormat("image", name, f"image/{name}", extension)
     for name, extension in (("png", "png"), ("jpeg", "jpg"), ("webp", "webp"), ("gif", "gif"), ("avif", "avif"))
 )
-MP4, WEBM = (Kind("video", name, f"video/{name}", name) for name in ("mp4", "webm"))
+MP4, WEBM = (FileFormat("video", name, f"video/{name}", name) for name in ("mp4", "webm"))
 
 # ISO base media files that are something else, by major brand.
 _OTHER_BRANDS: Final = {
@@ -50,7 +50,7 @@ _EBML_DOC_TYPE = re.compile(rb"\x42\x82(?:[\x80-\xff]|\x40.)webm", re.DOTALL)
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|script)\b", re.IGNORECASE)
 
 
-def kind(head: bytes) -> Kind | None:
+def detect_format(head: bytes) -> FileFormat | None:
     """Return the format of a file that starts like this, or None when it is none that is kept."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return PNG
@@ -67,7 +67,7 @@ def kind(head: bytes) -> Kind | None:
     return None
 
 
-def _iso(head: bytes) -> Kind | None:
+def _iso(head: bytes) -> FileFormat | None:
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[at : at + 4] for at in (8, *range(16, end - 3, 4))}
     if brands & {b"avif", b"avis"}:
@@ -75,7 +75,7 @@ def _iso(head: bytes) -> Kind | None:
     return None if head[8:12] in _OTHER_BRANDS else MP4
 
 
-def name(head: bytes) -> str:
+def describe_unknown_format(head: bytes) -> str:
     """Return what an unknown file seems to be, as it stands in an error: "a web page (text/html)"."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:

@@ -10,8 +10,8 @@ import mmap
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from media.truncation import JPEG_MARKER, gif_blocks, gif_table
-from moorage.errors import Invalid
+from media.truncation import JPEG_MARKER, gif_color_table_bytes, skip_gif_sub_blocks
+from moorage.errors import InvalidMedia
 
 Data = bytes | mmap.mmap
 
@@ -26,7 +26,7 @@ _GIF_LOOPS: Final = (b"\x0bNETSCAPE2.0", b"\x0bANIMEXTS1.0")
 _GIF_CONTROL: Final = 0xF9  # how long the next picture stands, and which colour is clear
 
 
-def jpeg(data: Data) -> Iterator[bytes]:
+def strip_jpeg(data: Data) -> Iterator[bytes]:
     """Pass on tables, frames and scans, the JFIF header without its preview, the colour profile and Adobe's flag."""
     yield b"\xff\xd8"
     at, in_scan = 2, False
@@ -42,11 +42,11 @@ def jpeg(data: Data) -> Iterator[bytes]:
             continue
         length = int.from_bytes(data[start : start + 2], "big")
         if length < 2 or marker == 0xD8:
-            raise Invalid("the jpeg has a part without a length")
+            raise InvalidMedia("the jpeg has a part without a length")
         at, in_scan = start + length, marker == 0xDA
         if (kept := _jpeg_part(marker, data[start + 2 : at])) is not None:
             yield b"\xff" + bytes([marker]) + (len(kept) + 2).to_bytes(2, "big") + kept
-    raise Invalid("the jpeg has no end")
+    raise InvalidMedia("the jpeg has no end")
 
 
 def _jpeg_part(marker: int, content: bytes) -> bytes | None:
@@ -59,7 +59,7 @@ def _jpeg_part(marker: int, content: bytes) -> bytes | None:
     return content if 0xC0 <= marker <= 0xCF or 0xDA <= marker <= 0xDF else None
 
 
-def png(data: Data) -> Iterator[bytes]:
+def strip_png(data: Data) -> Iterator[bytes]:
     """Pass on pixels, palette, colour, density and frames, up to the end chunk."""
     yield data[:8]
     at = 8
@@ -71,12 +71,12 @@ def png(data: Data) -> Iterator[bytes]:
         if kind == b"IEND":
             return
         at = end
-    raise Invalid("the png has no end")
+    raise InvalidMedia("the png has no end")
 
 
-def gif(data: Data) -> Iterator[bytes]:
+def strip_gif(data: Data) -> Iterator[bytes]:
     """Pass on pictures, their timing, and how often they repeat; comments and programs' own blocks stay behind."""
-    at = 13 + gif_table(data[10])
+    at = 13 + gif_color_table_bytes(data[10])
     yield data[:at]
     while at < len(data):
         block, start = data[at], at
@@ -86,13 +86,13 @@ def gif(data: Data) -> Iterator[bytes]:
         is_picture = block == 0x2C
         if block not in (0x2C, 0x21) or (is_picture and at + 9 >= len(data)):
             break
-        at = gif_blocks(data, at + 11 + gif_table(data[at + 9]) if is_picture else at + 2)
+        at = skip_gif_sub_blocks(data, at + 11 + gif_color_table_bytes(data[at + 9]) if is_picture else at + 2)
         if is_picture or data[start + 1] == _GIF_CONTROL or data[start + 2 : start + 14] in _GIF_LOOPS:
             yield data[start:at]
-    raise Invalid("the gif has no end")
+    raise InvalidMedia("the gif has no end")
 
 
-def webp(data: Data) -> Iterator[bytes]:
+def strip_webp(data: Data) -> Iterator[bytes]:
     """Pass on picture data, transparency, animation and colour profile."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     parts = [part for part in (_webp_part(kind, content) for kind, content in _chunks(data, 12, end)) if part]
@@ -115,7 +115,7 @@ def _chunks(data: Data, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
     while at + 8 <= end:
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         if at + 8 + size > end:
-            raise Invalid("the webp has a part that is longer than the file")
+            raise InvalidMedia("the webp has a part that is longer than the file")
         yield data[at : at + 4], data[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
 
@@ -124,4 +124,9 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return kind + len(content).to_bytes(4, "little") + content + b"\x00" * (len(content) % 2)
 
 
-BY_FORMAT: Final[dict[str, Callable[[Data], Iterator[bytes]]]] = {"jpeg": jpeg, "png": png, "gif": gif, "webp": webp}
+STRIP_BY_FORMAT: Final[dict[str, Callable[[Data], Iterator[bytes]]]] = {
+    "jpeg": strip_jpeg,
+    "png": strip_png,
+    "gif": strip_gif,
+    "webp": strip_webp,
+}

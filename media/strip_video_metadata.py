@@ -13,7 +13,7 @@ from media import iso_bmff, webm
 from media.containers import ContainerError
 from media.iso_bmff import Box
 from media.webm import Element
-from moorage.errors import Invalid
+from moorage.errors import InvalidMedia
 
 _ZEROS: Final = bytes(1 << 16)
 # Of each box that is entered, the boxes that stay. What holds location (udta, meta, uuid, loci) is in none.
@@ -39,7 +39,7 @@ _IN_CLUSTER: Final = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF})  # 
 _SHOWN: Final = frozenset({1, 2})  # picture, sound
 
 
-def of_mp4(file: BinaryIO, size: int) -> None:
+def strip_mp4(file: BinaryIO, size: int) -> None:
     """
     Blank an MP4's metadata in place.
 
@@ -49,12 +49,12 @@ def of_mp4(file: BinaryIO, size: int) -> None:
     try:
         _mp4_inside(file, b"", 0, size)
     except iso_bmff.BoxError as error:
-        raise Invalid(f"the mp4 is not whole: {error}") from error
+        raise InvalidMedia(f"the mp4 is not whole: {error}") from error
 
 
 def _mp4_inside(file: BinaryIO, parent: bytes, start: int, end: int) -> None:
     at = start
-    for box in list(iso_bmff.children(file, start, end)):
+    for box in list(iso_bmff.iterate_boxes(file, start, end)):
         if box.type == b"mdia":
             _check_track(file, box)
         if box.type not in _KEPT[parent]:
@@ -66,14 +66,14 @@ def _mp4_inside(file: BinaryIO, parent: bytes, start: int, end: int) -> None:
 
 
 def _check_track(file: BinaryIO, media: Box) -> None:
-    handler = iso_bmff.find(file, media, b"hdlr")
-    kind = iso_bmff.read(file, handler.start + 8, 4) if handler else b""
+    handler = iso_bmff.find_box(file, media, b"hdlr")
+    kind = iso_bmff.read_bytes(file, handler.start + 8, 4) if handler else b""
     if kind not in _TRACKS:
         told = kind.decode("latin-1") if kind.isalnum() else "unknown"
-        raise Invalid(f"the mp4 has a track ({told}) that is neither picture nor sound: send it without")
+        raise InvalidMedia(f"the mp4 has a track ({told}) that is neither picture nor sound: send it without")
 
 
-def of_webm(file: BinaryIO, size: int) -> None:
+def strip_webm(file: BinaryIO, size: int) -> None:
     """
     Blank a WebM's tags, attachments, chapters, title and date in place.
 
@@ -89,7 +89,7 @@ def of_webm(file: BinaryIO, size: int) -> None:
             elif top.id != _EBML and top.end is not None:
                 _void(file, at, top.end)
     except ContainerError as error:
-        raise Invalid(f"the webm is not whole: {error}") from error
+        raise InvalidMedia(f"the webm is not whole: {error}") from error
 
 
 def _segment(file: BinaryIO, start: int, end: int) -> None:
@@ -114,15 +114,17 @@ def _check_tracks(file: BinaryIO, start: int, end: int) -> None:
     tracks = [track for _, track in _elements(file, start, end) if track.id == _TRACK]
     for field in (field for track in tracks for _, field in _elements(file, track.start, track.end or track.start)):
         if field.id == _TRACK_TYPE and field.end is not None:
-            kind = int.from_bytes(iso_bmff.read(file, field.start, min(8, field.end - field.start)), "big")
+            kind = int.from_bytes(iso_bmff.read_bytes(file, field.start, min(8, field.end - field.start)), "big")
             if kind not in _SHOWN:
-                raise Invalid(f"the webm has a track (type {kind}) that is neither picture nor sound: send it without")
+                raise InvalidMedia(
+                    f"the webm has a track (type {kind}) that is neither picture nor sound: send it without"
+                )
 
 
 def _elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Element]]:
     """Return elements with where their headers stand; all are found before one is changed."""
     at, found = start, []
-    for element in webm.elements(file, start, end):
+    for element in webm.iterate_elements(file, start, end):
         found.append((at, element))
         at = element.start if element.end is None else element.end
     return iter(found)
@@ -148,4 +150,4 @@ def _blank(file: BinaryIO, start: int, end: int) -> None:
         file.write(_ZEROS[: end - at])
 
 
-BY_FORMAT: Final[dict[str, Callable[[BinaryIO, int], None]]] = {"mp4": of_mp4, "webm": of_webm}
+STRIP_BY_FORMAT: Final[dict[str, Callable[[BinaryIO, int], None]]] = {"mp4": strip_mp4, "webm": strip_webm}

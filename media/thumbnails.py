@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from media.limits import Limits
 from moorage.model import Thumbnail
 
-Note = Callable[[str], None]
+WarningSink = Callable[[str], None]
 
 # What Pillow raises on metadata it cannot read, seen over some thousand hostile files.
 METADATA_ERRORS: Final = (
@@ -19,7 +19,7 @@ METADATA_ERRORS: Final = (
     struct.error, ImageCms.PyCMSError,
 )  # fmt: skip
 _ORIENTATION_TAG: Final = 0x0112
-UPRIGHT: Final = {
+UPRIGHT_TRANSFORMS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,7 +35,7 @@ def _unheard(_: str) -> None:
     """Nobody listens."""
 
 
-def make(image: Image.Image, limits: Limits, note: Note = _unheard) -> Thumbnail:
+def render_thumbnail(image: Image.Image, limits: Limits, on_warning: WarningSink = _unheard) -> Thumbnail:
     """
     Return a WebP of a decoded picture that fits the thumbnail square; it is never larger than the picture.
 
@@ -44,8 +44,8 @@ def make(image: Image.Image, limits: Limits, note: Note = _unheard) -> Thumbnail
         note: told what metadata was unreadable; the thumbnail is made without it.
     """
     small = _shrunk(_resizable(image), limits.thumbnail_px)
-    small = _srgb(small, image.info.get("icc_profile"), note)
-    turn = UPRIGHT.get(orientation(image, note))
+    small = _srgb(small, image.info.get("icc_profile"), on_warning)
+    turn = UPRIGHT_TRANSFORMS.get(read_orientation(image, on_warning))
     if turn is not None:
         small = small.transpose(turn)
     out = io.BytesIO()
@@ -65,19 +65,19 @@ def _color(image: Image.Image) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def orientation(image: Image.Image, note: Note = _unheard) -> int:
+def read_orientation(image: Image.Image, on_warning: WarningSink = _unheard) -> int:
     """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except METADATA_ERRORS as error:
-        note(f"EXIF unreadable: {error}"[:200])
+        on_warning(f"EXIF unreadable: {error}"[:200])
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def upright_size(image: Image.Image, note: Note = _unheard) -> tuple[int, int]:
+def read_upright_size(image: Image.Image, on_warning: WarningSink = _unheard) -> tuple[int, int]:
     """Return width and height as they are seen."""
-    return (image.height, image.width) if orientation(image, note) >= 5 else image.size
+    return (image.height, image.width) if read_orientation(image, on_warning) >= 5 else image.size
 
 
 def _resizable(image: Image.Image) -> Image.Image:
@@ -99,7 +99,7 @@ def _shrunk(image: Image.Image, square_px: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _srgb(image: Image.Image, profile: object, note: Note) -> Image.Image:
+def _srgb(image: Image.Image, profile: object, note: WarningSink) -> Image.Image:
     """Convert to sRGB by the embedded profile; without one, or with a broken one, the numbers are taken as sRGB."""
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     color = image.convert("RGB") if alpha else image
@@ -111,7 +111,7 @@ def _srgb(image: Image.Image, profile: object, note: Note) -> Image.Image:
     return result
 
 
-def _by_profile(image: Image.Image, profile: bytes, note: Note) -> Image.Image | None:
+def _by_profile(image: Image.Image, profile: bytes, note: WarningSink) -> Image.Image | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from media import images, sniff, video
 from media.containers import ContainerError
 from media.limits import Limits
-from media.sniff import Kind
-from moorage.errors import DiskFull, Invalid
-from moorage.model import Fetched, Media, Thumbnail
-from moorage.text import storable
+from media.sniff import FileFormat
+from moorage.errors import DiskFull, InvalidMedia
+from moorage.model import FetchedFile, Media, Thumbnail
+from moorage.text import to_storable
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class ValidatedFile:
     """A file that may be kept. Only a video may lack the thumbnail; `thumb_missing` then says why."""
 
     media: Media
@@ -21,7 +21,7 @@ class Examined:
     thumb_missing: str | None
 
 
-def examine(fetched: Fetched, limits: Limits) -> Examined:
+def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
     Decode a picture to its end, or walk a video's container to its end, and make the thumbnail. The file is at 0 after.
 
@@ -30,13 +30,13 @@ def examine(fetched: Fetched, limits: Limits) -> Examined:
         DiskFull: the temporary folder failed.
     """
     head = _head(fetched)
-    kind = sniff.kind(head)
+    kind = sniff.detect_format(head)
     if kind is None:
-        raise Invalid(
-            f"{sniff.name(head)} instead of a picture or video",
+        raise InvalidMedia(
+            f"{sniff.describe_unknown_format(head)} instead of a picture or video",
             facts={
-                "bytes": fetched.bytes,
-                "declared_type": storable(fetched.declared_type or "", 200) or None,
+                "bytes": fetched.size_bytes,
+                "declared_type": to_storable(fetched.declared_type or "", 200) or None,
                 "starts": head[:32].hex(),
             },
         )
@@ -46,7 +46,7 @@ def examine(fetched: Fetched, limits: Limits) -> Examined:
         fetched.file.seek(0)
 
 
-def _head(fetched: Fetched) -> bytes:
+def _head(fetched: FetchedFile) -> bytes:
     try:
         fetched.file.seek(0, os.SEEK_SET)
         return fetched.file.read(sniff.HEAD_BYTES)
@@ -54,32 +54,32 @@ def _head(fetched: Fetched) -> bytes:
         raise DiskFull(f"reading the temporary file: {error}", facts={"errno": error.errno}) from error
 
 
-def _examine(fetched: Fetched, kind: Kind, limits: Limits) -> Examined:
+def _examine(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
-    if fetched.bytes > cap:
-        raise Invalid(
-            f"{fetched.bytes} bytes, the limit is {cap}",
-            facts={"format": kind.format, "bytes": fetched.bytes, "limit": cap},
+    if fetched.size_bytes > cap:
+        raise InvalidMedia(
+            f"{fetched.size_bytes} bytes, the limit is {cap}",
+            facts={"format": kind.name, "bytes": fetched.size_bytes, "limit": cap},
         )
     if kind.media == "image":
-        media, thumbnail = images.examine(fetched, kind, limits)
-        return Examined(media, thumbnail, None)
+        media, thumbnail = images.validate_image(fetched, kind, limits)
+        return ValidatedFile(media, thumbnail, None)
     return _video(fetched, kind, limits)
 
 
-def _video(fetched: Fetched, kind: Kind, limits: Limits) -> Examined:
+def _video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     try:
-        facts = video.facts(fetched.file, fetched.bytes, kind)
+        facts = video.parse_container(fetched.file, fetched.size_bytes, kind)
     except ContainerError as error:
-        raise Invalid(
-            f"the {kind.format} is not whole: {error}",
-            facts={"format": kind.format, "bytes": fetched.bytes, "container": storable(str(error), 500)},
+        raise InvalidMedia(
+            f"the {kind.name} is not whole: {error}",
+            facts={"format": kind.name, "bytes": fetched.size_bytes, "container": to_storable(str(error), 500)},
         ) from error
     media = Media(
-        "video", kind.format, kind.content_type, kind.extension, facts.width_px, facts.height_px,
+        "video", kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
         duration_s=facts.duration_s,
     )  # fmt: skip
     try:
-        return Examined(media, video.poster(fetched.file, kind, limits), None)
+        return ValidatedFile(media, video.extract_poster(fetched.file, kind, limits), None)
     except video.PosterError as error:
-        return Examined(media, None, storable(str(error), 500))
+        return ValidatedFile(media, None, to_storable(str(error), 500))

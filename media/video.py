@@ -13,7 +13,7 @@ from PIL import Image
 from media import mp4, poster_process, thumbnails, webm
 from media.containers import VideoFacts
 from media.limits import Limits
-from media.sniff import Kind
+from media.sniff import FileFormat
 from moorage.errors import DiskFull
 from moorage.model import Thumbnail
 
@@ -26,17 +26,17 @@ class PosterError(Exception):
     """No poster could be made; the message says why. The video is kept all the same."""
 
 
-def facts(file: BinaryIO, size: int, kind: Kind) -> VideoFacts:
+def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
     """
     Return what the container says.
 
     Raises:
         ContainerError: it is cut, broken, or holds no video.
     """
-    return mp4.examine(file, size) if kind.format == "mp4" else webm.examine(file, size)
+    return mp4.parse_mp4(file, size) if kind.name == "mp4" else webm.parse_webm(file, size)
 
 
-def poster(file: BinaryIO, kind: Kind, limits: Limits) -> Thumbnail:
+def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:
     """
     Return the first frame as a thumbnail.
 
@@ -57,9 +57,9 @@ def poster(file: BinaryIO, kind: Kind, limits: Limits) -> Thumbnail:
         return _thumbnail(out, limits)
 
 
-def _run(file: BinaryIO, out: BinaryIO, kind: Kind, limits: Limits) -> int:
+def _run(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int:
     numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
-    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.format]]
+    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.name]]
     try:
         return subprocess.run(
             [*command, *(str(int(number)) for number in numbers)],
@@ -79,7 +79,7 @@ def _run(file: BinaryIO, out: BinaryIO, kind: Kind, limits: Limits) -> int:
 def _thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
     try:
         with Image.open(out, formats=["PNG"]) as image:
-            return thumbnails.make(image, limits)
+            return thumbnails.render_thumbnail(image, limits)
     except (*thumbnails.METADATA_ERRORS, Image.DecompressionBombError) as error:
         raise PosterError(f"the decoder gave no picture: {error}") from error
 

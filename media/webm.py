@@ -29,18 +29,18 @@ class Element:
     end: int | None  # None: of unknown size (live)
 
 
-def examine(file: BinaryIO, size: int) -> VideoFacts:
+def parse_webm(file: BinaryIO, size: int) -> VideoFacts:
     """
     Return what a WebM of `size` bytes says of itself.
 
     Raises:
         ContainerError: elements run past the end, or the tracks, the picture track or the data are missing.
     """
-    segment = next((e for e in elements(file, 0, size) if e.id == _SEGMENT), None)
+    segment = next((e for e in iterate_elements(file, 0, size) if e.id == _SEGMENT), None)
     if segment is None:
         raise ContainerError("no segment: cut, or never finished")
     found: dict[int, Element] = {}
-    for element in elements(file, segment.start, size if segment.end is None else segment.end):
+    for element in iterate_elements(file, segment.start, size if segment.end is None else segment.end):
         if segment.end is None and element.id not in _FIRST_LEVEL | _IN_CLUSTER | {_EBML, _SEGMENT}:
             raise ContainerError(f"unknown element {element.id:#x} at byte {element.start}")
         found.setdefault(element.id, element)
@@ -50,7 +50,7 @@ def examine(file: BinaryIO, size: int) -> VideoFacts:
     return VideoFacts(width, height, _duration(file, found.get(_INFO)))
 
 
-def elements(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
+def iterate_elements(file: BinaryIO, start: int, end: int) -> Iterator[Element]:
     """Walk elements; one of unknown size is entered, so that its children come next."""
     at = start
     for _ in range(_MAX_ELEMENTS):
@@ -89,7 +89,7 @@ def _length(header: bytes, longest: int, at: int) -> int:
 
 
 def _inside(file: BinaryIO, parent: Element) -> list[Element]:
-    return list(elements(file, parent.start, parent.end)) if parent.end is not None else []
+    return list(iterate_elements(file, parent.start, parent.end)) if parent.end is not None else []
 
 
 def _unsigned(file: BinaryIO, element: Element | None) -> int:

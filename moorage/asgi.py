@@ -12,11 +12,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class FromEnvironment:
+class LazyApp:
     """The application of this process."""
 
-    def __init__(self, make: Callable[[], App]) -> None:
-        self._make = make
+    def __init__(self, build_app: Callable[[], App]) -> None:
+        self._make = build_app
         self._app: App | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

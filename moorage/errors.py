@@ -30,7 +30,7 @@ class MoorageError(Exception):
     """
 
     category: Category = "INTERNAL"
-    ours: bool = False
+    is_internal: bool = False
     retryable: bool = False
 
     def __init__(self, message: str, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -66,7 +66,7 @@ class LeaseLost(MoorageError):
     """Another worker owns this row, or nobody does any more: stop quietly, write nothing."""
 
 
-class HandBack(MoorageError):
+class StepInterrupted(MoorageError):
     """The worker is stopping and this work cannot end in time: give the row back, its attempt not counted."""
 
 
@@ -86,13 +86,13 @@ class KeysStale(Transient):
     category: Category = "PROVIDER_FAILED"
 
 
-class Unreadable(Permanent):
+class MalformedPayload(Permanent):
     """A correctly signed body that cannot be understood as the provider's dialect."""
 
     category: Category = "VALIDATION_FAILED"
 
 
-class NotOurs(MoorageError):
+class UnrelatedEvent(MoorageError):
     """A correctly signed delivery about something that is no prediction: it is ignored, with this reason."""
 
 
@@ -162,7 +162,7 @@ class DownloadRefused(Permanent):
 # --- validation -----------------------------------------------------------------------------------------------
 
 
-class Invalid(Permanent):
+class InvalidMedia(Permanent):
     """The bytes are not a whole picture or video of an accepted format within the limits."""
 
     category: Category = "VALIDATION_FAILED"
@@ -171,13 +171,13 @@ class Invalid(Permanent):
 # --- webhooks out ---------------------------------------------------------------------------------------------
 
 
-class NotifyFailed(Transient):
+class NotificationFailed(Transient):
     """The application did not take a notice: no answer in time, or one that is not 2xx."""
 
     category: Category = "NOTIFY_FAILED"
 
 
-class NotifyRefused(Permanent):
+class NotificationRefused(Permanent):
     """The application wants no more of a notice (410), or there is nobody to send it to."""
 
     category: Category = "NOTIFY_FAILED"
@@ -191,7 +191,7 @@ class StorageUnavailable(Transient):
     """Our object storage did not take or give an object now."""
 
     category: Category = "STORAGE_FAILED"
-    ours = True
+    is_internal = True
 
 
 class StorageRefused(Transient):
@@ -203,7 +203,7 @@ class StorageRefused(Transient):
     """
 
     category: Category = "STORAGE_FAILED"
-    ours = True
+    is_internal = True
 
 
 class ObjectRefused(Permanent):
@@ -217,14 +217,14 @@ class DatabaseUnavailable(Transient):
     """PostgreSQL did not answer."""
 
     category: Category = "DATABASE_FAILED"
-    ours = True
+    is_internal = True
 
 
 class DiskFull(Transient):
     """The temporary folder is full or broken."""
 
     category: Category = "STORAGE_FAILED"
-    ours = True
+    is_internal = True
 
 
 class ConfigError(MoorageError):

@@ -5,7 +5,7 @@ import time
 from uuid import UUID
 
 
-def new(now_ms: int | None = None) -> UUID:
+def uuid7(now_ms: int | None = None) -> UUID:
     """Return a new UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
     value = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) & (2**48 - 1)
     value = value << 80 | secrets.randbits(80)

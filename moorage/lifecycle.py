@@ -10,7 +10,7 @@ from typing import Literal
 
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.model import JobState, PredictionState
-from moorage.provider_types import Report
+from moorage.provider_types import PredictionReport
 from moorage.transitions import EDGES as EDGES
 from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
 from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
@@ -19,18 +19,18 @@ from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """How long and how often to try."""
 
     max_errors: int = 12
     wait_base_seconds: float = 2.0
     wait_cap_seconds: float = 300.0
-    own_wait_seconds: float = 5.0  # our own storage, database or disk was away
-    last_try_before_expiry: timedelta = timedelta(seconds=10)
+    internal_wait_seconds: float = 5.0  # our own storage, database or disk was away
+    expiry_margin: timedelta = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RetryContext:
     """What the decision needs to know of the row that failed."""
 
     errors: int  # failures written back before this one
@@ -41,13 +41,13 @@ class Work:
 class Retry:
     """Try again at a time; `counted` says whether the failure counts toward the limit."""
 
-    at: datetime
+    run_at: datetime
     reason: str
-    counted: bool = True
+    is_counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class DeadLetterDecision:
     """Write a dead letter."""
 
     category: Category
@@ -72,77 +72,83 @@ def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.
     return jitter * min(cap, base * 2.0 ** min(attempt, 30))  # 2.0**1024 overflows
 
 
-def after_failure(error: MoorageError, work: Work, *, now: datetime, jitter: float, policy: Policy) -> Retry | GiveUp:
+def decide_after_failure(
+    error: MoorageError, ctx: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy
+) -> Retry | DeadLetterDecision:
     """Decide what follows a failure; our own outages count against the URL's life only."""
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):
-        return GiveUp(error.category, name, reason, error.retryable)
-    if not error.ours and work.errors + 1 >= policy.max_errors:
-        return GiveUp(error.category, name, f"{reason} (given up after {work.errors + 1} errors)", retryable=True)
-    last = work.expires_at - policy.last_try_before_expiry if work.expires_at else None
+        return DeadLetterDecision(error.category, name, reason, error.retryable)
+    if not error.is_internal and ctx.errors + 1 >= policy.max_errors:
+        return DeadLetterDecision(
+            error.category, name, f"{reason} (given up after {ctx.errors + 1} errors)", retryable=True
+        )
+    last = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
     if last is not None and now >= last:
-        return GiveUp(error.category, name, f"{reason}; the source expired before it could be kept", retryable=False)
-    if error.ours:
-        wait = policy.own_wait_seconds * (0.5 + jitter)
+        return DeadLetterDecision(
+            error.category, name, f"{reason}; the source expired before it could be kept", retryable=False
+        )
+    if error.is_internal:
+        wait = policy.internal_wait_seconds * (0.5 + jitter)
     else:
-        wait = backoff(work.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
+        wait = backoff(ctx.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
     asked = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
     at = now + timedelta(seconds=max(wait, asked))
-    return Retry(at=min(at, last) if last else at, reason=reason, counted=not error.ours)
+    return Retry(run_at=min(at, last) if last else at, reason=reason, is_counted=not error.is_internal)
 
 
 # --- what a provider's answer does ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class PredictionContext:
     """What the decision on a report needs to know, read under the job lock."""
 
-    prediction: PredictionState
+    prediction_state: PredictionState
     is_chosen: bool
-    job: JobState
+    job_state: JobState
     has_render: bool
-    can_ask: bool = True  # the provider has a status endpoint, and we the token for it
-    placeholder: bool = False  # what the job has chosen is its placeholder, and nobody has deleted that
+    can_poll: bool = True  # the provider has a status endpoint, and we the token for it
+    has_placeholder: bool = False  # what the job has chosen is its placeholder, and nobody has deleted that
 
 
 @dataclass(frozen=True, slots=True)
-class Ignore:
+class IgnoreReport:
     """Record it; it changes nothing."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class RecordStatus:
     """Still running: remember the provider's word."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
+class PollNow:
     """It ended, and the answer says no more than that: ask for the whole one at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choose:
+class ChoosePrediction:
     """The first terminal success of a job: its outputs are the job's. `reopens` when the job had ended without any."""
 
-    reopens: bool
+    reopens_job: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class RefreshUrls:
     """A later answer of the chosen prediction: only fresh URLs and expiries of paths already known are taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class LateSuccess:
     """A success that another prediction of the job was faster than."""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class EndPrediction:
     """The prediction ended without files; `closes_job` unless something else is still to be awaited."""
 
     state: PredictionState
@@ -150,56 +156,62 @@ class End:
     reason: str
 
 
-Verdict = Ignore | Note | Fetch | Choose | Renew | Late | End
+ReportDecision = IgnoreReport | RecordStatus | PollNow | ChoosePrediction | RefreshUrls | LateSuccess | EndPrediction
 
 
-def on_report(report: Report, at: Situation) -> Verdict:
+def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     """Decide what a webhook or poll answer does; a prediction's status only moves forward."""
-    if at.prediction in TERMINAL_PREDICTION:
-        return _after_the_end(report, at)
+    if ctx.prediction_state in TERMINAL_PREDICTION:
+        return _on_report_after_end(report, ctx)
     if report.status in ("queued", "running", "unknown"):
-        return Note()
-    if report.needs_fetch and at.can_ask:
-        return Fetch()
+        return RecordStatus()
+    if report.needs_fetch and ctx.can_poll:
+        return PollNow()
     if report.status == "succeeded":
-        return _on_success(report, at)
+        return _on_success(report, ctx)
     if report.status == "cancelled":
-        return End("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
-    return End("failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason")
+        return EndPrediction("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
+    return EndPrediction(
+        "failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason"
+    )
 
 
-def _after_the_end(report: Report, at: Situation) -> Verdict:
-    if report.status == "succeeded" and at.prediction == "succeeded":
-        return Renew() if at.is_chosen and report.outputs else Ignore("duplicate: the prediction had succeeded")
-    if report.status == "succeeded" and at.prediction == "lost" and report.outputs:
-        return _on_success(report, at)
+def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
+    if report.status == "succeeded" and ctx.prediction_state == "succeeded":
+        return (
+            RefreshUrls()
+            if ctx.is_chosen and report.outputs
+            else IgnoreReport("duplicate: the prediction had succeeded")
+        )
+    if report.status == "succeeded" and ctx.prediction_state == "lost" and report.outputs:
+        return _on_success(report, ctx)
     if report.status in ("queued", "running", "unknown"):
-        return Ignore(f"backwards: {report.raw_status} after {at.prediction}")
-    return Ignore(f"late: {report.raw_status} after {at.prediction}")
+        return IgnoreReport(f"backwards: {report.raw_status} after {ctx.prediction_state}")
+    return IgnoreReport(f"late: {report.raw_status} after {ctx.prediction_state}")
 
 
-def _on_success(report: Report, at: Situation) -> Verdict:
+def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     if not report.outputs:
         if report.needs_fetch:
             why = "the webhook tells of files without bringing them, and the provider cannot be asked for them"
-            return End("lost", "PROVIDER_FAILED", f"{why}: {report.error}" if report.error else why)
+            return EndPrediction("lost", "PROVIDER_FAILED", f"{why}: {report.error}" if report.error else why)
         if report.data_removed:
-            return End("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
-        return End("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
-    if at.job == "open" or (at.job == "keeping" and at.placeholder):
-        return Choose(reopens=False)
-    if at.job == "partial" and at.placeholder:
-        return Choose(reopens=True)
-    if at.job == "failed" and not at.has_render:
-        return Choose(reopens=True)
-    return Late()
+            return EndPrediction("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
+        return EndPrediction("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
+    if ctx.job_state == "open" or (ctx.job_state == "keeping" and ctx.has_placeholder):
+        return ChoosePrediction(reopens_job=False)
+    if ctx.job_state == "partial" and ctx.has_placeholder:
+        return ChoosePrediction(reopens_job=True)
+    if ctx.job_state == "failed" and not ctx.has_render:
+        return ChoosePrediction(reopens_job=True)
+    return LateSuccess()
 
 
 # --- how a job ends ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class OutputCounts:
     """
     A job's outputs by state, counted in a statement of its own after the job was locked.
 
@@ -216,7 +228,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class Settlement:
     """
     End the job: publish what was kept, or discard it.
 
@@ -228,7 +240,7 @@ class Settle:
     discard_kept: bool = False
 
 
-def on_counts(counts: Counts, partial: str, *, more: bool = False) -> Settle | None:
+def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool = False) -> Settlement | None:
     """
     Decide whether and how a `keeping` job ends; None while an output is still waiting.
 
@@ -238,19 +250,19 @@ def on_counts(counts: Counts, partial: str, *, more: bool = False) -> Settle | N
     if counts.waiting:
         return None
     if counts.kept and not counts.dead:
-        return Settle("succeeded", publish=True)
+        return Settlement("succeeded", publish=True)
     if counts.kept and partial == "keep":
-        return Settle("partial", publish=True)
-    if counts.placeholders and not more:
-        return Settle("partial", publish=True, discard_kept=counts.kept > 0)
-    return Settle("failed", publish=False, discard_kept=counts.kept > 0)
+        return Settlement("partial", publish=True)
+    if counts.placeholders and not has_next_entry:
+        return Settlement("partial", publish=True, discard_kept=counts.kept > 0)
+    return Settlement("failed", publish=False, discard_kept=counts.kept > 0)
 
 
 # --- what follows a try that brought nothing --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Prospect:
+class FallbackState:
     """
     What a job that has nothing can still hope for, read under its lock.
 
@@ -260,20 +272,20 @@ class Prospect:
         placeholder: wanted, if there is none yet; kept; none: not asked for, or it could not be kept.
     """
 
-    awaited: int
-    following: int | None
+    pending_predictions: int
+    next_entry: int | None
     placeholder: Literal["none", "wanted", "kept"]
 
 
-Following = Literal["await", "entry", "placeholder", "show placeholder", "fail"]
+FallbackDecision = Literal["await", "entry", "placeholder", "show placeholder", "fail"]
 
 
-def after_nothing(at: Prospect) -> Following:
+def on_no_files(state: FallbackState) -> FallbackDecision:
     """Decide what follows when a prediction, or every file of the chosen one, came to nothing."""
-    if at.awaited:
+    if state.pending_predictions:
         return "await"
-    if at.following is not None:
+    if state.next_entry is not None:
         return "entry"
-    if at.placeholder == "wanted":
+    if state.placeholder == "wanted":
         return "placeholder"
-    return "show placeholder" if at.placeholder == "kept" else "fail"
+    return "show placeholder" if state.placeholder == "kept" else "fail"

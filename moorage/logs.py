@@ -41,13 +41,13 @@ class Logger:
             self._log.log(level, event, extra={"fields": merged}, exc_info=exc_info, stacklevel=3)
 
 
-def get(name: str) -> Logger:
+def get_logger(name: str) -> Logger:
     """Return the logger of a module."""
     return Logger(name)
 
 
 @contextlib.contextmanager
-def bound(**fields: Any) -> Iterator[None]:
+def bind_fields(**fields: Any) -> Iterator[None]:
     """Add the fields to every line logged inside, also those of libraries."""
     token = _bound.set({**(_bound.get() or {}), **fields})
     try:
@@ -56,7 +56,7 @@ def bound(**fields: Any) -> Iterator[None]:
         _bound.reset(token)
 
 
-def without_query(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return a URL as it may stand in a log: no query, no fragment, no user and password."""
     try:
         parts = urlsplit(url)
@@ -99,7 +99,7 @@ class ConsoleFormatter(logging.Formatter):
         return line
 
 
-def setup(level: str = "INFO", style: str = "console") -> None:
+def configure_logging(level: str = "INFO", style: str = "console") -> None:
     """Send every logger's lines to standard error in one shape ("json" or "console")."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())

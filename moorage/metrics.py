@@ -61,7 +61,7 @@ class Gauge:
     series: tuple[tuple[tuple[str, ...], float], ...]
 
 
-class _Computed(Collector):
+class _GaugeCollector(Collector):
     def __init__(self, gauges: Iterable[Gauge]) -> None:
         self._gauges = gauges
 
@@ -73,8 +73,8 @@ class _Computed(Collector):
             yield family
 
 
-def text(gauges: Iterable[Gauge]) -> bytes:
+def render_metrics(gauges: Iterable[Gauge]) -> bytes:
     """Return the process's counters and the given gauges in Prometheus' text format."""
     computed = CollectorRegistry()
-    computed.register(_Computed(gauges))
+    computed.register(_GaugeCollector(gauges))
     return generate_latest(REGISTRY) + generate_latest(computed)

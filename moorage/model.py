@@ -13,7 +13,7 @@ JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancell
 PredictionState = Literal["planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"]
 OutputState = Literal["waiting", "discarding", "kept", "dead", "discarded"]
 SourceKind = Literal["url", "inline", "object"]
-Scene = str | int | float
+SceneRef = str | int | float
 # submit and generate are one step: generate is that of providers which answer with the files, a minute later.
 Step = Literal["ingest", "submit", "generate", "poll", "keep", "discard", "notify"]
 Queue = Literal["quick", "keep"]
@@ -63,7 +63,7 @@ class Job:
     owner: str
     kind: str
     project_id: str | None
-    scene: Scene | None
+    scene: SceneRef | None
     partial: Literal["keep", "discard"]
     chosen_id: UUID | None
     state: JobState
@@ -141,12 +141,12 @@ class Registration:
     prompt: str | None = None
     partial: Literal["keep", "discard"] = "keep"
     project_id: str | None = None
-    scene: Scene | None = None
+    scene: SceneRef | None = None
     deadline_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FallbackEntry:
     """One entry of a job's chain: what to submit where, and how long to wait for it."""
 
     provider: str
@@ -156,12 +156,12 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class JobRequest:
     """What an application asks moorage to have generated."""
 
     owner: str
     kind: str
-    chain: tuple[Entry, ...]
+    fallback_chain: tuple[FallbackEntry, ...]
     deadline_seconds: float
     mode: str | None = None
     room_type: str | None = None
@@ -171,7 +171,7 @@ class Wish:
     partial: Literal["keep", "discard"] = "keep"
     placeholder: bool = False
     project_id: str | None = None
-    scene: Scene | None = None
+    scene: SceneRef | None = None
     idempotency_key: str | None = None
     request_sha256: str | None = None
 
@@ -198,11 +198,11 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedFile:
     """The bytes of an output in an unnamed temporary file, positioned at 0."""
 
     file: BinaryIO
-    bytes: int
+    size_bytes: int
     sha256: str  # hex
     declared_type: str | None = None  # Content-Type as the server said; never trusted
 
@@ -238,7 +238,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredOutput:
     """The facts of a stored file, as they are recorded on its output."""
 
     media: Media

@@ -19,15 +19,15 @@ from moorage.errors import MoorageError
 from moorage.settings import Settings
 
 PREFIX: Final = "mro_"
-MAX_SECONDS: Final = 86_400
-MAX_OWNER: Final = 200  # characters, as everywhere
+MAX_LIFETIME_SECONDS: Final = 86_400
+MAX_OWNER_CHARS: Final = 200  # characters, as everywhere
 _VERSION: Final = b"\x01"
 _END_BYTES: Final = 8  # Unix seconds
 _MAC_BYTES: Final = 32
 _MAX_CHARS: Final = 2000  # an owner of 200 characters of 4 bytes makes 1,128
 
 
-class TokenRefused(MoorageError):
+class InvalidToken(MoorageError):
     """The text is no owner token of ours, or its time is over."""
 
 
@@ -39,7 +39,7 @@ class OwnerToken:
     until: int  # Unix seconds
 
 
-def key_of(settings: Settings) -> bytes | None:
+def derive_signing_key(settings: Settings) -> bytes | None:
     """Return the key that tokens are signed with, from the secret for them, else the API token; None without both."""
     secret = settings.owner_token_secret or settings.api_token
     if secret is None:
@@ -49,13 +49,13 @@ def key_of(settings: Settings) -> bytes | None:
     return derivation.derive(secret.get_secret_value().encode())
 
 
-def make(key: bytes, token: OwnerToken) -> str:
+def encode(key: bytes, token: OwnerToken) -> str:
     """Return a token as text that stands in a header, a cookie and an address."""
     said = _VERSION + token.until.to_bytes(_END_BYTES, "big") + token.owner.encode()
     return PREFIX + base64.urlsafe_b64encode(said + _mac(key, said)).rstrip(b"=").decode()
 
 
-def read(key: bytes, text: str, now: float) -> OwnerToken:
+def decode(key: bytes, text: str, now: float) -> OwnerToken:
     """
     Return what a token says.
 
@@ -69,23 +69,23 @@ def read(key: bytes, text: str, now: float) -> OwnerToken:
     said, mac = signed[:-_MAC_BYTES], signed[-_MAC_BYTES:]
     # The signature first: nothing is read of what we did not sign.
     if not hmac.compare_digest(_mac(key, said), mac) or said[:1] != _VERSION:
-        raise TokenRefused("the owner token was not made here")
+        raise InvalidToken("the owner token was not made here")
     token = OwnerToken(said[1 + _END_BYTES :].decode(), int.from_bytes(said[1 : 1 + _END_BYTES], "big"))
     if now >= token.until:
-        raise TokenRefused("the owner token's time is over: the application makes a new one")
+        raise InvalidToken("the owner token's time is over: the application makes a new one")
     return token
 
 
 def _decode(text: str) -> bytes:
     body = text.removeprefix(PREFIX)
     if body == text or len(text) > _MAX_CHARS:
-        raise TokenRefused("this is no owner token")
+        raise InvalidToken("this is no owner token")
     try:
         signed = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
-        raise TokenRefused("this is no owner token") from error
+        raise InvalidToken("this is no owner token") from error
     if len(signed) <= 1 + _END_BYTES + _MAC_BYTES:
-        raise TokenRefused("this is no owner token")
+        raise InvalidToken("this is no owner token")
     return signed
 
 

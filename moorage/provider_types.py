@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "unknown"]
+PredictionStatus = Literal["queued", "running", "succeeded", "failed", "cancelled", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OutputFile:
     """
     One file named in a provider's answer.
 
@@ -28,7 +28,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PredictionReport:
     """
     What a provider's webhook or poll answer says of one prediction, in our words.
 
@@ -37,9 +37,9 @@ class Report:
     """
 
     external_id: str
-    status: Status
+    status: PredictionStatus
     raw_status: str
-    outputs: tuple[Found, ...] = ()
+    outputs: tuple[OutputFile, ...] = ()
     error: str | None = None
     data_removed: bool = False
     completed_at: datetime | None = None
@@ -49,7 +49,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedPrediction:
     """One prediction in a provider's list of what it made: enough to tell whether it is known, and whose it is."""
 
     external_id: str
@@ -59,7 +59,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SubmitRequest:
     """
     What a provider is asked to make.
 
@@ -73,19 +73,19 @@ class Order:
     model: str
     input: Mapping[str, Any]
     webhook_url: str
-    seconds: float | None = None
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmitResult:
     """A provider took an order. `report`: it has answered with the files already (synchronous providers only)."""
 
     external_id: str
-    report: Report | None = None
+    report: PredictionReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedDelivery:
     """A delivery whose signature is right."""
 
     webhook_id: str | None  # the dialect's id; None: use the digest of the body

@@ -8,7 +8,7 @@ from typing import Final
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 
 
-def retry_after(value: str | None, now: datetime) -> float | None:
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
     """Return the seconds that a Retry-After header asks for, number or date, at most an hour; None when unreadable."""
     if value is None:
         return None

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
-from moorage.model import Scene
+from moorage.model import SceneRef
 
 Document = dict[str, Any]
 MAX_DIGITS: Final = 4000
 
 
-def key_of(document: Mapping[str, Any], scene: Scene | None) -> str | None:
+def find_scene_key(document: Mapping[str, Any], scene: SceneRef | None) -> str | None:
     """
     Return the key of the one scene that a job's `scene` names, or None: unplaced.
 
@@ -21,16 +21,16 @@ def key_of(document: Mapping[str, Any], scene: Scene | None) -> str | None:
     have neither. A number and its text are the same name ("3" and 3). Keys are "id:...", "index:..." or
     "position:...".
     """
-    return _key_among(_keys(scenes_of(document)), scene)
+    return _key_among(_keys(get_scenes(document)), scene)
 
 
-def keys_of_all(document: Mapping[str, Any], wanted: Iterable[Scene | None]) -> list[str | None]:
+def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None]) -> list[str | None]:
     """Return the scene key of each of a project's files."""
-    keys = _keys(scenes_of(document))
-    return [_key_among(keys, scene) for scene in wanted]
+    keys = _keys(get_scenes(document))
+    return [_key_among(keys, scene) for scene in names]
 
 
-def changed_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
+def diff_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
     """
     Return what `imageUrls` must become, by the position (from 0) of each scene where it differs.
 
@@ -41,7 +41,7 @@ def changed_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]])
     """
     changed: dict[int, list[str]] = {}
     done: set[str] = set()
-    scenes = scenes_of(document)
+    scenes = get_scenes(document)
     for position, (scene, names) in enumerate(zip(scenes, _names_of_each(scenes), strict=True)):
         mine = [url for name in names if name not in done for url in urls.get(name, ())]
         done.update(names)
@@ -50,19 +50,19 @@ def changed_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]])
     return changed
 
 
-def with_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> Document:
+def replace_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> Document:
     """Return the document with `imageUrls` of every scene as computed; all else is left as it is."""
-    changed = changed_urls(document, urls)
+    changed = diff_image_urls(document, urls)
     if not changed:
         return dict(document)
     scenes = [
         {**scene, "imageUrls": changed[position]} if position in changed else scene
-        for position, scene in enumerate(scenes_of(document))
+        for position, scene in enumerate(get_scenes(document))
     ]
     return {**document, "scenes": scenes}
 
 
-def read(text: str) -> Document:
+def parse_document(text: str) -> Document:
     """
     Return a document from its JSON text, for looking at: numbers beyond Python's own are read approximately.
 
@@ -82,52 +82,52 @@ def _fraction(digits: str) -> float | str:
     return number if math.isfinite(number) else digits
 
 
-def scenes_of(document: Mapping[str, Any]) -> list[Any]:
+def get_scenes(document: Mapping[str, Any]) -> list[Any]:
     """Return the document's scenes; a document without a list of them has none."""
     scenes = document.get("scenes")
     return scenes if isinstance(scenes, list) else []
 
 
-def named(document: Mapping[str, Any], wanted: str) -> list[int]:
+def find_scene_positions(document: Mapping[str, Any], wanted: str) -> list[int]:
     """Return the positions, from 0, of the scenes whose `id` is a name, else of those whose `index` is it."""
-    return places(document).get(wanted, [])
+    return index_scene_positions(document).get(wanted, [])
 
 
-def places(document: Mapping[str, Any]) -> dict[str, list[int]]:
+def index_scene_positions(document: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return what `named` does for every name that a scene of the document has."""
-    scenes = [scene if isinstance(scene, Mapping) else {} for scene in scenes_of(document)]
+    scenes = [scene if isinstance(scene, Mapping) else {} for scene in get_scenes(document)]
     made: dict[str, list[int]] = {}
     for kind in ("index", "id"):  # a name that is an id is no index any more
         found = defaultdict(list)
         for at, scene in enumerate(scenes):
             if _is_name(scene.get(kind)):
-                found[name(scene[kind])].append(at)
+                found[normalize_scene_name(scene[kind])].append(at)
         made |= found
     return made
 
 
-def name_of(scene: Mapping[str, Any]) -> str | None:
+def get_scene_name(scene: Mapping[str, Any]) -> str | None:
     """Return what a scene is called by: its id, else its index, as text; None when it has neither."""
-    return next((name(scene[kind]) for kind in ("id", "index") if _is_name(scene.get(kind))), None)
+    return next((normalize_scene_name(scene[kind]) for kind in ("id", "index") if _is_name(scene.get(kind))), None)
 
 
-def generated(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_scene_images(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return `id`, `index` (its place from 1 where it says none) and `imageUrls` of every scene of a document."""
     told = []
-    for place, scene in enumerate(scenes_of(document), 1):
+    for place, scene in enumerate(get_scenes(document), 1):
         has = scene if isinstance(scene, Mapping) else {}
         index = has["index"] if _is_name(has.get("index")) else place
         told.append({"id": has.get("id"), "index": index, "imageUrls": has.get("imageUrls", [])})
     return told
 
 
-def version(document: Mapping[str, Any]) -> str:
+def digest_document(document: Mapping[str, Any]) -> str:
     """Return a digest of what is the application's in a document: it stays when only `imageUrls` was computed anew."""
     scenes = [
         {field: value for field, value in scene.items() if field != "imageUrls"}
         if isinstance(scene, Mapping)
         else scene
-        for scene in scenes_of(document)
+        for scene in get_scenes(document)
     ]
     mine = {**document, "scenes": scenes} if "scenes" in document else dict(document)
     return hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:32]
@@ -140,7 +140,9 @@ def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
     for scene in scenes:
         mine = []
         if isinstance(scene, Mapping):
-            mine = [f"{kind}:{name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))]
+            mine = [
+                f"{kind}:{normalize_scene_name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))
+            ]
             if not mine:
                 position += 1
                 mine = [f"position:{position}"]
@@ -148,8 +150,8 @@ def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
     return names
 
 
-def _key_among(keys: Set[str], scene: Scene | None) -> str | None:
-    wanted = None if scene is None else name(scene)
+def _key_among(keys: Set[str], scene: SceneRef | None) -> str | None:
+    wanted = None if scene is None else normalize_scene_name(scene)
     found = (f"{kind}:{wanted}" for kind in ("id", "index", "position"))
     return None if wanted is None else next((key for key in found if key in keys), None)
 
@@ -162,7 +164,7 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
 
 
-def name(value: Scene) -> str:
+def normalize_scene_name(value: SceneRef) -> str:
     """Return a name as text: a number and its text are the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

@@ -50,7 +50,7 @@ FAL_MODELS: Final = (
 )
 
 
-def named(*names: str) -> Any:
+def env_names(*names: str) -> Any:
     return AliasChoices(*names)
 
 
@@ -67,53 +67,53 @@ class Settings(BaseSettings):
     )
 
     env: Literal["development", "production"] = "development"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=named("LOG_LEVEL"))
-    log_format: Literal["json", "console"] = Field("console", validation_alias=named("LOG_FORMAT"))
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=env_names("LOG_LEVEL"))
+    log_format: Literal["json", "console"] = Field("console", validation_alias=env_names("LOG_FORMAT"))
 
     # --- servers
-    database_url: PostgresUrl = Field(validation_alias=named("DATABASE_URL"))
-    broker_url: BrokerUrl = Field(validation_alias=named("CELERY_BROKER_URL", "REDIS_URL"))
-    s3_endpoint_url: HttpUrl | None = Field(None, validation_alias=named("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-    s3_public_endpoint_url: HttpUrl | None = Field(None, validation_alias=named("S3_PUBLIC_ENDPOINT_URL"))
-    s3_public_bucket: str = Field("moorage-public", validation_alias=named("S3_PUBLIC_BUCKET"))
-    s3_private_bucket: str = Field("moorage-private", validation_alias=named("S3_PRIVATE_BUCKET"))
+    database_url: PostgresUrl = Field(validation_alias=env_names("DATABASE_URL"))
+    broker_url: BrokerUrl = Field(validation_alias=env_names("CELERY_BROKER_URL", "REDIS_URL"))
+    s3_endpoint_url: HttpUrl | None = Field(None, validation_alias=env_names("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    s3_public_endpoint_url: HttpUrl | None = Field(None, validation_alias=env_names("S3_PUBLIC_ENDPOINT_URL"))
+    s3_public_bucket: str = Field("moorage-public", validation_alias=env_names("S3_PUBLIC_BUCKET"))
+    s3_private_bucket: str = Field("moorage-private", validation_alias=env_names("S3_PRIVATE_BUCKET"))
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
-        "auto", validation_alias=named("S3_ADDRESSING_STYLE")
+        "auto", validation_alias=env_names("S3_ADDRESSING_STYLE")
     )
-    aws_region: str = Field("us-east-1", validation_alias=named("AWS_REGION", "AWS_DEFAULT_REGION"))
-    aws_access_key_id: str | None = Field(None, validation_alias=named("AWS_ACCESS_KEY_ID"))
-    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=named("AWS_SECRET_ACCESS_KEY"))
+    aws_region: str = Field("us-east-1", validation_alias=env_names("AWS_REGION", "AWS_DEFAULT_REGION"))
+    aws_access_key_id: str | None = Field(None, validation_alias=env_names("AWS_ACCESS_KEY_ID"))
+    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=env_names("AWS_SECRET_ACCESS_KEY"))
     manage_buckets: bool = True  # create missing buckets and the public one's policy; off: an operator does
-    asset_base_url: HttpUrl | None = Field(None, validation_alias=named("ASSET_BASE_URL"))
+    asset_base_url: HttpUrl | None = Field(None, validation_alias=env_names("ASSET_BASE_URL"))
 
     # --- HTTP
-    public_url: HttpUrl = Field("http://127.0.0.1:8000", validation_alias=named("PUBLIC_URL"))
+    public_url: HttpUrl = Field("http://127.0.0.1:8000", validation_alias=env_names("PUBLIC_URL"))
     api_token: SecretStr | None = None
     assets: Literal["redirect", "stream"] = "redirect"  # redirect to storage, or send the bytes
     egress_allow: Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production
     allow_unsigned: Names = ()  # providers whose webhooks are accepted without a signature
 
     # --- providers
-    replicate_webhook_secret: Secrets = Field((), validation_alias=named("REPLICATE_WEBHOOK_SECRET"))
-    replicate_api_token: SecretStr | None = Field(None, validation_alias=named("REPLICATE_API_TOKEN"))
-    replicate_api_url: HttpUrl = Field("https://api.replicate.com", validation_alias=named("REPLICATE_API_URL"))
+    replicate_webhook_secret: Secrets = Field((), validation_alias=env_names("REPLICATE_WEBHOOK_SECRET"))
+    replicate_api_token: SecretStr | None = Field(None, validation_alias=env_names("REPLICATE_API_TOKEN"))
+    replicate_api_url: HttpUrl = Field("https://api.replicate.com", validation_alias=env_names("REPLICATE_API_URL"))
     replicate_output_hosts: Names = Field(
         ("replicate.delivery", "*.replicate.delivery", "api.replicate.com"),
-        validation_alias=named("REPLICATE_OUTPUT_HOSTS"),
+        validation_alias=env_names("REPLICATE_OUTPUT_HOSTS"),
     )
-    replicate_models: Names = Field(REPLICATE_MODELS, validation_alias=named("REPLICATE_MODELS"))
-    fal_key: SecretStr | None = Field(None, validation_alias=named("FAL_KEY"))
-    fal_user_id: Names = Field((), validation_alias=named("FAL_USER_ID"))  # accounts whose webhooks are accepted
-    fal_queue_url: HttpUrl = Field("https://queue.fal.run", validation_alias=named("FAL_QUEUE_URL"))
-    fal_output_hosts: Names = Field(("fal.media", "*.fal.media"), validation_alias=named("FAL_OUTPUT_HOSTS"))
-    fal_models: Names = Field(FAL_MODELS, validation_alias=named("FAL_MODELS"))
-    openai_webhook_secret: Secrets = Field((), validation_alias=named("OPENAI_WEBHOOK_SECRET"))
-    openai_api_key: SecretStr | None = Field(None, validation_alias=named("OPENAI_API_KEY"))
-    openai_api_url: HttpUrl = Field("https://api.openai.com", validation_alias=named("OPENAI_API_URL"))
-    openai_output_hosts: Names = Field((), validation_alias=named("OPENAI_OUTPUT_HOSTS"))
-    openai_models: Names = Field(("gpt-image-1",), validation_alias=named("OPENAI_MODELS"))
-    standard_webhook_secret: Secrets = Field((), validation_alias=named("STANDARD_WEBHOOK_SECRET"))
-    standard_output_hosts: Names = Field((), validation_alias=named("STANDARD_OUTPUT_HOSTS"))
+    replicate_models: Names = Field(REPLICATE_MODELS, validation_alias=env_names("REPLICATE_MODELS"))
+    fal_key: SecretStr | None = Field(None, validation_alias=env_names("FAL_KEY"))
+    fal_user_id: Names = Field((), validation_alias=env_names("FAL_USER_ID"))  # accounts whose webhooks are accepted
+    fal_queue_url: HttpUrl = Field("https://queue.fal.run", validation_alias=env_names("FAL_QUEUE_URL"))
+    fal_output_hosts: Names = Field(("fal.media", "*.fal.media"), validation_alias=env_names("FAL_OUTPUT_HOSTS"))
+    fal_models: Names = Field(FAL_MODELS, validation_alias=env_names("FAL_MODELS"))
+    openai_webhook_secret: Secrets = Field((), validation_alias=env_names("OPENAI_WEBHOOK_SECRET"))
+    openai_api_key: SecretStr | None = Field(None, validation_alias=env_names("OPENAI_API_KEY"))
+    openai_api_url: HttpUrl = Field("https://api.openai.com", validation_alias=env_names("OPENAI_API_URL"))
+    openai_output_hosts: Names = Field((), validation_alias=env_names("OPENAI_OUTPUT_HOSTS"))
+    openai_models: Names = Field(("gpt-image-1",), validation_alias=env_names("OPENAI_MODELS"))
+    standard_webhook_secret: Secrets = Field((), validation_alias=env_names("STANDARD_WEBHOOK_SECRET"))
+    standard_output_hosts: Names = Field((), validation_alias=env_names("STANDARD_OUTPUT_HOSTS"))
 
     # --- receiver
     webhook_max_bytes: Count = 16 * 2**20
@@ -207,19 +207,19 @@ class Settings(BaseSettings):
         return init_settings, env_settings, settings_sources.FileTwins(settings_cls), dotenv_settings
 
 
-def names() -> dict[str, list[str]]:
+def env_names_by_field() -> dict[str, list[str]]:
     """Return the environment names of every field, the preferred one first."""
     return {name: settings_sources.names_of(name, field) for name, field in Settings.model_fields.items()}
 
 
-def load(**overrides: Any) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """
     Read the settings.
 
     Raises:
         ConfigError: a value is wrong or missing, or an unknown `MOORAGE_` name is set; the message has a line for each.
     """
-    problems = settings_sources.unknown_names([name for choices in names().values() for name in choices])
+    problems = settings_sources.unknown_names([name for choices in env_names_by_field().values() for name in choices])
     dotenv = {"_env_file": settings_sources.dotenv_path()}
     constants = _read(Constants, dotenv, problems)
     settings = _read(Settings, {**dotenv, **overrides}, problems)
@@ -238,6 +238,6 @@ def _read(kind: type[S], given: Mapping[str, Any], problems: list[str]) -> S | N
 
 
 @functools.cache
-def get() -> Settings:
+def get_settings() -> Settings:
     """Return the process's settings, read once."""
-    return load()
+    return load_settings()

@@ -1,10 +1,10 @@
 """Text that PostgreSQL can store."""
 
 
-def storable(text: str, limit: int = 2000) -> str:
+def to_storable(text: str, max_chars: int = 2000) -> str:
     """Return text without NUL and lone surrogates (shown escaped), cut to `limit` characters."""
     safe = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+    return safe if len(safe) <= max_chars else safe[: max_chars - 1] + "…"
 
 
 def is_storable(text: str) -> bool:

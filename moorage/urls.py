@@ -16,9 +16,9 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from moorage.errors import ConfigError, DownloadRefused
-from moorage.text import is_storable, storable
+from moorage.text import is_storable, to_storable
 
-MAX_CHARS: Final = 8192
+MAX_URL_CHARS: Final = 8192
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")  # also an empty one, which parse_url drops
@@ -35,15 +35,15 @@ class Endpoint(NamedTuple):
     port: int
 
 
-def host_port(url: str) -> Endpoint:
+def parse_endpoint(url: str) -> Endpoint:
     """
     Return where a URL leads.
 
     Raises:
         DownloadRefused: it is not a plain http: or https: URL; the message says why.
     """
-    if len(url) > MAX_CHARS:
-        raise DownloadRefused(f"the URL has {len(url)} characters, more than {MAX_CHARS}")
+    if len(url) > MAX_URL_CHARS:
+        raise DownloadRefused(f"the URL has {len(url)} characters, more than {MAX_URL_CHARS}")
     if _CONTROL.search(url) or not is_storable(url):
         raise DownloadRefused("the URL holds a control character or what is no text")
     if "\\" in url:
@@ -99,7 +99,7 @@ class HostPattern:
         return host == self.host
 
 
-class Hosts:
+class HostAllowlist:
     """
     The hosts of one provider's files, and the exceptions for private addresses.
 
@@ -117,10 +117,10 @@ class Hosts:
         self._egress = frozenset(_address_and_port(entry) for entry in egress_allow)
         self._setting = setting
 
-    def problem(self, url: str) -> str | None:
+    def refusal_reason(self, url: str) -> str | None:
         """Return None when a URL may be fetched, else why not, with the host and the setting that would allow it."""
         try:
-            endpoint = host_port(url)
+            endpoint = parse_endpoint(url)
         except DownloadRefused as error:
             return str(error)
         is_exempt = (endpoint.host, endpoint.port) in self._egress
@@ -133,12 +133,12 @@ class Hosts:
 
     def is_safe_for_secrets(self, url: str) -> bool:
         """Return whether a token may travel there: over https:, or to an exact address of MOORAGE_EGRESS_ALLOW."""
-        endpoint = host_port(url)
+        endpoint = parse_endpoint(url)
         return endpoint.scheme == "https" or (endpoint.host, endpoint.port) in self._egress
 
 
 def _shown(endpoint: Endpoint) -> str:
-    host = storable(endpoint.host, _MAX_SHOWN)
+    host = to_storable(endpoint.host, _MAX_SHOWN)
     host = f"[{host}]" if ":" in host else host
     return host if endpoint.port == _DEFAULT_PORTS[endpoint.scheme] else f"{host}:{endpoint.port}"
 

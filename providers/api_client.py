@@ -11,7 +11,7 @@ import certifi
 import urllib3
 
 from moorage.errors import MoorageError, ProviderRefused, ProviderUnavailable
-from moorage.retry_after import retry_after
+from moorage.retry_after import parse_retry_after
 
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 15.0
@@ -27,7 +27,7 @@ _HINTS: Final = {
 }
 
 
-class Api:
+class ApiClient:
     """
     A provider's API, behind one token or open to all.
 
@@ -62,9 +62,9 @@ class Api:
             ProviderUnavailable: no whole answer in time, 408, 425, 429 or 5xx.
             ProviderRefused: any other status, a redirect included, or an answer above the limit.
         """
-        return self.ask(url, statuses=(200,), max_bytes=max_bytes)[1]
+        return self.request(url, statuses=(200,), max_bytes=max_bytes)[1]
 
-    def ask(
+    def request(
         self, url: str, *, statuses: Collection[int], max_bytes: int | None = None, method: str = "GET"
     ) -> tuple[int, bytes]:
         """Return status and body of an answer with one of the `statuses`; raises as `get` does for all others."""
@@ -92,7 +92,7 @@ class Api:
     def _failure(self, status: int, wait: str | None) -> MoorageError:
         facts = {"status": status}
         if status >= 500 or status in _LATER:
-            seconds = retry_after(wait, datetime.now(UTC))
+            seconds = parse_retry_after(wait, datetime.now(UTC))
             return ProviderUnavailable(f"{self._name} answered {status}", facts=facts, retry_after=seconds)
         hint = "a redirect: write the API's right address" if 300 <= status < 400 else _HINTS.get(status, "refused")
         return ProviderRefused(f"{self._name} answered {status}: {hint}", facts=facts)

@@ -13,13 +13,13 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.provider_types import Listed, Order, Report, Submitted, Verified
+from moorage.provider_types import ListedPrediction, PredictionReport, SubmitRequest, SubmitResult, VerifiedDelivery
 from moorage.settings import Settings
-from moorage.text import storable
-from moorage.urls import Hosts
-from providers.api_client import Api
+from moorage.text import to_storable
+from moorage.urls import HostAllowlist
+from providers.api_client import ApiClient
 from providers.signatures import Headers
-from providers.submit_client import Submitter
+from providers.submit_client import SubmitClient
 
 _OUR_KEY: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 _POLL_GROWTH: Final = 1.5
@@ -54,26 +54,26 @@ class Provider(ABC):
     """
 
     name: ClassVar[str]
-    answer_new: ClassVar[int] = 202
-    answer_known: ClassVar[int] = 200
-    output_life_seconds: ClassVar[float | None] = None
-    kept_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
-    usual_first_poll_seconds: ClassVar[float] = 60.0
-    enabled_by: ClassVar[str]
-    ordered_by: ClassVar[str | None] = None
-    synchronous: ClassVar[bool] = False
+    new_delivery_status: ClassVar[int] = 202
+    known_delivery_status: ClassVar[int] = 200
+    output_lifetime_seconds: ClassVar[float | None] = None
+    recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
+    default_first_poll_seconds: ClassVar[float] = 60.0
+    webhook_setting: ClassVar[str]
+    submit_setting: ClassVar[str | None] = None
+    is_synchronous: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings, *, hosts: Hosts, secrets: Sequence[bytes]) -> None:
+    def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes]) -> None:
         self.hosts: Final = hosts
         self._secrets = tuple(secrets)
         self._takes_unsigned = self.name in settings.allow_unsigned
-        self._first_poll_seconds = settings.constants.poll_first_seconds or self.usual_first_poll_seconds
-        self._api: Api | None = None  # both: once the token is set
-        self._submitter: Submitter | None = None
+        self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
+        self._api: ApiClient | None = None  # both: once the token is set
+        self._submitter: SubmitClient | None = None
         self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)
 
     @property
-    def enabled(self) -> bool:
+    def is_enabled(self) -> bool:
         """Return whether webhooks are taken."""
         return self.has_secret or self._takes_unsigned
 
@@ -102,7 +102,7 @@ class Provider(ABC):
         """Return whether `cancel` can be asked."""
         return self._api is not None
 
-    def verify(self, headers: Headers, body: bytes, now: float) -> Verified:
+    def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         """
         Return what the signature vouches for; `now` is in seconds since 1970.
 
@@ -116,27 +116,27 @@ class Provider(ABC):
         if self.has_secret:
             return self._verify(headers, body, now)
         if self._takes_unsigned:
-            return Verified(webhook_id=None)
-        raise BadSignature(f"{self.name} has no webhook secret: set {self.enabled_by}")
+            return VerifiedDelivery(webhook_id=None)
+        raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
 
     @abstractmethod
-    def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
+    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         """Check the signature in the provider's dialect; `has_secret` is true."""
 
     def fetch_keys(self) -> None:  # noqa: B027 (most dialects have a secret instead)
         """Fetch the public keys that `verify` asks for with KeysStale; blocks for seconds, raises nothing."""
 
-    def keep_headers(self, headers: Headers) -> dict[str, str]:
+    def select_headers(self, headers: Headers) -> dict[str, str]:
         """Return the headers worth recording, names in lower case, values as text that can be stored."""
         kept = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
-        return {name: storable(value, _MAX_HEADER_CHARS) for name, value in kept if name in self.kept_headers}
+        return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in kept if name in self.recorded_headers}
 
-    def redact(self, body: bytes) -> bytes:
+    def redact_body(self, body: bytes) -> bytes:
         """Return the body with what is a secret of ours blanked: the key of a webhook address that it repeats."""
         return _OUR_KEY.sub(lambda found: found[1] + b"*" * len(found[2]), body) if b"key=" in body else body
 
     @abstractmethod
-    def parse(self, body: bytes) -> Report:
+    def parse_report(self, body: bytes) -> PredictionReport:
         """
         Return what a delivery says.
 
@@ -145,7 +145,7 @@ class Provider(ABC):
             NotOurs: it is, but tells of no prediction.
         """
 
-    def poll(self, external_id: str, model: str | None = None) -> Report:  # noqa: ARG002 (some dialects need it)
+    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (some dialects need it)
         """
         Ask the provider how a prediction stands.
 
@@ -156,10 +156,10 @@ class Provider(ABC):
             ProviderUnavailable: no answer, 429 or 5xx; `retry_after` as asked for.
             ProviderRefused: any other answer; asking again will not help.
         """
-        shown = storable(external_id, 100)
+        shown = to_storable(external_id, 100)
         raise ProviderRefused(f"{self.name} cannot be asked about {shown}: it has no status endpoint")
 
-    def list_since(self, since: datetime) -> Iterator[list[Listed]]:
+    def list_predictions(self, since: datetime) -> Iterator[list[ListedPrediction]]:
         """
         Yield what the provider made from `since` on, a page at a time, newest first.
 
@@ -169,7 +169,7 @@ class Provider(ABC):
         """
         raise ProviderRefused(f"{self.name} cannot be asked what it made since {since:%Y-%m-%d %H:%M}: it has no list")
 
-    def submit(self, order: Order) -> Submitted:
+    def submit(self, request: SubmitRequest) -> SubmitResult:
         """
         Have the provider make what is ordered; one request, never sent twice in here.
 
@@ -181,7 +181,7 @@ class Provider(ABC):
             ProviderRefused: any other 4xx; the message says what the provider dislikes.
         """
         raise ProviderRefused(
-            f"{self.name} takes no orders from moorage: {storable(order.model, 100)} was not submitted"
+            f"{self.name} takes no orders from moorage: {to_storable(request.model, 100)} was not submitted"
         )
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (some dialects need it)
@@ -191,9 +191,9 @@ class Provider(ABC):
         Raises:
             ProviderUnavailable, ProviderRefused: as `poll`.
         """
-        raise ProviderRefused(f"{self.name} cannot be asked to stop {storable(external_id, 100)}")
+        raise ProviderRefused(f"{self.name} cannot be asked to stop {to_storable(external_id, 100)}")
 
-    def models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (dialects with models read it)
+    def list_models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (dialects with models read it)
         """
         Return the models known for a kind (image or video): `name` as an entry of a chain wants it, `description`,
         `kind`, and `accepts` (image: it takes a picture as input).
@@ -203,7 +203,7 @@ class Provider(ABC):
         """
         return []
 
-    def schema(self, model: str) -> Mapping[str, Any] | None:  # noqa: ARG002 (dialects with schemas read it)
+    def get_input_schema(self, model: str) -> Mapping[str, Any] | None:  # noqa: ARG002 (dialects with schemas read it)
         """
         Return the JSON Schema of a model's input; None where the provider offers none.
 
@@ -226,9 +226,9 @@ class Provider(ABC):
         growth = min(_POLL_GROWTH ** min(max(polls, 0), 10), _POLL_SPREAD)
         return min(self._first_poll_seconds * growth, _MAX_POLL_SECONDS)
 
-    def allows(self, url: str) -> str | None:
+    def refusal_reason(self, url: str) -> str | None:
         """Return None when a URL may be fetched, else why not, with the host and the setting that would allow it."""
-        return self.hosts.problem(url)
+        return self.hosts.refusal_reason(url)
 
     def download_headers(self, url: str) -> dict[str, str]:  # noqa: ARG002 (a provider with a token reads it)
         """Return the headers to fetch a URL with: credentials only for hosts of the provider's own."""

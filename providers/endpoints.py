@@ -8,13 +8,13 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from moorage.errors import ConfigError, DownloadRefused, ProviderRefused
-from moorage.text import storable
-from moorage.urls import Hosts
+from moorage.text import to_storable
+from moorage.urls import HostAllowlist
 
 _STEP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
-def check(url: str, hosts: Hosts, setting: str) -> None:
+def require_secure_url(url: str, hosts: HostAllowlist, setting: str) -> None:
     """
     Make sure that a token may travel to an address: over https:, or to an exact address of MOORAGE_EGRESS_ALLOW.
 
@@ -32,7 +32,7 @@ def check(url: str, hosts: Hosts, setting: str) -> None:
         )
 
 
-def token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str, str]:
+def build_token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str, str]:
     """Return the header `Authorization: SCHEME TOKEN`; raises ConfigError for what no header may hold."""
     text = token.get_secret_value()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
@@ -40,23 +40,23 @@ def token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str, str]
     return "Authorization", f"{scheme} {text}"
 
 
-def check_models(names: Iterable[str], read: Callable[[str], object], setting: str) -> None:
+def validate_models(names: Iterable[str], parse_model: Callable[[str], object], setting: str) -> None:
     """Make sure that a dialect can read the models of a setting; raises ConfigError for the first that it cannot."""
     for name in names:
         try:
-            read(name)
+            parse_model(name)
         except ProviderRefused as error:
             raise ConfigError(f"{setting}: {error}") from error
 
 
-def id_step(external_id: str) -> str:
+def quote_path_segment(external_id: str) -> str:
     """Return a provider's id as one step of a path, so that it leads nowhere else; raises ProviderRefused."""
     if external_id in ("", ".", ".."):
         raise ProviderRefused(f"{external_id!r} is not the id of a prediction")
     return quote(external_id, safe="", errors="replace")
 
 
-def model_steps(model: str) -> tuple[str, ...]:
+def split_model_name(model: str) -> tuple[str, ...]:
     """
     Return the steps of a model's name, "owner/name" and so on, each of which may stand in a path.
 
@@ -65,5 +65,5 @@ def model_steps(model: str) -> tuple[str, ...]:
     """
     steps = tuple(model.strip("/").split("/"))
     if not 2 <= len(steps) <= 12 or not all(_STEP.fullmatch(step) for step in steps):
-        raise ProviderRefused(f"{storable(model, 100)!r} is no model: write it as owner/name")
+        raise ProviderRefused(f"{to_storable(model, 100)!r} is no model: write it as owner/name")
     return steps

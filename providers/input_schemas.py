@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from moorage.errors import Unreadable
+from moorage.errors import MalformedPayload
 
 _PREFIX: Final = "#/components/schemas/"
 _MAX_DEPTH: Final = 40
@@ -12,7 +12,7 @@ _PICTURE_WORDS: Final = frozenset({"image", "images", "img", "photo", "picture",
 _VIDEO_WORDS: Final = frozenset({"duration", "fps", "frame", "frames", "video"})
 
 
-def of_input(document: object) -> dict[str, Any]:
+def extract_input_schema(document: object) -> dict[str, Any]:
     """
     Return the schema `components.schemas.Input` with every reference inside the document put in its place.
 
@@ -25,12 +25,12 @@ def of_input(document: object) -> dict[str, Any]:
     schemas = components.get("schemas") if isinstance(components, dict) else None
     wanted = schemas.get("Input") if isinstance(schemas, dict) else None
     if not isinstance(schemas, dict) or not isinstance(wanted, dict):
-        raise Unreadable("it has no components.schemas.Input")
+        raise MalformedPayload("it has no components.schemas.Input")
     resolved = _Resolver(schemas).resolve(wanted, ())
     return dict(resolved)
 
 
-def picture_field(schema: Mapping[str, Any]) -> str | None:
+def find_image_field(schema: Mapping[str, Any]) -> str | None:
     """Return the field that takes the address of a picture, a required one first; None where there is none."""
     names = [name for name, field in _fields(schema) if _words(name) & _PICTURE_WORDS and _takes_url(field)]
     required = schema.get("required")
@@ -38,7 +38,7 @@ def picture_field(schema: Mapping[str, Any]) -> str | None:
     return next(iter((*needed, *names)), None)
 
 
-def makes_video(schema: Mapping[str, Any]) -> bool:
+def is_video_schema(schema: Mapping[str, Any]) -> bool:
     """Return whether a model's input speaks of time (duration, frames), which those of pictures never do."""
     return any(_words(name) & _VIDEO_WORDS for name, _ in _fields(schema))
 
@@ -53,7 +53,7 @@ class _Resolver:
     def resolve(self, value: Any, inside: tuple[str, ...], depth: int = 0) -> Any:
         self._nodes += 1
         if self._nodes > _MAX_NODES or depth > _MAX_DEPTH:
-            raise Unreadable("its schema unfolds to more than can be read")
+            raise MalformedPayload("its schema unfolds to more than can be read")
         if isinstance(value, list):
             return [self.resolve(item, inside, depth + 1) for item in value]
         if not isinstance(value, dict):
@@ -68,7 +68,7 @@ class _Resolver:
         name = reference.removeprefix(_PREFIX)
         target = self._schemas.get(name) if reference.startswith(_PREFIX) else None
         if not isinstance(target, dict):
-            raise Unreadable("a reference in its schema leads nowhere")
+            raise MalformedPayload("a reference in its schema leads nowhere")
         if name in inside:
             return {}
         return dict(self.resolve(target, (*inside, name), depth + 1))

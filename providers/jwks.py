@@ -9,15 +9,15 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from moorage import logs
-from moorage.errors import MoorageError, Unreadable
+from moorage.errors import MalformedPayload, MoorageError
 from providers import json_fields
-from providers.api_client import Api
+from providers.api_client import ApiClient
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 MAX_AGE_SECONDS: Final = 24 * 3600.0
 REFRESH_SECONDS: Final = 300.0  # forged webhooks cause no more than one fetch in this time
-FIRST_SECONDS: Final = 15.0  # as long as there are no keys at all, they are asked for more often
+INITIAL_REFRESH_SECONDS: Final = 15.0  # as long as there are no keys at all, they are asked for more often
 _MAX_BYTES: Final = 256 * 1024
 _MAX_KEYS: Final = 32  # each costs a check of every webhook that none of them signed
 _KEY_BYTES: Final = 32
@@ -39,19 +39,19 @@ class KeySet:
         self._name = name
         self._urls = tuple(urls)
         self._clock = clock
-        self._api = Api(name, None, max_bytes=_MAX_BYTES)
+        self._api = ApiClient(name, None, max_bytes=_MAX_BYTES)
         self._fetching = threading.Lock()
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self.keys: tuple[Ed25519PublicKey, ...] = ()
 
-    def is_old(self) -> bool:
+    def is_stale(self) -> bool:
         """Return whether the keys are to be fetched again although they may still be right."""
         return self._fetched_at is None or self._clock() - self._fetched_at > MAX_AGE_SECONDS
 
-    def is_due(self) -> bool:
+    def may_fetch(self) -> bool:
         """Return whether the set may be asked for now: not again within 5 minutes (15 s while there is no key)."""
-        wait = REFRESH_SECONDS if self.keys else FIRST_SECONDS
+        wait = REFRESH_SECONDS if self.keys else INITIAL_REFRESH_SECONDS
         return self._tried_at is None or self._clock() - self._tried_at >= wait
 
     def fetch(self) -> None:
@@ -61,26 +61,26 @@ class KeySet:
         Whoever comes while it runs waits for its end and asks nothing.
         """
         with self._fetching:
-            if not self.is_due():
+            if not self.may_fetch():
                 return
             try:
                 any(self._fetch_from(url) for url in self._urls)
             finally:
                 self._tried_at = self._clock()  # at the end: until then everyone waits for this fetch
 
-    def take(self, document: bytes) -> None:
+    def replace_keys(self, document: bytes) -> None:
         """
         Replace the keys by those of a JSON Web Key Set; other kinds of keys in it are passed over.
 
         Raises:
             Unreadable: it holds no Ed25519 key, or too many.
         """
-        self.keys = ed25519_keys(document)
+        self.keys = parse_ed25519_keys(document)
         self._fetched_at = self._tried_at = self._clock()
 
     def _fetch_from(self, url: str) -> bool:
         try:
-            self.take(self._api.get(url))
+            self.replace_keys(self._api.get(url))
         except MoorageError as error:
             log.warning("keys.not_fetched", provider=self._name, url=url, error=str(error), known=len(self.keys))
             return False
@@ -88,21 +88,21 @@ class KeySet:
         return True
 
 
-def ed25519_keys(document: bytes) -> tuple[Ed25519PublicKey, ...]:
+def parse_ed25519_keys(document: bytes) -> tuple[Ed25519PublicKey, ...]:
     """
     Return the Ed25519 keys of a JSON Web Key Set (RFC 8037), in its order.
 
     Raises:
         Unreadable: it holds none, more than 32, or is no such set.
     """
-    entries = json_fields.json_object(document).get("keys")
+    entries = json_fields.parse_json_object(document).get("keys")
     if not isinstance(entries, list):
-        raise Unreadable("keys is missing or is no list: this is no JSON Web Key Set")
+        raise MalformedPayload("keys is missing or is no list: this is no JSON Web Key Set")
     if len(entries) > _MAX_KEYS:
-        raise Unreadable(f"the set holds {len(entries)} keys, more than {_MAX_KEYS}")
+        raise MalformedPayload(f"the set holds {len(entries)} keys, more than {_MAX_KEYS}")
     keys = tuple(key for entry in entries if (key := _ed25519(entry)) is not None)
     if not keys:
-        raise Unreadable("the set holds no Ed25519 key")
+        raise MalformedPayload("the set holds no Ed25519 key")
     return keys
 
 

@@ -12,18 +12,32 @@ from typing import Any, ClassVar, Final
 
 from pydantic import SecretStr
 
-from moorage.errors import ConfigError, NotOurs, ProviderRefused, ProviderUnavailable, SubmitUncertain, Unreadable
-from moorage.provider_types import Found, Order, Report, Status, Submitted, Verified
+from moorage.errors import (
+    ConfigError,
+    MalformedPayload,
+    ProviderRefused,
+    ProviderUnavailable,
+    SubmitUncertain,
+    UnrelatedEvent,
+)
+from moorage.provider_types import (
+    OutputFile,
+    PredictionReport,
+    PredictionStatus,
+    SubmitRequest,
+    SubmitResult,
+    VerifiedDelivery,
+)
 from moorage.settings import Settings
-from moorage.text import storable
-from moorage.urls import Hosts
+from moorage.text import to_storable
+from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, signatures
-from providers.api_client import Api
+from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.signatures import Headers
-from providers.submit_client import Answer, Submitter
+from providers.submit_client import SubmitClient, SubmitResponse
 
-_STATUSES: Final[dict[str, Status]] = {
+_STATUSES: Final[dict[str, PredictionStatus]] = {
     "queued": "queued",
     "in_progress": "running",
     "completed": "succeeded",
@@ -36,33 +50,33 @@ _ANSWER_BYTES: Final = 128 * 2**20  # a response holds its pictures
 _MAKING_SECONDS: Final = 180.0  # a picture of high quality takes up to two minutes
 _ENDED: Final = (400, 404, 409)  # cancelling what has ended is an error there; the poll that follows tells how it ended
 
-URL_LIFE: Final = timedelta(minutes=60)
+URL_LIFETIME: Final = timedelta(minutes=60)
 
 
 class OpenAI(Provider):
     """The Images API for orders, and the Responses API with the image generation tool, at OPENAI_API_URL."""
 
     name = "openai"
-    synchronous = True
-    enabled_by = "OPENAI_WEBHOOK_SECRET"
-    ordered_by = "OPENAI_API_KEY"
-    kept_headers: ClassVar[frozenset[str]] = Provider.kept_headers | {"webhook-id", "webhook-timestamp"}
+    is_synchronous = True
+    webhook_setting = "OPENAI_WEBHOOK_SECRET"
+    submit_setting = "OPENAI_API_KEY"
+    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        hosts = Hosts(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
+        hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=_secrets(settings.openai_webhook_secret))
         self._api_url = settings.openai_api_url
         self._models = settings.openai_models
         if settings.openai_api_key:
-            endpoints.check(self._api_url, hosts, "OPENAI_API_URL")
-            header = endpoints.token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
-            self._api = Api("OpenAI", header, max_bytes=_ANSWER_BYTES)
-            self._submitter = Submitter("OpenAI", header, max_bytes=_ANSWER_BYTES, answer_seconds=_MAKING_SECONDS)
+            endpoints.require_secure_url(self._api_url, hosts, "OPENAI_API_URL")
+            header = endpoints.build_token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
+            self._api = ApiClient("OpenAI", header, max_bytes=_ANSWER_BYTES)
+            self._submitter = SubmitClient("OpenAI", header, max_bytes=_ANSWER_BYTES, answer_seconds=_MAKING_SECONDS)
 
-    def _verify(self, headers: Headers, body: bytes, now: float) -> Verified:
-        return Verified(signatures.standard_v1(headers, body, now, secrets=self._secrets))
+    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
+        return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets))
 
-    def parse(self, body: bytes) -> Report:
+    def parse_report(self, body: bytes) -> PredictionReport:
         """
         Return what an event says: that a response ended, not with what.
 
@@ -70,90 +84,92 @@ class OpenAI(Provider):
             Unreadable: it is no event.
             NotOurs: it tells of something else than a response.
         """
-        event = json_fields.json_object(body)
-        kind = json_fields.word(event.get("type"), "type")
+        event = json_fields.parse_json_object(body)
+        kind = json_fields.require_text(event.get("type"), "type")
         subject, _, end = kind.partition(".")
         if subject != "response" or end not in _ENDS:
-            raise NotOurs(f"an event {kind} tells of no image or video")
+            raise UnrelatedEvent(f"an event {kind} tells of no image or video")
         data = event.get("data")
         if not isinstance(data, dict):
-            raise Unreadable("data is missing or is no object")
-        return Report(
-            external_id=json_fields.external_id(data.get("id"), "data.id"),
+            raise MalformedPayload("data is missing or is no object")
+        return PredictionReport(
+            external_id=json_fields.require_id(data.get("id"), "data.id"),
             status=_STATUSES[end],
             raw_status=kind,
             error=None if self.can_poll else "set OPENAI_API_KEY",
             needs_fetch=True,
         )
 
-    def poll(self, external_id: str, model: str | None = None) -> Report:  # noqa: ARG002 (the id is enough here)
+    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
         """Ask GET /v1/responses/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
-        body = self._api.get(f"{self._api_url}/v1/responses/{endpoints.id_step(external_id)}")
+        body = self._api.get(f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}")
         try:
-            report = self._response(json_fields.json_object(body))
-        except Unreadable as error:
+            report = self._response(json_fields.parse_json_object(body))
+        except MalformedPayload as error:
             raise ProviderUnavailable(f"OpenAI answered 200 with what is no response: {error}") from error
         if report.external_id != external_id:
             raise ProviderUnavailable(f"OpenAI answered about {report.external_id} when asked about another")
         return report
 
-    def submit(self, order: Order) -> Submitted:
+    def submit(self, request: SubmitRequest) -> SubmitResult:
         """Have pictures made, which takes minutes: POST /v1/images/generations; raises as `Provider.submit` says."""
         if self._submitter is None:
             raise ProviderRefused("OpenAI takes no orders: set OPENAI_API_KEY")
-        url, body = f"{self._api_url}/v1/images/generations", image_body(order)
-        answer = self._submitter.send(url, body, within_seconds=order.seconds)
-        external_id = _request_id(answer) or str(order.prediction_id)
+        url, body = f"{self._api_url}/v1/images/generations", build_images_request(request)
+        answer = self._submitter.send(url, body, timeout_seconds=request.timeout_seconds)
+        external_id = _request_id(answer) or str(request.prediction_id)
         try:
-            made = report(answer.fields, external_id, order.model, self.allows)
-        except Unreadable as error:
+            made = build_report(answer.fields, external_id, request.model, self.refusal_reason)
+        except MalformedPayload as error:
             raise SubmitUncertain(f"OpenAI answered an order with what holds no pictures: {error}") from error
-        return Submitted(external_id, made)
+        return SubmitResult(external_id, made)
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
         """Stop a response: POST /v1/responses/{id}/cancel; raises as `Provider.cancel` says."""
         if self._api is None:
             raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
-        url = f"{self._api_url}/v1/responses/{endpoints.id_step(external_id)}/cancel"
-        self._api.ask(url, statuses=(200, 202, *_ENDED), method="POST")
+        url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
+        self._api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
-    def models(self, kind: str) -> list[dict[str, Any]]:
+    def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return those of OPENAI_MODELS: they make pictures from words."""
         if kind != "image":
             return []
         facts: dict[str, Any] = {"description": None, "kind": kind, "accepts": [], "picture_field": None}
         return [{"name": name, **facts} for name in self._models]
 
-    def _response(self, response: dict[str, Any]) -> Report:
-        raw_status = json_fields.word(response.get("status"), "status")
+    def _response(self, response: dict[str, Any]) -> PredictionReport:
+        raw_status = json_fields.require_text(response.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
         model = response.get("model")
-        return Report(
-            external_id=json_fields.external_id(response.get("id"), "id"),
+        return PredictionReport(
+            external_id=json_fields.require_id(response.get("id"), "id"),
             status=status,
             raw_status=raw_status,
             outputs=tuple(self._pictures(response.get("output"))) if status == "succeeded" else (),
             error=_reason(response),
-            model=storable(model, 200) if isinstance(model, str) and model else None,
+            model=to_storable(model, 200) if isinstance(model, str) and model else None,
         )
 
-    def _pictures(self, items: object) -> Iterator[Found]:
+    def _pictures(self, items: object) -> Iterator[OutputFile]:
         """Yield the results of the image generation calls; one that failed has none."""
         for place, item in enumerate(items if isinstance(items, list) else ()):
             if not isinstance(item, dict) or item.get("type") != "image_generation_call":
                 continue
             path, result = f"output[{place}].result", item.get("result")
             if isinstance(result, str) and result:
-                yield from output_files.found(result, path, self.allows) or (output_files.of_base64(path, result),)
+                yield from output_files.extract_files(result, path, self.refusal_reason) or (
+                    output_files.decode_base64_file(path, result),
+                )
 
 
 def _reason(response: dict[str, Any]) -> str | None:
     """Return why a response failed, or is incomplete."""
-    error = json_fields.text_or_none(response.get("error"))
+    error = json_fields.optional_text(response.get("error"))
     details = response.get("incomplete_details")
-    return error or (json_fields.text_or_none(details.get("reason")) if isinstance(details, dict) else None)
+    return error or (json_fields.optional_text(details.get("reason")) if isinstance(details, dict) else None)
 
 
 def _secrets(given: Iterable[SecretStr]) -> tuple[bytes, ...]:
@@ -162,14 +178,14 @@ def _secrets(given: Iterable[SecretStr]) -> tuple[bytes, ...]:
     for place, one in enumerate(secrets, 1):
         if not one.get_secret_value().startswith("whsec_"):
             raise ConfigError(f"OPENAI_WEBHOOK_SECRET: secret {place} does not begin with whsec_: write it as shown")
-    return signatures.standard_secrets(secrets, "OPENAI_WEBHOOK_SECRET")
+    return signatures.decode_standard_secrets(secrets, "OPENAI_WEBHOOK_SECRET")
 
 
-def _request_id(answer: Answer) -> str | None:
+def _request_id(answer: SubmitResponse) -> str | None:
     """Return OpenAI's own name of a request, which its support asks for."""
     try:
-        return json_fields.external_id(answer.headers.get("x-request-id"), "x-request-id")
-    except Unreadable:
+        return json_fields.require_id(answer.headers.get("x-request-id"), "x-request-id")
+    except MalformedPayload:
         return None
 
 
@@ -180,22 +196,24 @@ def _request_id(answer: Answer) -> str | None:
 # themselves: gpt-image-* always as base64, dall-e-* as a URL that lives 60 minutes unless base64 is asked for.
 
 
-def image_body(order: Order) -> dict[str, Any]:
+def build_images_request(request: SubmitRequest) -> dict[str, Any]:
     """
     Return the body of a request: the input, its model, and base64 instead of URLs where that is a choice.
 
     Raises:
         ProviderRefused: the input asks for an answer in pieces.
     """
-    if order.input.get("stream"):
+    if request.input.get("stream"):
         raise ProviderRefused("OpenAI's pictures are taken whole: leave `stream` out of the input")
-    asked = {**order.input, "model": order.model}
-    if order.model.startswith("dall-e-"):
+    asked = {**request.input, "model": request.model}
+    if request.model.startswith("dall-e-"):
         asked.setdefault("response_format", "b64_json")
     return asked
 
 
-def report(answer: dict[str, Any], external_id: str, model: str, allows: Callable[[str], str | None]) -> Report:
+def build_report(
+    answer: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
+) -> PredictionReport:
     """
     Return what an answer says: success, with a file for each item of `data`.
 
@@ -204,33 +222,33 @@ def report(answer: dict[str, Any], external_id: str, model: str, allows: Callabl
     """
     data = answer.get("data")
     if not isinstance(data, list):
-        raise Unreadable("data is missing or is no list")
-    outputs = tuple(_files(data, allows))
+        raise MalformedPayload("data is missing or is no list")
+    outputs = tuple(_files(data, check_url))
     created_at = _moment_or_none(answer.get("created"))
     has_urls = any(output.url is not None for output in outputs)
-    return Report(
+    return PredictionReport(
         external_id=external_id,
         status="succeeded",
         raw_status="200",
         outputs=outputs,
         completed_at=created_at,
-        expires_at=created_at + URL_LIFE if created_at and has_urls else None,
+        expires_at=created_at + URL_LIFETIME if created_at and has_urls else None,
         model=model,
     )
 
 
-def _files(data: list[Any], allows: Callable[[str], str | None]) -> Iterator[Found]:
+def _files(data: list[Any], allows: Callable[[str], str | None]) -> Iterator[OutputFile]:
     """Yield the file of each item; like every dialect's, more than 1,000 of them are no answer."""
     if len(data) > output_files.MAX_FILES:
-        raise Unreadable(f"data names more than {output_files.MAX_FILES} files")
+        raise MalformedPayload(f"data names more than {output_files.MAX_FILES} files")
     for place, item in enumerate(data):
         if not isinstance(item, dict):
             continue
         encoded = item.get("b64_json")
         if isinstance(encoded, str) and encoded:
-            yield output_files.of_base64(f"data[{place}].b64_json", encoded)
+            yield output_files.decode_base64_file(f"data[{place}].b64_json", encoded)
         else:
-            yield from output_files.found(item.get("url"), f"data[{place}].url", allows)
+            yield from output_files.extract_files(item.get("url"), f"data[{place}].url", allows)
 
 
 def _moment_or_none(value: object) -> datetime | None:

@@ -9,10 +9,10 @@ from json import dumps
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from moorage.errors import Unreadable
-from moorage.provider_types import Found
-from moorage.text import storable
-from moorage.urls import MAX_CHARS
+from moorage.errors import MalformedPayload
+from moorage.provider_types import OutputFile
+from moorage.text import to_storable
+from moorage.urls import MAX_URL_CHARS
 
 MAX_FILES: Final = 1000
 _MAX_PATH_CHARS: Final = 400
@@ -22,7 +22,9 @@ _Item = tuple[str, str | None, Any]  # its path, its name where it stands in an 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def found(value: Any, path: str, allows: Callable[[str], str | None], *, key: str | None = None) -> tuple[Found, ...]:
+def extract_files(
+    value: Any, path: str, check_url: Callable[[str], str | None], *, key: str | None = None
+) -> tuple[OutputFile, ...]:
     """
     Return the files in a JSON value: each string that starts with `https:`, `http:` or `data:`, at any depth.
 
@@ -37,39 +39,39 @@ def found(value: Any, path: str, allows: Callable[[str], str | None], *, key: st
     Raises:
         Unreadable: there are more than 1,000.
     """
-    files: list[Found] = []
+    files: list[OutputFile] = []
     for where, name, text in _strings(value, path):
         if key is not None and name != key:
             continue
         scheme = text[:6].lower()
         if scheme.startswith(("https:", "http:")):
-            files.append(_at_url(where, text, allows(text)))
+            files.append(_at_url(where, text, check_url(text)))
         elif scheme.startswith("data:"):
             files.append(_inline(where, text))
         if len(files) > MAX_FILES:
-            raise Unreadable(f"{path} names more than {MAX_FILES} files")
+            raise MalformedPayload(f"{path} names more than {MAX_FILES} files")
     return tuple(files)
 
 
-def of_base64(path: str, text: str) -> Found:
+def decode_base64_file(path: str, text: str) -> OutputFile:
     """Return the file that a base64 text holds, or with the problem when it is none."""
     try:
         data = _base64(text.encode("ascii", "replace"))
     except ValueError as error:
-        return Found(path, problem=str(error))
-    return Found(path, data=data)
+        return OutputFile(path, problem=str(error))
+    return OutputFile(path, data=data)
 
 
-def _at_url(path: str, url: str, problem: str | None) -> Found:
-    return Found(path, url=storable(url, MAX_CHARS) if problem else url, problem=problem)
+def _at_url(path: str, url: str, problem: str | None) -> OutputFile:
+    return OutputFile(path, url=to_storable(url, MAX_URL_CHARS) if problem else url, problem=problem)
 
 
-def _inline(path: str, uri: str) -> Found:
+def _inline(path: str, uri: str) -> OutputFile:
     try:
         data = _decoded(uri)
     except ValueError as error:
-        return Found(path, problem=f"the data: URI is broken: {error}")
-    return Found(path, data=data)
+        return OutputFile(path, problem=f"the data: URI is broken: {error}")
+    return OutputFile(path, data=data)
 
 
 def _decoded(uri: str) -> bytes:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moorage.errors import ProviderRefused, ProviderUnavailable, Unreadable
-from moorage.text import storable
+from moorage.errors import MalformedPayload, ProviderRefused, ProviderUnavailable
+from moorage.text import to_storable
 from providers import endpoints, input_schemas, json_fields
-from providers.api_client import Api
+from providers.api_client import ApiClient
 
 _VERSION: Final = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_BYTES: Final = 4 * 2**20
@@ -22,7 +22,7 @@ _AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class ModelName:
     """
     A model as an entry of a chain names it.
 
@@ -35,17 +35,17 @@ class Name:
     version: str | None
 
     @classmethod
-    def parse(cls, text: str) -> "Name":
+    def parse(cls, text: str) -> "ModelName":
         """Read "owner/name", "owner/name:version", "version" or "deployments/owner/name"; raises ProviderRefused."""
         if _VERSION.fullmatch(text):
             return cls(None, text)
         path, colon, version = text.partition(":")
-        steps = endpoints.model_steps(path)
+        steps = endpoints.split_model_name(path)
         is_deployment = steps[0] == _DEPLOYMENTS and len(steps) == 3
         if not is_deployment and (len(steps) != 2 or steps[0] == _DEPLOYMENTS):
-            raise ProviderRefused(f"{storable(text, 100)!r} is no model of Replicate's: write it as owner/name")
+            raise ProviderRefused(f"{to_storable(text, 100)!r} is no model of Replicate's: write it as owner/name")
         if colon and (is_deployment or not _VERSION.fullmatch(version)):
-            raise ProviderRefused(f"{storable(text, 100)!r} names no version: write owner/name:VERSION, 64 digits")
+            raise ProviderRefused(f"{to_storable(text, 100)!r} names no version: write owner/name:VERSION, 64 digits")
         return cls("/".join(steps), version or None)
 
     @property
@@ -53,7 +53,7 @@ class Name:
         """Return whether it names a deployment."""
         return self.path is not None and self.path.startswith(f"{_DEPLOYMENTS}/")
 
-    def order_path(self) -> str:
+    def submit_path(self) -> str:
         """Return where orders are posted: a version to all predictions, a model or deployment to its own."""
         if self.version is not None or self.path is None:
             return "/v1/predictions"
@@ -70,7 +70,7 @@ class Name:
         return f"/v1/models/{self.path}" + (f"/versions/{self.version}" if self.version else "")
 
 
-def offered(api: Api, api_url: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def describe_models(api: ApiClient, api_url: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """
     Return the named models as `Provider.models` lists them, in this order, those that Replicate does not know left out.
 
@@ -81,7 +81,7 @@ def offered(api: Api, api_url: str, names: Sequence[str]) -> list[dict[str, Any]
     return [one for one in described if one is not None]
 
 
-def schema(api: Api, api_url: str, name: Name) -> dict[str, Any] | None:
+def get_input_schema(api: ApiClient, api_url: str, name: ModelName) -> dict[str, Any] | None:
     """
     Return the JSON Schema of a model's input; None where it is not published.
 
@@ -93,9 +93,9 @@ def schema(api: Api, api_url: str, name: Name) -> dict[str, Any] | None:
     return None if path is None else _input_schema(_described(api, f"{api_url}{path}"))
 
 
-def _offered(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
+def _offered(api: ApiClient, api_url: str, model: str) -> dict[str, Any] | None:
     try:
-        path = Name.parse(model).schema_path()
+        path = ModelName.parse(model).schema_path()
         described = None if path is None else _described(api, f"{api_url}{path}")
     except ProviderRefused as error:
         if error.facts.get("status") in (404, 410):
@@ -104,21 +104,21 @@ def _offered(api: Api, api_url: str, model: str) -> dict[str, Any] | None:
     wanted = None if described is None else _input_schema(described)
     if described is None or wanted is None:
         return None
-    field = input_schemas.picture_field(wanted)
+    field = input_schemas.find_image_field(wanted)
     return {
         "name": model,
-        "description": json_fields.text_or_none(described.get("description")),
-        "kind": "video" if input_schemas.makes_video(wanted) else "image",
+        "description": json_fields.optional_text(described.get("description")),
+        "kind": "video" if input_schemas.is_video_schema(wanted) else "image",
         "accepts": [] if field is None else ["image"],
         "picture_field": field,
     }
 
 
-def _described(api: Api, url: str) -> dict[str, Any]:
+def _described(api: ApiClient, url: str) -> dict[str, Any]:
     body = api.get(url, max_bytes=_SCHEMA_BYTES)
     try:
-        return json_fields.json_object(body)
-    except Unreadable as error:
+        return json_fields.parse_json_object(body)
+    except MalformedPayload as error:
         raise ProviderUnavailable(f"Replicate answered 200 with what is no model: {error}") from error
 
 
@@ -129,8 +129,8 @@ def _input_schema(described: Mapping[str, Any]) -> dict[str, Any] | None:
     if document is None:
         return None
     try:
-        return input_schemas.of_input(document)
-    except Unreadable as error:
+        return input_schemas.extract_input_schema(document)
+    except MalformedPayload as error:
         raise ProviderUnavailable(
             f"Replicate describes a model's input in a way that cannot be read: {error}"
         ) from error

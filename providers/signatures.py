@@ -31,7 +31,7 @@ _VISIBLE: Final = re.compile(rb"[!-~]{1,200}")
 _HEX_SIGNATURE: Final = re.compile(rb"[0-9a-fA-F]{128}")
 
 
-def standard_secrets(given: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
+def decode_standard_secrets(given: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
     """
     Decode the secrets of Standard Webhooks: base64, with or without `whsec_` before it and padding after it.
 
@@ -41,7 +41,7 @@ def standard_secrets(given: Iterable[SecretStr], setting: str) -> tuple[bytes, .
     return tuple(_standard_secret(one.get_secret_value(), place, setting) for place, one in enumerate(given, 1))
 
 
-def standard_v1(
+def verify_standard_v1(
     headers: Headers, body: bytes, now: float, *, secrets: Sequence[bytes], prefixes: Sequence[str] = ("webhook-",)
 ) -> str:
     """
@@ -78,7 +78,7 @@ def sign_standard_v1(webhook_id: str, timestamp: int, body: bytes, *, secrets: S
 
 
 @dataclass(frozen=True, slots=True)
-class Digested:
+class DigestSignature:
     """What a digest signature of Ed25519 covers besides the body, its form checked; `matches` judges it by the keys."""
 
     user_id: str
@@ -90,7 +90,7 @@ class Digested:
         return any(_is_signed_by(key, self.signature, self.message) for key in keys)
 
 
-def ed25519_digest(headers: Headers, body: bytes, now: float, *, prefix: str) -> Digested:
+def parse_digest_signature(headers: Headers, body: bytes, now: float, *, prefix: str) -> DigestSignature:
     """
     Return what is signed as Ed25519 over `request id, user id, time stamp, hex(sha256(body))`, joined by newlines.
 
@@ -111,7 +111,7 @@ def ed25519_digest(headers: Headers, body: bytes, now: float, *, prefix: str) ->
         raise BadSignature(f"{names[3]} is not 128 hexadecimal digits")
     digest = hashlib.sha256(body).hexdigest().encode()
     message = b"\n".join((request_id, user_id, timestamp, digest))
-    return Digested(user_id.decode("ascii"), message, bytes.fromhex(signature.decode("ascii")))
+    return DigestSignature(user_id.decode("ascii"), message, bytes.fromhex(signature.decode("ascii")))
 
 
 def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:

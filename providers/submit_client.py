@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 import certifi
 from urllib3.util import parse_url
 
-from moorage.errors import NotSubmitted, ProviderRefused, SubmitUncertain, Unreadable
-from moorage.urls import host_port
+from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
+from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
 
 CONNECT_SECONDS: Final = 5.0
@@ -27,14 +27,14 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SubmitResponse:
     """What a provider answered a submission with: the JSON object of a 2xx, and its headers."""
 
     fields: dict[str, Any]
     headers: http.client.HTTPMessage
 
 
-class Submitter:
+class SubmitClient:
     """
     A provider's door for orders, behind one token.
 
@@ -65,8 +65,8 @@ class Submitter:
         self._answer_seconds = answer_seconds
 
     def send(
-        self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", within_seconds: float | None = None
-    ) -> Answer:
+        self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", timeout_seconds: float | None = None
+    ) -> SubmitResponse:
         """
         Send one order and return the answer to it.
 
@@ -81,14 +81,14 @@ class Submitter:
         body = self._json(fields)
         connection = self._connect(url)
         with contextlib.closing(connection):
-            seconds = min(self._answer_seconds, within_seconds or self._answer_seconds)
+            seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
             status, headers, said = self._exchange(connection, parse_url(url).request_uri, body, seconds)
         if not 200 <= status < 300:
             hidden = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
-            raise submit_errors.of(self._name, status, headers, said, hidden=hidden)
+            raise submit_errors.classify_response(self._name, status, headers, said, secrets=hidden)
         try:
-            return Answer(json_fields.json_object(said), headers)
-        except Unreadable as error:
+            return SubmitResponse(json_fields.parse_json_object(said), headers)
+        except MalformedPayload as error:
             raise SubmitUncertain(f"{self._name} took an order with {status}, and {error}") from error
 
     def _json(self, fields: Mapping[str, Any]) -> bytes:
@@ -98,7 +98,7 @@ class Submitter:
             raise ProviderRefused(f"the input cannot be sent to {self._name} as JSON: {error}") from error
 
     def _connect(self, url: str) -> http.client.HTTPConnection:
-        where = host_port(url)
+        where = parse_endpoint(url)
         connection: http.client.HTTPConnection
         if where.scheme == "https":
             connection = http.client.HTTPSConnection(where.host, where.port, timeout=CONNECT_SECONDS, context=_tls())

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from moorage.errors import (
     BillingRefused,
+    MalformedPayload,
     MoorageError,
     NotSubmitted,
     ProviderBusy,
     ProviderRefused,
     SubmitUncertain,
-    Unreadable,
 )
-from moorage.retry_after import MAX_RETRY_AFTER_SECONDS, retry_after
-from moorage.text import storable
+from moorage.retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from moorage.text import to_storable
 from providers import json_fields
 
 _MAX_REASON_CHARS: Final = 300
@@ -29,7 +29,9 @@ _BILLING_WORDS: Final = re.compile(r"user is locked|exhausted balance", re.IGNOR
 _RESETS_IN: Final = re.compile(r"resets in ~?([0-9]{1,6}(?:\.[0-9]{1,6})?) ?s")
 
 
-def of(name: str, status: int, headers: Message, body: bytes, *, hidden: Iterable[str] = ()) -> MoorageError:
+def classify_response(
+    name: str, status: int, headers: Message, body: bytes, *, secrets: Iterable[str] = ()
+) -> MoorageError:
     """
     Return what to raise for an answer.
 
@@ -42,7 +44,7 @@ def of(name: str, status: int, headers: Message, body: bytes, *, hidden: Iterabl
         hidden: blanked in the message.
     """
     said = _fields(body)
-    code, reason = _code(said), _hide(_reason(said), hidden)
+    code, reason = _code(said), _hide(_reason(said), secrets)
     facts = {"status": status} | ({"code": code} if code else {})
     text = f"{name} answered an order with {status}" + (f": {reason}" if reason else "")
     if status == 402 or code in _BILLING_CODES or (status == 403 and _BILLING_WORDS.search(reason)):
@@ -60,24 +62,24 @@ def of(name: str, status: int, headers: Message, body: bytes, *, hidden: Iterabl
 
 def _fields(body: bytes) -> dict[str, Any]:
     try:
-        return json_fields.json_object(body)
-    except Unreadable:  # a page of a proxy's: the status alone must do
+        return json_fields.parse_json_object(body)
+    except MalformedPayload:  # a page of a proxy's: the status alone must do
         return {}
 
 
 def _code(said: Mapping[str, Any]) -> str | None:
     error = said.get("error")
     code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
-    return storable(code, 100) if isinstance(code, str) else None
+    return to_storable(code, 100) if isinstance(code, str) else None
 
 
 def _reason(said: Mapping[str, Any]) -> str:
     """Return the provider's words: OpenAI's `error.message`, Replicate's and fal's `detail`, else what is there."""
     for field in ("error", "detail", "message", "title"):
         value = said.get(field)
-        text = _of_list(value) if isinstance(value, list) else json_fields.text_or_none(value)
+        text = _of_list(value) if isinstance(value, list) else json_fields.optional_text(value)
         if text:
-            return storable(text, _MAX_REASON_CHARS)
+            return to_storable(text, _MAX_REASON_CHARS)
     return ""
 
 
@@ -90,7 +92,7 @@ def _of_list(problems: Sequence[Any]) -> str:
             where = ".".join(str(step) for step in loc[:10]) if isinstance(loc, list) else ""
             told.append(f"{where}: {one['msg']}" if where else one["msg"])
         else:
-            told.append(json_fields.text_or_none(one) or "")
+            told.append(json_fields.optional_text(one) or "")
     return "; ".join(part for part in told if part)
 
 
@@ -106,7 +108,7 @@ def _wait(headers: Message, reason: str) -> float | None:
     milliseconds = headers.get("retry-after-ms")
     if milliseconds and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", milliseconds.strip()):
         return min(float(milliseconds) / 1000, MAX_RETRY_AFTER_SECONDS)
-    asked = retry_after(headers.get("Retry-After"), datetime.now(UTC))
+    asked = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
     if asked is not None:
         return asked
     told = _RESETS_IN.search(reason)

@@ -7,21 +7,21 @@ from typing import Final
 import providers
 from moorage import logs, metrics
 from moorage import settings as settings_module
-from moorage.asgi import FromEnvironment, Receive, Scope, Send
+from moorage.asgi import LazyApp, Receive, Scope, Send
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
-from receiver.connection_pool import Connections
-from receiver.deliveries import Recorder
-from receiver.responses import KINDS, Response, problem, send_response
-from receiver.webhooks import Webhooks, provider_in
-from worker.publish import Relay
+from receiver.connection_pool import ConnectionPool
+from receiver.deliveries import DeliveryRecorder
+from receiver.responses import KINDS, Response, problem_response, send_response
+from receiver.webhooks import WebhookReceiver, parse_provider_name
+from worker.publish import WakeRelay
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 ALLOW_WEBHOOK: Final = (b"allow", b"POST, GET, HEAD, OPTIONS")
 ALLOW_READ: Final = (b"allow", b"GET, HEAD")
-_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: "database", KeysStale: "keys"}
+_UNAVAILABLE_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: "database", KeysStale: "keys"}
 
 
 class Receiver:
@@ -29,23 +29,23 @@ class Receiver:
 
     def __init__(self, settings: Settings) -> None:
         self._database_url = settings.database_url.get_secret_value()
-        self._connections = Connections(self._database_url)
-        self._relay = Relay()
-        recorder = Recorder(self._connections, answer_seconds=settings.constants.answer_seconds)
-        self._webhooks = Webhooks(settings, providers.load(settings), recorder, self._relay)
+        self._connections = ConnectionPool(self._database_url)
+        self._relay = WakeRelay()
+        recorder = DeliveryRecorder(self._connections, answer_seconds=settings.constants.answer_seconds)
+        self._webhooks = WebhookReceiver(settings, providers.load(settings), recorder, self._relay)
         self._readiness = health.Readiness(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
-            response = await self._answer(scope, receive)
+            response = await self._handle_request(scope, receive)
             await send_response(send, response, method=scope["method"])
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._relay.start()
         await send({"type": "lifespan.startup.complete"})
@@ -54,68 +54,68 @@ class Receiver:
         await self._connections.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _handle_request(self, scope: Scope, receive: Receive) -> Response:
         """Turn whatever happens into an answer: the outermost line of a request."""
         try:
-            name = provider_in(scope["path"])
+            name = parse_provider_name(scope["path"])
             if name is not None:
-                return await self._webhook(name, scope, receive)
-            return await self._probe(scope)
+                return await self._handle_webhook(name, scope, receive)
+            return await self._handle_probe(scope)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
-            return problem(500, "the receiver failed; its log says why")
+            return problem_response(500, "the receiver failed; its log says why")
 
-    async def _webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
+    async def _handle_webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
         started = time.perf_counter()
         try:
             if scope["method"] == "POST":
                 response = await self._webhooks.receive(name, scope["headers"], receive, query=scope["query_string"])
             else:
-                response = self._about(name, scope["method"])
+                response = self._describe_webhook(name, scope["method"])
         except Refused as error:
             metrics.WEBHOOKS_REFUSED.labels(KINDS[error.status]).inc()
             log.info("webhook.refused", provider=name[:60], status=error.status, reason=str(error))
-            return problem(error.status, str(error))
+            return problem_response(error.status, str(error))
         except Transient as error:
-            return _unavailable(name, error)
+            return _unavailable_response(name, error)
         finally:
             if scope["method"] == "POST":
                 metrics.WEBHOOK_SECONDS.observe(time.perf_counter() - started)
         return response
 
-    def _about(self, name: str, method: str) -> Response:
+    def _describe_webhook(self, name: str, method: str) -> Response:
         """Answer those who only look: providers ask with OPTIONS or HEAD when an address is registered."""
-        self._webhooks.provider(name)
+        self._webhooks.get_enabled_provider(name)
         if method == "OPTIONS":
             return Response(204, headers=(ALLOW_WEBHOOK,))
         if method in ("GET", "HEAD"):
             return Response(200, b'{"status": "ok", "method": "POST"}', headers=(ALLOW_WEBHOOK,))
-        return problem(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
+        return problem_response(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
 
-    async def _probe(self, scope: Scope) -> Response:
+    async def _handle_probe(self, scope: Scope) -> Response:
         path = scope["path"].removesuffix("/")
         if path not in ("/healthz", "/readyz", "/metrics"):
-            return problem(404, "nothing is here: webhooks go to /webhooks/{provider}")
+            return problem_response(404, "nothing is here: webhooks go to /webhooks/{provider}")
         if scope["method"] not in ("GET", "HEAD"):
-            return problem(405, "this address is only read: use GET", ALLOW_READ)
+            return problem_response(405, "this address is only read: use GET", ALLOW_READ)
         if path == "/healthz":
-            return health.health()
+            return health.liveness()
         if path == "/readyz":
-            return await self._readiness.answer()
-        return await health.scrape(self._database_url)
+            return await self._readiness.check()
+        return await health.scrape_metrics(self._database_url)
 
 
-def _unavailable(name: str, error: Transient) -> Response:
-    reason = _REASONS.get(type(error), "bytes_in_flight")
+def _unavailable_response(name: str, error: Transient) -> Response:
+    reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
     metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
     log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
-    return problem(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
+    return problem_response(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
 
 
-def _from_settings() -> Receiver:
-    settings = settings_module.get()
-    logs.setup(settings.log_level, settings.log_format)
+def _build_app() -> Receiver:
+    settings = settings_module.get_settings()
+    logs.configure_logging(settings.log_level, settings.log_format)
     return Receiver(settings)
 
 
-app = FromEnvironment(_from_settings)
+app = LazyApp(_build_app)

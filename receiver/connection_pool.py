@@ -20,7 +20,7 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 MAX_CONNECTIONS: Final = 8
 
 
-class Connections:
+class ConnectionPool:
     """At most eight connections in autocommit mode, the one used last first."""
 
     def __init__(self, url: str, *, limit: int = MAX_CONNECTIONS) -> None:
@@ -29,7 +29,7 @@ class Connections:
         self._idle: list[Connection] = []
 
     @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[Connection]:
+    async def acquire(self) -> AsyncIterator[Connection]:
         """
         Yield a connection; one that failed is closed, not used again.
 
@@ -37,7 +37,7 @@ class Connections:
             psycopg.OperationalError: PostgreSQL does not answer.
         """
         async with self._slots:
-            conn = await self._take() or await self._connect()
+            conn = await self._pop_usable() or await self._connect()
             try:
                 yield conn
             except BaseException:
@@ -50,10 +50,10 @@ class Connections:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _take(self) -> Connection | None:
+    async def _pop_usable(self) -> Connection | None:
         while self._idle:
             conn = self._idle.pop()
-            if not conn.closed and not _has_input(conn):
+            if not conn.closed and not _has_unread_bytes(conn):
                 return conn
             await conn.close()
         return None
@@ -73,7 +73,7 @@ class Connections:
         )
 
 
-def _has_input(conn: Connection) -> bool:
+def _has_unread_bytes(conn: Connection) -> bool:
     """Tell whether the server said something unasked: its farewell, nearly always."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)

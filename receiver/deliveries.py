@@ -12,18 +12,18 @@ from psycopg.types.json import Jsonb
 from moorage import logs
 from moorage.errors import DatabaseUnavailable
 from moorage.failpoints import failpoint
-from receiver.connection_pool import Connection, Connections
+from receiver.connection_pool import Connection, ConnectionPool
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 # The pause before a failed insert is tried again, within the time there is to answer.
 RETRY_SECONDS: Final = 0.1
 # A longer id does not fit the unique index (2,704 bytes); no provider sends one.
-MAX_WEBHOOK_ID: Final = 500
+MAX_WEBHOOK_ID_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class NewDelivery:
     """A webhook whose signature was right, as it is to be recorded."""
 
     id: UUID
@@ -36,67 +36,67 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedDelivery:
     """Where a webhook stands: its row, whether this request made it, whether it still waits for work."""
 
     id: UUID
     is_new: bool
-    is_live: bool
+    is_pending: bool
 
 
-def webhook_id(given: str | None, body_sha256: str) -> str:
+def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
     """Return what makes a webhook unique at its provider: the dialect's id, else the digest of the body."""
-    if given is None:
+    if provider_id is None:
         return f"sha256:{body_sha256}"
-    if len(given) > MAX_WEBHOOK_ID:
-        return f"id-sha256:{hashlib.sha256(given.encode()).hexdigest()}"
-    return given
+    if len(provider_id) > MAX_WEBHOOK_ID_CHARS:
+        return f"id-sha256:{hashlib.sha256(provider_id.encode()).hexdigest()}"
+    return provider_id
 
 
-class Recorder:
+class DeliveryRecorder:
     """Records webhooks over a few connections; gives up when the time to answer is over."""
 
-    def __init__(self, connections: Connections, *, answer_seconds: float) -> None:
+    def __init__(self, connections: ConnectionPool, *, answer_seconds: float) -> None:
         self._connections = connections
         self._answer_seconds = answer_seconds
-        self._given_up: set[asyncio.Task[Recorded]] = set()
+        self._cancelled: set[asyncio.Task[RecordedDelivery]] = set()
 
-    async def record(self, arrival: Arrival) -> Recorded:
+    async def record(self, delivery: NewDelivery) -> RecordedDelivery:
         """
         Commit the webhook, or find the one that is there already.
 
         Raises:
             DatabaseUnavailable: no commit in time, or an uncertain one; a second request with the same id is safe.
         """
-        task = asyncio.create_task(self._until_committed(arrival))
+        task = asyncio.create_task(self._insert_until_committed(delivery))
         try:
             done, _ = await asyncio.wait({task}, timeout=self._answer_seconds)
         finally:
-            self._give_up(task)
+            self._cancel(task)
         if not done:
             raise DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
         return task.result()
 
-    def _give_up(self, task: asyncio.Task[Recorded]) -> None:
+    def _cancel(self, task: asyncio.Task[RecordedDelivery]) -> None:
         """Cancel an unfinished insert without waiting for it: a server that hangs also hangs the cancel."""
         if not task.done():
-            self._given_up.add(task)  # the loop holds only a weak reference
-            task.add_done_callback(self._forget)
+            self._cancelled.add(task)  # the loop holds only a weak reference
+            task.add_done_callback(self._on_cancelled)
             task.cancel()
 
-    def _forget(self, task: asyncio.Task[Recorded]) -> None:
-        self._given_up.discard(task)
+    def _on_cancelled(self, task: asyncio.Task[RecordedDelivery]) -> None:
+        self._cancelled.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.debug("delivery.given_up", error=type(task.exception()).__name__)
 
-    async def _until_committed(self, arrival: Arrival) -> Recorded:
+    async def _insert_until_committed(self, arrival: NewDelivery) -> RecordedDelivery:
         """Insert; after a broken connection again, which the unique key makes safe. The caller's deadline ends it."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                async with self._connections.one() as conn:
-                    return await insert(conn, arrival)
+                async with self._connections.acquire() as conn:
+                    return await insert_delivery(conn, arrival)
             except psycopg.OperationalError as error:
                 say = log.warning if attempt == 1 else log.debug
                 say("delivery.insert_failed", delivery_id=arrival.id, attempt=attempt, error=type(error).__name__)
@@ -106,7 +106,7 @@ class Recorder:
             await asyncio.sleep(RETRY_SECONDS)
 
 
-RECORD = """
+INSERT = """
 WITH made AS (
     INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256, key_sha256)
     VALUES (%(id)s, %(provider)s, %(webhook_id)s, %(headers)s, %(body)b, %(body_sha256)s, %(key_sha256)s)
@@ -124,7 +124,7 @@ SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = 
 FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = %(webhook_id)s"
 
 
-async def insert(conn: Connection, arrival: Arrival) -> Recorded:
+async def insert_delivery(conn: Connection, delivery: NewDelivery) -> RecordedDelivery:
     """
     Insert the delivery and its event in one statement, which is one transaction; return the row that is there now.
 
@@ -132,20 +132,20 @@ async def insert(conn: Connection, arrival: Arrival) -> Recorded:
         DatabaseUnavailable: the row of an equal webhook was there and then was not: nothing is certain.
     """
     failpoint("receive.before_commit")
-    row = await _one(conn, RECORD, _parameters(arrival))
+    row = await _fetch_one(conn, INSERT, _parameters(delivery))
     failpoint("receive.after_commit")
     if row is None:  # an equal webhook was committed while we waited for it: not in our snapshot, but there
-        row = await _one(conn, FIND, {"provider": arrival.provider, "webhook_id": arrival.webhook_id})
+        row = await _fetch_one(conn, FIND, {"provider": delivery.provider, "webhook_id": delivery.webhook_id})
     if row is None:
         raise DatabaseUnavailable("the delivery disappeared while it was recorded")
-    return Recorded(row["id"], is_new=row["id"] == arrival.id, is_live=row["state"] in ("new", "unmatched"))
+    return RecordedDelivery(row["id"], is_new=row["id"] == delivery.id, is_pending=row["state"] in ("new", "unmatched"))
 
 
-async def _one(conn: Connection, sql: str, args: dict[str, Any]) -> dict[str, Any] | None:
+async def _fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> dict[str, Any] | None:
     return await (await conn.execute(sql, args)).fetchone()
 
 
-def _parameters(arrival: Arrival) -> dict[str, Any]:
+def _parameters(arrival: NewDelivery) -> dict[str, Any]:
     return {
         "id": arrival.id,
         "provider": arrival.provider,

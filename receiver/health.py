@@ -13,18 +13,18 @@ from db.reports import metrics as stats
 from moorage import logs, metrics
 from moorage.errors import DatabaseUnavailable
 from moorage.metrics import Gauge
-from receiver.connection_pool import Connections
-from receiver.responses import Response, json_response, problem
+from receiver.connection_pool import ConnectionPool
+from receiver.responses import Response, json_response, problem_response
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-READY_SECONDS: Final = 2.0  # how long an answer of /readyz is given again
-ASK_SECONDS: Final = 2.0
+CACHE_SECONDS: Final = 2.0  # how long an answer of /readyz is given again
+QUERY_SECONDS: Final = 2.0
 
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
-def health() -> Response:
+def liveness() -> Response:
     """Answer that the process lives; asks nobody."""
     return json_response(200, {"status": "ok"})
 
@@ -32,25 +32,25 @@ def health() -> Response:
 class Readiness:
     """Whether webhooks can be recorded now, asked at most every two seconds. The broker is not needed for it."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
-        self._asking = asyncio.Lock()
-        self._missing: str | None = None
+        self._lock = asyncio.Lock()
+        self._problem: str | None = None
         self._until = float("-inf")
 
-    async def answer(self) -> Response:
+    async def check(self) -> Response:
         """Answer 200, or 503 with what is missing."""
-        async with self._asking:
+        async with self._lock:
             if time.monotonic() >= self._until:
-                self._missing = await self._ask()
-                self._until = time.monotonic() + READY_SECONDS
-        if self._missing is None:
+                self._problem = await self._query_problem()
+                self._until = time.monotonic() + CACHE_SECONDS
+        if self._problem is None:
             return json_response(200, {"status": "ready"})
-        return problem(503, self._missing, (b"retry-after", b"1"))
+        return problem_response(503, self._problem, (b"retry-after", b"1"))
 
-    async def _ask(self) -> str | None:
+    async def _query_problem(self) -> str | None:
         try:
-            async with asyncio.timeout(ASK_SECONDS), self._connections.one() as conn:
+            async with asyncio.timeout(QUERY_SECONDS), self._connections.acquire() as conn:
                 row = await (await conn.execute(VERSION)).fetchone()
         except UndefinedTable:
             return "the database has no schema: run `moorage migrate`"
@@ -62,25 +62,25 @@ class Readiness:
         return f"the database has schema {version} and this receiver needs {SCHEMA_VERSION}: run `moorage migrate`"
 
 
-async def scrape(database_url: str) -> Response:
+async def scrape_metrics(database_url: str) -> Response:
     """Answer with all metrics; without PostgreSQL those of this process, and `moorage_database_up 0`."""
-    gauges = await asyncio.to_thread(_read, database_url)
-    return Response(200, metrics.text(gauges), metrics.CONTENT_TYPE)
+    gauges = await asyncio.to_thread(_read_gauges, database_url)
+    return Response(200, metrics.render_metrics(gauges), metrics.CONTENT_TYPE)
 
 
-def _read(database_url: str) -> list[Gauge]:
+def _read_gauges(database_url: str) -> list[Gauge]:
     """Count over a connection of the scrape's own: it never takes one from the webhooks."""
     try:
         conn = connection.connect(database_url, name="moorage metrics")
         try:
-            gauges = stats.read(conn)
+            gauges = stats.collect_gauges(conn)
         finally:
             conn.close()
     except (DatabaseUnavailable, psycopg.Error) as error:
         log.warning("metrics.database_away", error=type(error).__name__)
-        return [_up(0.0)]
-    return [_up(1.0), *gauges]
+        return [_database_up(0.0)]
+    return [_database_up(1.0), *gauges]
 
 
-def _up(value: float) -> Gauge:
+def _database_up(value: float) -> Gauge:
     return Gauge("moorage_database_up", "Whether PostgreSQL answered this scrape.", (), (((), value),))

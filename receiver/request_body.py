@@ -13,11 +13,11 @@ from receiver.responses import Headers
 READ_SECONDS: Final = 30.0
 
 
-class Busy(Transient):
+class BytesInFlightExceeded(Transient):
     """The bytes in flight are at their limit: the sender shall come again."""
 
 
-class InFlight:
+class BytesInFlight:
     """Counts the body bytes held by all requests; one event loop uses it."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -32,16 +32,18 @@ class InFlight:
             Busy: they would not.
         """
         if self.bytes + more > self._limit:
-            raise Busy(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
+            raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
 
-    def take(self, more: int) -> None:
+    def add(self, more: int) -> None:
         """Count `more` bytes as held; raises Busy, and counts nothing, when they do not fit."""
         self.check(more)
         self.bytes += more
 
 
 @contextlib.asynccontextmanager
-async def read(receive: Receive, headers: Headers, max_bytes: int, in_flight: InFlight) -> AsyncIterator[bytes]:
+async def read_body(
+    receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight
+) -> AsyncIterator[bytes]:
     """
     Yield the whole body; its bytes count as in flight until the block ends.
 
@@ -55,21 +57,21 @@ async def read(receive: Receive, headers: Headers, max_bytes: int, in_flight: In
     in_flight.check(declared)
     chunks: list[bytes] = []
     try:
-        await _collect_in_time(receive, chunks, max_bytes, in_flight)
+        await _read_within_limit(receive, chunks, max_bytes, in_flight)
         yield b"".join(chunks)
     finally:
         in_flight.bytes -= sum(map(len, chunks))
 
 
-async def _collect_in_time(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: InFlight) -> None:
+async def _read_within_limit(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
     try:
         async with asyncio.timeout(READ_SECONDS):
-            await _collect(receive, chunks, max_bytes, in_flight)
+            await _read_chunks(receive, chunks, max_bytes, in_flight)
     except TimeoutError as error:
         raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: send it again") from error
 
 
-async def _collect(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: InFlight) -> None:
+async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
     size = 0
     more = True
     while more:
@@ -81,7 +83,7 @@ async def _collect(receive: Receive, chunks: list[bytes], max_bytes: int, in_fli
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
-        in_flight.take(len(chunk))
+        in_flight.add(len(chunk))
         chunks.append(chunk)
 
 

@@ -36,7 +36,7 @@ def json_response(status: int, fields: dict[str, Any]) -> Response:
     return Response(status, json.dumps(fields).encode())
 
 
-def problem(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
+def problem_response(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
     """Return an `application/problem+json` answer (RFC 9457): what was wrong and what to do about it."""
     fields = {
         "type": f"urn:moorage:problem:{KINDS[status]}",

@@ -9,21 +9,21 @@ from moorage import ids, logs, metrics
 from moorage.asgi import Receive
 from moorage.errors import Refused
 from moorage.model import Wake
-from moorage.provider_types import Verified
+from moorage.provider_types import VerifiedDelivery
 from moorage.settings import Settings
 from providers.base import Provider
 from receiver import deliveries, request_body
 from receiver.responses import Headers, Response, json_response
-from receiver.verification import Verifier
-from worker.publish import Relay
+from receiver.verification import SignatureVerifier
+from worker.publish import WakeRelay
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 PREFIXES: Final = ("/webhooks/", "/api/webhooks/", "/api/v1/webhooks/")
-MAX_NAME: Final = 60
+MAX_NAME_CHARS: Final = 60
 
 
-def provider_in(path: str) -> str | None:
+def parse_provider_name(path: str) -> str | None:
     """Return the provider's name in the path of a webhook, with or without a final slash; None for another path."""
     for prefix in PREFIXES:
         if path.startswith(prefix):
@@ -32,20 +32,24 @@ def provider_in(path: str) -> str | None:
     return None
 
 
-class Webhooks:
+class WebhookReceiver:
     """Takes webhooks of the enabled providers."""
 
     def __init__(
-        self, settings: Settings, providers: Mapping[str, Provider], recorder: deliveries.Recorder, relay: Relay
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        recorder: deliveries.DeliveryRecorder,
+        relay: WakeRelay,
     ) -> None:
         self._max_bytes = settings.webhook_max_bytes
         self._providers = providers
         self._recorder = recorder
         self._relay = relay
-        self._verifier = Verifier(answer_seconds=settings.constants.answer_seconds)
-        self.in_flight = request_body.InFlight(settings.constants.bytes_in_flight)
+        self._verifier = SignatureVerifier(answer_seconds=settings.constants.answer_seconds)
+        self.in_flight = request_body.BytesInFlight(settings.constants.bytes_in_flight)
 
-    def provider(self, name: str) -> Provider:
+    def get_enabled_provider(self, name: str) -> Provider:
         """
         Return an enabled provider.
 
@@ -55,10 +59,11 @@ class Webhooks:
         provider = self._providers.get(name)
         if provider is None:
             known = ", ".join(sorted(self._providers))
-            raise Refused(f"there is no provider {name[:MAX_NAME]!r}: write one of {known}", status=404)
-        if not provider.enabled:
+            raise Refused(f"there is no provider {name[:MAX_NAME_CHARS]!r}: write one of {known}", status=404)
+        if not provider.is_enabled:
             raise Refused(
-                f"{name} is not enabled: set {provider.enabled_by}, or name it in MOORAGE_ALLOW_UNSIGNED", status=404
+                f"{name} is not enabled: set {provider.webhook_setting}, or name it in MOORAGE_ALLOW_UNSIGNED",
+                status=404,
             )
         return provider
 
@@ -73,42 +78,44 @@ class Webhooks:
             Refused: 4xx, nothing is recorded.
             Transient: it cannot be recorded now: 503.
         """
-        provider = self.provider(name)
-        async with request_body.read(receive, headers, self._max_bytes, self.in_flight) as body:
+        provider = self.get_enabled_provider(name)
+        async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
-            recorded = await self._recorder.record(_arrival(provider, verified, headers, body, key_sha256(query)))
+            recorded = await self._recorder.record(
+                _build_delivery(provider, verified, headers, body, hash_query_key(query))
+            )
             size = len(body)
-        if recorded.is_live:
-            self._relay.offer(Wake("ingest", recorded.id))
-        _count(name, recorded, size)
-        status = provider.answer_new if recorded.is_new else provider.answer_known
+        if recorded.is_pending:
+            self._relay.enqueue(Wake("ingest", recorded.id))
+        _count_delivery(name, recorded, size)
+        status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
         word = "recorded" if recorded.is_new else "known"
         return json_response(status, {"id": str(recorded.id), "status": word})
 
 
-def key_sha256(query: bytes) -> str | None:
+def hash_query_key(query: bytes) -> str | None:
     """Return the hash of the key in the query of a webhook's address: the key itself is written nowhere."""
     keys = parse_qs(query.decode("latin-1")).get("key")
     return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
 
 
-def _arrival(
-    provider: Provider, verified: Verified, headers: Headers, body: bytes, key_sha256: str | None
-) -> deliveries.Arrival:
-    kept = provider.redact(body)
+def _build_delivery(
+    provider: Provider, verified: VerifiedDelivery, headers: Headers, body: bytes, key_sha256: str | None
+) -> deliveries.NewDelivery:
+    kept = provider.redact_body(body)
     digest = hashlib.sha256(kept).hexdigest()  # of what is recorded: the audit can prove nothing of other bytes
-    return deliveries.Arrival(
-        id=ids.new(),
+    return deliveries.NewDelivery(
+        id=ids.uuid7(),
         provider=provider.name,
-        webhook_id=deliveries.webhook_id(verified.webhook_id, digest),
-        headers=provider.keep_headers(headers),
+        webhook_id=deliveries.choose_webhook_id(verified.webhook_id, digest),
+        headers=provider.select_headers(headers),
         body=kept,
         body_sha256=digest,
         key_sha256=key_sha256,
     )
 
 
-def _count(name: str, recorded: deliveries.Recorded, size: int) -> None:
+def _count_delivery(name: str, recorded: deliveries.RecordedDelivery, size: int) -> None:
     metrics.WEBHOOK_BYTES.inc(size)
     (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
     event = "delivery.recorded" if recorded.is_new else "delivery.known"

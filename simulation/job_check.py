@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from db.connection import Connection, Row, many
+from db.connection import Connection, Row, fetch_all
 from simulation.cases import Case, CaseRun
 from simulation.ledger_index import LedgerIndex, Line
 
@@ -100,7 +100,11 @@ def check_jobs(conn: Connection, index: LedgerIndex, runs: Sequence[CaseRun], ju
         jumps: when the database's clock was an hour off, so that time limits passed early.
     """
     findings = JobFindings(JobRequestCounts(sent=len(runs)))
-    jobs, predictions, visible = many(conn, JOBS), _by_job(many(conn, PREDICTIONS)), _by_job(many(conn, VISIBLE))
+    jobs, predictions, visible = (
+        fetch_all(conn, JOBS),
+        _by_job(fetch_all(conn, PREDICTIONS)),
+        _by_job(fetch_all(conn, VISIBLE)),
+    )
     for run in runs:
         rows = [row for row in jobs if row["name"] == run.case.name]
         if _has_one_job(run, rows, findings):

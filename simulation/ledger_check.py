@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from db.connection import Connection, Row, many
+from db.connection import Connection, Row, fetch_all
 from simulation import job_check
 from simulation.cases import CaseRun
 from simulation.job_check import JobRequestCounts, Jumps
 from simulation.ledger_index import LedgerIndex
 from storage import keys
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 EXPIRED: Final = "the source expired before it could be kept"
 
@@ -71,7 +71,7 @@ class Verdict:
 
 
 def check_ledger(
-    conn: Connection, blobs: Blobs, ledger: dict[str, Any], runs: Sequence[CaseRun], jumps: Jumps | None = None
+    conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], runs: Sequence[CaseRun], jumps: Jumps | None = None
 ) -> Verdict:
     """
     Compare what was sent, created and acknowledged with rows and objects.
@@ -83,7 +83,7 @@ def check_ledger(
     index, is_strict = LedgerIndex.build(ledger), jumps is None
     expected = index.summary["expected"]
     verdict = Verdict(files=len(expected["kept"]) + len(expected["dead"]))
-    rows = many(conn, OUTPUTS)
+    rows = fetch_all(conn, OUTPUTS)
     if jumps:
         verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
     registered = [run for run in runs if not run.case.chain]
@@ -107,7 +107,7 @@ def check_ledger(
 
 def _check_webhooks(conn: Connection, index: LedgerIndex, verdict: Verdict, *, is_strict: bool) -> None:
     """An acknowledged webhook must be recorded; one recorded without acknowledgement is legal after a fault."""
-    recorded = Counter(row["webhook_id"] for row in many(conn, WEBHOOK_IDS))
+    recorded = Counter(row["webhook_id"] for row in fetch_all(conn, WEBHOOK_IDS))
     acknowledged = index.webhook_ids("acknowledged")
     sent = acknowledged if is_strict else acknowledged | index.webhook_ids("unacknowledged")
     verdict.acknowledged = len(acknowledged)
@@ -121,7 +121,7 @@ def _check_webhooks(conn: Connection, index: LedgerIndex, verdict: Verdict, *, i
 
 def _check_registered_jobs(conn: Connection, runs: Sequence[CaseRun], verdict: Verdict) -> None:
     jobs: dict[str, list[Row]] = {}
-    for row in many(conn, JOBS):
+    for row in fetch_all(conn, JOBS):
         jobs.setdefault(row["external_id"], []).append(row)
     for run in runs:
         if run.case.registration == "never":
@@ -176,7 +176,7 @@ def _check_output(line: Mapping[str, Any], rows: Sequence[Row], expected: str, v
             verdict.lost.append(f"{name}: kept and not published")
 
 
-def _check_objects(rows: Iterable[Row], blobs: Blobs, verdict: Verdict, *, is_strict: bool) -> None:
+def _check_objects(rows: Iterable[Row], blobs: ObjectStore, verdict: Verdict, *, is_strict: bool) -> None:
     """
     Compare recorded objects with a listing, names and sizes; if strict, also with the digests that storage computed.
 
@@ -186,12 +186,12 @@ def _check_objects(rows: Iterable[Row], blobs: Blobs, verdict: Verdict, *, is_st
     for row in rows:
         recorded |= {row["key"]: (row["bytes"], row["sha256"])} if row["key"] else {}
         recorded |= {row["thumb_key"]: (row["thumb_bytes"], row["thumb_sha256"])} if row["thumb_key"] else {}
-    listed = {item.key: item.bytes for item in blobs.list(blobs.public_bucket, keys.RENDERS)}
+    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     verdict.lost += [f"object {key}" for key in sorted(recorded.keys() - listed.keys())]
     for key in sorted(recorded.keys() & listed.keys()):
         size, sha256 = recorded[key]
         stat = blobs.head(blobs.public_bucket, key) if is_strict else None
-        if listed[key] != size or (is_strict and (stat is None or (stat.bytes, stat.sha256) != (size, sha256))):
+        if listed[key] != size or (is_strict and (stat is None or (stat.size_bytes, stat.sha256) != (size, sha256))):
             verdict.unexpected.append(f"object {key} differs from its row in size or sha256")
     orphans = sorted(listed.keys() - recorded.keys())
     verdict.orphans = len(orphans)
@@ -200,7 +200,7 @@ def _check_objects(rows: Iterable[Row], blobs: Blobs, verdict: Verdict, *, is_st
 
 def _check_unseen(conn: Connection, index: LedgerIndex, runs: Iterable[CaseRun], verdict: Verdict) -> None:
     """Without faults every prediction that was created, and is paid for, must be known."""
-    known = {row["external_id"] for row in many(conn, PREDICTIONS)}
+    known = {row["external_id"] for row in fetch_all(conn, PREDICTIONS)}
     known |= {run.external_id for run in runs if run.case.registration == "never"}
     unknown = [line for lines in index.created.values() for line in lines if line["prediction"] not in known]
     verdict.unexpected += [f"{line['provider']} created {line['prediction']}, which is unknown" for line in unknown]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from db.connection import Connection, Row, many
+from db.connection import Connection, Row, fetch_all
 
 PROGRESS = """
 SELECT (SELECT count(*) FROM deliveries) AS accepted,
@@ -20,7 +20,7 @@ DEAD_LETTERS = "SELECT category, error, count(*) AS count FROM dead_letters GROU
 
 
 def read_progress(conn: Connection) -> dict[str, Any]:
-    return many(conn, PROGRESS)[0]
+    return fetch_all(conn, PROGRESS)[0]
 
 
 def is_quiet(progress: dict[str, Any], jobs: int) -> bool:
@@ -31,4 +31,4 @@ def is_quiet(progress: dict[str, Any], jobs: int) -> bool:
 
 def count_dead_letters(conn: Connection) -> list[Row]:
     """Return category, error and count, the most frequent first."""
-    return many(conn, DEAD_LETTERS)
+    return fetch_all(conn, DEAD_LETTERS)

@@ -9,8 +9,8 @@ from botocore.exceptions import ClientError
 
 from moorage.errors import ConfigError, StorageRefused
 from moorage.settings import Settings
-from storage.errors import code_of, status_of, told
-from storage.s3 import Blobs
+from storage.errors import get_error_code, get_http_status, translate_errors
+from storage.s3 import ObjectStore
 
 # What the anonymous GET asks for; outside the prefixes that sweeps look at.
 _PROBE_KEY: Final = "moorage-readable.txt"
@@ -22,7 +22,7 @@ _POLL_SECONDS: Final = 0.1
 _BY_HAND: Final = "or make the buckets yourself and set MOORAGE_MANAGE_BUCKETS=false"
 
 
-def ensure(blobs: Blobs, settings: Settings) -> list[str]:
+def ensure_buckets(blobs: ObjectStore, settings: Settings) -> list[str]:
     """
     See that both buckets exist, that anyone can read the public one and nobody the private one.
 
@@ -48,7 +48,7 @@ def ensure(blobs: Blobs, settings: Settings) -> list[str]:
     return done
 
 
-def _make_if_missing(blobs: Blobs, bucket: str, region: str) -> bool:
+def _make_if_missing(blobs: ObjectStore, bucket: str, region: str) -> bool:
     until = time.monotonic() + _PATIENCE_SECONDS
     made = False
     while not _exists(blobs, bucket):
@@ -59,37 +59,37 @@ def _make_if_missing(blobs: Blobs, bucket: str, region: str) -> bool:
     return made
 
 
-def _exists(blobs: Blobs, bucket: str) -> bool:
-    with told("head", bucket):
+def _exists(blobs: ObjectStore, bucket: str) -> bool:
+    with translate_errors("head", bucket):
         try:
-            blobs.clients.signing().head_bucket(Bucket=bucket)
+            blobs.clients.authenticated().head_bucket(Bucket=bucket)
         except ClientError as error:
-            if status_of(error) == 404:
+            if get_http_status(error) == 404:
                 return False
-            if status_of(error) == 403:
+            if get_http_status(error) == 403:
                 raise _forbidden(bucket, "s3:ListBucket", "or the bucket belongs to another account") from error
             raise
     return True
 
 
-def _make(blobs: Blobs, bucket: str, region: str) -> bool:
+def _make(blobs: ObjectStore, bucket: str, region: str) -> bool:
     """Make a bucket; False when another process did in the same moment."""
     where: dict[str, Any] = {}
     if region != "us-east-1":  # which S3 takes for the default and refuses to hear
         where["CreateBucketConfiguration"] = {"LocationConstraint": region}
-    with told("create", bucket):
+    with translate_errors("create", bucket):
         try:
-            blobs.clients.signing().create_bucket(Bucket=bucket, **where)
+            blobs.clients.authenticated().create_bucket(Bucket=bucket, **where)
         except ClientError as error:
-            if code_of(error) in _MADE_BY_ANOTHER:
+            if get_error_code(error) in _MADE_BY_ANOTHER:
                 return False
-            if status_of(error) == 403:
+            if get_http_status(error) == 403:
                 raise _forbidden(bucket, "s3:CreateBucket", _BY_HAND) from error
             raise
     return True
 
 
-def _open_to_anyone(blobs: Blobs, bucket: str) -> bool:
+def _open_to_anyone(blobs: ObjectStore, bucket: str) -> bool:
     """Let anyone read the objects of a bucket, unless they can; return whether it was changed."""
     if _anyone_reads(blobs, bucket):
         return False
@@ -108,7 +108,7 @@ def _open_to_anyone(blobs: Blobs, bucket: str) -> bool:
     return True
 
 
-def _require_closed(blobs: Blobs, bucket: str) -> None:
+def _require_closed(blobs: ObjectStore, bucket: str) -> None:
     if blobs.head(bucket, _PROBE_KEY) is None:
         _put_probe(blobs, bucket)
     if _anyone_reads(blobs, bucket):
@@ -118,19 +118,19 @@ def _require_closed(blobs: Blobs, bucket: str) -> None:
         )
 
 
-def _anyone_reads(blobs: Blobs, bucket: str) -> bool:
-    with told("anonymous get", bucket, _PROBE_KEY):
+def _anyone_reads(blobs: ObjectStore, bucket: str) -> bool:
+    with translate_errors("anonymous get", bucket, _PROBE_KEY):
         try:
             blobs.clients.anonymous().get_object(Bucket=bucket, Key=_PROBE_KEY)["Body"].close()
         except ClientError as error:
             # 404 to an anonymous reader: nothing there, or not for them.
-            if status_of(error) in {401, 403, 404}:
+            if get_http_status(error) in {401, 403, 404}:
                 return False
             raise
     return True
 
 
-def _put_probe(blobs: Blobs, bucket: str) -> None:
+def _put_probe(blobs: ObjectStore, bucket: str) -> None:
     digest = hashlib.sha256(_PROBE).hexdigest()
     try:
         blobs.put(bucket, _PROBE_KEY, _PROBE, size=len(_PROBE), sha256=digest, content_type="text/plain")
@@ -138,7 +138,7 @@ def _put_probe(blobs: Blobs, bucket: str) -> None:
         raise _forbidden(bucket, "s3:PutObject", str(error)) from error
 
 
-def _add_policy(blobs: Blobs, bucket: str) -> None:
+def _add_policy(blobs: ObjectStore, bucket: str) -> None:
     """Add our statement to the bucket's policy, keeping what an operator wrote there."""
     statements = [s for s in _statements(blobs, bucket) if s.get("Sid") != _SID]
     statements.append(
@@ -151,24 +151,24 @@ def _add_policy(blobs: Blobs, bucket: str) -> None:
         }
     )
     policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
-    with told("put policy", bucket):
+    with translate_errors("put policy", bucket):
         try:
-            blobs.clients.signing().put_bucket_policy(Bucket=bucket, Policy=policy)
+            blobs.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
         except ClientError as error:
-            if status_of(error) == 403:
+            if get_http_status(error) == 403:
                 hint = f"or Block Public Access forbids it: turn it off for this bucket, {_BY_HAND}"
                 raise _forbidden(bucket, "s3:PutBucketPolicy", hint) from error
             raise
 
 
-def _statements(blobs: Blobs, bucket: str) -> list[dict[str, Any]]:
-    with told("get policy", bucket):
+def _statements(blobs: ObjectStore, bucket: str) -> list[dict[str, Any]]:
+    with translate_errors("get policy", bucket):
         try:
-            text = blobs.clients.signing().get_bucket_policy(Bucket=bucket)["Policy"]
+            text = blobs.clients.authenticated().get_bucket_policy(Bucket=bucket)["Policy"]
         except ClientError as error:
-            if status_of(error) == 404:
+            if get_http_status(error) == 404:
                 return []
-            if status_of(error) == 403:
+            if get_http_status(error) == 403:
                 raise _forbidden(bucket, "s3:GetBucketPolicy", _BY_HAND) from error
             raise
     found = json.loads(text).get("Statement", [])

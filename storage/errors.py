@@ -36,7 +36,7 @@ _BROKEN_CONNECTION: Final = (
 
 
 @contextlib.contextmanager
-def told(operation: str, bucket: str, key: str = "") -> Iterator[None]:
+def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[None]:
     """
     Raise our own errors for those of the S3 client, naming the operation, bucket and key.
 
@@ -57,18 +57,18 @@ def told(operation: str, bucket: str, key: str = "") -> Iterator[None]:
         raise StorageRefused(f"{what}: {error}", facts={"error": type(error).__name__}) from error
 
 
-def status_of(error: ClientError) -> int:
+def get_http_status(error: ClientError) -> int:
     """Return the HTTP status of an answer, 0 when it had none."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def code_of(error: ClientError) -> str:
+def get_error_code(error: ClientError) -> str:
     """Return the S3 error code of an answer ("NoSuchKey"); the status as text for an answer without a body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _from_answer(error: ClientError, what: str) -> MoorageError:
-    status, code = status_of(error), code_of(error)
+    status, code = get_http_status(error), get_error_code(error)
     said = error.response.get("Error", {}).get("Message", "")
     message = f"{what}: {status} {code} {said}".rstrip()
     facts: dict[str, Any] = {"status": status, "code": code}

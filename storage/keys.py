@@ -11,9 +11,9 @@ from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
-RENDERS: Final = "renders/"
-INPUTS: Final = "inputs/"
-QUARANTINE: Final = "quarantine/"
+RENDER_PREFIX: Final = "renders/"
+INPUT_PREFIX: Final = "inputs/"
+QUARANTINE_PREFIX: Final = "quarantine/"
 
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _EXTENSION: Final = "[a-z0-9]{1,8}"
@@ -32,7 +32,7 @@ _UPLOADED: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderKey:
     """What the key of an original or of its thumbnail says."""
 
     render_id: UUID
@@ -44,7 +44,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
+class InputKey:
     """What the key of an input file says."""
 
     upload_id: UUID
@@ -52,7 +52,7 @@ class Spooled:
 
 
 @dataclass(frozen=True, slots=True)
-class Uploaded:
+class UploadKey:
     """What the key of an upload says; `owner` as it stands in the key."""
 
     owner: str
@@ -60,22 +60,22 @@ class Uploaded:
     extension: str
 
 
-def original(render_id: UUID, idx: int, sha256: str, token: UUID, extension: str) -> str:
+def build_original_key(render_id: UUID, idx: int, sha256: str, token: UUID, extension: str) -> str:
     """Return the key of a kept file: `renders/{render_id}/{idx}-{sha256[:16]}-{token[:8]}.{extension}`."""
     return f"{_stem(render_id, idx, sha256, token)}.{extension}"
 
 
-def thumbnail(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
+def build_thumbnail_key(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
     """Return the key of a kept file's thumbnail; `sha256` is the original's, so that both stand side by side."""
     return f"{_stem(render_id, idx, sha256, token)}_thumb.webp"
 
 
-def spool(upload_id: UUID, extension: str) -> str:
+def build_input_key(upload_id: UUID, extension: str) -> str:
     """Return the key of an input file in the private bucket: `inputs/{upload_id}.{extension}`."""
-    return f"{INPUTS}{upload_id}.{extension}"
+    return f"{INPUT_PREFIX}{upload_id}.{extension}"
 
 
-def upload(owner: str, upload_id: UUID, extension: str) -> str:
+def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
     """
     Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`.
 
@@ -92,15 +92,15 @@ def _step(owner: str) -> str:
     return encoded if len(encoded) <= _MAX_OWNER else f"sha256-{digest(owner.encode()).hexdigest()}"
 
 
-def quarantined(key: str) -> str:
+def build_quarantine_key(key: str) -> str:
     """Return where an orphan waits for its end, in the private bucket: `quarantine/{key}`."""
-    return f"{QUARANTINE}{key}"
+    return f"{QUARANTINE_PREFIX}{key}"
 
 
-def parse(key: str) -> Rendered | Spooled | Uploaded | None:
+def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:
     """Return what a key says, or None when it is not one that the functions above make."""
     if match := _RENDERED.fullmatch(key):
-        return Rendered(
+        return RenderKey(
             render_id=UUID(match["render"]),
             idx=int(match["idx"]),
             sha256_start=match["sha"],
@@ -109,11 +109,11 @@ def parse(key: str) -> Rendered | Spooled | Uploaded | None:
             is_thumbnail=match["thumb"] is not None,
         )
     if match := _SPOOLED.fullmatch(key):
-        return Spooled(UUID(match["upload"]), match["extension"])
+        return InputKey(UUID(match["upload"]), match["extension"])
     if match := _UPLOADED.fullmatch(key):
-        return Uploaded(match["owner"], UUID(match["upload"]), match["extension"])
+        return UploadKey(match["owner"], UUID(match["upload"]), match["extension"])
     return None
 
 
 def _stem(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
-    return f"{RENDERS}{render_id}/{idx}-{sha256[:16]}-{token.hex[:8]}"
+    return f"{RENDER_PREFIX}{render_id}/{idx}-{sha256[:16]}-{token.hex[:8]}"

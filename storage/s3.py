@@ -17,7 +17,7 @@ from botocore.response import StreamingBody
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
 from storage import urls
-from storage.errors import status_of, told
+from storage.errors import get_http_status, translate_errors
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -30,42 +30,42 @@ _ATTEMPTS: Final = 2  # the row's own retry does the rest, with a longer breath
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
+class ObjectStat:
     """What storage says of one object."""
 
-    bytes: int
+    size_bytes: int
     sha256: str | None  # hex, of the whole object; None when it was stored without, or in parts
     content_type: str
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedObject:
     """One object of a listing."""
 
     key: str
-    bytes: int
+    size_bytes: int
     modified_at: datetime
 
 
-class Opened:
+class ObjectReader:
     """An object that is being read. Its methods raise StorageUnavailable when the connection breaks."""
 
     def __init__(self, body: StreamingBody, size: int, content_type: str, bucket: str, key: str) -> None:
-        self.bytes, self.content_type = size, content_type
+        self.size_bytes, self.content_type = size, content_type
         self._body, self._bucket, self._key = body, bucket, key
 
     def read(self, size: int | None = None) -> bytes:
         """Return the next `size` bytes, all that are left when it is None, b"" at the end."""
-        with told("read", self._bucket, self._key):
+        with translate_errors("read", self._bucket, self._key):
             return bytes(self._body.read(size))
 
-    def chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    def iterate_chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
         """Return the rest of the object in chunks of at most `size` bytes."""
         while chunk := self.read(size):
             yield chunk
 
 
-class Blobs:
+class ObjectStore:
     """
     The objects of our two buckets.
 
@@ -76,13 +76,13 @@ class Blobs:
     def __init__(self, settings: Settings) -> None:
         self.public_bucket = settings.s3_public_bucket
         self.private_bucket = settings.s3_private_bucket
-        self.clients = Clients(settings)
-        self._asset_base = urls.asset_base(settings)
+        self.clients = S3Clients(settings)
+        self._asset_base = urls.get_asset_base_url(settings)
 
-    def check(self) -> None:
+    def check_connection(self) -> None:
         """Return when storage answers: one HEAD of the public bucket."""
-        with told("head", self.public_bucket):
-            self.clients.signing().head_bucket(Bucket=self.public_bucket)
+        with translate_errors("head", self.public_bucket):
+            self.clients.authenticated().head_bucket(Bucket=self.public_bucket)
 
     def put(
         self,
@@ -108,8 +108,8 @@ class Blobs:
         if not isinstance(body, bytes):
             body.seek(0)  # from elsewhere, storage would wait for the rest until the time-out
         failpoint("storage.before_put")
-        with told("put", bucket, key):
-            self.clients.signing().put_object(
+        with translate_errors("put", bucket, key):
+            self.clients.authenticated().put_object(
                 Bucket=bucket,
                 Key=key,
                 Body=body,
@@ -121,67 +121,71 @@ class Blobs:
         failpoint("storage.after_put")
 
     @contextlib.contextmanager
-    def open(self, bucket: str, key: str, *, span: tuple[int, int] | None = None) -> Iterator[Opened]:
+    def open_object(
+        self, bucket: str, key: str, *, byte_range: tuple[int, int] | None = None
+    ) -> Iterator[ObjectReader]:
         """
         Give an object to read. Raises ObjectMissing when there is none.
 
         Args:
             span: its first and last byte to read; None: all of it.
         """
-        optional: dict[str, Any] = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
-        with told("get", bucket, key):
-            answer = self.clients.signing().get_object(Bucket=bucket, Key=key, **optional)
+        optional: dict[str, Any] = {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"} if byte_range else {}
+        with translate_errors("get", bucket, key):
+            answer = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
         with contextlib.closing(answer["Body"]) as body:
-            yield Opened(body, answer["ContentLength"], answer.get("ContentType", ""), bucket, key)
+            yield ObjectReader(body, answer["ContentLength"], answer.get("ContentType", ""), bucket, key)
 
-    def head(self, bucket: str, key: str) -> Stat | None:
+    def head(self, bucket: str, key: str) -> ObjectStat | None:
         """Return size, digest and type of an object, None when there is none (or no such bucket: HEAD cannot tell)."""
-        with told("head", bucket, key):
+        with translate_errors("head", bucket, key):
             try:
-                answer = self.clients.signing().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                answer = self.clients.authenticated().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
-                if status_of(error) == 404:
+                if get_http_status(error) == 404:
                     return None
                 raise
-        return Stat(answer["ContentLength"], _whole(answer.get("ChecksumSHA256")), answer.get("ContentType", ""))
+        return ObjectStat(answer["ContentLength"], _whole(answer.get("ChecksumSHA256")), answer.get("ContentType", ""))
 
     def delete(self, bucket: str, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
         failpoint("storage.before_delete")
-        with told("delete", bucket, key):
-            self.clients.signing().delete_object(Bucket=bucket, Key=key)
+        with translate_errors("delete", bucket, key):
+            self.clients.authenticated().delete_object(Bucket=bucket, Key=key)
         failpoint("storage.after_delete")
 
     def copy(self, bucket: str, key: str, to_bucket: str, to_key: str) -> None:
         """Copy an object inside the store, up to 5 GiB; its age begins anew. Raises ObjectMissing for none."""
         failpoint("storage.before_copy")
-        with told("copy", bucket, key):
-            self.clients.signing().copy_object(Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key})
+        with translate_errors("copy", bucket, key):
+            self.clients.authenticated().copy_object(
+                Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key}
+            )
         failpoint("storage.after_copy")
 
-    def list(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
+    def list_objects(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
         """Return the objects whose keys begin with `prefix`, by key, from after `start_after`; a page in memory."""
-        pages = self.clients.signing().get_paginator("list_objects_v2")
-        with told("list", bucket, prefix):
+        pages = self.clients.authenticated().get_paginator("list_objects_v2")
+        with translate_errors("list", bucket, prefix):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix, StartAfter=start_after):
                 for item in page.get("Contents", ()):
-                    yield Listed(item["Key"], item["Size"], item["LastModified"])
+                    yield ListedObject(item["Key"], item["Size"], item["LastModified"])
 
     def presign_get(self, bucket: str, key: str, seconds: int) -> str:
         """Return a URL at the public endpoint with which anyone can read the object for so many seconds."""
-        with told("presign", bucket, key):
-            return self.clients.public().generate_presigned_url(
+        with translate_errors("presign", bucket, key):
+            return self.clients.presigning().generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
             )
 
-    def asset_url(self, key: str) -> str:
+    def build_asset_url(self, key: str) -> str:
         """Return where anyone reads an object of the public bucket."""
-        return urls.asset_url(self._asset_base, key)
+        return urls.build_asset_url(self._asset_base, key)
 
 
-def from_settings(settings: Settings) -> Blobs:
+def from_settings(settings: Settings) -> ObjectStore:
     """Return the blobs of the configured store. Nothing is connected yet."""
-    return Blobs(settings)
+    return ObjectStore(settings)
 
 
 def _whole(checksum: str | None) -> str | None:
@@ -189,14 +193,14 @@ def _whole(checksum: str | None) -> str | None:
     return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
 
 
-class Clients:
+class S3Clients:
     """The S3 clients of this process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._made: dict[tuple[int, str], S3Client] = {}
 
-    def signing(self) -> "S3Client":
+    def authenticated(self) -> "S3Client":
         """Return the client that reads and writes with our keys."""
         return self._client("signing", self._settings.s3_endpoint_url)
 
@@ -204,7 +208,7 @@ class Clients:
         """Return a client without keys: it sees what anyone sees."""
         return self._client("anonymous", self._settings.s3_endpoint_url, signature_version=UNSIGNED)
 
-    def public(self) -> "S3Client":
+    def presigning(self) -> "S3Client":
         """Return the client that makes URLs for the host the outside reaches. It sends nothing."""
         endpoint, style = self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url, {}
         if endpoint is None and self._settings.s3_addressing_style == "auto":

@@ -5,12 +5,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from moorage.settings import Settings
 
 
-def asset_base(settings: Settings) -> str:
+def get_asset_base_url(settings: Settings) -> str:
     """Return what stands before a key: ASSET_BASE_URL, else the public bucket at the public endpoint."""
     return settings.asset_base_url or _public_bucket(settings)
 
 
-def asset_url(base: str, key: str) -> str:
+def build_asset_url(base: str, key: str) -> str:
     """Return where anyone reads an object of the public bucket."""
     return f"{base}/{quote(key)}"
 

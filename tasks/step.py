@@ -12,19 +12,19 @@ from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
 from moorage import logs
 from moorage.errors import DatabaseUnavailable
-from moorage.lifecycle import Policy
+from moorage.lifecycle import RetryPolicy
 from moorage.model import Lease
 from moorage.settings import Settings
 from providers.base import Provider
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 T = TypeVar("T")
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-PATIENCE_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less a download
+COMMIT_RETRY_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less a download
 
 
-class Pulse(Protocol):
+class LeaseGuard(Protocol):
     """The life of a lease as a step sees it."""
 
     def __call__(self) -> None:
@@ -40,28 +40,28 @@ class Deps:
 
     settings: Settings
     database: Database
-    blobs: Blobs
+    storage: ObjectStore
     providers: Mapping[str, Provider]
     session: requests.Session
     limits: Limits
-    policy: Policy
+    policy: RetryPolicy
 
     @property
     def asset_base(self) -> str:
         """Return what stands before a key in `imageUrls` and answers."""
-        return self.blobs.asset_url("").rstrip("/")
+        return self.storage.build_asset_url("").rstrip("/")
 
 
-def policy_of(settings: Settings) -> Policy:
+def build_retry_policy(settings: Settings) -> RetryPolicy:
     """Return how long and how often to try, from the settings."""
-    return Policy(
+    return RetryPolicy(
         max_errors=settings.max_errors,
         wait_base_seconds=settings.constants.wait_base_seconds,
         wait_cap_seconds=settings.constants.wait_cap_seconds,
     )
 
 
-def write_back(deps: Deps, lease: Lease, pulse: Pulse, work: Callable[[Connection], T]) -> T | None:
+def commit_step(deps: Deps, lease: Lease, pulse: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
     """
     Run the transaction that ends a step, while PostgreSQL is away again each second.
 
@@ -74,11 +74,11 @@ def write_back(deps: Deps, lease: Lease, pulse: Pulse, work: Callable[[Connectio
         HandBack: the worker stops.
         DatabaseUnavailable: PostgreSQL stayed away for seven minutes.
     """
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    give_up_at = time.monotonic() + COMMIT_RETRY_SECONDS
     uncertain = False
     while True:
         try:
-            if uncertain and not deps.database.run(lambda conn: leases.holds(conn, lease)):
+            if uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
                 return None
             return deps.database.run(work)
         except DatabaseUnavailable as error:

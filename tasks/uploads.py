@@ -15,37 +15,37 @@ from db.uploads import Upload
 from media import sanitize_process
 from media.limits import Limits
 from moorage import ids, logs
-from moorage.errors import DiskFull, Invalid, StorageUnavailable, Transient
+from moorage.errors import DiskFull, InvalidMedia, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Media
 from storage import keys
 
 if TYPE_CHECKING:
-    from storage.s3 import Blobs  # not loaded: the API takes files too, and boto3 is much to load
+    from storage.s3 import ObjectStore  # not loaded: the API takes files too, and boto3 is much to load
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-FOR_PEOPLE_SECONDS: Final = 300  # so long an address that a person is given is good
+USER_URL_SECONDS: Final = 300  # so long an address that a person is given is good
 MEMORY_BYTES: Final = (
     2 * 2**30
 )  # of address space: 64 Mpx as RGBA take 256 MB, and turning or converting takes two more
 CPU_SECONDS: Final = 30
 SECONDS: Final = 45.0
-RECORD_SECONDS: Final = 600.0  # far below the youngest age at which the orphan sweep takes an object
+MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the youngest age at which the orphan sweep takes an object
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PASSED_ON: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # the decoder sees no credentials
 _GROWTH: Final = 4  # of a picture that is encoded anew: an AVIF as PNG
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredUpload:
     """An upload whose object is stored and that no row names yet."""
 
     upload: Upload
     stored_at: float  # by the monotonic clock, from before the request
 
 
-def limits_of(limits: Limits, max_bytes: int) -> Limits:
+def upload_limits(limits: Limits, max_bytes: int) -> Limits:
     """Return the limits of uploads: those of kept files, and `upload_max_bytes` for every kind."""
     return replace(
         limits,
@@ -54,7 +54,7 @@ def limits_of(limits: Limits, max_bytes: int) -> Limits:
     )
 
 
-def put(blobs: "Blobs", file: BinaryIO, *, owner: str, limits: Limits) -> Stored:
+def sanitize_and_store(blobs: "ObjectStore", file: BinaryIO, *, owner: str, limits: Limits) -> StoredUpload:
     """
     Examine a file, free it of metadata and store it; returns what `fresh` gives to record.
 
@@ -73,9 +73,9 @@ def put(blobs: "Blobs", file: BinaryIO, *, owner: str, limits: Limits) -> Stored
         media = _examine(file, clean, limits)
         clean.seek(0)
         sha256, size = _digest(clean), clean.tell()
-        upload_id = ids.new()
-        key = keys.upload(owner, upload_id, media.extension)
-        stored = Stored(Upload(upload_id, owner, key, media, size, sha256), time.monotonic())
+        upload_id = ids.uuid7()
+        key = keys.build_upload_key(owner, upload_id, media.extension)
+        stored = StoredUpload(Upload(upload_id, owner, key, media, size, sha256), time.monotonic())
         failpoint("uploads.before_put")
         blobs.put(blobs.private_bucket, key, clean, size=size, sha256=sha256, content_type=media.content_type)
         failpoint("uploads.after_put")
@@ -83,14 +83,14 @@ def put(blobs: "Blobs", file: BinaryIO, *, owner: str, limits: Limits) -> Stored
     return stored
 
 
-def fresh(stored: Stored) -> Upload:
+def require_recent(stored: StoredUpload) -> Upload:
     """
     Return the upload to record.
 
     Raises:
         StorageUnavailable: it was stored so long ago that the orphan sweep may have taken it.
     """
-    if time.monotonic() - stored.stored_at > RECORD_SECONDS:
+    if time.monotonic() - stored.stored_at > MAX_RECORD_DELAY_SECONDS:
         raise StorageUnavailable("the file was stored too long ago to be recorded: send it again")
     return stored.upload
 
@@ -104,11 +104,11 @@ def _examine(file: BinaryIO, clean: BinaryIO, limits: Limits) -> Media:
     if done.returncode == 0 and said:
         return Media(**said)
     if "problem" in said:
-        raise Invalid(said["problem"])
+        raise InvalidMedia(said["problem"])
     if "error" in said:
         raise Transient(f"the upload could not be examined: {said['error']}")
     ended = f"died of signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-    raise Invalid(f"not decodable: the decoder {ended}")
+    raise InvalidMedia(f"not decodable: the decoder {ended}")
 
 
 def _run(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subprocess.CompletedProcess[bytes]":
@@ -136,7 +136,7 @@ def _run(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subprocess.Complet
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Invalid(f"not decodable: the decoder took longer than {SECONDS:g} s") from error
+        raise InvalidMedia(f"not decodable: the decoder took longer than {SECONDS:g} s") from error
     except OSError as error:  # no memory or no process left
         raise Transient(f"the upload could not be examined: {error}") from error
 

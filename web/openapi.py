@@ -59,11 +59,13 @@ _LEVELS: Final = {
 }
 
 
-def describe() -> dict[str, Any]:
+def build_document() -> dict[str, Any]:
     """Return the description as OpenAPI has it; `/api/v1` answers the same addresses as `/v1`."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in routes.OPERATIONS:
-        paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _describe_operation(
+            operation
+        )
     return {
         "openapi": "3.1.0",
         "info": {"title": "moorage", "version": VERSION, "license": {"name": "MIT", "identifier": "MIT"}},
@@ -71,62 +73,65 @@ def describe() -> dict[str, Any]:
         "security": [{"token": []}, {"session": []}],
         "paths": paths,
         "components": {
-            "schemas": {"Problem": _PROBLEM, **_bodies()},
+            "schemas": {"Problem": _PROBLEM, **_body_schemas()},
             "securitySchemes": _SCHEMES,
         },
     }
 
 
-async def show(_request: Request) -> Response:
+async def get_openapi(_request: Request) -> Response:
     """Answer 200 with the description, to everybody."""
-    return Response(text(), media_type="application/json")
+    return Response(document_json(), media_type="application/json")
 
 
-def text() -> str:
+def document_json() -> str:
     """Return the description as JSON."""
-    return json.dumps(describe(), indent=2)
+    return json.dumps(build_document(), indent=2)
 
 
-def _operation(operation: Operation) -> dict[str, Any]:
+def _describe_operation(operation: Operation) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": operation.operation_id,
         "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
-        "description": _LEVELS[operation.least],
-        "x-level": operation.least.name.lower(),
-        "parameters": [*_of_path(operation.path), *_of_query(operation.query)],
+        "description": _LEVELS[operation.min_level],
+        "x-level": operation.min_level.name.lower(),
+        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query_model)],
         "responses": {
-            **{str(status): {"description": said} for status, said in operation.answers.items()},
+            **{str(status): {"description": said} for status, said in operation.responses.items()},
             "default": {
                 "description": "a problem",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             },
         },
     }
-    if operation.files:
-        made["requestBody"] = {"required": True, "content": {kind: _file(kind) for kind in operation.files}}
-    if operation.body:
-        schema = {"$ref": _REF.format(model=operation.body.__name__)}
+    if operation.body_media_types:
+        made["requestBody"] = {
+            "required": True,
+            "content": {kind: _file_content(kind) for kind in operation.body_media_types},
+        }
+    if operation.body_model:
+        schema = {"$ref": _REF.format(model=operation.body_model.__name__)}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-        if operation.with_files:
-            made["requestBody"]["content"]["multipart/form-data"] = _with_files(schema)
-    if operation.least is Level.OPEN:
+        if operation.accepts_form:
+            made["requestBody"]["content"]["multipart/form-data"] = _job_form_content(schema)
+    if operation.min_level is Level.OPEN:
         made["security"] = []
-    elif operation.least > Level.OWNER or operation.endpoint is session.begin:
+    elif operation.min_level > Level.OWNER or operation.endpoint is session.create_session:
         made["security"] = [{"token": []}]
     return made
 
 
-def _bodies() -> dict[str, Any]:
+def _body_schemas() -> dict[str, Any]:
     """Return the schemas of what is read, and of what they hold, each under its own name."""
     made: dict[str, Any] = {}
-    for name, model in routes.bodies().items():
+    for name, model in routes.body_models().items():
         schema = model.model_json_schema(ref_template=_REF)
         made |= schema.pop("$defs", {})
         made[name] = schema
     return made
 
 
-def _file(media_type: str) -> dict[str, Any]:
+def _file_content(media_type: str) -> dict[str, Any]:
     if media_type != "multipart/form-data":
         return {}
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
@@ -134,7 +139,7 @@ def _file(media_type: str) -> dict[str, Any]:
     return {"schema": {"type": "object", "required": ["file"], "properties": fields}}
 
 
-def _with_files(schema: dict[str, Any]) -> dict[str, Any]:
+def _job_form_content(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a form whose field `job` is the JSON, and whose files have the names that it uses."""
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     job = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
@@ -142,13 +147,13 @@ def _with_files(schema: dict[str, Any]) -> dict[str, Any]:
     return {"schema": form}
 
 
-def _of_path(path: str) -> list[dict[str, Any]]:
+def _path_parameters(path: str) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
 
 
-def _of_query(model: type[BaseModel] | None) -> list[dict[str, Any]]:
+def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
     properties = model.model_json_schema()["properties"] if model else {}
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()]

@@ -41,16 +41,16 @@ class Operation:
     method: str
     path: str
     endpoint: Endpoint
-    answers: Mapping[int, str]
-    query: type[Query] | None = None
-    body: type[BaseModel] | None = None
-    files: tuple[str, ...] = ()  # media types under which a body is taken that is a file, or a form with one
-    with_files: bool = False  # the body may come as a form, with files
-    least: Level = field(kw_only=True)  # without a default: who may call is said of every address
+    responses: Mapping[int, str]
+    query_model: type[Query] | None = None
+    body_model: type[BaseModel] | None = None
+    body_media_types: tuple[str, ...] = ()  # media types under which a body is taken that is a file, or a form with one
+    accepts_form: bool = False  # the body may come as a form, with files
+    min_level: Level = field(kw_only=True)  # without a default: who may call is said of every address
 
 
-_FILE: Final = "/assets/renders/{render_id}/{name}"
-_FILE_ANSWERS: Final = {
+_ASSET_PATH: Final = "/assets/renders/{render_id}/{name}"
+_ASSET_RESPONSES: Final = {
     200: "the file",
     206: "the part that was asked for",
     302: "where the file is stored",
@@ -62,147 +62,203 @@ OPERATIONS: Final = (
         "registerPrediction",
         "POST",
         "/predictions",
-        predictions.register,
+        predictions.register_prediction,
         {201: "registered", 200: "registered before: that one stands"},
-        body=predictions.Asked,
-        least=Level.APPLICATION,  # an owner could claim what another one started
+        body_model=predictions.PredictionCreate,
+        min_level=Level.APPLICATION,  # an owner could claim what another one started
     ),
     Operation(
         "createJob",
         "POST",
         "/jobs",
-        job_create.submit,
+        job_create.create_job,
         {202: "taken", 200: "taken before under this Idempotency-Key"},
-        body=job_schema.Wished,
-        with_files=True,
-        least=Level.OWNER,
+        body_model=job_schema.JobCreate,
+        accepts_form=True,
+        min_level=Level.OWNER,
     ),
-    Operation("listJobs", "GET", "/jobs", jobs.index, {200: "a page of jobs"}, query.Jobs, least=Level.OWNER),
-    Operation("getJob", "GET", "/jobs/{job_id}", jobs.show, {200: "the job"}, least=Level.OWNER),
+    Operation(
+        "listJobs", "GET", "/jobs", jobs.list_jobs, {200: "a page of jobs"}, query.JobQuery, min_level=Level.OWNER
+    ),
+    Operation("getJob", "GET", "/jobs/{job_id}", jobs.get_job, {200: "the job"}, min_level=Level.OWNER),
     Operation(
         "listJobEvents",
         "GET",
         "/jobs/{job_id}/events",
-        jobs.history,
+        jobs.list_job_events,
         {200: "a page of events"},
-        query.History,
-        least=Level.OWNER,
+        query.EventPageQuery,
+        min_level=Level.OWNER,
     ),
     Operation(
         "cancelJob",
         "POST",
         "/jobs/{job_id}/cancel",
-        job_actions.cancel,
+        job_actions.cancel_job,
         {200: "cancelled, now or before"},
-        least=Level.OWNER,
+        min_level=Level.OWNER,
     ),
     Operation(
-        "retryJob", "POST", "/jobs/{job_id}/retry", job_actions.retry, {202: "taken up again"}, least=Level.OWNER
+        "retryJob",
+        "POST",
+        "/jobs/{job_id}/retry",
+        job_actions.retry_job,
+        {202: "taken up again"},
+        min_level=Level.OWNER,
     ),
     Operation(
-        "listModels", "GET", "/models", models.index, {200: "models by provider"}, query.Models, least=Level.OWNER
+        "listModels",
+        "GET",
+        "/models",
+        models.list_models,
+        {200: "models by provider"},
+        query.ModelQuery,
+        min_level=Level.OWNER,
     ),
     Operation(
         "getModelSchema",
         "GET",
         "/models/{owner}/{name}/schema",
-        models.schema,
+        models.get_model_schema,
         {200: "the schema"},
-        query.Schema,
-        least=Level.OWNER,
+        query.SchemaQuery,
+        min_level=Level.OWNER,
     ),
     Operation(
-        "listRenders", "GET", "/renders", renders.index, {200: "a page of renders"}, query.Renders, least=Level.OWNER
+        "listRenders",
+        "GET",
+        "/renders",
+        renders.list_renders,
+        {200: "a page of renders"},
+        query.RenderQuery,
+        min_level=Level.OWNER,
     ),
-    Operation("getRender", "GET", "/renders/{render_id}", renders.show, {200: "the render"}, least=Level.OWNER),
+    Operation(
+        "getRender", "GET", "/renders/{render_id}", renders.get_render, {200: "the render"}, min_level=Level.OWNER
+    ),
     Operation(
         "deleteRender",
         "DELETE",
         "/renders/{render_id}",
         renders.delete,
         {204: "deleted, now or before"},
-        least=Level.OWNER,
+        min_level=Level.OWNER,
     ),
     Operation(
         "createUpload",
         "POST",
         "/uploads",
-        uploads.create,
+        uploads.create_upload,
         {201: "the upload, examined and freed of metadata"},
-        query.Uploading,
-        files=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
-        least=Level.OWNER,
+        query.UploadQuery,
+        body_media_types=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
+        min_level=Level.OWNER,
     ),
     Operation(
-        "getUpload", "GET", "/uploads/{upload_id}", uploads.show, {200: "the upload and an address"}, least=Level.OWNER
+        "getUpload",
+        "GET",
+        "/uploads/{upload_id}",
+        uploads.get_upload,
+        {200: "the upload and an address"},
+        min_level=Level.OWNER,
     ),
     Operation(
         "deleteUpload",
         "DELETE",
         "/uploads/{upload_id}",
-        uploads.delete,
+        uploads.delete_upload,
         {204: "deleted, now or before"},
-        least=Level.OWNER,
+        min_level=Level.OWNER,
     ),
-    Operation("getProject", "GET", "/projects/{project_id}", projects.show, {200: "the project"}, least=Level.OWNER),
+    Operation(
+        "getProject", "GET", "/projects/{project_id}", projects.get_project, {200: "the project"}, min_level=Level.OWNER
+    ),
     Operation(
         "putProject",
         "PUT",
         "/projects/{project_id}",
-        projects.put,
+        projects.put_project,
         {201: "made", 200: "its document is replaced"},
-        body=project_schema.ProjectBody,
-        least=Level.OWNER,
+        body_model=project_schema.ProjectBody,
+        min_level=Level.OWNER,
     ),
     Operation(
         "addScene",
         "POST",
         "/projects/{project_id}/scenes",
-        scenes.add,
+        scenes.add_scene,
         {201: "the project with the scene"},
-        body=project_schema.SceneBody,
-        least=Level.OWNER,
+        body_model=project_schema.SceneBody,
+        min_level=Level.OWNER,
     ),
     Operation(
         "reorderScenes",
         "PATCH",
         "/projects/{project_id}/scenes",
-        scenes.order,
+        scenes.reorder_scenes,
         {200: "the project in its new order"},
-        body=project_schema.OrderBody,
-        least=Level.OWNER,
+        body_model=project_schema.SceneOrderBody,
+        min_level=Level.OWNER,
     ),
     Operation(
         "removeScene",
         "DELETE",
         "/projects/{project_id}/scenes/{scene}",
-        scenes.remove,
+        scenes.remove_scene,
         {204: "removed"},
-        least=Level.OWNER,
+        min_level=Level.OWNER,
     ),
     Operation(
-        "streamEvents", "GET", "/events", events.show, {200: "server-sent events"}, query.Stream, least=Level.OWNER
+        "streamEvents",
+        "GET",
+        "/events",
+        events.stream_events,
+        {200: "server-sent events"},
+        query.StreamQuery,
+        min_level=Level.OWNER,
     ),
-    Operation("getSession", "GET", "/session", session.show, {200: "who calls"}, least=Level.OWNER),
-    Operation("createSession", "POST", "/session", session.begin, {204: "the cookie is set"}, least=Level.OWNER),
-    Operation("deleteSession", "DELETE", "/session", session.end, {204: "the cookie is removed"}, least=Level.OWNER),
+    Operation("getSession", "GET", "/session", session.get_session, {200: "who calls"}, min_level=Level.OWNER),
+    Operation(
+        "createSession", "POST", "/session", session.create_session, {204: "the cookie is set"}, min_level=Level.OWNER
+    ),
+    Operation(
+        "deleteSession",
+        "DELETE",
+        "/session",
+        session.delete_session,
+        {204: "the cookie is removed"},
+        min_level=Level.OWNER,
+    ),
     Operation(
         "createOwnerToken",
         "POST",
         "/owner-tokens",
-        tokens.make_for_owner,
+        tokens.create_owner_token,
         {201: "made"},
-        body=tokens.ForOwner,
-        least=Level.APPLICATION,
+        body_model=tokens.OwnerTokenCreate,
+        min_level=Level.APPLICATION,
     ),
-    Operation("listTokens", "GET", "/tokens", tokens.index, {200: "all tokens"}, least=Level.ADMIN),
+    Operation("listTokens", "GET", "/tokens", tokens.list_tokens, {200: "all tokens"}, min_level=Level.ADMIN),
     Operation(
-        "createToken", "POST", "/tokens", tokens.make, {201: "made"}, body=tokens.ForApplication, least=Level.ADMIN
+        "createToken",
+        "POST",
+        "/tokens",
+        tokens.create_token,
+        {201: "made"},
+        body_model=tokens.TokenCreate,
+        min_level=Level.ADMIN,
     ),
-    Operation("revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke, {204: "ended"}, least=Level.ADMIN),
-    Operation("getAsset", "GET", _FILE, assets.show, _FILE_ANSWERS, least=Level.OPEN),
     Operation(
-        "preflightAsset", "OPTIONS", _FILE, assets.preflight, {204: "what another origin may send"}, least=Level.OPEN
+        "revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "ended"}, min_level=Level.ADMIN
+    ),
+    Operation("getAsset", "GET", _ASSET_PATH, assets.get_asset, _ASSET_RESPONSES, min_level=Level.OPEN),
+    Operation(
+        "preflightAsset",
+        "OPTIONS",
+        _ASSET_PATH,
+        assets.preflight_asset,
+        {204: "what another origin may send"},
+        min_level=Level.OPEN,
     ),
 )
 
@@ -210,28 +266,28 @@ OPERATIONS: Final = (
 PREFIXES: Final = ("/v1", "/api/v1")
 
 
-def bodies() -> dict[str, type[BaseModel]]:
+def body_models() -> dict[str, type[BaseModel]]:
     """Return the models of all bodies, by the name they are described under."""
-    return {operation.body.__name__: operation.body for operation in OPERATIONS if operation.body}
+    return {operation.body_model.__name__: operation.body_model for operation in OPERATIONS if operation.body_model}
 
 
-def is_open(path: str) -> bool:
+def is_public_path(path: str) -> bool:
     """Return whether an address is answered without the token."""
     return path.startswith(tuple(prefix + assets.PREFIX for prefix in PREFIXES))
 
 
-def under(prefix: str) -> list[Route]:
+def build_routes(prefix: str) -> list[Route]:
     """Return a route for every address, one for all its methods, so that a 405 names each of them."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = operation
-    return [Route(prefix + path, _by_method(taken), methods=list(taken)) for path, taken in paths.items()]
+    return [Route(prefix + path, _dispatch_by_method(taken), methods=list(taken)) for path, taken in paths.items()]
 
 
-def _by_method(taken: dict[str, Operation]) -> Endpoint:
+def _dispatch_by_method(operations: dict[str, Operation]) -> Endpoint:
     async def answer(request: Request) -> Response:
-        operation = taken["GET" if request.method == "HEAD" else request.method]
-        permissions.require(permissions.of(request), operation.least)
+        operation = operations["GET" if request.method == "HEAD" else request.method]
+        permissions.require_level(permissions.get_caller(request), operation.min_level)
         return await operation.endpoint(request)
 
     return answer

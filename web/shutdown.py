@@ -13,7 +13,7 @@ from types import FrameType
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def tell(call: Callable[[], None]) -> None:
+def call_on_stop_signal(callback: Callable[[], None]) -> None:
     """
     Have `call` run in the running loop when the process is told to stop; whoever listened before is told too.
 
@@ -26,14 +26,14 @@ def tell(call: Callable[[], None]) -> None:
     for number in _SIGNALS:
         before = signal.getsignal(number)
         if callable(before):
-            signal.signal(number, _both(loop, call, before))
+            signal.signal(number, _chain_handlers(loop, callback, before))
 
 
-def _both(
-    loop: asyncio.AbstractEventLoop, call: Callable[[], None], before: Callable[[int, FrameType | None], object]
+def _chain_handlers(
+    loop: asyncio.AbstractEventLoop, callback: Callable[[], None], previous: Callable[[int, FrameType | None], object]
 ) -> Callable[[int, FrameType | None], None]:
     def heard(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(call)
-        before(number, frame)
+        loop.call_soon_threadsafe(callback)
+        previous(number, frame)
 
     return heard

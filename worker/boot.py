@@ -9,7 +9,7 @@ from typing import Final
 import providers
 from db import migrate
 from db.connection import Database
-from egress.session import Egress
+from egress.session import EgressGuard
 from media.limits import Limits
 from moorage import logs
 from moorage import settings as settings_module
@@ -17,34 +17,34 @@ from moorage.errors import Transient
 from storage import buckets, s3
 from tasks import notifications
 from tasks.jobs import placeholder
-from tasks.step import Deps, policy_of
+from tasks.step import Deps, build_retry_policy
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-TRY_AGAIN_SECONDS: Final = 2.0
+RETRY_SECONDS: Final = 2.0
 
 
-def deps() -> Deps:
+def get_deps() -> Deps:
     """Return this process's dependencies, made on first use: never before the fork."""
     return _deps(os.getpid())
 
 
 @functools.lru_cache(maxsize=1)
 def _deps(_pid: int) -> Deps:
-    settings = settings_module.get()
-    limits = Limits.of(settings)
+    settings = settings_module.get_settings()
+    limits = Limits.from_settings(settings)
     return Deps(
         settings=settings,
         database=Database(settings.database_url.get_secret_value(), name="moorage-worker"),
-        blobs=s3.from_settings(settings),
+        storage=s3.from_settings(settings),
         providers=providers.load(settings),
-        session=Egress(settings.egress_allow).session(limits),
+        session=EgressGuard(settings.egress_allow).new_session(limits),
         limits=limits,
-        policy=policy_of(settings),
+        policy=build_retry_policy(settings),
     )
 
 
-def check() -> None:
+def check_dependencies() -> None:
     """
     Wait until PostgreSQL and storage answer, then check schema and buckets; leaves no connection open.
 
@@ -52,12 +52,12 @@ def check() -> None:
         ConfigError: the schema is older than this moorage, a bucket misses a permission, a secret is none, or the
             placeholder no picture.
     """
-    made = deps()
-    notifications.secrets(made.settings)
-    placeholder.check(made.settings, made.limits)
-    _patiently("PostgreSQL", lambda: made.database.run(migrate.require))
+    made = get_deps()
+    notifications.load_signing_secrets(made.settings)
+    placeholder.check_placeholder_file(made.settings, made.limits)
+    _patiently("PostgreSQL", lambda: made.database.run(migrate.require_current_schema))
     made.database.close()
-    _patiently("storage", lambda: buckets.ensure(made.blobs, made.settings))
+    _patiently("storage", lambda: buckets.ensure_buckets(made.storage, made.settings))
     _deps.cache_clear()  # children make their own
 
 
@@ -67,6 +67,6 @@ def _patiently(what: str, attempt: Callable[[], object]) -> None:
             attempt()
         except Transient as error:
             log.warning("boot.waiting", waiting_for=what, error=str(error))
-            time.sleep(TRY_AGAIN_SECONDS)
+            time.sleep(RETRY_SECONDS)
         else:
             return

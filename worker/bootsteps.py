@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from celery import bootsteps, signals
 
-LOOK_SECONDS: Final = 0.25
+REAP_INTERVAL_SECONDS: Final = 0.25
 
 
-class Notice(bootsteps.StartStopStep):
+class ChildReaper(bootsteps.StartStopStep):
     """A step of Celery's worker that looks for dead children four times a second; a look is one system call a child."""
 
     requires = ("celery.worker.components:Pool",)
@@ -23,10 +23,10 @@ class Notice(bootsteps.StartStopStep):
         """Start looking; called at the start and after each loss of the broker, which ends the timers before."""
         pool = getattr(worker.pool, "_pool", None)
         if pool is not None and hasattr(pool, "maintain_pool"):  # of processes: threads do not die alone
-            hub.call_repeatedly(LOOK_SECONDS, pool.maintain_pool)
+            hub.call_repeatedly(REAP_INTERVAL_SECONDS, pool.maintain_pool)
 
 
-def watch(path: str | None) -> None:
+def touch_liveness_file(path: str | None) -> None:
     """
     Have this process touch the file while its event loop turns; without a path nothing is done.
 

@@ -16,17 +16,17 @@ os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
-def make() -> Celery:
+def create_app() -> Celery:
     """Return the application, configured from the settings; importing a step is left to the worker."""
-    settings = settings_module.get()
+    settings = settings_module.get_settings()
     broker = settings.broker_url.get_secret_value()
-    bootsteps.watch(settings.alive_file)
+    bootsteps.touch_liveness_file(settings.alive_file)
     app = Celery("moorage", broker=broker, include=["worker.steps"])
     app.conf.update(
-        task_queues=queues.declare(broker),
+        task_queues=queues.build_queues(broker),
         task_default_queue="quick",
         task_create_missing_queues=False,
-        task_routes={task: {"queue": queues.QUEUE_OF[step]} for step, task in queues.TASK_OF.items()},
+        task_routes={task: {"queue": queues.QUEUE_BY_STEP[step]} for step, task in queues.TASK_BY_STEP.items()},
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -58,11 +58,11 @@ def make() -> Celery:
         beat_scheduler="celery.beat:Scheduler",
         beat_enable_remote_control=True,
         beat_max_loop_interval=1,
-        beat_schedule=schedule.entries(settings),
+        beat_schedule=schedule.build_beat_schedule(settings),
         enable_utc=True,
         timezone="UTC",
     )
-    app.steps["worker"].add(bootsteps.Notice)
+    app.steps["worker"].add(bootsteps.ChildReaper)
     return app
 
 
@@ -81,6 +81,6 @@ def _transport(broker: str) -> dict[str, object]:
 
 
 try:
-    app = make()
+    app = create_app()
 except ConfigError as error:  # from an ordinary exception Celery makes its usage and a traceback
     raise SystemExit(f"moorage: {error}") from error

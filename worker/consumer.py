@@ -7,14 +7,14 @@ from kombu import Connection, Message, Producer
 
 from moorage import logs
 from worker import queues
-from worker.publish import BROKER_AWAY, abandoning
+from worker.publish import BROKER_ERRORS, abandon_on_error
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 # What kombu 5.7 raises on Redis beside connection errors: when messages are acknowledged or handed back over a channel
 # whose connection is gone (AttributeError: its client is None), and for an entry of a list that is no message at all.
 # Celery takes them for bugs and ends the worker; a new connection mends both.
-KOMBU_STUMBLES: Final = (AttributeError, KeyError, ValueError)
+KOMBU_ERRORS: Final = (AttributeError, KeyError, ValueError)
 
 
 class Consumer(consumer.Consumer):
@@ -38,19 +38,19 @@ class Consumer(consumer.Consumer):
         if queues.is_rabbitmq(self.app.conf.broker_url):
             with connection.channel() as channel:
                 for name in queues.QUEUES:
-                    queues.dead(name)(channel).declare()
+                    queues.dead_letter_queue(name)(channel).declare()
         return connection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         known: tuple[type[Exception], ...] = self.connection_errors  # type: ignore[has-type]  # untyped in celery
-        self.connection_errors = (*known, *KOMBU_STUMBLES)
+        self.connection_errors = (*known, *KOMBU_ERRORS)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Drop the broken connection, over which kombu 5.7 may stumble when it has unacknowledged messages."""
         try:
             super().on_connection_error_after_connected(exc)
-        except KOMBU_STUMBLES as error:
+        except KOMBU_ERRORS as error:
             log.warning("broker.close_failed", error=str(error))
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
@@ -79,11 +79,11 @@ class Consumer(consumer.Consumer):
 
     def _keep(self, message: Message, why: str) -> None:
         queue = str(message.delivery_info.get("routing_key") or "quick")
-        dead = queues.dead(queue if queue in queues.QUEUES else "quick")
+        dead = queues.dead_letter_queue(queue if queue in queues.QUEUES else "quick")
         log.error("message.dropped", queue=queue, why=why[:500])
         body = message.body if isinstance(message.body, bytes) else str(message.body).encode("utf-8", "replace")
         try:
-            with self.app.connection_for_write() as connection, abandoning(connection):
+            with self.app.connection_for_write() as connection, abandon_on_error(connection):
                 Producer(connection).publish(
                     body,
                     routing_key=dead.routing_key,
@@ -95,5 +95,5 @@ class Consumer(consumer.Consumer):
                     retry=True,
                     retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
                 )
-        except BROKER_AWAY as error:
+        except BROKER_ERRORS as error:
             log.error("message.lost", why=why[:500], error=type(error).__name__)

@@ -13,22 +13,24 @@ from kombu import Message
 from db import dead_letters, leases
 from moorage import logs
 from moorage.failpoints import failpoint
-from moorage.lifecycle import GiveUp
+from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Step, Wake
-from moorage.text import storable
+from moorage.text import to_storable
 from tasks.step import Deps
 from worker import publish, queues, step_runner
 from worker.celery import app
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-MOST: Final = 500  # messages a run; ticks that RabbitMQ expired come in thousands after an outage and cost nothing
-MOST_SECONDS: Final = 20.0
+MAX_MESSAGES: Final = (
+    500  # messages a run; ticks that RabbitMQ expired come in thousands after an outage and cost nothing
+)
+MAX_SECONDS_PER_QUEUE: Final = 20.0
 _MESSAGES: Final = uuid.UUID("6f1d2a3e-57c1-4b8e-9a51-5b3f8f2f7d10")  # namespace of ids made from message bodies
-_STEP_OF_TASK: Final = {task: step for step, task in queues.TASK_OF.items()}
+_STEP_OF_TASK: Final = {task: step for step, task in queues.TASK_BY_STEP.items()}
 
 
-def run(deps: Deps, actor: str) -> dict[str, Any]:
+def drain_queues(deps: Deps, actor: str) -> dict[str, Any]:
     """Empty the dead-letter queues; a message is acknowledged after its dead letter is committed."""
     woken = buried = 0
     try:
@@ -36,17 +38,17 @@ def run(deps: Deps, actor: str) -> dict[str, Any]:
             for name in queues.QUEUES:
                 w, b = _drain(deps, connection, name, actor)
                 woken, buried = woken + w, buried + b
-    except publish.BROKER_AWAY as error:
+    except publish.BROKER_ERRORS as error:
         return {"broker": "away", "error": type(error).__name__}
     return {"woken": woken, "dead_letters": buried}
 
 
 def _drain(deps: Deps, connection: BrokerConnection, queue: str, actor: str) -> tuple[int, int]:
     done: Counter[str] = Counter()
-    until = time.monotonic() + MOST_SECONDS
-    simple: Any = connection.SimpleQueue(queues.dead(queue), no_ack=False)  # type: ignore[arg-type]  # takes a Queue
+    until = time.monotonic() + MAX_SECONDS_PER_QUEUE
+    simple: Any = connection.SimpleQueue(queues.dead_letter_queue(queue), no_ack=False)  # type: ignore[arg-type]  # takes a Queue
     try:
-        while done["woken"] + done["ended"] + done["buried"] < MOST and time.monotonic() < until:
+        while done["woken"] + done["ended"] + done["buried"] < MAX_MESSAGES and time.monotonic() < until:
             message = simple.get_nowait()
             done[_sort_out(deps, message, queue, actor)] += 1
             failpoint("drain.before_ack")
@@ -65,7 +67,7 @@ def _sort_out(deps: Deps, message: Message, queue: str, actor: str) -> str:
     woken = _wake(deps, message)
     if woken is not None:
         return "woken" if woken else "ended"
-    _bury(deps, message, queues.dead_name(queue), actor)
+    _bury(deps, message, queues.dead_letter_queue_name(queue), actor)
     return "buried"
 
 
@@ -75,10 +77,10 @@ def _wake(deps: Deps, message: Message) -> int | None:
     if step is None or row_id is None:
         return None
     spec = step_runner.STEPS[step]
-    state = deps.database.run(lambda conn: leases.state(conn, spec.table, row_id))
+    state = deps.database.run(lambda conn: leases.get_state(conn, spec.table, row_id))
     if state is None:
         return None
-    return publish.wake_all([Wake(step, row_id)] if state in spec.states else [])
+    return publish.publish_wakes([Wake(step, row_id)] if state in spec.states else [])
 
 
 def _named(message: Message) -> tuple[Step | None, uuid.UUID | None]:
@@ -97,13 +99,18 @@ def _is_sweep(message: Message) -> bool:
 
 def _bury(deps: Deps, message: Message, name: str, actor: str) -> None:
     why = str(message.headers.get("why") or _why_by_broker(message))
-    bury(deps, str(message.headers.get("task", "")), _body(message), why=why, queue=name, actor=actor)
+    dead_letter_message(deps, str(message.headers.get("task", "")), _body(message), why=why, queue=name, actor=actor)
 
 
-def bury(deps: Deps, task: str, body: bytes, *, why: str, queue: str, actor: str) -> None:
+def dead_letter_message(deps: Deps, task: str, body: bytes, *, why: str, queue: str, actor: str) -> None:
     """Make a message that names no row a dead letter; the same message twice is one."""
-    letter = GiveUp("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
-    facts = {"queue": queue, "task": task, "bytes": len(body), "body": storable(body.decode("utf-8", "replace"), 1000)}
+    letter = DeadLetterDecision("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
+    facts = {
+        "queue": queue,
+        "task": task,
+        "bytes": len(body),
+        "body": to_storable(body.decode("utf-8", "replace"), 1000),
+    }
     subject_id = uuid.uuid5(_MESSAGES, body.hex())
     deps.database.run(
         lambda conn: dead_letters.add(conn, "message", subject_id, letter, step="drain", facts=facts, actor=actor)

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from db import dead_letters, deliveries, discarding, jobs, leases, notifications, outputs, predictions
-from db.connection import Connection, now
+from db.connection import Connection, current_time
 from moorage import lifecycle
 from moorage.errors import LeaseLost, MoorageError
 from moorage.failpoints import failpoint
-from moorage.lifecycle import GiveUp, Retry, Work
+from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
 from moorage.model import Lease, Step, Wake
-from moorage.text import storable
+from moorage.text import to_storable
 from tasks.jobs import settle
-from tasks.step import Deps, Pulse, write_back
+from tasks.step import Deps, LeaseGuard, commit_step
 
 
-def record(
-    deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: Pulse
-) -> tuple[Retry | GiveUp | None, list[Wake]]:
+def record_failure(
+    deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: LeaseGuard
+) -> tuple[Retry | DeadLetterDecision | None, list[Wake]]:
     """
     Decide what follows a failure and write it under the lease; returns the decision and wakes.
 
@@ -26,31 +26,33 @@ def record(
         LeaseLost: another worker owns the row.
     """
     failpoint("failure.before_record")
-    written = write_back(deps, lease, pulse, lambda conn: _record(conn, deps, lease, step, error))
+    written = commit_step(deps, lease, pulse, lambda conn: _record(conn, deps, lease, step, error))
     failpoint("failure.after_record")
     return written or (None, [])
 
 
 def _record(
     conn: Connection, deps: Deps, lease: Lease, step: Step, error: MoorageError
-) -> tuple[Retry | GiveUp, list[Wake]]:
-    moment = now(conn)
+) -> tuple[Retry | DeadLetterDecision, list[Wake]]:
+    moment = current_time(conn)
     output = outputs.get(conn, lease.row_id) if step == "keep" else None
-    work = Work(errors=lease.errors, expires_at=output.expires_at if output else None)
+    work = RetryContext(errors=lease.errors, expires_at=output.expires_at if output else None)
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
-    verdict = lifecycle.after_failure(error, work, now=moment, jitter=jitter, policy=deps.policy)
-    if isinstance(verdict, GiveUp):
-        return verdict, give_up(conn, deps, lease, step, verdict, error.facts)
-    wait = max((verdict.at - moment).total_seconds(), 0.0)
-    leases.hand_back(conn, lease, wait_seconds=wait, reason=storable(verdict.reason), counted=verdict.counted)
+    verdict = lifecycle.decide_after_failure(error, work, now=moment, jitter=jitter, policy=deps.policy)
+    if isinstance(verdict, DeadLetterDecision):
+        return verdict, dead_letter_row(conn, deps, lease, step, verdict, error.facts)
+    wait = max((verdict.run_at - moment).total_seconds(), 0.0)
+    leases.reschedule(
+        conn, lease, wait_seconds=wait, reason=to_storable(verdict.reason), counts_as_error=verdict.is_counted
+    )
     return verdict, []
 
 
-def give_up(
-    conn: Connection, deps: Deps, lease: Lease, step: Step, why: GiveUp, facts: Mapping[str, object]
+def dead_letter_row(
+    conn: Connection, deps: Deps, lease: Lease, step: Step, why: DeadLetterDecision, facts: Mapping[str, object]
 ) -> list[Wake]:
     """End a leased row with a dead letter, and settle or fail its job; returns wakes."""
-    reason, actor = storable(why.reason), lease.leased_by
+    reason, actor = to_storable(why.reason), lease.leased_by
     if lease.table == "deliveries":
         return _bury_delivery(conn, lease, why, step, facts)
     if lease.table == "predictions":
@@ -62,7 +64,7 @@ def give_up(
         return []
     job = jobs.lock(conn, output.job_id)
     if step == "discard":  # its objects now belong to no row: the orphan sweep takes them
-        discarding.end(conn, lease)
+        discarding.end_discarded(conn, lease)
         facts = {**facts, "keys": [output.key, output.thumb_key]}
     else:
         outputs.end_dead(conn, lease, why.category, reason)
@@ -77,12 +79,14 @@ def give_up(
         facts={"path": output.path, "attempts": lease.attempt, **facts},
         actor=actor,
     )
-    return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor) if step == "keep" else []
+    return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor) if step == "keep" else []
 
 
-def _bury_delivery(conn: Connection, lease: Lease, why: GiveUp, step: Step, facts: Mapping[str, object]) -> list[Wake]:
+def _bury_delivery(
+    conn: Connection, lease: Lease, why: DeadLetterDecision, step: Step, facts: Mapping[str, object]
+) -> list[Wake]:
     delivery = deliveries.get(conn, lease.row_id)
-    deliveries.end(conn, lease, "dead", storable(why.reason))
+    deliveries.end(conn, lease, "dead", to_storable(why.reason))
     dead_letters.add(
         conn,
         "delivery",
@@ -96,24 +100,26 @@ def _bury_delivery(conn: Connection, lease: Lease, why: GiveUp, step: Step, fact
     return []
 
 
-def _bury_notice(conn: Connection, lease: Lease, why: GiveUp, step: Step, facts: Mapping[str, object]) -> list[Wake]:
-    job_id = notifications.end_dead(conn, lease, why.category, storable(why.reason))
+def _bury_notice(
+    conn: Connection, lease: Lease, why: DeadLetterDecision, step: Step, facts: Mapping[str, object]
+) -> list[Wake]:
+    job_id = notifications.end_dead(conn, lease, why.category, to_storable(why.reason))
     facts = {"attempts": lease.attempt, **facts}
     dead_letters.add(conn, "notice", lease.row_id, why, step=step, job_id=job_id, facts=facts, actor=lease.leased_by)
     return []
 
 
 def _bury_prediction(
-    conn: Connection, lease: Lease, why: GiveUp, step: Step, facts: Mapping[str, object]
+    conn: Connection, lease: Lease, why: DeadLetterDecision, step: Step, facts: Mapping[str, object]
 ) -> list[Wake]:
     found = predictions.get(conn, lease.row_id)
     if found is None:
         return []
     job = jobs.lock(conn, found.job_id)
     prediction = predictions.lock(conn, found.id)
-    if prediction.state not in predictions.LIVE:
+    if prediction.state not in predictions.LIVE_STATES:
         return []
-    if not leases.holds(conn, lease):
+    if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
     predictions.end(
         conn,
@@ -122,7 +128,7 @@ def _bury_prediction(
         ended_by="us",
         actor=lease.leased_by,
         category=why.category,
-        reason=storable(why.reason),
+        reason=to_storable(why.reason),
     )
     dead_letters.add(
         conn,
@@ -135,21 +141,21 @@ def _bury_prediction(
         facts=facts,
         actor=lease.leased_by,
     )
-    return settle.go_on(conn, job, why, actor=lease.leased_by)
+    return settle.advance(conn, job, why, actor=lease.leased_by)
 
 
-def poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
+def dead_letter_poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
     """Make a row that has crashed too often a dead letter, before any code that could crash; returns wakes."""
     limit = deps.settings.constants.max_crashes
     reason = f"{limit} workers died while they worked on this"
-    why = GiveUp("POISON", "Poison", reason, retryable=True)
+    why = DeadLetterDecision("POISON", "Poison", reason, retryable=True)
     failpoint("poison.before_record")
     wakes = deps.database.run(lambda conn: _poison(conn, deps, step, row_id, why, actor))
     failpoint("poison.after_record")
     return wakes
 
 
-def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp, actor: str) -> list[Wake]:
+def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: DeadLetterDecision, actor: str) -> list[Wake]:
     limit = deps.settings.constants.max_crashes
     if step == "ingest":
         delivery = deliveries.get(conn, row_id)
@@ -180,10 +186,12 @@ def _poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, why: GiveUp,
         actor=actor,
         facts={"path": output.path},
     )
-    return settle.if_last(conn, job, asset_base=deps.asset_base, actor=actor)
+    return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
 
 
-def _poison_prediction(conn: Connection, step: Step, row_id: UUID, why: GiveUp, limit: int, actor: str) -> list[Wake]:
+def _poison_prediction(
+    conn: Connection, step: Step, row_id: UUID, why: DeadLetterDecision, limit: int, actor: str
+) -> list[Wake]:
     found = predictions.get(conn, row_id)
     if found is None:
         return []
@@ -191,4 +199,4 @@ def _poison_prediction(conn: Connection, step: Step, row_id: UUID, why: GiveUp, 
     if not predictions.poison(conn, row_id, why.reason, max_crashes=limit, actor=actor):
         return []
     dead_letters.add(conn, "prediction", row_id, why, step=step, job_id=job.id, provider=found.provider, actor=actor)
-    return settle.go_on(conn, job, why, actor=actor)
+    return settle.advance(conn, job, why, actor=actor)

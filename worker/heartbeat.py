@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Self
 
 from db import leases
-from db.connection import HELD_SIGNALS, Database
+from db.connection import BLOCKED_SIGNALS, Database
 from moorage import logs
-from moorage.errors import DatabaseUnavailable, HandBack, LeaseLost
+from moorage.errors import DatabaseUnavailable, LeaseLost, StepInterrupted
 from moorage.model import Lease
 from worker import shutdown
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
 class Heartbeat:
@@ -46,8 +46,8 @@ class Heartbeat:
         """Return if the work may go on. Raises LeaseLost or HandBack."""
         if self._lost:
             raise LeaseLost(f"{self._lease.table} {self._lease.row_id}: the lease is lost")
-        if shutdown.is_over():
-            raise HandBack("the worker is stopping")
+        if shutdown.is_grace_over():
+            raise StepInterrupted("the worker is stopping")
 
     def before_write(self) -> None:
         """Return once the lease is certainly ours, waiting while PostgreSQL is away. Raises LeaseLost or HandBack."""
@@ -58,7 +58,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         # A signal that lands on this thread would be handled by the main one, also inside its COMMIT.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
             self._renew()
         except Exception:  # border: the outermost line of a thread

@@ -8,14 +8,14 @@ from typing import Any, Final
 import amqp.exceptions
 
 from worker import queues
-from worker.publish import BROKER_AWAY
+from worker.publish import BROKER_ERRORS
 
 PING_SECONDS: Final = 1.0
 _BEAT: Final = "celerybeat@"  # beat answers a ping as well, but does no work
-ALL_QUEUES: Final = tuple(name for queue in queues.QUEUES for name in (queue, queues.dead_name(queue)))
+ALL_QUEUES: Final = tuple(name for queue in queues.QUEUES for name in (queue, queues.dead_letter_queue_name(queue)))
 
 
-def together(asks: Mapping[str, Callable[[], Any]], *, seconds: float) -> dict[str, Any]:
+def call_concurrently(asks: Mapping[str, Callable[[], Any]], *, seconds: float) -> dict[str, Any]:
     """Return the answers that came within the time, by name; a question that hangs is left behind."""
     answers: dict[str, Any] = {}
 
@@ -32,7 +32,7 @@ def together(asks: Mapping[str, Callable[[], Any]], *, seconds: float) -> dict[s
     return dict(answers)
 
 
-def depths() -> dict[str, int] | None:
+def read_queue_depths() -> dict[str, int] | None:
     """Return how many messages wait in each queue and each dead-letter queue; None when the broker is away."""
     from worker.celery import app  # the app reads the settings: not before something is asked
 
@@ -40,7 +40,7 @@ def depths() -> dict[str, int] | None:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             return {name: _depth(connection, name) for name in ALL_QUEUES}
-    except BROKER_AWAY:
+    except BROKER_ERRORS:
         return None
 
 
@@ -52,12 +52,12 @@ def _depth(connection: Any, name: str) -> int:
         return 0
 
 
-def workers() -> list[str] | None:
+def ping_workers() -> list[str] | None:
     """Return the names of the workers that answer within a second; None when the broker is away."""
     from worker.celery import app
 
     try:
         answers: list[dict[str, Any]] = app.control.ping(timeout=PING_SECONDS) or []
-    except BROKER_AWAY:
+    except BROKER_ERRORS:
         return None
     return sorted(name for answer in answers for name in answer if not name.startswith(_BEAT))

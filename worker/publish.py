@@ -16,9 +16,9 @@ from moorage.failpoints import failpoint
 from moorage.model import Wake
 from worker import queues
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-BROKER_AWAY = (
+BROKER_ERRORS = (
     kombu.exceptions.KombuError,
     redis.exceptions.RedisError,
     amqp.exceptions.AMQPError,
@@ -30,50 +30,50 @@ QUEUE_LENGTH: Final = 1000
 PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not take
 
 
-def wake(wake: Wake) -> bool:
+def publish_wake(wake: Wake) -> bool:
     """Publish one wake; return whether the broker took it. Takes about two seconds at most; never raises for it."""
-    return wake_all([wake]) == 1
+    return publish_wakes([wake]) == 1
 
 
-def wake_all(wakes: Iterable[Wake]) -> int:
+def publish_wakes(wakes: Iterable[Wake]) -> int:
     """Publish wakes over one connection until the broker refuses; return how many it took."""
     from worker.celery import app  # the app reads the settings: not before something is to be sent
 
     sent = 0
     try:
-        with app.producer_pool.acquire(block=True, timeout=2) as producer, abandoning(producer.connection):
+        with app.producer_pool.acquire(block=True, timeout=2) as producer, abandon_on_error(producer.connection):
             for item in wakes:
                 failpoint(f"publish.before_{item.step}")
                 app.send_task(
-                    queues.TASK_OF[item.step],
+                    queues.TASK_BY_STEP[item.step],
                     args=[str(item.row_id)],
-                    queue=queues.QUEUE_OF[item.step],
+                    queue=queues.QUEUE_BY_STEP[item.step],
                     producer=producer,
                     ignore_result=True,
                     confirm_timeout=queues.CONFIRM_SECONDS,
                 )
                 failpoint(f"publish.after_{item.step}")
                 sent += 1
-    except BROKER_AWAY as error:
+    except BROKER_ERRORS as error:
         log.warning("wake.dropped", error=type(error).__name__, sent=sent)
     return sent
 
 
 @contextmanager
-def abandoning(connection: Connection | None) -> Iterator[None]:
+def abandon_on_error(connection: Connection | None) -> Iterator[None]:
     """Drop a connection that failed inside without a goodbye: RabbitMQ out of memory or disk answers none, ever."""
     try:
         yield
-    except BROKER_AWAY:
+    except BROKER_ERRORS:
         if connection is not None:
             connection.collect()
         raise
 
 
-class Relay:
+class WakeRelay:
     """A bounded queue and one thread. A wake that is dropped costs one tick of dispatch, nothing else."""
 
-    def __init__(self, send: Callable[[Wake], bool] = wake, *, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(self, send: Callable[[Wake], bool] = publish_wake, *, pause_seconds: float = PAUSE_SECONDS) -> None:
         self._send = send
         self._pause_seconds = pause_seconds
         self._wakes: queue.Queue[Wake] = queue.Queue(QUEUE_LENGTH)
@@ -84,7 +84,7 @@ class Relay:
         """Start the thread."""
         self._thread.start()
 
-    def offer(self, *wakes: Wake) -> None:
+    def enqueue(self, *wakes: Wake) -> None:
         """Have wakes published soon; drop and count those for which there is no room."""
         for wake in wakes:
             try:

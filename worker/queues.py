@@ -8,7 +8,7 @@ from kombu import Queue as KombuQueue
 
 from moorage.model import Queue, Step
 
-TASK_OF: Final[Mapping[Step, str]] = {
+TASK_BY_STEP: Final[Mapping[Step, str]] = {
     "ingest": "moorage.ingest",
     "submit": "moorage.submit",
     "generate": "moorage.generate",
@@ -17,7 +17,7 @@ TASK_OF: Final[Mapping[Step, str]] = {
     "discard": "moorage.discard",
     "notify": "moorage.notify",
 }
-QUEUE_OF: Final[Mapping[Step, Queue]] = {
+QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {
     "ingest": "quick",
     "submit": "quick",
     "generate": "keep",  # a minute each: sweeps must not wait behind them
@@ -33,18 +33,18 @@ DELIVERY_LIMIT: Final = 5  # a message whose consumer dies once more than this g
 CONFIRM_SECONDS: Final = 2.0
 
 
-def dead_name(queue: str) -> str:
+def dead_letter_queue_name(queue: str) -> str:
     """Return the name of a queue's dead-letter queue."""
     return f"{queue}.dead"
 
 
-def dead(queue: str) -> KombuQueue:
+def dead_letter_queue(queue: str) -> KombuQueue:
     """
     Return a queue's dead-letter queue, reached through the default exchange.
 
     On RabbitMQ it is a classic queue: a quorum queue would drop a message that a failing drain gave back too often.
     """
-    name = dead_name(queue)
+    name = dead_letter_queue_name(queue)
     return KombuQueue(name, routing_key=name, durable=True)
 
 
@@ -53,7 +53,7 @@ def is_rabbitmq(broker_url: str) -> bool:
     return broker_url.startswith(("amqp://", "amqps://"))
 
 
-def declare(broker_url: str) -> list[KombuQueue]:
+def build_queues(broker_url: str) -> list[KombuQueue]:
     """
     Return the queues that workers consume.
 
@@ -70,7 +70,7 @@ def declare(broker_url: str) -> list[KombuQueue]:
             queue_arguments={
                 "x-queue-type": "quorum",
                 "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": dead_name(name),
+                "x-dead-letter-routing-key": dead_letter_queue_name(name),
                 "x-delivery-limit": DELIVERY_LIMIT,
             },
         )

@@ -17,7 +17,7 @@ _STAGGER_MINUTES: Final = 20
 _USAGE_CRON: Final = "7 * * * *"
 
 
-def periods(settings: Settings) -> Mapping[str, float]:
+def sweep_periods(settings: Settings) -> Mapping[str, float]:
     """Return the seconds between two runs of each sweep that runs all the time."""
     return {
         "dispatch": settings.constants.dispatch_seconds,
@@ -27,7 +27,7 @@ def periods(settings: Settings) -> Mapping[str, float]:
     }
 
 
-def crons(settings: Settings) -> Mapping[str, crontab]:
+def sweep_crontabs(settings: Settings) -> Mapping[str, crontab]:
     """
     Return when each maintenance sweep runs, in UTC; empty if they are off.
 
@@ -51,7 +51,7 @@ def crons(settings: Settings) -> Mapping[str, crontab]:
 
 def slot_seconds(settings: Settings, sweep: str) -> float:
     """Return how long a slot of a sweep is."""
-    return periods(settings).get(sweep, SLOT_SECONDS)
+    return sweep_periods(settings).get(sweep, SLOT_SECONDS)
 
 
 def next_run(line: crontab, last: datetime) -> datetime:
@@ -61,10 +61,10 @@ def next_run(line: crontab, last: datetime) -> datetime:
     return found
 
 
-def entries(settings: Settings) -> dict[str, dict[str, Any]]:
+def build_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return beat's schedule; a tick that waits longer than its period is dropped, so none pile up."""
-    every = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in periods(settings).items()}
-    at_times = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in crons(settings).items()}
+    every = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in sweep_periods(settings).items()}
+    at_times = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in sweep_crontabs(settings).items()}
     return {f"sweep-{name}": entry for name, entry in {**every, **at_times}.items()}
 
 

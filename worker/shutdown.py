@@ -9,12 +9,12 @@ from typing import Final
 _shared: Final = mmap.mmap(-1, 8)
 
 
-def begin(grace_seconds: float) -> None:
+def begin_shutdown(grace_seconds: float) -> None:
     """Tell every child that the worker stops; work that cannot end within the grace is to be handed back."""
     _shared[:] = struct.pack("d", time.monotonic() + grace_seconds)
 
 
-def is_over() -> bool:
+def is_grace_over() -> bool:
     """Return whether the worker stops and the grace has passed."""
     until = float(struct.unpack("d", _shared[:])[0])
     return 0.0 < until <= time.monotonic()

@@ -9,53 +9,53 @@ from uuid import UUID
 
 from db import deliveries, leases, predictions, submissions
 from moorage import logs
-from moorage.errors import DatabaseUnavailable, HandBack, LeaseLost, MoorageError, Transient
+from moorage.errors import DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
-from moorage.lifecycle import GiveUp, Retry
+from moorage.lifecycle import DeadLetterDecision, Retry
 from moorage.model import Lease, Step, Wake, WorkTable
 from tasks import notifications
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest, poll, submit
-from tasks.step import Deps, Pulse
+from tasks.step import Deps, LeaseGuard
 from worker import boot, failures, publish
 from worker.heartbeat import Heartbeat
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class StepSpec:
     """Where a step's rows are, in which states it takes them, and what it does."""
 
     table: WorkTable
     states: tuple[str, ...]
-    work: Callable[[Deps, Lease, Pulse], list[Wake]]
+    work: Callable[[Deps, Lease, LeaseGuard], list[Wake]]
 
 
-STEPS: Final[Mapping[Step, Spec]] = {
-    "ingest": Spec("deliveries", deliveries.LIVE, ingest.run),
-    "submit": Spec("predictions", submissions.STATES, submit.run),
-    "generate": Spec("predictions", submissions.STATES, submit.generate),
-    "poll": Spec("predictions", predictions.POLLED, poll.run),
-    "keep": Spec("outputs", ("waiting",), keep.run),
-    "discard": Spec("outputs", ("discarding",), discard.run),
-    "notify": Spec("notices", ("waiting",), notifications.run),
+STEPS: Final[Mapping[Step, StepSpec]] = {
+    "ingest": StepSpec("deliveries", deliveries.LIVE_STATES, ingest.run),
+    "submit": StepSpec("predictions", submissions.SUBMIT_STATES, submit.run),
+    "generate": StepSpec("predictions", submissions.SUBMIT_STATES, submit.run_generate),
+    "poll": StepSpec("predictions", predictions.POLLED_STATES, poll.run),
+    "keep": StepSpec("outputs", ("waiting",), keep.run),
+    "discard": StepSpec("outputs", ("discarding",), discard.run),
+    "notify": StepSpec("notices", ("waiting",), notifications.run),
 }
 
 
 # A step that PostgreSQL failed within this time is handed back as soon as it answers; write_back waits up to 420 s and
 # Celery's hard limit is 600 s.
-RECORDABLE_SECONDS: Final = 150.0
+MAX_RECORDABLE_SECONDS: Final = 150.0
 
 
 class Unexpected(Transient):
     """A bug, or a library's surprise: tried again within the error limit, then a dead letter with its traceback."""
 
 
-def run(step: Step, row_id: UUID, leased_by: str) -> None:
+def run_step(step: Step, row_id: UUID, leased_by: str) -> None:
     """Take one wake: claim the row and carry the step out. An empty claim is normal: wakes come doubled."""
-    deps = boot.deps()
-    with logs.bound(step=step, row_id=str(row_id), by=leased_by):
+    deps = boot.get_deps()
+    with logs.bind_fields(step=step, row_id=str(row_id), by=leased_by):
         try:
             wakes = _run(deps, step, row_id, leased_by)
         except DatabaseUnavailable as error:
@@ -63,7 +63,7 @@ def run(step: Step, row_id: UUID, leased_by: str) -> None:
             log.warning("step.database_away", error=str(error))
             return
         if wakes:
-            publish.wake_all(wakes)
+            publish.publish_wakes(wakes)
 
 
 def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
@@ -97,21 +97,21 @@ def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wak
     if not is_poison:
         return []
     log.error("step.poison", crashes=limit)
-    return failures.poison(deps, step, row_id, leased_by)
+    return failures.dead_letter_poison(deps, step, row_id, leased_by)
 
 
-def _carry_out(deps: Deps, spec: Spec, step: Step, lease: Lease, pulse: Pulse) -> list[Wake]:
+def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     started = time.monotonic()
     try:
         wakes = spec.work(deps, lease, pulse)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt)
         return []
-    except HandBack as error:
+    except StepInterrupted as error:
         _hand_back(deps, lease, str(error))
         return []
     except DatabaseUnavailable as error:
-        if time.monotonic() - started > RECORDABLE_SECONDS:
+        if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
             raise  # there is no time left to wait for PostgreSQL once more
         return _failed(deps, lease, step, error, pulse)  # not counted, and no crash either
     except MoorageError as error:
@@ -127,28 +127,30 @@ def _carry_out(deps: Deps, spec: Spec, step: Step, lease: Lease, pulse: Pulse) -
 
 def _hand_back(deps: Deps, lease: Lease, reason: str) -> None:
     try:
-        deps.database.run(lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=reason, counted=False))
+        deps.database.run(
+            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False)
+        )
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=reason)
     else:
         log.info("lease.handed_back", attempt=lease.attempt)
 
 
-def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: Pulse) -> list[Wake]:
+def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: LeaseGuard) -> list[Wake]:
     try:
-        verdict, wakes = failures.record(deps, lease, step, error, pulse)
+        verdict, wakes = failures.record_failure(deps, lease, step, error, pulse)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return []
-    except HandBack:
+    except StepInterrupted:
         return []  # the database was away while the worker stopped: the lease ends by itself
     _log_failure(verdict, lease, error)
     return wakes
 
 
-def _log_failure(verdict: Retry | GiveUp | None, lease: Lease, error: MoorageError) -> None:
+def _log_failure(verdict: Retry | DeadLetterDecision | None, lease: Lease, error: MoorageError) -> None:
     name, reason = type(error).__name__, str(error)
     if isinstance(verdict, Retry):
-        log.warning("step.retry", attempt=lease.attempt, run_at=verdict.at.isoformat(), error=name, reason=reason)
-    elif isinstance(verdict, GiveUp):
+        log.warning("step.retry", attempt=lease.attempt, run_at=verdict.run_at.isoformat(), error=name, reason=reason)
+    elif isinstance(verdict, DeadLetterDecision):
         log.error("step.dead_letter", attempt=lease.attempt, category=verdict.category, error=name, reason=reason)

@@ -12,11 +12,11 @@ from moorage import logs
 from moorage import settings as settings_module
 from moorage.errors import ConfigError, DatabaseUnavailable
 from moorage.model import Step, Wake
-from tasks.sweeps.reconcile import STEP_OF
+from tasks.sweeps.reconcile import STEP_BY_TABLE
 from worker import boot, dead_letter_queues, publish, queues, shutdown, step_runner, sweep_runner
 from worker.celery import app
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
 def _leased_by(task: Any) -> str:
@@ -24,7 +24,7 @@ def _leased_by(task: Any) -> str:
 
 
 def _define(step: Step) -> None:
-    @app.task(name=queues.TASK_OF[step], bind=True)
+    @app.task(name=queues.TASK_BY_STEP[step], bind=True)
     def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
         try:
             (row_id,) = args
@@ -32,40 +32,40 @@ def _define(step: Step) -> None:
         except (ValueError, TypeError, AttributeError):  # it names no row: Celery would only log it
             body = repr((args, kwargs)).encode()
             why = "has arguments that name no row"
-            dead_letter_queues.bury(
-                boot.deps(), self.name, body, why=why, queue=queues.QUEUE_OF[step], actor=_leased_by(self)
+            dead_letter_queues.dead_letter_message(
+                boot.get_deps(), self.name, body, why=why, queue=queues.QUEUE_BY_STEP[step], actor=_leased_by(self)
             )
         else:
-            step_runner.run(wake.step, wake.row_id, _leased_by(self))
+            step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
 
 
-for _step in queues.TASK_OF:
+for _step in queues.TASK_BY_STEP:
     _define(_step)
 
 
 @app.task(name=queues.SWEEP_TASK, bind=True)
 def sweep(self: Task[Any, Any], name: str) -> None:
     """Run a sweep, if its present slot is free."""
-    sweep_runner.run(name, _leased_by(self))
+    sweep_runner.run_sweep(name, _leased_by(self))
 
 
 @signals.setup_logging.connect
 def _set_up_logging(**_: object) -> None:
-    settings = settings_module.get()
-    logs.setup(settings.log_level, settings.log_format)
+    settings = settings_module.get_settings()
+    logs.configure_logging(settings.log_level, settings.log_format)
 
 
 @signals.worker_init.connect
 def _check(**_: object) -> None:
     try:
-        boot.check()
+        boot.check_dependencies()
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: object) -> None:
-    shutdown.begin(settings_module.get().stop_grace_seconds)
+    shutdown.begin_shutdown(settings_module.get_settings().stop_grace_seconds)
 
 
 @signals.task_failure.connect
@@ -74,13 +74,13 @@ def _release(sender: Any = None, task_id: str = "", exception: BaseException | N
     if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
         return
     leased_by = f"{sender.request.hostname or ''}/{task_id}"
-    database = Database(settings_module.get().database_url.get_secret_value(), name="moorage-release")
+    database = Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-release")
     try:
-        freed = database.run(lambda conn: leases.release_of(conn, leased_by, f"its process died: {exception}"))
+        freed = database.run(lambda conn: leases.release_held_by(conn, leased_by, f"its process died: {exception}"))
     except DatabaseUnavailable as error:
         log.warning("lease.release_failed", by=leased_by, error=str(error))  # it ends by itself
         return
     finally:
         database.close()
     log.warning("lease.released", by=leased_by, rows=len(freed), error=type(exception).__name__)
-    publish.wake_all([Wake(STEP_OF[table], row_id) for table, row_id in freed])
+    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in freed])

@@ -14,16 +14,16 @@ from tasks.sweeps import orphans, reconcile, retention
 from worker import boot, dead_letter_queues, publish, schedule
 from worker.celery import app
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
-def run(name: str, actor: str) -> None:
+def run_sweep(name: str, actor: str) -> None:
     """Run a sweep if nobody has taken its present slot; whatever fails is left to the next tick."""
-    deps = boot.deps()
+    deps = boot.get_deps()
     period = schedule.slot_seconds(deps.settings, name)
-    with logs.bound(sweep=name):
+    with logs.bind_fields(sweep=name):
         try:
-            slot = deps.database.run(lambda conn: ticks.take(conn, name, period))
+            slot = deps.database.run(lambda conn: ticks.claim_slot(conn, name, period))
             if slot is None:
                 return
             failpoint(f"{name}.after_tick")
@@ -31,7 +31,7 @@ def run(name: str, actor: str) -> None:
             result = _run(deps, name, actor)
             result["seconds"] = round(time.monotonic() - started, 3)
             failpoint(f"{name}.before_finish")
-            deps.database.run(lambda conn: ticks.finish(conn, name, slot, result))
+            deps.database.run(lambda conn: ticks.record_result(conn, name, slot, result))
             failpoint(f"{name}.after_finish")
         except DatabaseUnavailable as error:
             log.warning("sweep.database_away", error=str(error))
@@ -43,24 +43,24 @@ def run(name: str, actor: str) -> None:
 
 def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
-        "dispatch": lambda: reconcile.dispatch(deps, depth_of, publish.wake_all),
-        "reconcile": lambda: reconcile.reconcile(deps, actor, publish.wake_all),
-        "drain": lambda: dead_letter_queues.run(deps, actor),
-        "discard": lambda: reconcile.discard(deps, depth_of, publish.wake_all),
-        "orphans": lambda: orphans.sweep(deps),
-        "retention": lambda: {**retention.run(deps, actor, seconds=retention.SECONDS)},
-        "usage": lambda: retention.count_use(deps),
+        "dispatch": lambda: reconcile.dispatch_due(deps, get_queue_depth, publish.publish_wakes),
+        "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes),
+        "drain": lambda: dead_letter_queues.drain_queues(deps, actor),
+        "discard": lambda: reconcile.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
+        "orphans": lambda: orphans.sweep_orphans(deps),
+        "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
+        "usage": lambda: retention.count_storage_use(deps),
     }
     return runs[name]()
 
 
-def depth_of(queue: Queue) -> int | None:
+def get_queue_depth(queue: Queue) -> int | None:
     """Return how many messages a queue holds; None when the broker is away."""
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
             return int(declared.message_count)
-    except publish.BROKER_AWAY as error:
+    except publish.BROKER_ERRORS as error:
         log.warning("broker.away", error=type(error).__name__)
         return None

@@ -15,13 +15,13 @@ from db.audit.checks import CHECKS
 from moorage.errors import MoorageError
 from tasks.audit import repair as repairing
 from tasks.audit import run as auditing
-from tasks.audit.advice import REPAIRABLE, RULES, todo
-from tasks.audit.repair import Repaired
-from tasks.audit.run import SAMPLE, AuditReport
+from tasks.audit.advice import REPAIRABLE, RULES, get_advice
+from tasks.audit.repair import RepairResult
+from tasks.audit.run import DEFAULT_SAMPLE_SIZE, AuditReport
 from worker import boot, publish
 
 VERSION: Final = 1  # of the JSON document; a field may be added without a new one
-FOUND, UNFINISHED = 1, 2
+EXIT_FINDINGS, EXIT_UNFINISHED = 1, 2
 
 # Rules whose places have checks in no statement.
 _MORE: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histories",), 7: ("histories",)}
@@ -29,14 +29,14 @@ _MORE: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histori
 
 @click.command()
 @click.option("--deep", is_flag=True, help="Also read every kept object and recorded body and compare its digest.")
-@click.option("--sample", default=SAMPLE, show_default=True, metavar="N",
+@click.option("--sample", default=DEFAULT_SAMPLE_SIZE, show_default=True, metavar="N",
               help="Ask storage for the digest of so many kept files, drawn at random.")  # fmt: skip
 @click.option("--second-look", "second_look_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
               help="How long to wait before what was found is looked at again: a lease; 0 for a system that is stopped.")  # fmt: skip  # noqa: E501 (one sentence)
 @click.option("--resume", is_flag=True, help="Go on where the last audit was interrupted.")
 @click.option("--repair", is_flag=True, help="Then wake what waits wrongly and fetch what is missing; deletes nothing.")
 @click.option("--yes", is_flag=True, help="Repair without asking.")
-@console.as_json
+@console.json_option
 def audit(
     deep: bool,
     sample: int,
@@ -54,19 +54,19 @@ def audit(
     if repair and as_json and not yes:
         raise click.UsageError("--json cannot ask: write --repair --yes")
     with _unfinished():
-        report = auditing.run(
-            boot.deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample, resume=resume
+        report = auditing.run_audit(
+            boot.get_deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample, resume=resume
         )
         if not as_json:
             _show(report)
         repaired = _repair(report, ask=not yes) if repair and report.findings else []
     if as_json:
-        console.emit(document(report, repaired))
+        console.print_json(build_document(report, repaired))
     elif repaired:
         _show_repaired(repaired)
-    done = sum(one.done for one in repaired)
+    done = sum(one.is_done for one in repaired)
     if len(report.findings) > done or report.unlisted:
-        raise SystemExit(FOUND)
+        raise SystemExit(EXIT_FINDINGS)
 
 
 @contextlib.contextmanager
@@ -91,17 +91,17 @@ def _end(why: str) -> None:
     click.echo(
         f"moorage: the audit could not finish: {why} (moorage audit --resume goes on where one stopped)", err=True
     )
-    raise SystemExit(UNFINISHED)
+    raise SystemExit(EXIT_UNFINISHED)
 
 
-def _repair(report: AuditReport, *, ask: bool) -> list[Repaired]:
+def _repair(report: AuditReport, *, ask: bool) -> list[RepairResult]:
     able = sum(finding.check in REPAIRABLE for finding in report.findings)
     if ask and able and not click.confirm(f"try to repair {able} of {len(report.findings)} findings?", default=False):
         return []
-    return list(repairing.run(boot.deps(), report.findings, actor="cli", send=publish.wake_all))
+    return list(repairing.repair_findings(boot.get_deps(), report.findings, actor="cli", send=publish.publish_wakes))
 
 
-def document(report: AuditReport, repaired: list[Repaired]) -> dict[str, Any]:
+def build_document(report: AuditReport, repaired: list[RepairResult]) -> dict[str, Any]:
     """Return the report as it is printed for programs; `version` changes when a field changes its meaning or goes."""
     done = {one.finding: one for one in repaired}
     return {
@@ -113,10 +113,10 @@ def document(report: AuditReport, repaired: list[Repaired]) -> dict[str, Any]:
         "second_look_seconds": report.second_look_seconds,
         "checked": report.checked,
         "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
-                  for rule, title, checked, findings in by_rule(report)],
+                  for rule, title, checked, findings in summarize_rules(report)],
         "findings": [
-            {**dataclasses.asdict(finding), "todo": todo(finding)}
-            | ({"repaired": done[finding].done, "repair": done[finding].what} if finding in done else {})
+            {**dataclasses.asdict(finding), "todo": get_advice(finding)}
+            | ({"repaired": done[finding].is_done, "repair": done[finding].message} if finding in done else {})
             for finding in report.findings
         ],
         "unlisted": report.unlisted,
@@ -124,7 +124,7 @@ def document(report: AuditReport, repaired: list[Repaired]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def by_rule(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
+def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
     """Return number, title, what was checked (by place) and the findings of each rule, those not listed included."""
     found = Counter(finding.rule for finding in report.findings)
     for check, more in report.unlisted.items():
@@ -140,9 +140,9 @@ def _checked(report: AuditReport, rule: int) -> dict[str, int]:
 def _show(report: AuditReport) -> None:
     rows = [
         (rule, title, ", ".join(f"{count} {place}" for place, count in checked.items() if count) or "nothing", findings)
-        for rule, title, checked, findings in by_rule(report)
+        for rule, title, checked, findings in summarize_rules(report)
     ]
-    console.show(console.table("Rules of docs/design.md", ("rule", "that", "checked", "findings"), rows))
+    console.print_parts(console.build_table("Rules of docs/design.md", ("rule", "that", "checked", "findings"), rows))
     resumed = f", interrupted and resumed {report.interruptions} times" if report.interruptions else ""
     depth = f"{report.checked.get('bytes', 0)} bytes read again" if report.deep else "existence and size of objects"
     click.echo(f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC{resumed}; {depth}")
@@ -152,17 +152,17 @@ def _show(report: AuditReport) -> None:
         click.echo("no finding")
         return
     columns = ("rule", "subject", "id", "what is wrong", "what to do")
-    lines = ((found.rule, found.subject, found.id, found.what, todo(found)) for found in report.findings)
-    console.show(console.table("Findings", columns, lines))
+    lines = ((found.rule, found.subject, found.id, found.what, get_advice(found)) for found in report.findings)
+    console.print_parts(console.build_table("Findings", columns, lines))
     more = sum(report.unlisted.values())
     click.echo(f"{len(report.findings)} findings{f', and {more} more of the same kinds' if more else ''}")
 
 
-def _show_repaired(repaired: list[Repaired]) -> None:
+def _show_repaired(repaired: list[RepairResult]) -> None:
     columns = ("", "rule", "subject", "id", "what was done")
     rows = (
-        ("done" if one.done else "left", one.finding.rule, one.finding.subject, one.finding.id, one.what)
+        ("done" if one.is_done else "left", one.finding.rule, one.finding.subject, one.finding.id, one.message)
         for one in repaired
     )
-    console.show(console.table("Repair", columns, rows))
-    click.echo(f"{sum(one.done for one in repaired)} of {len(repaired)} repaired; audit again to see that it holds")
+    console.print_parts(console.build_table("Repair", columns, rows))
+    click.echo(f"{sum(one.is_done for one in repaired)} of {len(repaired)} repaired; audit again to see that it holds")

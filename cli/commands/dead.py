@@ -11,7 +11,7 @@ import click
 from cli import console
 from db import dead_letters
 from db.connection import Connection, Row
-from db.dead_letters import Filter
+from db.dead_letters import DeadLetterFilter
 from db.reports import show as history
 from moorage.errors import ConfigError, Refused
 from moorage.model import DeadLetter, Wake
@@ -46,34 +46,34 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 @_filters
 @click.option("--all", "each", is_flag=True, help="List each instead of groups.")
 @click.option("--limit", default=1000, show_default=True, help="With --all: at most so many, newest first.")
-@console.as_json
+@console.json_option
 def list_(each: bool, limit: int, as_json: bool, **filters: Any) -> None:
     """List what waits for a person, grouped by provider, step, category and error."""
-    database, which = boot.deps().database, Filter(**filters)
+    database, which = boot.get_deps().database, DeadLetterFilter(**filters)
     found: Any
     if each:
-        found = database.run(lambda conn: dead_letters.find(conn, which, limit=limit))
+        found = database.run(lambda conn: dead_letters.list_newest(conn, which, limit=limit))
     else:
-        found = database.run(lambda conn: dead_letters.groups(conn, which))
+        found = database.run(lambda conn: dead_letters.count_groups(conn, which))
     if as_json:
-        console.emit(found)
+        console.print_json(found)
     elif not found:
         click.echo("no open dead letter" + (" matches" if any(filters.values()) else ""))
     else:
-        console.show(_each(found) if each else _groups(found))
+        console.print_parts(_each(found) if each else _groups(found))
 
 
 @dead.command()
 @click.argument("dead_letter")
-@console.as_json
+@console.json_option
 def show(dead_letter: str, as_json: bool) -> None:
     """Show one dead letter with all that was measured."""
-    letter = _get(boot.deps(), dead_letter)
+    letter = _get(boot.get_deps(), dead_letter)
     if as_json:
-        console.emit(letter)
+        console.print_json(letter)
         return
     pairs = {name: getattr(letter, name) for name in letter.__dataclass_fields__ if name != "facts"}
-    console.show(*console.facts({**pairs, **{f"fact {k}": v for k, v in letter.facts.items()}}))
+    console.print_parts(*console.format_facts({**pairs, **{f"fact {k}": v for k, v in letter.facts.items()}}))
 
 
 def _bulk(name: str, act: Act, done: str) -> None:
@@ -82,9 +82,9 @@ def _bulk(name: str, act: Act, done: str) -> None:
     @_filters
     @click.option("--all", "each", is_flag=True, help="All that are open.")
     @click.option("--yes", is_flag=True, help="Do not ask.")
-    @console.as_json
+    @console.json_option
     def command(names: tuple[str, ...], each: bool, yes: bool, as_json: bool, **filters: Any) -> None:
-        deps, which = boot.deps(), Filter(**filters)
+        deps, which = boot.get_deps(), DeadLetterFilter(**filters)
         if bool(names) == bool(each or any(filters.values())):
             raise click.UsageError("name dead letters by their ids, or choose them by filters or --all")
         chosen = [_get(deps, text) for text in names]
@@ -94,8 +94,8 @@ def _bulk(name: str, act: Act, done: str) -> None:
         _report(_carry_out(deps, ids, act), done, as_json)
 
 
-_bulk("replay", replaying.replay, "replayed")
-_bulk("discard", replaying.discard, "discarded")
+_bulk("replay", replaying.replay_dead_letter, "replayed")
+_bulk("discard", replaying.discard_dead_letter, "discarded")
 
 
 def _get(deps: Deps, text: str) -> DeadLetter:
@@ -103,7 +103,7 @@ def _get(deps: Deps, text: str) -> DeadLetter:
 
 
 def _find(conn: Connection, text: str) -> DeadLetter:
-    found = [match for match in history.matches(conn, text, ()) if match.subject == "dead_letter"]
+    found = [match for match in history.find_rows(conn, text, ()) if match.subject == "dead_letter"]
     letter = dead_letters.get(conn, found[0].id) if len(found) == 1 else None
     if letter is None:
         what = f"{len(found)} dead letters begin with" if found else "there is no dead letter"
@@ -111,13 +111,13 @@ def _find(conn: Connection, text: str) -> DeadLetter:
     return letter
 
 
-def _agreed(deps: Deps, chosen: list[DeadLetter], which: Filter, name: str) -> bool:
+def _agreed(deps: Deps, chosen: list[DeadLetter], which: DeadLetterFilter, name: str) -> bool:
     """Show on standard error how many there are and of which groups, and ask."""
     if chosen:
         count = len(chosen)
         click.echo("\n".join(_line(_as_group(letter)) for letter in chosen), err=True)
     else:
-        groups = deps.database.run(lambda conn: dead_letters.groups(conn, which))
+        groups = deps.database.run(lambda conn: dead_letters.count_groups(conn, which))
         count = sum(group["count"] for group in groups)
         click.echo("\n".join(f"{group['count']:>6}  {_line(group)}" for group in groups), err=True)
     if not count:
@@ -133,13 +133,13 @@ def _as_group(letter: DeadLetter) -> Row:
 
 def _line(group: Row) -> str:
     parts = (group["provider"] or "-", group["step"], group["category"], group["error"], group["example"])
-    return console.clean("  ".join(parts)[:200])
+    return console.escape_control_chars("  ".join(parts)[:200])
 
 
-def _matching(deps: Deps, which: Filter) -> Iterator[UUID]:
+def _matching(deps: Deps, which: DeadLetterFilter) -> Iterator[UUID]:
     """Go through all that match, a page in memory."""
     after = UUID(int=0)
-    while ids := deps.database.run(partial(dead_letters.page, which=which, after=after, limit=PAGE)):
+    while ids := deps.database.run(partial(dead_letters.list_ids, which=which, after=after, limit=PAGE)):
         yield from ids
         after = ids[-1]
 
@@ -158,7 +158,7 @@ def _carry_out(deps: Deps, ids: Iterable[UUID], act: Act) -> dict[str, Any]:
                 continue
             done += 1
             wakes += [wake] if wake else []
-        unsent += len(wakes) - publish.wake_all(wakes) if wakes else 0
+        unsent += len(wakes) - publish.publish_wakes(wakes) if wakes else 0
     return {"done": done, "refused": refused, "unsent_wakes": unsent}
 
 
@@ -169,11 +169,11 @@ def _act(conn: Connection, act: Act, dead_letter_id: UUID) -> Wake | None:
 def _report(result: dict[str, Any], done: str, as_json: bool) -> None:
     refused = result["refused"]
     if as_json:
-        console.emit(result)
+        console.print_json(result)
     else:
         click.echo(f"{result['done']} {done}" + (f", {len(refused)} refused" if refused else ""))
         for one in refused[:REFUSALS_SHOWN]:
-            click.echo(console.clean(f"  refused {one['id']}: {one['reason']}"))
+            click.echo(console.escape_control_chars(f"  refused {one['id']}: {one['reason']}"))
         if result["unsent_wakes"]:
             click.echo("the broker is away: the work begins when it is back")
     if refused:
@@ -184,7 +184,7 @@ def _groups(groups: list[Row]) -> Any:
     columns = ("count", "provider", "step", "category", "error", "can be replayed", "newest", "example")
     names = ("count", "provider", "step", "category", "error", "retryable")
     rows = [(*(g[n] for n in names), f"{g['newest']:%Y-%m-%d %H:%M:%S}", g["example"][:120]) for g in groups]
-    return console.table("Open dead letters", columns, rows)
+    return console.build_table("Open dead letters", columns, rows)
 
 
 def _each(letters: list[DeadLetter]) -> Any:
@@ -193,4 +193,4 @@ def _each(letters: list[DeadLetter]) -> Any:
         (x.id, f"{x.created_at:%Y-%m-%d %H:%M:%S}", x.provider, x.step, x.category, x.error, x.job_id, x.reason[:120])
         for x in letters
     ]
-    return console.table("Open dead letters", columns, rows)
+    return console.build_table("Open dead letters", columns, rows)

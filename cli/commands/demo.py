@@ -58,16 +58,16 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
 def _run(console: Console, local: Local, standin: Standin, listener: WebhookListener) -> bool:
     """Run every case to its end and print the comparison; return True if the sources agree."""
     os.environ.update(local.environment())
-    settings_module.get.cache_clear()
-    conn = connect(settings_module.get().database_url.get_secret_value(), name="moorage-demo")
+    settings_module.get_settings.cache_clear()
+    conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-demo")
     application = Application(local, standin)
     with StreamFollower(local.url, local.secrets["api_token"]) as follower:
         is_settled = _run_cases(console, conn, application)
         newest = event_stream.newest_event_id(conn)
         follower.await_event(newest, STREAM_SECONDS)
-    deps, ledger, project = boot.deps(), standin.get_ledger(), application.get_project()
-    audit_findings = run.run(deps).findings
-    verdict = check_ledger(conn, deps.blobs, ledger, application.runs)
+    deps, ledger, project = boot.get_deps(), standin.get_ledger(), application.get_project()
+    audit_findings = run.run_audit(deps).findings
+    verdict = check_ledger(conn, deps.storage, ledger, application.runs)
     if not is_settled:
         verdict.unexpected.insert(0, f"not all work ended within {SETTLE_SECONDS:.0f} s")
     verdict.unexpected += report.check_project(project, application.requested)

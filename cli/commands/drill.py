@@ -68,7 +68,7 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
         )  # fmt: skip
         with local:
             os.environ.update({**local.environment(), **stack.environment()})
-            settings_module.get.cache_clear()
+            settings_module.get_settings.cache_clear()
             targets = Targets(local, standin, proxies, LEASE_SECONDS)
             load = LoadGenerator(local, standin, jobs=jobs, seconds=minutes * 60, seed=seed)
             result = Drill(console, targets, load, seed=seed, every_seconds=every_seconds).run(minutes * 60)
@@ -147,9 +147,9 @@ class Drill:
         return LedgerIndex.build(self._standin.get_ledger()).has_reported(self._load.requested)
 
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
-        deps, schedule = boot.deps(), self._schedule
-        verdict = judge_drill(conn, deps.blobs, self._standin.get_ledger(), self._load.runs, schedule.landed)
-        audit_findings = [str(finding) for finding in run.run(deps, deep=True).findings]
+        deps, schedule = boot.get_deps(), self._schedule
+        verdict = judge_drill(conn, deps.storage, self._standin.get_ledger(), self._load.runs, schedule.landed)
+        audit_findings = [str(finding) for finding in run.run_audit(deps, deep=True).findings]
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
         verdict.unexpected += self._recovery.unrecovered

@@ -11,12 +11,12 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from cli.console import emit
+from cli.console import print_json
 from db import jobs, outputs
 from media import sniff
 from moorage.errors import ConfigError
 from tasks.jobs import local_files
-from tasks.jobs.local_files import Source
+from tasks.jobs.local_files import FileSource
 from tasks.step import Deps
 from worker import boot, publish
 from worker.celery import app
@@ -36,11 +36,11 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     if not sources:
         raise ConfigError("there is nothing to keep: name URLs, pictures, MP4 or WebM files, or folders of them")
     _require_worker()
-    deps = boot.deps()
+    deps = boot.get_deps()
     with _readable():
-        spooled = [(source, local_files.spool(deps, source.path) if source.path else None) for source in sources]
-    job_id, wakes = local_files.start(deps, spooled, owner, "cli")
-    publish.wake_all(wakes)
+        spooled = [(source, local_files.spool_file(deps, source.path) if source.path else None) for source in sources]
+    job_id, wakes = local_files.create_keep_job(deps, spooled, owner, "cli")
+    publish.publish_wakes(wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
         rows = _await(deps, job_id, status)
     shown = _show(deps, console, job_id, sources, rows, as_json)
@@ -60,41 +60,41 @@ def _require_worker() -> None:
     """Say at once that nobody would do the work, instead of waiting for ever."""
     try:
         answers = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
-    except publish.BROKER_AWAY as error:
+    except publish.BROKER_ERRORS as error:
         raise ConfigError("the broker does not answer: start it, or correct CELERY_BROKER_URL") from error
     if not any(queue["name"] == "keep" for queues in answers.values() for queue in queues or ()):
         raise ConfigError("no worker serves the queue keep: start one with `moorage worker`, or all with `moorage up`")
 
 
-def _sources(what: Iterable[str], console: Console) -> Iterable[Source]:
+def _sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
     for item in what:
         path = Path(item)
         if item.startswith(("http://", "https://")):
-            yield Source(item, url=item)
+            yield FileSource(item, url=item)
         elif path.is_dir():
             yield from _in_folder(path, console)
         elif path.is_file():
-            yield Source(item, path=path)
+            yield FileSource(item, path=path)
         else:
             raise ConfigError(f"{item} is neither a URL (https://...), nor a file, nor a folder")
 
 
-def _in_folder(folder: Path, console: Console) -> Iterable[Source]:
+def _in_folder(folder: Path, console: Console) -> Iterable[FileSource]:
     """Give the pictures and videos of a folder, known by their first bytes; the rest is named and left."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             with path.open("rb") as file:
-                kind = sniff.kind(file.read(sniff.HEAD_BYTES))
+                kind = sniff.detect_format(file.read(sniff.HEAD_BYTES))
             if kind is None:
                 console.print(f"left out: {path} is no picture or video", style="dim")
             else:
-                yield Source(str(path), path=path)
+                yield FileSource(str(path), path=path)
 
 
 def _await(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
     while True:
-        rows = deps.database.run(lambda conn: outputs.of_job(conn, job_id))
-        job = deps.database.run(lambda conn: jobs.show(conn, job_id))
+        rows = deps.database.run(lambda conn: outputs.list_by_job(conn, job_id))
+        job = deps.database.run(lambda conn: jobs.get_with_render(conn, job_id))
         ended = sum(row["ended_at"] is not None for row in rows)
         retried = [row["reason"] for row in rows if row["state"] == "waiting" and row["reason"]]
         hint = f"  (trying again: {retried[0]})" if retried else ""
@@ -105,7 +105,12 @@ def _await(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
 
 
 def _show(
-    deps: Deps, console: Console, job_id: UUID, sources: Sequence[Source], rows: Sequence[dict[str, Any]], as_json: bool
+    deps: Deps,
+    console: Console,
+    job_id: UUID,
+    sources: Sequence[FileSource],
+    rows: Sequence[dict[str, Any]],
+    as_json: bool,
 ) -> bool:
     """Print where each file is, or why it is not kept; returns whether all are kept."""
     kept = [row for row in rows if row["state"] == "kept"]
@@ -115,7 +120,7 @@ def _show(
             {"source": source.name, "url": _url(deps, row), **{name: row[name] for name in facts}}
             for source, row in zip(sources, rows, strict=True)
         ]
-        emit({"job_id": job_id, "render_id": job_id if kept else None, "files": found})
+        print_json({"job_id": job_id, "render_id": job_id if kept else None, "files": found})
         return len(kept) == len(rows)
     for source, row in zip(sources, rows, strict=True):
         described = f"{row['format']} {row['width_px']}x{row['height_px']} {row['bytes']:,} B" if row["key"] else ""
@@ -126,4 +131,4 @@ def _show(
 
 
 def _url(deps: Deps, row: dict[str, Any]) -> str | None:
-    return deps.blobs.asset_url(row["key"]) if row["key"] else None
+    return deps.storage.build_asset_url(row["key"]) if row["key"] else None

@@ -23,18 +23,18 @@ _DAY: Final = 86400.0
 
 @click.command()
 @click.option("--apply", is_flag=True, help="Let it go.")
-@console.as_json
+@console.json_option
 def retention(apply: bool, as_json: bool) -> None:
     """Count what has been kept for as long as the settings say; with --apply it goes."""
-    deps = boot.deps()
-    counts = keeping.run(deps, "cli") if apply else keeping.preview(deps)
+    deps = boot.get_deps()
+    counts = keeping.delete_expired(deps, "cli") if apply else keeping.count_expired(deps)
     if as_json:
-        console.emit({"applied": apply, "counts": counts})
+        console.print_json({"applied": apply, "counts": counts})
         return
-    kept = keeping.kept_seconds(deps.settings)
+    kept = keeping.retention_seconds(deps.settings)
     rows = [
         (text, f"{kept[what] / _DAY:g} days" if what in kept else "for ever", counts.get(what), setting)
         for what, (text, setting) in _WHAT.items()
     ]
     title = "Gone" if apply else "Would go (dry run; --apply lets it go)"
-    console.show(console.table(title, ("what", "kept", "count", "setting"), rows))
+    console.print_parts(console.build_table(title, ("what", "kept", "count", "setting"), rows))

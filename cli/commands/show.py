@@ -10,11 +10,11 @@ import click
 from rich.table import Table
 
 from cli import console
-from cli.console import ago
+from cli.console import format_age
 from db import dead_letters, deliveries, jobs, notifications, outputs, predictions
-from db.connection import Connection, Row, now
+from db.connection import Connection, Row, current_time
 from db.reports import show as history
-from db.reports.show import Match
+from db.reports.show import RowMatch
 from moorage.errors import ConfigError
 from worker import boot
 
@@ -29,7 +29,7 @@ _LIVE: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RecordReport:
     """All that is recorded of one thing; the shape of --json."""
 
     subject: str
@@ -47,7 +47,7 @@ class Story:
 
 @click.command()
 @click.argument("name", metavar="ID")
-@console.as_json
+@console.json_option
 def show(name: str, as_json: bool) -> None:
     """
     Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's, notice's, dead
@@ -56,65 +56,65 @@ def show(name: str, as_json: bool) -> None:
     The first 8 characters of an id or more serve when they are enough; a provider's id of a prediction, or the id of a
     webhook, serves too.
     """
-    deps = boot.deps()
+    deps = boot.get_deps()
     names = sorted({*deps.providers, "direct"})
     story = deps.database.run(lambda conn: _tell(conn, name, names))
     if as_json:
-        console.emit(story)
+        console.print_json(story)
     else:
-        console.show(*_page(story))
+        console.print_parts(*_page(story))
 
 
-def _tell(conn: Connection, name: str, providers: list[str]) -> Story:
-    found = history.matches(conn, name, providers)
+def _tell(conn: Connection, name: str, providers: list[str]) -> RecordReport:
+    found = history.find_rows(conn, name, providers)
     if not found:
-        raise ConfigError(f"nothing is known as {console.clean(name)}")
+        raise ConfigError(f"nothing is known as {console.escape_control_chars(name)}")
     if len(found) > 1:
         listed = ", ".join(f"{match.subject} {match.id}" for match in found)
-        raise ConfigError(f"{len(found)} or more rows are known as {console.clean(name)}: {listed}")
+        raise ConfigError(f"{len(found)} or more rows are known as {console.escape_control_chars(name)}: {listed}")
     return _of_job(conn, found[0].id) if found[0].subject == "job" else _of_row(conn, found[0])
 
 
-def _of_job(conn: Connection, job_id: UUID) -> Story:
-    facts = jobs.show(conn, job_id) or {}
-    tried, files = predictions.of_job(conn, job_id), outputs.of_job(conn, job_id)
-    heard = [delivery for row in tried for delivery in deliveries.of_prediction(conn, row["id"])]
-    sent = notifications.of_job(conn, job_id)
+def _of_job(conn: Connection, job_id: UUID) -> RecordReport:
+    facts = jobs.get_with_render(conn, job_id) or {}
+    tried, files = predictions.list_by_job(conn, job_id), outputs.list_by_job(conn, job_id)
+    heard = [delivery for row in tried for delivery in deliveries.list_by_prediction(conn, row["id"])]
+    sent = notifications.list_by_job(conn, job_id)
     rows = [row["id"] for row in (*tried, *files, *heard, *sent)]
-    letters = history.dead_letters(conn, rows)
-    events = history.timeline(conn, job_id, rows)
-    at = now(conn)
+    letters = history.list_dead_letters(conn, rows)
+    events = history.list_timeline(conn, job_id, rows)
+    at = current_time(conn)
     live = [*(("prediction", row) for row in tried), *(("output", row) for row in files)]
     leased = [(s, _leased(conn, s, row)) for s, row in live]
-    told = next_lines([("job", facts), *leased, *(("notice", row) for row in sent)], letters, at)
-    return Story("job", job_id, at, facts, tried, files, heard, sent, letters, events, told)
+    told = describe_next_actions([("job", facts), *leased, *(("notice", row) for row in sent)], letters, at)
+    return RecordReport("job", job_id, at, facts, tried, files, heard, sent, letters, events, told)
 
 
 def _leased(conn: Connection, subject: str, row: Row) -> Row:
     """Return a row of a job with the end of its lease, which the lists of a job's rows leave out."""
-    return history.row(conn, Match(subject, row["id"])) or row if row["leased_by"] else row
+    return history.get_row(conn, RowMatch(subject, row["id"])) or row if row["leased_by"] else row
 
 
-def _of_row(conn: Connection, match: Match) -> Story:
+def _of_row(conn: Connection, match: RowMatch) -> RecordReport:
     """Tell of a delivery, a prediction, an output, a notice, or of the row that a dead letter is about."""
     letter = dead_letters.get(conn, match.id) if match.subject == "dead_letter" else None
-    about = Match(letter.subject, letter.subject_id) if letter and letter.subject != "message" else match
-    facts = asdict(letter) if letter and about is match else history.row(conn, about)
+    about = RowMatch(letter.subject, letter.subject_id) if letter and letter.subject != "message" else match
+    facts = asdict(letter) if letter and about is match else history.get_row(conn, about)
     if facts is None:
         raise ConfigError(f"{about.subject} {about.id} is gone")
-    letters = [facts] if about is match and letter else history.dead_letters(conn, [about.id])
-    heard = deliveries.of_prediction(conn, about.id) if about.subject == "prediction" else []
-    events = history.timeline(conn, None, [about.id, *(x["id"] for x in letters), *(x["id"] for x in heard)])
-    at = now(conn)
-    told = next_lines([(about.subject, facts)], letters, at)
-    return Story(about.subject, about.id, at, facts, [], [], heard, [], letters, events, told)
+    letters = [facts] if about is match and letter else history.list_dead_letters(conn, [about.id])
+    heard = deliveries.list_by_prediction(conn, about.id) if about.subject == "prediction" else []
+    events = history.list_timeline(conn, None, [about.id, *(x["id"] for x in letters), *(x["id"] for x in heard)])
+    at = current_time(conn)
+    told = describe_next_actions([(about.subject, facts)], letters, at)
+    return RecordReport(about.subject, about.id, at, facts, [], [], heard, [], letters, events, told)
 
 
-def _page(story: Story) -> list[Table | str]:
+def _page(story: RecordReport) -> list[Table | str]:
     shown = {k: _fact(k, v, story.at) for k, v in story.facts.items()}
     return [
         f"{story.subject} {story.id}",
-        *(f"  {line}" for line in console.facts({k: v for k, v in shown.items() if k != "id" and v != {}})),
+        *(f"  {line}" for line in console.format_facts({k: v for k, v in shown.items() if k != "id" and v != {}})),
         "",
         *_rows(story),
         *_timeline(story),
@@ -124,13 +124,13 @@ def _page(story: Story) -> list[Table | str]:
 
 def _fact(name: str, value: Any, at: datetime) -> Any:
     if isinstance(value, datetime):
-        return f"{value} ({ago(value, at)})"
+        return f"{value} ({format_age(value, at)})"
     if name == "chain" and value:
-        return ", then ".join(f"{e['provider']} {e['model']} ({console.span(e['seconds'])})" for e in value)
+        return ", then ".join(f"{e['provider']} {e['model']} ({console.format_duration(e['seconds'])})" for e in value)
     return value
 
 
-def _rows(story: Story) -> list[Table]:
+def _rows(story: RecordReport) -> list[Table]:
     wanted: list[tuple[str, list[Row], tuple[str, ...]]] = [
         ("Predictions", story.predictions, _PREDICTION),
         ("Outputs", story.outputs, ("idx", "path", "state", "attempt", "format", "bytes", "key", "reason")),
@@ -139,24 +139,24 @@ def _rows(story: Story) -> list[Table]:
         ("Dead letters", story.dead_letters, ("id", "subject", "step", "category", "error", "state", "reason")),
     ]
     return [
-        console.table(title, columns, ([_short(row[column], story.at) for column in columns] for row in rows))
+        console.build_table(title, columns, ([_short(row[column], story.at) for column in columns] for row in rows))
         for title, rows, columns in wanted
         if rows
     ]
 
 
-def _timeline(story: Story) -> list[Table | str]:
+def _timeline(story: RecordReport) -> list[Table | str]:
     rows = [
-        (ago(e["at"], story.at), _subject(story, e), _edge(e), _short(e["reason"], story.at), e["actor"])
+        (format_age(e["at"], story.at), _subject(story, e), _edge(e), _short(e["reason"], story.at), e["actor"])
         for e in story.events
     ]
-    made: list[Table | str] = [console.table("Timeline", ("when", "what", "edge", "reason", "by"), rows)]
-    if len(story.events) == history.MOST_EVENTS:
-        made.append(f"only the first {history.MOST_EVENTS} events are shown")
+    made: list[Table | str] = [console.build_table("Timeline", ("when", "what", "edge", "reason", "by"), rows)]
+    if len(story.events) == history.MAX_EVENTS:
+        made.append(f"only the first {history.MAX_EVENTS} events are shown")
     return made
 
 
-def _subject(story: Story, event: Row) -> str:
+def _subject(story: RecordReport, event: Row) -> str:
     """Return an event's row in few characters: an output by its place."""
     place = {row["id"]: row["path"] for row in story.outputs}
     if event["subject_id"] in place:
@@ -170,11 +170,11 @@ def _edge(event: Row) -> str:
 
 def _short(value: Any, at: datetime) -> Any:
     if isinstance(value, datetime):
-        return ago(value, at)
+        return format_age(value, at)
     return value[:_REASON_CHARS] if isinstance(value, str) else value
 
 
-def next_lines(rows: Sequence[tuple[str, Columns]], letters: Sequence[Columns], now: datetime) -> list[str]:
+def describe_next_actions(rows: Sequence[tuple[str, Columns]], letters: Sequence[Columns], now: datetime) -> list[str]:
     """
     Return what happens next, a line a live row and a line an open dead letter; one line that says so when it is over.
 
@@ -191,7 +191,7 @@ def _next(subject: str, row: Columns, now: datetime) -> str:
         return _job(row, now)
     name = _name(subject, row)
     if row.get("leased_by"):
-        lease = ago(row["leased_until"], now)
+        lease = format_age(row["leased_until"], now)
         return f"{name}: attempt {row['attempt']} runs at {row['leased_by']}, its lease ends {lease}"
     return f"{name}: {_when(row, now)}"
 
@@ -204,14 +204,14 @@ def _name(subject: str, row: Columns) -> str:
 
 def _job(row: Columns, now: datetime) -> str:
     if row["state"] == "open":
-        return f"job: waits for files, its deadline is {ago(row['deadline_at'], now)}"
+        return f"job: waits for files, its deadline is {format_age(row['deadline_at'], now)}"
     return f"job: ends with its last file, which is counted again {_due(row, now)}"
 
 
 def _when(row: Columns, now: datetime) -> str:
     state, due = row["state"], _due(row, now)
     if state == "unmatched":
-        return f"looked up again {due}, given up {ago(row['unmatched_until'], now)}"
+        return f"looked up again {due}, given up {format_age(row['unmatched_until'], now)}"
     if state == "planned":
         return f"submitted {due}, if there is room at {row['provider']}"
     if state == "submitting":
@@ -221,12 +221,12 @@ def _when(row: Columns, now: datetime) -> str:
     if state == "abandoned":
         return f"a late answer still counts, asked a last time {due}"
     if state == "running":
-        return f"poll {row['polls'] + 1} {due}, its deadline is {ago(row['deadline_at'], now)}"
+        return f"poll {row['polls'] + 1} {due}, its deadline is {format_age(row['deadline_at'], now)}"
     if state == "discarding":
         return f"its objects are deleted {due}"
-    dies = f", its URL dies {ago(row['expires_at'], now)}" if row.get("expires_at") else ""
+    dies = f", its URL dies {format_age(row['expires_at'], now)}" if row.get("expires_at") else ""
     return f"attempt {row['attempt'] + 1} {due}{dies}"
 
 
 def _due(row: Columns, now: datetime) -> str:
-    return "now" if row["run_at"] <= now else ago(row["run_at"], now)
+    return "now" if row["run_at"] <= now else format_age(row["run_at"], now)

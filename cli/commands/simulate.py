@@ -65,7 +65,7 @@ def simulate(
     provider: str, prediction_id: str | None, status: str, outputs: tuple[str, ...], base: str | None, send: bool
 ) -> None:
     """Make a correctly signed webhook of PROVIDER and print it as a curl line, or send it."""
-    settings = settings_module.get()
+    settings = settings_module.get_settings()
     files = outputs or ((PIXEL,) if status == "succeeded" else ())
     text = json.dumps(_BODIES[provider](prediction_id or f"simulated-{uuid.uuid4().hex[:12]}", status, files))
     headers = _signed(_secret(settings, provider), text.encode(), f"msg_{uuid.uuid4().hex}", int(time.time()))

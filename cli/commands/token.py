@@ -8,7 +8,7 @@ import click
 from cli import console
 from db import api_tokens
 from db.api_tokens import Role
-from db.connection import Database, now
+from db.connection import Database, current_time
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.text import is_storable
@@ -29,27 +29,29 @@ def token() -> None:
 @token.command()
 @click.argument("name")
 @click.option("--role", type=click.Choice(["application", "admin"]), default="application", show_default=True)
-@console.as_json
+@console.json_option
 def create(name: str, role: Role, as_json: bool) -> None:
     """Make a token and print it, this once."""
     if not name.strip() or len(name) > MAX_NAME or not is_storable(name):
         raise ConfigError(f"NAME: write 1 to {MAX_NAME} characters that say whose it is")
-    row, made = _database().run(partial(api_tokens.add, name=name, role=role))
+    row, made = _database().run(partial(api_tokens.create, name=name, role=role))
     if as_json:
-        console.emit({**row, "token": made})
+        console.print_json({**row, "token": made})
         return
     click.echo(made)
-    click.echo(f"token {row['id']} of {console.clean(name)}, role {role}: it is not shown again", err=True)
+    click.echo(
+        f"token {row['id']} of {console.escape_control_chars(name)}, role {role}: it is not shown again", err=True
+    )
 
 
 @token.command("list")
-@console.as_json
+@console.json_option
 def list_(as_json: bool) -> None:
     """List the tokens that were made, the revoked too."""
     database = _database()
-    rows, at = database.run(api_tokens.all_of), database.run(now)
+    rows, at = database.run(api_tokens.list_tokens), database.run(current_time)
     if as_json:
-        console.emit({"tokens": rows})
+        console.print_json({"tokens": rows})
         return
     columns = ("id", "name", "role", "made", "revoked")
     cells = [
@@ -57,27 +59,27 @@ def list_(as_json: bool) -> None:
             row["id"],
             row["name"],
             row["role"],
-            console.ago(row["created_at"], at),
-            console.ago(row["revoked_at"], at) if row["revoked_at"] else "",
+            console.format_age(row["created_at"], at),
+            console.format_age(row["revoked_at"], at) if row["revoked_at"] else "",
         )
         for row in rows
     ]
-    console.show(console.table("API tokens", columns, cells) if rows else "no token was made")
+    console.print_parts(console.build_table("API tokens", columns, cells) if rows else "no token was made")
 
 
 @token.command()
 @click.argument("token_id", metavar="ID", type=click.UUID)
-@console.as_json
+@console.json_option
 def revoke(token_id: UUID, as_json: bool) -> None:
     """End a token: its next request is refused, and so are open streams within five minutes."""
     row = _database().run(partial(api_tokens.revoke, token_id=token_id))
     if row is None:
         raise ConfigError(f"there is no token {token_id} that lives: see moorage token list")
     if as_json:
-        console.emit(row)
+        console.print_json(row)
         return
-    click.echo(f"{console.clean(row['name'])} is revoked")
+    click.echo(f"{console.escape_control_chars(row['name'])} is revoked")
 
 
 def _database() -> Database:
-    return Database(settings_module.get().database_url.get_secret_value(), name="moorage-token")
+    return Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-token")

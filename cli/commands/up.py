@@ -10,7 +10,7 @@ import click
 import requests
 from rich.console import Console
 
-from moorage.owner_tokens import MAX_SECONDS
+from moorage.owner_tokens import MAX_LIFETIME_SECONDS
 from simulation.provider.client import Standin
 from simulation.stack import Local, data_folder
 
@@ -103,7 +103,7 @@ def _page(local: Local) -> str:
     """Return the address of the page with a token, asked for as an application asks for its users'."""
     answer = requests.post(
         f"{local.url}/v1/owner-tokens",
-        json={"owner": OWNER, "seconds": MAX_SECONDS},
+        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS},
         headers={"Authorization": f"Bearer {local.secrets['api_token']}"},
         timeout=10,
     )

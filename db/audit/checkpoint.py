@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 
 NAME: Final = "audit"
 
@@ -26,7 +26,7 @@ SAVED: Final = "SELECT place, after_key, facts FROM cursors WHERE sweep = %(swee
 
 def saved(conn: Connection) -> tuple[str, str, dict[str, Any]] | None:
     """Return place, key and facts of an audit that was interrupted; None when the last one came to its end."""
-    row = one(conn, SAVED, {"sweep": NAME})
+    row = fetch_one(conn, SAVED, {"sweep": NAME})
     return (row["place"], row["after_key"], row["facts"]) if row else None
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from db.audit.history_checks import GONE, HISTORY
 from db.audit.row_checks import ROWS
 from db.audit.work_checks import WORK
-from db.connection import Connection, Row, many
+from db.connection import Connection, Row, fetch_all
 
 PATIENT: Final = "SET LOCAL statement_timeout = '15min'; SET LOCAL idle_in_transaction_session_timeout = '1min'"
 
@@ -40,18 +40,18 @@ SELECT DISTINCT subject_id::text AS key, subject_id FROM events
 _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 
 
-def checks_of(place: str, *, deep: bool) -> list[str]:
+def list_checks(place: str, *, deep: bool) -> list[str]:
     """Return the names of the checks over the rows of a place."""
     return [name for name in CHECKS if name.split()[1] == place and (deep or name not in DEEP)]
 
 
-def page(conn: Connection, place: str, after: str, *, limit: int) -> list[str]:
+def list_keys(conn: Connection, place: str, after: str, *, limit: int) -> list[str]:
     """Return the keys of a place in their order, from behind one ("" for the first)."""
     start = after or ("" if place == "projects" else _FIRST)
-    return [row["key"] for row in many(conn, PAGES[place], {"after": start, "limit": limit})]
+    return [row["key"] for row in fetch_all(conn, PAGES[place], {"after": start, "limit": limit})]
 
 
-def broken(conn: Connection, name: str, keys: Sequence[str], args: Mapping[str, Any]) -> list[Row]:
+def find_violations(conn: Connection, name: str, keys: Sequence[str], args: Mapping[str, Any]) -> list[Row]:
     """
     Return which of some rows break a rule: subject, id (text), what.
 
@@ -60,4 +60,4 @@ def broken(conn: Connection, name: str, keys: Sequence[str], args: Mapping[str, 
     """
     conn.execute(PATIENT)
     wanted = {key: value for key, value in args.items() if f"%({key})s" in CHECKS[name]}
-    return many(conn, CHECKS[name], {**wanted, "ids": list(keys)})
+    return fetch_all(conn, CHECKS[name], {**wanted, "ids": list(keys)})

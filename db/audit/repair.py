@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 from db.leases import SUBJECT
 from moorage.model import Step, WorkTable
 
@@ -26,9 +26,9 @@ _STEPS: Final[Mapping[WorkTable, Step]] = {
 _STEPS_BY_STATE: Final[Mapping[str, Step]] = {"discarding": "discard", "planned": "submit", "submitting": "submit"}
 
 
-def wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
+def clear_wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
     """Forget that a due row was ever woken and return the step that takes it; None when it is no longer due or free."""
-    row = one(conn, WAKE[table], {"id": row_id})
+    row = fetch_one(conn, WAKE[table], {"id": row_id})
     if row is None:
         return None
     return _STEPS_BY_STATE.get(row["state"], _STEPS[table])
@@ -39,14 +39,14 @@ HELD: Final[Mapping[WorkTable, str]] = {
 }
 
 
-def is_held(conn: Connection, table: WorkTable, row_id: UUID) -> bool:
+def is_leased(conn: Connection, table: WorkTable, row_id: UUID) -> bool:
     """Return whether a worker holds a row, also under a lease that has ended."""
-    return one(conn, HELD[table], {"id": row_id}) is not None
+    return fetch_one(conn, HELD[table], {"id": row_id}) is not None
 
 
 IS_DUE: Final = "SELECT id FROM jobs WHERE id = %(id)s AND run_at <= moment()"
 
 
-def is_due(conn: Connection, job_id: UUID) -> bool:
+def is_job_due(conn: Connection, job_id: UUID) -> bool:
     """Return whether a job is to be looked at by a sweep."""
-    return one(conn, IS_DUE, {"id": job_id}) is not None
+    return fetch_one(conn, IS_DUE, {"id": job_id}) is not None

@@ -7,7 +7,7 @@ A scrape costs what is live, not what was ever done.
 from dataclasses import dataclass
 from typing import Final
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from db.leases import UNPAUSED
 from moorage.metrics import Gauge
 
@@ -188,7 +188,7 @@ SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, objects
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
+class GaugeQuery:
     """A gauge and the statement that counts it: a column a label, and `value`."""
 
     name: str
@@ -197,51 +197,51 @@ class Stat:
     sql: str
 
 
-STATS: Final = (
-    Stat("moorage_deliveries", "Live deliveries.", ("state", "provider"), DELIVERIES),
-    Stat("moorage_jobs", "Live jobs, by the provider of their latest prediction.", ("state", "provider"), JOBS),
-    Stat("moorage_predictions", "Live predictions.", ("state", "provider"), PREDICTIONS),
-    Stat("moorage_outputs", "Live outputs.", ("state", "provider"), OUTPUTS),
-    Stat("moorage_notices", "Notices that wait, and those that ended in the last 24 hours.", ("state",), NOTICES),
-    Stat("moorage_leases", "Rows a worker holds.", ("table",), LEASES),
-    Stat("moorage_oldest_due_seconds", "How long the oldest due row has waited.", ("table",), OLDEST_DUE),
-    Stat("moorage_soonest_expiry_seconds", "Time until the first waiting output's URL dies.", (), SOONEST_EXPIRY),
-    Stat(
+GAUGE_QUERIES: Final = (
+    GaugeQuery("moorage_deliveries", "Live deliveries.", ("state", "provider"), DELIVERIES),
+    GaugeQuery("moorage_jobs", "Live jobs, by the provider of their latest prediction.", ("state", "provider"), JOBS),
+    GaugeQuery("moorage_predictions", "Live predictions.", ("state", "provider"), PREDICTIONS),
+    GaugeQuery("moorage_outputs", "Live outputs.", ("state", "provider"), OUTPUTS),
+    GaugeQuery("moorage_notices", "Notices that wait, and those that ended in the last 24 hours.", ("state",), NOTICES),
+    GaugeQuery("moorage_leases", "Rows a worker holds.", ("table",), LEASES),
+    GaugeQuery("moorage_oldest_due_seconds", "How long the oldest due row has waited.", ("table",), OLDEST_DUE),
+    GaugeQuery("moorage_soonest_expiry_seconds", "Time until the first waiting output's URL dies.", (), SOONEST_EXPIRY),
+    GaugeQuery(
         "moorage_dead_letters_open",
         "Dead letters that wait for a person.",
         ("provider", "step", "category"),
         DEAD_LETTERS,
     ),
-    Stat("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", ("state",), JOBS_ENDED),
-    Stat("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", ("state",), OUTPUTS_ENDED),
-    Stat(
+    GaugeQuery("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", ("state",), JOBS_ENDED),
+    GaugeQuery("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", ("state",), OUTPUTS_ENDED),
+    GaugeQuery(
         "moorage_predictions_ended_1h",
         "Predictions ended in the last hour, by what told of the end.",
         ("provider", "state", "ended_by"),
         PREDICTIONS_ENDED,
     ),
-    Stat(
+    GaugeQuery(
         "moorage_jobs_settled_1h",
         "Jobs settled in the last hour, by whose files they got: first, fallback, placeholder, none.",
         ("state", "answer"),
         JOBS_SETTLED,
     ),
-    Stat(
+    GaugeQuery(
         "moorage_billing_refused_1h",
         "Predictions that a provider refused in the last hour for want of money.",
         ("provider",),
         BILLING_REFUSED,
     ),
-    Stat("moorage_last_webhook_seconds", "How long ago the last webhook came.", ("provider",), LAST_WEBHOOK),
-    Stat("moorage_webhook_interval_seconds", "Usual time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),
-    Stat("moorage_paused_seconds", "How long a provider, or keep, has been paused.", ("target",), PAUSED),
-    Stat("moorage_storage_bytes", "Bytes stored, as last counted.", ("owner", "bucket"), STORAGE_BYTES),
-    Stat("moorage_storage_objects", "Objects stored, as last counted.", ("owner", "bucket"), STORAGE_OBJECTS),
-    Stat("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", ("sweep",), LAST_TICK),
+    GaugeQuery("moorage_last_webhook_seconds", "How long ago the last webhook came.", ("provider",), LAST_WEBHOOK),
+    GaugeQuery("moorage_webhook_interval_seconds", "Usual time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),
+    GaugeQuery("moorage_paused_seconds", "How long a provider, or keep, has been paused.", ("target",), PAUSED),
+    GaugeQuery("moorage_storage_bytes", "Bytes stored, as last counted.", ("owner", "bucket"), STORAGE_BYTES),
+    GaugeQuery("moorage_storage_objects", "Objects stored, as last counted.", ("owner", "bucket"), STORAGE_OBJECTS),
+    GaugeQuery("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", ("sweep",), LAST_TICK),
 )
 
 
-def read(conn: Connection) -> list[Gauge]:
+def collect_gauges(conn: Connection) -> list[Gauge]:
     """
     Count everything, in one snapshot and one short transaction that only reads.
 
@@ -250,11 +250,11 @@ def read(conn: Connection) -> list[Gauge]:
     """
     with conn.transaction():
         conn.execute(SNAPSHOT)
-        return [_gauge(conn, stat) for stat in STATS]
+        return [_gauge(conn, stat) for stat in GAUGE_QUERIES]
 
 
-def _gauge(conn: Connection, stat: Stat) -> Gauge:
+def _gauge(conn: Connection, stat: GaugeQuery) -> Gauge:
     series = tuple(
-        (tuple(str(row[label]) for label in stat.labels), float(row["value"])) for row in many(conn, stat.sql)
+        (tuple(str(row[label]) for label in stat.labels), float(row["value"])) for row in fetch_all(conn, stat.sql)
     )
     return Gauge(stat.name, stat.help, stat.labels, series)

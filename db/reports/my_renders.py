@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 # `f`: the files of the chosen prediction. `expired`: given up at, or after, the end of their URL's life. `shown`: the
 # one word for how a job stands, made here because the filter asks for it too. The view has a placeholder only where its
@@ -53,17 +53,17 @@ PAGE = f"""{_FITTING}
 """
 
 
-def page(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
+def list_cards(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
     """Return an owner's jobs that fit `filters` (the names of NO_FILTER), newest first, older than the job `before`."""
-    return many(conn, PAGE, {**filters, "owner": owner, "before": before, "limit": limit})
+    return fetch_all(conn, PAGE, {**filters, "owner": owner, "before": before, "limit": limit})
 
 
 CARD = f"{_FITTING} AND j.id = %(id)s"
 
 
-def card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, Any] = NO_FILTER) -> Row | None:
+def get_card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, Any] = NO_FILTER) -> Row | None:
     """Return one job as `page` does; None when it is not the owner's, does not fit, or its render was deleted."""
-    return one(conn, CARD, {**filters, "owner": owner, "id": job_id})
+    return fetch_one(conn, CARD, {**filters, "owner": owner, "id": job_id})
 
 
 CHOICES = """
@@ -76,6 +76,6 @@ SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY 
 """
 
 
-def choices(conn: Connection, owner: str) -> Row:
+def list_filter_choices(conn: Connection, owner: str) -> Row:
     """Return the styles and projects of an owner's latest 500 jobs, to choose from."""
-    return one(conn, CHOICES, {"owner": owner}) or {"styles": [], "projects": []}
+    return fetch_one(conn, CHOICES, {"owner": owner}) or {"styles": [], "projects": []}

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, many, one
+from db.connection import Connection, Row, fetch_all, fetch_one
 
 MIN_PREFIX: Final = 8
-MOST_MATCHES: Final = 10
-MOST_EVENTS: Final = 1000
+MAX_MATCHES: Final = 10
+MAX_EVENTS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class RowMatch:
     """A row that a name may mean."""
 
     subject: str
@@ -51,16 +51,16 @@ LIMIT %(limit)s
 """
 
 
-def matches(conn: Connection, name: str, providers: Sequence[str]) -> list[Match]:
+def find_rows(conn: Connection, name: str, providers: Sequence[str]) -> list[RowMatch]:
     """Return the rows, at most 10, whose id is or begins with a name (8 characters at least), or who bear that name."""
     digits = name.lower().replace("-", "")
     found: list[Row] = []
     if MIN_PREFIX <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):
         low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-        found = many(conn, BY_ID, {"low": low, "high": high, "limit": MOST_MATCHES})
+        found = fetch_all(conn, BY_ID, {"low": low, "high": high, "limit": MAX_MATCHES})
     if not found and providers:
-        found = many(conn, BY_NAME, {"name": name, "providers": list(providers), "limit": MOST_MATCHES})
-    return list(dict.fromkeys(Match(row["subject"], row["id"]) for row in found))
+        found = fetch_all(conn, BY_NAME, {"name": name, "providers": list(providers), "limit": MAX_MATCHES})
+    return list(dict.fromkeys(RowMatch(row["subject"], row["id"]) for row in found))
 
 
 DELIVERY: Final = """
@@ -102,9 +102,9 @@ SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END 
 _ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE, "upload": UPLOAD}
 
 
-def row(conn: Connection, match: Match) -> Row | None:
+def get_row(conn: Connection, match: RowMatch) -> Row | None:
     """Return all columns of a delivery, prediction, output, notice or upload that a person reads."""
-    return one(conn, _ROWS[match.subject], {"id": match.id})
+    return fetch_one(conn, _ROWS[match.subject], {"id": match.id})
 
 
 DEAD_LETTERS: Final = """
@@ -115,9 +115,9 @@ SELECT id, subject, subject_id, step, category, error, reason, retryable, state,
 """
 
 
-def dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
+def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     """Return every dead letter of some rows, open or closed, oldest first."""
-    return many(conn, DEAD_LETTERS, {"ids": list(ids)})
+    return fetch_all(conn, DEAD_LETTERS, {"ids": list(ids)})
 
 
 TIMELINE: Final = """
@@ -133,6 +133,6 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
 """
 
 
-def timeline(conn: Connection, job_id: UUID | None, ids: Sequence[UUID]) -> list[Row]:
+def list_timeline(conn: Connection, job_id: UUID | None, ids: Sequence[UUID]) -> list[Row]:
     """Return the edges, at most 1,000, that a job and all of its rows have taken, and those of the rows named."""
-    return many(conn, TIMELINE, {"job_id": job_id, "ids": list(ids), "limit": MOST_EVENTS})
+    return fetch_all(conn, TIMELINE, {"job_id": job_id, "ids": list(ids), "limit": MAX_EVENTS})

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from db import pauses, ticks, usage
-from db.connection import Connection, Row, many, now
+from db.connection import Connection, Row, current_time, fetch_all
 from db.reports import metrics
 
 LAST_WEBHOOKS: Final = """
@@ -18,7 +18,7 @@ SELECT p.provider, d.received_at
 """
 
 # Those an application started itself need no room, so that they do not count here. See submits.has_room.
-AT_WORK: Final = """
+IN_FLIGHT: Final = """
 SELECT provider, count(*) AS value
   FROM predictions
  WHERE state IN ('submitting', 'running') AND entry IS NOT NULL
@@ -47,41 +47,41 @@ SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < mom
 class Overview:
     """What PostgreSQL knows, read at `at`. The lists of rows have the columns of the statements that made them."""
 
-    at: datetime
+    read_at: datetime
     last_webhooks: dict[str, datetime | None]
     deliveries: list[Row]  # state, provider, value
     jobs: list[Row]  # state, provider, value
     predictions: list[Row]  # state, provider, value
-    at_work: dict[str, int]  # moorage's own orders of each provider
+    in_flight: dict[str, int]  # moorage's own orders of each provider
     outputs: list[Row]  # state, provider, value
-    notices: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
+    notifications: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
     soonest_expiry_seconds: float | None
-    held: list[Row]
+    leases: list[Row]
     ticks: list[Row]
     dead_letters: list[Row]  # provider, step, category, value
     pauses: list[Row]  # see pauses.all_of
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
 
 
-def read(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
+def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
     """Read the state of everything in the caller's transaction."""
-    expiry = many(conn, metrics.SOONEST_EXPIRY)
-    webhooks = many(conn, LAST_WEBHOOKS, {"providers": list(providers)})
+    expiry = fetch_all(conn, metrics.SOONEST_EXPIRY)
+    webhooks = fetch_all(conn, LAST_WEBHOOKS, {"providers": list(providers)})
     return Overview(
-        at=now(conn),
+        read_at=current_time(conn),
         last_webhooks={row["provider"]: row["received_at"] for row in webhooks},
-        deliveries=many(conn, metrics.DELIVERIES),
-        jobs=many(conn, metrics.JOBS),
-        predictions=many(conn, metrics.PREDICTIONS),
-        at_work={row["provider"]: int(row["value"]) for row in many(conn, AT_WORK)},
-        outputs=many(conn, metrics.OUTPUTS),
-        notices=many(conn, metrics.NOTICES),
-        oldest_due_seconds={row["table"]: float(row["value"]) for row in many(conn, metrics.OLDEST_DUE)},
+        deliveries=fetch_all(conn, metrics.DELIVERIES),
+        jobs=fetch_all(conn, metrics.JOBS),
+        predictions=fetch_all(conn, metrics.PREDICTIONS),
+        in_flight={row["provider"]: int(row["value"]) for row in fetch_all(conn, IN_FLIGHT)},
+        outputs=fetch_all(conn, metrics.OUTPUTS),
+        notifications=fetch_all(conn, metrics.NOTICES),
+        oldest_due_seconds={row["table"]: float(row["value"]) for row in fetch_all(conn, metrics.OLDEST_DUE)},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
-        held=many(conn, HELD, {"limit": held_limit}),
-        ticks=ticks.last(conn),
-        dead_letters=many(conn, metrics.DEAD_LETTERS),
-        pauses=pauses.all_of(conn),
-        storage_use=usage.most(conn),
+        leases=fetch_all(conn, HELD, {"limit": held_limit}),
+        ticks=ticks.list_latest(conn),
+        dead_letters=fetch_all(conn, metrics.DEAD_LETTERS),
+        pauses=pauses.list_pauses(conn),
+        storage_use=usage.list_largest(conn),
     )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 
-from db.connection import Connection, connect, many, one
+from db.connection import Connection, connect, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
 from simulation.chaos import recovery_probes
 from simulation.chaos.recovery_probes import Probe
@@ -85,7 +85,7 @@ class RecoveryMonitor:
     def list_held_rows(self, node: str) -> list[HeldRow]:
         """Return the rows that a worker holds now; none while PostgreSQL is unavailable."""
         try:
-            rows = many(self._connection(), HELD, {"node": f"{node}@%"})
+            rows = fetch_all(self._connection(), HELD, {"node": f"{node}@%"})
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
             return []
@@ -94,7 +94,7 @@ class RecoveryMonitor:
     def mark_newest_event(self) -> None:
         """Remember the newest event: a fault's effects follow it."""
         try:
-            row = one(self._connection(), NEWEST_EVENT, {})
+            row = fetch_one(self._connection(), NEWEST_EVENT, {})
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
         else:
@@ -162,7 +162,7 @@ class RecoveryMonitor:
     def _finds_released(self, conn: Connection, measurement: Measurement) -> bool:
         if not measurement.held:
             args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
-            rows = many(conn, RELEASED, args)
+            rows = fetch_all(conn, RELEASED, args)
             measurement.held = [(TABLES[row["subject"]], row["subject_id"], NO_TOKEN) for row in rows]
         return bool(measurement.held)
 
@@ -170,7 +170,7 @@ class RecoveryMonitor:
         measurement.held = [
             (table, row_id, token)
             for table, row_id, token in measurement.held
-            if one(conn, IS_RESUMED[table], {"id": row_id, "token": token}) is None
+            if fetch_one(conn, IS_RESUMED[table], {"id": row_id, "token": token}) is None
         ]
         return not measurement.held
 

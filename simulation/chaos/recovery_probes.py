@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from db.connection import Connection, one
+from db.connection import Connection, fetch_one
 
 # Work that any worker could claim now.
 _DUE: Final = """
@@ -84,8 +84,8 @@ LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker fr
 
 def read_mark(conn: Connection) -> dict[str, Any]:
     """Return the present state: only what follows it shows a recovery."""
-    return one(conn, MARK, {}) or {}
+    return fetch_one(conn, MARK, {}) or {}
 
 
 def finds_row(conn: Connection, statement: str, args: Mapping[str, Any]) -> bool:
-    return one(conn, statement, dict(args)) is not None
+    return fetch_one(conn, statement, dict(args)) is not None

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from db.connection import Connection, Row, many
+from db.connection import Connection, Row, fetch_all
 from simulation.cases import CaseRun
 from simulation.chaos import retry_verdict
 from simulation.chaos.schedule import LandedFault
 from simulation.ledger_check import Verdict, check_ledger
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 
 def judge_drill(
-    conn: Connection, blobs: Blobs, ledger: dict[str, Any], runs: Sequence[CaseRun], landed: Sequence[LandedFault]
+    conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], runs: Sequence[CaseRun], landed: Sequence[LandedFault]
 ) -> Verdict:
     jumps = [(fault.began_at, fault.ended_at) for fault in landed if fault.kind == "clock jump"]
     verdict = check_ledger(conn, blobs, ledger, runs, jumps)
@@ -25,7 +25,7 @@ def judge_drill(
         """Return True if the repeated row has a fault of the provider by its script."""
         return (row["external_id"], row["path"]) in outputs or row["prompt"] in prompts
 
-    repeated = many(conn, retry_verdict.REPEATED)
+    repeated = fetch_all(conn, retry_verdict.REPEATED)
     verdict.repeated = len(repeated)
     verdict.unexplained += retry_verdict.find_unexplained(repeated, landed, is_troubled)
     return verdict

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.api_client import SimulationFailed
 
 DISCONNECT_AFTER: Final = 150  # events; then it disconnects once, and resumes after the last of them
@@ -128,14 +128,14 @@ STATES = "SELECT id, state FROM jobs"
 
 
 def newest_event_id(conn: Connection) -> int:
-    return int(many(conn, NEWEST)[0]["id"])
+    return int(fetch_all(conn, NEWEST)[0]["id"])
 
 
 def check_stream(conn: Connection, follower: StreamFollower, until: int) -> list[str]:
     """Return the differences between a closed stream and PostgreSQL, up to the id of an event that was received."""
     streamed = [event for event in follower.events if event["id"] <= until]
     counts = Counter(event["id"] for event in streamed)
-    recorded = {row["id"] for row in many(conn, EVENTS, {"after": follower.first_id, "until": until})}
+    recorded = {row["id"] for row in fetch_all(conn, EVENTS, {"after": follower.first_id, "until": until})}
     differences = [f"event {id_} was not streamed" for id_ in sorted(recorded - counts.keys())]
     differences += [f"event {id_} was streamed and does not exist" for id_ in sorted(counts.keys() - recorded)]
     differences += [f"event {id_} was streamed {count} times" for id_, count in counts.items() if count > 1]
@@ -146,7 +146,7 @@ def check_stream(conn: Connection, follower: StreamFollower, until: int) -> list
 
 
 def _compare_states(conn: Connection, streamed: dict[str, str]) -> list[str]:
-    states = {str(row["id"]): row["state"] for row in many(conn, STATES)}
+    states = {str(row["id"]): row["state"] for row in fetch_all(conn, STATES)}
     return [
         f"job {job_id} is {states.get(job_id)}, in the stream {streamed.get(job_id)}"
         for job_id in sorted(states.keys() | streamed.keys())

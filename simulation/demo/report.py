@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from simulation.cases import Body, CaseRun
 from simulation.demo.application import Application
 from simulation.demo.cases import PROJECT
@@ -62,15 +62,15 @@ def print_totals(
     table.add_row("predictions", f"{summary['predictions']}: {_describe_predictions(application, summary)}")
     webhooks = f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted"
     table.add_row("webhooks", f"{webhooks}, {len(summary['unacknowledged'])} rejected")
-    table.add_row("detected by polling", f"{many(conn, POLLED)[0]['count']} predictions without a webhook")
-    table.add_row("jobs", _describe_states(many(conn, JOBS)))
-    table.add_row("files", _describe_states(many(conn, OUTPUTS)))
-    retries = many(conn, RETRIES)[0]
+    table.add_row("detected by polling", f"{fetch_all(conn, POLLED)[0]['count']} predictions without a webhook")
+    table.add_row("jobs", _describe_states(fetch_all(conn, JOBS)))
+    table.add_row("files", _describe_states(fetch_all(conn, OUTPUTS)))
+    retries = fetch_all(conn, RETRIES)[0]
     table.add_row("retries", f"{retries['files']} of files, {retries['webhooks']} of webhooks")
-    for row in many(conn, DEAD):
+    for row in fetch_all(conn, DEAD):
         table.add_row(f"dead letters: {row['count']}", f"{row['category']} {row['error']}: {row['example']}")
     table.add_row("audit", "clean" if not findings else f"{len(findings)} findings")
-    speed = many(conn, SPEED)[0]
+    speed = fetch_all(conn, SPEED)[0]
     table.add_row("busiest second", f"{speed['accepts']} accepts/s, {speed['outputs']} outputs/s kept")
     console.print(table)
 

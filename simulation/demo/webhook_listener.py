@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 
 UNAVAILABLE_EVERY: Final = 10  # one request in so many gets a 503, as during a deployment
 TOLERANCE_SECONDS: Final = 300
@@ -91,14 +91,14 @@ STATES = "SELECT id, state FROM jobs WHERE settled_at IS NOT NULL"
 
 def check_notifications(conn: Connection, listener: WebhookListener) -> list[str]:
     """Return the differences between the ends that the application received and PostgreSQL's."""
-    recorded = {(row["sequence"], str(row["job_id"]), row["type"]) for row in many(conn, ENDS)}
+    recorded = {(row["sequence"], str(row["job_id"]), row["type"]) for row in fetch_all(conn, ENDS)}
     received = {(end.sequence, end.job_id, end.type) for end in listener.received}
     newest = {job_id: type_ for _, job_id, type_ in sorted(received)}
     differences = [f"{type_} of {job_id} was not received" for _, job_id, type_ in sorted(recorded - received)]
     differences += [
         f"{type_} of {job_id} was received and is wrong" for _, job_id, type_ in sorted(received - recorded)
     ]
-    for row in many(conn, STATES):
+    for row in fetch_all(conn, STATES):
         last = newest.get(str(row["id"]))
         if last != f"job.{row['state']}":
             differences.append(f"job {row['id']} is {row['state']}, its application last received {last}")

@@ -79,7 +79,7 @@ ADVICE: Final[Mapping[str, str]] = {
 
 # An input file was sent once, by its owner: no repair can have it again.
 _AGAIN: Final = "restore it from a backup, or ask its owner to upload it again"
-OF_UPLOADS: Final[Mapping[str, str]] = {f"4 uploads {word}": _AGAIN for word in ("missing", "size", "digest")}
+UPLOAD_ADVICE: Final[Mapping[str, str]] = {f"4 uploads {word}": _AGAIN for word in ("missing", "size", "digest")}
 
 REPAIRABLE: Final = frozenset(
     {
@@ -92,6 +92,6 @@ REPAIRABLE: Final = frozenset(
 )  # fmt: skip
 
 
-def todo(finding: Finding) -> str:
+def get_advice(finding: Finding) -> str:
     """Return what a person does about it."""
-    return OF_UPLOADS.get(finding.check) or ADVICE[finding.word]
+    return UPLOAD_ADVICE.get(finding.check) or ADVICE[finding.code]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from db.audit import checkpoint
-from db.connection import now
+from db.connection import current_time
 from moorage.errors import DatabaseUnavailable, Refused
 from tasks.audit.findings import Finding, Page, Tally
 from tasks.step import Deps
@@ -20,7 +20,7 @@ SAVE_SECONDS: Final = 2.0
 
 
 @dataclass(slots=True)
-class Progress(Tally):
+class AuditProgress(Tally):
     """
     A tally with a place in the walk.
 
@@ -41,7 +41,7 @@ class Progress(Tally):
     interruptions: int = 0
     found_monotonic: float | None = None
 
-    def take(self, page: Page) -> None:
+    def add_page(self, page: Page) -> None:
         """Add what a page gave."""
         self.checked += page.checked
         for finding in page.findings:
@@ -49,7 +49,7 @@ class Progress(Tally):
         for check, count in page.found.items():
             self.found[check] += count - sum(finding.check == check for finding in page.findings)
         for note in page.notes:
-            self.note(note)
+            self.add_note(note)
         for output_id in page.kept:
             self._draw(output_id)
         if page.findings:
@@ -64,18 +64,18 @@ class Progress(Tally):
             self.drawn[slot] = output_id
 
 
-def begun(deps: Deps, *, deep: bool, sample: int) -> Progress:
+def start_progress(deps: Deps, *, deep: bool, sample: int) -> AuditProgress:
     """Return the progress of an audit that begins."""
-    return Progress(started_at=deps.database.run(now), deep=deep, sample=0 if deep else sample)
+    return AuditProgress(started_at=deps.database.run(current_time), deep=deep, sample=0 if deep else sample)
 
 
-def resumed(deps: Deps) -> Progress:
+def resume_progress(deps: Deps) -> AuditProgress:
     """Return the progress of the audit that was interrupted. Raises Refused when the last one came to its end."""
     saved = deps.database.run(checkpoint.saved)
     if saved is None:
         raise Refused("no audit was interrupted: run it without --resume", status=409)
     place, after, facts = saved
-    return Progress(
+    return AuditProgress(
         checked=Counter(facts["checked"]),
         found=Counter(facts["found"]),
         findings=[Finding(*values) for values in facts["findings"]],
@@ -91,7 +91,7 @@ def resumed(deps: Deps) -> Progress:
     )
 
 
-def _facts(progress: Progress) -> dict[str, Any]:
+def _facts(progress: AuditProgress) -> dict[str, Any]:
     return {
         "checked": dict(progress.checked),
         "found": dict(progress.found),
@@ -106,10 +106,10 @@ def _facts(progress: Progress) -> dict[str, Any]:
     }
 
 
-class Keeper:
+class Checkpointer:
     """Saves the progress every two seconds."""
 
-    def __init__(self, deps: Deps, progress: Progress) -> None:
+    def __init__(self, deps: Deps, progress: AuditProgress) -> None:
         self._deps, self._progress = deps, progress
         self._saved = -SAVE_SECONDS
 
@@ -127,9 +127,9 @@ class Keeper:
 
 
 @contextlib.contextmanager
-def kept(deps: Deps, progress: Progress) -> Iterator[Keeper]:
+def save_periodically(deps: Deps, progress: AuditProgress) -> Iterator[Checkpointer]:
     """Save the progress when the audit inside is interrupted, if PostgreSQL answers; forget it when it ends."""
-    keeper, ended = Keeper(deps, progress), False
+    keeper, ended = Checkpointer(deps, progress), False
     try:
         yield keeper
         ended = True

@@ -15,34 +15,34 @@ from tasks.step import Deps
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedObject:
     """An object that a row names."""
 
     key: str
     output_id: UUID
     bytes: int
     sha256: str
-    must_be: bool  # kept; that of a discarded output may be deleted already
+    is_required: bool  # kept; that of a discarded output may be deleted already
 
 
-def of_rows(rows: Iterable[Row]) -> list[Expected]:
+def expected_objects(rows: Iterable[Row]) -> list[ExpectedObject]:
     """Return the objects of outputs by key, but for those whose key is not of their job: a check of rows names them."""
     found = []
     for row in rows:
-        start, kept = f"{keys.RENDERS}{row['job_id']}/", row["state"] == "kept"
+        start, kept = f"{keys.RENDER_PREFIX}{row['job_id']}/", row["state"] == "kept"
         thumb = (row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"])
         for key, size, sha256 in ((row["key"], row["bytes"], row["sha256"]), thumb):
             if key is not None and key.startswith(start):
-                found.append(Expected(key, row["id"], size, sha256, kept))
+                found.append(ExpectedObject(key, row["id"], size, sha256, kept))
     return sorted(found, key=lambda expected: expected.key)
 
 
-def digest_of(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
+def compute_digest(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str | None:
     """Return the digest of an object's bytes, read in chunks; None when it is gone."""
     digest = hashlib.sha256()
     try:
-        with deps.blobs.open(bucket, key) as opened:
-            for chunk in opened.chunks():
+        with deps.storage.open_object(bucket, key) as opened:
+            for chunk in opened.iterate_chunks():
                 digest.update(chunk)
                 checked["bytes"] += len(chunk)
     except ObjectMissing:
@@ -51,7 +51,7 @@ def digest_of(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> str |
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DigestSample:
     """Kept files drawn at random: the digest that storage reports for them is the one that was recorded."""
 
     deps: Deps
@@ -65,15 +65,15 @@ class Sample:
             page.add(finding)
         return page
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage once more for what was found."""
         return self._look([finding.id for finding in findings], Counter())
 
     def _look(self, ids: list[str], checked: Counter[str]) -> list[Finding]:
-        blobs, wrong = self.deps.blobs, []
+        blobs, wrong = self.deps.storage, []
         outputs = [UUID(output_id) for output_id in ids]
-        rows = self.deps.database.run(lambda conn: objects.some_objects(conn, outputs))
-        for expected in of_rows(row for row in rows if row["state"] == "kept"):
+        rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, outputs))
+        for expected in expected_objects(row for row in rows if row["state"] == "kept"):
             stat = blobs.head(blobs.public_bucket, expected.key)
             checked["sample"] += 1
             if stat is not None and stat.sha256 is not None and stat.sha256 != expected.sha256:

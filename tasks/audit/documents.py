@@ -11,7 +11,7 @@ from tasks.audit.findings import Finding
 from tasks.step import Deps
 
 
-def look(deps: Deps, project_ids: Sequence[str], check: str) -> Iterator[Finding]:
+def check_documents(deps: Deps, project_ids: Sequence[str], check: str) -> Iterator[Finding]:
     """Go through some projects, one in memory."""
     for project_id in project_ids:
         wrong = deps.database.run(partial(_project, project_id=project_id, asset_base=deps.asset_base))
@@ -22,14 +22,14 @@ def _project(conn: Connection, project_id: str, asset_base: str) -> list[str]:
     project = projects.get(conn, project_id)
     if project is None:
         return []
-    placed = objects.placed(conn, project_id)
-    keys = scene_documents.keys_of_all(project["document"], (row["scene"] for row in placed))
+    placed = objects.list_placements(conn, project_id)
+    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     wrong = [_misplaced(row, key) for row, key in zip(placed, keys, strict=True) if row["scene_key"] != key]
     urls: dict[str, list[str]] = defaultdict(list)
     for row, key in zip(placed, keys, strict=True):
         if key is not None:
             urls[key].append(f"{asset_base}/{row['key']}")
-    if scene_documents.with_urls(project["document"], urls) != project["document"]:
+    if scene_documents.replace_image_urls(project["document"], urls) != project["document"]:
         wrong.append("imageUrls of its document are not what its placements say")
     return wrong
 

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-MOST: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
+MAX_LISTED: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,7 +26,7 @@ class Finding:
     check: str
 
     @property
-    def word(self) -> str:
+    def code(self) -> str:
         """Return what is wrong in one word, by which advice and repair go."""
         return self.check.split()[2]
 
@@ -57,12 +57,12 @@ class Tally:
     def add(self, finding: Finding) -> None:
         """Count a finding, and list it while there is room."""
         self.found[finding.check] += 1
-        if self.found[finding.check] <= MOST:
+        if self.found[finding.check] <= MAX_LISTED:
             self.findings.append(finding)
 
-    def note(self, finding: Finding) -> None:
+    def add_note(self, finding: Finding) -> None:
         """List what is worth knowing, while there is room."""
-        if len(self.notes) < MOST:
+        if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
 
 
@@ -73,7 +73,7 @@ class Page(Tally):
     after: str | None = None
 
 
-class Place(Protocol):
+class Scan(Protocol):
     """A sequence of rows or objects with keys, gone through page by page."""
 
     @property
@@ -83,5 +83,5 @@ class Place(Protocol):
     def page(self, after: str) -> Page:
         """Look at the next page behind a key ("" for the first)."""
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Look a second time at what was found here, and at nothing else."""

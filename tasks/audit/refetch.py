@@ -12,11 +12,11 @@ from db import objects, outputs
 from db.connection import Row
 from egress import download
 from media import validate
-from media.validate import Examined
+from media.validate import ValidatedFile
 from moorage.errors import MoorageError, OutputGone
-from moorage.model import Fetched, Output
+from moorage.model import FetchedFile, Output
 from storage.errors import ObjectMissing
-from tasks.audit.digests import digest_of
+from tasks.audit.digests import compute_digest
 from tasks.outputs import keep
 from tasks.step import Deps
 
@@ -31,11 +31,11 @@ class _Unhurried:
         """Go on."""
 
 
-class NotIdentical(MoorageError):
+class DigestMismatch(MoorageError):
     """What the source gives now is not what was kept."""
 
 
-def output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
+def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
     """
     Mend the objects of a kept output; returns whether they are what was recorded, and how or why not.
 
@@ -46,30 +46,30 @@ def output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
         StorageUnavailable, StorageRefused, DatabaseUnavailable: they are away or say no.
     """
     found = deps.database.run(lambda conn: outputs.get(conn, output_id))
-    rows = deps.database.run(lambda conn: objects.some_objects(conn, [output_id]))
+    rows = deps.database.run(lambda conn: objects.get_output_objects(conn, [output_id]))
     if found is None or not rows or rows[0]["state"] != "kept":
         return True, "it is no longer kept"
     row = rows[0]
     try:
         with _stored(deps, row) as fetched:
-            return _mend_thumbnail(deps, row, validate.examine(fetched, deps.limits))
-    except (ObjectMissing, NotIdentical):
+            return _mend_thumbnail(deps, row, validate.validate_file(fetched, deps.limits))
+    except (ObjectMissing, DigestMismatch):
         return _from_source(deps, found, row)
 
 
 @contextlib.contextmanager
-def _stored(deps: Deps, row: Row) -> Iterator[Fetched]:
-    blobs = deps.blobs
+def _stored(deps: Deps, row: Row) -> Iterator[FetchedFile]:
+    blobs = deps.storage
     with (
-        blobs.open(blobs.public_bucket, row["key"]) as opened,
-        download.from_chunks(opened.chunks(), deps.limits, _Unhurried()) as fetched,
+        blobs.open_object(blobs.public_bucket, row["key"]) as opened,
+        download.spool_chunks(opened.iterate_chunks(), deps.limits, _Unhurried()) as fetched,
     ):
         yield _identical(fetched, row)
 
 
-def _identical(fetched: Fetched, row: Row) -> Fetched:
+def _identical(fetched: FetchedFile, row: Row) -> FetchedFile:
     if fetched.sha256 != row["sha256"]:
-        raise NotIdentical(f"it has the digest {fetched.sha256} now, not {row['sha256']}")
+        raise DigestMismatch(f"it has the digest {fetched.sha256} now, not {row['sha256']}")
     return fetched
 
 
@@ -85,16 +85,16 @@ def _from_source(deps: Deps, found: Output, row: Row) -> tuple[bool, str]:
                 raise
             return _fetch(deps, fresh, row)
     except MoorageError as error:
-        if error.ours:
+        if error.is_internal:
             raise
         return False, f"it cannot be fetched again: {error}"
 
 
 def _fetch(deps: Deps, found: Output, row: Row) -> tuple[bool, str]:
-    with keep.opened(deps, found, _Unhurried()) as fetched:
-        examined = validate.examine(_identical(fetched, row), deps.limits)
+    with keep.open_source(deps, found, _Unhurried()) as fetched:
+        examined = validate.validate_file(_identical(fetched, row), deps.limits)
         content_type = examined.media.content_type
-        _put(deps, row["key"], fetched.file, fetched.bytes, row["sha256"], content_type, keep.IMMUTABLE)
+        _put(deps, row["key"], fetched.file, fetched.size_bytes, row["sha256"], content_type, keep.CACHE_IMMUTABLE)
     done, what = _mend_thumbnail(deps, row, examined)
     return done, f"fetched again, byte for byte; {what}"
 
@@ -109,19 +109,19 @@ def _fresh(deps: Deps, found: Output) -> Output | None:
     return replace(found, source=url) if url and url != found.source else None
 
 
-def _mend_thumbnail(deps: Deps, row: Row, examined: Examined) -> tuple[bool, str]:
+def _mend_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[bool, str]:
     """Store the thumbnail again where it is not what was recorded; the original is right by now."""
     key, thumb = row["thumb_key"], examined.thumb
-    if key is None or digest_of(deps, deps.blobs.public_bucket, key, Counter()) == row["thumb_sha256"]:
+    if key is None or compute_digest(deps, deps.storage.public_bucket, key, Counter()) == row["thumb_sha256"]:
         return True, "its objects are what was recorded"
     if thumb is None or thumb.sha256 != row["thumb_sha256"]:
         return False, "its original is right, but the thumbnail made from it now is not the one that was recorded"
-    _put(deps, key, io.BytesIO(thumb.data), len(thumb.data), thumb.sha256, "image/webp", keep.ONE_DAY)
+    _put(deps, key, io.BytesIO(thumb.data), len(thumb.data), thumb.sha256, "image/webp", keep.CACHE_ONE_DAY)
     return True, "its thumbnail was made again"
 
 
 def _put(deps: Deps, key: str, body: BinaryIO, size: int, sha256: str, content_type: str, cache_control: str) -> None:
-    blobs = deps.blobs
+    blobs = deps.storage
     blobs.put(
         blobs.public_bucket, key, body, size=size, sha256=sha256, content_type=content_type, cache_control=cache_control
     )

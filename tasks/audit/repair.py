@@ -12,25 +12,25 @@ from db.connection import Connection
 from db.leases import SUBJECT
 from moorage.model import Wake, WorkTable
 from tasks.audit import refetch
-from tasks.audit.advice import REPAIRABLE, todo
+from tasks.audit.advice import REPAIRABLE, get_advice
 from tasks.audit.findings import Finding
 from tasks.jobs import settle
 from tasks.step import Deps
 from tasks.sweeps import reconcile
 
-Send = Callable[[list[Wake]], int]
+SendWakes = Callable[[list[Wake]], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairResult:
     """What became of a finding: whether it was repaired, and how or why not."""
 
     finding: Finding
-    done: bool
-    what: str
+    is_done: bool
+    message: str
 
 
-def run(deps: Deps, findings: Sequence[Finding], *, actor: str, send: Send) -> Iterator[Repaired]:
+def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send: SendWakes) -> Iterator[RepairResult]:
     """
     Repair findings one after the other, each in transactions of its own, and say what was done.
 
@@ -44,13 +44,13 @@ def run(deps: Deps, findings: Sequence[Finding], *, actor: str, send: Send) -> I
     for finding in findings:
         if finding.check in REPAIRABLE:
             done, what = hand.repair(finding)
-            yield Repaired(finding, done, what)
+            yield RepairResult(finding, done, what)
         else:
-            yield Repaired(finding, False, f"not repaired by itself: {todo(finding)}")
+            yield RepairResult(finding, False, f"not repaired by itself: {get_advice(finding)}")
 
 
 class _Hand:
-    def __init__(self, deps: Deps, actor: str, send: Send) -> None:
+    def __init__(self, deps: Deps, actor: str, send: SendWakes) -> None:
         self._deps, self._actor, self._send = deps, actor, send
         self._by_word: Final[Mapping[str, Callable[[Finding], tuple[bool, str]]]] = {
             "overdue": self._overdue,
@@ -64,13 +64,13 @@ class _Hand:
         }
 
     def repair(self, finding: Finding) -> tuple[bool, str]:
-        return self._by_word[finding.word](finding)
+        return self._by_word[finding.code](finding)
 
     def _overdue(self, finding: Finding) -> tuple[bool, str]:
         if finding.subject == "job":
             return self._look_at_job(finding)
         row_id, table = UUID(finding.id), _table(finding)
-        step = self._deps.database.run(partial(repair.wake, table=table, row_id=row_id))
+        step = self._deps.database.run(partial(repair.clear_wake, table=table, row_id=row_id))
         if step is None:
             return True, "it is no longer overdue"
         sent = self._send([Wake(step, row_id)])
@@ -82,7 +82,7 @@ class _Hand:
             if UUID(finding.id) in freed:
                 break
         self._overdue(finding)
-        if self._deps.database.run(partial(repair.is_held, table=table, row_id=UUID(finding.id))):
+        if self._deps.database.run(partial(repair.is_leased, table=table, row_id=UUID(finding.id))):
             return False, "its lease lives, or PostgreSQL has just started: run it again in a minute"
         return True, "its lease is freed, and the row woken"
 
@@ -91,13 +91,13 @@ class _Hand:
         job_id = UUID(finding.id)
         settling = partial(_settle, job_id=job_id, asset_base=self._deps.asset_base, actor=self._actor)
         self._send(self._deps.database.run(settling))
-        while self._deps.database.run(partial(repair.is_due, job_id=job_id)):
+        while self._deps.database.run(partial(repair.is_job_due, job_id=job_id)):
             reconcile.reconcile(self._deps, self._actor, self._send)
         state = self._deps.database.run(partial(jobs.lock, job_id=job_id)).state
         return True, f"looked at as a sweep does: it is {state}"
 
     def _refetch(self, finding: Finding) -> tuple[bool, str]:
-        return refetch.output(self._deps, UUID(finding.id))
+        return refetch.refetch_output(self._deps, UUID(finding.id))
 
     def _place(self, finding: Finding) -> tuple[bool, str]:
         self._deps.database.run(partial(_place, render_id=UUID(finding.id), asset_base=self._deps.asset_base))
@@ -116,17 +116,17 @@ def _table(finding: Finding) -> WorkTable:
 
 
 def _settle(conn: Connection, job_id: UUID, asset_base: str, actor: str) -> list[Wake]:
-    return settle.if_last(conn, jobs.lock(conn, job_id), asset_base=asset_base, actor=actor)
+    return settle.settle_if_last(conn, jobs.lock(conn, job_id), asset_base=asset_base, actor=actor)
 
 
 def _place(conn: Connection, render_id: UUID, asset_base: str) -> None:
     job = jobs.lock(conn, render_id)
     project = projects.lock(conn, job.project_id) if job.project_id else None
     if project is not None:
-        projects.place(conn, project, job.id, asset_base)
+        projects.place_files(conn, project, job.id, asset_base)
 
 
 def _compute(conn: Connection, project_id: str, asset_base: str) -> None:
     project = projects.lock(conn, project_id)
     if project is not None:
-        projects.compute(conn, project, asset_base)
+        projects.update_image_urls(conn, project, asset_base)

@@ -13,11 +13,11 @@ from tasks.step import Deps
 
 PAGE: Final = 500
 OVERDUE_SECONDS: Final = 900.0  # so late is no row while sweeps and workers run
-DOCUMENT: Final = "9 projects document"
+DOCUMENT_CHECK: Final = "9 projects document"
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowScan:
     """The rows of a table, or those that events tell of."""
 
     deps: Deps
@@ -26,7 +26,7 @@ class Rows:
 
     def page(self, after: str) -> Page:
         """Look at the next 500 rows."""
-        keys = self.deps.database.run(partial(rules.page, place=self.name, after=after, limit=PAGE))
+        keys = self.deps.database.run(partial(rules.list_keys, place=self.name, after=after, limit=PAGE))
         page = Page(after=keys[-1] if len(keys) == PAGE else None)
         page.checked["histories" if self.name.endswith("_events") else self.name] += len(keys)
         for name in self._checks() if keys else ():
@@ -34,7 +34,7 @@ class Rows:
                 page.add(finding)
         return page
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask each check once more for the rows that it found."""
         asked: dict[str, dict[str, None]] = defaultdict(dict)  # one row may break a rule more than once
         for finding in findings:
@@ -42,17 +42,17 @@ class Rows:
         return [found for name, keys in asked.items() for part in _parts(list(keys)) for found in self._ask(name, part)]
 
     def _checks(self) -> list[str]:
-        return rules.checks_of(self.name, deep=self.deep) + ([DOCUMENT] if self.name == "projects" else [])
+        return rules.list_checks(self.name, deep=self.deep) + ([DOCUMENT_CHECK] if self.name == "projects" else [])
 
     def _ask(self, name: str, keys: Sequence[str]) -> Iterable[Finding]:
-        if name == DOCUMENT:
-            return documents.look(self.deps, keys, name)
-        args = arguments(self.deps)
-        found = self.deps.database.run(lambda conn: rules.broken(conn, name, keys, args))
+        if name == DOCUMENT_CHECK:
+            return documents.check_documents(self.deps, keys, name)
+        args = statement_parameters(self.deps)
+        found = self.deps.database.run(lambda conn: rules.find_violations(conn, name, keys, args))
         return (Finding(int(name.split()[0]), row["subject"], row["id"], row["what"], name) for row in found)
 
 
-def arguments(deps: Deps) -> dict[str, Any]:
+def statement_parameters(deps: Deps) -> dict[str, Any]:
     """Return what the statements of the rules are given beside keys."""
     return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
 

@@ -8,18 +8,18 @@ from datetime import datetime
 from typing import Final
 
 from db.audit import checks as rules
-from db.connection import now
+from db.connection import current_time
 from tasks.audit import checkpoint
-from tasks.audit.checkpoint import Keeper, Progress
-from tasks.audit.digests import Sample
-from tasks.audit.findings import Finding, Place
-from tasks.audit.objects import Inputs, Objects
-from tasks.audit.rows import Rows
-from tasks.audit.uploads import Uploads
+from tasks.audit.checkpoint import AuditProgress, Checkpointer
+from tasks.audit.digests import DigestSample
+from tasks.audit.findings import Finding, Scan
+from tasks.audit.objects import InputScan, ObjectScan
+from tasks.audit.rows import RowScan
+from tasks.audit.uploads import UploadScan
 from tasks.step import Deps
 
-SAMPLE: Final = 50
-SECOND_LOOK: Final = "second look"  # where an audit is that has gone through all places
+DEFAULT_SAMPLE_SIZE: Final = 50
+RECHECK: Final = "second look"  # where an audit is that has gone through all places
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class AuditReport:
     second_look_seconds: float
 
 
-def run(
+def run_audit(
     deps: Deps,
     *,
     deep: bool = False,
     second_look_seconds: float | None = None,
-    sample: int = SAMPLE,
+    sample: int = DEFAULT_SAMPLE_SIZE,
     resume: bool = False,
 ) -> AuditReport:
     """
@@ -71,8 +71,8 @@ def run(
         Refused: there is no audit to resume.
     """
     wait = deps.settings.lease_seconds if second_look_seconds is None else second_look_seconds
-    progress = checkpoint.resumed(deps) if resume else checkpoint.begun(deps, deep=deep, sample=sample)
-    with checkpoint.kept(deps, progress) as keeper:
+    progress = checkpoint.resume_progress(deps) if resume else checkpoint.start_progress(deps, deep=deep, sample=sample)
+    with checkpoint.save_periodically(deps, progress) as keeper:
         places = _places(deps, progress)
         _first_look(places, progress, keeper)
         keeper.save()
@@ -84,54 +84,54 @@ def run(
         notes=progress.notes,
         unlisted=_unlisted(progress),
         started_at=progress.started_at,
-        ended_at=deps.database.run(now),
+        ended_at=deps.database.run(current_time),
         interruptions=progress.interruptions,
         deep=progress.deep,
         second_look_seconds=wait,
     )
 
 
-def _places(deps: Deps, progress: Progress) -> Mapping[str, Place]:
+def _places(deps: Deps, progress: AuditProgress) -> Mapping[str, Scan]:
     """Return every place in the order in which it is gone through; the sample is drawn on the way to it."""
-    rows: list[Place] = [Rows(deps, name, progress.deep) for name in rules.PAGES]
-    others: list[Place] = [
-        Objects(deps, progress.deep),
-        Inputs(deps),
-        Uploads(deps, progress.deep),
-        Sample(deps, progress.drawn),
+    rows: list[Scan] = [RowScan(deps, name, progress.deep) for name in rules.PAGES]
+    others: list[Scan] = [
+        ObjectScan(deps, progress.deep),
+        InputScan(deps),
+        UploadScan(deps, progress.deep),
+        DigestSample(deps, progress.drawn),
     ]
     return {place.name: place for place in rows + others}
 
 
-def _first_look(places: Mapping[str, Place], progress: Progress, keeper: Keeper) -> None:
-    names = [*places, SECOND_LOOK]
+def _first_look(places: Mapping[str, Scan], progress: AuditProgress, keeper: Checkpointer) -> None:
+    names = [*places, RECHECK]
     progress.place = progress.place or names[0]
-    while progress.place != SECOND_LOOK:
+    while progress.place != RECHECK:
         page = places[progress.place].page(progress.after)
-        progress.take(page)
+        progress.add_page(page)
         progress.after = page.after or ""
         if page.after is None:
             progress.place = names[names.index(progress.place) + 1]
         keeper.save_in_time()
 
 
-def _pause(progress: Progress, seconds: float) -> None:
+def _pause(progress: AuditProgress, seconds: float) -> None:
     """Wait until the last finding is so old; not at all when there is none."""
     if progress.findings:
         passed = time.monotonic() - progress.found_monotonic if progress.found_monotonic else 0.0
         time.sleep(max(seconds - passed, 0.0))
 
 
-def _second_look(places: Mapping[str, Place], progress: Progress) -> list[Finding]:
+def _second_look(places: Mapping[str, Scan], progress: AuditProgress) -> list[Finding]:
     """Return what is found again of what was found; at the same thing something else may be wrong by now."""
     first = {finding.key for finding in progress.findings}
     found: list[Finding] = []
     for name, place in places.items():
         mine = [finding for finding in progress.findings if finding.check.split()[1] == name]
-        found += [finding for finding in place.again(mine) if finding.key in first] if mine else []
+        found += [finding for finding in place.recheck(mine) if finding.key in first] if mine else []
     return found
 
 
-def _unlisted(progress: Progress) -> dict[str, int]:
+def _unlisted(progress: AuditProgress) -> dict[str, int]:
     listed = Counter(finding.check for finding in progress.findings)
     return {check: count - listed[check] for check, count in progress.found.items() if count > listed[check]}

@@ -9,15 +9,15 @@ from uuid import UUID
 from db import uploads
 from db.connection import Row
 from storage import keys
-from storage.keys import Uploaded
-from storage.s3 import Listed
+from storage.keys import UploadKey
+from storage.s3 import ListedObject
 from tasks.audit import objects
-from tasks.audit.digests import Expected
+from tasks.audit.digests import ExpectedObject
 from tasks.audit.findings import Finding, Page
 
 
 @dataclass(frozen=True, slots=True)
-class Uploads(objects.Beside):
+class UploadScan(objects.ListingScan):
     """Input files, in pages of 500 rows."""
 
     name: str = "uploads"
@@ -25,24 +25,24 @@ class Uploads(objects.Beside):
 
     def page(self, after: str) -> Page:
         """Look at the next uploads, and at what is listed between them."""
-        rows = self.deps.database.run(partial(uploads.stored, after=after, limit=objects.PAGE))
+        rows = self.deps.database.run(partial(uploads.list_upload_objects, after=after, limit=objects.PAGE))
         last = str(rows[-1]["key"]) if rows else None
         return self._walk(Page(after=last), map(_expected, rows), self._listing(after, last))
 
-    def again(self, findings: list[Finding]) -> list[Finding]:
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         """Ask storage and rows once more for what was found."""
         ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
-        rows = self.deps.database.run(lambda conn: uploads.some(conn, ids))
+        rows = self.deps.database.run(lambda conn: uploads.get_upload_objects(conn, ids))
         return self._look_again(map(_expected, rows), findings)
 
-    def _listing(self, after: str, last: str | None) -> Iterator[Listed]:
+    def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
         """List from behind one key to another; what else lies in the bucket is no upload."""
-        blobs = self.deps.blobs
-        listing = blobs.list(blobs.private_bucket, "", after)
+        blobs = self.deps.storage
+        listing = blobs.list_objects(blobs.private_bucket, "", after)
         if last is not None:
             listing = takewhile(lambda listed: listed.key <= last, listing)
-        return (listed for listed in listing if isinstance(keys.parse(listed.key), Uploaded))
+        return (listed for listed in listing if isinstance(keys.parse_key(listed.key), UploadKey))
 
 
-def _expected(row: Row) -> Expected:
-    return Expected(row["key"], row["id"], row["bytes"], row["sha256"], True)
+def _expected(row: Row) -> ExpectedObject:
+    return ExpectedObject(row["key"], row["id"], row["bytes"], row["sha256"], True)

@@ -14,7 +14,7 @@ REASON = "cancelled by the application"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CancelOutcome:
     """
     What became of a wish to cancel a job.
 
@@ -29,7 +29,7 @@ class Outcome:
     refused: str | None = None
 
 
-def cancel(database: Database, settings: Settings, job_id: UUID, actor: str) -> Outcome:  # noqa: ARG001 (as retry)
+def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> CancelOutcome:  # noqa: ARG001 (as retry)
     """
     Cancel a job that is open or keeping.
 
@@ -45,24 +45,26 @@ def cancel(database: Database, settings: Settings, job_id: UUID, actor: str) -> 
     return outcome
 
 
-def _cancel(conn: Connection, job_id: UUID, actor: str) -> Outcome:
+def _cancel(conn: Connection, job_id: UUID, actor: str) -> CancelOutcome:
     job = jobs.lock(conn, job_id)
     if job.state in TERMINAL_JOB:
         refused = None if job.state == "cancelled" else f"the job is {job.state} already"
-        return Outcome(job.state, job.state, refused=refused)
-    jobs.move(conn, job, "cancelled", actor=actor, reason=REASON)
-    wakes = stop_others(conn, job.id, reason=REASON, actor=actor)
-    cancellation.waiting(conn, job.id, reason=REASON, actor=actor)
-    discarded = discarding.begin(conn, job.id, REASON, actor, placeholder_too=True)
-    return Outcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
+        return CancelOutcome(job.state, job.state, refused=refused)
+    jobs.change_state(conn, job, "cancelled", actor=actor, reason=REASON)
+    wakes = cancel_predictions(conn, job.id, reason=REASON, actor=actor)
+    cancellation.cancel_waiting_outputs(conn, job.id, reason=REASON, actor=actor)
+    discarded = discarding.mark_discarding(conn, job.id, REASON, actor, include_placeholder=True)
+    return CancelOutcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
 
 
-def stop_others(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:
+def cancel_predictions(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:
     """Stop all of a locked job's predictions that have not ended; returns wakes for those whose provider is asked."""
-    unsubmitted(conn, job_id, reason=reason, actor=actor)
-    return [Wake("poll", prediction_id) for prediction_id in cancellation.ask_to_stop(conn, job_id, reason=reason)]
+    cancel_planned(conn, job_id, reason=reason, actor=actor)
+    return [
+        Wake("poll", prediction_id) for prediction_id in cancellation.request_cancellation(conn, job_id, reason=reason)
+    ]
 
 
-def unsubmitted(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:
+def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:
     """End those of a locked job's predictions that were not submitted yet; False when there is none."""
-    return bool(cancellation.planned(conn, job_id, reason=reason, actor=actor))
+    return bool(cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor))

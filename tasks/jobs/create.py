@@ -11,13 +11,13 @@ from db.connection import Connection, Database
 from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import Registration, Step, Wake, Wish
+from moorage.model import JobRequest, Registration, Step, Wake
 from moorage.settings import Settings
 from providers.base import Provider
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegisteredJob:
     """The job of a registration; `is_new` is False when the prediction was known already."""
 
     job_id: UUID
@@ -26,14 +26,16 @@ class Registered:
     wakes: list[Wake]
 
 
-class NotTheirs(Refused):
+class ForeignProject(Refused):
     """The project belongs to another owner."""
 
     def __init__(self) -> None:
         super().__init__("names a project that this owner does not have", status=422)
 
 
-def register(database: Database, settings: Settings, provider: Provider, asked: Registration) -> Registered:
+def register_prediction(
+    database: Database, settings: Settings, provider: Provider, registration: Registration
+) -> RegisteredJob:
     """
     Insert a job with its running prediction, then wake the deliveries that came before it.
 
@@ -42,34 +44,40 @@ def register(database: Database, settings: Settings, provider: Provider, asked: 
     Raises:
         NotTheirs: its project is another owner's.
     """
-    job_id, prediction_id, is_new = database.run(lambda conn: insert(conn, settings, provider, asked, actor="api"))
+    job_id, prediction_id, is_new = database.run(
+        lambda conn: insert_registration(conn, settings, provider, registration, actor="api")
+    )
     failpoint("register.after_commit")
-    woken = database.run(lambda conn: deliveries.match(conn, asked.provider, asked.external_id))
-    return Registered(job_id, prediction_id, is_new, [Wake("ingest", delivery_id) for delivery_id in woken])
+    woken = database.run(
+        lambda conn: deliveries.make_unmatched_due(conn, registration.provider, registration.external_id)
+    )
+    return RegisteredJob(job_id, prediction_id, is_new, [Wake("ingest", delivery_id) for delivery_id in woken])
 
 
-def insert(
-    conn: Connection, settings: Settings, provider: Provider, asked: Registration, *, actor: str
+def insert_registration(
+    conn: Connection, settings: Settings, provider: Provider, registration: Registration, *, actor: str
 ) -> tuple[UUID, UUID, bool]:
     """Insert a job and its prediction unless the prediction is known; returns their ids and whether they are new."""
-    known = predictions.find(conn, asked.provider, asked.external_id)
+    known = predictions.find_by_external_id(conn, registration.provider, registration.external_id)
     if known is not None:
         return known.job_id, known.id, False
-    deadline = asked.deadline_seconds or settings.job_deadline_seconds
+    deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
-    job_id, prediction_id = ids.new(), ids.new()
+    job_id, prediction_id = ids.uuid7(), ids.uuid7()
     notify = settings.notify_url is not None
-    if asked.project_id is not None and not projects.ensure(conn, asked.project_id, asked.owner):
-        raise NotTheirs
+    if registration.project_id is not None and not projects.ensure_open(
+        conn, registration.project_id, registration.owner
+    ):
+        raise ForeignProject
     with conn.transaction() as savepoint:  # another registration of the same prediction may commit meanwhile
-        jobs.add(conn, job_id, asked, deadline_seconds=deadline, notify=notify, actor=actor)
+        jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, notify=notify, actor=actor)
         is_new = predictions.add(
             conn,
             prediction_id,
             job_id,
-            provider=asked.provider,
-            external_id=asked.external_id,
-            model=asked.model,
+            provider=registration.provider,
+            external_id=registration.external_id,
+            model=registration.model,
             deadline_seconds=deadline,
             first_poll_seconds=first_poll,
             actor=actor,
@@ -78,11 +86,11 @@ def insert(
             raise psycopg.Rollback(savepoint)
     if is_new:
         return job_id, prediction_id, True
-    return insert(conn, settings, provider, asked, actor=actor)
+    return insert_registration(conn, settings, provider, registration, actor=actor)
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
+class CreatedJob:
     """The job of an order; `is_new` is False when it was known under the order's key already."""
 
     job_id: UUID
@@ -92,14 +100,16 @@ class Ordered:
     wakes: list[Wake]
 
 
-class KeyTaken(Refused):
+class IdempotencyConflict(Refused):
     """The owner has another order under this key."""
 
     def __init__(self, job_id: UUID) -> None:
         super().__init__(f"this Idempotency-Key was sent with another body: it made job {job_id}", status=409)
 
 
-def create_job(database: Database, settings: Settings, providers: Mapping[str, Provider], wish: Wish) -> Ordered:
+def create_job(
+    database: Database, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+) -> CreatedJob:
     """
     Insert a job with its first prediction, planned and due now, unless it is known under its key.
 
@@ -107,42 +117,44 @@ def create_job(database: Database, settings: Settings, providers: Mapping[str, P
         KeyTaken: another order has its key.
         NotTheirs: its project is another owner's.
     """
-    made = database.run(lambda conn: insert_job(conn, settings, providers, wish))
+    made = database.run(lambda conn: insert_job(conn, settings, providers, request))
     failpoint("order.after_commit")
     return made
 
 
-def insert_job(conn: Connection, settings: Settings, providers: Mapping[str, Provider], wish: Wish) -> Ordered:
+def insert_job(
+    conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+) -> CreatedJob:
     """Insert an order in the caller's transaction, as `order` does."""
-    known = find_job(conn, wish)
+    known = find_existing_job(conn, request)
     if known is not None:
         return known
-    job_id = ids.new()
+    job_id = ids.uuid7()
     is_new = False
     with conn.transaction() as savepoint:  # an equal order may commit meanwhile: then nothing of this one stays
-        if wish.project_id is not None and not projects.ensure(conn, wish.project_id, wish.owner):
-            raise NotTheirs
-        is_new = jobs.add_requested(conn, job_id, wish, notify=settings.notify_url is not None, actor="api")
+        if request.project_id is not None and not projects.ensure_open(conn, request.project_id, request.owner):
+            raise ForeignProject
+        is_new = jobs.add_requested(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
         if not is_new:
             raise psycopg.Rollback(savepoint)
     if not is_new:
-        return insert_job(conn, settings, providers, wish)
-    first = wish.chain[0]
+        return insert_job(conn, settings, providers, request)
+    first = request.fallback_chain[0]
     prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
-    step: Step = "generate" if providers[first.provider].synchronous else "submit"
-    return Ordered(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
+    step: Step = "generate" if providers[first.provider].is_synchronous else "submit"
+    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
 
 
-def find_job(conn: Connection, wish: Wish) -> Ordered | None:
+def find_existing_job(conn: Connection, request: JobRequest) -> CreatedJob | None:
     """
     Return the job that an equal order made; None when there is none, or the order has no key.
 
     Raises:
         KeyTaken: another order has its key.
     """
-    row = jobs.find_by_key(conn, wish.owner, wish.idempotency_key) if wish.idempotency_key else None
+    row = jobs.find_by_key(conn, request.owner, request.idempotency_key) if request.idempotency_key else None
     if row is None:
         return None
-    if row["request_sha256"] != wish.request_sha256:
-        raise KeyTaken(row["id"])
-    return Ordered(row["id"], row["prediction_id"], row["state"], is_new=False, wakes=[])
+    if row["request_sha256"] != request.request_sha256:
+        raise IdempotencyConflict(row["id"])
+    return CreatedJob(row["id"], row["prediction_id"], row["state"], is_new=False, wakes=[])

@@ -7,11 +7,11 @@ from db.connection import Connection
 from moorage import lifecycle
 
 
-class StillWorking(Exception):
+class JobNotSettled(Exception):
     """The render's job was taken up again: a file may just be added to it."""
 
 
-def delete(conn: Connection, render_id: UUID, *, asset_base: str, actor: str, reason: str) -> bool:
+def delete_render(conn: Connection, render_id: UUID, *, asset_base: str, actor: str, reason: str) -> bool:
     """
     Delete a render that somebody asks to be deleted; returns whether there is one, deleted before or now.
 
@@ -24,17 +24,17 @@ def delete(conn: Connection, render_id: UUID, *, asset_base: str, actor: str, re
     if renders.is_deleted(conn, render_id):
         return True
     if job.state not in lifecycle.TERMINAL_JOB:
-        raise StillWorking(f"job {job.id} is {job.state}")
-    make(conn, render_id, job.project_id, asset_base=asset_base, actor=actor, reason=reason)
+        raise JobNotSettled(f"job {job.id} is {job.state}")
+    create_tombstone(conn, render_id, job.project_id, asset_base=asset_base, actor=actor, reason=reason)
     return True
 
 
-def make(
+def create_tombstone(
     conn: Connection, render_id: UUID, project_id: str | None, *, asset_base: str, actor: str, reason: str
 ) -> None:
     """Make a render, whose settled job is locked, a tombstone: outputs, project, results, in the order of locks."""
-    retention.discard_published(conn, render_id, actor)
+    retention.discard_render_files(conn, render_id, actor)
     project = projects.lock(conn, project_id) if project_id else None
-    retention.mark_deleted(conn, render_id, actor, reason)
+    retention.mark_render_deleted(conn, render_id, actor, reason)
     if project is not None:
-        projects.compute(conn, project, asset_base)
+        projects.update_image_urls(conn, project, asset_base)

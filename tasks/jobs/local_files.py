@@ -11,7 +11,7 @@ from db import jobs, outputs, predictions
 from db.connection import Connection
 from moorage import ids
 from moorage.model import Registration, Wake
-from moorage.provider_types import Found
+from moorage.provider_types import OutputFile
 from storage import keys
 from tasks.step import Deps
 
@@ -19,7 +19,7 @@ PROVIDER = "direct"  # files that no provider announced
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FileSource:
     """A file to keep: a URL, or a local path."""
 
     name: str
@@ -27,23 +27,25 @@ class Source:
     path: Path | None = None
 
 
-def spool(deps: Deps, path: Path) -> str:
+def spool_file(deps: Deps, path: Path) -> str:
     """Put a local file into the private bucket and return its key; its bytes are checked by storage."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
-    upload_id = ids.new()
+    upload_id = ids.uuid7()
     extension = path.suffix.lstrip(".").lower()
-    key = keys.spool(
+    key = keys.build_input_key(
         upload_id, extension if extension.isalnum() and extension.isascii() and len(extension) <= 8 else "bin"
     )
     content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     with path.open("rb") as file:
-        deps.blobs.put(deps.blobs.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
+        deps.storage.put(deps.storage.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
     return key
 
 
-def start(deps: Deps, sources: Sequence[tuple[Source, str | None]], owner: str, actor: str) -> tuple[UUID, list[Wake]]:
+def create_keep_job(
+    deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
+) -> tuple[UUID, list[Wake]]:
     """
     Make a job whose files are the sources; returns its id and wakes.
 
@@ -54,12 +56,12 @@ def start(deps: Deps, sources: Sequence[tuple[Source, str | None]], owner: str, 
 
 
 def _start(
-    conn: Connection, deps: Deps, sources: Sequence[tuple[Source, str | None]], owner: str, actor: str
+    conn: Connection, deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
 ) -> tuple[UUID, list[Wake]]:
-    job_id, prediction_id = ids.new(), ids.new()
+    job_id, prediction_id = ids.uuid7(), ids.uuid7()
     deadline = deps.settings.job_deadline_seconds
     asked = Registration(provider=PROVIDER, external_id=str(job_id), owner=owner, kind="mixed")
-    jobs.add(conn, job_id, asked, deadline_seconds=deadline, actor=actor)
+    jobs.add_registered(conn, job_id, asked, deadline_seconds=deadline, actor=actor)
     predictions.add(
         conn,
         prediction_id,
@@ -72,17 +74,17 @@ def _start(
         actor=actor,
         state="succeeded",
     )
-    jobs.move(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
+    jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
     wakes = []
     for number, (source, key) in enumerate(sources):
-        output_id = ids.new()
-        found = Found(path=f"file[{number}]", url=source.url)
+        output_id = ids.uuid7()
+        found = OutputFile(path=f"file[{number}]", url=source.url)
         outputs.add(
             conn,
             output_id,
             job_id=job_id,
             prediction_id=prediction_id,
-            found=found,
+            file=found,
             expires_at=None,
             actor=actor,
             object_key=key,

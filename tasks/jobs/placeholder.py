@@ -15,48 +15,48 @@ from egress import download
 from media import validate
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import ConfigError, Invalid
-from moorage.lifecycle import GiveUp
+from moorage.errors import ConfigError, InvalidMedia
+from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Output, Wake
 from moorage.settings import Settings
-from moorage.text import storable
+from moorage.text import to_storable
 from tasks.step import Deps
 
-SQUARE: Final = (1024, 1024)
-SIDES: Final = range(64, 2049)  # a wish beyond is brought within, its proportions kept
+DEFAULT_SIZE: Final = (1024, 1024)
+SIDE_LIMITS: Final = range(64, 2049)  # a wish beyond is brought within, its proportions kept
 _TOP, _BOTTOM, _INK = (238, 240, 243), (208, 213, 220), (168, 175, 186)
 _NAMED: Final[Mapping[str, tuple[int, int]]] = {  # image_size of fal.ai, docs of 2026-11
     "square": (512, 512),
-    "square_hd": SQUARE,
+    "square_hd": DEFAULT_SIZE,
     "portrait_4_3": (768, 1024),
     "portrait_16_9": (576, 1024),
     "landscape_4_3": (1024, 768),
     "landscape_16_9": (1024, 576),
 }
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
-def prospect(job: Job, stands_in: tuple[UUID, str] | None) -> Literal["none", "wanted", "kept"]:
+def placeholder_state(job: Job, stands_in: tuple[UUID, str] | None) -> Literal["none", "wanted", "kept"]:
     """Return whether a job's placeholder is still to be made or stands already; none also when it could not be kept."""
     if stands_in is None:
         return "wanted" if job.placeholder else "none"
     return "kept" if stands_in[1] == "kept" else "none"
 
 
-def reason(why: str) -> str:
+def placeholder_reason(why: str) -> str:
     """Return what a job that shows a placeholder says."""
     return why if why.startswith("placeholder: ") else f"placeholder: {why}"
 
 
-def choose(conn: Connection, job: Job, why: GiveUp, *, actor: str) -> list[Wake]:
+def choose_placeholder(conn: Connection, job: Job, why: DeadLetterDecision, *, actor: str) -> list[Wake]:
     """Give a locked open job its placeholder, which takes the path of any file; returns its wake."""
-    prediction_id = placeholders.add_prediction(conn, job.id, storable(why.reason), actor)
-    jobs.move(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=reason(why.reason))
+    prediction_id = placeholders.add_prediction(conn, job.id, to_storable(why.reason), actor)
+    jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=placeholder_reason(why.reason))
     return [Wake("keep", placeholders.add_output(conn, job.id, prediction_id, actor))]
 
 
-def picture(deps: Deps, output: Output) -> bytes:
+def load_image(deps: Deps, output: Output) -> bytes:
     """Return the bytes of a placeholder: MOORAGE_PLACEHOLDER_FILE, else one of the size that the job asked for."""
     file = deps.settings.placeholder_file
     if file is not None:
@@ -66,10 +66,10 @@ def picture(deps: Deps, output: Output) -> bytes:
             log.error("placeholder.file_unreadable", file=str(file), error=f"{type(error).__name__}: {error}")
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
     inputs = (entry["input"] for entry in job.chain or ())
-    return draw(next((size for given in inputs if (size := wanted_size(given))), SQUARE))
+    return draw_image(next((size for given in inputs if (size := requested_size(given))), DEFAULT_SIZE))
 
 
-def check(settings: Settings, limits: Limits) -> None:
+def check_placeholder_file(settings: Settings, limits: Limits) -> None:
     """
     Return when MOORAGE_PLACEHOLDER_FILE can be a placeholder, or is not set.
 
@@ -80,15 +80,15 @@ def check(settings: Settings, limits: Limits) -> None:
     if file is None:
         return
     try:
-        with download.inline(file.read_bytes(), limits) as fetched:
-            media = validate.examine(fetched, limits).media.media
-    except (OSError, Invalid) as error:
+        with download.spool_bytes(file.read_bytes(), limits) as fetched:
+            media = validate.validate_file(fetched, limits).media.media
+    except (OSError, InvalidMedia) as error:
         raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} cannot be a placeholder: {error}") from error
     if media != "image":
         raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} is a {media}: name a picture")
 
 
-def wanted_size(given: Mapping[str, Any]) -> tuple[int, int] | None:
+def requested_size(given: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height in pixels that a model's input asks for, within SIDES; None: it does not say."""
     said = (given, *(given.get(key) for key in ("size", "image_size", "resolution")))
     sizes = (_of_sides(one) if isinstance(one, Mapping) else _of_name(one) for one in said)
@@ -116,16 +116,16 @@ def _of_ratio(ratio: object) -> tuple[int, int] | None:
     across, down = (float(found[1]), float(found[2])) if found else (0.0, 0.0)
     if not across or not down:
         return None
-    height = math.sqrt(SQUARE[0] * SQUARE[1] * down / across)
+    height = math.sqrt(DEFAULT_SIZE[0] * DEFAULT_SIZE[1] * down / across)
     return _within(round(height * across / down / 8) * 8, round(height / 8) * 8)
 
 
 def _within(width: float, height: float) -> tuple[int, int]:
-    scale = min(1.0, (SIDES.stop - 1) / max(width, height))
-    return max(SIDES.start, round(width * scale)), max(SIDES.start, round(height * scale))
+    scale = min(1.0, (SIDE_LIMITS.stop - 1) / max(width, height))
+    return max(SIDE_LIMITS.start, round(width * scale)), max(SIDE_LIMITS.start, round(height * scale))
 
 
-def draw(size: tuple[int, int]) -> bytes:
+def draw_image(size: tuple[int, int]) -> bytes:
     """Return a neutral picture as PNG: a soft grey with the outline of a picture in its middle."""
     shade = Image.linear_gradient("L").resize(size)
     image = Image.composite(Image.new("RGB", size, _BOTTOM), Image.new("RGB", size, _TOP), shade)

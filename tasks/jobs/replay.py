@@ -9,10 +9,10 @@ from moorage.errors import Refused
 from moorage.lifecycle import TERMINAL_JOB
 from moorage.model import DeadLetter, Job, Wake
 
-AWAIT_AGAIN = timedelta(minutes=15)  # how long a replayed prediction is waited for
+REPLAY_DEADLINE = timedelta(minutes=15)  # how long a replayed prediction is waited for
 
 
-def replay(conn: Connection, dead_letter_id: UUID, actor: str) -> Wake | None:
+def replay_dead_letter(conn: Connection, dead_letter_id: UUID, actor: str) -> Wake | None:
     """
     Give the row of a dead letter another life, on the same path as its first; returns its wake.
 
@@ -41,10 +41,12 @@ def _revive(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) -
     if letter.subject == "prediction" and job is not None and job.state == "cancelled":
         raise Refused("the job is cancelled: nobody waits for its predictions", status=409)
     if letter.subject == "prediction" and job is not None:
-        if not predictions.replay(conn, letter.subject_id, deadline=AWAIT_AGAIN, actor=actor):
+        if not predictions.replay(conn, letter.subject_id, deadline=REPLAY_DEADLINE, actor=actor):
             raise Refused("this prediction is not lost any more, or its provider never named it", status=409)
         if job.state == "failed":
-            jobs.move(conn, job, "open", actor=actor, reason="reopened by a replay", check_after=AWAIT_AGAIN)
+            jobs.change_state(
+                conn, job, "open", actor=actor, reason="reopened by a replay", check_after=REPLAY_DEADLINE
+            )
         return Wake("poll", letter.subject_id)
     if letter.subject == "output" and job is not None:
         return _revive_output(conn, letter, job, actor)
@@ -59,9 +61,11 @@ def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -
     output = outputs.get(conn, letter.subject_id)
     if output is None:
         raise Refused("this file is gone", status=409)
-    if output.prediction_id != job.chosen_id and not placeholders.shows_placeholder(conn, job.id):
+    if output.prediction_id != job.chosen_id and not placeholders.is_placeholder_chosen(conn, job.id):
         raise Refused("the job has taken the files of a later prediction instead of this one's", status=409)
-    if discarding.has_any(conn, output.prediction_id):  # all or nothing: one file more cannot make the job whole
+    if discarding.has_discarded_files(
+        conn, output.prediction_id
+    ):  # all or nothing: one file more cannot make the job whole
         raise Refused("the other files of this job were discarded by its policy: generate them again", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("the source of this file is gone, or it is not dead any more", status=409)
@@ -69,13 +73,13 @@ def _revive_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) -
         if job.state in ("succeeded", "cancelled"):
             raise Refused(f"the job is {job.state}: it is not opened again", status=409)
         reason = "reopened by a replay"
-        jobs.move(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=reason)
+        jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=reason)
     elif output.prediction_id != job.chosen_id:
         raise Refused("the job keeps its placeholder just now: replay this file when that has ended", status=409)
     return Wake("keep", letter.subject_id)
 
 
-def discard(conn: Connection, dead_letter_id: UUID, actor: str) -> None:
+def discard_dead_letter(conn: Connection, dead_letter_id: UUID, actor: str) -> None:
     """Close a dead letter for good; its row stays as it is. Raises Refused when it is not open."""
     if not dead_letters.close(conn, dead_letter_id, "discarded", actor):
         raise Refused(f"dead letter {dead_letter_id} is not open", status=409)

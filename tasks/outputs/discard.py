@@ -6,10 +6,10 @@ from db import discarding, outputs
 from db.connection import Connection
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
-from tasks.step import Deps, Pulse, write_back
+from tasks.step import Deps, LeaseGuard, commit_step
 
 
-def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
+def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     """
     Delete one output's objects, then record it.
 
@@ -23,22 +23,22 @@ def run(deps: Deps, lease: Lease, pulse: Pulse) -> list[Wake]:
     failpoint("discard.before_delete")
     for key in (output.thumb_key, output.key):
         if key is not None:
-            deps.blobs.delete(deps.blobs.public_bucket, key)
+            deps.storage.delete(deps.storage.public_bucket, key)
     failpoint("discard.after_delete")
 
     def record(conn: Connection) -> None:
-        discarding.end(conn, lease)
+        discarding.end_discarded(conn, lease)
 
-    write_back(deps, lease, pulse, record)
+    commit_step(deps, lease, pulse, record)
     failpoint("discard.after_record")
     return []
 
 
-def spooled(deps: Deps) -> int:
+def delete_spooled_inputs(deps: Deps) -> int:
     """Delete input files of settled jobs from the private bucket; returns how many."""
-    found = deps.database.run(discarding.spooled)
+    found = deps.database.run(discarding.list_spooled_inputs)
     for output_id, key in found:
-        deps.blobs.delete(deps.blobs.private_bucket, key)
+        deps.storage.delete(deps.storage.private_bucket, key)
         failpoint("discard.after_spooled")
-        deps.database.run(partial(discarding.forget_spooled, output_id=output_id, key=key))
+        deps.database.run(partial(discarding.clear_spooled_input, output_id=output_id, key=key))
     return len(found)

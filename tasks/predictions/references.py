@@ -17,7 +17,7 @@ from moorage.errors import Category, Permanent
 if TYPE_CHECKING:
     from tasks.step import Deps  # not loaded: the API reads references too, and needs no boto3
 
-FOR_PROVIDERS_SECONDS: Final = 600  # so long an address that a provider is given is good
+PROVIDER_URL_SECONDS: Final = 600  # so long an address that a provider is given is good
 _KINDS: Final = ("upload", "variant")
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _UPLOAD: Final = re.compile(f"({_UUID})", re.IGNORECASE)
@@ -42,18 +42,18 @@ class Reference:
         idx: of the variant.
     """
 
-    place: str
+    path: str
     kind: Literal["upload", "variant"]
     file_id: UUID
     idx: int | None = None
 
     @property
-    def text(self) -> str:
+    def label(self) -> str:
         """Return what names the file: "upload 0199..." or "variant 0199.../0"."""
         return f"{self.kind} {self.file_id}" + ("" if self.idx is None else f"/{self.idx}")
 
 
-def named(value: Any) -> list[Reference]:
+def find_references(value: Any) -> list[Reference]:
     """
     Return every reference in a value of JSON, in its order.
 
@@ -63,13 +63,13 @@ def named(value: Any) -> list[Reference]:
     return [_read(place, found) for place, found in _walk(value, "")]
 
 
-def missing(conn: Connection, owner: str, references: Sequence[Reference]) -> list[Reference]:
+def find_missing(conn: Connection, owner: str, references: Sequence[Reference]) -> list[Reference]:
     """Return those references that name nothing which the owner may use now."""
     keys = _rows(conn, owner, references)
-    return [reference for reference in references if reference.text not in keys]
+    return [reference for reference in references if reference.label not in keys]
 
 
-def resolve(deps: "Deps", owner: str, value: Any) -> Any:
+def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
     """
     Return the value with every reference replaced by an address that anyone can read for ten minutes.
 
@@ -77,40 +77,40 @@ def resolve(deps: "Deps", owner: str, value: Any) -> Any:
         ReferenceGone: files that the owner does not have, or no longer; the message names each.
         DatabaseUnavailable: PostgreSQL did not answer.
     """
-    references = named(value)
+    references = find_references(value)
     if not references:
         return value
     rows = deps.database.run(lambda conn: _rows(conn, owner, references))
-    gone = [reference for reference in references if reference.text not in rows]
+    gone = [reference for reference in references if reference.label not in rows]
     if gone:
-        told = ", ".join(f"{reference.text} ({reference.place})" for reference in gone)
+        told = ", ".join(f"{reference.label} ({reference.path})" for reference in gone)
         raise ReferenceGone(f"the input names what is not there (any more): {told}"[:1000])
-    urls = {reference.text: _url(deps, reference, rows[reference.text]) for reference in references}
-    return replaced(value, urls)
+    urls = {reference.label: _url(deps, reference, rows[reference.label]) for reference in references}
+    return substitute_urls(value, urls)
 
 
-def replaced(value: Any, urls: Mapping[str, str]) -> Any:
+def substitute_urls(value: Any, urls: Mapping[str, str]) -> Any:
     """Return the value with the address of each reference, by `Reference.text`, in its place."""
     if _is_reference(value):
-        return urls[_read("", value).text]
+        return urls[_read("", value).label]
     if isinstance(value, dict):
-        return {name: replaced(item, urls) for name, item in value.items()}
-    return [replaced(item, urls) for item in value] if isinstance(value, list) else value
+        return {name: substitute_urls(item, urls) for name, item in value.items()}
+    return [substitute_urls(item, urls) for item in value] if isinstance(value, list) else value
 
 
 def _rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
     files = [reference.file_id for reference in references if reference.idx is None]
     variants = {(reference.file_id, reference.idx) for reference in references if reference.idx is not None}
-    rows = {f"upload {row['id']}": row for row in (uploads.of_owner(conn, owner, files) if files else ())}
-    for row in uploads.variants(conn, owner, sorted(variants)) if variants else ():
+    rows = {f"upload {row['id']}": row for row in (uploads.list_by_owner(conn, owner, files) if files else ())}
+    for row in uploads.list_variants_by_owner(conn, owner, sorted(variants)) if variants else ():
         rows[f"variant {row['render_id']}/{row['idx']}"] = row
     return rows
 
 
 def _url(deps: "Deps", reference: Reference, row: Row) -> str:
-    blobs = deps.blobs
+    blobs = deps.storage
     bucket = blobs.private_bucket if reference.kind == "upload" else blobs.public_bucket
-    return blobs.presign_get(bucket, row["key"], FOR_PROVIDERS_SECONDS)
+    return blobs.presign_get(bucket, row["key"], PROVIDER_URL_SECONDS)
 
 
 def _is_reference(value: Any) -> bool:

@@ -10,61 +10,72 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from db import submissions
-from db.connection import Connection, now
-from moorage.errors import HandBack, LeaseLost, MoorageError
+from db.connection import Connection, current_time
+from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
 from providers.base import Provider
 from tasks.predictions import submit_outcome
-from tasks.step import Deps, Pulse, write_back
+from tasks.step import Deps, LeaseGuard, commit_step
 
-LOOKS: Final = (5.0, 15.0, 60.0)  # seconds after the submission: a list may lag, and the request may be under way
-SKEW: Final = timedelta(minutes=2)  # the provider's clock may be behind ours
-UNSEEN: Final = "its worker died before an answer was recorded, and the provider keeps no list and sends no webhook"
+LOOKUP_DELAYS_SECONDS: Final = (
+    5.0,
+    15.0,
+    60.0,
+)  # seconds after the submission: a list may lag, and the request may be under way
+CLOCK_SKEW: Final = timedelta(minutes=2)  # the provider's clock may be behind ours
+UNRECOVERABLE_REASON: Final = (
+    "its worker died before an answer was recorded, and the provider keeps no list and sends no webhook"
+)
 
 
-def may_be_found(provider: Provider) -> bool:
+def is_recoverable(provider: Provider) -> bool:
     """Return whether a provider can still tell of an order that it did not answer: by its list, or by a webhook."""
-    return provider.can_list or (provider.enabled and not provider.synchronous)
+    return provider.can_list or (provider.is_enabled and not provider.is_synchronous)
 
 
-def run(deps: Deps, lease: Lease, pulse: Pulse, prediction: Prediction, provider: Provider | None) -> list[Wake]:
+def recover_submission(
+    deps: Deps, lease: Lease, pulse: LeaseGuard, prediction: Prediction, provider: Provider | None
+) -> list[Wake]:
     """Look for a submitted prediction by the key in its webhook address, when its time has come; returns wakes."""
     since = prediction.submitted_at
     if since is None:
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
-    if provider is None or not may_be_found(provider):
-        return write_back(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
+    if provider is None or not is_recoverable(provider):
+        return commit_step(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
     if not provider.can_list:
-        return write_back(deps, lease, pulse, lambda conn: _await_webhook(conn, lease, provider)) or []
+        return commit_step(deps, lease, pulse, lambda conn: _await_webhook(conn, lease, provider)) or []
     age = (lease.claimed_at - since).total_seconds()
-    if 0 <= age < LOOKS[0]:  # below 0 the clock was set back: nobody knows how old it is
-        deps.database.run(lambda conn: submissions.wait(conn, lease, wait_seconds=LOOKS[0] - age))
+    if 0 <= age < LOOKUP_DELAYS_SECONDS[0]:  # below 0 the clock was set back: nobody knows how old it is
+        deps.database.run(lambda conn: submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0] - age))
         return []
     failpoint("lookup.before_request")
-    found = _look(provider, prediction, min(since, lease.claimed_at) - SKEW, pulse)
+    found = _look(provider, prediction, min(since, lease.claimed_at) - CLOCK_SKEW, pulse)
     failpoint("lookup.after_answer")
-    written = write_back(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
+    written = commit_step(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
     failpoint("lookup.after_commit")
-    return [*(written or []), *(submit_outcome.match(deps, provider, found) if isinstance(found, str) else [])]
+    return [
+        *(written or []),
+        *(submit_outcome.match_deliveries(deps, provider, found) if isinstance(found, str) else []),
+    ]
 
 
-def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: Pulse) -> str | MoorageError | None:
+def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: LeaseGuard) -> str | MoorageError | None:
     """Return the provider's id of it; None where its list does not show it, an error without a list."""
     try:
-        for page in provider.list_since(since):
+        for page in provider.list_predictions(since):
             for listed in page:
-                if key_sha256(listed.webhook) == prediction.key_sha256:
+                if webhook_key_sha256(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
             pulse()
-    except (LeaseLost, HandBack):
+    except (LeaseLost, StepInterrupted):
         raise
     except MoorageError as error:
         return error
     return None
 
 
-def key_sha256(address: str | None) -> str | None:
+def webhook_key_sha256(address: str | None) -> str | None:
     """Return the hash of the key in a webhook address; None where it holds none."""
     try:
         keys = parse_qs(urlsplit(address or "").query).get("key")
@@ -74,38 +85,42 @@ def key_sha256(address: str | None) -> str | None:
 
 
 def _record(conn: Connection, lease: Lease, provider: Provider, found: str | MoorageError | None) -> list[Wake]:
-    job, prediction = submit_outcome.locked(conn, lease)
+    job, prediction = submit_outcome.lock_leased(conn, lease)
     if isinstance(found, str):
-        return submit_outcome.take(conn, lease, job, prediction, provider, found)
-    moment = now(conn)
+        return submit_outcome.record_external_id(conn, lease, job, prediction, provider, found)
+    moment = current_time(conn)
     age = (moment - (prediction.submitted_at or moment)).total_seconds()
-    following = next((look for look in LOOKS if look > age), None)
+    following = next((look for look in LOOKUP_DELAYS_SECONDS if look > age), None)
     if following is not None:
-        submissions.wait(conn, lease, wait_seconds=min(following - age, LOOKS[-1]), looked=found is None)
+        submissions.postpone(
+            conn, lease, wait_seconds=min(following - age, LOOKUP_DELAYS_SECONDS[-1]), has_searched=found is None
+        )
     elif found is None:
-        why = f"{provider.name}'s list does not show it after {LOOKS[-1]:g} s"
-        return submit_outcome.abandon(conn, lease, job, prediction, provider, why, nothing_made=True)
+        why = f"{provider.name}'s list does not show it after {LOOKUP_DELAYS_SECONDS[-1]:g} s"
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=True)
     elif moment < prediction.deadline_at:
-        submissions.wait(conn, lease, wait_seconds=LOOKS[0])
+        submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0])
     else:
         why = f"the list that would show it cannot be read: {found}"
-        return submit_outcome.abandon(conn, lease, job, prediction, provider, why, nothing_made=False)
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=False)
     return []
 
 
 def _await_webhook(conn: Connection, lease: Lease, provider: Provider) -> list[Wake]:
     """Leave it as it is until its time limit, but not beyond the last look that a list would get."""
-    job, prediction = submit_outcome.locked(conn, lease)
-    moment = now(conn)
+    job, prediction = submit_outcome.lock_leased(conn, lease)
+    moment = current_time(conn)
     since = prediction.submitted_at or moment
-    left = (min(prediction.deadline_at, since + timedelta(seconds=LOOKS[-1])) - moment).total_seconds()
+    left = (min(prediction.deadline_at, since + timedelta(seconds=LOOKUP_DELAYS_SECONDS[-1])) - moment).total_seconds()
     if left > 0:  # above what there ever was, the clock was set back
-        submissions.wait(conn, lease, wait_seconds=min(left, LOOKS[-1]))
+        submissions.postpone(conn, lease, wait_seconds=min(left, LOOKUP_DELAYS_SECONDS[-1]))
         return []
     why = f"{provider.name} keeps no list, and no webhook told of it in time"
-    return submit_outcome.abandon(conn, lease, job, prediction, provider, why, nothing_made=False)
+    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=False)
 
 
 def _end_unseen(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
-    job, prediction = submit_outcome.locked(conn, lease)
-    return submit_outcome.abandon(conn, lease, job, prediction, provider, UNSEEN, nothing_made=False)
+    job, prediction = submit_outcome.lock_leased(conn, lease)
+    return submit_outcome.abandon_submission(
+        conn, lease, job, prediction, provider, UNRECOVERABLE_REASON, not_created=False
+    )

@@ -18,7 +18,7 @@ from moorage.settings import Settings
 from tasks.jobs import delete_render
 from tasks.step import Deps
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 SECONDS: Final = 240.0  # a run by beat; Celery's hard limit is 600 s
 _BATCH: Final = 500
@@ -26,7 +26,7 @@ _JOBS: Final = 100  # each is a transaction of its own
 _DAY: Final = 86400.0
 
 
-def kept_seconds(settings: Settings) -> dict[str, float]:
+def retention_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is kept after its end, in the order in which they go; without those kept for ever."""
     days = {
         "renders": settings.retention_renders_days,
@@ -41,13 +41,13 @@ def kept_seconds(settings: Settings) -> dict[str, float]:
     return {what: kept * _DAY for what, kept in days.items() if kept > 0}
 
 
-def preview(deps: Deps) -> dict[str, int]:
+def count_expired(deps: Deps) -> dict[str, int]:
     """Return how many of each kind `run` would take now."""
-    kept = kept_seconds(deps.settings)
-    return deps.database.run(lambda conn: retention.counts(conn, kept, list(kept)))
+    kept = retention_seconds(deps.settings)
+    return deps.database.run(lambda conn: retention.count_old_rows(conn, kept, list(kept)))
 
 
-def run(deps: Deps, actor: str, *, seconds: float | None = None) -> dict[str, int]:
+def delete_expired(deps: Deps, actor: str, *, seconds: float | None = None) -> dict[str, int]:
     """
     Take what is old enough; returns how many of each kind.
 
@@ -59,7 +59,7 @@ def run(deps: Deps, actor: str, *, seconds: float | None = None) -> dict[str, in
     """
     until = None if seconds is None else time.monotonic() + seconds
     done: dict[str, int] = {}
-    for what, kept in kept_seconds(deps.settings).items():
+    for what, kept in retention_seconds(deps.settings).items():
         done[what] = 0
         while (until is None or time.monotonic() < until) and (taken := _batch(deps, what, kept, actor)):
             done[what] += taken
@@ -74,30 +74,33 @@ def _batch(deps: Deps, what: str, kept: float, actor: str) -> int:
     if what == "renders":
         return _renders(deps, kept, actor)
     if what == "jobs":
-        found = deps.database.run(partial(retention.old_jobs, seconds=kept, limit=_JOBS))
-        return sum(deps.database.run(partial(retention.drop_job, job_id=job_id)) for job_id in found)
-    return deps.database.run(partial(retention.take, what=what, seconds=kept, limit=_BATCH))
+        found = deps.database.run(partial(retention.list_old_jobs, seconds=kept, limit=_JOBS))
+        return sum(deps.database.run(partial(retention.delete_job, job_id=job_id)) for job_id in found)
+    return deps.database.run(partial(retention.purge_batch, what=what, seconds=kept, limit=_BATCH))
 
 
 def _renders(deps: Deps, kept: float, actor: str) -> int:
-    found = deps.database.run(partial(retention.old_renders, seconds=kept, limit=_JOBS))
+    found = deps.database.run(partial(retention.list_old_renders, seconds=kept, limit=_JOBS))
     work = partial(_delete, asset_base=deps.asset_base, kept=kept, actor=actor)
     return sum(deps.database.run(partial(work, render_id=render_id)) for render_id in found)
 
 
 def _delete(conn: Connection, asset_base: str, kept: float, actor: str, render_id: UUID) -> bool:
     """Make a render a tombstone in one transaction: job, outputs, project, results."""
-    job = retention.lock_render(conn, render_id, kept)
+    job = retention.lock_old_render(conn, render_id, kept)
     if job is None:
         return False
     reason = "older than renders are kept"
-    delete_render.make(conn, render_id, job["project_id"], asset_base=asset_base, actor=actor, reason=reason)
+    delete_render.create_tombstone(
+        conn, render_id, job["project_id"], asset_base=asset_base, actor=actor, reason=reason
+    )
     return True
 
 
-def count_use(deps: Deps) -> dict[str, Any]:
+def count_storage_use(deps: Deps) -> dict[str, Any]:
     """Count the storage used by owner and bucket anew; returns objects and bytes of each bucket."""
-    deps.database.run(usage.count)
+    deps.database.run(usage.recompute_usage)
     return {
-        row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in deps.database.run(usage.totals)
+        row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]}
+        for row in deps.database.run(usage.list_totals)
     }

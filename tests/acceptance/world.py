@@ -175,7 +175,7 @@ class World:
                 continue
             stat = self.blobs.head(self.blobs.public_bucket, key)
             assert stat is not None
-            assert (stat.sha256, stat.bytes) == (sha256, size)
+            assert (stat.sha256, stat.size_bytes) == (sha256, size)
 
     def _check_edges(self, asked: Asked) -> None:
         taken = self.rows("SELECT subject, from_state, to_state FROM events WHERE job_id = %(id)s", id=asked.job_id)
@@ -184,7 +184,7 @@ class World:
 
     def get(self, key: str) -> requests.Response:
         """Read an object as anyone can."""
-        return requests.get(self.blobs.asset_url(key), timeout=30)
+        return requests.get(self.blobs.build_asset_url(key), timeout=30)
 
     def letters(self, asked: Asked) -> list[dict[str, Any]]:
         """Return the dead letters of a job, in the order of its outputs."""
@@ -312,4 +312,4 @@ def load_settings(environment: dict[str, str]) -> Settings:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        return settings_module.load()
+        return settings_module.load_settings()

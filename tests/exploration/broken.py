@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from moorage import lifecycle
-from moorage.lifecycle import Choose, Counts, Situation, Verdict
-from moorage.provider_types import Report
+from moorage.lifecycle import ChoosePrediction, OutputCounts, PredictionContext, ReportDecision
+from moorage.provider_types import PredictionReport
 from tests.exploration import scenarios
 from tests.exploration.moves import Scenario
 from tests.exploration.state import JOB, OUTPUTS, Actor, Lost, View
@@ -71,16 +71,16 @@ def _end_dead_silently(view: View, me: Actor, rules: Rules) -> None:
     view.put(me.slot, view.get(me.slot)._replace(letter=False))
 
 
-def _forgets_the_past(report: Report, at: Situation) -> Verdict:
-    return lifecycle.on_report(report, replace(at, prediction="running"))
+def _forgets_the_past(report: PredictionReport, at: PredictionContext) -> ReportDecision:
+    return lifecycle.on_report(report, replace(at, prediction_state="running"))
 
 
-def _chooses_every_success(report: Report, at: Situation) -> Verdict:
+def _chooses_every_success(report: PredictionReport, at: PredictionContext) -> ReportDecision:
     verdict = lifecycle.on_report(report, at)
-    return Choose(reopens=True) if isinstance(verdict, lifecycle.Late) else verdict
+    return ChoosePrediction(reopens_job=True) if isinstance(verdict, lifecycle.LateSuccess) else verdict
 
 
-def _publishes_the_last(kept: list[int], _counts: Counts) -> list[int]:
+def _publishes_the_last(kept: list[int], _counts: OutputCounts) -> list[int]:
     return kept[-1:]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moorage.lifecycle import GiveUp
+from moorage.lifecycle import DeadLetterDecision
 from tests.exploration.state import (
     DELIVERIES,
     IDLE,
@@ -132,7 +132,7 @@ def _work(state: State, me: int, actor: Actor, scenario: Scenario, rules: Rules)
         if state.failures and row.token == actor.token:
             for failure in scenario.failures:
                 verdict = verdict_on(row, failure)
-                doing = "bury" if isinstance(verdict, GiveUp) else "hand back"
+                doing = "bury" if isinstance(verdict, DeadLetterDecision) else "hand back"
                 failed = _as(state, me, actor._replace(doing=doing, memo=verdict), failures=state.failures - 1)
                 yield Step(Label(me, "fails to download", actor.slot, failure), failed, goes_wrong=True)
     elif actor.doing == "discard":

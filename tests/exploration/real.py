@@ -8,11 +8,11 @@ from uuid import UUID
 
 from db import deliveries, discarding, leases, orphans, outputs, predictions
 from db import jobs as jobs_table
-from db.connection import BEGIN, Connection, connect, one
+from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
-from moorage.lifecycle import GiveUp, Policy
-from moorage.model import Kept, Lease, Media, Thumbnail, WorkTable
+from moorage.lifecycle import DeadLetterDecision, RetryPolicy
+from moorage.model import Lease, Media, StoredOutput, Thumbnail, WorkTable
 from storage import keys
 from tasks.jobs import replay
 from tasks.outputs import keep
@@ -66,7 +66,7 @@ class Real:
     """A job with two predictions and their webhooks, in the state that `scenarios.awaiting` describes."""
 
     def __init__(self, deps: Deps, name: str, *, partial: str = "keep") -> None:
-        policy = Policy(max_errors=POLICY.max_errors, wait_base_seconds=0.0, own_wait_seconds=0.0)
+        policy = RetryPolicy(max_errors=POLICY.max_errors, wait_base_seconds=0.0, internal_wait_seconds=0.0)
         settings = deps.settings.with_constants(max_crashes=MAX_CRASHES)
         self.deps = dataclasses.replace(deps, policy=policy, settings=settings)
         self.name = name
@@ -82,7 +82,7 @@ class Real:
         self.server: Connection | None = None
 
     def _second(self) -> UUID:
-        made = ids.new()
+        made = ids.uuid7()
         self.deps.database.run(
             lambda conn: predictions.add(
                 conn, made, self.job_id, provider="replicate", external_id=f"{self.name}-1", model=None,
@@ -110,8 +110,8 @@ class Real:
         return (self._job(conn), *rows)
 
     def _as_row(self, row: dict[str, Any]) -> Row:
-        told = keys.parse(row["key"]) if row["key"] else None
-        start = told.token_start if isinstance(told, keys.Rendered) else None
+        told = keys.parse_key(row["key"]) if row["key"] else None
+        start = told.token_start if isinstance(told, keys.RenderKey) else None
         key = next((name for token, name in self.tokens.items() if token.hex[:8] == start), 0)
         lease = row["lease_token"]
         token = self.tokens[lease] if lease else 0
@@ -119,8 +119,8 @@ class Real:
         return Row(row["state"], token, over, *counts, key, row["letter"], row["stopped"])
 
     def _job(self, conn: Connection) -> Job:
-        row = one(conn, "SELECT state, chosen_id, partial FROM jobs WHERE id = %(id)s", {"id": self.job_id})
-        render = one(conn, RENDER, {"id": self.job_id})
+        row = fetch_one(conn, "SELECT state, chosen_id, partial FROM jobs WHERE id = %(id)s", {"id": self.job_id})
+        render = fetch_one(conn, RENDER, {"id": self.job_id})
         assert row is not None
         slots = {row_id: slot for slot, row_id in self.ids.items()}
         variants = tuple(sorted(slots[v] for v in render["variants"])) if render else ()
@@ -136,10 +136,10 @@ class Real:
     def is_orphan(self, conn: Connection, token: int) -> bool:
         """Return whether the orphan sweep would take the object that a lease stored for an output."""
         key, lease = self._key(self.leases[token]), self.leases[token]
-        told = keys.parse(key)
-        assert isinstance(told, keys.Rendered)
+        told = keys.parse_key(key)
+        assert isinstance(told, keys.RenderKey)
         start = lease.token.hex[:8]
-        return orphans.refusal(conn, key, told.render_id, told.idx, start, lock=False) is None
+        return orphans.find_reference(conn, key, told.render_id, told.idx, start, lock=False) is None
 
     # --- doing --------------------------------------------------------------------------------------------------
 
@@ -172,11 +172,13 @@ class Real:
         if name == "poll":
             return lambda conn: self._poll(conn, lease, memo)
         if name == "discarded":
-            return lambda conn: discarding.end(conn, lease)
+            return lambda conn: discarding.end_discarded(conn, lease)
         if name == "ingest":
             return lambda conn: self._ingest(conn, lease)
         if memo.reason == str(ERRORS["storage away"]):
-            return lambda conn: leases.hand_back(conn, lease, wait_seconds=0, reason=memo.reason, counted=False)
+            return lambda conn: leases.reschedule(
+                conn, lease, wait_seconds=0, reason=memo.reason, counts_as_error=False
+            )
         error = next(e for e in ERRORS.values() if memo.reason.startswith(str(e)))
         return lambda conn: failures._record(conn, deps, lease, "keep", error)
 
@@ -186,9 +188,9 @@ class Real:
             return self._check
         row_id = self.ids[slot]
         if name == "replay":
-            return lambda conn: replay.replay(conn, self._letter(conn, row_id), "person")
-        why = GiveUp("POISON", "Poison", "workers died", retryable=True)
-        step = reconcile.STEP_OF[TABLE[slot]]
+            return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
+        why = DeadLetterDecision("POISON", "Poison", "workers died", retryable=True)
+        step = reconcile.STEP_BY_TABLE[TABLE[slot]]
         return lambda conn: failures._poison(conn, deps, step, row_id, why, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
@@ -218,13 +220,13 @@ class Real:
         if label.what.startswith(("stalls", "is killed")) and holder and before.db[label.slot].token == token:
             self.late.add(holder.token)
         elif label.what.startswith("releases") and holder:
-            freed = database.run(lambda conn: leases.release_of(conn, holder.leased_by, "its process died"))
+            freed = database.run(lambda conn: leases.release_held_by(conn, holder.leased_by, "its process died"))
             assert freed == [(table, row_id)]
         elif label.what.startswith("renews"):
             self.late.discard(self.leases[token].token)
             assert database.run(lambda conn: leases.renew(conn, self.leases[token], lease_seconds=30))
         elif label.what.startswith("asks"):
-            held = database.run(lambda conn: leases.holds(conn, self.leases[token]))
+            held = database.run(lambda conn: leases.is_current(conn, self.leases[token]))
             assert held == (before.db[label.slot].token == token)
 
     def _leave_open(self, work: Work) -> None:
@@ -253,13 +255,13 @@ class Real:
         provider = self.deps.providers["replicate"]
         if memo == "finished":
             files = 2 if lease.row_id == self.ids[P0] else 1
-            report = provider.parse(_body(str(prediction.external_id), files))
+            report = provider.parse_report(_body(str(prediction.external_id), files))
         else:
             long_ago = "UPDATE predictions SET {0} = moment() - interval '1 s' WHERE id = %(id)s"
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
             conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
             prediction = predictions.lock(conn, lease.row_id)
-        answered = poll._answer(conn, self.deps, lease, job, prediction, poll.Said(provider, None, report))
+        answered = poll._answer(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
 
@@ -270,7 +272,7 @@ class Real:
     def _ingest(self, conn: Connection, lease: Lease) -> object:
         slot = next(s for s in DELIVERIES if self.ids[s] == lease.row_id)
         provider = self.deps.providers["replicate"]
-        report = provider.parse(_body(f"{self.name}-{PREDICTION_OF[slot] - P0}", 2 if slot == D0 else 1))
+        report = provider.parse_report(_body(f"{self.name}-{PREDICTION_OF[slot] - P0}", 2 if slot == D0 else 1))
         delivery = deliveries.get(conn, lease.row_id)
         assert delivery is not None
         return ingest._apply(conn, self.deps, lease, delivery, provider, report)
@@ -281,15 +283,17 @@ class Real:
     def _key(self, lease: Lease) -> str:
         idx = self.deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
         assert idx is not None
-        return keys.original(self.job_id, idx.idx, SHA, lease.token, "png")
+        return keys.build_original_key(self.job_id, idx.idx, SHA, lease.token, "png")
 
-    def _kept(self, lease: Lease) -> Kept:
+    def _kept(self, lease: Lease) -> StoredOutput:
         thumb = Thumbnail(b"x", SHA, 1, 1)
         key = self._key(lease)
-        return Kept(IMAGE, 1, SHA, key, thumb, key.replace(".png", "_thumb.webp"), None)
+        return StoredOutput(IMAGE, 1, SHA, key, thumb, key.replace(".png", "_thumb.webp"), None)
 
     def _letter(self, conn: Connection, row_id: UUID) -> UUID:
-        row = one(conn, "SELECT id FROM dead_letters WHERE subject_id = %(id)s AND state = 'open'", {"id": row_id})
+        row = fetch_one(
+            conn, "SELECT id FROM dead_letters WHERE subject_id = %(id)s AND state = 'open'", {"id": row_id}
+        )
         assert row is not None
         letter: UUID = row["id"]
         return letter

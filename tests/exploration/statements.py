@@ -7,8 +7,18 @@ from typing import Final
 
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, MoorageError, OutputGone, StorageUnavailable
-from moorage.lifecycle import Choose, Counts, End, GiveUp, Late, Policy, Situation, Verdict, Work
-from moorage.provider_types import Found, Report
+from moorage.lifecycle import (
+    ChoosePrediction,
+    DeadLetterDecision,
+    EndPrediction,
+    LateSuccess,
+    OutputCounts,
+    PredictionContext,
+    ReportDecision,
+    RetryContext,
+    RetryPolicy,
+)
+from moorage.provider_types import OutputFile, PredictionReport
 from tests.exploration.state import (
     ENDED_JOB,
     JOB,
@@ -25,7 +35,7 @@ from tests.exploration.state import (
 )
 
 MAX_CRASHES: Final = 2
-POLICY: Final = Policy(max_errors=2)
+POLICY: Final = RetryPolicy(max_errors=2)
 DISCARDS: Final = ("discarding", "discarded")
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 ERRORS: Final[Mapping[str, MoorageError]] = {
@@ -34,10 +44,14 @@ ERRORS: Final[Mapping[str, MoorageError]] = {
     "storage away": StorageUnavailable("503"),
 }
 REPORTS: Final = {
-    p: Report(f"ext-{p}", "succeeded", "succeeded", tuple(Found(f"output[{o}]", url="https://x") for o in files))
+    p: PredictionReport(
+        f"ext-{p}", "succeeded", "succeeded", tuple(OutputFile(f"output[{o}]", url="https://x") for o in files)
+    )
     for p, files in OUTPUTS_OF.items()
 }
-OUT_OF_ORDER: Final = Report(f"ext-{P0}", "failed", "failed", error="sent before the success, arrives after it")
+OUT_OF_ORDER: Final = PredictionReport(
+    f"ext-{P0}", "failed", "failed", error="sent before the success, arrives after it"
+)
 
 Statement = Callable[[View, Actor, "Rules"], Actor | None]
 
@@ -74,7 +88,7 @@ def end_dead(view: View, me: Actor, _rules: "Rules") -> None:
 def hand_back(view: View, me: Actor, _rules: "Rules") -> None:
     """leases.hand_back"""
     row = cleared(_owned(view, me, LIVE[me.slot]))
-    view.put(me.slot, row._replace(attempt=row.attempt - (0 if me.memo.counted else 1)))
+    view.put(me.slot, row._replace(attempt=row.attempt - (0 if me.memo.is_counted else 1)))
 
 
 def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:
@@ -83,11 +97,11 @@ def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:
     view.put(me.slot, cleared(row)._replace(state="discarded", key=0))
 
 
-def counted(view: View) -> Counts:
+def counted(view: View) -> OutputCounts:
     """jobs.count"""
     states = [view.get(o).state for o in OUTPUTS if PREDICTION_OF[o] == view.get(JOB).chosen]
     dead = sum(s in ("dead", "discarding", "discarded") for s in states)
-    return Counts(states.count("waiting"), states.count("kept"), dead)
+    return OutputCounts(states.count("waiting"), states.count("kept"), dead)
 
 
 def settle(view: View, _me: Actor, rules: "Rules") -> None:
@@ -95,11 +109,11 @@ def settle(view: View, _me: Actor, rules: "Rules") -> None:
     settle_on(view, counted(view), rules)
 
 
-def settle_on(view: View, counts: Counts, rules: "Rules") -> None:
+def settle_on(view: View, counts: OutputCounts, rules: "Rules") -> None:
     """settle.if_last, renders.publish, discards.begin, jobs.move"""
     if view.get(JOB).state != "keeping":
         return
-    decision = lifecycle.on_counts(counts, view.get(JOB).partial)
+    decision = lifecycle.on_output_counts(counts, view.get(JOB).partial)
     if decision is None:
         return
     job = view.lock(JOB)
@@ -141,15 +155,15 @@ def hear(view: View, me: Actor, rules: "Rules") -> None:
     view.put(me.slot, cleared(view.lock(me.slot))._replace(state="applied" if changed else "ignored"))
 
 
-def apply(view: View, p: int, report: Report, rules: "Rules") -> bool:
+def apply(view: View, p: int, report: PredictionReport, rules: "Rules") -> bool:
     """apply.apply"""
     job, row = view.lock(JOB), view.lock(p)
-    verdict = rules.on_report(report, Situation(row.state, job.chosen == p, job.state, job.render))
-    if isinstance(verdict, Choose | Late | End):
-        state = verdict.state if isinstance(verdict, End) else "succeeded"
+    verdict = rules.on_report(report, PredictionContext(row.state, job.chosen == p, job.state, job.render))
+    if isinstance(verdict, ChoosePrediction | LateSuccess | EndPrediction):
+        state = verdict.state if isinstance(verdict, EndPrediction) else "succeeded"
         crashes = row.crashes - (1 if row.token else 0)
         view.put(p, row._replace(state=state, token=0, over=False, crashes=crashes, letter=False))
-    if isinstance(verdict, Choose):
+    if isinstance(verdict, ChoosePrediction):
         view.put(JOB, job._replace(state="keeping", chosen=p))
         for other in PREDICTIONS:  # cancel.stop_others: a claim passes over them until the commit
             if view.get(other).state in LIVE[other]:
@@ -158,9 +172,9 @@ def apply(view: View, p: int, report: Report, rules: "Rules") -> bool:
             if not view.get(o).state:
                 view.put(o, Row("waiting"))
         settle_on(view, counted(view), rules)
-    if isinstance(verdict, End):
+    if isinstance(verdict, EndPrediction):
         go_on(view)
-    return isinstance(verdict, Choose | End)  # a later answer that renews nothing is a duplicate
+    return isinstance(verdict, ChoosePrediction | EndPrediction)  # a later answer that renews nothing is a duplicate
 
 
 def answer(view: View, me: Actor, rules: "Rules") -> None:
@@ -226,10 +240,10 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
         view.put(JOB, job._replace(state="open"))
 
 
-def verdict_on(row: Row, failure: str) -> lifecycle.Retry | GiveUp:
+def verdict_on(row: Row, failure: str) -> lifecycle.Retry | DeadLetterDecision:
     """failures._record: errors are attempts less crashes"""
-    work = Work(errors=row.attempt - row.crashes)
-    return lifecycle.after_failure(ERRORS[failure], work, now=NOW, jitter=0.5, policy=POLICY)
+    work = RetryContext(errors=row.attempt - row.crashes)
+    return lifecycle.decide_after_failure(ERRORS[failure], work, now=NOW, jitter=0.5, policy=POLICY)
 
 
 @dataclass(frozen=True)
@@ -249,8 +263,8 @@ class Rules:
             "replay": (lock_job, revive),
         }
     )
-    on_report: Callable[[Report, Situation], Verdict] = lifecycle.on_report
-    publishes: Callable[[list[int], Counts], list[int]] = lambda kept, _counts: kept
+    on_report: Callable[[PredictionReport, PredictionContext], ReportDecision] = lifecycle.on_report
+    publishes: Callable[[list[int], OutputCounts], list[int]] = lambda kept, _counts: kept
     claims_leased: bool = False  # a claim takes a row that another worker holds
     releases: bool = True  # the sweep frees leases that have ended
     releases_unproved: bool = False  # the sweep frees leases that have not ended

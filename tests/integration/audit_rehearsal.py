@@ -8,7 +8,7 @@ from typing import TypeVar
 from db.audit import checks as rules
 from db.connection import Connection, Database
 from tasks.audit.findings import Finding
-from tasks.audit.rows import Rows
+from tasks.audit.rows import RowScan
 from tasks.step import Deps
 
 T = TypeVar("T")
@@ -38,4 +38,4 @@ def damaged(deps: Deps, sql: str) -> Iterator[Deps]:
 
 def found(deps: Deps) -> list[Finding]:
     """Return what the audit of rows finds at its first look, read down to the bytes; storage is not asked."""
-    return [finding for name in rules.PAGES for finding in Rows(deps, name, deep=True).page("").findings]
+    return [finding for name in rules.PAGES for finding in RowScan(deps, name, deep=True).page("").findings]

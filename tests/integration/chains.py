@@ -8,13 +8,13 @@ from psycopg.types.json import Jsonb
 
 from db import submissions
 from moorage import ids
-from moorage.model import Entry, Wake
+from moorage.model import FallbackEntry, Wake
 from tests.integration.core import World, prediction
 
 
 def started(at: World, entries: int = 3, **columns: Any) -> UUID:
     """Insert an open job with a chain of so many entries, the first of them planned; returns its id."""
-    job_id = ids.new()
+    job_id = ids.uuid7()
     chain = [{"provider": "replicate", "model": f"m{n}", "input": {}, "seconds": 60.0} for n in range(entries)]
     given = {"kind": "image", "project_id": None, "scene": None, "placeholder": False, "partial": "keep", **columns}
     at.conn.execute(
@@ -27,7 +27,9 @@ def started(at: World, entries: int = 3, **columns: Any) -> UUID:
         "INSERT INTO events (subject, subject_id, job_id, to_state, actor) VALUES ('job', %s, %s, 'open', 'test')",
         (job_id, job_id),
     )
-    at.deps.database.run(lambda conn: submissions.plan(conn, job_id, 0, Entry(**chain[0]), reason=None, actor="test"))
+    at.deps.database.run(
+        lambda conn: submissions.plan(conn, job_id, 0, FallbackEntry(**chain[0]), reason=None, actor="test")
+    )
     return job_id
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import providers
 from db.connection import Database
-from egress.session import Egress
+from egress.session import EgressGuard
 from embedded import ports
 from embedded.stack import Stack
 from media.limits import Limits
 from moorage.model import Registration
-from moorage.settings import load
+from moorage.settings import load_settings
 from storage import buckets, s3
 from tasks.jobs import create
-from tasks.step import Deps, policy_of
+from tasks.step import Deps, build_retry_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_" + base64.b64encode(b"moorage-tests-sign-with-this-key").decode()
@@ -48,7 +48,7 @@ def run(env: Mapping[str, str], *args: str, stdin: str = "") -> subprocess.Compl
 def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Deps:
     """Return what the commands work with, the buckets made; close its database afterwards."""
     env = environment(stack, database_url, buckets_of=buckets_of)
-    settings = load(
+    settings = load_settings(
         _env_file=None,
         database_url=env["DATABASE_URL"],
         broker_url=env["CELERY_BROKER_URL"],
@@ -59,24 +59,24 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
         s3_private_bucket=env["S3_PRIVATE_BUCKET"],
         replicate_webhook_secret=SECRET,
     )
-    limits = Limits.of(settings)
+    limits = Limits.from_settings(settings)
     blobs = s3.from_settings(settings)
-    buckets.ensure(blobs, settings)
+    buckets.ensure_buckets(blobs, settings)
     return Deps(
         settings=settings,
         database=Database(database_url),
-        blobs=blobs,
+        storage=blobs,
         providers=providers.load(settings),
-        session=Egress(()).session(limits),
+        session=EgressGuard(()).new_session(limits),
         limits=limits,
-        policy=policy_of(settings),
+        policy=build_retry_policy(settings),
     )
 
 
-def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.Registered:
+def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.RegisteredJob:
     """Register a prediction at Replicate."""
     wanted = Registration(provider="replicate", external_id=external_id, **{"owner": "tests", **asked})
-    return create.register(deps.database, deps.settings, deps.providers["replicate"], wanted)
+    return create.register_prediction(deps.database, deps.settings, deps.providers["replicate"], wanted)
 
 
 def nowhere() -> str:

@@ -18,15 +18,15 @@ from PIL import Image
 import providers
 from db import leases
 from db.connection import Connection, Database, connect
-from egress.session import Egress
+from egress.session import EgressGuard
 from embedded.stack import Stack
 from media.limits import Limits
 from moorage import ids, lifecycle
-from moorage.model import Kept, Lease, Media, Registration, Step, Thumbnail, Wake
+from moorage.model import Lease, Media, Registration, Step, StoredOutput, Thumbnail, Wake
 from moorage.settings import Settings
 from storage import buckets, s3
 from tasks.jobs import create
-from tasks.step import Deps, policy_of
+from tasks.step import Deps, build_retry_policy
 from worker import step_runner
 
 LEASED_BY = "node@test/1"
@@ -135,23 +135,25 @@ class World:
 
     # --- making rows
 
-    def registered(self, external_id: str | None = None, **asked: Any) -> create.Registered:
+    def registered(self, external_id: str | None = None, **asked: Any) -> create.RegisteredJob:
         given = Registration(
             provider="replicate", external_id=external_id or secrets.token_hex(8), owner="ann", **asked
         )
-        return create.register(self.deps.database, self.deps.settings, self.deps.providers["replicate"], given)
+        return create.register_prediction(
+            self.deps.database, self.deps.settings, self.deps.providers["replicate"], given
+        )
 
     def delivered(self, body: bytes | dict[str, Any], webhook_id: str | None = None) -> UUID:
         """Insert a delivery as the receiver does."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        delivery_id = ids.new()
+        delivery_id = ids.uuid7()
         self.conn.execute(
             "INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256) VALUES (%s, 'replicate', %s, %s, '')",
             (delivery_id, webhook_id or secrets.token_hex(8), raw),
         )
         return delivery_id
 
-    def keeping(self, urls: list[str], **asked: Any) -> create.Registered:
+    def keeping(self, urls: list[str], **asked: Any) -> create.RegisteredJob:
         """Return a job whose prediction has succeeded with these files; its outputs wait."""
         external_id = secrets.token_hex(8)
         made = self.registered(external_id, **asked)
@@ -202,7 +204,9 @@ class World:
     def changed(self, constants: Mapping[str, Any] | None = None, **settings: Any) -> "World":
         """Return this world with other settings and constants."""
         given = self.deps.settings.model_copy(update=settings).with_constants(**constants or {})
-        return dataclasses.replace(self, deps=dataclasses.replace(self.deps, settings=given, policy=policy_of(given)))
+        return dataclasses.replace(
+            self, deps=dataclasses.replace(self.deps, settings=given, policy=build_retry_policy(given))
+        )
 
     # --- looking
 
@@ -236,12 +240,12 @@ def prediction(external_id: str, status: str, output: Any = None, **more: Any) -
     return {"id": external_id, "status": status, "output": output, **more}
 
 
-def kept(job_id: UUID, idx: int, lease: Lease) -> Kept:
+def kept(job_id: UUID, idx: int, lease: Lease) -> StoredOutput:
     """Return the facts of a file that nobody stored."""
     thumb = Thumbnail(data=b"webp", sha256="b" * 64, width_px=4, height_px=4)
     key = f"renders/{job_id}/{idx}-{lease.token.hex[:8]}"
     media = Media("image", "png", "image/png", "png", 4, 4, 1)
-    return Kept(media, 10, "a" * 64, f"{key}.png", thumb, f"{key}_thumb.webp", None)
+    return StoredOutput(media, 10, "a" * 64, f"{key}.png", thumb, f"{key}_thumb.webp", None)
 
 
 @contextmanager
@@ -249,18 +253,18 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
     """Give a world; at its end every event written in it must be an edge of the lifecycle."""
     with serving() as source:
         settings = settings_of(stack, database_url, source, **changes)
-        limits = Limits.of(settings)
+        limits = Limits.from_settings(settings)
         deps = Deps(
             settings=settings,
             database=Database(database_url),
-            blobs=s3.from_settings(settings),
+            storage=s3.from_settings(settings),
             providers=providers.load(settings),
-            session=Egress(settings.egress_allow).session(limits),
+            session=EgressGuard(settings.egress_allow).new_session(limits),
             limits=limits,
-            policy=policy_of(settings),
+            policy=build_retry_policy(settings),
         )
         if settings.s3_endpoint_url not in _ensured:
-            buckets.ensure(deps.blobs, settings)
+            buckets.ensure_buckets(deps.storage, settings)
             _ensured.add(settings.s3_endpoint_url)
         conn = connect(database_url)
         try:

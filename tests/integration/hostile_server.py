@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from egress import download
-from egress.session import Egress
+from egress.session import EgressGuard
 from media.limits import Limits
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
@@ -85,11 +85,11 @@ def chunk(data):
 
 def fetch(server, path, *, limits=FAST, allows=lambda url: None, pulse=lambda: None, headers_for=lambda url: {}):
     """Download a path of the server; returns what was fetched and its bytes."""
-    session = Egress([f"127.0.0.1:{server.port}"]).session(limits)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(limits)
     with (
         contextlib.closing(session),
-        download.fetch(
-            session, server.url(path), limits=limits, headers_for=headers_for, allows=allows, pulse=pulse
+        download.download_url(
+            session, server.url(path), limits=limits, headers_for=headers_for, check_url=allows, on_progress=pulse
         ) as fetched,
     ):
         return fetched, fetched.file.read()

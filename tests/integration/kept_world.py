@@ -15,7 +15,7 @@ from db.connection import Connection
 from moorage import ids
 from moorage.errors import MoorageError
 from moorage.model import Lease, Wake, WorkTable
-from receiver.deliveries import RECORD
+from receiver.deliveries import INSERT
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest
 from tasks.step import Deps
@@ -57,7 +57,7 @@ def kept(deps: Deps, external_id: str = "abc", outputs: list[str] | None = None,
 def deliver(deps: Deps, body: dict[str, Any] | bytes) -> Wake:
     """Record a webhook as the receiver does, and return its wake."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    delivery_id = ids.new()
+    delivery_id = ids.uuid7()
     args = {
         "id": delivery_id,
         "provider": "replicate",
@@ -67,7 +67,7 @@ def deliver(deps: Deps, body: dict[str, Any] | bytes) -> Wake:
         "body_sha256": hashlib.sha256(raw).hexdigest(),
         "key_sha256": None,
     }
-    deps.database.run(lambda conn: conn.execute(RECORD, args))
+    deps.database.run(lambda conn: conn.execute(INSERT, args))
     return Wake("ingest", delivery_id)
 
 
@@ -80,7 +80,7 @@ def work(deps: Deps, *wakes: Wake) -> None:
         try:
             waiting += STEPS[wake.step](deps, lease, Calm())
         except MoorageError as error:
-            waiting += failures.record(deps, lease, wake.step, error, Calm())[1]
+            waiting += failures.record_failure(deps, lease, wake.step, error, Calm())[1]
 
 
 def claim(deps: Deps, wake: Wake) -> Lease:
@@ -88,7 +88,7 @@ def claim(deps: Deps, wake: Wake) -> Lease:
     table, states = TABLES[wake.step]
     lease = deps.database.run(
         lambda conn: leases.claim(
-            conn, table, wake.row_id, states=states, leased_by=f"node/{ids.new()}", lease_seconds=30, max_crashes=5
+            conn, table, wake.row_id, states=states, leased_by=f"node/{ids.uuid7()}", lease_seconds=30, max_crashes=5
         )
     )
     assert lease is not None

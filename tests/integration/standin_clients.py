@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import providers
-from moorage.provider_types import Order
+from moorage.provider_types import SubmitRequest
 from moorage.settings import Settings
 from providers import Provider
 from simulation.provider.client import Standin
@@ -24,5 +24,5 @@ def build_clients(standin: Standin) -> Mapping[str, Provider]:
 
 def build_submit_request(
     provider: str, webhook: str = "http://127.0.0.1:9/hook?key=k", model: str = "", **fields: Any
-) -> Order:
-    return Order(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **fields}, webhook)
+) -> SubmitRequest:
+    return SubmitRequest(uuid4(), model or MODELS[provider], {"prompt": "a quiet harbour", **fields}, webhook)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from db import leases
-from moorage.model import Entry, Wish
+from moorage.model import FallbackEntry, JobRequest
 from tasks.jobs import create
 from tests.integration.core import World, png
 
@@ -132,14 +132,14 @@ def open_studio() -> Iterator[Studio]:
             thread.join()
 
 
-def entry(provider: str = "replicate", seconds: float = 60.0, **given: Any) -> Entry:
+def entry(provider: str = "replicate", seconds: float = 60.0, **given: Any) -> FallbackEntry:
     models = {"replicate": "acme/pictures", "fal": "fal-ai/flux", "openai": "gpt-image-1"}
-    return Entry(provider, models[provider], {"prompt": "a harbour", **given}, seconds)
+    return FallbackEntry(provider, models[provider], {"prompt": "a harbour", **given}, seconds)
 
 
-def ordered(at: World, *chain: Entry, deadline_seconds: float = 900.0) -> create.Ordered:
+def ordered(at: World, *chain: FallbackEntry, deadline_seconds: float = 900.0) -> create.CreatedJob:
     """Commit a job with its planned prediction, as the API does."""
-    wish = Wish(owner="ann", kind="image", chain=chain or (entry(),), deadline_seconds=deadline_seconds)
+    wish = JobRequest(owner="ann", kind="image", fallback_chain=chain or (entry(),), deadline_seconds=deadline_seconds)
     return create.create_job(at.deps.database, at.deps.settings, at.deps.providers, wish)
 
 
@@ -168,4 +168,4 @@ def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str,
 
 def free(at: World, leased_by: str) -> None:
     """Free what a dead worker child held."""
-    leases.release_of(at.conn, leased_by, "its process died")
+    leases.release_held_by(at.conn, leased_by, "its process died")

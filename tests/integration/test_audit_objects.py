@@ -9,13 +9,13 @@ import pytest
 
 from db.connection import Connection
 from embedded.stack import Stack
-from moorage.ids import new
+from moorage.ids import uuid7
 from moorage.model import Wake
 from storage import keys
-from storage.s3 import Listed
+from storage.s3 import ListedObject
 from tasks.audit import objects
 from tasks.audit import run as audit
-from tasks.audit.findings import MOST
+from tasks.audit.findings import MAX_LISTED
 from tasks.predictions import ingest
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -27,20 +27,20 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url, buckets_of="audit")
     yield made
     made.database.close()
-    for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
-        for listed in made.blobs.list(bucket, ""):
-            made.blobs.delete(bucket, listed.key)
+    for bucket in (made.storage.public_bucket, made.storage.private_bucket):
+        for listed in made.storage.list_objects(bucket, ""):
+            made.storage.delete(bucket, listed.key)
 
 
 def run(deps: Deps, *, deep: bool = False, sample: int = 50) -> list[tuple[str, str]]:
-    found = audit.run(deps, deep=deep, second_look_seconds=0.0, sample=sample).findings
+    found = audit.run_audit(deps, deep=deep, second_look_seconds=0.0, sample=sample).findings
     return [(finding.check, finding.id) for finding in found]
 
 
 def put(deps: Deps, key: str, body: bytes) -> None:
     digest = hashlib.sha256(body).hexdigest()
-    bucket = deps.blobs.private_bucket if key.startswith(keys.INPUTS) else deps.blobs.public_bucket
-    deps.blobs.put(bucket, key, body, size=len(body), sha256=digest, content_type="image/png")
+    bucket = deps.storage.private_bucket if key.startswith(keys.INPUT_PREFIX) else deps.storage.public_bucket
+    deps.storage.put(bucket, key, body, size=len(body), sha256=digest, content_type="image/png")
 
 
 def test_objects_that_are_right_give_nothing(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_objects_that_are_right_give_nothing(deps: Deps, monkeypatch: pytest.Mon
     for number in range(5):
         world.kept(deps, f"job{number}", [world.picture("red"), world.picture("blue")])
 
-    report = audit.run(deps, deep=True, second_look_seconds=0.0)
+    report = audit.run_audit(deps, deep=True, second_look_seconds=0.0)
 
     assert report.findings == []
     assert report.notes == []
@@ -64,11 +64,11 @@ def test_a_damaged_object_is_named(deps: Deps, conn: Connection, column: str, da
     world.kept(deps, "abc")
     row = conn.execute(f"SELECT id, {column} AS key FROM outputs ORDER BY id DESC LIMIT 1".encode()).fetchone()
     assert row is not None
-    with deps.blobs.open(deps.blobs.public_bucket, row["key"]) as opened:
+    with deps.storage.open_object(deps.storage.public_bucket, row["key"]) as opened:
         body = opened.read()
 
     if damage == "missing":
-        deps.blobs.delete(deps.blobs.public_bucket, row["key"])
+        deps.storage.delete(deps.storage.public_bucket, row["key"])
     else:
         put(deps, row["key"], body + b"x" if damage == "longer" else body[:-1] + bytes([body[-1] ^ 1]))
 
@@ -80,7 +80,11 @@ def test_a_damaged_object_is_named(deps: Deps, conn: Connection, column: str, da
 
 @pytest.mark.parametrize(
     "key",
-    [keys.original(new(), 0, "a" * 64, new(), "png"), keys.spool(new(), "png"), "renders/zzz"],
+    [
+        keys.build_original_key(uuid7(), 0, "a" * 64, uuid7(), "png"),
+        keys.build_input_key(uuid7(), "png"),
+        "renders/zzz",
+    ],
     ids=["original", "input", "no key of ours"],
 )
 def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
@@ -90,13 +94,13 @@ def test_an_object_that_nobody_names_is_noted_while_young_and_found_when_old(
     world.kept(deps, "abc")
     put(deps, key, b"nobody's")
 
-    young = audit.run(deps, second_look_seconds=0.0)
+    young = audit.run_audit(deps, second_look_seconds=0.0)
     monkeypatch.setattr(objects, "SWEPT_WITHIN", timedelta(days=-2))
     old = run(deps)
 
     assert young.findings == []
     assert [note.id for note in young.notes] == [key]
-    place = "inputs" if key.startswith(keys.INPUTS) else "objects"
+    place = "inputs" if key.startswith(keys.INPUT_PREFIX) else "objects"
     assert old == [(f"5 {place} unnamed", key)]
 
 
@@ -107,9 +111,9 @@ def test_an_upload_in_flight_is_no_orphan(deps: Deps, monkeypatch: pytest.Monkey
     wake = world.deliver(deps, {"id": "abc", "status": "succeeded", "output": [world.picture()]})
     wakes: list[Wake] = ingest.run(deps, world.claim(deps, wake), world.Calm())
     lease = world.claim(deps, wakes[0])
-    put(deps, keys.original(job_id, 0, "a" * 64, lease.token, "png"), b"half way")
+    put(deps, keys.build_original_key(job_id, 0, "a" * 64, lease.token, "png"), b"half way")
 
-    report = audit.run(deps, second_look_seconds=0.0)
+    report = audit.run_audit(deps, second_look_seconds=0.0)
 
     assert report.findings == []
     assert len(report.notes) == 1
@@ -125,19 +129,19 @@ def test_memory_does_not_grow_with_the_bucket(deps: Deps, monkeypatch: pytest.Mo
 def peak_of_an_audit(deps: Deps, monkeypatch: pytest.MonkeyPatch, objects: int) -> int:
     """Return the most bytes that Python held while so many objects were looked at."""
 
-    def listing(bucket: str, prefix: str, start_after: str = "") -> Iterator[Listed]:
-        for number in range(objects if prefix == keys.RENDERS else 0):
-            yield Listed(f"renders/{number:032x}/0-nobody.png", 1, datetime.now(UTC))
+    def listing(bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
+        for number in range(objects if prefix == keys.RENDER_PREFIX else 0):
+            yield ListedObject(f"renders/{number:032x}/0-nobody.png", 1, datetime.now(UTC))
 
-    monkeypatch.setattr(deps.blobs, "list", listing)
+    monkeypatch.setattr(deps.storage, "list", listing)
     tracemalloc.start()
     try:
-        report = audit.run(deps, second_look_seconds=0.0)
+        report = audit.run_audit(deps, second_look_seconds=0.0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert report.checked["objects"] == objects
-    assert len(report.notes) == MOST
+    assert len(report.notes) == MAX_LISTED
     return peak
 
 
@@ -146,8 +150,8 @@ def test_what_storage_loses_is_told_by_the_command(deps: Deps, stack: Stack, dat
     world.kept(deps, "abc")
     env = cli.environment(stack, database_url, buckets_of="audit")
     clean = cli.run(env, "audit", "--second-look", "0")
-    for listed in deps.blobs.list(deps.blobs.public_bucket, keys.RENDERS):
-        deps.blobs.delete(deps.blobs.public_bucket, listed.key)
+    for listed in deps.storage.list_objects(deps.storage.public_bucket, keys.RENDER_PREFIX):
+        deps.storage.delete(deps.storage.public_bucket, listed.key)
 
     broken = cli.run(env, "audit", "--second-look", "0")
 

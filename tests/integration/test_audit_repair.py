@@ -35,7 +35,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 def findings(at: World) -> list[run.Finding]:
     """Return what is wrong with rows; the bucket is shared with other tests, whose objects do not count."""
-    return [f for f in run.run(at.deps, deep=True, second_look_seconds=0.0).findings if f.subject != "object"]
+    return [f for f in run.run_audit(at.deps, deep=True, second_look_seconds=0.0).findings if f.subject != "object"]
 
 
 def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool, str]], list[Wake]]:
@@ -46,7 +46,10 @@ def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool,
         return len(wakes)
 
     before = everything(at)
-    done = [(one.finding.check, one.done, one.what) for one in repair.run(at.deps, found, actor="cli", send=send)]
+    done = [
+        (one.finding.check, one.is_done, one.message)
+        for one in repair.repair_findings(at.deps, found, actor="cli", send=send)
+    ]
     assert before - everything(at) == set(), "a repair deletes nothing"
     return done, sent
 
@@ -58,7 +61,7 @@ def everything(at: World) -> set[tuple[str, str]]:
     )).fetchall()  # fmt: skip
     keys = at.conn.execute("SELECT key FROM outputs WHERE key IS NOT NULL UNION ALL SELECT thumb_key FROM outputs")
     named = {row["key"] for row in keys.fetchall()}
-    listed = {item.key for item in at.deps.blobs.list(at.deps.blobs.public_bucket, "renders/")}
+    listed = {item.key for item in at.deps.storage.list_objects(at.deps.storage.public_bucket, "renders/")}
     return {(row["place"], row["name"]) for row in rows} | {("objects", key) for key in named & listed}
 
 
@@ -79,8 +82,8 @@ def kept(at: World, url: str) -> dict[str, Any]:
 
 def damage(at: World, key: str, how: str) -> bytes:
     """Take an object away or put other bytes in its place; returns what it was."""
-    blobs = at.deps.blobs
-    with blobs.open(blobs.public_bucket, key) as opened:
+    blobs = at.deps.storage
+    with blobs.open_object(blobs.public_bucket, key) as opened:
         body = opened.read()
     blobs.delete(blobs.public_bucket, key)
     if how == "flipped":
@@ -102,7 +105,7 @@ def test_an_object_is_fetched_again_byte_for_byte(at: World, column: str, how: s
 
     assert [finding.id for finding in found] == [str(row["id"])]
     assert [one for _, one, _ in done] == [True]
-    with at.deps.blobs.open(at.deps.blobs.public_bucket, row[column]) as opened:
+    with at.deps.storage.open_object(at.deps.storage.public_bucket, row[column]) as opened:
         assert opened.read() == body
     assert findings(at) == []
 
@@ -136,7 +139,7 @@ def test_other_bytes_are_never_stored_under_a_recorded_key(at: World, source: tu
 
     assert [(check, one) for check, one, _ in done] == [("4 objects missing", False)]
     assert "cannot be fetched again" in done[0][2]
-    assert at.deps.blobs.head(at.deps.blobs.public_bucket, row["key"]) is None
+    assert at.deps.storage.head(at.deps.storage.public_bucket, row["key"]) is None
     assert [finding.check for finding in findings(at)] == ["4 objects missing"]
 
 

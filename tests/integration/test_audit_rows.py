@@ -12,7 +12,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.audit import advice, run
-from tasks.audit.rows import DOCUMENT
+from tasks.audit.rows import DOCUMENT_CHECK
 from tasks.jobs import replay
 from tasks.predictions import ingest
 from tasks.step import Deps
@@ -63,9 +63,9 @@ def a_varied_world(deps: Deps) -> None:
     world.work(deps, world.deliver(deps, {"id": "nobody", "status": "succeeded", "output": []}))
     letters = deps.database.run(lambda c: c.execute("SELECT id, subject FROM dead_letters ORDER BY id").fetchall())
     delivery = next(row["id"] for row in letters if row["subject"] == "delivery")
-    deps.database.run(lambda c: replay.discard(c, delivery, "cli"))
+    deps.database.run(lambda c: replay.discard_dead_letter(c, delivery, "cli"))
     output = next(row["id"] for row in letters if row["subject"] == "output")
-    wake = deps.database.run(lambda c: replay.replay(c, output, "cli"))
+    wake = deps.database.run(lambda c: replay.replay_dead_letter(c, output, "cli"))
     assert wake is not None
     world.work(deps, wake)
 
@@ -74,7 +74,7 @@ def test_rows_that_are_right_give_nothing(deps: Deps) -> None:
     """An audit that cries at right data is switched off, and then notices nothing."""
     a_varied_world(deps)
 
-    report = run.run(deps, deep=True, second_look_seconds=0.0)
+    report = run.run_audit(deps, deep=True, second_look_seconds=0.0)
 
     assert report.findings == []
     assert report.checked["jobs"] == 5
@@ -86,7 +86,7 @@ def test_the_rows_that_are_damaged_are_right_before(loose: Deps) -> None:
     assert rehearsal.found(loose) == []
 
 
-@pytest.mark.parametrize("check", [*rules.CHECKS, DOCUMENT])
+@pytest.mark.parametrize("check", [*rules.CHECKS, DOCUMENT_CHECK])
 def test_every_check_names_its_damage(loose: Deps, check: str) -> None:
     """A check that never fires proves nothing: each is shown the very thing it is there for; a new one has none yet."""
     with rehearsal.damaged(loose, DAMAGE[check]) as deps:
@@ -95,7 +95,7 @@ def test_every_check_names_its_damage(loose: Deps, check: str) -> None:
 
     assert check in {finding.check for finding in found}
     assert sorted(again) == sorted(found)
-    assert all(advice.todo(finding) for finding in found)
+    assert all(advice.get_advice(finding) for finding in found)
 
 
 def _again(deps: Deps, place: str, found: list[run.Finding]) -> list[run.Finding]:
@@ -164,7 +164,7 @@ def test_a_poisoned_delivery_that_was_unmatched_leaves_a_whole_history(deps: Dep
     world.work(deps, wake)
     conn.execute("UPDATE deliveries SET crashes = 5, run_at = moment()")
 
-    failures.poison(deps, "ingest", wake.row_id, "node/task")
+    failures.dead_letter_poison(deps, "ingest", wake.row_id, "node/task")
 
     assert conn.execute("SELECT state FROM deliveries").fetchall() == [{"state": "dead"}]
     assert rehearsal.found(deps) == []

@@ -15,8 +15,8 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable, Refused
 from tasks.audit import advice, checkpoint, objects, rows, run
-from tasks.audit.findings import MOST, Finding, Page
-from tasks.audit.rows import DOCUMENT
+from tasks.audit.findings import MAX_LISTED, Finding, Page
+from tasks.audit.rows import DOCUMENT_CHECK
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
@@ -28,8 +28,8 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url, buckets_of="auditrun")
     yield made
     made.database.close()
-    for listed in made.blobs.list(made.blobs.public_bucket, ""):
-        made.blobs.delete(made.blobs.public_bucket, listed.key)
+    for listed in made.storage.list_objects(made.storage.public_bucket, ""):
+        made.storage.delete(made.storage.public_bucket, listed.key)
 
 
 def test_what_heals_before_the_second_look_is_no_finding(
@@ -45,7 +45,7 @@ def test_what_heals_before_the_second_look_is_no_finding(
         conn.execute("UPDATE renders SET cover_idx = 0")
 
     monkeypatch.setattr("tasks.audit.run.time.sleep", heal)
-    report = run.run(deps)
+    report = run.run_audit(deps)
 
     assert report.findings == []
     assert len(pauses) == 1
@@ -58,7 +58,7 @@ def test_nothing_found_is_not_waited_for(deps: Deps, monkeypatch: pytest.MonkeyP
     pauses: list[float] = []
     monkeypatch.setattr("tasks.audit.run.time.sleep", pauses.append)
 
-    run.run(deps)
+    run.run_audit(deps)
 
     assert pauses == []
 
@@ -74,7 +74,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 def pages_until_gone(monkeypatch: pytest.MonkeyPatch, pages: int) -> Callable[[], None]:
     """Let PostgreSQL go away after so many pages of rows or objects; returns what brings it back."""
     left = Counter(pages=pages)
-    whole = {kind: kind.page for kind in (rows.Rows, objects.Objects)}
+    whole = {kind: kind.page for kind in (rows.RowScan, objects.ObjectScan)}
 
     def limited(kind: type) -> Callable[..., Page]:
         def page(self: object, after: str) -> Page:
@@ -98,13 +98,13 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     for number in range(3):
         world.kept(deps, f"job{number}")
     conn.execute("UPDATE renders SET cover_idx = 7")
-    whole = run.run(deps, second_look_seconds=0.0)
+    whole = run.run_audit(deps, second_look_seconds=0.0)
     back = pages_until_gone(monkeypatch, pages)
 
     with pytest.raises(DatabaseUnavailable):
-        run.run(deps, second_look_seconds=0.0)
+        run.run_audit(deps, second_look_seconds=0.0)
     back()
-    resumed = run.run(deps, second_look_seconds=0.0, resume=True)
+    resumed = run.run_audit(deps, second_look_seconds=0.0, resume=True)
 
     assert resumed.findings == whole.findings
     assert len(whole.findings) == 3
@@ -112,21 +112,21 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     assert resumed.interruptions == 1
     assert resumed.started_at < resumed.ended_at
     with pytest.raises(Refused):
-        run.run(deps, resume=True)
+        run.run_audit(deps, resume=True)
 
 
 def test_a_report_of_many_findings_stays_short(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too much to list is counted."""
-    progress = checkpoint.begun(deps, deep=False, sample=0)
+    progress = checkpoint.start_progress(deps, deep=False, sample=0)
     page = Page()
-    for number in range(MOST + 5):
+    for number in range(MAX_LISTED + 5):
         page.add(Finding(3, "render", str(number), "x", "3 renders cover"))
 
-    progress.take(page)
-    progress.take(page)
+    progress.add_page(page)
+    progress.add_page(page)
 
-    assert len(progress.findings) == MOST
-    assert progress.found == {"3 renders cover": 2 * (MOST + 5)}
+    assert len(progress.findings) == MAX_LISTED
+    assert progress.found == {"3 renders cover": 2 * (MAX_LISTED + 5)}
 
 
 def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
@@ -134,9 +134,9 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
     drawn: Counter[str] = Counter()
 
     for _ in range(400):
-        progress = checkpoint.begun(deps, deep=False, sample=2)
-        progress.take(Page(kept=["a", "b"]))
-        progress.take(Page(kept=["c", "d"]))
+        progress = checkpoint.start_progress(deps, deep=False, sample=2)
+        progress.add_page(Page(kept=["a", "b"]))
+        progress.add_page(Page(kept=["c", "d"]))
         drawn.update(progress.drawn)
 
     assert sum(drawn.values()) == 800
@@ -146,8 +146,8 @@ def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
 def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     """A finding that says nothing of what to do wakes a person for nothing."""
     objects = {"4 objects missing", "4 objects size", "4 objects digest", "4 sample digest", "5 objects unnamed"}
-    inputs = {"5 inputs unnamed", "5 uploads unnamed", *advice.OF_UPLOADS}
-    checks = {*rules.CHECKS, DOCUMENT, *objects, *inputs}
+    inputs = {"5 inputs unnamed", "5 uploads unnamed", *advice.UPLOAD_ADVICE}
+    checks = {*rules.CHECKS, DOCUMENT_CHECK, *objects, *inputs}
 
     assert {check.split()[2] for check in checks} == set(advice.ADVICE)
     assert checks >= advice.REPAIRABLE

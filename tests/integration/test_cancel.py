@@ -9,7 +9,7 @@ from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import cancel
-from tasks.jobs.cancel import Outcome
+from tasks.jobs.cancel import CancelOutcome
 from tasks.outputs import keep
 from tasks.predictions import poll
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
@@ -28,8 +28,8 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def cancelled(at: World, job_id: UUID) -> Outcome:
-    return cancel.cancel(at.deps.database, at.deps.settings, job_id, "api")
+def cancelled(at: World, job_id: UUID) -> CancelOutcome:
+    return cancel.cancel_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
 def test_what_was_not_submitted_never_is(at: World) -> None:
@@ -156,7 +156,7 @@ def test_cancelling_twice_is_no_error(at: World) -> None:
     job_id = started(at)
     cancelled(at, job_id)
 
-    assert cancelled(at, job_id) == Outcome("cancelled", "cancelled")
+    assert cancelled(at, job_id) == CancelOutcome("cancelled", "cancelled")
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -167,7 +167,9 @@ def test_a_job_that_is_cancelled_while_its_file_is_kept_ends_once(at: World, att
     hear(at, external_id, "succeeded", [at.source.picture()])
     (output_id,) = at.outputs(job_id)
     with at.beside() as deps:
-        together(lambda: at.step("keep", output_id), lambda: cancel.cancel(deps.database, deps.settings, job_id, "api"))
+        together(
+            lambda: at.step("keep", output_id), lambda: cancel.cancel_job(deps.database, deps.settings, job_id, "api")
+        )
 
     state = at.state("jobs", job_id)
     assert (state, at.state("outputs", output_id)) in {
@@ -202,7 +204,9 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
         cancelled(at, job_id)
 
     assert at.state("jobs", job_id) == "cancelled"
-    assert at.deps.database.run(lambda conn: leases.due(conn, "poll", limit=9, starved=False)) == [prediction_id]
+    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "poll", limit=9, queue_is_empty=False)) == [
+        prediction_id
+    ]
 
 
 @pytest.mark.parametrize(("point", "times"), [("poll.before_cancel", 1), ("poll.after_cancel", 2)])
@@ -218,7 +222,7 @@ def test_a_crash_while_the_provider_is_asked_to_stop_asks_again(
     crashing(monkeypatch, poll, point)
     with pytest.raises(Crash):
         at.step("poll", prediction_id)
-    at.deps.database.run(lambda conn: leases.release_of(conn, LEASED_BY, "its process died"))
+    at.deps.database.run(lambda conn: leases.release_held_by(conn, LEASED_BY, "its process died"))
 
     at.step("poll", prediction_id)
 

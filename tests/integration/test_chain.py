@@ -174,11 +174,11 @@ def test_what_chains_leave_behind_breaks_no_rule(at: World) -> None:
     _, works = running(at, dropped)
     hear(at, works, "succeeded", [at.source.picture(4), at.source.picture(5)])
     at.step("keep", at.outputs(dropped)[0])
-    cancel.cancel(at.deps.database, at.deps.settings, dropped, "api")
+    cancel.cancel_job(at.deps.database, at.deps.settings, dropped, "api")
     running(at, started(at))
     started(at)
 
-    report = run.run(at.deps, deep=False, second_look_seconds=0.0)
+    report = run.run_audit(at.deps, deep=False, second_look_seconds=0.0)
 
     of_chains = (
         "job",

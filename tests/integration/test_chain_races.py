@@ -28,8 +28,8 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def retried(at: World, job_id: UUID) -> retry.Outcome:
-    return retry.retry(at.deps.database, at.deps.settings, job_id, "api")
+def retried(at: World, job_id: UUID) -> retry.RetryOutcome:
+    return retry.retry_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
 def checked(at: World, job_id: UUID) -> list[Wake]:
@@ -112,7 +112,9 @@ def test_a_retry_that_races_a_late_success_ends_with_one_result(at: World, attem
     kept(at, job_id)
     webhook = at.delivered(prediction(late, "succeeded", [at.source.picture()]))
     with at.beside() as deps:
-        together(lambda: at.step("ingest", webhook), lambda: retry.retry(deps.database, deps.settings, job_id, "api"))
+        together(
+            lambda: at.step("ingest", webhook), lambda: retry.retry_job(deps.database, deps.settings, job_id, "api")
+        )
     kept(at, job_id)
 
     assert at.state("jobs", job_id) == "succeeded"
@@ -158,7 +160,7 @@ def test_a_late_success_after_the_render_was_deleted_publishes_nothing(at: World
     job_id, names = two_abandoned(at)
     kept(at, job_id)
     at.deps.database.run(
-        lambda conn: delete_render.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
+        lambda conn: delete_render.delete_render(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
     )
 
     hear(at, names[0], "succeeded", [at.source.picture()])
@@ -199,9 +201,11 @@ def test_a_late_success_that_races_the_delete_of_the_placeholder_ends_in_one_of_
 
 
 def deleted(deps: Deps, job_id: UUID) -> None:
-    with contextlib.suppress(delete_render.StillWorking):
+    with contextlib.suppress(delete_render.JobNotSettled):
         deps.database.run(
-            lambda conn: delete_render.delete(conn, job_id, asset_base="http://x", actor="api", reason="asked for")
+            lambda conn: delete_render.delete_render(
+                conn, job_id, asset_base="http://x", actor="api", reason="asked for"
+            )
         )
 
 
@@ -261,7 +265,7 @@ def test_a_prediction_that_is_replayed_is_not_stopped_again(at: World) -> None:
     at.step("poll", second)
     (letter,) = at.letters(second)
 
-    at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
     assert at.state("predictions", second) == "running"
     assert at.row("predictions", second)["cancel_reason"] is None
@@ -302,7 +306,7 @@ def test_a_planned_try_that_waits_for_room_ends_with_its_jobs_time(at: World) ->
 
     assert tried(at, job_id)[0] == ("replicate", 0, "cancelled")
     assert at.row("jobs", job_id)["reason"] == "placeholder: the job's deadline has passed"
-    assert not leases.holds(at.conn, lease)
+    assert not leases.is_current(at.conn, lease)
 
 
 # --- cancelling ---------------------------------------------------------------------------------------------------
@@ -316,7 +320,9 @@ def test_a_late_success_that_races_a_cancel_leaves_nothing_behind(at: World, att
     time_out(at, first, slow)
     webhook = at.delivered(prediction(slow, "succeeded", [at.source.picture()]))
     with at.beside() as deps:
-        together(lambda: at.step("ingest", webhook), lambda: cancel.cancel(deps.database, deps.settings, job_id, "api"))
+        together(
+            lambda: at.step("ingest", webhook), lambda: cancel.cancel_job(deps.database, deps.settings, job_id, "api")
+        )
 
     assert at.state("jobs", job_id) == "cancelled"
     assert [at.state("outputs", one) for one in at.outputs(job_id)] in ([], ["dead"])

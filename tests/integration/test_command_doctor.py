@@ -10,7 +10,7 @@ import redis
 from cli.commands.doctor import checks
 from db.connection import Connection, connect
 from embedded.stack import Stack
-from moorage.settings import load
+from moorage.settings import load_settings
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
@@ -48,7 +48,7 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
     assert "the broker evicts nothing (noeviction)" in told["ok"]
     assert "anyone can read bucket moorage-public" in " ".join(told["ok"])
     assert "nobody else can read bucket moorage-private" in told["ok"]
-    assert [x.key for x in deps.blobs.list("moorage-public", "doctor/")] == []
+    assert [x.key for x in deps.storage.list_objects("moorage-public", "doctor/")] == []
 
 
 def test_servers_that_are_away_are_each_told(stack: Stack, database_url: str) -> None:
@@ -94,11 +94,11 @@ def test_an_empty_database_asks_for_migrate(stack: Stack, deps: Deps) -> None:
 def test_a_broker_that_evicts_is_a_failure(stack: Stack, database_url: str) -> None:
     """Redis would throw wakes away under pressure, and every one costs seconds."""
     client = redis.Redis.from_url(stack.valkey.url())
-    settings = load(_env_file=None, database_url=database_url, broker_url=stack.valkey.url())
+    settings = load_settings(_env_file=None, database_url=database_url, broker_url=stack.valkey.url())
     before = client.config_get("maxmemory-policy")["maxmemory-policy"]  # type: ignore[index]  # not async
     try:
         client.config_set("maxmemory-policy", "allkeys-lru")
-        told = {check.what: check.level for check in checks.broker(settings)}
+        told = {check.what: check.level for check in checks.check_broker(settings)}
     finally:
         client.config_set("maxmemory-policy", before)
         client.close()
@@ -112,7 +112,7 @@ def test_a_broker_is_asked_by_the_name_it_has(stack: Stack, database_url: str) -
     url = f"redis://valkey:of-valkey@127.0.0.1:{stack.valkey.port}/0"
     try:
         client.acl_setuser("valkey", enabled=True, passwords=["+of-valkey"], commands=["+info"])
-        told = list(checks.broker(load(_env_file=None, database_url=database_url, broker_url=url)))
+        told = list(checks.check_broker(load_settings(_env_file=None, database_url=database_url, broker_url=url)))
     finally:
         client.acl_deluser("valkey")
         client.close()

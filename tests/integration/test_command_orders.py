@@ -7,7 +7,7 @@ from db.connection import Connection
 from db.uploads import Upload
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import Entry, Media, Wish
+from moorage.model import FallbackEntry, JobRequest, Media
 from tasks.jobs import create
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -20,10 +20,10 @@ def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
 ) -> None:
     """Whoever waits for a picture asks at which provider it is, and what comes next."""
     chain = (
-        Entry("replicate", "a/model", {"prompt": "a boat"}, 60.0),
-        Entry("fal", "b/model", {"prompt": "a boat"}, 600.0),
+        FallbackEntry("replicate", "a/model", {"prompt": "a boat"}, 60.0),
+        FallbackEntry("fal", "b/model", {"prompt": "a boat"}, 600.0),
     )
-    made = create.create_job(deps.database, deps.settings, deps.providers, Wish("ada", "image", chain, 3600.0))
+    made = create.create_job(deps.database, deps.settings, deps.providers, JobRequest("ada", "image", chain, 3600.0))
     env = cli.environment(stack, database_url, **KEYS)
 
     told = cli.run(env, "show", str(made.job_id))
@@ -50,7 +50,7 @@ def test_what_an_application_started_takes_no_room_in_status(stack: Stack, datab
 def test_an_upload_is_told(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
     """An id in a job's input has to lead somewhere."""
     media = Media("image", "png", "image/png", "png", 20, 10)
-    upload = Upload(ids.new(), "ada", "ada/inputs/x.png", media, 100, "0" * 64)
+    upload = Upload(ids.uuid7(), "ada", "ada/inputs/x.png", media, 100, "0" * 64)
     uploads.add(conn, upload)
 
     told = cli.run(cli.environment(stack, database_url), "show", str(upload.id))

@@ -16,14 +16,14 @@ def test_a_token_is_shown_once_and_ends(stack: Stack, database_url: str, conn: C
 
     made = cli.run(env, "token", "create", "shop", "--role", "admin")
     token = made.stdout.strip()
-    role = api_tokens.role_of(conn, token)
+    role = api_tokens.get_role(conn, token)
     listed = cli.run(env, "token", "list")
     row = json.loads(cli.run(env, "token", "list", "--json").stdout)["tokens"][0]
     revoked = cli.run(env, "token", "revoke", row["id"])
     again = cli.run(env, "token", "revoke", row["id"])
 
     assert made.returncode == listed.returncode == revoked.returncode == 0, made.stderr + listed.stderr
-    assert (role, api_tokens.role_of(conn, token)) == ("admin", None)
+    assert (role, api_tokens.get_role(conn, token)) == ("admin", None)
     assert "shop" in listed.stdout
     assert token not in listed.stdout + json.dumps(row)
     assert token not in str(conn.execute("SELECT * FROM api_tokens").fetchall())

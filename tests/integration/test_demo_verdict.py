@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from db import events, jobs
-from db.connection import Connection, many
+from db.connection import Connection, fetch_all
 from moorage import ids
 from moorage.model import Registration
 from simulation.demo import event_stream, webhook_listener
@@ -29,16 +29,16 @@ ENDS = ("failed", "cancelled", "failed", "failed", "cancelled")
 def end(conn: Connection, job_id: uuid.UUID, state: str) -> None:
     with conn.transaction():
         job = jobs.lock(conn, job_id)
-        jobs.move(conn, job, state, actor="test", category="PROVIDER_FAILED")
+        jobs.change_state(conn, job, state, actor="test", category="PROVIDER_FAILED")
 
 
 @pytest.fixture
 def ended(conn: Connection) -> list[uuid.UUID]:
     """Return ended jobs, the first of which was reopened and cancelled."""
-    job_ids = [ids.new() for _ in ENDS]
+    job_ids = [ids.uuid7() for _ in ENDS]
     for job_id, state in zip(job_ids, ENDS, strict=True):
         registration = Registration("replicate", job_id.hex, "demo")
-        jobs.add(conn, job_id, registration, deadline_seconds=60, notify=True, actor="test")
+        jobs.add_registered(conn, job_id, registration, deadline_seconds=60, notify=True, actor="test")
         end(conn, job_id, state)
     end(conn, job_ids[0], "open")
     end(conn, job_ids[0], "cancelled")
@@ -52,7 +52,7 @@ def ended(conn: Connection) -> list[uuid.UUID]:
 def listener(conn: Connection, ended: list[uuid.UUID]) -> Iterator[WebhookListener]:
     """Return a listener that received every end, one of them twice, in no order."""
     with WebhookListener() as listener:
-        rows = many(conn, webhook_listener.ENDS)
+        rows = fetch_all(conn, webhook_listener.ENDS)
         received = [JobEnd(f"w{row['sequence']}", row["type"], str(row["job_id"]), row["sequence"]) for row in rows]
         listener.received = [*reversed(received), received[0]]
         yield listener
@@ -119,7 +119,7 @@ def test_a_listener_accepts_signed_webhooks_and_is_unavailable_once_in_ten() -> 
             data = {"job_id": str(number), "sequence": number}
             body = json.dumps({"type": "job.failed", "data": data}).encode()
             signed_by = key if number != 5 else key[::-1]
-            headers = notifications.headers(uuid.UUID(int=number), body, int(time.time()), (signed_by,))
+            headers = notifications.build_headers(uuid.UUID(int=number), body, int(time.time()), (signed_by,))
             statuses.append(session.post(settings["MOORAGE_NOTIFY_URL"], body, headers=headers, timeout=5).status_code)
 
     assert statuses == [503, *[204] * 4, 401, *[204] * 4, 503, 204]
@@ -133,7 +133,7 @@ def build_follower(conn: Connection) -> StreamFollower:
     """Return a follower that disconnected once and received every event."""
     follower = StreamFollower("http://127.0.0.1:1", "token")
     newest = event_stream.newest_event_id(conn)
-    follower.events = [json.loads(json.dumps(row, default=str)) for row in events.page(conn, 0, newest)]
+    follower.events = [json.loads(json.dumps(row, default=str)) for row in events.list_between(conn, 0, newest)]
     follower.first_id, follower.last_id, follower.connections = 0, newest, [None, 3]
     return follower
 

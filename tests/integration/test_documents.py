@@ -45,7 +45,7 @@ def test_a_kept_file_appears_in_its_scene(at: World) -> None:
     at.keep_all(made.job_id)
 
     keys = [at.row("outputs", output_id)["key"] for output_id in at.outputs(made.job_id)]
-    urls = [at.deps.blobs.asset_url(key) for key in keys]
+    urls = [at.deps.storage.build_asset_url(key) for key in keys]
     scenes = [{"id": "a"}, {"id": "b", "note": 1, "imageUrls": urls}]
     assert document(at) == {"title": "x", "scenes": scenes}
 
@@ -86,7 +86,7 @@ def test_a_document_without_scenes_is_left_as_it_is(at: World) -> None:
     assert reconcile(at)["documents"] == len(odd)
 
     assert [document(at, f"odd{number}") for number in range(len(odd))] == odd
-    assert at.deps.database.run(projects.overwritten) == []
+    assert at.deps.database.run(projects.list_overwritten) == []
 
 
 def test_a_mended_document_is_not_looked_at_again(at: World) -> None:
@@ -142,11 +142,11 @@ def test_a_hundred_files_by_eight_workers_survive_an_application_that_overwrites
     urls = [url for scene in scenes for url in scene["imageUrls"]]
     keys = {row["key"] for row in at.conn.execute("SELECT key FROM outputs WHERE state = 'kept'").fetchall()}
     assert [len(scene["imageUrls"]) for scene in scenes] == [5] * 20
-    assert set(urls) == {at.deps.blobs.asset_url(key) for key in keys}
+    assert set(urls) == {at.deps.storage.build_asset_url(key) for key in keys}
     assert len(urls) == len(keys) == 100
     assert at.one("SELECT count(*) FROM placements WHERE scene_key IS NOT NULL") == 100
     job_prefixes = [f"renders/{job_id}/" for job_id in jobs]
-    stored = [o.key for p in job_prefixes for o in at.deps.blobs.list(at.deps.blobs.public_bucket, p)]
+    stored = [o.key for p in job_prefixes for o in at.deps.storage.list_objects(at.deps.storage.public_bucket, p)]
     assert len(stored) == 200
     assert keys <= set(stored)
     states = at.conn.execute("SELECT DISTINCT state FROM jobs").fetchall()

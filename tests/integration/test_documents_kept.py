@@ -13,7 +13,7 @@ def compute(database: Database, project_id: str) -> None:
     def work(conn: Connection) -> None:
         project = projects.lock(conn, project_id)
         assert project is not None
-        projects.compute(conn, project, "https://cdn.example")
+        projects.update_image_urls(conn, project, "https://cdn.example")
 
     database.run(work)
 
@@ -48,4 +48,4 @@ def test_a_document_without_scenes_is_left_alone(database: Database, conn: Conne
         shown = database.run(lambda c, n=number: projects.get(c, f"p{n}"))  # type: ignore[misc]
         assert shown is not None
         assert shown["document"] == document
-    assert projects.overwritten(conn) == []
+    assert projects.list_overwritten(conn) == []

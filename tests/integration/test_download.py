@@ -38,7 +38,7 @@ def test_a_whole_body_arrives_hashed_and_at_its_start(server, answer):
     fetched, data = fetch(server, "/")
 
     assert data == PNG
-    assert (fetched.bytes, fetched.sha256) == (len(PNG), hashlib.sha256(PNG).hexdigest())
+    assert (fetched.size_bytes, fetched.sha256) == (len(PNG), hashlib.sha256(PNG).hexdigest())
     assert fetched.file.closed
     assert "Accept-Encoding: identity" in server.requests[0]
     assert f"Host: localhost:{server.port}" in server.requests[0]
@@ -180,10 +180,10 @@ def test_chunks_from_storage_take_the_same_form():
     """A local file that was put into our bucket first goes the same way as a download."""
     beats = []
 
-    with download.from_chunks(iter([PNG[:5], PNG[5:]]), FAST, lambda: beats.append(1)) as fetched:
+    with download.spool_chunks(iter([PNG[:5], PNG[5:]]), FAST, lambda: beats.append(1)) as fetched:
         assert fetched.file.read() == PNG
         assert fetched.sha256 == hashlib.sha256(PNG).hexdigest()
 
     assert len(beats) == 2
-    with pytest.raises(DownloadRefused, match="too large"), download.inline(PNG, SMALL):
+    with pytest.raises(DownloadRefused, match="too large"), download.spool_bytes(PNG, SMALL):
         pass

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from egress import download
-from egress.session import Egress
+from egress.session import EgressGuard
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
@@ -122,7 +122,7 @@ def test_a_full_disk_is_ours_and_not_the_url_s(server):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert error.ours
+    assert error.is_internal
     assert error.retryable
 
 
@@ -131,24 +131,24 @@ def test_a_missing_temporary_folder_is_ours(server, monkeypatch):
     server.answers["/"] = ok(PNG)
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
 
-    assert failure(DiskFull, server).ours
+    assert failure(DiskFull, server).is_internal
 
 
 def test_an_unreachable_server_is_tried_again(server):
     """A closed port is an outage."""
     port = server.port
     server.close()
-    session = Egress([f"127.0.0.1:{port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{port}"]).new_session(FAST)
 
     with (
         pytest.raises(DownloadInterrupted, match="ConnectionRefused"),
-        download.fetch(
+        download.download_url(
             session,
             f"http://127.0.0.1:{port}/",
             limits=FAST,
             headers_for=lambda url: {},
-            allows=lambda url: None,
-            pulse=lambda: None,
+            check_url=lambda url: None,
+            on_progress=lambda: None,
         ),
     ):
         pass
@@ -157,17 +157,17 @@ def test_an_unreachable_server_is_tried_again(server):
 def test_an_error_inside_the_block_stays_what_it_is(server):
     """Only the download is translated, not what is done with the file."""
     server.answers["/"] = ok(PNG)
-    session = Egress([f"127.0.0.1:{server.port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(FAST)
 
     with (
         pytest.raises(OSError, match="mine"),
-        download.fetch(
+        download.download_url(
             session,
             server.url("/"),
             limits=FAST,
             headers_for=lambda url: {},
-            allows=lambda url: None,
-            pulse=lambda: None,
+            check_url=lambda url: None,
+            on_progress=lambda: None,
         ) as fetched,
     ):
         raise OSError("mine")
@@ -231,13 +231,13 @@ def test_a_connection_is_used_again_and_a_dropped_one_replaced(server):
         ok(PNG)(stream)
 
     server.answers["/"] = twice
-    session = Egress([f"127.0.0.1:{server.port}"]).session(FAST)
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(FAST)
     with contextlib.closing(session):
         for _ in range(3):
-            with download.fetch(
-                session, server.url("/"), limits=FAST, headers_for=lambda url: {}, allows=lambda url: None,
-                pulse=lambda: None,
+            with download.download_url(
+                session, server.url("/"), limits=FAST, headers_for=lambda url: {}, check_url=lambda url: None,
+                on_progress=lambda: None,
             ) as fetched:  # fmt: skip
-                assert fetched.bytes == len(PNG)
+                assert fetched.size_bytes == len(PNG)
 
     assert len(accepted) == 2

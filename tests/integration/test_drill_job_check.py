@@ -36,7 +36,7 @@ class Drill:
         return Case(name, chain=chain, placeholder=placeholder, state=None)
 
     def add_job(self, case: Case, state: str, reason: str | None) -> UUID:
-        job_id = ids.new()
+        job_id = ids.uuid7()
         self.conn.execute(
             "INSERT INTO jobs (id, owner, kind, chain, idempotency_key, request_sha256, state, category, reason,"
             " deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
@@ -49,7 +49,7 @@ class Drill:
         self, job_id: UUID, entry: int, provider: str, external_id: str | None, reason: str | None
     ) -> UUID:
         """Insert a prediction, submitted with the key `key of {external_id}`."""
-        row_id, sha256 = ids.new(), hashlib.sha256(f"key of {external_id}".encode()).hexdigest()
+        row_id, sha256 = ids.uuid7(), hashlib.sha256(f"key of {external_id}".encode()).hexdigest()
         self.conn.execute(
             "INSERT INTO predictions (id, job_id, seq, entry, provider, external_id, key_sha256, state, reason,"
             " deadline_at) VALUES (%s, %s, %s, %s, %s, %s, %s, 'failed', %s, moment())",
@@ -76,7 +76,7 @@ class Drill:
     def publish(self, job_id: UUID, prediction_id: UUID, name: str, count: int, *, placeholder: bool = False) -> None:
         self.conn.execute("INSERT INTO renders (id, owner, cover_idx) VALUES (%s, 'drill', 0)", (job_id,))
         for n in range(count):
-            output_id = ids.new()
+            output_id = ids.uuid7()
             self.conn.execute(
                 "INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, sha256,"
                 " bytes) VALUES (%s, %s, %s, %s, %s, %s, 'url', 'kept', %s, %s)",
@@ -153,11 +153,11 @@ def change_case(drill: Drill, number: int, **changes: Any) -> None:
 
 
 def lose_a_job(drill: Drill) -> None:
-    drill.runs.append(CaseRun(drill.case("order 4", None), (str(ids.new()),)))
+    drill.runs.append(CaseRun(drill.case("order 4", None), (str(ids.uuid7()),)))
 
 
 def return_two_jobs(drill: Drill) -> None:
-    drill.runs[0].job_ids = (*drill.runs[0].job_ids, str(ids.new()))
+    drill.runs[0].job_ids = (*drill.runs[0].job_ids, str(ids.uuid7()))
 
 
 def create_a_second_job(drill: Drill) -> None:

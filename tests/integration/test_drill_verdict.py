@@ -29,8 +29,8 @@ Damage = Callable[[Deps, Connection, dict[str, Any]], None]
 @pytest.fixture
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     deps = cli.deps(stack, database_url, buckets_of="drill")
-    for item in list(deps.blobs.list(deps.blobs.public_bucket, keys.RENDERS)):
-        deps.blobs.delete(deps.blobs.public_bucket, item.key)
+    for item in list(deps.storage.list_objects(deps.storage.public_bucket, keys.RENDER_PREFIX)):
+        deps.storage.delete(deps.storage.public_bucket, item.key)
     yield deps
     deps.database.close()
 
@@ -60,7 +60,7 @@ def judged(
     requested: list[CaseRun] | None = None,
 ) -> Verdict:
     runs = [CaseRun(Case("the job", input={}), external_id="abc"), *(requested or [])]
-    return judge_drill(conn, deps.blobs, ledger, runs, landed or [])
+    return judge_drill(conn, deps.storage, ledger, runs, landed or [])
 
 
 def lose_a_webhook(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ def lose_a_variant(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None
 def lose_an_object(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
     row = conn.execute("SELECT key FROM outputs").fetchone()
     assert row is not None
-    deps.blobs.delete(deps.blobs.public_bucket, row["key"])
+    deps.storage.delete(deps.storage.public_bucket, row["key"])
 
 
 def lose_a_file(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
@@ -271,12 +271,12 @@ def test_what_a_fault_may_cause_is_a_finding_without_faults(
     """The demo is a drill without faults: no response is lost, and every prediction is known."""
     world.kept(deps)
     ledger, runs = build_ledger(conn), [CaseRun(Case("the job", input={}), external_id="abc")]
-    assert check_ledger(conn, deps.blobs, ledger, runs).is_clean
+    assert check_ledger(conn, deps.storage, ledger, runs).is_clean
 
     change(ledger)
 
     assert judged(deps, conn, ledger).is_clean
-    [finding] = check_ledger(conn, deps.blobs, ledger, runs).unexpected
+    [finding] = check_ledger(conn, deps.storage, ledger, runs).unexpected
     assert message in finding
 
 
@@ -284,9 +284,9 @@ def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Conn
     """The object of a worker that died stays until the next sweep: counted after a drill, a finding in the demo."""
     world.kept(deps)
     data = b"left behind"
-    deps.blobs.put(
-        deps.blobs.public_bucket,
-        f"{keys.RENDERS}left-behind",
+    deps.storage.put(
+        deps.storage.public_bucket,
+        f"{keys.RENDER_PREFIX}left-behind",
         io.BytesIO(data),
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -295,8 +295,8 @@ def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Conn
 
     ledger = build_ledger(conn)
     verdict = judged(deps, conn, ledger)
-    strict = check_ledger(conn, deps.blobs, ledger, [CaseRun(Case("the job", input={}), external_id="abc")])
+    strict = check_ledger(conn, deps.storage, ledger, [CaseRun(Case("the job", input={}), external_id="abc")])
 
     assert verdict.is_clean
     assert verdict.orphans == 1
-    assert strict.unexpected == [f"object {keys.RENDERS}left-behind has no row"]
+    assert strict.unexpected == [f"object {keys.RENDER_PREFIX}left-behind has no row"]

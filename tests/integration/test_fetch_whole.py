@@ -47,13 +47,13 @@ def at(plain: World) -> World:
     return asking(plain, fal_key=plain.deps.settings.replicate_api_token)
 
 
-def registered(at: World, provider: str = "fal", external_id: str = "r1", **asked: Any) -> create.Registered:
+def registered(at: World, provider: str = "fal", external_id: str = "r1", **asked: Any) -> create.RegisteredJob:
     given = Registration(provider=provider, external_id=external_id, owner="ann", **{"model": "fal-ai/flux", **asked})
-    return create.register(at.deps.database, at.deps.settings, at.deps.providers[provider], given)
+    return create.register_prediction(at.deps.database, at.deps.settings, at.deps.providers[provider], given)
 
 
 def delivered(at: World, body: dict[str, Any], provider: str = "fal") -> UUID:
-    delivery_id = ids.new()
+    delivery_id = ids.uuid7()
     at.conn.execute(
         "INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256) VALUES (%s, %s, %s, %s, '')",
         (delivery_id, provider, secrets.token_hex(8), json.dumps(body).encode()),

@@ -120,7 +120,7 @@ def test_the_first_webhook_fetches_the_keys_and_the_next_do_not(server: Server, 
 def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) -> None:
     """Whoever sends us rubbish must not make us hammer fal."""
     judge(fal, signed_now())
-    fal.keys._tried_at = -1e9  # the last fetch is long ago
+    fal.key_set._tried_at = -1e9  # the last fetch is long ago
     headers = signed_now(FORGER)
 
     for _ in range(1000):
@@ -132,8 +132,8 @@ def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) ->
 
 def test_fifty_that_fail_at_once_wait_for_one_fetch(server: Server, fal: Fal) -> None:
     """A rotation under load: all of them are judged by the new key, none is turned away."""
-    fal.keys.take(jwks(KEY))
-    fal.keys._tried_at = -1e9
+    fal.key_set.replace_keys(jwks(KEY))
+    fal.key_set._tried_at = -1e9
     server.answers[KEYS] = (200, jwks(SECOND))
 
     with ThreadPoolExecutor(50) as pool:
@@ -155,8 +155,8 @@ def test_a_set_that_cannot_be_fetched_leaves_the_old_keys(server: Server) -> Non
         keys.fetch()
 
         assert keys.keys is before
-        assert keys.is_old()
-        assert not keys.is_due()
+        assert keys.is_stale()
+        assert not keys.may_fetch()
 
 
 def test_keys_are_fetched_again_after_a_day(server: Server) -> None:
@@ -166,10 +166,10 @@ def test_keys_are_fetched_again_after_a_day(server: Server) -> None:
     keys.fetch()
     clock.now += 24 * 3600 + 1
 
-    assert keys.is_old()
-    assert keys.is_due()
+    assert keys.is_stale()
+    assert keys.may_fetch()
     keys.fetch()
-    assert not keys.is_old()
+    assert not keys.is_stale()
     assert len(server.asked) == 2
 
 
@@ -189,9 +189,9 @@ def test_as_long_as_there_is_no_key_the_set_is_asked_for_every_15_seconds(server
     keys = KeySet("fal", [server.url("/gone")], clock=clock)
     keys.fetch()
 
-    assert not keys.is_due()
+    assert not keys.may_fetch()
     clock.now += 15
-    assert keys.is_due()
+    assert keys.may_fetch()
 
 
 # --- the receiver -----------------------------------------------------------------------------------------------

@@ -44,13 +44,13 @@ def test_a_kept_file_is_stored_byte_for_byte_and_published(at: World) -> None:
 
     at.step("keep", output_id)
 
-    row, bucket = at.row("outputs", output_id), at.deps.blobs.public_bucket
-    with at.deps.blobs.open(bucket, row["key"]) as opened:
+    row, bucket = at.row("outputs", output_id), at.deps.storage.public_bucket
+    with at.deps.storage.open_object(bucket, row["key"]) as opened:
         stored = opened.read()
     assert [stored] == [body for _, body in at.source.files.values()]
     assert (row["sha256"], row["bytes"]) == (hashlib.sha256(stored).hexdigest(), len(stored))
-    thumb = at.deps.blobs.head(bucket, row["thumb_key"])
-    assert (thumb.sha256, thumb.bytes) == (row["thumb_sha256"], row["thumb_bytes"])
+    thumb = at.deps.storage.head(bucket, row["thumb_key"])
+    assert (thumb.sha256, thumb.size_bytes) == (row["thumb_sha256"], row["thumb_bytes"])
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
     assert at.state("jobs", made.job_id) == "succeeded"
     assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1
@@ -181,7 +181,7 @@ def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: W
     at.keep_all(made.job_id)
 
     (letter,) = at.letters()
-    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "Invalid")
+    assert (letter["category"], letter["error"]) == ("VALIDATION_FAILED", "InvalidMedia")
     assert at.state("jobs", made.job_id) == "partial"
 
 
@@ -204,7 +204,7 @@ def test_five_dead_workers_make_an_output_poison(at: World) -> None:
 def test_a_stopping_worker_hands_its_work_back_uncounted(at: World, stoppable: None) -> None:
     """A deployment is no failure."""
     (output_id,) = at.outputs(at.keeping([at.source.picture()]).job_id)
-    shutdown.begin(0)
+    shutdown.begin_shutdown(0)
 
     at.step("keep", output_id)
 
@@ -230,7 +230,7 @@ def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> No
     def work(*_: object) -> list[Wake]:
         raise DatabaseUnavailable("PostgreSQL went away")
 
-    spec = step_runner.Spec("outputs", ("waiting",), work)
+    spec = step_runner.StepSpec("outputs", ("waiting",), work)
     step_runner._carry_out(at.deps, spec, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
@@ -247,7 +247,7 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    step_runner._carry_out(at.deps, step_runner.Spec("outputs", ("waiting",), work), "keep", lease, Held())
+    step_runner._carry_out(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
     assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from db.connection import now
+from db.connection import current_time
 from embedded.stack import Stack
 from storage import s3
 from tests.integration.core import World, database_of, world
@@ -41,7 +41,7 @@ def test_storage_that_is_away_downloads_nothing_and_counts_nothing(at: World) ->
     row = at.row("outputs", output_id)
     assert at.source.asked == []
     assert (row["state"], row["attempt"], row["crashes"]) == ("waiting", 0, 0)
-    assert timedelta(0) < row["run_at"] - now(at.conn) < timedelta(seconds=30)
+    assert timedelta(0) < row["run_at"] - current_time(at.conn) < timedelta(seconds=30)
     with at.later("15 minutes") as then:
         then.step("keep", output_id)
     assert at.state("jobs", made.job_id) == "succeeded"

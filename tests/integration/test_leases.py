@@ -62,7 +62,7 @@ def test_a_leased_row_is_not_claimed_again(at: World, lease: Lease) -> None:
 
 def test_a_row_that_is_not_due_is_not_claimed(at: World, lease: Lease) -> None:
     """A doubled wake must not shorten a backoff."""
-    leases.hand_back(at.conn, lease, wait_seconds=60, reason="later", counted=True)
+    leases.reschedule(at.conn, lease, wait_seconds=60, reason="later", counts_as_error=True)
 
     assert at.claim(lease.table, lease.row_id, TABLES[lease.table]) is None
     with at.later("61 seconds") as then:
@@ -71,7 +71,7 @@ def test_a_row_that_is_not_due_is_not_claimed(at: World, lease: Lease) -> None:
 
 def test_a_failure_counts_and_takes_the_crash_back(at: World, lease: Lease) -> None:
     """Errors are attempts less crashes."""
-    leases.hand_back(at.conn, lease, wait_seconds=0, reason="failed", counted=True)
+    leases.reschedule(at.conn, lease, wait_seconds=0, reason="failed", counts_as_error=True)
 
     again = at.claim(lease.table, lease.row_id, TABLES[lease.table])
 
@@ -81,7 +81,7 @@ def test_a_failure_counts_and_takes_the_crash_back(at: World, lease: Lease) -> N
 
 def test_a_hand_back_takes_attempt_and_crash_back(at: World, lease: Lease) -> None:
     """A stopping worker and our own outage cost the row nothing."""
-    leases.hand_back(at.conn, lease, wait_seconds=0, reason="stopping", counted=False)
+    leases.reschedule(at.conn, lease, wait_seconds=0, reason="stopping", counts_as_error=False)
 
     row = at.row(lease.table, lease.row_id)
     assert (row["attempt"], row["crashes"], row["lease_token"]) == (0, 0, None)
@@ -93,9 +93,9 @@ def test_a_lost_lease_can_neither_renew_nor_hand_back(at: World, lease: Lease) -
     before = at.row(lease.table, lease.row_id)
 
     assert not leases.renew(at.conn, lease, lease_seconds=30)
-    assert not leases.holds(at.conn, lease)
+    assert not leases.is_current(at.conn, lease)
     with pytest.raises(LeaseLost):
-        leases.hand_back(at.conn, lease, wait_seconds=0, reason="late", counted=True)
+        leases.reschedule(at.conn, lease, wait_seconds=0, reason="late", counts_as_error=True)
 
     assert at.row(lease.table, lease.row_id) == before
 
@@ -155,10 +155,10 @@ def test_no_end_is_written_under_a_lost_lease(at: World) -> None:
     before = at.row("outputs", lease.row_id)
 
     for write in (
-        lambda: outputs.end_kept(at.conn, lease, kept(ids.new(), 0, lease)),
+        lambda: outputs.end_kept(at.conn, lease, kept(ids.uuid7(), 0, lease)),
         lambda: outputs.end_dead(at.conn, lease, "INTERNAL", "late"),
-        lambda: discarding.end(at.conn, lease),
-        lambda: outputs.refresh(at.conn, lease, "http://x", None),
+        lambda: discarding.end_discarded(at.conn, lease),
+        lambda: outputs.record_refresh(at.conn, lease, "http://x", None),
     ):
         with pytest.raises(LeaseLost):
             write()

@@ -26,11 +26,11 @@ def bare(empty: str) -> Iterator[Connection]:
 
 def test_an_empty_database_gets_the_schema_once(bare: Connection) -> None:
     """Running it twice does nothing more."""
-    assert migrate.version(bare) == 0
+    assert migrate.get_schema_version(bare) == 0
     assert migrate.migrate(bare)[0] == "schema.sql"
 
     assert migrate.migrate(bare) == []
-    assert migrate.version(bare) == migrate.SCHEMA_VERSION
+    assert migrate.get_schema_version(bare) == migrate.SCHEMA_VERSION
 
 
 def test_four_at_once_apply_it_once(empty: str) -> None:
@@ -50,13 +50,13 @@ def test_four_at_once_apply_it_once(empty: str) -> None:
 def test_a_process_refuses_an_older_schema_and_runs_on_a_newer(bare: Connection) -> None:
     """During a deployment old processes run on the new schema, never the reverse."""
     with pytest.raises(ConfigError, match="run moorage migrate"):
-        migrate.require(bare)
+        migrate.require_current_schema(bare)
     migrate.migrate(bare)
-    migrate.require(bare)
+    migrate.require_current_schema(bare)
 
     bare.execute("INSERT INTO schema_migrations (version, name, sha256) VALUES (9999, 'later', 'x')")
 
-    migrate.require(bare)
+    migrate.require_current_schema(bare)
 
 
 def test_an_applied_migration_that_was_changed_is_refused(
@@ -86,4 +86,4 @@ def test_a_migration_that_fails_leaves_nothing(bare: Connection, tmp_path, monke
 
     found = bare.execute("SELECT to_regclass('half') AS half").fetchone()
     assert found == {"half": None}
-    assert migrate.version(bare) == migrate.SCHEMA_VERSION
+    assert migrate.get_schema_version(bare) == migrate.SCHEMA_VERSION

@@ -113,7 +113,7 @@ def test_a_job_that_ends_twice_is_told_twice_in_sequence(at: World, app: Applica
     second = at.outputs(made.job_id)[1]
     at.source.files[at.row("outputs", second)["source"].removeprefix(at.source.url(""))] = (200, png(7))
     (letter,) = at.letters()
-    at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
     at.step("keep", second)
 
     first, again = notices(at, made.job_id)
@@ -184,13 +184,13 @@ def test_what_is_never_taken_is_a_dead_letter_that_can_be_replayed(at: World, ap
     (letter,) = at.letters(notice_id)
     assert at.state("notices", notice_id) == "dead"
 
-    wake = at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    wake = at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
     assert wake == Wake("notify", notice_id)
     assert tell(at, notice_id) == "sent"
     assert {one.headers["webhook-id"] for one in app.heard} == {str(notice_id)}
     with pytest.raises(Refused):
-        at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+        at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
 
 def test_an_application_that_is_away_costs_an_attempt(at: World, app: Application) -> None:
@@ -264,7 +264,7 @@ def test_dispatch_finds_a_notice_that_nobody_woke(at: World) -> None:
     _, notice_id = ended(at)
     sent: list[Wake] = []
 
-    reconcile.dispatch(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
+    reconcile.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
 
     assert Wake("notify", notice_id) in sent
 

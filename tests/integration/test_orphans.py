@@ -14,7 +14,7 @@ from db import leases, outputs
 from db.connection import Connection, Database, connect
 from embedded.stack import Stack
 from moorage import ids
-from moorage.model import Kept, Lease, Media
+from moorage.model import Lease, Media, StoredOutput
 from storage import buckets, keys, s3
 from tasks.predictions import ingest
 from tasks.step import Deps
@@ -35,9 +35,9 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     made = cli.deps(stack, database_url)
     settings = made.settings.model_copy(update=BUCKETS).with_constants(orphan_age_seconds=0.001)
     blobs = s3.from_settings(settings)
-    buckets.ensure(blobs, settings)
+    buckets.ensure_buckets(blobs, settings)
     for bucket in BUCKETS.values():
-        for listed in list(blobs.list(bucket, "")):
+        for listed in list(blobs.list_objects(bucket, "")):
             blobs.delete(bucket, listed.key)
     yield replace(made, settings=settings, blobs=blobs)
     made.database.close()
@@ -49,22 +49,22 @@ def configured(deps: Deps, **settings: object) -> Deps:
 
 def put(deps: Deps, key: str, bucket: str | None = None) -> str:
     """Store an object of old."""
-    where = bucket or deps.blobs.public_bucket
-    deps.blobs.put(where, key, DATA, size=len(DATA), sha256=DIGEST, content_type="image/png")
+    where = bucket or deps.storage.public_bucket
+    deps.storage.put(where, key, DATA, size=len(DATA), sha256=DIGEST, content_type="image/png")
     return key
 
 
 def an_orphan(deps: Deps, number: int = 0) -> str:
     """Store an object of a job that is gone."""
-    return put(deps, keys.original(UUID(int=number + 1), 0, SHA, uuid.uuid4(), "png"))
+    return put(deps, keys.build_original_key(UUID(int=number + 1), 0, SHA, uuid.uuid4(), "png"))
 
 
 def public(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.public_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.public_bucket, "")}
 
 
 def private(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.private_bucket, "")}
 
 
 def a_leased_output(deps: Deps) -> Lease:
@@ -78,11 +78,11 @@ def key_of(deps: Deps, lease: Lease) -> str:
     """Upload what the holder of a lease would, and return its key."""
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     assert output is not None
-    return put(deps, keys.original(output.job_id, output.idx, SHA, lease.token, "png"))
+    return put(deps, keys.build_original_key(output.job_id, output.idx, SHA, lease.token, "png"))
 
 
 def delete(deps: Deps) -> OrphanReport:
-    return orphans.run(deps, delete=True)
+    return orphans.scan_orphans(deps, delete=True)
 
 
 def test_an_object_of_a_live_lease_is_never_taken(deps: Deps, conn: Connection) -> None:
@@ -101,7 +101,7 @@ def test_an_object_whose_lease_ended_without_a_record_is_quarantined(deps: Deps)
     """A killed worker's upload is nobody's: its token is used up."""
     lease = a_leased_output(deps)
     key = key_of(deps, lease)
-    deps.database.run(lambda conn: leases.release_of(conn, lease.leased_by, "killed"))
+    deps.database.run(lambda conn: leases.release_held_by(conn, lease.leased_by, "killed"))
     world.claim(deps, world.Wake("keep", lease.row_id))  # the next attempt has another token
 
     report = delete(deps)
@@ -109,7 +109,7 @@ def test_an_object_whose_lease_ended_without_a_record_is_quarantined(deps: Deps)
     assert report.objects == {"orphan": 1}
     assert public(deps) == set()
     assert private(deps) == {f"quarantine/{key}"}
-    with deps.blobs.open(deps.blobs.private_bucket, keys.quarantined(key)) as opened:
+    with deps.storage.open_object(deps.storage.private_bucket, keys.build_quarantine_key(key)) as opened:
         assert opened.read() == DATA
 
 
@@ -128,7 +128,7 @@ def test_a_key_recorded_between_listing_and_deletion_stays(deps: Deps, database_
     lease = a_leased_output(deps)
     key = key_of(deps, lease)
     media = Media("video", "mp4", "video/mp4", "mp4")
-    kept = Kept(media, len(DATA), SHA, key, thumb=None, thumb_key=None, thumb_missing="no poster")
+    kept = StoredOutput(media, len(DATA), SHA, key, thumb=None, thumb_key=None, thumb_missing="no poster")
     reports: list[OrphanReport] = []
     other = replace(deps, database=Database(database_url))
 
@@ -161,7 +161,7 @@ def until_somebody_waits_for_a_lock(conn: Connection) -> None:
 def test_what_a_row_names_stays(deps: Deps) -> None:
     """Originals, thumbnails and input files of live work are what the sweep is there to leave alone."""
     world.kept(deps, "abc", [world.picture("red"), world.picture("blue")])
-    spooled = put(deps, keys.spool(ids.new(), "png"), deps.blobs.private_bucket)
+    spooled = put(deps, keys.build_input_key(ids.uuid7(), "png"), deps.storage.private_bucket)
     deps.database.run(
         lambda conn: conn.execute("UPDATE outputs SET source_kind = 'object', source = %s WHERE idx = 0", [spooled])
     )
@@ -176,11 +176,11 @@ def test_what_a_row_names_stays(deps: Deps) -> None:
 
 def test_an_input_file_that_no_output_names_is_taken(deps: Deps) -> None:
     """Somebody spooled a file and died before the job was made."""
-    key = put(deps, keys.spool(ids.new(), "png"), deps.blobs.private_bucket)
+    key = put(deps, keys.build_input_key(ids.uuid7(), "png"), deps.storage.private_bucket)
 
     delete(deps)
 
-    assert private(deps) == {keys.quarantined(key)}
+    assert private(deps) == {keys.build_quarantine_key(key)}
 
 
 ALIEN = ("renders2/x.png", "renders", "inputs-of-old/x.png", "moorage-readable.txt", "quarantine2/renders/x")
@@ -190,7 +190,7 @@ UNREADABLE = ("renders/readme.txt", "renders/0198/0-ab.png", "inputs/holiday.png
 def test_only_our_own_prefixes_are_looked_at(deps: Deps) -> None:
     """Buckets are shared with an application: one object too many is somebody's data."""
     for key in (*ALIEN, *UNREADABLE):
-        put(deps, key, deps.blobs.private_bucket)
+        put(deps, key, deps.storage.private_bucket)
         if not key.startswith("quarantine/"):
             put(deps, key)
     before = public(deps), private(deps)
@@ -206,7 +206,7 @@ def test_a_dry_run_touches_nothing(deps: Deps, conn: Connection) -> None:
     """What is looked at before it is dared must be the truth, and free."""
     key = an_orphan(deps)
 
-    report = orphans.run(deps, delete=False)
+    report = orphans.scan_orphans(deps, delete=False)
 
     assert [(seen.key, seen.reason) for seen in report.listed] == [(key, "orphan")]
     assert report.bytes == {"orphan": len(DATA)}
@@ -219,13 +219,13 @@ def test_the_cap_ends_a_run_and_the_next_goes_on_behind_it(deps: Deps, conn: Con
     stored = [an_orphan(deps, number) for number in range(5)]
     capped = replace(deps, settings=deps.settings.with_constants(orphans_per_run=2))
 
-    first = orphans.sweep(capped)
+    first = orphans.sweep_orphans(capped)
     taken_first = set(stored) - public(deps)
-    early = put(deps, keys.original(UUID(int=0), 0, SHA, uuid.uuid4(), "png"))
-    second = orphans.sweep(capped)
-    third = orphans.sweep(capped)
+    early = put(deps, keys.build_original_key(UUID(int=0), 0, SHA, uuid.uuid4(), "png"))
+    second = orphans.sweep_orphans(capped)
+    third = orphans.sweep_orphans(capped)
     seen_third = public(deps)
-    orphans.sweep(capped)
+    orphans.sweep_orphans(capped)
 
     assert (first["orphan"], first["at_end"]) == (2, False)
     assert taken_first == set(stored[:2])
@@ -243,7 +243,7 @@ def test_a_run_out_of_time_goes_on_later(deps: Deps, conn: Connection, monkeypat
     monkeypatch.setattr(orphans, "_PAGE", 1)
     monkeypatch.setattr(orphans, "SECONDS", 0.0)
 
-    results = [orphans.sweep(deps) for _ in range(4)]
+    results = [orphans.sweep_orphans(deps) for _ in range(4)]
 
     assert [result.get("orphan", 0) for result in results[:3]] == [1, 1, 1]
     assert public(deps) == set()
@@ -269,18 +269,18 @@ def test_one_bad_object_does_not_end_a_run(deps: Deps, monkeypatch: pytest.Monke
     """An object that cannot be copied would otherwise stop every night's run at the same place."""
     bad, good = an_orphan(deps, 0), an_orphan(deps, 1)
     locked = configured(deps)
-    copy = locked.blobs.copy
+    copy = locked.storage.copy
 
     def refusing(bucket: str, key: str, to_bucket: str, to_key: str) -> None:
         copy(bucket if key != bad else "no-such-bucket-here", key, to_bucket, to_key)
 
-    monkeypatch.setattr(locked.blobs, "copy", refusing)
+    monkeypatch.setattr(locked.storage, "copy", refusing)
 
     report = delete(locked)
 
     assert report.objects == {"failed": 1, "orphan": 1}
     assert public(deps) == {bad}
-    assert private(deps) == {keys.quarantined(good)}
+    assert private(deps) == {keys.build_quarantine_key(good)}
 
 
 @pytest.mark.parametrize(
@@ -300,12 +300,12 @@ def test_a_crash_leaves_nothing_wrong(deps: Deps, stack: Stack, database_url: st
     env = cli.environment(stack, database_url, MOORAGE_FAILPOINT=point, MOORAGE_DEV_ORPHAN_AGE_SECONDS="0.001", **names)
 
     killed = cli.run(env, "orphans", "--delete")
-    somewhere = key in public(deps) or keys.quarantined(key) in private(deps)
+    somewhere = key in public(deps) or keys.build_quarantine_key(key) in private(deps)
     delete(deps)
 
     assert killed.returncode == -9
     assert somewhere
-    assert (public(deps), private(deps)) == (set(), {keys.quarantined(key)})
+    assert (public(deps), private(deps)) == (set(), {keys.build_quarantine_key(key)})
 
 
 def test_the_command_says_what_it_would_take(deps: Deps, stack: Stack, database_url: str) -> None:

@@ -85,7 +85,7 @@ def test_the_place_survives_a_run_that_breaks_off(
     world.kept(deps, "a")
     world.kept(deps, "b")
     monkeypatch.setattr(orphans, "_PAGE", 1)
-    listing = deps.blobs.list
+    listing = deps.storage.list_objects
 
     def breaking(bucket: str, prefix: str, start_after: str = "") -> Iterator[object]:
         for number, listed in enumerate(listing(bucket, prefix, start_after)):
@@ -93,15 +93,15 @@ def test_the_place_survives_a_run_that_breaks_off(
                 raise StorageRefused("list: 403")
             yield listed
 
-    monkeypatch.setattr(deps.blobs, "list", breaking)
+    monkeypatch.setattr(deps.storage, "list", breaking)
 
     with pytest.raises(StorageRefused):
-        orphans.sweep(deps)
+        orphans.sweep_orphans(deps)
     first = conn.execute("SELECT place, after_key FROM cursors").fetchall()
-    monkeypatch.setattr(deps.blobs, "list", listing)
-    second = orphans.sweep(deps)
+    monkeypatch.setattr(deps.storage, "list", listing)
+    second = orphans.sweep_orphans(deps)
 
-    everything = list(deps.blobs.list(deps.blobs.public_bucket, "renders/"))
+    everything = list(deps.storage.list_objects(deps.storage.public_bucket, "renders/"))
     assert first == [{"place": "public renders/", "after_key": everything[1].key}]
     assert second["at_end"]
     assert conn.execute("SELECT place FROM cursors").fetchall() == []

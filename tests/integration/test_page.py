@@ -5,14 +5,14 @@ import re
 from urllib.parse import urlencode
 
 from db.connection import Connection
-from moorage.lifecycle import GiveUp
-from moorage.provider_types import Found
+from moorage.lifecycle import DeadLetterDecision
+from moorage.provider_types import OutputFile
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
 from web.page import cards
 
 SCRIPT = '<script>alert("ours")</script> & "co"'
-GONE = GiveUp("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True)
+GONE = DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True)
 
 
 def cookie(front: wp.Front, owner: str) -> dict[str, str]:
@@ -33,7 +33,7 @@ def read(front: wp.Front, owner: str, path: str = "/", **headers: str) -> str:
 def published(front: wp.Front, mine: Connection, external_id: str, owner: str, dead: int = 0, **asked: object) -> str:
     """Make a job with one kept file, and some that died; returns its id."""
     made = front.register(external_id=external_id, owner=owner, **asked)
-    found = [Found(f"output[{n}]", f"https://replicate.delivery/{n}.png") for n in range(1 + dead)]
+    found = [OutputFile(f"output[{n}]", f"https://replicate.delivery/{n}.png") for n in range(1 + dead)]
     hear(mine, made, *found)
     end(mine, made, 0)
     for n in range(dead):
@@ -96,17 +96,17 @@ def every_state(front: wp.Front, mine: Connection) -> dict[str, str]:
     partial = published(front, mine, "s_partial", "states", dead=1)
     kept = published(front, mine, "s_kept", "states")
     keeping = front.register(external_id="s_keeping", owner="states")
-    hear(mine, keeping, *(Found(f"output[{n}]", f"https://replicate.delivery/{n}.png") for n in range(3)))
+    hear(mine, keeping, *(OutputFile(f"output[{n}]", f"https://replicate.delivery/{n}.png") for n in range(3)))
     end(mine, keeping, 0)
     failed, expired, cancelled, replaced = (
         front.register(external_id=f"s_{name}", owner="states") for name in ("failed", "expired", "cancelled", "stands")
     )
     hear(mine, failed, status="failed")
     assert front.ask("POST", f"/v1/jobs/{cancelled.fields['job_id']}/cancel", b"", wp.BEARER).status == 200
-    hear(mine, expired, Found("output[0]", "https://replicate.delivery/gone.png"))
+    hear(mine, expired, OutputFile("output[0]", "https://replicate.delivery/gone.png"))
     end(mine, expired, 0, GONE)
     mine.execute("UPDATE outputs SET expires_at = ended_at WHERE job_id = %s", [expired.fields["job_id"]])
-    hear(mine, replaced, Found("output[0]", "https://replicate.delivery/made.png"))
+    hear(mine, replaced, OutputFile("output[0]", "https://replicate.delivery/made.png"))
     end(mine, replaced, 0)
     mine.execute("UPDATE outputs SET is_placeholder = true WHERE job_id = %s", [replaced.fields["job_id"]])
     asked = {"waiting": waiting, "keeping": keeping, "failed": failed, "expired": expired, "cancelled": cancelled}
@@ -126,7 +126,7 @@ def test_every_state_is_told_as_it_is_and_found_by_its_filter(front: wp.Front, m
     page = read(front, "states")
 
     assert shown(page) == made
-    assert set(made.values()) == set(cards.STATES)
+    assert set(made.values()) == set(cards.JOB_STATES)
     for told in ("Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
         assert told in page
     assert '<progress max="3" value="1"' in page

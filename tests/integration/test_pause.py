@@ -40,7 +40,7 @@ def claim(conn: Connection, wake: Wake) -> Any:
 
 
 def due(conn: Connection, step: str) -> list[Any]:
-    return leases.due(conn, step, limit=100, starved=True)
+    return leases.wake_due(conn, step, limit=100, queue_is_empty=True)
 
 
 def pause(conn: Connection, target: str) -> None:
@@ -190,9 +190,9 @@ def test_resume_makes_everything_due_at_once(stack: Stack, database_url: str, de
     again = cli.run(env, "resume", "replicate")
 
     assert json.loads(done.stdout)["due"] == {"outputs": 1, "predictions": 1}
-    assert leases.due(conn, "keep", limit=10, starved=False) == [wake.row_id]
-    assert leases.due(conn, "poll", limit=10, starved=False) == [running.prediction_id]
-    assert pauses.all_of(conn) == []
+    assert leases.wake_due(conn, "keep", limit=10, queue_is_empty=False) == [wake.row_id]
+    assert leases.wake_due(conn, "poll", limit=10, queue_is_empty=False) == [running.prediction_id]
+    assert pauses.list_pauses(conn) == []
     assert (again.returncode, again.stdout) == (0, "replicate is not paused\n")
 
 
@@ -214,4 +214,4 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
 
     assert "using outputs_due" in plan
     assert "using predictions_due" in plan
-    assert status.read(conn, ["replicate"]).pauses == []
+    assert status.read_overview(conn, ["replicate"]).pauses == []

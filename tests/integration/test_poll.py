@@ -148,7 +148,7 @@ def test_a_replayed_prediction_is_waited_for_again(at: World) -> None:
     made = lost(at)
     (letter,) = at.letters()
 
-    at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
     with at.later("123 minutes") as then:
         then.conn.execute("UPDATE predictions SET deadline_at = moment() + '15 min', run_at = moment()")
         then.step("poll", made.prediction_id)

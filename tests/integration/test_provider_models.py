@@ -40,7 +40,7 @@ def test_replicates_models_are_told_apart_by_their_schemas(server):
         server.answers[f"/v1/models/{name}"] = answer(200, model(properties))
     provider = provider_at("replicate", server.server_port, replicate_models=",".join([*described, "gone/away"]))
 
-    images, videos = provider.models("image"), provider.models("video")
+    images, videos = provider.list_models("image"), provider.list_models("video")
 
     assert [(one["name"], one["accepts"]) for one in images] == [("draws/words", []), ("draws/pictures", ["image"])]
     assert [(one["name"], one["accepts"]) for one in videos] == [("films/words", []), ("films/pictures", ["image"])]
@@ -53,7 +53,7 @@ def test_an_outage_is_told_from_a_model_that_is_gone(server):
     server.answers["/v1/models/a/b"] = answer(503)
 
     with pytest.raises(ProviderUnavailable):
-        provider_at("replicate", server.server_port, replicate_models="gone/away,a/b").models("image")
+        provider_at("replicate", server.server_port, replicate_models="gone/away,a/b").list_models("image")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_schema_is_that_of_the_version_an_order_would_go_to(server, name, path
     said = body if name == "a/b" else json.dumps(json.loads(body)["latest_version"]).encode()
     server.answers[path] = answer(200, said)
 
-    schema = provider_at("replicate", server.server_port).schema(name)
+    schema = provider_at("replicate", server.server_port).get_input_schema(name)
 
     assert schema["required"] == ["prompt"]
     assert schema["properties"]["ratio"] == {"allOf": [{"enum": [1]}]}
@@ -75,7 +75,7 @@ def test_a_schema_is_that_of_the_version_an_order_would_go_to(server, name, path
 @pytest.mark.parametrize("name", [VERSION, "deployments/a/b"])
 def test_what_no_address_describes_has_no_schema(server, name):
     """Its input cannot be checked here, and is not refused for it."""
-    assert provider_at("replicate", server.server_port).schema(name) is None
+    assert provider_at("replicate", server.server_port).get_input_schema(name) is None
     assert server.asked == []
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_read_is_an_outage(server, body):
     server.answers["/v1/models/a/b"] = answer(200, body)
 
     with pytest.raises(ProviderUnavailable):
-        provider_at("replicate", server.server_port).schema("a/b")
+        provider_at("replicate", server.server_port).get_input_schema("a/b")
 
 
 @pytest.mark.parametrize("body", [b'{"latest_version": null}', b'{"latest_version": {"openapi_schema": null}}'])
@@ -94,15 +94,15 @@ def test_a_model_without_a_version_has_no_schema(server, body):
     server.answers["/v1/models/a/b"] = answer(200, body)
     provider = provider_at("replicate", server.server_port, replicate_models="a/b")
 
-    assert provider.schema("a/b") is None
-    assert provider.models("image") == []
+    assert provider.get_input_schema("a/b") is None
+    assert provider.list_models("image") == []
 
 
 @pytest.mark.parametrize("name", ["a/b", "a", "../b"])
 def test_a_model_that_does_not_exist_is_refused(server, name):
     """Before a job is stored for it."""
     with pytest.raises(ProviderRefused):
-        provider_at("replicate", server.server_port).schema(name)
+        provider_at("replicate", server.server_port).get_input_schema(name)
 
 
 @pytest.mark.parametrize("name", ["replicate", "fal"])
@@ -117,7 +117,7 @@ def test_fals_models_are_told_apart_by_their_names(server):
     names = "fal-ai/flux/dev,fal-ai/flux/dev/image-to-image,fal-ai/x-video/text-to-video,fal-ai/x/image-to-video"
     provider = provider_at("fal", server.server_port, fal_models=names)
 
-    told = [(one["name"], one["accepts"]) for kind in ("image", "video") for one in provider.models(kind)]
+    told = [(one["name"], one["accepts"]) for kind in ("image", "video") for one in provider.list_models(kind)]
 
     assert told == [
         ("fal-ai/flux/dev", []),
@@ -125,9 +125,9 @@ def test_fals_models_are_told_apart_by_their_names(server):
         ("fal-ai/x-video/text-to-video", []),
         ("fal-ai/x/image-to-video", ["image"]),
     ]
-    assert provider.schema("fal-ai/flux/dev") is None
+    assert provider.get_input_schema("fal-ai/flux/dev") is None
     with pytest.raises(ProviderRefused, match="model"):
-        provider.schema("flux")
+        provider.get_input_schema("flux")
     assert server.asked == []
 
 
@@ -135,9 +135,9 @@ def test_openais_models_make_pictures(server):
     """Its videos were shut down in September 2026."""
     provider = provider_at("openai", server.server_port, openai_models="gpt-image-1,dall-e-3")
 
-    assert [one["name"] for one in provider.models("image")] == ["gpt-image-1", "dall-e-3"]
-    assert provider.models("video") == []
-    assert provider.schema("gpt-image-1") is None
+    assert [one["name"] for one in provider.list_models("image")] == ["gpt-image-1", "dall-e-3"]
+    assert provider.list_models("video") == []
+    assert provider.get_input_schema("gpt-image-1") is None
 
 
 @pytest.mark.parametrize("name", ["replicate", "fal", "openai"])
@@ -146,6 +146,6 @@ def test_a_model_in_a_list_has_the_same_facts_everywhere(server, name):
     server.answers["/v1/models/a/b"] = answer(200, model({"prompt": PROMPT}))
     given = {f"{name}_models": "a/b"}
 
-    (told,) = provider_at(name, server.server_port, **given).models("image")
+    (told,) = provider_at(name, server.server_port, **given).list_models("image")
 
     assert set(told) == {"name", "description", "kind", "accepts", "picture_field"}

@@ -22,10 +22,10 @@ import pytest
 
 import providers
 from moorage.errors import BillingRefused, NotSubmitted, ProviderBusy, ProviderRefused, SubmitUncertain
-from moorage.provider_types import Order
+from moorage.provider_types import SubmitRequest
 from moorage.settings import Settings
 from providers import Provider, submit_client
-from providers.submit_client import Submitter
+from providers.submit_client import SubmitClient
 from tests.integration.provider_server import TOKENS, Server, answer, provider_at, running
 
 KEY = "Xq3_single-use-key_Zw9"
@@ -92,8 +92,8 @@ def provider(server: Server, name: str) -> Provider:
     return provider_at(name, server.server_port)
 
 
-def order(model: str, **given: Any) -> Order:
-    return Order(PREDICTION_ID, model, given or {"prompt": "a harbour at dawn, é"}, WEBHOOK)
+def order(model: str, **given: Any) -> SubmitRequest:
+    return SubmitRequest(PREDICTION_ID, model, given or {"prompt": "a harbour at dawn, é"}, WEBHOOK)
 
 
 def test_every_provider_that_takes_orders_stands_in_this_suite(server):
@@ -101,7 +101,7 @@ def test_every_provider_that_takes_orders_stands_in_this_suite(server):
     given = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
     bare = providers.load(Settings(_env_file=None, **given)).values()
 
-    assert {one.name for one in bare if one.ordered_by} == set(WIRES)
+    assert {one.name for one in bare if one.submit_setting} == set(WIRES)
     assert not any(one.can_submit or one.can_list or one.can_cancel for one in bare)
     assert all(provider_at(name, server.server_port).can_submit for name in WIRES)
 
@@ -118,7 +118,7 @@ def test_an_order_is_one_request_with_token_and_input(server, provider, wire):
     assert asked.headers["Authorization"] == wire.authorization
     assert asked.headers["Content-Type"] == "application/json"
     assert asked.fields.get("input", asked.fields)["prompt"] == "a harbour at dawn, é"
-    assert (submitted.report is not None) == provider.synchronous
+    assert (submitted.report is not None) == provider.is_synchronous
 
 
 def test_orders_share_no_connection(server, provider, wire):
@@ -345,7 +345,7 @@ def test_a_provider_that_is_silent_or_trickles_is_left_in_time(server, head, dro
             request.wfile.write(drop)
 
     server.answer = trickle
-    submitter = Submitter("them", ("Authorization", "Bearer x"), max_bytes=10**6, answer_seconds=0.3)
+    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=10**6, answer_seconds=0.3)
     began = datetime.now(UTC)
 
     with pytest.raises(SubmitUncertain, match="timed out"):
@@ -357,7 +357,7 @@ def test_a_provider_that_is_silent_or_trickles_is_left_in_time(server, head, dro
 def test_an_answer_above_the_limit_is_uncertain_and_not_read(server):
     """A worker's memory is not the provider's to fill."""
     server.answer = answer(200, b" " * 2**24)
-    submitter = Submitter("them", ("Authorization", "Bearer x"), max_bytes=1000)
+    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=1000)
 
     with pytest.raises(SubmitUncertain, match="more than 1000 bytes"):
         submitter.send(f"http://127.0.0.1:{server.server_port}/", {})
@@ -493,7 +493,7 @@ def test_openai_is_not_heard_longer_than_its_entry_is_waited_for(server):
     began = datetime.now(UTC)
 
     with pytest.raises(SubmitUncertain, match="timed out"):
-        provider_at("openai", server.server_port).submit(replace(order("gpt-image-1"), seconds=0.3))
+        provider_at("openai", server.server_port).submit(replace(order("gpt-image-1"), timeout_seconds=0.3))
 
     assert datetime.now(UTC) - began < timedelta(seconds=10)
 

@@ -98,7 +98,7 @@ def test_every_shape_is_kept_and_published(world):
 
 def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
     """A queue declared otherwise would lose its messages with one node, and what is rejected with them."""
-    (expected, _) = queues.declare(server.url)
+    (expected, _) = queues.build_queues(server.url)
 
     with rabbit.connected(server.url) as connection:
         expected(connection.default_channel).queue_declare(passive=False)  # the same arguments: taken

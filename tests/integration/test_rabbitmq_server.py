@@ -35,7 +35,7 @@ def test_a_killed_server_has_what_it_confirmed_and_a_stopped_one_leaves_nothing(
     server.start()
     ports = list(server.ports)
     with rabbit.connected(server.url) as connection:
-        for queue in queues.declare(server.url):
+        for queue in queues.build_queues(server.url):
             queue(connection.default_channel).declare()
     server.restart()  # a queue declared in the last moment before a crash may be recovered empty
     rabbit.push_task(server.url, "keep", "moorage.keep", "1")

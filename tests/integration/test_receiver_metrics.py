@@ -37,7 +37,7 @@ INSERT INTO ticks (sweep, slot, started_at) VALUES ('dispatch', 1, to_timestamp(
 
 
 def values(url: str, conn: Connection) -> dict[str, dict[tuple[str, ...], float]]:
-    return {gauge.name: dict(gauge.series) for gauge in metrics.read(conn)}
+    return {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
 
 
 def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_url: str, conn: Connection) -> None:
@@ -51,7 +51,7 @@ def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_ur
 
 def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: Connection) -> None:
     """Leased rows are live too, and ended work counts for a day."""
-    conn.execute(SEED.format(job=ids.new(), prediction=ids.new()).encode())
+    conn.execute(SEED.format(job=ids.uuid7(), prediction=ids.uuid7()).encode())
 
     found = values(database_url, conn)
 
@@ -73,8 +73,8 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
 
 @pytest.mark.parametrize(
     "sql",
-    [stat.sql for stat in metrics.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
-    ids=[stat.name for stat in metrics.STATS if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    [stat.sql for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    ids=[stat.name for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
 )
 def test_no_count_reads_a_whole_table(conn: Connection, sql: str) -> None:
     """A scrape every 15 seconds over all that was ever done would become the heaviest query of the house."""

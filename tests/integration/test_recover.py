@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 import providers
 from db.connection import Connection
-from egress.session import Egress
+from egress.session import EgressGuard
 from embedded.stack import Stack
 from simulation.provider.client import Standin
 from tasks.predictions import recover
@@ -93,7 +93,7 @@ def test_what_was_recovered_is_kept(env: dict[str, str], deps: Deps, standin: St
         deps,
         settings=settings,
         providers=providers.load(settings),
-        session=Egress(settings.egress_allow).session(deps.limits),
+        session=EgressGuard(settings.egress_allow).new_session(deps.limits),
     )
 
     cli.run(env, "recover", "replicate", "--yes")
@@ -248,5 +248,5 @@ def test_a_paused_provider_and_a_broker_that_is_away_are_told(
 )
 def test_a_webhook_is_ours_below_the_public_url(webhook: str | None, is_ours: bool) -> None:
     """Another system on the same account has its own predictions, and its own bill."""
-    assert recover.is_ours(webhook, "https://us.example") is is_ours
-    assert recover.is_ours(webhook, "https://us.example/") is is_ours
+    assert recover.is_own_webhook(webhook, "https://us.example") is is_ours
+    assert recover.is_own_webhook(webhook, "https://us.example/") is is_ours

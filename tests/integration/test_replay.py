@@ -23,7 +23,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 
 def again(at: World, letter_id):
-    return at.deps.database.run(lambda conn: replay.replay(conn, letter_id, "cli"))
+    return at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter_id, "cli"))
 
 
 def test_a_replayed_output_completes_its_published_job(at: World) -> None:
@@ -67,7 +67,7 @@ def test_two_replays_at_once_give_one_life(at: World) -> None:
     def press() -> None:
         with at.beside() as deps:
             try:
-                deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+                deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
             except Refused as error:
                 refused.append(error)
 
@@ -84,7 +84,7 @@ def test_a_discarded_dead_letter_is_not_replayed(at: World) -> None:
     made = at.keeping([at.source.broken()])
     at.keep_all(made.job_id)
     (letter,) = at.letters()
-    at.deps.database.run(lambda conn: replay.discard(conn, letter["id"], "cli"))
+    at.deps.database.run(lambda conn: replay.discard_dead_letter(conn, letter["id"], "cli"))
 
     with pytest.raises(Refused):
         again(at, letter["id"])

@@ -42,20 +42,20 @@ def run(deps: Deps, **days: float) -> dict[str, int]:
     settings = deps.settings.model_copy(
         update={**FOR_EVER, **{f"retention_{what}_days": n for what, n in days.items()}}
     )
-    done = retention.run(replace(deps, settings=settings), "tests")
+    done = retention.delete_expired(replace(deps, settings=settings), "tests")
     return {what: count for what, count in done.items() if count}
 
 
 def findings(deps: Deps) -> list[audit.Finding]:
     """Return what breaks a rule; the bucket is shared with other tests, so that objects do not count."""
-    found = audit.run(deps, deep=True, second_look_seconds=0.0).findings
+    found = audit.run_audit(deps, deep=True, second_look_seconds=0.0).findings
     # Days pass at once here and nobody works meanwhile, so that what waits is overdue.
-    return [finding for finding in found if finding.subject != "object" and finding.word != "overdue"]
+    return [finding for finding in found if finding.subject != "object" and finding.code != "overdue"]
 
 
 def discard_all(deps: Deps) -> None:
     """Do what the discard step does for every output that is to be discarded."""
-    for row_id in deps.database.run(lambda conn: leases.due(conn, "discard", limit=100, starved=True)):
+    for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, queue_is_empty=True)):
         lease = deps.database.run(
             lambda conn, row_id=row_id: leases.claim(
                 conn,
@@ -103,9 +103,9 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     assert shown is not None
     assert len(shown["document"]["scenes"][0]["imageUrls"]) == 2
     assert done == {"renders": 1}
-    assert deps.database.run(lambda c: renders.variants(c, job_id)) == []
+    assert deps.database.run(lambda c: renders.list_variants(c, job_id)) == []
     assert values(conn, "SELECT document->'scenes'->0->'imageUrls' FROM projects") == [[]]
-    assert [deps.blobs.head(deps.blobs.public_bucket, key) for key in stored] == [None] * 4
+    assert [deps.storage.head(deps.storage.public_bucket, key) for key in stored] == [None] * 4
     assert between == findings(deps) == []
     assert values(conn, "SELECT state FROM outputs") == ["discarded", "discarded"]
 
@@ -116,7 +116,7 @@ def test_a_young_render_and_one_whose_job_is_open_again_stay(
     """A job that works on a file for its render must find the render."""
     reopened = world.kept(deps, "old", [world.picture(), CORRUPT])
     letter = letters(deps)[0]
-    deps.database.run(lambda c: replay.replay(c, letter, "tests"))
+    deps.database.run(lambda c: replay.replay_dead_letter(c, letter, "tests"))
     later(31)
     world.kept(deps, "young")
 
@@ -148,7 +148,7 @@ def test_nothing_is_added_to_a_deleted_render(deps: Deps, conn: Connection, late
     run(deps, renders=30)
 
     with pytest.raises(Refused, match="deleted by retention"):
-        deps.database.run(lambda c: replay.replay(c, letter, "tests"))
+        deps.database.run(lambda c: replay.replay_dead_letter(c, letter, "tests"))
     assert values(conn, "SELECT state FROM dead_letters") == ["discarded"]
     assert findings(deps) == []
 
@@ -184,9 +184,9 @@ def test_what_failed_can_be_replayed_for_a_month_and_then_says_why_not(
     assert early == {}
     assert done == {"bodies": 1, "failed_bodies": 1, "failed_sources": 1}
     with pytest.raises(Refused, match="body of this delivery was purged"):
-        deps.database.run(lambda c: replay.replay(c, delivery, "tests"))
+        deps.database.run(lambda c: replay.replay_dead_letter(c, delivery, "tests"))
     with pytest.raises(Refused, match="source of this file is gone"):
-        deps.database.run(lambda c: replay.replay(c, output, "tests"))
+        deps.database.run(lambda c: replay.replay_dead_letter(c, output, "tests"))
     letters_left = conn.execute("SELECT DISTINCT state, retryable FROM dead_letters").fetchall()
     assert letters_left == [{"state": "open", "retryable": False}]
     assert findings(deps) == []
@@ -197,7 +197,7 @@ def test_finished_rows_go_whole(deps: Deps, conn: Connection, later: Callable[[i
     world.kept(deps, "none", [CORRUPT])
     world.work(deps, world.deliver(deps, b"not json"))
     for letter in letters(deps):
-        deps.database.run(lambda c, letter=letter: replay.discard(c, letter, "tests"))
+        deps.database.run(lambda c, letter=letter: replay.discard_dead_letter(c, letter, "tests"))
     later(91)
 
     done = run(deps, rows=90)
@@ -224,7 +224,7 @@ def test_what_is_kept_stays_though_its_webhooks_go(deps: Deps, conn: Connection,
     """Rows of finished work go; the render, its files and their history do not."""
     job_id = world.kept(deps, "abc", [world.picture(), CORRUPT], project_id="p", scene=1)
     letter = letters(deps)[0]
-    wake = deps.database.run(lambda c: replay.replay(c, letter, "tests"))
+    wake = deps.database.run(lambda c: replay.replay_dead_letter(c, letter, "tests"))
     assert wake is not None
     world.work(deps, wake)
     later(91)
@@ -232,7 +232,7 @@ def test_what_is_kept_stays_though_its_webhooks_go(deps: Deps, conn: Connection,
     done = run(deps, rows=90)
 
     assert done == {"deliveries": 1, "dead_letters": 1}  # the letter that was replayed; its file died again
-    assert len(deps.database.run(lambda c: renders.variants(c, job_id))) == 1
+    assert len(deps.database.run(lambda c: renders.list_variants(c, job_id))) == 1
     assert values(conn, "SELECT state FROM dead_letters") == ["open"]
     assert findings(deps) == []
 
@@ -283,14 +283,14 @@ def test_a_dry_run_counts_what_a_run_takes(
     world.kept(deps, "none", [CORRUPT])
     world.work(deps, world.deliver(deps, b"not json"))
     for letter in letters(deps):
-        deps.database.run(lambda c, letter=letter: replay.discard(c, letter, "tests"))
+        deps.database.run(lambda c, letter=letter: replay.discard_dead_letter(c, letter, "tests"))
     later(91)
     env = cli.environment(stack, database_url, MOORAGE_RETENTION_RENDERS_DAYS="60", MOORAGE_RETENTION_ROWS_DAYS="90")
     before = rows(conn)
 
     looked = cli.run(env, "retention")
     untouched = rows(conn)
-    counted = retention.preview(
+    counted = retention.count_expired(
         replace(
             deps,
             settings=deps.settings.model_copy(update={"retention_renders_days": 60.0, "retention_rows_days": 90.0}),
@@ -334,20 +334,23 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
     world.kept(deps, "abc", [world.picture("red"), world.picture("blue")])
     conn.execute("UPDATE jobs SET owner = 'big'")
     world.kept(deps, "small")
-    retention.count_use(deps)
+    retention.count_storage_use(deps)
     told = conn.execute(
         "SELECT owner, objects, bytes FROM storage_use WHERE bucket = 'public' ORDER BY rank"
     ).fetchall()
     monkeypatch.setattr(usage, "SHOWN", 1)
 
-    result = retention.count_use(deps)
+    result = retention.count_storage_use(deps)
 
     size = values(conn, "SELECT sum(bytes + thumb_bytes)::bigint FROM outputs")[0]
     assert [(row["owner"], row["objects"]) for row in told] == [("big", 4), ("tests", 2)]
     assert sum(row["bytes"] for row in told) == size
-    assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.most)] == [("big", 4), ("(others)", 2)]
+    assert [(row["owner"], row["objects"]) for row in deps.database.run(usage.list_largest)] == [
+        ("big", 4),
+        ("(others)", 2),
+    ]
     assert result == {"public": {"objects": 6, "bytes": size}}
-    gauges = {gauge.name: dict(gauge.series) for gauge in metrics.read(conn)}
+    gauges = {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
     assert gauges["moorage_storage_objects"][("big", "public")] == 4
 
 
@@ -358,7 +361,7 @@ def test_an_input_file_counts_in_the_private_bucket(deps: Deps, conn: Connection
     world.work(deps, wake)
     conn.execute("UPDATE outputs SET source_kind = 'object', source = 'inputs/x.png'")
 
-    result = retention.count_use(deps)
+    result = retention.count_storage_use(deps)
 
     assert result["private"]["objects"] == 1
     assert result["private"]["bytes"] == values(conn, "SELECT bytes FROM outputs")[0]

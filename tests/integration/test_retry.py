@@ -9,7 +9,7 @@ from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import retry
-from tasks.jobs.retry import Outcome
+from tasks.jobs.retry import RetryOutcome
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
 from tests.integration.core import World, database_of, png, world
 
@@ -25,8 +25,8 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def retried(at: World, job_id: UUID) -> Outcome:
-    return retry.retry(at.deps.database, at.deps.settings, job_id, "api")
+def retried(at: World, job_id: UUID) -> RetryOutcome:
+    return retry.retry_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
 def fail_all(at: World, job_id: UUID, entries: int) -> None:
@@ -43,7 +43,7 @@ def test_a_failed_chain_starts_again_with_a_new_deadline(at: World) -> None:
 
     outcome = retried(at, job_id)
 
-    assert outcome == Outcome("failed", "open", (Wake("submit", planned(at, job_id)),))
+    assert outcome == RetryOutcome("failed", "open", (Wake("submit", planned(at, job_id)),))
     fail_all(at, job_id, 1)
     _, works = running(at, job_id)
     hear(at, works, "succeeded", [at.source.picture()])
@@ -129,7 +129,7 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
         retried(at, job_id)
     monkeypatch.undo()
 
-    assert at.deps.database.run(lambda conn: leases.due(conn, "submit", limit=9, starved=False)) == [
+    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "submit", limit=9, queue_is_empty=False)) == [
         planned(at, job_id)
     ]
     assert retried(at, job_id).refused == "the job is open: only what failed is tried again"
@@ -153,7 +153,7 @@ def test_what_has_files_or_goes_on_is_not_tried_again(at: World, state: str, why
         kept(at, job_id)
     assert at.state("jobs", job_id) == state
 
-    assert retried(at, job_id) == Outcome(state, state, refused=why)
+    assert retried(at, job_id) == RetryOutcome(state, state, refused=why)
 
 
 def test_what_moorage_did_not_start_is_not_started_by_it(at: World) -> None:

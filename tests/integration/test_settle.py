@@ -7,7 +7,7 @@ import pytest
 
 from embedded.stack import Stack
 from moorage import ids
-from moorage.lifecycle import GiveUp
+from moorage.lifecycle import DeadLetterDecision
 from tasks.jobs import replay
 from tasks.outputs import keep
 from tests.integration.core import World, database_of, kept, prediction, together, world
@@ -26,7 +26,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 
 def job_with(at: World, outputs: int, **asked: object) -> UUID:
-    return at.keeping([at.source.url(f"/never/{ids.new()}") for _ in range(outputs)], **asked).job_id
+    return at.keeping([at.source.url(f"/never/{ids.uuid7()}") for _ in range(outputs)], **asked).job_id
 
 
 def keeper(at: World, output_id: UUID) -> Callable[..., None]:
@@ -43,8 +43,8 @@ def keeper(at: World, output_id: UUID) -> Callable[..., None]:
 
 def burier(at: World, output_id: UUID) -> Callable[..., None]:
     lease = at.claimed_output(output_id)
-    why = GiveUp("DOWNLOAD_FAILED", "OutputGone", "gone", retryable=True)
-    return lambda deps: deps.database.run(lambda conn: failures.give_up(conn, deps, lease, "keep", why, {}))
+    why = DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "gone", retryable=True)
+    return lambda deps: deps.database.run(lambda conn: failures.dead_letter_row(conn, deps, lease, "keep", why, {}))
 
 
 def test_two_outputs_that_end_at_the_same_moment_settle_their_job(at: World) -> None:
@@ -97,7 +97,7 @@ def test_policy_discard_publishes_nothing_and_deletes_what_was_kept(at: World) -
     first, second = at.outputs(made.job_id)
     at.step("keep", first)
     key = at.row("outputs", first)["key"]
-    assert at.deps.blobs.head(at.deps.blobs.public_bucket, key) is not None
+    assert at.deps.storage.head(at.deps.storage.public_bucket, key) is not None
 
     (wake,) = at.step("keep", second)
     assert (wake.step, wake.row_id) == ("discard", first)
@@ -105,7 +105,7 @@ def test_policy_discard_publishes_nothing_and_deletes_what_was_kept(at: World) -
 
     assert at.state("jobs", made.job_id) == "failed"
     assert at.state("outputs", first) == "discarded"
-    assert at.deps.blobs.head(at.deps.blobs.public_bucket, key) is None
+    assert at.deps.storage.head(at.deps.storage.public_bucket, key) is None
     assert at.one("SELECT count(*) FROM renders") == 0
 
 
@@ -128,7 +128,7 @@ def test_the_failure_of_a_published_job_reopened_keeps_its_render(at: World) -> 
     made = at.keeping([at.source.picture(), at.source.broken()])
     at.keep_all(made.job_id)
     (letter,) = at.letters()
-    at.deps.database.run(lambda conn: replay.replay(conn, letter["id"], "cli"))
+    at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
     second = at.outputs(made.job_id)[1]
 
     at.step("keep", second)
@@ -144,7 +144,7 @@ def test_a_second_success_of_another_prediction_is_late(at: World) -> None:
     at.conn.execute(
         "INSERT INTO predictions (id, job_id, seq, provider, external_id, state, deadline_at, run_at)"
         " VALUES (%s, %s, 1, 'replicate', 'p2', 'running', moment() + '1 hour', moment() + '1 hour')",
-        (ids.new(), made.job_id),
+        (ids.uuid7(), made.job_id),
     )
     at.step("ingest", at.delivered(prediction("p1", "succeeded", [at.source.picture()])))
 
@@ -161,7 +161,7 @@ def beside(at: World, job_id: UUID, external_id: str) -> None:
     at.conn.execute(
         "INSERT INTO predictions (id, job_id, seq, provider, external_id, state, deadline_at, run_at)"
         " VALUES (%s, %s, 1, 'replicate', %s, 'running', moment() + '1 hour', moment() + '1 hour')",
-        (ids.new(), job_id, external_id),
+        (ids.uuid7(), job_id, external_id),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from moorage.errors import BadSignature, ProviderRefused
-from moorage.provider_types import Report
+from moorage.provider_types import PredictionReport
 from providers.fal import Fal
 from simulation.provider.client import Standin
 from tests.integration.standin_clients import build_clients, build_submit_request
@@ -42,11 +42,11 @@ def verify(fal: Fal, delivery: Delivery, body: bytes | None = None) -> None:
     fal.verify(headers, delivery.body if body is None else body, now)
 
 
-def report_by_webhook(fal: Fal, receiver: Receiver) -> Report:
-    return fal.parse(wait_for(lambda: receiver.deliveries)[0].body)
+def report_by_webhook(fal: Fal, receiver: Receiver) -> PredictionReport:
+    return fal.parse_report(wait_for(lambda: receiver.deliveries)[0].body)
 
 
-def report_by_poll(fal: Fal, external_id: str, model: str = "standin/pictures") -> Report:
+def report_by_poll(fal: Fal, external_id: str, model: str = "standin/pictures") -> PredictionReport:
     """Return the report of a poll at the end."""
     return wait_for(lambda: (r := fal.poll(external_id, model)).status not in ("queued", "running") and r)
 
@@ -62,7 +62,7 @@ def test_its_webhooks_pass_the_products_verifier(standin: Standin, fal: Fal, rec
     verify(fal, delivery)
     with pytest.raises(BadSignature):
         verify(fal, delivery, delivery.body + b" ")
-    report = fal.parse(delivery.body)
+    report = fal.parse_report(delivery.body)
     assert (report.external_id, report.status, delivery.path) == (submitted.external_id, "succeeded", "/hook?key=abc")
     assert [output.path for output in report.outputs] == ["payload.images[0].url", "payload.images[1].url"]
     assert [output.problem for output in report.outputs] == [None, None]

@@ -119,7 +119,7 @@ def test_a_lost_submission_is_found_in_the_list_by_its_webhook(
     with pytest.raises(SubmitUncertain):
         providers["replicate"].submit(build_submit_request("replicate", webhook, standin={"submit": "lost"}))
 
-    listed = [one for page in providers["replicate"].list_since(since) for one in page if one.webhook == webhook]
+    listed = [one for page in providers["replicate"].list_predictions(since) for one in page if one.webhook == webhook]
 
     assert [one.external_id for one in listed] == [line["prediction"] for line in standin.list_created(webhook=webhook)]
     assert len(listed) == 1
@@ -272,9 +272,9 @@ def test_an_input_that_violates_the_schema_is_rejected_by_field(
 
 def test_models_are_described_as_replicate_describes_them(standin: Standin, providers: Mapping[str, Provider]) -> None:
     """Inputs are validated, and video models selected, by these schemas alone."""
-    pictures = {one["name"] for one in providers["replicate"].models("image")}
-    videos = {one["name"]: one["accepts"] for one in providers["replicate"].models("video")}
-    schema = providers["replicate"].schema("standin/pictures")
+    pictures = {one["name"] for one in providers["replicate"].list_models("image")}
+    videos = {one["name"]: one["accepts"] for one in providers["replicate"].list_models("video")}
+    schema = providers["replicate"].get_input_schema("standin/pictures")
 
     assert pictures == {"standin/pictures"}
     assert videos == {"standin/text-to-video": [], "standin/image-to-video": ["image"]}
@@ -296,7 +296,7 @@ def test_a_model_is_selected_by_name_version_or_deployment(standin: Standin, pro
     runs = [ended(standin, created.external_id) for created in (by_version, by_both, deployed)]
     assert [(run["model"], run["status"]) for run in runs] == [("standin/failing", "failed")] * 3
     assert [run["deployment"] for run in runs] == [None, None, "standin/failing"]
-    assert providers["replicate"].schema(f"standin/failing:{version}") is not None
+    assert providers["replicate"].get_input_schema(f"standin/failing:{version}") is not None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -65,7 +65,7 @@ def anonymous_status(settings, bucket, key="moorage-readable.txt", method="GET")
 
 def test_missing_buckets_are_made_and_one_is_opened(settings):
     """A newcomer has no buckets; the first start must be enough."""
-    done = buckets.ensure(s3.from_settings(settings), settings)
+    done = buckets.ensure_buckets(s3.from_settings(settings), settings)
 
     assert done == [
         f"made bucket {settings.s3_public_bucket}",
@@ -78,7 +78,7 @@ def test_missing_buckets_are_made_and_one_is_opened(settings):
 
 def test_anyone_may_read_and_nothing_else(settings):
     """A bucket that lists or takes files from anyone is a leak or an open drop."""
-    buckets.ensure(s3.from_settings(settings), settings)
+    buckets.ensure_buckets(s3.from_settings(settings), settings)
     public = settings.s3_public_bucket
 
     assert anonymous_status(settings, public, key="?list-type=2") == 403
@@ -90,14 +90,14 @@ def test_anyone_may_read_and_nothing_else(settings):
 def test_a_second_time_changes_nothing(settings):
     """Every process does this at its start."""
     blobs = s3.from_settings(settings)
-    buckets.ensure(blobs, settings)
+    buckets.ensure_buckets(blobs, settings)
 
-    assert buckets.ensure(blobs, settings) == []
+    assert buckets.ensure_buckets(blobs, settings) == []
 
 
 def ensure_in_process(settings, barrier, answers):
     barrier.wait(30)
-    answers.put(buckets.ensure(s3.from_settings(settings), settings))
+    answers.put(buckets.ensure_buckets(s3.from_settings(settings), settings))
 
 
 def test_many_processes_may_start_at_once(settings):
@@ -122,15 +122,15 @@ def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
     settings = settings.model_copy(update={"manage_buckets": False})
     blobs = s3.from_settings(settings)
 
-    assert buckets.ensure(blobs, settings) == []
+    assert buckets.ensure_buckets(blobs, settings) == []
     with pytest.raises(StorageRefused, match="404"):
-        blobs.check()
+        blobs.check_connection()
 
 
 def test_an_operators_policy_is_kept(settings):
     """Opening the bucket must not throw away rules that others rely on."""
     blobs = s3.from_settings(settings)
-    client = blobs.clients.signing()
+    client = blobs.clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
     theirs = {
         "Sid": "Theirs",
@@ -142,7 +142,7 @@ def test_an_operators_policy_is_kept(settings):
     policy = json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
     client.put_bucket_policy(Bucket=settings.s3_public_bucket, Policy=policy)
 
-    buckets.ensure(blobs, settings)
+    buckets.ensure_buckets(blobs, settings)
 
     found = json.loads(client.get_bucket_policy(Bucket=settings.s3_public_bucket)["Policy"])["Statement"]
     assert [statement["Sid"] for statement in found] == ["Theirs", "MoorageAnyoneReads"]
@@ -151,11 +151,11 @@ def test_an_operators_policy_is_kept(settings):
 def test_a_private_bucket_that_anyone_reads_refuses_the_start(settings):
     """Input files are people's own photographs."""
     blobs = s3.from_settings(settings)
-    buckets.ensure(blobs, settings)
+    buckets.ensure_buckets(blobs, settings)
     swapped = settings.model_copy(update={"s3_private_bucket": settings.s3_public_bucket})
 
     with pytest.raises(ConfigError, match=r"anyone can read the private bucket .* S3_PRIVATE_BUCKET"):
-        buckets.ensure(s3.from_settings(swapped), swapped)
+        buckets.ensure_buckets(s3.from_settings(swapped), swapped)
 
 
 def test_a_missing_permission_to_make_buckets_is_named(settings):
@@ -163,18 +163,18 @@ def test_a_missing_permission_to_make_buckets_is_named(settings):
     limited = settings.model_copy(update={"aws_access_key_id": "limited"})
 
     with pytest.raises(ConfigError, match=rf"{settings.s3_public_bucket}.*s3:CreateBucket.*MOORAGE_MANAGE_BUCKETS"):
-        buckets.ensure(s3.from_settings(limited), limited)
+        buckets.ensure_buckets(s3.from_settings(limited), limited)
 
 
 def test_a_missing_permission_to_open_the_bucket_is_named(settings):
     """A bucket that exists but cannot be opened is the usual case on AWS."""
-    client = s3.from_settings(settings).clients.signing()
+    client = s3.from_settings(settings).clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
     client.create_bucket(Bucket=settings.s3_private_bucket)
     limited = settings.model_copy(update={"aws_access_key_id": "limited"})
 
     with pytest.raises(ConfigError, match=r"s3:(Get|Put)BucketPolicy"):
-        buckets.ensure(s3.from_settings(limited), limited)
+        buckets.ensure_buckets(s3.from_settings(limited), limited)
 
 
 def test_a_store_that_is_away_is_no_wrong_setting(settings):
@@ -182,4 +182,4 @@ def test_a_store_that_is_away_is_no_wrong_setting(settings):
     away = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
 
     with pytest.raises(StorageUnavailable):
-        buckets.ensure(s3.from_settings(away), away)
+        buckets.ensure_buckets(s3.from_settings(away), away)

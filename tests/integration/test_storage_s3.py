@@ -49,7 +49,7 @@ def settings(server):
 @pytest.fixture(scope="module")
 def blobs(settings):
     blobs = s3.from_settings(settings)
-    buckets.ensure(blobs, settings)
+    buckets.ensure_buckets(blobs, settings)
     return blobs
 
 
@@ -77,7 +77,7 @@ def test_head_proves_the_bytes(blobs):
     """The audit compares the digest that storage reports with the one taken while downloading."""
     digest = put(blobs, "proved.png", b"some bytes", cache_control="public, max-age=31536000, immutable")
 
-    assert blobs.head(blobs.public_bucket, "proved.png") == s3.Stat(10, digest, "image/png")
+    assert blobs.head(blobs.public_bucket, "proved.png") == s3.ObjectStat(10, digest, "image/png")
 
 
 def test_an_object_put_in_parts_claims_no_digest(blobs):
@@ -107,7 +107,7 @@ def test_bytes_are_put_as_they_are(blobs):
 
     blobs.put(blobs.public_bucket, "t.webp", b"thumb", size=5, sha256=digest, content_type="image/webp")
 
-    assert blobs.head(blobs.public_bucket, "t.webp") == s3.Stat(5, digest, "image/webp")
+    assert blobs.head(blobs.public_bucket, "t.webp") == s3.ObjectStat(5, digest, "image/webp")
 
 
 def test_a_missing_object_is_told_apart(blobs):
@@ -137,7 +137,7 @@ def test_a_bucket_that_is_not_there_is_refused_by_name(server):
     with pytest.raises(StorageRefused, match=r"put of misspelt/a\.png: 404 NoSuchBucket"):
         put(blobs, "a.png", b"x")
     with pytest.raises(StorageRefused, match="head of bucket misspelt"):
-        blobs.check()
+        blobs.check_connection()
 
 
 def test_wrong_keys_are_refused(server):
@@ -212,7 +212,7 @@ def test_asset_urls_follow_the_settings(overrides, start):
 
     blobs = s3.from_settings(settings)
 
-    assert blobs.asset_url("renders/1") == start + "renders/1"
+    assert blobs.build_asset_url("renders/1") == start + "renders/1"
     if "asset_base_url" not in overrides:
         assert blobs.presign_get(blobs.public_bucket, "renders/1", 60).startswith(start)
 
@@ -322,7 +322,7 @@ def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     os.kill(server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable, match="head of bucket moorage-public"):
-            stalled.check()
+            stalled.check_connection()
     finally:
         os.kill(server.pid, signal.SIGCONT)
 

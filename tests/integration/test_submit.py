@@ -489,9 +489,9 @@ def test_a_recovery_gives_an_uncertain_try_its_id_instead_of_a_second_job(at: Wo
     studio.script = [(500, {})]
     at.step("submit", made.prediction_id)
     replicate = at.deps.providers["replicate"]
-    (page,) = recover.look(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), foreign_too=True)
+    (page,) = recover.scan(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), include_foreign=True)
 
-    taken = recover.take(at.deps, replicate, page, owner="ann")
+    taken = recover.register_page(at.deps, replicate, page, owner="ann")
 
     row = at.row("predictions", made.prediction_id)
     assert (row["state"], row["external_id"], taken.registered) == ("running", "p1", 0)

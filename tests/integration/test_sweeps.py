@@ -38,7 +38,7 @@ class Broker:
 
 def dispatch(at: World, broker: Broker) -> list[Wake]:
     broker.sent.clear()
-    sweeps.dispatch(at.deps, broker.depths.__getitem__, broker.send)
+    sweeps.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
     return list(broker.sent)
 
 
@@ -124,7 +124,7 @@ def test_a_queue_that_stays_full_does_not_starve_discards(at: World) -> None:
     """Every wait ends."""
     first, broker = discarding(at), Broker(keep=64)
 
-    sweeps.discard(at.deps, broker.depths.__getitem__, broker.send)
+    sweeps.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
 
     assert broker.sent == [Wake("discard", first)]
 
@@ -133,14 +133,14 @@ def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
     """A local file that was kept leaves nothing behind in the private bucket."""
     made = at.keeping([at.source.picture()])
     (output_id,) = at.outputs(made.job_id)
-    key = f"inputs/{ids.new()}.png"
-    at.deps.blobs.put(at.deps.blobs.private_bucket, key, b"x", size=1, sha256=X_SHA256, content_type="image/png")
+    key = f"inputs/{ids.uuid7()}.png"
+    at.deps.storage.put(at.deps.storage.private_bucket, key, b"x", size=1, sha256=X_SHA256, content_type="image/png")
     at.step("keep", output_id)
     at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
 
-    assert sweeps.discard(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
+    assert sweeps.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
 
-    assert at.deps.blobs.head(at.deps.blobs.private_bucket, key) is None
+    assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
     assert at.row("outputs", output_id)["source"] is None
 
 
@@ -177,7 +177,7 @@ def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
     at.claim("outputs", first, ("waiting",), leased_by="a/1")
     at.claim("outputs", second, ("waiting",), leased_by="a/11")
 
-    freed = at.deps.database.run(lambda conn: leases.release_of(conn, "a/1", "killed"))
+    freed = at.deps.database.run(lambda conn: leases.release_held_by(conn, "a/1", "killed"))
 
     assert freed == [("outputs", first)]
     assert at.row("outputs", second)["leased_by"] == "a/11"
@@ -189,7 +189,9 @@ def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
 
     def tick() -> None:
         with at.beside() as deps:
-            taken.append(deps.database.run(lambda conn: ticks.take(conn, "dispatch", 1e8)))  # no slot ends meanwhile
+            taken.append(
+                deps.database.run(lambda conn: ticks.claim_slot(conn, "dispatch", 1e8))
+            )  # no slot ends meanwhile
 
     together(*[tick] * 6)
 
@@ -198,12 +200,12 @@ def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
 
 def test_the_latest_tick_is_shown_after_the_period_was_made_longer(at: World) -> None:
     """A slot is time over period: with a longer one the numbers start again lower."""
-    slot = at.deps.database.run(lambda conn: ticks.take(conn, "drain", 1.0))
-    longer = at.deps.database.run(lambda conn: ticks.take(conn, "drain", 30.0))
+    slot = at.deps.database.run(lambda conn: ticks.claim_slot(conn, "drain", 1.0))
+    longer = at.deps.database.run(lambda conn: ticks.claim_slot(conn, "drain", 30.0))
 
     assert slot is not None
     assert longer is not None
-    assert [row["slot"] for row in ticks.last(at.conn)] == [longer]
+    assert [row["slot"] for row in ticks.list_latest(at.conn)] == [longer]
 
 
 def test_an_open_job_past_its_deadline_polls_what_it_awaits(at: World) -> None:

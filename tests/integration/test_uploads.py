@@ -22,9 +22,9 @@ from db.uploads import Upload
 from embedded.stack import Stack
 from media import sanitize_process
 from moorage import ids
-from moorage.errors import Invalid, StorageUnavailable
+from moorage.errors import InvalidMedia, StorageUnavailable
 from storage import keys
-from storage.keys import Uploaded
+from storage.keys import UploadKey
 from tasks import uploads
 from tasks.audit import advice, run
 from tasks.predictions import references
@@ -43,9 +43,9 @@ S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_P
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     """Give a worker's dependencies with buckets of these tests' own, empty; whatever lies there is old enough."""
     made = cli.deps(stack, database_url, buckets_of=BUCKETS)
-    for bucket in (made.blobs.public_bucket, made.blobs.private_bucket):
-        for listed in list(made.blobs.list(bucket, "")):
-            made.blobs.delete(bucket, listed.key)
+    for bucket in (made.storage.public_bucket, made.storage.private_bucket):
+        for listed in list(made.storage.list_objects(bucket, "")):
+            made.storage.delete(bucket, listed.key)
     yield replace(made, settings=made.settings.with_constants(orphan_age_seconds=0.001))
     made.database.close()
 
@@ -64,21 +64,21 @@ def picture() -> bytes:
 
 def taken(deps: Deps, owner: str = "ada", data: bytes | None = None) -> Upload:
     """Store and record a picture."""
-    upload = uploads.fresh(put(deps, owner, data))
+    upload = uploads.require_recent(put(deps, owner, data))
     deps.database.run(lambda conn: rows.add(conn, upload))
     return upload
 
 
-def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.Stored:
+def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.StoredUpload:
     with tempfile.TemporaryFile() as file:
         file.write(data or picture())
         file.flush()
-        limits = uploads.limits_of(deps.limits, deps.settings.upload_max_bytes)
-        return uploads.put(deps.blobs, file, owner=owner, limits=limits)
+        limits = uploads.upload_limits(deps.limits, deps.settings.upload_max_bytes)
+        return uploads.sanitize_and_store(deps.storage, file, owner=owner, limits=limits)
 
 
 def private(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.private_bucket, "")}
 
 
 @pytest.mark.parametrize("point", ["uploads.before_put", "uploads.after_put", "uploads.after_record"])
@@ -94,12 +94,12 @@ def test_a_crash_leaves_a_whole_upload_or_an_orphan_that_the_sweep_takes(
         pytest.fail("it did not crash")
 
     recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
-    left = {key for key in private(deps) if isinstance(keys.parse(key), Uploaded)}
+    left = {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)}
     assert (len(left), len(recorded)) == {
         "uploads.before_put": (0, 0), "uploads.after_put": (1, 0), "uploads.after_record": (1, 1),
     }[point]  # fmt: skip
-    orphans.run(deps, delete=True)
-    assert {key for key in private(deps) if isinstance(keys.parse(key), Uploaded)} == recorded
+    orphans.scan_orphans(deps, delete=True)
+    assert {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)} == recorded
 
 
 def test_a_crash_while_an_upload_is_deleted_leaves_its_object_to_the_sweep(
@@ -116,7 +116,7 @@ def test_a_crash_while_an_upload_is_deleted_leaves_its_object_to_the_sweep(
 
     assert conn.execute("SELECT key FROM uploads WHERE deleted_at IS NULL").fetchall() == []
     assert upload.key in private(deps)
-    orphans.run(deps, delete=True)
+    orphans.scan_orphans(deps, delete=True)
     assert private(deps) & {upload.key} == set()
 
 
@@ -125,14 +125,14 @@ def test_the_sweep_takes_uploads_without_a_row_and_leaves_all_others(deps: Deps)
     named = {taken(deps, owner).key for owner in ("ada", "quarantine", "renders", "../..", "Zoë")}
     lost = {put(deps, owner).upload.key for owner in ("ada", "inputs", "quarantine", "z")}
     strange = "backups/2026/dump.sql"
-    deps.blobs.put(deps.blobs.private_bucket, strange, b"x", size=1, sha256=X, content_type="text/plain")
+    deps.storage.put(deps.storage.private_bucket, strange, b"x", size=1, sha256=X, content_type="text/plain")
 
-    dry = orphans.run(deps, delete=False)
+    dry = orphans.scan_orphans(deps, delete=False)
     assert {seen.key for seen in dry.listed if seen.reason == "orphan"} == lost
-    report = orphans.run(deps, delete=True)
+    report = orphans.scan_orphans(deps, delete=True)
 
     assert report.objects["orphan"] == len(lost)
-    assert private(deps) == named | {strange} | {keys.quarantined(key) for key in lost}
+    assert private(deps) == named | {strange} | {keys.build_quarantine_key(key) for key in lost}
 
 
 X = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # sha256 of b"x"
@@ -142,10 +142,10 @@ def test_the_quarantine_of_uploads_is_emptied_and_owners_of_that_name_are_left_a
     """An owner called quarantine must not lose its files after a week."""
     kept = taken(deps, "quarantine").key
     put(deps, "ada")
-    orphans.run(deps, delete=True)
+    orphans.scan_orphans(deps, delete=True)
     later = replace(deps, settings=deps.settings.model_copy(update={"quarantine_seconds": 0.001}))
 
-    orphans.run(later, delete=True)
+    orphans.scan_orphans(later, delete=True)
 
     assert private(deps) == {kept}
 
@@ -154,29 +154,29 @@ def test_the_quarantine_of_uploads_is_emptied_and_owners_of_that_name_are_left_a
 def test_the_audit_names_uploads_whose_object_is_missing_or_changed(deps: Deps, deep: bool) -> None:
     """Rule 4 holds for input files too: a job that names one would fail, and nobody would know why."""
     whole, missing, other = taken(deps), taken(deps, "bob"), taken(deps, "eve")
-    assert run.run(deps, deep=deep, second_look_seconds=0.0).findings == []
-    deps.blobs.delete(deps.blobs.private_bucket, missing.key)
+    assert run.run_audit(deps, deep=deep, second_look_seconds=0.0).findings == []
+    deps.storage.delete(deps.storage.private_bucket, missing.key)
     put_over(deps, other.key, b"x" * other.bytes if deep else b"x")
 
-    report = run.run(deps, deep=deep, second_look_seconds=0.0)
+    report = run.run_audit(deps, deep=deep, second_look_seconds=0.0)
 
-    found = {(finding.rule, finding.id, finding.word) for finding in report.findings}
+    found = {(finding.rule, finding.id, finding.code) for finding in report.findings}
     assert found == {(4, str(missing.id), "missing"), (4, str(other.id), "digest" if deep else "size")}
-    assert all("upload it again" in advice.todo(finding) for finding in report.findings)
+    assert all("upload it again" in advice.get_advice(finding) for finding in report.findings)
     assert report.checked["uploads"] == 2
     assert str(whole.id) not in {finding.id for finding in report.findings}
 
 
 def put_over(deps: Deps, key: str, data: bytes) -> None:
     digest = hashlib.sha256(data).hexdigest()
-    deps.blobs.put(deps.blobs.private_bucket, key, data, size=len(data), sha256=digest, content_type="image/png")
+    deps.storage.put(deps.storage.private_bucket, key, data, size=len(data), sha256=digest, content_type="image/png")
 
 
 def test_the_audit_notes_an_object_that_no_row_names(deps: Deps) -> None:
     """A note while the sweep has not had its turn."""
     lost = put(deps).upload.key
 
-    report = run.run(deps, second_look_seconds=0.0)
+    report = run.run_audit(deps, second_look_seconds=0.0)
 
     assert [(note.rule, note.id) for note in report.notes] == [(5, lost)]
 
@@ -186,7 +186,7 @@ def test_storage_used_counts_uploads_with_their_owner(deps: Deps, conn: Connecti
     sizes = [taken(deps).bytes, taken(deps).bytes]
     taken(deps, "bob")
 
-    deps.database.run(usage.count)
+    deps.database.run(usage.recompute_usage)
 
     row = conn.execute("SELECT objects, bytes FROM storage_use WHERE bucket = 'private' AND owner = 'ada'").fetchone()
     assert row == {"objects": 2, "bytes": sum(sizes)}
@@ -202,7 +202,7 @@ def test_references_become_addresses_that_can_be_read(deps: Deps) -> None:
         "prompt": "a house",
     }
 
-    made = references.resolve(deps, "tests", value)
+    made = references.resolve_references(deps, "tests", value)
 
     assert made["prompt"] == "a house"
     assert made["more"][1:] == value["more"][1:]
@@ -211,36 +211,36 @@ def test_references_become_addresses_that_can_be_read(deps: Deps) -> None:
         with urllib.request.urlopen(url, timeout=60) as answer, Image.open(io.BytesIO(answer.read())) as seen:
             assert seen.format == "PNG"
     assert value["image"] == {"upload": str(upload.id)}
-    assert references.resolve(deps, "tests", {"prompt": 1}) == {"prompt": 1}
+    assert references.resolve_references(deps, "tests", {"prompt": 1}) == {"prompt": 1}
 
 
 def test_a_reference_to_what_is_gone_or_anothers_says_which(deps: Deps) -> None:
     """The job fails with the name of the file, not with an address that a provider could not read."""
-    mine, deleted, render_id, nobody = taken(deps, "tests"), taken(deps, "tests"), world.kept(deps), ids.new()
-    deps.database.run(lambda conn: rows.delete(conn, deleted.id))
+    mine, deleted, render_id, nobody = taken(deps, "tests"), taken(deps, "tests"), world.kept(deps), ids.uuid7()
+    deps.database.run(lambda conn: rows.mark_deleted(conn, deleted.id))
     value = [{"upload": str(one)} for one in (mine.id, deleted.id, nobody)] + [{"variant": f"{render_id}/9"}]
 
     with pytest.raises(ReferenceGone) as caught:
-        references.resolve(deps, "tests", value)
+        references.resolve_references(deps, "tests", value)
 
     assert str(caught.value).endswith(
         f": upload {deleted.id} ([1]), upload {nobody} ([2]), variant {render_id}/9 ([3])"
     )
     assert (caught.value.category, caught.value.retryable) == ("VALIDATION_FAILED", False)
     with pytest.raises(ReferenceGone, match=str(mine.id)):
-        references.resolve(deps, "eve", value[:1])
+        references.resolve_references(deps, "eve", value[:1])
     with pytest.raises(ReferenceGone, match=str(render_id)):
-        references.resolve(deps, "eve", {"a": {"variant": f"{render_id}/0"}})
-    asked = references.named({"a": value})
-    gone = deps.database.run(lambda conn: references.missing(conn, "tests", asked))
-    assert [reference.place for reference in gone] == ["a[1]", "a[2]", "a[3]"]
+        references.resolve_references(deps, "eve", {"a": {"variant": f"{render_id}/0"}})
+    asked = references.find_references({"a": value})
+    gone = deps.database.run(lambda conn: references.find_missing(conn, "tests", asked))
+    assert [reference.path for reference in gone] == ["a[1]", "a[2]", "a[3]"]
 
 
 @pytest.mark.parametrize("value", [{"upload": "x"}, {"upload": 3}, {"variant": str(UUID(int=1))}, {"variant": None}])
 def test_a_reference_that_can_name_nothing_is_refused(value: object) -> None:
     """A provider must not be sent our words for an address."""
     with pytest.raises(ReferenceGone, match=r"^deep\[1\]\.image: "):
-        references.named({"deep": [1, {"image": value}]})
+        references.find_references({"deep": [1, {"image": value}]})
 
 
 def test_an_upload_stored_long_ago_is_not_recorded(deps: Deps) -> None:
@@ -248,7 +248,7 @@ def test_an_upload_stored_long_ago_is_not_recorded(deps: Deps) -> None:
     stored = put(deps)
 
     with pytest.raises(StorageUnavailable):
-        uploads.fresh(replace(stored, stored_at=stored.stored_at - uploads.RECORD_SECONDS - 1))
+        uploads.require_recent(replace(stored, stored_at=stored.stored_at - uploads.MAX_RECORD_DELAY_SECONDS - 1))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
     monkeypatch.setattr(sanitize_process, "__file__", str(tmp_path / "child.py"))
     monkeypatch.setattr(uploads, "SECONDS", seconds)
 
-    with pytest.raises(Invalid, match=says):
+    with pytest.raises(InvalidMedia, match=says):
         put(deps)
 
     assert private(deps) == set()
@@ -280,7 +280,7 @@ def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps, monkeypatch: pytes
     out = io.BytesIO()
     Image.new("RGB", (7900, 7900)).save(out, "PNG")
 
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidMedia):
         put(deps, data=out.getvalue())
 
 
@@ -297,4 +297,4 @@ def test_an_upload_that_nobody_finishes_leaves_nothing(
 
     recorded = {row["key"] for row in conn.execute("SELECT key FROM uploads").fetchall()}
     assert len(recorded) == 1
-    assert {key for key in private(deps) if isinstance(keys.parse(key), Uploaded)} == recorded
+    assert {key for key in private(deps) if isinstance(keys.parse_key(key), UploadKey)} == recorded

@@ -24,7 +24,7 @@ OPERATIONS: Final = [pytest.param(o, id=f"{o.method} {o.path}") for o in routes.
 OWNED: Final = [
     pytest.param(o, id=f"{o.method} {o.path}")
     for o in routes.OPERATIONS
-    if o.least is Level.OWNER and re.search(r"{(job|render|upload|project)_id}", o.path)
+    if o.min_level is Level.OWNER and re.search(r"{(job|render|upload|project)_id}", o.path)
 ]
 REFUSED: Final = {"/events": "?limit=1", "/models": "?kind=none"}
 # Right bodies, so that what is refused is refused for the caller's sake. An address that takes one must be named here.
@@ -66,8 +66,8 @@ def tokens(front: wp.Front, mine: Connection) -> dict[Level, dict[str, str]]:
     return {
         Level.OPEN: {},
         Level.OWNER: owner_token(front, "bob"),
-        Level.APPLICATION: bearer(api_tokens.add(mine, "walker", "application")[1]),
-        Level.ADMIN: bearer(api_tokens.add(mine, "chief", "admin")[1]),
+        Level.APPLICATION: bearer(api_tokens.create(mine, "walker", "application")[1]),
+        Level.ADMIN: bearer(api_tokens.create(mine, "chief", "admin")[1]),
     }
 
 
@@ -112,7 +112,7 @@ def nobodys() -> dict[str, str]:
 
 
 def body_of(operation: Operation) -> dict[str, Any] | None:
-    return BODIES[operation.method, operation.path] if operation.body else None
+    return BODIES[operation.method, operation.path] if operation.body_model else None
 
 
 @pytest.mark.parametrize("level", list(Level))
@@ -122,16 +122,16 @@ def test_every_address_lets_in_whom_it_names(
 ) -> None:
     """A route is only as safe as the line that says who may call it."""
     # Let in, and then refused for its query: an answer without an end, and a question to providers.
-    query = REFUSED.get(operation.path, "") if level >= operation.least else ""
+    query = REFUSED.get(operation.path, "") if level >= operation.min_level else ""
 
     answer = front.call(
         operation.method,
         address(operation, nobodys()) + query,
-        json.dumps(body_of(operation)).encode() if operation.body else None,
-        {**tokens[level], **({"content-type": "application/json"} if operation.body else {})},
+        json.dumps(body_of(operation)).encode() if operation.body_model else None,
+        {**tokens[level], **({"content-type": "application/json"} if operation.body_model else {})},
     )
 
-    if level < operation.least:
+    if level < operation.min_level:
         assert answer[0] == (401 if level is Level.OPEN else 403), answer
     elif operation.method == "POST" and operation.path == "/session" and level > Level.OWNER:
         assert answer[0] == 403, answer  # only an owner token becomes a cookie
@@ -245,7 +245,7 @@ def test_what_nobody_made_opens_nothing(front: wp.Front, wrong: str) -> None:
 
 def test_a_cookie_of_an_application_opens_nothing(front: wp.Front, mine: Connection) -> None:
     """What a browser keeps must never be worth more than one owner's rows for a while."""
-    _, token = api_tokens.add(mine, "in a cookie", "application")
+    _, token = api_tokens.create(mine, "in a cookie", "application")
 
     assert front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={token}"})[0] == 401
     assert front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={wp.TOKEN}"})[0] == 401

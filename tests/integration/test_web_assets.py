@@ -60,7 +60,7 @@ def fetch(front: wp.Front, path: str, method: str = "GET", **headers: str) -> rp
 
 
 def content(deps: Deps, key: str) -> bytes:
-    with deps.blobs.open(deps.blobs.public_bucket, key) as opened:
+    with deps.storage.open_object(deps.storage.public_bucket, key) as opened:
         return opened.read()
 
 
@@ -72,7 +72,7 @@ def test_a_file_is_redirected_to_where_it_is_stored(
         status, headers, body = fetch(redirecting, f"{render_id}/{name}")
 
         assert (status, body) == (302, b"")
-        assert headers["location"] == deps.blobs.asset_url(key)
+        assert headers["location"] == deps.storage.build_asset_url(key)
         assert headers["access-control-allow-origin"] == "*"
         assert "immutable" not in headers["cache-control"]  # a deleted render's address must stop to answer
     assert redirecting.call("GET", f"/api/v1/assets/renders/{render_id}/0")[0] == 302

@@ -229,7 +229,7 @@ def test_where_a_stream_cannot_go_on_it_says_so(url: str, front: wp.Front, mine:
     job_id = job(front, f"reset_{far}", "reset")
     drawn = rp.rows(url, "SELECT last_value AS id FROM events_id_seq")[0]["id"]
     if far == "back":
-        mine.execute("SELECT setval('events_id_seq', %s)", [drawn + stream_module.MAX_BACK + 1])
+        mine.execute("SELECT setval('events_id_seq', %s)", [drawn + stream_module.MAX_RESUME_IDS + 1])
 
     with listening(front, "?owner=reset", last_id=drawn + 1_000_000 if far == "ahead" else drawn) as stream:
         told = stream.next()
@@ -309,7 +309,7 @@ def is_taken(front: wp.Front) -> bool:
 def test_one_owner_does_not_take_the_place_of_all_others(front: wp.Front) -> None:
     """A page that is reloaded in a loop must not shut out other people's."""
     with contextlib.ExitStack() as stack:
-        for _ in range(event_feed.MAX_OF_OWNER):
+        for _ in range(event_feed.MAX_STREAMS_PER_OWNER):
             stack.enter_context(listening(front, "?owner=greedy"))
         refused = front.get("/v1/events?owner=greedy")
         stack.enter_context(listening(front, "?owner=modest"))

@@ -233,7 +233,12 @@ def test_input_of_megabytes_is_to_be_uploaded(front: wp.Front) -> None:
 @pytest.fixture
 def upload_id(url: str) -> Iterator[str]:
     upload = uploads.Upload(
-        ids.new(), "ada", f"ada/inputs/{ids.new()}.png", Media("image", "png", "image/png", "png", 8, 8), 9, "5e" * 32
+        ids.uuid7(),
+        "ada",
+        f"ada/inputs/{ids.uuid7()}.png",
+        Media("image", "png", "image/png", "png", 8, 8),
+        9,
+        "5e" * 32,
     )
     conn = connect(url)
     uploads.add(conn, upload)

@@ -119,7 +119,7 @@ def test_a_provider_without_schemas_takes_its_order_unchecked(front: wp.Front) -
 @pytest.fixture
 def upload_id(url: str) -> Iterator[str]:
     media = Media("image", "png", "image/png", "png", 8, 8)
-    upload = uploads.Upload(ids.new(), "ada", f"ada/inputs/{ids.new()}.png", media, 9, "5e" * 32)
+    upload = uploads.Upload(ids.uuid7(), "ada", f"ada/inputs/{ids.uuid7()}.png", media, 9, "5e" * 32)
     conn = connect(url)
     uploads.add(conn, upload)
     yield str(upload.id)

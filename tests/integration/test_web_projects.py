@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from db.connection import Connection
-from moorage.lifecycle import GiveUp
-from moorage.provider_types import Found
+from moorage.lifecycle import DeadLetterDecision
+from moorage.provider_types import OutputFile
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
 
-PROVIDER = Found("output[0]", url="https://replicate.delivery/a.png")
+PROVIDER = OutputFile("output[0]", url="https://replicate.delivery/a.png")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def started(front: wp.Front, mine: Connection, name: str, scene: object, outputs
     """Register a job of a project and have its prediction succeed; its outputs wait."""
     made = front.register(external_id=f"{name}-{scene}"[-200:], project_id=name, scene=scene)
     assert made.status == 201, made
-    hear(mine, made, *(Found(f"output[{n}]", url=f"https://replicate.delivery/{n}.png") for n in range(outputs)))
+    hear(mine, made, *(OutputFile(f"output[{n}]", url=f"https://replicate.delivery/{n}.png") for n in range(outputs)))
     return made
 
 
@@ -227,7 +227,7 @@ def test_progress_is_counted_from_the_rows(front: wp.Front, mine: Connection, na
     half = front.get(f"/v1/projects/{name}").fields
     end(mine, whole, 1)
     end(mine, whole, 2)
-    end(mine, broken, 0, GiveUp("DOWNLOAD_FAILED", "OutputGone", "404", retryable=True))
+    end(mine, broken, 0, DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404", retryable=True))
     done = front.get(f"/v1/projects/{name}").fields
 
     assert (half["status"], half["image_upload_progress"]) == ("open", 25)

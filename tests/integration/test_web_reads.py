@@ -9,9 +9,9 @@ from psycopg.types.json import Jsonb
 
 from db import dead_letters, jobs, leases, outputs, predictions
 from db.connection import Connection, Database
-from moorage.lifecycle import GiveUp
-from moorage.model import Kept, Media, Thumbnail
-from moorage.provider_types import Found, Report
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Media, StoredOutput, Thumbnail
+from moorage.provider_types import OutputFile, PredictionReport
 from tasks.jobs import settle
 from tasks.predictions import reports
 from tests.integration import web_process as wp
@@ -20,19 +20,19 @@ from web.services import database as snapshots
 SHA = "5e" * 32
 
 
-def hear(conn: Connection, made: wp.Answer, *found: Found, status: str = "succeeded") -> None:
+def hear(conn: Connection, made: wp.Answer, *found: OutputFile, status: str = "succeeded") -> None:
     """Apply the provider's answer, as ingest does."""
-    report = Report(made.fields["external_id"], status, status, found, error="out of memory")  # type: ignore[arg-type]
-    hearing = reports.Hearing("webhook", datetime.now(UTC), "test", wp.BASE, 3600)
+    report = PredictionReport(made.fields["external_id"], status, status, found, error="out of memory")  # type: ignore[arg-type]
+    hearing = reports.ReportSource("webhook", datetime.now(UTC), "test", wp.BASE, 3600)
     with conn.transaction():
         job = jobs.lock(conn, UUID(made.fields["job_id"]))
-        reports.apply(conn, job, predictions.lock(conn, UUID(made.fields["prediction_id"])), report, hearing)
+        reports.apply_report(conn, job, predictions.lock(conn, UUID(made.fields["prediction_id"])), report, hearing)
 
 
-def end(conn: Connection, made: wp.Answer, idx: int, why: GiveUp | None = None) -> str:
+def end(conn: Connection, made: wp.Answer, idx: int, why: DeadLetterDecision | None = None) -> str:
     """Keep an output, or give it up, and settle its job when it was the last; returns the key."""
     job_id = UUID(made.fields["job_id"])
-    row = outputs.of_job(conn, job_id)[idx]
+    row = outputs.list_by_job(conn, job_id)[idx]
     with conn.transaction():
         job = jobs.lock(conn, job_id)
         lease = leases.claim(
@@ -44,13 +44,13 @@ def end(conn: Connection, made: wp.Answer, idx: int, why: GiveUp | None = None) 
             dead_letters.add(conn, "output", row["id"], why, step="keep", job_id=job_id, actor="test")
         else:
             outputs.end_kept(conn, lease, kept(f"renders/{job_id}/{idx}"))
-        settle.if_last(conn, job, asset_base=wp.BASE, actor="test")
+        settle.settle_if_last(conn, job, asset_base=wp.BASE, actor="test")
     return f"{wp.BASE}/renders/{job_id}/{idx}"
 
 
-def kept(stem: str) -> Kept:
+def kept(stem: str) -> StoredOutput:
     thumb = Thumbnail(b"webp", "7b" * 32, 400, 300, "#102030")
-    return Kept(
+    return StoredOutput(
         Media("image", "png", "image/png", "png", 1024, 768, 1),
         9,
         SHA,
@@ -65,16 +65,22 @@ def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine
     """The whole answer an application lives on: where the files are, and why one is not there."""
     made = front.register(external_id="job_partial", scene=2**53 + 1, project_id="reads")
     address = "https://replicate.delivery/a.png?signature=secret"
-    hear(mine, made, Found("output[0]", address), Found("output[1]", f"{address}2"), Found("output[2]", f"{address}3"))
+    hear(
+        mine,
+        made,
+        OutputFile("output[0]", address),
+        OutputFile("output[1]", f"{address}2"),
+        OutputFile("output[2]", f"{address}3"),
+    )
     first = end(mine, made, 0)
     keeping = front.get(made.headers["location"]).fields
-    end(mine, made, 1, GiveUp("VALIDATION_FAILED", "Invalid", "the PNG ends early", retryable=False))
-    end(mine, made, 2, GiveUp("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True))
+    end(mine, made, 1, DeadLetterDecision("VALIDATION_FAILED", "InvalidMedia", "the PNG ends early", retryable=False))
+    end(mine, made, 2, DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retryable=True))
 
     shown = front.get(made.headers["location"])
 
     job = shown.fields
-    dead = [row["id"] for row in outputs.of_job(mine, UUID(job["job_id"]))][1:]
+    dead = [row["id"] for row in outputs.list_by_job(mine, UUID(job["job_id"]))][1:]
     assert shown.status == 200
     assert shown.headers["cache-control"] == "no-store"
     assert (keeping["state"], keeping["render_id"], keeping["variants_created"]) == ("keeping", None, 0)
@@ -137,7 +143,7 @@ def test_a_failed_job_says_why(front: wp.Front, mine: Connection) -> None:
 def test_a_deleted_render_shows_no_files(front: wp.Front, mine: Connection) -> None:
     """What the user deleted is not published by another door."""
     made = front.register(external_id="job_deleted")
-    hear(mine, made, Found("output", "https://replicate.delivery/a.png"))
+    hear(mine, made, OutputFile("output", "https://replicate.delivery/a.png"))
     end(mine, made, 0)
     mine.execute("UPDATE renders SET deleted_at = moment() WHERE id = %s", [made.fields["job_id"]])
 
@@ -181,7 +187,7 @@ def test_a_project_shows_its_files_in_their_scenes_also_when_it_was_overwritten(
     mine.execute("UPDATE projects SET document = %s WHERE id = 'film'", [Jsonb(document)])
     urls = []
     for job in (made, lost):
-        hear(mine, job, Found("output", "https://replicate.delivery/a.png"))
+        hear(mine, job, OutputFile("output", "https://replicate.delivery/a.png"))
         urls.append(f"{end(mine, job, 0)}.png")
     mine.execute("UPDATE projects SET document = %s WHERE id = 'film'", [Jsonb(document)])
 

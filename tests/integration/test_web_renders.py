@@ -121,17 +121,17 @@ def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: 
     assert front.get(f"/v1/jobs/{job_id}").fields["render_id"] is None
     assert front.get("/v1/projects/gone").fields["document"]["scenes"][0]["imageUrls"] == []
     assert keys is not None
-    assert [deps.blobs.head(deps.blobs.public_bucket, key) for key in keys.values()] == [None, None]
+    assert [deps.storage.head(deps.storage.public_bucket, key) for key in keys.values()] == [None, None]
     told = front.get(f"/v1/jobs/{job_id}/events").fields["events"]
     deleted = [event for event in told if (event["subject"], event["to_state"]) == ("render", "deleted")]
     assert [(event["actor"], event["reason"]) for event in deleted] == [("api", "the application deleted it")]
-    found = run.run(deps, deep=True, second_look_seconds=0.0).findings
+    found = run.run_audit(deps, deep=True, second_look_seconds=0.0).findings
     assert [finding for finding in found if finding.subject != "object"] == []
 
 
 def discard_all(deps: Deps) -> None:
     """Do what the discard step does for every output that is to be discarded."""
-    for row_id in deps.database.run(lambda conn: leases.due(conn, "discard", limit=100, starved=True)):
+    for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, queue_is_empty=True)):
         lease = world.claim(deps, world.Wake("discard", row_id))
         discard.run(deps, lease, world.Calm())
 

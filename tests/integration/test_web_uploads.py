@@ -17,7 +17,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from storage import keys
-from storage.keys import Uploaded
+from storage.keys import UploadKey
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import web_process as wp
@@ -65,9 +65,9 @@ def test_a_picture_is_kept_upright_and_says_nothing_of_where_it_was_taken(
     row = mine.execute("SELECT * FROM uploads WHERE id = %s", [facts["upload_id"]]).fetchone()
     assert row is not None
     assert row["key"] == f"ada/inputs/{facts['upload_id']}.{'jpg' if kind == 'JPEG' else kind.lower()}"
-    stat = deps.blobs.head(deps.blobs.private_bucket, row["key"])
+    stat = deps.storage.head(deps.storage.private_bucket, row["key"])
     assert stat is not None
-    assert (stat.sha256, stat.bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
+    assert (stat.sha256, stat.size_bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
 
 
 def test_the_address_is_good_for_five_minutes_and_the_object_without_it_for_nothing(front: wp.Front) -> None:
@@ -218,8 +218,8 @@ def test_an_owner_of_any_name_has_a_folder_of_its_own(
     row = mine.execute("SELECT key, owner FROM uploads WHERE id = %s", [answer.fields["upload_id"]]).fetchone()
     assert row is not None
     assert row["owner"] == owner
-    told = keys.parse(row["key"])
-    assert isinstance(told, Uploaded)
+    told = keys.parse_key(row["key"])
+    assert isinstance(told, UploadKey)
     assert told.upload_id == UUID(answer.fields["upload_id"])
     assert read(answer.fields["url"])[0] == 200
     assert row["key"] in stored(deps)
@@ -238,7 +238,7 @@ def test_a_deleted_upload_is_gone_with_its_object(front: wp.Front, mine: Connect
     assert row["key"] not in stored(deps)
     assert read(made["url"])[0] == 404
     assert front.get(path).status == 404
-    assert front.ask("DELETE", f"/v1/uploads/{ids.new()}", headers=wp.BEARER).status == 404
+    assert front.ask("DELETE", f"/v1/uploads/{ids.uuid7()}", headers=wp.BEARER).status == 404
     assert front.get("/v1/uploads/..%2f..").status == 404
 
 

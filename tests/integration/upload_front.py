@@ -45,4 +45,4 @@ def read(url: str) -> tuple[int, bytes]:
 
 
 def stored(deps: Deps) -> set[str]:
-    return {listed.key for listed in deps.blobs.list(deps.blobs.private_bucket, "")}
+    return {listed.key for listed in deps.storage.list_objects(deps.storage.private_bucket, "")}

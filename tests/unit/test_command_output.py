@@ -14,7 +14,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def test_a_providers_words_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """An error text may hold escape sequences that hide what stands above it."""
-    console.show("line \x1b[2J\r\u202eend", console.table("T", ("c",), [("\x1b]0;owned\x07",)]))
+    console.print_parts("line \x1b[2J\r\u202eend", console.build_table("T", ("c",), [("\x1b]0;owned\x07",)]))
 
     shown = capsys.readouterr().out
 
@@ -24,7 +24,7 @@ def test_a_providers_words_cannot_steer_a_terminal(capsys: pytest.CaptureFixture
 
 def test_words_in_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     """`output[2]` must be shown as it is."""
-    console.show("output[2] [bold]x[/bold]", console.table("T", ("c",), [("output[red]",)]))
+    console.print_parts("output[2] [bold]x[/bold]", console.build_table("T", ("c",), [("output[red]",)]))
 
     shown = capsys.readouterr().out
 
@@ -38,7 +38,7 @@ def test_words_in_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> 
 )
 def test_a_time_is_told_in_its_largest_unit(seconds: float, told: str) -> None:
     """518400 s says nothing to anybody."""
-    assert console.span(seconds) == told
+    assert console.format_duration(seconds) == told
 
 
 @pytest.mark.parametrize(("at", "told"), [(None, "never"), (-5, "5 s ago"), (5, "in 5 s")])
@@ -46,13 +46,13 @@ def test_a_moment_is_told_from_now(at: float | None, told: str) -> None:
     """Past and future must not be confused."""
     moment = None if at is None else NOW + timedelta(seconds=at)
 
-    assert console.ago(moment, NOW) == told
+    assert console.format_age(moment, NOW) == told
 
 
 def test_json_holds_ids_times_and_dataclasses(capsys: pytest.CaptureFixture[str]) -> None:
     """A program reads what a person sees."""
     finding = Finding(4, "output", "x", "missing", "4 objects")
-    console.emit({"id": uuid.UUID(int=1), "at": NOW, "finding": finding})
+    console.print_json({"id": uuid.UUID(int=1), "at": NOW, "finding": finding})
 
     read = json.loads(capsys.readouterr().out)
 

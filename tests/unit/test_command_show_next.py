@@ -57,18 +57,18 @@ def prediction(**columns: Any) -> dict[str, Any]:
 )
 def test_what_comes_next_is_told_with_its_time(subject: str, row: dict[str, Any], told: str) -> None:
     """Who waits wants to know for what and how long."""
-    assert show.next_lines([(subject, row)], [], NOW) == [told]
+    assert show.describe_next_actions([(subject, row)], [], NOW) == [told]
 
 
 def test_an_open_dead_letter_names_the_command_that_helps() -> None:
     """The next step is a person's, and is ready to be pasted."""
     letters = [{"id": "d1", "state": "open"}, {"id": "d2", "state": "replayed"}]
 
-    told = show.next_lines([("output", output(state="dead"))], letters, NOW)
+    told = show.describe_next_actions([("output", output(state="dead"))], letters, NOW)
 
     assert told == ["dead letter d1 waits: moorage dead replay d1"]
 
 
 def test_what_is_over_is_said_to_be_over() -> None:
     """Silence could mean that something was forgotten."""
-    assert show.next_lines([("output", output(state="kept"))], [], NOW) == ["nothing more: it is over"]
+    assert show.describe_next_actions([("output", output(state="kept"))], [], NOW) == ["nothing more: it is over"]

@@ -15,7 +15,7 @@ BODY = b'{"type":"job.failed"}'
 
 def sign(body: bytes = BODY, now: int = NOW, *keys: bytes) -> dict[str, str]:
     """Return the headers that moorage sends, by lower-case name."""
-    headers = notifications.headers(uuid.UUID(int=7), body, now, keys or (KEY,))
+    headers = notifications.build_headers(uuid.UUID(int=7), body, now, keys or (KEY,))
     return {name.lower(): value for name, value in headers.items()}
 
 

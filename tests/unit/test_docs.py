@@ -144,7 +144,7 @@ def test_every_link_inside_the_project_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_setting_that_a_page_names_exists(page):
     """A renamed setting leaves its old name in prose, where no table finds it."""
-    known = {name for choices in settings.names().values() for name in choices} | {
+    known = {name for choices in settings.env_names_by_field().values() for name in choices} | {
         "MOORAGE_FAILPOINT",
         "MOORAGE_DOTENV",
         "MOORAGE_DATA_DIR",

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from egress.session import Egress
+from egress.session import EgressGuard
 from media.limits import Limits
 from moorage.errors import DownloadRefused
 
@@ -46,24 +46,24 @@ ALLOWED = [
 @pytest.mark.parametrize("ip", REFUSED)
 def test_an_address_that_is_not_public_is_refused_with_its_reason(ip):
     """One hole in the table opens metadata services and our own servers to a provider's URL."""
-    assert Egress().refuses(ip, 443)
+    assert EgressGuard().refusal_reason(ip, 443)
 
 
 @pytest.mark.parametrize("ip", ALLOWED)
 def test_a_public_address_is_let_through(ip):
     """Neighbours of the refused ranges are where content networks live."""
-    assert Egress().refuses(ip, 443) is None
+    assert EgressGuard().refusal_reason(ip, 443) is None
 
 
 def test_an_exception_opens_one_address_and_port():
     """The stand-in provider lives on one port of loopback; everything beside it stays shut."""
-    egress = Egress(["127.0.0.1:8081", "[::1]:8082"])
+    egress = EgressGuard(["127.0.0.1:8081", "[::1]:8082"])
 
-    assert egress.refuses("127.0.0.1", 8081) is None
-    assert egress.refuses("0:0:0:0:0:0:0:1", 8082) is None
-    assert egress.refuses("127.0.0.1", 8082)
-    assert egress.refuses("127.0.0.2", 8081)
-    assert egress.refuses("::ffff:127.0.0.1", 8081)
+    assert egress.refusal_reason("127.0.0.1", 8081) is None
+    assert egress.refusal_reason("0:0:0:0:0:0:0:1", 8082) is None
+    assert egress.refusal_reason("127.0.0.1", 8082)
+    assert egress.refusal_reason("127.0.0.2", 8081)
+    assert egress.refusal_reason("::ffff:127.0.0.1", 8081)
 
 
 def answering(*ips):
@@ -75,7 +75,7 @@ def answering(*ips):
 @pytest.mark.parametrize("ips", [["10.0.0.5"], ["169.254.169.254", "fd00::1"], ["::ffff:127.0.0.1"], []])
 def test_a_name_that_resolves_to_private_addresses_is_refused(ips):
     """A URL's name says nothing; an attacker's name server answers with any address."""
-    session = Egress(resolve=answering(*ips)).session(Limits())
+    session = EgressGuard(resolve=answering(*ips)).new_session(Limits())
 
     with pytest.raises(DownloadRefused) as caught:
         session.get("http://harmless.example/a.png")
@@ -90,16 +90,16 @@ def test_a_name_that_resolves_to_private_addresses_is_refused(ips):
 def test_every_spelling_of_loopback_is_refused_without_a_hook(url):
     """The resolver of the system understands octal, hex and decimal forms; the guard reads its answer."""
     with pytest.raises(DownloadRefused, match="loopback"):
-        Egress().session(Limits()).get(url)
+        EgressGuard().new_session(Limits()).get(url)
 
 
 def test_a_mixed_answer_uses_only_the_allowed_addresses():
     """A name with one private address among its own must still work, over the others."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        egress = Egress([f"127.0.0.1:{port}"], resolve=answering("10.0.0.1", "127.0.0.1"))
+        egress = EgressGuard([f"127.0.0.1:{port}"], resolve=answering("10.0.0.1", "127.0.0.1"))
         conn = (
-            egress.session(Limits())
+            egress.new_session(Limits())
             .get_adapter("http://")
             .poolmanager.connection_from_url(f"http://a.example:{port}")
             ._new_conn()
@@ -116,9 +116,9 @@ def test_the_next_address_is_tried_when_the_first_does_not_answer():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         allow = [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
-        egress = Egress(allow, resolve=answering("127.0.0.2", "127.0.0.1"))
+        egress = EgressGuard(allow, resolve=answering("127.0.0.2", "127.0.0.1"))
         conn = (
-            egress.session(Limits())
+            egress.new_session(Limits())
             .get_adapter("http://")
             .poolmanager.connection_from_url(f"http://a.example:{port}")
             ._new_conn()
@@ -133,7 +133,7 @@ def test_the_next_address_is_tried_when_the_first_does_not_answer():
 def test_the_environment_gives_a_session_nothing(monkeypatch):
     """A proxy from the environment would connect where the guard does not look."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    session = Egress().session(Limits())
+    session = EgressGuard().new_session(Limits())
 
     with pytest.raises(DownloadRefused, match="loopback"):
         session.get("http://127.0.0.1:2/")

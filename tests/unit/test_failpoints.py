@@ -17,7 +17,7 @@ ROOMS = ("db", "egress", "media", "providers", "receiver", "storage", "tasks", "
 TESTS = [path for path in (ROOT / "tests").glob("*/*.py") if path != Path(__file__)]
 STEPS = get_args(Step)
 ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
-SWEEPS = tuple(entry["args"][0] for entry in schedule.entries(ANY).values())
+SWEEPS = tuple(entry["args"][0] for entry in schedule.build_beat_schedule(ANY).values())
 
 
 def failpoints() -> set[str]:

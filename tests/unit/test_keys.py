@@ -17,16 +17,16 @@ SHA256 = "0123456789abcdef" + "f" * 48
 def test_an_original_names_its_bytes_and_its_attempt():
     """Two attempts, or two contents, must never share a key."""
     assert (
-        keys.original(RENDER, 3, SHA256, TOKEN, "png")
+        keys.build_original_key(RENDER, 3, SHA256, TOKEN, "png")
         == "renders/01998a3e-0000-7000-8000-00000000abcd/3-0123456789abcdef-deadbeef.png"
     )
 
 
 def test_a_thumbnail_stands_beside_its_original():
     """A person who looks into the bucket sees which thumbnail belongs to which file."""
-    original = keys.original(RENDER, 3, SHA256, TOKEN, "png")
+    original = keys.build_original_key(RENDER, 3, SHA256, TOKEN, "png")
 
-    thumbnail = keys.thumbnail(RENDER, 3, SHA256, TOKEN)
+    thumbnail = keys.build_thumbnail_key(RENDER, 3, SHA256, TOKEN)
 
     assert thumbnail == original.removesuffix(".png") + "_thumb.webp"
 
@@ -35,49 +35,49 @@ def test_a_thumbnail_stands_beside_its_original():
 @given(st.uuids(), st.integers(0, 999_999_999), st.uuids(), st.sampled_from(["png", "jpg", "webp", "mp4"]))
 def test_what_is_made_can_be_read_back(render_id, idx, token, extension):
     """The orphan sweep deletes by what a key says: it must be able to read every key we make."""
-    key = keys.original(render_id, idx, SHA256, token, extension)
+    key = keys.build_original_key(render_id, idx, SHA256, token, extension)
 
-    parsed = keys.parse(key)
+    parsed = keys.parse_key(key)
 
-    assert parsed == keys.Rendered(render_id, idx, SHA256[:16], token.hex[:8], extension, is_thumbnail=False)
+    assert parsed == keys.RenderKey(render_id, idx, SHA256[:16], token.hex[:8], extension, is_thumbnail=False)
 
 
 def test_a_thumbnail_is_read_back_as_one():
     """It is deleted with the attempt that stored it."""
-    parsed = keys.parse(keys.thumbnail(RENDER, 0, SHA256, TOKEN))
+    parsed = keys.parse_key(keys.build_thumbnail_key(RENDER, 0, SHA256, TOKEN))
 
-    assert parsed == keys.Rendered(RENDER, 0, SHA256[:16], "deadbeef", "webp", is_thumbnail=True)
+    assert parsed == keys.RenderKey(RENDER, 0, SHA256[:16], "deadbeef", "webp", is_thumbnail=True)
 
 
 def test_a_spooled_input_is_read_back():
     """Input files lie in the private bucket under their upload's id."""
-    key = keys.spool(RENDER, "jpg")
+    key = keys.build_input_key(RENDER, "jpg")
 
     assert key == f"inputs/{RENDER}.jpg"
-    assert keys.parse(key) == keys.Spooled(RENDER, "jpg")
+    assert keys.parse_key(key) == keys.InputKey(RENDER, "jpg")
 
 
 @unhurried
 @given(st.text(min_size=1, max_size=200).filter(lambda owner: "\x00" not in owner), st.uuids())
 def test_an_upload_is_read_back_whoever_its_owner_is(owner, upload_id):
     """Owners' names come from applications: each is one step of a path, and none looks like a prefix of ours."""
-    key = keys.upload(owner, upload_id, "png")
+    key = keys.build_upload_key(owner, upload_id, "png")
 
-    parsed = keys.parse(key)
+    parsed = keys.parse_key(key)
 
-    assert parsed == keys.Uploaded(key.partition("/")[0], upload_id, "png")
+    assert parsed == keys.UploadKey(key.partition("/")[0], upload_id, "png")
     assert parsed.owner not in {"renders", "inputs", "quarantine", ".", ".."}
     assert len(key) <= 255
-    assert keys.parse(keys.quarantined(key)) is None
+    assert keys.parse_key(keys.build_quarantine_key(key)) is None
 
 
 @pytest.mark.parametrize("owner", ["quarantine", "inputs", "renders"])
 def test_an_owner_called_as_a_prefix_of_ours_makes_no_key_of_another_kind(owner):
     """Else the sweep would empty its folder after a week."""
-    key = keys.upload(owner, RENDER, "png")
+    key = keys.build_upload_key(owner, RENDER, "png")
 
     assert not key.startswith(f"{owner}/")
-    assert keys.parse(f"{owner}/inputs/{RENDER}.png") is None
+    assert keys.parse_key(f"{owner}/inputs/{RENDER}.png") is None
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_an_owner_called_as_a_prefix_of_ours_makes_no_key_of_another_kind(owner)
 )
 def test_what_we_did_not_name_is_not_ours(key):
     """The orphan sweep must leave alone what somebody else put into the bucket."""
-    assert keys.parse(key) is None
+    assert keys.parse_key(key) is None

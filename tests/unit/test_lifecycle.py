@@ -5,40 +5,40 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from moorage import lifecycle
-from moorage.errors import DownloadInterrupted, Invalid, OutputGone, ProviderUnavailable, StorageUnavailable
+from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
 from moorage.lifecycle import (
-    Choose,
-    Counts,
-    End,
-    Fetch,
-    GiveUp,
-    Ignore,
-    Late,
-    Note,
-    Policy,
-    Prospect,
-    Renew,
+    ChoosePrediction,
+    DeadLetterDecision,
+    EndPrediction,
+    FallbackState,
+    IgnoreReport,
+    LateSuccess,
+    OutputCounts,
+    PollNow,
+    PredictionContext,
+    RecordStatus,
+    RefreshUrls,
     Retry,
-    Settle,
-    Situation,
-    Work,
+    RetryContext,
+    RetryPolicy,
+    Settlement,
 )
-from moorage.provider_types import Found, Report
-from tasks.predictions.reports import expiry
+from moorage.provider_types import OutputFile, PredictionReport
+from tasks.predictions.reports import compute_expiry
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-FILE = (Found("output", url="https://files.example/x.png"),)
+FILE = (OutputFile("output", url="https://files.example/x.png"),)
 
 
 def after(error, errors=0, expires_in=None, jitter=0.5, **policy):
     expires_at = None if expires_in is None else NOW + timedelta(seconds=expires_in)
-    work = Work(errors=errors, expires_at=expires_at)
-    return lifecycle.after_failure(error, work, now=NOW, jitter=jitter, policy=Policy(**policy))
+    work = RetryContext(errors=errors, expires_at=expires_at)
+    return lifecycle.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy(**policy))
 
 
 def wait_of(verdict):
     assert isinstance(verdict, Retry)
-    return (verdict.at - NOW).total_seconds()
+    return (verdict.run_at - NOW).total_seconds()
 
 
 def test_the_wait_doubles_up_to_its_cap_and_is_spread():
@@ -51,11 +51,15 @@ def test_the_wait_doubles_up_to_its_cap_and_is_spread():
 
 def test_a_permanent_failure_is_given_up_at_once():
     """It will never work."""
-    assert after(Invalid("a web page")) == GiveUp("VALIDATION_FAILED", "Invalid", "a web page", False)
-    assert after(OutputGone("404")) == GiveUp("DOWNLOAD_FAILED", "OutputGone", "404", True)
+    assert after(InvalidMedia("a web page")) == DeadLetterDecision(
+        "VALIDATION_FAILED", "InvalidMedia", "a web page", False
+    )
+    assert after(OutputGone("404")) == DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404", True)
 
 
-@pytest.mark.parametrize(("errors", "kind"), [(0, Retry), (10, Retry), (11, GiveUp), (30, GiveUp)])
+@pytest.mark.parametrize(
+    ("errors", "kind"), [(0, Retry), (10, Retry), (11, DeadLetterDecision), (30, DeadLetterDecision)]
+)
 def test_the_twelfth_error_is_the_last(errors, kind):
     """Eleven were written back before it."""
     assert isinstance(after(DownloadInterrupted("500"), errors=errors), kind)
@@ -66,7 +70,7 @@ def test_our_own_outage_does_not_count():
     verdict = after(StorageUnavailable("away"), errors=500)
 
     assert isinstance(verdict, Retry)
-    assert not verdict.counted
+    assert not verdict.is_counted
     assert 2.5 <= wait_of(verdict) <= 7.5
 
 
@@ -87,28 +91,28 @@ def test_after_the_last_try_it_is_given_up_with_the_reason(error):
     """Also our own outage: there is nothing left to fetch."""
     verdict = after(error, expires_in=10)
 
-    assert isinstance(verdict, GiveUp)
+    assert isinstance(verdict, DeadLetterDecision)
     assert "expired" in verdict.reason
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
     stands_in = more.pop("stands_in", False)
-    report = Report("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
-    return lifecycle.on_report(report, Situation(prediction, chosen, job, render, can_ask, stands_in))
+    report = PredictionReport("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
+    return lifecycle.on_report(report, PredictionContext(prediction, chosen, job, render, can_ask, stands_in))
 
 
 @pytest.mark.parametrize("prediction", ["running", "abandoned"])
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
 def test_an_end_told_without_its_files_or_reasons_is_asked_for(status, prediction):
     """A thin webhook is no success without files: the files are there, one request away."""
-    assert heard(status, prediction, outputs=(), needs_fetch=True) == Fetch()
+    assert heard(status, prediction, outputs=(), needs_fetch=True) == PollNow()
 
 
 def test_a_success_told_without_its_files_is_lost_where_nobody_can_be_asked():
     """Files were made and paid for: that is a dead letter with what mends it, not a failure without output."""
     verdict = heard("succeeded", outputs=(), needs_fetch=True, can_ask=False, error="set THE_KEY")
 
-    assert isinstance(verdict, End)
+    assert isinstance(verdict, EndPrediction)
     assert verdict.state == "lost"
     assert "cannot be asked" in verdict.reason
     assert "set THE_KEY" in verdict.reason
@@ -118,7 +122,7 @@ def test_a_failure_told_without_its_reason_stands_where_nobody_can_be_asked():
     """There is nothing to lose: the application hears of the failure at once."""
     verdict = heard("failed", outputs=(), needs_fetch=True, can_ask=False)
 
-    assert isinstance(verdict, End)
+    assert isinstance(verdict, EndPrediction)
     assert verdict.state == "failed"
 
 
@@ -126,24 +130,24 @@ def test_a_failure_told_without_its_reason_stands_where_nobody_can_be_asked():
 @pytest.mark.parametrize("prediction", ["succeeded", "failed", "cancelled", "lost"])
 def test_what_is_over_is_not_asked_for_again(status, prediction):
     """A duplicate of a thin webhook must not poll."""
-    assert isinstance(heard(status, prediction, outputs=(), needs_fetch=True), Ignore)
+    assert isinstance(heard(status, prediction, outputs=(), needs_fetch=True), IgnoreReport)
 
 
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (heard("running"), Note()),
-        (heard("unknown"), Note()),
-        (heard("succeeded"), Choose(reopens=False)),
-        (heard("succeeded", "abandoned", job="failed"), Choose(reopens=True)),
-        (heard("succeeded", "lost", job="failed"), Choose(reopens=True)),
-        (heard("succeeded", "lost", job="failed", render=True), Late()),
-        (heard("succeeded", job="keeping"), Late()),
-        (heard("succeeded", job="keeping", stands_in=True), Choose(reopens=False)),
-        (heard("succeeded", job="partial", render=True, stands_in=True), Choose(reopens=True)),
-        (heard("succeeded", job="partial", render=True), Late()),
-        (heard("succeeded", job="cancelled"), Late()),
-        (heard("succeeded", "succeeded", chosen=True, job="keeping"), Renew()),
+        (heard("running"), RecordStatus()),
+        (heard("unknown"), RecordStatus()),
+        (heard("succeeded"), ChoosePrediction(reopens_job=False)),
+        (heard("succeeded", "abandoned", job="failed"), ChoosePrediction(reopens_job=True)),
+        (heard("succeeded", "lost", job="failed"), ChoosePrediction(reopens_job=True)),
+        (heard("succeeded", "lost", job="failed", render=True), LateSuccess()),
+        (heard("succeeded", job="keeping"), LateSuccess()),
+        (heard("succeeded", job="keeping", stands_in=True), ChoosePrediction(reopens_job=False)),
+        (heard("succeeded", job="partial", render=True, stands_in=True), ChoosePrediction(reopens_job=True)),
+        (heard("succeeded", job="partial", render=True), LateSuccess()),
+        (heard("succeeded", job="cancelled"), LateSuccess()),
+        (heard("succeeded", "succeeded", chosen=True, job="keeping"), RefreshUrls()),
     ],
 )
 def test_an_answer_becomes(verdict, expected):
@@ -155,7 +159,7 @@ def test_an_answer_becomes(verdict, expected):
 @pytest.mark.parametrize("status", ["queued", "running", "failed", "cancelled"])
 def test_a_status_never_moves_backwards(ended, status):
     """Webhooks arrive out of order."""
-    assert isinstance(heard(status, ended), Ignore)
+    assert isinstance(heard(status, ended), IgnoreReport)
 
 
 @pytest.mark.parametrize(
@@ -169,48 +173,54 @@ def test_a_status_never_moves_backwards(ended, status):
 )
 def test_an_end_without_files(verdict, state):
     """Files that the provider removed are lost; a provider's own failure is none of ours."""
-    assert isinstance(verdict, End)
+    assert isinstance(verdict, EndPrediction)
     assert verdict.state == state
 
 
 @pytest.mark.parametrize(
     ("counts", "partial", "expected"),
     [
-        (Counts(waiting=1, kept=3), "keep", None),
-        (Counts(kept=3), "keep", Settle("succeeded", publish=True)),
-        (Counts(kept=2, dead=1), "keep", Settle("partial", publish=True)),
-        (Counts(kept=2, dead=1), "discard", Settle("failed", publish=False, discard_kept=True)),
-        (Counts(kept=3), "discard", Settle("succeeded", publish=True)),
-        (Counts(dead=3), "keep", Settle("failed", publish=False)),
-        (Counts(placeholders=1), "keep", Settle("partial", publish=True)),
-        (Counts(dead=2, placeholders=1), "keep", Settle("partial", publish=True)),
-        (Counts(kept=2, placeholders=1), "keep", Settle("succeeded", publish=True)),
-        (Counts(kept=1, dead=1, placeholders=1), "discard", Settle("partial", publish=True, discard_kept=True)),
+        (OutputCounts(waiting=1, kept=3), "keep", None),
+        (OutputCounts(kept=3), "keep", Settlement("succeeded", publish=True)),
+        (OutputCounts(kept=2, dead=1), "keep", Settlement("partial", publish=True)),
+        (OutputCounts(kept=2, dead=1), "discard", Settlement("failed", publish=False, discard_kept=True)),
+        (OutputCounts(kept=3), "discard", Settlement("succeeded", publish=True)),
+        (OutputCounts(dead=3), "keep", Settlement("failed", publish=False)),
+        (OutputCounts(placeholders=1), "keep", Settlement("partial", publish=True)),
+        (OutputCounts(dead=2, placeholders=1), "keep", Settlement("partial", publish=True)),
+        (OutputCounts(kept=2, placeholders=1), "keep", Settlement("succeeded", publish=True)),
+        (
+            OutputCounts(kept=1, dead=1, placeholders=1),
+            "discard",
+            Settlement("partial", publish=True, discard_kept=True),
+        ),
     ],
 )
 def test_how_a_job_ends(counts, partial, expected):
     """Never with zero variants, never while one waits."""
-    assert lifecycle.on_counts(counts, partial) == expected
+    assert lifecycle.on_output_counts(counts, partial) == expected
 
 
 def test_an_entry_that_is_left_comes_before_a_placeholder_that_is_kept():
     """A job tried again has its chain before it."""
-    assert lifecycle.on_counts(Counts(dead=1, placeholders=1), "keep", more=True) == Settle("failed", publish=False)
+    assert lifecycle.on_output_counts(OutputCounts(dead=1, placeholders=1), "keep", has_next_entry=True) == Settlement(
+        "failed", publish=False
+    )
 
 
 @pytest.mark.parametrize(
     ("prospect", "expected"),
     [
-        (Prospect(awaited=1, following=1, placeholder="wanted"), "await"),
-        (Prospect(awaited=0, following=0, placeholder="wanted"), "entry"),
-        (Prospect(awaited=0, following=None, placeholder="wanted"), "placeholder"),
-        (Prospect(awaited=0, following=None, placeholder="kept"), "show placeholder"),
-        (Prospect(awaited=0, following=None, placeholder="none"), "fail"),
+        (FallbackState(pending_predictions=1, next_entry=1, placeholder="wanted"), "await"),
+        (FallbackState(pending_predictions=0, next_entry=0, placeholder="wanted"), "entry"),
+        (FallbackState(pending_predictions=0, next_entry=None, placeholder="wanted"), "placeholder"),
+        (FallbackState(pending_predictions=0, next_entry=None, placeholder="kept"), "show placeholder"),
+        (FallbackState(pending_predictions=0, next_entry=None, placeholder="none"), "fail"),
     ],
 )
 def test_what_follows_a_try_that_brought_nothing(prospect, expected):
     """Only when nothing else can come does a job end."""
-    assert lifecycle.after_nothing(prospect) == expected
+    assert lifecycle.on_no_files(prospect) == expected
 
 
 def test_terminal_states_are_left_through_known_doors_only():
@@ -243,6 +253,6 @@ def test_when_urls_die(says, completed, expected):
     def at(seconds):
         return None if seconds is None else NOW + timedelta(seconds=seconds)
 
-    report = Report("x", "succeeded", "succeeded", completed_at=at(completed), expires_at=at(says))
+    report = PredictionReport("x", "succeeded", "succeeded", completed_at=at(completed), expires_at=at(says))
 
-    assert expiry(report, NOW, 3600.0) == at(expected)
+    assert compute_expiry(report, NOW, 3600.0) == at(expected)

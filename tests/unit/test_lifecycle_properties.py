@@ -9,23 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage import lifecycle
-from moorage.errors import DownloadInterrupted, Invalid, MoorageError, OutputGone, StorageUnavailable, Transient
+from moorage.errors import DownloadInterrupted, InvalidMedia, MoorageError, OutputGone, StorageUnavailable, Transient
 from moorage.lifecycle import (
     EDGES,
     TERMINAL_JOB,
     TERMINAL_PREDICTION,
-    Choose,
-    Counts,
-    End,
-    GiveUp,
-    Late,
-    Policy,
+    ChoosePrediction,
+    DeadLetterDecision,
+    EndPrediction,
+    LateSuccess,
+    OutputCounts,
+    PredictionContext,
     Retry,
-    Situation,
-    Work,
+    RetryContext,
+    RetryPolicy,
 )
 from moorage.model import DeliveryState, JobState, OutputState, PredictionState
-from moorage.provider_types import Found, Report, Status
+from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
 
 settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
 settings.load_profile("moorage")
@@ -54,27 +54,27 @@ DOORS = {
 
 heard = st.sampled_from(["running", "abandoned"])
 files = st.lists(st.integers(0, 5), unique=True, max_size=3).map(
-    lambda numbers: tuple(Found(f"output[{n}]", url=f"https://a.example/{n}") for n in numbers)
+    lambda numbers: tuple(OutputFile(f"output[{n}]", url=f"https://a.example/{n}") for n in numbers)
 )
 reports = st.builds(
-    Report,
+    PredictionReport,
     external_id=st.just("abc"),
-    status=st.sampled_from(get_args(Status)),
+    status=st.sampled_from(get_args(PredictionStatus)),
     raw_status=st.just("word"),
     outputs=files,
     error=st.none() | st.just("out of memory"),
     data_removed=st.booleans(),
 )
 situations = st.builds(
-    Situation,
-    prediction=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
+    PredictionContext,
+    prediction_state=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
     is_chosen=st.booleans(),
-    job=st.sampled_from(get_args(JobState)),
+    job_state=st.sampled_from(get_args(JobState)),
     has_render=st.booleans(),
-    placeholder=st.booleans(),
+    has_placeholder=st.booleans(),
 )
 policies = st.builds(
-    Policy,
+    RetryPolicy,
     max_errors=st.integers(1, 12),
     wait_base_seconds=st.floats(0.01, 60),
     wait_cap_seconds=st.floats(0.01, 3600),
@@ -85,50 +85,53 @@ ours = st.builds(StorageUnavailable, st.just("away"), retry_after=st.none() | st
 lives = st.none() | st.integers(-10_000, 100_000).map(lambda s: NOW + timedelta(seconds=s))
 
 
-def hear(at: Situation, report: Report) -> Situation:
+def hear(at: PredictionContext, report: PredictionReport) -> PredictionContext:
     """Return the situation after a report, as tasks/predictions/reports.py carries a verdict out."""
     verdict = lifecycle.on_report(report, at)
-    if isinstance(verdict, Choose):
-        assert (at.job, "keeping") in EDGES["job"]
+    if isinstance(verdict, ChoosePrediction):
+        assert (at.job_state, "keeping") in EDGES["job"]
         return moved(at, "succeeded", is_chosen=True, job="keeping")
-    if isinstance(verdict, Late):
-        return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job)
-    if isinstance(verdict, End):
-        return moved(at, verdict.state, is_chosen=at.is_chosen, job=at.job)
+    if isinstance(verdict, LateSuccess):
+        return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job_state)
+    if isinstance(verdict, EndPrediction):
+        return moved(at, verdict.state, is_chosen=at.is_chosen, job=at.job_state)
     return at
 
 
-def moved(at: Situation, to: PredictionState, *, is_chosen: bool, job: JobState) -> Situation:
+def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: JobState) -> PredictionContext:
     """Return the situation after an edge of the prediction, which must be one that the lifecycle has."""
-    assert (at.prediction, to) in EDGES["prediction"]
-    return Situation(to, is_chosen, job, at.has_render)
+    assert (at.prediction_state, to) in EDGES["prediction"]
+    return PredictionContext(to, is_chosen, job, at.has_render)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------
 
 
 @given(situations, reports)
-def test_every_verdict_takes_only_edges_that_there_are(at: Situation, report: Report) -> None:
+def test_every_verdict_takes_only_edges_that_there_are(at: PredictionContext, report: PredictionReport) -> None:
     """The audit holds the history against EDGES: a decision beyond it would make every audit cry."""
     hear(at, report)
 
 
 @given(heard, st.lists(reports, max_size=8))
-def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Report]) -> None:
+def test_a_prediction_only_moves_forward(start: PredictionState, said: list[PredictionReport]) -> None:
     """Webhooks come doubled and in any order; once over, a prediction takes back nothing."""
-    at = Situation(start, False, "open", False)
+    at = PredictionContext(start, False, "open", False)
 
     for report in said:
         before, at = at, hear(at, report)
 
-        if before.prediction in TERMINAL_PREDICTION:
-            assert (before.prediction, at.prediction) in {(at.prediction, at.prediction), ("lost", "succeeded")}
+        if before.prediction_state in TERMINAL_PREDICTION:
+            assert (before.prediction_state, at.prediction_state) in {
+                (at.prediction_state, at.prediction_state),
+                ("lost", "succeeded"),
+            }
 
 
 @given(heard, st.lists(reports, min_size=1, max_size=6))
-def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: list[Report]) -> None:
+def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: list[PredictionReport]) -> None:
     """A provider that sends a webhook again must not double what it did."""
-    at = once = Situation(start, False, "open", False)
+    at = once = PredictionContext(start, False, "open", False)
 
     for report in said:
         once = hear(once, report)
@@ -138,39 +141,39 @@ def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: 
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), reports), max_size=10))
-def test_a_job_chooses_once(said: list[tuple[int, Report]]) -> None:
+def test_a_job_chooses_once(said: list[tuple[int, PredictionReport]]) -> None:
     """Of several predictions of a job, at whatever order they answer, one alone brings the files."""
     states: list[PredictionState] = ["running"] * 3
     job: JobState = "open"
     chosen = []
 
     for who, report in said:
-        after = hear(Situation(states[who], who in chosen, job, False), report)
-        if job == "open" and after.job == "keeping":
+        after = hear(PredictionContext(states[who], who in chosen, job, False), report)
+        if job == "open" and after.job_state == "keeping":
             chosen.append(who)
-        states[who], job = after.prediction, after.job
+        states[who], job = after.prediction_state, after.job_state
 
     assert len(chosen) <= 1
 
 
 @given(situations, reports)
-def test_a_job_opens_again_only_without_a_render_of_its_own(at: Situation, report: Report) -> None:
+def test_a_job_opens_again_only_without_a_render_of_its_own(at: PredictionContext, report: PredictionReport) -> None:
     """What was published stays as it is: a late success may help only a job that failed, or shows a placeholder."""
     verdict = lifecycle.on_report(report, at)
 
-    if isinstance(verdict, Choose) and at.job in TERMINAL_JOB:
-        assert verdict.reopens
-        assert at.placeholder if at.job == "partial" else (at.job == "failed" and not at.has_render)
+    if isinstance(verdict, ChoosePrediction) and at.job_state in TERMINAL_JOB:
+        assert verdict.reopens_job
+        assert at.has_placeholder if at.job_state == "partial" else (at.job_state == "failed" and not at.has_render)
 
 
 @given(heard, reports)
-def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionState, report: Report) -> None:
+def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionState, report: PredictionReport) -> None:
     """Files that were paid for are kept or called late, whatever else the answer says."""
-    success = replace(report, status="succeeded", outputs=(Found("output", url="https://a.example/1"),))
+    success = replace(report, status="succeeded", outputs=(OutputFile("output", url="https://a.example/1"),))
 
-    verdict = lifecycle.on_report(success, Situation(prediction, False, "open", False))
+    verdict = lifecycle.on_report(success, PredictionContext(prediction, False, "open", False))
 
-    assert verdict == Choose(reopens=False)
+    assert verdict == ChoosePrediction(reopens_job=False)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------
@@ -178,15 +181,17 @@ def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionSt
 
 @given(theirs | ours, st.integers(0, 20), lives, jitters, policies)
 def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
-    error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: Policy
+    error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: RetryPolicy
 ) -> None:
     """A retry behind the URL's death is a silent loss; one in the past spins."""
-    verdict = lifecycle.after_failure(error, Work(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(
+        error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
+    )
 
     if isinstance(verdict, Retry):
-        assert verdict.at >= NOW
+        assert verdict.run_at >= NOW
         if expires_at is not None:
-            assert verdict.at <= expires_at - policy.last_try_before_expiry
+            assert verdict.run_at <= expires_at - policy.expiry_margin
 
 
 @given(theirs | ours, st.integers(0, 11), lives, jitters)
@@ -194,62 +199,68 @@ def test_a_retry_that_the_life_leaves_room_for_waits_as_asked(
     error: Transient, errors: int, expires_at: datetime | None, jitter: float
 ) -> None:
     """Retry-After is honoured up to the last try."""
-    policy = Policy(max_errors=20)
+    policy = RetryPolicy(max_errors=20)
 
-    verdict = lifecycle.after_failure(error, Work(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(
+        error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
+    )
 
     if isinstance(verdict, Retry) and error.retry_after:
         asked = NOW + timedelta(seconds=error.retry_after)
-        last = expires_at - policy.last_try_before_expiry if expires_at else asked
-        assert verdict.at >= min(asked, last)
+        last = expires_at - policy.expiry_margin if expires_at else asked
+        assert verdict.run_at >= min(asked, last)
 
 
 @given(theirs, jitters, policies)
-def test_the_error_limit_is_reached_exactly(error: MoorageError, jitter: float, policy: Policy) -> None:
+def test_the_error_limit_is_reached_exactly(error: MoorageError, jitter: float, policy: RetryPolicy) -> None:
     """Twelve errors mean twelve: not eleven, which gives up early, nor thirteen."""
     tries = 0
     while True:
-        verdict = lifecycle.after_failure(error, Work(tries), now=NOW, jitter=jitter, policy=policy)
+        verdict = lifecycle.decide_after_failure(error, RetryContext(tries), now=NOW, jitter=jitter, policy=policy)
         tries += 1
-        if isinstance(verdict, GiveUp):
+        if isinstance(verdict, DeadLetterDecision):
             break
-        assert verdict.counted
+        assert verdict.is_counted
 
     assert tries == policy.max_errors
 
 
 @given(ours, st.integers(0, 1000), jitters, policies)
 def test_our_own_outage_never_counts_nor_ends_anything(
-    error: MoorageError, errors: int, jitter: float, policy: Policy
+    error: MoorageError, errors: int, jitter: float, policy: RetryPolicy
 ) -> None:
     """A night without storage must not cost one file whose URL lives."""
-    alive = Work(errors, NOW + timedelta(days=1))
+    alive = RetryContext(errors, NOW + timedelta(days=1))
 
-    verdict = lifecycle.after_failure(error, alive, now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(error, alive, now=NOW, jitter=jitter, policy=policy)
 
     assert isinstance(verdict, Retry)
-    assert not verdict.counted
+    assert not verdict.is_counted
 
 
 @given(theirs | ours, st.integers(0, 3), st.integers(-1000, 10), jitters)
 def test_after_the_last_try_comes_a_dead_letter(error: MoorageError, errors: int, left: int, jitter: float) -> None:
     """Every wait ends: also that for our own storage, when the URL dies."""
-    work = Work(errors, NOW + timedelta(seconds=left))
+    work = RetryContext(errors, NOW + timedelta(seconds=left))
 
-    verdict = lifecycle.after_failure(error, work, now=NOW, jitter=jitter, policy=Policy())
+    verdict = lifecycle.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy())
 
-    assert isinstance(verdict, GiveUp)
+    assert isinstance(verdict, DeadLetterDecision)
     assert not verdict.retryable
 
 
-@given(st.sampled_from([OutputGone("404"), Invalid("half a picture")]), st.integers(0, 20), lives, jitters, policies)
+@given(
+    st.sampled_from([OutputGone("404"), InvalidMedia("half a picture")]), st.integers(0, 20), lives, jitters, policies
+)
 def test_what_will_never_work_is_not_tried_again(
-    error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: Policy
+    error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: RetryPolicy
 ) -> None:
     """A dead letter keeps the error's own word on whether a replay could succeed."""
-    verdict = lifecycle.after_failure(error, Work(errors, expires_at), now=NOW, jitter=jitter, policy=policy)
+    verdict = lifecycle.decide_after_failure(
+        error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
+    )
 
-    assert verdict == GiveUp(error.category, type(error).__name__, str(error), error.retryable)
+    assert verdict == DeadLetterDecision(error.category, type(error).__name__, str(error), error.retryable)
 
 
 @given(st.integers(1, 10_000), jitters, st.floats(0.001, 100), st.floats(0.001, 1e4))
@@ -266,13 +277,13 @@ def test_backoff_stays_within_its_bounds(attempt: int, jitter: float, base: floa
 
 
 @given(
-    st.builds(Counts, *(st.integers(0, 4) for _ in range(3)), st.integers(0, 1)),
+    st.builds(OutputCounts, *(st.integers(0, 4) for _ in range(3)), st.integers(0, 1)),
     st.sampled_from(["keep", "discard"]),
     st.booleans(),
 )
-def test_every_count_has_one_end(counts: Counts, partial: str, more: bool) -> None:
+def test_every_count_has_one_end(counts: OutputCounts, partial: str, more: bool) -> None:
     """A job ends exactly when nothing waits; it publishes only what was kept, and never nothing."""
-    settle = lifecycle.on_counts(counts, partial, more=more)
+    settle = lifecycle.on_output_counts(counts, partial, has_next_entry=more)
 
     assert (settle is None) == (counts.waiting > 0)
     if settle is not None:

@@ -43,7 +43,7 @@ def test_bound_fields_stand_in_every_line_inside():
     log = logging.getLogger("some.library")
     log.addHandler(handler)
     try:
-        with logs.bound(step="keep"), logs.bound(row_id="7"):
+        with logs.bind_fields(step="keep"), logs.bind_fields(row_id="7"):
             log.warning("hello %s", "world")
         log.warning("outside")
     finally:
@@ -66,4 +66,4 @@ def test_bound_fields_stand_in_every_line_inside():
 )
 def test_a_url_is_shown_without_what_is_secret(url, shown):
     """Signatures, passwords and bodies stay out of logs."""
-    assert logs.without_query(url) == shown
+    assert logs.redact_url(url) == shown

@@ -7,19 +7,19 @@ from click.testing import CliRunner
 
 from cli import main
 from web import openapi, routes
-from web.api.predictions import Asked
+from web.api.predictions import PredictionCreate
 from web.http.permissions import Level
 
 
 def test_every_route_is_described() -> None:
     """An address that is not in it does not exist for whoever reads it."""
     described = {
-        (path, method.upper()) for path, item in openapi.describe()["paths"].items() for method in item if method
+        (path, method.upper()) for path, item in openapi.build_document()["paths"].items() for method in item if method
     }
 
     served = {
         (re.sub(r":\w+}", "}", route.path), method)
-        for route in routes.under("/v1")
+        for route in routes.build_routes("/v1")
         for method in (route.methods or set()) - {"HEAD"}
     }
 
@@ -29,7 +29,7 @@ def test_every_route_is_described() -> None:
 
 def test_what_is_read_is_described() -> None:
     """Names and bounds come from the models that refuse what is wrong."""
-    made = openapi.describe()
+    made = openapi.build_document()
 
     listed = made["paths"]["/v1/renders"]["get"]["parameters"]
     assert {parameter["name"] for parameter in listed} == {
@@ -37,13 +37,13 @@ def test_what_is_read_is_described() -> None:
     }  # fmt: skip
     (limit,) = [parameter["schema"] for parameter in listed if parameter["name"] == "limit"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 50)
-    assert set(made["components"]["schemas"]["Asked"]["properties"]) == set(Asked.model_fields)
+    assert set(made["components"]["schemas"]["PredictionCreate"]["properties"]) == set(PredictionCreate.model_fields)
     assert "requestBody" in made["paths"]["/v1/predictions"]["post"]
 
 
 def test_every_reference_leads_somewhere_and_every_name_is_its_own() -> None:
     """A generator of clients stops at the first that does not."""
-    made = openapi.describe()
+    made = openapi.build_document()
     operations = [operation for item in made["paths"].values() for operation in item.values()]
 
     names = [operation["operationId"] for operation in operations]
@@ -60,7 +60,7 @@ def test_every_reference_leads_somewhere_and_every_name_is_its_own() -> None:
 
 def test_only_files_are_told_to_need_no_token() -> None:
     """Whoever trusts the description must not send requests that are refused."""
-    paths = openapi.describe()["paths"]
+    paths = openapi.build_document()["paths"]
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
 
@@ -69,17 +69,17 @@ def test_only_files_are_told_to_need_no_token() -> None:
 
 def test_who_may_call_is_told_of_every_address() -> None:
     """A client is made with the credentials that the description names, and refused with others."""
-    made = openapi.describe()
+    made = openapi.build_document()
     schemes = made["components"]["securitySchemes"]
 
     for operation in routes.OPERATIONS:
         told = made["paths"][f"/v1{operation.path}"][operation.method.lower()]
         taken = {name for way in told.get("security", made["security"]) for name in way}
-        assert told["x-level"] == operation.least.name.lower()
+        assert told["x-level"] == operation.min_level.name.lower()
         assert told["x-level"] in told["description"].lower()
         assert taken == (
-            set() if operation.least is Level.OPEN
-            else {"token", "session"} if operation.least is Level.OWNER and told["operationId"] != "createSession"
+            set() if operation.min_level is Level.OPEN
+            else {"token", "session"} if operation.min_level is Level.OWNER and told["operationId"] != "createSession"
             else {"token"}
         )  # fmt: skip
     assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")
@@ -91,4 +91,4 @@ def test_the_command_prints_it() -> None:
     done = CliRunner().invoke(main.cli, ["openapi"])
 
     assert done.exit_code == 0
-    assert json.loads(done.output) == json.loads(openapi.text())
+    assert json.loads(done.output) == json.loads(openapi.document_json())

@@ -22,7 +22,7 @@ def settings(**given: Any) -> Settings:
 
 def test_every_sweep_is_ticked_once() -> None:
     """A sweep that beat does not know never runs, and nobody notices for weeks."""
-    entries = schedule.entries(settings())
+    entries = schedule.build_beat_schedule(settings())
 
     assert sorted(entry["args"][0] for entry in entries.values()) == [
         "discard", "dispatch", "drain", "orphans", "reconcile", "retention", "usage",
@@ -33,7 +33,7 @@ def test_every_sweep_is_ticked_once() -> None:
 
 def test_a_cron_line_is_read_in_utc() -> None:
     """A night in the wrong time zone is the busiest hour of the day."""
-    line = schedule.crons(settings(maintenance_cron="17 3 * * *"))["orphans"]
+    line = schedule.sweep_crontabs(settings(maintenance_cron="17 3 * * *"))["orphans"]
 
     assert schedule.next_run(line, datetime(2026, 1, 1, 5, tzinfo=UTC)) == datetime(2026, 1, 2, 3, 17, tzinfo=UTC)
 
@@ -43,7 +43,7 @@ def test_a_cron_line_is_read_in_utc() -> None:
 )
 def test_orphans_and_retention_do_not_start_together(line: str, orphans: set[int], retention: set[int]) -> None:
     """Each may run for four minutes, and a deployment has two quick workers by default."""
-    crons = schedule.crons(settings(maintenance_cron=line))
+    crons = schedule.sweep_crontabs(settings(maintenance_cron=line))
 
     assert (crons["orphans"].minute, crons["retention"].minute) == (orphans, retention)
     assert crons["orphans"].hour == crons["retention"].hour
@@ -53,18 +53,18 @@ def test_orphans_and_retention_do_not_start_together(line: str, orphans: set[int
 def test_a_wrong_cron_line_refuses_the_start(line: str) -> None:
     """The message must name the setting as it stands in the environment, and what to write."""
     with pytest.raises(ConfigError, match=r"MOORAGE_MAINTENANCE_CRON=.*is not a cron line.*17 3 \* \* \*"):
-        schedule.entries(settings(maintenance_cron=line))
+        schedule.build_beat_schedule(settings(maintenance_cron=line))
 
 
 def test_off_disables_the_maintenance_sweeps() -> None:
     """An operator who deletes by rules of the bucket must be able to."""
-    assert schedule.crons(settings(maintenance_cron="OFF")) == {}
-    assert set(schedule.crons(settings())) == {"orphans", "retention", "usage"}
+    assert schedule.sweep_crontabs(settings(maintenance_cron="OFF")) == {}
+    assert set(schedule.sweep_crontabs(settings())) == {"orphans", "retention", "usage"}
 
 
 def test_zero_days_keeps_for_ever() -> None:
     """Renders and rows go only when asked to; 0 must not mean at once."""
-    assert retention.kept_seconds(settings(retention_bodies_days=0)) == {}
-    kept = retention.kept_seconds(settings(retention_bodies_days=0.5))
+    assert retention.retention_seconds(settings(retention_bodies_days=0)) == {}
+    kept = retention.retention_seconds(settings(retention_bodies_days=0.5))
 
     assert kept == {"bodies": 43200.0, "failed_bodies": 43200.0, "failed_sources": 43200.0}

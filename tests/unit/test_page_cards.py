@@ -45,7 +45,7 @@ def variant(idx: int = 0, **fields: Any) -> dict[str, Any]:
 )
 def test_a_state_is_told_with_its_count(fields: dict[str, Any], label: str) -> None:
     """Nobody should have to guess whether something still comes."""
-    assert cards.card(row(**fields), [], BASE).label == label
+    assert cards.build_card(row(**fields), [], BASE).label == label
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_state_is_told_with_its_count(fields: dict[str, Any], label: str) -> N
 )
 def test_a_job_that_waits_says_what_for(prediction: str, detail: str | None) -> None:
     """What has not left the house must not be called sent."""
-    made = cards.card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
+    made = cards.build_card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
 
     assert made.detail == detail
 
 
 def test_a_placeholder_may_be_tried_again() -> None:
     """It looks like a picture and is none."""
-    made = cards.card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
+    made = cards.build_card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
 
     assert made.can_retry
     assert made.detail is not None
@@ -78,20 +78,20 @@ def test_what_a_list_is_filtered_by_is_told_in_its_words() -> None:
     """A folded filter that hides renders must not be forgotten."""
     none = dict.fromkeys(("kind", "state", "style", "project_id"), "")
 
-    assert cards.filtered(none) == ""
-    assert cards.filtered({**none, "kind": "video", "state": "kept", "style": "oil"}) == "Videos, Kept, oil"
+    assert cards.summarize_filters(none) == ""
+    assert cards.summarize_filters({**none, "kind": "video", "state": "kept", "style": "oil"}) == "Videos, Kept, oil"
 
 
 def test_the_cover_comes_first() -> None:
     """After a late success the cover is not the first file."""
-    made = cards.card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
+    made = cards.build_card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
 
     assert [picture.idx for picture in made.pictures] == [2, 1, 3]
 
 
 def test_a_reason_is_told_as_a_sentence_and_a_long_one_is_cut() -> None:
     """A provider's stack trace must not make a card of three screens."""
-    short, made = cards.card(row(reason="no room"), [], BASE), cards.card(row(reason="no " * 500), [], BASE)
+    short, made = cards.build_card(row(reason="no room"), [], BASE), cards.build_card(row(reason="no " * 500), [], BASE)
 
     assert short.detail == "No room"
     assert made.detail is not None

@@ -39,21 +39,21 @@ from tasks.step import Deps
 )
 def test_a_size_is_read_wherever_a_model_takes_it(given: dict[str, object], size: tuple[int, int] | None) -> None:
     """A page that keeps room for 16:9 must not jump, and no input makes a picture of any size."""
-    assert placeholder.wanted_size(given) == size
+    assert placeholder.requested_size(given) == size
 
 
 @pytest.mark.parametrize("ratio", ["1:999", "999:1", "3:2"])
 def test_any_ratio_stays_within_the_sides(ratio: str) -> None:
     """It is drawn in a worker's memory."""
-    size = placeholder.wanted_size({"aspect_ratio": ratio})
+    size = placeholder.requested_size({"aspect_ratio": ratio})
 
     assert size is not None
-    assert all(side in placeholder.SIDES for side in size)
+    assert all(side in placeholder.SIDE_LIMITS for side in size)
 
 
 def test_the_picture_is_of_that_size_and_not_of_one_colour() -> None:
     """It shall look like a picture that is not there, not like a broken one."""
-    image = Image.open(io.BytesIO(placeholder.draw((160, 90))))
+    image = Image.open(io.BytesIO(placeholder.draw_image((160, 90))))
     colours = image.getcolors(maxcolors=160 * 90)
 
     assert (image.format, image.size) == ("PNG", (160, 90))
@@ -63,29 +63,29 @@ def test_the_picture_is_of_that_size_and_not_of_one_colour() -> None:
 
 def test_a_reason_says_placeholder_once() -> None:
     """A job that is tried again in vain must not say it twice."""
-    assert placeholder.reason(placeholder.reason("nsfw")) == "placeholder: nsfw"
+    assert placeholder.placeholder_reason(placeholder.placeholder_reason("nsfw")) == "placeholder: nsfw"
 
 
 def test_the_operators_own_picture_stands_in(tmp_path: Path) -> None:
     """A shop shows its own sign, not ours."""
     file = tmp_path / "sign.png"
-    file.write_bytes(placeholder.draw((64, 64)))
+    file.write_bytes(placeholder.draw_image((64, 64)))
     deps, output = SimpleNamespace(settings=settings(file)), SimpleNamespace()
 
-    assert placeholder.picture(cast(Deps, deps), cast(Output, output)) == file.read_bytes()
+    assert placeholder.load_image(cast(Deps, deps), cast(Output, output)) == file.read_bytes()
 
 
 def test_a_file_that_is_no_picture_is_refused_at_the_start(tmp_path: Path) -> None:
     """Else it is found out when every provider is down, by jobs that fail for it."""
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-    good.write_bytes(placeholder.draw((64, 64)))
+    good.write_bytes(placeholder.draw_image((64, 64)))
     bad.write_bytes(good.read_bytes()[:200])
 
-    placeholder.check(settings(None), Limits())
-    placeholder.check(settings(good), Limits())
+    placeholder.check_placeholder_file(settings(None), Limits())
+    placeholder.check_placeholder_file(settings(good), Limits())
     for file in (bad, tmp_path / "missing.png"):
         with pytest.raises(ConfigError, match=r"MOORAGE_PLACEHOLDER_FILE=.*cannot be a placeholder"):
-            placeholder.check(settings(file), Limits())
+            placeholder.check_placeholder_file(settings(file), Limits())
 
 
 def settings(file: Path | None) -> Settings:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import providers
 from moorage.errors import BadSignature, ConfigError, ProviderRefused
-from moorage.provider_types import Order, Verified
+from moorage.provider_types import SubmitRequest, VerifiedDelivery
 from moorage.setting_types import IN_FLIGHT
 from moorage.settings import Settings
 from moorage.text import is_storable
@@ -88,7 +88,7 @@ each_provider = pytest.mark.parametrize("provider", LOADED.values(), ids=lambda 
 @pytest.fixture(scope="module", autouse=True)
 def _public_keys():
     """Keys that were just fetched: nothing is to be asked for while these tests run."""
-    LOADED["fal"].keys.take(jwks(OLD, NEW))
+    LOADED["fal"].key_set.replace_keys(jwks(OLD, NEW))
 
 
 def test_every_provider_stands_in_this_suite():
@@ -103,9 +103,9 @@ def test_every_provider_stands_in_this_suite():
 def test_the_names_and_numbers_of_the_contract_hold(provider):
     """What the receiver and the steps count on."""
     assert provider.name == provider.name.lower()
-    assert provider.enabled is True
-    assert 200 <= provider.answer_known <= provider.answer_new < 300
-    assert provider.output_life_seconds is None or provider.output_life_seconds > 0
+    assert provider.is_enabled is True
+    assert 200 <= provider.known_delivery_status <= provider.new_delivery_status < 300
+    assert provider.output_lifetime_seconds is None or provider.output_lifetime_seconds > 0
 
 
 @each_provider
@@ -115,7 +115,7 @@ def test_polls_grow_apart_but_stay_well_inside_the_life_of_an_output(provider):
 
     assert waits == sorted(waits)
     assert 0 < waits[0] < waits[3]
-    assert waits[-1] <= (provider.output_life_seconds or 3600) / 10
+    assert waits[-1] <= (provider.output_lifetime_seconds or 3600) / 10
 
 
 @pytest.mark.parametrize("name", list(LOADED))
@@ -136,7 +136,7 @@ def test_the_setting_of_the_first_poll_draws_the_later_ones_along(name):
 @each_provider
 def test_orders_are_taken_where_a_token_is_set_for_them(provider):
     """What can be submitted must be findable: by its webhook, by a poll, or because it is answered at once."""
-    assert provider.can_submit is (provider.ordered_by is not None)
+    assert provider.can_submit is (provider.submit_setting is not None)
     assert not provider.can_submit or provider.can_poll
     assert not provider.can_list or provider.can_poll
     assert provider.max_in_flight > 0
@@ -148,12 +148,12 @@ def test_without_a_token_nothing_is_ordered_and_the_setting_is_named(name):
     """An application that is told "refused" must know what an operator has to write."""
     bare = {key: value for key, value in SETTINGS.items() if not key.endswith(("_key", "_token"))}
     provider = providers.load(Settings(_env_file=None, **bare))[name]
-    order = Order(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
+    order = SubmitRequest(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
 
     assert (provider.can_submit, provider.can_list, provider.can_cancel) == (False, False, False)
-    with pytest.raises(ProviderRefused, match=provider.ordered_by or "takes no orders"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "takes no orders"):
         provider.submit(order)
-    with pytest.raises(ProviderRefused, match=provider.ordered_by or "cannot be asked"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "cannot be asked"):
         provider.cancel("x1", "owner/name")
 
 
@@ -167,7 +167,7 @@ def test_each_live_secret_signs_any_body(provider, key, body):
     """During a rotation both are right; a body is bytes until it is parsed."""
     verified = provider.verify(SIGNERS[provider.name](body, key=key), body, NOW)
 
-    assert isinstance(verified, Verified)
+    assert isinstance(verified, VerifiedDelivery)
     assert verified.webhook_id is None or is_storable(verified.webhook_id)
 
 
@@ -223,8 +223,8 @@ def test_unsigned_webhooks_are_taken_only_where_asked_for_by_name(name):
     asked = providers.load(Settings(_env_file=None, **bare, allow_unsigned=name))[name]
     both = providers.load(Settings(_env_file=None, **SETTINGS, allow_unsigned=name))[name]
 
-    assert (shut.enabled, asked.enabled, both.enabled) == (False, True, True)
-    assert asked.verify([], b"{}", NOW) == Verified(None)
+    assert (shut.is_enabled, asked.is_enabled, both.is_enabled) == (False, True, True)
+    assert asked.verify([], b"{}", NOW) == VerifiedDelivery(None)
     for provider in (shut, both):
         with pytest.raises(BadSignature):
             provider.verify([], b"{}", NOW)
@@ -250,7 +250,7 @@ def test_kept_headers_hold_no_signature_and_no_key(provider):
     ]
     signed = SIGNERS[provider.name](b"{}")
 
-    kept = provider.keep_headers([*signed, *hostile])
+    kept = provider.select_headers([*signed, *hostile])
 
     assert "user-agent" in kept
     assert not {"authorization", "cookie"} & set(kept)
@@ -271,9 +271,9 @@ ELSEWHERE = [
 @each_provider
 def test_a_file_may_come_from_the_allowed_hosts_alone(provider):
     """The guard at the socket stops private addresses; this stops everything nobody asked for."""
-    assert provider.allows(ALLOWED[provider.name]) is None
+    assert provider.refusal_reason(ALLOWED[provider.name]) is None
     for url in ELSEWHERE:
-        assert provider.allows(url), url
+        assert provider.refusal_reason(url), url
 
 
 @each_provider

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import providers
-from moorage.errors import NotOurs, Unreadable
-from moorage.provider_types import Report
+from moorage.errors import MalformedPayload, UnrelatedEvent
+from moorage.provider_types import PredictionReport
 from moorage.settings import Settings
 from moorage.text import is_storable
 
@@ -35,7 +35,7 @@ each_delivery = pytest.mark.parametrize(
 )
 
 
-def storable_parts(report: Report) -> list[str]:
+def storable_parts(report: PredictionReport) -> list[str]:
     texts = [report.external_id, report.raw_status, report.error or "", report.model or ""]
     for found in report.outputs:
         texts += [found.path, found.url or "", found.problem or ""]
@@ -53,7 +53,7 @@ def test_the_key_of_our_address_is_not_stored_with_a_body_that_repeats_it(provid
     key = "Xq3_single-use-key_Zw9".ljust(43, "x")
     body = f'{{"webhook": "https://us.example/webhooks/them?key={key}", "input": {{"q": "?key={key}"}}}}'.encode()
 
-    told = provider.redact(body)
+    told = provider.redact_body(body)
 
     assert told == body.replace(f"them?key={key}".encode(), b"them?key=" + b"*" * 43)
     assert len(told) == len(body)
@@ -64,7 +64,7 @@ def test_a_redacted_delivery_says_the_same(provider, delivery):
     """What is recorded is what is parsed later: blanking a secret must not cost the prediction."""
     body = delivery["body"].encode()
 
-    assert provider.parse(provider.redact(body)) == provider.parse(body)
+    assert provider.parse_report(provider.redact_body(body)) == provider.parse_report(body)
 
 
 @each_delivery
@@ -72,7 +72,7 @@ def test_a_recorded_delivery_is_read_as_expected(provider, delivery):
     """Status, files with their paths in document order, problems with the host they name."""
     expect = delivery["expect"]
 
-    report = provider.parse(delivery["body"].encode())
+    report = provider.parse_report(delivery["body"].encode())
 
     assert (report.external_id, report.status, report.raw_status) == (
         expect["external_id"], expect["status"], expect["raw_status"],
@@ -93,7 +93,7 @@ def test_a_recorded_delivery_is_read_as_expected(provider, delivery):
 @each_delivery
 def test_only_a_terminal_success_names_files(provider, delivery):
     """Files of earlier or failed answers are previews."""
-    report = provider.parse(delivery["body"].encode())
+    report = provider.parse_report(delivery["body"].encode())
 
     assert report.status == "succeeded" or not report.outputs
 
@@ -109,8 +109,8 @@ def test_a_delivery_with_damage_is_read_or_refused(provider, delivery, data):
         body[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
 
     try:
-        report = provider.parse(bytes(body))
-    except (Unreadable, NotOurs):
+        report = provider.parse_report(bytes(body))
+    except (MalformedPayload, UnrelatedEvent):
         return
     assert all(map(is_storable, storable_parts(report)))
 
@@ -136,8 +136,8 @@ HOSTILE = {
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
     """It becomes a dead letter that a person reads; 16 MB of brackets must not cost the worker."""
-    with pytest.raises(Unreadable) as raised:
-        provider.parse(body)
+    with pytest.raises(MalformedPayload) as raised:
+        provider.parse_report(body)
 
     assert 10 < len(str(raised.value)) < 400
     assert is_storable(str(raised.value))
@@ -154,7 +154,7 @@ def test_a_body_that_is_no_delivery_is_unreadable_with_a_reason(provider, body):
 def test_parse_raises_nothing_but_unreadable_and_not_ours(provider, body):
     """Any bytes, and any JSON with the fields a dialect knows."""
     try:
-        report = provider.parse(body)
-    except (Unreadable, NotOurs):
+        report = provider.parse_report(body)
+    except (MalformedPayload, UnrelatedEvent):
         return
     assert all(map(is_storable, storable_parts(report)))

@@ -6,10 +6,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import providers
-from moorage.errors import BadSignature, ConfigError, KeysStale, ProviderRefused, Unreadable
+from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayload, ProviderRefused
 from moorage.settings import Settings
 from providers.fal import Fal
-from providers.jwks import ed25519_keys
+from providers.jwks import parse_ed25519_keys
 from tests.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
 
 BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
@@ -26,7 +26,7 @@ def fal(**given: object) -> Fal:
 
 def with_keys(*keys: Ed25519PrivateKey, **given: object) -> Fal:
     provider = fal(**given)
-    provider.keys.take(jwks(*keys))
+    provider.key_set.replace_keys(jwks(*keys))
     return provider
 
 
@@ -88,7 +88,7 @@ def test_only_the_named_users_webhooks_are_taken():
 )
 def test_a_key_or_a_user_opens_the_door(given, enabled):
     """The public keys alone must not: every customer of fal could then write here."""
-    assert fal(**given).enabled is enabled
+    assert fal(**given).is_enabled is enabled
 
 
 # --- when the keys are fetched ----------------------------------------------------------------------------------
@@ -123,15 +123,15 @@ def test_what_is_no_set_of_keys_leaves_those_there_are(document):
     """An error page in place of the set must not shut the door."""
     provider = with_keys(KEY)
 
-    with pytest.raises(Unreadable):
-        provider.keys.take(document)
+    with pytest.raises(MalformedPayload):
+        provider.key_set.replace_keys(document)
 
     provider.verify(sign(BODY), BODY, NOW)
 
 
 def test_other_kinds_of_keys_in_the_set_are_passed_over():
     """A set may hold what is not for us."""
-    assert len(ed25519_keys(json.dumps({"keys": [{"kty": "RSA"}, jwk(KEY)]}).encode())) == 1
+    assert len(parse_ed25519_keys(json.dumps({"keys": [{"kty": "RSA"}, jwk(KEY)]}).encode())) == 1
 
 
 # --- settings and addresses -------------------------------------------------------------------------------------

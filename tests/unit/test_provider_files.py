@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moorage.errors import Unreadable
+from moorage.errors import MalformedPayload
 from moorage.text import is_storable
 from providers import output_files
 
@@ -28,7 +28,7 @@ def allow_all(url: str) -> str | None:
 
 
 def paths(value: object) -> list[str]:
-    return [found.path for found in output_files.found(value, "output", allow_all)]
+    return [found.path for found in output_files.extract_files(value, "output", allow_all)]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_files_come_in_document_order_at_any_depth():
 def test_too_many_files_are_refused_as_a_whole():
     """A body of 16 MB could name 800,000: that many rows are no result but an attack or a mistake."""
     assert len(paths([URL] * 1000)) == 1000
-    with pytest.raises(Unreadable, match="more than 1000"):
+    with pytest.raises(MalformedPayload, match="more than 1000"):
         paths([URL] * 1001)
 
 
@@ -87,7 +87,7 @@ def test_a_url_that_must_not_be_fetched_is_named_with_its_problem():
     """Its siblings go on, and the dead output shows what it was."""
     bad = "https://evil.example/\x00" + "a" * 9000
 
-    good, refused = output_files.found([URL, bad], "output", lambda url: "evil" if "evil" in url else None)
+    good, refused = output_files.extract_files([URL, bad], "output", lambda url: "evil" if "evil" in url else None)
 
     assert (good.url, good.problem) == (URL, None)
     assert refused.problem == "evil"
@@ -109,7 +109,7 @@ def test_inline_bytes_come_back_whole(data):
         f"data:application/octet-stream,{quoted}",
     ]
 
-    assert [found.data for found in output_files.found(uris, "output", allow_all)] == [data] * 4
+    assert [found.data for found in output_files.extract_files(uris, "output", allow_all)] == [data] * 4
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_inline_bytes_come_back_whole(data):
 )
 def test_a_data_uri_is_decoded_as_its_standard_says(uri, data):
     """RFC 2397 with the liberties that models take."""
-    (found,) = output_files.found(uri, "output", allow_all)
+    (found,) = output_files.extract_files(uri, "output", allow_all)
 
     assert (found.data, found.url, found.problem) == (data, None, None)
 
@@ -136,7 +136,7 @@ def test_a_long_data_uri_is_decoded_in_pieces(shift):
     uri = "data:," + "a" * shift + "%41" * 30_000 + "%4%41%"
 
     tracemalloc.start()
-    (found,) = output_files.found(uri, "output", allow_all)
+    (found,) = output_files.extract_files(uri, "output", allow_all)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -161,7 +161,7 @@ def test_a_long_data_uri_is_decoded_in_pieces(shift):
 )
 def test_a_broken_data_uri_is_a_problem_and_no_error(uri, why):
     """One broken file must not cost its siblings; the reason does not show the payload."""
-    (found,) = output_files.found([uri], "output", allow_all)
+    (found,) = output_files.extract_files([uri], "output", allow_all)
 
     assert (found.data, found.url) == (None, None)
     assert found.problem
@@ -173,6 +173,6 @@ def test_a_broken_data_uri_is_a_problem_and_no_error(uri, why):
 @given(st.text(alphabet=string.printable + "é\x00\ud800", max_size=40))
 def test_any_data_uri_gives_bytes_or_a_problem(rest):
     """Nothing a model writes after `data:` may raise."""
-    (found,) = output_files.found("data:" + rest, "output", allow_all)
+    (found,) = output_files.extract_files("data:" + rest, "output", allow_all)
 
     assert (found.data is None) != (found.problem is None)

@@ -83,7 +83,7 @@ def loaded(server: Server, **given: Any) -> Any:
 
 
 def ids(provider: Provider, since: datetime = SINCE) -> list[list[str]]:
-    return [[listed.external_id for listed in page] for page in provider.list_since(since)]
+    return [[listed.external_id for listed in page] for page in provider.list_predictions(since)]
 
 
 def test_pages_are_followed_to_the_end(server, provider):
@@ -104,7 +104,7 @@ def test_a_page_is_asked_for_only_when_the_one_before_was_used(server, provider)
     server.page("a", following=f"{server.url}/v1/predictions?cursor=2")
     server.page("b")
 
-    pages = provider.list_since(SINCE)
+    pages = provider.list_predictions(SINCE)
     next(pages)
 
     assert len(server.asked) == 1
@@ -115,7 +115,7 @@ def test_what_the_list_says_of_a_prediction_is_read(server, provider):
     server.page("a", webhook="https://us.example/webhooks/replicate", model="m/n", output=["x"] * 3)
     server.pages[0] = server.pages[0].replace(b'"succeeded"', b'"processing"')
 
-    ((listed,),) = provider.list_since(SINCE)
+    ((listed,),) = provider.list_predictions(SINCE)
 
     assert (listed.external_id, listed.raw_status) == ("a", "processing")
     assert (listed.webhook, listed.model) == ("https://us.example/webhooks/replicate", "m/n")
@@ -194,7 +194,7 @@ def test_a_failure_in_the_middle_is_told(server, provider, status, error):
     server.page("a", following=f"{server.url}/v1/predictions?cursor=2")
     server.pages.append(status)
 
-    pages = provider.list_since(SINCE)
+    pages = provider.list_predictions(SINCE)
 
     assert [listed.external_id for listed in next(pages)] == ["a"]
     with pytest.raises(error, match=str(status)):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import providers
-from moorage.errors import ConfigError, NotOurs, ProviderRefused, Unreadable
+from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, UnrelatedEvent
 from moorage.settings import Settings
 from providers.openai import OpenAI
 
@@ -38,8 +38,8 @@ def response(**fields: Any) -> Any:
 )  # fmt: skip
 def test_an_event_about_something_else_is_not_ours_and_says_what_it_was(kind):
     """A project's webhooks tell of all it does: none of that may become a dead letter."""
-    with pytest.raises(NotOurs, match=kind):
-        openai().parse(event(kind))
+    with pytest.raises(UnrelatedEvent, match=kind):
+        openai().parse_report(event(kind))
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_an_event_about_something_else_is_not_ours_and_says_what_it_was(kind):
 )
 def test_an_event_without_type_or_id_is_unreadable(body):
     """It may be ours: a person looks at it."""
-    with pytest.raises(Unreadable, match=r"type|data"):
-        openai().parse(body)
+    with pytest.raises(MalformedPayload, match=r"type|data"):
+        openai().parse_report(body)
 
 
 def test_with_a_key_an_event_asks_for_no_key():
     """The hint stands in the dead letter of those who have none."""
-    assert openai().parse(event("response.completed")).error == "set OPENAI_API_KEY"
-    assert openai(openai_api_key="sk-x").parse(event("response.completed")).error is None
+    assert openai().parse_report(event("response.completed")).error == "set OPENAI_API_KEY"
+    assert openai(openai_api_key="sk-x").parse_report(event("response.completed")).error is None
 
 
 def test_the_pictures_of_a_response_are_its_image_generation_calls_in_order():

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 import providers
-from moorage.errors import ConfigError, ProviderRefused, Unreadable
+from moorage.errors import ConfigError, MalformedPayload, ProviderRefused
 from moorage.settings import Settings
 from providers import Provider
 
@@ -37,21 +37,21 @@ def body(**given: object) -> bytes:
 )
 def test_files_live_an_hour_after_the_end(written, expected):
     """Without a time of the end the caller counts from the arrival; an absurd time must not raise."""
-    assert replicate().parse(body(completed_at=written)).expires_at == expected
+    assert replicate().parse_report(body(completed_at=written)).expires_at == expected
 
 
 @pytest.mark.parametrize("bad", [None, "", 1.5, True, [], {}, "a\x00b", "\ud800", "a" * 201, 10**200])
 def test_an_id_that_cannot_be_stored_is_unreadable(bad):
     """It is a key in two tables and a step in a path."""
-    with pytest.raises(Unreadable, match=r"^id "):
-        replicate().parse(body(id=bad))
+    with pytest.raises(MalformedPayload, match=r"^id "):
+        replicate().parse_report(body(id=bad))
 
 
 @pytest.mark.parametrize("bad", [None, "", 7, ["succeeded"]])
 def test_a_status_that_is_no_word_is_unreadable(bad):
     """Taken as unknown it would wait for a poll that tells no more."""
-    with pytest.raises(Unreadable, match=r"^status "):
-        replicate().parse(body(status=bad))
+    with pytest.raises(MalformedPayload, match=r"^status "):
+        replicate().parse_report(body(status=bad))
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ def test_a_status_that_is_no_word_is_unreadable(bad):
 )
 def test_an_error_of_any_type_becomes_text_that_can_be_stored(error, expected):
     """The JavaScript client types it unknown: models put what they like there."""
-    assert replicate().parse(body(status="failed", error=error)).error == expected
+    assert replicate().parse_report(body(status="failed", error=error)).error == expected
 
 
 def test_an_error_of_megabytes_is_cut():
     """It is shown to people and stored with the job; the delivery keeps all of it."""
-    assert len(replicate().parse(body(status="failed", error="x" * 2**20)).error or "") == 2000
+    assert len(replicate().parse_report(body(status="failed", error="x" * 2**20)).error or "") == 2000
 
 
 def test_logs_and_prompt_are_not_looked_at():
     """A NUL in the logs, NaN in the metrics and links in the input say nothing of the result."""
     text = '{"id":"p1","status":"succeeded","output":[],"logs":"\\u0000","metrics":{"x":NaN},"input":{"i":"https://x.example/"}}'
 
-    assert replicate().parse(text.encode()).outputs == ()
+    assert replicate().parse_report(text.encode()).outputs == ()
 
 
 def test_the_token_goes_to_its_own_hosts_alone():
@@ -106,9 +106,9 @@ def test_the_token_goes_over_plain_http_only_to_the_exact_exempt_address():
         egress_allow="127.0.0.1:8081",
     )
 
-    assert provider.allows("http://127.0.0.1:8081/out.png") is None
+    assert provider.refusal_reason("http://127.0.0.1:8081/out.png") is None
     assert provider.download_headers("http://127.0.0.1:8081/out.png") == {"Authorization": f"Bearer {TOKEN}"}
-    assert provider.allows("http://127.0.0.1:8082/out.png")
+    assert provider.refusal_reason("http://127.0.0.1:8082/out.png")
     assert provider.download_headers("http://127.0.0.1:8082/out.png") == {}
 
 

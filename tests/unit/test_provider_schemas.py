@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moorage.errors import Unreadable
+from moorage.errors import MalformedPayload
 from providers import input_schemas
 
 
@@ -20,7 +20,7 @@ def test_references_are_put_in_place_at_any_depth_and_keep_what_stands_beside_th
     """A default beside a reference is the field's own."""
     wanted = {"properties": {"a": {**ref("A"), "default": 2}, "b": {"items": {"allOf": [ref("A")]}}}}
 
-    resolved = input_schemas.of_input(document(wanted, A={"enum": [1, 2]}))
+    resolved = input_schemas.extract_input_schema(document(wanted, A={"enum": [1, 2]}))
 
     assert resolved["properties"] == {
         "a": {"enum": [1, 2], "default": 2},
@@ -32,7 +32,7 @@ def test_a_reference_to_itself_ends():
     """A tree of folders is such a schema."""
     wanted = {"properties": {"tree": ref("Tree")}}
 
-    resolved = input_schemas.of_input(document(wanted, Tree={"items": ref("Tree"), "type": "array"}))
+    resolved = input_schemas.extract_input_schema(document(wanted, Tree={"items": ref("Tree"), "type": "array"}))
 
     assert resolved["properties"]["tree"] == {"items": {}, "type": "array"}
 
@@ -47,14 +47,14 @@ def test_a_reference_to_itself_ends():
 )
 def test_nullable_becomes_a_type(field, expected):
     """OpenAPI 3.0 has a word of its own for it, which a validator would not know."""
-    assert input_schemas.of_input(document({"properties": {"a": field}}))["properties"]["a"] == expected
+    assert input_schemas.extract_input_schema(document({"properties": {"a": field}}))["properties"]["a"] == expected
 
 
 def test_a_field_may_be_called_like_a_keyword():
     """Names of fields are the model's."""
     wanted = {"properties": {"nullable": {"type": "string"}, "$ref": {"type": "string"}}}
 
-    assert input_schemas.of_input(document(wanted)) == wanted
+    assert input_schemas.extract_input_schema(document(wanted)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_a_field_may_be_called_like_a_keyword():
 )  # fmt: skip
 def test_what_cannot_be_read_is_said(given):
     """Nothing is fetched from elsewhere."""
-    with pytest.raises(Unreadable):
-        input_schemas.of_input(given)
+    with pytest.raises(MalformedPayload):
+        input_schemas.extract_input_schema(given)
 
 
 def test_references_that_multiply_are_given_up():
     """Thirty of them, each twice in the next, unfold to a billion."""
     others = {f"S{i}": {"anyOf": [ref(f"S{i + 1}"), ref(f"S{i + 1}")]} for i in range(30)}
 
-    with pytest.raises(Unreadable, match="unfolds"):
-        input_schemas.of_input(document(ref("S0"), **others, S30={}))
+    with pytest.raises(MalformedPayload, match="unfolds"):
+        input_schemas.extract_input_schema(document(ref("S0"), **others, S30={}))
 
 
 def test_a_deep_schema_is_given_up():
@@ -85,8 +85,8 @@ def test_a_deep_schema_is_given_up():
     for _ in range(500):
         deep = {"items": deep}
 
-    with pytest.raises(Unreadable, match="unfolds"):
-        input_schemas.of_input(document(deep))
+    with pytest.raises(MalformedPayload, match="unfolds"):
+        input_schemas.extract_input_schema(document(deep))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_deep_schema_is_given_up():
 )
 def test_the_field_of_the_picture_is_found(properties, required, field):
     """A kept variant becomes the input of a video through it."""
-    assert input_schemas.picture_field({"properties": properties, "required": required}) == field
+    assert input_schemas.find_image_field({"properties": properties, "required": required}) == field
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_the_field_of_the_picture_is_found(properties, required, field):
 )
 def test_a_model_of_videos_speaks_of_time(names, is_video):
     """Replicate's schemas say nowhere what kind of file comes out."""
-    assert input_schemas.makes_video({"properties": {name: {} for name in names}}) is is_video
+    assert input_schemas.is_video_schema({"properties": {name: {} for name in names}}) is is_video

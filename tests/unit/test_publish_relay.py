@@ -4,7 +4,7 @@ import threading
 
 from moorage import ids, metrics
 from moorage.model import Wake
-from worker.publish import QUEUE_LENGTH, Relay
+from worker.publish import QUEUE_LENGTH, WakeRelay
 
 
 def dropped() -> float:
@@ -13,11 +13,11 @@ def dropped() -> float:
 
 def test_a_full_relay_drops_and_never_waits() -> None:
     """The request path must not feel the broker, whatever it does."""
-    relay = Relay(lambda wake: True)  # not started: nobody takes
+    relay = WakeRelay(lambda wake: True)  # not started: nobody takes
     before = dropped()
 
     for _ in range(10):
-        relay.offer(*(Wake("ingest", ids.new()) for _ in range(QUEUE_LENGTH // 10 + 5)))
+        relay.enqueue(*(Wake("ingest", ids.uuid7()) for _ in range(QUEUE_LENGTH // 10 + 5)))
 
     assert dropped() - before == 50
 
@@ -34,11 +34,11 @@ def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
         both.set()
         return True
 
-    relay = Relay(send, pause_seconds=0.01)
+    relay = WakeRelay(send, pause_seconds=0.01)
     relay.start()
-    wakes = [Wake("ingest", ids.new()), Wake("ingest", ids.new())]
+    wakes = [Wake("ingest", ids.uuid7()), Wake("ingest", ids.uuid7())]
     for wake in wakes:
-        relay.offer(wake)
+        relay.enqueue(wake)
 
     assert both.wait(60)
     relay.stop(timeout_seconds=60)
@@ -48,10 +48,10 @@ def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
 def test_a_stopping_relay_sends_what_waits() -> None:
     """A clean stop costs no wake."""
     sent: list[Wake] = []
-    relay = Relay(lambda wake: not sent.append(wake))  # type: ignore[func-returns-value]
-    wakes = [Wake("ingest", ids.new()) for _ in range(100)]
+    relay = WakeRelay(lambda wake: not sent.append(wake))  # type: ignore[func-returns-value]
+    wakes = [Wake("ingest", ids.uuid7()) for _ in range(100)]
     for wake in wakes:
-        relay.offer(wake)
+        relay.enqueue(wake)
 
     relay.start()
     relay.stop(timeout_seconds=60)

@@ -8,8 +8,8 @@ import pytest
 
 from moorage.errors import Refused
 from receiver import deliveries, request_body
-from receiver.responses import problem, send_response
-from receiver.webhooks import provider_in
+from receiver.responses import problem_response, send_response
+from receiver.webhooks import parse_provider_name
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from receiver.webhooks import provider_in
 )
 def test_the_provider_stands_in_the_path(path: str, name: str | None) -> None:
     """One name, one final slash at most: no other address may reach a provider by accident."""
-    assert provider_in(path) == name
+    assert parse_provider_name(path) == name
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_the_provider_stands_in_the_path(path: str, name: str | None) -> None:
 )
 def test_a_webhook_id_is_the_dialects_or_the_digest(given: str | None, expected: str) -> None:
     """The unique key of a delivery is never null."""
-    assert deliveries.webhook_id(given, "abc") == expected
+    assert deliveries.choose_webhook_id(given, "abc") == expected
 
 
 def test_a_webhook_id_too_long_for_the_index_is_replaced_by_its_digest() -> None:
     """PostgreSQL refuses index rows above 2,704 bytes: the webhook could never be recorded."""
-    first, second = deliveries.webhook_id("x" * 501, "abc"), deliveries.webhook_id("x" * 502, "abc")
+    first, second = deliveries.choose_webhook_id("x" * 501, "abc"), deliveries.choose_webhook_id("x" * 502, "abc")
 
     assert first != second
     assert max(len(first), len(second)) < 100
@@ -61,15 +61,15 @@ def chunk(body: bytes, *, more: bool) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-async def read_all(messages: Iterable[dict[str, Any]], in_flight: request_body.InFlight, limit: int = 10) -> bytes:
-    async with request_body.read(arriving(*messages), [], limit, in_flight) as body:
+async def read_all(messages: Iterable[dict[str, Any]], in_flight: request_body.BytesInFlight, limit: int = 10) -> bytes:
+    async with request_body.read_body(arriving(*messages), [], limit, in_flight) as body:
         assert in_flight.bytes == len(body)
         return body
 
 
 def test_bytes_in_flight_are_given_back_however_a_request_ends() -> None:
     """A leak of a few bytes a refusal would end in 503 for everybody."""
-    in_flight = request_body.InFlight(12)
+    in_flight = request_body.BytesInFlight(12)
 
     assert asyncio.run(read_all([chunk(b"abc", more=True), chunk(b"de", more=False)], in_flight)) == b"abcde"
     with pytest.raises(Refused) as refused:
@@ -77,7 +77,7 @@ def test_bytes_in_flight_are_given_back_however_a_request_ends() -> None:
     assert refused.value.status == 413
     with pytest.raises(Refused):
         asyncio.run(read_all([chunk(b"123", more=True), {"type": "http.disconnect"}], in_flight))
-    with pytest.raises(request_body.Busy):
+    with pytest.raises(request_body.BytesInFlightExceeded):
         asyncio.run(read_all([chunk(b"1234567", more=True), chunk(b"123456", more=True)], in_flight, limit=99))
     assert in_flight.bytes == 0
 
@@ -85,14 +85,14 @@ def test_bytes_in_flight_are_given_back_however_a_request_ends() -> None:
 def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Senders that never finish must not hold memory for ever."""
     monkeypatch.setattr(request_body, "READ_SECONDS", 0.05)
-    in_flight = request_body.InFlight(12)
+    in_flight = request_body.BytesInFlight(12)
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(0.02)
         return chunk(b"", more=True)
 
     async def read() -> AsyncIterator[None]:
-        async with request_body.read(receive, [], 10, in_flight):
+        async with request_body.read_body(receive, [], 10, in_flight):
             yield
 
     with pytest.raises(Refused, match="did not arrive"):
@@ -106,7 +106,7 @@ def test_an_answer_to_head_has_the_headers_and_no_body() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(send_response(send, problem(404, "nothing is here"), method="HEAD"))
+    asyncio.run(send_response(send, problem_response(404, "nothing is here"), method="HEAD"))
 
     assert dict(sent[0]["headers"])[b"content-type"] == b"application/problem+json"
     assert sent[1]["body"] == b""

@@ -24,14 +24,14 @@ MIXED = {"scenes": [{"id": "a", "index": 7}, {"index": 1}, {"title": "third"}, "
 )
 def test_a_scene_is_found_by_id_then_index_then_position(scene, key):
     """In this order, each over all scenes."""
-    assert scene_documents.key_of(MIXED, scene) == key
+    assert scene_documents.find_scene_key(MIXED, scene) == key
 
 
 def test_urls_stand_in_their_scene_and_all_else_is_left():
     """The document is the application's."""
     document = {"title": "t", "scenes": [{"id": "a", "note": [1]}, {"id": "b", "imageUrls": ["stale"]}, None]}
 
-    found = scene_documents.with_urls(document, {"id:a": ["u1", "u2"]})
+    found = scene_documents.replace_image_urls(document, {"id:a": ["u1", "u2"]})
 
     expected = [{"id": "a", "note": [1], "imageUrls": ["u1", "u2"]}, {"id": "b", "imageUrls": []}, None]
     assert found == {"title": "t", "scenes": expected}
@@ -40,7 +40,7 @@ def test_urls_stand_in_their_scene_and_all_else_is_left():
 
 def test_a_file_stands_in_one_of_two_scenes_of_the_same_name():
     """Exactly one scene, also when the application repeats itself."""
-    found = scene_documents.with_urls({"scenes": [{"id": 1}, {"id": "1"}]}, {"id:1": ["u"]})
+    found = scene_documents.replace_image_urls({"scenes": [{"id": 1}, {"id": "1"}]}, {"id:1": ["u"]})
 
     assert [scene.get("imageUrls", []) for scene in found["scenes"]] == [["u"], []]
 
@@ -48,12 +48,12 @@ def test_a_file_stands_in_one_of_two_scenes_of_the_same_name():
 @pytest.mark.parametrize("document", [{}, {"scenes": None}, {"scenes": {}}, {"scenes": []}, {"scenes": [1, "x", None]}])
 def test_a_document_without_scenes_has_no_place(document):
     """And is given back as it was."""
-    assert scene_documents.key_of(document, "a") is None
-    assert scene_documents.key_of(document, 1) is None
-    assert scene_documents.with_urls(document, {"id:a": ["u"]}) == document
+    assert scene_documents.find_scene_key(document, "a") is None
+    assert scene_documents.find_scene_key(document, 1) is None
+    assert scene_documents.replace_image_urls(document, {"id:a": ["u"]}) == document
 
 
 @pytest.mark.parametrize("name", [None, True, "", [], {}])
 def test_what_is_no_name_makes_a_scene_nameless(name):
     """It is then found by its position."""
-    assert scene_documents.key_of({"scenes": [{"id": name, "index": name}]}, 1) == "position:1"
+    assert scene_documents.find_scene_key({"scenes": [{"id": name, "index": name}]}, 1) == "position:1"

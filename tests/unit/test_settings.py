@@ -31,7 +31,7 @@ def env(monkeypatch, tmp_path):
 def refusal(env, **values):
     env(**values)
     with pytest.raises(ConfigError) as caught:
-        settings.load()
+        settings.load_settings()
     return str(caught.value)
 
 
@@ -39,7 +39,7 @@ def test_the_usual_names_are_enough(env):
     """Nobody should have to learn ours to begin."""
     env()
 
-    loaded = settings.load()
+    loaded = settings.load_settings()
 
     assert loaded.database_url.get_secret_value() == GOOD["DATABASE_URL"]
     assert loaded.broker_url.get_secret_value() == GOOD["REDIS_URL"]
@@ -59,7 +59,7 @@ def test_valkeys_own_scheme_is_taken_for_that_of_redis(env, given, taken):
     """Celery's transport has no valkey://: a start would be accepted that cannot reach its broker."""
     env(CELERY_BROKER_URL=given)
 
-    assert settings.load().broker_url.get_secret_value() == taken
+    assert settings.load_settings().broker_url.get_secret_value() == taken
 
 
 def test_a_missing_setting_is_refused_by_name(env, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_missing_setting_is_refused_by_name(env, monkeypatch):
     monkeypatch.delenv("DATABASE_URL")
 
     with pytest.raises(ConfigError, match="DATABASE_URL is not set: write DATABASE_URL="):
-        settings.load()
+        settings.load_settings()
 
 
 def test_a_misspelt_name_is_refused_with_the_right_one(env):
@@ -119,7 +119,7 @@ def test_a_file_twin_is_read(env, tmp_path):
     (tmp_path / "token").write_text("r8_abc\n")
     env(REPLICATE_API_TOKEN_FILE=str(tmp_path / "token"))
 
-    token = settings.load().replicate_api_token
+    token = settings.load_settings().replicate_api_token
 
     assert token is not None
     assert token.get_secret_value() == "r8_abc"
@@ -134,7 +134,7 @@ def test_secrets_are_several_for_rotation(env):
     """Old and new live side by side."""
     env(REPLICATE_WEBHOOK_SECRET="whsec_a, whsec_b")
 
-    assert [s.get_secret_value() for s in settings.load().replicate_webhook_secret] == ["whsec_a", "whsec_b"]
+    assert [s.get_secret_value() for s in settings.load_settings().replicate_webhook_secret] == ["whsec_a", "whsec_b"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_production_refuses_what_development_allows(env, values, says):
     """An open guard, a guessable token, an unsigned provider."""
     assert says in refusal(env, MOORAGE_ENV="production", **values)
     env(MOORAGE_ENV="development", **values)
-    settings.load()
+    settings.load_settings()
 
 
 # --- submissions in flight
@@ -167,7 +167,7 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
     """Changing one must not require writing down the others."""
     env(MOORAGE_IN_FLIGHT=value)
 
-    assert settings.load().in_flight == limits
+    assert settings.load_settings().in_flight == limits
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_former_name_in_the_dotenv_file_is_refused(env, tmp_path):
     (tmp_path / ".env").write_text("MOORAGE_USAGE_CRON=off\nFAL_JWKS_URL=https://rest.fal.ai/jwks.json\n")
 
     with pytest.raises(ConfigError, match=r"FAL_JWKS_URL is a constant(.|\n)*MOORAGE_USAGE_CRON was replaced"):
-        settings.load()
+        settings.load_settings()
 
 
 def test_a_constant_is_overridden_by_the_developer_prefix(env, tmp_path):
@@ -267,7 +267,7 @@ def test_a_constant_is_overridden_by_the_developer_prefix(env, tmp_path):
     (tmp_path / ".env").write_text("MOORAGE_DEV_DRAIN_SECONDS=4\n")
     env(MOORAGE_DEV_DISPATCH_SECONDS="0.2", MOORAGE_DEV_FAL_JWKS_URL="https://a/, https://b/")
 
-    constants = settings.load().constants
+    constants = settings.load_settings().constants
 
     assert (constants.dispatch_seconds, constants.drain_seconds, constants.reconcile_seconds) == (0.2, 4.0, 2.0)
     assert constants.fal_jwks_url == ("https://a/", "https://b/")

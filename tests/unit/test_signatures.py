@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from moorage.errors import BadSignature, ConfigError
-from providers.signatures import standard_secrets, standard_v1
+from providers.signatures import decode_standard_secrets, verify_standard_v1
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -25,7 +25,7 @@ VECTOR = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="  # published with the
 
 
 def secrets(*given: str) -> tuple[bytes, ...]:
-    return standard_secrets([SecretStr(one) for one in given], SETTING)
+    return decode_standard_secrets([SecretStr(one) for one in given], SETTING)
 
 
 def headers(signature: str | bytes, *, webhook_id: str = ID, timestamp: str | bytes = str(NOW), prefix="webhook-"):
@@ -41,7 +41,7 @@ def signed(body: bytes, *, secret: str = SECRET, webhook_id: str = ID, timestamp
 
 def test_the_published_vector_is_right():
     """The one vector that every implementation shares."""
-    assert standard_v1(headers(VECTOR), BODY, NOW, secrets=secrets(SECRET)) == ID
+    assert verify_standard_v1(headers(VECTOR), BODY, NOW, secrets=secrets(SECRET)) == ID
 
 
 @unhurried
@@ -54,19 +54,19 @@ def test_what_the_reference_library_signs_is_right(body, key, at):
     signature = Webhook(secret).sign("msg_1", datetime.fromtimestamp(at, UTC), body)
     given_headers = headers(signature, webhook_id="msg_1", timestamp=str(at))
 
-    assert standard_v1(given_headers, body.encode(), at, secrets=secrets(secret)) == "msg_1"
+    assert verify_standard_v1(given_headers, body.encode(), at, secrets=secrets(secret)) == "msg_1"
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", '{"synthetic": "café"}'.encode(), b"x" * (9 * 2**20)])
 def test_any_bytes_can_be_signed(body):
     """A body is bytes until it is parsed: the reference library fails on those that are not UTF-8."""
-    assert standard_v1(headers(signed(body)), body, NOW, secrets=secrets(SECRET)) == ID
+    assert verify_standard_v1(headers(signed(body)), body, NOW, secrets=secrets(SECRET)) == ID
 
 
 def test_a_body_written_anew_does_not_match():
     """The signature is over the bytes that were sent, not over what they mean."""
     with pytest.raises(BadSignature, match="no signature matches"):
-        standard_v1(headers(VECTOR), BODY.replace(b": ", b":"), NOW, secrets=secrets(SECRET))
+        verify_standard_v1(headers(VECTOR), BODY.replace(b": ", b":"), NOW, secrets=secrets(SECRET))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_body_written_anew_does_not_match():
 )
 def test_a_right_signature_among_others_is_enough(signature):
     """A sender signs with every live secret while it rotates them."""
-    assert standard_v1(headers(signature), BODY, NOW, secrets=secrets(OTHER, SECRET)) == ID
+    assert verify_standard_v1(headers(signature), BODY, NOW, secrets=secrets(OTHER, SECRET)) == ID
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_right_signature_among_others_is_enough(signature):
 def test_a_wrong_signature_is_a_clean_verdict(signature):
     """Reference libraries raise ValueError, binascii.Error or TypeError on several of these: a 500."""
     with pytest.raises(BadSignature) as raised:
-        standard_v1(headers(signature), BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(headers(signature), BODY, NOW, secrets=secrets(SECRET))
 
     assert raised.value.status == 401
 
@@ -105,7 +105,7 @@ def test_a_time_stamp_within_five_minutes_is_fresh(age):
     timestamp = str(NOW - age)
     given_headers = headers(signed(BODY, timestamp=timestamp), timestamp=timestamp)
 
-    assert standard_v1(given_headers, BODY, NOW + 0.999, secrets=secrets(SECRET)) == ID
+    assert verify_standard_v1(given_headers, BODY, NOW + 0.999, secrets=secrets(SECRET)) == ID
 
 
 @pytest.mark.parametrize("age", [-(10**9), -301, 301, 10**9])
@@ -114,7 +114,9 @@ def test_a_time_stamp_further_off_is_stale(age):
     timestamp = str(NOW - age)
 
     with pytest.raises(BadSignature, match="more than 300 s"):
-        standard_v1(headers(signed(BODY, timestamp=timestamp), timestamp=timestamp), BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(
+            headers(signed(BODY, timestamp=timestamp), timestamp=timestamp), BODY, NOW, secrets=secrets(SECRET)
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_a_time_stamp_that_is_no_whole_number_is_refused(timestamp):
     given_headers = headers(signed(BODY, timestamp=timestamp), timestamp=timestamp)
 
     with pytest.raises(BadSignature, match="whole number"):
-        standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
 
 
 @pytest.mark.parametrize("webhook_id", ["", "a.b", "a b", "é", "a\x00", "a" * 2001])
@@ -136,7 +138,7 @@ def test_an_id_that_could_be_cut_elsewhere_is_refused(webhook_id):
     given_headers = headers(signed(BODY, webhook_id=webhook_id), webhook_id=webhook_id)
 
     with pytest.raises(BadSignature, match="webhook-id"):
-        standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
@@ -146,7 +148,7 @@ def test_each_of_the_three_headers_must_be_there(missing):
     name, _ = given_headers.pop(missing)
 
     with pytest.raises(BadSignature, match=f"{name.decode()} is missing"):
-        standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
 
 
 @pytest.mark.parametrize("doubled", [0, 1, 2])
@@ -158,7 +160,7 @@ def test_a_header_that_comes_twice_is_refused(doubled, first):
     given_headers.insert(0 if first else 3, extra)
 
     with pytest.raises(BadSignature, match="is there 2 times"):
-        standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
 
 
 def test_the_first_prefix_in_use_counts_alone():
@@ -166,11 +168,11 @@ def test_the_first_prefix_in_use_counts_alone():
     both, svix = ("webhook-", "svix-"), headers(VECTOR, prefix="Svix-")
     wrong = headers("v1,AAAA")
 
-    assert standard_v1(svix, BODY, NOW, secrets=secrets(SECRET), prefixes=both) == ID
+    assert verify_standard_v1(svix, BODY, NOW, secrets=secrets(SECRET), prefixes=both) == ID
     with pytest.raises(BadSignature):
-        standard_v1(wrong + svix, BODY, NOW, secrets=secrets(SECRET), prefixes=both)
+        verify_standard_v1(wrong + svix, BODY, NOW, secrets=secrets(SECRET), prefixes=both)
     with pytest.raises(BadSignature, match="webhook-id is missing"):
-        standard_v1(svix, BODY, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(svix, BODY, NOW, secrets=secrets(SECRET))
 
 
 @pytest.mark.parametrize(
@@ -218,4 +220,4 @@ def test_a_secret_that_is_none_refuses_the_start_and_is_not_shown(text):
 def test_no_bytes_do_more_than_fail(given_headers, body):
     """The verifier stands at the open door: all it may raise is its own refusal."""
     with pytest.raises(BadSignature):
-        standard_v1(given_headers, body, NOW, secrets=secrets(SECRET))
+        verify_standard_v1(given_headers, body, NOW, secrets=secrets(SECRET))

@@ -29,8 +29,8 @@ from media import sniff
 )
 def test_what_is_not_kept_is_named(head, name):
     """A dead letter must say what came instead of a picture."""
-    assert sniff.kind(head) is None
-    assert sniff.name(head[: sniff.HEAD_BYTES]) == name
+    assert sniff.detect_format(head) is None
+    assert sniff.describe_unknown_format(head[: sniff.HEAD_BYTES]) == name
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_is_not_kept_is_named(head, name):
 )
 def test_what_is_kept_is_recognised(head, format_name):
     """Content-Type and file names lie; the first bytes choose the one decoder that may look."""
-    kind = sniff.kind(head)
+    kind = sniff.detect_format(head)
 
     assert kind is not None
-    assert kind.format == format_name
+    assert kind.name == format_name

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, PngImagePlugin
 
 from media import strip_image_metadata
-from moorage.errors import Invalid
+from moorage.errors import InvalidMedia
 
 SECRET = b"47.3769N 8.5417E"
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -44,7 +44,7 @@ def moving(form: str, **options: Any) -> bytes:
 
 
 def bare(form: str, data: bytes) -> bytes:
-    return b"".join(strip_image_metadata.BY_FORMAT[form](data))
+    return b"".join(strip_image_metadata.STRIP_BY_FORMAT[form](data))
 
 
 def frames(data: bytes) -> list[Image.Image]:
@@ -96,7 +96,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_every_pixel_and_frame_stays_and_nothing_else(name: str) -> None:
     """A photo tells where somebody lives; a picture that is encoded anew is another picture."""
-    form = next(word for word in name.split() if word in strip_image_metadata.BY_FORMAT)
+    form = next(word for word in name.split() if word in strip_image_metadata.STRIP_BY_FORMAT)
     data = FILES[name]
     assert SECRET in data
 
@@ -137,14 +137,14 @@ def test_a_cut_file_is_refused_or_as_short_and_never_hangs(form: str) -> None:
     for length in range(40, len(data), max(1, len(data) // 60)):
         try:
             assert len(bare(form.lower(), data[:length])) <= length + 8
-        except (Invalid, IndexError):
+        except (InvalidMedia, IndexError):
             continue
 
 
 def test_what_is_bare_stays_as_it_is() -> None:
     """A second pass would otherwise change what a digest was taken of."""
     for name, data in FILES.items():
-        form = next(word for word in name.split() if word in strip_image_metadata.BY_FORMAT)
+        form = next(word for word in name.split() if word in strip_image_metadata.STRIP_BY_FORMAT)
         once = bare(form, data)
 
         assert bare(form, once) == once, name

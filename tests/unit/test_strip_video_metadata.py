@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from media import mp4, strip_video_metadata, webm
-from moorage.errors import Invalid
+from moorage.errors import InvalidMedia
 
 av = pytest.importorskip("av", reason="the `video` extra is not installed")
 CODECS = {"mp4": "mpeg4", "webm": "vp8"}
@@ -34,7 +34,7 @@ def made(form: str, options: dict[str, str] | None = None, tags: dict[str, str] 
 
 def bare(form: str, data: bytes) -> bytes:
     file = io.BytesIO(data)
-    strip_video_metadata.BY_FORMAT[form](file, len(data))
+    strip_video_metadata.STRIP_BY_FORMAT[form](file, len(data))
     return file.getvalue()
 
 
@@ -70,7 +70,7 @@ def test_every_frame_stays_and_the_place_does_not(form: str, options: dict[str, 
     assert len(clean) == len(data)
     assert frames(clean) == frames(data)
     assert len(frames(clean)) == 12
-    (mp4 if form == "mp4" else webm).examine(io.BytesIO(clean), len(clean))
+    (mp4.parse_mp4 if form == "mp4" else webm.parse_webm)(io.BytesIO(clean), len(clean))
     with av.open(io.BytesIO(clean)) as container:
         assert not {"location", "comment", "title", "COMMENT", "TITLE", "LOCATION"} & set(container.metadata)
 
@@ -107,12 +107,12 @@ def test_a_track_that_is_neither_picture_nor_sound_is_refused() -> None:
     assert data.count(b"vide") == 1
     handler = data.index(b"vide")
 
-    with pytest.raises(Invalid, match="neither picture nor sound"):
+    with pytest.raises(InvalidMedia, match="neither picture nor sound"):
         bare("mp4", data[:handler] + b"meta" + data[handler + 4 :])
 
     film = made("webm", tags={})
     kind = film.index(b"\x83\x81\x01")
-    with pytest.raises(Invalid, match="neither picture nor sound"):
+    with pytest.raises(InvalidMedia, match="neither picture nor sound"):
         bare("webm", film[:kind] + b"\x83\x81\x21" + film[kind + 3 :])
 
 
@@ -124,5 +124,5 @@ def test_a_cut_video_is_refused_or_left_and_never_hangs(form: str) -> None:
     for length in range(1, len(data), len(data) // 40):
         try:
             assert len(bare(form, data[:length])) == length
-        except Invalid:
+        except InvalidMedia:
             continue

@@ -95,7 +95,7 @@ P3_PROFILE = _profile()
 )  # fmt: skip
 def test_it_fits_the_square_and_is_never_enlarged(size, expected):
     """The list page lays out squares."""
-    thumbnail = thumbnails.make(Image.new("RGB", size, "red"), LIMITS)
+    thumbnail = thumbnails.render_thumbnail(Image.new("RGB", size, "red"), LIMITS)
 
     assert (thumbnail.width_px, thumbnail.height_px) == expected
     assert opened(thumbnail).size == expected
@@ -116,9 +116,9 @@ def test_every_orientation_comes_out_upright(orientation):
     exif[0x0112] = orientation
     image = reread(stored, "JPEG", exif=exif, quality=95)
 
-    thumbnail = thumbnails.make(image, LIMITS)
+    thumbnail = thumbnails.render_thumbnail(image, LIMITS)
 
-    assert (thumbnail.width_px, thumbnail.height_px) == (80, 60) == thumbnails.upright_size(image)
+    assert (thumbnail.width_px, thumbnail.height_px) == (80, 60) == thumbnails.read_upright_size(image)
     assert corners(opened(thumbnail)) == ["red", "green", "blue", "white"]
     assert opened(thumbnail).getexif() == {}
 
@@ -129,7 +129,7 @@ def test_display_p3_becomes_srgb(mode):
     p3 = (100, 200, 50)
     image = reread(Image.new(mode, (200, 200), p3), icc_profile=display_p3())
 
-    made = opened(thumbnails.make(image, LIMITS))
+    made = opened(thumbnails.render_thumbnail(image, LIMITS))
 
     # sRGB of Display-P3 (100, 200, 50): linearised, through the two published matrices, gamma again.
     assert made.convert("RGB").getpixel((50, 50)) == pytest.approx(srgb_of_p3(p3), abs=4)
@@ -150,7 +150,7 @@ def test_a_broken_profile_is_noted_and_costs_nothing():
     image = reread(Image.new("RGB", (50, 50), (10, 200, 30)))
     image.info["icc_profile"] = b"rubbish"
 
-    made = opened(thumbnails.make(image, LIMITS, notes.append))
+    made = opened(thumbnails.render_thumbnail(image, LIMITS, notes.append))
 
     assert made.getpixel((5, 5)) == pytest.approx((10, 200, 30), abs=4)
     assert len(notes) == 1
@@ -163,7 +163,7 @@ def test_a_profile_for_other_channels_is_noted_and_costs_nothing():
     image = Image.new("CMYK", (50, 50), (0, 255, 255, 0))
     image.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-    made = opened(thumbnails.make(image, LIMITS, notes.append))
+    made = opened(thumbnails.render_thumbnail(image, LIMITS, notes.append))
 
     assert made.getpixel((5, 5)) == pytest.approx((255, 0, 0), abs=6)
     assert notes
@@ -185,7 +185,7 @@ def test_a_profile_for_other_channels_is_noted_and_costs_nothing():
 )
 def test_every_mode_keeps_its_colour(mode, color, expected):
     """Decoders give a dozen modes; each must look as a viewer shows it."""
-    made = opened(thumbnails.make(Image.new(mode, (300, 300), color), LIMITS))
+    made = opened(thumbnails.render_thumbnail(Image.new(mode, (300, 300), color), LIMITS))
 
     assert made.convert("RGB").getpixel((50, 50)) == pytest.approx(expected[:3], abs=6)
 
@@ -195,7 +195,7 @@ def test_alpha_survives():
     image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
     image.paste((255, 0, 0, 255), (150, 0, 300, 300))
 
-    made = opened(thumbnails.make(image, LIMITS))
+    made = opened(thumbnails.render_thumbnail(image, LIMITS))
 
     assert made.mode == "RGBA"
     assert made.getpixel((10, 50))[3] == 0
@@ -210,7 +210,7 @@ def test_a_transparent_palette_colour_stays_transparent(format_name):
     image.paste(1, (150, 0, 300, 300))
     image = reread(image, format_name, transparency=0)
 
-    made = opened(thumbnails.make(image, LIMITS)).convert("RGBA")
+    made = opened(thumbnails.render_thumbnail(image, LIMITS)).convert("RGBA")
 
     assert made.getpixel((10, 50))[3] == 0
     assert made.getpixel((90, 50)) == pytest.approx((0, 255, 0, 255), abs=8)
@@ -220,7 +220,7 @@ def test_the_picture_itself_is_left_alone():
     """The caller goes on to decode the next frames of it."""
     image = Image.new("RGB", (300, 200), "red")
 
-    thumbnails.make(image, LIMITS)
+    thumbnails.render_thumbnail(image, LIMITS)
 
     assert image.size == (300, 200)
 
@@ -231,4 +231,4 @@ def test_the_picture_itself_is_left_alone():
 )
 def test_it_knows_the_colour_a_page_shows_before_it(mode, fill, color):
     """A page of pictures that load must not flash; what is transparent is seen on white."""
-    assert thumbnails.make(Image.new(mode, (300, 20), fill), LIMITS).color == color
+    assert thumbnails.render_thumbnail(Image.new(mode, (300, 20), fill), LIMITS).color == color

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moorage.errors import ConfigError, DownloadRefused
-from moorage.urls import MAX_CHARS, HostPattern, Hosts, host_port
+from moorage.urls import MAX_URL_CHARS, HostAllowlist, HostPattern, parse_endpoint
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 SETTING = "REPLICATE_OUTPUT_HOSTS"
-HOSTS = Hosts(
+HOSTS = HostAllowlist(
     ("replicate.delivery", "*.replicate.delivery", "files.example:8443", "127.0.0.1"),
     ("127.0.0.1:8081", "[::1]:8082"),
     setting=SETTING,
@@ -32,7 +32,7 @@ HOSTS = Hosts(
 )
 def test_a_url_leads_where_requests_would_connect(url, expected):
     """The guard and the connection must see one host."""
-    assert host_port(url) == expected
+    assert parse_endpoint(url) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
         ("https://replicate.delivery/\x00", "control"),
         ("https://replicate.delivery/\x85", "control"),
         ("https://replicate.delivery/\ud800", "no text"),
-        ("https://replicate.delivery/" + "a" * MAX_CHARS, "more than 8192"),
+        ("https://replicate.delivery/" + "a" * MAX_URL_CHARS, "more than 8192"),
         ("ftp://replicate.delivery/", "neither"),
         ("file:///etc/passwd", "neither"),
         ("//replicate.delivery/x", "neither"),
@@ -67,7 +67,7 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
 def test_a_url_that_two_parsers_could_read_in_two_ways_is_refused_with_the_reason(url, why):
     """Every one of these has fooled an allow-list somewhere."""
     with pytest.raises(DownloadRefused, match=why):
-        host_port(url)
+        parse_endpoint(url)
 
 
 @unhurried
@@ -81,7 +81,7 @@ def test_a_url_that_two_parsers_could_read_in_two_ways_is_refused_with_the_reaso
 def test_any_text_leads_somewhere_or_is_refused(text):
     """URLs come from outside: nothing but our own error may come back."""
     with contextlib.suppress(DownloadRefused):
-        endpoint = host_port(text)
+        endpoint = parse_endpoint(text)
 
         assert endpoint.host == endpoint.host.lower() != ""
 
@@ -100,7 +100,7 @@ def test_any_text_leads_somewhere_or_is_refused(text):
 )
 def test_an_allowed_host_has_no_problem(url):
     """A pattern without a port stands for the usual one, and for an exact exempt address."""
-    assert HOSTS.problem(url) is None
+    assert HOSTS.refusal_reason(url) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_allowed_host_has_no_problem(url):
 )
 def test_another_host_or_port_is_a_problem_that_names_it_and_the_setting(url, words):
     """The text becomes the reason of a dead output: a person must see what to change."""
-    problem = HOSTS.problem(url)
+    problem = HOSTS.refusal_reason(url)
 
     assert problem
     for word in words:
@@ -132,9 +132,9 @@ def test_a_wildcard_stands_for_names_below_and_not_for_itself():
     """`*.x` that matched `.x` or `x` would allow more than was written."""
     pattern = HostPattern.parse("*.files.example", SETTING)
 
-    assert pattern.matches(host_port("https://a.files.example/"))
-    assert not pattern.matches(host_port("https://files.example/"))
-    assert not pattern.matches(host_port("https://.files.example/"))
+    assert pattern.matches(parse_endpoint("https://a.files.example/"))
+    assert not pattern.matches(parse_endpoint("https://files.example/"))
+    assert not pattern.matches(parse_endpoint("https://.files.example/"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_wildcard_stands_for_names_below_and_not_for_itself():
 )
 def test_an_ipv6_address_is_one_address_however_written(pattern, url):
     """Text comparison would miss the long form."""
-    assert HostPattern.parse(pattern, SETTING).matches(host_port(url))
+    assert HostPattern.parse(pattern, SETTING).matches(parse_endpoint(url))
 
 
 @pytest.mark.parametrize(

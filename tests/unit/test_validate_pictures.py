@@ -10,8 +10,8 @@ from PIL import Image
 from egress import download
 from media import validate
 from media.limits import Limits
-from moorage.errors import DiskFull, Invalid
-from moorage.model import Fetched
+from moorage.errors import DiskFull, InvalidMedia
+from moorage.model import FetchedFile
 
 LIMITS = Limits()
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "AVIF"]
@@ -31,12 +31,12 @@ def encoded(image, format_name, **options):
 
 
 def examine(data, limits=LIMITS):
-    with download.inline(data, limits) as fetched:
-        return validate.examine(fetched, limits)
+    with download.spool_bytes(data, limits) as fetched:
+        return validate.validate_file(fetched, limits)
 
 
 def refusal(data, limits=LIMITS):
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(InvalidMedia) as caught:
         examine(data, limits)
     return caught.value
 
@@ -192,8 +192,8 @@ def test_one_format_under_the_name_of_another_is_refused():
 def test_a_file_over_the_limit_of_its_kind_is_refused():
     """A file from our own bucket passed no download limit."""
     data = encoded(picture(), "PNG")
-    with download.inline(data, LIMITS) as fetched, pytest.raises(Invalid) as caught:
-        validate.examine(fetched, Limits(image_max_bytes=100))
+    with download.spool_bytes(data, LIMITS) as fetched, pytest.raises(InvalidMedia) as caught:
+        validate.validate_file(fetched, Limits(image_max_bytes=100))
 
     assert caught.value.facts == {"format": "png", "bytes": len(data), "limit": 100}
 
@@ -227,15 +227,15 @@ def test_an_error_of_the_disk_is_not_the_picture_s_fault():
             raise OSError(5, "Input/output error")
 
     with pytest.raises(DiskFull) as caught:
-        validate.examine(Fetched(Broken(), 10, "0" * 64), LIMITS)
+        validate.validate_file(FetchedFile(Broken(), 10, "0" * 64), LIMITS)
 
-    assert caught.value.ours
+    assert caught.value.is_internal
 
 
 def test_the_file_is_at_its_start_afterwards():
     """The next step uploads the very same file."""
-    with download.inline(encoded(picture(), "PNG"), LIMITS) as fetched:
-        validate.examine(fetched, LIMITS)
+    with download.spool_bytes(encoded(picture(), "PNG"), LIMITS) as fetched:
+        validate.validate_file(fetched, LIMITS)
 
         assert fetched.file.tell() == 0
         assert fetched.file.read(4) == b"\x89PNG"

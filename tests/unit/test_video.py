@@ -15,7 +15,7 @@ from PIL import Image
 from egress import download
 from media import poster_process, sniff, validate, video
 from media.limits import Limits
-from moorage.errors import Invalid
+from moorage.errors import InvalidMedia
 
 LIMITS = Limits(thumbnail_px=100)
 av = pytest.importorskip("av", reason="the `video` extra is not installed")
@@ -58,13 +58,13 @@ class Unseekable(io.RawIOBase):
 
 
 def examine(data, limits=LIMITS):
-    with download.inline(data, limits) as fetched:
-        return validate.examine(fetched, limits)
+    with download.spool_bytes(data, limits) as fetched:
+        return validate.validate_file(fetched, limits)
 
 
 def refusal(data):
-    with download.inline(data, LIMITS) as fetched, pytest.raises(Invalid) as caught:
-        validate.examine(fetched, LIMITS)
+    with download.spool_bytes(data, LIMITS) as fetched, pytest.raises(InvalidMedia) as caught:
+        validate.validate_file(fetched, LIMITS)
     return caught.value
 
 
@@ -75,7 +75,7 @@ def no_poster(monkeypatch):
     def refuse(*_):
         raise video.PosterError("left out")
 
-    monkeypatch.setattr(video, "poster", refuse)
+    monkeypatch.setattr(video, "extract_poster", refuse)
 
 
 @pytest.mark.parametrize("format_name", ["mp4", "webm"])
@@ -217,8 +217,8 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(poster_process, "__file__", str(script))
     monkeypatch.setattr(video, "_ADDED_SECONDS", 0.0)
 
-    with download.inline(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
-        video.poster(fetched.file, sniff.MP4, Limits(poster_seconds=0.3))
+    with download.spool_bytes(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
+        video.extract_poster(fetched.file, sniff.MP4, Limits(poster_seconds=0.3))
 
 
 def test_a_killed_decoder_is_reported_by_its_signal(tmp_path, monkeypatch):
@@ -257,9 +257,9 @@ def test_the_decoder_leaves_the_file_as_it_was():
     """The upload reads the same open file next; a position moved behind its back would mix up the bytes."""
     data = made("mp4") + struct.pack(">I4s", 51_208, b"free") + bytes(range(256)) * 200
 
-    with download.inline(data, LIMITS) as fetched:
+    with download.spool_bytes(data, LIMITS) as fetched:
         first = fetched.file.read(10)
-        video.poster(fetched.file, sniff.MP4, LIMITS)
+        video.extract_poster(fetched.file, sniff.MP4, LIMITS)
 
         assert first + fetched.file.read() == data
 
@@ -276,12 +276,12 @@ def test_a_large_video_is_examined_with_little_memory():
             yield bytes(1_000_000)
 
     tracemalloc.start()
-    with download.from_chunks(chunks(), LIMITS, lambda: None) as fetched:
-        examined = validate.examine(fetched, LIMITS)
+    with download.spool_chunks(chunks(), LIMITS, lambda: None) as fetched:
+        examined = validate.validate_file(fetched, LIMITS)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert fetched.bytes > filler
+    assert fetched.size_bytes > filler
     assert examined.media.format == "mp4"
     assert peak < 8_000_000
 
@@ -290,7 +290,7 @@ def test_a_large_video_is_examined_with_little_memory():
 def test_a_decoder_is_the_first_to_wait_and_the_first_to_end():
     """It may be the child of the process that takes webhooks, which must outlive what a hostile file asks for."""
     code = (
-        "import os; from media import poster_process; poster_process.confine(2**30, 5);"
+        "import os; from media import poster_process; poster_process.limit_resources(2**30, 5);"
         "print(os.nice(0), open('/proc/self/oom_score_adj').read())"
     )
 

@@ -7,14 +7,14 @@ import pytest
 from egress import download
 from media import validate
 from media.limits import Limits
-from moorage.errors import Invalid
+from moorage.errors import InvalidMedia
 
 LIMITS = Limits()
 
 
 def refusal(data):
-    with download.inline(data, LIMITS) as fetched, pytest.raises(Invalid) as caught:
-        validate.examine(fetched, LIMITS)
+    with download.spool_bytes(data, LIMITS) as fetched, pytest.raises(InvalidMedia) as caught:
+        validate.validate_file(fetched, LIMITS)
     return caught.value
 
 

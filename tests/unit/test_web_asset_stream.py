@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from web.services.asset_stream import Held
+from web.services.asset_stream import AssetResponse
 
 
 async def chunks() -> AsyncIterator[bytes]:
@@ -23,7 +23,7 @@ def stream(send: Any) -> list[str]:
         return {"type": "http.disconnect"}
 
     async def answer() -> None:
-        held = Held(chunks(), 200, {}, lambda: gone.append("all"), stall_seconds=0.05)
+        held = AssetResponse(chunks(), 200, {}, lambda: gone.append("all"), stall_seconds=0.05)
         await held({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     try:

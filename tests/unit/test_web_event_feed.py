@@ -9,8 +9,8 @@ from starlette.types import Message
 
 from web.api import events
 from web.services import event_feed
-from web.services.context import Desk
-from web.services.event_feed import Reader
+from web.services.context import AppContext
+from web.services.event_feed import Subscription
 
 T = TypeVar("T")
 
@@ -27,23 +27,23 @@ def test_a_reader_that_is_too_slow_is_cut_after_what_it_was_offered() -> None:
     """Its buffer must not grow for ever; it comes again and goes on behind the last event it got."""
 
     async def work() -> list[int]:
-        reader = Reader(None)
-        for number in range(event_feed.MAX_WAITING + 5):
+        reader = Subscription(None)
+        for number in range(event_feed.MAX_BUFFERED + 5):
             reader.offer(event(number))
         got = []
         while (row := await reader.next(1)) is not None:
             got.append(row["id"])
-        assert reader.is_over
+        assert reader.is_ended
         return got
 
-    assert run(work()) == list(range(event_feed.MAX_WAITING))
+    assert run(work()) == list(range(event_feed.MAX_BUFFERED))
 
 
 def test_a_reader_is_offered_its_owners_events_alone() -> None:
     """Also none that belongs to nobody: a delivery that was not understood yet may be anybody's."""
 
     async def work() -> list[Any]:
-        of_ada, of_all = Reader("ada"), Reader(None)
+        of_ada, of_all = Subscription("ada"), Subscription(None)
         for number, owner in enumerate(("bob", "ada", None)):
             of_ada.offer(event(number, owner))
             of_all.offer(event(number, owner))
@@ -56,7 +56,7 @@ def test_an_event_of_the_very_moment_in_which_the_wait_ends_is_told() -> None:
     """The comment that follows an empty wait says that all was sent: an event passed over there would be lost."""
 
     async def work() -> Any:
-        reader = Reader(None)
+        reader = Subscription(None)
         waits = asyncio.create_task(reader.next(0.01))
         await asyncio.sleep(0)
         asyncio.get_running_loop().call_soon(reader.offer, event(7))
@@ -68,10 +68,10 @@ def test_an_event_of_the_very_moment_in_which_the_wait_ends_is_told() -> None:
 
 def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
     """A client that opens streams and reads nothing would take all places."""
-    left: list[Reader] = []
+    left: list[Subscription] = []
 
     class Places:
-        def leave(self, reader: Reader) -> None:
+        def unsubscribe(self, reader: Subscription) -> None:
             left.append(reader)
 
     class FakeDesk:
@@ -89,10 +89,10 @@ def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
         return {"type": "http.disconnect"}
 
     async def work() -> None:
-        answer = events._Joined(cast(Desk, FakeDesk()), reader, lines(), 0.05)
+        answer = events._EventStreamResponse(cast(AppContext, FakeDesk()), reader, lines(), 0.05)
         await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, silent, never)
 
-    reader = Reader("ada")
+    reader = Subscription("ada")
     run(work())
 
     assert left == [reader]

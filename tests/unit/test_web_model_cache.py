@@ -11,7 +11,7 @@ import pytest
 from moorage.errors import ProviderUnavailable
 from providers.base import Provider
 from web.api import job_inputs
-from web.services.model_cache import Catalogue
+from web.services.model_cache import ModelCache
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -33,7 +33,7 @@ class Told:
     def __init__(self, tell: Callable[[], Mapping[str, Any]]) -> None:
         self.tell, self.asked = tell, 0
 
-    def schema(self, _model: str) -> Mapping[str, Any]:
+    def get_input_schema(self, _model: str) -> Mapping[str, Any]:
         self.asked += 1
         return self.tell()
 
@@ -44,11 +44,11 @@ def away() -> Mapping[str, Any]:
 
 def test_what_was_told_is_not_asked_for_again() -> None:
     """A provider is asked once in ten minutes, however many orders come."""
-    told, catalogue = Told(lambda: SCHEMA), Catalogue()
+    told, catalogue = Told(lambda: SCHEMA), ModelCache()
 
     async def twice() -> list[Any]:
-        first = await catalogue.schema(cast(Provider, told), "m/n")
-        return [first, await catalogue.schema(cast(Provider, told), "m/n")]
+        first = await catalogue.get_schema(cast(Provider, told), "m/n")
+        return [first, await catalogue.get_schema(cast(Provider, told), "m/n")]
 
     assert asyncio.run(twice()) == [SCHEMA, SCHEMA]
     assert told.asked == 1
@@ -57,14 +57,14 @@ def test_what_was_told_is_not_asked_for_again() -> None:
 
 def test_what_is_old_is_told_while_the_provider_is_away() -> None:
     """An input can still be checked; only what was never told is missing."""
-    told, catalogue = Told(lambda: SCHEMA), Catalogue(fresh_seconds=0)
+    told, catalogue = Told(lambda: SCHEMA), ModelCache(ttl_seconds=0)
 
     async def go() -> tuple[Any, Any]:
-        before = await catalogue.schema(cast(Provider, told), "m/n")
+        before = await catalogue.get_schema(cast(Provider, told), "m/n")
         told.tell = away
         with pytest.raises(ProviderUnavailable):
-            await catalogue.schema(cast(Provider, told), "m/other")
-        return before, await catalogue.schema(cast(Provider, told), "m/n")
+            await catalogue.get_schema(cast(Provider, told), "m/other")
+        return before, await catalogue.get_schema(cast(Provider, told), "m/n")
 
     assert asyncio.run(go()) == (SCHEMA, SCHEMA)
     assert told.asked == 3
@@ -74,10 +74,10 @@ def test_what_is_old_is_told_while_the_provider_is_away() -> None:
 def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept() -> None:
     """Twenty orders for one model must not take every thread."""
     go_on = threading.Event()
-    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), Catalogue(ask_seconds=0.05)
+    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), ModelCache(fetch_timeout_seconds=0.05)
 
     async def ask() -> Any:
-        return await catalogue.schema(cast(Provider, told), "m/n")
+        return await catalogue.get_schema(cast(Provider, told), "m/n")
 
     async def go() -> Any:
         tries = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
@@ -99,7 +99,7 @@ def test_each_wrong_field_is_named_and_nothing_sent_is_repeated() -> None:
     """The answer may be logged by whoever asked; the input may be private."""
     given = {"prompt": "secret" * 10, "size": "huge-secret", "steps": [1, 0, "secret"]}
 
-    told = job_inputs.problems_of(given, SCHEMA, "input")
+    told = job_inputs.find_schema_errors(given, SCHEMA, "input")
 
     assert {error["field"]: error["message"] for error in told} == {
         "input.image": "is missing: the model needs it",
@@ -113,19 +113,19 @@ def test_each_wrong_field_is_named_and_nothing_sent_is_repeated() -> None:
 
 def test_a_providers_pattern_is_not_run() -> None:
     """This one takes longer than the sun burns."""
-    assert job_inputs.problems_of({"prompt": "a" * 39 + "!", "image": "x"}, SCHEMA, "input") == []
+    assert job_inputs.find_schema_errors({"prompt": "a" * 39 + "!", "image": "x"}, SCHEMA, "input") == []
 
 
 def test_references_to_other_documents_are_not_followed() -> None:
     """A schema must not make this process ask an address of its choice."""
-    with pytest.raises(job_inputs.BadSchema, match="Unresolvable"):
-        job_inputs.problems_of({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}}, "input")
+    with pytest.raises(job_inputs.UnusableSchema, match="Unresolvable"):
+        job_inputs.find_schema_errors({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}}, "input")
 
 
 def test_what_is_no_schema_is_said_to_be_none() -> None:
     """It refuses nothing: the input is then not checked."""
-    with pytest.raises(job_inputs.BadSchema):
-        job_inputs.problems_of({"a": 1}, {"type": "nonsense"}, "input")
+    with pytest.raises(job_inputs.UnusableSchema):
+        job_inputs.find_schema_errors({"a": 1}, {"type": "nonsense"}, "input")
 
 
 @pytest.mark.parametrize("kind", [{"type": "string"}, {"anyOf": [{"type": "string"}, {"type": "null"}]}])
@@ -134,7 +134,7 @@ def test_a_list_that_is_wrong_in_every_value_is_judged_by_its_first(kind):
     schema = {"properties": {"images": {"type": "array", "items": kind}}}
 
     started = time.thread_time()
-    told = job_inputs.problems_of({"images": [1] * 100_000}, schema, "input")
+    told = job_inputs.find_schema_errors({"images": [1] * 100_000}, schema, "input")
 
     assert len(told) == 20
     assert told[0]["field"] == "input.images[0]"

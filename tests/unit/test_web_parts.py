@@ -11,10 +11,10 @@ from starlette.requests import Request
 
 from web import asgi
 from web.api import job_schema, predictions, project_schema
-from web.asgi import Life
+from web.asgi import AppLifespan
 from web.http import json_body, query, validation
 from web.http.problems import Problem
-from web.services.model_cache import MAX_ASKING, Catalogue
+from web.services.model_cache import MAX_PENDING, ModelCache
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         told.append(message)
 
-    run(asgi.Front(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
+    run(asgi.CombinedApp(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
     return told
 
 
@@ -86,9 +86,9 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
         return
 
     with pytest.raises(LookupError, match="broken"):
-        run(Life(breaks, {}).start())
+        run(AppLifespan(breaks, {}).start())
     with pytest.raises(RuntimeError, match=r"without an answer to lifespan\.startup"):
-        run(Life(silent, {}).start())
+        run(AppLifespan(silent, {}).start())
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 )
 def test_the_api_has_its_paths(path: str) -> None:
     """Neither the page nor what begins with the API's prefix is answered by the receiver, which asks for no token."""
-    assert asgi.is_api(path)
+    assert asgi.is_api_path(path)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ def test_the_api_has_its_paths(path: str) -> None:
 )
 def test_the_receiver_has_all_others(path: str) -> None:
     """A webhook under any of its prefixes carries no token and must not meet the gate."""
-    assert not asgi.is_api(path)
+    assert not asgi.is_api_path(path)
 
 
 def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
     """`policy` overrides MOORAGE_PARTIAL for one job, and only when it is written."""
     least = {"provider": "replicate", "external_id": "a", "owner": "ada"}
 
-    assert predictions.read(least, partial="discard").partial == "discard"
-    assert predictions.read({**least, "policy": None}, partial="discard").partial == "discard"
-    assert predictions.read({**least, "policy": "keep"}, partial="discard").partial == "keep"
-    assert predictions.read(least, partial="keep").deadline_seconds is None
+    assert predictions.parse_registration(least, partial="discard").partial == "discard"
+    assert predictions.parse_registration({**least, "policy": None}, partial="discard").partial == "discard"
+    assert predictions.parse_registration({**least, "policy": "keep"}, partial="discard").partial == "keep"
+    assert predictions.parse_registration(least, partial="keep").deadline_seconds is None
 
 
 @pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
@@ -123,7 +123,7 @@ def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
     """An integer that passed through a float would name another scene."""
     body = {"provider": "replicate", "external_id": "a", "owner": "ada", "project_id": "p", "scene": scene}
 
-    read = predictions.read(body, partial="keep").scene
+    read = predictions.parse_registration(body, partial="keep").scene
 
     assert read == scene
     assert type(read) is type(scene)
@@ -132,7 +132,7 @@ def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
 def test_many_wrong_fields_are_not_all_repeated() -> None:
     """The answer to a megabyte of nonsense is short."""
     with pytest.raises(Problem) as refused:
-        predictions.read({f"field_{n}": n for n in range(50_000)}, partial="keep")
+        predictions.parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
 
     assert refused.value.errors is not None
     assert len(refused.value.errors) == validation.MAX_ERRORS
@@ -176,11 +176,11 @@ def test_a_body_in_pieces_is_read_as_one() -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        lambda stray: predictions.read(stray, partial="keep"),
-        lambda stray: job_schema.read({"owner": "ann", "chain": [stray]}),
-        lambda stray: project_schema.validated(stray, project_schema.ProjectBody),
-        lambda stray: query.take(stray.items(), query.Jobs),
-        lambda stray: job_schema.read({f"\0{name}": "" for name in stray}),
+        lambda stray: predictions.parse_registration(stray, partial="keep"),
+        lambda stray: job_schema.parse_job({"owner": "ann", "chain": [stray]}),
+        lambda stray: project_schema.parse_body(stray, project_schema.ProjectBody),
+        lambda stray: query.parse_pairs(stray.items(), query.JobQuery),
+        lambda stray: job_schema.parse_job({f"\0{name}": "" for name in stray}),
     ],
 )
 def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
@@ -208,9 +208,9 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
             held.wait(10)
 
     async def ask() -> list[BaseException | None]:
-        catalogue = Catalogue(ask_seconds=0.3)
+        catalogue = ModelCache(fetch_timeout_seconds=0.3)
         provider: Any = Slow()
-        asked_for = (catalogue.schema(provider, f"a/{n}") for n in range(MAX_ASKING + 5))
+        asked_for = (catalogue.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
         told = await asyncio.gather(*asked_for, return_exceptions=True)
         held.set()
         catalogue.close()
@@ -218,5 +218,5 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
 
     told = [str(one) for one in run(ask())]
 
-    assert len(told) == MAX_ASKING + 5
+    assert len(told) == MAX_PENDING + 5
     assert sum("too much is being asked" in one for one in told) == 5

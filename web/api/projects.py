@@ -21,39 +21,39 @@ from web.services import database as snapshots
 _COUNTS: Final = ("jobs", "settled", "failed", "placeholders", "files_asked", "files_kept", "files_failed")
 
 
-async def show(request: Request) -> Response:
+async def get_project(request: Request) -> Response:
     """Answer 200 with a project as it stands, 404 when there is none."""
-    at = context.of(request)
-    project_id, caller = id_of(request), permissions.of(request)
-    fields = await at.threads.run(
-        lambda database: snapshots.read(database, lambda conn: read(conn, project_id, caller, at.asset_base))
+    at = context.get_context(request)
+    project_id, caller = parse_project_id(request), permissions.get_caller(request)
+    fields = await at.database.run(
+        lambda database: snapshots.read(database, lambda conn: read_project(conn, project_id, caller, at.asset_base))
     )
-    return answer(200, fields)
+    return project_response(200, fields)
 
 
-async def put(request: Request) -> Response:
+async def put_project(request: Request) -> Response:
     """Answer 201 with a new project, 200 with one whose document was replaced; `imageUrls` in it are ours."""
-    at = context.of(request)
-    project_id, caller = id_of(request), permissions.of(request)
-    body, text = await json_body.read_whole(request)
-    owner = project_schema.owner_of(body, caller)
+    at = context.get_context(request)
+    project_id, caller = parse_project_id(request), permissions.get_caller(request)
+    body, text = await json_body.read_object_and_text(request)
+    owner = project_schema.check_project_body(body, caller)
     match = request.headers.get("if-match")
 
     def work(conn: Connection) -> tuple[int, dict[str, Any]]:
         is_new = match is None and projects.add(conn, project_id, owner, text)
-        project = lock(conn, project_id, caller, match)
+        project = lock_project(conn, project_id, caller, match)
         if project["owner"] != owner:
             raise Problem(409, f"the project belongs to another owner than {owner!r}: an owner cannot be changed")
         if not is_new:
-            projects.replace(conn, project_id, text)
-            project = lock(conn, project_id, caller, None)
-        projects.compute(conn, project, at.asset_base)
-        return 201 if is_new else 200, read(conn, project_id, caller, at.asset_base)
+            projects.replace_document(conn, project_id, text)
+            project = lock_project(conn, project_id, caller, None)
+        projects.update_image_urls(conn, project, at.asset_base)
+        return 201 if is_new else 200, read_project(conn, project_id, caller, at.asset_base)
 
-    return answer(*await write(at, work))
+    return project_response(*await write_document(at, work))
 
 
-async def write(at: context.Desk, work: Any) -> Any:
+async def write_document(at: context.AppContext, work: Any) -> Any:
     """
     Return what a transaction that writes to a document returns.
 
@@ -61,21 +61,21 @@ async def write(at: context.Desk, work: Any) -> Any:
         Problem: 422 for JSON that PostgreSQL cannot hold: NUL, half a surrogate, a number of 131,072 digits.
     """
     try:
-        return await at.threads.run(lambda database: database.run(work))
+        return await at.database.run(lambda database: database.run(work))
     except psycopg.DataError as error:
         said = str(error).splitlines()[0]
-        raise validation.wrong("document", f"cannot be stored: {said}") from error
+        raise validation.invalid_field("document", f"cannot be stored: {said}") from error
 
 
-def id_of(request: Request) -> str:
+def parse_project_id(request: Request) -> str:
     """Return the id in a request's path; raises Problem 404 for one that can be nobody's."""
     project_id = str(request.path_params["project_id"])
-    if not is_storable(project_id) or len(project_id) > validation.MAX_NAME:
-        raise _missing()
+    if not is_storable(project_id) or len(project_id) > validation.MAX_NAME_CHARS:
+        raise _project_not_found()
     return project_id
 
 
-def lock(conn: Connection, project_id: str, caller: Caller, match: str | None) -> Row:
+def lock_project(conn: Connection, project_id: str, caller: Caller, match: str | None) -> Row:
     """
     Lock a project that is to be written to, and return it with its document.
 
@@ -83,39 +83,39 @@ def lock(conn: Connection, project_id: str, caller: Caller, match: str | None) -
         Problem: 404 for another owner's as for none, 412 when it is not the version that `If-Match` names.
     """
     project = projects.lock(conn, project_id)
-    if project is None or not caller.sees(project["owner"]):
-        raise _missing()
+    if project is None or not caller.can_see(project["owner"]):
+        raise _project_not_found()
     offered = [] if match is None else [tag.strip() for tag in match.split(",")]
-    if match is not None and "*" not in offered and _tag(project["document"]) not in offered:
+    if match is not None and "*" not in offered and _etag(project["document"]) not in offered:
         raise Problem(412, "the document was changed meanwhile: read it again, and write with the ETag it has then")
     return project
 
 
-def answer(status: int, fields: dict[str, Any]) -> Response:
+def project_response(status: int, fields: dict[str, Any]) -> Response:
     """Return a project with its ETag, which does not change when only `imageUrls` does."""
-    return problems.answer(status, fields, {"ETag": _tag(fields["document"])})
+    return problems.json_response(status, fields, {"ETag": _etag(fields["document"])})
 
 
-def _tag(document: dict[str, Any]) -> str:
-    return f'"{scene_documents.version(document)}"'
+def _etag(document: dict[str, Any]) -> str:
+    return f'"{scene_documents.digest_document(document)}"'
 
 
-def _missing() -> Problem:
+def _project_not_found() -> Problem:
     return Problem(404, "there is no such project")
 
 
-def read(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[str, Any]:
+def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[str, Any]:
     """Return a project as answers show it; raises Problem 404 for another owner's as for none."""
-    row = projects.show(conn, project_id, base)
-    if row is None or not caller.sees(row["owner"]):
-        raise _missing()
-    far = progress.count(conn, project_id)
+    row = projects.get_with_image_urls(conn, project_id, base)
+    if row is None or not caller.can_see(row["owner"]):
+        raise _project_not_found()
+    far = progress.get_progress(conn, project_id)
     unplaced = [
         {
             "render_id": found["render_id"],
             "idx": found["idx"],
             "scene": found["scene"],
-            "url": urls.asset_url(base, found["key"]),
+            "url": urls.build_asset_url(base, found["key"]),
         }
         for found in row["unplaced"]
     ]
@@ -125,8 +125,8 @@ def read(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[s
         "status": far["status"],
         "image_upload_progress": far["image_upload_progress"],
         "progress": {name: far[name] for name in _COUNTS},
-        "failures": progress.failures(conn, project_id),
-        "generated_output": {"scenes": scene_documents.generated(row["document"])},
+        "failures": progress.list_failed_jobs(conn, project_id),
+        "generated_output": {"scenes": scene_documents.list_scene_images(row["document"])},
         "document": row["document"],
         "unplaced": unplaced,
         "created_at": row["created_at"],

@@ -10,60 +10,60 @@ from db.connection import Connection
 from moorage import ids, scene_documents
 from web.api import project_schema
 from web.api import projects as answers
-from web.api.project_schema import OrderBody, SceneBody
+from web.api.project_schema import SceneBody, SceneOrderBody
 from web.http import json_body, permissions, problems
 from web.http.problems import Problem
 from web.services import context
 
 
-async def add(request: Request) -> Response:
+async def add_scene(request: Request) -> Response:
     """Answer 201 with the project, a scene added behind the last; files that waited for it stand in it."""
-    body, text = await json_body.read_whole(request)
-    scene = project_schema.validated(body, SceneBody)
+    body, text = await json_body.read_object_and_text(request)
+    scene = project_schema.parse_body(body, SceneBody)
 
     def change(conn: Connection, document: dict[str, Any], project_id: str) -> None:
-        more = {} if project_schema.free_name(document, scene) else {"id": str(ids.new())}
+        more = {} if project_schema.choose_scene_name(document, scene) else {"id": str(ids.uuid7())}
         projects.add_scene(conn, project_id, text, more)
 
-    return await _changed(request, 201, change)
+    return await _change_document(request, 201, change)
 
 
-async def order(request: Request) -> Response:
+async def reorder_scenes(request: Request) -> Response:
     """Answer 200 with the project, its scenes in another order: those that are named first, as named."""
-    wanted = project_schema.validated(await json_body.read_object(request), OrderBody)
+    wanted = project_schema.parse_body(await json_body.read_object(request), SceneOrderBody)
 
     def change(conn: Connection, document: dict[str, Any], project_id: str) -> None:
-        positions = project_schema.positions(document, wanted.order)
+        positions = project_schema.resolve_scene_order(document, wanted.order)
         if positions:
-            projects.order_scenes(conn, project_id, positions)
+            projects.reorder_scenes(conn, project_id, positions)
 
-    return await _changed(request, 200, change)
+    return await _change_document(request, 200, change)
 
 
-async def remove(request: Request) -> Response:
+async def remove_scene(request: Request) -> Response:
     """Answer 204 when a scene is removed, 404 when there is none of that name; its files are then unplaced."""
     name = str(request.path_params["scene"])
 
     def change(conn: Connection, document: dict[str, Any], project_id: str) -> None:
-        positions = scene_documents.named(document, name)
+        positions = scene_documents.find_scene_positions(document, name)
         if not positions:
             raise Problem(404, "there is no such scene in this project")
         projects.remove_scenes(conn, project_id, positions)
 
-    await _changed(request, 204, change)
+    await _change_document(request, 204, change)
     return Response(status_code=204, headers=problems.NO_STORE)
 
 
-async def _changed(request: Request, status: int, change: Any) -> Response:
+async def _change_document(request: Request, status: int, change: Any) -> Response:
     """Change a project's document under its lock, compute it anew, and answer with the whole project."""
-    at = context.of(request)
-    project_id, caller = answers.id_of(request), permissions.of(request)
+    at = context.get_context(request)
+    project_id, caller = answers.parse_project_id(request), permissions.get_caller(request)
     match = request.headers.get("if-match")
 
     def work(conn: Connection) -> dict[str, Any]:
-        project = answers.lock(conn, project_id, caller, match)
+        project = answers.lock_project(conn, project_id, caller, match)
         change(conn, project["document"], project_id)
-        projects.compute(conn, answers.lock(conn, project_id, caller, None), at.asset_base)
-        return answers.read(conn, project_id, caller, at.asset_base)
+        projects.update_image_urls(conn, answers.lock_project(conn, project_id, caller, None), at.asset_base)
+        return answers.read_project(conn, project_id, caller, at.asset_base)
 
-    return answers.answer(status, await answers.write(at, work))
+    return answers.project_response(status, await answers.write_document(at, work))

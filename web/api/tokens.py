@@ -18,19 +18,19 @@ from web.services import context
 
 B = TypeVar("B", bound=BaseModel)
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
-class ForOwner(BaseModel):
+class OwnerTokenCreate(BaseModel):
     """What `POST /v1/owner-tokens` takes."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     owner: Name
-    seconds: Annotated[int, Field(ge=1, le=owner_tokens.MAX_SECONDS)] | None = None
+    seconds: Annotated[int, Field(ge=1, le=owner_tokens.MAX_LIFETIME_SECONDS)] | None = None
 
 
-class ForApplication(BaseModel):
+class TokenCreate(BaseModel):
     """What `POST /v1/tokens` takes."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -39,43 +39,43 @@ class ForApplication(BaseModel):
     role: Literal["application", "admin"] = "application"
 
 
-async def make_for_owner(request: Request) -> Response:
+async def create_owner_token(request: Request) -> Response:
     """Answer 201 with a token that sees one owner's rows for a while; nothing of it is stored."""
-    settings = context.of(request).settings
-    wanted = _read(await json_body.read_object(request), ForOwner)
-    key = owner_tokens.key_of(settings)
+    settings = context.get_context(request).settings
+    wanted = _read(await json_body.read_object(request), OwnerTokenCreate)
+    key = owner_tokens.derive_signing_key(settings)
     if key is None:
         raise unavailable("neither MOORAGE_OWNER_TOKEN_SECRET nor MOORAGE_API_TOKEN is set where moorage runs")
     until = int(time.time() + (wanted.seconds or settings.owner_token_seconds))
-    token = owner_tokens.make(key, OwnerToken(wanted.owner, until))
+    token = owner_tokens.encode(key, OwnerToken(wanted.owner, until))
     expires_at = datetime.fromtimestamp(until, UTC)
-    return problems.answer(201, {"token": token, "owner": wanted.owner, "expires_at": expires_at})
+    return problems.json_response(201, {"token": token, "owner": wanted.owner, "expires_at": expires_at})
 
 
-async def index(request: Request) -> Response:
+async def list_tokens(request: Request) -> Response:
     """Answer 200 with what is known of every API token; the tokens themselves stand nowhere."""
-    rows = await context.of(request).threads.run(lambda database: database.run(api_tokens.all_of))
-    return problems.answer(200, {"tokens": [_shown(row) for row in rows]})
+    rows = await context.get_context(request).database.run(lambda database: database.run(api_tokens.list_tokens))
+    return problems.json_response(200, {"tokens": [_token_fields(row) for row in rows]})
 
 
-async def make(request: Request) -> Response:
+async def create_token(request: Request) -> Response:
     """Answer 201 with a new API token, which is shown this once."""
-    wanted = _read(await json_body.read_object(request), ForApplication)
-    row, token = await context.of(request).threads.run(
-        lambda database: database.run(lambda conn: api_tokens.add(conn, wanted.name, wanted.role))
+    wanted = _read(await json_body.read_object(request), TokenCreate)
+    row, token = await context.get_context(request).database.run(
+        lambda database: database.run(lambda conn: api_tokens.create(conn, wanted.name, wanted.role))
     )
     log.info("token.made", token_id=row["id"], name=row["name"], role=row["role"])
-    return problems.answer(201, {**_shown(row), "token": token})
+    return problems.json_response(201, {**_token_fields(row), "token": token})
 
 
-async def revoke(request: Request) -> Response:
+async def revoke_token(request: Request) -> Response:
     """Answer 204 when a token is ended with this request, 404 when there is none that lives."""
-    token_id = ids.read(request.path_params["token_id"], "token")
-    row = await context.of(request).threads.run(
+    token_id = ids.parse_id(request.path_params["token_id"], "token")
+    row = await context.get_context(request).database.run(
         lambda database: database.run(lambda conn: api_tokens.revoke(conn, token_id))
     )
     if row is None:
-        raise ids.missing("token")
+        raise ids.not_found("token")
     log.info("token.revoked", token_id=row["id"], name=row["name"])
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
@@ -84,9 +84,11 @@ def _read(body: dict[str, Any], wanted: type[B]) -> B:
     try:
         return wanted.model_validate(body)
     except ValidationError as error:
-        raise validation.invalid([validation.explain(item, wanted) for item in validation.first(error)]) from error
+        raise validation.invalid_fields(
+            [validation.explain_error(item, wanted) for item in validation.limited_errors(error)]
+        ) from error
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _token_fields(row: dict[str, Any]) -> dict[str, Any]:
     named = {name: row[name] for name in ("name", "role", "created_at", "revoked_at")}
     return {"token_id": row["id"], **named}

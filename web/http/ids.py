@@ -5,7 +5,7 @@ from uuid import UUID
 from web.http.problems import Problem
 
 
-def read(text: str, what: str) -> UUID:
+def parse_id(text: str, noun: str) -> UUID:
     """
     Return an id from a path.
 
@@ -18,12 +18,12 @@ def read(text: str, what: str) -> UUID:
     try:
         found = UUID(text)
     except ValueError as error:
-        raise missing(what) from error
+        raise not_found(noun) from error
     if str(found) != text.lower():
-        raise missing(what)
+        raise not_found(noun)
     return found
 
 
-def missing(what: str) -> Problem:
+def not_found(noun: str) -> Problem:
     """Return the 404 of something that an address names and that is not there."""
-    return Problem(404, f"there is no such {what}")
+    return Problem(404, f"there is no such {noun}")

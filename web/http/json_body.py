@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
 
-from moorage.text import storable
+from moorage.text import to_storable
 from web.http.problems import Problem
 
 MAX_BYTES: Final = 2**20
@@ -21,10 +21,10 @@ async def read_object(request: Request) -> dict[str, Any]:
     Raises:
         Problem: 400 not JSON or not whole, 408 too slow, 413 above 1 MiB, 415 another media type, 422 no object.
     """
-    return (await read_whole(request))[0]
+    return (await read_object_and_text(request))[0]
 
 
-async def read_whole(request: Request) -> tuple[dict[str, Any], str]:
+async def read_object_and_text(request: Request) -> tuple[dict[str, Any], str]:
     """Return the JSON object in a request's body and its text, to the last digit; raises as `read_object` does."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -33,7 +33,7 @@ async def read_whole(request: Request) -> tuple[dict[str, Any], str]:
     return _object_in(body), body.decode("utf-8")
 
 
-def read_text(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
     """Return the JSON object in a text. Raises Problem: 400 not JSON, 422 no object."""
     return _object_in(text.encode())
 
@@ -69,7 +69,7 @@ def _parse(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise Problem(400, f"the body is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits, or too many brackets
-        raise Problem(400, f"the body is JSON that cannot be read: {storable(str(error), 200)}") from error
+        raise Problem(400, f"the body is JSON that cannot be read: {to_storable(str(error), 200)}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{storable(twice, 60)!r} stands twice in one object")
+        raise ValueError(f"{to_storable(twice, 60)!r} stands twice in one object")
     return made
 
 

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from web.http.problems import Problem
 
-_PLACE: Final = "moorage.caller"  # in the scope of a request
+_SCOPE_KEY: Final = "moorage.caller"  # in the scope of a request
 
 
 class Level(enum.IntEnum):
@@ -33,15 +33,15 @@ class Caller:
 
     level: Level
     owner: str | None = None
-    until: int | None = None
+    expires_unix: int | None = None
 
-    def sees(self, owner: str | None) -> bool:
+    def can_see(self, owner: str | None) -> bool:
         """Return whether a row of this owner is there for the caller; where not, answer as if there were none."""
         if self.level is Level.OWNER:
             return owner is not None and owner == self.owner
         return self.level >= Level.APPLICATION
 
-    def whose(self, given: str | None) -> str | None:
+    def resolve_owner(self, given: str | None) -> str | None:
         """
         Return the owner whose rows a list shows, None for all, from what the request says.
 
@@ -55,25 +55,25 @@ class Caller:
         return self.owner
 
 
-NOBODY: Final = Caller(Level.OPEN)
+ANONYMOUS: Final = Caller(Level.OPEN)
 
 
-def enter(scope: Scope, caller: Caller) -> None:
+def set_caller(scope: Scope, caller: Caller) -> None:
     """Note in a request's scope who calls."""
-    scope[_PLACE] = caller
+    scope[_SCOPE_KEY] = caller
 
 
-def of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """Return who calls."""
-    return cast(Caller, request.scope[_PLACE])
+    return cast(Caller, request.scope[_SCOPE_KEY])
 
 
-def require(caller: Caller, least: Level) -> None:
+def require_level(caller: Caller, min_level: Level) -> None:
     """
     Return when the caller may use an address that asks for at least this level.
 
     Raises:
         Problem: 403, with the word for the token that is needed.
     """
-    if caller.level < least:
-        raise Problem(403, f"this address asks for a token of the level {least.name.lower()}")
+    if caller.level < min_level:
+        raise Problem(403, f"this address asks for a token of the level {min_level.name.lower()}")

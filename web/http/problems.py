@@ -64,7 +64,7 @@ class Problem(Exception):
         }
         if self.errors is not None:
             fields["errors"] = self.errors
-        return _answer(self.status, fields, "application/problem+json", self.headers)
+        return _build_response(self.status, fields, "application/problem+json", self.headers)
 
 
 def unavailable(detail: str) -> Problem:
@@ -72,12 +72,12 @@ def unavailable(detail: str) -> Problem:
     return Problem(503, detail, headers={"Retry-After": "1"})
 
 
-def answer(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     """Return fields as JSON; ids and times are written as text, integers exactly."""
-    return _answer(status, fields, "application/json", headers or {})
+    return _build_response(status, fields, "application/json", headers or {})
 
 
-def _answer(status: int, fields: Mapping[str, Any], media_type: str, headers: Mapping[str, str]) -> Response:
+def _build_response(status: int, fields: Mapping[str, Any], media_type: str, headers: Mapping[str, str]) -> Response:
     body = json.dumps(fields, default=_as_text, allow_nan=False).encode()
     return Response(body, status, {**NO_STORE, **_NO_SNIFF, **headers}, media_type)
 

@@ -25,14 +25,14 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Page(Query):
+class PageQuery(Query):
     """One page of a list, newest first."""
 
     before: UUID | None = Field(None, description="`next` of the page before")
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
 
 
-class Renders(Page):
+class RenderQuery(PageQuery):
     """Which renders are listed."""
 
     owner: Name | None = None
@@ -42,57 +42,57 @@ class Renders(Page):
     project_id: Name | None = None
 
 
-class Jobs(Page):
+class JobQuery(PageQuery):
     """Which jobs are listed."""
 
     owner: Name | None = None
     state: Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"] | None = None
 
 
-class History(Query):
+class EventPageQuery(Query):
     """Which events of a job are listed, oldest first."""
 
     after: EventId = Field(0, description="`next` of the page before")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
 
-class Models(Query):
+class ModelQuery(Query):
     """Which models are listed."""
 
     kind: Literal["image", "video"] | None = None
     provider: Name | None = None
 
 
-class Schema(Query):
+class SchemaQuery(Query):
     """Whose model is meant."""
 
     provider: Name = "replicate"
 
 
-class Stream(Query):
+class StreamQuery(Query):
     """Which events are streamed."""
 
     job_id: UUID | None = None
     owner: Name | None = None
 
 
-class Uploading(Query):
+class UploadQuery(Query):
     """Whose an upload is; the same name is a field where the file comes in a form."""
 
     owner: Name | None = None
 
 
-def read(request: Request, wanted: type[Q]) -> Q:
+def parse_query(request: Request, model: type[Q]) -> Q:
     """
     Return what a request's query asks for.
 
     Raises:
         Problem: 422 with every name that is wrong, unknown or given twice.
     """
-    return take(request.query_params.multi_items(), wanted)
+    return parse_pairs(request.query_params.multi_items(), model)
 
 
-def take(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
+def parse_pairs(pairs: Iterable[tuple[str, str]], model: type[Q]) -> Q:
     """
     Return what names with values, of a query or a form, ask for.
 
@@ -102,19 +102,19 @@ def take(pairs: Iterable[tuple[str, str]], wanted: type[Q]) -> Q:
     given: dict[str, Any] = {}
     errors: list[dict[str, str]] = []
     for name, value in pairs:
-        if name not in wanted.model_fields:
+        if name not in model.model_fields:
             if len(errors) < validation.MAX_ERRORS:
-                errors.append(validation.stray(name, wanted))
+                errors.append(validation.unknown_field(name, model))
         elif name in given:
             errors.append({"field": name, "message": "is given twice: write it once"})
         given[name] = value
-    known = {name: value for name, value in given.items() if name in wanted.model_fields}
+    known = {name: value for name, value in given.items() if name in model.model_fields}
     try:
-        read = wanted.model_validate(known)
+        read = model.model_validate(known)
     except ValidationError as error:
-        raise validation.invalid(
-            errors + [validation.explain(item, wanted) for item in validation.first(error)]
+        raise validation.invalid_fields(
+            errors + [validation.explain_error(item, model) for item in validation.limited_errors(error)]
         ) from error
     if errors:
-        raise validation.invalid(errors)
+        raise validation.invalid_fields(errors)
     return read

@@ -6,11 +6,11 @@ from typing import Final
 _ONE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 
 
-class Unsatisfiable(Exception):
+class RangeNotSatisfiable(Exception):
     """The part lies behind the end of the file."""
 
 
-def parse(header: str | None, size: int) -> tuple[int, int] | None:
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """
     Return the first and the last byte of a Range header; None where the whole file is the right answer.
 
@@ -25,16 +25,16 @@ def parse(header: str | None, size: int) -> tuple[int, int] | None:
     first, last = match.groups()
     if not first:
         if int(last) == 0:
-            raise Unsatisfiable
+            raise RangeNotSatisfiable
         return max(0, size - int(last)), size - 1
     if last and int(last) < int(first):
         return None
     if int(first) >= size:
-        raise Unsatisfiable
+        raise RangeNotSatisfiable
     return int(first), min(int(last), size - 1) if last else size - 1
 
 
-def names(header: str | None, etag: str) -> bool:
+def matches_etag(header: str | None, etag: str) -> bool:
     """Return whether an If-None-Match header names this entity tag, weakly compared."""
     if header is None:
         return False

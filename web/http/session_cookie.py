@@ -21,7 +21,7 @@ def cookie_name(settings: Settings) -> str:
     return HTTPS_COOKIE if _is_https(settings) else "moorage"
 
 
-def token_in(headers: Headers, settings: Settings) -> str | None:
+def read_token(headers: Headers, settings: Settings) -> str | None:
     """Return the token of the cookie; None without one, and where there are two: nobody knows which is ours."""
     wanted = cookie_name(settings)
     found = []
@@ -44,22 +44,22 @@ def check_origin(method: str, headers: Headers, settings: Settings) -> None:
     given = dict(headers)
     site, origin = given.get(b"sec-fetch-site"), given.get(b"origin")
     if site is not None and site not in _OURS:
-        raise _foreign()
+        raise _foreign_origin()
     if origin is not None:
-        if not _is_ours(origin.decode("latin-1"), given.get(b"host", b"").decode("latin-1"), settings):
-            raise _foreign()
+        if not _is_same_origin(origin.decode("latin-1"), given.get(b"host", b"").decode("latin-1"), settings):
+            raise _foreign_origin()
     elif site is None:
-        raise _foreign()
+        raise _foreign_origin()
 
 
-def _is_ours(origin: str, host: str, settings: Settings) -> bool:
+def _is_same_origin(origin: str, host: str, settings: Settings) -> bool:
     """Return whether an origin is PUBLIC_URL's, or that of the very host which was asked."""
     ours, theirs = urlsplit(settings.public_url), urlsplit(origin)
     is_public = (theirs.scheme, theirs.netloc) == (ours.scheme, ours.netloc)
     return is_public or (theirs.scheme in ("http", "https") and bool(host) and theirs.netloc == host)
 
 
-def _foreign() -> Problem:
+def _foreign_origin() -> Problem:
     return Problem(403, "a session changes things only from its own page: send the token as Authorization: Bearer")
 
 

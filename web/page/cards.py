@@ -8,10 +8,10 @@ from uuid import UUID
 from db.connection import Row
 from storage import urls
 
-Shown = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
+CardState = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
 
 # What a card may show, and the states that its job may be in: so that a filter passes over the others unseen.
-STATES: Final[dict[Shown, tuple[str, ...]]] = {
+JOB_STATES: Final[dict[CardState, tuple[str, ...]]] = {
     "waiting": ("open",),
     "keeping": ("keeping",),
     "kept": ("succeeded",),
@@ -22,7 +22,7 @@ STATES: Final[dict[Shown, tuple[str, ...]]] = {
     "cancelled": ("cancelled",),
 }
 # What is told of a job that waits, by the state of its latest prediction. What is planned may wait for others to end.
-_AWAITED: Final = {
+_WAITING_DETAILS: Final = {
     "planned": "Waiting for its turn at {}",
     "submitting": "Being sent to {}",
     "running": "Sent to {}",
@@ -33,7 +33,7 @@ _MAX_REASON: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CardFile:
     """One published file, as the page shows it."""
 
     idx: int
@@ -53,7 +53,7 @@ class Card:
     """One job, as the page shows it."""
 
     job_id: UUID
-    shown: Shown
+    shown: CardState
     label: str
     detail: str | None
     title: str
@@ -61,26 +61,26 @@ class Card:
     at: Any
     files: int
     kept: int
-    pictures: tuple[Picture, ...]
+    pictures: tuple[CardFile, ...]
     can_retry: bool
     can_cancel: bool
 
     @property
-    def cover(self) -> Picture | None:
+    def cover(self) -> CardFile | None:
         """Return the picture that stands for the others."""
         return self.pictures[0] if self.pictures else None
 
 
-def card(row: Row, variants: list[Row], base: str) -> Card:
+def build_card(row: Row, variants: list[Row], base: str) -> Card:
     """Return the card of a row of `db.reports.my_renders`, with its published files; the cover comes first."""
     ordered = sorted(variants, key=lambda v: (not v["is_cover"], v["idx"]))
-    pictures = tuple(_picture(v, base) for v in ordered)
+    pictures = tuple(_build_file(v, base) for v in ordered)
     shown = row["shown"]
     return Card(
         job_id=row["id"],
         shown=shown,
-        label=label(shown, row),
-        detail=_detail(shown, row),
+        label=state_label(shown, row),
+        detail=_state_detail(shown, row),
         title=_title(row),
         facts=_facts(row),
         at=row["created_at"],
@@ -92,7 +92,7 @@ def card(row: Row, variants: list[Row], base: str) -> Card:
     )
 
 
-def label(shown: Shown, row: Row) -> str:
+def state_label(shown: CardState, row: Row) -> str:
     """Return a state as a person reads it, with the count where there is one."""
     if shown == "waiting":
         return "Waiting" if row["tries"] < 2 else f"Waiting, try {row['tries']}"
@@ -103,11 +103,15 @@ def label(shown: Shown, row: Row) -> str:
     return shown.capitalize()
 
 
-def _detail(shown: Shown, row: Row) -> str | None:
+def _state_detail(shown: CardState, row: Row) -> str | None:
     if shown == "waiting":
-        return _AWAITED[row["prediction"]].format(row["provider"]) if row["prediction"] in _AWAITED else None
+        return (
+            _WAITING_DETAILS[row["prediction"]].format(row["provider"])
+            if row["prediction"] in _WAITING_DETAILS
+            else None
+        )
     if shown in ("failed", "partial", "cancelled"):
-        return _told(row["why"] or row["reason"])
+        return _to_sentence(row["why"] or row["reason"])
     if shown == "expired":
         return "Its files were gone before they could be kept."
     if shown == "placeholder":
@@ -127,12 +131,12 @@ def _facts(row: Row) -> tuple[str, ...]:
     return tuple(str(fact) for fact in (row["style"], row["room_type"], row["mode"], place) if fact)
 
 
-def _picture(row: Row, base: str) -> Picture:
+def _build_file(row: Row, base: str) -> CardFile:
     thumb = row["thumb_key"]
-    return Picture(
+    return CardFile(
         idx=row["idx"],
-        url=urls.asset_url(base, row["key"]),
-        thumb_url=urls.asset_url(base, thumb) if thumb else None,
+        url=urls.build_asset_url(base, row["key"]),
+        thumb_url=urls.build_asset_url(base, thumb) if thumb else None,
         width_px=row["width_px"] or 16,
         height_px=row["height_px"] or 9,
         color=row["color"] or "#808080",
@@ -143,7 +147,7 @@ def _picture(row: Row, base: str) -> Picture:
     )
 
 
-def _told(text: str | None) -> str | None:
+def _to_sentence(text: str | None) -> str | None:
     """Return a reason as a sentence on the page begins, and no longer than a card has room for."""
     if not text:
         return None
@@ -151,12 +155,12 @@ def _told(text: str | None) -> str | None:
     return told if len(told) <= _MAX_REASON else told[: _MAX_REASON - 1].rstrip() + "…"
 
 
-def filtered(filters: dict[str, str]) -> str:
+def summarize_filters(filters: dict[str, str]) -> str:
     """Return what a list is filtered by, in the words of its filters; empty: by nothing."""
     kind, state, *named = filters["kind"], filters["state"], filters["style"], filters["project_id"]
     return ", ".join(word for word in (KINDS.get(kind, kind), state.capitalize(), *named) if word)
 
 
-def query(filters: dict[str, str], **more: str) -> str:
+def encode_filters(filters: dict[str, str], **more: str) -> str:
     """Return filters as the query of an address, without those that are empty."""
     return urlencode({name: value for name, value in {**filters, **more}.items() if value}, quote_via=quote)

@@ -19,17 +19,17 @@ from db.reports import my_renders
 from moorage.text import is_storable
 from tasks.jobs import cancel, retry
 from web.http import ids, permissions, query
-from web.http.permissions import NOBODY, Caller
+from web.http.permissions import ANONYMOUS, Caller
 from web.http.problems import Problem
 from web.page import cards
-from web.page.cards import Card, Shown
+from web.page.cards import Card, CardState
 from web.services import context
 from web.services import database as snapshots
-from web.services.authentication import Gate
+from web.services.authentication import Authenticator
 
 HOME: Final = "/"
-BELOW: Final = "/page/"
-ROWS: Final = 24
+PAGE_PREFIX: Final = "/page/"
+CARDS_PER_PAGE: Final = 24
 _FOLDER: Final = Path(__file__).parent
 _STATIC: Final = {path.name: path.read_bytes() for path in sorted((_FOLDER / "static").iterdir())}
 _TEMPLATES: Final = jinja2.Environment(
@@ -38,7 +38,7 @@ _TEMPLATES: Final = jinja2.Environment(
 )  # fmt: skip
 
 # What the page says afterwards, by the word in its address.
-TOLD: Final = {
+ACTION_MESSAGES: Final = {
     "cancel": "Cancelled. What its provider still makes is not kept.",
     "retry": "It is tried again.",
     "refused": "That is no longer possible: it has changed since.",
@@ -46,13 +46,13 @@ TOLD: Final = {
 ACTOR: Final = "page"
 
 
-class Wanted(query.Page):
+class CardQuery(query.PageQuery):
     """What the address of the page may ask for; a form sends empty fields too, and links carry what others added."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     kind: str = ""
-    state: Shown | Literal[""] = ""
+    state: CardState | Literal[""] = ""
     style: str = ""
     project_id: str = ""
     told: str = ""
@@ -61,7 +61,7 @@ class Wanted(query.Page):
     @classmethod
     def _known(cls, value: str) -> str:
         """Filter nothing by a word that no card shows: a link may be older than the words."""
-        return value if value in cards.STATES else ""
+        return value if value in cards.JOB_STATES else ""
 
     @property
     def filters(self) -> dict[str, str]:
@@ -69,12 +69,12 @@ class Wanted(query.Page):
         return {"kind": self.kind, "state": self.state, "style": self.style, "project_id": self.project_id}
 
 
-def is_page(path: str) -> bool:
+def is_page_path(path: str) -> bool:
     """Return whether an address is the page's."""
-    return path == HOME or path.startswith(BELOW)
+    return path == HOME or path.startswith(PAGE_PREFIX)
 
 
-async def admit(gate: Gate, scope: Scope) -> Caller:
+async def authenticate_viewer(authenticator: Authenticator, scope: Scope) -> Caller:
     """
     Return who looks at the page: nobody where the cookie is missing or has run out, which the page tells by itself.
 
@@ -82,131 +82,140 @@ async def admit(gate: Gate, scope: Scope) -> Caller:
         Problem: 403, a foreign page sent the request.
     """
     try:
-        return await gate.admit(scope)
+        return await authenticator.authenticate(scope)
     except Problem as refused:
         if refused.status == 403:
             raise
-        return NOBODY
+        return ANONYMOUS
 
 
-async def home(request: Request) -> Response:
+async def get_page(request: Request) -> Response:
     """Answer 200 with the page of the caller's owner, or with what to do where there is no session."""
-    at, owner = context.of(request), permissions.of(request).owner
+    at, owner = context.get_context(request), permissions.get_caller(request).owner
     if owner is None:
-        return _html(request, "enter.html", told="", public_url=at.settings.public_url)
-    wanted = _wanted(request)
+        return _html_response(request, "enter.html", told="", public_url=at.settings.public_url)
+    wanted = _parse_card_query(request)
 
     def work(conn: Connection) -> tuple[list[Card], str, Row]:
-        listed, following = _cards(conn, owner, wanted, at.asset_base)
-        return listed, following, my_renders.choices(conn, owner)
+        listed, following = _list_cards(conn, owner, wanted, at.asset_base)
+        return listed, following, my_renders.list_filter_choices(conn, owner)
 
-    listed, following, choices = await at.threads.run(lambda database: snapshots.read(database, work))
-    more = cards.query(wanted.filters, before=following) if following else ""
-    shown: dict[str, Any] = {"cards": listed, "next": following, "more": more, "query": cards.query(wanted.filters)}
+    listed, following, choices = await at.database.run(lambda database: snapshots.read(database, work))
+    more = cards.encode_filters(wanted.filters, before=following) if following else ""
+    shown: dict[str, Any] = {
+        "cards": listed,
+        "next": following,
+        "more": more,
+        "query": cards.encode_filters(wanted.filters),
+    }
     if request.headers.get("x-fragment") == "cards":
-        return _html(request, "cards.html", **shown)
-    return _html(
+        return _html_response(request, "cards.html", **shown)
+    return _html_response(
         request,
         "page.html",
         **shown,
         filters=wanted.filters,
-        filtered=cards.filtered(wanted.filters),
+        filtered=cards.summarize_filters(wanted.filters),
         kinds=cards.KINDS,
-        states=cards.STATES,
+        states=cards.JOB_STATES,
         styles=choices["styles"],
         projects=choices["projects"],
-        told=TOLD.get(wanted.told, ""),
+        told=ACTION_MESSAGES.get(wanted.told, ""),
     )
 
 
-async def card(request: Request) -> Response:
+async def get_card(request: Request) -> Response:
     """Answer 200 with a job's card, 204 where it is filtered out, 404 where there is none, 401 without a session."""
-    at, owner = context.of(request), permissions.of(request).owner
+    at, owner = context.get_context(request), permissions.get_caller(request).owner
     if owner is None:
         raise Problem(401, "the session is over: open the page with a new link")
-    job_id, wanted = ids.read(request.path_params["job_id"], "job"), _wanted(request)
+    job_id, wanted = ids.parse_id(request.path_params["job_id"], "job"), _parse_card_query(request)
 
     def work(conn: Connection) -> Card | None:
-        row = my_renders.card(conn, owner, job_id, _filters(wanted))
-        if row is None and my_renders.card(conn, owner, job_id) is None:
-            raise ids.missing("job")
-        return cards.card(row, renders.variants(conn, job_id), at.asset_base) if row else None
+        row = my_renders.get_card(conn, owner, job_id, _filter_values(wanted))
+        if row is None and my_renders.get_card(conn, owner, job_id) is None:
+            raise ids.not_found("job")
+        return cards.build_card(row, renders.list_variants(conn, job_id), at.asset_base) if row else None
 
-    found = await at.threads.run(lambda database: snapshots.read(database, work))
+    found = await at.database.run(lambda database: snapshots.read(database, work))
     if found is None:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
-    return _html(request, "card.html", card=found, query=cards.query(wanted.filters))
+    return _html_response(request, "card.html", card=found, query=cards.encode_filters(wanted.filters))
 
 
-async def act(request: Request) -> Response:
+async def post_action(request: Request) -> Response:
     """Cancel a job or try it again, then answer 303 to the page, which says what came of it."""
-    owner = permissions.of(request).owner
+    owner = permissions.get_caller(request).owner
     if owner is None:
         return RedirectResponse(HOME, 303)
-    job_id = ids.read(request.path_params["job_id"], "job")
-    filters = _wanted(request).filters  # those of the page that sent it
-    told = await carry_out(request, owner, job_id, request.path_params["what"])
-    return RedirectResponse(f"{HOME}?{cards.query(filters, told=told)}", 303, {"Cache-Control": "no-store"})
+    job_id = ids.parse_id(request.path_params["job_id"], "job")
+    filters = _parse_card_query(request).filters  # those of the page that sent it
+    told = await apply_action(request, owner, job_id, request.path_params["what"])
+    return RedirectResponse(f"{HOME}?{cards.encode_filters(filters, told=told)}", 303, {"Cache-Control": "no-store"})
 
 
-async def static(request: Request) -> Response:
+async def get_static_file(request: Request) -> Response:
     """Answer 200 with a file of the page."""
     name = request.path_params["name"]
     if name not in _STATIC:
         raise Problem(404, "there is no such file")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache", **_SAFE})
+    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache", **_SECURITY_HEADERS})
 
 
 # Nothing is told to other sites. With `no-referrer` browsers send `Origin: null` with the page's own forms, a 403.
-_SAFE: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+_SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 
 ROUTES: Final = [
-    Route(HOME, home),
-    Route(f"{BELOW}jobs/{{job_id}}", card),
-    Route(f"{BELOW}jobs/{{job_id}}/{{what}}", act, methods=["POST"]),
-    Route(f"{BELOW}{{name}}", static),
+    Route(HOME, get_page),
+    Route(f"{PAGE_PREFIX}jobs/{{job_id}}", get_card),
+    Route(f"{PAGE_PREFIX}jobs/{{job_id}}/{{what}}", post_action, methods=["POST"]),
+    Route(f"{PAGE_PREFIX}{{name}}", get_static_file),
 ]
 
 
-def _wanted(request: Request) -> Wanted:
+def _parse_card_query(request: Request) -> CardQuery:
     given = {name: value for name, value in request.query_params.items() if value}
     if not all(is_storable(value) for value in given.values()):
         raise Problem(404, "there is no such page of renders")
     try:
-        return Wanted.model_validate(given)
+        return CardQuery.model_validate(given)
     except ValueError as error:
         raise Problem(404, "there is no such page of renders") from error
 
 
-def _filters(wanted: Wanted) -> dict[str, Any]:
+def _filter_values(wanted: CardQuery) -> dict[str, Any]:
     return {
         "kind": wanted.kind or None,
-        "states": list(cards.STATES[wanted.state]) if wanted.state else None,
+        "states": list(cards.JOB_STATES[wanted.state]) if wanted.state else None,
         "shown": wanted.state or None,
         "style": wanted.style or None,
         "project_id": wanted.project_id or None,
     }
 
 
-def _cards(conn: Connection, owner: str, wanted: Wanted, base: str) -> tuple[list[Card], str]:
+def _list_cards(conn: Connection, owner: str, wanted: CardQuery, base: str) -> tuple[list[Card], str]:
     """Return a page of cards and the id to go on from, empty at the end."""
-    rows = my_renders.page(conn, owner, _filters(wanted), wanted.before, ROWS + 1)
-    page = rows[:ROWS]
+    rows = my_renders.list_cards(conn, owner, _filter_values(wanted), wanted.before, CARDS_PER_PAGE + 1)
+    page = rows[:CARDS_PER_PAGE]
     files: dict[Any, list[Row]] = {row["id"]: [] for row in page}
-    for found in renders.variants_of(conn, list(files)):
+    for found in renders.list_variants_of_renders(conn, list(files)):
         files[found["render_id"]].append(found)
-    following = str(page[-1]["id"]) if len(rows) > ROWS else ""
-    return [cards.card(row, files[row["id"]], base) for row in page], following
+    following = str(page[-1]["id"]) if len(rows) > CARDS_PER_PAGE else ""
+    return [cards.build_card(row, files[row["id"]], base) for row in page], following
 
 
-def _html(request: Request, template: str, **shown: Any) -> Response:
+def _html_response(request: Request, template: str, **shown: Any) -> Response:
     body = _TEMPLATES.get_template(template).render(**shown)
-    headers = {"Cache-Control": "no-store", "Content-Security-Policy": _policy(context.of(request).asset_base), **_SAFE}
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": _content_security_policy(context.get_context(request).asset_base),
+        **_SECURITY_HEADERS,
+    }
     return Response(body, media_type="text/html", headers=headers)
 
 
-def _policy(asset_base: str) -> str:
+def _content_security_policy(asset_base: str) -> str:
     """Return what the page may load: its own files, and pictures and videos from where they are kept."""
     parts = urlsplit(asset_base)
     files = f"'self' {parts.scheme}://{parts.netloc}"
@@ -216,23 +225,23 @@ def _policy(asset_base: str) -> str:
     )
 
 
-async def carry_out(request: Request, owner: str, job_id: UUID, what: str) -> str:
+async def apply_action(request: Request, owner: str, job_id: UUID, action: str) -> str:
     """
     Cancel an owner's job, or try it again; returns the word for what came of it.
 
     Raises:
         Problem: 404, there is no such job of this owner, or no such thing to do about it.
     """
-    if what not in ("cancel", "retry"):
-        raise ids.missing("address")
-    at = context.of(request)
-    act = cancel.cancel if what == "cancel" else retry.retry
+    if action not in ("cancel", "retry"):
+        raise ids.not_found("address")
+    at = context.get_context(request)
+    act = cancel.cancel_job if action == "cancel" else retry.retry_job
 
     def work(database: Database) -> str:
-        if database.run(lambda conn: my_renders.card(conn, owner, job_id)) is None:
-            raise ids.missing("job")
+        if database.run(lambda conn: my_renders.get_card(conn, owner, job_id)) is None:
+            raise ids.not_found("job")
         outcome = act(database, at.settings, job_id, ACTOR)
-        at.relay.offer(*outcome.wakes)
-        return "refused" if outcome.refused else what
+        at.relay.enqueue(*outcome.wakes)
+        return "refused" if outcome.refused else action
 
-    return await at.threads.run(work)
+    return await at.database.run(work)

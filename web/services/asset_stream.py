@@ -14,13 +14,13 @@ from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.settings import Settings
 from storage import s3
 from storage.errors import ObjectMissing
-from storage.s3 import Opened
+from storage.s3 import ObjectReader
 from web.http import ids
 from web.http.problems import unavailable
 
 T = TypeVar("T")
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 MAX_STREAMS: Final = 64
 MAX_THREADS: Final = 8  # taken for one chunk at a time: a slow reader holds none
@@ -29,15 +29,17 @@ CHUNK_BYTES: Final = 1 << 16  # the server holds some fifty of them for a reader
 STALL_SECONDS: Final = 30.0  # for a reader to take a chunk; nobody needs a token to hold one of the places
 
 
-class Streamer:
+class AssetStreamer:
     """A bounded number of files being read from storage, a chunk in memory each."""
 
     def __init__(self, settings: Settings) -> None:
-        self._blobs = s3.from_settings(settings)
+        self._storage = s3.from_settings(settings)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
         self._streams = 0
 
-    async def answer(self, key: str, span: tuple[int, int] | None, status: int, headers: Mapping[str, str]) -> Response:
+    async def build_response(
+        self, key: str, span: tuple[int, int] | None, status: int, headers: Mapping[str, str]
+    ) -> Response:
         """
         Return an answer that streams an object, or its bytes from the first to the last of `span`.
 
@@ -48,18 +50,20 @@ class Streamer:
             raise unavailable("too many files are being read: try again")
         with contextlib.ExitStack() as held:
             self._streams += 1
-            held.callback(self._count_down)
-            stack, body = await self._start(key, span)
+            held.callback(self._release_slot)
+            stack, body = await self._open_within_limit(key, span)
             held.callback(self._executor.submit, stack.close)
-            return Held(self._chunks(body), status, headers, held.pop_all().close)
+            return AssetResponse(self._chunks(body), status, headers, held.pop_all().close)
 
-    async def _start(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, Opened]:
+    async def _open_within_limit(
+        self, key: str, span: tuple[int, int] | None
+    ) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self._in_thread(lambda: self._open(key, span))
         except ObjectMissing as error:
             log.error("asset.missing", key=key)  # a row names it: rule 4 is broken, or it was deleted this moment
-            raise ids.missing("file") from error
+            raise ids.not_found("file") from error
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
             log.warning("asset.storage_away", key=key, error=str(error))
             raise unavailable("storage is away: try again") from error
@@ -68,14 +72,14 @@ class Streamer:
         """Begin no read any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _count_down(self) -> None:
+    def _release_slot(self) -> None:
         self._streams -= 1
 
-    def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, Opened]:
+    def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         stack = contextlib.ExitStack()
-        return stack, stack.enter_context(self._blobs.open(self._blobs.public_bucket, key, span=span))
+        return stack, stack.enter_context(self._storage.open_object(self._storage.public_bucket, key, byte_range=span))
 
-    async def _chunks(self, body: Opened) -> AsyncIterator[bytes]:
+    async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
             yield chunk
 
@@ -83,7 +87,7 @@ class Streamer:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-class Held(StreamingResponse):
+class AssetResponse(StreamingResponse):
     """A streamed answer that lets go of what it holds however it ends, also when nobody reads a byte of it."""
 
     def __init__(
@@ -91,12 +95,12 @@ class Held(StreamingResponse):
         chunks: AsyncIterator[bytes],
         status: int,
         headers: Mapping[str, str],
-        let_go: Callable[[], Any],
+        release: Callable[[], Any],
         *,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         super().__init__(chunks, status, headers)
-        self._let_go = let_go
+        self._release = release
         self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,4 +122,4 @@ class Held(StreamingResponse):
                 raise
             log.info("asset.cut", stall_seconds=self._stall_seconds)  # the connection is closed
         finally:
-            self._let_go()
+            self._release()

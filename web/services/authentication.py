@@ -13,23 +13,23 @@ from moorage.settings import Settings
 from web.http import session_cookie
 from web.http.permissions import Caller, Level
 from web.http.problems import Problem
-from web.services.database import Threads
+from web.services.database import DatabaseThreads
 
 _LEVELS: Final = {"application": Level.APPLICATION, "admin": Level.ADMIN}
 _INVALID: Final = ', error="invalid_token"'
 
 
-class Gate:
+class Authenticator:
     """Knows MOORAGE_API_TOKEN, the tokens in `api_tokens`, owner tokens, and the cookie that holds one of these."""
 
-    def __init__(self, settings: Settings, threads: Threads) -> None:
+    def __init__(self, settings: Settings, threads: DatabaseThreads) -> None:
         token = settings.api_token
         self._settings = settings
-        self._threads = threads
+        self._database = threads
         self._digest = _digest(token.get_secret_value().encode()) if token else None
-        self._owner_key = owner_tokens.key_of(settings)
+        self._owner_key = owner_tokens.derive_signing_key(settings)
 
-    async def admit(self, scope: Scope) -> Caller:
+    async def authenticate(self, scope: Scope) -> Caller:
         """
         Return who sends a request.
 
@@ -39,15 +39,15 @@ class Gate:
         """
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if given:
-            return await self._bearer(given)
-        cookie = session_cookie.token_in(scope["headers"], self._settings)
+            return await self._check_bearer(given)
+        cookie = session_cookie.read_token(scope["headers"], self._settings)
         if cookie is None:
-            raise self._refused("send the header Authorization: Bearer TOKEN", "")
-        caller = self._owner(cookie)
+            raise self._unauthorized("send the header Authorization: Bearer TOKEN", "")
+        caller = self._check_owner_token(cookie)
         session_cookie.check_origin(scope["method"], scope["headers"], self._settings)
         return caller
 
-    async def _bearer(self, given: list[bytes]) -> Caller:
+    async def _check_bearer(self, given: list[bytes]) -> Caller:
         scheme, _, sent = given[0].partition(b" ")
         is_bearer = len(given) == 1 and scheme.lower() == b"bearer"
         token = sent.strip(b" ")
@@ -56,23 +56,23 @@ class Gate:
             return Caller(Level.ADMIN)
         text = token.decode("latin-1")
         if is_bearer and text.startswith(owner_tokens.PREFIX):
-            return self._owner(text)
+            return self._check_owner_token(text)
         if is_bearer and text.startswith(api_tokens.PREFIX):
-            role = await self._threads.run(lambda database: database.run(lambda c: api_tokens.role_of(c, text)))
+            role = await self._database.run(lambda database: database.run(lambda c: api_tokens.get_role(c, text)))
             if role is not None:
                 return Caller(_LEVELS[role])
-        raise self._refused("the token is not one of ours", _INVALID)
+        raise self._unauthorized("the token is not one of ours", _INVALID)
 
-    def _owner(self, text: str) -> Caller:
+    def _check_owner_token(self, text: str) -> Caller:
         if self._owner_key is None:
-            raise self._refused("the token is not one of ours", _INVALID)
+            raise self._unauthorized("the token is not one of ours", _INVALID)
         try:
-            token = owner_tokens.read(self._owner_key, text, time.time())
-        except owner_tokens.TokenRefused as error:
-            raise self._refused(str(error), _INVALID) from error
+            token = owner_tokens.decode(self._owner_key, text, time.time())
+        except owner_tokens.InvalidToken as error:
+            raise self._unauthorized(str(error), _INVALID) from error
         return Caller(Level.OWNER, token.owner, token.until)
 
-    def _refused(self, detail: str, error: str) -> Problem:
+    def _unauthorized(self, detail: str, error: str) -> Problem:
         if self._digest is None:
             return Problem(503, "MOORAGE_API_TOKEN is not set: set it where moorage runs, and start it again")
         return Problem(401, detail, headers={"WWW-Authenticate": f'Bearer realm="moorage"{error}'})

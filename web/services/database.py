@@ -13,16 +13,16 @@ from web.http.problems import unavailable
 
 T = TypeVar("T")
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 5.0
 MAX_THREADS: Final = 8
 
 # Else a job could be shown as settled with the outputs of a moment before.
-ONE_MOMENT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+USE_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
-class Threads:
+class DatabaseThreads:
     """
     At most eight threads, made when they are needed; each keeps its own connection to PostgreSQL.
 
@@ -77,7 +77,7 @@ def read(database: Database, work: Callable[[Connection], T]) -> T:
     """Return what `work` reads, all of it as of one moment."""
 
     def at_one_moment(conn: Connection) -> T:
-        conn.execute(ONE_MOMENT)
+        conn.execute(USE_SNAPSHOT)
         return work(conn)
 
     return database.run(at_one_moment)

@@ -12,44 +12,48 @@ from moorage import logs
 from moorage.errors import ProviderUnavailable
 from providers.base import Provider
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-Key = tuple[str, str, str]
+CacheKey = tuple[str, str, str]
 
-FRESH_SECONDS: Final = 600.0
-ASK_SECONDS: Final = 1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
+TTL_SECONDS: Final = 600.0
+FETCH_TIMEOUT_SECONDS: Final = (
+    1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
+)
 MAX_THREADS: Final = 4
-MAX_ASKING: Final = 32  # with those that wait for a thread: nobody's questions are to keep all others' waiting
-MAX_KEPT: Final = 256
+MAX_PENDING: Final = 32  # with those that wait for a thread: nobody's questions are to keep all others' waiting
+MAX_CACHED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CacheEntry:
     value: Any
-    asked_at: float  # monotonic
+    fetched_at: float  # monotonic
 
 
-def away(provider: str, error: ProviderUnavailable) -> str:
+def describe_outage(provider: str, error: ProviderUnavailable) -> str:
     """Return that a provider cannot be asked now, without the address that was tried: that is for the log."""
     status = error.facts.get("status")
     return f"{provider} cannot be asked now: " + (f"it answered {status}" if status else "there was no answer to use")
 
 
-class Catalogue:
+class ModelCache:
     """
     Models and schemas by provider.
 
     Each question is asked once at a time, so that a provider that hangs holds four threads and no request for long.
     """
 
-    def __init__(self, *, ask_seconds: float = ASK_SECONDS, fresh_seconds: float = FRESH_SECONDS) -> None:
-        self._ask_seconds = ask_seconds
-        self._fresh_seconds = fresh_seconds
-        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
-        self._asking: dict[Key, Future[Any]] = {}
+    def __init__(
+        self, *, fetch_timeout_seconds: float = FETCH_TIMEOUT_SECONDS, ttl_seconds: float = TTL_SECONDS
+    ) -> None:
+        self._fetch_timeout_seconds = fetch_timeout_seconds
+        self._ttl_seconds = ttl_seconds
+        self._entries: OrderedDict[CacheKey, _CacheEntry] = OrderedDict()
+        self._pending: dict[CacheKey, Future[Any]] = {}
         self._executor = ThreadPoolExecutor(MAX_THREADS, "catalogue")
 
-    async def schema(self, provider: Provider, model: str) -> Mapping[str, Any] | None:
+    async def get_schema(self, provider: Provider, model: str) -> Mapping[str, Any] | None:
         """
         Return the JSON Schema of a model's input, None where the provider offers none.
 
@@ -58,55 +62,57 @@ class Catalogue:
             ProviderRefused: there is no such model.
         """
         key = (provider.name, "schema", model)
-        found: Mapping[str, Any] | None = await self._get(key, lambda: provider.schema(model))
+        found: Mapping[str, Any] | None = await self._get_or_fetch(key, lambda: provider.get_input_schema(model))
         return found
 
-    async def models(self, provider: Provider, kind: str) -> list[dict[str, Any]]:
+    async def get_models(self, provider: Provider, kind: str) -> list[dict[str, Any]]:
         """
         Return a provider's models of a kind, as `Provider.models` does.
 
         Raises:
             ProviderUnavailable, ProviderRefused: as `schema`.
         """
-        found: list[dict[str, Any]] = await self._get((provider.name, "models", kind), lambda: provider.models(kind))
+        found: list[dict[str, Any]] = await self._get_or_fetch(
+            (provider.name, "models", kind), lambda: provider.list_models(kind)
+        )
         return found
 
     def close(self) -> None:
         """Ask nothing any more; what is being asked ends by its own limits."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _get(self, key: Key, ask: Callable[[], Any]) -> Any:
-        kept = self._kept.get(key)
-        if kept is not None and time.monotonic() - kept.asked_at < self._fresh_seconds:
+    async def _get_or_fetch(self, key: CacheKey, ask: Callable[[], Any]) -> Any:
+        kept = self._entries.get(key)
+        if kept is not None and time.monotonic() - kept.fetched_at < self._ttl_seconds:
             return kept.value
         try:
-            return await self._ask(key, ask)
+            return await self._fetch(key, ask)
         except ProviderUnavailable as error:
             log.warning("catalogue.provider_away", provider=key[0], what=key[1], model=key[2], error=str(error))
             if kept is None:
                 raise
             return kept.value
 
-    async def _ask(self, key: Key, ask: Callable[[], Any]) -> Any:
+    async def _fetch(self, key: CacheKey, ask: Callable[[], Any]) -> Any:
         """Ask unless it is being asked already; the answer is kept also when it comes too late for this request."""
-        asking = self._asking.get(key)
+        asking = self._pending.get(key)
         if asking is None:
-            if len(self._asking) >= MAX_ASKING:
+            if len(self._pending) >= MAX_PENDING:
                 raise ProviderUnavailable("too much is being asked already")
-            asking = self._asking[key] = self._executor.submit(ask)
+            asking = self._pending[key] = self._executor.submit(ask)
             loop = asyncio.get_running_loop()
-            asking.add_done_callback(lambda done: loop.call_soon_threadsafe(self._keep, key, done))
+            asking.add_done_callback(lambda done: loop.call_soon_threadsafe(self._store, key, done))
         try:
-            async with asyncio.timeout(self._ask_seconds):
+            async with asyncio.timeout(self._fetch_timeout_seconds):
                 return await asyncio.shield(asyncio.wrap_future(asking))
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{key[0]} did not answer within {self._ask_seconds:g} s") from error
+            raise ProviderUnavailable(f"{key[0]} did not answer within {self._fetch_timeout_seconds:g} s") from error
 
-    def _keep(self, key: Key, done: Future[Any]) -> None:
-        self._asking.pop(key, None)
+    def _store(self, key: CacheKey, done: Future[Any]) -> None:
+        self._pending.pop(key, None)
         if done.cancelled() or done.exception() is not None:
             return
-        self._kept[key] = _Kept(done.result(), time.monotonic())
-        self._kept.move_to_end(key)
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._entries[key] = _CacheEntry(done.result(), time.monotonic())
+        self._entries.move_to_end(key)
+        if len(self._entries) > MAX_CACHED:
+            self._entries.popitem(last=False)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from moorage.text import is_storable
 from web.http.problems import Problem
 from web.services import upload_spool
-from web.services.upload_spool import Incoming, Intake
+from web.services.upload_spool import SpooledFile, UploadSpool
 
 MAX_FIELDS: Final = 100
 MAX_FIELD_BYTES: Final = 2**20  # of one field; a job as JSON is the largest
@@ -26,7 +26,7 @@ class Form:
     """What a form held: texts by name, and files with their names, which are closed or given away by who asked."""
 
     fields: dict[str, str] = field(default_factory=dict)
-    files: list[tuple[str, Incoming]] = field(default_factory=list)
+    files: list[tuple[str, SpooledFile]] = field(default_factory=list)
 
     def close(self) -> None:
         """Close every file."""
@@ -39,7 +39,7 @@ def is_form(request: Request) -> bool:
     return _media_type(request).get_content_type() == "multipart/form-data"
 
 
-async def read(request: Request, room: Intake, *, max_files: int) -> Form:
+async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> Form:
     """
     Return the form in a request's body.
 
@@ -49,54 +49,54 @@ async def read(request: Request, room: Intake, *, max_files: int) -> Form:
     boundary = _media_type(request).get_param("boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
         raise Problem(400, "the Content-Type names no boundary of 1 to 70 characters")
-    check_length(request, max_files * room.max_bytes + _OVERHEAD_BYTES)
+    check_content_length(request, max_files * spool.max_bytes + _OVERHEAD_BYTES)
     form = Form()
     try:
-        await _read(request, _Parts(boundary), form, room, max_files)
+        await _read_parts(request, _PartParser(boundary), form, spool, max_files)
     except BaseException:
         form.close()
         raise
     return form
 
 
-def check_length(request: Request, max_bytes: int) -> None:
+def check_content_length(request: Request, max_bytes: int) -> None:
     """Return when the announced length is within the limit, or none is announced. Raises Problem: 413."""
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > max_bytes):
-        raise upload_spool.too_large(max_bytes)
+        raise upload_spool.file_too_large(max_bytes)
 
 
-async def _read(request: Request, parts: "_Parts", form: Form, room: Intake, max_files: int) -> None:
+async def _read_parts(request: Request, parts: "_PartParser", form: Form, room: UploadSpool, max_files: int) -> None:
     texts: dict[str, bytearray] = {}
-    current: Incoming | bytearray = bytearray()
-    async for chunk in upload_spool.chunks(request):
+    current: SpooledFile | bytearray = bytearray()
+    async for chunk in upload_spool.read_chunks(request):
         for begun, data in parts.feed(chunk):
             if begun is not None:
-                current = _begin(begun, texts, form, room, max_files)
-            if isinstance(current, Incoming):
+                current = _start_part(begun, texts, form, room, max_files)
+            if isinstance(current, SpooledFile):
                 await current.write(data)
             else:
                 current += data
                 if sum(map(len, texts.values())) > MAX_FIELDS_BYTES:
                     raise Problem(413, f"the fields are larger than {MAX_FIELDS_BYTES} bytes together")
     parts.check_end()
-    form.fields.update({name: _text(name, bytes(value)) for name, value in texts.items()})
+    form.fields.update({name: _decode_field(name, bytes(value)) for name, value in texts.items()})
 
 
-def _begin(
-    begun: "_Part", texts: dict[str, bytearray], form: Form, room: Intake, max_files: int
-) -> Incoming | bytearray:
-    if begun.is_file:
+def _start_part(
+    part: "_Part", texts: dict[str, bytearray], form: Form, room: UploadSpool, max_files: int
+) -> SpooledFile | bytearray:
+    if part.is_file:
         if len(form.files) >= max_files:
-            raise _wrong(begun.name, f"is one file too many: {max_files} may be sent")
-        form.files.append((begun.name, room.incoming()))
+            raise _wrong(part.name, f"is one file too many: {max_files} may be sent")
+        form.files.append((part.name, room.create_file()))
         return form.files[-1][1]
-    if begun.name in texts or len(texts) >= MAX_FIELDS:
-        raise _wrong(begun.name, "is given twice: write it once" if begun.name in texts else "is one field too many")
-    return texts.setdefault(begun.name, bytearray())
+    if part.name in texts or len(texts) >= MAX_FIELDS:
+        raise _wrong(part.name, "is given twice: write it once" if part.name in texts else "is one field too many")
+    return texts.setdefault(part.name, bytearray())
 
 
-def _text(name: str, value: bytes) -> str:
+def _decode_field(name: str, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
@@ -121,7 +121,7 @@ class _Part:
     is_file: bool
 
 
-class _Parts:
+class _PartParser:
     """The parser: chunks in, pieces of parts out; the first piece of a part brings its name."""
 
     def __init__(self, boundary: str) -> None:

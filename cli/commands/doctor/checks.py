@@ -13,13 +13,13 @@ import requests
 
 import providers
 from db import migrate
-from db.connection import Connection, connect, now
+from db.connection import Connection, connect, current_time
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckResult:
     """How something stands; `advice` is empty where nothing is to be done. No secret is in either."""
 
     level: Literal["ok", "warn", "fail"]
@@ -27,19 +27,19 @@ class Check:
     advice: str = ""
 
 
-def ok(what: str) -> Check:
+def ok(what: str) -> CheckResult:
     """Return that all is well."""
-    return Check("ok", what)
+    return CheckResult("ok", what)
 
 
-def warn(what: str, advice: str) -> Check:
+def warn(what: str, advice: str) -> CheckResult:
     """Return that it works, but not as well as it should."""
-    return Check("warn", what, advice)
+    return CheckResult("warn", what, advice)
 
 
-def fail(what: str, advice: str) -> Check:
+def fail(what: str, advice: str) -> CheckResult:
     """Return that it cannot work like this."""
-    return Check("fail", what, advice)
+    return CheckResult("fail", what, advice)
 
 
 CLOCK_SECONDS: Final = 5.0  # signatures bear 300; a computer that keeps time is within one
@@ -48,7 +48,7 @@ API_SECONDS: Final = 5.0
 TOKEN_CHARS: Final = 32
 
 
-def postgres(settings: Settings) -> Iterator[Check]:
+def check_postgres(settings: Settings) -> Iterator[CheckResult]:
     """Check that PostgreSQL answers, is new enough, has our schema and the same time."""
     try:
         conn = connect(settings.database_url.get_secret_value(), name="moorage-doctor")
@@ -64,20 +64,20 @@ def postgres(settings: Settings) -> Iterator[Check]:
         conn.close()
 
 
-def _version(conn: Connection) -> Check:
+def _version(conn: Connection) -> CheckResult:
     number = conn.info.server_version
     name = f"PostgreSQL {number // 10000}.{number % 10000} at {conn.info.host}:{conn.info.port}"
     return ok(name) if number >= 160000 else fail(name, "16 or newer is needed: upgrade it")
 
 
-def _schema(conn: Connection) -> Iterator[Check]:
+def _schema(conn: Connection) -> Iterator[CheckResult]:
     try:
-        migrate.require(conn)
+        migrate.require_current_schema(conn)
     except ConfigError as error:
         yield fail(str(error).partition(":")[0], "run moorage migrate")
         return
-    yield ok(f"schema version {migrate.version(conn)}")
-    apart = abs((datetime.now(UTC) - now(conn)).total_seconds())
+    yield ok(f"schema version {migrate.get_schema_version(conn)}")
+    apart = abs((datetime.now(UTC) - current_time(conn)).total_seconds())
     if apart > CLOCK_SECONDS:
         yield fail(
             f"our clock and PostgreSQL's are {apart:.0f} s apart", "keep both by NTP: signatures and URLs expire"
@@ -86,7 +86,7 @@ def _schema(conn: Connection) -> Iterator[Check]:
         yield ok("our clock and PostgreSQL's agree")
 
 
-def broker(settings: Settings) -> Iterator[Check]:
+def check_broker(settings: Settings) -> Iterator[CheckResult]:
     """Check that a Redis or Valkey answers, throws nothing away and survives a restart. RabbitMQ is told by use."""
     url = settings.broker_url.get_secret_value()
     if not url.startswith(("redis://", "rediss://")):
@@ -109,13 +109,13 @@ def broker(settings: Settings) -> Iterator[Check]:
     yield _persistence(bool(persistence.get("aof_enabled")))
 
 
-def _eviction(policy: str) -> Check:
+def _eviction(policy: str) -> CheckResult:
     if policy == "noeviction":
         return ok("the broker evicts nothing (noeviction)")
     return fail(f"the broker may throw wakes away ({policy})", "set maxmemory-policy noeviction")
 
 
-def _persistence(is_on: bool) -> Check:
+def _persistence(is_on: bool) -> CheckResult:
     if is_on:
         return ok("the broker keeps its messages over a restart (appendonly)")
     return warn(
@@ -123,7 +123,7 @@ def _persistence(is_on: bool) -> Check:
     )
 
 
-def provider_settings(settings: Settings) -> Iterator[Check]:
+def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
     """Check each provider's webhook secret and whether it takes orders, webhooks out, and our own API token."""
     try:
         loaded = providers.load(settings)
@@ -131,12 +131,12 @@ def provider_settings(settings: Settings) -> Iterator[Check]:
         yield fail(str(error), "correct it")
         return
     for name, provider in loaded.items():
-        secret = provider.enabled_by
+        secret = provider.webhook_setting
         if name in settings.allow_unsigned:
             yield warn(f"{name}: webhooks are taken unsigned", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
-        elif provider.enabled:
+        elif provider.is_enabled:
             yield ok(f"{name}: a webhook secret is set and can be read")
-        elif not (provider.synchronous and provider.can_submit):  # that one answers orders with the files themselves
+        elif not (provider.is_synchronous and provider.can_submit):  # that one answers orders with the files themselves
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:
             yield ok(f"{name}: takes orders, at most {provider.max_in_flight} at once")
@@ -146,7 +146,7 @@ def provider_settings(settings: Settings) -> Iterator[Check]:
     yield _api_token(settings)
 
 
-def _api_token(settings: Settings) -> Check:
+def _api_token(settings: Settings) -> CheckResult:
     length = len(settings.api_token.get_secret_value()) if settings.api_token else 0
     advice = "set MOORAGE_API_TOKEN to what `openssl rand -hex 32` prints"
     if not length:
@@ -156,7 +156,7 @@ def _api_token(settings: Settings) -> Check:
     return ok(f"an API token of {length} characters is set")
 
 
-def replicate_token(settings: Settings) -> Iterator[Check]:
+def check_replicate_token(settings: Settings) -> Iterator[CheckResult]:
     """Check that Replicate takes our token: one GET of the account it belongs to."""
     if settings.replicate_api_token is None:
         if settings.replicate_webhook_secret:
@@ -173,7 +173,7 @@ def replicate_token(settings: Settings) -> Iterator[Check]:
     yield _taken(answer.status_code, settings.replicate_api_url)
 
 
-def _taken(status: int, url: str) -> Check:
+def _taken(status: int, url: str) -> CheckResult:
     if status in (401, 403):
         return fail(f"Replicate refuses our token ({status})", "set REPLICATE_API_TOKEN to a live one")
     if status == 200:
@@ -183,7 +183,7 @@ def _taken(status: int, url: str) -> Check:
     return warn(f"{url} answers {status} now", "look again later")
 
 
-def public_url(settings: Settings) -> Iterator[Check]:
+def check_public_url(settings: Settings) -> Iterator[CheckResult]:
     """Check that the address providers are given can be theirs."""
     parts = urlsplit(settings.public_url)
     level = fail if settings.env == "production" else warn

@@ -7,22 +7,22 @@ from uuid import uuid4
 
 import requests
 
-from cli.commands.doctor.checks import Check, fail, ok, warn
+from cli.commands.doctor.checks import CheckResult, fail, ok, warn
 from moorage.errors import MoorageError
 from moorage.settings import Settings
 from storage import s3
-from storage.s3 import Blobs
+from storage.s3 import ObjectStore
 
 PREFIX: Final = "doctor/"
 BYTES: Final = b"moorage doctor looks whether this can be written and who can read it.\n"
 GET_SECONDS: Final = 5.0
 
 
-def look(settings: Settings) -> Iterator[Check]:
+def check_buckets(settings: Settings) -> Iterator[CheckResult]:
     """Check both buckets with a small object that is deleted again."""
     blobs = s3.from_settings(settings)
     try:
-        blobs.check()
+        blobs.check_connection()
     except MoorageError as error:
         made = "a worker makes it when it starts" if settings.manage_buckets else "make it"
         yield fail(f"storage: {error}", f"correct AWS_ENDPOINT_URL_S3 and its keys; if the bucket is missing, {made}")
@@ -31,7 +31,7 @@ def look(settings: Settings) -> Iterator[Check]:
     yield from _bucket(blobs, blobs.private_bucket, is_public=False)
 
 
-def _bucket(blobs: Blobs, bucket: str, *, is_public: bool) -> Iterator[Check]:
+def _bucket(blobs: ObjectStore, bucket: str, *, is_public: bool) -> Iterator[CheckResult]:
     key = f"{PREFIX}{uuid4()}.txt"
     digest = hashlib.sha256(BYTES).hexdigest()
     try:
@@ -47,15 +47,15 @@ def _bucket(blobs: Blobs, bucket: str, *, is_public: bool) -> Iterator[Check]:
         )
 
 
-def _public(blobs: Blobs, bucket: str, key: str) -> Check:
-    url = blobs.asset_url(key)
+def _public(blobs: ObjectStore, bucket: str, key: str) -> CheckResult:
+    url = blobs.build_asset_url(key)
     status = _anonymous(url)
     if status == 200:
         return ok(f"anyone can read bucket {bucket} at {url.removesuffix(key)}")
     return fail(f"{url} answers {status} to an anonymous reader", "let anyone s3:GetObject, or correct ASSET_BASE_URL")
 
 
-def _private(blobs: Blobs, bucket: str, key: str) -> Check:
+def _private(blobs: ObjectStore, bucket: str, key: str) -> CheckResult:
     url = blobs.presign_get(bucket, key, 60).partition("?")[0]
     status = _anonymous(url)
     if status in (401, 403, 404):
