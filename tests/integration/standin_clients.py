@@ -15,11 +15,11 @@ MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures/fast", "open
 
 def build_clients(standin: Standin) -> Mapping[str, Provider]:
     """Return every provider client, with the settings of the stand-in."""
-    settings: dict[str, Any] = {
-        name.lower().removeprefix("moorage_"): value for name, value in standin.environment().items()
-    }
+    environment = standin.environment()
+    jwks_url = environment.pop("MOORAGE_DEV_FAL_JWKS_URL")
+    fields: dict[str, Any] = {name.lower().removeprefix("moorage_"): value for name, value in environment.items()}
     servers = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
-    return providers.load(Settings(_env_file=None, **servers, **settings))
+    return providers.load(Settings(_env_file=None, **servers, **fields).with_constants(fal_jwks_url=(jwks_url,)))
 
 
 def build_submit_request(
