@@ -7,7 +7,7 @@ import requests
 
 from moorage.errors import MoorageError
 from simulation.cases import Body, Case
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 
 
 class SimulationFailed(MoorageError):
@@ -22,7 +22,7 @@ class ApiClient:
         retries: repeat a request until it succeeds, through any outage; `retry_count` counts the failures.
     """
 
-    def __init__(self, local: Local, owner: str, *, retries: bool = False) -> None:
+    def __init__(self, local: LocalDeployment, owner: str, *, retries: bool = False) -> None:
         self._url, self._owner, self._retries = f"{local.url}/v1", owner, retries
         self._session = requests.Session()
         self._session.trust_env = False

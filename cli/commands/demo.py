@@ -19,7 +19,7 @@ from simulation.demo.webhook_listener import WebhookListener
 from simulation.ledger_check import check_ledger
 from simulation.progress import is_quiet, read_progress
 from simulation.provider.client import Standin
-from simulation.stack import Local, data_folder
+from simulation.stack import LocalDeployment, data_folder
 from tasks.audit import run
 from worker import boot
 
@@ -42,7 +42,7 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     with WebhookListener() as listener, Standin(pictures=pictures).start(folder / "standin") as standin:
         overrides = {name: value for name, (value, _) in cases.SETTINGS.items()} | listener.environment()
         console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for providers ...")
-        with Local(folder, standin=standin, overrides=overrides) as local:
+        with LocalDeployment(folder, standin=standin, overrides=overrides) as local:
             console.print(f"all up after {time.monotonic() - started:.1f} s. Settings that differ from the defaults:")
             for name, (value, reason) in cases.SETTINGS.items():
                 console.print(f"  {name}={value}  {reason}")
@@ -55,7 +55,7 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     sys.exit(0 if agrees else 1)
 
 
-def _run(console: Console, local: Local, standin: Standin, listener: WebhookListener) -> bool:
+def _run(console: Console, local: LocalDeployment, standin: Standin, listener: WebhookListener) -> bool:
     """Run every case to its end and print the comparison; return True if the sources agree."""
     os.environ.update(local.environment())
     settings_module.get_settings.cache_clear()

@@ -26,7 +26,7 @@ from simulation.ledger_check import Verdict
 from simulation.ledger_index import LedgerIndex
 from simulation.progress import count_dead_letters, is_quiet, read_progress
 from simulation.provider.client import Standin
-from simulation.stack import Local, data_folder
+from simulation.stack import LocalDeployment, data_folder
 from tasks.audit import run
 from worker import boot
 
@@ -61,8 +61,8 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
     console.print(f"drill: {jobs} jobs, {minutes:g} minutes, seed {seed}")
     console.print("settings that differ from the defaults: " + ", ".join(f"{k}={v}" for k, v in SETTINGS.items()))
     with Standin().start(folder / "standin") as standin, Stack(folder / "local") as stack:
-        proxies = _start_proxies(stack)
-        local = Local(
+        proxies = {server.name: Proxy(server.port).start() for server in stack.servers}
+        local = LocalDeployment(
             folder / "local", stack=stack, standin=standin, keep_workers=2, concurrency=3, beats=2,
             overrides={**SETTINGS, **_proxy_settings(stack, proxies)},
         )  # fmt: skip
@@ -81,11 +81,6 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
     else:
         console.print(f"data and logs are in {folder}")
     raise SystemExit(0 if result["clean"] else 1)
-
-
-def _start_proxies(stack: Stack) -> dict[str, Proxy]:
-    servers = {"postgres": stack.postgres, "valkey": stack.valkey, "seaweedfs": stack.seaweedfs}
-    return {name: Proxy(server.port).start() for name, server in servers.items()}
 
 
 def _proxy_settings(stack: Stack, proxies: dict[str, Proxy]) -> dict[str, str]:

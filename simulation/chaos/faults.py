@@ -14,24 +14,32 @@ import redis
 
 from db.connection import connect
 from embedded.proxy import Proxy
-from embedded.server import Server
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 
 FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this size of a file
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The components that a drill can break. `proxies`: postgres, valkey, seaweedfs."""
+    """The components that a drill can break. `proxies`: by the name of the server."""
 
-    local: Local
+    local: LocalDeployment
     standin: Standin
     proxies: Mapping[str, Proxy]
     lease_seconds: float
 
-    def running_workers(self, prefixes: tuple[str, ...] = ("keep", "quick")) -> list[str]:
-        return [n for n, p in self.local.processes.items() if n.startswith(prefixes) and p.is_running]
+    def draw_worker(self, rng: random.Random, *prefixes: str) -> str | None:
+        """Return the name of a running worker, None without one."""
+        names = [n for n, p in self.local.processes.items() if n.startswith(prefixes) and p.is_running]
+        return rng.choice(names) if names else None
+
+    def child_pids(self, worker: str) -> list[int]:
+        children: list[int] = []
+        for task in Path(f"/proc/{self.local.processes[worker].pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                children += [int(child) for child in task.read_text().split()]
+        return children
 
 
 def _nothing() -> None:
@@ -57,18 +65,10 @@ class ActiveFault:
 Injector = Callable[[Targets, random.Random], ActiveFault | None]  # None: there is nothing to break now
 
 
-def child_pids(pid: int) -> list[int]:
-    children = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            children += [int(child) for child in task.read_text().split()]
-    return children
-
-
 def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
-    name = rng.choice(targets.running_workers() or ["quick"])
-    children = child_pids(targets.local.processes[name].pid or 0)
-    if not children:
+    name = targets.draw_worker(rng, "keep", "quick")
+    children = targets.child_pids(name) if name else []
+    if not name or not children:
         return None
     os.kill(rng.choice(children), signal.SIGKILL)
     return ActiveFault(victim=name, is_kill=True)
@@ -76,50 +76,56 @@ def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
 
 def kill_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
     """Kill a worker with its process group; the supervisor restarts it."""
-    names = targets.running_workers()
-    if not names:
+    name = targets.draw_worker(rng, "keep", "quick")
+    if name is None:
         return None
-    name = rng.choice(names)
     targets.local.processes[name].kill()
     return ActiveFault(victim=name, is_kill=True)
 
 
-def kill_receiver(targets: Targets, _rng: random.Random) -> ActiveFault | None:
-    return _kill_process(targets, "receiver")
+def kill_process(name: str) -> Injector:
+    def inject(targets: Targets, _rng: random.Random) -> ActiveFault | None:
+        process = targets.local.processes.get(name)
+        if process is None or not process.is_running:  # by another fault
+            return None
+        process.kill()
+        return ActiveFault(is_kill=True)
+
+    return inject
 
 
-def kill_beat(targets: Targets, _rng: random.Random) -> ActiveFault | None:
-    return _kill_process(targets, "beat1")
+def kill_server(name: str) -> Injector:
+    """Kill a server and restart it after up to 4 s."""
 
+    def inject(targets: Targets, rng: random.Random) -> ActiveFault | None:
+        server = next(server for server in targets.local.stack.servers if server.name == name)
+        if not server.is_running:
+            return None
+        server.kill()
+        return ActiveFault(server.launch, seconds=rng.uniform(0.2, 4), is_kill=True)
 
-def _kill_process(targets: Targets, name: str) -> ActiveFault | None:
-    process = targets.local.processes.get(name)
-    if process is None or not process.is_running:  # by another fault
-        return None
-    process.kill()
-    return ActiveFault(is_kill=True)
+    return inject
 
 
 def stop_all_beats(targets: Targets, rng: random.Random) -> ActiveFault | None:
-    names = [name for name in targets.local.processes if name.startswith("beat")]
-    stopped = {name: targets.local.processes.pop(name) for name in names}
+    processes = targets.local.processes
+    stopped = {name: processes.pop(name) for name in list(processes) if name.startswith("beat")}
     for process in stopped.values():
         process.kill()
 
     def heal() -> None:
-        for name, process in stopped.items():
+        for process in stopped.values():
             process.launch()
-            targets.local.processes[name] = process
+        processes.update(stopped)
 
     return ActiveFault(heal, seconds=rng.uniform(3, 8), is_kill=True)
 
 
 def freeze_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
     """Stop a worker and its children with SIGSTOP for twice its lease, so that it resumes fenced."""
-    names = targets.running_workers(("keep",))
-    if not names:
+    name = targets.draw_worker(rng, "keep")
+    if name is None:
         return None
-    name = rng.choice(names)
     pid = targets.local.processes[name].pid or 0
     _signal_group(pid, signal.SIGSTOP)
     seconds = 2 * targets.lease_seconds
@@ -129,26 +135,6 @@ def freeze_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
 def _signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-
-
-def kill_postgres(targets: Targets, rng: random.Random) -> ActiveFault | None:
-    return _kill_server(targets.local.stack.postgres, rng)
-
-
-def kill_valkey(targets: Targets, rng: random.Random) -> ActiveFault | None:
-    return _kill_server(targets.local.stack.valkey, rng)
-
-
-def kill_seaweedfs(targets: Targets, rng: random.Random) -> ActiveFault | None:
-    return _kill_server(targets.local.stack.seaweedfs, rng)
-
-
-def _kill_server(server: Server, rng: random.Random) -> ActiveFault | None:
-    """Kill a server and restart it after up to 4 s."""
-    if not server.is_running:
-        return None
-    server.kill()
-    return ActiveFault(server.launch, seconds=rng.uniform(0.2, 4), is_kill=True)
 
 
 def empty_broker(targets: Targets, _rng: random.Random) -> ActiveFault | None:
@@ -179,24 +165,18 @@ def stall_connections(server: str) -> Injector:
 
 def fill_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
     """Limit the size of files that the children of a worker can write."""
-    names = targets.running_workers(("keep",))
-    if not names:
+    name = targets.draw_worker(rng, "keep")
+    children = targets.child_pids(name) if name else []
+    if not name or not children:
         return None
-    name = rng.choice(names)
-    children = child_pids(targets.local.processes[name].pid or 0)
-    for child in children:
-        _limit_file_size(child, FILE_LIMIT_BYTES)
 
-    def heal() -> None:
+    def limit(max_bytes: int) -> None:
         for child in children:
-            _limit_file_size(child, resource.RLIM_INFINITY)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(child, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
 
-    return ActiveFault(heal, seconds=rng.uniform(2, 6), victim=name) if children else None
-
-
-def _limit_file_size(pid: int, max_bytes: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
+    limit(FILE_LIMIT_BYTES)
+    return ActiveFault(lambda: limit(resource.RLIM_INFINITY), seconds=rng.uniform(2, 6), victim=name)
 
 
 def jump_clock(targets: Targets, rng: random.Random) -> ActiveFault | None:
@@ -234,12 +214,12 @@ def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault |
 KINDS: Final[dict[str, tuple[Injector, int]]] = {
     "pool child killed": (kill_pool_child, 12),
     "worker killed": (kill_worker, 6),
-    "receiver killed": (kill_receiver, 5),
-    "beat killed": (kill_beat, 3),
+    "receiver killed": (kill_process("receiver"), 5),
+    "beat killed": (kill_process("beat1"), 3),
     "no beat": (stop_all_beats, 2),
-    "PostgreSQL killed": (kill_postgres, 4),
-    "broker killed": (kill_valkey, 4),
-    "storage killed": (kill_seaweedfs, 3),
+    "PostgreSQL killed": (kill_server("postgres"), 4),
+    "broker killed": (kill_server("valkey"), 4),
+    "storage killed": (kill_server("seaweedfs"), 3),
     "worker frozen": (freeze_worker, 2),
     "broker emptied": (empty_broker, 4),
     "broker cut": (cut_connections("valkey"), 2),

@@ -8,7 +8,7 @@ from simulation.api_client import ApiClient
 from simulation.cases import Body, CaseRun
 from simulation.chaos.cases import REQUEST_SHARE, draw_job_request, draw_registered_case
 from simulation.provider.client import Standin, StandinError
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 
 
 class LoadGenerator:
@@ -20,7 +20,7 @@ class LoadGenerator:
         error: the exception that ended the thread.
     """
 
-    def __init__(self, local: Local, standin: Standin, *, jobs: int, seconds: float, seed: int) -> None:
+    def __init__(self, local: LocalDeployment, standin: Standin, *, jobs: int, seconds: float, seed: int) -> None:
         self._client = ApiClient(local, "drill", retries=True)
         self._standin, self._webhook = standin, f"{local.url}/webhooks/replicate"
         self._jobs, self._seconds = jobs, seconds

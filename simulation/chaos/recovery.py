@@ -10,8 +10,7 @@ import psycopg
 
 from db.connection import Connection, connect, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos import recovery_probes
-from simulation.chaos.recovery_probes import Probe
+from simulation.chaos.recovery_probes import MARK, PROBES, Probe
 
 Outcome = Literal["recovered", "waiting", "nothing to measure"]
 HeldRow = tuple[str, UUID, UUID]  # table, id, lease token
@@ -111,8 +110,7 @@ class RecoveryMonitor:
 
     def measure_probe(self, kind: str, victim: str = "") -> None:
         """Measure from now, the end of the fault, until its probe detects the recovery."""
-        probe = recovery_probes.PROBES[kind]
-        self._measurements.append(Measurement(kind, time.monotonic(), probe=probe, node=victim or None))
+        self._measurements.append(Measurement(kind, time.monotonic(), probe=PROBES[kind], node=victim or None))
 
     def mark_disturbed(self, *, leases_only: bool = False) -> None:
         """Note that another fault delays the current recoveries: their times are reported separately."""
@@ -154,16 +152,17 @@ class RecoveryMonitor:
 
     def _run_probe(self, conn: Connection, measurement: Measurement, probe: Probe) -> Outcome:
         if measurement.mark is None:
-            measurement.mark = {**recovery_probes.read_mark(conn), "victim": f"{measurement.node}@%"}
-        elif recovery_probes.finds_row(conn, probe.recovered, measurement.mark):
+            measurement.mark = {**(fetch_one(conn, MARK, {}) or {}), "victim": f"{measurement.node}@%"}
+        elif fetch_one(conn, probe.recovered, measurement.mark):
             return "recovered"
-        return "waiting" if recovery_probes.finds_row(conn, probe.waiting, {}) else "nothing to measure"
+        return "waiting" if fetch_one(conn, probe.waiting, {}) else "nothing to measure"
 
     def _finds_released(self, conn: Connection, measurement: Measurement) -> bool:
         if not measurement.held:
             args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
-            rows = fetch_all(conn, RELEASED, args)
-            measurement.held = [(TABLES[row["subject"]], row["subject_id"], NO_TOKEN) for row in rows]
+            measurement.held = [
+                (TABLES[r["subject"]], r["subject_id"], NO_TOKEN) for r in fetch_all(conn, RELEASED, args)
+            ]
         return bool(measurement.held)
 
     def _are_resumed(self, conn: Connection, measurement: Measurement) -> bool:

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-from db.connection import Connection, fetch_one
+from typing import Final
 
 # Work that any worker could claim now.
 _DUE: Final = """
@@ -30,6 +28,7 @@ _KEPT: Final = """
 SELECT 1 AS found FROM events WHERE id > %(event)s AND subject = 'output' AND to_state = 'kept'
 """
 
+# The state before a recovery, which must follow it.
 MARK: Final = """
 SELECT (SELECT coalesce(max(id), 0) FROM events) AS event,
        (SELECT coalesce(max(id::text), '') FROM deliveries) AS delivery,
@@ -47,7 +46,7 @@ class Probe:
 
     Args:
         waiting: finds a row while work waits for the broken component; without any there is no recovery to measure.
-        recovered: finds a row once the component has served something after the mark (see `read_mark`).
+        recovered: finds a row once the component has served something after the mark (see `MARK`).
     """
 
     waiting: str
@@ -80,12 +79,3 @@ PROBES: Final[Mapping[str, Probe]] = {
     "no beat": TICKS,
 }
 LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
-
-
-def read_mark(conn: Connection) -> dict[str, Any]:
-    """Return the present state: only what follows it shows a recovery."""
-    return fetch_one(conn, MARK, {}) or {}
-
-
-def finds_row(conn: Connection, statement: str, args: Mapping[str, Any]) -> bool:
-    return fetch_one(conn, statement, dict(args)) is not None

@@ -12,7 +12,7 @@ from simulation.api_client import ApiClient, SimulationFailed
 from simulation.cases import Body, Case, CaseRun
 from simulation.demo.cases import PROJECT, SCENES
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 
 LATE_SECONDS: Final = 2.0
 WAIT_SECONDS: Final = 60.0
@@ -27,7 +27,7 @@ READY: Final[dict[str, Callable[[Body], bool]]] = {
 class Application:
     """`runs` are the accepted cases, in order."""
 
-    def __init__(self, local: Local, standin: Standin) -> None:
+    def __init__(self, local: LocalDeployment, standin: Standin) -> None:
         self._client = ApiClient(local, "demo")
         self._standin = standin
         self._webhook = f"{local.url}/webhooks/replicate"

@@ -24,7 +24,7 @@ from moorage import lifecycle
 from moorage import settings as settings_module
 from moorage.settings import Settings
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 from storage import s3
 from tests.acceptance.patience import patient
 
@@ -66,7 +66,7 @@ class Asked:
 class World:
     """The one running system that the acceptance tests share."""
 
-    def __init__(self, local: Local, standin: Standin, armed: Path) -> None:
+    def __init__(self, local: LocalDeployment, standin: Standin, armed: Path) -> None:
         self.local, self.standin, self.armed = local, standin, armed
         self.settings = load_settings(local.environment())
         self.url = self.settings.database_url.get_secret_value()
