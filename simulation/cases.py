@@ -11,19 +11,12 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """
-    An entry of a fallback chain.
-
-    Args:
-        script: for the stand-in.
-        seconds: its time limit.
-        failure: the reason why it yields no files within its time limit; None: it yields files.
-    """
+    """An entry of a fallback chain."""
 
     provider: str
-    script: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float = 60.0
-    failure: str | None = None
+    script: Mapping[str, Any] = field(default_factory=dict)  # for the stand-in
+    seconds: float = 60.0  # its time limit
+    failure: str | None = None  # the reason why it yields no files within its time limit
     model: str | None = None
 
     @property
@@ -41,37 +34,26 @@ class Case:
     """
     A job: a job request with a fallback chain, or a prediction that the application starts and registers.
 
-    Args:
-        name: unique; the Idempotency-Key of a job request.
-        input: of the prediction to register; None for a job request.
-        registration: of the prediction; "late": after its webhook.
-        policy: for partial results.
-        source: the input file `image` of every entry.
-        action: of the application, once a prediction is running ("cancel") or the job has failed ("retry").
-        is_repeated: the request is sent twice.
-        state: expected state of the job; None: not exactly known.
-        providers: expected providers of the job's predictions; None: not checked.
-        files: expected number of files that readers see; checked with `providers`.
-        needs_placeholder: a placeholder is expected, at least temporarily.
+    The last four fields are expected results; the number of files that readers see is checked with `providers`.
     """
 
-    name: str
-    input: Body | None = None
+    name: str  # unique; the Idempotency-Key of a job request
+    input: Body | None = None  # of the prediction to register; None for a job request
     chain: tuple[Entry, ...] = ()
-    registration: Literal["at once", "late", "never"] = "at once"
-    policy: Literal["keep", "discard"] = "keep"
+    registration: Literal["at once", "late", "never"] = "at once"  # "late": after the webhook
+    policy: Literal["keep", "discard"] = "keep"  # for partial results
     kind: Literal["image", "video"] = "image"
     project: str | None = None
     scene: str | int | None = None
     placeholder: bool = False
-    source: Literal["upload", "kept output"] | None = None
-    action: Literal["cancel", "retry"] | None = None
-    is_repeated: bool = False
+    source: Literal["upload", "kept output"] | None = None  # of the input file `image` of every entry
+    action: Literal["cancel", "retry"] | None = None  # once a prediction is running, or the job has failed
+    is_repeated: bool = False  # the request is sent twice
     deadline_seconds: float | None = None
-    state: str | None = "succeeded"
-    providers: tuple[str, ...] | None = None
+    state: str | None = "succeeded"  # None: not exactly known
+    providers: tuple[str, ...] | None = None  # of the job's predictions; None: not checked
     files: int = 1
-    needs_placeholder: bool = False
+    needs_placeholder: bool = False  # at least temporarily
 
     def prompt(self, number: int) -> str:
         """Return the prompt of an entry, which identifies its predictions in the stand-in's ledger."""
@@ -102,18 +84,10 @@ class Case:
 
 @dataclass(slots=True)
 class CaseRun:
-    """
-    A case whose request was accepted.
-
-    Args:
-        job_ids: one per response; none for a prediction that is not registered.
-        external_id: of the registered prediction.
-        sent_at: of the first request, in Unix seconds.
-        view: the job as the API shows it.
-    """
+    """A case whose request was accepted."""
 
     case: Case
-    job_ids: tuple[str, ...] = ()
-    external_id: str | None = None
-    sent_at: float = 0.0
-    view: Body = field(default_factory=dict)
+    job_ids: tuple[str, ...] = ()  # one per response; none for a prediction that is not registered
+    external_id: str | None = None  # of the registered prediction
+    sent_at: float = 0.0  # of the first request, in Unix seconds
+    view: Body = field(default_factory=dict)  # the job as the API shows it

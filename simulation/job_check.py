@@ -56,29 +56,42 @@ class JobRequestCounts:
 
 
 @dataclass(slots=True)
-class JobFindings:
-    counts: JobRequestCounts = field(default_factory=JobRequestCounts)
+class Verdict:
+    """The result of a check; `is_clean` is what moorage guarantees."""
+
+    files: int = 0  # that the provider announced and that must be kept or dead-lettered
+    acknowledged: int = 0  # webhooks
+    kept: int = 0
+    job_requests: JobRequestCounts = field(default_factory=JobRequestCounts)
+    repeated: int = 0  # attempts
+    orphans: int = 0  # objects without a row
+    expired: set[str] = field(default_factory=set)  # predictions with outputs that expired because the clock jumped
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)  # repeated attempts
+
+    @property
+    def findings(self) -> list[tuple[str, str]]:
+        """Return (kind, message) of each finding."""
+        kinds = ("lost", "doubled", "unexpected", "unexplained")
+        return [(kind, message) for kind in kinds for message in getattr(self, kind)]
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.findings
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """
-    A job request with its rows and the ledger's lines.
-
-    Args:
-        predictions: without that of the placeholder.
-        is_excused: a clock jump may have ended its predictions early.
-    """
+    """A job request with its rows and the ledger's lines."""
 
     run: CaseRun
     row: Row
-    predictions: Sequence[Row]
+    predictions: Sequence[Row]  # without that of the placeholder
     visible: Sequence[Row]
     created: Sequence[Line]
-    is_excused: bool
+    is_excused: bool  # a clock jump may have ended its predictions early
 
     @property
     def case(self) -> Case:
@@ -92,34 +105,32 @@ class _Job:
         return [row for row in self.predictions if row["entry"] == number]
 
 
-def check_jobs(conn: Connection, index: LedgerIndex, runs: Sequence[CaseRun], jumps: Jumps = ()) -> JobFindings:
+def check_jobs(
+    conn: Connection, index: LedgerIndex, runs: Sequence[CaseRun], verdict: Verdict, jumps: Jumps = ()
+) -> None:
     """
     Compare job requests that were acknowledged with what was created and what readers see.
 
     Args:
         jumps: when the database's clock was an hour off, so that time limits passed early.
     """
-    findings = JobFindings(JobRequestCounts(sent=len(runs)))
-    jobs, predictions, visible = (
-        fetch_all(conn, JOBS),
-        _by_job(fetch_all(conn, PREDICTIONS)),
-        _by_job(fetch_all(conn, VISIBLE)),
-    )
+    verdict.job_requests.sent = len(runs)
+    jobs = fetch_all(conn, JOBS)
+    predictions, visible = _by_job(fetch_all(conn, PREDICTIONS)), _by_job(fetch_all(conn, VISIBLE))
     for run in runs:
         rows = [row for row in jobs if row["name"] == run.case.name]
-        if _has_one_job(run, rows, findings):
+        if _has_one_job(run, rows, verdict):
             prompts = [run.case.prompt(number) for number in range(len(run.case.chain))]
             created = [line for prompt in prompts for line in index.created.get(prompt, ())]
             is_excused = any(began - JUMP_SECONDS <= run.sent_at <= ended + 1 for began, ended in jumps)
             job_id = rows[0]["id"]
             job = _Job(run, rows[0], predictions.get(job_id, []), visible.get(job_id, []), created, is_excused)
-            _count(job, findings.counts)
-            _check_end(job, index, findings)
-            _check_created(job, index, findings)
-            _check_expected(job, index, findings)
+            _count(job, verdict.job_requests)
+            _check_end(job, index, verdict)
+            _check_created(job, index, verdict)
+            _check_expected(job, index, verdict)
     names = {run.case.name for run in runs}
-    findings.unexpected += [f"job {row['id']} was never requested" for row in jobs if row["name"] not in names]
-    return findings
+    verdict.unexpected += [f"job {row['id']} was never requested" for row in jobs if row["name"] not in names]
 
 
 def _by_job(rows: Iterable[Row]) -> dict[Any, list[Row]]:
@@ -129,12 +140,12 @@ def _by_job(rows: Iterable[Row]) -> dict[Any, list[Row]]:
     return by_job
 
 
-def _has_one_job(run: CaseRun, rows: Sequence[Row], findings: JobFindings) -> bool:
+def _has_one_job(run: CaseRun, rows: Sequence[Row], verdict: Verdict) -> bool:
     ids = {str(row["id"]) for row in rows} | set(run.job_ids)
     if not rows:
-        findings.lost.append(f"{run.case.name} was acknowledged and has no job")
+        verdict.lost.append(f"{run.case.name} was acknowledged and has no job")
     elif len(ids) > 1:
-        findings.doubled.append(f"{run.case.name} has {len(ids)} jobs: {', '.join(sorted(ids))}")
+        verdict.doubled.append(f"{run.case.name} has {len(ids)} jobs: {', '.join(sorted(ids))}")
     return len(ids) == 1 and bool(rows)
 
 
@@ -147,85 +158,85 @@ def _count(job: _Job, counts: JobRequestCounts) -> None:
     counts.failed += job.row["state"] == "failed"
 
 
-def _check_end(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+def _check_end(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
     if job.row["state"] not in FINAL_STATES:
-        findings.lost.append(f"{job.name} has not ended")
+        verdict.lost.append(f"{job.name} has not ended")
     elif any(not row["is_placeholder"] for row in job.visible):
-        _check_files(job, index, findings)
+        _check_files(job, index, verdict)
     elif job.case.action != "cancel":
-        _check_without_files(job, findings)
-        _check_unused(job, index, findings)
+        _check_without_files(job, verdict)
+        _check_unused(job, index, verdict)
 
 
-def _check_files(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+def _check_files(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
     """The visible files are those of one prediction of the job: complete, once, byte for byte."""
     external_ids = sorted({str(row["external_id"]) for row in job.visible})
     external_id, paths = external_ids[0], Counter(row["path"] for row in job.visible)
     if any(row["is_placeholder"] for row in job.visible):
-        findings.unexpected.append(f"{job.name} shows a placeholder beside its files")
+        verdict.unexpected.append(f"{job.name} shows a placeholder beside its files")
         return
     if len(external_ids) > 1 or max(paths.values()) > 1:
-        findings.doubled.append(f"{job.name} shows {len(job.visible)} files of {', '.join(external_ids)}")
+        verdict.doubled.append(f"{job.name} shows {len(job.visible)} files of {', '.join(external_ids)}")
         return
     if external_id not in {line["prediction"] for line in job.created}:
-        findings.unexpected.append(f"{job.name} shows files of {external_id}, which was not created for it")
+        verdict.unexpected.append(f"{job.name} shows files of {external_id}, which was not created for it")
         return
     expected = index.files.get(external_id, {})
     is_expired = job.is_excused and any(row["is_expired"] for row in job.predictions)
     if job.row["state"] != "succeeded" and not is_expired:
-        findings.unexpected.append(f"{job.name} has files and the reason: {job.row['reason']}")
+        verdict.unexpected.append(f"{job.name} has files and the reason: {job.row['reason']}")
     if not is_expired:
         missing = expected.keys() - paths.keys()
-        findings.lost += [f"{job.name} does not show {external_id} {path}" for path in missing]
+        verdict.lost += [f"{job.name} does not show {external_id} {path}" for path in missing]
     for row in job.visible:
         line = expected.get(row["path"])
         if line is None or (row["sha256"], row["bytes"]) != (line["sha256"], line["bytes"]):
-            findings.unexpected.append(f"{job.name} shows {external_id} {row['path']} with other bytes than served")
+            verdict.unexpected.append(f"{job.name} shows {external_id} {row['path']} with other bytes than served")
 
 
-def _check_without_files(job: _Job, findings: JobFindings) -> None:
+def _check_without_files(job: _Job, verdict: Verdict) -> None:
     """Without files a job has the placeholder that it requested, with a reason, or it has failed with a reason."""
     state, reason = job.row["state"], job.row["reason"] or ""
     if job.case.placeholder:
         if len(job.visible) != 1 or state != "partial" or not reason.startswith("placeholder: "):
-            findings.unexpected.append(f"{job.name} shows {len(job.visible)} placeholders and the reason: {reason}")
+            verdict.unexpected.append(f"{job.name} shows {len(job.visible)} placeholders and the reason: {reason}")
     elif job.visible:
-        findings.unexpected.append(f"{job.name} shows a placeholder that it did not request")
+        verdict.unexpected.append(f"{job.name} shows a placeholder that it did not request")
     elif state != "failed" or not job.row["category"] or not reason:
-        findings.unexpected.append(f"{job.name} has no files and the reason: {reason}")
+        verdict.unexpected.append(f"{job.name} has no files and the reason: {reason}")
 
 
-def _check_unused(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+def _check_unused(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
     """Without files each entry was tried and failed, and no files of a known prediction are left."""
     for number, entry in enumerate(job.case.chain):
         rows = job.of_entry(number)
         if not rows:
-            findings.lost.append(f"{job.name} never reached {job.case.prompt(number)}")
+            verdict.lost.append(f"{job.name} never reached {job.case.prompt(number)}")
         elif entry.failure is None and not job.is_excused and not any(row["is_uncertain"] for row in rows):
             result = f"{rows[-1]['state']} {rows[-1]['reason']}"
-            findings.lost.append(f"{job.name}: {job.case.prompt(number)} would have yielded files: {result}")
+            verdict.lost.append(f"{job.name}: {job.case.prompt(number)} would have yielded files: {result}")
     for row in job.predictions:
         id_ = row["external_id"]
         if index.statuses.get(id_) == "succeeded" and index.files.get(id_) and not job.is_excused:
-            findings.lost.append(f"{job.name}: {id_} was created, is known, and is not kept: {row['state']}")
+            verdict.lost.append(f"{job.name}: {id_} was created, is known, and is not kept: {row['state']}")
 
 
-def _check_created(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+def _check_created(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
     """Each prediction that was created belongs to one submission; an unseen one to an uncertain submission."""
     for number, entry in enumerate(job.case.chain):
         submitted = [row for row in job.of_entry(number) if row["key_sha256"]]
         created = [line for line in job.created if line["prompt"] == job.case.prompt(number)]
         keys = Counter(line["key"] for line in created if line["key"])
         duplicates = [count for count in keys.values() if count > 1]
-        findings.doubled += [f"{job.name}: {count} predictions were created under one key" for count in duplicates]
+        verdict.doubled += [f"{job.name}: {count} predictions were created under one key" for count in duplicates]
         if len(created) > len(submitted):
             message = f"{job.name}: {len(created)} predictions were created by {len(submitted)} submissions"
-            findings.doubled.append(message)
+            verdict.doubled.append(message)
         for line in created:
             if entry.provider != "openai":
-                _check_submission(job, line, [row for row in submitted if _has_key(row, line)], findings)
+                _check_submission(job, line, [row for row in submitted if _has_key(row, line)], verdict)
             elif index.statuses.get(line["prediction"]) == "succeeded" or not any(map(_is_refused, submitted)):
-                _check_submission(job, line, submitted, findings)
+                _check_submission(job, line, submitted, verdict)
 
 
 def _has_key(row: Row, line: Line) -> bool:
@@ -238,32 +249,32 @@ def _is_refused(row: Row) -> bool:
     return bool(row["state"] == "failed" and not row["is_uncertain"])
 
 
-def _check_submission(job: _Job, line: Line, submitted: Sequence[Row], findings: JobFindings) -> None:
+def _check_submission(job: _Job, line: Line, submitted: Sequence[Row], verdict: Verdict) -> None:
     name = f"{job.name}: {line['provider']} {line['prediction']}"
     if any(row["external_id"] == line["prediction"] for row in submitted):
         return
-    findings.counts.unseen += 1
+    verdict.job_requests.unseen += 1
     if not submitted:
-        findings.unexpected.append(f"{name} was created by no known submission")
+        verdict.unexpected.append(f"{name} was created by no known submission")
     elif line["provider"] == "replicate" and not job.is_excused:
-        findings.unexpected.append(f"{name} was created and never seen, although its provider lists it")
+        verdict.unexpected.append(f"{name} was created and never seen, although its provider lists it")
     elif not any(row["is_uncertain"] and row["external_id"] is None for row in submitted):
-        findings.unexpected.append(f"{name} was created and never seen, and its submission is not uncertain")
+        verdict.unexpected.append(f"{name} was created and never seen, and its submission is not uncertain")
 
 
-def _check_expected(job: _Job, index: LedgerIndex, findings: JobFindings) -> None:
+def _check_expected(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
     """Compare the job, as the API shows it, with the case's exact expectation, where it has one."""
     case, view = job.case, job.run.view
     if case.providers is None:
         return
     if job.row["state"] != case.state:
         reason = f" ({job.row['reason']})" if job.row["reason"] else ""
-        findings.unexpected.append(f"{job.name} ended {job.row['state']}{reason}, expected {case.state}")
+        verdict.unexpected.append(f"{job.name} ended {job.row['state']}{reason}, expected {case.state}")
     providers = tuple(prediction["provider"] for prediction in view["predictions"])
     if providers != case.providers:
-        findings.unexpected.append(f"{job.name} has predictions of {providers}, expected {case.providers}")
+        verdict.unexpected.append(f"{job.name} has predictions of {providers}, expected {case.providers}")
     if len(view["variants"]) != case.files:
-        findings.unexpected.append(f"{job.name} shows {len(view['variants'])} files, expected {case.files}")
+        verdict.unexpected.append(f"{job.name} shows {len(view['variants'])} files, expected {case.files}")
     for prediction in view["predictions"] if case.action == "cancel" else ():
         if index.statuses.get(prediction["external_id"]) != "canceled":
-            findings.unexpected.append(f"{prediction['provider']} did not stop {prediction['external_id']}")
+            verdict.unexpected.append(f"{prediction['provider']} did not stop {prediction['external_id']}")

@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all
-from simulation import job_check
 from simulation.cases import CaseRun
-from simulation.job_check import JobRequestCounts, Jumps
+from simulation.job_check import Jumps, Verdict, check_jobs
 from simulation.ledger_index import LedgerIndex
 from storage import keys
 from storage.s3 import ObjectStore
@@ -35,41 +33,6 @@ SELECT j.id, p.external_id, j.state, j.reason
 PREDICTIONS = "SELECT external_id FROM predictions WHERE external_id IS NOT NULL"
 
 
-@dataclass(slots=True)
-class Verdict:
-    """
-    The result of a check; `is_clean` is what moorage guarantees.
-
-    Args:
-        files: number of outputs that the provider announced and that must be kept or dead-lettered.
-        expired: predictions with outputs that expired because the clock jumped.
-        orphans: number of objects without a row.
-        repeated, unexplained: attempts that were repeated, and those without an explanation (drill).
-    """
-
-    files: int = 0
-    acknowledged: int = 0
-    kept: int = 0
-    job_requests: JobRequestCounts = field(default_factory=JobRequestCounts)
-    repeated: int = 0
-    orphans: int = 0
-    expired: set[str] = field(default_factory=set)
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    unexplained: list[str] = field(default_factory=list)
-
-    @property
-    def findings(self) -> list[tuple[str, str]]:
-        """Return (kind, message) of each finding."""
-        kinds = ("lost", "doubled", "unexpected", "unexplained")
-        return [(kind, message) for kind in kinds for message in getattr(self, kind)]
-
-    @property
-    def is_clean(self) -> bool:
-        return not self.findings
-
-
 def check_ledger(
     conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], runs: Sequence[CaseRun], jumps: Jumps | None = None
 ) -> Verdict:
@@ -90,11 +53,7 @@ def check_ledger(
     requested = [run for run in runs if run.case.chain]
     _check_webhooks(conn, index, verdict, is_strict=is_strict)
     _check_registered_jobs(conn, registered, verdict)
-    findings = job_check.check_jobs(conn, index, requested, jumps or ())
-    verdict.job_requests = findings.counts
-    verdict.lost += findings.lost
-    verdict.doubled += findings.doubled
-    verdict.unexpected += findings.unexpected
+    check_jobs(conn, index, requested, verdict, jumps or ())
     _check_outputs([row for row in rows if is_strict or not row["is_requested"]], index, registered, verdict)
     _check_objects(rows, blobs, verdict, is_strict=is_strict)
     if is_strict:
@@ -182,10 +141,8 @@ def _check_objects(rows: Iterable[Row], blobs: ObjectStore, verdict: Verdict, *,
 
     The drill's audit reads every object instead.
     """
-    recorded: dict[str, tuple[int, str]] = {}
-    for row in rows:
-        recorded |= {row["key"]: (row["bytes"], row["sha256"])} if row["key"] else {}
-        recorded |= {row["thumb_key"]: (row["thumb_bytes"], row["thumb_sha256"])} if row["thumb_key"] else {}
+    columns = [("key", "bytes", "sha256"), ("thumb_key", "thumb_bytes", "thumb_sha256")]
+    recorded = {row[key]: (row[size], row[sha256]) for row in rows for key, size, sha256 in columns if row[key]}
     listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
     verdict.lost += [f"object {key}" for key in sorted(recorded.keys() - listed.keys())]
     for key in sorted(recorded.keys() & listed.keys()):

@@ -12,23 +12,14 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class LedgerIndex:
-    """
-    The ledger's summary (see `provider/ledger.py`), and its lines by prediction or prompt.
-
-    Args:
-        created: lines of predictions, by prompt.
-        statuses: of ended predictions.
-        files: lines of outputs that may be published, by prediction and path.
-        reported: predictions whose end was reported by an acknowledged webhook.
-        of_fal: prediction ids by the webhook ids of fal.
-    """
+    """The ledger's summary (see `provider/ledger.py`), and its lines by prediction or prompt."""
 
     summary: Mapping[str, Any]
-    created: Mapping[str, Sequence[Line]]
-    statuses: Mapping[str, str]
-    files: Mapping[str, Mapping[str, Line]]
-    reported: frozenset[str]
-    of_fal: Mapping[str, str]
+    created: Mapping[str, Sequence[Line]]  # lines of predictions, by prompt
+    statuses: Mapping[str, str]  # of ended predictions
+    files: Mapping[str, Mapping[str, Line]]  # lines of outputs that may be published, by prediction and path
+    reported: frozenset[str]  # predictions whose end was reported by an acknowledged webhook
+    of_fal: Mapping[str, str]  # prediction ids by the webhook ids of fal
 
     @classmethod
     def build(cls, ledger: Mapping[str, Any]) -> Self:

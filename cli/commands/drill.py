@@ -22,7 +22,7 @@ from simulation.chaos.load import LoadGenerator
 from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.schedule import FaultSchedule
 from simulation.chaos.verdict import judge_drill
-from simulation.ledger_check import Verdict
+from simulation.job_check import Verdict
 from simulation.ledger_index import LedgerIndex
 from simulation.progress import count_dead_letters, is_quiet, read_progress
 from simulation.provider.client import Standin

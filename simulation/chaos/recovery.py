@@ -21,12 +21,11 @@ NO_TOKEN: Final = UUID(int=0)
 TABLES: Final = {"delivery": "deliveries", "prediction": "predictions", "output": "outputs"}
 
 HELD = """
-SELECT 'deliveries' AS table_name, id, lease_token FROM deliveries
- WHERE leased_by LIKE %(node)s AND lease_token IS NOT NULL
+SELECT 'deliveries' AS table_name, id, lease_token, leased_by FROM deliveries WHERE lease_token IS NOT NULL
  UNION ALL
-SELECT 'predictions', id, lease_token FROM predictions WHERE leased_by LIKE %(node)s AND lease_token IS NOT NULL
+SELECT 'predictions', id, lease_token, leased_by FROM predictions WHERE lease_token IS NOT NULL
  UNION ALL
-SELECT 'outputs', id, lease_token FROM outputs WHERE leased_by LIKE %(node)s AND lease_token IS NOT NULL
+SELECT 'outputs', id, lease_token, leased_by FROM outputs WHERE lease_token IS NOT NULL
 """
 
 # The row has another lease or has ended; waiting for a retry counts, too: its lease was released.
@@ -49,25 +48,16 @@ NEWEST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"
 
 @dataclass(slots=True)
 class Measurement:
-    """
-    A recovery that is being measured.
-
-    Args:
-        node: of a killed pool child, whose worker releases its rows, or of the victim of a probe.
-        after_event: of a killed pool child: earlier events do not count.
-        probe: for kinds of fault that do not interrupt leases.
-        mark: of the probe, read at the first check.
-        is_disturbed: another fault has delayed the recovery.
-    """
+    """A recovery that is being measured."""
 
     kind: str
     started: float
     held: list[HeldRow] = field(default_factory=list)
-    node: str | None = None
-    after_event: int = 0
-    probe: Probe | None = None
-    mark: dict[str, Any] | None = None
-    is_disturbed: bool = False
+    node: str | None = None  # of a killed pool child, whose worker releases its rows, or of the victim of a probe
+    after_event: int = 0  # of a killed pool child: earlier events do not count
+    probe: Probe | None = None  # for kinds of fault that do not interrupt leases
+    mark: dict[str, Any] | None = None  # of the probe, read at the first check
+    is_disturbed: bool = False  # another fault has delayed the recovery
 
 
 class RecoveryMonitor:
@@ -77,36 +67,31 @@ class RecoveryMonitor:
         self._url = url
         self._conn: Connection | None = None
         self._measurements: list[Measurement] = []
+        self._held: list[dict[str, Any]] = []
         self._newest_event = 0
         self.seconds: dict[str, list[float]] = {}
         self.unrecovered: list[str] = []
 
-    def list_held_rows(self, node: str) -> list[HeldRow]:
-        """Return the rows that a worker holds now; none while PostgreSQL is unavailable."""
-        try:
-            rows = fetch_all(self._connection(), HELD, {"node": f"{node}@%"})
-        except (psycopg.Error, DatabaseUnavailable):
-            self.close()
-            return []
-        return [(row["table_name"], row["id"], row["lease_token"]) for row in rows]
-
-    def mark_newest_event(self) -> None:
-        """Remember the newest event: a fault's effects follow it."""
+    def read_state(self) -> None:
+        """Remember the newest event and the leases, before a fault; no leases while PostgreSQL is unavailable."""
+        self._held = []
         try:
             row = fetch_one(self._connection(), NEWEST_EVENT, {})
+            self._newest_event = int(row["id"]) if row else 0
+            self._held = fetch_all(self._connection(), HELD)
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
+
+    def measure_leases(self, kind: str, node: str) -> None:
+        """Measure from now until the rows of a victim are resumed: of a pool child, those that its worker releases."""
+        measurement = Measurement(kind, time.monotonic())
+        if kind == "pool child killed":
+            measurement.node, measurement.after_event = node, self._newest_event
         else:
-            self._newest_event = int(row["id"]) if row else 0
-
-    def measure_held(self, kind: str, held: list[HeldRow]) -> None:
-        """Measure from now until every row that a dead process held is resumed."""
-        if held:
-            self._measurements.append(Measurement(kind, time.monotonic(), held=held))
-
-    def measure_released(self, kind: str, node: str) -> None:
-        """Measure from now until the rows of a dead pool child, released by its worker, are resumed."""
-        self._measurements.append(Measurement(kind, time.monotonic(), node=node, after_event=self._newest_event))
+            rows = [row for row in self._held if row["leased_by"].startswith(f"{node}@")]
+            measurement.held = [(row["table_name"], row["id"], row["lease_token"]) for row in rows]
+        if measurement.node or measurement.held:
+            self._measurements.append(measurement)
 
     def measure_probe(self, kind: str, victim: str = "") -> None:
         """Measure from now, the end of the fault, until its probe detects the recovery."""

@@ -80,9 +80,7 @@ class FaultSchedule:
     def _inject(self, kind: str) -> None:
         if kind in DISTURBING:
             self._recovery.mark_disturbed()
-        workers = [name for name in self._targets.local.processes if "beat" not in name]
-        held = {name: self._recovery.list_held_rows(name) for name in workers}
-        self._recovery.mark_newest_event()
+        self._recovery.read_state()
         fault = KINDS[kind][0](self._targets, self._rng)
         if fault is None:
             return
@@ -91,10 +89,8 @@ class FaultSchedule:
             self._active.append((time.monotonic() + fault.seconds, kind, fault, time.time()))
         else:
             self._end(kind, fault, time.time())
-        if kind == "pool child killed":
-            self._recovery.measure_released(kind, fault.victim)
-        elif kind in LEASE_KINDS:
-            self._recovery.measure_held(kind, held.get(fault.victim, []))
+        if kind in LEASE_KINDS:
+            self._recovery.measure_leases(kind, fault.victim)
 
     def _heal(self, now: float) -> None:
         for entry in [entry for entry in self._active if entry[0] <= now]:

@@ -7,7 +7,8 @@ from db.connection import Connection, Row, fetch_all
 from simulation.cases import CaseRun
 from simulation.chaos import retry_verdict
 from simulation.chaos.schedule import LandedFault
-from simulation.ledger_check import Verdict, check_ledger
+from simulation.job_check import Verdict
+from simulation.ledger_check import check_ledger
 from storage.s3 import ObjectStore
 
 

@@ -13,7 +13,7 @@ from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage import ids
 from simulation.cases import Case, CaseRun, Entry
-from simulation.job_check import JobFindings, check_jobs
+from simulation.job_check import Verdict, check_jobs
 from simulation.ledger_index import LedgerIndex
 from simulation.provider.ledger import summarise
 from tests.integration import kept_world
@@ -84,9 +84,11 @@ class Drill:
             )
             self.conn.execute("INSERT INTO render_variants VALUES (%s, %s, %s)", (job_id, n, output_id))
 
-    def check(self) -> JobFindings:
+    def check(self) -> Verdict:
         index = LedgerIndex.build({"summary": summarise(self.lines), "lines": self.lines})
-        return check_jobs(self.conn, index, self.runs, self.jumps)
+        verdict = Verdict()
+        check_jobs(self.conn, index, self.runs, verdict, self.jumps)
+        return verdict
 
     def line(self, prediction: str, kind: str) -> dict[str, Any]:
         return next(line for line in self.lines if line["kind"] == kind and line["prediction"] == prediction)
@@ -140,9 +142,10 @@ def drill(conn: Connection) -> Drill:
 
 def test_a_clean_drill_is_counted(drill: Drill) -> None:
     """The drill prints these counts."""
-    findings, counts = drill.check(), drill.check().counts
+    verdict = drill.check()
+    counts = verdict.job_requests
 
-    assert (findings.lost, findings.doubled, findings.unexpected) == ([], [], [])
+    assert (verdict.lost, verdict.doubled, verdict.unexpected) == ([], [], [])
     assert (counts.sent, counts.kept, counts.placeholders, counts.failed) == (3, 1, 1, 1)
     assert (counts.predictions, counts.uncertain, counts.created, counts.unseen) == (4, 1, 4, 1)
     assert "4 predictions, 1 uncertain, 4 created and 1 of them never seen" in str(counts)
@@ -336,9 +339,9 @@ def test_a_failure_that_openai_reported_counts_as_seen(drill: Drill) -> None:
     drill.conn.execute("UPDATE predictions SET state = 'abandoned' WHERE id = %s", (row_id,))
     not_received = drill.check()
 
-    assert (received.unexpected, received.counts.unseen) == ([], 1)
+    assert (received.unexpected, received.job_requests.unseen) == ([], 1)
     assert not_received.unexpected
-    assert not_received.counts.unseen == 2
+    assert not_received.job_requests.unseen == 2
 
 
 @pytest.mark.parametrize(

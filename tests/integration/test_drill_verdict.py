@@ -17,7 +17,8 @@ from simulation.cases import Case, CaseRun
 from simulation.chaos.cases import draw_job_request
 from simulation.chaos.schedule import LandedFault
 from simulation.chaos.verdict import judge_drill
-from simulation.ledger_check import Verdict, check_ledger
+from simulation.job_check import Verdict
+from simulation.ledger_check import check_ledger
 from storage import keys
 from tasks.step import Deps
 from tests.integration import command_line as cli
