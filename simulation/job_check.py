@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all
 from simulation.cases import Case, CaseRun
-from simulation.ledger_index import LedgerIndex, Line
+from simulation.provider.ledger import LedgerIndex, Line
 
 FINAL_STATES: Final = ("succeeded", "partial", "failed", "cancelled")
 JUMP_SECONDS: Final = 300.0  # a clock jump may shorten the time limits of jobs that were requested this long before

@@ -7,7 +7,7 @@ from typing import Any, Final
 from db.connection import Connection, Row, fetch_all
 from simulation.cases import CaseRun
 from simulation.job_check import Jumps, Verdict, check_jobs
-from simulation.ledger_index import LedgerIndex
+from simulation.provider.ledger import LedgerIndex
 from storage import keys
 from storage.s3 import ObjectStore
 

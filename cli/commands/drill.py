@@ -18,14 +18,14 @@ from embedded.proxy import Proxy
 from embedded.stack import Stack
 from moorage import settings as settings_module
 from simulation.chaos.faults import Targets
-from simulation.chaos.load import LoadGenerator
+from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.schedule import FaultSchedule
 from simulation.chaos.verdict import judge_drill
 from simulation.job_check import Verdict
-from simulation.ledger_index import LedgerIndex
 from simulation.progress import count_dead_letters, is_quiet, read_progress
 from simulation.provider.client import Standin
+from simulation.provider.ledger import LedgerIndex
 from simulation.stack import LocalDeployment, data_folder
 from tasks.audit import run
 from worker import boot
@@ -133,13 +133,13 @@ class Drill:
         while time.monotonic() < until:
             self._schedule.step(injects=False)
             if is_quiet(read_progress(conn), jobs):
-                has_reported = has_reported or self._has_reported()
+                has_reported = has_reported or is_reported(self._read_ledger(), self._load.requested)
                 if has_reported and is_quiet(read_progress(conn), jobs):
                     return True
         return False
 
-    def _has_reported(self) -> bool:
-        return LedgerIndex.build(self._standin.get_ledger()).has_reported(self._load.requested)
+    def _read_ledger(self) -> LedgerIndex:
+        return LedgerIndex.build(self._standin.get_ledger())
 
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
         deps, schedule = boot.get_deps(), self._schedule

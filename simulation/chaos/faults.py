@@ -48,17 +48,11 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class ActiveFault:
-    """
-    A fault that was injected.
+    """A fault that was injected."""
 
-    Args:
-        heal: ends it, to be called after `seconds`.
-        victim: node name of the worker, for faults that interrupt leases.
-    """
-
-    heal: Callable[[], None] = _nothing
+    heal: Callable[[], None] = _nothing  # to be called after `seconds`
     seconds: float = 0.0
-    victim: str = ""
+    victim: str = ""  # node name of the worker, for faults that interrupt leases
     is_kill: bool = False
 
 

@@ -3,22 +3,18 @@
 import random
 import threading
 import time
+from collections.abc import Iterable
 
 from simulation.api_client import ApiClient
 from simulation.cases import Body, CaseRun
 from simulation.chaos.cases import REQUEST_SHARE, draw_job_request, draw_registered_case
 from simulation.provider.client import Standin, StandinError
+from simulation.provider.ledger import LedgerIndex
 from simulation.stack import LocalDeployment
 
 
 class LoadGenerator:
-    """
-    Starts jobs at a constant rate in its own thread, and repeats each request until it is accepted.
-
-    Attributes:
-        runs: accepted cases.
-        error: the exception that ended the thread.
-    """
+    """Starts jobs at a constant rate in its own thread, and repeats each request until it is accepted."""
 
     def __init__(self, local: LocalDeployment, standin: Standin, *, jobs: int, seconds: float, seed: int) -> None:
         self._client = ApiClient(local, "drill", retries=True)
@@ -28,7 +24,7 @@ class LoadGenerator:
         self._requests_rng = random.Random(f"job requests {seed}")  # noqa: S311 (reproducible on purpose)
         self._thread = threading.Thread(target=self._run, name="application", daemon=True)
         self.runs: list[CaseRun] = []
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # that ended the thread
 
     def start(self) -> None:
         self._thread.start()
@@ -73,3 +69,13 @@ class LoadGenerator:
         case, sent_at = draw_job_request(self._requests_rng, number), time.time()
         job_ids = tuple(self._client.create_job(case) for _ in range(2 if case.is_repeated else 1))
         return CaseRun(case, job_ids, sent_at=sent_at)
+
+
+def is_reported(index: LedgerIndex, runs: Iterable[CaseRun]) -> bool:
+    """Return True if all predictions of job requests have ended, and their webhooks were acknowledged."""
+    return all(
+        line["prediction"] in index.statuses and (line["prediction"] in index.reported or not entry.sends_webhook)
+        for run in runs
+        for number, entry in enumerate(run.case.chain)
+        for line in index.created.get(run.case.prompt(number), ())
+    )

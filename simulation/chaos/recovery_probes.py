@@ -41,16 +41,10 @@ SELECT (SELECT coalesce(max(id), 0) FROM events) AS event,
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """
-    Detects the recovery from a fault.
+    """Statements that detect the recovery from a fault."""
 
-    Args:
-        waiting: finds a row while work waits for the broken component; without any there is no recovery to measure.
-        recovered: finds a row once the component has served something after the mark (see `MARK`).
-    """
-
-    waiting: str
-    recovered: str
+    waiting: str  # finds a row while work waits for the component; without any there is no recovery to measure
+    recovered: str  # finds a row once the component has served something after the mark
 
 
 def _or_nothing_due(worked: str) -> str:

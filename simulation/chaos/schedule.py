@@ -32,11 +32,7 @@ class LandedFault:
 
 
 class FaultSchedule:
-    """
-    Injects random faults by a seed.
-
-    Call `step` in a loop from the main thread, because it starts processes.
-    """
+    """Injects random faults by a seed. Call `step` in a loop from the main thread, because it starts processes."""
 
     def __init__(self, targets: Targets, recovery: RecoveryMonitor, *, seed: int, every_seconds: float) -> None:
         self._targets, self._recovery = targets, recovery

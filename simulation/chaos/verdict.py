@@ -1,15 +1,58 @@
 """The verdict of a drill: everything that was sent is accounted for, and a fault explains every repeated attempt."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all
 from simulation.cases import CaseRun
-from simulation.chaos import retry_verdict
+from simulation.chaos.faults import KINDS
 from simulation.chaos.schedule import LandedFault
 from simulation.job_check import Verdict
 from simulation.ledger_check import check_ledger
 from storage.s3 import ObjectStore
+
+# A lost lease is detected late: it must end, sweeps release none for half a minute after PostgreSQL's start, and other
+# faults delay the sweep. An error is recorded as soon as PostgreSQL accepts it: at most 11 s after its fault so far.
+AFTERMATH_SECONDS: Final = 90.0
+ERROR_AFTERMATH_SECONDS: Final = 45.0
+JUMP_SECONDS: Final = 3600.0
+DIED: Final = "its process died"
+EXPIRED: Final = "expired: its worker is gone or stuck"
+KILLS: Final = frozenset({"pool child killed", "worker killed"})
+_POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
+_STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})
+
+# Parts of reasons, and the kinds of fault that can cause them. Any kind can cause a reason that is not listed. No fault
+# of a drill stops a worker.
+CAUSES: Final[Mapping[str, frozenset[str]]] = {
+    DIED: KILLS,
+    EXPIRED: KILLS | _POSTGRES | {"worker frozen", "clock jump"},
+    "the worker is stopping": frozenset(),
+    "File too large": frozenset({"disk full"}),
+    "head of ": _STORAGE,
+    "put of ": _STORAGE,
+    "the server answered": frozenset({"provider outage"}),
+    "the download broke": frozenset({"provider outage", "worker frozen"}),
+}
+# Reasons that the provider alone can cause; "": every other one.
+OF_PROVIDER: Final = frozenset({"the server answered", "the download broke", ""})
+# Reasons that occur only at the worker that was hit.
+OF_VICTIM: Final = frozenset({DIED, "File too large"})
+
+# Each time work was released or taken away before its end; `prompt`: of the entry of a prediction.
+REPEATED: Final = """
+SELECT e.subject, e.subject_id, e.reason, split_part(e.actor, '@', 1) AS node,
+       extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
+       j.chain -> t.entry -> 'input' ->> 'prompt' AS prompt
+  FROM events e
+  LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
+  LEFT JOIN predictions p ON p.id = o.prediction_id
+  LEFT JOIN predictions t ON e.subject = 'prediction' AND t.id = e.subject_id
+  LEFT JOIN jobs j ON j.id = t.job_id
+ WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction'))
+    OR (e.subject = 'prediction' AND e.from_state = 'submitting' AND e.to_state = 'planned')
+"""
 
 
 def judge_drill(
@@ -26,7 +69,61 @@ def judge_drill(
         """Return True if the repeated row has a fault of the provider by its script."""
         return (row["external_id"], row["path"]) in outputs or row["prompt"] in prompts
 
-    repeated = fetch_all(conn, retry_verdict.REPEATED)
+    repeated = fetch_all(conn, REPEATED)
     verdict.repeated = len(repeated)
-    verdict.unexplained += retry_verdict.find_unexplained(repeated, landed, is_troubled)
+    verdict.unexplained += find_unexplained(repeated, landed, is_troubled)
     return verdict
+
+
+def find_unexplained(
+    rows: Sequence[Row], landed: Sequence[LandedFault], is_troubled: Callable[[Row], bool]
+) -> list[str]:
+    """
+    Return the repeats that no fault explains, and deaths of pool children in excess of the kills.
+
+    Args:
+        rows: of `REPEATED`.
+        is_troubled: True if the provider has a fault for a row by its script, which explains what it can cause.
+    """
+    unexplained = [
+        f"{row['subject']} {row['subject_id']} was repeated without a fault: {row['reason']}"
+        for row in rows
+        if not (_cause(row) in OF_PROVIDER and is_troubled(row))
+        and not any(_explains(fault, row, time) for time in _possible_times(row, landed) for fault in landed)
+    ]
+    return [*_find_excess_deaths(rows, landed), *unexplained]
+
+
+def _cause(row: Row) -> str:
+    return next((part for part in CAUSES if part in (row["reason"] or "")), "")
+
+
+def _possible_times(row: Row, landed: Iterable[LandedFault]) -> Iterator[float]:
+    """Yield the time of an event, and the true time if it may be by a clock that had jumped by an hour."""
+    recorded_at: float = row["at"]
+    yield recorded_at
+    for true_time in (recorded_at - JUMP_SECONDS, recorded_at + JUMP_SECONDS):
+        if any(fault.kind == "clock jump" and _covers(fault, true_time, AFTERMATH_SECONDS) for fault in landed):
+            yield true_time
+
+
+def _covers(fault: LandedFault, time: float, aftermath_seconds: float) -> bool:
+    return fault.began_at - 1 <= time <= fault.ended_at + aftermath_seconds
+
+
+def _explains(fault: LandedFault, row: Row, time: float) -> bool:
+    cause = _cause(row)
+    aftermath_seconds = AFTERMATH_SECONDS if cause in ("", EXPIRED) else ERROR_AFTERMATH_SECONDS
+    is_possible = fault.kind in CAUSES.get(cause, KINDS) and (cause not in OF_VICTIM or fault.victim == row["node"])
+    return is_possible and _covers(fault, time, aftermath_seconds)
+
+
+def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[LandedFault]) -> list[str]:
+    """A kill ends one task. Kills are so frequent that one is near any death, so both are counted."""
+    died = Counter(row["node"] for row in rows if DIED in (row["reason"] or ""))
+    killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
+    return [
+        f"{node}: {count} processes died during work, and {killed[node]} were killed"
+        for node, count in died.items()
+        if count > killed[node]
+    ]

@@ -20,15 +20,13 @@ def registered_cases() -> list[Case]:
 
 
 def job_requests() -> list[Case]:
-    return [*_fallback_chains(), *_submission_faults(), *_actions(), _from_upload()]
+    return [*_fallback_chains(), *_single_entries()]
 
 
 def follow_up_requests() -> list[Case]:
     """Return the job request that uses an output of the last one of `job_requests`."""
-    video = Entry("replicate", model="auto")
-    return [
-        Case("video of that picture", chain=(video,), providers=("replicate",), source="kept output", kind="video"),
-    ]
+    chain = (Entry("replicate", model="auto"),)
+    return [Case("video of that picture", chain=chain, providers=("replicate",), source="kept output", kind="video")]
 
 
 def _input(outputs: int = 2, **script: Any) -> Body:
@@ -129,20 +127,14 @@ def _fallback_chains() -> list[Case]:
     ]  # fmt: skip
 
 
-def _submission_faults() -> list[Case]:
-    busy = _entry("fal", submit="busy", submit_times=2)
-    return [
-        Case("response is lost", chain=(_entry("replicate", submit="lost"),), providers=("replicate",)),
-        Case("provider is busy twice", chain=(busy,), providers=("fal",)),
-    ]
-
-
-def _actions() -> list[Case]:
+def _single_entries() -> list[Case]:
+    lost, busy = _entry("replicate", submit="lost"), _entry("fal", submit="busy", submit_times=2)
     long, no_credit = _entry("replicate", 120.0, duration_s=100.0), _entry("fal", submit="no_credit", submit_times=1)
-    cancelled = Case("cancelled", chain=(long,), providers=("replicate",), state="cancelled", files=0, action="cancel")
-    return [cancelled, Case("fails, then retried", chain=(no_credit,), providers=("fal", "fal"), action="retry")]
-
-
-def _from_upload() -> Case:
-    chain = (_entry("replicate", outputs=2),)
-    return Case("from an upload", chain=chain, providers=("replicate",), files=2, source="upload")
+    two_files = _entry("replicate", outputs=2)
+    return [
+        Case("response is lost", chain=(lost,), providers=("replicate",)),
+        Case("provider is busy twice", chain=(busy,), providers=("fal",)),
+        Case("cancelled", chain=(long,), providers=("replicate",), state="cancelled", files=0, action="cancel"),
+        Case("fails, then retried", chain=(no_credit,), providers=("fal", "fal"), action="retry"),
+        Case("from an upload", chain=(two_files,), providers=("replicate",), files=2, source="upload"),
+    ]

@@ -21,20 +21,13 @@ JOIN_SECONDS: Final = 10.0
 
 
 class StreamFollower:
-    """
-    Follows `GET /v1/events` until it is closed.
-
-    Attributes:
-        events: received events, in order.
-        connections: the Last-Event-ID of each connection.
-        first_id, last_id: id after which the stream began, and the newest id received.
-    """
+    """Follows `GET /v1/events` until it is closed."""
 
     def __init__(self, url: str, token: str) -> None:
         self.events: list[dict[str, Any]] = []
-        self.connections: list[int | None] = []
+        self.connections: list[int | None] = []  # the Last-Event-ID of each
         self.resets = 0
-        self.first_id: int | None = None
+        self.first_id: int | None = None  # after which the stream began
         self.last_id: int | None = None
         self._address = urlsplit(url)
         self._token = token
@@ -69,15 +62,10 @@ class StreamFollower:
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
-            connection = http.client.HTTPConnection(
-                self._address.hostname or "", self._address.port, timeout=SILENCE_SECONDS
-            )
-            try:
-                self._follow(connection)
-            except (OSError, http.client.HTTPException):
-                pass  # a stream may end at any time: a client reconnects
-            finally:
-                connection.close()
+            with contextlib.suppress(OSError, http.client.HTTPException):  # a stream may end at any time
+                host, port = self._address.hostname or "", self._address.port
+                with contextlib.closing(http.client.HTTPConnection(host, port, timeout=SILENCE_SECONDS)) as connection:
+                    self._follow(connection)
             self._is_closed.wait(RECONNECT_SECONDS)
 
     def _follow(self, connection: http.client.HTTPConnection) -> None:
@@ -139,16 +127,12 @@ def check_stream(conn: Connection, follower: StreamFollower, until: int) -> list
     differences = [f"event {id_} was not streamed" for id_ in sorted(recorded - counts.keys())]
     differences += [f"event {id_} was streamed and does not exist" for id_ in sorted(counts.keys() - recorded)]
     differences += [f"event {id_} was streamed {count} times" for id_, count in counts.items() if count > 1]
-    differences += _compare_states(conn, {e["job_id"]: e["to_state"] for e in streamed if e["subject"] == "job"})
+    states = {str(row["id"]): row["state"] for row in fetch_all(conn, STATES)}
+    streamed_states = {event["job_id"]: event["to_state"] for event in streamed if event["subject"] == "job"}
+    for job_id in sorted(states.keys() | streamed_states.keys()):
+        if states.get(job_id) != streamed_states.get(job_id):
+            there, in_stream = states.get(job_id), streamed_states.get(job_id)
+            differences.append(f"job {job_id} is {there}, in the stream {in_stream}")
     if follower.resets or len(follower.connections) < 2:
         differences.append(f"the stream was not resumed: {follower.resets} resets")
     return differences
-
-
-def _compare_states(conn: Connection, streamed: dict[str, str]) -> list[str]:
-    states = {str(row["id"]): row["state"] for row in fetch_all(conn, STATES)}
-    return [
-        f"job {job_id} is {states.get(job_id)}, in the stream {streamed.get(job_id)}"
-        for job_id in sorted(states.keys() | streamed.keys())
-        if states.get(job_id) != streamed.get(job_id)
-    ]

@@ -10,9 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from db.connection import Connection, fetch_all
+from simulation.provider.http_types import Handler
+from simulation.provider.webhooks import sign
 
 UNAVAILABLE_EVERY: Final = 10  # one request in so many gets a 503, as during a deployment
 TOLERANCE_SECONDS: Final = 300
@@ -34,7 +36,7 @@ class WebhookListener:
     def __init__(self) -> None:
         self.received: list[JobEnd] = []
         self.statuses: Counter[int] = Counter()
-        self._key = secrets.token_bytes(24)
+        self._secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         self._lock = threading.Lock()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _build_handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -43,12 +45,12 @@ class WebhookListener:
         """Return the settings that make moorage send webhooks here."""
         return {
             "MOORAGE_NOTIFY_URL": f"http://127.0.0.1:{self._server.server_port}/hooks",
-            "MOORAGE_NOTIFY_SECRET": "whsec_" + base64.b64encode(self._key).decode(),
+            "MOORAGE_NOTIFY_SECRET": self._secret,
         }
 
     def receive(self, headers: Mapping[str, str], body: bytes) -> int:
         """Return the status for a request; `headers` by lower-case name."""
-        is_valid = is_signed(self._key, headers, body, time.time())
+        is_valid = is_signed(self._secret, headers, body, time.time())
         with self._lock:
             status = 401 if not is_valid else 503 if self.statuses.total() % UNAVAILABLE_EVERY == 0 else 204
             self.statuses[status] += 1
@@ -68,13 +70,12 @@ class WebhookListener:
         self._thread.join()
 
 
-def is_signed(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     """Return True for a valid, recent signature of Standard Webhooks 1.0; `now`: Unix seconds."""
     webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdigit() and abs(now - int(timestamp)) <= TOLERANCE_SECONDS):
         return False
-    digest = hmac.digest(key, f"{webhook_id}.{timestamp}.".encode() + body, "sha256")
-    expected = b"v1," + base64.b64encode(digest)
+    expected = sign(secret, webhook_id, timestamp, body).encode()
     signatures = headers.get("webhook-signature", "").encode().split()
     return any(hmac.compare_digest(expected, signature) for signature in signatures)
 
@@ -109,16 +110,11 @@ def check_notifications(conn: Connection, listener: WebhookListener) -> list[str
     return differences
 
 
-def _build_handler(listener: WebhookListener) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+def _build_handler(listener: WebhookListener) -> type[Handler]:
+    class RequestHandler(Handler):
+        def respond(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            self.send_response(listener.receive(headers, body))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.send_all(listener.receive(headers, body), {}, b"")
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
-            """Log nothing."""
-
-    return Handler
+    return RequestHandler

@@ -15,20 +15,20 @@ from simulation.provider import server
 
 def main() -> int:
     """Serve until SIGTERM, SIGINT or the end of the parent process."""
-    options, port_file = _parse_options()
+    options = _parse_options()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     running = server.start_server(options)
-    if port_file:
-        _write_atomically(port_file, f"{running.server_port}\n")
+    if options.port_file:
+        _write_atomically(options.port_file, f"{running.server_port}\n")
     sys.stdout.write(f"ready on port {running.server_port}\n")
     sys.stdout.flush()
     running.serve_forever()
     return 0
 
 
-def _parse_options() -> tuple[server.Options, Path | None]:
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulation.provider", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 selects a free one")
@@ -37,11 +37,10 @@ def _parse_options() -> tuple[server.Options, Path | None]:
     parser.add_argument("--secret", required=True, type=_parse_secret, help="whsec_ and base64 of 24 to 64 bytes")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures and videos to serve")
     parser.add_argument("--ledger", type=Path, help="file for the ledger, as JSON lines")
-    args = parser.parse_args()
-    if args.pictures and not args.pictures.is_dir():
-        parser.error(f"--pictures {args.pictures}: no such folder")
-    options = server.Options(args.host, args.port, args.token, args.secret, args.pictures, args.ledger)
-    return options, args.port_file
+    options = parser.parse_args()
+    if options.pictures and not options.pictures.is_dir():
+        parser.error(f"--pictures {options.pictures}: no such folder")
+    return options
 
 
 def _parse_secret(text: str) -> str:

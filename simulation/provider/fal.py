@@ -1,23 +1,118 @@
 """
-fal.ai's queue under /fal: submit, status, result, cancel and the public keys of its webhooks.
+fal.ai's queue under /fal: submit, status, result, cancel, its webhooks and their public keys.
 
 Any owner and application is accepted. The payload has the files in `images`, with shape "string" in `image`, from a
-video model in `video`; shape "data", or `sync_mode` in the input, returns them as `data:` URIs.
+video model in `video`; shape "data", or `sync_mode` in the input, returns them as `data:` URIs. Webhooks are signed
+with Ed25519; the public keys are a JSON Web Key Set.
 """
 
+import base64
+import hashlib
+import time
+import uuid
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simulation.provider import fal_webhooks, models
+from simulation.provider import models, pictures
 from simulation.provider.http_types import Api, Refused, Request, Response, is_url, parse_json_object
-from simulation.provider.prediction import Prediction
+from simulation.provider.keys import FAL_USER
+from simulation.provider.outputs import Output
+from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
 from simulation.provider.submissions import Submissions
+from simulation.provider.webhooks import Message, Signer
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 _KEYS: Final = [".well-known", "jwks.json"]
 _NAMESPACES: Final = ("workflows", "comfy")
+_ERRORS: Final = {"failed": "Invalid status code: 422", "canceled": "Request was cancelled", "aborted": "Timed out"}
+
+
+def _build_webhook(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    """Return the result in an envelope."""
+    status, payload = _build_result(prediction, url)
+    return {
+        "error": _ERRORS.get(status),
+        "gateway_request_id": prediction.id,
+        "payload": payload,
+        "request_id": prediction.id,
+        "status": "OK" if status == "succeeded" else "ERROR",
+    }
+
+
+# Sends one webhook, at the end.
+_DIALECT: Final = Dialect(
+    "fal",
+    new_id=lambda: str(uuid.uuid4()),
+    build_body=_build_webhook,
+    path="payload.images[{}].url",
+    paths={"string": "payload.image.url", "video": "payload.video.url"},
+)
+
+
+def _build_result(prediction: Prediction, url: UrlBuilder) -> tuple[str, dict[str, Any]]:
+    """Return the status of a request and the body of its result."""
+    if prediction.status == "succeeded":
+        return prediction.status, _build_payload(prediction, url)
+    message = prediction.error or "CUDA out of memory"
+    return prediction.status, {"detail": [{"loc": ["body"], "msg": message, "type": "runtime_error"}]}
+
+
+def _build_payload(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    shape = prediction.script.shape
+    if shape == "text":
+        return {"output": "A harbour at dawn."}
+    files = [_build_file(output, url(output)) for output in prediction.visible_outputs]
+    is_single = shape in ("string", "video")
+    name = {"string": "image", "video": "video"}.get(shape, "images")
+    named = {} if is_single and not files else {name: files[0] if is_single else files}
+    return {**named, "seed": 196619188014358660, "has_nsfw_concepts": [False] * len(files), "timings": {}}
+
+
+def _build_file(output: Output, url: str) -> dict[str, Any]:
+    return {
+        "url": url,
+        "content_type": pictures.content_type(output.format),
+        "file_name": f"{output.index}.{pictures.extension(output.format)}",
+        "file_size": output.bytes,
+        "width": output.size_px[0] if output.size_px else None,
+        "height": output.size_px[1] if output.size_px else None,
+    }
+
+
+def fal_signer(signing_key: Ed25519PrivateKey) -> Signer:
+    """Return a signer in fal's scheme: Ed25519 over request id, user id, time and the digest of the body."""
+    wrong_key = Ed25519PrivateKey.generate()
+
+    def build_headers(message: Message, is_valid: bool) -> dict[str, str]:
+        timestamp = str(int(time.time()))
+        parts = [message.prediction_id, FAL_USER, timestamp, hashlib.sha256(message.body).hexdigest()]
+        signature = (signing_key if is_valid else wrong_key).sign("\n".join(parts).encode())
+        return {
+            "User-Agent": "Fal-Standin/1",
+            "X-Fal-Webhook-Request-Id": message.prediction_id,
+            "X-Fal-Webhook-User-Id": FAL_USER,
+            "X-Fal-Webhook-Timestamp": timestamp,
+            "X-Fal-Webhook-Signature": signature.hex(),
+        }
+
+    return build_headers
+
+
+def derive_signing_key(secret: str) -> Ed25519PrivateKey:
+    """Return the key of a stand-in's secret: the same one after a restart."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"fal {secret}".encode()).digest())
+
+
+def _build_key_set(signing_key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Return the public keys: a retired one, then the current one."""
+    return {"keys": [_build_jwk(Ed25519PrivateKey.from_private_bytes(bytes(32))), _build_jwk(signing_key)]}
+
+
+def _build_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
+    public = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "x": public}
 
 
 class FalApi(Api):
@@ -38,16 +133,17 @@ class FalApi(Api):
 
     def handle(self, request: Request) -> Response:
         if (request.method, request.steps) == ("GET", _KEYS):
-            return Response(200, fal_webhooks.build_key_set(self._signing_key))
+            return Response(200, _build_key_set(self._signing_key))
         if request.method == "POST":
             return self._submit(request)
         depth = _app_depth(request.steps)
         app, rest = "/".join(request.steps[:depth]), request.steps[depth:]
         match request.method, rest:
-            case "GET", ["requests", request_id, "status"]:
-                return self._status(self._find(app, request_id))
-            case "GET", ["requests", request_id]:
-                return self._result(self._find(app, request_id))
+            case "GET", ["requests", request_id, *view] if view in ([], ["status"]):
+                prediction = self._find(app, request_id)
+                if prediction is None:
+                    raise _refused(404, "Request not found")
+                return self._status(prediction) if view else self._result(prediction)
             case "PUT", ["requests", request_id, "cancel"]:
                 return self._cancel(app, request_id)
             case _:
@@ -61,7 +157,7 @@ class FalApi(Api):
         if webhook is not None and not is_url(webhook):
             raise _refused(422, "fal_webhook must be an http:// or https:// URL")
         return self._submissions.accept(
-            fal_webhooks.DIALECT, name, input_, self._parse_script(name, input_), build_error=_build_error,
+            _DIALECT, name, input_, self._parse_script(name, input_), build_error=_build_error,
             webhook=webhook, build_response=self._build_accepted,
         )  # fmt: skip
 
@@ -80,11 +176,9 @@ class FalApi(Api):
         except ScriptError as error:
             raise _refused(422, str(error)) from error
 
-    def _find(self, app: str, request_id: str) -> Prediction:
+    def _find(self, app: str, request_id: str) -> Prediction | None:
         prediction = self._predictions.find("fal", request_id)
-        if prediction is None or _app_name(prediction) != app:
-            raise _refused(404, "Request not found")
-        return prediction
+        return prediction if prediction and _app_name(prediction) == app else None
 
     def _status(self, prediction: Prediction) -> Response:
         status = self._predictions.read(prediction, lambda one, _: one.status)
@@ -95,12 +189,12 @@ class FalApi(Api):
             return Response(202, {**body, "logs": None})
         body |= {"logs": None, "metrics": {"inference_time": prediction.script.duration_s}}
         if status != "succeeded":
-            body |= {"error": fal_webhooks.ERRORS[status], "error_type": "runtime_error"}
+            body |= {"error": _ERRORS[status], "error_type": "runtime_error"}
         return Response(200, body)
 
     def _result(self, prediction: Prediction) -> Response:
         self._predictions.renew_urls(prediction)
-        status, body = self._predictions.read(prediction, fal_webhooks.build_result)
+        status, body = self._predictions.read(prediction, _build_result)
         if status in _QUEUE:
             raise _refused(400, "Request is still in progress")
         if status == "succeeded":
@@ -108,8 +202,8 @@ class FalApi(Api):
         return Response(422, body, {"X-Fal-Error-Type": "runtime_error"})
 
     def _cancel(self, app: str, request_id: str) -> Response:
-        prediction = self._predictions.find("fal", request_id)
-        if prediction is None or _app_name(prediction) != app:
+        prediction = self._find(app, request_id)
+        if prediction is None:
             return Response(404, {"status": "NOT_FOUND"})
         if self._predictions.read(prediction, lambda one, _: one.completed_at) is not None:
             return Response(400, {"status": "ALREADY_COMPLETED"})

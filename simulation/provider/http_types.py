@@ -1,6 +1,8 @@
-"""Requests and responses of the simulated APIs, without sockets."""
+"""Requests and responses of the simulated APIs, and the base class of HTTP handlers."""
 
 import hmac
+import http.client
+import http.server
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,21 +24,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """
-    A response.
-
-    Args:
-        body: serialised as JSON.
-        headers: besides Content-Length; a Content-Type replaces application/json.
-        is_dropped: close the connection without sending it.
-        delay_s: wait before sending it.
-    """
-
     status: int
-    body: Any
-    headers: Mapping[str, str] = field(default_factory=dict)
-    is_dropped: bool = False
-    delay_s: float = 0.0
+    body: Any  # serialised as JSON
+    headers: Mapping[str, str] = field(default_factory=dict)  # a Content-Type replaces application/json
+    is_dropped: bool = False  # close the connection without sending it
+    delay_s: float = 0.0  # wait before sending it
 
 
 class Refused(Exception):
@@ -45,6 +37,37 @@ class Refused(Exception):
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
         self.response = response
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Calls `respond` for every method, and logs no requests."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "standin"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (names of the base class)
+
+    def respond(self) -> None:
+        raise NotImplementedError
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+        pass
+
+    def send_head(self, status: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def send_all(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send status, headers with the length, and the body, except for HEAD."""
+        self.send_head(status, {**headers, "Content-Length": str(len(body))})
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 class Api(ABC):
@@ -85,6 +108,14 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise Refused(problem(400, "Bad Request", "The body is not a JSON object."))
     return parsed
+
+
+def open_connection(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+    """Return a connection to the host of a URL, not connected yet, and the target of its requests."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return kind(parts.hostname or "", parts.port, timeout=timeout_s), target
 
 
 def is_url(value: object) -> TypeGuard[str]:

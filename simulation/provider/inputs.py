@@ -2,13 +2,11 @@
 
 import hashlib
 import http.client
-from collections.abc import Iterator
-from typing import Final
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from simulation.provider.http_types import is_url
+from simulation.provider.http_types import is_url, open_connection
 from simulation.provider.ledger import Ledger
-from simulation.provider.prediction import Prediction
 
 _FIELDS: Final = (
     "image", "image_url", "images", "image_urls", "input_image", "start_image", "mask", "mask_url", "video",
@@ -17,12 +15,12 @@ _MAX_BYTES: Final = 100 * 2**20
 _TIMEOUT_S: Final = 10.0
 
 
-def fetch_inputs(prediction: Prediction, ledger: Ledger) -> str | None:
+def fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger) -> str | None:
     """Download each input file that is given as a URL and record it; return the error that must fail the prediction."""
-    for name, url in _find_urls(prediction):
+    for name, url in _find_urls(input_):
         status, data = _download(url)
         ledger.add(
-            "input", prediction=prediction.id, name=name, status=status, sha256=hashlib.sha256(data).hexdigest(),
+            "input", prediction=prediction_id, name=name, status=status, sha256=hashlib.sha256(data).hexdigest(),
             bytes=len(data),
         )  # fmt: skip
         if status != 200 or not data:
@@ -30,9 +28,9 @@ def fetch_inputs(prediction: Prediction, ledger: Ledger) -> str | None:
     return None
 
 
-def _find_urls(prediction: Prediction) -> Iterator[tuple[str, str]]:
+def _find_urls(input_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in _FIELDS:
-        value = prediction.input.get(name)
+        value = input_.get(name)
         for item in value if isinstance(value, list) else [value]:
             if is_url(item):
                 yield name, item
@@ -40,11 +38,9 @@ def _find_urls(prediction: Prediction) -> Iterator[tuple[str, str]]:
 
 def _download(url: str) -> tuple[int | None, bytes]:
     """Return status and body; (None, b"") without a response."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    connection, target = open_connection(url, _TIMEOUT_S)
     try:
-        connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        connection.request("GET", target)
         response = connection.getresponse()
         return response.status, response.read(_MAX_BYTES)
     except (OSError, http.client.HTTPException):

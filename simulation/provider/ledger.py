@@ -1,5 +1,5 @@
 """
-The stand-in's record of what it did: one line per occurrence, in memory and as JSON lines in a file.
+The stand-in's record of what it did, one line per occurrence in memory and in a file, and an index for its readers.
 
 Kinds of lines, each with the time `at`:
 
@@ -17,10 +17,11 @@ Kinds of lines, each with the time `at`:
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Line = dict[str, Any]
 
@@ -55,10 +56,10 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
     Return totals of the lines.
 
     Keys: predictions (count), created_by_provider and created_by_key (the same by provider, and by the `key` in the
-    query of the webhook URL), submissions (count by fault), ended (count by status), webhook_attempts, acknowledged
-    (webhook-id to its prediction and status, for those with a 2xx response), unacknowledged (the same for the rest),
-    wrongly_signed_accepted (must be empty), expected (kept, dead, preview, unseen: lists of output lines; unseen: of a
-    prediction whose id no client received), served_whole (pairs of prediction and path), traps (count, must be 0).
+    query of the webhook URL), submissions (count by fault), webhook_attempts, acknowledged (webhook-id to prediction
+    and status, for those with a 2xx response), unacknowledged (the same for the rest), wrongly_signed_accepted (must be
+    empty), expected (kept, dead, preview, unseen: lists of output lines; unseen: of a prediction whose id no client
+    received), served_whole (pairs of prediction and path), traps (count, must be 0).
     """
     by_kind: dict[str, list[Line]] = {}
     for line in lines:
@@ -70,7 +71,6 @@ def summarise(lines: Iterable[Line]) -> dict[str, Any]:
         "created_by_provider": dict(Counter(line["provider"] for line in created)),
         "created_by_key": dict(Counter(line["key"] for line in created if line["key"])),
         "submissions": dict(Counter(line["fault"] for line in by_kind.get("submission", []))),
-        "ended": dict(Counter(line["status"] for line in by_kind.get("ended", []))),
         "webhook_attempts": len(attempts),
         "acknowledged": acknowledged,
         "unacknowledged": {a["webhook_id"]: _describe(a) for a in attempts if a["webhook_id"] not in acknowledged},
@@ -88,3 +88,39 @@ def is_acknowledged(attempt: Line) -> bool:
 
 def _describe(attempt: Line) -> dict[str, Any]:
     return {key: attempt[key] for key in ("prediction", "event", "status")}
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerIndex:
+    """The ledger's summary (see `summarise`), and its lines by prediction or prompt."""
+
+    summary: Mapping[str, Any]
+    created: Mapping[str, list[Line]]  # lines of predictions, by prompt
+    statuses: Mapping[str, str]  # of ended predictions
+    files: Mapping[str, Mapping[str, Line]]  # lines of outputs that may be published, by prediction and path
+    reported: frozenset[str]  # predictions whose end was reported by an acknowledged webhook
+    of_fal: Mapping[str, str]  # prediction ids by the webhook ids of fal
+
+    @classmethod
+    def build(cls, ledger: Mapping[str, Any]) -> Self:
+        created: dict[str, list[Line]] = {}
+        files: dict[str, dict[str, Line]] = {}
+        statuses, reported, of_fal = {}, set(), {}
+        for line in ledger["lines"]:
+            match line["kind"]:
+                case "prediction":
+                    created.setdefault(str(line["prompt"]), []).append(line)
+                case "ended":
+                    statuses[line["prediction"]] = line["status"]
+                case "output" if line["expected"] in ("kept", "unseen"):
+                    files.setdefault(line["prediction"], {})[line["path"]] = line
+                case "webhook":
+                    if line["event"] == "completed" and is_acknowledged(line):
+                        reported.add(line["prediction"])
+                    if line["provider"] == "fal":
+                        of_fal[line["webhook_id"]] = line["prediction"]
+        return cls(ledger["summary"], created, statuses, files, frozenset(reported), of_fal)
+
+    def webhook_ids(self, kind: str) -> set[str]:
+        """Return the ids of "acknowledged" or "unacknowledged" webhooks; fal's are identified by the prediction."""
+        return {self.of_fal.get(webhook_id, webhook_id) for webhook_id in self.summary[kind]}

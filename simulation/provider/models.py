@@ -1,15 +1,5 @@
 """
-The models of the stand-in, each with the schema of its input.
-
-    standin/pictures            healthy: prompt, num_outputs, width, height, aspect_ratio, seed, image, output_format
-    standin/text-to-video       healthy, one MP4: prompt, duration, seed
-    standin/image-to-video      healthy, one MP4: image, prompt, duration, seed
-    standin/slow                like pictures, after 20 s
-    standin/failing             like pictures, but every prediction fails
-    standin/busy                like pictures; returns 429 to the first submission of each input
-    standin/no-credit           like pictures; rejects every submission, as for an empty account
-    standin/broken              like pictures; returns 500 to every submission and creates nothing
-    standin/lost-answers        like pictures; creates every prediction, and closes the connection without a response
+The models of the stand-in, each with the schema of its input; docs/reference/stand-in.md lists their behaviour.
 
 The names have the same behaviour at fal and OpenAI, without a schema. A model with any other name accepts any input and
 is healthy.
@@ -28,19 +18,10 @@ _MAX_OUTPUTS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """
-    A model.
-
-    Args:
-        kind: image or video.
-        defaults: of the script's keys.
-        fields, required: of its input.
-    """
-
     name: str
     description: str
-    kind: str = "image"
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "image"  # or video
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of the script's keys
     fields: Mapping[str, dict[str, Any]] = field(default_factory=lambda: schemas.PICTURE_INPUT)
     required: tuple[str, ...] = ("prompt",)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from simulation.provider import models
 from simulation.provider.http_types import Api, Refused, Request, Response, parse_json_object
-from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
 from simulation.provider.submissions import Submissions
 

@@ -1,7 +1,6 @@
 """Responses to requests for outputs, with their faults; uses the raw socket for what HTTP libraries do not allow."""
 
 import contextlib
-import http.server
 import os
 import re
 import socket
@@ -10,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from simulation.provider.http_types import Handler
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import TOO_LARGE_BYTES, Output, Outputs
 from simulation.provider.pictures import File
@@ -27,7 +27,7 @@ class OutputResponder:
     def __init__(self, outputs: Outputs, ledger: Ledger, trap_url: str) -> None:
         self._outputs, self._ledger, self._trap_url = outputs, ledger, trap_url
 
-    def respond(self, request: http.server.BaseHTTPRequestHandler, token: str) -> None:
+    def respond(self, request: Handler, token: str) -> None:
         """Respond to GET or HEAD for the output with this token; 404 without one."""
         output = self._outputs.find(token)
         if output is None:
@@ -46,52 +46,37 @@ class OutputResponder:
                 sent=sent, complete=is_complete, token_sent="authorization" in request.headers,
             )  # fmt: skip
 
-    def _transfer(
-        self, request: http.server.BaseHTTPRequestHandler, output: Output, transfer: Transfer
-    ) -> tuple[int, bool]:
+    def _transfer(self, request: Handler, output: Output, transfer: Transfer) -> tuple[int, bool]:
         """Return the number of bytes sent and whether that was the complete file."""
         if transfer.mode == "error":
             if transfer.status == 404 and not output.is_expired:
-                self._outputs.mark_404(output)
+                output.has_returned_404 = True
             _send_error(request, transfer.status)
             return 0, False
         if transfer.mode == "redirect":
-            _send_redirect(request, self._redirect_target(request, output, transfer.target))
+            request.send_all(302, {"Location": self._redirect_target(request, output, transfer.target)}, b"")
             return 0, False
         return _send_file(request, self._outputs.read_file(output), transfer)
 
-    def _redirect_target(self, request: http.server.BaseHTTPRequestHandler, output: Output, target: str) -> str:
+    def _redirect_target(self, request: Handler, output: Output, target: str) -> str:
         own = self._outputs.build_url(output)
         targets = {"own": f"{own}?moved", "loop": f"{own}?again", "trap": f"{self._trap_url}{request.path}"}
         return targets.get(target, "http://169.254.169.254/latest/meta-data/")
 
 
-def _send_error(request: http.server.BaseHTTPRequestHandler, status: int) -> None:
-    body = f"<Error><Code>{status}</Code></Error>".encode()
+def _send_error(request: Handler, status: int) -> None:
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
-    _send_head(request, status, {**headers, "Content-Type": "application/xml", "Content-Length": str(len(body))})
-    if request.command != "HEAD":
-        request.wfile.write(body)
+    body = f"<Error><Code>{status}</Code></Error>".encode()
+    request.send_all(status, {**headers, "Content-Type": "application/xml"}, body)
 
 
-def _send_redirect(request: http.server.BaseHTTPRequestHandler, location: str) -> None:
-    _send_head(request, 302, {"Location": location, "Content-Length": "0"})
-
-
-def _send_head(request: http.server.BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name, value)
-    request.end_headers()
-
-
-def _send_file(request: http.server.BaseHTTPRequestHandler, file: File, transfer: Transfer) -> tuple[int, bool]:
+def _send_file(request: Handler, file: File, transfer: Transfer) -> tuple[int, bool]:
     span = _parse_range(request.headers.get("Range"), len(file.data))
     if span is not None and not span:
-        _send_head(request, 416, {"Content-Range": f"bytes */{len(file.data)}", "Content-Length": "0"})
+        request.send_all(416, {"Content-Range": f"bytes */{len(file.data)}"}, b"")
         return 0, False
     data = file.data if span is None else file.data[span.start : span.stop]
-    _send_head(request, 200 if span is None else 206, _build_headers(file, transfer, span))
+    request.send_head(200 if span is None else 206, _build_headers(file, transfer, span))
     if request.command == "HEAD":
         return 0, False
     sent = 0
@@ -155,7 +140,7 @@ def _split(data: bytes, transfer: Transfer) -> Iterator[bytes]:
             yield data
 
 
-def _close(request: http.server.BaseHTTPRequestHandler, *, is_reset: bool) -> None:
+def _close(request: Handler, *, is_reset: bool) -> None:
     request.close_connection = True
     if is_reset:
         request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

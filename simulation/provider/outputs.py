@@ -88,10 +88,6 @@ class Outputs:
             output.request_count += 1
             return output.request_count - 1
 
-    def mark_404(self, output: Output) -> None:
-        with self._lock:
-            output.has_returned_404 = True
-
     def renew_url(self, output: Output) -> None:
         """Give the output a new URL without a fault, if its fault allows it and the old URL has returned 404."""
         with self._lock:
@@ -129,20 +125,13 @@ class Outputs:
 
     def record(self, output: Output, *, is_inline: bool, expected: str | None) -> None:
         """Add the output to the ledger. `expected`: None for the result that its fault defines."""
-        fault, expires_at = output.fault, output.expires_at
+        fault, expires_at = output.fault, datetime.fromtimestamp(output.expires_at, UTC)
         self._ledger.add(
-            "output",
-            prediction=output.prediction_id,
-            path=output.path,
-            url=None if is_inline else self.build_url(output),
-            sha256=output.sha256,
-            bytes=output.bytes,
+            "output", prediction=output.prediction_id, path=output.path, sha256=output.sha256, bytes=output.bytes,
+            url=None if is_inline else self.build_url(output), fault=output.fault_name,
             content_type=_PAGE.content_type if fault.content == "page" else pictures.content_type(output.format),
-            fault=output.fault_name,
-            expected=expected or fault.expected,
-            why=fault.description,
-            expires_at=None if expires_at == float("inf") else format_time(datetime.fromtimestamp(expires_at, UTC)),
-        )
+            expected=expected or fault.expected, why=fault.description, expires_at=format_time(expires_at),
+        )  # fmt: skip
 
     def _read_whole(self, output: Output) -> pictures.File:
         if output.fault.content == "bomb":

@@ -12,7 +12,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageDraw
 
@@ -31,6 +31,14 @@ CONTENT_TYPES: Final = {
 _VIDEO: Final = Path(__file__).with_name("harbour.mp4")  # 3 s of H.264, created for the stand-in
 _SIZES: Final = ((512, 512), (768, 512), (640, 896), (1024, 768))
 _ORIENTATION: Final = 0x0112  # Exif tag; 6: rotate by 90 degrees clockwise
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "png": {"compress_level": 4},
+    "jpeg": {"quality": 85},
+    "jpeg_rotated": {"quality": 85},
+    "webp": {"quality": 80, "method": 2},
+    "avif": {"quality": 60, "speed": 10},
+    "gif": {"save_all": True, "duration": 200},
+}
 _BOMB_PX: Final = (20_000, 15_000)
 
 
@@ -50,11 +58,6 @@ def generate(format_: str, seed: int, size_px: tuple[int, int] | None = None) ->
     mark = _MARKERS[extension(format_)]
     whole = _VIDEO.read_bytes() if format_ in VIDEO_FORMATS else _encode(format_, seed % len(_SIZES), size_px)
     return File(mark(whole, f"seed {seed}".encode()), content_type(format_))
-
-
-def bomb() -> File:
-    """Return a valid PNG of 300 megapixels in about 40 kB."""
-    return File(_bomb_data(), CONTENT_TYPES["png"])
 
 
 def list_folder(folder: Path) -> tuple[str, ...]:
@@ -88,23 +91,14 @@ def noise(length: int, seed: int) -> bytes:
 @functools.lru_cache(maxsize=64)
 def _encode(format_: str, variant: int, size_px: tuple[int, int] | None) -> bytes:
     image = _draw(size_px or _SIZES[variant], variant + 10 * FORMATS.index(format_))
-    target = io.BytesIO()
-    match format_:
-        case "jpeg":
-            image.save(target, "JPEG", quality=85)
-        case "jpeg_rotated":
-            exif = Image.Exif()
-            exif[_ORIENTATION] = 6
-            image.save(target, "JPEG", quality=85, exif=exif)
-        case "webp":
-            image.save(target, "WEBP", quality=80, method=2)
-        case "avif":
-            image.save(target, "AVIF", quality=60, speed=10)
-        case "gif":
-            frames = [image.rotate(angle).quantize(64, Image.Quantize.FASTOCTREE) for angle in (0, 90, 180)]
-            frames[0].save(target, "GIF", save_all=True, append_images=frames[1:], duration=200)
-        case _:
-            image.save(target, "PNG", compress_level=4)
+    target, options = io.BytesIO(), _OPTIONS[format_]
+    if format_ == "jpeg_rotated":
+        options = {**options, "exif": Image.Exif()}
+        options["exif"][_ORIENTATION] = 6
+    if format_ == "gif":
+        frames = [image.rotate(angle).quantize(64, Image.Quantize.FASTOCTREE) for angle in (0, 90, 180)]
+        image, options = frames[0], {**options, "append_images": frames[1:]}
+    image.save(target, extension(format_).upper(), **options)
     return target.getvalue()
 
 
@@ -161,10 +155,12 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 @functools.cache
-def _bomb_data() -> bytes:
+def bomb() -> File:
+    """Return a valid PNG of 300 megapixels in about 40 kB."""
     width, height = _BOMB_PX
     row = bytes(1 + width // 8)  # one bit a pixel, no filter
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(row * 100) for _ in range(height // 100)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    return File(b"\x89PNG\r\n\x1a\n" + chunks, CONTENT_TYPES["png"])

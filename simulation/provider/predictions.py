@@ -1,8 +1,9 @@
-"""The states of predictions over time: starting, processing and the end; each transition sends webhooks."""
+"""Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -10,12 +11,62 @@ from urllib.parse import parse_qs, urlsplit
 from simulation.provider import webhooks
 from simulation.provider.inputs import fetch_inputs
 from simulation.provider.ledger import Ledger
-from simulation.provider.outputs import Outputs
-from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
+from simulation.provider.outputs import Output, Outputs
 from simulation.provider.scheduler import Scheduler
 from simulation.provider.script import Script
 
 T = TypeVar("T")
+UrlBuilder = Callable[[Output], str]  # returns an http: URL or a `data:` URI
+
+
+@dataclass(slots=True)
+class Prediction:
+    """One prediction; only `Predictions` changes it, under its lock."""
+
+    id: str
+    number: int  # in order of creation
+    dialect: "Dialect"
+    script: Script
+    model: str
+    input: dict[str, Any]
+    webhook: str | None
+    created_at: datetime
+    version: str = ""
+    deployment: str | None = None
+    events: tuple[str, ...] | None = None
+    is_unseen: bool = False  # no client receives its id, and no API returns it
+    status: str = "starting"
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    logs: str = ""
+    error: str | None = None
+    outputs: list[Output] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def visible_outputs(self) -> list[Output]:
+        """Return the outputs in its response now: all after success, half of a list before, none otherwise."""
+        if self.status == "succeeded":
+            return self.outputs[:1] if self.script.shape == "string" else self.outputs
+        has_previews = self.script.shape == "list" and self.status in ("processing", "failed")
+        return self.outputs[: len(self.outputs) // 2] if has_previews else []
+
+    def is_removed(self, now: datetime) -> bool:
+        """Return True if the provider has deleted its data."""
+        return self.completed_at is not None and (now - self.completed_at).total_seconds() >= self.script.output_life_s
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Ids and JSON of one provider's predictions. {} in a path stands for the index of the output."""
+
+    provider: str
+    new_id: Callable[[], str]  # returns a random id
+    build_body: Callable[[Prediction, UrlBuilder], dict[str, Any]]  # of a webhook, or of the response
+    path: str  # of an output in the body
+    paths: Mapping[str, str] = field(default_factory=dict)  # the same by the script's shape, where it differs
+    events: tuple[str, ...] = ("completed",)  # that have webhooks
+    default_events: tuple[str, ...] = ("completed",)  # sent without a filter
 
 
 class Predictions:
@@ -85,7 +136,7 @@ class Predictions:
         script = prediction.script
         path = prediction.dialect.paths.get(script.shape, prediction.dialect.path)
         outputs = self._outputs.create(prediction.id, script, path) if script.shape not in ("text", "null") else []
-        error = fetch_inputs(prediction, self._ledger)
+        error = fetch_inputs(prediction.id, prediction.input, self._ledger)
         with self._lock:
             if prediction.status != "processing":
                 return

@@ -16,7 +16,7 @@ from simulation.provider.http_types import (
     parse_json_object,
     problem,
 )
-from simulation.provider.prediction import Prediction
+from simulation.provider.predictions import Prediction
 from simulation.provider.replicate_json import EVENTS, build_dialect, build_model, build_version
 from simulation.provider.script import Script, ScriptError, parse_script
 from simulation.provider.submissions import Submissions

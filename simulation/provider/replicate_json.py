@@ -8,7 +8,7 @@ from typing import Any, Final
 from simulation.provider import schemas
 from simulation.provider.ledger import format_time
 from simulation.provider.models import Model
-from simulation.provider.prediction import Dialect, Prediction, UrlBuilder
+from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
 
 EVENTS: Final = ("start", "output", "logs", "completed")
 _ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"

@@ -80,21 +80,14 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class OutputFault:
-    """
-    A fault of an output: its bytes, its URL, the transfers in turn (the last repeats), and the expected result.
-
-    Args:
-        content: whole, half, noise, page, bomb or empty.
-        source: host of the URL: own, trap or foreign.
-        is_renewable: after a 404 from the URL, the next GET of the prediction returns a new URL.
-    """
+    """A fault of an output: the expected result, the transfers in turn (the last repeats), its bytes and its URL."""
 
     expected: Literal["kept", "dead"]
     description: str
     transfers: tuple[Transfer, ...] = (Transfer(),)
-    content: str = "whole"
-    source: str = "own"
-    is_renewable: bool = False
+    content: str = "whole"  # or half, noise, page, bomb, empty
+    source: str = "own"  # host of the URL, or trap, foreign
+    is_renewable: bool = False  # after a 404 from the URL, the next GET of the prediction returns a new URL
 
 
 _WHOLE: Final = Transfer()

@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from simulation.provider.http_types import Response
 from simulation.provider.ledger import Ledger
-from simulation.provider.prediction import Dialect, Prediction
-from simulation.provider.predictions import Predictions
+from simulation.provider.predictions import Dialect, Prediction, Predictions
 from simulation.provider.script import Script
 
 REJECTING: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # no prediction is created
@@ -22,16 +21,11 @@ HIDING: Final = frozenset({"lost", "500_after", "no_id"})  # the client does not
 
 
 class Submissions:
-    """
-    Accepts submissions, or fails them as their scripts require, and records each.
-
-    Args:
-        files: names in the folder of pictures.
-    """
+    """Accepts submissions, or fails them as their scripts require, and records each."""
 
     def __init__(self, predictions: Predictions, ledger: Ledger, files: tuple[str, ...]) -> None:
         self.predictions: Final = predictions
-        self.files: Final = files
+        self.files: Final = files  # names in the folder of pictures
         self._ledger = ledger
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
+from simulation.provider.http_types import open_connection
 from simulation.provider.ledger import Ledger
 from simulation.provider.scheduler import Scheduler
 
@@ -21,13 +21,7 @@ _FIRST_WAIT_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """
-    One webhook; id and body are the same in all attempts.
-
-    Args:
-        signature: right, wrong_first or wrong.
-        life_s: time from the first attempt to the last; 0 for events that are never retried.
-    """
+    """One webhook; id and body are the same in all attempts."""
 
     provider: str
     webhook_id: str
@@ -36,8 +30,8 @@ class Message:
     status: str
     url: str
     body: bytes
-    signature: str = "right"
-    life_s: float = 0.0
+    signature: str = "right"  # or wrong_first, wrong
+    life_s: float = 0.0  # from the first attempt to the last; 0 for events that are never retried
 
 
 Signer = Callable[[Message, bool], dict[str, str]]  # returns the headers of an attempt; False: signed with a wrong key
@@ -113,11 +107,8 @@ class Sender:
 
     def _post(self, message: Message, is_valid: bool) -> tuple[int | None, str | None]:
         headers = {"Content-Type": "application/json", **self._signers[message.provider](message, is_valid)}
-        parts = urlsplit(message.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+        connection, target = open_connection(message.url, _TIMEOUT_S)
         try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", target, message.body, headers)
             return connection.getresponse().status, None  # a redirect is not followed
         except (OSError, http.client.HTTPException) as error:

@@ -14,8 +14,7 @@ from embedded.stack import Stack
 from moorage import ids
 from simulation.cases import Case, CaseRun, Entry
 from simulation.job_check import Verdict, check_jobs
-from simulation.ledger_index import LedgerIndex
-from simulation.provider.ledger import summarise
+from simulation.provider.ledger import LedgerIndex, summarise
 from tests.integration import kept_world
 from tests.integration.core import database_of
 

@@ -5,10 +5,9 @@ import random
 import pytest
 
 from simulation.cases import Case, CaseRun
-from simulation.chaos import cases
-from simulation.ledger_index import LedgerIndex
+from simulation.chaos import cases, load
 from simulation.provider import script
-from simulation.provider.ledger import summarise
+from simulation.provider.ledger import LedgerIndex, summarise
 
 
 def draw(seed: int, count: int = 300) -> list[Case]:
@@ -70,7 +69,7 @@ def has_reported(**changes: dict[str, object] | None) -> bool:
         lines["webhook"] = {"kind": "webhook", **webhook, **lines["webhook"]}
     present = [line for line in lines.values() if line]
     index = LedgerIndex.build({"summary": summarise(present), "lines": present})
-    return index.has_reported([CaseRun(case, ("job",))])
+    return load.is_reported(index, [CaseRun(case, ("job",))])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulation.chaos import retry_verdict
+from simulation.chaos import verdict
 from simulation.chaos.faults import KINDS
 from simulation.chaos.schedule import LandedFault
 
@@ -23,7 +23,7 @@ def fault(kind, began=-5.0, ended=0.0, victim="keep1"):
 
 
 def find_unexplained(row, *landed, is_troubled=False):
-    return retry_verdict.find_unexplained([row], landed, lambda _: is_troubled)
+    return verdict.find_unexplained([row], landed, lambda _: is_troubled)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,7 @@ def test_deaths_are_counted_against_the_kills_of_their_worker():
     """One kill ends one task."""
     two, kill = [repeat(DIED), repeat(DIED)], fault("pool child killed")
 
-    unexplained = retry_verdict.find_unexplained(
-        two, [kill, fault("pool child killed", victim="keep2")], lambda _: True
-    )
+    unexplained = verdict.find_unexplained(two, [kill, fault("pool child killed", victim="keep2")], lambda _: True)
 
     assert unexplained == ["keep1: 2 processes died during work, and 1 were killed"]
-    assert retry_verdict.find_unexplained(two, [kill, kill], lambda _: True) == []
+    assert verdict.find_unexplained(two, [kill, kill], lambda _: True) == []

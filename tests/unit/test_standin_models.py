@@ -7,7 +7,7 @@ import pytest
 
 from simulation.provider import ledger, models, pictures, schemas, script
 from simulation.provider.http_types import Response
-from simulation.provider.prediction import Dialect
+from simulation.provider.predictions import Dialect
 from simulation.provider.submissions import Submissions
 
 PICTURES, FAILING, VIDEO = (models.MODELS[f"standin/{name}"] for name in ("pictures", "failing", "text-to-video"))
