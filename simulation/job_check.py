@@ -115,11 +115,11 @@ def check_jobs(
         jumps: when the database's clock was an hour off, so that time limits passed early.
     """
     verdict.job_requests.sent = len(runs)
-    jobs = fetch_all(conn, JOBS)
-    predictions, visible = _by_job(fetch_all(conn, PREDICTIONS)), _by_job(fetch_all(conn, VISIBLE))
+    jobs = group_rows(fetch_all(conn, JOBS), "name")
+    predictions, visible = (group_rows(fetch_all(conn, sql), "job_id") for sql in (PREDICTIONS, VISIBLE))
     for run in runs:
-        rows = [row for row in jobs if row["name"] == run.case.name]
-        if _has_one_job(run, rows, verdict):
+        rows = jobs.pop(run.case.name, [])
+        if has_one_job(run, rows, verdict):
             prompts = [run.case.prompt(number) for number in range(len(run.case.chain))]
             created = [line for prompt in prompts for line in index.created.get(prompt, ())]
             is_excused = any(began - JUMP_SECONDS <= run.sent_at <= ended + 1 for began, ended in jumps)
@@ -129,18 +129,20 @@ def check_jobs(
             _check_end(job, index, verdict)
             _check_created(job, index, verdict)
             _check_expected(job, index, verdict)
-    names = {run.case.name for run in runs}
-    verdict.unexpected += [f"job {row['id']} was never requested" for row in jobs if row["name"] not in names]
+    verdict.unexpected += [f"job {row['id']} was never requested" for rows in jobs.values() for row in rows]
 
 
-def _by_job(rows: Iterable[Row]) -> dict[Any, list[Row]]:
-    by_job: dict[Any, list[Row]] = {}
+def group_rows(rows: Iterable[Row], *columns: str) -> dict[Any, list[Row]]:
+    """Return rows by the value of a column, or by the values of several."""
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
-        by_job.setdefault(row["job_id"], []).append(row)
-    return by_job
+        key = row[columns[0]] if len(columns) == 1 else tuple(row[column] for column in columns)
+        groups.setdefault(key, []).append(row)
+    return groups
 
 
-def _has_one_job(run: CaseRun, rows: Sequence[Row], verdict: Verdict) -> bool:
+def has_one_job(run: CaseRun, rows: Sequence[Row], verdict: Verdict) -> bool:
+    """Return True if a case has one job, the one that was acknowledged."""
     ids = {str(row["id"]) for row in rows} | set(run.job_ids)
     if not rows:
         verdict.lost.append(f"{run.case.name} was acknowledged and has no job")

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all
 from simulation.cases import CaseRun
-from simulation.job_check import Jumps, Verdict, check_jobs
+from simulation.job_check import Jumps, Verdict, check_jobs, group_rows, has_one_job
 from simulation.provider.ledger import LedgerIndex
 from storage import keys
 from storage.s3 import ObjectStore
@@ -79,21 +79,14 @@ def _check_webhooks(conn: Connection, index: LedgerIndex, verdict: Verdict, *, i
 
 
 def _check_registered_jobs(conn: Connection, runs: Sequence[CaseRun], verdict: Verdict) -> None:
-    jobs: dict[str, list[Row]] = {}
-    for row in fetch_all(conn, JOBS):
-        jobs.setdefault(row["external_id"], []).append(row)
+    jobs = group_rows(fetch_all(conn, JOBS), "external_id")
     for run in runs:
-        if run.case.registration == "never":
-            continue
-        name, rows = run.case.name, jobs.pop(str(run.external_id), [])
-        ids = {str(row["id"]) for row in rows} | set(run.job_ids)
-        if not rows:
-            verdict.lost.append(f"{name} was acknowledged and has no job")
-        elif len(ids) > 1:
-            verdict.doubled.append(f"{name} has {len(ids)} jobs")
-        elif rows[0]["state"] != run.case.state and run.external_id not in verdict.expired:
-            reason = f"({rows[0]['reason']})" if rows[0]["reason"] else ""
-            verdict.unexpected.append(f"{name} ended {rows[0]['state']} {reason}, expected {run.case.state}")
+        if run.case.registration != "never":
+            rows = jobs.pop(run.external_id, [])
+            if has_one_job(run, rows, verdict) and rows[0]["state"] != run.case.state:
+                if run.external_id not in verdict.expired:
+                    ended = f"{rows[0]['state']} ({rows[0]['reason']})"
+                    verdict.unexpected.append(f"{run.case.name} ended {ended}, expected {run.case.state}")
     verdict.unexpected += [f"there is a job for {external_id}, which was not registered" for external_id in jobs]
 
 
@@ -101,12 +94,9 @@ def _check_outputs(rows: Iterable[Row], index: LedgerIndex, runs: Sequence[CaseR
     """Compare each expected output with its row: of registered predictions, and of others that have rows."""
     discarded = {run.external_id for run in runs if run.case.policy == "discard" and run.case.state == "failed"}
     checked = {run.external_id for run in runs if run.case.registration != "never"}
-    by_output: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if not row["is_placeholder"]:
-            by_output.setdefault((row["external_id"], row["path"]), []).append(row)
-            if row["is_requested"] and row["prediction_state"] == "succeeded":
-                checked.add(row["external_id"])
+    rows = [row for row in rows if not row["is_placeholder"]]
+    checked |= {r["external_id"] for r in rows if r["is_requested"] and r["prediction_state"] == "succeeded"}
+    by_output = group_rows(rows, "external_id", "path")
     for expected in ("kept", "dead"):
         for line in index.summary["expected"][expected]:
             if line["prediction"] in checked:

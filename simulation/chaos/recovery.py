@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -10,40 +11,104 @@ import psycopg
 
 from db.connection import Connection, connect, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos.recovery_probes import MARK, PROBES, Probe
 
 Outcome = Literal["recovered", "waiting", "nothing to measure"]
-HeldRow = tuple[str, UUID, UUID]  # table, id, lease token
+HeldRow = tuple[UUID, UUID]  # id, lease token
 
 GIVE_UP_SECONDS: Final = 180.0
 IDLE_SECONDS: Final = 8.0
 NO_TOKEN: Final = UUID(int=0)
-TABLES: Final = {"delivery": "deliveries", "prediction": "predictions", "output": "outputs"}
+WORK_TABLES: Final = ("deliveries", "predictions", "outputs")
 
-HELD = """
-SELECT 'deliveries' AS table_name, id, lease_token, leased_by FROM deliveries WHERE lease_token IS NOT NULL
- UNION ALL
-SELECT 'predictions', id, lease_token, leased_by FROM predictions WHERE lease_token IS NOT NULL
- UNION ALL
-SELECT 'outputs', id, lease_token, leased_by FROM outputs WHERE lease_token IS NOT NULL
-"""
+HELD = " UNION ALL ".join(
+    f"SELECT id, lease_token, leased_by FROM {table} WHERE lease_token IS NOT NULL" for table in WORK_TABLES
+)
 
 # The row has another lease or has ended; waiting for a retry counts, too: its lease was released.
-IS_RESUMED = {
-    table: f"""
-SELECT id FROM {table}
+IS_RESUMED = " UNION ALL ".join(
+    f"""SELECT 1 AS found FROM {table}
  WHERE id = %(id)s AND (run_at IS NULL OR run_at > moment()
-                        OR (lease_token IS NOT NULL AND lease_token <> %(token)s))
-"""
-    for table in ("deliveries", "predictions", "outputs")
-}
+                        OR (lease_token IS NOT NULL AND lease_token <> %(token)s))"""
+    for table in WORK_TABLES
+)
 
 RELEASED = """
-SELECT subject, subject_id FROM events
+SELECT subject_id FROM events
  WHERE id > %(after)s AND actor LIKE %(node)s AND reason LIKE 'its process died%%'
 """
 
 NEWEST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"
+
+
+# Work that any worker could claim now.
+_DUE: Final = """
+SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
+ UNION ALL
+SELECT 1 FROM deliveries WHERE state = 'new' AND lease_token IS NULL AND run_at <= moment()
+"""
+
+# A file that is being downloaded, or will be after the retry delay that the fault itself caused.
+_UNKEPT: Final = """
+SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND run_at <= moment() + interval '30 s'
+"""
+
+_RUNNING: Final = "SELECT 1 AS found FROM predictions WHERE state = 'running'"
+
+_WORKED: Final = """
+SELECT 1 AS found FROM events
+ WHERE id > %(event)s
+   AND ((subject = 'delivery' AND to_state = 'applied') OR (subject = 'output' AND to_state = 'kept'))
+"""
+
+_KEPT: Final = """
+SELECT 1 AS found FROM events WHERE id > %(event)s AND subject = 'output' AND to_state = 'kept'
+"""
+
+# The state before a recovery, which must follow it.
+MARK: Final = """
+SELECT (SELECT coalesce(max(id), 0) FROM events) AS event,
+       (SELECT coalesce(max(id::text), '') FROM deliveries) AS delivery,
+       ARRAY(SELECT slot FROM ticks WHERE sweep = 'dispatch') AS slots,
+       ARRAY(SELECT leased_by FROM outputs WHERE lease_token IS NOT NULL
+              UNION ALL
+             SELECT leased_by FROM deliveries WHERE lease_token IS NOT NULL) AS busy
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Statements that detect the recovery from a fault."""
+
+    waiting: str  # finds a row while work waits for the component; without any there is no recovery to measure
+    recovered: str  # finds a row once the component has served something after the mark
+
+
+def _or_nothing_due(worked: str) -> str:
+    return f"SELECT 1 AS found WHERE EXISTS ({worked}) OR NOT EXISTS ({_DUE})"
+
+
+WORK: Final = Probe(_DUE, _or_nothing_due(_WORKED))
+# Tasks that arrived over the broker after the mark: those in flight do not need it any more.
+WAKES: Final = Probe(_DUE, _or_nothing_due(f"{_WORKED} AND actor <> ALL (%(busy)s)"))
+FILES: Final = Probe(_UNKEPT, _KEPT)
+FILES_OF_VICTIM: Final = Probe(_UNKEPT, f"{_KEPT} AND actor LIKE %(victim)s")
+# Recorded, and so acknowledged, by the restarted receiver; ids of deliveries are in order of time.
+WEBHOOKS: Final = Probe(_RUNNING, "SELECT 1 AS found FROM deliveries WHERE id::text > %(delivery)s LIMIT 1")
+TICKS: Final = Probe(
+    "SELECT 1 AS found", "SELECT 1 AS found FROM ticks WHERE sweep = 'dispatch' AND slot <> ALL (%(slots)s)"
+)
+
+# Measured from the end of the fault. Kinds that interrupt leases (LEASE_KINDS) are measured by the rows that were held.
+PROBES: Final[Mapping[str, Probe]] = {
+    **dict.fromkeys(("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "clock jump"), WORK),
+    **dict.fromkeys(("broker killed", "broker emptied", "broker cut", "broker stalled"), WAKES),
+    **dict.fromkeys(("storage killed", "storage cut", "storage stalled", "provider outage"), FILES),
+    "disk full": FILES_OF_VICTIM,
+    "receiver killed": WEBHOOKS,
+    "beat killed": TICKS,
+    "no beat": TICKS,
+}
+LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
 
 
 @dataclass(slots=True)
@@ -89,7 +154,7 @@ class RecoveryMonitor:
             measurement.node, measurement.after_event = node, self._newest_event
         else:
             rows = [row for row in self._held if row["leased_by"].startswith(f"{node}@")]
-            measurement.held = [(row["table_name"], row["id"], row["lease_token"]) for row in rows]
+            measurement.held = [(row["id"], row["lease_token"]) for row in rows]
         if measurement.node or measurement.held:
             self._measurements.append(measurement)
 
@@ -145,16 +210,14 @@ class RecoveryMonitor:
     def _finds_released(self, conn: Connection, measurement: Measurement) -> bool:
         if not measurement.held:
             args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
-            measurement.held = [
-                (TABLES[r["subject"]], r["subject_id"], NO_TOKEN) for r in fetch_all(conn, RELEASED, args)
-            ]
+            measurement.held = [(row["subject_id"], NO_TOKEN) for row in fetch_all(conn, RELEASED, args)]
         return bool(measurement.held)
 
     def _are_resumed(self, conn: Connection, measurement: Measurement) -> bool:
         measurement.held = [
-            (table, row_id, token)
-            for table, row_id, token in measurement.held
-            if fetch_one(conn, IS_RESUMED[table], {"id": row_id, "token": token}) is None
+            (row_id, token)
+            for row_id, token in measurement.held
+            if fetch_one(conn, IS_RESUMED, {"id": row_id, "token": token}) is None
         ]
         return not measurement.held
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from simulation.chaos.faults import KINDS, ActiveFault, Targets
-from simulation.chaos.recovery import RecoveryMonitor
-from simulation.chaos.recovery_probes import LEASE_KINDS
+from simulation.chaos.recovery import LEASE_KINDS, RecoveryMonitor
 
 TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0

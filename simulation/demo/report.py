@@ -59,7 +59,9 @@ def print_totals(
     table = Table(title="Sent, accepted and kept", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("predictions", f"{summary['predictions']}: {_describe_predictions(application, summary)}")
+    started, registered = len(application.registered), sum(1 for run in application.registered if run.job_ids)
+    submitted = f"{summary['predictions'] - started} submitted by moorage, {started - registered} unregistered"
+    table.add_row("predictions", f"{summary['predictions']}: {registered} registered by the application, {submitted}")
     webhooks = f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted"
     table.add_row("webhooks", f"{webhooks}, {len(summary['unacknowledged'])} rejected")
     table.add_row("detected by polling", f"{fetch_all(conn, POLLED)[0]['count']} predictions without a webhook")
@@ -115,14 +117,6 @@ def _describe_files(variants: Sequence[Body]) -> str:
         return "placeholder"
     kind = variants[0]["media"] if variants else "file"
     return f"{len(variants)} {kind}{'' if len(variants) == 1 else 's'}"
-
-
-def _describe_predictions(application: Application, summary: Body) -> str:
-    started = len(application.registered)
-    registered = sum(1 for run in application.registered if run.job_ids)
-    submitted = summary["predictions"] - started
-    unregistered = started - registered
-    return f"{registered} registered by the application, {submitted} submitted by moorage, {unregistered} unregistered"
 
 
 def _describe_states(rows: Sequence[dict[str, Any]]) -> str:

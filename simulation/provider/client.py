@@ -1,6 +1,7 @@
 """Starts and controls a stand-in process."""
 
 import base64
+import contextlib
 import http.client
 import json
 import secrets
@@ -99,11 +100,10 @@ class Standin:
         if self._process is None:
             return
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
         self._process = None
 
     def __enter__(self) -> "Standin":

@@ -4,7 +4,7 @@ import threading
 import time
 
 from simulation.provider import webhooks
-from simulation.provider.http_types import Api, Refused, Request, Response, not_found, parse_json_object, problem
+from simulation.provider.http_types import Api, Refused, Request, Response, not_found, parse_object, problem
 from simulation.provider.ledger import Ledger, summarise
 
 
@@ -42,7 +42,7 @@ class ControlApi(Api):
                 raise not_found()
 
     def _interrupt(self, command: str, body: bytes) -> Response:
-        fields = parse_json_object(body)
+        fields = parse_object(body)
         seconds = fields.get("seconds")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
             raise Refused(problem(422, "Input validation failed", "seconds must be a number, 0 or more"))

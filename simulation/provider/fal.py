@@ -15,7 +15,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from simulation.provider import models, pictures
-from simulation.provider.http_types import Api, Refused, Request, Response, is_url, parse_json_object
+from simulation.provider.http_types import Api, Refused, Request, Response, is_url, parse_object
 from simulation.provider.keys import FAL_USER
 from simulation.provider.outputs import Output
 from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
@@ -42,13 +42,8 @@ def _build_webhook(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
 
 
 # Sends one webhook, at the end.
-_DIALECT: Final = Dialect(
-    "fal",
-    new_id=lambda: str(uuid.uuid4()),
-    build_body=_build_webhook,
-    path="payload.images[{}].url",
-    paths={"string": "payload.image.url", "video": "payload.video.url"},
-)
+_PATHS: Final = {"string": "payload.image.url", "video": "payload.video.url"}
+_DIALECT: Final = Dialect("fal", lambda: str(uuid.uuid4()), _build_webhook, "payload.images[{}].url", _PATHS)
 
 
 def _build_result(prediction: Prediction, url: UrlBuilder) -> tuple[str, dict[str, Any]]:
@@ -150,7 +145,7 @@ class FalApi(Api):
                 raise _refused(405, "Method Not Allowed")
 
     def _submit(self, request: Request) -> Response:
-        name, input_ = "/".join(request.steps), parse_json_object(request.body)
+        name, input_ = "/".join(request.steps), parse_object(request.body)
         webhook = request.query.get("fal_webhook", [None])[0]
         if len(request.steps) < 2:
             raise _refused(404, "Application not found")

@@ -100,7 +100,7 @@ def not_found() -> Refused:
     return Refused(problem(404, "Not Found", "The requested resource could not be found."))
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError) as error:

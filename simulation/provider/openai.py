@@ -9,7 +9,7 @@ import secrets
 from typing import Any, Final
 
 from simulation.provider import models
-from simulation.provider.http_types import Api, Refused, Request, Response, parse_json_object
+from simulation.provider.http_types import Api, Refused, Request, Response, parse_object
 from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
 from simulation.provider.submissions import Submissions
@@ -25,14 +25,8 @@ def _build_body(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
 
 
 # Sends no webhook. The id is the value of the header x-request-id.
-_DIALECT: Final = Dialect(
-    "openai",
-    new_id=lambda: f"req_{secrets.token_hex(16)}",
-    build_body=_build_body,
-    path="data[{}].url",
-    paths={"data": "data[{}].b64_json"},
-    events=(),
-)
+_PATHS: Final = {"data": "data[{}].b64_json"}
+_DIALECT: Final = Dialect("openai", lambda: f"req_{secrets.token_hex(16)}", _build_body, "data[{}].url", _PATHS, ())
 
 
 class OpenAIApi(Api):
@@ -46,7 +40,7 @@ class OpenAIApi(Api):
     def handle(self, request: Request) -> Response:
         match request.method, request.steps:
             case "POST", ["v1", "images", "generations"]:
-                return self._generate(parse_json_object(request.body))
+                return self._generate(parse_object(request.body))
             case "GET", ["v1", "models"]:
                 names = ("gpt-image-1", "dall-e-3", "dall-e-2")
                 listed = [{"id": name, "object": "model", "created": 0, "owned_by": "standin"} for name in names]

@@ -115,13 +115,9 @@ class Predictions:
     def list_newest_first(self, provider: str, after: datetime | None, before: datetime | None) -> list[Prediction]:
         """Return a provider's predictions created from `after` (inclusive) to `before` (exclusive)."""
         with self._lock:
-            return [
-                p
-                for p in reversed(self._all.values())
-                if p.dialect.provider == provider
-                and (after is None or p.created_at >= after)
-                and (before is None or p.created_at < before)
-            ]
+            created = [p for p in reversed(self._all.values()) if p.dialect.provider == provider]
+        created = [p for p in created if after is None or p.created_at >= after]
+        return [p for p in created if before is None or p.created_at < before]
 
     def _start(self, prediction: Prediction) -> None:
         with self._lock:

@@ -6,16 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from simulation.provider import models, schemas
-from simulation.provider.http_types import (
-    Api,
-    Refused,
-    Request,
-    Response,
-    is_url,
-    not_found,
-    parse_json_object,
-    problem,
-)
+from simulation.provider.http_types import Api, Refused, Request, Response, is_url, not_found, parse_object, problem
 from simulation.provider.predictions import Prediction
 from simulation.provider.replicate_json import EVENTS, build_dialect, build_model, build_version
 from simulation.provider.script import Script, ScriptError, parse_script
@@ -52,7 +43,7 @@ class ReplicateApi(Api):
     def _post(self, request: Request) -> Response:
         match request.steps:
             case ["predictions"]:
-                body = parse_json_object(request.body)
+                body = parse_object(request.body)
                 version = body.get("version")
                 if not isinstance(version, str):
                     raise _invalid("version is required")
@@ -61,7 +52,7 @@ class ReplicateApi(Api):
             case ["models" | "deployments" as kind, owner, name, "predictions"]:
                 full_name = f"{owner}/{name}"
                 deployment = full_name if kind == "deployments" else None
-                body, model = parse_json_object(request.body), models.find_by_name(full_name)
+                body, model = parse_object(request.body), models.find_by_name(full_name)
                 return self._create(body, full_name, model, "hidden", deployment)
             case ["predictions", prediction_id, "cancel"]:
                 prediction = self._find(prediction_id)

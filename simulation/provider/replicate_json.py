@@ -30,7 +30,7 @@ def build_dialect(base_url: str) -> Dialect:
 
 def _build_prediction(base_url: str, prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
     is_removed = prediction.is_removed(datetime.now(UTC))
-    own = f"{base_url}/v1/predictions/{prediction.id}"
+    own, web = f"{base_url}/v1/predictions/{prediction.id}", f"{base_url}/p/{prediction.id}"
     return {
         "id": prediction.id,
         "model": prediction.model,
@@ -48,12 +48,7 @@ def _build_prediction(base_url: str, prediction: Prediction, url: UrlBuilder) ->
         "deadline": None,
         "deployment": prediction.deployment,
         "source": "api",
-        "urls": {
-            "get": own,
-            "cancel": f"{own}/cancel",
-            "stream": f"{own}/stream",
-            "web": f"{base_url}/p/{prediction.id}",
-        },
+        "urls": {"get": own, "cancel": f"{own}/cancel", "stream": f"{own}/stream", "web": web},
         "webhook": prediction.webhook,
         "webhook_events_filter": None if prediction.events is None else list(prediction.events),
     }

@@ -173,7 +173,11 @@ def parse_script(script: object, files: tuple[str, ...] = (), defaults: Mapping[
     values: dict[str, Any] = {"formats": files or pictures.FORMATS, **(defaults or {})}
     values |= {name: _parse_value(name, value, files) for name, value in fields.items()}
     parsed = Script(**values)
-    _check_faults(parsed)
+    for index, name in parsed.faults.items():
+        if index >= parsed.outputs:
+            raise ScriptError(f"standin.faults names output {index}, but there are {parsed.outputs}")
+        if parsed.shape == "data" and FAULTS[name].content == "whole":
+            raise ScriptError(f"standin.faults[{index}]: {name} does not apply to a data: URI")
     return parsed
 
 
@@ -194,14 +198,6 @@ def _parse_value(name: str, value: object, files: tuple[str, ...]) -> Any:
         return tuple(_parse_choice(item, known, "formats") for item in value)
     faults = _require_object(value, name).items()
     return {_parse_index(key): _parse_choice(item, tuple(FAULTS), f"faults[{key}]") for key, item in faults}
-
-
-def _check_faults(script: Script) -> None:
-    for index, name in script.faults.items():
-        if index >= script.outputs:
-            raise ScriptError(f"standin.faults names output {index}, but there are {script.outputs}")
-        if script.shape == "data" and FAULTS[name].content == "whole":
-            raise ScriptError(f"standin.faults[{index}]: {name} does not apply to a data: URI")
 
 
 def _require_object(value: object, name: str) -> dict[str, Any]:
