@@ -81,12 +81,13 @@ def _check_webhooks(conn: Connection, index: LedgerIndex, verdict: Verdict, *, i
 def _check_registered_jobs(conn: Connection, runs: Sequence[CaseRun], verdict: Verdict) -> None:
     jobs = group_rows(fetch_all(conn, JOBS), "external_id")
     for run in runs:
-        if run.case.registration != "never":
-            rows = jobs.pop(run.external_id, [])
-            if has_one_job(run, rows, verdict) and rows[0]["state"] != run.case.state:
-                if run.external_id not in verdict.expired:
-                    ended = f"{rows[0]['state']} ({rows[0]['reason']})"
-                    verdict.unexpected.append(f"{run.case.name} ended {ended}, expected {run.case.state}")
+        if run.case.registration == "never":
+            continue
+        rows = jobs.pop(run.external_id, [])
+        is_expired = run.external_id in verdict.expired
+        if has_one_job(run, rows, verdict) and rows[0]["state"] != run.case.state and not is_expired:
+            ended = f"{rows[0]['state']} ({rows[0]['reason']})"
+            verdict.unexpected.append(f"{run.case.name} ended {ended}, expected {run.case.state}")
     verdict.unexpected += [f"there is a job for {external_id}, which was not registered" for external_id in jobs]
 
 

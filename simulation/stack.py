@@ -29,29 +29,19 @@ def data_folder(name: str) -> Path:
 
 
 class LocalDeployment:
-    """
-    A running moorage in one folder: servers, receiver, workers, beat, and optionally Flower.
-
-    Args:
-        folder: data, logs and passwords; they are reused by the next start.
-        keep_workers: Celery processes for the queue `keep`; one more serves `quick` alone, so that sweeps never wait.
-        concurrency: pool children of each worker.
-        standin: the provider, started and stopped by the caller.
-        stack: the servers, if they are started and stopped by the caller.
-        overrides: settings that differ from the defaults, as environment variables.
-    """
+    """A running moorage in one folder: servers, receiver, workers, beat, and optionally Flower."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path,  # data, logs and passwords; they are reused by the next start
         *,
-        keep_workers: int = 1,
-        concurrency: int = 2,
+        keep_workers: int = 1,  # for the queue `keep`; one more serves `quick` alone, so that sweeps never wait
+        concurrency: int = 2,  # pool children of each worker
         beats: int = 1,
         flower: bool = False,
-        standin: Standin | None = None,
+        standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
     ) -> None:
         self.folder = folder
         self.stack = stack or Stack(folder)

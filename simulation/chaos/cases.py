@@ -62,7 +62,7 @@ def draw_registered_case(rng: random.Random, number: int) -> Case:
     name, is_partial = f"job {number}", any(fault in DEAD_FAULTS for fault in faults.values())
     return Case(
         name, input={"prompt": name, "standin": script}, state="partial" if is_partial else "succeeded",
-        project=_project(number), scene=_scene(number),
+        **_place(number),
     )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def draw_job_request(rng: random.Random, number: int) -> Case:
     chain = tuple(_draw_entry(rng, number) for _ in range(rng.choice((1, 2))))
     return Case(
         f"job request {number}", chain=chain, placeholder=rng.random() < 0.5, is_repeated=rng.random() < 0.3,
-        state=None, deadline_seconds=LIFE_SECONDS, project=_project(number), scene=_scene(number),
+        state=None, deadline_seconds=LIFE_SECONDS, **_place(number),
     )  # fmt: skip
 
 
@@ -107,9 +107,5 @@ def _draw(rng: random.Random, percentages: Mapping[str, int]) -> str | None:
     return None
 
 
-def _project(number: int) -> str:
-    return f"project {number % PROJECTS}"
-
-
-def _scene(number: int) -> int:
-    return number // PROJECTS % SCENES + 1
+def _place(number: int) -> dict[str, Any]:
+    return {"project": f"project {number % PROJECTS}", "scene": number // PROJECTS % SCENES + 1}

@@ -42,15 +42,11 @@ class Targets:
         return children
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(slots=True)
 class ActiveFault:
     """A fault that was injected."""
 
-    heal: Callable[[], None] = _nothing  # to be called after `seconds`
+    heal: Callable[[], None] | None = None  # to be called after `seconds`
     seconds: float = 0.0
     victim: str = ""  # node name of the worker, for faults that interrupt leases
     is_kill: bool = False
@@ -175,26 +171,22 @@ def fill_disk(targets: Targets, rng: random.Random) -> ActiveFault | None:
 
 def jump_clock(targets: Targets, rng: random.Random) -> ActiveFault | None:
     """Move the database's clock by an hour, ahead or back; also for open connections."""
-    hours = rng.choice((1, -1))
-    if not _shift_clock(targets, f"{hours} hours"):
-        return None
-    return ActiveFault(lambda: _restore_clock(targets), seconds=rng.uniform(1, 3))
 
+    def shift(hours: int) -> bool:
+        try:
+            conn = connect(targets.local.stack.postgres.url(), name="moorage-drill")
+            conn.execute(f"ALTER SYSTEM SET moorage.clock_shift = '{hours} hours'".encode())
+            conn.execute("SELECT pg_reload_conf()")
+            conn.close()
+        except Exception:  # noqa: BLE001 (other faults break PostgreSQL)
+            return False
+        return True
 
-def _shift_clock(targets: Targets, interval: str) -> bool:
-    try:
-        conn = connect(targets.local.stack.postgres.url(), name="moorage-drill")
-        conn.execute(f"ALTER SYSTEM SET moorage.clock_shift = '{interval}'".encode())
-        conn.execute("SELECT pg_reload_conf()")
-        conn.close()
-    except Exception:  # noqa: BLE001 (other faults break PostgreSQL)
-        return False
-    return True
+    def heal() -> None:
+        while not shift(0):
+            targets.local.stack.restart_dead()
 
-
-def _restore_clock(targets: Targets) -> None:
-    while not _shift_clock(targets, "0 hours"):
-        targets.local.stack.restart_dead()
+    return ActiveFault(heal, seconds=rng.uniform(1, 3)) if shift(rng.choice((1, -1))) else None
 
 
 def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault | None:

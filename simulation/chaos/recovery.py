@@ -196,9 +196,15 @@ class RecoveryMonitor:
     def _outcome(self, conn: Connection, measurement: Measurement, elapsed: float) -> Outcome:
         if measurement.probe is not None:
             return self._run_probe(conn, measurement, measurement.probe)
-        if measurement.node is not None and not self._finds_released(conn, measurement):
-            return "nothing to measure" if elapsed > IDLE_SECONDS else "waiting"  # the child held nothing
-        return "recovered" if self._are_resumed(conn, measurement) else "waiting"
+        if measurement.node is not None and not measurement.held:
+            args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
+            measurement.held = [(row["subject_id"], NO_TOKEN) for row in fetch_all(conn, RELEASED, args)]
+            if not measurement.held:
+                return "nothing to measure" if elapsed > IDLE_SECONDS else "waiting"  # the child held nothing
+        keys = [{"id": row_id, "token": token} for row_id, token in measurement.held]
+        waiting = [key for key in keys if fetch_one(conn, IS_RESUMED, key) is None]
+        measurement.held = [(key["id"], key["token"]) for key in waiting]
+        return "waiting" if waiting else "recovered"
 
     def _run_probe(self, conn: Connection, measurement: Measurement, probe: Probe) -> Outcome:
         if measurement.mark is None:
@@ -206,20 +212,6 @@ class RecoveryMonitor:
         elif fetch_one(conn, probe.recovered, measurement.mark):
             return "recovered"
         return "waiting" if fetch_one(conn, probe.waiting, {}) else "nothing to measure"
-
-    def _finds_released(self, conn: Connection, measurement: Measurement) -> bool:
-        if not measurement.held:
-            args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
-            measurement.held = [(row["subject_id"], NO_TOKEN) for row in fetch_all(conn, RELEASED, args)]
-        return bool(measurement.held)
-
-    def _are_resumed(self, conn: Connection, measurement: Measurement) -> bool:
-        measurement.held = [
-            (row_id, token)
-            for row_id, token in measurement.held
-            if fetch_one(conn, IS_RESUMED, {"id": row_id, "token": token}) is None
-        ]
-        return not measurement.held
 
     def summarise(self) -> list[tuple[str, int, float, float]]:
         """Return kind, count, median and worst seconds."""

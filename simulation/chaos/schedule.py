@@ -90,7 +90,8 @@ class FaultSchedule:
     def _heal(self, now: float) -> None:
         for entry in [entry for entry in self._active if entry[0] <= now]:
             _, kind, fault, began_at = entry
-            fault.heal()
+            if fault.heal is not None:
+                fault.heal()
             if kind == "PostgreSQL killed":
                 self._leases_kept_until = now + 32.0
             self._active.remove(entry)

@@ -83,9 +83,9 @@ def print_job_requests(console: Console, runs: Sequence[CaseRun], project: Body)
         table.add_column(column, no_wrap=True)
     for run in runs:
         view = run.view
-        predictions = [_describe_prediction(one) for one in view["predictions"] if one["entry"] is not None]
-        files = _describe_files(view["variants"])
-        table.add_row(run.case.name, ", ".join(predictions), view["state"], files, view["scene"])
+        submitted = [(p["provider"], p["state"]) for p in view["predictions"] if p["entry"] is not None]
+        predictions = ", ".join(p if state == "succeeded" else f"{p} ({state})" for p, state in submitted)
+        table.add_row(run.case.name, predictions, view["state"], _describe_files(view["variants"]), view["scene"])
     console.print(table)
     progress = project["progress"]
     console.print(
@@ -105,11 +105,6 @@ def print_notifications(console: Console, listener: WebhookListener, follower: S
     )
     resumed = ", ".join(str(last) for last in follower.connections[1:])
     console.print(f"event stream: {len(follower.events)} events, disconnected once and resumed after event {resumed}")
-
-
-def _describe_prediction(prediction: Body) -> str:
-    state = prediction["state"]
-    return str(prediction["provider"]) + ("" if state == "succeeded" else f" ({state})")
 
 
 def _describe_files(variants: Sequence[Body]) -> str:

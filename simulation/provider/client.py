@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from simulation.provider.keys import FAL_USER, fal_key, openai_key
+from simulation.provider.http_types import FAL_USER, fal_key, openai_key
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _OFFERED: Final = ("standin/pictures", "standin/text-to-video", "standin/image-to-video")  # the others fail on purpose

@@ -15,8 +15,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from simulation.provider import models, pictures
-from simulation.provider.http_types import Api, Refused, Request, Response, is_url, parse_object
-from simulation.provider.keys import FAL_USER
+from simulation.provider.http_types import FAL_USER, Api, Refused, Request, Response, is_url, parse_object
 from simulation.provider.outputs import Output
 from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
 from simulation.provider.script import Script, ScriptError, parse_script
@@ -41,9 +40,25 @@ def _build_webhook(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
     }
 
 
+def _build_error(fault: str, script: Script) -> Response:
+    match fault:
+        case "busy":
+            return Response(429, {"detail": "Too many requests"}, {"Retry-After": f"{script.retry_after_s:g}"})
+        case "no_credit":
+            detail = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+            return Response(403, {"detail": detail})
+        case "invalid":
+            missing = {"loc": ["body", "prompt"], "msg": "field required", "type": "value_error.missing"}
+            return Response(422, {"detail": [missing]})
+        case _:
+            return Response(500, {"detail": "Internal Server Error"})
+
+
 # Sends one webhook, at the end.
-_PATHS: Final = {"string": "payload.image.url", "video": "payload.video.url"}
-_DIALECT: Final = Dialect("fal", lambda: str(uuid.uuid4()), _build_webhook, "payload.images[{}].url", _PATHS)
+_DIALECT: Final = Dialect(
+    "fal", lambda: str(uuid.uuid4()), _build_webhook, _build_error, "payload.images[{}].url",
+    paths={"string": "payload.image.url", "video": "payload.video.url"},
+)  # fmt: skip
 
 
 def _build_result(prediction: Prediction, url: UrlBuilder) -> tuple[str, dict[str, Any]]:
@@ -102,12 +117,9 @@ def derive_signing_key(secret: str) -> Ed25519PrivateKey:
 
 def _build_key_set(signing_key: Ed25519PrivateKey) -> dict[str, Any]:
     """Return the public keys: a retired one, then the current one."""
-    return {"keys": [_build_jwk(Ed25519PrivateKey.from_private_bytes(bytes(32))), _build_jwk(signing_key)]}
-
-
-def _build_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
-    public = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
-    return {"kty": "OKP", "crv": "Ed25519", "x": public}
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes(32)), signing_key]
+    encoded = [base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode() for key in keys]
+    return {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": public} for public in encoded]}
 
 
 class FalApi(Api):
@@ -151,10 +163,8 @@ class FalApi(Api):
             raise _refused(404, "Application not found")
         if webhook is not None and not is_url(webhook):
             raise _refused(422, "fal_webhook must be an http:// or https:// URL")
-        return self._submissions.accept(
-            _DIALECT, name, input_, self._parse_script(name, input_), build_error=_build_error,
-            webhook=webhook, build_response=self._build_accepted,
-        )  # fmt: skip
+        script = self._parse_script(name, input_)
+        return self._submissions.accept(_DIALECT, name, input_, script, self._build_accepted, webhook)
 
     def _build_accepted(self, prediction: Prediction) -> Response:
         return Response(200, {**self._urls(prediction), "status": "IN_QUEUE", "queue_position": 0})
@@ -228,17 +238,3 @@ def _app_name(prediction: Prediction) -> str:
 
 def _refused(status: int, detail: str) -> Refused:
     return Refused(Response(status, {"detail": detail}))
-
-
-def _build_error(fault: str, script: Script) -> Response:
-    match fault:
-        case "busy":
-            return Response(429, {"detail": "Too many requests"}, {"Retry-After": f"{script.retry_after_s:g}"})
-        case "no_credit":
-            detail = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
-            return Response(403, {"detail": detail})
-        case "invalid":
-            missing = {"loc": ["body", "prompt"], "msg": "field required", "type": "value_error.missing"}
-            return Response(422, {"detail": [missing]})
-        case _:
-            return Response(500, {"detail": "Internal Server Error"})

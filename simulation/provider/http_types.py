@@ -7,8 +7,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 from urllib.parse import urlsplit
+
+FAL_USER: Final = "standin-user"  # the user id in fal's webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,15 @@ class Api(ABC):
 
     def _unauthorized(self) -> Response:
         return problem(401, "Unauthenticated", "You did not pass a valid authentication token.")
+
+
+# API keys have three formats, so that a mix-up is detected.
+def fal_key(token: str) -> str:
+    return f"standin:{token}"
+
+
+def openai_key(token: str) -> str:
+    return f"sk-{token}"
 
 
 def problem(status: int, title: str, detail: str, **more: Any) -> Response:

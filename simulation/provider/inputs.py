@@ -2,7 +2,7 @@
 
 import hashlib
 import http.client
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from simulation.provider.http_types import is_url, open_connection
@@ -17,23 +17,17 @@ _TIMEOUT_S: Final = 10.0
 
 def fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger) -> str | None:
     """Download each input file that is given as a URL and record it; return the error that must fail the prediction."""
-    for name, url in _find_urls(input_):
+    values = [(name, input_.get(name)) for name in _FIELDS]
+    items = [(name, item) for name, value in values for item in (value if isinstance(value, list) else [value])]
+    for name, url in items:
+        if not is_url(url):
+            continue
         status, data = _download(url)
-        ledger.add(
-            "input", prediction=prediction_id, name=name, status=status, sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-        )  # fmt: skip
+        digest = hashlib.sha256(data).hexdigest()
+        ledger.add("input", prediction=prediction_id, name=name, status=status, sha256=digest, bytes=len(data))
         if status != 200 or not data:
             return f"input.{name} could not be fetched: {status or 'no response'}"
     return None
-
-
-def _find_urls(input_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in _FIELDS:
-        value = input_.get(name)
-        for item in value if isinstance(value, list) else [value]:
-            if is_url(item):
-                yield name, item
 
 
 def _download(url: str) -> tuple[int | None, bytes]:

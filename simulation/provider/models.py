@@ -77,7 +77,10 @@ def script_defaults(model: Model | None, input_: Mapping[str, Any], files: Seque
         defaults["outputs"] = min(max(count, 1), _MAX_OUTPUTS)
     if _is_integer(input_.get("seed")) and input_["seed"] >= 0:
         defaults["seed"] = input_["seed"] % 2**63
-    return defaults | _size_defaults(input_) | _format_defaults(input_)
+    format_ = {"jpg": "jpeg"}.get(str(input_.get("output_format")), input_.get("output_format"))
+    if format_ in ("png", "jpeg", "webp"):
+        defaults["formats"] = (format_,)
+    return defaults | _size_defaults(input_)
 
 
 def collections() -> dict[str, list[Model]]:
@@ -104,9 +107,3 @@ def _size_defaults(input_: Mapping[str, Any]) -> dict[str, Any]:
     if not (_is_integer(width) and _is_integer(height) and 16 <= width <= 4096 and 16 <= height <= 4096):
         return {}
     return {"width_px": width, "height_px": height}
-
-
-def _format_defaults(input_: Mapping[str, Any]) -> dict[str, Any]:
-    known = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
-    format_ = known.get(str(input_.get("output_format")))
-    return {"formats": (format_,)} if format_ else {}

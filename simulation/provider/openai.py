@@ -24,9 +24,32 @@ def _build_body(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
     return {"created": int(prediction.created_at.timestamp()), "data": data}
 
 
+def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return Response(status, {"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def _build_error(fault: str, script: Script) -> Response:
+    match fault:
+        case "busy":
+            error = _error(429, "Rate limit reached for images per minute.", code="rate_limit_exceeded")
+            seconds = script.retry_after_s
+            return Response(429, error.body, {"retry-after": f"{seconds:g}", "retry-after-ms": f"{seconds * 1000:.0f}"})
+        case "no_credit":
+            message = "You exceeded your current quota, please check your plan and billing details."
+            code = "insufficient_quota"
+            return Response(429, {"error": {"message": message, "type": code, "param": None, "code": code}})
+        case "invalid":
+            return _error(400, "Invalid value: '1x1'.", "size", "invalid_value")
+        case _:
+            return _error(500, "The server had an error while processing your request.")
+
+
 # Sends no webhook. The id is the value of the header x-request-id.
-_PATHS: Final = {"data": "data[{}].b64_json"}
-_DIALECT: Final = Dialect("openai", lambda: f"req_{secrets.token_hex(16)}", _build_body, "data[{}].url", _PATHS, ())
+_DIALECT: Final = Dialect(
+    "openai", lambda: f"req_{secrets.token_hex(16)}", _build_body, _build_error, "data[{}].url",
+    paths={"data": "data[{}].b64_json"}, events=(),
+)  # fmt: skip
 
 
 class OpenAIApi(Api):
@@ -54,10 +77,8 @@ class OpenAIApi(Api):
             raise Refused(_error(400, "Missing required parameter: 'prompt'.", "prompt", "missing_required_parameter"))
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10:
             raise Refused(_error(400, "Invalid value for 'n': must be from 1 to 10.", "n", "invalid_value"))
-        return self._submissions.accept(
-            _DIALECT, name, input_, self._parse_script(name, input_), build_error=_build_error,
-            build_response=self._await_response,
-        )  # fmt: skip
+        script = self._parse_script(name, input_)
+        return self._submissions.accept(_DIALECT, name, input_, script, self._await_response)
 
     def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
         is_inline = name.startswith("gpt-image") or input_.get("response_format") == "b64_json"
@@ -78,24 +99,3 @@ class OpenAIApi(Api):
             error = _error(400, "Your request was rejected by the safety system.", code="moderation_blocked")
             return Response(400, error.body, headers)
         return Response(500, _build_error("500_after", prediction.script).body, headers)
-
-
-def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> Response:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return Response(status, {"error": {"message": message, "type": kind, "param": param, "code": code}})
-
-
-def _build_error(fault: str, script: Script) -> Response:
-    match fault:
-        case "busy":
-            error = _error(429, "Rate limit reached for images per minute.", code="rate_limit_exceeded")
-            seconds = script.retry_after_s
-            return Response(429, error.body, {"retry-after": f"{seconds:g}", "retry-after-ms": f"{seconds * 1000:.0f}"})
-        case "no_credit":
-            message = "You exceeded your current quota, please check your plan and billing details."
-            code = "insufficient_quota"
-            return Response(429, {"error": {"message": message, "type": code, "param": None, "code": code}})
-        case "invalid":
-            return _error(400, "Invalid value: '1x1'.", "size", "invalid_value")
-        case _:
-            return _error(500, "The server had an error while processing your request.")

@@ -88,7 +88,10 @@ def _send_file(request: Handler, file: File, transfer: Transfer) -> tuple[int, b
         if transfer.mode == "chunked":
             request.wfile.write(b"0\r\n\r\n")
     if transfer.mode not in ("whole", "drip", "chunked"):
-        _close(request, is_reset=transfer.mode == "reset")
+        request.close_connection = True
+    if transfer.mode == "reset":
+        request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        os.close(request.connection.detach())  # close() would wait for the request's two file objects
     return sent, sent == len(file.data)
 
 
@@ -138,10 +141,3 @@ def _split(data: bytes, transfer: Transfer) -> Iterator[bytes]:
                 remaining -= len(_ZEROS)
         case _ if data:
             yield data
-
-
-def _close(request: Handler, *, is_reset: bool) -> None:
-    request.close_connection = True
-    if is_reset:
-        request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        os.close(request.connection.detach())  # close() would wait for the request's two file objects

@@ -18,16 +18,10 @@ from PIL import Image, ImageDraw
 
 FORMATS: Final = ("png", "jpeg", "jpeg_rotated", "webp", "avif", "gif")
 VIDEO_FORMATS: Final = ("mp4",)
-CONTENT_TYPES: Final = {
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "jpeg": "image/jpeg",
-    "webp": "image/webp",
-    "avif": "image/avif",
-    "gif": "image/gif",
-    "mp4": "video/mp4",
-    "webm": "video/webm",
-}
+_IMAGES: Final = ("png", "jpeg", "webp", "avif", "gif")
+CONTENT_TYPES: Final = {name: f"image/{name}" for name in _IMAGES} | {
+    "jpg": "image/jpeg", "mp4": "video/mp4", "webm": "video/webm",
+}  # fmt: skip
 _VIDEO: Final = Path(__file__).with_name("harbour.mp4")  # 3 s of H.264, created for the stand-in
 _SIZES: Final = ((512, 512), (768, 512), (640, 896), (1024, 768))
 _ORIENTATION: Final = 0x0112  # Exif tag; 6: rotate by 90 degrees clockwise
@@ -132,7 +126,7 @@ def _mark_webp(data: bytes, text: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _mark_avif(data: bytes, text: bytes) -> bytes:
+def _mark_iso_bmff(data: bytes, text: bytes) -> bytes:  # AVIF and MP4; they may end with a `free` box
     return data + struct.pack(">I", 8 + len(text)) + b"free" + text
 
 
@@ -141,13 +135,9 @@ def _mark_gif(data: bytes, text: bytes) -> bytes:
 
 
 _MARKERS: Final = {
-    "png": _mark_png,
-    "jpeg": _mark_jpeg,
-    "webp": _mark_webp,
-    "avif": _mark_avif,
-    "gif": _mark_gif,
-    "mp4": _mark_avif,  # like AVIF an ISO base media file, which may end with a `free` box
-}
+    "png": _mark_png, "jpeg": _mark_jpeg, "webp": _mark_webp, "avif": _mark_iso_bmff, "gif": _mark_gif,
+    "mp4": _mark_iso_bmff,
+}  # fmt: skip
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
 
 import json
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from simulation.provider import webhooks
+from simulation.provider.http_types import Response
 from simulation.provider.inputs import fetch_inputs
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Output, Outputs
@@ -63,6 +65,7 @@ class Dialect:
     provider: str
     new_id: Callable[[], str]  # returns a random id
     build_body: Callable[[Prediction, UrlBuilder], dict[str, Any]]  # of a webhook, or of the response
+    build_error: Callable[[str, Script], Response]  # of a fault of the submission
     path: str  # of an output in the body
     paths: Mapping[str, str] = field(default_factory=dict)  # the same by the script's shape, where it differs
     events: tuple[str, ...] = ("completed",)  # that have webhooks
@@ -85,7 +88,12 @@ class Predictions:
                 created_at=datetime.now(UTC), **fields,
             )  # fmt: skip
             self._all[prediction.id] = prediction
-        self._record_creation(prediction)
+        prompt, webhook = input_.get("prompt"), prediction.webhook
+        self._ledger.add(
+            "prediction", prediction=prediction.id, provider=dialect.provider, model=prediction.model,
+            webhook=webhook, key=parse_qs(urlsplit(webhook or "").query).get("key", [None])[0],
+            prompt=prompt[:200] if isinstance(prompt, str) else None, status=script.status,
+        )  # fmt: skip
         if script.status == "aborted":
             self._scheduler.run_after(script.duration_s, self._end, prediction)
         else:
@@ -156,14 +164,6 @@ class Predictions:
         self._ledger.add("ended", prediction=prediction.id, status=prediction.status)
         prediction.ended.set()
 
-    def _record_creation(self, prediction: Prediction) -> None:
-        prompt, webhook = prediction.input.get("prompt"), prediction.webhook
-        self._ledger.add(
-            "prediction", prediction=prediction.id, provider=prediction.dialect.provider, model=prediction.model,
-            webhook=webhook, key=parse_qs(urlsplit(webhook or "").query).get("key", [None])[0],
-            prompt=prompt[:200] if isinstance(prompt, str) else None, status=prediction.script.status,
-        )  # fmt: skip
-
     def _record_outputs(self, prediction: Prediction) -> None:
         expected = "preview" if prediction.status != "succeeded" else "unseen" if prediction.is_unseen else None
         for output in prediction.outputs:
@@ -194,8 +194,8 @@ class Predictions:
         is_terminal = event == "completed"
         signatures = {"bad_signature_only": "wrong", "bad_signature_first": "wrong_first" if is_terminal else "right"}
         return webhooks.Message(
-            provider=prediction.dialect.provider, webhook_id=webhooks.new_webhook_id(), prediction_id=prediction.id,
-            event=event, status=status or prediction.status, url=prediction.webhook or "",
+            webhook_id=f"msg_{secrets.token_hex(13)}", prediction_id=prediction.id, url=prediction.webhook or "",
+            provider=prediction.dialect.provider, event=event, status=status or prediction.status,
             body=json.dumps(body).encode(), signature=signatures.get(prediction.script.webhook, "right"),
             life_s=prediction.script.webhook_life_s if is_terminal else 0.0,
         )  # fmt: skip

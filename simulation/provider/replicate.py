@@ -68,7 +68,7 @@ class ReplicateApi(Api):
         input_ = _check(body.get("input"), webhook, events)
         script = _parse_script(model, input_, self._submissions.files)
         return self._submissions.accept(
-            self._dialect, name, input_, script, build_error=_build_error, webhook=webhook, version=version,
+            self._dialect, name, input_, script, webhook=webhook, version=version,
             deployment=deployment, events=None if events is None else tuple(events),
             build_response=lambda created: Response(201, self._build_body(created)),
         )  # fmt: skip
@@ -142,20 +142,6 @@ def _parse_script(model: models.Model | None, input_: Mapping[str, Any], files: 
         return parse_script(input_.get("standin"), files, models.script_defaults(model, input_, files))
     except ScriptError as error:
         raise _invalid(str(error)) from error
-
-
-def _build_error(fault: str, script: Script) -> Response:
-    match fault:
-        case "busy":
-            wait = f"{script.retry_after_s:g}"
-            error = problem(429, "Too Many Requests", f"Request was throttled. Your rate limit resets in ~{wait}s.")
-            return Response(429, error.body, {**error.headers, "Retry-After": wait})
-        case "no_credit":
-            return problem(402, "Insufficient credit", "You have insufficient credit to run this model.")
-        case "invalid":
-            return problem(422, "Input validation failed", "- input: prompt is required\n")
-        case _:
-            return problem(500, "Internal Server Error", "Something went wrong on our side.")
 
 
 def _find_cursor(query: dict[str, list[str]], listed: list[Prediction]) -> int:

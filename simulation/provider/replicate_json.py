@@ -1,4 +1,4 @@
-"""JSON of Replicate's predictions and models, in its API and its webhooks."""
+"""JSON of Replicate's predictions, models and errors, in its API and its webhooks."""
 
 import functools
 import secrets
@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from simulation.provider import schemas
+from simulation.provider.http_types import Response, problem
 from simulation.provider.ledger import format_time
 from simulation.provider.models import Model
 from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.script import Script
 
 EVENTS: Final = ("start", "output", "logs", "completed")
 _ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
@@ -21,6 +23,7 @@ def build_dialect(base_url: str) -> Dialect:
         "replicate",
         new_id=lambda: "".join(_ID_LETTERS[byte % 32] for byte in secrets.token_bytes(26)),
         build_body=functools.partial(_build_prediction, base_url),
+        build_error=_build_error,
         path="output[{}]",
         paths={"string": "output", "nested": "output.images[{}].url"},
         events=EVENTS,
@@ -42,8 +45,8 @@ def _build_prediction(base_url: str, prediction: Prediction, url: UrlBuilder) ->
         "logs": None if is_removed else prediction.logs or None,
         "metrics": _build_metrics(prediction),
         "created_at": format_time(prediction.created_at),
-        "started_at": _format_optional(prediction.started_at),
-        "completed_at": _format_optional(prediction.completed_at),
+        "started_at": prediction.started_at and format_time(prediction.started_at),
+        "completed_at": prediction.completed_at and format_time(prediction.completed_at),
         "data_removed": is_removed,
         "deadline": None,
         "deployment": prediction.deployment,
@@ -52,6 +55,20 @@ def _build_prediction(base_url: str, prediction: Prediction, url: UrlBuilder) ->
         "webhook": prediction.webhook,
         "webhook_events_filter": None if prediction.events is None else list(prediction.events),
     }
+
+
+def _build_error(fault: str, script: Script) -> Response:
+    match fault:
+        case "busy":
+            wait = f"{script.retry_after_s:g}"
+            error = problem(429, "Too Many Requests", f"Request was throttled. Your rate limit resets in ~{wait}s.")
+            return Response(429, error.body, {**error.headers, "Retry-After": wait})
+        case "no_credit":
+            return problem(402, "Insufficient credit", "You have insufficient credit to run this model.")
+        case "invalid":
+            return problem(422, "Input validation failed", "- input: prompt is required\n")
+        case _:
+            return problem(500, "Internal Server Error", "Something went wrong on our side.")
 
 
 def build_model(model: Model) -> dict[str, Any]:
@@ -102,7 +119,3 @@ def _build_metrics(prediction: Prediction) -> dict[str, float]:
         "predict_time": (prediction.completed_at - started_at).total_seconds(),
         "total_time": (prediction.completed_at - prediction.created_at).total_seconds(),
     }
-
-
-def _format_optional(time: datetime | None) -> str | None:
-    return format_time(time) if time else None

@@ -6,6 +6,7 @@ from typing import Any, Final
 Fields = Mapping[str, dict[str, Any]]  # name to JSON Schema
 
 _REFS: Final = "#/components/schemas/"
+_JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
 def _enum(title: str, *values: str) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _check(schema: Mapping[str, Any], value: Any) -> Iterator[str]:
         return
     types: dict[str, type[Any]] = {"string": str, "integer": int, "object": dict}
     if not isinstance(value, types[schema["type"]]) or isinstance(value, bool):
-        yield f"Invalid type. Expected: {schema['type']}, given: {_json_type(value)}"
+        yield f"Invalid type. Expected: {schema['type']}, given: {_JSON_TYPES.get(type(value), 'null')}"
         return
     if value not in schema.get("enum", [value]):
         yield f"must be one of the following: {', '.join(map(repr, schema['enum']))}"
@@ -94,8 +95,3 @@ def _check(schema: Mapping[str, Any], value: Any) -> Iterator[str]:
         yield f"String length must be from {schema.get('minLength', 0)} to {schema['maxLength']}"
     if schema.get("format") == "uri" and not value.startswith(("http://", "https://", "data:")):
         yield "Does not match format 'uri'"
-
-
-def _json_type(value: Any) -> str:
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-    return names.get(type(value), "null")

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from simulation.provider import pictures, webhooks
+from simulation.provider import http_types, pictures, webhooks
 from simulation.provider.control import ControlApi, Outage
 from simulation.provider.fal import FalApi, derive_signing_key, fal_signer
 from simulation.provider.http_types import Api, Handler, Refused, Request, Response, not_found, problem
-from simulation.provider.keys import fal_key, openai_key
 from simulation.provider.ledger import Ledger
 from simulation.provider.openai import OpenAIApi
 from simulation.provider.output_responses import OutputResponder
@@ -50,12 +49,12 @@ def start_server(options: argparse.Namespace) -> Server:
     signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_signer(fal_signing_key)}
     sender = webhooks.Sender(signers, scheduler, ledger)
     submissions = Submissions(Predictions(outputs, sender, scheduler, ledger), ledger, outputs.files)
-    token = options.token
+    token, fal_key = options.token, http_types.fal_key(options.token)
     apis: dict[str, Api] = {
         "standin": ControlApi(sender, ledger, outage, token=token),
         "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
-        "fal": FalApi(submissions, key=fal_key(token), base_url=f"{base_url}/fal", signing_key=fal_signing_key),
-        "openai": OpenAIApi(submissions, key=openai_key(token)),
+        "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
+        "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
     }
     server.RequestHandlerClass = _build_handler(apis, OutputResponder(outputs, ledger, trap_url), outage)
     scheduler.run_after(0, trap.serve_forever)

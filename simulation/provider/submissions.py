@@ -36,23 +36,13 @@ class Submissions:
         model: str,
         input_: dict[str, Any],
         script: Script,
-        *,
-        build_error: Callable[[str, Script], Response],
-        build_response: Callable[[Prediction], Response],
+        build_response: Callable[[Prediction], Response],  # of a healthy provider; may wait for the prediction
         webhook: str | None = None,
-        **fields: Any,
+        **fields: Any,  # further fields of the prediction
     ) -> Response:
-        """
-        Return the response to a submission.
-
-        Args:
-            build_error: returns the provider's error for a fault.
-            build_response: returns the response of a healthy provider; may wait for the prediction.
-            fields: further fields of the prediction.
-        """
         fault, prediction = self._select_fault(dialect.provider, model, input_, script), None
         if fault in REJECTING:
-            response = build_error(fault, script)
+            response = dialect.build_error(fault, script)
         else:
             prediction = self.predictions.create(
                 dialect, script, input_, model=model, webhook=None if fault == "not_echoed" else webhook,
@@ -62,7 +52,7 @@ class Submissions:
         if fault == "lost":
             response = replace(response, is_dropped=True)
         elif fault == "500_after":
-            response = build_error(fault, script)
+            response = dialect.build_error(fault, script)
         elif fault == "no_id":
             response = Response(response.status, {"status": "accepted"})
         self._ledger.add(

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import http.client
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -35,10 +34,6 @@ class Message:
 
 
 Signer = Callable[[Message, bool], dict[str, str]]  # returns the headers of an attempt; False: signed with a wrong key
-
-
-def new_webhook_id() -> str:
-    return f"msg_{secrets.token_hex(13)}"
 
 
 def attempt_offsets(life_s: float) -> list[float]:

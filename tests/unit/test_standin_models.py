@@ -81,17 +81,10 @@ def test_a_submission_fault_is_counted_per_input():
     predictions: Any = SimpleNamespace(create=lambda *_, **__: SimpleNamespace(id="p"))
     submissions = Submissions(predictions, ledger.Ledger(), ())
     busy = script.parse_script({"submit": "busy", "submit_times": 1})
-    dialect = Dialect("replicate", new_id=lambda: "p", build_body=lambda *_: {}, path="output")
+    dialect = Dialect("replicate", lambda: "p", lambda *_: {}, lambda *_: Response(429, {}), "output")
 
     def submit(prompt: str) -> int:
-        return submissions.accept(
-            dialect,
-            "m",
-            {"prompt": prompt},
-            busy,
-            build_error=lambda *_: Response(429, {}),
-            build_response=lambda _: Response(201, {}),
-        ).status
+        return submissions.accept(dialect, "m", {"prompt": prompt}, busy, lambda _: Response(201, {})).status
 
     assert [submit("a"), submit("b"), submit("a"), submit("a"), submit("b")] == [429, 429, 201, 201, 201]
 
