@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from moorage.transitions import EventKind
+
 Category = Literal[
     "DOWNLOAD_FAILED",
     "VALIDATION_FAILED",
@@ -25,11 +27,13 @@ class MoorageError(Exception):
     Attributes:
         category: what the row and the dead letter are filed under.
         ours: our own storage, database or disk failed; such failures do not count toward the error limit.
+        event_kind: what the event of a retry after it is filed under.
         retryable: whether a later replay of the dead letter could succeed.
         facts: what was measured (sizes, limits, statuses), kept with the dead letter as JSON.
     """
 
     category: Category = "INTERNAL"
+    event_kind: EventKind = "attempt_failed"
     is_internal: bool = False
     retryable: bool = False
 
@@ -68,6 +72,8 @@ class LeaseLost(MoorageError):
 
 class StepInterrupted(MoorageError):
     """The worker is stopping and this work cannot end in time: give the row back, its attempt not counted."""
+
+    event_kind: EventKind = "worker_stopping"
 
 
 # --- webhooks -------------------------------------------------------------------------------------------------
@@ -145,6 +151,17 @@ class DownloadInterrupted(Transient):
 
     category: Category = "DOWNLOAD_FAILED"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+        event_kind: EventKind = "attempt_failed",
+    ) -> None:
+        super().__init__(message, facts=facts, retry_after=retry_after)
+        self.event_kind = event_kind
+
 
 class OutputGone(Permanent):
     """The provider answered 401, 403, 404 or 410: the file is deleted or the URL is dead. Ask once for a fresh URL."""
@@ -172,13 +189,13 @@ class InvalidMedia(Permanent):
 
 
 class NotificationFailed(Transient):
-    """The application did not take a notice: no answer in time, or one that is not 2xx."""
+    """The application did not take a notification: no answer in time, or one that is not 2xx."""
 
     category: Category = "NOTIFY_FAILED"
 
 
 class NotificationRefused(Permanent):
-    """The application wants no more of a notice (410), or there is nobody to send it to."""
+    """The application wants no more of a notification (410), or there is nobody to send it to."""
 
     category: Category = "NOTIFY_FAILED"
     retryable = True
@@ -191,7 +208,8 @@ class StorageUnavailable(Transient):
     """Our object storage did not take or give an object now."""
 
     category: Category = "STORAGE_FAILED"
-    is_internal = True
+    event_kind: EventKind = "storage_failed"
+    ours = True
 
 
 class StorageRefused(Transient):
@@ -203,7 +221,8 @@ class StorageRefused(Transient):
     """
 
     category: Category = "STORAGE_FAILED"
-    is_internal = True
+    event_kind: EventKind = "storage_failed"
+    ours = True
 
 
 class ObjectRefused(Permanent):
@@ -224,7 +243,8 @@ class DiskFull(Transient):
     """The temporary folder is full or broken."""
 
     category: Category = "STORAGE_FAILED"
-    is_internal = True
+    event_kind: EventKind = "disk_failed"
+    ours = True
 
 
 class ConfigError(MoorageError):

@@ -14,6 +14,7 @@ from moorage.provider_types import PredictionReport
 from moorage.transitions import EDGES as EDGES
 from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
 from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
+from moorage.transitions import EventKind
 
 # --- failures ---------------------------------------------------------------------------------------------------
 
@@ -44,6 +45,7 @@ class Retry:
     run_at: datetime
     reason: str
     is_counted: bool = True
+    kind: EventKind = "attempt_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class DeadLetterDecision:
     error: str
     reason: str
     retryable: bool
+    source_expired: bool = False
 
 
 def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.0) -> float:
@@ -86,16 +89,17 @@ def decide_after_failure(
         )
     last = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
     if last is not None and now >= last:
-        return DeadLetterDecision(
-            error.category, name, f"{reason}; the source expired before it could be kept", retryable=False
-        )
+        reason = f"{reason}; the source expired before it could be kept"
+        return DeadLetterDecision(error.category, name, reason, retryable=False, source_expired=True)
     if error.is_internal:
         wait = policy.internal_wait_seconds * (0.5 + jitter)
     else:
         wait = backoff(ctx.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
     asked = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
     at = now + timedelta(seconds=max(wait, asked))
-    return Retry(run_at=min(at, last) if last else at, reason=reason, is_counted=not error.is_internal)
+    return Retry(
+        run_at=min(at, last) if last else at, reason=reason, is_counted=not error.is_internal, kind=error.event_kind
+    )
 
 
 # --- what a provider's answer does ------------------------------------------------------------------------------

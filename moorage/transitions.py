@@ -1,9 +1,21 @@
 """Every state change that may ever happen. `moorage audit` checks the history against it."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 Edge = tuple[str | None, str]
+
+# Why work was given back, or taken from its worker, before it ended: `events.kind`.
+EventKind = Literal[
+    "worker_died",
+    "lease_expired",
+    "worker_stopping",
+    "storage_failed",
+    "disk_failed",
+    "source_unavailable",  # the file's server answered 408, 425, 429 or 5xx
+    "source_interrupted",  # the connection to it broke
+    "attempt_failed",  # any other error
+]
 
 EDGES: Final[Mapping[str, frozenset[Edge]]] = {
     "delivery": frozenset(
@@ -79,7 +91,7 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("dead", "waiting"),  # replay
         }
     ),
-    "notice": frozenset(
+    "notification": frozenset(
         {
             (None, "waiting"),
             ("waiting", "waiting"),  # tried again

@@ -16,23 +16,23 @@ JUMP_SECONDS: Final = 300.0  # a clock jump may shorten the time limits of jobs 
 Jumps = Sequence[tuple[float, float]]  # of the database's clock: begin and end in Unix seconds
 
 JOBS = """
-SELECT id, idempotency_key AS name, state, category, reason FROM jobs WHERE chain IS NOT NULL
+SELECT id, idempotency_key AS name, state, category, reason,
+       EXISTS (SELECT FROM predictions p WHERE p.id = chosen_id AND p.provider = 'placeholder') AS shows_placeholder
+  FROM jobs WHERE fallback_chain IS NOT NULL
 """
 
 PREDICTIONS = """
 SELECT p.job_id, p.entry, p.provider, p.external_id, p.key_sha256, p.state, p.reason,
-       EXISTS (SELECT FROM events e
-                WHERE e.subject = 'prediction' AND e.subject_id = p.id
-                  AND e.reason LIKE 'submit uncertain:%') AS is_uncertain,
-       EXISTS (SELECT FROM outputs o
-                WHERE o.prediction_id = p.id AND o.state = 'dead' AND o.reason LIKE 'the source expired%') AS is_expired
-  FROM predictions p JOIN jobs j ON j.id = p.job_id WHERE j.chain IS NOT NULL AND p.entry IS NOT NULL ORDER BY p.seq
+       p.submit_uncertain AS is_uncertain,
+       EXISTS (SELECT FROM outputs o WHERE o.prediction_id = p.id AND o.source_expired) AS is_expired
+  FROM predictions p JOIN jobs j ON j.id = p.job_id
+ WHERE j.fallback_chain IS NOT NULL AND p.entry IS NOT NULL ORDER BY p.seq
 """
 
 VISIBLE = """
 SELECT v.render_id AS job_id, v.sha256, v.bytes, v.is_placeholder, o.path, p.external_id
   FROM variants v JOIN outputs o ON o.id = v.output_id JOIN predictions p ON p.id = o.prediction_id
-  JOIN jobs j ON j.id = v.render_id WHERE j.chain IS NOT NULL
+  JOIN jobs j ON j.id = v.render_id WHERE j.fallback_chain IS NOT NULL
 """
 
 
@@ -200,7 +200,7 @@ def _check_without_files(job: _Job, verdict: Verdict) -> None:
     """Without files a job has the placeholder that it requested, with a reason, or it has failed with a reason."""
     state, reason = job.row["state"], job.row["reason"] or ""
     if job.case.placeholder:
-        if len(job.visible) != 1 or state != "partial" or not reason.startswith("placeholder: "):
+        if len(job.visible) != 1 or state != "partial" or not job.row["shows_placeholder"] or not reason:
             verdict.unexpected.append(f"{job.name} shows {len(job.visible)} placeholders and the reason: {reason}")
     elif job.visible:
         verdict.unexpected.append(f"{job.name} shows a placeholder that it did not request")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from db.connection import Connection, Row, fetch_all
 from simulation.cases import CaseRun
@@ -11,22 +11,20 @@ from simulation.provider.ledger import LedgerIndex
 from storage import keys
 from storage.s3 import ObjectStore
 
-EXPIRED: Final = "the source expired before it could be kept"
-
 # fal.ai's webhooks have no id of their own: they are identified by the prediction, which has only one.
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
 
 OUTPUTS = """
-SELECT p.external_id, o.job_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key, o.thumb_key,
-       o.thumb_bytes, o.thumb_sha256, o.is_placeholder, v.idx IS NOT NULL AS is_published,
-       j.chain IS NOT NULL AS is_requested, p.state AS prediction_state
+SELECT p.external_id, o.job_id, o.path, o.state, o.category, o.reason, o.source_expired, o.sha256, o.bytes, o.key,
+       o.thumb_key, o.thumb_bytes, o.thumb_sha256, o.is_placeholder, v.idx IS NOT NULL AS is_published,
+       j.fallback_chain IS NOT NULL AS is_requested, p.state AS prediction_state
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
   LEFT JOIN render_variants v ON v.output_id = o.id
 """
 
 JOBS = """
 SELECT j.id, p.external_id, j.state, j.reason
-  FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.chain IS NULL
+  FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.fallback_chain IS NULL
 """
 
 
@@ -48,7 +46,7 @@ def check_ledger(
     verdict = Verdict(files=len(expected["kept"]) + len(expected["dead"]))
     rows = fetch_all(conn, OUTPUTS)
     if jumps:
-        verdict.expired = {row["external_id"] for row in rows if EXPIRED in (row["reason"] or "")}
+        verdict.expired = {row["external_id"] for row in rows if row["source_expired"]}
     registered = [run for run in runs if not run.case.chain]
     requested = [run for run in runs if run.case.chain]
     _check_webhooks(conn, index, verdict, is_strict=is_strict)
@@ -113,7 +111,7 @@ def _check_output(line: Mapping[str, Any], rows: Sequence[Row], expected: str, v
         verdict.lost.append(f"{name}: no row, expected {expected}")
     elif len(rows) > 1:
         verdict.doubled.append(f"{name}: {len(rows)} rows")
-    elif EXPIRED in (rows[0]["reason"] or "") and line["prediction"] in verdict.expired:
+    elif rows[0]["source_expired"] and line["prediction"] in verdict.expired:
         return  # its URL had expired by the jumped clock; a dead letter records that
     elif rows[0]["state"] != expected:
         findings = verdict.lost if expected == "kept" else verdict.unexpected

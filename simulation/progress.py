@@ -12,7 +12,7 @@ SELECT (SELECT count(*) FROM deliveries) AS accepted,
        (SELECT count(*) FROM outputs WHERE state = 'kept') AS kept,
        (SELECT count(*) FROM outputs WHERE ended_at IS NULL) AS waiting,
        (SELECT count(*) FROM outputs WHERE state = 'dead') AS dead,
-       (SELECT count(*) FROM notices WHERE ended_at IS NULL) AS notices,
+       (SELECT count(*) FROM notifications WHERE ended_at IS NULL) AS notifications,
        (SELECT count(*) FROM dead_letters WHERE state = 'open') AS dead_letters
 """
 
@@ -25,7 +25,7 @@ def read_progress(conn: Connection) -> dict[str, Any]:
 
 def is_quiet(progress: dict[str, Any], jobs: int) -> bool:
     """Return True if at least `jobs` jobs exist, all jobs are settled and no work is left."""
-    unfinished = ("jobs", "deliveries", "waiting", "notices")
+    unfinished = ("jobs", "deliveries", "waiting", "notifications")
     return progress["jobs_all"] >= jobs and not any(progress[name] for name in unfinished)
 
 

@@ -34,7 +34,7 @@ IS_RESUMED = " UNION ALL ".join(
 
 RELEASED = """
 SELECT subject_id FROM events
- WHERE id > %(after)s AND actor LIKE %(node)s AND reason LIKE 'its process died%%'
+ WHERE id > %(after)s AND actor LIKE %(node)s AND kind = 'worker_died'
 """
 
 NEWEST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"

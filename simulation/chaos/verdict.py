@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all
+from moorage.transitions import EventKind
 from simulation.cases import CaseRun
 from simulation.chaos.faults import KINDS
 from simulation.chaos.schedule import LandedFault
@@ -17,34 +18,33 @@ from storage.s3 import ObjectStore
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
 JUMP_SECONDS: Final = 3600.0
-DIED: Final = "its process died"
-EXPIRED: Final = "expired: its worker is gone or stuck"
 KILLS: Final = frozenset({"pool child killed", "worker killed"})
 _POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
 _STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})
 
-# Parts of reasons, and the kinds of fault that can cause them. Any kind can cause a reason that is not listed. No fault
-# of a drill stops a worker.
-CAUSES: Final[Mapping[str, frozenset[str]]] = {
-    DIED: KILLS,
-    EXPIRED: KILLS | _POSTGRES | {"worker frozen", "clock jump"},
-    "the worker is stopping": frozenset(),
-    "File too large": frozenset({"disk full"}),
-    "head of ": _STORAGE,
-    "put of ": _STORAGE,
-    "the server answered": frozenset({"provider outage"}),
-    "the download broke": frozenset({"provider outage", "worker frozen"}),
+# The kinds of fault that can cause a kind of event. No fault of a drill stops a worker gracefully.
+CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
+    "worker_died": KILLS,
+    "lease_expired": KILLS | _POSTGRES | {"worker frozen", "clock jump"},
+    "worker_stopping": frozenset(),
+    "disk_failed": frozenset({"disk full"}),
+    "storage_failed": _STORAGE,
+    "source_unavailable": frozenset({"provider outage"}),
+    "source_interrupted": frozenset({"provider outage", "worker frozen"}),
+    "attempt_failed": frozenset(KINDS),
 }
-# Reasons that the provider alone can cause; "": every other one.
-OF_PROVIDER: Final = frozenset({"the server answered", "the download broke", ""})
-# Reasons that occur only at the worker that was hit.
-OF_VICTIM: Final = frozenset({DIED, "File too large"})
+# Events that the provider's script can cause without a fault.
+OF_PROVIDER: Final = frozenset[EventKind]({"source_unavailable", "source_interrupted", "attempt_failed"})
+# Events that occur only at the worker that was hit.
+OF_VICTIM: Final = frozenset[EventKind]({"worker_died", "disk_failed"})
+# Events that are recorded as late as a lease ends; every other error is recorded at once.
+LATE: Final = frozenset[EventKind]({"lease_expired", "attempt_failed"})
 
 # Each time work was released or taken away before its end; `prompt`: of the entry of a prediction.
 REPEATED: Final = """
-SELECT e.subject, e.subject_id, e.reason, split_part(e.actor, '@', 1) AS node,
-       extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
-       j.chain -> t.entry -> 'input' ->> 'prompt' AS prompt
+SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.reason,
+       split_part(e.actor, '@', 1) AS node, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
+       j.fallback_chain -> t.entry -> 'input' ->> 'prompt' AS prompt
   FROM events e
   LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
   LEFT JOIN predictions p ON p.id = o.prediction_id
@@ -88,14 +88,10 @@ def find_unexplained(
     unexplained = [
         f"{row['subject']} {row['subject_id']} was repeated without a fault: {row['reason']}"
         for row in rows
-        if not (_cause(row) in OF_PROVIDER and is_troubled(row))
+        if not (row["kind"] in OF_PROVIDER and is_troubled(row))
         and not any(_explains(fault, row, time) for time in _possible_times(row, landed) for fault in landed)
     ]
     return [*_find_excess_deaths(rows, landed), *unexplained]
-
-
-def _cause(row: Row) -> str:
-    return next((part for part in CAUSES if part in (row["reason"] or "")), "")
 
 
 def _possible_times(row: Row, landed: Iterable[LandedFault]) -> Iterator[float]:
@@ -112,15 +108,14 @@ def _covers(fault: LandedFault, time: float, aftermath_seconds: float) -> bool:
 
 
 def _explains(fault: LandedFault, row: Row, time: float) -> bool:
-    cause = _cause(row)
-    aftermath_seconds = AFTERMATH_SECONDS if cause in ("", EXPIRED) else ERROR_AFTERMATH_SECONDS
-    is_possible = fault.kind in CAUSES.get(cause, KINDS) and (cause not in OF_VICTIM or fault.victim == row["node"])
-    return is_possible and _covers(fault, time, aftermath_seconds)
+    kind: EventKind = row["kind"]
+    is_possible = fault.kind in CAUSES[kind] and (kind not in OF_VICTIM or fault.victim == row["node"])
+    return is_possible and _covers(fault, time, AFTERMATH_SECONDS if kind in LATE else ERROR_AFTERMATH_SECONDS)
 
 
 def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[LandedFault]) -> list[str]:
     """A kill ends one task. Kills are so frequent that one is near any death, so both are counted."""
-    died = Counter(row["node"] for row in rows if DIED in (row["reason"] or ""))
+    died = Counter(row["node"] for row in rows if row["kind"] == "worker_died")
     killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
     return [
         f"{node}: {count} processes died during work, and {killed[node]} were killed"

@@ -135,9 +135,9 @@ def scan_orphans(
     walk = _Walk(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
     for cursor in walk.go(start):
         if save_cursor:
-            deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, to=cursor))
+            deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=cursor))
     if save_cursor:
-        deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, to=walk.report.stopped_at))
+        deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=walk.report.stopped_at))
     return walk.report
 
 

@@ -35,7 +35,7 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
         "failed_sources": settings.retention_bodies_days,
         "deliveries": settings.retention_rows_days,
         "dead_letters": settings.retention_rows_days,
-        "notices": settings.retention_rows_days,
+        "notifications": settings.retention_rows_days,
         "jobs": settings.retention_rows_days,
     }
     return {what: kept * _DAY for what, kept in days.items() if kept > 0}
@@ -76,7 +76,7 @@ def _batch(deps: Deps, what: str, kept: float, actor: str) -> int:
     if what == "jobs":
         found = deps.database.run(partial(retention.list_old_jobs, seconds=kept, limit=_JOBS))
         return sum(deps.database.run(partial(retention.delete_job, job_id=job_id)) for job_id in found)
-    return deps.database.run(partial(retention.purge_batch, what=what, seconds=kept, limit=_BATCH))
+    return deps.database.run(partial(retention.purge_batch, kind=what, seconds=kept, limit=_BATCH))
 
 
 def _renders(deps: Deps, kept: float, actor: str) -> int:

@@ -109,7 +109,7 @@ def check_discarded(world, asked):
     assert world.job(asked)["state"] == "failed"
     bad, good = world.outputs(asked)
     assert (bad["state"], good["state"]) == ("dead", "discarded")
-    listed = world.blobs.list(world.blobs.public_bucket, f"renders/{asked.job_id}/")
+    listed = world.blobs.list_objects(world.blobs.public_bucket, f"renders/{asked.job_id}/")
     assert not {item.key for item in listed} & {good["key"], good["thumb_key"]}
     assert world.rows("SELECT 1 FROM renders WHERE id = %(id)s", id=asked.job_id) == []
     assert len(world.letters(asked)) == 1
@@ -196,7 +196,7 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
     until(lambda: not world.is_armed("discard.after_spooled"), "a crash while an input is deleted")
     lent = "SELECT id FROM outputs WHERE source_kind = 'object' AND source IS NOT NULL"
     until(lambda: world.rows(lent) == [], "no row names an input any more")
-    until(lambda: list(world.blobs.list(world.blobs.private_bucket, "inputs/")) == [], "no copy is left")
+    until(lambda: list(world.blobs.list_objects(world.blobs.private_bucket, "inputs/")) == [], "no copy is left")
 
 
 def test_a_recovery_that_dies_is_run_again(world):
@@ -241,7 +241,7 @@ def test_a_crash_behind_the_mending_of_a_document_leaves_it_mended(world):
     until(lambda: not world.is_armed("reconcile.after_mend"), "a crash behind the mending of a document")
 
     (scene,) = world.one("SELECT document FROM projects WHERE id = 'crash'")["document"]["scenes"]
-    assert scene["imageUrls"] == [world.blobs.asset_url(row["key"]) for row in world.outputs(asked)]
+    assert scene["imageUrls"] == [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
 
 
 @pytest.mark.parametrize(("point", "is_done"), [("migrate.before_commit", False), ("migrate.after_commit", True)])

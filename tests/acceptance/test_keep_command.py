@@ -39,7 +39,7 @@ def test_a_folder_a_file_and_a_url_are_kept_byte_for_byte(working, tmp_path):
     for one, data in zip(kept, [*lent.values(), requests.get(url, timeout=30).content], strict=True):
         assert requests.get(one["url"], timeout=30).content == data
     inputs = "the copies of local files are deleted"
-    until(lambda: list(working.blobs.list(working.blobs.private_bucket, "inputs/")) == [], inputs)
+    until(lambda: list(working.blobs.list_objects(working.blobs.private_bucket, "inputs/")) == [], inputs)
 
 
 def test_what_cannot_be_kept_is_told_and_the_rest_is_kept(working, tmp_path):

@@ -49,7 +49,7 @@ def is_free(world, leased):
 
 
 def released(world, leased):
-    told = "SELECT 1 FROM events WHERE subject_id = %(id)s AND reason LIKE 'its process died%%'"
+    told = "SELECT 1 FROM events WHERE subject_id = %(id)s AND kind = 'worker_died'"
     return world.rows(told, id=leased["id"])
 
 
@@ -66,8 +66,8 @@ def test_a_stopped_worker_hands_its_file_back_uncounted(world):
     world.await_end(asked)
     (output,) = world.outputs(asked)
     assert (output["attempt"], output["crashes"]) == (1, 0)
-    reasons = [e["reason"] for e in world.rows("SELECT reason FROM events WHERE subject_id = %(id)s", id=output["id"])]
-    assert "the worker is stopping" in reasons
+    kinds = [e["kind"] for e in world.rows("SELECT kind FROM events WHERE subject_id = %(id)s", id=output["id"])]
+    assert "worker_stopping" in kinds
     world.check(asked)
 
 

@@ -56,7 +56,7 @@ def images_of(world, project_id):
 
 
 def urls(world, asked):
-    return [world.blobs.asset_url(row["key"]) for row in world.outputs(asked)]
+    return [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
 
 
 def test_anyone_can_read_the_file_and_its_upright_thumbnail(world):

@@ -36,7 +36,9 @@ def test_no_file_of_a_project_is_lost_or_doubled(world, number):
 
     shown = requests.get(address(world, project_id), headers=world.token, timeout=30).json()
     stored = world.one("SELECT document FROM projects WHERE id = %(id)s", id=project_id)["document"]
-    expected = {f"s{n}": [world.blobs.asset_url(row["key"]) for row in world.outputs(one)] for n, one in asked.items()}
+    expected = {
+        f"s{n}": [world.blobs.build_asset_url(row["key"]) for row in world.outputs(one)] for n, one in asked.items()
+    }
     assert {scene["id"]: scene["imageUrls"] for scene in stored["scenes"]} == expected
     assert {scene["id"]: scene["imageUrls"] for scene in shown["generated_output"]["scenes"]} == expected
     assert len({url for urls in expected.values() for url in urls}) == SCENES * OUTPUTS

@@ -152,7 +152,7 @@ def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str,
     """Take one wake in a process of its own that dies at a failpoint, and free its lease as its parent does."""
     leased_by = f"node@crash/{point}"
     code = "from uuid import UUID; from worker import step_runner; "
-    code += f"step_runner.run({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
+    code += f"step_runner.run_step({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
     process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -19,8 +19,8 @@ DRAIN = """
 import json
 from worker import boot
 from worker import dead_letter_queues
-deps = boot.deps()
-print(json.dumps([dead_letter_queues.run(deps, "drainer"), dead_letter_queues.run(deps, "drainer")]))
+deps = boot.get_deps()
+print(json.dumps([dead_letter_queues.drain_queues(deps, "drainer"), dead_letter_queues.drain_queues(deps, "drainer")]))
 """
 
 

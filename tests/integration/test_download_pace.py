@@ -87,6 +87,7 @@ def test_a_drip_of_headers_is_given_up(server):
 
     error = failure(DownloadInterrupted, server, limits=Limits(total_seconds=0.5))
 
+    assert error.event_kind == "attempt_failed"
     assert "not done within 0.5 s" in str(error)
     assert error.facts["seconds"] < 9
 
@@ -141,7 +142,7 @@ def test_an_unreachable_server_is_tried_again(server):
     session = EgressGuard([f"127.0.0.1:{port}"]).new_session(FAST)
 
     with (
-        pytest.raises(DownloadInterrupted, match="ConnectionRefused"),
+        pytest.raises(DownloadInterrupted, match="ConnectionRefused") as refused,
         download.download_url(
             session,
             f"http://127.0.0.1:{port}/",
@@ -152,6 +153,7 @@ def test_an_unreachable_server_is_tried_again(server):
         ),
     ):
         pass
+    assert refused.value.event_kind == "source_interrupted"
 
 
 def test_an_error_inside_the_block_stays_what_it_is(server):

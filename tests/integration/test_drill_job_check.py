@@ -37,27 +37,30 @@ class Drill:
     def add_job(self, case: Case, state: str, reason: str | None) -> UUID:
         job_id = ids.uuid7()
         self.conn.execute(
-            "INSERT INTO jobs (id, owner, kind, chain, idempotency_key, request_sha256, state, category, reason,"
-            " deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
+            "INSERT INTO jobs (id, owner, kind, fallback_chain, idempotency_key, request_sha256, state, category,"
+            " reason, deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
             (job_id, case.name, state, reason),
         )
         self.runs.append(CaseRun(case, (str(job_id),), sent_at=NOW))
         return job_id
 
     def add_prediction(
-        self, job_id: UUID, entry: int, provider: str, external_id: str | None, reason: str | None
+        self,
+        job_id: UUID,
+        entry: int,
+        provider: str,
+        external_id: str | None,
+        reason: str | None,
+        *,
+        is_uncertain: bool = False,
     ) -> UUID:
         """Insert a prediction, submitted with the key `key of {external_id}`."""
         row_id, sha256 = ids.uuid7(), hashlib.sha256(f"key of {external_id}".encode()).hexdigest()
         self.conn.execute(
             "INSERT INTO predictions (id, job_id, seq, entry, provider, external_id, key_sha256, state, reason,"
-            " deadline_at) VALUES (%s, %s, %s, %s, %s, %s, %s, 'failed', %s, moment())",
-            (row_id, job_id, entry, entry, provider, external_id, sha256, reason),
-        )
-        self.conn.execute(
-            "INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)"
-            " VALUES ('prediction', %s, %s, 'failed', %s, 'test')",
-            (row_id, job_id, reason),
+            " submit_uncertain, submitted_at, deadline_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, 'failed', %s, %s, moment(), moment())",
+            (row_id, job_id, entry, entry, provider, external_id, sha256, reason, is_uncertain),
         )
         return row_id
 
@@ -130,11 +133,12 @@ def drill(conn: Connection) -> Drill:
     placeholder = drill.add_prediction(job_id, 1, "placeholder", str(job_id), None)
     drill.add_created("order 2, entry 0", "p2", "failed")
     conn.execute("UPDATE predictions SET entry = NULL, key_sha256 = NULL WHERE id = %s", (placeholder,))
+    conn.execute("UPDATE jobs SET chosen_id = %s WHERE id = %s", (placeholder, job_id))
     drill.publish(job_id, placeholder, "placeholder", 1, placeholder=True)
 
     third = drill.case("order 3", None, provider="openai")
     job_id = drill.add_job(third, "failed", "submit uncertain: no answer")
-    drill.add_prediction(job_id, 0, "openai", None, "submit uncertain: no answer")
+    drill.add_prediction(job_id, 0, "openai", None, "submit uncertain: no answer", is_uncertain=True)
     drill.add_created("order 3, entry 0", "p3", "succeeded", files=2, provider="openai")
     return drill
 
@@ -222,6 +226,10 @@ def remove_the_reason_of_the_placeholder(drill: Drill) -> None:
     drill.conn.execute("UPDATE jobs SET reason = NULL WHERE idempotency_key = 'order 2'")
 
 
+def choose_no_placeholder(drill: Drill) -> None:
+    drill.conn.execute("UPDATE jobs SET chosen_id = NULL WHERE idempotency_key = 'order 2'")
+
+
 def request_no_placeholder(drill: Drill) -> None:
     change_case(drill, 1, placeholder=False)
 
@@ -270,16 +278,13 @@ def exchange_the_keys(drill: Drill) -> None:
 
 
 def forget_that_it_is_uncertain(drill: Drill) -> None:
-    drill.conn.execute("DELETE FROM events WHERE reason LIKE 'submit uncertain%'")
+    drill.conn.execute("UPDATE predictions SET submit_uncertain = false")
     change_case(drill, 2, chain=(Entry("openai", failure="failed"),))
 
 
 def miss_a_listed_prediction(drill: Drill) -> None:
     drill.conn.execute("UPDATE predictions SET external_id = NULL WHERE external_id = 'p2'")
-    drill.conn.execute(
-        "UPDATE events SET reason = 'submit uncertain: no answer' FROM predictions p"
-        " WHERE p.id = subject_id AND p.external_id IS NULL"
-    )
+    drill.conn.execute("UPDATE predictions SET submit_uncertain = true WHERE external_id IS NULL")
 
 
 DAMAGES: list[tuple[Callable[[Drill], None], str, str]] = [
@@ -303,6 +308,7 @@ DAMAGES: list[tuple[Callable[[Drill], None], str, str]] = [
     (unmark_the_placeholder, "unexpected", "which was not created for it"),
     (remove_the_placeholder, "unexpected", "shows 0 placeholders"),
     (remove_the_reason_of_the_placeholder, "unexpected", "shows 1 placeholders and the reason: "),
+    (choose_no_placeholder, "unexpected", "shows 1 placeholders and the reason: "),
     (request_no_placeholder, "unexpected", "a placeholder that it did not request"),
     (fail_without_a_reason, "unexpected", "has no files and the reason"),
     (fail_without_a_category, "unexpected", "has no files and the reason"),

@@ -152,8 +152,8 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     job_id = world.kept(deps)
     ledger, times = build_ledger(conn), (time.time() - 300, time.time())
     died = """
-    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-    SELECT 'output', id, job_id, 'waiting', 'waiting', 'its process died: signal 11', 'keep1@host/task' FROM outputs
+    INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)
+    SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs
      WHERE job_id = %s
     """
 
@@ -221,7 +221,7 @@ def test_a_repeated_submission_needs_a_fault_or_a_script_with_one(
     """A submission without a reason to repeat may be duplicated; a faulty submission by its script is a reason."""
     world.kept(deps)
     case = next(c for c in _draw() if c.chain[0].is_troubled and c.chain[0].failure is None)
-    conn.execute("UPDATE jobs SET chain = %s", (Jsonb(case.build_request()["chain"]),))
+    conn.execute("UPDATE jobs SET fallback_chain = %s", (Jsonb(case.build_request()["chain"]),))
     conn.execute("UPDATE predictions SET entry = 0, submitted_at = moment()")
     conn.execute(ANOTHER_SUBMISSION, edge)
     ledger = build_ledger(conn)

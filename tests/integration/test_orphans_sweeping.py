@@ -18,8 +18,8 @@ from tests.integration import kept_world as world
 TWICE = """
 from worker import sweep_runner
 for name in ("orphans", "retention", "usage"):
-    sweep_runner.run(name, "node/1")
-    sweep_runner.run(name, "node/2")
+    sweep_runner.run_sweep(name, "node/1")
+    sweep_runner.run_sweep(name, "node/2")
 """
 
 
@@ -61,7 +61,7 @@ def test_a_night_in_which_the_sweep_dies_costs_one_run(
     """Its slot is taken and stays so; the next slot is free."""
     name = point.partition(".")[0]
     env = cli.environment(stack, database_url)
-    sweep = [sys.executable, "-c", f"from worker import sweep_runner; sweep_runner.run({name!r}, 'node/1')"]
+    sweep = [sys.executable, "-c", f"from worker import sweep_runner; sweep_runner.run_sweep({name!r}, 'node/1')"]
 
     killed = subprocess.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT, timeout=110)
     left = conn.execute("SELECT finished_at FROM ticks").fetchall()
@@ -93,12 +93,12 @@ def test_the_place_survives_a_run_that_breaks_off(
                 raise StorageRefused("list: 403")
             yield listed
 
-    monkeypatch.setattr(deps.storage, "list", breaking)
+    monkeypatch.setattr(deps.storage, "list_objects", breaking)
 
     with pytest.raises(StorageRefused):
         orphans.sweep_orphans(deps)
     first = conn.execute("SELECT place, after_key FROM cursors").fetchall()
-    monkeypatch.setattr(deps.storage, "list", listing)
+    monkeypatch.setattr(deps.storage, "list_objects", listing)
     second = orphans.sweep_orphans(deps)
 
     everything = list(deps.storage.list_objects(deps.storage.public_bucket, "renders/"))

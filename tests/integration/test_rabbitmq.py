@@ -237,7 +237,7 @@ def test_a_broker_out_of_memory_holds_up_nobody_who_publishes(world, server):
     """It keeps the connection, confirms nothing and answers no goodbye: a step would hang until its time limit."""
     before = world.pids()
     line = "from worker import publish; from moorage.model import Wake; import uuid;"
-    line += "print([publish.wake_all([Wake('keep', uuid.uuid4())]) for _ in range(2)])"
+    line += "print([publish.publish_wakes([Wake('keep', uuid.uuid4())]) for _ in range(2)])"
 
     server.control("set_vm_memory_high_watermark", "0")
     try:

@@ -76,10 +76,10 @@ def test_an_order_that_fits_its_model_is_checked(front: wp.Front) -> None:
 @pytest.mark.parametrize(
     ("given", "field", "says"),
     [
-        ({"num_outputs": 2}, "prompt", "is missing"),
+        ({"num_outputs": 2}, "prompt", "is required"),
         ({"prompt": 7}, "prompt", "is not text"),
         ({"prompt": "p", "num_outputs": 1000}, "num_outputs", "is more than"),
-        ({"prompt": "p", "output_format": "bmp"}, "output_format", "is none of"),
+        ({"prompt": "p", "output_format": "bmp"}, "output_format", "is not one of"),
     ],
 )
 def test_what_a_model_does_not_take_is_named_and_nothing_is_stored(
