@@ -5,6 +5,7 @@ The guard sits at the socket, on the address connected to. A guard that reads th
 to private addresses, by redirects, and by URLs that two parsers read in two ways.
 """
 
+import functools
 import ipaddress
 import socket
 import ssl
@@ -154,6 +155,7 @@ def _pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnection
     return {"http": HttpPool, "https": HttpsPool}
 
 
+@functools.cache  # 40 ms of processor time; forked worker children inherit it
 def _tls_context() -> ssl.SSLContext:
     context = create_urllib3_context()
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import boto3.session
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader
 from botocore.response import StreamingBody
 
 from moorage.failpoints import failpoint
@@ -26,6 +28,7 @@ _CHUNK_BYTES = 1 << 16
 
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 20
+_DESCRIPTIONS: Final = Loader()  # of S3's API, a megabyte of JSON: parsed once, also for forked worker children
 _ATTEMPTS: Final = 2  # the row's own retry does the rest, with a longer breath
 
 
@@ -226,7 +229,9 @@ class S3Clients:
     def _make(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
         secret = self._settings.aws_secret_access_key
         # A session of its own: the default one of boto3 is not safe with threads.
-        return boto3.session.Session().client(
+        session = botocore.session.Session()
+        session.register_component("data_loader", _DESCRIPTIONS)
+        return boto3.session.Session(botocore_session=session).client(
             "s3",
             endpoint_url=endpoint,
             region_name=self._settings.aws_region,

@@ -257,6 +257,11 @@ def test_what_was_acknowledged_survives_a_kill(server, blobs):
     assert blobs.head(blobs.public_bucket, "survives.png").sha256 == digest
 
 
+def test_clients_share_the_parsed_description_of_the_api(blobs):
+    """It takes a tenth of a second to parse, in each child of a worker if it were not shared."""
+    assert blobs.clients.authenticated()._loader is blobs.clients.anonymous()._loader
+
+
 def test_a_client_is_not_shared_across_a_fork(blobs):
     """Two processes on one connection would mix up their answers; Celery forks its children."""
     put(blobs, "forked.png", b"x")  # the parent has an open connection
