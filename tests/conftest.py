@@ -20,7 +20,7 @@ os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
 # Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
 LISTED_SKIPS = {
     "reads /proc": "not on Linux",
-    "macOS tells no process of its parent's death": "not on Linux",
+    "macOS has no parent death signal": "not on Linux",
     "no RabbitMQ is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
     "no Chromium is installed": "no wheel holds one; .ci/browser installs the distribution's where it may",
     "no playwright is installed": "make browser installs it; not needed for anything else",

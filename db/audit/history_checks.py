@@ -16,7 +16,7 @@ _ROWS: Final = {
     "notification": ("notifications", "t.state"),
     "dead_letter": ("dead_letters", "t.state"),
 }
-EVENTS_OF: Final = {subject: f"{subject}_events" for subject in _ROWS}  # the place of a subject's events
+EVENTS_OF: Final = {subject: f"{subject}_events" for subject in _ROWS}  # the scope of a subject's events
 _THESE: Final = "= ANY(%(ids)s::uuid[])"
 
 

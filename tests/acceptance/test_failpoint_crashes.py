@@ -129,7 +129,7 @@ def crashes(world, point):
 def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
     """What was answered 2xx is recorded, and what was not comes again."""
     if point == "register.after_commit":
-        made = world.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
+        made = world.standin.create_prediction({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
         world.arm(point)
         with pytest.raises(OSError, match="onnection"):  # requests' errors are OSErrors
             world.register(made["id"])
@@ -200,8 +200,8 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
 
 def test_a_recovery_that_dies_is_run_again(world):
     """After a day without webhooks a person recovers; half a recovery must not stand in the way of the next."""
-    made = world.standin.create({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
-    until(lambda: world.standin.get(made["id"])["status"] == "succeeded", "the prediction ended")
+    made = world.standin.create_prediction({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
+    until(lambda: world.standin.get_prediction(made["id"])["status"] == "succeeded", "the prediction ended")
     world.arm("recover.after_commit")
 
     assert run(world, "recover", "replicate", "--since", "1h", "--yes").returncode == -9

@@ -54,7 +54,7 @@ def test_a_stopped_worker_hands_its_file_back_uncounted(world):
     os.kill(worker.pid, signal.SIGTERM)
     status = worker.wait(60)
 
-    assert status == 0, worker.tail()
+    assert status == 0, worker.log_tail()
     world.await_end(asked)
     (output,) = world.outputs(asked)
     assert (output["attempt"], output["crashes"]) == (1, 0)
@@ -73,7 +73,7 @@ def test_a_stopped_worker_finishes_within_its_grace_what_it_can(world):
         os.kill(worker.pid, signal.SIGTERM)
         status = worker.wait(60)
 
-        assert status == 0, worker.tail()
+        assert status == 0, worker.log_tail()
         (output,) = world.outputs(asked)  # nobody else could have kept it
         assert (output["state"], output["attempt"], output["crashes"]) == ("kept", 1, 0)
         assert output["ended_at"] > asked_at

@@ -52,7 +52,7 @@ def check(world, asked):
 
 def made(world, *chain):
     """Return how many predictions the stand-in has made for the entries of a chain."""
-    return sum(len(world.standin.made(prompt=one["input"]["prompt"])) for one in chain)
+    return sum(len(world.standin.list_created(prompt=one["input"]["prompt"])) for one in chain)
 
 
 def under_way(world, *chain):

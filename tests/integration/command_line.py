@@ -78,4 +78,4 @@ def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.R
 
 def nowhere() -> str:
     """Return an address and port where nobody listens."""
-    return f"127.0.0.1:{ports.free(1)[0]}"
+    return f"127.0.0.1:{ports.reserve(1)[0]}"

@@ -70,7 +70,7 @@ class Receiver:
     app = "receiver.app:app"
 
     def __init__(self, log: IO[bytes], url: str, **settings: str) -> None:
-        (self.port,) = ports.free(1)
+        (self.port,) = ports.reserve(1)
         command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", "1", "--loop", "uvloop", "--no-access-log"]
         command += ["--workers-kill-timeout", "40", self.app]

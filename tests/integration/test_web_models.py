@@ -175,7 +175,7 @@ def test_a_provider_that_hangs_costs_less_than_the_answers_time(url: str, standi
                 lambda: front.get("/v1/models/standin/pictures/schema"),
                 lambda: order(front, {"prompt": "p"}, model="auto"),
             )
-            proxy.flow()  # what still hangs there would hold up the end of the front
+            proxy.resume()  # what still hangs there would hold up the end of the front
     finally:
         proxy.stop()
 
@@ -202,7 +202,7 @@ def test_orders_and_reads_answer_while_postgresql_hangs(tmp_path: Path) -> None:
                     lambda: front.get("/v1/jobs"),
                     lambda: front.get(f"/v1/jobs/{job_id}"),
                 )
-                proxy.flow()
+                proxy.resume()
         finally:
             proxy.stop()
 
