@@ -209,7 +209,7 @@ class StorageUnavailable(Transient):
 
     category: Category = "STORAGE_FAILED"
     event_kind: EventKind = "storage_failed"
-    ours = True
+    is_internal = True
 
 
 class StorageRefused(Transient):
@@ -222,7 +222,7 @@ class StorageRefused(Transient):
 
     category: Category = "STORAGE_FAILED"
     event_kind: EventKind = "storage_failed"
-    ours = True
+    is_internal = True
 
 
 class ObjectRefused(Permanent):
@@ -244,7 +244,7 @@ class DiskFull(Transient):
 
     category: Category = "STORAGE_FAILED"
     event_kind: EventKind = "disk_failed"
-    ours = True
+    is_internal = True
 
 
 class ConfigError(MoorageError):
