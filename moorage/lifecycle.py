@@ -11,9 +11,7 @@ from typing import Literal
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.model import JobState, PredictionState
 from moorage.provider_types import PredictionReport
-from moorage.transitions import EDGES as EDGES
-from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
-from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
+from moorage.transitions import TERMINAL_PREDICTION_STATES
 
 # --- failures ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +159,7 @@ ReportDecision = IgnoreReport | RecordStatus | PollNow | ChoosePrediction | Refr
 
 def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     """Decide what a webhook or poll answer does; a prediction's status only moves forward."""
-    if ctx.prediction_state in TERMINAL_PREDICTION:
+    if ctx.prediction_state in TERMINAL_PREDICTION_STATES:
         return _on_report_after_end(report, ctx)
     if report.status in ("queued", "running", "unknown"):
         return RecordStatus()

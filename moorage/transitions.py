@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Final
 
-Edge = tuple[str | None, str]
+Transition = tuple[str | None, str]
 
-EDGES: Final[Mapping[str, frozenset[Edge]]] = {
+TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     "delivery": frozenset(
         {
             (None, "new"),
@@ -92,5 +92,5 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
     "render": frozenset({(None, "published"), ("published", "published"), ("published", "deleted")}),
 }
 
-TERMINAL_PREDICTION: Final = frozenset({"succeeded", "failed", "cancelled", "lost"})
-TERMINAL_JOB: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
+TERMINAL_PREDICTION_STATES: Final = frozenset({"succeeded", "failed", "cancelled", "lost"})
+TERMINAL_JOB_STATES: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})

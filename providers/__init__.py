@@ -11,7 +11,7 @@ from providers.openai import OpenAI
 from providers.replicate import Replicate
 from providers.standard import Standard
 
-BUILT: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
+PROVIDER_TYPES: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
 
 
 def load(settings: Settings) -> Mapping[str, Provider]:
@@ -21,7 +21,7 @@ def load(settings: Settings) -> Mapping[str, Provider]:
     Raises:
         ConfigError: a secret, a host pattern or an API address is wrong, or MOORAGE_ALLOW_UNSIGNED names none of them.
     """
-    loaded = {provider.name: provider for provider in (kind(settings) for kind in BUILT)}
+    loaded = {provider.name: provider for provider in (kind(settings) for kind in PROVIDER_TYPES)}
     for name in settings.allow_unsigned:
         if name not in loaded:
             raise ConfigError(f"MOORAGE_ALLOW_UNSIGNED: {name!r} is no provider; write {' or '.join(sorted(loaded))}")

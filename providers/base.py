@@ -6,7 +6,6 @@ speak HTTP. An instance is made
 once a process, before it forks, and is used by many threads.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -21,7 +20,6 @@ from providers.api_client import ApiClient
 from providers.signatures import Headers
 from providers.submit_client import SubmitClient
 
-_OUR_KEY: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 _POLL_GROWTH: Final = 1.5
 _POLL_SPREAD: Final = 5.0  # later polls are at most this many times as far apart as the first
 _MAX_POLL_SECONDS: Final = 300.0
@@ -130,10 +128,6 @@ class Provider(ABC):
         """Return the headers worth recording, names in lower case, values as text that can be stored."""
         kept = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
         return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in kept if name in self.recorded_headers}
-
-    def redact_body(self, body: bytes) -> bytes:
-        """Return the body with what is a secret of ours blanked: the key of a webhook address that it repeats."""
-        return _OUR_KEY.sub(lambda found: found[1] + b"*" * len(found[2]), body) if b"key=" in body else body
 
     @abstractmethod
     def parse_report(self, body: bytes) -> PredictionReport:

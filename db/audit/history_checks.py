@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from moorage.lifecycle import EDGES
+from moorage.transitions import TRANSITIONS
 
 # subject: (its table, how its row tells its state)
 _ROWS: Final = {
@@ -20,7 +20,7 @@ _THESE: Final = "= ANY(%(ids)s::uuid[])"
 
 def _edges(subject: str) -> str:
     """Return the edges of a subject as rows of text; the words are this project's own."""
-    return ", ".join(f"({_text(before)}, {_text(after)})" for before, after in sorted(EDGES[subject], key=str))
+    return ", ".join(f"({_text(before)}, {_text(after)})" for before, after in sorted(TRANSITIONS[subject], key=str))
 
 
 def _text(state: str | None) -> str:

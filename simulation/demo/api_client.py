@@ -9,7 +9,7 @@ from typing import Any, Final
 import requests
 from PIL import Image
 
-from moorage.lifecycle import TERMINAL_PREDICTION
+from moorage.transitions import TERMINAL_PREDICTION_STATES
 from simulation.demo.registered import DemoFailed
 from simulation.demo.submitted_cases import FILM, SCENES, Order, Steer
 from simulation.stack import Local
@@ -37,7 +37,7 @@ class Ordered:
     def is_done(self) -> bool:
         """Return whether the job stands as it must in the end, and nothing of it is at work at a provider."""
         shown = (self.shown.get("state"), len(self.shown.get("variants", ())))
-        at_work = [one for one in self.shown.get("predictions", ()) if one["state"] not in TERMINAL_PREDICTION]
+        at_work = [one for one in self.shown.get("predictions", ()) if one["state"] not in TERMINAL_PREDICTION_STATES]
         return shown == (self.order.state, self.order.publishes) and not at_work
 
 

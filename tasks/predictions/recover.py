@@ -10,12 +10,13 @@ from uuid import UUID
 
 from db import deliveries, predictions
 from db.connection import Connection, Row
+from moorage import webhook_keys
 from moorage.failpoints import failpoint
 from moorage.model import Registration, Wake
 from moorage.provider_types import ListedPrediction
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.predictions import submit_outcome, submit_recovery
+from tasks.predictions import submit_outcome
 from tasks.step import Deps
 
 # unknown: to be registered and polled. live: to be polled. ended: over. lost: given up here, a dead letter tells why.
@@ -104,7 +105,7 @@ def _register(deps: Deps, provider: Provider, listed: ListedPrediction, owner: s
 
     def add(conn: Connection) -> tuple[bool, list[UUID]]:
         ordered = submit_outcome.bind_external_id(
-            conn, provider, submit_recovery.webhook_key_sha256(listed.webhook), listed.external_id, actor=ACTOR
+            conn, provider, webhook_keys.hash_key_in_url(listed.webhook), listed.external_id, actor=ACTOR
         )
         if ordered is not None:  # moorage submitted it and never heard of it: it has a job
             return False, predictions.make_due_by_id(conn, [ordered.id])

@@ -8,7 +8,6 @@ from db import dead_letters, jobs, outputs, placeholders, predictions, renders
 from db.connection import Connection
 from moorage import ids, lifecycle
 from moorage.lifecycle import (
-    TERMINAL_PREDICTION,
     ChoosePrediction,
     DeadLetterDecision,
     EndPrediction,
@@ -22,6 +21,7 @@ from moorage.lifecycle import (
 from moorage.model import Job, Prediction, Wake
 from moorage.provider_types import OutputFile, PredictionReport
 from moorage.text import to_storable
+from moorage.transitions import TERMINAL_PREDICTION_STATES
 from tasks.jobs import cancel, settle
 
 
@@ -56,7 +56,7 @@ def apply_report(
     situation = PredictionContext(prediction.state, is_chosen, job.state, has_render, source.can_poll, stands_in)
     verdict = lifecycle.on_report(report, situation)
     if isinstance(verdict, IgnoreReport):
-        return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION, verdict.reason)
+        return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION_STATES, verdict.reason)
     if isinstance(verdict, RecordStatus):
         predictions.record_raw_status(conn, prediction.id, to_storable(report.raw_status, 100))
         return ReportOutcome(True, False, f"still {to_storable(report.raw_status, 100)}")

@@ -5,17 +5,14 @@ That it is about to be sent is committed before, with the hash of a key that sta
 becomes of the answer, the prediction's webhook finds its row by that key, and so does a look into the provider's list.
 """
 
-import hashlib
 import random
-import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import urlencode
 
 from db import jobs, leases, predictions, submissions
 from db.connection import Connection, current_time
-from moorage import lifecycle
+from moorage import lifecycle, webhook_keys
 from moorage.errors import LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
@@ -45,7 +42,7 @@ class Submission:
     @property
     def key_sha256(self) -> str:
         """Return what of the key is stored."""
-        return hashlib.sha256(self.key.encode()).hexdigest()
+        return webhook_keys.hash_key(self.key)
 
 
 def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
@@ -71,7 +68,7 @@ def run_generate(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
         given = references.resolve_references(deps, job.owner, dict(entry.input))
     except Permanent as error:
         return _refuse(deps, lease, pulse, error)
-    attempt = Submission(provider, replace(entry, input=given), secrets.token_urlsafe(32))
+    attempt = Submission(provider, replace(entry, input=given), webhook_keys.create_key())
     begun, wakes = commit_step(deps, lease, pulse, lambda conn: _begin(conn, lease, attempt)) or (False, [])
     if not begun:
         return wakes
@@ -129,7 +126,7 @@ def _begin(conn: Connection, lease: Lease, attempt: Submission) -> tuple[bool, l
 
 def _send(deps: Deps, pulse: LeaseGuard, prediction: Prediction, attempt: Submission) -> SubmitResult | MoorageError:
     """Send it; whatever follows is returned, for what must not be forgotten is that it was about to be sent."""
-    hook = f"{deps.settings.public_url.rstrip('/')}/webhooks/{prediction.provider}?{urlencode({'key': attempt.key})}"
+    hook = webhook_keys.build_webhook_url(deps.settings.public_url, prediction.provider, attempt.key)
     entry = attempt.entry
     order = SubmitRequest(prediction.id, entry.model, entry.input, hook, entry.seconds)
     try:

@@ -4,13 +4,12 @@ Lookup: what became of a submission whose answer nobody recorded, by the provide
 A provider without one can still tell by its webhook, whose address names the try: that is waited for, and no longer.
 """
 
-import hashlib
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
 
 from db import submissions
 from db.connection import Connection, current_time
+from moorage import webhook_keys
 from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
@@ -65,7 +64,7 @@ def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: Le
     try:
         for page in provider.list_predictions(since):
             for listed in page:
-                if webhook_key_sha256(listed.webhook) == prediction.key_sha256:
+                if webhook_keys.hash_key_in_url(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
             pulse()
     except (LeaseLost, StepInterrupted):
@@ -73,15 +72,6 @@ def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: Le
     except MoorageError as error:
         return error
     return None
-
-
-def webhook_key_sha256(address: str | None) -> str | None:
-    """Return the hash of the key in a webhook address; None where it holds none."""
-    try:
-        keys = parse_qs(urlsplit(address or "").query).get("key")
-    except ValueError:  # what a list calls an address may be none
-        return None
-    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
 
 
 def _record(conn: Connection, lease: Lease, provider: Provider, found: str | MoorageError | None) -> list[Wake]:
