@@ -114,7 +114,7 @@ def test_a_success_told_without_its_files_is_lost_where_nobody_can_be_asked():
 
     assert isinstance(verdict, EndPrediction)
     assert verdict.state == "lost"
-    assert "cannot be asked" in verdict.reason
+    assert "cannot be polled" in verdict.reason
     assert "set THE_KEY" in verdict.reason
 
 
