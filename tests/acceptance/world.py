@@ -70,7 +70,7 @@ class World:
         self.local, self.standin, self.armed = local, standin, armed
         self.settings = load_settings(local.environment())
         self.url = self.settings.database_url.get_secret_value()
-        self.blobs = s3.from_settings(self.settings)
+        self.blobs = s3.ObjectStore(self.settings)
         self._conn: Connection | None = None
         self._rests = False
         self._heard: dict[str, int | None] = {}  # the process ids of workers that were heard

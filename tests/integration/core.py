@@ -257,7 +257,7 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
         deps = Deps(
             settings=settings,
             database=Database(database_url),
-            storage=s3.from_settings(settings),
+            storage=s3.ObjectStore(settings),
             providers=providers.load(settings),
             session=EgressGuard(settings.egress_allow).new_session(limits),
             limits=limits,

@@ -91,7 +91,7 @@ class UploadSpool:
     @functools.cached_property
     def storage(self) -> "ObjectStore":
         """Return the way to storage: by name, because boto3 is much to load for a process that no file comes to."""
-        return cast("ObjectStore", importlib.import_module("storage.s3").from_settings(self._settings))
+        return cast("ObjectStore", importlib.import_module("storage.s3").ObjectStore(self._settings))
 
     @contextlib.contextmanager
     def reserve(self, owner: str | None) -> Iterator[None]:
