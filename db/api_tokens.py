@@ -1,4 +1,4 @@
-"""API tokens: who may use the API beside the bearer of MOORAGE_API_TOKEN. A token stands nowhere, only its hash."""
+"""API tokens in addition to MOORAGE_API_TOKEN. Only the hash of a token is stored."""
 
 import hashlib
 import secrets
@@ -19,27 +19,27 @@ RETURNING id, name, role, created_at, revoked_at
 
 
 def create(conn: Connection, name: str, role: Role) -> tuple[Row, str]:
-    """Insert a token and return its row and the token itself, which can never be read again."""
+    """Create a token; return its row and the token itself, which cannot be retrieved later."""
     token = PREFIX + secrets.token_urlsafe(32)
     args = {"id": ids.uuid7(), "name": name, "role": role, "token_sha256": _sha256(token)}
     return cast(Row, fetch_one(conn, ADD, args)), token
 
 
-FIND = "SELECT role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL"
+GET_ROLE = "SELECT role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL"
 
 
 def get_role(conn: Connection, token: str) -> Role | None:
-    """Return what a token allows; None when it is none of ours, or was revoked."""
-    row = fetch_one(conn, FIND, {"token_sha256": _sha256(token)})
+    """Return the role of a token, or None if it is unknown or revoked."""
+    row = fetch_one(conn, GET_ROLE, {"token_sha256": _sha256(token)})
     return cast(Role, row["role"]) if row else None
 
 
-ALL = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000"
+LIST_TOKENS = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000"
 
 
 def list_tokens(conn: Connection) -> list[Row]:
-    """Return what is known of every token, the oldest first."""
-    return fetch_all(conn, ALL)
+    """Return all tokens, the oldest first; at most 1,000."""
+    return fetch_all(conn, LIST_TOKENS)
 
 
 REVOKE = """
@@ -49,7 +49,7 @@ RETURNING id, name, role, created_at, revoked_at
 
 
 def revoke(conn: Connection, token_id: UUID) -> Row | None:
-    """End a token from its next request on; None when there is none that lives."""
+    """Revoke a token; return its row, or None if there is no active token with this id."""
     return fetch_one(conn, REVOKE, {"id": token_id})
 
 

@@ -1,12 +1,12 @@
-"""What nobody wants any more: predictions that are not submitted, or whose providers are to be asked to stop them."""
+"""Cancellation of a job's predictions and outputs."""
 
 from uuid import UUID
 
 from db.connection import Connection, fetch_all
 
 
-def _ending(table: str, subject: str, from_state: str, values: str) -> str:
-    """Return the statement that ends a job's rows of a state, whoever holds them: the token goes with the state."""
+def _build_end_statement(table: str, subject: str, from_state: str, values: str) -> str:
+    """Return the statement that ends a job's rows in a state, leased or not: it clears the lease."""
     return f"""
 WITH moved AS (
     UPDATE {table}
@@ -22,18 +22,18 @@ RETURNING subject_id AS id
 """
 
 
-# A submission that is under way loses its lease with its plan: its write-back finds nothing, and no request is sent.
-CANCEL_PLANNED = _ending("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
+# A submit step that holds the lease loses it here: its next write raises LeaseLost, and no request is sent.
+CANCEL_PLANNED = _build_end_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
 
 
 def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
-    """End a locked job's predictions that are not submitted yet; returns them."""
+    """Cancel a locked job's predictions that are not submitted yet; return their ids."""
     args = {"job_id": job_id, "reason": reason, "actor": actor}
     return [row["id"] for row in fetch_all(conn, CANCEL_PLANNED, args)]
 
 
-# One that is being submitted goes on with that: only then has it an id to be stopped by.
-ASK_TO_STOP = """
+# A submission in progress completes first: without an external id it cannot be cancelled.
+REQUEST_CANCELLATION = """
 UPDATE predictions
    SET cancel_reason = %(reason)s, woken_at = NULL,
        run_at = CASE WHEN state = 'submitting' THEN run_at ELSE least(run_at, moment()) END
@@ -44,16 +44,16 @@ RETURNING id, state
 
 
 def request_cancellation(conn: Connection, job_id: UUID, *, reason: str) -> list[UUID]:
-    """Have the poll step ask the providers of a locked job's other predictions to stop; returns those due for it."""
-    rows = fetch_all(conn, ASK_TO_STOP, {"job_id": job_id, "reason": reason})
+    """Have the poll step cancel a locked job's submitted predictions at their providers; return the ids now due."""
+    rows = fetch_all(conn, REQUEST_CANCELLATION, {"job_id": job_id, "reason": reason})
     return [row["id"] for row in rows if row["state"] != "submitting"]
 
 
-# A worker that keeps one finds nothing at its write-back.
-END_WAITING = _ending("outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'")
+# A keep step that holds the lease gets LeaseLost when it commits.
+CANCEL_WAITING_OUTPUTS = _build_end_statement("outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'")
 
 
 def cancel_waiting_outputs(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
-    """End a locked job's outputs that wait, whoever holds them; returns them. Nobody gave up: no dead letters."""
+    """End a locked job's waiting outputs, leased or not, without dead letters; return their ids."""
     args = {"job_id": job_id, "reason": reason, "actor": actor}
-    return [row["id"] for row in fetch_all(conn, END_WAITING, args)]
+    return [row["id"] for row in fetch_all(conn, CANCEL_WAITING_OUTPUTS, args)]

@@ -1,23 +1,23 @@
-"""A clock that was set back: what it left lying in the future is brought near again."""
+"""Correction of times left in the future by a database clock that was set back."""
 
 from db.connection import Connection, fetch_all, fetch_one
 
-# A tick or an edge from the future was taken by a clock that has been set back since. Ticks alone do not tell of a jump
-# that passed while no beat ran.
-WAS_SET_BACK = """
-SELECT 1 AS found
+# A tick or an event in the future proves that the clock was set back. Ticks alone do not show a change while no beat
+# ran.
+WAS_CLOCK_SET_BACK = """
+SELECT 1 AS was_set_back
  WHERE EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
     OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min')
 """
 
 
 def was_clock_set_back(conn: Connection) -> bool:
-    """Return whether the database's clock was ahead of where it is now, and something was written meanwhile."""
-    return fetch_one(conn, WAS_SET_BACK, {}) is not None
+    """Return True if the database has rows written more than a minute in the future."""
+    return fetch_one(conn, WAS_CLOCK_SET_BACK, {}) is not None
 
 
-# No wait of ours is longer than five minutes; a server's Retry-After is given up here for the sake of all else.
-RUN_NOW = {
+# Waits are five minutes at most. Only a longer Retry-After of a server is shortened by this.
+MAKE_DUE = {
     "deliveries": """
 UPDATE deliveries SET run_at = moment(), woken_at = NULL
  WHERE state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at > moment() + interval '10 min'
@@ -31,8 +31,8 @@ UPDATE predictions
    AND lease_token IS NULL AND run_at > moment() + interval '10 min'
 RETURNING id
 """,
-    "notices": """
-UPDATE notices SET run_at = moment(), woken_at = NULL
+    "notifications": """
+UPDATE notifications SET run_at = moment(), woken_at = NULL
  WHERE state = 'waiting' AND lease_token IS NULL AND run_at > moment() + interval '10 min'
 RETURNING id
 """,
@@ -43,19 +43,19 @@ RETURNING id
 """,
 }
 
-# A live worker renews its lease within a third of it; a dead one's now ends in time.
-END_LEASES = {
+# A live worker renews within a third of its lease; that of a dead worker now expires in time.
+SHORTEN_LEASES = {
     table: f"""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
  WHERE lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s)
 RETURNING id
 """
-    for table in RUN_NOW
+    for table in MAKE_DUE
 }
 
 
 def correct_future_times(conn: Connection, lease_seconds: float) -> int:
-    """Make due what waits for a time that was never meant, and let leases end as they would have; returns how many."""
-    healed = [row for sql in RUN_NOW.values() for row in fetch_all(conn, sql)]
-    healed += [row for sql in END_LEASES.values() for row in fetch_all(conn, sql, {"lease_seconds": lease_seconds})]
-    return len(healed)
+    """Make rows due whose run_at is too far away, and shorten leases; return the number of rows."""
+    rows = [row for sql in MAKE_DUE.values() for row in fetch_all(conn, sql)]
+    rows += [row for sql in SHORTEN_LEASES.values() for row in fetch_all(conn, sql, {"lease_seconds": lease_seconds})]
+    return len(rows)

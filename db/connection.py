@@ -1,4 +1,4 @@
-"""One connection of a process, short transactions on it, and what an error in them means."""
+"""The database connection of a process, short transactions on it, and the errors they raise."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
-# A signal handler that raises inside a COMMIT would leave its outcome unknown (celery.md, finding 8).
+# A signal handler that raises during COMMIT would leave the outcome unknown (celery.md, finding 8).
 BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
@@ -30,7 +30,7 @@ BEGIN: Final = (
 
 
 class CommitUncertain(DatabaseUnavailable):
-    """The connection broke in COMMIT: only the row can say whether it happened."""
+    """The connection failed during COMMIT: read the row to determine the outcome."""
 
 
 def connect(url: str, *, name: str = "moorage") -> Connection:
@@ -54,11 +54,11 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             tcp_user_timeout=15_000,
         )
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL does not answer: {_first_line(error)}") from error
+        raise DatabaseUnavailable(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
 
 
 class Database:
-    """The process's connection: made when first needed, made anew after a fork or an error. One thread uses it."""
+    """A lazily opened connection, reopened after a fork or an error. Not thread-safe."""
 
     def __init__(self, url: str, *, name: str = "moorage") -> None:
         self._url = url
@@ -67,16 +67,14 @@ class Database:
         self._pid = 0
 
     def connection(self) -> Connection:
-        """Return an open connection."""
         if self._connection is not None and self._pid != os.getpid():
-            self._connection = None  # the parent's: closing it here would close it there
+            self._connection = None  # belongs to the parent process: closing it here would close it there
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url, name=self._name)
             self._pid = os.getpid()
         return self._connection
 
     def close(self) -> None:
-        """Close the connection, if there is one of this process."""
         if self._connection is not None and self._pid == os.getpid():
             self._connection.close()
         self._connection = None
@@ -84,11 +82,11 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """
-        Run a short transaction, with signals held back until it has ended.
+        Run a short transaction with signals blocked until it ends.
 
         Raises:
-            DatabaseUnavailable: the connection failed before COMMIT: nothing happened.
-            CommitUncertain: it failed in COMMIT.
+            DatabaseUnavailable: the connection failed before COMMIT; nothing was written.
+            CommitUncertain: the connection failed during COMMIT.
         """
         with block_signals():
             conn = self._begin()
@@ -97,12 +95,12 @@ class Database:
             except BaseException as error:
                 self._roll_back(conn)
                 if isinstance(error, psycopg.OperationalError) and not isinstance(error, RETRYABLE_ERRORS):
-                    raise DatabaseUnavailable(f"PostgreSQL went away: {_first_line(error)}") from error
+                    raise DatabaseUnavailable(f"PostgreSQL connection lost: {_first_line(error)}") from error
                 raise
             self._commit(conn)
 
     def _begin(self) -> Connection:
-        """Begin, on a new connection where the old one died while nobody used it (a restart of PostgreSQL)."""
+        """Begin a transaction; reconnect once if the idle connection was closed (a restart of PostgreSQL)."""
         reused = self._connection is not None
         try:
             conn = self.connection()
@@ -111,7 +109,7 @@ class Database:
             self.close()
             if reused:
                 return self._begin()
-            raise DatabaseUnavailable(f"PostgreSQL went away: {_first_line(error)}") from error
+            raise DatabaseUnavailable(f"PostgreSQL connection lost: {_first_line(error)}") from error
         return conn
 
     def _commit(self, conn: Connection) -> None:
@@ -122,7 +120,7 @@ class Database:
             raise
         except psycopg.OperationalError as error:
             self.close()
-            raise CommitUncertain(f"PostgreSQL went away in COMMIT: {_first_line(error)}") from error
+            raise CommitUncertain(f"PostgreSQL connection lost during COMMIT: {_first_line(error)}") from error
 
     def _roll_back(self, conn: Connection) -> None:
         try:
@@ -131,19 +129,19 @@ class Database:
             self.close()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction, again after a deadlock or a serialization failure (40P01, 40001)."""
+        """Run `work` in a transaction; repeat it up to 20 times after a deadlock or serialization failure."""
         for _ in range(20):
             try:
                 with self.transaction() as conn:
                     return work(conn)
             except RETRYABLE_ERRORS:
                 continue
-        raise DatabaseUnavailable("20 deadlocks in a row")
+        raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
 
 
 @contextlib.contextmanager
 def block_signals() -> Iterator[None]:
-    """Hold back the signals that would raise in the middle; they are delivered at the end."""
+    """Block the signals whose handlers raise; they are delivered when the context exits."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -155,12 +153,10 @@ def block_signals() -> Iterator[None]:
 
 
 def fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> Row | None:
-    """Execute a statement and return its only row, or None."""
     return conn.execute(sql, args).fetchone()
 
 
 def fetch_all(conn: Connection, sql: str, args: dict[str, Any] | None = None) -> list[Row]:
-    """Execute a statement and return its rows."""
     return conn.execute(sql, args).fetchall()
 
 
@@ -168,7 +164,7 @@ NOW = "SELECT moment() AS now"
 
 
 def current_time(conn: Connection) -> datetime:
-    """Return the database's time: the only clock that decisions use."""
+    """Return the database's time, the only clock that decisions use."""
     row = conn.execute(NOW).fetchone()
     return cast(datetime, row["now"] if row else None)
 

@@ -1,4 +1,4 @@
-"""Dead letters: what moorage gave up on and why; at most one open a row."""
+"""Dead letters: rows that moorage gave up on, with the reason; at most one open dead letter a row."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, 
        created_at, closed_at, closed_by"""
 
 ADD = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable,
                               facts)
     VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
@@ -26,7 +26,7 @@ WITH made AS (
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM made
+SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM inserted
 """
 
 
@@ -42,7 +42,7 @@ def add(
     provider: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Open a dead letter, in the transaction that gives up on the row."""
+    """Insert an open dead letter; call it in the transaction that ends the row."""
     args: dict[str, Any] = {
         "id": ids.uuid7(),
         "subject": subject,
@@ -73,11 +73,11 @@ RETURNING subject_id AS id
 
 
 def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> bool:
-    """Close an open dead letter as replayed or discarded; False when it is closed already."""
+    """Close an open dead letter as `replayed` or `discarded`; return False if it is not open."""
     return fetch_one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
 
 
-CLOSE_OF = """
+CLOSE_BY_SUBJECT = """
 WITH moved AS (
     UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
      WHERE subject = %(subject)s AND subject_id = %(subject_id)s AND state = 'open'
@@ -89,22 +89,21 @@ SELECT 'dead_letter', id, job_id, 'open', 'replayed', %(reason)s, %(actor)s FROM
 
 
 def close_by_subject(conn: Connection, subject: str, subject_id: UUID, *, reason: str, actor: str) -> None:
-    """Close the open dead letter of a row that came back to life by itself."""
-    conn.execute(CLOSE_OF, {"subject": subject, "subject_id": subject_id, "reason": reason, "actor": actor})
+    """Close the open dead letter of a row that a late provider report made live again."""
+    conn.execute(CLOSE_BY_SUBJECT, {"subject": subject, "subject_id": subject_id, "reason": reason, "actor": actor})
 
 
 GET = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = %(id)s"
 
 
 def get(conn: Connection, dead_letter_id: UUID) -> DeadLetter | None:
-    """Return a dead letter."""
     row = fetch_one(conn, GET, {"id": dead_letter_id})
     return DeadLetter(**row) if row else None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters are meant: those that fit all that is not None."""
+    """Filter criteria for dead letters, combined by AND; None means any."""
 
     state: str = "open"
     provider: str | None = None
@@ -114,42 +113,41 @@ class DeadLetterFilter:
     job_id: UUID | None = None
 
 
-_FITS = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+_MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
    AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
    AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
    AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)"""
 
-GROUPS = f"""
+COUNT_GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
        (array_agg(reason ORDER BY created_at DESC))[1] AS example
-  FROM dead_letters WHERE {_FITS}
+  FROM dead_letters WHERE {_MATCHES}
  GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 
 
 def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]:
-    """Return the dead letters that are meant, counted by provider, step, category and error."""
-    return fetch_all(conn, GROUPS, asdict(criteria))
+    """Return counts by provider, step, category and error, the largest first."""
+    return fetch_all(conn, COUNT_GROUPS, asdict(criteria))
 
 
-LIST = f"""
+LIST_NEWEST = f"""
 SELECT {_COLUMNS} FROM dead_letters
- WHERE {_FITS}
+ WHERE {_MATCHES}
  ORDER BY created_at DESC, id LIMIT %(limit)s
 """
 
 
 def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> list[DeadLetter]:
-    """Return the newest dead letters that are meant."""
-    return [DeadLetter(**row) for row in fetch_all(conn, LIST, {**asdict(criteria), "limit": limit})]
+    return [DeadLetter(**row) for row in fetch_all(conn, LIST_NEWEST, {**asdict(criteria), "limit": limit})]
 
 
-PAGE = f"""
-SELECT id FROM dead_letters WHERE {_FITS} AND id > %(after)s ORDER BY id LIMIT %(limit)s
+LIST_IDS = f"""
+SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s
 """
 
 
-def list_ids(conn: Connection, which: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
-    """Return the ids of those that are meant, oldest first, from behind one: for going through all of them."""
-    return [row["id"] for row in fetch_all(conn, PAGE, {**asdict(which), "after": after, "limit": limit})]
+def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
+    """Return ids in order, after `after`: one page of an iteration over all."""
+    return [row["id"] for row in fetch_all(conn, LIST_IDS, {**asdict(criteria), "after": after, "limit": limit})]

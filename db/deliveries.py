@@ -1,11 +1,15 @@
-"""Deliveries: webhook requests as received. The receiver records them (receiver/deliveries.py); ingest ends them."""
+"""Deliveries: inbound webhook requests. receiver/deliveries.py inserts them; the ingest step ends them."""
 
+from collections.abc import Mapping
 from uuid import UUID
 
+from db import dead_letters
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
-from moorage.model import Delivery, Lease
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Delivery, Lease, Step
+from moorage.text import to_storable
 
 LIVE_STATES = ("new", "unmatched")
 
@@ -16,7 +20,6 @@ SELECT id, provider, webhook_id, received_at, body, state, external_id, predicti
 
 
 def get(conn: Connection, delivery_id: UUID) -> Delivery | None:
-    """Return a delivery, its body included."""
     row = fetch_one(conn, GET, {"id": delivery_id})
     return Delivery(**row) if row else None
 
@@ -25,7 +28,7 @@ LOCK = "SELECT id FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s 
 
 
 def lock_leased(conn: Connection, lease: Lease) -> None:
-    """Lock a delivery first of all rows; LeaseLost when another worker owns it."""
+    """Lock a leased delivery, before any other row. Raises LeaseLost."""
     if fetch_one(conn, LOCK, {"id": lease.row_id, "token": lease.token}) is None:
         raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
 
@@ -56,7 +59,7 @@ def end(
     prediction_id: UUID | None = None,
     job_id: UUID | None = None,
 ) -> None:
-    """End a delivery as applied, ignored or dead; LeaseLost when another worker owns it."""
+    """End a delivery as applied, ignored or dead. Raises LeaseLost."""
     args = {
         "id": lease.row_id,
         "token": lease.token,
@@ -71,16 +74,16 @@ def end(
         raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
 
 
-UNMATCHED = f"""
+MARK_UNMATCHED = f"""
 WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
     UPDATE deliveries d
        SET state = 'unmatched', {CLEAR_LEASE}, attempt = attempt - 1, external_id = %(external_id)s, woken_at = NULL,
-           unmatched_until = coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s)),
+           unmatched_until = coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(unmatched_seconds)s)),
            run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
-                          coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(life_seconds)s))),
-           reason = 'nobody registered this prediction yet'
+                          coalesce(d.unmatched_until, d.received_at + make_interval(secs => %(unmatched_seconds)s))),
+           reason = 'prediction not registered yet'
       FROM old WHERE d.id = old.id
     RETURNING d.id, old.state AS from_state
 )
@@ -92,20 +95,20 @@ SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_
 def mark_unmatched(
     conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
 ) -> None:
-    """Keep a delivery for a prediction that nobody registered, to be tried again after a wait."""
+    """Let a delivery wait for its prediction to be registered. Raises LeaseLost."""
     args = {
         "id": lease.row_id,
         "token": lease.token,
         "external_id": external_id,
         "wait_seconds": wait_seconds,
-        "life_seconds": unmatched_seconds,
+        "unmatched_seconds": unmatched_seconds,
         "actor": lease.leased_by,
     }
     lock_leased(conn, lease)
-    conn.execute(UNMATCHED, args)
+    conn.execute(MARK_UNMATCHED, args)
 
 
-MATCH = """
+MAKE_UNMATCHED_DUE = """
 WITH waiting AS (
     SELECT id FROM deliveries
      WHERE state = 'unmatched' AND provider = %(provider)s AND external_id = %(external_id)s
@@ -118,30 +121,22 @@ RETURNING d.id
 
 
 def make_unmatched_due(conn: Connection, provider: str, external_id: str) -> list[UUID]:
-    """Make the unmatched deliveries of a prediction due, now that it is registered; returns them."""
-    return [row["id"] for row in fetch_all(conn, MATCH, {"provider": provider, "external_id": external_id})]
+    """Make the unmatched deliveries of a newly registered prediction due; return their ids."""
+    return [
+        row["id"] for row in fetch_all(conn, MAKE_UNMATCHED_DUE, {"provider": provider, "external_id": external_id})
+    ]
 
 
-POISON = """
-WITH old AS (
-    SELECT id, state FROM deliveries
-     WHERE id = %(id)s AND state IN ('new', 'unmatched') AND lease_token IS NULL AND crashes >= %(max_crashes)s
-       FOR UPDATE
-), moved AS (
-    UPDATE deliveries d SET state = 'dead', run_at = NULL, ended_at = moment(), reason = %(reason)s
-      FROM old WHERE d.id = old.id
-    RETURNING d.id, old.state AS from_state
-)
-INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor)
-SELECT 'delivery', id, from_state, 'dead', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
-
-
-def poison(conn: Connection, delivery_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
-    """End a delivery whose workers keep dying; False when it is no longer such a row."""
-    args = {"id": delivery_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return fetch_one(conn, POISON, args) is not None
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> None:
+    """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
+    delivery = get(conn, lease.row_id)
+    provider = delivery.provider if delivery else None
+    end(conn, lease, "dead", to_storable(decision.reason))
+    dead_letters.add(
+        conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by
+    )
 
 
 REPLAY = """
@@ -159,11 +154,11 @@ RETURNING subject_id AS id
 
 
 def replay(conn: Connection, delivery_id: UUID, actor: str) -> bool:
-    """Make a dead delivery new again; False when its body was purged or it is not dead."""
+    """Reset a dead delivery to `new`; return False if its body was purged or it is not dead."""
     return fetch_one(conn, REPLAY, {"id": delivery_id, "actor": actor}) is not None
 
 
-OF_PREDICTION = """
+LIST_BY_PREDICTION = """
 SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) AS bytes
   FROM deliveries WHERE prediction_id = %(prediction_id)s ORDER BY received_at LIMIT 200
 """
@@ -171,4 +166,4 @@ SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) 
 
 def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
     """Return the deliveries applied to a prediction, without their bodies."""
-    return fetch_all(conn, OF_PREDICTION, {"prediction_id": prediction_id})
+    return fetch_all(conn, LIST_BY_PREDICTION, {"prediction_id": prediction_id})

@@ -1,4 +1,4 @@
-"""What is to go from storage: kept files that their job does not publish, and spooled inputs of settled jobs."""
+"""Outputs whose objects are to be deleted: unpublished files of a job, and spooled inputs of settled jobs."""
 
 from uuid import UUID
 
@@ -6,7 +6,7 @@ from db import leases
 from db.connection import Connection, fetch_all, fetch_one
 from moorage.model import Lease
 
-BEGIN = """
+MARK_DISCARDING = """
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
            crashes = 0, thumb_missing = NULL, reason = %(reason)s
@@ -23,29 +23,29 @@ RETURNING subject_id AS id
 def mark_discarding(
     conn: Connection, job_id: UUID, reason: str, actor: str, *, include_placeholder: bool = False
 ) -> list[UUID]:
-    """Turn a locked job's kept, unpublished outputs to `discarding`; returns them."""
+    """Set a locked job's kept, unpublished outputs to `discarding`; return their ids."""
     args = {"job_id": job_id, "reason": reason, "actor": actor, "placeholder_too": include_placeholder}
-    return [row["id"] for row in fetch_all(conn, BEGIN, args)]
+    return [row["id"] for row in fetch_all(conn, MARK_DISCARDING, args)]
 
 
-HAS_ANY = """
+HAS_DISCARDED_FILES = """
 SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 'discarded') LIMIT 1
 """
 
 
 def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool:
-    """Return whether kept files of a prediction were discarded by its job's policy."""
-    return fetch_one(conn, HAS_ANY, {"id": prediction_id}) is not None
+    """Return True if files of a prediction are discarding or discarded."""
+    return fetch_one(conn, HAS_DISCARDED_FILES, {"id": prediction_id}) is not None
 
 
-END = leases.build_end_statement(
+END_DISCARDED = leases.build_end_statement(
     "outputs", "discarding", "discarded", "key = NULL, thumb_key = NULL, thumb_bytes = NULL, thumb_sha256 = NULL"
 )
 
 
 def end_discarded(conn: Connection, lease: Lease) -> None:
-    """Record that an output's objects are deleted; LeaseLost when another worker owns it."""
-    leases.execute_end(conn, lease, END)
+    """Record that an output's objects are deleted. Raises LeaseLost."""
+    leases.execute_end(conn, lease, END_DISCARDED)
 
 
 SPOOLED = """
@@ -55,14 +55,14 @@ SELECT o.id, o.source AS key
  ORDER BY o.ended_at LIMIT 200
 """
 
-FORGET_SPOOLED = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
+CLEAR_SPOOLED_INPUT = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND source = %(key)s AND ended_at IS NOT NULL"
 
 
 def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
-    """Return outputs of settled jobs whose spooled input file still lies in the private bucket, with its key."""
+    """Return output id and key of up to 200 spooled input files of settled jobs still in the private bucket."""
     return [(row["id"], row["key"]) for row in fetch_all(conn, SPOOLED)]
 
 
 def clear_spooled_input(conn: Connection, output_id: UUID, key: str) -> None:
-    """Forget a spooled input file that was deleted."""
-    conn.execute(FORGET_SPOOLED, {"id": output_id, "key": key})
+    """Clear the key of a deleted spooled input file."""
+    conn.execute(CLEAR_SPOOLED_INPUT, {"id": output_id, "key": key})

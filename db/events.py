@@ -1,4 +1,4 @@
-"""Events: every taken state edge, written in the transaction that took it."""
+"""Events: every state transition, inserted in the transaction that makes it."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,13 +11,11 @@ INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, a
 VALUES (%(subject)s, %(subject_id)s, %(job_id)s, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s)
 """
 
-MAX_ID_SPAN: Final = (
-    500  # ids a page goes through, so that a filter that finds nothing costs no more than one that finds all
-)
+MAX_ID_SPAN: Final = 500  # ids a page covers: bounds the cost of a filter that matches nothing
 
-LAST_DRAWN = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
+GET_LAST_ID = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
 
-WRITERS = """
+LIST_WRITERS = """
 SELECT virtualtransaction AS writer
   FROM pg_locks
  WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
@@ -35,7 +33,7 @@ def add(
     job_id: UUID | None = None,
     reason: str | None = None,
 ) -> None:
-    """Record an edge that a statement of its own has taken."""
+    """Record a transition, (from_state, to_state), that another statement made."""
     args = {
         "subject": subject,
         "subject_id": subject_id,
@@ -48,83 +46,83 @@ def add(
     conn.execute(ADD, args)
 
 
-OF_JOB = """
+LIST_BY_JOB = """
 SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
   FROM events WHERE job_id = %(job_id)s ORDER BY id LIMIT %(limit)s
 """
 
 
 def list_by_job(conn: Connection, job_id: UUID, limit: int = 1000) -> list[Row]:
-    """Return the history of a job, its predictions and outputs, oldest first."""
-    return fetch_all(conn, OF_JOB, {"job_id": job_id, "limit": limit})
+    """Return the events of a job, its predictions, outputs and notifications, oldest first."""
+    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id, "limit": limit})
 
 
-OF = """
+LIST_BY_SUBJECT = """
 SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
   FROM events WHERE subject = %(subject)s AND subject_id = %(subject_id)s ORDER BY id LIMIT %(limit)s
 """
 
 
 def list_by_subject(conn: Connection, subject: str, subject_id: UUID, limit: int = 1000) -> list[Row]:
-    """Return the history of one row, oldest first."""
-    return fetch_all(conn, OF, {"subject": subject, "subject_id": subject_id, "limit": limit})
+    """Return the events of one row, oldest first."""
+    return fetch_all(conn, LIST_BY_SUBJECT, {"subject": subject, "subject_id": subject_id, "limit": limit})
 
 
-PAGE_OF_JOB = """
+LIST_PAGE_BY_JOB = """
 SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
   FROM events WHERE job_id = %(job_id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
 """
 
 
 def list_page_by_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[Row]:
-    """Return the history of a job behind an event, oldest first."""
-    return fetch_all(conn, PAGE_OF_JOB, {"job_id": job_id, "after": after, "limit": limit})
+    """Return the events of a job after an event id, oldest first."""
+    return fetch_all(conn, LIST_PAGE_BY_JOB, {"job_id": job_id, "after": after, "limit": limit})
 
 
-# The events of all jobs in an order that loses none: who reads on from the last id it saw may pass over a lower one.
+# Reading all events without missing one: a reader that continues after the last id it saw could skip a lower one.
 #
-# An id is drawn before COMMIT, so a higher one may be visible while a lower one is still to come. Whoever inserts an
-# event takes the table's ROW EXCLUSIVE lock before it draws the id and holds it to the end of its transaction. So: read
-# the last id drawn, then who holds that lock. When none of those holds it any more, every id up to the one read is
-# visible or never will be. (The same by transaction ids, `pg_snapshot_xmin`, waits for every writing transaction of the
-# whole server, other databases included, and needs the writer to have an id of its own before it draws the event's.)
+# An id is assigned before COMMIT, so a higher id may be visible before a lower one. A transaction that inserts an event
+# takes the table's ROW EXCLUSIVE lock before the id is assigned and holds it until it ends. Therefore: read the last
+# assigned id, then the holders of that lock. Once none of these holds it, every id up to the one read is visible or
+# never will be. (`pg_snapshot_xmin` would wait for every writing transaction of the server, other databases included,
+# and requires that the writer has a transaction id before the event's id is assigned.)
 
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """An event id, and the transactions that may still bring one up to it."""
+    """An event id, and the open transactions that may still commit an event up to it."""
 
     event_id: int
     writers: frozenset[str]
 
 
 def read_watermark(conn: Connection) -> Watermark:
-    """Return the last id drawn and who writes events, asked in this order."""
+    """Return the last assigned id and then the writing transactions: the order matters."""
     event_id = get_last_id(conn)
-    return Watermark(event_id, _writers(conn))
+    return Watermark(event_id, _list_writers(conn))
 
 
 def is_final(conn: Connection, watermark: Watermark) -> bool:
-    """Return whether every event up to a mark is visible to later statements, or never will be."""
-    return not watermark.writers or not watermark.writers & _writers(conn)
+    """Return True if every event up to the watermark is visible to later statements or never will be."""
+    return not watermark.writers or not watermark.writers & _list_writers(conn)
 
 
 def get_last_id(conn: Connection) -> int:
-    """Return the highest id that was drawn, 0 before the first."""
-    row = fetch_one(conn, LAST_DRAWN, {})
+    """Return the highest id assigned, committed or not; 0 before the first."""
+    row = fetch_one(conn, GET_LAST_ID, {})
     return int(row["id"]) if row else 0
 
 
-OLDEST = "SELECT min(id) AS id FROM events"
+GET_OLDEST_ID = "SELECT min(id) AS id FROM events"
 
 
 def get_oldest_id(conn: Connection) -> int | None:
-    """Return the lowest id that retention has left; None without events."""
-    row = fetch_one(conn, OLDEST, {})
+    """Return the lowest id not deleted by retention; None without events."""
+    row = fetch_one(conn, GET_OLDEST_ID, {})
     return row["id"] if row else None
 
 
-PAGE = """
+LIST_BETWEEN = """
 SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_state, e.reason, e.at
   FROM events e LEFT JOIN jobs j ON j.id = e.job_id
  WHERE e.id > %(after)s AND e.id <= %(until)s
@@ -138,14 +136,14 @@ def list_between(
     conn: Connection, after: int, until: int, *, job_id: UUID | None = None, owner: str | None = None
 ) -> list[Row]:
     """
-    Return the events behind an id, in the order of ids: all of them, a job's, or an owner's.
+    Return the events with after < id <= until, by id, optionally of one job or owner.
 
     Args:
-        until: final (`is_final`), and at most SPAN behind `after`.
+        until: final (`is_final`), and at most MAX_ID_SPAN above `after`.
     """
     args: dict[str, Any] = {"after": after, "until": until, "job_id": job_id, "owner": owner}
-    return fetch_all(conn, PAGE, args)
+    return fetch_all(conn, LIST_BETWEEN, args)
 
 
-def _writers(conn: Connection) -> frozenset[str]:
-    return frozenset(row["writer"] for row in fetch_all(conn, WRITERS))
+def _list_writers(conn: Connection) -> frozenset[str]:
+    return frozenset(row["writer"] for row in fetch_all(conn, LIST_WRITERS))

@@ -1,4 +1,4 @@
-"""Jobs: what applications asked for. The job's row lock orders everything that happens to its rows."""
+"""Jobs: requests of applications. The lock on the job's row serializes all changes to its rows."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,11 +14,12 @@ from moorage.lifecycle import OutputCounts
 from moorage.model import FallbackEntry, Job, JobRequest, Registration
 
 _COLUMNS = (
-    "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, chain, placeholder, variants"
+    "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
+    " variants"
 )
 
-ADD = """
-WITH made AS (
+ADD_REGISTERED = """
+WITH inserted AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, notify, state,
                       deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(project_id)s, %(scene)s,
@@ -26,22 +27,22 @@ WITH made AS (
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM made
+SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM inserted
 """
 
-# An equal key that another transaction is about to commit is waited for: then this one inserts nothing and finds it.
+# ON CONFLICT waits for a concurrent transaction with the same key; then this one inserts nothing.
 ADD_REQUESTED = """
-WITH made AS (
-    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial, chain,
-                      placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
+WITH inserted AS (
+    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
+                      fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
-            %(scene)s, %(partial)s, %(chain)s, %(placeholder)s, %(notify)s, %(key)s, %(request_sha256)s, 'open',
-            moment() + %(deadline)s, moment() + %(deadline)s)
+            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(key)s, %(request_sha256)s,
+            'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM made
+SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 
@@ -55,7 +56,7 @@ def add_registered(
     notify: bool = False,
     actor: str,
 ) -> None:
-    """Insert an open job; `notify`: its application is told of its ends by webhook."""
+    """Insert an open job for a registered prediction. `notify`: send a notification when it ends."""
     args: dict[str, Any] = {
         "id": job_id,
         "owner": registration.owner,
@@ -72,21 +73,21 @@ def add_registered(
         "reason": f"{registration.provider} {registration.external_id}",
         "actor": actor,
     }
-    conn.execute(ADD, args)
+    conn.execute(ADD_REGISTERED, args)
 
 
 LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
 
 
 def lock(conn: Connection, job_id: UUID) -> Job:
-    """Lock a job: before its predictions, outputs, project and results."""
+    """Lock a job: before its predictions, outputs, project and render."""
     row = fetch_one(conn, LOCK, {"id": job_id})
     if row is None:
-        raise LookupError(f"there is no job {job_id}")
+        raise LookupError(f"no job {job_id}")
     return Job(**row)
 
 
-COUNT = """
+COUNT_OUTPUTS = """
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen) AS dead,
@@ -98,12 +99,12 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
 
 
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
-    """Count a locked job's outputs: a statement of its own, so that it sees what the lock waited for."""
-    row = fetch_one(conn, COUNT, {"id": job_id})
+    """Count a locked job's outputs, in a separate statement that sees what the lock waited for."""
+    row = fetch_one(conn, COUNT_OUTPUTS, {"id": job_id})
     return OutputCounts(**row) if row else OutputCounts()
 
 
-MOVE = f"""
+CHANGE_STATE = f"""
 WITH moved AS (
     UPDATE jobs
        SET state = %(to_state)s, chosen_id = coalesce(%(chosen_id)s, chosen_id), category = %(category)s,
@@ -113,15 +114,15 @@ WITH moved AS (
            reopened = reopened + CASE WHEN %(live)s AND settled_at IS NOT NULL THEN 1 ELSE 0 END
      WHERE id = %(id)s AND state = %(from_state)s
     RETURNING id, state, settled_at, notify
-), told AS (
+), event AS (
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
     SELECT 'job', id, id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
     RETURNING id, subject_id
 ), {notifications.ADD_FOR_JOB_END}
-SELECT subject_id AS id FROM told
+SELECT subject_id AS id FROM event
 """
 
-CHECK_AFTER = timedelta(minutes=5)  # a keeping job is counted again then, should its settling have been missed
+CHECK_AFTER = timedelta(minutes=5)  # when a sweep counts the outputs of a keeping job again, in case it was not settled
 
 
 def change_state(
@@ -136,10 +137,10 @@ def change_state(
     check_after: timedelta = CHECK_AFTER,
 ) -> None:
     """
-    Take an edge of a locked job.
+    Change the state of a locked job, with its event and, if requested, its notification; update its project's status.
 
     Args:
-        check_after: to `keeping`: when a sweep counts again; to `open`: the new deadline.
+        check_after: to `keeping`: when a sweep counts its outputs again; to `open`: the new deadline.
     """
     args: dict[str, Any] = {
         "id": job.id,
@@ -150,11 +151,11 @@ def change_state(
         "category": category,
         "reason": reason,
         "check_after": check_after,
-        "notice_id": ids.uuid7(),
+        "notification_id": ids.uuid7(),
         "actor": actor,
     }
-    if fetch_one(conn, MOVE, args) is None:
-        raise LookupError(f"job {job.id} is no longer {job.state}, though it is locked")
+    if fetch_one(conn, CHANGE_STATE, args) is None:
+        raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
     if job.project_id is not None and args["live"] != (job.state in ("open", "keeping")):
         progress.update_status(conn, job.project_id)
 
@@ -165,7 +166,7 @@ SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() OR
 
 
 def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
-    """Return jobs whose deadline or check has come."""
+    """Return jobs whose deadline or next check is due."""
     return [row["id"] for row in fetch_all(conn, DUE, {"limit": limit})]
 
 
@@ -173,16 +174,16 @@ POSTPONE = "UPDATE jobs SET run_at = moment() + %(wait)s WHERE id = %(id)s AND r
 
 
 def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
-    """Look at a locked job again after a wait; False when it is not due, as one that was opened again meanwhile."""
+    """Postpone the next check of a locked job; return False if it is not due, for example because it was reopened."""
     return fetch_one(conn, POSTPONE, {"id": job_id, "wait": wait}) is not None
 
 
-SHOW = """
+GET_WITH_RENDER = """
 SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
        j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
        j.variants, j.placeholder, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
-                                              FROM jsonb_array_elements(j.chain) WITH ORDINALITY AS x (e, n)),
-                                           '[]') AS chain,
+                                              FROM jsonb_array_elements(j.fallback_chain)
+                                                     WITH ORDINALITY AS x (e, n)), '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
        (SELECT count(*) FROM render_variants v WHERE v.render_id = j.id) AS variants_created
   FROM jobs j LEFT JOIN renders r ON r.id = j.id
@@ -191,11 +192,11 @@ SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_
 
 
 def get_with_render(conn: Connection, job_id: UUID) -> Row | None:
-    """Return a job with what was published of it."""
-    return fetch_one(conn, SHOW, {"id": job_id})
+    """Return a job with its render, deleted or not, and the number of its variants."""
+    return fetch_one(conn, GET_WITH_RENDER, {"id": job_id})
 
 
-ERRORS = """
+LIST_ERRORS = """
 SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, o.category AS type, o.reason AS message,
        coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
@@ -211,11 +212,11 @@ SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.re
 
 
 def list_errors(conn: Connection, job_id: UUID) -> list[Row]:
-    """Return what went wrong in a job: its dead outputs and its predictions that ended without files."""
-    return fetch_all(conn, ERRORS, {"id": job_id})
+    """Return the errors of a job: dead outputs, and predictions that ended without files or were abandoned."""
+    return fetch_all(conn, LIST_ERRORS, {"id": job_id})
 
 
-PAGE = """
+LIST_PAGE = """
 SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.created_at, j.deadline_at, j.settled_at,
        j.reopened, r.id AS render_id, o.outputs, o.kept
   FROM jobs j
@@ -230,12 +231,12 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
 
 
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
-    """Return jobs, newest first, with how many files they have; `filters` has owner, state and before."""
-    return fetch_all(conn, PAGE, {**filters, "limit": limit})
+    """Return jobs, newest first, with their numbers of files; `filters`: owner, state, before."""
+    return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
 
 
 def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
-    """Insert an open job with its chain; False when its owner has a job under this key already."""
+    """Insert an open job with its fallback chain; return False if its owner has used the idempotency key."""
     args: dict[str, Any] = {
         "id": job_id,
         "owner": request.owner,
@@ -248,19 +249,19 @@ def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify
         "project_id": request.project_id,
         "scene": None if request.scene is None else Jsonb(request.scene),
         "partial": request.partial,
-        "chain": Jsonb([_entry(entry) for entry in request.fallback_chain]),
+        "fallback_chain": Jsonb([_to_json(entry) for entry in request.fallback_chain]),
         "placeholder": request.placeholder,
         "notify": notify,
         "key": request.idempotency_key,
         "request_sha256": request.request_sha256,
         "deadline": timedelta(seconds=request.deadline_seconds),
-        "reason": f"a chain of {len(request.fallback_chain)}",
+        "reason": f"fallback chain of {len(request.fallback_chain)}",
         "actor": actor,
     }
     return fetch_one(conn, ADD_REQUESTED, args) is not None
 
 
-def _entry(entry: FallbackEntry) -> dict[str, Any]:
+def _to_json(entry: FallbackEntry) -> dict[str, Any]:
     return {"provider": entry.provider, "model": entry.model, "input": dict(entry.input), "seconds": entry.seconds}
 
 
@@ -272,5 +273,5 @@ SELECT j.id, j.state, j.request_sha256,
 
 
 def find_by_key(conn: Connection, owner: str, key: str) -> Row | None:
-    """Return id, state, first prediction and the request's hash of the job that an owner has under a key."""
+    """Return id, state, request_sha256 and first prediction_id of the job with an idempotency key."""
     return fetch_one(conn, FIND_BY_KEY, {"owner": owner, "key": key})

@@ -1,8 +1,9 @@
 """
-Claims on rows of deliveries, predictions, outputs and notices: claim, renew, hand back, release. One file for all.
+Leases on rows of deliveries, predictions, outputs and notifications: claim, renew, reschedule, release.
 
-A row is leased when `lease_token` is not null. Every write under a lease names the token; no row back means that
-another worker owns it. A claim counts an attempt and a crash; writing back takes the crash back.
+A row is leased if `lease_token` is not null. Every write under a lease checks the token; no row returned means that
+another worker owns the row. A claim increments `attempt` and `crashes`; a write by the lease holder decrements
+`crashes`.
 """
 
 import uuid
@@ -13,22 +14,23 @@ from uuid import UUID
 from db.connection import Connection, fetch_all, fetch_one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
+from moorage.transitions import EventKind
 
 SUBJECT: Final[Mapping[WorkTable, str]] = {
     "deliveries": "delivery",
     "predictions": "prediction",
     "outputs": "output",
-    "notices": "notice",
+    "notifications": "notification",
 }
 
-# What every write-back of the worker itself does to the lease.
+# Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
-_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notices": "job_id"}
+_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
-# Whether nobody has paused a row. The list of pauses is read once; while it is empty no output is asked for its
-# provider, and the planner does not take the rows for few, which would cost it the index. Objects are discarded, and
-# deliveries ingested, during a pause too.
+# The condition that a row is not paused. The list of pauses is read once a statement. With an empty list no provider
+# is looked up, and the planner does not underestimate the rows, which would make it skip the index. A pause affects
+# neither ingest nor discard.
 _PAUSED: Final = "ALL (ARRAY(SELECT target FROM pauses))"
 UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "deliveries": "true",
@@ -36,7 +38,7 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
-    "notices": "true",
+    "notifications": "true",
 }
 
 
@@ -70,7 +72,7 @@ def claim(
     lease_seconds: float,
     max_crashes: int,
 ) -> Lease | None:
-    """Claim a due row that nobody holds; None when there is no such row, it is paused or has crashed too often."""
+    """Claim a due, unleased row; return None if there is none, it is paused, or it reached the crash limit."""
     token = uuid.uuid4()
     args = {
         "row_id": row_id,
@@ -92,7 +94,7 @@ SELECT id FROM {table}
 
 
 def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
-    """Return whether a due row has crashed too often to be claimed again."""
+    """Return True if a due, unleased row reached the crash limit."""
     args = {"row_id": row_id, "states": list(states), "max_crashes": max_crashes}
     return fetch_one(conn, IS_POISON[table], args) is not None
 
@@ -105,57 +107,63 @@ RETURNING id
 
 
 def renew(conn: Connection, lease: Lease, *, lease_seconds: float) -> bool:
-    """Prolong a lease, also an expired one that nobody took; False when it is lost."""
+    """Extend a lease, also an expired one that was not released; return False if it is lost."""
     args = {"row_id": lease.row_id, "token": lease.token, "lease_seconds": lease_seconds}
     return fetch_one(conn, RENEW[lease.table], args) is not None
 
 
-HOLDS = _for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token = %(token)s")
+IS_CURRENT = _for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token = %(token)s")
 
 
 def is_current(conn: Connection, lease: Lease) -> bool:
-    """Return whether the row still carries the token: what an uncertain COMMIT is decided by."""
-    return fetch_one(conn, HOLDS[lease.table], {"row_id": lease.row_id, "token": lease.token}) is not None
+    """Return True if the row still has the lease's token. Decides whether an uncertain COMMIT took place."""
+    return fetch_one(conn, IS_CURRENT[lease.table], {"row_id": lease.row_id, "token": lease.token}) is not None
 
 
-HAND_BACK = _for_each("""
+RESCHEDULE = _for_each("""
 WITH moved AS (
     UPDATE {table}
-       SET {clear}, attempt = attempt - CASE WHEN %(counted)s THEN 0 ELSE 1 END, woken_at = NULL,
+       SET {clear}, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END, woken_at = NULL,
            run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = %(reason)s
      WHERE id = %(row_id)s AND lease_token = %(token)s
     RETURNING id, {job} AS job_id, state
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s, %(actor)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
+SELECT '{subject}', id, job_id, state, state, %(kind)s, %(reason)s, %(actor)s FROM moved
 RETURNING subject_id AS id
 """)
 
 
-def reschedule(conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool) -> None:
+def reschedule(
+    conn: Connection,
+    lease: Lease,
+    *,
+    wait_seconds: float,
+    reason: str,
+    counts_as_error: bool,
+    kind: EventKind = "attempt_failed",
+) -> None:
     """
-    Give a row back, to be tried again after a wait.
+    End the lease and make the row due again after a wait. Raises LeaseLost.
 
     Args:
-        counted: whether the attempt counts as an error; a stopping worker's does not, nor does our own outage.
-
-    Raises:
-        LeaseLost: another worker owns it.
+        counts_as_error: False if the worker is stopping or an internal service failed.
     """
     args: dict[str, Any] = {
         "row_id": lease.row_id,
         "token": lease.token,
         "wait_seconds": max(wait_seconds, 0.0),
         "reason": reason,
-        "counted": counts_as_error,
+        "counts_as_error": counts_as_error,
+        "kind": kind,
         "actor": lease.leased_by,
     }
-    if fetch_one(conn, HAND_BACK[lease.table], args) is None:
+    if fetch_one(conn, RESCHEDULE[lease.table], args) is None:
         raise LeaseLost(f"{lease.table} {lease.row_id}: the lease is lost")
 
 
 def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
-    """Return the statement by which `end` ends rows of a state; `values` is what it sets beside the work columns."""
+    """Return a statement for `execute_end`; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table}
@@ -170,7 +178,7 @@ RETURNING job_id
 
 
 def execute_end(conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object) -> UUID:
-    """Run a statement of `ending` on a leased row of a job; returns the job. LeaseLost when another worker owns it."""
+    """Execute a statement of `build_end_statement` on a leased row of a job; return the job's id. Raises LeaseLost."""
     args = {"row_id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "reason": reason, **values}
     row = fetch_one(conn, statement, args)
     if row is None:
@@ -178,8 +186,8 @@ def execute_end(conn: Connection, lease: Lease, statement: str, *, reason: str |
     return UUID(str(row["job_id"]))
 
 
-# A release names its lease: the audit compares it with the keys of objects, which name the lease that stored them.
-RELEASE_OF = _for_each("""
+# Releases record the lease: the audit compares it with object keys, which contain the lease that stored them.
+RELEASE_HELD_BY = _for_each("""
 WITH held AS MATERIALIZED (
     SELECT id, left(lease_token::text, 8) AS lease FROM {table}
      WHERE leased_by = %(leased_by)s AND lease_token IS NOT NULL
@@ -190,19 +198,21 @@ WITH held AS MATERIALIZED (
       FROM held WHERE t.id = held.id
     RETURNING t.id, {job} AS job_id, t.state, held.lease
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(reason)s || ' (lease ' || lease || ')', %(leased_by)s FROM moved
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'worker_died', lease, %(reason)s || ' (lease ' || lease || ')',
+       %(leased_by)s
+  FROM moved
 RETURNING subject_id AS id
 """)
 
 
 def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
-    """Free what a dead worker child held; its crash stays counted. Returns the rows freed."""
+    """Release the rows of a dead worker process, which counts as a crash of each; return them."""
     args = {"leased_by": leased_by, "reason": reason}
-    return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_OF[table], args)]
+    return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_HELD_BY[table], args)]
 
 
-# In the first 30 s after PostgreSQL started its leases may be alive: their holders could not renew them.
+# In the first 30 s after a start of PostgreSQL expired leases may be in use: their holders could not renew them.
 RELEASE_EXPIRED = _for_each("""
 WITH expired AS MATERIALIZED (
     SELECT id, left(lease_token::text, 8) AS lease FROM {table}
@@ -215,40 +225,42 @@ WITH expired AS MATERIALIZED (
       FROM expired WHERE t.id = expired.id
     RETURNING t.id, {job} AS job_id, t.state, expired.lease
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, state, state, 'the lease ' || lease || ' expired: its worker is gone or stuck',
-       %(actor)s
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
+SELECT '{subject}', id, job_id, state, state, 'lease_expired', lease,
+       'the lease ' || lease || ' expired: its worker has died or hangs', %(actor)s
   FROM moved
 RETURNING subject_id AS id
 """)
 
 
 def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID]:
-    """Free leases whose end has passed; their crash stays counted. Returns the rows freed, at most 500."""
+    """Release expired leases, which counts as a crash of each row; return the rows, at most 500."""
     return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], {"actor": actor})]
 
 
-def _due(table: WorkTable, rows: str, urgent: str = "run_at") -> str:
+def _build_wake_statement(table: WorkTable, condition: str, order: str = "run_at") -> str:
     return f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM {table}
-     WHERE {rows} AND lease_token IS NULL AND run_at <= moment()
-       AND (%(starved)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-     ORDER BY {urgent} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+     WHERE {condition} AND lease_token IS NULL AND run_at <= moment()
+       AND (%(queue_is_empty)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+     ORDER BY {order} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """
 
 
-# What dispatch looks at, most urgent first. `starved`: the queue is empty, so old wakes are gone.
+# Due rows for dispatch, most urgent first. With an empty queue earlier wakes are lost: woken_at is ignored.
 _PLANNED: Final = f"state IN ('planned', 'submitting') AND {UNPAUSED['predictions']}"
 DUE: Final = {
-    "ingest": _due("deliveries", "state IN ('new', 'unmatched')"),
-    "submit": _due("predictions", f"{_PLANNED} AND provider <> ALL (%(synchronous)s::text[])"),
-    "generate": _due("predictions", f"{_PLANNED} AND provider = ANY (%(synchronous)s::text[])"),
-    "poll": _due("predictions", f"state IN ('running', 'abandoned') AND {UNPAUSED['predictions']}"),
-    "keep": _due("outputs", f"state = 'waiting' AND {UNPAUSED['outputs']}", "expires_at NULLS LAST, run_at"),
-    "discard": _due("outputs", "state = 'discarding'"),
-    "notify": _due("notices", "state = 'waiting'"),
+    "ingest": _build_wake_statement("deliveries", "state IN ('new', 'unmatched')"),
+    "submit": _build_wake_statement("predictions", f"{_PLANNED} AND provider <> ALL (%(synchronous)s::text[])"),
+    "generate": _build_wake_statement("predictions", f"{_PLANNED} AND provider = ANY (%(synchronous)s::text[])"),
+    "poll": _build_wake_statement("predictions", f"state IN ('running', 'abandoned') AND {UNPAUSED['predictions']}"),
+    "keep": _build_wake_statement(
+        "outputs", f"state = 'waiting' AND {UNPAUSED['outputs']}", "expires_at NULLS LAST, run_at"
+    ),
+    "discard": _build_wake_statement("outputs", "state = 'discarding'"),
+    "notify": _build_wake_statement("notifications", "state = 'waiting'"),
 }
 
 
@@ -259,16 +271,16 @@ def wake_due(
     Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s.
 
     Args:
-        synchronous: the providers whose predictions are submitted by the step generate, not by submit.
+        queue_is_empty: include rows woken less than 30 s ago.
+        synchronous: providers that return files in the response; step generate submits to them, submit to the others.
     """
-    args = {"limit": limit, "starved": queue_is_empty, "synchronous": list(synchronous)}
+    args = {"limit": limit, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
     return [row["id"] for row in fetch_all(conn, DUE[step], args)]
 
 
-STATE = {table: f"SELECT state FROM {table} WHERE id = %(id)s" for table in SUBJECT}
+GET_STATE = {table: f"SELECT state FROM {table} WHERE id = %(id)s" for table in SUBJECT}
 
 
 def get_state(conn: Connection, table: WorkTable, row_id: UUID) -> str | None:
-    """Return the state of a row, None when there is none."""
-    row = fetch_one(conn, STATE[table], {"id": row_id})
+    row = fetch_one(conn, GET_STATE[table], {"id": row_id})
     return str(row["state"]) if row else None

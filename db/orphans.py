@@ -1,4 +1,4 @@
-"""What the orphan sweep asks of PostgreSQL: whether a key can still be recorded, and where a sweep stopped."""
+"""Queries of the orphan sweep: whether a row may still reference a key, and where a scan stopped."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -9,24 +9,24 @@ from db.connection import Connection, fetch_one
 
 ReferenceKind = Literal["named", "leased"]
 
-LEASE: Final = "SELECT lease_token FROM outputs WHERE job_id = %(render_id)s AND idx = %(idx)s"
+GET_LEASE: Final = "SELECT lease_token FROM outputs WHERE job_id = %(render_id)s AND idx = %(idx)s"
 
-LOCK: Final = f"{LEASE} FOR UPDATE"
+LOCK_OUTPUT: Final = f"{GET_LEASE} FOR UPDATE"
 
 
 def find_reference(
     conn: Connection, key: str, render_id: UUID, idx: int, token_prefix: str, *, lock: bool
 ) -> ReferenceKind | None:
     """
-    Return why the object of an output must stay, or None when no row can ever name it any more.
+    Return how an output row references a key, or None if no row can ever reference it.
 
-    A lease that is only late still counts: its holder may revive it.
+    An expired lease still counts: its holder may renew it.
 
     Args:
-        lock: wait under the output's row lock for whoever is about to record the key; the names are then read by a
-            statement of their own, with a snapshot that sees what the lock waited for.
+        lock: take the output's row lock first, to wait for a worker that is recording the key; the references are
+            then read by a second statement, with a snapshot that sees what the lock waited for.
     """
-    row = fetch_one(conn, LOCK if lock else LEASE, {"render_id": render_id, "idx": idx})
+    row = fetch_one(conn, LOCK_OUTPUT if lock else GET_LEASE, {"render_id": render_id, "idx": idx})
     if key in objects.find_referenced_keys(conn, [key]):
         return "named"
     token: UUID | None = row["lease_token"] if row else None
@@ -35,32 +35,32 @@ def find_reference(
 
 @dataclass(frozen=True, slots=True)
 class ScanCursor:
-    """Where a sweep stopped: in which listing, behind which key."""
+    """The position of a scan: a listing and the last key processed."""
 
     listing: str
     after_key: str
 
 
-CURSOR: Final = "SELECT place, after_key FROM cursors WHERE sweep = %(sweep)s"
+LOAD_CURSOR: Final = "SELECT place, after_key FROM cursors WHERE sweep = %(sweep)s"
 
 
 def load_cursor(conn: Connection, sweep: str) -> ScanCursor | None:
-    """Return where the last run of a sweep stopped; None when it came to the end."""
-    row = fetch_one(conn, CURSOR, {"sweep": sweep})
+    """Return the position of a sweep's last run, or None if it was completed."""
+    row = fetch_one(conn, LOAD_CURSOR, {"sweep": sweep})
     return ScanCursor(row["place"], row["after_key"]) if row else None
 
 
-MOVE: Final = """
+SAVE_CURSOR: Final = """
 INSERT INTO cursors (sweep, place, after_key) VALUES (%(sweep)s, %(place)s, %(after_key)s)
 ON CONFLICT (sweep) DO UPDATE SET place = %(place)s, after_key = %(after_key)s, moved_at = moment()
 """
 
-FORGET: Final = "DELETE FROM cursors WHERE sweep = %(sweep)s"
+DELETE_CURSOR: Final = "DELETE FROM cursors WHERE sweep = %(sweep)s"
 
 
-def save_cursor(conn: Connection, sweep: str, to: ScanCursor | None) -> None:
-    """Remember where a sweep is; None: at the end."""
-    if to is None:
-        conn.execute(FORGET, {"sweep": sweep})
+def save_cursor(conn: Connection, sweep: str, position: ScanCursor | None) -> None:
+    """Store the position of a sweep; None deletes it: the next run starts from the beginning."""
+    if position is None:
+        conn.execute(DELETE_CURSOR, {"sweep": sweep})
     else:
-        conn.execute(MOVE, {"sweep": sweep, "place": to.listing, "after_key": to.after_key})
+        conn.execute(SAVE_CURSOR, {"sweep": sweep, "place": position.listing, "after_key": position.after_key})

@@ -1,18 +1,21 @@
-"""Outputs: the files of chosen predictions, the unit of work."""
+"""Outputs: the files of chosen predictions, one unit of work each."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from db import leases
+from db import dead_letters, discarding, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.errors import LeaseLost
-from moorage.model import Lease, Output, StoredOutput
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
+from moorage.text import to_storable
 
 ADD = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, ended_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
@@ -25,7 +28,7 @@ WITH made AS (
     RETURNING id, job_id, state
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM made
+SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 
@@ -42,10 +45,10 @@ def add(
     object_key: str | None = None,
 ) -> bool:
     """
-    Insert a file that a prediction produced, waiting, or dead where it must not be fetched; False when it is known.
+    Insert a file of a prediction: `waiting`, or `dead` if it has a problem; return False if the path exists.
 
     Args:
-        object_key: the file lies in the private bucket under this key.
+        object_key: the file is stored in the private bucket under this key.
     """
     kind = "object" if object_key else ("inline" if file.data is not None else "url")
     args: dict[str, Any] = {
@@ -64,7 +67,7 @@ def add(
     return fetch_one(conn, ADD, args) is not None
 
 
-RENEW_SOURCE = """
+UPDATE_SOURCE_URL = """
 UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
  WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
    AND source IS DISTINCT FROM %(url)s
@@ -73,12 +76,12 @@ RETURNING id
 
 
 def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, expires_at: datetime | None) -> bool:
-    """Take a fresh URL and expiry for a path that is still waiting; False when nothing changed."""
+    """Set a new URL and expiry for a waiting path; return False if nothing changed."""
     args = {"prediction_id": prediction_id, "path": file.path, "url": file.url, "expires_at": expires_at}
-    return fetch_one(conn, RENEW_SOURCE, args) is not None
+    return fetch_one(conn, UPDATE_SOURCE_URL, args) is not None
 
 
-REFRESH = """
+RECORD_REFRESH = """
 UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
        refreshed_at = moment()
  WHERE id = %(id)s AND lease_token = %(token)s
@@ -87,9 +90,9 @@ RETURNING id
 
 
 def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
-    """Record that the provider was asked for a fresh URL, and take it; LeaseLost when another worker owns the row."""
+    """Record that a new URL was requested from the provider, and the URL if there is one. Raises LeaseLost."""
     args = {"id": lease.row_id, "token": lease.token, "url": url, "expires_at": expires_at}
-    if fetch_one(conn, REFRESH, args) is None:
+    if fetch_one(conn, RECORD_REFRESH, args) is None:
         raise LeaseLost(f"output {lease.row_id}: the lease is lost")
 
 
@@ -102,7 +105,7 @@ SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path
 
 
 def get(conn: Connection, output_id: UUID) -> Output | None:
-    """Return an output with where its file comes from."""
+    """Return an output joined with its prediction, inline data included."""
     row = fetch_one(conn, GET, {"id": output_id})
     return Output(**row) if row else None
 
@@ -121,7 +124,7 @@ END_KEPT = leases.build_end_statement(
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
-    """Record a stored file; LeaseLost when another worker owns the output."""
+    """Record the stored file of an output. Raises LeaseLost."""
     thumb = stored.thumb
     facts: dict[str, Any] = {
         **{key: value for key, value in asdict(stored.media).items() if key != "extension"},
@@ -139,45 +142,50 @@ def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     leases.execute_end(conn, lease, END_KEPT, **facts)
 
 
-END_DEAD = leases.build_end_statement("outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s")
-
-
-def end_dead(conn: Connection, lease: Lease, category: str, reason: str) -> None:
-    """Give up on an output; LeaseLost when another worker owns it."""
-    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason)
-
-
-# An output that is being discarded ends discarded: its objects then belong to no row and the orphan sweep takes them.
-POISON = """
-WITH old AS (
-    SELECT id, state FROM outputs
-     WHERE id = %(id)s AND state IN ('waiting', 'discarding') AND lease_token IS NULL AND crashes >= %(max_crashes)s
-       FOR UPDATE
-), moved AS (
-    UPDATE outputs o
-       SET state = CASE old.state WHEN 'waiting' THEN 'dead' ELSE 'discarded' END, run_at = NULL, ended_at = moment(),
-           category = 'POISON', reason = %(reason)s, key = NULL, thumb_key = NULL, thumb_bytes = NULL,
-           thumb_sha256 = NULL
-      FROM old WHERE o.id = old.id
-    RETURNING o.id, o.job_id, old.state AS from_state, o.state AS to_state
+END_DEAD = leases.build_end_statement(
+    "outputs",
+    "waiting",
+    "dead",
+    "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, from_state, to_state, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
 
 
-def poison(conn: Connection, output_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
-    """End an output whose workers keep dying; False when it is no longer such a row."""
-    args = {"id": output_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return fetch_one(conn, POISON, args) is not None
+def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
+    """End an output as `dead`, without a dead letter. Raises LeaseLost."""
+    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
+
+
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> Job | None:
+    """
+    End a leased output with a dead letter; return its job, locked. Raises LeaseLost.
+
+    A discarding output becomes `discarded`: its objects then belong to no row, and the orphan sweep deletes them.
+    """
+    output = get(conn, lease.row_id)
+    if output is None:
+        return None
+    job = jobs.lock(conn, output.job_id)
+    facts = {"path": output.path, "attempts": lease.attempt, **facts}
+    if step == "discard":
+        discarding.end_discarded(conn, lease)
+        facts["keys"] = [output.key, output.thumb_key]
+    else:
+        reason = to_storable(decision.reason)
+        end_dead(conn, lease, decision.category, reason, source_expired=decision.source_expired)
+    provider, actor = output.provider, lease.leased_by
+    dead_letters.add(
+        conn, "output", output.id, decision, step=step, job_id=job.id, provider=provider, facts=facts, actor=actor
+    )
+    return job
 
 
 REPLAY = """
 WITH moved AS (
     UPDATE outputs
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           category = NULL, reason = NULL, refreshed_at = NULL
+           category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
      WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
     RETURNING id, job_id
 )
@@ -188,11 +196,11 @@ RETURNING subject_id AS id
 
 
 def replay(conn: Connection, output_id: UUID, actor: str) -> bool:
-    """Make a dead output wait again; False when its source is gone or it is not dead."""
+    """Reset a dead output to `waiting`; return False if it is not dead or its source was purged."""
     return fetch_one(conn, REPLAY, {"id": output_id, "actor": actor}) is not None
 
 
-OF_JOB = """
+LIST_BY_JOB = """
 SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END AS url, expires_at, state, category,
        reason, attempt, crashes, run_at, leased_by, ended_at, media, format, bytes, sha256, width_px, height_px,
        duration_s, key, thumb_key, thumb_missing, notes
@@ -201,5 +209,5 @@ SELECT id, idx, path, source_kind, CASE WHEN source_kind = 'url' THEN source END
 
 
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    """Return a job's outputs in their order."""
-    return fetch_all(conn, OF_JOB, {"job_id": job_id})
+    """Return a job's outputs by idx; URLs of sources only, no inline data."""
+    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})

@@ -1,4 +1,4 @@
-"""Pauses: what a person has stopped for a while. db/leases.py holds the guard that claims and dispatch go by."""
+"""Pauses set by an operator. db/leases.py contains the condition that claims and dispatch apply."""
 
 from datetime import datetime
 from typing import Final
@@ -16,7 +16,7 @@ RETURNING paused_at
 
 
 def add(conn: Connection, target: str, *, paused_by: str, reason: str | None) -> datetime | None:
-    """Pause a provider or `keep` and return since when; None when it is paused already, which changes nothing."""
+    """Pause a provider or `keep`; return the time, or None if it was already paused."""
     row = fetch_one(conn, ADD, {"target": target, "paused_by": paused_by, "reason": reason})
     return row["paused_at"] if row else None
 
@@ -25,13 +25,13 @@ REMOVE = "DELETE FROM pauses WHERE target = %(target)s RETURNING paused_at"
 
 
 def remove(conn: Connection, target: str) -> datetime | None:
-    """End a pause and return since when it was; None when there is none."""
+    """End a pause; return when it began, or None if there was none."""
     row = fetch_one(conn, REMOVE, {"target": target})
     return row["paused_at"] if row else None
 
 
-# The lateral parts read the indexes of live rows: what is live, not what was ever done.
-LIST = """
+# The lateral parts read the partial indexes of live rows.
+LIST_PAUSES = """
 SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
   FROM pauses s
   CROSS JOIN LATERAL (
@@ -52,13 +52,13 @@ def list_pauses(conn: Connection) -> list[Row]:
     """
     Return every pause, the oldest first.
 
-    Columns: target, paused_at, paused_by, reason; outputs and predictions that wait for its end; expires_at, when the
-    first of these outputs' URLs dies (null: none does).
+    Columns: target, paused_at, paused_by, reason; outputs and predictions: how many rows it blocks; expires_at: when
+    the first URL of these outputs expires, null for never.
     """
-    return fetch_all(conn, LIST)
+    return fetch_all(conn, LIST_PAUSES)
 
 
-OUTPUTS_DUE = """
+MAKE_OUTPUTS_DUE = """
 WITH waiting AS MATERIALIZED (
     SELECT id FROM outputs
      WHERE state = 'waiting' AND lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL)
@@ -68,7 +68,7 @@ UPDATE outputs t SET run_at = least(t.run_at, moment()), woken_at = NULL
   FROM waiting WHERE t.id = waiting.id RETURNING t.id
 """
 
-PREDICTIONS_DUE = """
+MAKE_PREDICTIONS_DUE = """
 WITH waiting AS MATERIALIZED (
     SELECT id FROM predictions
      WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
@@ -80,10 +80,10 @@ UPDATE predictions t SET run_at = least(t.run_at, moment()), woken_at = NULL
 
 
 def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
-    """Make waiting outputs of a provider (of all, for `keep`) due now and return them, at most `limit`."""
-    return [row["id"] for row in fetch_all(conn, OUTPUTS_DUE, {"target": target, "limit": limit})]
+    """Make waiting outputs of a provider (of all, for `keep`) due now; return the ids, at most `limit`."""
+    return [row["id"] for row in fetch_all(conn, MAKE_OUTPUTS_DUE, {"target": target, "limit": limit})]
 
 
 def make_predictions_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:
-    """Make live predictions of a provider due for a poll now and return them, at most `limit`."""
-    return [row["id"] for row in fetch_all(conn, PREDICTIONS_DUE, {"target": target, "limit": limit})]
+    """Make live predictions of a provider due now; return the ids, at most `limit`."""
+    return [row["id"] for row in fetch_all(conn, MAKE_PREDICTIONS_DUE, {"target": target, "limit": limit})]

@@ -1,14 +1,17 @@
-"""Predictions: runs at providers. Their status only moves forward."""
+"""Predictions: runs at providers. Their state only moves forward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from db import dead_letters, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
-from moorage.model import Lease, Prediction, PredictionState
+from moorage.lifecycle import DeadLetterDecision
+from moorage.model import Job, Lease, Prediction, PredictionState, Step
+from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
 POLLED_STATES = ("running", "abandoned")
@@ -19,7 +22,7 @@ _COLUMNS = (
 )
 
 ADD = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO predictions (id, job_id, seq, provider, external_id, model, state, deadline_at, run_at, ended_at)
     VALUES (%(id)s, %(job_id)s, %(seq)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
             moment() + %(deadline)s,
@@ -29,7 +32,7 @@ WITH made AS (
     RETURNING id, job_id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM made
+SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM inserted
 RETURNING subject_id AS id
 """
 
@@ -48,7 +51,7 @@ def add(
     state: PredictionState = "running",
     seq: int = 0,
 ) -> bool:
-    """Insert a prediction that runs at its provider (or has succeeded); False when it is known already."""
+    """Insert a prediction that is running at its provider, or has succeeded; return False if the external id exists."""
     args: dict[str, Any] = {
         "id": prediction_id,
         "job_id": job_id,
@@ -64,24 +67,25 @@ def add(
     return fetch_one(conn, ADD, args) is not None
 
 
-FIND = f"SELECT {_COLUMNS} FROM predictions WHERE provider = %(provider)s AND external_id = %(external_id)s"
+FIND_BY_EXTERNAL_ID = (
+    f"SELECT {_COLUMNS} FROM predictions WHERE provider = %(provider)s AND external_id = %(external_id)s"
+)
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
-    """Return the prediction with a provider's id, not locked."""
-    row = fetch_one(conn, FIND, {"provider": provider, "external_id": external_id})
+    row = fetch_one(conn, FIND_BY_EXTERNAL_ID, {"provider": provider, "external_id": external_id})
     return Prediction(**row) if row else None
 
 
-KNOWN = """
+FIND_BY_EXTERNAL_IDS = """
 SELECT external_id, id, state FROM predictions
  WHERE provider = %(provider)s AND external_id = ANY(%(external_ids)s::text[])
 """
 
 
 def find_by_external_ids(conn: Connection, provider: str, external_ids: Sequence[str]) -> dict[str, Row]:
-    """Return id and state of those of a provider's predictions that have a row, by the provider's id."""
-    rows = fetch_all(conn, KNOWN, {"provider": provider, "external_ids": list(external_ids)})
+    """Return external_id, id and state of the predictions that exist, keyed by external id."""
+    rows = fetch_all(conn, FIND_BY_EXTERNAL_IDS, {"provider": provider, "external_ids": list(external_ids)})
     return {row["external_id"]: row for row in rows}
 
 
@@ -89,7 +93,6 @@ GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
 
 
 def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
-    """Return a prediction, not locked."""
     row = fetch_one(conn, GET, {"id": prediction_id})
     return Prediction(**row) if row else None
 
@@ -98,22 +101,21 @@ LOCK = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s FOR UPDATE"
 
 
 def lock(conn: Connection, prediction_id: UUID) -> Prediction:
-    """Lock a prediction, after its job."""
+    """Lock a prediction; lock its job first."""
     row = fetch_one(conn, LOCK, {"id": prediction_id})
     if row is None:
-        raise LookupError(f"there is no prediction {prediction_id}")
+        raise LookupError(f"no prediction {prediction_id}")
     return Prediction(**row)
 
 
-NOTE = "UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(id)s AND ended_at IS NULL"
+RECORD_RAW_STATUS = "UPDATE predictions SET raw_status = %(raw_status)s WHERE id = %(id)s AND ended_at IS NULL"
 
 
 def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) -> None:
-    """Remember the provider's word for a live prediction."""
-    conn.execute(NOTE, {"id": prediction_id, "raw_status": raw_status})
+    conn.execute(RECORD_RAW_STATUS, {"id": prediction_id, "raw_status": raw_status})
 
 
-# A lease that a poll holds ends with the prediction: the poll's own write-back then finds it gone and stops.
+# This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
 END = """
 WITH moved AS (
     UPDATE predictions
@@ -141,7 +143,6 @@ def end(
     reason: str | None = None,
     raw_status: str | None = None,
 ) -> None:
-    """End a locked prediction."""
     args = {
         "id": prediction.id,
         "from_state": prediction.state,
@@ -153,10 +154,10 @@ def end(
         "actor": actor,
     }
     if fetch_one(conn, END, args) is None:
-        raise LookupError(f"prediction {prediction.id} is no longer {prediction.state}, though it is locked")
+        raise LookupError(f"prediction {prediction.id} is not {prediction.state}: it was not locked")
 
 
-WAIT = f"""
+SCHEDULE_NEXT_POLL = f"""
 UPDATE predictions
    SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
        run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
@@ -167,9 +168,9 @@ RETURNING id
 
 
 def schedule_next_poll(conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool) -> None:
-    """Give a polled prediction back until its next poll, at the latest at its deadline."""
+    """Release a polled prediction until its next poll, at the latest at its deadline. Raises LeaseLost."""
     args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(was_polled)}
-    if fetch_one(conn, WAIT, args) is None:
+    if fetch_one(conn, SCHEDULE_NEXT_POLL, args) is None:
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
 
 
@@ -188,7 +189,7 @@ RETURNING subject_id AS id
 
 
 def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
-    """Stop waiting for a prediction; a late answer still counts until the output life ends."""
+    """Stop waiting for a prediction; a late result still counts during `output_life_seconds`. Raises LeaseLost."""
     args = {
         "id": lease.row_id,
         "token": lease.token,
@@ -200,29 +201,29 @@ def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reaso
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
 
 
-MAKE_DUE = """
+MAKE_DUE_BY_JOB = """
 UPDATE predictions SET run_at = moment(), woken_at = NULL
  WHERE job_id = %(job_id)s AND state = 'running' AND lease_token IS NULL
    AND run_at > moment()
 RETURNING id
 """
 
-AWAITED = """
+LIST_AWAITED = """
 SELECT id FROM predictions WHERE job_id = %(job_id)s AND state IN ('planned', 'submitting', 'running') ORDER BY id
 """
 
 
 def list_awaited(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Return a job's predictions that may still bring files within our time limit."""
-    return [row["id"] for row in fetch_all(conn, AWAITED, {"job_id": job_id})]
+    """Return the ids of a job's predictions that may still produce files before their deadline."""
+    return [row["id"] for row in fetch_all(conn, LIST_AWAITED, {"job_id": job_id})]
 
 
 def make_due_by_job(conn: Connection, job_id: UUID) -> list[UUID]:
-    """Make those of a job's predictions due now that can be polled; returns those that were not."""
-    return [row["id"] for row in fetch_all(conn, MAKE_DUE, {"job_id": job_id})]
+    """Make a job's running predictions due now; return the ids of those that were not due."""
+    return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_JOB, {"job_id": job_id})]
 
 
-POLL_NOW = """
+MAKE_DUE_BY_ID = """
 WITH live AS (
     SELECT id FROM predictions
      WHERE id = ANY(%(ids)s::uuid[]) AND state IN ('running', 'abandoned') AND lease_token IS NULL
@@ -235,31 +236,28 @@ RETURNING p.id
 
 
 def make_due_by_id(conn: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    """Make those predictions that still run, and that nobody holds, due for a poll now; returns them."""
-    return [row["id"] for row in fetch_all(conn, POLL_NOW, {"ids": list(ids)})]
+    """Make those predictions that are running or abandoned, and not leased, due now; return their ids."""
+    return [row["id"] for row in fetch_all(conn, MAKE_DUE_BY_ID, {"ids": list(ids)})]
 
 
-POISON = """
-WITH old AS (
-    SELECT id, state FROM predictions
-     WHERE id = %(id)s AND ended_at IS NULL AND lease_token IS NULL AND crashes >= %(max_crashes)s FOR UPDATE
-), moved AS (
-    UPDATE predictions p
-       SET state = 'lost', category = 'POISON', reason = %(reason)s, ended_by = 'us', run_at = NULL,
-           ended_at = moment()
-      FROM old WHERE p.id = old.id
-    RETURNING p.id, p.job_id, old.state AS from_state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, from_state, 'lost', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
-"""
-
-
-def poison(conn: Connection, prediction_id: UUID, reason: str, *, max_crashes: int, actor: str) -> bool:
-    """End a prediction whose workers keep dying; False when it is no longer such a row."""
-    args = {"id": prediction_id, "reason": reason, "max_crashes": max_crashes, "actor": actor}
-    return fetch_one(conn, POISON, args) is not None
+def dead_letter(
+    conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
+) -> Job | None:
+    """End a leased prediction as `lost`, with a dead letter; return its job, locked. Raises LeaseLost."""
+    row = get(conn, lease.row_id)
+    if row is None:
+        return None
+    job, prediction, actor = jobs.lock(conn, row.job_id), lock(conn, row.id), lease.leased_by
+    if prediction.state not in LIVE_STATES:
+        return None
+    if not leases.is_current(conn, lease):
+        raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
+    reason, provider = to_storable(decision.reason), prediction.provider
+    end(conn, prediction, "lost", ended_by="us", actor=actor, category=decision.category, reason=reason)
+    dead_letters.add(
+        conn, "prediction", row.id, decision, step=step, job_id=job.id, provider=provider, facts=facts, actor=actor
+    )
+    return job
 
 
 REPLAY = """
@@ -278,11 +276,11 @@ RETURNING subject_id AS id
 
 
 def replay(conn: Connection, prediction_id: UUID, *, deadline: timedelta, actor: str) -> bool:
-    """Watch a lost prediction again, polled at once; False when it is not lost."""
+    """Reset a lost prediction to `running`, due now; return False if it is not lost or was never submitted."""
     return fetch_one(conn, REPLAY, {"id": prediction_id, "deadline": deadline, "actor": actor}) is not None
 
 
-OF_JOB = """
+LIST_BY_JOB = """
 SELECT id, seq, provider, external_id, model, state, category, reason, raw_status, created_at, deadline_at, polls,
        ended_by, run_at, attempt, crashes, leased_by, ended_at, entry, submitted_at, cancel_reason
   FROM predictions WHERE job_id = %(job_id)s ORDER BY seq
@@ -290,10 +288,10 @@ SELECT id, seq, provider, external_id, model, state, category, reason, raw_statu
 
 
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    """Return a job's predictions in the order of its chain."""
-    return fetch_all(conn, OF_JOB, {"job_id": job_id})
+    """Return a job's predictions, oldest first."""
+    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})
 
 
 def get_wait_end(prediction: Prediction) -> datetime:
-    """Return when waiting for a live prediction ends."""
+    """Return the time at which waiting for a live prediction ends."""
     return prediction.output_until or prediction.deadline_at

@@ -1,4 +1,4 @@
-"""Projects and placements: where each published file of an application's document belongs (rule 9)."""
+"""Projects, their documents, and the placements of published files in them (rule 9)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,28 +10,28 @@ from psycopg.types.json import Jsonb
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import scene_documents
 
-ENSURE = """
+ENSURE_OPEN = """
 INSERT INTO projects (id, owner) VALUES (%(id)s, %(owner)s)
 ON CONFLICT (id) DO UPDATE SET status = 'open' WHERE projects.status <> 'open'
 """
 
 
-OWNER = "SELECT owner FROM projects WHERE id = %(id)s"
+GET_OWNER = "SELECT owner FROM projects WHERE id = %(id)s"
 
 
 def ensure_open(conn: Connection, project_id: str, owner: str) -> bool:
     """
-    Have a project for a job that is about to be made: an empty one unless there is one, and open in any case.
+    Create an empty project for a new job if there is none, and set it to `open`.
 
-    Returns False for another owner's; the caller's transaction is not to be committed then.
+    Return False if the project belongs to another owner; the caller must then roll back.
     """
-    conn.execute(ENSURE, {"id": project_id, "owner": owner})
-    row = fetch_one(conn, OWNER, {"id": project_id})
+    conn.execute(ENSURE_OPEN, {"id": project_id, "owner": owner})
+    row = fetch_one(conn, GET_OWNER, {"id": project_id})
     return row is not None and row["owner"] == owner
 
 
 ADD = """
-INSERT INTO projects (id, owner, document) VALUES (%(id)s, %(owner)s, %(whole)s::jsonb -> 'document')
+INSERT INTO projects (id, owner, document) VALUES (%(id)s, %(owner)s, %(envelope)s::jsonb -> 'document')
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 """
@@ -39,28 +39,29 @@ RETURNING id
 
 def add(conn: Connection, project_id: str, owner: str, envelope: str) -> bool:
     """
-    Insert a project with its document; False when there is one.
+    Insert a project with its document; return False if the id exists.
 
     Args:
-        whole: JSON text of an object that has the document as `document`. PostgreSQL reads it itself, so that no number
-            is cut on its way through this process.
+        envelope: JSON text of an object with the document under `document`. PostgreSQL parses it, so that no number
+            loses precision in this process.
     """
-    return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "whole": envelope}) is not None
+    return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "envelope": envelope}) is not None
 
 
-REPLACE = """
-UPDATE projects SET document = %(whole)s::jsonb -> 'document', updated_at = moment() WHERE id = %(id)s
+REPLACE_DOCUMENT = """
+UPDATE projects SET document = %(envelope)s::jsonb -> 'document', updated_at = moment() WHERE id = %(id)s
 """
 
 ADD_SCENE = """
 UPDATE projects
    SET updated_at = moment(),
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
-                            THEN document -> 'scenes' ELSE '[]' END || jsonb_build_array(%(scene)s::jsonb || %(more)s))
+                            THEN document -> 'scenes' ELSE '[]' END
+                            || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
  WHERE id = %(id)s
 """
 
-# Each of these three writes a document once, however many of its scenes change: it may be a megabyte long.
+# These statements write a document once, whatever the number of scenes: it may be 1 MB.
 REMOVE_SCENES = """
 UPDATE projects
    SET updated_at = moment(),
@@ -71,40 +72,40 @@ UPDATE projects
  WHERE id = %(id)s
 """
 
-ORDER_SCENES = """
+REORDER_SCENES = """
 UPDATE projects
    SET updated_at = moment(),
        document = jsonb_set(document, '{scenes}', (
-           SELECT jsonb_agg(s.scene ORDER BY o.at)
-             FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (place, at)
-             JOIN jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n) ON s.n = o.place + 1))
+           SELECT jsonb_agg(s.scene ORDER BY o.target)
+             FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (position, target)
+             JOIN jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n) ON s.n = o.position + 1))
  WHERE id = %(id)s
 """
 
 
 def replace_document(conn: Connection, project_id: str, envelope: str) -> None:
-    """Replace the document of a locked project by the one in `whole`, as `add` takes it; compute it afterwards."""
-    conn.execute(REPLACE, {"id": project_id, "whole": envelope})
+    """Replace the document of a locked project; call `update_image_urls` afterwards. `envelope`: see `add`."""
+    conn.execute(REPLACE_DOCUMENT, {"id": project_id, "envelope": envelope})
 
 
 def add_scene(conn: Connection, project_id: str, scene: str, extra_fields: Mapping[str, Any]) -> None:
-    """Add a scene, JSON text, and some fields of ours to it, behind the last of a locked project."""
-    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "more": Jsonb(dict(extra_fields))})
+    """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
+    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "extra_fields": Jsonb(dict(extra_fields))})
 
 
 def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
-    """Remove the scenes at some positions, from 0, of a locked project."""
+    """Remove scenes of a locked project by position, from 0."""
     conn.execute(REMOVE_SCENES, {"id": project_id, "positions": list(positions)})
 
 
 def reorder_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
-    """Put the scenes of a locked project, which has some, in the order of their present positions: each one once."""
-    conn.execute(ORDER_SCENES, {"id": project_id, "positions": list(positions)})
+    """Reorder the scenes of a locked project. `positions`: a permutation of the current positions, not empty."""
+    conn.execute(REORDER_SCENES, {"id": project_id, "positions": list(positions)})
 
 
 LOCK = "SELECT id, owner, document::text AS document FROM projects WHERE id = %(id)s FOR UPDATE"
 
-PLACE = """
+ADD_PLACEMENTS = """
 INSERT INTO placements (render_id, idx, project_id, scene)
 SELECT v.render_id, v.idx, j.project_id, j.scene
   FROM render_variants v JOIN jobs j ON j.id = v.render_id
@@ -125,13 +126,13 @@ SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key
  ORDER BY p.render_id, p.idx
 """
 
-MOVE = """
+SET_SCENE_KEY = """
 UPDATE placements SET scene_key = %(scene_key)s
  WHERE render_id = %(render_id)s AND idx = %(idx)s AND scene_key IS DISTINCT FROM %(scene_key)s
 """
 
-# Only imageUrls is written, by the scenes' positions: what else a document holds never passes through this process.
-WRITE = """
+# Writes only imageUrls, by scene position: the rest of the document never passes through this process.
+SET_IMAGE_URLS = """
 UPDATE projects
    SET document = jsonb_set(document, '{scenes}', (
            SELECT jsonb_agg(CASE WHEN w.value IS NULL THEN s.scene
@@ -141,38 +142,43 @@ UPDATE projects
  WHERE id = %(id)s
 """
 
-SEAL = """
+SET_COMPUTED_MD5 = """
 UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
  WHERE id = %(id)s AND computed_md5 IS DISTINCT FROM document_md5
 """
 
 
 def lock(conn: Connection, project_id: str) -> Row | None:
-    """Lock a project: after outputs, before anything is inserted that refers to it."""
-    return _read(fetch_one(conn, LOCK, {"id": project_id}))
+    """Lock a project: after outputs, before inserting rows that reference it."""
+    return _parse_document(fetch_one(conn, LOCK, {"id": project_id}))
 
 
 def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
-    """Give every published file of a job its placement in its locked project, and compute the document anew."""
-    conn.execute(PLACE, {"job_id": job_id})
+    """Insert placements for a job's published files in its locked project, and update the document."""
+    conn.execute(ADD_PLACEMENTS, {"job_id": job_id})
     update_image_urls(conn, project, asset_base)
 
 
 def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
     """
-    Compute where a locked project's files belong and write its `imageUrls`.
+    Recompute the placements of a locked project's files and write its `imageUrls`.
 
-    The document was read under the lock, so a concurrent writer's changes are kept and only `imageUrls` is ours.
+    The document was read under the lock, so changes of other writers are preserved.
     """
     placed = fetch_all(conn, LIST_PLACED, {"id": project["id"]})
     keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
-            conn.execute(MOVE, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-    changed = scene_documents.diff_image_urls(project["document"], _urls(zip(placed, keys, strict=True), asset_base))
+            conn.execute(SET_SCENE_KEY, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
+    changed = scene_documents.diff_image_urls(
+        project["document"], _urls_by_scene(zip(placed, keys, strict=True), asset_base)
+    )
     if changed:
-        conn.execute(WRITE, {"id": project["id"], "urls": Jsonb({str(at): urls for at, urls in changed.items()})})
-    conn.execute(SEAL, {"id": project["id"]})
+        conn.execute(
+            SET_IMAGE_URLS,
+            {"id": project["id"], "urls": Jsonb({str(position): urls for position, urls in changed.items()})},
+        )
+    conn.execute(SET_COMPUTED_MD5, {"id": project["id"]})
 
 
 OVERWRITTEN = """
@@ -181,7 +187,7 @@ SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER B
 
 
 def list_overwritten(conn: Connection, limit: int = 50) -> list[str]:
-    """Return projects whose document somebody wrote since `imageUrls` was computed."""
+    """Return ids of projects whose document another writer changed since `imageUrls` was computed."""
     return [row["id"] for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
 
 
@@ -191,15 +197,14 @@ SELECT id, owner, document::text AS document, created_at, updated_at FROM projec
 
 
 def get(conn: Connection, project_id: str) -> Row | None:
-    """Return a project with its document."""
-    return _read(fetch_one(conn, GET, {"id": project_id}))
+    return _parse_document(fetch_one(conn, GET, {"id": project_id}))
 
 
 def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> Row | None:
     """
-    Return a project with its document, `imageUrls` as they are to be, and `unplaced`: files that stand in no scene.
+    Return a project with its document, current `imageUrls`, and `unplaced`: the files without a scene.
 
-    They are computed here too, so that a document somebody has just overwritten is never shown as it was left.
+    `imageUrls` is computed on read, so that a document just overwritten by another writer is returned correctly.
     """
     project = get(conn, project_id)
     if project is None:
@@ -207,18 +212,18 @@ def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> R
     placed = fetch_all(conn, LIST_PLACED, {"id": project_id})
     keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     document = scene_documents.replace_image_urls(
-        project["document"], _urls(zip(placed, keys, strict=True), asset_base)
+        project["document"], _urls_by_scene(zip(placed, keys, strict=True), asset_base)
     )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**project, "document": document, "unplaced": unplaced}
 
 
-def _read(row: Row | None) -> Row | None:
+def _parse_document(row: Row | None) -> Row | None:
     return row and {**row, "document": scene_documents.parse_document(row["document"])}
 
 
-def _urls(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
-    """Return the addresses of the files that stand in each scene."""
+def _urls_by_scene(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
+    """Return the URLs of the files of each scene, by scene key."""
     urls: dict[str, list[str]] = defaultdict(list)
     for row, scene_key in placed:
         if scene_key is not None:

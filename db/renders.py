@@ -1,4 +1,4 @@
-"""Renders and their variants: the published results. Written in the one transaction that settles the job."""
+"""Renders and their variants: published results, written in the transaction that settles the job."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from uuid import UUID
 from db.connection import Connection, Row, fetch_all, fetch_one
 
 PUBLISH = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
            (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
@@ -17,7 +17,7 @@ WITH made AS (
     RETURNING id
 )
 INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'render', id, id, 'published', %(actor)s FROM made
+SELECT 'render', id, id, 'published', %(actor)s FROM inserted
 """
 
 ADD_VARIANTS = """
@@ -28,8 +28,8 @@ ON CONFLICT DO NOTHING
 RETURNING idx
 """
 
-# A cover that readers see stays; a placeholder gives way to the first file that came after it.
-UNCOVER = """
+# A cover stays, unless it is a placeholder: the first file published later replaces that.
+REPLACE_PLACEHOLDER_COVER = """
 WITH moved AS (
     UPDATE renders r SET cover_idx = first.idx
       FROM (SELECT v.idx FROM render_variants v JOIN outputs o ON o.id = v.output_id
@@ -40,15 +40,15 @@ WITH moved AS (
     RETURNING r.id
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'render', id, id, 'published', 'published', 'the placeholder gives way to its files', %(actor)s FROM moved
+SELECT 'render', id, id, 'published', 'published', 'files replace the placeholder', %(actor)s FROM moved
 """
 
 
 def publish(conn: Connection, job_id: UUID, actor: str) -> list[int]:
-    """Publish a locked job's kept outputs that are not published yet, cover and all; returns their idx."""
+    """Publish a locked job's kept outputs that are not published yet, and set the cover; return their idx."""
     conn.execute(PUBLISH, {"job_id": job_id, "actor": actor})
     added = sorted(row["idx"] for row in fetch_all(conn, ADD_VARIANTS, {"job_id": job_id}))
-    conn.execute(UNCOVER, {"job_id": job_id, "actor": actor})
+    conn.execute(REPLACE_PLACEHOLDER_COVER, {"job_id": job_id, "actor": actor})
     return added
 
 
@@ -56,7 +56,6 @@ EXISTS = "SELECT id FROM renders WHERE id = %(job_id)s"
 
 
 def exists(conn: Connection, job_id: UUID) -> bool:
-    """Return whether a job has published anything."""
     return fetch_one(conn, EXISTS, {"job_id": job_id}) is not None
 
 
@@ -64,11 +63,11 @@ IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT
 
 
 def is_deleted(conn: Connection, job_id: UUID) -> bool:
-    """Return whether a job's render was deleted: nothing may be added to it any more."""
+    """Return True if a job's render was deleted: nothing may be added to it."""
     return fetch_one(conn, IS_DELETED, {"job_id": job_id}) is not None
 
 
-VARIANTS = """
+LIST_VARIANTS = """
 SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, width_px, height_px, frames, duration_s,
        key, thumb_key, thumb_width_px, thumb_height_px, thumb_missing, color, is_placeholder, is_cover
   FROM variants WHERE render_id = ANY(%(render_ids)s::uuid[]) ORDER BY render_id, idx
@@ -76,24 +75,22 @@ SELECT render_id, idx, output_id, media, format, content_type, bytes, sha256, wi
 
 
 def list_variants(conn: Connection, render_id: UUID) -> list[Row]:
-    """Return the published files of a render."""
     return list_variants_of_renders(conn, [render_id])
 
 
 def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> list[Row]:
-    """Return the published files of several renders, each with its `render_id`."""
-    return fetch_all(conn, VARIANTS, {"render_ids": list(render_ids)})
+    return fetch_all(conn, LIST_VARIANTS, {"render_ids": list(render_ids)})
 
 
-_LISTED = """
+_PUBLISHED = """
 SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id,
        j.scene, j.state, j.reason, j.created_at, j.settled_at
   FROM renders r JOIN jobs j ON j.id = r.id
  WHERE r.deleted_at IS NULL
 """
 
-# By id and not by time of publication: ids are in the order of the jobs' making, and the index of an owner has them.
-PAGE = f"""{_LISTED}
+# By id, not by published_at: ids are in the order of job creation, and the index on (owner, id) serves it.
+LIST_PAGE = f"""{_PUBLISHED}
    AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
@@ -103,25 +100,25 @@ PAGE = f"""{_LISTED}
  ORDER BY r.id DESC LIMIT %(limit)s
 """
 
-SHOW = f"{_LISTED} AND r.id = %(id)s"
+GET_PUBLISHED = f"{_PUBLISHED} AND r.id = %(id)s"
 
 
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
     """Return published renders, newest job first; `filters` has owner, kind, state, style, project_id and before."""
-    return fetch_all(conn, PAGE, {**filters, "limit": limit})
+    return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
 
 
 def get_published(conn: Connection, render_id: UUID) -> Row | None:
-    """Return a published render with what its job says of it; None when there is none, or it was deleted."""
-    return fetch_one(conn, SHOW, {"id": render_id})
+    """Return a published render joined with its job, or None if absent or deleted."""
+    return fetch_one(conn, GET_PUBLISHED, {"id": render_id})
 
 
-FILE = """
+GET_FILE = """
 SELECT key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
   FROM variants WHERE render_id = %(render_id)s AND idx = %(idx)s
 """
 
 
 def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
-    """Return where a published file and its thumbnail are stored, and their facts; None when it is not published."""
-    return fetch_one(conn, FILE, {"render_id": render_id, "idx": idx})
+    """Return key, size and digest of a published file and its thumbnail, or None if not published."""
+    return fetch_one(conn, GET_FILE, {"render_id": render_id, "idx": idx})

@@ -1,8 +1,8 @@
 """
-What is old enough to go. Every statement takes a bounded number of rows, leaves those that somebody holds, and reads
-time through an index; each has its count beside it for a dry run.
+Retention: deletes old rows, raw bodies and inline bytes. Every statement processes a bounded number of rows, skips
+locked rows and finds old rows by an index; each has a count for a dry run.
 
-`seconds` is how long a row is kept after its end.
+`seconds` is the retention period after a row ended.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ LOCK_RENDER: Final = f"SELECT j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDA
 DISCARD_PUBLISHED: Final = """
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
-           crashes = 0, thumb_missing = NULL, reason = 'its render was deleted'
+           crashes = 0, thumb_missing = NULL, reason = 'render deleted'
      WHERE job_id = %(id)s AND state = 'kept'
     RETURNING id, job_id, reason
 )
@@ -44,8 +44,8 @@ INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, a
 SELECT 'render', id, id, 'published', 'deleted', %(reason)s, %(actor)s FROM moved
 """
 
-# What died beside the render's files cannot be added to it any more.
-CLOSE_LETTERS: Final = """
+# Dead outputs of a deleted render cannot be published later: their dead letters are closed.
+CLOSE_DEAD_LETTERS: Final = """
 WITH moved AS (
     UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
       FROM outputs o
@@ -53,29 +53,29 @@ WITH moved AS (
     RETURNING d.id, o.job_id
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'dead_letter', id, job_id, 'open', 'discarded', 'its render was deleted', %(actor)s FROM moved
+SELECT 'dead_letter', id, job_id, 'open', 'discarded', 'render deleted', %(actor)s FROM moved
 """
 
 
 def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]:
-    """Return renders published, and of jobs settled, longer ago."""
+    """Return renders published, and of jobs settled, more than `seconds` ago."""
     return [row["id"] for row in fetch_all(conn, OLD_RENDERS, {"seconds": seconds, "limit": limit})]
 
 
 def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
-    """Lock the job of a render that is still old enough; returns its project_id, None when somebody holds the job."""
+    """Lock the job of an old render; return its project_id, or None if it is locked or no longer old."""
     return fetch_one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
 
 
 def discard_render_files(conn: Connection, render_id: UUID, actor: str) -> None:
-    """Turn the files of a render to `discarding`, its job locked: the discard step deletes their objects."""
+    """Set the outputs of a render, whose job is locked, to `discarding`: the discard step deletes their objects."""
     conn.execute(DISCARD_PUBLISHED, {"id": render_id, "actor": actor})
 
 
 def mark_render_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:
-    """Make a render a tombstone, and close the dead letters of its job's files."""
+    """Mark a render as deleted, and close the dead letters of its job's outputs."""
     conn.execute(MARK_DELETED, {"id": render_id, "actor": actor, "reason": reason})
-    conn.execute(CLOSE_LETTERS, {"id": render_id, "actor": actor})
+    conn.execute(CLOSE_DEAD_LETTERS, {"id": render_id, "actor": actor})
 
 
 # --- raw bodies and inline bytes ----------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ WITH old AS MATERIALIZED (
 UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
 """
 
-# Without its body or its bytes a dead row cannot be replayed: its open dead letter says so, and waits on.
+# A dead row without its body or bytes cannot be replayed: its open dead letter becomes not retryable.
 PURGE_DEAD_BODIES: Final = f"""
 WITH old AS MATERIALIZED (
     SELECT id {_BODIES} AND state = 'dead' ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -112,11 +112,11 @@ WITH old AS MATERIALIZED (
 UPDATE outputs o SET source_data = NULL FROM old WHERE o.id = old.id RETURNING o.id
 """
 
-# --- finished rows: always with their events, so that history has no beginning without an end -----------------------
+# --- ended rows, always deleted together with their events -----------------------
 
 
 def _ended(table: str, subject: str) -> str:
-    """Return the rows of a table that are over and that no open dead letter is about."""
+    """Return the condition for ended rows of a table without an open dead letter."""
     return f"""
   FROM {table} WHERE ended_at IS NOT NULL AND ended_at < {_OLD}
    AND NOT EXISTS (SELECT FROM dead_letters l
@@ -124,26 +124,27 @@ def _ended(table: str, subject: str) -> str:
 """
 
 
-def _dropping(table: str, subject: str) -> str:
-    """Return the statement that drops such rows, with their dead letters and the events of both."""
+def _build_delete_statement(table: str, subject: str) -> str:
+    """Return the statement that deletes such rows, their dead letters, and the events of both."""
     return f"""
 WITH old AS MATERIALIZED (
     SELECT id {_ended(table, subject)} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), letters AS (
     DELETE FROM dead_letters l USING old WHERE l.subject = '{subject}' AND l.subject_id = old.id RETURNING l.id
-), told AS (
+), row_events AS (
     DELETE FROM events e USING old WHERE e.subject = '{subject}' AND e.subject_id = old.id
-), told_of_letters AS (
+), letter_events AS (
     DELETE FROM events e USING letters WHERE e.subject = 'dead_letter' AND e.subject_id = letters.id
 )
 DELETE FROM {table} t USING old WHERE t.id = old.id RETURNING t.id
 """
 
 
-DROP_DELIVERIES: Final = _dropping("deliveries", "delivery")
-DROP_NOTICES: Final = _dropping("notices", "notice")  # of jobs that stay; those of a job that goes, go with it
+DROP_DELIVERIES: Final = _build_delete_statement("deliveries", "delivery")
+# Those of a deleted job are deleted with it.
+DROP_NOTIFICATIONS: Final = _build_delete_statement("notifications", "notification")
 
-# A discarded one stays with its row: it is the reason why that row is dead.
+# A discarded dead letter is deleted with its row, whose end it explains.
 _LETTERS: Final = f"""
   FROM dead_letters WHERE closed_at IS NOT NULL AND closed_at < {_OLD} AND (state = 'replayed' OR subject = 'message')
 """
@@ -151,7 +152,7 @@ _LETTERS: Final = f"""
 DROP_LETTERS: Final = f"""
 WITH old AS MATERIALIZED (
     SELECT id {_LETTERS} ORDER BY closed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), told AS (
+), row_events AS (
     DELETE FROM events e USING old WHERE e.subject = 'dead_letter' AND e.subject_id = old.id
 )
 DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
@@ -163,18 +164,18 @@ _IN_BATCHES: Final = {
     "failed_sources": (PURGE_SOURCES, _SOURCES),
     "deliveries": (DROP_DELIVERIES, _ended("deliveries", "delivery")),
     "dead_letters": (DROP_LETTERS, _LETTERS),
-    "notices": (DROP_NOTICES, _ended("notices", "notice")),
+    "notifications": (DROP_NOTIFICATIONS, _ended("notifications", "notification")),
 }
 
 
-def purge_batch(conn: Connection, what: str, seconds: float, limit: int) -> int:
-    """Purge or drop one batch of what is named (`bodies`, `deliveries`, ...); returns how many rows it were."""
-    return len(fetch_all(conn, _IN_BATCHES[what][0], {"seconds": seconds, "limit": limit}))
+def purge_batch(conn: Connection, kind: str, seconds: float, limit: int) -> int:
+    """Purge or delete one batch of a kind (`bodies`, `deliveries`, ...); return the number of rows."""
+    return len(fetch_all(conn, _IN_BATCHES[kind][0], {"seconds": seconds, "limit": limit}))
 
 
 # --- jobs without a render ----------------------------------------------------------------------------------------
 
-_OVER: Final = """
+_NO_LIVE_ROWS: Final = """
    AND NOT EXISTS (SELECT FROM predictions p WHERE p.job_id = j.id AND p.run_at IS NOT NULL)
    AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND (o.run_at IS NOT NULL OR o.source_kind = 'object'
                                                                     AND o.source IS NOT NULL))
@@ -182,38 +183,38 @@ _OVER: Final = """
                     WHERE o.job_id = j.id AND l.state = 'open')
    AND NOT EXISTS (SELECT FROM predictions p JOIN dead_letters l ON l.subject = 'prediction' AND l.subject_id = p.id
                     WHERE p.job_id = j.id AND l.state = 'open')
-   AND NOT EXISTS (SELECT FROM notices n
+   AND NOT EXISTS (SELECT FROM notifications n
                     WHERE n.job_id = j.id AND (n.ended_at IS NULL OR EXISTS (
                           SELECT FROM dead_letters l
-                           WHERE l.subject = 'notice' AND l.subject_id = n.id AND l.state = 'open')))
+                           WHERE l.subject = 'notification' AND l.subject_id = n.id AND l.state = 'open')))
    AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
                     WHERE p.job_id = j.id AND (d.ended_at IS NULL OR EXISTS (
                           SELECT FROM dead_letters l
                            WHERE l.subject = 'delivery' AND l.subject_id = d.id AND l.state = 'open')))
 """
 
-_FAILED: Final = f"""
+_FAILED_JOBS: Final = f"""
   FROM jobs j
  WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
-   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id) {_OVER}
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id) {_NO_LIVE_ROWS}
 """
 
-_DELETED: Final = f"""
+_DELETED_JOBS: Final = f"""
   FROM renders r JOIN jobs j ON j.id = r.id
- WHERE r.deleted_at IS NOT NULL AND r.deleted_at < {_OLD} AND j.settled_at IS NOT NULL {_OVER}
+ WHERE r.deleted_at IS NOT NULL AND r.deleted_at < {_OLD} AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
 """
 
-OLD_FAILED_JOBS: Final = f"SELECT j.id {_FAILED} ORDER BY j.settled_at LIMIT %(limit)s"
+OLD_FAILED_JOBS: Final = f"SELECT j.id {_FAILED_JOBS} ORDER BY j.settled_at LIMIT %(limit)s"
 
 OLD_DELETED_JOBS: Final = f"""
 WITH r AS MATERIALIZED (
     SELECT id, deleted_at FROM renders WHERE deleted_at IS NOT NULL AND deleted_at < {_OLD}
 )
-SELECT j.id FROM r JOIN jobs j ON j.id = r.id WHERE j.settled_at IS NOT NULL {_OVER}
+SELECT j.id FROM r JOIN jobs j ON j.id = r.id WHERE j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
  ORDER BY r.deleted_at LIMIT %(limit)s
 """
 
-IS_OVER: Final = f"SELECT j.id FROM jobs j WHERE j.id = %(id)s AND j.settled_at IS NOT NULL {_OVER}"
+HAS_NO_LIVE_ROWS: Final = f"SELECT j.id FROM jobs j WHERE j.id = %(id)s AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}"
 
 LOCK_DELIVERIES: Final = """
 SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE job_id = %(id)s)
@@ -222,24 +223,24 @@ SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHE
 
 LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s FOR UPDATE SKIP LOCKED"
 
-# In the order of what refers to what.
+# In the order of the foreign keys.
 DROP_JOB: Final = {
     "letters": """
-WITH gone AS (
+WITH deleted AS (
     DELETE FROM dead_letters
      WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
         OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
-        OR (subject = 'notice' AND subject_id IN (SELECT id FROM notices WHERE job_id = %(id)s))
+        OR (subject = 'notification' AND subject_id IN (SELECT id FROM notifications WHERE job_id = %(id)s))
         OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))
     RETURNING id
 )
-DELETE FROM events e USING gone WHERE e.subject = 'dead_letter' AND e.subject_id = gone.id
+DELETE FROM events e USING deleted WHERE e.subject = 'dead_letter' AND e.subject_id = deleted.id
 """,
     "delivery_events": "DELETE FROM events WHERE subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[])",
     "events": """
-DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'notice', 'render')
+DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'notification', 'render')
 """,
-    "notices": "DELETE FROM notices WHERE job_id = %(id)s",
+    "notifications": "DELETE FROM notifications WHERE job_id = %(id)s",
     "placements": "DELETE FROM placements WHERE render_id = %(id)s",
     "variants": "DELETE FROM render_variants WHERE render_id = %(id)s",
     "renders": "DELETE FROM renders WHERE id = %(id)s",
@@ -252,21 +253,21 @@ DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'o
 
 
 def list_old_jobs(conn: Connection, seconds: float, limit: int) -> list[UUID]:
-    """Return jobs without a readable render that ended longer ago and that nothing waits for."""
+    """Return jobs that ended more than `seconds` ago without a visible render and have no live rows."""
     args = {"seconds": seconds, "limit": limit}
     return [row["id"] for sql in (OLD_FAILED_JOBS, OLD_DELETED_JOBS) for row in fetch_all(conn, sql, args)]
 
 
 def delete_job(conn: Connection, job_id: UUID) -> bool:
-    """Delete a job with everything that was recorded of it; False when something of it lives again."""
+    """Delete a job and all its rows; return False if it is locked or has live rows again."""
     deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"id": job_id})]
-    if fetch_one(conn, LOCK_JOB, {"id": job_id}) is None or fetch_one(conn, IS_OVER, {"id": job_id}) is None:
+    if fetch_one(conn, LOCK_JOB, {"id": job_id}) is None or fetch_one(conn, HAS_NO_LIVE_ROWS, {"id": job_id}) is None:
         return False
-    _drop(conn, {"id": job_id, "deliveries": deliveries})
+    _delete_rows(conn, {"id": job_id, "deliveries": deliveries})
     return True
 
 
-def _drop(conn: Connection, args: dict[str, Any]) -> None:
+def _delete_rows(conn: Connection, args: dict[str, Any]) -> None:
     for sql in DROP_JOB.values():
         conn.execute(sql, args)
 
@@ -275,13 +276,13 @@ def _drop(conn: Connection, args: dict[str, Any]) -> None:
 
 COUNTS: Final = {
     "renders": f"SELECT count(*) AS value {_RENDERS}",
-    "jobs": f"SELECT (SELECT count(*) {_FAILED}) + (SELECT count(*) {_DELETED}) AS value",
-    **{what: f"SELECT count(*) AS value {of}" for what, (_, of) in _IN_BATCHES.items()},
+    "jobs": f"SELECT (SELECT count(*) {_FAILED_JOBS}) + (SELECT count(*) {_DELETED_JOBS}) AS value",
+    **{kind: f"SELECT count(*) AS value {old}" for kind, (_, old) in _IN_BATCHES.items()},
 }
 
 
-def count_old_rows(conn: Connection, kept_seconds: dict[str, float], what: Sequence[str]) -> dict[str, int]:
-    """Return how many rows of each kind are old enough to go."""
+def count_old_rows(conn: Connection, seconds: dict[str, float], kinds: Sequence[str]) -> dict[str, int]:
+    """Return the number of old rows of each kind."""
     conn.execute(LONG_TIMEOUT)
-    found = {name: fetch_one(conn, COUNTS[name], {"seconds": kept_seconds[name]}) for name in what}
-    return {name: int(row["value"]) if row else 0 for name, row in found.items()}
+    rows = {kind: fetch_one(conn, COUNTS[kind], {"seconds": seconds[kind]}) for kind in kinds}
+    return {kind: int(row["value"]) if row else 0 for kind, row in rows.items()}

@@ -1,4 +1,4 @@
-"""Input files: rows of `uploads`, written after their object is stored and marked before it is deleted."""
+"""Uploads: input files. The row is inserted after its object is stored and marked deleted before it is deleted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from moorage.model import Media
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An input file as it is stored, freed of metadata: `bytes` and `sha256` are those of the object under `key`."""
+    """A stored input file, metadata removed; `bytes` and `sha256` describe the object under `key`."""
 
     id: UUID
     owner: str
@@ -31,7 +31,7 @@ RETURNING created_at
 
 
 def add(conn: Connection, upload: Upload) -> datetime:
-    """Record an upload whose object is stored; returns when."""
+    """Insert an upload whose object is stored; return its creation time."""
     media = upload.media
     row = fetch_one(
         conn,
@@ -50,85 +50,87 @@ def add(conn: Connection, upload: Upload) -> datetime:
             "duration_s": media.duration_s,
         },
     )
-    made: datetime = row["created_at"] if row else None  # type: ignore[assignment]  # RETURNING brings a row
-    return made
+    created_at: datetime = row["created_at"] if row else None  # type: ignore[assignment]  # RETURNING yields a row
+    return created_at
 
 
-SHOW: Final = """
+GET: Final = """
 SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, height_px, duration_s, created_at
   FROM uploads WHERE id = %(id)s AND deleted_at IS NULL
 """
 
 
 def get(conn: Connection, upload_id: UUID) -> Row | None:
-    """Return an upload, None when there is none or it was deleted."""
-    return fetch_one(conn, SHOW, {"id": upload_id})
+    """Return an upload, or None if absent or deleted."""
+    return fetch_one(conn, GET, {"id": upload_id})
 
 
-DELETE: Final = """
+MARK_DELETED: Final = """
 UPDATE uploads SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING key
 """
 
 
 def mark_deleted(conn: Connection, upload_id: UUID) -> str | None:
-    """Mark an upload as deleted, so that no row names its object; returns the key, None when it was deleted before."""
-    row = fetch_one(conn, DELETE, {"id": upload_id})
+    """Mark an upload as deleted, so that no row references its object; return the key, or None if it already was."""
+    row = fetch_one(conn, MARK_DELETED, {"id": upload_id})
     return str(row["key"]) if row else None
 
 
-OWNER: Final = "SELECT owner FROM uploads WHERE id = %(id)s"
+GET_OWNER: Final = "SELECT owner FROM uploads WHERE id = %(id)s"
 
 
 def get_owner(conn: Connection, upload_id: UUID) -> str | None:
-    """Return whose an upload is or was, None when there never was one."""
-    row = fetch_one(conn, OWNER, {"id": upload_id})
+    """Return the owner of an upload, deleted or not; None if it never existed."""
+    row = fetch_one(conn, GET_OWNER, {"id": upload_id})
     return str(row["owner"]) if row else None
 
 
-OF_OWNER: Final = """
+LIST_BY_OWNER: Final = """
 SELECT id, key, media, format, bytes, width_px, height_px
   FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND owner = %(owner)s AND deleted_at IS NULL
 """
 
 
 def list_by_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]:
-    """Return those of some uploads that are an owner's and still there."""
-    return fetch_all(conn, OF_OWNER, {"owner": owner, "ids": list(ids)})
+    """Return those of the uploads that belong to an owner and are not deleted."""
+    return fetch_all(conn, LIST_BY_OWNER, {"owner": owner, "ids": list(ids)})
 
 
-VARIANTS: Final = """
+LIST_VARIANTS_BY_OWNER: Final = """
 SELECT v.render_id, v.idx, v.key, v.media, v.format, v.bytes, v.width_px, v.height_px
   FROM variants v
-  JOIN unnest(%(renders)s::uuid[], %(idxs)s::integer[]) AS asked (render_id, idx)
-    ON v.render_id = asked.render_id AND v.idx = asked.idx
+  JOIN unnest(%(renders)s::uuid[], %(idxs)s::integer[]) AS requested (render_id, idx)
+    ON v.render_id = requested.render_id AND v.idx = requested.idx
  WHERE v.owner = %(owner)s
 """
 
 
 def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tuple[UUID, int]]) -> list[Row]:
-    """Return those of some published files that are an owner's and still shown, as inputs of another job."""
+    """Return those of the variants, by render id and idx, that belong to an owner and are published."""
     args = {
         "owner": owner,
         "renders": [render_id for render_id, _ in references],
         "idxs": [idx for _, idx in references],
     }
-    return fetch_all(conn, VARIANTS, args)
+    return fetch_all(conn, LIST_VARIANTS_BY_OWNER, args)
 
 
-STORED: Final = """
+LIST_UPLOAD_OBJECTS: Final = """
 SELECT id, key, bytes, sha256 FROM uploads
  WHERE key > %(after)s AND deleted_at IS NULL ORDER BY key LIMIT %(limit)s
 """
 
 
 def list_upload_objects(conn: Connection, after: str, *, limit: int = 500) -> list[Row]:
-    """Return uploads with their objects in the order of a listing, from behind a key."""
-    return fetch_all(conn, STORED, {"after": after, "limit": limit})
+    """Return uploads by key, the order of a bucket listing, after a key."""
+    return fetch_all(conn, LIST_UPLOAD_OBJECTS, {"after": after, "limit": limit})
 
 
-SOME: Final = "SELECT id, key, bytes, sha256 FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL"
+GET_UPLOAD_OBJECTS: Final = (
+    "SELECT id, key, bytes, sha256 FROM uploads WHERE id = ANY(%(ids)s::uuid[]) AND deleted_at IS NULL"
+)
 
 
 def get_upload_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    """Return the objects of some uploads, as they are recorded now."""
-    return fetch_all(conn, SOME, {"ids": list(ids)})
+    """Return the objects of these uploads as recorded now."""
+    return fetch_all(conn, GET_UPLOAD_OBJECTS, {"ids": list(ids)})

@@ -1,19 +1,19 @@
-"""Storage used: by owner and bucket, counted from the rows by a sweep and kept, so that reading it costs nothing."""
+"""Storage used by owner and bucket, counted by a sweep and stored in `storage_use`."""
 
 from typing import Final
 
 from db.connection import Connection, Row, fetch_all
 from db.objects import LONG_TIMEOUT
 
-SHOWN: Final = 100  # owners of a bucket that are named; the others are one line
+MAX_OWNERS: Final = 100  # listed for each bucket; all others are one row
 
-# Two counts at once would insert the same rows; readers are not kept waiting.
-ALONE: Final = "LOCK TABLE storage_use IN SHARE ROW EXCLUSIVE MODE"
+# Concurrent counts would insert the same rows; this mode does not block readers.
+LOCK_TABLE: Final = "LOCK TABLE storage_use IN SHARE ROW EXCLUSIVE MODE"
 
-EMPTY: Final = "DELETE FROM storage_use"
+DELETE_ALL: Final = "DELETE FROM storage_use"
 
-# What is being discarded still lies there. Of an input file only the number is known until its output is kept.
-COUNT: Final = """
+# Discarding outputs still occupy storage. The size of a spooled input is unknown until its output is kept.
+ADD_COUNTS: Final = """
 INSERT INTO storage_use (bucket, owner, objects, bytes, rank)
 SELECT bucket, owner, objects, bytes, row_number() OVER (PARTITION BY bucket ORDER BY bytes DESC, owner)
   FROM (SELECT 'public' AS bucket, j.owner, count(o.key) + count(o.thumb_key) AS objects,
@@ -31,38 +31,38 @@ SELECT bucket, owner, objects, bytes, row_number() OVER (PARTITION BY bucket ORD
          GROUP BY owner) used
 """
 
-OTHERS: Final = """
+ADD_OTHERS: Final = """
 INSERT INTO storage_use (bucket, owner, objects, bytes, rank)
-SELECT bucket, '', sum(objects), sum(bytes), 0 FROM storage_use WHERE rank > %(shown)s GROUP BY bucket
+SELECT bucket, '', sum(objects), sum(bytes), 0 FROM storage_use WHERE rank > %(max_owners)s GROUP BY bucket
 """
 
 
 def recompute_usage(conn: Connection) -> None:
-    """Count the storage used anew: one pass over outputs and uploads, minutes at most."""
+    """Recount the storage used, in one pass over outputs and uploads: minutes at most."""
     conn.execute(LONG_TIMEOUT)
-    conn.execute(ALONE)
-    conn.execute(EMPTY)
-    conn.execute(COUNT)
-    conn.execute(OTHERS, {"shown": SHOWN})
+    conn.execute(LOCK_TABLE)
+    conn.execute(DELETE_ALL)
+    conn.execute(ADD_COUNTS)
+    conn.execute(ADD_OTHERS, {"max_owners": MAX_OWNERS})
 
 
-MOST: Final = """
+LIST_LARGEST: Final = """
 SELECT bucket, CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, objects, bytes, computed_at
-  FROM storage_use WHERE rank <= %(shown)s ORDER BY bytes DESC, bucket, owner
+  FROM storage_use WHERE rank <= %(max_owners)s ORDER BY bytes DESC, bucket, owner
 """
 
 
 def list_largest(conn: Connection) -> list[Row]:
-    """Return the 100 owners that use most of each bucket, and what all others use together."""
-    return fetch_all(conn, MOST, {"shown": SHOWN})
+    """Return the 100 largest owners of each bucket, and the sum of all others."""
+    return fetch_all(conn, LIST_LARGEST, {"max_owners": MAX_OWNERS})
 
 
-TOTALS: Final = """
+LIST_TOTALS: Final = """
 SELECT bucket, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes, max(computed_at) AS computed_at
-  FROM storage_use WHERE rank <= %(shown)s GROUP BY bucket ORDER BY bucket
+  FROM storage_use WHERE rank <= %(max_owners)s GROUP BY bucket ORDER BY bucket
 """
 
 
 def list_totals(conn: Connection) -> list[Row]:
-    """Return what each bucket holds, as it was last counted; nothing before the first count."""
-    return fetch_all(conn, TOTALS, {"shown": SHOWN})
+    """Return objects and bytes of each bucket as last counted; empty before the first count."""
+    return fetch_all(conn, LIST_TOTALS, {"max_owners": MAX_OWNERS})

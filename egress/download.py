@@ -144,7 +144,9 @@ class _Download:
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
-            raise DownloadInterrupted(_describe_cause(error), facts=self.facts()) from error
+            raise DownloadInterrupted(
+                _describe_cause(error), facts=self.facts(), event_kind="source_interrupted"
+            ) from error
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
@@ -226,7 +228,9 @@ def classify_response(
         return DownloadRefused(f"the server answered {status}", facts=facts)
     if status != 200:
         wait = parse_retry_after(headers.get("Retry-After"), now)
-        return DownloadInterrupted(f"the server answered {status}", facts=facts, retry_after=wait)
+        return DownloadInterrupted(
+            f"the server answered {status}", facts=facts, retry_after=wait, event_kind="source_unavailable"
+        )
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):  # a small body could decompress to any size
         return DownloadRefused(f"the body is {encoding}-encoded, which was not requested", facts=facts)

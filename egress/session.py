@@ -5,6 +5,7 @@ The guard checks the address that a socket connects to. A check of the URL can b
 private addresses, by redirects, and by URLs that two parsers parse differently.
 """
 
+import functools
 import ipaddress
 import socket
 import ssl
@@ -153,6 +154,7 @@ def _guarded_pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPCo
     return {"http": HttpPool, "https": HttpsPool}
 
 
+@functools.cache  # 40 ms of processor time; forked worker children inherit it
 def _tls_context() -> ssl.SSLContext:
     context = create_urllib3_context()
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)

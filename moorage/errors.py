@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from moorage.transitions import EventKind
+
 Category = Literal[
     "DOWNLOAD_FAILED",
     "VALIDATION_FAILED",
@@ -25,11 +27,13 @@ class MoorageError(Exception):
     Attributes:
         category: stored with the row and the dead letter.
         is_internal: our own storage, database or disk failed; does not count toward the error limit.
+        event_kind: `events.kind` of a retry after this error.
         retryable: a later replay of the dead letter may succeed.
         facts: measurements (sizes, limits, statuses), stored with the dead letter as JSON.
     """
 
     category: Category = "INTERNAL"
+    event_kind: EventKind = "attempt_failed"
     is_internal: bool = False
     retryable: bool = False
 
@@ -68,6 +72,8 @@ class LeaseLost(MoorageError):
 
 class StepInterrupted(MoorageError):
     """The worker is shutting down and the step cannot end in time: release the row, do not count the attempt."""
+
+    event_kind: EventKind = "worker_stopping"
 
 
 # --- webhooks -------------------------------------------------------------------------------------------------
@@ -145,6 +151,17 @@ class DownloadInterrupted(Transient):
 
     category: Category = "DOWNLOAD_FAILED"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+        event_kind: EventKind = "attempt_failed",
+    ) -> None:
+        super().__init__(message, facts=facts, retry_after=retry_after)
+        self.event_kind = event_kind
+
 
 class OutputGone(Permanent):
     """The server returned 401, 403, 404 or 410: the file is deleted or its URL expired. Request a fresh URL once."""
@@ -191,6 +208,7 @@ class StorageUnavailable(Transient):
     """The object store did not respond, or returned 5xx or SlowDown."""
 
     category: Category = "STORAGE_FAILED"
+    event_kind: EventKind = "storage_failed"
     is_internal = True
 
 
@@ -202,6 +220,7 @@ class StorageRefused(Transient):
     """
 
     category: Category = "STORAGE_FAILED"
+    event_kind: EventKind = "storage_failed"
     is_internal = True
 
 
@@ -223,6 +242,7 @@ class DiskFull(Transient):
     """The temporary folder is full or not writable."""
 
     category: Category = "STORAGE_FAILED"
+    event_kind: EventKind = "disk_failed"
     is_internal = True
 
 

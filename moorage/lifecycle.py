@@ -7,7 +7,7 @@ from typing import Literal
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.model import JobState, PredictionState
 from moorage.provider_types import PredictionReport
-from moorage.transitions import TERMINAL_PREDICTION_STATES
+from moorage.transitions import TERMINAL_PREDICTION_STATES, EventKind
 
 # --- failures ---------------------------------------------------------------------------------------------------
 
@@ -34,6 +34,7 @@ class Retry:
     run_at: datetime
     reason: str
     is_counted: bool = True
+    kind: EventKind = "attempt_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class DeadLetterDecision:
     error: str
     reason: str
     retryable: bool
+    source_expired: bool = False
 
 
 def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.0) -> float:
@@ -74,16 +76,16 @@ def decide_after_failure(
     last_run_at = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
     if last_run_at is not None and now >= last_run_at:
         reason = f"{reason}; the source expired before it could be kept"
-        return DeadLetterDecision(error.category, name, reason, retryable=False)
+        return DeadLetterDecision(error.category, name, reason, retryable=False, source_expired=True)
     if error.is_internal:
         wait = policy.internal_wait_seconds * (0.5 + jitter)
     else:
         wait = backoff(ctx.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
     requested = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
     run_at = now + timedelta(seconds=max(wait, requested))
-    return Retry(
-        run_at=min(run_at, last_run_at) if last_run_at else run_at, reason=reason, is_counted=not error.is_internal
-    )
+    if last_run_at is not None:
+        run_at = min(run_at, last_run_at)
+    return Retry(run_at, reason, is_counted=not error.is_internal, kind=error.event_kind)
 
 
 # --- provider reports -------------------------------------------------------------------------------------------

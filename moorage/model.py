@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, BinaryIO, Literal
 from uuid import UUID
 
-Subject = Literal["delivery", "job", "prediction", "output", "notice", "dead_letter", "render"]
-WorkTable = Literal["deliveries", "predictions", "outputs", "notices"]
+Subject = Literal["delivery", "job", "prediction", "output", "notification", "dead_letter", "render"]
+WorkTable = Literal["deliveries", "predictions", "outputs", "notifications"]
 DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 PredictionState = Literal["planned", "submitting", "running", "abandoned", "succeeded", "failed", "cancelled", "lost"]
@@ -69,7 +69,7 @@ class Job:
     state: JobState
     deadline_at: datetime
     reopened: int
-    chain: list[dict[str, Any]] | None = None  # each as `FallbackEntry`
+    fallback_chain: list[dict[str, Any]] | None = None  # each as `FallbackEntry`
     placeholder: bool = False
     variants: int | None = None
 

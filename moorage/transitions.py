@@ -1,9 +1,21 @@
 """Every state transition that is allowed. `moorage audit` compares the recorded events with it."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 Transition = tuple[str | None, str]
+
+# The reason why a lease ended without a result: `events.kind`.
+EventKind = Literal[
+    "worker_died",
+    "lease_expired",
+    "worker_stopping",
+    "storage_failed",
+    "disk_failed",
+    "source_unavailable",  # the server of the file returned 408, 425, 429 or 5xx
+    "source_interrupted",  # the connection to it failed
+    "attempt_failed",  # any other error
+]
 
 TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     "delivery": frozenset(
@@ -79,7 +91,7 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
             ("dead", "waiting"),  # replay
         }
     ),
-    "notice": frozenset(
+    "notification": frozenset(
         {
             (None, "waiting"),
             ("waiting", "waiting"),  # retried

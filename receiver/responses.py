@@ -1,4 +1,4 @@
-"""Answers as values, and how they are sent over ASGI."""
+"""Responses as values, and sending them over ASGI."""
 
 import json
 from dataclasses import dataclass
@@ -15,8 +15,6 @@ KINDS: Final = {**problem_json.KINDS, 401: "bad_signature"}  # the last part of 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A status, headers and the whole body."""
-
     status: int
     body: bytes = b""
     content_type: str = "application/json"
@@ -24,18 +22,17 @@ class Response:
 
 
 def json_response(status: int, fields: dict[str, Any]) -> Response:
-    """Return an answer with a small JSON object."""
     return Response(status, json.dumps(fields).encode())
 
 
 def problem_response(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
-    """Return an `application/problem+json` answer (RFC 9457): what was wrong and what to do about it."""
+    """Return an `application/problem+json` response (RFC 9457); `detail` states the problem and the remedy."""
     fields = problem_json.build_problem(status, detail, kind=KINDS[status])
     return Response(status, json.dumps(fields).encode(), problem_json.CONTENT_TYPE, headers)
 
 
 async def send_response(send: Send, response: Response, *, method: str) -> None:
-    """Send an answer; one to HEAD keeps its headers and loses its body."""
+    """Send a response; to HEAD with its headers and without its body."""
     headers: Headers = [(b"cache-control", b"no-store"), *response.headers]
     if response.status != HTTPStatus.NO_CONTENT:
         headers.append((b"content-type", response.content_type.encode()))

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import boto3.session
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader
 from botocore.response import StreamingBody
 
 from moorage.failpoints import failpoint
@@ -26,6 +28,7 @@ _CHUNK_BYTES = 1 << 16
 
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 20
+_DESCRIPTIONS: Final = Loader()  # the S3 API, 1 MB of JSON: parsed once, also for forked workers
 _ATTEMPTS: Final = 2  # further retries are the row's
 
 
@@ -221,7 +224,9 @@ class S3Clients:
     def _create_client(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
         secret = self._settings.aws_secret_access_key
         # Not the default session of boto3, which is not thread-safe.
-        return boto3.session.Session().client(
+        session = botocore.session.Session()
+        session.register_component("data_loader", _DESCRIPTIONS)
+        return boto3.session.Session(botocore_session=session).client(
             "s3",
             endpoint_url=endpoint,
             region_name=self._settings.aws_region,

@@ -1,4 +1,4 @@
-"""An application that is told of its jobs: a local HTTP server that takes notices and answers as a test asks."""
+"""An application that is told of its jobs: a local HTTP server that takes notifications and answers as a test asks."""
 
 import http.server
 import json

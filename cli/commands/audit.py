@@ -16,6 +16,7 @@ from moorage.errors import MoorageError
 from tasks.audit import repair as repairing
 from tasks.audit import run as auditing
 from tasks.audit.advice import REPAIRABLE, RULES, get_advice
+from tasks.audit.findings import Finding
 from tasks.audit.repair import RepairResult
 from tasks.audit.run import DEFAULT_SAMPLE_SIZE, AuditReport
 from worker import boot, publish
@@ -33,7 +34,6 @@ _MORE: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histori
               help="Ask storage for the digest of so many kept files, drawn at random.")  # fmt: skip
 @click.option("--second-look", "second_look_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
               help="How long to wait before what was found is looked at again: a lease; 0 for a system that is stopped.")  # fmt: skip  # noqa: E501 (one sentence)
-@click.option("--resume", is_flag=True, help="Go on where the last audit was interrupted.")
 @click.option("--repair", is_flag=True, help="Then wake what waits wrongly and fetch what is missing; deletes nothing.")
 @click.option("--yes", is_flag=True, help="Repair without asking.")
 @console.json_option
@@ -41,7 +41,6 @@ def audit(
     deep: bool,
     sample: int,
     second_look_seconds: float | None,
-    resume: bool,
     repair: bool,
     yes: bool,
     as_json: bool,
@@ -54,9 +53,7 @@ def audit(
     if repair and as_json and not yes:
         raise click.UsageError("--json cannot ask: write --repair --yes")
     with _unfinished():
-        report = auditing.run_audit(
-            boot.get_deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample, resume=resume
-        )
+        report = auditing.run_audit(boot.get_deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample)
         if not as_json:
             _show(report)
         repaired = _repair(report, ask=not yes) if repair and report.findings else []
@@ -88,9 +85,7 @@ def _unfinished() -> Iterator[None]:
 
 
 def _end(why: str) -> None:
-    click.echo(
-        f"moorage: the audit could not finish: {why} (moorage audit --resume goes on where one stopped)", err=True
-    )
+    click.echo(f"moorage: the audit could not finish: {why}", err=True)
     raise SystemExit(EXIT_UNFINISHED)
 
 
@@ -108,32 +103,35 @@ def build_document(report: AuditReport, repaired: list[RepairResult]) -> dict[st
         "version": VERSION,
         "started_at": report.started_at,
         "ended_at": report.ended_at,
-        "interruptions": report.interruptions,
         "deep": report.deep,
         "second_look_seconds": report.second_look_seconds,
         "checked": report.checked,
         "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
                   for rule, title, checked, findings in summarize_rules(report)],
         "findings": [
-            {**dataclasses.asdict(finding), "todo": get_advice(finding)}
+            {**_fields(finding), "todo": get_advice(finding)}
             | ({"repaired": done[finding].is_done, "repair": done[finding].message} if finding in done else {})
             for finding in report.findings
         ],
-        "unlisted": report.unlisted,
-        "notes": report.notes,
+        "unlisted": {str(check): count for check, count in report.unlisted.items()},
+        "notes": [_fields(note) for note in report.notes],
     }  # fmt: skip
+
+
+def _fields(finding: Finding) -> dict[str, Any]:
+    return {**dataclasses.asdict(finding), "check": str(finding.check)}
 
 
 def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
     """Return number, title, what was checked (by place) and the findings of each rule, those not listed included."""
     found = Counter(finding.rule for finding in report.findings)
     for check, more in report.unlisted.items():
-        found[int(check.split()[0])] += more
+        found[check.rule] += more
     return [(rule, title, _checked(report, rule), found[rule]) for rule, title in RULES.items()]
 
 
 def _checked(report: AuditReport, rule: int) -> dict[str, int]:
-    places = dict.fromkeys(name.split()[1] for name in CHECKS if int(name.split()[0]) == rule)
+    places = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
     return {place: report.checked.get(place, 0) for place in (*places, *_MORE.get(rule, ())) if place in report.checked}
 
 
@@ -143,9 +141,8 @@ def _show(report: AuditReport) -> None:
         for rule, title, checked, findings in summarize_rules(report)
     ]
     console.print_parts(console.build_table("Rules of docs/design.md", ("rule", "that", "checked", "findings"), rows))
-    resumed = f", interrupted and resumed {report.interruptions} times" if report.interruptions else ""
     depth = f"{report.checked.get('bytes', 0)} bytes read again" if report.deep else "existence and size of objects"
-    click.echo(f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC{resumed}; {depth}")
+    click.echo(f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {depth}")
     if report.notes:
         click.echo(f"noted: {len(report.notes)} objects that no row names yet, or that the next sweep takes")
     if not report.findings:

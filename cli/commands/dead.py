@@ -106,7 +106,7 @@ def _find(conn: Connection, text: str) -> DeadLetter:
     found = [match for match in history.find_rows(conn, text, ()) if match.subject == "dead_letter"]
     letter = dead_letters.get(conn, found[0].id) if len(found) == 1 else None
     if letter is None:
-        what = f"{len(found)} dead letters begin with" if found else "there is no dead letter"
+        what = f"{len(found)} dead letters begin with" if found else "no dead letter"
         raise ConfigError(f"{what} {text}: see moorage dead list --all")
     return letter
 
@@ -139,7 +139,7 @@ def _line(group: Row) -> str:
 def _matching(deps: Deps, which: DeadLetterFilter) -> Iterator[UUID]:
     """Go through all that match, a page in memory."""
     after = UUID(int=0)
-    while ids := deps.database.run(partial(dead_letters.list_ids, which=which, after=after, limit=PAGE)):
+    while ids := deps.database.run(partial(dead_letters.list_ids, criteria=which, after=after, limit=PAGE)):
         yield from ids
         after = ids[-1]
 

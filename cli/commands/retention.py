@@ -15,7 +15,7 @@ _WHAT: Final = {
     "failed_sources": ("inline bytes of dead outputs", "MOORAGE_RETENTION_BODIES_DAYS"),
     "deliveries": ("ended deliveries", "MOORAGE_RETENTION_ROWS_DAYS"),
     "dead_letters": ("dead letters that were replayed", "MOORAGE_RETENTION_ROWS_DAYS"),
-    "notices": ("notices that were sent, or given up on and discarded", "MOORAGE_RETENTION_ROWS_DAYS"),
+    "notifications": ("notifications that were sent, or given up on and discarded", "MOORAGE_RETENTION_ROWS_DAYS"),
     "jobs": ("failed jobs, and jobs of deleted renders", "MOORAGE_RETENTION_ROWS_DAYS"),
 }
 _DAY: Final = 86400.0

@@ -39,7 +39,7 @@ class RecordReport:
     predictions: list[Row]
     outputs: list[Row]
     deliveries: list[Row]
-    notices: list[Row]
+    notifications: list[Row]
     dead_letters: list[Row]
     events: list[Row]
     next: list[str]
@@ -50,7 +50,7 @@ class RecordReport:
 @console.json_option
 def show(name: str, as_json: bool) -> None:
     """
-    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's, notice's, dead
+    Tell the whole story of ID, which may be a job's, render's, prediction's, output's, delivery's, notification's, dead
     letter's or upload's.
 
     The first 8 characters of an id or more serve when they are enough; a provider's id of a prediction, or the id of a
@@ -86,7 +86,7 @@ def _of_job(conn: Connection, job_id: UUID) -> RecordReport:
     at = current_time(conn)
     live = [*(("prediction", row) for row in tried), *(("output", row) for row in files)]
     leased = [(s, _leased(conn, s, row)) for s, row in live]
-    told = describe_next_actions([("job", facts), *leased, *(("notice", row) for row in sent)], letters, at)
+    told = describe_next_actions([("job", facts), *leased, *(("notification", row) for row in sent)], letters, at)
     return RecordReport("job", job_id, at, facts, tried, files, heard, sent, letters, events, told)
 
 
@@ -96,7 +96,7 @@ def _leased(conn: Connection, subject: str, row: Row) -> Row:
 
 
 def _of_row(conn: Connection, match: RowMatch) -> RecordReport:
-    """Tell of a delivery, a prediction, an output, a notice, or of the row that a dead letter is about."""
+    """Tell of a delivery, a prediction, an output, a notification, or of the row that a dead letter is about."""
     letter = dead_letters.get(conn, match.id) if match.subject == "dead_letter" else None
     about = RowMatch(letter.subject, letter.subject_id) if letter and letter.subject != "message" else match
     facts = asdict(letter) if letter and about is match else history.get_row(conn, about)
@@ -135,7 +135,7 @@ def _rows(story: RecordReport) -> list[Table]:
         ("Predictions", story.predictions, _PREDICTION),
         ("Outputs", story.outputs, ("idx", "path", "state", "attempt", "format", "bytes", "key", "reason")),
         ("Deliveries", story.deliveries, ("id", "webhook_id", "received_at", "state", "bytes", "reason")),
-        ("Notices", story.notices, ("id", "type", "event_id", "state", "attempt", "ended_at", "reason")),
+        ("Notifications", story.notifications, ("id", "type", "event_id", "state", "attempt", "ended_at", "reason")),
         ("Dead letters", story.dead_letters, ("id", "subject", "step", "category", "error", "state", "reason")),
     ]
     return [
@@ -179,7 +179,7 @@ def describe_next_actions(rows: Sequence[tuple[str, Columns]], letters: Sequence
     Return what happens next, a line a live row and a line an open dead letter; one line that says so when it is over.
 
     Args:
-        rows: each with its subject: delivery, job, prediction, output or notice.
+        rows: each with its subject: delivery, job, prediction, output or notification.
     """
     told = [_next(subject, row, now) for subject, row in rows if row["state"] in _LIVE]
     told += [f"dead letter {x['id']} waits: moorage dead replay {x['id']}" for x in letters if x["state"] == "open"]

@@ -62,7 +62,7 @@ def _gather(deps: Deps, seen: Overview, answers: dict[str, Any]) -> dict[str, An
         "deliveries": _by_state(seen.deliveries),
         "predictions": _by_state(seen.predictions),
         "outputs": _by_state(seen.outputs),
-        "notices": _by_state(seen.notifications),
+        "notifications": _by_state(seen.notifications),
         "oldest_due_seconds": seen.oldest_due_seconds,
         "soonest_expiry_seconds": seen.soonest_expiry_seconds,
         "broker": "away" if answers.get("queues") is None else "ok",
@@ -206,7 +206,7 @@ def _live(found: dict[str, Any]) -> Table:
             f"{format_duration(due[name])} ago" if due.get(name, 0) > 0 else "none",
             ends if name == "outputs" else None,
         )
-        for name in ("deliveries", "jobs", "predictions", "outputs", "notices")
+        for name in ("deliveries", "jobs", "predictions", "outputs", "notifications")
     ]
     return console.build_table("Live rows", ("table", "states", "oldest due", ""), rows)
 

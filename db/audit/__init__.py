@@ -1,1 +1,1 @@
-"""The audit's statements: what must hold over all rows."""
+"""Statements of the audit: rules over all rows."""

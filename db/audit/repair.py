@@ -1,4 +1,4 @@
-"""What a repair asks and writes by itself: it wakes rows that are due and free. Steps and sweeps do the rest."""
+"""Queries of `moorage audit --repair` that are not part of a step or sweep."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,7 +8,7 @@ from db.connection import Connection, fetch_one
 from db.leases import SUBJECT
 from moorage.model import Step, WorkTable
 
-WAKE: Final[Mapping[WorkTable, str]] = {
+CLEAR_WAKE: Final[Mapping[WorkTable, str]] = {
     table: f"""
 UPDATE {table} SET woken_at = NULL
  WHERE id = %(id)s AND run_at <= moment() AND lease_token IS NULL
@@ -21,32 +21,31 @@ _STEPS: Final[Mapping[WorkTable, Step]] = {
     "deliveries": "ingest",
     "predictions": "poll",
     "outputs": "keep",
-    "notices": "notify",
+    "notifications": "notify",
 }
 _STEPS_BY_STATE: Final[Mapping[str, Step]] = {"discarding": "discard", "planned": "submit", "submitting": "submit"}
 
 
 def clear_wake(conn: Connection, table: WorkTable, row_id: UUID) -> Step | None:
-    """Forget that a due row was ever woken and return the step that takes it; None when it is no longer due or free."""
-    row = fetch_one(conn, WAKE[table], {"id": row_id})
+    """Clear woken_at of a due, unleased row; return its step, or None if it is leased or not due."""
+    row = fetch_one(conn, CLEAR_WAKE[table], {"id": row_id})
     if row is None:
         return None
     return _STEPS_BY_STATE.get(row["state"], _STEPS[table])
 
 
-HELD: Final[Mapping[WorkTable, str]] = {
+IS_LEASED: Final[Mapping[WorkTable, str]] = {
     table: f"SELECT id FROM {table} WHERE id = %(id)s AND lease_token IS NOT NULL" for table in SUBJECT
 }
 
 
 def is_leased(conn: Connection, table: WorkTable, row_id: UUID) -> bool:
-    """Return whether a worker holds a row, also under a lease that has ended."""
-    return fetch_one(conn, HELD[table], {"id": row_id}) is not None
+    """Return True if a row is leased; the lease may be expired."""
+    return fetch_one(conn, IS_LEASED[table], {"id": row_id}) is not None
 
 
-IS_DUE: Final = "SELECT id FROM jobs WHERE id = %(id)s AND run_at <= moment()"
+IS_JOB_DUE: Final = "SELECT id FROM jobs WHERE id = %(id)s AND run_at <= moment()"
 
 
 def is_job_due(conn: Connection, job_id: UUID) -> bool:
-    """Return whether a job is to be looked at by a sweep."""
-    return fetch_one(conn, IS_DUE, {"id": job_id}) is not None
+    return fetch_one(conn, IS_JOB_DUE, {"id": job_id}) is not None

@@ -1,7 +1,7 @@
 """
-The state of everything, counted for `/metrics`: live work through partial indexes, ended work of the last 24 hours.
+Gauges for `/metrics`: live work, counted through partial indexes, and recently ended work.
 
-A scrape costs what is live, not what was ever done.
+The cost of a scrape depends on the live rows, not on all rows.
 """
 
 from dataclasses import dataclass
@@ -46,13 +46,14 @@ SELECT o.state, p.provider, count(*) AS value
  GROUP BY o.state, p.provider
 """
 
-NOTICES: Final = """
+NOTIFICATIONS: Final = """
 SELECT state, count(*) AS value
-  FROM (SELECT state FROM notices WHERE state = 'waiting' AND lease_token IS NULL
+  FROM (SELECT state FROM notifications WHERE state = 'waiting' AND lease_token IS NULL
         UNION ALL
-        SELECT state FROM notices WHERE lease_token IS NOT NULL
+        SELECT state FROM notifications WHERE lease_token IS NOT NULL
         UNION ALL
-        SELECT state FROM notices WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours') told
+        SELECT state FROM notifications
+         WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours') counted
  GROUP BY state
 """
 
@@ -63,10 +64,10 @@ SELECT 'predictions', count(*) FROM predictions WHERE lease_token IS NOT NULL
 UNION ALL
 SELECT 'outputs', count(*) FROM outputs WHERE lease_token IS NOT NULL
 UNION ALL
-SELECT 'notices', count(*) FROM notices WHERE lease_token IS NOT NULL
+SELECT 'notifications', count(*) FROM notifications WHERE lease_token IS NOT NULL
 """
 
-# What is paused is not overdue: `moorage_paused_seconds` tells of it.
+# Paused rows are not overdue: see `moorage_paused_seconds`.
 OLDEST_DUE: Final = f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
   FROM (SELECT 'deliveries' AS "table", min(run_at) AS run_at
@@ -83,14 +84,14 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
         UNION ALL
         SELECT 'outputs', min(run_at) FROM outputs WHERE state = 'discarding' AND lease_token IS NULL
         UNION ALL
-        SELECT 'notices', min(run_at) FROM notices WHERE state = 'waiting' AND lease_token IS NULL) due
+        SELECT 'notifications', min(run_at) FROM notifications WHERE state = 'waiting' AND lease_token IS NULL) due
  GROUP BY "table"
 """
 
 SOONEST_EXPIRY: Final = """
 SELECT extract(epoch FROM min(expires_at) - moment()) AS value
   FROM outputs
- WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition is the index's
+ WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition selects the index
 HAVING min(expires_at) IS NOT NULL
 """
 
@@ -115,7 +116,7 @@ SELECT state, count(*) AS value
  GROUP BY state
 """
 
-# The last hour alone, so that an alert ends when its cause does. A lost webhook is one that a poll had to stand in for.
+# One hour only, so that an alert ends soon after its cause. ended_by = poll indicates a missing webhook.
 PREDICTIONS_ENDED: Final = """
 SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
   FROM predictions
@@ -123,7 +124,7 @@ SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
  GROUP BY provider, state, coalesce(ended_by, '')
 """
 
-# Whose files a job got: those of the first entry of its chain, of a later one, a placeholder, none.
+# Whose files a job has: those of the first entry of its fallback chain, of a later one, a placeholder, or none.
 JOBS_SETTLED: Final = """
 SELECT j.state, CASE WHEN p.id IS NULL OR j.state IN ('failed', 'cancelled') THEN 'none'
                      WHEN p.provider = 'placeholder' THEN 'placeholder'
@@ -134,7 +135,7 @@ SELECT j.state, CASE WHEN p.id IS NULL OR j.state IN ('failed', 'cancelled') THE
  GROUP BY 1, 2
 """
 
-# A refusal that only a person with a credit card can mend.
+# Submissions refused for missing credit: only the account owner can resolve this.
 BILLING_REFUSED: Final = """
 SELECT provider, count(*) AS value
   FROM predictions
@@ -142,7 +143,7 @@ SELECT provider, count(*) AS value
  GROUP BY provider
 """
 
-# Each provider that ever sent one, by jumps along the index of deliveries.
+# All providers with deliveries, by a loose scan of the index.
 _SENDERS: Final = """sender (provider) AS (
     (SELECT provider FROM deliveries ORDER BY provider LIMIT 1)
     UNION ALL
@@ -158,7 +159,7 @@ SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value
                  ORDER BY received_at DESC LIMIT 1) d ON true
 """
 
-# The mean of the last thousand, of 7 days at most; below twenty nothing is usual yet.
+# Mean of the last 1,000 intervals within 7 days; requires 20 deliveries.
 WEBHOOK_INTERVAL: Final = f"""
 WITH RECURSIVE {_SENDERS}
 SELECT s.provider, d.value
@@ -175,7 +176,7 @@ PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS valu
 # Only the last hundred slots of a sweep are kept.
 LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
 
-# Counted by a sweep: the 100 owners that use most of each bucket, and the others together.
+# Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
 STORAGE_BYTES: Final = """
 SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, bytes AS value
   FROM storage_use WHERE rank <= 100
@@ -189,7 +190,7 @@ SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, objects
 
 @dataclass(frozen=True, slots=True)
 class GaugeQuery:
-    """A gauge and the statement that counts it: a column a label, and `value`."""
+    """A gauge and its statement, which returns one column a label, and `value`."""
 
     name: str
     help: str
@@ -202,13 +203,17 @@ GAUGE_QUERIES: Final = (
     GaugeQuery("moorage_jobs", "Live jobs, by the provider of their latest prediction.", ("state", "provider"), JOBS),
     GaugeQuery("moorage_predictions", "Live predictions.", ("state", "provider"), PREDICTIONS),
     GaugeQuery("moorage_outputs", "Live outputs.", ("state", "provider"), OUTPUTS),
-    GaugeQuery("moorage_notices", "Notices that wait, and those that ended in the last 24 hours.", ("state",), NOTICES),
-    GaugeQuery("moorage_leases", "Rows a worker holds.", ("table",), LEASES),
+    GaugeQuery(
+        "moorage_notifications", "Notifications waiting, or ended in the last 24 hours.", ("state",), NOTIFICATIONS
+    ),
+    GaugeQuery("moorage_leases", "Rows leased by workers.", ("table",), LEASES),
     GaugeQuery("moorage_oldest_due_seconds", "How long the oldest due row has waited.", ("table",), OLDEST_DUE),
-    GaugeQuery("moorage_soonest_expiry_seconds", "Time until the first waiting output's URL dies.", (), SOONEST_EXPIRY),
+    GaugeQuery(
+        "moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", (), SOONEST_EXPIRY
+    ),
     GaugeQuery(
         "moorage_dead_letters_open",
-        "Dead letters that wait for a person.",
+        "Open dead letters.",
         ("provider", "step", "category"),
         DEAD_LETTERS,
     ),
@@ -216,25 +221,25 @@ GAUGE_QUERIES: Final = (
     GaugeQuery("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", ("state",), OUTPUTS_ENDED),
     GaugeQuery(
         "moorage_predictions_ended_1h",
-        "Predictions ended in the last hour, by what told of the end.",
+        "Predictions ended in the last hour, by the source of the result.",
         ("provider", "state", "ended_by"),
         PREDICTIONS_ENDED,
     ),
     GaugeQuery(
         "moorage_jobs_settled_1h",
-        "Jobs settled in the last hour, by whose files they got: first, fallback, placeholder, none.",
+        "Jobs settled in the last hour, by the origin of their files: first, fallback, placeholder, none.",
         ("state", "answer"),
         JOBS_SETTLED,
     ),
     GaugeQuery(
         "moorage_billing_refused_1h",
-        "Predictions that a provider refused in the last hour for want of money.",
+        "Predictions refused for missing credit in the last hour.",
         ("provider",),
         BILLING_REFUSED,
     ),
-    GaugeQuery("moorage_last_webhook_seconds", "How long ago the last webhook came.", ("provider",), LAST_WEBHOOK),
-    GaugeQuery("moorage_webhook_interval_seconds", "Usual time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),
-    GaugeQuery("moorage_paused_seconds", "How long a provider, or keep, has been paused.", ("target",), PAUSED),
+    GaugeQuery("moorage_last_webhook_seconds", "Seconds since the last webhook.", ("provider",), LAST_WEBHOOK),
+    GaugeQuery("moorage_webhook_interval_seconds", "Mean time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),
+    GaugeQuery("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", ("target",), PAUSED),
     GaugeQuery("moorage_storage_bytes", "Bytes stored, as last counted.", ("owner", "bucket"), STORAGE_BYTES),
     GaugeQuery("moorage_storage_objects", "Objects stored, as last counted.", ("owner", "bucket"), STORAGE_OBJECTS),
     GaugeQuery("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", ("sweep",), LAST_TICK),
@@ -243,10 +248,10 @@ GAUGE_QUERIES: Final = (
 
 def collect_gauges(conn: Connection) -> list[Gauge]:
     """
-    Count everything, in one snapshot and one short transaction that only reads.
+    Read all gauges in one read-only snapshot.
 
     Raises:
-        psycopg.Error: PostgreSQL went away, or a count took longer than a statement may.
+        psycopg.Error: PostgreSQL is unavailable, or a statement took more than 5 s.
     """
     with conn.transaction():
         conn.execute(SNAPSHOT)

@@ -1,4 +1,4 @@
-"""What an owner sees of the jobs that were asked for: for the page, and for nothing else."""
+"""Queries of the page "My Renders": an owner's jobs with their results."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,15 +6,15 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 
-# `f`: the files of the chosen prediction. `expired`: given up at, or after, the end of their URL's life. `shown`: the
-# one word for how a job stands, made here because the filter asks for it too. The view has a placeholder only where its
-# render has nothing else. `l`: the prediction that the job waits for, while it is open.
+# `f`: outputs of the chosen prediction; `expired` counts those that became dead when their URL had expired. `shown`:
+# the displayed status, computed here because the filter uses it. The view `variants` has a placeholder only if its
+# render has no other file. `l`: the latest prediction of an open job.
 _CARDS = """
 SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_type, j.mode, j.project_id, j.scene,
        j.created_at, j.settled_at, j.deadline_at, r.id AS render_id, r.published_at,
        f.files, f.kept, f.why, s.shown, l.provider, l.state AS prediction,
        (SELECT count(*) FROM predictions p WHERE p.job_id = j.id AND p.provider <> 'placeholder') AS tries,
-       j.state = 'failed' AND j.chain IS NOT NULL OR j.state IN ('failed', 'partial')
+       j.state = 'failed' AND j.fallback_chain IS NOT NULL OR j.state IN ('failed', 'partial')
            AND EXISTS (SELECT FROM dead_letters d WHERE d.job_id = j.id AND d.state = 'open' AND d.retryable)
        AS can_retry
   FROM jobs j
@@ -38,7 +38,7 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
  WHERE j.owner = %(owner)s AND r.deleted_at IS NULL
 """
 
-_FITTING = f"""{_CARDS}
+_FILTERED = f"""{_CARDS}
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(states)s::text[] IS NULL OR j.state = ANY(%(states)s::text[]))
    AND (%(shown)s::text IS NULL OR s.shown = %(shown)s)
@@ -47,26 +47,26 @@ _FITTING = f"""{_CARDS}
 """
 NO_FILTER: Final[Mapping[str, Any]] = dict.fromkeys(("kind", "states", "shown", "style", "project_id"))
 
-PAGE = f"""{_FITTING}
+LIST_CARDS = f"""{_FILTERED}
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
  ORDER BY j.id DESC LIMIT %(limit)s
 """
 
 
 def list_cards(conn: Connection, owner: str, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[Row]:
-    """Return an owner's jobs that fit `filters` (the names of NO_FILTER), newest first, older than the job `before`."""
-    return fetch_all(conn, PAGE, {**filters, "owner": owner, "before": before, "limit": limit})
+    """Return an owner's jobs matching `filters` (keys of NO_FILTER), newest first, older than the job `before`."""
+    return fetch_all(conn, LIST_CARDS, {**filters, "owner": owner, "before": before, "limit": limit})
 
 
-CARD = f"{_FITTING} AND j.id = %(id)s"
+GET_CARD = f"{_FILTERED} AND j.id = %(id)s"
 
 
 def get_card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, Any] = NO_FILTER) -> Row | None:
-    """Return one job as `page` does; None when it is not the owner's, does not fit, or its render was deleted."""
-    return fetch_one(conn, CARD, {**filters, "owner": owner, "id": job_id})
+    """Return one job as `list_cards` does; None if it is another owner's, does not match, or its render was deleted."""
+    return fetch_one(conn, GET_CARD, {**filters, "owner": owner, "id": job_id})
 
 
-CHOICES = """
+LIST_FILTER_CHOICES = """
 WITH recent AS MATERIALIZED (
     SELECT style, project_id FROM jobs WHERE owner = %(owner)s ORDER BY id DESC LIMIT 500
 )
@@ -77,5 +77,5 @@ SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY 
 
 
 def list_filter_choices(conn: Connection, owner: str) -> Row:
-    """Return the styles and projects of an owner's latest 500 jobs, to choose from."""
-    return fetch_one(conn, CHOICES, {"owner": owner}) or {"styles": [], "projects": []}
+    """Return the styles and projects of an owner's latest 500 jobs."""
+    return fetch_one(conn, LIST_FILTER_CHOICES, {"owner": owner}) or {"styles": [], "projects": []}

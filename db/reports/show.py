@@ -1,4 +1,4 @@
-"""What `moorage show` reads: which row a name means, and everything that is recorded of it."""
+"""Queries of `moorage show`: resolve an id or name to rows, and read a row with its history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,11 @@ MAX_EVENTS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class RowMatch:
-    """A row that a name may mean."""
-
     subject: str
     id: UUID
 
 
-# A prefix of an id is a range of ids: each branch reads its primary key.
+# An id prefix is a range of ids: each branch reads the primary key.
 BY_ID: Final = """
 SELECT 'job' AS subject, id FROM jobs WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
@@ -30,7 +28,7 @@ SELECT 'output', id FROM outputs WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
 SELECT 'delivery', id FROM deliveries WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
-SELECT 'notice', id FROM notices WHERE id BETWEEN %(low)s AND %(high)s
+SELECT 'notification', id FROM notifications WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
 SELECT 'upload', id FROM uploads WHERE id BETWEEN %(low)s AND %(high)s
 UNION ALL
@@ -38,7 +36,7 @@ SELECT 'dead_letter', id FROM dead_letters WHERE id BETWEEN %(low)s AND %(high)s
 LIMIT %(limit)s
 """
 
-# The unique keys begin with the provider, so that it is given.
+# The unique indexes begin with the provider.
 BY_NAME: Final = """
 SELECT 'prediction' AS subject, id FROM predictions
  WHERE provider = ANY(%(providers)s::text[]) AND external_id = %(name)s
@@ -52,15 +50,15 @@ LIMIT %(limit)s
 
 
 def find_rows(conn: Connection, name: str, providers: Sequence[str]) -> list[RowMatch]:
-    """Return the rows, at most 10, whose id is or begins with a name (8 characters at least), or who bear that name."""
+    """Return up to 10 rows whose id begins with `name` (8 characters or more) or whose external or webhook id it is."""
     digits = name.lower().replace("-", "")
-    found: list[Row] = []
+    rows: list[Row] = []
     if MIN_PREFIX <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef"):
         low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-        found = fetch_all(conn, BY_ID, {"low": low, "high": high, "limit": MAX_MATCHES})
-    if not found and providers:
-        found = fetch_all(conn, BY_NAME, {"name": name, "providers": list(providers), "limit": MAX_MATCHES})
-    return list(dict.fromkeys(RowMatch(row["subject"], row["id"]) for row in found))
+        rows = fetch_all(conn, BY_ID, {"low": low, "high": high, "limit": MAX_MATCHES})
+    if not rows and providers:
+        rows = fetch_all(conn, BY_NAME, {"name": name, "providers": list(providers), "limit": MAX_MATCHES})
+    return list(dict.fromkeys(RowMatch(row["subject"], row["id"]) for row in rows))
 
 
 DELIVERY: Final = """
@@ -87,10 +85,10 @@ SELECT id, job_id, prediction_id, idx, path, source_kind,
   FROM outputs WHERE id = %(id)s
 """
 
-NOTICE: Final = """
+NOTIFICATION: Final = """
 SELECT id, event_id, job_id, type, state, category, reason, created_at, run_at, attempt, crashes, leased_by,
        leased_until, ended_at
-  FROM notices WHERE id = %(id)s
+  FROM notifications WHERE id = %(id)s
 """
 
 UPLOAD: Final = """
@@ -99,24 +97,30 @@ SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END 
   FROM uploads WHERE id = %(id)s
 """
 
-_ROWS: Final = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notice": NOTICE, "upload": UPLOAD}
+_ROWS: Final = {
+    "delivery": DELIVERY,
+    "prediction": PREDICTION,
+    "output": OUTPUT,
+    "notification": NOTIFICATION,
+    "upload": UPLOAD,
+}
 
 
 def get_row(conn: Connection, match: RowMatch) -> Row | None:
-    """Return all columns of a delivery, prediction, output, notice or upload that a person reads."""
+    """Return the readable columns of a delivery, prediction, output, notification or upload."""
     return fetch_one(conn, _ROWS[match.subject], {"id": match.id})
 
 
 DEAD_LETTERS: Final = """
 SELECT id, subject, subject_id, step, category, error, reason, retryable, state, created_at, closed_at, closed_by
   FROM dead_letters
- WHERE subject IN ('delivery', 'prediction', 'output', 'notice') AND subject_id = ANY(%(ids)s::uuid[])
+ WHERE subject IN ('delivery', 'prediction', 'output', 'notification') AND subject_id = ANY(%(ids)s::uuid[])
  ORDER BY created_at, id
 """
 
 
 def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    """Return every dead letter of some rows, open or closed, oldest first."""
+    """Return the dead letters of these rows, open or closed, oldest first."""
     return fetch_all(conn, DEAD_LETTERS, {"ids": list(ids)})
 
 
@@ -127,12 +131,12 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
         UNION
         SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
           FROM events
-         WHERE subject IN ('delivery', 'prediction', 'output', 'notice', 'dead_letter')
-           AND subject_id = ANY(%(ids)s::uuid[])) taken
+         WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')
+           AND subject_id = ANY(%(ids)s::uuid[])) timeline
  ORDER BY at, id LIMIT %(limit)s
 """
 
 
 def list_timeline(conn: Connection, job_id: UUID | None, ids: Sequence[UUID]) -> list[Row]:
-    """Return the edges, at most 1,000, that a job and all of its rows have taken, and those of the rows named."""
+    """Return up to 1,000 events of a job with all its rows, and of the rows given by id, oldest first."""
     return fetch_all(conn, TIMELINE, {"job_id": job_id, "ids": list(ids), "limit": MAX_EVENTS})

@@ -1,4 +1,4 @@
-"""What `moorage status` reads: the state of everything, through indexes that cost what is live."""
+"""Queries of `moorage status`: live work, read through partial indexes of live rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SELECT p.provider, d.received_at
  ORDER BY p.provider
 """
 
-# Those an application started itself need no room, so that they do not count here. See submits.has_room.
+# Predictions submitted by applications do not count, as in submissions.has_capacity.
 IN_FLIGHT: Final = """
 SELECT provider, count(*) AS value
   FROM predictions
@@ -25,7 +25,7 @@ SELECT provider, count(*) AS value
  GROUP BY provider
 """
 
-# A claim is not an event, so that when it was made is not known; when it was last renewed is.
+# The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
 HELD: Final = """
 SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
   FROM (SELECT 'delivery' AS subject, id, NULL::uuid AS job_id, leased_by, attempt, leased_until
@@ -37,35 +37,35 @@ SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < mom
         SELECT 'output', id, job_id, leased_by, attempt, leased_until
           FROM outputs WHERE lease_token IS NOT NULL
         UNION ALL
-        SELECT 'notice', id, job_id, leased_by, attempt, leased_until
-          FROM notices WHERE lease_token IS NOT NULL) held
+        SELECT 'notification', id, job_id, leased_by, attempt, leased_until
+          FROM notifications WHERE lease_token IS NOT NULL) held
  ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What PostgreSQL knows, read at `at`. The lists of rows have the columns of the statements that made them."""
+    """The state of all live work. The lists contain the columns of their statements."""
 
     read_at: datetime
     last_webhooks: dict[str, datetime | None]
     deliveries: list[Row]  # state, provider, value
     jobs: list[Row]  # state, provider, value
     predictions: list[Row]  # state, provider, value
-    in_flight: dict[str, int]  # moorage's own orders of each provider
+    in_flight: dict[str, int]  # submissions by provider
     outputs: list[Row]  # state, provider, value
-    notifications: list[Row]  # state, value: waiting, and those that ended in the last 24 hours
+    notifications: list[Row]  # state, value: waiting, or ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
     soonest_expiry_seconds: float | None
     leases: list[Row]
     ticks: list[Row]
     dead_letters: list[Row]  # provider, step, category, value
-    pauses: list[Row]  # see pauses.all_of
+    pauses: list[Row]  # see pauses.list_pauses
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
 
 
 def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
-    """Read the state of everything in the caller's transaction."""
+    """Read everything in the caller's transaction."""
     expiry = fetch_all(conn, metrics.SOONEST_EXPIRY)
     webhooks = fetch_all(conn, LAST_WEBHOOKS, {"providers": list(providers)})
     return Overview(
@@ -76,7 +76,7 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         predictions=fetch_all(conn, metrics.PREDICTIONS),
         in_flight={row["provider"]: int(row["value"]) for row in fetch_all(conn, IN_FLIGHT)},
         outputs=fetch_all(conn, metrics.OUTPUTS),
-        notifications=fetch_all(conn, metrics.NOTICES),
+        notifications=fetch_all(conn, metrics.NOTIFICATIONS),
         oldest_due_seconds={row["table"]: float(row["value"]) for row in fetch_all(conn, metrics.OLDEST_DUE)},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
         leases=fetch_all(conn, HELD, {"limit": held_limit}),

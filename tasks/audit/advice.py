@@ -1,8 +1,9 @@
-"""What to do about a finding, by the word of its check; and which findings a repair can try."""
+"""What to do about a finding, by the code of its check; and which findings a repair can try."""
 
 from collections.abc import Mapping
 from typing import Final
 
+from db.audit.check import Check
 from tasks.audit.findings import Finding
 
 RULES: Final[Mapping[int, str]] = {
@@ -79,19 +80,21 @@ ADVICE: Final[Mapping[str, str]] = {
 
 # An input file was sent once, by its owner: no repair can have it again.
 _AGAIN: Final = "restore it from a backup, or ask its owner to upload it again"
-UPLOAD_ADVICE: Final[Mapping[str, str]] = {f"4 uploads {word}": _AGAIN for word in ("missing", "size", "digest")}
+UPLOAD_ADVICE: Final[Mapping[Check, str]] = {
+    Check(4, "uploads", code): _AGAIN for code in ("missing", "size", "digest")
+}
 
 REPAIRABLE: Final = frozenset(
     {
-        *(f"2 {table} overdue" for table in ("deliveries", "jobs", "predictions", "outputs", "notices")),
-        *(f"2 {table} held" for table in ("deliveries", "predictions", "outputs", "notices")),
-        "3 jobs unsettled",
-        "4 objects missing", "4 objects size", "4 objects digest", "4 sample digest",
-        "9 renders unplaced", "9 projects document",
+        *(Check(2, table, "overdue") for table in ("deliveries", "jobs", "predictions", "outputs", "notifications")),
+        *(Check(2, table, "held") for table in ("deliveries", "predictions", "outputs", "notifications")),
+        Check(3, "jobs", "unsettled"),
+        *(Check(4, "objects", code) for code in ("missing", "size", "digest")), Check(4, "sample", "digest"),
+        Check(9, "renders", "unplaced"), Check(9, "projects", "document"),
     }
 )  # fmt: skip
 
 
 def get_advice(finding: Finding) -> str:
     """Return what a person does about it."""
-    return UPLOAD_ADVICE.get(finding.check) or ADVICE[finding.code]
+    return UPLOAD_ADVICE.get(finding.check) or ADVICE[finding.check.code]

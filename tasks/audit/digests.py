@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from db import objects
+from db.audit.check import Check
 from db.connection import Row
 from storage import keys
 from storage.errors import ObjectMissing
@@ -52,31 +53,31 @@ def compute_digest(deps: Deps, bucket: str, key: str, checked: Counter[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class DigestSample:
-    """Kept files drawn at random: the digest that storage reports for them is the one that was recorded."""
+    """Compares the digest that storage reports for `size` kept files, chosen at random, with the recorded one."""
 
     deps: Deps
-    drawn: list[str]
+    size: int
     name: str = "sample"
 
-    def page(self, after: str) -> Page:  # noqa: ARG002 (a place's signature; they are few enough for one page)
-        """Look at all of them."""
+    def page(self, after: str) -> Page:  # noqa: ARG002 (the signature of a scan: this one has a single page)
+        """Check the whole sample."""
         page = Page()
-        for finding in self._look(self.drawn, page.checked):
+        output_ids = self.deps.database.run(lambda conn: objects.sample_kept_outputs(conn, self.size))
+        for finding in self._check(output_ids, page.checked):
             page.add(finding)
         return page
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        """Ask storage once more for what was found."""
-        return self._look([finding.id for finding in findings], Counter())
+        """Request the digests of the findings from storage again."""
+        return self._check([UUID(finding.id) for finding in findings], Counter())
 
-    def _look(self, ids: list[str], checked: Counter[str]) -> list[Finding]:
+    def _check(self, output_ids: list[UUID], checked: Counter[str]) -> list[Finding]:
         blobs, wrong = self.deps.storage, []
-        outputs = [UUID(output_id) for output_id in ids]
-        rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, outputs))
+        rows = self.deps.database.run(lambda conn: objects.get_output_objects(conn, output_ids))
         for expected in expected_objects(row for row in rows if row["state"] == "kept"):
             stat = blobs.head(blobs.public_bucket, expected.key)
             checked["sample"] += 1
             if stat is not None and stat.sha256 is not None and stat.sha256 != expected.sha256:
                 what = f"its object {expected.key} has the digest {stat.sha256}, not {expected.sha256}"
-                wrong.append(Finding(4, "output", str(expected.output_id), what, "4 sample digest"))
+                wrong.append(Finding(4, "output", str(expected.output_id), what, Check(4, "sample", "digest")))
         return wrong

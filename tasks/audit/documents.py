@@ -5,17 +5,18 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from db import objects, projects
+from db.audit.check import Check
 from db.connection import Connection, Row
 from moorage import scene_documents
 from tasks.audit.findings import Finding
 from tasks.step import Deps
 
 
-def check_documents(deps: Deps, project_ids: Sequence[str], check: str) -> Iterator[Finding]:
+def check_documents(deps: Deps, project_ids: Sequence[str], check: Check) -> Iterator[Finding]:
     """Go through some projects, one in memory."""
     for project_id in project_ids:
         wrong = deps.database.run(partial(_project, project_id=project_id, asset_base=deps.asset_base))
-        yield from (Finding(9, "project", project_id, what, check) for what in wrong)
+        yield from (Finding(check.rule, "project", project_id, what, check) for what in wrong)
 
 
 def _project(conn: Connection, project_id: str, asset_base: str) -> list[str]:

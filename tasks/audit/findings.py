@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from db.audit.check import Check
+
 MAX_LISTED: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
 
 
@@ -16,22 +18,17 @@ class Finding:
         rule: its number in docs/design.md 5.
         subject: delivery, job, prediction, output, render, dead_letter, project, upload, or object.
         id: the row's id, or the object's key.
-        check: what saw it: the rule, where it looks, and a word ("3 renders cover").
+        check: what found it.
     """
 
     rule: int
     subject: str
     id: str
     what: str
-    check: str
+    check: Check
 
     @property
-    def code(self) -> str:
-        """Return what is wrong in one word, by which advice and repair go."""
-        return self.check.split()[2]
-
-    @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[Check, str]:
         """Return what makes two findings the same; a time or a count in `what` may have changed."""
         return self.check, self.id
 
@@ -45,14 +42,12 @@ class Tally:
         checked: how much was looked at, by place.
         found: findings by check; `findings` lists the first 1,000 of each.
         notes: what breaks no rule but is worth knowing, the first 1,000.
-        kept: ids of outputs with objects, of which a sample is drawn.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
-    found: Counter[str] = field(default_factory=Counter)
+    found: Counter[Check] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and list it while there is room."""
@@ -64,6 +59,16 @@ class Tally:
         """List what is worth knowing, while there is room."""
         if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
+
+    def add_page(self, page: "Page") -> None:
+        """Add the counts, findings and notes of a page."""
+        self.checked += page.checked
+        for finding in page.findings:
+            self.add(finding)
+        for check, count in page.found.items():
+            self.found[check] += count - sum(finding.check == check for finding in page.findings)
+        for note in page.notes:
+            self.add_note(note)
 
 
 @dataclass(slots=True)

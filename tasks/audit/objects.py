@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from db import objects as inventory
+from db.audit.check import Check
 from storage import keys
 from storage.keys import RenderKey
 from storage.s3 import ListedObject
@@ -56,16 +57,18 @@ class ListingScan:
         found, key = partial(Finding, 4, self.subject, str(expected.output_id)), expected.key
         if listed is None:
             if expected.is_required:
-                page.add(found(f"its object {key} is missing", f"4 {self.name} missing"))
+                page.add(found(f"its object {key} is missing", Check(4, self.name, "missing")))
         elif listed.size_bytes != expected.bytes:
             page.add(
-                found(f"its object {key} has {listed.size_bytes} bytes, not {expected.bytes}", f"4 {self.name} size")
+                found(
+                    f"its object {key} has {listed.size_bytes} bytes, not {expected.bytes}", Check(4, self.name, "size")
+                )
             )
         elif self.deep and expected.is_required:
             digest = compute_digest(self.deps, _bucket(self.deps, key), key, page.checked)
             if digest != expected.sha256:
                 what = f"its object {key} has the digest {digest}, not {expected.sha256}"
-                page.add(found(what, f"4 {self.name} digest"))
+                page.add(found(what, Check(4, self.name, "digest")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,6 @@ class ObjectScan(ListingScan):
         rows = self.deps.database.run(partial(inventory.list_output_objects, after=start, limit=PAGE))
         last = str(rows[-1]["job_id"]) if rows else None
         page = Page(after=last)
-        page.kept.extend(str(row["id"]) for row in rows if row["state"] == "kept")
         return self._walk(page, expected_objects(rows), self._listing(after, last))
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
@@ -132,7 +134,7 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], plac
         told = keys.parse_key(listed.key)
         in_flight = isinstance(told, RenderKey) and told.token_start in leased
         what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
-        finding = Finding(5, "object", listed.key, what, f"5 {place} unnamed")
+        finding = Finding(5, "object", listed.key, what, Check(5, place, "unnamed"))
         if in_flight or datetime.now(UTC) - listed.modified_at < limit:
             page.add_note(finding)
         else:

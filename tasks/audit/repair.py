@@ -52,7 +52,7 @@ def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send
 class _Hand:
     def __init__(self, deps: Deps, actor: str, send: SendWakes) -> None:
         self._deps, self._actor, self._send = deps, actor, send
-        self._by_word: Final[Mapping[str, Callable[[Finding], tuple[bool, str]]]] = {
+        self._by_code: Final[Mapping[str, Callable[[Finding], tuple[bool, str]]]] = {
             "overdue": self._overdue,
             "held": self._held,
             "unsettled": self._look_at_job,
@@ -64,7 +64,7 @@ class _Hand:
         }
 
     def repair(self, finding: Finding) -> tuple[bool, str]:
-        return self._by_word[finding.code](finding)
+        return self._by_code[finding.check.code](finding)
 
     def _overdue(self, finding: Finding) -> tuple[bool, str]:
         if finding.subject == "job":
@@ -109,7 +109,7 @@ class _Hand:
 
 
 def _table(finding: Finding) -> WorkTable:
-    table = finding.check.split()[1]
+    table = finding.check.scope
     if table not in SUBJECT:
         raise LookupError(f"{table} has no leases")
     return cast(WorkTable, table)

@@ -1,7 +1,5 @@
 """A SIGKILL at every failpoint on the way of a webhook, in the running system: what was accepted is kept, once."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ from PIL import Image
 
 from db.connection import connect
 from tests.acceptance.world import until
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -109,7 +108,7 @@ def check_discarded(world, asked):
     assert world.job(asked)["state"] == "failed"
     bad, good = world.outputs(asked)
     assert (bad["state"], good["state"]) == ("dead", "discarded")
-    listed = world.blobs.list(world.blobs.public_bucket, f"renders/{asked.job_id}/")
+    listed = world.blobs.list_objects(world.blobs.public_bucket, f"renders/{asked.job_id}/")
     assert not {item.key for item in listed} & {good["key"], good["thumb_key"]}
     assert world.rows("SELECT 1 FROM renders WHERE id = %(id)s", id=asked.job_id) == []
     assert len(world.letters(asked)) == 1
@@ -130,7 +129,7 @@ def crashes(world, point):
 def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
     """What was answered 2xx is recorded, and what was not comes again."""
     if point == "register.after_commit":
-        made = world.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
+        made = world.standin.create_prediction({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
         world.arm(point)
         with pytest.raises(OSError, match="onnection"):  # requests' errors are OSErrors
             world.register(made["id"])
@@ -196,13 +195,13 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
     until(lambda: not world.is_armed("discard.after_spooled"), "a crash while an input is deleted")
     lent = "SELECT id FROM outputs WHERE source_kind = 'object' AND source IS NOT NULL"
     until(lambda: world.rows(lent) == [], "no row names an input any more")
-    until(lambda: list(world.blobs.list(world.blobs.private_bucket, "inputs/")) == [], "no copy is left")
+    until(lambda: list(world.blobs.list_objects(world.blobs.private_bucket, "inputs/")) == [], "no copy is left")
 
 
 def test_a_recovery_that_dies_is_run_again(world):
     """After a day without webhooks a person recovers; half a recovery must not stand in the way of the next."""
-    made = world.standin.create({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
-    until(lambda: world.standin.get(made["id"])["status"] == "succeeded", "the prediction ended")
+    made = world.standin.create_prediction({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
+    until(lambda: world.standin.get_prediction(made["id"])["status"] == "succeeded", "the prediction ended")
     world.arm("recover.after_commit")
 
     assert run(world, "recover", "replicate", "--since", "1h", "--yes").returncode == -9
@@ -241,7 +240,7 @@ def test_a_crash_behind_the_mending_of_a_document_leaves_it_mended(world):
     until(lambda: not world.is_armed("reconcile.after_mend"), "a crash behind the mending of a document")
 
     (scene,) = world.one("SELECT document FROM projects WHERE id = 'crash'")["document"]["scenes"]
-    assert scene["imageUrls"] == [world.blobs.asset_url(row["key"]) for row in world.outputs(asked)]
+    assert scene["imageUrls"] == [world.blobs.build_asset_url(row["key"]) for row in world.outputs(asked)]
 
 
 @pytest.mark.parametrize(("point", "is_done"), [("migrate.before_commit", False), ("migrate.after_commit", True)])
@@ -275,5 +274,4 @@ def migrate(world, url):
 
 def run(world, *command, **settings):
     environment = {**world.local.environment(), **settings}
-    argv = [sys.executable, "-m", "cli.main", *command]
-    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return fork_server.run(["-m", "cli.main", *command], cwd=ROOT, env=environment, timeout=200)

@@ -24,7 +24,7 @@ from moorage import settings as settings_module
 from moorage import transitions
 from moorage.settings import Settings
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 from storage import s3
 from tests.acceptance.patience import patient
 
@@ -66,7 +66,7 @@ class Asked:
 class World:
     """The one running system that the acceptance tests share."""
 
-    def __init__(self, local: Local, standin: Standin, armed: Path) -> None:
+    def __init__(self, local: LocalDeployment, standin: Standin, armed: Path) -> None:
         self.local, self.standin, self.armed = local, standin, armed
         self.settings = load_settings(local.environment())
         self.url = self.settings.database_url.get_secret_value()
@@ -103,7 +103,9 @@ class World:
 
     def ask(self, script: dict[str, Any] | None = None, **registration: Any) -> Asked:
         """Start a prediction with a script (see the stand-in's faults) and register it."""
-        made = self.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook)
+        made = self.standin.create_prediction(
+            {"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook
+        )
         return self.register(made["id"], **registration)
 
     def register(self, external_id: str, *, status: int = 201, **registration: Any) -> Asked:
@@ -146,7 +148,7 @@ class World:
 
     def promised(self, asked: Asked, expected: str = "kept") -> dict[str, str]:
         """Return what the stand-in says it made, and must come to `expected`: path to sha256."""
-        lines = self.standin.ledger()["summary"]["expected"][expected]
+        lines = self.standin.get_ledger()["summary"]["expected"][expected]
         return {line["path"]: line["sha256"] for line in lines if line["prediction"] == asked.external_id}
 
     def check(self, asked: Asked) -> None:
@@ -210,7 +212,7 @@ class World:
         """Start whatever a test left stopped, disarm every failpoint, and return when all work again."""
         for file in self.armed.iterdir():
             file.unlink(missing_ok=True)
-        self.local.watch()
+        self.local.restart_dead()
         for server in self.local.stack.servers:
             server.await_ready()
         for name, process in self.local.processes.items():

@@ -11,7 +11,7 @@ from db import jobs as jobs_table
 from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
-from moorage.lifecycle import DeadLetterDecision, RetryPolicy
+from moorage.lifecycle import DeadLetterDecision, Retry, RetryPolicy
 from moorage.model import Lease, Media, StoredOutput, Thumbnail, WorkTable
 from storage import keys
 from tasks.jobs import replay
@@ -175,11 +175,12 @@ class Real:
             return lambda conn: discarding.end_discarded(conn, lease)
         if name == "ingest":
             return lambda conn: self._ingest(conn, lease)
-        if memo.reason == str(ERRORS["storage away"]):
+        if isinstance(memo, Retry) and memo.kind == "storage_failed":
             return lambda conn: leases.reschedule(
                 conn, lease, wait_seconds=0, reason=memo.reason, counts_as_error=False
             )
-        error = next(e for e in ERRORS.values() if memo.reason.startswith(str(e)))
+        name = memo.error if isinstance(memo, DeadLetterDecision) else "DownloadInterrupted"
+        error = next(e for e in ERRORS.values() if type(e).__name__ == name)
         return lambda conn: failures._record(conn, deps, lease, "keep", error)
 
     def _unleased(self, name: str, slot: int) -> Work:
@@ -191,7 +192,7 @@ class Real:
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
         why = DeadLetterDecision("POISON", "Poison", "workers died", retryable=True)
         step = reconcile.STEP_BY_TABLE[TABLE[slot]]
-        return lambda conn: failures._poison(conn, deps, step, row_id, why, "node/poison")
+        return lambda conn: failures._dead_letter_poison(conn, deps, TABLE[slot], step, row_id, why, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
         actor = after.actors[label.who]
@@ -261,7 +262,7 @@ class Real:
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
             conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
             prediction = predictions.lock(conn, lease.row_id)
-        answered = poll._answer(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
+        answered = poll._apply_result(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
 

@@ -198,7 +198,7 @@ def answer(view: View, me: Actor, rules: "Rules") -> None:
 
 
 def poison(view: View, me: Actor, rules: "Rules") -> None:
-    """failures._poison: no row any more that nobody holds and that has crashed too often: nothing happens"""
+    """failures._dead_letter_poison: does nothing unless the row is unleased and at the crash limit"""
     row = view.lock(me.slot)
     if row.token or row.state not in LIVE[me.slot] or row.crashes < MAX_CRASHES:
         raise Lost

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Final
 
 _LIVE: Final = {
-    "deliveries": "new", "jobs": "open", "predictions": "running", "outputs": "waiting", "notices": "waiting",
+    "deliveries": "new", "jobs": "open", "predictions": "running", "outputs": "waiting", "notifications": "waiting",
 }  # fmt: skip
-_LEASED: Final = ("deliveries", "predictions", "outputs", "notices")
+_LEASED: Final = ("deliveries", "predictions", "outputs", "notifications")
 _SUBJECT: Final = {
     "deliveries": "delivery", "jobs": "job", "predictions": "prediction", "outputs": "output", "renders": "render",
-    "dead_letters": "dead_letter", "notices": "notice",
+    "dead_letters": "dead_letter", "notifications": "notification",
 }  # fmt: skip
 _TOKEN: Final = "'6f1d2a3e-57c1-4b8e-9a51-5b3f8f2f7d10'"
 
@@ -47,9 +47,9 @@ _ON_HISTORY: Final = {
     "7 jobs unpublished": "UPDATE events SET id = id + 1000 WHERE subject = 'render'",
     "7 renders apart": "UPDATE events SET id = id + 1000 WHERE subject = 'render'",
     # what a worker does that writes after a sweep took its row away
-    "6 outputs lost": "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)"
-    " SELECT 'output', id, job_id, 'waiting', 'waiting', 'the lease ' || substring(key FROM '-([0-9a-f]{8})[.]') ||"
-    " ' expired: its worker is gone or stuck', 'x' FROM outputs WHERE key IS NOT NULL",
+    "6 outputs lost": "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, actor)"
+    " SELECT 'output', id, job_id, 'waiting', 'waiting', 'lease_expired', substring(key FROM '-([0-9a-f]{8})[.]'), 'x'"
+    " FROM outputs WHERE key IS NOT NULL",
     "6 outputs thief": "UPDATE outputs SET thumb_key = replace(thumb_key, '_thumb', '0_thumb')",
 }
 
@@ -86,7 +86,7 @@ _ON_ROWS: Final = {
     "8 deliveries silent": "DELETE FROM dead_letters",
     "8 predictions silent": "UPDATE predictions SET state = 'lost'",
     "8 outputs silent": "DELETE FROM dead_letters",
-    "8 notices silent": "UPDATE notices SET state = 'dead', category = 'NOTIFY_FAILED', run_at = NULL",
+    "8 notifications silent": "UPDATE notifications SET state = 'dead', category = 'NOTIFY_FAILED', run_at = NULL",
     "8 dead_letters alive": "UPDATE outputs SET state = 'waiting' WHERE state = 'dead'",
     "8 dead_letters doubled": "INSERT INTO dead_letters (id, subject, subject_id, step, category, error, reason,"
     " retryable) SELECT gen_random_uuid(), subject, subject_id, step, category, error, reason, true FROM dead_letters",

@@ -18,8 +18,8 @@ def started(at: World, entries: int = 3, **columns: Any) -> UUID:
     chain = [{"provider": "replicate", "model": f"m{n}", "input": {}, "seconds": 60.0} for n in range(entries)]
     given = {"kind": "image", "project_id": None, "scene": None, "placeholder": False, "partial": "keep", **columns}
     at.conn.execute(
-        "INSERT INTO jobs (id, owner, kind, chain, placeholder, partial, project_id, scene, deadline_at, run_at)"
-        " VALUES (%s, 'ann', %s, %s, %s, %s, %s, %s, moment() + '1 hour', moment() + '1 hour')",
+        "INSERT INTO jobs (id, owner, kind, fallback_chain, placeholder, partial, project_id, scene, deadline_at,"
+        " run_at) VALUES (%s, 'ann', %s, %s, %s, %s, %s, %s, moment() + '1 hour', moment() + '1 hour')",
         (job_id, given["kind"], Jsonb(given.get("chain", chain)), given["placeholder"], given["partial"],
          given["project_id"], given["scene"]),
     )  # fmt: skip

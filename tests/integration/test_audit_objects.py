@@ -34,7 +34,7 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
 
 def run(deps: Deps, *, deep: bool = False, sample: int = 50) -> list[tuple[str, str]]:
     found = audit.run_audit(deps, deep=deep, second_look_seconds=0.0, sample=sample).findings
-    return [(finding.check, finding.id) for finding in found]
+    return [(str(finding.check), finding.id) for finding in found]
 
 
 def put(deps: Deps, key: str, body: bytes) -> None:
@@ -133,7 +133,7 @@ def peak_of_an_audit(deps: Deps, monkeypatch: pytest.MonkeyPatch, objects: int) 
         for number in range(objects if prefix == keys.RENDER_PREFIX else 0):
             yield ListedObject(f"renders/{number:032x}/0-nobody.png", 1, datetime.now(UTC))
 
-    monkeypatch.setattr(deps.storage, "list", listing)
+    monkeypatch.setattr(deps.storage, "list_objects", listing)
     tracemalloc.start()
     try:
         report = audit.run_audit(deps, second_look_seconds=0.0)

@@ -47,7 +47,7 @@ def repaired(at: World, found: list[run.Finding]) -> tuple[list[tuple[str, bool,
 
     before = everything(at)
     done = [
-        (one.finding.check, one.is_done, one.message)
+        (str(one.finding.check), one.is_done, one.message)
         for one in repair.repair_findings(at.deps, found, actor="cli", send=send)
     ]
     assert before - everything(at) == set(), "a repair deletes nothing"
@@ -140,7 +140,7 @@ def test_other_bytes_are_never_stored_under_a_recorded_key(at: World, source: tu
     assert [(check, one) for check, one, _ in done] == [("4 objects missing", False)]
     assert "cannot be fetched again" in done[0][2]
     assert at.deps.storage.head(at.deps.storage.public_bucket, row["key"]) is None
-    assert [finding.check for finding in findings(at)] == ["4 objects missing"]
+    assert [str(finding.check) for finding in findings(at)] == ["4 objects missing"]
 
 
 def test_what_is_overdue_is_woken(at: World) -> None:
@@ -187,7 +187,7 @@ def test_a_job_that_nobody_settled_is_settled(at: World) -> None:
             (outputs[0], job_id),
         )
 
-    found = [finding for finding in findings(at) if finding.check == "3 jobs unsettled"]
+    found = [finding for finding in findings(at) if str(finding.check) == "3 jobs unsettled"]
     done, _ = repaired(at, found)
 
     assert [one for _, one, _ in done] == [True]
@@ -216,7 +216,7 @@ def test_placements_and_documents_are_computed_again(at: World) -> None:
     found = findings(at)
     done, _ = repaired(at, found)
 
-    assert {finding.check for finding in found} == {"9 renders unplaced", "9 projects document"}
+    assert {str(finding.check) for finding in found} == {"9 renders unplaced", "9 projects document"}
     assert all(one for _, one, _ in done)
     assert findings(at) == []
 
@@ -231,4 +231,4 @@ def test_what_no_repair_is_for_is_left_with_advice(at: World) -> None:
     assert [(check, one) for check, one, _ in done] == [("3 renders cover", False)]
     assert advice.ADVICE["cover"] in done[0][2]
     assert sent == []
-    assert [finding.check for finding in findings(at)] == ["3 renders cover"]
+    assert [str(finding.check) for finding in findings(at)] == ["3 renders cover"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from db.audit import checks as rules
+from db.audit.check import Check
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage.model import Wake
@@ -48,7 +49,7 @@ def loose(stack: Stack, template_database: str) -> Iterator[Deps]:
 
 
 def _telling(deps: Deps) -> Deps:
-    """Have the ends of jobs told to an application; nobody sends the notices."""
+    """Have the ends of jobs told to an application; nobody sends the notifications."""
     return replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
 
 
@@ -86,10 +87,10 @@ def test_the_rows_that_are_damaged_are_right_before(loose: Deps) -> None:
     assert rehearsal.found(loose) == []
 
 
-@pytest.mark.parametrize("check", [*rules.CHECKS, DOCUMENT_CHECK])
-def test_every_check_names_its_damage(loose: Deps, check: str) -> None:
+@pytest.mark.parametrize("check", [*rules.CHECKS, DOCUMENT_CHECK], ids=str)
+def test_every_check_names_its_damage(loose: Deps, check: Check) -> None:
     """A check that never fires proves nothing: each is shown the very thing it is there for; a new one has none yet."""
-    with rehearsal.damaged(loose, DAMAGE[check]) as deps:
+    with rehearsal.damaged(loose, DAMAGE[str(check)]) as deps:
         found = rehearsal.found(deps)
         again = [finding for name in rules.PAGES for finding in _again(deps, name, found)]
 
@@ -99,8 +100,8 @@ def test_every_check_names_its_damage(loose: Deps, check: str) -> None:
 
 
 def _again(deps: Deps, place: str, found: list[run.Finding]) -> list[run.Finding]:
-    mine = [finding for finding in found if finding.check.split()[1] == place]
-    return rehearsal.Rows(deps, place, deep=True).again(mine)
+    mine = [finding for finding in found if finding.check.scope == place]
+    return rehearsal.RowScan(deps, place, deep=True).recheck(mine)
 
 
 @pytest.mark.parametrize("name", ALSO)
@@ -111,7 +112,7 @@ def test_more_damage_is_named(loose: Deps, name: str) -> None:
     with rehearsal.damaged(loose, sql) as deps:
         found = rehearsal.found(deps)
 
-    assert check in {finding.check for finding in found}
+    assert check in {str(finding.check) for finding in found}
 
 
 def test_every_table_is_audited_or_has_a_reason_not_to_be(project_root: Path) -> None:
@@ -146,7 +147,7 @@ def test_any_state_that_is_faked_is_named(loose: Deps, table: str) -> None:
     for state in (*states, "nowhere"):
         sql = f"UPDATE {table} SET state = '{state}' WHERE state <> '{state}'"
         with rehearsal.damaged(loose, sql) as deps:
-            named = {finding.id for finding in rehearsal.found(deps) if finding.check == f"7 {table} state"}
+            named = {finding.id for finding in rehearsal.found(deps) if finding.check == Check(7, table, "state")}
             changed = deps.database.run(
                 lambda c, state=state: c.execute(
                     f"SELECT count(*) AS n FROM {table} WHERE state = '{state}'".encode()
@@ -164,7 +165,7 @@ def test_a_poisoned_delivery_that_was_unmatched_leaves_a_whole_history(deps: Dep
     world.work(deps, wake)
     conn.execute("UPDATE deliveries SET crashes = 5, run_at = moment()")
 
-    failures.dead_letter_poison(deps, "ingest", wake.row_id, "node/task")
+    failures.dead_letter_poison(deps, "deliveries", "ingest", wake.row_id, "node/task")
 
     assert conn.execute("SELECT state FROM deliveries").fetchall() == [{"state": "dead"}]
     assert rehearsal.found(deps) == []
@@ -187,7 +188,7 @@ def test_what_is_paused_is_not_overdue(deps: Deps, conn: Connection, target: str
     ingested = world.deliver(deps, {"id": "abc", "status": "succeeded", "output": [world.picture()]})
     ingest.run(deps, world.claim(deps, ingested), world.Calm())
     conn.execute("UPDATE outputs SET run_at = moment() - interval '1 h'")
-    before = [finding.check for finding in rehearsal.found(deps)]
+    before = [str(finding.check) for finding in rehearsal.found(deps)]
 
     conn.execute("INSERT INTO pauses (target, paused_by) VALUES (%s, 'tests')", [target])
 

@@ -1,4 +1,4 @@
-"""How an audit runs: its second look, its interruption and resumption, and what the command prints."""
+"""How an audit runs: its pages, its second look, its sample, and what the command prints."""
 
 import json
 import os
@@ -6,16 +6,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 
 from db.audit import checks as rules
+from db.audit.check import Check
 from db.connection import Connection
+from db.objects import sample_kept_outputs
 from embedded.stack import Stack
-from moorage.errors import DatabaseUnavailable, Refused
-from tasks.audit import advice, checkpoint, objects, rows, run
-from tasks.audit.findings import MAX_LISTED, Finding, Page
+from tasks.audit import advice, objects, rows, run
+from tasks.audit.findings import MAX_LISTED, Finding, Page, Tally
 from tasks.audit.rows import DOCUMENT_CHECK
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -63,95 +65,63 @@ def test_nothing_found_is_not_waited_for(deps: Deps, monkeypatch: pytest.MonkeyP
     assert pauses == []
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every page hold one row, or one job's objects, and every page be saved."""
-    monkeypatch.setattr(rows, "PAGE", 1)
-    monkeypatch.setattr(objects, "PAGE", 1)
-    monkeypatch.setattr(checkpoint, "SAVE_SECONDS", 0.0)
-
-
-def pages_until_gone(monkeypatch: pytest.MonkeyPatch, pages: int) -> Callable[[], None]:
-    """Let PostgreSQL go away after so many pages of rows or objects; returns what brings it back."""
-    left = Counter(pages=pages)
-    whole = {kind: kind.page for kind in (rows.RowScan, objects.ObjectScan)}
-
-    def limited(kind: type) -> Callable[..., Page]:
-        def page(self: object, after: str) -> Page:
-            left["pages"] -= 1
-            if left["pages"] < 0:
-                raise DatabaseUnavailable("PostgreSQL went away")
-            return whole[kind](self, after)
-
-        return page
-
-    for kind in whole:
-        monkeypatch.setattr(kind, "page", limited(kind))
-    return lambda: left.update(pages=10_000)
-
-
-@pytest.mark.parametrize("pages", [0, 9, 37, 40])
-def test_an_interrupted_audit_goes_on_where_it_was(
-    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch, small_pages: None, pages: int
+def test_small_pages_report_what_large_pages_report(
+    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run over millions of rows is not begun again for a restart of PostgreSQL."""
+    """No row is skipped or checked twice where one page ends and the next begins."""
     for number in range(3):
         world.kept(deps, f"job{number}")
     conn.execute("UPDATE renders SET cover_idx = 7")
-    whole = run.run_audit(deps, second_look_seconds=0.0)
-    back = pages_until_gone(monkeypatch, pages)
+    large = run.run_audit(deps, second_look_seconds=0.0)
+    monkeypatch.setattr(rows, "PAGE", 1)
+    monkeypatch.setattr(objects, "PAGE", 1)
 
-    with pytest.raises(DatabaseUnavailable):
-        run.run_audit(deps, second_look_seconds=0.0)
-    back()
-    resumed = run.run_audit(deps, second_look_seconds=0.0, resume=True)
+    small = run.run_audit(deps, second_look_seconds=0.0)
 
-    assert resumed.findings == whole.findings
-    assert len(whole.findings) == 3
-    assert resumed.checked == whole.checked
-    assert resumed.interruptions == 1
-    assert resumed.started_at < resumed.ended_at
-    with pytest.raises(Refused):
-        run.run_audit(deps, resume=True)
+    assert small.findings == large.findings
+    assert len(large.findings) == 3
+    assert small.checked == large.checked
+    assert small.started_at < small.ended_at
 
 
-def test_a_report_of_many_findings_stays_short(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_of_many_findings_stays_short() -> None:
     """What is too much to list is counted."""
-    progress = checkpoint.start_progress(deps, deep=False, sample=0)
-    page = Page()
+    tally, page = Tally(), Page()
     for number in range(MAX_LISTED + 5):
-        page.add(Finding(3, "render", str(number), "x", "3 renders cover"))
+        page.add(Finding(3, "render", str(number), "x", Check(3, "renders", "cover")))
 
-    progress.add_page(page)
-    progress.add_page(page)
+    tally.add_page(page)
+    tally.add_page(page)
 
-    assert len(progress.findings) == MAX_LISTED
-    assert progress.found == {"3 renders cover": 2 * (MAX_LISTED + 5)}
+    assert len(tally.findings) == MAX_LISTED
+    assert tally.found == {Check(3, "renders", "cover"): 2 * (MAX_LISTED + 5)}
 
 
-def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps) -> None:
+def test_a_sample_is_drawn_of_all_and_evenly(deps: Deps, conn: Connection) -> None:
     """A sample of the oldest files would never see a new one."""
-    drawn: Counter[str] = Counter()
+    for number in range(4):
+        world.kept(deps, f"job{number}")
+    drawn: Counter[UUID] = Counter()
 
     for _ in range(400):
-        progress = checkpoint.start_progress(deps, deep=False, sample=2)
-        progress.add_page(Page(kept=["a", "b"]))
-        progress.add_page(Page(kept=["c", "d"]))
-        drawn.update(progress.drawn)
+        drawn.update(sample_kept_outputs(conn, 2))
 
     assert sum(drawn.values()) == 800
-    assert all(130 < drawn[name] < 270 for name in "abcd")
+    assert len(drawn) == 4
+    assert all(130 < count < 270 for count in drawn.values())
 
 
 def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     """A finding that says nothing of what to do wakes a person for nothing."""
-    objects = {"4 objects missing", "4 objects size", "4 objects digest", "4 sample digest", "5 objects unnamed"}
-    inputs = {"5 inputs unnamed", "5 uploads unnamed", *advice.UPLOAD_ADVICE}
-    checks = {*rules.CHECKS, DOCUMENT_CHECK, *objects, *inputs}
+    objects = {
+        *(Check(4, "objects", code) for code in ("missing", "size", "digest")), Check(4, "sample", "digest"),
+        *(Check(5, place, "unnamed") for place in ("objects", "inputs", "uploads")), *advice.UPLOAD_ADVICE,
+    }  # fmt: skip
+    checks = {*rules.CHECKS, DOCUMENT_CHECK, *objects}
 
-    assert {check.split()[2] for check in checks} == set(advice.ADVICE)
+    assert {check.code for check in checks} == set(advice.ADVICE)
     assert checks >= advice.REPAIRABLE
-    assert {int(check.split()[0]) for check in checks} == set(advice.RULES)
+    assert {check.rule for check in checks} == set(advice.RULES)
 
 
 def test_the_command_prints_a_document_for_programs(
@@ -189,22 +159,21 @@ def test_the_command_repairs_only_when_told_to(deps: Deps, conn: Connection, sta
     assert "1 of 1 repaired" in done.stdout
 
 
-def test_a_stopped_command_is_resumed(deps: Deps, conn: Connection, stack: Stack, database_url: str) -> None:
-    """SIGTERM while it waits for its second look: status 2, and nothing is looked at twice."""
+def test_a_stopped_command_did_not_finish(deps: Deps, conn: Connection, stack: Stack, database_url: str) -> None:
+    """SIGTERM while it waits for its second look: status 2, and no report."""
     world.kept(deps, "abc")
     env = cli.environment(stack, database_url, buckets_of="auditrun")
     conn.execute("UPDATE renders SET owner = 'thief'")
     command = [sys.executable, "-m", "cli.main", "audit", "--second-look", "60"]
-    place = "SELECT FROM cursors WHERE sweep = 'audit' AND jsonb_array_length(facts -> 'findings') > 0"
+    others = [row["pid"] for row in conn.execute("SELECT pid FROM pg_stat_activity").fetchall()]
+    connected = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> ALL(%s)"
 
-    with subprocess.Popen(command, env=env, cwd=cli.ROOT, stderr=subprocess.PIPE, text=True) as running:
-        wait_until(lambda: conn.execute(place).fetchall())
+    with subprocess.Popen(
+        command, env=env, cwd=cli.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        wait_until(lambda: conn.execute(connected, (others,)).fetchall())
         os.kill(running.pid, signal.SIGTERM)
-        _, said = running.communicate(timeout=30)
-    resumed = cli.run(env, "audit", "--second-look", "0", "--resume")
-    again = cli.run(env, "audit", "--resume")
+        printed, said = running.communicate(timeout=30)
 
-    assert (running.returncode, resumed.returncode, again.returncode) == (2, 1, 2)
-    assert "moorage audit --resume" in said
-    assert "resumed 1 times" in resumed.stdout
-    assert "its owner is not its job's" in resumed.stdout
+    assert (running.returncode, printed) == (2, "")
+    assert "the audit could not finish: interrupted" in said

@@ -68,9 +68,7 @@ def test_what_is_refused_is_told_with_its_reason(deps: Deps, env: dict[str, str]
     result = json.loads(done.stdout)
     assert done.returncode == 1
     assert result["done"] == 1
-    assert [one["reason"] for one in result["refused"]] == [
-        "the source of this file is gone, or it is not dead any more"
-    ]
+    assert [one["reason"] for one in result["refused"]] == ["output is no longer dead, or its source was purged"]
 
 
 def test_a_dead_letter_is_discarded_by_the_start_of_its_id(deps: Deps, env: dict[str, str], conn: Connection) -> None:

@@ -106,6 +106,7 @@ def test_a_busy_server_is_asked_again(server, status):
     error = failure(DownloadInterrupted, server)
 
     assert (error.facts["status"], error.retry_after) == (status, None)
+    assert error.event_kind == "source_unavailable"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_body_that_cannot_be_understood_is_a_dead_letter(at: World, body: byte
     at.step("ingest", delivery)
 
     (letter,) = at.letters(delivery)
-    assert (letter["category"], letter["error"], letter["state"]) == ("VALIDATION_FAILED", "Unreadable", "open")
+    assert (letter["category"], letter["error"], letter["state"]) == ("VALIDATION_FAILED", "MalformedPayload", "open")
     assert at.state("deliveries", delivery) == "dead"
     assert at.row("deliveries", delivery)["body"] == body
 

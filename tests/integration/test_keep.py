@@ -9,7 +9,7 @@ import pytest
 
 from db.connection import connect
 from embedded.stack import Stack
-from moorage.errors import DatabaseUnavailable
+from moorage.errors import DatabaseUnavailable, StepInterrupted
 from moorage.model import Wake
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shutdown, step_runner
@@ -158,6 +158,8 @@ def test_a_failing_server_is_tried_twelve_times(at: World) -> None:
 
     (letter,) = at.letters(output_id)
     assert downloads(at) == 12
+    assert at.one("SELECT count(*) FROM events WHERE kind = 'source_unavailable'") == 11
+    assert not at.row("outputs", output_id)["source_expired"]
     assert (letter["error"], letter["facts"]["attempts"]) == ("DownloadInterrupted", 12)
     assert at.state("jobs", made.job_id) == "failed"
 
@@ -172,6 +174,7 @@ def test_an_expired_source_is_tried_once_and_then_given_up(at: World) -> None:
 
     assert downloads(at) == 1
     assert "expired" in at.letters(output_id)[0]["reason"]
+    assert at.row("outputs", output_id)["source_expired"]
 
 
 def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: World) -> None:
@@ -211,6 +214,7 @@ def test_a_stopping_worker_hands_its_work_back_uncounted(at: World, stoppable: N
     row = at.row("outputs", output_id)
     assert (row["state"], row["lease_token"], row["attempt"], row["crashes"]) == ("waiting", None, 0, 0)
     assert at.one("SELECT run_at <= moment() FROM outputs")
+    assert at.one("SELECT count(*) FROM events WHERE subject_id = %s AND kind = 'worker_stopping'", output_id) == 1
 
 
 def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppable: None) -> None:
@@ -218,7 +222,7 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     lease = leased(at)
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    step_runner._hand_back(at.deps, lease, "the worker is stopping")
+    step_runner._return_row(at.deps, lease, StepInterrupted("the worker is stopping"))
 
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 
@@ -231,7 +235,7 @@ def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> No
         raise DatabaseUnavailable("PostgreSQL went away")
 
     spec = step_runner.StepSpec("outputs", ("waiting",), work)
-    step_runner._carry_out(at.deps, spec, "keep", lease, Held())
+    step_runner._run_claimed(at.deps, spec, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 0, 0)
@@ -247,10 +251,10 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    step_runner._carry_out(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
+    step_runner._run_claimed(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
-    assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")
+    assert (letter["category"], letter["error"]) == ("INTERNAL", "UnexpectedError")
     assert "ZeroDivisionError" in letter["facts"]["traceback"]
 
 

@@ -15,7 +15,7 @@ from moorage.errors import Refused
 from moorage.model import Wake
 from tasks import notifications
 from tasks.jobs import replay
-from tasks.sweeps import reconcile
+from tasks.sweeps import dispatch
 from tests.application import Application, listening
 from tests.integration.core import World, database_of, png, prediction, together, world
 
@@ -40,45 +40,47 @@ def at(stack: Stack, url: str, app: Application) -> Iterator[World]:
         yield made
 
 
-def notices(at: World, job_id: UUID) -> list[dict[str, Any]]:
-    return at.conn.execute("SELECT * FROM notices WHERE job_id = %s ORDER BY event_id", (job_id,)).fetchall()
+def notifications_of(at: World, job_id: UUID) -> list[dict[str, Any]]:
+    return at.conn.execute("SELECT * FROM notifications WHERE job_id = %s ORDER BY event_id", (job_id,)).fetchall()
 
 
 def ended(at: World, **asked: Any) -> tuple[UUID, UUID]:
-    """Return a succeeded job and its notice, which waits."""
+    """Return a succeeded job and its notification, which waits."""
     made = at.keeping([at.source.picture()], **asked)
     at.keep_all(made.job_id)
-    (notice,) = notices(at, made.job_id)
-    return made.job_id, notice["id"]
+    (notification,) = notifications_of(at, made.job_id)
+    return made.job_id, notification["id"]
 
 
-def tell(at: World, notice_id: UUID) -> str:
-    """Carry the step out, due at once, and return the state of the notice."""
-    at.conn.execute("UPDATE notices SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", (notice_id,))
-    at.step("notify", notice_id)
-    return at.state("notices", notice_id)
+def tell(at: World, notification_id: UUID) -> str:
+    """Carry the step out, due at once, and return the state of the notification."""
+    at.conn.execute(
+        "UPDATE notifications SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", (notification_id,)
+    )
+    at.step("notify", notification_id)
+    return at.state("notifications", notification_id)
 
 
 def test_an_application_is_told_of_the_end_of_its_job(at: World, app: Application) -> None:
     """Instead of asking every second; with all that it would have asked for."""
-    job_id, notice_id = ended(at, project_id="p1", scene=3)
+    job_id, notification_id = ended(at, project_id="p1", scene=3)
 
-    assert tell(at, notice_id) == "sent"
+    assert tell(at, notification_id) == "sent"
 
     (heard,) = app.heard
     assert heard.path == "/hooks"
-    assert heard.headers["webhook-id"] == str(notice_id)
+    assert heard.headers["webhook-id"] == str(notification_id)
     assert heard.headers["content-type"] == "application/json"
     assert heard.body["type"] == "job.succeeded"
     data = heard.body["data"]
     wanted = {"job_id": str(job_id), "owner": "ann", "state": "succeeded", "render_id": str(job_id), "errors": [],
-              "project_id": "p1", "scene": 3, "reopened": 0, "sequence": notices(at, job_id)[0]["event_id"],
+              "project_id": "p1", "scene": 3, "reopened": 0, "sequence": notifications_of(at, job_id)[0]["event_id"],
               "category": None, "reason": None}  # fmt: skip
     (variant,) = data.pop("variants")
     assert data == wanted
     assert variant["url"] == f"{at.deps.asset_base}/{at.row('outputs', at.outputs(job_id)[0])['key']}"
     assert variant["is_placeholder"] is False
-    assert at.edges("notice", notice_id) == [(None, "waiting"), ("waiting", "sent")]
+    assert at.edges("notification", notification_id) == [(None, "waiting"), ("waiting", "sent")]
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW])
@@ -96,9 +98,9 @@ def test_a_failed_job_is_told_with_its_errors(at: World, app: Application) -> No
     """What could not be kept has a reason, and the application shows it."""
     made = at.keeping([at.source.broken(410)])
     at.keep_all(made.job_id)
-    (notice,) = notices(at, made.job_id)
+    (notification,) = notifications_of(at, made.job_id)
 
-    tell(at, notice["id"])
+    tell(at, notification["id"])
 
     event = app.heard[0].body
     assert event["type"] == "job.failed"
@@ -116,9 +118,9 @@ def test_a_job_that_ends_twice_is_told_twice_in_sequence(at: World, app: Applica
     at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
     at.step("keep", second)
 
-    first, again = notices(at, made.job_id)
-    for notice in (again, first):  # in any order
-        assert tell(at, notice["id"]) == "sent"
+    first, again = notifications_of(at, made.job_id)
+    for notification in (again, first):  # in any order
+        assert tell(at, notification["id"]) == "sent"
 
     assert [one.body["type"] for one in app.heard] == ["job.succeeded", "job.partial"]
     newer, older = (one.body["data"] for one in app.heard)
@@ -132,150 +134,150 @@ def test_nobody_is_told_who_did_not_ask_for_it(at: World) -> None:
     at.keep_all(made.job_id)
 
     assert at.state("jobs", made.job_id) == "succeeded"
-    assert notices(at, made.job_id) == []
+    assert notifications_of(at, made.job_id) == []
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 404, 401, 302])
 def test_what_is_not_taken_is_sent_again_under_the_same_id(at: World, app: Application, status: int) -> None:
     """The application restarts, or its address was wrong for a minute; it knows a repetition by its id."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
     app.answers = [(status, {"Location": app.url + "/elsewhere"})]
 
-    assert tell(at, notice_id) == "waiting"
-    assert str(status) in at.row("notices", notice_id)["reason"]
-    assert tell(at, notice_id) == "sent"
+    assert tell(at, notification_id) == "waiting"
+    assert str(status) in at.row("notifications", notification_id)["reason"]
+    assert tell(at, notification_id) == "sent"
 
     first, second = app.heard
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert {one.path for one in app.heard} == {"/hooks"}  # no redirect was followed
-    assert at.row("notices", notice_id)["reason"] is None
+    assert at.row("notifications", notification_id)["reason"] is None
 
 
 def test_retry_after_is_honoured(at: World, app: Application) -> None:
     """Who asks for time is given it."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
     app.answers = [(429, {"Retry-After": "1800"})]
 
-    tell(at, notice_id)
+    tell(at, notification_id)
 
-    wait = at.one("SELECT extract(epoch FROM run_at - moment()) FROM notices WHERE id = %s", notice_id)
+    wait = at.one("SELECT extract(epoch FROM run_at - moment()) FROM notifications WHERE id = %s", notification_id)
     assert 1700 < wait <= 1800
 
 
 def test_410_ends_it_at_once(at: World, app: Application) -> None:
     """The application says that it wants to hear no more; a person reads why."""
-    job_id, notice_id = ended(at)
+    job_id, notification_id = ended(at)
     app.answers = [(410, {})]
 
-    assert tell(at, notice_id) == "dead"
+    assert tell(at, notification_id) == "dead"
 
-    (letter,) = at.letters(notice_id)
-    assert (letter["subject"], letter["step"], letter["category"]) == ("notice", "notify", "NOTIFY_FAILED")
+    (letter,) = at.letters(notification_id)
+    assert (letter["subject"], letter["step"], letter["category"]) == ("notification", "notify", "NOTIFY_FAILED")
     assert (letter["job_id"], letter["retryable"], letter["facts"]["status"]) == (job_id, True, 410)
     assert at.state("jobs", job_id) == "succeeded"
 
 
 def test_what_is_never_taken_is_a_dead_letter_that_can_be_replayed(at: World, app: Application) -> None:
     """An application that was away for a day is told of all it missed by one command."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
     app.answers = [(500, {})] * 3
     for _ in range(3):
-        tell(at, notice_id)
-    (letter,) = at.letters(notice_id)
-    assert at.state("notices", notice_id) == "dead"
+        tell(at, notification_id)
+    (letter,) = at.letters(notification_id)
+    assert at.state("notifications", notification_id) == "dead"
 
     wake = at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
-    assert wake == Wake("notify", notice_id)
-    assert tell(at, notice_id) == "sent"
-    assert {one.headers["webhook-id"] for one in app.heard} == {str(notice_id)}
+    assert wake == Wake("notify", notification_id)
+    assert tell(at, notification_id) == "sent"
+    assert {one.headers["webhook-id"] for one in app.heard} == {str(notification_id)}
     with pytest.raises(Refused):
         at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
 
 
 def test_an_application_that_is_away_costs_an_attempt(at: World, app: Application) -> None:
     """No connection is a failure like any other: it is told which."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
     away = at.changed(notify_url="http://127.0.0.1:9/hooks")
 
-    assert tell(away, notice_id) == "waiting"
+    assert tell(away, notification_id) == "waiting"
 
-    assert "did not answer" in at.row("notices", notice_id)["reason"]
+    assert "did not answer" in at.row("notifications", notification_id)["reason"]
     assert app.heard == []
 
 
 def test_an_answer_that_never_ends_is_cut_off(at: World, app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then passes every time-out of a socket, and would hold a worker for ever."""
-    _, notice_id = ended(at)
-    monkeypatch.setattr(notifications, "TOTAL_SECONDS", 0.5)
+    _, notification_id = ended(at)
+    monkeypatch.setattr(notifications, "TIMEOUT_SECONDS", 0.5)
     app.drips = True
 
-    assert tell(at, notice_id) == "waiting"
+    assert tell(at, notification_id) == "waiting"
 
-    assert "within 0.5 s" in at.row("notices", notice_id)["reason"]
+    assert "within 0.5 s" in at.row("notifications", notification_id)["reason"]
 
 
 def test_an_address_that_was_taken_away_is_said(at: World) -> None:
     """What waits for nobody must not wait for ever."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
 
-    assert tell(at.changed(notify_url=None), notice_id) == "dead"
+    assert tell(at.changed(notify_url=None), notification_id) == "dead"
 
-    assert "MOORAGE_NOTIFY_URL" in at.letters(notice_id)[0]["reason"]
+    assert "MOORAGE_NOTIFY_URL" in at.letters(notification_id)[0]["reason"]
 
 
 def test_workers_that_die_of_it_make_it_a_dead_letter(at: World, app: Application) -> None:
     """Poison, as everywhere."""
-    _, notice_id = ended(at)
-    at.conn.execute("UPDATE notices SET crashes = 5, attempt = 5 WHERE id = %s", (notice_id,))
+    _, notification_id = ended(at)
+    at.conn.execute("UPDATE notifications SET crashes = 5, attempt = 5 WHERE id = %s", (notification_id,))
 
-    assert tell(at, notice_id) == "dead"
+    assert tell(at, notification_id) == "dead"
 
-    assert at.letters(notice_id)[0]["category"] == "POISON"
+    assert at.letters(notification_id)[0]["category"] == "POISON"
     assert app.heard == []
 
 
 def test_a_worker_whose_lease_was_lost_does_not_record(at: World, app: Application) -> None:
     """The next one tells again, under the same id, and records."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
     app.before_answer = lambda: at.conn.execute(
-        "UPDATE notices SET lease_token = gen_random_uuid() WHERE id = %s", (notice_id,)
+        "UPDATE notifications SET lease_token = gen_random_uuid() WHERE id = %s", (notification_id,)
     )
 
-    assert tell(at, notice_id) == "waiting"
+    assert tell(at, notification_id) == "waiting"
 
-    assert at.edges("notice", notice_id) == [(None, "waiting")]
+    assert at.edges("notification", notification_id) == [(None, "waiting")]
 
 
 def test_a_doubled_wake_tells_once(at: World, app: Application) -> None:
     """Wakes come doubled; the claim lets one through."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
 
     with at.beside() as one, at.beside() as other:
         steps = [World(deps, at.conn, at.source, at.database_url) for deps in (one, other)]
-        together(*(lambda it=it: it.step("notify", notice_id) for it in steps))
+        together(*(lambda it=it: it.step("notify", notification_id) for it in steps))
 
     assert len(app.heard) == 1
-    assert at.state("notices", notice_id) == "sent"
+    assert at.state("notifications", notification_id) == "sent"
 
 
 def test_dispatch_finds_a_notice_that_nobody_woke(at: World) -> None:
     """The end of a job sends no wake of its own: the second that dispatch takes is soon enough."""
-    _, notice_id = ended(at)
+    _, notification_id = ended(at)
     sent: list[Wake] = []
 
-    reconcile.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
+    dispatch.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
 
-    assert Wake("notify", notice_id) in sent
+    assert Wake("notify", notification_id) in sent
 
 
 def test_a_failure_of_a_prediction_is_told_as_the_end_of_its_job(at: World, app: Application) -> None:
     """Every way in which a job ends passes the same statement."""
     made = at.registered("p9")
     at.step("ingest", at.delivered(prediction("p9", "failed", error="NSFW")))
-    (notice,) = notices(at, made.job_id)
+    (notification,) = notifications_of(at, made.job_id)
 
-    tell(at, notice["id"])
+    tell(at, notification["id"])
 
     event = app.heard[0].body
     assert (event["type"], event["data"]["category"]) == ("job.failed", "PROVIDER_FAILED")

@@ -39,7 +39,7 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     for bucket in BUCKETS.values():
         for listed in list(blobs.list_objects(bucket, "")):
             blobs.delete(bucket, listed.key)
-    yield replace(made, settings=settings, blobs=blobs)
+    yield replace(made, settings=settings, storage=blobs)
     made.database.close()
 
 

@@ -210,7 +210,7 @@ def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:
     """Status is asked when there is trouble, and a big table must not make it worse."""
     conn.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
 
-    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.LIST}".encode()))
+    plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {pauses.LIST_PAUSES}".encode()))
 
     assert "using outputs_due" in plan
     assert "using predictions_due" in plan

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from db import migrate
 from db.connection import Connection
 from db.reports import metrics
 from embedded.stack import Stack
@@ -59,7 +60,7 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
     assert found["moorage_jobs"] == {("open", "replicate"): 1}
     assert found["moorage_predictions"] == {("running", "replicate"): 1}
     assert found["moorage_outputs"] == {("waiting", "replicate"): 1}
-    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0, ("notices",): 0}
+    assert found["moorage_leases"] == {("deliveries",): 1, ("predictions",): 0, ("outputs",): 0, ("notifications",): 0}
     assert found["moorage_dead_letters_open"] == {("replicate", "keep", "DOWNLOAD_FAILED"): 1}
     assert found["moorage_jobs_ended_24h"] == {("cancelled",): 1}
     assert found["moorage_outputs_ended_24h"] == {("dead",): 1}
@@ -147,7 +148,7 @@ def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> N
         status, _, body = receiver.call("GET", "/readyz")
 
     assert status == 503
-    assert b"needs 1: run `moorage migrate`" in body
+    assert f"needs {migrate.SCHEMA_VERSION}: run `moorage migrate`".encode() in body
 
 
 def test_a_scrape_survives_a_count_that_fails(stack: Stack, template_database: str) -> None:

@@ -50,7 +50,7 @@ def findings(deps: Deps) -> list[audit.Finding]:
     """Return what breaks a rule; the bucket is shared with other tests, so that objects do not count."""
     found = audit.run_audit(deps, deep=True, second_look_seconds=0.0).findings
     # Days pass at once here and nobody works meanwhile, so that what waits is overdue.
-    return [finding for finding in found if finding.subject != "object" and finding.code != "overdue"]
+    return [finding for finding in found if finding.subject != "object" and finding.check.code != "overdue"]
 
 
 def discard_all(deps: Deps) -> None:
@@ -147,7 +147,7 @@ def test_nothing_is_added_to_a_deleted_render(deps: Deps, conn: Connection, late
 
     run(deps, renders=30)
 
-    with pytest.raises(Refused, match="deleted by retention"):
+    with pytest.raises(Refused, match="render was deleted"):
         deps.database.run(lambda c: replay.replay_dead_letter(c, letter, "tests"))
     assert values(conn, "SELECT state FROM dead_letters") == ["discarded"]
     assert findings(deps) == []
@@ -183,9 +183,9 @@ def test_what_failed_can_be_replayed_for_a_month_and_then_says_why_not(
 
     assert early == {}
     assert done == {"bodies": 1, "failed_bodies": 1, "failed_sources": 1}
-    with pytest.raises(Refused, match="body of this delivery was purged"):
+    with pytest.raises(Refused, match="or its body was purged"):
         deps.database.run(lambda c: replay.replay_dead_letter(c, delivery, "tests"))
-    with pytest.raises(Refused, match="source of this file is gone"):
+    with pytest.raises(Refused, match="or its source was purged"):
         deps.database.run(lambda c: replay.replay_dead_letter(c, output, "tests"))
     letters_left = conn.execute("SELECT DISTINCT state, retryable FROM dead_letters").fetchall()
     assert letters_left == [{"state": "open", "retryable": False}]
@@ -243,18 +243,20 @@ def test_a_notice_goes_when_it_was_sent_and_stays_while_it_waits(
     """The application may be away for longer than rows are kept: what it was not told of is still to be told."""
     telling = replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
     sent, waits = (world.kept(telling, name, [world.picture()]) for name in ("sent", "waits"))
-    conn.execute("UPDATE notices SET state = 'sent', run_at = NULL, ended_at = moment() WHERE job_id = %s", [sent])
+    conn.execute(
+        "UPDATE notifications SET state = 'sent', run_at = NULL, ended_at = moment() WHERE job_id = %s", [sent]
+    )
     conn.execute(
         "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)"
-        " SELECT 'notice', id, job_id, 'waiting', 'sent', 'test' FROM notices WHERE job_id = %s",
+        " SELECT 'notification', id, job_id, 'waiting', 'sent', 'test' FROM notifications WHERE job_id = %s",
         [sent],
     )
 
     later(31)
     done = run(deps, rows=30)
 
-    assert done["notices"] == 1
-    assert values(conn, "SELECT job_id FROM notices") == [waits]
+    assert done["notifications"] == 1
+    assert values(conn, "SELECT job_id FROM notifications") == [waits]
     assert findings(deps) == []
 
 
@@ -303,7 +305,7 @@ def test_a_dry_run_counts_what_a_run_takes(
     assert untouched == before
     assert counted == {
         "renders": 1, "bodies": 2, "failed_bodies": 1, "failed_sources": 2, "deliveries": 3, "dead_letters": 0,
-        "notices": 0,
+        "notifications": 0,
         "jobs": 1,
     }  # fmt: skip
     assert json.loads(applied.stdout) == {"applied": True, "counts": counted}

@@ -10,19 +10,18 @@ import pytest
 
 import db
 import receiver
-import simulation.chaos
-import simulation.demo
+import simulation
 from db.connection import Connection, connect
 from embedded.stack import Stack
 
 SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 NAMED = re.compile(r"%\((\w+)\)[sb]")
-ROOMS = (db, receiver, simulation.demo, simulation.chaos)  # all that hold SQL
+ROOMS = (db, receiver, simulation)  # all that hold SQL
 # Planned by the server only when they run: no table, or a lock.
 SWEEPS = ("DUE", "RELEASE_EXPIRED", "OVERWRITTEN", "SPOOLED")
 RETENTION = (
     "OLD_RENDERS", "PURGE_BODIES", "PURGE_DEAD_BODIES", "PURGE_SOURCES", "DROP_DELIVERIES", "DROP_LETTERS",
-    "DROP_NOTICES", "OLD_FAILED_JOBS", "OLD_DELETED_JOBS",
+    "DROP_NOTIFICATIONS", "OLD_FAILED_JOBS", "OLD_DELETED_JOBS",
 )  # fmt: skip
 
 

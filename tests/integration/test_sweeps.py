@@ -9,6 +9,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Wake
+from tasks.sweeps import dispatch as dispatch_sweep
 from tasks.sweeps import reconcile as sweeps
 from tests.integration.core import World, database_of, prediction, together, wait_until, world
 
@@ -38,7 +39,7 @@ class Broker:
 
 def dispatch(at: World, broker: Broker) -> list[Wake]:
     broker.sent.clear()
-    sweeps.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
+    dispatch_sweep.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
     return list(broker.sent)
 
 
@@ -124,7 +125,7 @@ def test_a_queue_that_stays_full_does_not_starve_discards(at: World) -> None:
     """Every wait ends."""
     first, broker = discarding(at), Broker(keep=64)
 
-    sweeps.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
+    dispatch_sweep.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
 
     assert broker.sent == [Wake("discard", first)]
 
@@ -138,7 +139,7 @@ def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
     at.step("keep", output_id)
     at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
 
-    assert sweeps.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
+    assert dispatch_sweep.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
 
     assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
     assert at.row("outputs", output_id)["source"] is None
@@ -160,7 +161,7 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     """Its worker never wrote back."""
     wait_until(lambda: old_enough(at))  # before the claim: a lease is as short as this wait may be long
     (output_id,) = waiting(at, 1)
-    at.claimed_output(output_id)
+    token = str(at.claimed_output(output_id).token)
     assert reconcile(at)[0]["released"] == 0
 
     with at.later("31 seconds") as then:
@@ -169,6 +170,7 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     row = at.row("outputs", output_id)
     assert (result["released"], sent) == (1, [Wake("keep", output_id)])
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 1)
+    assert at.one("SELECT lease FROM events WHERE subject_id = %s AND kind = 'lease_expired'", output_id) == token[:8]
 
 
 def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
@@ -177,9 +179,12 @@ def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
     at.claim("outputs", first, ("waiting",), leased_by="a/1")
     at.claim("outputs", second, ("waiting",), leased_by="a/11")
 
+    token = at.row("outputs", first)["lease_token"]
     freed = at.deps.database.run(lambda conn: leases.release_held_by(conn, "a/1", "killed"))
 
     assert freed == [("outputs", first)]
+    (event,) = at.conn.execute("SELECT subject_id, lease FROM events WHERE kind = 'worker_died'").fetchall()
+    assert event == {"subject_id": first, "lease": str(token)[:8]}
     assert at.row("outputs", second)["leased_by"] == "a/11"
 
 

@@ -72,7 +72,7 @@ def test_an_order_makes_a_job_and_its_first_prediction(front: wp.Front, url: str
     assert (job["owner"], job["kind"], job["project_id"], job["scene"]) == ("ada", "image", "p1", 4)
     assert (job["partial"], job["placeholder"], job["idempotency_key"]) == ("discard", True, None)
     assert round(job["life"].total_seconds(), 1) == 90.5
-    assert job["chain"] == [
+    assert job["fallback_chain"] == [
         {"provider": "replicate", "model": "acme/picture", "input": {"prompt": "p", "seed": 2**53 + 1}, "seconds": 30},
         {"provider": "replicate", "model": "acme/other", "input": {"text": "p", "n": 3, "look": "warm"}, "seconds": 60},
         {"provider": "replicate", "model": "acme/third", "input": {"q": 1.5, "seed": 2**53 + 1}, "seconds": 60},
@@ -153,24 +153,24 @@ for _ in range(40):
     [
         ({"chain": []}, "chain", "at least 1"),
         ({"chain": [ENTRY] * 9}, "chain", "at most 8"),
-        ({"chain": "acme/picture"}, "chain", "is no list"),
-        ({"chain": ["acme/picture"]}, "chain[0]", "is no object"),
-        ({"chain": [ENTRY, {"provider": "replicate"}]}, "chain[1].model", "is missing"),
-        ({"chain": [{**ENTRY, "provider": "replikate"}]}, "chain[0].provider", "write one of fal, openai"),
-        ({"chain": [{**ENTRY, "provider": "standard"}]}, "chain[0].provider", "takes no orders"),
+        ({"chain": "acme/picture"}, "chain", "is not a list"),
+        ({"chain": ["acme/picture"]}, "chain[0]", "is not an object"),
+        ({"chain": [ENTRY, {"provider": "replicate"}]}, "chain[1].model", "is required"),
+        ({"chain": [{**ENTRY, "provider": "replikate"}]}, "chain[0].provider", "use one of fal, openai"),
+        ({"chain": [{**ENTRY, "provider": "standard"}]}, "chain[0].provider", "accepts no submissions"),
         ({"chain": [{**ENTRY, "provider": "openai"}]}, "chain[0].provider", "set OPENAI_API_KEY"),
         ({"chain": [{**ENTRY, "seconds": 0.5}]}, "chain[0].seconds", "greater than or equal to 1"),
         ({"chain": [{**ENTRY, "modle": "x"}]}, "chain[0].modle", "did you mean model?"),
         ({"chain": [{**ENTRY, "input": {}}]}, "chain[0].input", "is empty"),
-        ({"chain": [{**ENTRY, "input": ["a"]}]}, "chain[0].input", "is no object"),
+        ({"chain": [{**ENTRY, "input": ["a"]}]}, "chain[0].input", "is not an object"),
         (
             {"chain": [{**ENTRY, "map": {"look": "style"}}]},
             "chain[0].map.look",
-            "does not have: the job has prompt",
+            "does not have: it has prompt",
         ),
         ({"input": {}}, "input", "is empty"),
-        ({"input": "a harbour"}, "input", "is no object"),
-        ({"input": None}, "chain[0].input", "is missing"),
+        ({"input": "a harbour"}, "input", "is not an object"),
+        ({"input": None}, "chain[0].input", "is required"),
         ({"input": {"a": {"b": ["x", "a\0b"]}}}, "input.a.b[1]", "NUL"),
         ({"input": {"a\0": 1}}, "input", "cannot be stored"),
         ({"input": {"a": DEEP}}, f"input.a{'[0]' * 32}", "deep"),
@@ -250,9 +250,9 @@ def test_files_that_the_owner_has_may_be_named(front: wp.Front, url: str, upload
     """The reference is stored as it is: an address made now would be dead when it is needed."""
     made = order(front, input={"prompt": "p", "image": {"upload": upload_id}})
 
-    (job,) = rp.rows(url, f"SELECT chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
+    (job,) = rp.rows(url, f"SELECT fallback_chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
     assert made.status == 202
-    assert job["chain"][0]["input"] == {"prompt": "p", "image": {"upload": upload_id}}
+    assert job["fallback_chain"][0]["input"] == {"prompt": "p", "image": {"upload": upload_id}}
 
 
 @pytest.mark.parametrize("other", ["owner", "id", "variant"])

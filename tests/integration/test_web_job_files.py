@@ -48,8 +48,8 @@ def test_files_become_uploads_that_the_job_names(front: wp.Front, url: str) -> N
     """One request from a browser's form is enough."""
     made = send(front, NAMED, {"sketch": picture("red"), "mask": picture("blue")})
 
-    (job,) = rp.rows(url, f"SELECT chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
-    first, second = job["chain"][0]["input"]["images"]
+    (job,) = rp.rows(url, f"SELECT fallback_chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
+    first, second = job["fallback_chain"][0]["input"]["images"]
     kept = rp.rows(url, "SELECT id::text, owner FROM uploads")
     assert made.status == 202
     assert {first["upload"], second["upload"]} == {row["id"] for row in kept}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cli import console
+from db.audit.check import Check
 from tasks.audit.findings import Finding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +52,7 @@ def test_a_moment_is_told_from_now(at: float | None, told: str) -> None:
 
 def test_json_holds_ids_times_and_dataclasses(capsys: pytest.CaptureFixture[str]) -> None:
     """A program reads what a person sees."""
-    finding = Finding(4, "output", "x", "missing", "4 objects")
+    finding = Finding(4, "output", "x", "missing", Check(4, "objects", "missing"))
     console.print_json({"id": uuid.UUID(int=1), "at": NOW, "finding": finding})
 
     read = json.loads(capsys.readouterr().out)

@@ -51,9 +51,7 @@ def test_the_wait_doubles_up_to_its_cap_and_is_spread():
 
 def test_a_permanent_failure_is_given_up_at_once():
     """It will never work."""
-    assert after(InvalidMedia("a web page")) == DeadLetterDecision(
-        "VALIDATION_FAILED", "InvalidMedia", "a web page", False
-    )
+    assert after(InvalidMedia("a web page")) == DeadLetterDecision("VALIDATION_FAILED", "Invalid", "a web page", False)
     assert after(OutputGone("404")) == DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404", True)
 
 
@@ -71,6 +69,7 @@ def test_our_own_outage_does_not_count():
 
     assert isinstance(verdict, Retry)
     assert not verdict.is_counted
+    assert verdict.kind == "storage_failed"
     assert 2.5 <= wait_of(verdict) <= 7.5
 
 
@@ -93,6 +92,7 @@ def test_after_the_last_try_it_is_given_up_with_the_reason(error):
 
     assert isinstance(verdict, DeadLetterDecision)
     assert "expired" in verdict.reason
+    assert verdict.source_expired
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):

@@ -1,4 +1,4 @@
-"""Answers as JSON; refusals as `application/problem+json` (RFC 9457): what was wrong and what to do about it."""
+"""JSON responses, and errors as `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
@@ -8,17 +8,17 @@ from starlette.responses import Response
 
 from moorage.problem_json import CONTENT_TYPE, build_problem
 
-_NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # an answer repeats what others wrote
+_NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Problem(Exception):
     """
-    An answer other than 2xx; its text is read by whoever sent the request, so it names nothing of ours.
+    A response other than 2xx. The client reads its text, so it must not reveal internals (hosts, users, paths).
 
     Args:
         status: one of `problem_json.KINDS`.
-        detail: what was wrong and what to do about it.
+        detail: the problem and the remedy.
         errors: for 422, a `field` and a `message` each.
     """
 
@@ -37,7 +37,6 @@ class Problem(Exception):
         self.headers: Final = dict(headers or {})
 
     def response(self) -> Response:
-        """Return it as an answer."""
         fields = build_problem(self.status, self.detail)
         if self.errors is not None:
             fields["errors"] = self.errors
@@ -45,12 +44,12 @@ class Problem(Exception):
 
 
 def unavailable(detail: str) -> Problem:
-    """Return a 503 that asks to come again in a second."""
+    """Return a 503 with a Retry-After of one second."""
     return Problem(503, detail, headers={"Retry-After": "1"})
 
 
 def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """Return fields as JSON; ids and times are written as text, integers exactly."""
+    """Return fields as JSON; ids and times become text, integers stay exact."""
     return _build_response(status, fields, "application/json", headers or {})
 
 
