@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from db import migrate
 from db.connection import connect
@@ -16,7 +16,9 @@ from embedded import ports
 from embedded.credentials import write_private
 from embedded.process import Process
 from embedded.stack import Stack
+from moorage.settings import Settings
 from simulation.provider.client import Standin
+from storage import buckets, s3
 from worker.launch import granian_flags, worker_flags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +89,7 @@ class LocalDeployment:
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
         conn.close()
+        self._ensure_buckets()
         self._add_processes()
         for process in self.processes.values():
             process.launch()
@@ -111,6 +114,21 @@ class LocalDeployment:
     def add_worker(self, name: str, *flags: str, **overrides: str) -> Process:
         """Add a worker process, without starting it."""
         return self._add(name, ["celery", *worker_flags((*flags, "-n", f"{name}@%h"))], **overrides)
+
+    def _ensure_buckets(self) -> None:
+        """Create the buckets before anything is served: an upload may arrive before a worker has created them."""
+        env = self.environment()
+        given: dict[str, Any] = {
+            "_env_file": None,
+            "database_url": env["DATABASE_URL"],
+            "broker_url": env["CELERY_BROKER_URL"],
+            "s3_endpoint_url": env["AWS_ENDPOINT_URL_S3"],
+            "s3_public_bucket": env["S3_PUBLIC_BUCKET"],
+            "s3_private_bucket": env["S3_PRIVATE_BUCKET"],
+            **{name.lower(): env[name] for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
+        }
+        settings = Settings(**given)
+        buckets.ensure_buckets(s3.ObjectStore(settings), settings)
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts

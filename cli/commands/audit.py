@@ -131,7 +131,7 @@ def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int],
 
 
 def _checked(report: AuditReport, rule: int) -> dict[str, int]:
-    places = dict.fromkeys(check.place for check in CHECKS if check.rule == rule)
+    places = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
     return {place: report.checked.get(place, 0) for place in (*places, *_MORE.get(rule, ())) if place in report.checked}
 
 

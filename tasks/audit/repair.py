@@ -109,7 +109,7 @@ class _Hand:
 
 
 def _table(finding: Finding) -> WorkTable:
-    table = finding.check.place
+    table = finding.check.scope
     if table not in SUBJECT:
         raise LookupError(f"{table} has no leases")
     return cast(WorkTable, table)

@@ -1,7 +1,5 @@
 """A SIGKILL at every failpoint on the way of a webhook, in the running system: what was accepted is kept, once."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ from PIL import Image
 
 from db.connection import connect
 from tests.acceptance.world import until
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -275,5 +274,4 @@ def migrate(world, url):
 
 def run(world, *command, **settings):
     environment = {**world.local.environment(), **settings}
-    argv = [sys.executable, "-m", "cli.main", *command]
-    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return fork_server.run(["-m", "cli.main", *command], cwd=ROOT, env=environment, timeout=200)

@@ -3,32 +3,24 @@
 import contextlib
 import os
 import signal
-import time
 
 import pytest
 
-from tests.acceptance.pace import hold
 from tests.acceptance.victims import SLOW, kill_any_child, kill_any_worker, kill_child, worker_of
-from tests.acceptance.world import LEASE_SECONDS, WORKERS, until
+from tests.acceptance.world import WORKERS, until
 
 
 @pytest.mark.timeout(400)  # PostgreSQL must have run for 31 s
 def test_a_killed_workers_file_is_kept_by_another(world):
     """A machine that dies leaves no word; the lease ends by itself and the next worker takes the row."""
     await_old_postgres(world)
+    asked, _ = kill_any_worker(world)
 
-    def kill():
-        asked, _ = kill_any_worker(world)
-        since = time.monotonic()
-        world.await_end(asked)
-        took = time.monotonic() - since
-        (output,) = world.outputs(asked)
-        assert (output["attempt"], output["crashes"]) == (2, 1)
-        world.check(asked)
-        world.mend()
-        return took
+    world.await_end(asked)
 
-    hold(world, "worker killed, until its file is kept", lambda: [kill()], worst=LEASE_SECONDS + 5)
+    (output,) = world.outputs(asked)
+    assert (output["attempt"], output["crashes"]) == (2, 1)
+    world.check(asked)
 
 
 def test_a_killed_childs_file_is_taken_up_by_its_worker_at_once(world):

@@ -88,7 +88,7 @@ def test_an_empty_database_asks_for_migrate(stack: Stack, deps: Deps) -> None:
 
     _, told = found(cli.environment(stack, url))
 
-    assert "the database has schema 0, this moorage needs 1" in told["fail"]
+    assert "database schema 0 is older than 2" in told["fail"]
 
 
 def test_a_broker_that_evicts_is_a_failure(stack: Stack, database_url: str) -> None:

@@ -221,3 +221,15 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
 
     assert len(told) == MAX_PENDING + 5
     assert sum("too many requests" in one for one in told) == 5
+
+
+def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is_called() -> None:
+    """The path was cut from the message at the first colon, which a model's field name may contain."""
+    body = {"owner": "ada", "chain": [{"provider": "replicate", "model": "m/n"}], "input": {"a: b": {"upload": 7}}}
+
+    with pytest.raises(Problem) as refused:
+        JobCreate.parse(body)
+
+    (error,) = refused.value.errors or ()
+    assert error["field"] == "input.a: b"
+    assert "the id of an upload" in error["message"]

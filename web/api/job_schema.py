@@ -54,8 +54,8 @@ def _find_input_errors(value: dict[str, Any]) -> Iterator[FieldError]:
         try:
             references.find_references(value)
         except ReferenceGone as error:
-            path, _, message = str(error).partition(": ")
-            yield field_error(f".{path}", message)
+            path = error.facts["path"]
+            yield field_error(f".{path}", str(error).removeprefix(f"{path}: "))
 
 
 Seconds = Annotated[float, Field(ge=1, le=MAX_DEADLINE_SECONDS)]
