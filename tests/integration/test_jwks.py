@@ -15,8 +15,8 @@ from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUna
 from moorage.settings import Settings
 from providers.fal import Fal
 from providers.jwks import KeySet
-from tests.fal_signing import FORGER, KEY, SECOND, jwks, sign
 from tests.integration import receiver_process as rp
+from tests.support.fal_signing import FORGER, KEY, SECOND, jwks, sign
 
 BODY = b'{"request_id": "r1", "status": "OK", "payload": {"images": []}}'
 KEYS = "/.well-known/jwks.json"

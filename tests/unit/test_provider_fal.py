@@ -10,7 +10,7 @@ from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayloa
 from moorage.settings import Settings
 from providers.fal import Fal
 from providers.jwks import parse_ed25519_keys
-from tests.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
+from tests.support.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
 
 BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
 BODY = b'{"request_id": "r1", "status": "OK", "payload": {"seed": 196619188014358660, "images": []}}'
