@@ -1,1 +1,1 @@
-"""The thin front door: takes webhooks, answers for its own health. Loads no tasks, storage or picture code."""
+"""Receives webhooks; health and metrics endpoints. Loads no tasks, storage or image code."""

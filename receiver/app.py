@@ -1,4 +1,4 @@
-"""The ASGI application: `granian --interface asgi --workers 1 receiver.app:app`."""
+"""The receiver as an ASGI application: `granian --interface asgi --workers 1 receiver.app:app`."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ _UNAVAILABLE_REASONS: Final[dict[type[Transient], str]] = {DatabaseUnavailable: 
 
 
 class Receiver:
-    """Routes requests. Needs no server to be up when it starts."""
+    """Routes requests. Starts without PostgreSQL or broker."""
 
     def __init__(self, settings: Settings) -> None:
         self._database_url = settings.database_url.get_secret_value()
@@ -36,7 +36,6 @@ class Receiver:
         self._readiness = health.Readiness(self._connections)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
@@ -55,7 +54,7 @@ class Receiver:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _handle_request(self, scope: Scope, receive: Receive) -> Response:
-        """Turn whatever happens into an answer: the outermost line of a request."""
+        """Outermost exception handler of a request."""
         try:
             name = parse_provider_name(scope["path"])
             if name is not None:
@@ -63,7 +62,7 @@ class Receiver:
             return await self._handle_probe(scope)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
-            return problem_response(500, "the receiver failed; its log says why")
+            return problem_response(500, "internal server error")
 
     async def _handle_webhook(self, name: str, scope: Scope, receive: Receive) -> Response:
         started = time.perf_counter()
@@ -84,20 +83,20 @@ class Receiver:
         return response
 
     def _describe_webhook(self, name: str, method: str) -> Response:
-        """Answer those who only look: providers ask with OPTIONS or HEAD when an address is registered."""
+        """Respond to GET, HEAD and OPTIONS: providers test an address with them when it is registered."""
         self._webhooks.get_enabled_provider(name)
         if method == "OPTIONS":
             return Response(204, headers=(ALLOW_WEBHOOK,))
         if method in ("GET", "HEAD"):
             return Response(200, b'{"status": "ok", "method": "POST"}', headers=(ALLOW_WEBHOOK,))
-        return problem_response(405, f"{method[:20]} is not answered here: send webhooks with POST", ALLOW_WEBHOOK)
+        return problem_response(405, f"method {method[:20]} not allowed: send webhooks with POST", ALLOW_WEBHOOK)
 
     async def _handle_probe(self, scope: Scope) -> Response:
         path = scope["path"].removesuffix("/")
         if path not in ("/healthz", "/readyz", "/metrics"):
-            return problem_response(404, "nothing is here: webhooks go to /webhooks/{provider}")
+            return problem_response(404, "not found: webhooks are received at /webhooks/{provider}")
         if scope["method"] not in ("GET", "HEAD"):
-            return problem_response(405, "this address is only read: use GET", ALLOW_READ)
+            return problem_response(405, "method not allowed: use GET", ALLOW_READ)
         if path == "/healthz":
             return health.liveness()
         if path == "/readyz":
@@ -109,7 +108,7 @@ def _unavailable_response(name: str, error: Transient) -> Response:
     reason = _UNAVAILABLE_REASONS.get(type(error), "bytes_in_flight")
     metrics.WEBHOOKS_UNAVAILABLE.labels(reason).inc()
     log.warning("webhook.unavailable", provider=name, reason=reason, error=str(error))
-    return problem_response(503, f"not recorded: {error}. Send it again", (b"retry-after", b"1"))
+    return problem_response(503, f"not recorded: {error}. Retry", (b"retry-after", b"1"))
 
 
 def _build_app() -> Receiver:

@@ -1,9 +1,9 @@
 """
-A few connections to PostgreSQL, made when they are needed.
+A small pool of connections to PostgreSQL, opened on demand.
 
-Not psycopg_pool: after a restart of the server it hands out its dead connections one by one with growing pauses, and
-its background attempts back off for minutes. Here a dead connection is seen on its socket without a round trip, and
-the first request after the server is back connects at once.
+Not psycopg_pool: after a restart of the server it returns its dead connections one by one with growing pauses, and
+its background reconnects back off for minutes. Here a dead connection is detected on its socket without a round trip,
+and the first request after the restart connects at once.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ MAX_CONNECTIONS: Final = 8
 
 
 class ConnectionPool:
-    """At most eight connections in autocommit mode, the one used last first."""
+    """At most eight connections in autocommit mode; the most recently used one is reused first."""
 
     def __init__(self, url: str, *, limit: int = MAX_CONNECTIONS) -> None:
         self._url = url
@@ -31,10 +31,10 @@ class ConnectionPool:
     @contextlib.asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """
-        Yield a connection; one that failed is closed, not used again.
+        Yield a connection; it is closed, not reused, after an exception.
 
         Raises:
-            psycopg.OperationalError: PostgreSQL does not answer.
+            psycopg.OperationalError: PostgreSQL is unavailable.
         """
         async with self._slots:
             conn = await self._pop_usable() or await self._connect()
@@ -46,7 +46,7 @@ class ConnectionPool:
             self._idle.append(conn)
 
     async def close(self) -> None:
-        """Close the idle connections; call it when no request is in flight any more."""
+        """Close the idle connections; call it after the last request."""
         while self._idle:
             await self._idle.pop().close()
 
@@ -74,7 +74,7 @@ class ConnectionPool:
 
 
 def _has_unread_bytes(conn: Connection) -> bool:
-    """Tell whether the server said something unasked: its farewell, nearly always."""
+    """Return True if the server sent unsolicited data: nearly always the end of the connection."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
     return bool(poll.poll(0))

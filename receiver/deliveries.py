@@ -1,4 +1,4 @@
-"""Records one webhook: one statement, one commit, one answer, within a deadline."""
+"""Records deliveries: one statement and one commit each, within a deadline."""
 
 import asyncio
 import hashlib
@@ -16,28 +16,27 @@ from receiver.connection_pool import Connection, ConnectionPool
 
 log = logs.get_logger(__name__)
 
-# The pause before a failed insert is tried again, within the time there is to answer.
-RETRY_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 0.1  # pause before a failed insert is retried
 # A longer id does not fit the unique index (2,704 bytes); no provider sends one.
 MAX_WEBHOOK_ID_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """A webhook whose signature was right, as it is to be recorded."""
+    """A webhook with a valid signature, to be recorded."""
 
     id: UUID
     provider: str
     webhook_id: str
     headers: dict[str, str]
-    body: bytes = field(repr=False)  # without the fields the dialect names as secret
-    body_sha256: str  # of the body as it is recorded
-    key_sha256: str | None = None  # of the key in the address it came to
+    body: bytes = field(repr=False)  # without the fields that the provider treats as secret
+    body_sha256: str  # of the recorded body
+    key_sha256: str | None = None  # of the key in the webhook URL
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedDelivery:
-    """Where a webhook stands: its row, whether this request made it, whether it still waits for work."""
+    """The row of a webhook; `is_new` if this request inserted it, `is_pending` if it is not ingested yet."""
 
     id: UUID
     is_new: bool
@@ -45,7 +44,7 @@ class RecordedDelivery:
 
 
 def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
-    """Return what makes a webhook unique at its provider: the dialect's id, else the digest of the body."""
+    """Return the unique id of a webhook: the provider's, else the digest of the body."""
     if provider_id is None:
         return f"sha256:{body_sha256}"
     if len(provider_id) > MAX_WEBHOOK_ID_CHARS:
@@ -54,7 +53,7 @@ def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
 
 
 class DeliveryRecorder:
-    """Records webhooks over a few connections; gives up when the time to answer is over."""
+    """Records deliveries with a deadline of `answer_seconds`."""
 
     def __init__(self, connections: ConnectionPool, *, answer_seconds: float) -> None:
         self._connections = connections
@@ -63,10 +62,10 @@ class DeliveryRecorder:
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
         """
-        Commit the webhook, or find the one that is there already.
+        Commit a delivery, or return the existing one.
 
         Raises:
-            DatabaseUnavailable: no commit in time, or an uncertain one; a second request with the same id is safe.
+            DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
         """
         task = asyncio.create_task(self._insert_until_committed(delivery))
         try:
@@ -78,7 +77,7 @@ class DeliveryRecorder:
         return task.result()
 
     def _cancel(self, task: asyncio.Task[RecordedDelivery]) -> None:
-        """Cancel an unfinished insert without waiting for it: a server that hangs also hangs the cancel."""
+        """Cancel an unfinished insert without waiting: an unresponsive server also delays the cancellation."""
         if not task.done():
             self._cancelled.add(task)  # the loop holds only a weak reference
             task.add_done_callback(self._on_cancelled)
@@ -87,36 +86,38 @@ class DeliveryRecorder:
     def _on_cancelled(self, task: asyncio.Task[RecordedDelivery]) -> None:
         self._cancelled.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.debug("delivery.given_up", error=type(task.exception()).__name__)
+            log.debug("delivery.insert_cancelled", error=type(task.exception()).__name__)
 
-    async def _insert_until_committed(self, arrival: NewDelivery) -> RecordedDelivery:
-        """Insert; after a broken connection again, which the unique key makes safe. The caller's deadline ends it."""
+    async def _insert_until_committed(self, delivery: NewDelivery) -> RecordedDelivery:
+        """Insert, with retries after a broken connection, until cancelled. The unique key makes retries safe."""
         attempt = 0
         while True:
             attempt += 1
             try:
                 async with self._connections.acquire() as conn:
-                    return await insert_delivery(conn, arrival)
+                    return await insert_delivery(conn, delivery)
             except psycopg.OperationalError as error:
-                say = log.warning if attempt == 1 else log.debug
-                say("delivery.insert_failed", delivery_id=arrival.id, attempt=attempt, error=type(error).__name__)
+                log_failure = log.warning if attempt == 1 else log.debug
+                log_failure(
+                    "delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__
+                )
             except psycopg.Error as error:
-                log.error("delivery.insert_refused", delivery_id=arrival.id, error=str(error))
-                raise DatabaseUnavailable(f"PostgreSQL refused the row: {type(error).__name__}") from error
+                log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
+                raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error
             await asyncio.sleep(RETRY_SECONDS)
 
 
 INSERT = """
-WITH made AS (
+WITH inserted AS (
     INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256, key_sha256)
     VALUES (%(id)s, %(provider)s, %(webhook_id)s, %(headers)s, %(body)b, %(body_sha256)s, %(key_sha256)s)
     ON CONFLICT (provider, webhook_id) DO NOTHING
     RETURNING id, state
-), told AS (
+), event AS (
     INSERT INTO events (subject, subject_id, from_state, to_state, actor)
-    SELECT 'delivery', id, NULL, state, 'receiver' FROM made
+    SELECT 'delivery', id, NULL, state, 'receiver' FROM inserted
 )
-SELECT id, state FROM made
+SELECT id, state FROM inserted
 UNION ALL
 SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = %(webhook_id)s
 """
@@ -126,18 +127,18 @@ FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webho
 
 async def insert_delivery(conn: Connection, delivery: NewDelivery) -> RecordedDelivery:
     """
-    Insert the delivery and its event in one statement, which is one transaction; return the row that is there now.
+    Insert a delivery and its event in one statement, which is one transaction; return the present row.
 
     Raises:
-        DatabaseUnavailable: the row of an equal webhook was there and then was not: nothing is certain.
+        DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
     """
     failpoint("receive.before_commit")
     row = await _fetch_one(conn, INSERT, _parameters(delivery))
     failpoint("receive.after_commit")
-    if row is None:  # an equal webhook was committed while we waited for it: not in our snapshot, but there
+    if row is None:  # an equal webhook was committed concurrently: it is not in this statement's snapshot
         row = await _fetch_one(conn, FIND, {"provider": delivery.provider, "webhook_id": delivery.webhook_id})
     if row is None:
-        raise DatabaseUnavailable("the delivery disappeared while it was recorded")
+        raise DatabaseUnavailable("the delivery disappeared while it was being recorded")
     return RecordedDelivery(row["id"], is_new=row["id"] == delivery.id, is_pending=row["state"] in ("new", "unmatched"))
 
 
@@ -145,13 +146,13 @@ async def _fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> dict[s
     return await (await conn.execute(sql, args)).fetchone()
 
 
-def _parameters(arrival: NewDelivery) -> dict[str, Any]:
+def _parameters(delivery: NewDelivery) -> dict[str, Any]:
     return {
-        "id": arrival.id,
-        "provider": arrival.provider,
-        "webhook_id": arrival.webhook_id,
-        "headers": Jsonb(arrival.headers),
-        "body": arrival.body,
-        "body_sha256": arrival.body_sha256,
-        "key_sha256": arrival.key_sha256,
+        "id": delivery.id,
+        "provider": delivery.provider,
+        "webhook_id": delivery.webhook_id,
+        "headers": Jsonb(delivery.headers),
+        "body": delivery.body,
+        "body_sha256": delivery.body_sha256,
+        "key_sha256": delivery.key_sha256,
     }

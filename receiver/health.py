@@ -9,7 +9,7 @@ from psycopg.errors import UndefinedTable
 
 from db import connection
 from db.migrate import SCHEMA_VERSION
-from db.reports import metrics as stats
+from db.reports.metrics import collect_gauges
 from moorage import logs, metrics
 from moorage.errors import DatabaseUnavailable
 from moorage.metrics import Gauge
@@ -18,19 +18,19 @@ from receiver.responses import Response, json_response, problem_response
 
 log = logs.get_logger(__name__)
 
-CACHE_SECONDS: Final = 2.0  # how long an answer of /readyz is given again
+CACHE_SECONDS: Final = 2.0  # a result of /readyz is reused for so long
 QUERY_SECONDS: Final = 2.0
 
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
 def liveness() -> Response:
-    """Answer that the process lives; asks nobody."""
+    """Return 200 while the process is running."""
     return json_response(200, {"status": "ok"})
 
 
 class Readiness:
-    """Whether webhooks can be recorded now, asked at most every two seconds. The broker is not needed for it."""
+    """Checks that webhooks can be recorded, at most every CACHE_SECONDS. The broker is not required."""
 
     def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
@@ -39,7 +39,7 @@ class Readiness:
         self._until = float("-inf")
 
     async def check(self) -> Response:
-        """Answer 200, or 503 with what is missing."""
+        """Return 200, or 503 with the problem."""
         async with self._lock:
             if time.monotonic() >= self._until:
                 self._problem = await self._query_problem()
@@ -55,7 +55,7 @@ class Readiness:
         except UndefinedTable:
             return "the database has no schema: run `moorage migrate`"
         except (psycopg.Error, TimeoutError) as error:
-            return f"PostgreSQL does not answer ({type(error).__name__}): check DATABASE_URL and the server"
+            return f"PostgreSQL is unavailable ({type(error).__name__}): check DATABASE_URL and the server"
         version = row["version"] if row else 0
         if version >= SCHEMA_VERSION:
             return None
@@ -63,24 +63,24 @@ class Readiness:
 
 
 async def scrape_metrics(database_url: str) -> Response:
-    """Answer with all metrics; without PostgreSQL those of this process, and `moorage_database_up 0`."""
+    """Return all metrics; without PostgreSQL those of this process and `moorage_database_up 0`."""
     gauges = await asyncio.to_thread(_read_gauges, database_url)
     return Response(200, metrics.render_metrics(gauges), metrics.CONTENT_TYPE)
 
 
 def _read_gauges(database_url: str) -> list[Gauge]:
-    """Count over a connection of the scrape's own: it never takes one from the webhooks."""
+    """Query on a separate connection: a scrape never occupies one of the pool."""
     try:
         conn = connection.connect(database_url, name="moorage metrics")
         try:
-            gauges = stats.collect_gauges(conn)
+            gauges = collect_gauges(conn)
         finally:
             conn.close()
     except (DatabaseUnavailable, psycopg.Error) as error:
-        log.warning("metrics.database_away", error=type(error).__name__)
+        log.warning("metrics.database_unavailable", error=type(error).__name__)
         return [_database_up(0.0)]
     return [_database_up(1.0), *gauges]
 
 
 def _database_up(value: float) -> Gauge:
-    return Gauge("moorage_database_up", "Whether PostgreSQL answered this scrape.", (), (((), value),))
+    return Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), value),))

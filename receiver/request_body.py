@@ -1,4 +1,4 @@
-"""Reads request bodies up to a limit, and bounds the bytes that all requests hold at once."""
+"""Reads request bodies up to a limit, and bounds the bytes held by all requests together."""
 
 import asyncio
 import contextlib
@@ -9,33 +9,27 @@ from moorage.asgi import Receive
 from moorage.errors import Refused, Transient
 from receiver.responses import Headers
 
-# A body that trickles in slower than this is given up. 16 MiB in 30 s is 560 kB/s.
-READ_SECONDS: Final = 30.0
+READ_SECONDS: Final = 30.0  # for the whole body; 16 MiB in 30 s is 560 kB/s
 
 
 class BytesInFlightExceeded(Transient):
-    """The bytes in flight are at their limit: the sender shall come again."""
+    """Too many bytes in flight: the sender should retry."""
 
 
 class BytesInFlight:
-    """Counts the body bytes held by all requests; one event loop uses it."""
+    """Counts the body bytes held by all requests of one event loop."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self.bytes = 0
 
     def check(self, more: int) -> None:
-        """
-        Ask whether `more` bytes would fit now.
-
-        Raises:
-            Busy: they would not.
-        """
+        """Raise BytesInFlightExceeded if `more` bytes would exceed the limit."""
         if self.bytes + more > self._limit:
             raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
 
     def add(self, more: int) -> None:
-        """Count `more` bytes as held; raises Busy, and counts nothing, when they do not fit."""
+        """Count `more` bytes as held, or raise BytesInFlightExceeded and count nothing."""
         self.check(more)
         self.bytes += more
 
@@ -48,8 +42,8 @@ async def read_body(
     Yield the whole body; its bytes count as in flight until the block ends.
 
     Raises:
-        Refused: 413 above `max_bytes` (nothing is read on), 400 when the request ends before its body does.
-        Busy: the bytes in flight are at their limit.
+        Refused: 413 above `max_bytes` (reading stops), 400 when the request ends before its body.
+        BytesInFlightExceeded: too many bytes in flight.
     """
     declared = _content_length(headers)
     if declared > max_bytes:
@@ -68,7 +62,7 @@ async def _read_within_limit(receive: Receive, chunks: list[bytes], max_bytes: i
         async with asyncio.timeout(READ_SECONDS):
             await _read_chunks(receive, chunks, max_bytes, in_flight)
     except TimeoutError as error:
-        raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: send it again") from error
+        raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: retry") from error
 
 
 async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
@@ -77,7 +71,7 @@ async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            raise Refused("the request ended before its body did (short body or broken chunking): send it again")
+            raise Refused("the request ended before its body (short body or broken chunking): retry")
         chunk = message.get("body", b"")
         more = message.get("more_body", False)
         size += len(chunk)
@@ -88,11 +82,11 @@ async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in
 
 
 def _content_length(headers: Headers) -> int:
-    """Return the announced size, 0 when there is none (chunked)."""
+    """Return the declared size, 0 without Content-Length (chunked)."""
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 18:
-                raise Refused("Content-Length is not a number of bytes: send the request again")
+                raise Refused("Content-Length is not a number of bytes")
             return int(value)
     return 0
 

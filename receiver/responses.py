@@ -1,30 +1,20 @@
-"""Answers as values, and how they are sent over ASGI."""
+"""Responses as values, and sending them over ASGI."""
 
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from moorage import problem_json
 from moorage.asgi import Send
 
 Headers = list[tuple[bytes, bytes]]
 
-# What went wrong, by status: the end of a problem's `type`, and a label of the metrics.
-KINDS: Final = {
-    400: "unreadable",
-    401: "bad_signature",
-    404: "not_found",
-    405: "method",
-    413: "too_large",
-    500: "internal",
-    503: "unavailable",
-}
+KINDS: Final = {**problem_json.KINDS, 401: "bad_signature"}  # the last part of a problem's `type`; a label of metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A status, headers and the whole body."""
-
     status: int
     body: bytes = b""
     content_type: str = "application/json"
@@ -32,23 +22,17 @@ class Response:
 
 
 def json_response(status: int, fields: dict[str, Any]) -> Response:
-    """Return an answer with a small JSON object."""
     return Response(status, json.dumps(fields).encode())
 
 
 def problem_response(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
-    """Return an `application/problem+json` answer (RFC 9457): what was wrong and what to do about it."""
-    fields = {
-        "type": f"urn:moorage:problem:{KINDS[status]}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    return Response(status, json.dumps(fields).encode(), "application/problem+json", headers)
+    """Return an `application/problem+json` response (RFC 9457); `detail` states the problem and the remedy."""
+    fields = problem_json.build_problem(status, detail, kind=KINDS[status])
+    return Response(status, json.dumps(fields).encode(), problem_json.CONTENT_TYPE, headers)
 
 
 async def send_response(send: Send, response: Response, *, method: str) -> None:
-    """Send an answer; one to HEAD keeps its headers and loses its body."""
+    """Send a response; to HEAD with its headers and without its body."""
     headers: Headers = [(b"cache-control", b"no-store"), *response.headers]
     if response.status != HTTPStatus.NO_CONTENT:
         headers.append((b"content-type", response.content_type.encode()))

@@ -1,4 +1,4 @@
-"""Verifies a webhook; where a provider's public keys are to be fetched first, off the event loop and once for all."""
+"""Verifies signatures; a provider's public keys are fetched off the event loop, once for concurrent requests."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from receiver.responses import Headers
 
 
 class SignatureVerifier:
-    """Judges webhooks; those that wait for keys wait for one fetch a provider, no longer than there is to answer."""
+    """Verifies webhooks. Requests that need keys share one fetch per provider and wait at most `answer_seconds`."""
 
     def __init__(self, *, answer_seconds: float) -> None:
         self._answer_seconds: Final = answer_seconds
@@ -19,11 +19,11 @@ class SignatureVerifier:
 
     async def verify(self, provider: Provider, headers: Headers, body: bytes) -> VerifiedDelivery:
         """
-        Return what a webhook's signature vouches for.
+        Return what a webhook's signature authenticates.
 
         Raises:
-            BadSignature: nothing; it is not rightly signed.
-            KeysStale: the keys could not be had in time: 503.
+            BadSignature: missing, invalid or stale signature.
+            KeysStale: the keys could not be fetched in time: 503.
         """
         try:
             return provider.verify(headers, body, time.time())
@@ -32,8 +32,8 @@ class SignatureVerifier:
         return provider.verify(headers, body, time.time())
 
     async def _fetch_keys(self, provider: Provider) -> None:
-        running = self._fetches.get(provider.name)
-        if running is None or running.done():
-            running = asyncio.create_task(asyncio.to_thread(provider.fetch_keys))
-            self._fetches[provider.name] = running
-        await asyncio.wait({running}, timeout=self._answer_seconds)
+        fetch = self._fetches.get(provider.name)
+        if fetch is None or fetch.done():
+            fetch = asyncio.create_task(asyncio.to_thread(provider.fetch_keys))
+            self._fetches[provider.name] = fetch
+        await asyncio.wait({fetch}, timeout=self._answer_seconds)

@@ -1,11 +1,10 @@
-"""POST /webhooks/{provider}: read, verify, record, wake, answer."""
+"""POST /webhooks/{provider}: read, verify, record, wake, respond."""
 
 import hashlib
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qs
 
-from moorage import ids, logs, metrics
+from moorage import ids, logs, metrics, webhook_keys
 from moorage.asgi import Receive
 from moorage.errors import Refused
 from moorage.model import Wake
@@ -24,7 +23,7 @@ MAX_NAME_CHARS: Final = 60
 
 
 def parse_provider_name(path: str) -> str | None:
-    """Return the provider's name in the path of a webhook, with or without a final slash; None for another path."""
+    """Return the provider's name in a webhook's path, with or without a trailing slash; None for another path."""
     for prefix in PREFIXES:
         if path.startswith(prefix):
             name = path.removeprefix(prefix).removesuffix("/")
@@ -33,7 +32,7 @@ def parse_provider_name(path: str) -> str | None:
 
 
 class WebhookReceiver:
-    """Takes webhooks of the enabled providers."""
+    """Receives webhooks of the enabled providers."""
 
     def __init__(
         self,
@@ -54,62 +53,55 @@ class WebhookReceiver:
         Return an enabled provider.
 
         Raises:
-            Refused: 404, with what would enable it.
+            Refused: 404, with the setting that enables it.
         """
         provider = self._providers.get(name)
         if provider is None:
             known = ", ".join(sorted(self._providers))
-            raise Refused(f"there is no provider {name[:MAX_NAME_CHARS]!r}: write one of {known}", status=404)
+            raise Refused(f"unknown provider {name[:MAX_NAME_CHARS]!r}: use one of {known}", status=404)
         if not provider.is_enabled:
             raise Refused(
-                f"{name} is not enabled: set {provider.webhook_setting}, or name it in MOORAGE_ALLOW_UNSIGNED",
+                f"{name} is not enabled: set {provider.webhook_setting}, or add it to MOORAGE_ALLOW_UNSIGNED",
                 status=404,
             )
         return provider
 
     async def receive(self, name: str, headers: Headers, receive: Receive, *, query: bytes = b"") -> Response:
         """
-        Take one webhook and answer it after its commit: 202 new, 200 known (or what the dialect wants).
+        Record one webhook and return the response after the commit: 202 new, 200 known, or the provider's own values.
 
         Args:
-            query: of its address; it may hold the key of a prediction that moorage submitted.
+            query: of the URL; it may contain the key of a prediction that moorage submitted.
 
         Raises:
             Refused: 4xx, nothing is recorded.
-            Transient: it cannot be recorded now: 503.
+            Transient: 503, it cannot be recorded now.
         """
         provider = self.get_enabled_provider(name)
         async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
-            recorded = await self._recorder.record(
-                _build_delivery(provider, verified, headers, body, hash_query_key(query))
-            )
+            key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1"))
+            recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
             size = len(body)
         if recorded.is_pending:
             self._relay.enqueue(Wake("ingest", recorded.id))
         _count_delivery(name, recorded, size)
         status = provider.new_delivery_status if recorded.is_new else provider.known_delivery_status
-        word = "recorded" if recorded.is_new else "known"
-        return json_response(status, {"id": str(recorded.id), "status": word})
-
-
-def hash_query_key(query: bytes) -> str | None:
-    """Return the hash of the key in the query of a webhook's address: the key itself is written nowhere."""
-    keys = parse_qs(query.decode("latin-1")).get("key")
-    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
+        outcome = "recorded" if recorded.is_new else "known"
+        return json_response(status, {"id": str(recorded.id), "status": outcome})
 
 
 def _build_delivery(
     provider: Provider, verified: VerifiedDelivery, headers: Headers, body: bytes, key_sha256: str | None
 ) -> deliveries.NewDelivery:
-    kept = provider.redact_body(body)
-    digest = hashlib.sha256(kept).hexdigest()  # of what is recorded: the audit can prove nothing of other bytes
+    redacted = webhook_keys.redact_keys(body)
+    digest = hashlib.sha256(redacted).hexdigest()  # of the recorded bytes, which the audit can verify
     return deliveries.NewDelivery(
         id=ids.uuid7(),
         provider=provider.name,
         webhook_id=deliveries.choose_webhook_id(verified.webhook_id, digest),
         headers=provider.select_headers(headers),
-        body=kept,
+        body=redacted,
         body_sha256=digest,
         key_sha256=key_sha256,
     )

@@ -1,1 +1,1 @@
-"""The steps and the sweeps as plain functions that return what comes next; no Celery in here."""
+"""Steps and sweeps as plain functions that return wakes, independent of Celery."""

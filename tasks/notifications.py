@@ -1,8 +1,8 @@
 """
-The step of one notification: tell the application that a job has ended, by a webhook signed as Standard Webhooks 1.0.
+The notify step: send the application a webhook about an ended job, signed as in Standard Webhooks 1.0.
 
-At least once: a worker that dies between the answer and its record sends the same `webhook-id` again. What is told is
-read when it is sent, so that a notification that waited a day does not tell of yesterday.
+Delivery is at least once: a worker that dies between the response and its record sends the same `webhook-id` again.
+The body is built when it is sent, so that a delayed notification reports the current state.
 """
 
 import functools
@@ -32,7 +32,7 @@ from providers import signatures
 from storage import urls
 from tasks.step import Deps, LeaseGuard, commit_step
 
-TOTAL_SECONDS: Final = 15.0
+TIMEOUT_SECONDS: Final = 15.0
 _GONE: Final = 410
 _JOB: Final = ("owner", "state", "category", "reason", "project_id", "scene", "reopened")
 _VARIANT: Final = ("idx", "is_cover", "is_placeholder", "media", "content_type", "bytes", "width_px", "height_px")
@@ -41,56 +41,54 @@ _ERROR: Final = ("subject", "type", "message", "idx", "path", "retryable")
 log = logs.get_logger(__name__)
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
-    Send one notification and record that the application took it; returns no wakes.
+    Send one notification and record that the application accepted it; returns no wakes.
 
     Raises:
-        NotifyFailed: no answer within 15 s, or one that is not 2xx.
-        NotifyRefused: the application wants no more of it (410), or there is no address any more.
+        NotificationFailed: no response within 15 s, or not 2xx.
+        NotificationRefused: the endpoint returned 410, or MOORAGE_NOTIFY_URL is not set any more.
         LeaseLost: another worker owns the notification.
     """
-    found = deps.database.run(lambda conn: _read(conn, deps, lease.row_id))
-    if found is None:
+    loaded = deps.database.run(lambda conn: _build_body(conn, deps, lease.row_id))
+    if loaded is None:
         return []
-    notification, body = found
-    pulse.before_write()
+    notification, body = loaded
+    guard.ensure_held()
     failpoint("notify.before_request")
-    _send(deps, notification, body, pulse)
+    _send(deps, notification, body, guard)
     failpoint("notify.after_answer")
-    commit_step(deps, lease, pulse, lambda conn: notifications.end_sent(conn, lease))
+    commit_step(deps, lease, guard, lambda conn: notifications.end_sent(conn, lease))
     failpoint("notify.after_record")
-    log.info(
-        "notification.sent",
-        notification_id=str(notification.id),
-        job_id=str(notification.job_id),
-        type=notification.type,
-    )
+    ids = {"notification_id": str(notification.id), "job_id": str(notification.job_id)}
+    log.info("notification.sent", **ids, type=notification.type)
     return []
 
 
-# --- what is told -------------------------------------------------------------------------------------------------
+# --- body ---------------------------------------------------------------------------------------------------------
 
 
-def _read(conn: Connection, deps: Deps, notification_id: UUID) -> tuple[Notification, bytes] | None:
+def _build_body(conn: Connection, deps: Deps, notification_id: UUID) -> tuple[Notification, bytes] | None:
     notification = notifications.get(conn, notification_id)
-    row = jobs.get_with_render(conn, notification.job_id) if notification else None
-    if notification is None or row is None:
+    job = jobs.get_with_render(conn, notification.job_id) if notification else None
+    if notification is None or job is None:
         return None
-    is_published = row["render_id"] is not None and row["deleted_at"] is None
+    is_published = job["render_id"] is not None and job["deleted_at"] is None
+    variants = renders.list_variants(conn, notification.job_id)
+    errors = jobs.list_errors(conn, notification.job_id)
     data = {
         "job_id": notification.job_id,
-        **{name: row[name] for name in _JOB},
-        "render_id": row["render_id"] if is_published else None,
-        "variants": [_variant(found, deps.asset_base) for found in renders.list_variants(conn, notification.job_id)],
-        "errors": [{name: found[name] for name in _ERROR} for found in jobs.list_errors(conn, notification.job_id)],
+        **{name: job[name] for name in _JOB},
+        "render_id": job["render_id"] if is_published else None,
+        "variants": [_build_variant(row, deps.asset_base) for row in variants],
+        "errors": [{name: row[name] for name in _ERROR} for row in errors],
         "sequence": notification.sequence,
     }
     event = {"type": notification.type, "timestamp": notification.created_at, "data": data}
-    return notification, json.dumps(event, default=_text, separators=(",", ":")).encode()
+    return notification, json.dumps(event, default=_to_text, separators=(",", ":")).encode()
 
 
-def _variant(row: Row, base: str) -> dict[str, Any]:
+def _build_variant(row: Row, base: str) -> dict[str, Any]:
     thumb = row["thumb_key"]
     return {
         **{name: row[name] for name in _VARIANT},
@@ -99,36 +97,39 @@ def _variant(row: Row, base: str) -> dict[str, Any]:
     }
 
 
-def _text(value: object) -> str:
+def _to_text(value: object) -> str:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
 
 
-# --- the request --------------------------------------------------------------------------------------------------
+# --- request ------------------------------------------------------------------------------------------------------
 
 
 def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """Return the secrets that notifications are signed with; raises ConfigError when one of them is none."""
+    """Return the secrets of MOORAGE_NOTIFY_SECRET; raises ConfigError if one is malformed."""
     return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 
-def build_headers(notification_id: UUID, body: bytes, timestamp: int, keys: tuple[bytes, ...]) -> dict[str, str]:
-    """Return the headers of a notification: the same id at each attempt, one signature per key; `at`: Unix time."""
-    signed = (
-        {"webhook-signature": signatures.sign_standard_v1(str(notification_id), timestamp, body, secrets=keys)}
-        if keys
-        else {}
-    )
-    return {
+def build_headers(notification_id: UUID, body: bytes, timestamp: int, secrets: tuple[bytes, ...]) -> dict[str, str]:
+    """
+    Return the headers of a notification, with one signature per secret; the id is the same at each attempt.
+
+    Args:
+        timestamp: seconds since 1970.
+    """
+    headers = {
         "Content-Type": "application/json",
-        "Connection": "close",  # notifications are rare: a kept connection would be found dead by the next
+        "Connection": "close",  # notifications are rare: the server would close an idle connection before the next
         "webhook-id": str(notification_id),
         "webhook-timestamp": str(timestamp),
-        **signed,
     }
+    if secrets:
+        signature = signatures.sign_standard_v1(str(notification_id), timestamp, body, secrets=secrets)
+        headers["webhook-signature"] = signature
+    return headers
 
 
-class _Unguarded(EgressGuard):
-    """The way to the one address that the operator wrote down: it may be private, as applications often are."""
+class _OpenEgress(EgressGuard):
+    """Allows every address: the one URL is set by the operator, and applications often have a private address."""
 
     def refusal_reason(self, ip: str, port: int) -> str | None:  # noqa: ARG002 (the signature is the guard's)
         return None
@@ -136,45 +137,45 @@ class _Unguarded(EgressGuard):
 
 @functools.lru_cache(maxsize=1)
 def _session(limits: Limits) -> requests.Session:
-    return _Unguarded().new_session(limits)
+    return _OpenEgress().new_session(limits)
 
 
-def _send(deps: Deps, notification: Notification, body: bytes, pulse: LeaseGuard) -> None:
+def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard) -> None:
     url = deps.settings.notify_url
     if url is None:
-        raise NotificationRefused("MOORAGE_NOTIFY_URL is not set any more: there is nobody to tell")
-    sent = build_headers(notification.id, body, int(time.time()), load_signing_secrets(deps.settings))
+        raise NotificationRefused("MOORAGE_NOTIFY_URL is not set")
+    headers = build_headers(notification.id, body, int(time.time()), load_signing_secrets(deps.settings))
     try:
         with (
-            call_while_waiting(_until(time.monotonic() + TOTAL_SECONDS, pulse)),
+            call_while_waiting(_check_until(time.monotonic() + TIMEOUT_SECONDS, guard)),
             _session(deps.limits).post(
-                url, data=body, headers=sent, timeout=TOTAL_SECONDS, allow_redirects=False, stream=True
-            ) as answer,
+                url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+            ) as response,
         ):
-            _judge(answer.status_code, answer.headers.get("Retry-After"))
+            _check_status(response.status_code, response.headers.get("Retry-After"))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         cause = f"{type(error).__name__}: {error}"[:300]
         raise NotificationFailed(f"the application did not answer: {cause}") from error
 
 
-def _until(end: float, pulse: LeaseGuard) -> Callable[[], None]:
-    """Return what is called while an answer is waited for, byte by byte if need be."""
+def _check_until(end: float, guard: LeaseGuard) -> Callable[[], None]:
+    """Return a check of the lease and of the total time, called while the response is read."""
 
-    def look() -> None:
-        pulse()
+    def check() -> None:
+        guard.check()
         if time.monotonic() >= end:
-            raise NotificationFailed(f"the application did not answer within {TOTAL_SECONDS:g} s")
+            raise NotificationFailed(f"the application did not answer within {TIMEOUT_SECONDS:g} s")
 
-    return look
+    return check
 
 
-def _judge(status: int, wait: str | None) -> None:
-    """Return for 2xx alone; the body of an answer is never read."""
+def _check_status(status: int, retry_after: str | None) -> None:
+    """Return for 2xx only. The body of the response is never read."""
     if 200 <= status < 300:
         return
     facts = {"status": status}
     if status == _GONE:
-        raise NotificationRefused("the application answered 410: it wants to hear no more of this", facts=facts)
-    hint = ": redirects are not followed, write the right address" if 300 <= status < 400 else ""
-    seconds = parse_retry_after(wait, datetime.now(UTC))
-    raise NotificationFailed(f"the application answered {status}{hint}", facts=facts, retry_after=seconds)
+        raise NotificationRefused("endpoint returned 410 Gone; notification disabled", facts=facts)
+    hint = "; redirects are not followed: correct MOORAGE_NOTIFY_URL" if 300 <= status < 400 else ""
+    seconds = parse_retry_after(retry_after, datetime.now(UTC))
+    raise NotificationFailed(f"the application returned {status}{hint}", facts=facts, retry_after=seconds)

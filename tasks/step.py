@@ -1,4 +1,4 @@
-"""What every step is given: settings, connections and limits of one process."""
+"""Shared by all steps: dependencies, the lease guard and the final transaction."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,30 +13,31 @@ from media.limits import Limits
 from moorage import logs
 from moorage.errors import DatabaseUnavailable
 from moorage.lifecycle import RetryPolicy
-from moorage.model import Lease
+from moorage.model import Lease, Wake
 from moorage.settings import Settings
 from providers.base import Provider
 from storage.s3 import ObjectStore
 
 T = TypeVar("T")
+SendWakes = Callable[[list[Wake]], int]  # returns how many the broker accepted
 log = logs.get_logger(__name__)
 
 COMMIT_RETRY_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less a download
 
 
 class LeaseGuard(Protocol):
-    """The life of a lease as a step sees it."""
+    """Reports whether the worker still holds its lease. Both methods raise LeaseLost or StepInterrupted."""
 
-    def __call__(self) -> None:
-        """Return if the work may go on. Raises LeaseLost or HandBack."""
+    def check(self) -> None:
+        """Return if the step may continue."""
 
-    def before_write(self) -> None:
-        """Return once the lease is certainly ours, waiting while PostgreSQL is away. Raises LeaseLost or HandBack."""
+    def ensure_held(self) -> None:
+        """Return once the lease is certainly held, waiting for PostgreSQL if needed. Call before external writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """One process's way to the outside."""
+    """The dependencies of one process."""
 
     settings: Settings
     database: Database
@@ -48,12 +49,11 @@ class Deps:
 
     @property
     def asset_base(self) -> str:
-        """Return what stands before a key in `imageUrls` and answers."""
+        """Return the prefix of asset URLs, without a trailing slash."""
         return self.storage.build_asset_url("").rstrip("/")
 
 
 def build_retry_policy(settings: Settings) -> RetryPolicy:
-    """Return how long and how often to try, from the settings."""
     return RetryPolicy(
         max_errors=settings.max_errors,
         wait_base_seconds=settings.constants.wait_base_seconds,
@@ -61,30 +61,29 @@ def build_retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def commit_step(deps: Deps, lease: Lease, pulse: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
+def commit_step(deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
     """
-    Run the transaction that ends a step, while PostgreSQL is away again each second.
+    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable.
 
-    After an error in COMMIT the row decides: token still there means it did not happen, gone means it did (or that
-    another worker owns the row: then there is nothing to write either). None is returned then: the wakes are lost, and
-    dispatch sends them again.
+    After an error in COMMIT the row decides: if it still carries the token, the transaction did not commit. Otherwise
+    it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
 
     Raises:
         LeaseLost: the row carries another token.
-        HandBack: the worker stops.
-        DatabaseUnavailable: PostgreSQL stayed away for seven minutes.
+        StepInterrupted: the worker is stopping.
+        DatabaseUnavailable: PostgreSQL was unavailable for seven minutes.
     """
     give_up_at = time.monotonic() + COMMIT_RETRY_SECONDS
-    uncertain = False
+    is_uncertain = False
     while True:
         try:
-            if uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
+            if is_uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
                 return None
             return deps.database.run(work)
         except DatabaseUnavailable as error:
-            uncertain = uncertain or isinstance(error, CommitUncertain)
-            log.warning("writeback.waiting", error=str(error), uncertain=uncertain)
+            is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
+            log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
             if time.monotonic() > give_up_at:
                 raise
         time.sleep(1.0)
-        pulse()
+        guard.check()

@@ -1,4 +1,4 @@
-"""Taking an input file: examined and freed of metadata in a process of its own, stored, recorded."""
+"""Accept an input file: validate and strip it in a separate process, then store it."""
 
 import hashlib
 import json
@@ -10,43 +10,43 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from uuid import UUID
 
 from db.uploads import Upload
 from media import sanitize_process
 from media.limits import Limits
-from moorage import ids, logs
+from moorage import logs
 from moorage.errors import DiskFull, InvalidMedia, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Media
 from storage import keys
 
 if TYPE_CHECKING:
-    from storage.s3 import ObjectStore  # not loaded: the API takes files too, and boto3 is much to load
+    from storage.s3 import ObjectStore  # not loaded at run time: the API uses this module and must not load boto3
 
 log = logs.get_logger(__name__)
 
-USER_URL_SECONDS: Final = 300  # so long an address that a person is given is good
-MEMORY_BYTES: Final = (
-    2 * 2**30
-)  # of address space: 64 Mpx as RGBA take 256 MB, and turning or converting takes two more
+USER_URL_SECONDS: Final = 300  # validity of presigned URLs for users
+# Of address space: 64 Mpx as RGBA occupy 256 MB, and rotation or conversion needs two more copies.
+MEMORY_BYTES: Final = 2 * 2**30
 CPU_SECONDS: Final = 30
-SECONDS: Final = 45.0
-MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the youngest age at which the orphan sweep takes an object
+TIMEOUT_SECONDS: Final = 45.0
+MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the minimum age of an orphan
 _ROOT: Final = Path(__file__).resolve().parents[1]
-_PASSED_ON: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # the decoder sees no credentials
-_GROWTH: Final = 4  # of a picture that is encoded anew: an AVIF as PNG
+_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # the decoder gets no credentials
+_MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 
 @dataclass(frozen=True, slots=True)
 class StoredUpload:
-    """An upload whose object is stored and that no row names yet."""
+    """An upload whose object is stored but not recorded in a row yet."""
 
     upload: Upload
-    stored_at: float  # by the monotonic clock, from before the request
+    stored_at: float  # monotonic clock, before the request
 
 
 def upload_limits(limits: Limits, max_bytes: int) -> Limits:
-    """Return the limits of uploads: those of kept files, and `upload_max_bytes` for every kind."""
+    """Return the limits of outputs, reduced to the maximum size of an upload."""
     return replace(
         limits,
         image_max_bytes=min(limits.image_max_bytes, max_bytes),
@@ -54,30 +54,31 @@ def upload_limits(limits: Limits, max_bytes: int) -> Limits:
     )
 
 
-def sanitize_and_store(blobs: "ObjectStore", file: BinaryIO, *, owner: str, limits: Limits) -> StoredUpload:
+def sanitize_and_store(
+    storage: "ObjectStore", file: BinaryIO, *, upload_id: UUID, owner: str, limits: Limits
+) -> StoredUpload:
     """
-    Examine a file, free it of metadata and store it; returns what `fresh` gives to record.
+    Validate a file, remove its metadata and store it; the caller records it after `require_recent`.
 
-    An object that is not recorded then is taken by the orphan sweep.
+    The orphan sweep deletes the object if it is not recorded.
 
     Args:
-        file: opened for reading by descriptor (a temporary file); it is read from its start.
-        limits: as `limits_of` returns them.
+        file: has a file descriptor (a temporary file); it is read from its start.
+        limits: from `upload_limits`.
 
     Raises:
-        Invalid: it is no whole picture or video, is over a limit, or cannot be freed of what it says of its making.
-        StorageUnavailable, StorageRefused, DiskFull: ours.
-        Transient: the examining process could not be started, or failed for no fault of the file.
+        InvalidMedia: not a complete image or video, over a limit, or its metadata could not be removed.
+        StorageUnavailable, StorageRefused, DiskFull: internal.
+        Transient: the sanitizer process could not be started, or failed independently of the file.
     """
-    with _disk_file() as clean:
-        media = _examine(file, clean, limits)
+    with _create_temporary_file() as clean:
+        media = _sanitize(file, clean, limits)
         clean.seek(0)
         sha256, size = _digest(clean), clean.tell()
-        upload_id = ids.uuid7()
         key = keys.build_upload_key(owner, upload_id, media.extension)
         stored = StoredUpload(Upload(upload_id, owner, key, media, size, sha256), time.monotonic())
         failpoint("uploads.before_put")
-        blobs.put(blobs.private_bucket, key, clean, size=size, sha256=sha256, content_type=media.content_type)
+        storage.put(storage.private_bucket, key, clean, size=size, sha256=sha256, content_type=media.content_type)
         failpoint("uploads.after_put")
     log.info("upload.stored", upload_id=upload_id, bytes=size, format=media.format)
     return stored
@@ -88,57 +89,58 @@ def require_recent(stored: StoredUpload) -> Upload:
     Return the upload to record.
 
     Raises:
-        StorageUnavailable: it was stored so long ago that the orphan sweep may have taken it.
+        StorageUnavailable: it was stored so long ago that the orphan sweep may have deleted it.
     """
     if time.monotonic() - stored.stored_at > MAX_RECORD_DELAY_SECONDS:
-        raise StorageUnavailable("the file was stored too long ago to be recorded: send it again")
+        raise StorageUnavailable("the file was stored too long ago to be recorded: upload it again")
     return stored.upload
 
 
-def _examine(file: BinaryIO, clean: BinaryIO, limits: Limits) -> Media:
-    done = _run(file, clean, limits)
+def _sanitize(file: BinaryIO, clean: BinaryIO, limits: Limits) -> Media:
+    process = _run_sanitizer(file, clean, limits)
     try:
-        said: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(process.stdout)
     except ValueError:
-        said = {}
-    if done.returncode == 0 and said:
-        return Media(**said)
-    if "problem" in said:
-        raise InvalidMedia(said["problem"])
-    if "error" in said:
-        raise Transient(f"the upload could not be examined: {said['error']}")
-    ended = f"died of signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-    raise InvalidMedia(f"not decodable: the decoder {ended}")
+        result = {}
+    if process.returncode == 0 and result:
+        return Media(**result)
+    if "problem" in result:
+        raise InvalidMedia(result["problem"])
+    if "error" in result:
+        raise Transient(f"the upload could not be validated: {result['error']}")
+    code = process.returncode
+    status = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+    raise InvalidMedia(f"not decodable: the decoder {status}")
 
 
-def _run(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subprocess.CompletedProcess[bytes]":
+def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subprocess.CompletedProcess[bytes]":
     file.seek(0)
-    given = {
+    arguments = {
         "out": clean.fileno(),
         "bytes": os.fstat(file.fileno()).st_size,
         "sha256": "",
         "limits": asdict(limits),
         "memory_bytes": MEMORY_BYTES,
         "seconds": CPU_SECONDS,
-        "max_file_bytes": _GROWTH * limits.max_bytes,
+        "max_file_bytes": _MAX_GROWTH * limits.max_bytes,
     }
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     try:
         return subprocess.run(
-            [sys.executable, "-P", str(Path(sanitize_process.__file__)), json.dumps(given)],
+            [sys.executable, "-P", str(Path(sanitize_process.__file__)), json.dumps(arguments)],
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**environment, "PYTHONPATH": path},
             pass_fds=(clean.fileno(),),
-            timeout=SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise InvalidMedia(f"not decodable: the decoder took longer than {SECONDS:g} s") from error
-    except OSError as error:  # no memory or no process left
-        raise Transient(f"the upload could not be examined: {error}") from error
+        raise InvalidMedia(f"not decodable: the decoder took longer than {TIMEOUT_SECONDS:g} s") from error
+    except OSError as error:  # out of memory or processes
+        raise Transient(f"the upload could not be validated: {error}") from error
 
 
 def _digest(file: BinaryIO) -> str:
@@ -148,7 +150,7 @@ def _digest(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _disk_file() -> BinaryIO:
+def _create_temporary_file() -> BinaryIO:
     try:
         return tempfile.TemporaryFile()
     except OSError as error:

@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 log = logs.get_logger(__name__)
 
-MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: some are read piece by piece, where webhooks wait meanwhile
+MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: bounds parsing on the event loop, which also receives webhooks
 
 
 class ApiApp:
-    """Answers whoever the gate knows. Needs no server to be up when it starts."""
+    """Authenticates and routes requests. Starts without PostgreSQL, broker or storage."""
 
     def __init__(self, settings: Settings) -> None:
-        threads = DatabaseThreads(settings.database_url.get_secret_value())
-        self._authenticator = Authenticator(settings, threads)
+        database = DatabaseThreads(settings.database_url.get_secret_value())
+        self._authenticator = Authenticator(settings, database)
         self._context = AppContext(
             settings=settings,
             providers=providers.load(settings),
-            database=threads,
+            database=database,
             relay=WakeRelay(),
-            feed=EventFeed(threads),
+            feed=EventFeed(database),
             model_cache=ModelCache(),
-            upload_spool=UploadSpool(settings),
+            upload_spool=UploadSpool(settings, database),
             asset_base=urls.get_asset_base_url(settings),
             streamer=_load_streamer(settings),
         )
@@ -67,10 +67,9 @@ class ApiApp:
             },
         )
         self._routes.router.redirect_slashes = False
-        self._routes.state.desk = self._context
+        self._routes.state.context = self._context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
@@ -94,13 +93,13 @@ class ApiApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, whatever happens: the outermost line, below which `_failed` has answered already."""
+        """Outermost exception handler of a request; `_on_unexpected_error` has sent the response already."""
         try:
             _check_header_size(scope)
             permissions.set_caller(scope, await self._authenticate(scope))
             await self._routes(scope, receive, send)
-        except Problem as refused:
-            await refused.response()(scope, receive, send)
+        except Problem as problem:
+            await problem.response()(scope, receive, send)
         except Exception:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
@@ -114,11 +113,11 @@ class ApiApp:
 
 def _check_header_size(scope: Scope) -> None:
     if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-        raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes together")
+        raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
 
 
 def _load_streamer(settings: Settings) -> "AssetStreamer | None":
-    """Return what streams files, where it is asked for: by name, because it loads boto3, which nothing else needs."""
+    """Return the streamer if configured. Imported by name: only this setting loads boto3."""
     if settings.assets == "redirect":
         return None
     return cast("AssetStreamer", importlib.import_module("web.services.asset_stream").AssetStreamer(settings))
@@ -129,23 +128,23 @@ async def _on_problem(_request: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(_request: Request, error: Exception) -> Response:
-    """Answer where no endpoint does: 404, or 405 with the methods that are answered."""
-    missing = cast(HTTPException, error)
-    if missing.status_code == 405:
-        return Problem(405, "this address does not take this method: see Allow", headers=missing.headers).response()
-    return Problem(404, "nothing is here: see docs/http.md for the addresses").response()
+    """Return 404 for an unknown path, 405 for a method that the path does not support."""
+    http_error = cast(HTTPException, error)
+    if http_error.status_code == 405:
+        return Problem(405, "method not allowed: see the Allow header", headers=http_error.headers).response()
+    return Problem(404, "not found").response()
 
 
 async def _on_unexpected_error(_request: Request, _error: Exception) -> Response:
-    """Answer for what nobody foresaw; the error goes on to the outermost line, which logs it."""
-    return Problem(500, "the API failed; its log says why").response()
+    """Return 500; Starlette re-raises the error, and `_handle_request` logs it."""
+    return Problem(500, "internal server error").response()
 
 
 def _build_app() -> ApiApp:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
     if settings.api_token is None:
-        log.warning("api.shut", reason="MOORAGE_API_TOKEN is not set: every request is answered 503")
+        log.warning("auth.not_configured", reason="MOORAGE_API_TOKEN is not set: every request returns 503")
     return ApiApp(settings)
 
 

@@ -1,5 +1,5 @@
 """
-The front: one ASGI application with the API and the receiver side by side.
+One ASGI application with the API, the page and the receiver.
 
 `granian --interface asgi --workers 1 web.asgi:app`. The receiver alone is `receiver.app:app`, the API alone
 `web.app:app`.
@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web import app as api
 from web import openapi, routes
-from web.page import views as page
+from web.page.views import is_page_path
+
+WEBHOOK_PREFIX: Final = "/api/v1/webhooks/"
 
 
 class AppLifespan:
-    """Passes the server's two events on to one application and its answers back."""
+    """Forwards the server's two lifespan events to one application and returns its replies."""
 
     def __init__(self, app: ASGIApp, scope: Scope) -> None:
         self._app = app
@@ -27,12 +29,12 @@ class AppLifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> Message:
-        """Return the answer to the start, `lifespan.startup.complete` or `.failed`."""
+        """Return the reply, `lifespan.startup.complete` or `.failed`."""
         self._task = asyncio.create_task(self._run())
         return await self._send_event("lifespan.startup", self._task)
 
     async def stop(self) -> Message:
-        """Return the answer to the end of the process."""
+        """Return the reply to `lifespan.shutdown`."""
         return await self._send_event("lifespan.shutdown", cast(asyncio.Task[None], self._task))
 
     async def _run(self) -> None:
@@ -40,27 +42,23 @@ class AppLifespan:
 
     async def _send_event(self, event: str, task: asyncio.Task[None]) -> Message:
         await self._events.put({"type": event})
-        answer = asyncio.create_task(self._replies.get())
-        await asyncio.wait({answer, task}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() or not self._replies.empty():
-            return await answer
-        answer.cancel()
+        reply = asyncio.create_task(self._replies.get())
+        await asyncio.wait({reply, task}, return_when=asyncio.FIRST_COMPLETED)
+        if reply.done() or not self._replies.empty():
+            return await reply
+        reply.cancel()
         task.result()
-        raise RuntimeError(f"the application ended without an answer to {event}")
-
-
-WEBHOOK_PREFIX: Final = "/api/v1/webhooks/"
+        raise RuntimeError(f"the application ended without a reply to {event}")
 
 
 class CombinedApp:
-    """Hands the API and the page their paths, and the receiver all others; both live as long as the server."""
+    """Routes requests to the API with the page, or to the receiver; both share the server's lifespan."""
 
     def __init__(self, *, api: ASGIApp, receiver: ASGIApp) -> None:
         self._api = api
         self._receiver = receiver
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the process."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(scope, receive, send)
             return
@@ -68,17 +66,17 @@ class CombinedApp:
         await app(scope, receive, send)
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start both, stop both; where one refuses to start, the other is stopped and the refusal passed on."""
+        """Start both and stop both. If one fails to start, stop the other and forward the failure."""
         await receive()
         started: list[AppLifespan] = []
         for app in (self._receiver, self._api):
-            life = AppLifespan(app, scope)
-            answer = await life.start()
-            if answer["type"] != "lifespan.startup.complete":
+            lifespan = AppLifespan(app, scope)
+            reply = await lifespan.start()
+            if reply["type"] != "lifespan.startup.complete":
                 await _stop_all(started)
-                await send(answer)
+                await send(reply)
                 return
-            started.append(life)
+            started.append(lifespan)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await _stop_all(started)
@@ -86,18 +84,18 @@ class CombinedApp:
 
 
 def is_api_path(path: str) -> bool:
-    """Return whether a path is the API's or the page's; webhooks may come under /api/v1 too: the receiver's."""
+    """Return True for paths of the API and the page. Webhooks below /api/v1 belong to the receiver."""
     if path.startswith(WEBHOOK_PREFIX):
         return False
-    if path == openapi.PATH or page.is_page_path(path):
+    if path == openapi.PATH or is_page_path(path):
         return True
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 
 
 async def _stop_all(lifespans: list[AppLifespan]) -> None:
-    for life in reversed(lifespans):
-        await life.stop()
+    for lifespan in reversed(lifespans):
+        await lifespan.stop()
 
 
-# By name: the receiver is a neighbour, which must not be imported from here.
+# By name: packages on one level do not import each other.
 app = CombinedApp(api=api.app, receiver=importlib.import_module("receiver.app").app)

@@ -1,4 +1,4 @@
-"""GET /openapi.json: OpenAPI 3.1 of every address, made from the route table and the models that read requests."""
+"""GET /openapi.json: the OpenAPI 3.1 document, generated from the route table and the request models."""
 
 import json
 import re
@@ -21,10 +21,10 @@ _PROBLEM: Final = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "description": "urn:moorage:problem: and a word"},
+        "type": {"type": "string", "description": "urn:moorage:problem: and the kind of problem"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "what was wrong and what to do about it"},
+        "detail": {"type": "string", "description": "the problem and the remedy"},
         "errors": {
             "type": "array",
             "items": {
@@ -47,20 +47,20 @@ _SCHEMES: Final = {
         "type": "apiKey",
         "in": "cookie",
         "name": session_cookie.HTTPS_COOKIE,
-        "description": "an owner token, set by POST /v1/session; `moorage` where PUBLIC_URL is not https. What changes"
-        " something must come from a page of the same origin",
+        "description": "an owner token, set by POST /v1/session; `moorage` if PUBLIC_URL is not https. Requests"
+        " that change data must come from the same origin",
     },
 }
 _LEVELS: Final = {
-    Level.OPEN: "Open to everybody.",
-    Level.OWNER: "Level owner: an owner token is enough, and sees that owner's rows alone.",
-    Level.APPLICATION: "Level application: an owner token is refused (403).",
-    Level.ADMIN: "Level admin: MOORAGE_API_TOKEN, or a token of the role admin; others are refused (403).",
+    Level.OPEN: "Level open: no token is required.",
+    Level.OWNER: "Level owner: an owner token is sufficient, and sees that owner's rows only.",
+    Level.APPLICATION: "Level application: an owner token is rejected (403).",
+    Level.ADMIN: "Level admin: MOORAGE_API_TOKEN, or a token of the role admin; others are rejected (403).",
 }
 
 
 def build_document() -> dict[str, Any]:
-    """Return the description as OpenAPI has it; `/api/v1` answers the same addresses as `/v1`."""
+    """Return the document; `/api/v1` serves the same paths as `/v1`."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in routes.OPERATIONS:
         paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _describe_operation(
@@ -80,24 +80,23 @@ def build_document() -> dict[str, Any]:
 
 
 async def get_openapi(_request: Request) -> Response:
-    """Answer 200 with the description, to everybody."""
+    """Return this document."""
     return Response(document_json(), media_type="application/json")
 
 
 def document_json() -> str:
-    """Return the description as JSON."""
     return json.dumps(build_document(), indent=2)
 
 
 def _describe_operation(operation: Operation) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    described: dict[str, Any] = {
         "operationId": operation.operation_id,
         "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
         "description": _LEVELS[operation.min_level],
         "x-level": operation.min_level.name.lower(),
         "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query_model)],
         "responses": {
-            **{str(status): {"description": said} for status, said in operation.responses.items()},
+            **{str(status): {"description": text} for status, text in operation.responses.items()},
             "default": {
                 "description": "a problem",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -105,30 +104,30 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         },
     }
     if operation.body_media_types:
-        made["requestBody"] = {
+        described["requestBody"] = {
             "required": True,
             "content": {kind: _file_content(kind) for kind in operation.body_media_types},
         }
     if operation.body_model:
         schema = {"$ref": _REF.format(model=operation.body_model.__name__)}
-        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
         if operation.accepts_form:
-            made["requestBody"]["content"]["multipart/form-data"] = _job_form_content(schema)
+            described["requestBody"]["content"]["multipart/form-data"] = _job_form_content(schema)
     if operation.min_level is Level.OPEN:
-        made["security"] = []
+        described["security"] = []
     elif operation.min_level > Level.OWNER or operation.endpoint is session.create_session:
-        made["security"] = [{"token": []}]
-    return made
+        described["security"] = [{"token": []}]
+    return described
 
 
 def _body_schemas() -> dict[str, Any]:
-    """Return the schemas of what is read, and of what they hold, each under its own name."""
-    made: dict[str, Any] = {}
+    """Return the schemas of all bodies and of the models in them, by name."""
+    described: dict[str, Any] = {}
     for name, model in routes.body_models().items():
         schema = model.model_json_schema(ref_template=_REF)
-        made |= schema.pop("$defs", {})
-        made[name] = schema
-    return made
+        described |= schema.pop("$defs", {})
+        described[name] = schema
+    return described
 
 
 def _file_content(media_type: str) -> dict[str, Any]:
@@ -140,7 +139,7 @@ def _file_content(media_type: str) -> dict[str, Any]:
 
 
 def _job_form_content(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a form whose field `job` is the JSON, and whose files have the names that it uses."""
+    """Return a form with the JSON in the field `job`, and files under the names that it references."""
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     job = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     form = {"type": "object", "required": ["job"], "properties": {"job": job}, "additionalProperties": file}

@@ -1,4 +1,4 @@
-"""The route table: every address of the API, the one list that serving and describing it are made from."""
+"""The route table of the API: the source of both the routes and the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,26 +35,26 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one address, below a prefix: who may call, what it takes, what its answers mean."""
+    """One method of one path, relative to a prefix."""
 
-    operation_id: str  # of the OpenAPI document, for generated clients: stays when code moves
+    operation_id: str  # in the OpenAPI document; stable for generated clients
     method: str
     path: str
     endpoint: Endpoint
     responses: Mapping[int, str]
     query_model: type[Query] | None = None
     body_model: type[BaseModel] | None = None
-    body_media_types: tuple[str, ...] = ()  # media types under which a body is taken that is a file, or a form with one
-    accepts_form: bool = False  # the body may come as a form, with files
-    min_level: Level = field(kw_only=True)  # without a default: who may call is said of every address
+    body_media_types: tuple[str, ...] = ()  # of a body that is a file, or a form with a file
+    accepts_form: bool = False  # the body may be a form with files
+    min_level: Level = field(kw_only=True)  # no default: every operation names it
 
 
 _ASSET_PATH: Final = "/assets/renders/{render_id}/{name}"
 _ASSET_RESPONSES: Final = {
     200: "the file",
-    206: "the part that was asked for",
-    302: "where the file is stored",
-    304: "not changed",
+    206: "the requested range",
+    302: "the file in storage",
+    304: "not modified",
 }
 
 OPERATIONS: Final = (
@@ -63,16 +63,16 @@ OPERATIONS: Final = (
         "POST",
         "/predictions",
         predictions.register_prediction,
-        {201: "registered", 200: "registered before: that one stands"},
+        {201: "registered", 200: "already registered, unchanged"},
         body_model=predictions.PredictionCreate,
-        min_level=Level.APPLICATION,  # an owner could claim what another one started
+        min_level=Level.APPLICATION,  # an owner could claim another owner's prediction
     ),
     Operation(
         "createJob",
         "POST",
         "/jobs",
         job_create.create_job,
-        {202: "taken", 200: "taken before under this Idempotency-Key"},
+        {202: "accepted", 200: "the existing job of this Idempotency-Key"},
         body_model=job_schema.JobCreate,
         accepts_form=True,
         min_level=Level.OWNER,
@@ -103,7 +103,7 @@ OPERATIONS: Final = (
         "POST",
         "/jobs/{job_id}/retry",
         job_actions.retry_job,
-        {202: "taken up again"},
+        {202: "retried"},
         min_level=Level.OWNER,
     ),
     Operation(
@@ -140,7 +140,7 @@ OPERATIONS: Final = (
         "deleteRender",
         "DELETE",
         "/renders/{render_id}",
-        renders.delete,
+        renders.delete_render,
         {204: "deleted, now or before"},
         min_level=Level.OWNER,
     ),
@@ -149,7 +149,7 @@ OPERATIONS: Final = (
         "POST",
         "/uploads",
         uploads.create_upload,
-        {201: "the upload, examined and freed of metadata"},
+        {201: "the upload, validated, without metadata"},
         query.UploadQuery,
         body_media_types=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
         min_level=Level.OWNER,
@@ -159,7 +159,7 @@ OPERATIONS: Final = (
         "GET",
         "/uploads/{upload_id}",
         uploads.get_upload,
-        {200: "the upload and an address"},
+        {200: "the upload with a signed URL"},
         min_level=Level.OWNER,
     ),
     Operation(
@@ -178,7 +178,7 @@ OPERATIONS: Final = (
         "PUT",
         "/projects/{project_id}",
         projects.put_project,
-        {201: "made", 200: "its document is replaced"},
+        {201: "created", 200: "document replaced"},
         body_model=project_schema.ProjectBody,
         min_level=Level.OWNER,
     ),
@@ -217,7 +217,7 @@ OPERATIONS: Final = (
         query.StreamQuery,
         min_level=Level.OWNER,
     ),
-    Operation("getSession", "GET", "/session", session.get_session, {200: "who calls"}, min_level=Level.OWNER),
+    Operation("getSession", "GET", "/session", session.get_session, {200: "the caller"}, min_level=Level.OWNER),
     Operation(
         "createSession", "POST", "/session", session.create_session, {204: "the cookie is set"}, min_level=Level.OWNER
     ),
@@ -234,7 +234,7 @@ OPERATIONS: Final = (
         "POST",
         "/owner-tokens",
         tokens.create_owner_token,
-        {201: "made"},
+        {201: "created"},
         body_model=tokens.OwnerTokenCreate,
         min_level=Level.APPLICATION,
     ),
@@ -244,12 +244,12 @@ OPERATIONS: Final = (
         "POST",
         "/tokens",
         tokens.create_token,
-        {201: "made"},
+        {201: "created"},
         body_model=tokens.TokenCreate,
         min_level=Level.ADMIN,
     ),
     Operation(
-        "revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "ended"}, min_level=Level.ADMIN
+        "revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "revoked"}, min_level=Level.ADMIN
     ),
     Operation("getAsset", "GET", _ASSET_PATH, assets.get_asset, _ASSET_RESPONSES, min_level=Level.OPEN),
     Operation(
@@ -257,7 +257,7 @@ OPERATIONS: Final = (
         "OPTIONS",
         _ASSET_PATH,
         assets.preflight_asset,
-        {204: "what another origin may send"},
+        {204: "the methods and headers that other origins may use"},
         min_level=Level.OPEN,
     ),
 )
@@ -267,27 +267,29 @@ PREFIXES: Final = ("/v1", "/api/v1")
 
 
 def body_models() -> dict[str, type[BaseModel]]:
-    """Return the models of all bodies, by the name they are described under."""
+    """Return the models of all bodies, by schema name."""
     return {operation.body_model.__name__: operation.body_model for operation in OPERATIONS if operation.body_model}
 
 
 def is_public_path(path: str) -> bool:
-    """Return whether an address is answered without the token."""
+    """Return True if a path requires no token."""
     return path.startswith(tuple(prefix + assets.PREFIX for prefix in PREFIXES))
 
 
 def build_routes(prefix: str) -> list[Route]:
-    """Return a route for every address, one for all its methods, so that a 405 names each of them."""
+    """Return one route per path with all its methods, so that a 405 lists all of them in Allow."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = operation
-    return [Route(prefix + path, _dispatch_by_method(taken), methods=list(taken)) for path, taken in paths.items()]
+    return [
+        Route(prefix + path, _dispatch_by_method(methods), methods=list(methods)) for path, methods in paths.items()
+    ]
 
 
 def _dispatch_by_method(operations: dict[str, Operation]) -> Endpoint:
-    async def answer(request: Request) -> Response:
+    async def dispatch(request: Request) -> Response:
         operation = operations["GET" if request.method == "HEAD" else request.method]
         permissions.require_level(permissions.get_caller(request), operation.min_level)
         return await operation.endpoint(request)
 
-    return answer
+    return dispatch

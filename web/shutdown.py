@@ -1,7 +1,7 @@
 """
-Hears that the server is asked to stop, before it waits for open streams.
+Shutdown hook: runs before the server waits for open streams.
 
-granian (2.x) sends lifespan.shutdown only when every answer has ended, and a stream does not end by itself.
+granian (2.x) sends lifespan.shutdown only after every response has ended, and a stream does not end by itself.
 """
 
 import asyncio
@@ -15,25 +15,25 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def call_on_stop_signal(callback: Callable[[], None]) -> None:
     """
-    Have `call` run in the running loop when the process is told to stop; whoever listened before is told too.
+    Run `callback` in the running loop on SIGTERM or SIGINT; existing handlers run, too.
 
-    The server's own listener hangs on the loop's wake-up descriptor, which the interpreter writes to whatever the
-    Python handler is; the handler beside it is a dummy. Outside of the main thread nothing is heard.
+    The server itself watches the loop's wake-up file descriptor, which the interpreter writes to regardless of the
+    Python handler. No effect outside of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
-        before = signal.getsignal(number)
-        if callable(before):
-            signal.signal(number, _chain_handlers(loop, callback, before))
+        previous = signal.getsignal(number)
+        if callable(previous):
+            signal.signal(number, _chain_handlers(loop, callback, previous))
 
 
 def _chain_handlers(
     loop: asyncio.AbstractEventLoop, callback: Callable[[], None], previous: Callable[[int, FrameType | None], object]
 ) -> Callable[[int, FrameType | None], None]:
-    def heard(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(callback)
         previous(number, frame)
 
-    return heard
+    return handle

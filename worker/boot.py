@@ -1,4 +1,4 @@
-"""What a worker process is given, and what it checks before it takes work."""
+"""Dependencies of a worker process, and the checks before it accepts work."""
 
 import functools
 import os
@@ -25,7 +25,7 @@ RETRY_SECONDS: Final = 2.0
 
 
 def get_deps() -> Deps:
-    """Return this process's dependencies, made on first use: never before the fork."""
+    """Return this process's dependencies, created on first use: never before the fork."""
     return _deps(os.getpid())
 
 
@@ -36,7 +36,7 @@ def _deps(_pid: int) -> Deps:
     return Deps(
         settings=settings,
         database=Database(settings.database_url.get_secret_value(), name="moorage-worker"),
-        storage=s3.from_settings(settings),
+        storage=s3.ObjectStore(settings),
         providers=providers.load(settings),
         session=EgressGuard(settings.egress_allow).new_session(limits),
         limits=limits,
@@ -46,27 +46,27 @@ def _deps(_pid: int) -> Deps:
 
 def check_dependencies() -> None:
     """
-    Wait until PostgreSQL and storage answer, then check schema and buckets; leaves no connection open.
+    Wait until PostgreSQL and storage are available, then check schema and buckets; leaves no connection open.
 
     Raises:
-        ConfigError: the schema is older than this moorage, a bucket misses a permission, a secret is none, or the
-            placeholder no picture.
+        ConfigError: the schema is outdated, a bucket lacks a permission, a secret is malformed, or the placeholder
+            file is not an image.
     """
-    made = get_deps()
-    notifications.load_signing_secrets(made.settings)
-    placeholder.check_placeholder_file(made.settings, made.limits)
-    _patiently("PostgreSQL", lambda: made.database.run(migrate.require_current_schema))
-    made.database.close()
-    _patiently("storage", lambda: buckets.ensure_buckets(made.storage, made.settings))
-    _deps.cache_clear()  # children make their own
+    deps = get_deps()
+    notifications.load_signing_secrets(deps.settings)
+    placeholder.check_placeholder_file(deps.settings, deps.limits)
+    _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
+    deps.database.close()
+    _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings))
+    _deps.cache_clear()  # pool children create their own
 
 
-def _patiently(what: str, attempt: Callable[[], object]) -> None:
+def _retry(dependency: str, check: Callable[[], object]) -> None:
     while True:
         try:
-            attempt()
+            check()
         except Transient as error:
-            log.warning("boot.waiting", waiting_for=what, error=str(error))
+            log.warning("boot.waiting", waiting_for=dependency, error=str(error))
             time.sleep(RETRY_SECONDS)
         else:
             return

@@ -1,9 +1,9 @@
 """
-Dead pool children, noticed at once.
+Extensions of Celery's worker: fast detection of dead pool children, and the liveness file.
 
-Celery 5.7 looks for them when the pipe breaks that a child leaves behind, and else every five seconds. The kernel
-closes that pipe a moment before the child can be waited for: on a busy machine the look comes too early about every
-second time, and the child's row was freed up to five seconds late (measured: 4.5 s against 0.05 s).
+Celery 5.7 checks for dead children when a child's pipe breaks, and otherwise every five seconds. The kernel closes the
+pipe just before the child can be reaped: on a busy machine about every second check is too early, and the child's row
+was released up to five seconds late (measured: 4.5 s instead of 0.05 s).
 """
 
 from pathlib import Path
@@ -15,23 +15,23 @@ REAP_INTERVAL_SECONDS: Final = 0.25
 
 
 class ChildReaper(bootsteps.StartStopStep):
-    """A step of Celery's worker that looks for dead children four times a second; a look is one system call a child."""
+    """Checks for dead children four times a second; each check is one system call per child."""
 
     requires = ("celery.worker.components:Pool",)
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Start looking; called at the start and after each loss of the broker, which ends the timers before."""
+        """Start the timer; called at the start and after each broker loss, which cancels earlier timers."""
         pool = getattr(worker.pool, "_pool", None)
-        if pool is not None and hasattr(pool, "maintain_pool"):  # of processes: threads do not die alone
+        if pool is not None and hasattr(pool, "maintain_pool"):  # a process pool: threads do not die alone
             hub.call_repeatedly(REAP_INTERVAL_SECONDS, pool.maintain_pool)
 
 
 def touch_liveness_file(path: str | None) -> None:
     """
-    Have this process touch the file while its event loop turns; without a path nothing is done.
+    Touch the file while this process's event loop runs; without a path do nothing.
 
-    A worker does at each of its heartbeats (every 2 s), from the loop that also takes messages; a beat does whenever
-    the broker took a tick. `celery inspect ping` as a health check costs a second of CPU and 70 MB each time.
+    A worker touches it at each heartbeat (every 2 s), from the loop that also receives messages; beat after each
+    accepted tick. `celery inspect ping` as a health check costs a second of CPU and 70 MB each time.
     """
     if path is None:
         return

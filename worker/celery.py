@@ -1,4 +1,4 @@
-"""The Celery application: `celery -A worker worker|beat|flower`. Reasons for each setting: docs/decisions.md."""
+"""The Celery application, `celery -A worker worker|beat|flower`. docs/decisions.md gives the reason of each setting."""
 
 import os
 import warnings
@@ -17,7 +17,7 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 def create_app() -> Celery:
-    """Return the application, configured from the settings; importing a step is left to the worker."""
+    """Return the application, configured from the settings; only a worker imports the steps."""
     settings = settings_module.get_settings()
     broker = settings.broker_url.get_secret_value()
     bootsteps.touch_liveness_file(settings.alive_file)
@@ -41,7 +41,7 @@ def create_app() -> Celery:
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=500,
         worker_max_memory_per_child=400_000,
-        worker_send_task_events=False,  # Flower switches events on by itself
+        worker_send_task_events=False,  # Flower enables events itself
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -49,7 +49,7 @@ def create_app() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=2,
-        broker_heartbeat=20,  # RabbitMQ: a worker whose connection died in silence connects anew within 40 s
+        broker_heartbeat=20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
         broker_pool_limit=10,
         broker_pool_acquire_timeout=2,
         broker_transport_options=_transport(broker),
@@ -82,5 +82,5 @@ def _transport(broker: str) -> dict[str, object]:
 
 try:
     app = create_app()
-except ConfigError as error:  # from an ordinary exception Celery makes its usage and a traceback
+except ConfigError as error:  # for other exceptions Celery prints its usage and a traceback
     raise SystemExit(f"moorage: {error}") from error

@@ -12,7 +12,7 @@ from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
 from moorage.model import Job, Lease, Step, Wake, WorkTable
 from moorage.text import to_storable
-from tasks.jobs import settle
+from tasks.jobs import fallback, settle
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
@@ -92,4 +92,4 @@ def _advance_job(
         return []
     if step in ("keep", "discard"):
         return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
-    return settle.advance(conn, job, decision, actor=actor)
+    return fallback.advance(conn, job, decision, actor=actor)

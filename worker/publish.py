@@ -1,4 +1,4 @@
-"""Sends wakes by task name; loads no task. A wake that cannot be sent is dropped: dispatch sends it again."""
+"""Publish wakes by task name, without loading tasks. A wake that is not sent is dropped: dispatch sends it again."""
 
 import queue
 import threading
@@ -22,22 +22,22 @@ BROKER_ERRORS = (
     kombu.exceptions.KombuError,
     redis.exceptions.RedisError,
     amqp.exceptions.AMQPError,
-    amqp.exceptions.MessageNacked,  # its own kind: RabbitMQ says no to one message
+    amqp.exceptions.MessageNacked,  # not an AMQPError: RabbitMQ rejects one message
     OSError,
 )
 
 QUEUE_LENGTH: Final = 1000
-PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not take
+PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
 
 
 def publish_wake(wake: Wake) -> bool:
-    """Publish one wake; return whether the broker took it. Takes about two seconds at most; never raises for it."""
+    """Publish one wake within about two seconds; return True if the broker accepted it. Raises no broker error."""
     return publish_wakes([wake]) == 1
 
 
 def publish_wakes(wakes: Iterable[Wake]) -> int:
-    """Publish wakes over one connection until the broker refuses; return how many it took."""
-    from worker.celery import app  # the app reads the settings: not before something is to be sent
+    """Publish wakes over one connection until the broker fails; return how many it accepted."""
+    from worker.celery import app  # the app reads the settings: only when it is needed
 
     sent = 0
     try:
@@ -61,7 +61,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
 
 @contextmanager
 def abandon_on_error(connection: Connection | None) -> Iterator[None]:
-    """Drop a connection that failed inside without a goodbye: RabbitMQ out of memory or disk answers none, ever."""
+    """Discard a connection that failed, without closing it: RabbitMQ out of memory or disk never answers a close."""
     try:
         yield
     except BROKER_ERRORS:
@@ -71,7 +71,7 @@ def abandon_on_error(connection: Connection | None) -> Iterator[None]:
 
 
 class WakeRelay:
-    """A bounded queue and one thread. A wake that is dropped costs one tick of dispatch, nothing else."""
+    """Publish wakes from a bounded queue in one thread. A dropped wake is delayed to the next dispatch."""
 
     def __init__(self, send: Callable[[Wake], bool] = publish_wake, *, pause_seconds: float = PAUSE_SECONDS) -> None:
         self._send = send
@@ -81,11 +81,10 @@ class WakeRelay:
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     def enqueue(self, *wakes: Wake) -> None:
-        """Have wakes published soon; drop and count those for which there is no room."""
+        """Queue wakes without blocking; drop and count those that exceed the queue."""
         for wake in wakes:
             try:
                 self._wakes.put_nowait(wake)
@@ -93,7 +92,7 @@ class WakeRelay:
                 metrics.WAKES_DROPPED.labels("full").inc()
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
-        """Publish what still waits, as long as the broker takes it, and end the thread."""
+        """Publish the remaining wakes while the broker accepts them, then end the thread."""
         self._stopping.set()
         self._thread.join(timeout_seconds)
 
@@ -107,11 +106,11 @@ class WakeRelay:
                 return
 
     def _publish(self, wake: Wake) -> bool:
-        """Publish one wake: the outermost line of this thread, which must live as long as the process."""
+        """Publish one wake. Catches everything: this thread must run as long as the process."""
         try:
             sent = self._send(wake)
         except Exception:
-            log.error("wake.failed", exc_info=True, step=wake.step, row_id=wake.row_id)
+            log.error("wake.publish_failed", exc_info=True, step=wake.step, row_id=wake.row_id)
             sent = False
         if sent:
             metrics.WAKES_SENT.inc()

@@ -1,4 +1,4 @@
-"""Names that other processes rely on: queues, task names, sweeps. A task name and the form of a wake never change."""
+"""Queues and task names. Other processes depend on them: task names and the format of a wake never change."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -20,7 +20,7 @@ TASK_BY_STEP: Final[Mapping[Step, str]] = {
 QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {
     "ingest": "quick",
     "submit": "quick",
-    "generate": "keep",  # a minute each: sweeps must not wait behind them
+    "generate": "keep",  # takes a minute: sweeps must not wait behind it
     "poll": "quick",
     "keep": "keep",
     "discard": "keep",
@@ -28,28 +28,27 @@ QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {
 }
 SWEEP_TASK: Final = "moorage.sweep"
 QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep")
-DELIVERY_LIMIT: Final = 5  # a message whose consumer dies once more than this goes to the dead-letter queue
-# RabbitMQ confirms each message; one that runs out of memory or disk blocks its publishers until it has some again.
+DELIVERY_LIMIT: Final = 5  # after more deliveries to dying consumers, RabbitMQ dead-letters the message
+# RabbitMQ confirms each message; it blocks publishers while it is out of memory or disk.
 CONFIRM_SECONDS: Final = 2.0
 
 
 def dead_letter_queue_name(queue: str) -> str:
-    """Return the name of a queue's dead-letter queue."""
     return f"{queue}.dead"
 
 
 def dead_letter_queue(queue: str) -> KombuQueue:
     """
-    Return a queue's dead-letter queue, reached through the default exchange.
+    Return a queue's dead-letter queue, on the default exchange.
 
-    On RabbitMQ it is a classic queue: a quorum queue would drop a message that a failing drain gave back too often.
+    On RabbitMQ it is a classic queue: a quorum queue would drop a message that a failing drain returned too often.
     """
     name = dead_letter_queue_name(queue)
     return KombuQueue(name, routing_key=name, durable=True)
 
 
 def is_rabbitmq(broker_url: str) -> bool:
-    """Return whether the broker speaks AMQP: it then has dead-letter exchanges and delivery limits of its own."""
+    """Return True for AMQP, which has its own dead-letter exchanges and delivery limits."""
     return broker_url.startswith(("amqp://", "amqps://"))
 
 
@@ -57,8 +56,8 @@ def build_queues(broker_url: str) -> list[KombuQueue]:
     """
     Return the queues that workers consume.
 
-    On RabbitMQ they are quorum queues whose rejected and too often delivered messages go to their dead-letter queue;
-    Redis has no such thing: there worker/consumer.py publishes what Celery would drop.
+    On RabbitMQ they are quorum queues that dead-letter rejected and too often delivered messages. Redis cannot do this:
+    worker/consumer.py publishes what Celery would drop.
     """
     if not is_rabbitmq(broker_url):
         return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]

@@ -1,4 +1,4 @@
-"""What beat ticks. Beat is only a clock: the sweep takes a slot in PostgreSQL, so any number of beats may run."""
+"""Beat's schedule. A sweep claims a time slot in PostgreSQL, so that any number of beats may run."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,7 +10,7 @@ from moorage.errors import ConfigError
 from moorage.settings import Settings
 from worker import queues
 
-SLOT_SECONDS: Final = 60.0  # of a sweep with a cron line: its slot is the minute
+SLOT_SECONDS: Final = 60.0  # of a sweep with a cron expression
 OFF: Final = "off"
 _CRON_EXPIRES_SECONDS: Final = 3600.0
 _STAGGER_MINUTES: Final = 20
@@ -18,7 +18,7 @@ _USAGE_CRON: Final = "7 * * * *"
 
 
 def sweep_periods(settings: Settings) -> Mapping[str, float]:
-    """Return the seconds between two runs of each sweep that runs all the time."""
+    """Return the period in seconds of each periodic sweep."""
     return {
         "dispatch": settings.constants.dispatch_seconds,
         "reconcile": settings.constants.reconcile_seconds,
@@ -50,22 +50,21 @@ def sweep_crontabs(settings: Settings) -> Mapping[str, crontab]:
 
 
 def slot_seconds(settings: Settings, sweep: str) -> float:
-    """Return how long a slot of a sweep is."""
     return sweep_periods(settings).get(sweep, SLOT_SECONDS)
 
 
 def next_run(line: crontab, last: datetime) -> datetime:
-    """Return when a sweep with a cron line is to run after its last run."""
-    start, until_next, _ = line.remaining_delta(last)
-    found: datetime = start + until_next
-    return found
+    """Return the first time of a cron expression after the last run."""
+    start, remaining, _ = line.remaining_delta(last)
+    run_at: datetime = start + remaining
+    return run_at
 
 
 def build_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return beat's schedule; a tick that waits longer than its period is dropped, so none pile up."""
-    every = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in sweep_periods(settings).items()}
-    at_times = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in sweep_crontabs(settings).items()}
-    return {f"sweep-{name}": entry for name, entry in {**every, **at_times}.items()}
+    """Return beat's schedule. A tick expires after its period, so that ticks do not accumulate."""
+    periodic = {name: _entry(name, seconds, max(seconds, 2.0)) for name, seconds in sweep_periods(settings).items()}
+    nightly = {name: _entry(name, line, _CRON_EXPIRES_SECONDS) for name, line in sweep_crontabs(settings).items()}
+    return {f"sweep-{name}": entry for name, entry in {**periodic, **nightly}.items()}
 
 
 def _entry(name: str, schedule: float | crontab, expires: float) -> dict[str, Any]:

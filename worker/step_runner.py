@@ -1,4 +1,4 @@
-"""The shell round every step: claims the row, binds the log, renews the lease, catches, records, wakes."""
+"""Run one step: claim its row, renew the lease, catch and record failures, publish wakes."""
 
 import time
 import traceback
@@ -25,11 +25,11 @@ log = logs.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """Where a step's rows are, in which states it takes them, and what it does."""
+    """The table of a step's rows, the states in which it claims them, and its function."""
 
     table: WorkTable
     states: tuple[str, ...]
-    work: Callable[[Deps, Lease, LeaseGuard], list[Wake]]
+    run: Callable[[Deps, Lease, LeaseGuard], list[Wake]]
 
 
 STEPS: Final[Mapping[Step, StepSpec]] = {
@@ -42,33 +42,32 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
     "notify": StepSpec("notifications", ("waiting",), notifications.run),
 }
 
-
-# A step that PostgreSQL failed within this time is handed back as soon as it answers; write_back waits up to 420 s and
+# The failure of a step by PostgreSQL is recorded only within this time: commit_step retries for up to 420 s, and
 # Celery's hard limit is 600 s.
 MAX_RECORDABLE_SECONDS: Final = 150.0
 
 
-class Unexpected(Transient):
-    """A bug, or a library's surprise: tried again within the error limit, then a dead letter with its traceback."""
+class UnexpectedError(Transient):
+    """A bug, here or in a library: retried within the error limit, then dead-lettered with its traceback."""
 
 
 def run_step(step: Step, row_id: UUID, leased_by: str) -> None:
-    """Take one wake: claim the row and carry the step out. An empty claim is normal: wakes come doubled."""
+    """Claim the row of a wake and run its step. Finding nothing to claim is normal: wakes may be duplicated."""
     deps = boot.get_deps()
     with logs.bind_fields(step=step, row_id=str(row_id), by=leased_by):
         try:
-            wakes = _run(deps, step, row_id, leased_by)
+            wakes = _claim_and_run(deps, step, row_id, leased_by)
         except DatabaseUnavailable as error:
-            # Nothing is recorded: the row stays due, or its lease ends, and a sweep finds it.
-            log.warning("step.database_away", error=str(error))
+            # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
+            log.warning("step.database_unavailable", error=str(error))
             return
         if wakes:
             publish.publish_wakes(wakes)
 
 
-def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
+def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
     spec, settings = STEPS[step], deps.settings
-    asked = time.monotonic()
+    claimed_at = time.monotonic()
     failpoint(f"{step}.before_claim")
     lease = deps.database.run(
         lambda conn: leases.claim(
@@ -82,14 +81,14 @@ def _run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
         )
     )
     if lease is None:
-        return _unclaimed(deps, step, row_id, leased_by)
+        return _check_poison(deps, step, row_id, leased_by)
     failpoint(f"{step}.after_claim")
     url = settings.database_url.get_secret_value()
-    with Heartbeat(url, lease, lease_seconds=settings.lease_seconds, claimed_monotonic=asked) as pulse:
-        return _carry_out(deps, spec, step, lease, pulse)
+    with Heartbeat(url, lease, lease_seconds=settings.lease_seconds, claimed_monotonic=claimed_at) as guard:
+        return _run_claimed(deps, spec, step, lease, guard)
 
 
-def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
+def _check_poison(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
     is_poison = deps.database.run(
         lambda conn: leases.is_poison(conn, spec.table, row_id, states=spec.states, max_crashes=limit)
@@ -100,32 +99,32 @@ def _unclaimed(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wak
     return failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
 
 
-def _carry_out(deps: Deps, spec: StepSpec, step: Step, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     started = time.monotonic()
     try:
-        wakes = spec.work(deps, lease, pulse)
+        wakes = spec.run(deps, lease, guard)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt)
         return []
     except StepInterrupted as error:
-        _hand_back(deps, lease, error)
+        _return_row(deps, lease, error)
         return []
     except DatabaseUnavailable as error:
         if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
-            raise  # there is no time left to wait for PostgreSQL once more
-        return _failed(deps, lease, step, error, pulse)  # not counted, and no crash either
+            raise  # no time is left to wait for PostgreSQL again
+        return _record_failure(deps, lease, step, error, guard)  # counted neither as an error nor as a crash
     except MoorageError as error:
-        return _failed(deps, lease, step, error, pulse)
-    except Exception as error:  # border: the shell round a step
+        return _record_failure(deps, lease, step, error, guard)
+    except Exception as error:  # border: the step runner
         facts = {"traceback": traceback.format_exc()[-4000:]}
-        unexpected = Unexpected(f"{type(error).__name__}: {error}", facts=facts)
+        unexpected = UnexpectedError(f"{type(error).__name__}: {error}", facts=facts)
         log.error("step.unexpected", exc_info=True)
-        return _failed(deps, lease, step, unexpected, pulse)
+        return _record_failure(deps, lease, step, unexpected, guard)
     log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3))
     return wakes
 
 
-def _hand_back(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
+def _return_row(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
     reason, kind = str(error), error.event_kind
     try:
         deps.database.run(
@@ -134,24 +133,24 @@ def _hand_back(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=reason)
     else:
-        log.info("lease.handed_back", attempt=lease.attempt)
+        log.info("lease.returned", attempt=lease.attempt)
 
 
-def _failed(deps: Deps, lease: Lease, step: Step, error: MoorageError, pulse: LeaseGuard) -> list[Wake]:
+def _record_failure(deps: Deps, lease: Lease, step: Step, error: MoorageError, guard: LeaseGuard) -> list[Wake]:
     try:
-        verdict, wakes = failures.record_failure(deps, lease, step, error, pulse)
+        decision, wakes = failures.record_failure(deps, lease, step, error, guard)
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return []
     except StepInterrupted:
-        return []  # the database was away while the worker stopped: the lease ends by itself
-    _log_failure(verdict, lease, error)
+        return []  # PostgreSQL was unavailable while the worker stopped: the lease expires
+    _log_failure(decision, lease, error)
     return wakes
 
 
-def _log_failure(verdict: Retry | DeadLetterDecision | None, lease: Lease, error: MoorageError) -> None:
+def _log_failure(decision: Retry | DeadLetterDecision | None, lease: Lease, error: MoorageError) -> None:
     name, reason = type(error).__name__, str(error)
-    if isinstance(verdict, Retry):
-        log.warning("step.retry", attempt=lease.attempt, run_at=verdict.run_at.isoformat(), error=name, reason=reason)
-    elif isinstance(verdict, DeadLetterDecision):
-        log.error("step.dead_letter", attempt=lease.attempt, category=verdict.category, error=name, reason=reason)
+    if isinstance(decision, Retry):
+        log.warning("step.retry", attempt=lease.attempt, run_at=decision.run_at.isoformat(), error=name, reason=reason)
+    elif isinstance(decision, DeadLetterDecision):
+        log.error("step.dead_letter", attempt=lease.attempt, category=decision.category, error=name, reason=reason)

@@ -1,4 +1,4 @@
-"""The Celery tasks: thin names over the shell and the sweeps, and what the main process does about its children."""
+"""The Celery tasks, and the signal handlers of the worker's main process."""
 
 from typing import Any
 from uuid import UUID
@@ -29,11 +29,11 @@ def _define(step: Step) -> None:
         try:
             (row_id,) = args
             wake = Wake(step, UUID(row_id))
-        except (ValueError, TypeError, AttributeError):  # it names no row: Celery would only log it
+        except (ValueError, TypeError, AttributeError):  # without this, Celery would only log it
             body = repr((args, kwargs)).encode()
-            why = "has arguments that name no row"
+            reason = "has arguments that do not name a row"
             dead_letter_queues.dead_letter_message(
-                boot.get_deps(), self.name, body, why=why, queue=queues.QUEUE_BY_STEP[step], actor=_leased_by(self)
+                boot.get_deps(), self.name, body, why=reason, queue=queues.QUEUE_BY_STEP[step], actor=_leased_by(self)
             )
         else:
             step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
@@ -45,7 +45,7 @@ for _step in queues.TASK_BY_STEP:
 
 @app.task(name=queues.SWEEP_TASK, bind=True)
 def sweep(self: Task[Any, Any], name: str) -> None:
-    """Run a sweep, if its present slot is free."""
+    """Run a sweep if its current slot is free."""
     sweep_runner.run_sweep(name, _leased_by(self))
 
 
@@ -70,17 +70,17 @@ def _stop(**_: object) -> None:
 
 @signals.task_failure.connect
 def _release(sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: object) -> None:
-    """Free the lease of a pool child that died, from the main process, over a connection of its own."""
+    """Release the lease of a pool child that died, from the main process, over a separate connection."""
     if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
         return
     leased_by = f"{sender.request.hostname or ''}/{task_id}"
     database = Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-release")
     try:
-        freed = database.run(lambda conn: leases.release_held_by(conn, leased_by, f"its process died: {exception}"))
+        rows = database.run(lambda conn: leases.release_held_by(conn, leased_by, f"its process died: {exception}"))
     except DatabaseUnavailable as error:
-        log.warning("lease.release_failed", by=leased_by, error=str(error))  # it ends by itself
+        log.warning("lease.release_failed", by=leased_by, error=str(error))  # it expires
         return
     finally:
         database.close()
-    log.warning("lease.released", by=leased_by, rows=len(freed), error=type(exception).__name__)
-    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in freed])
+    log.warning("lease.released", by=leased_by, rows=len(rows), error=type(exception).__name__)
+    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in rows])

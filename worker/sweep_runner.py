@@ -1,4 +1,4 @@
-"""Runs a sweep once for its slot, with the broker and the tick row at hand."""
+"""Run a sweep once per time slot and record its result."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from moorage.errors import DatabaseUnavailable, MoorageError, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Queue
 from tasks.step import Deps
-from tasks.sweeps import orphans, reconcile, retention
+from tasks.sweeps import dispatch, orphans, reconcile, retention
 from worker import boot, dead_letter_queues, publish, schedule
 from worker.celery import app
 
@@ -18,7 +18,7 @@ log = logs.get_logger(__name__)
 
 
 def run_sweep(name: str, actor: str) -> None:
-    """Run a sweep if nobody has taken its present slot; whatever fails is left to the next tick."""
+    """Run a sweep if its current slot is not claimed yet; after a failure the next tick repeats it."""
     deps = boot.get_deps()
     period = schedule.slot_seconds(deps.settings, name)
     with logs.bind_fields(sweep=name):
@@ -34,19 +34,19 @@ def run_sweep(name: str, actor: str) -> None:
             deps.database.run(lambda conn: ticks.record_result(conn, name, slot, result))
             failpoint(f"{name}.after_finish")
         except DatabaseUnavailable as error:
-            log.warning("sweep.database_away", error=str(error))
+            log.warning("sweep.database_unavailable", error=str(error))
         except Transient as error:
             log.warning("sweep.interrupted", error=str(error))
         except MoorageError as error:
-            log.error("sweep.refused", error=str(error))  # storage says no: a person must act, the next tick tries
+            log.error("sweep.refused", error=str(error))  # by storage: an operator must act, the next tick repeats it
 
 
 def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
-        "dispatch": lambda: reconcile.dispatch_due(deps, get_queue_depth, publish.publish_wakes),
+        "dispatch": lambda: dispatch.dispatch_due(deps, get_queue_depth, publish.publish_wakes),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes),
         "drain": lambda: dead_letter_queues.drain_queues(deps, actor),
-        "discard": lambda: reconcile.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
+        "discard": lambda: dispatch.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
         "usage": lambda: retention.count_storage_use(deps),
@@ -55,12 +55,12 @@ def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
 
 
 def get_queue_depth(queue: Queue) -> int | None:
-    """Return how many messages a queue holds; None when the broker is away."""
+    """Return the number of messages in a queue; None while the broker is unavailable."""
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
             return int(declared.message_count)
     except publish.BROKER_ERRORS as error:
-        log.warning("broker.away", error=type(error).__name__)
+        log.warning("broker.unavailable", error=type(error).__name__)
         return None

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS
 from simulation.provider.client import Standin
-from simulation.stack import Local, data_folder
+from simulation.stack import LocalDeployment, data_folder
 
 OWNER: Final = "me"
 
@@ -33,20 +33,20 @@ def up(folder: Path, pictures: Path | None) -> None:
     )
     with (
         Standin(pictures=pictures).start(folder / "standin") as standin,
-        Local(folder, standin=standin, flower=True) as local,
+        LocalDeployment(folder, standin=standin, flower=True) as local,
     ):
         env_file = _write_environment(local)
         console.print(
             _addresses(local, standin, env_file), _to_try(local, standin), _page(local), sep="\n", soft_wrap=True
         )
         while not stop.wait(1.0):
-            for name in local.watch():
+            for name in local.restart_dead():
                 console.print(f"{name} had died and was started again; see {folder / 'logs'}")
         console.print("stopping ...")
         env_file.unlink(missing_ok=True)
 
 
-def _write_environment(local: Local) -> Path:
+def _write_environment(local: LocalDeployment) -> Path:
     """Write the settings of the running stack where the other commands find them; readable by its owner alone."""
     path = data_folder("up.env")
     names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
@@ -58,7 +58,7 @@ def _write_environment(local: Local) -> Path:
     return path
 
 
-def _addresses(local: Local, standin: Standin, env_file: Path) -> str:
+def _addresses(local: LocalDeployment, standin: Standin, env_file: Path) -> str:
     token = local.secrets["api_token"]
     flower = local.secrets["flower_password"]
     environment = local.environment()
@@ -75,7 +75,7 @@ def _addresses(local: Local, standin: Standin, env_file: Path) -> str:
 """
 
 
-def _to_try(local: Local, standin: Standin) -> str:
+def _to_try(local: LocalDeployment, standin: Standin) -> str:
     token = local.secrets["api_token"]
     return f"""[bold]Try it[/bold] in another terminal, in this folder:
 
@@ -99,7 +99,7 @@ def _to_try(local: Local, standin: Standin) -> str:
 """
 
 
-def _page(local: Local) -> str:
+def _page(local: LocalDeployment) -> str:
     """Return the address of the page with a token, asked for as an application asks for its users'."""
     answer = requests.post(
         f"{local.url}/v1/owner-tokens",

@@ -21,14 +21,8 @@ from tasks.outputs import keep
 from tasks.step import Deps
 
 
-class _Unhurried:
-    """No lease is held: nothing here can be lost to another worker."""
-
-    def __call__(self) -> None:
-        """Go on."""
-
-    def before_write(self) -> None:
-        """Go on."""
+def _ignore_progress() -> None:
+    """No lease is held here, so that a download has nothing to check."""
 
 
 class DigestMismatch(MoorageError):
@@ -62,7 +56,7 @@ def _stored(deps: Deps, row: Row) -> Iterator[FetchedFile]:
     blobs = deps.storage
     with (
         blobs.open_object(blobs.public_bucket, row["key"]) as opened,
-        download.spool_chunks(opened.iterate_chunks(), deps.limits, _Unhurried()) as fetched,
+        download.spool_chunks(opened.iterate_chunks(), deps.limits, _ignore_progress) as fetched,
     ):
         yield _identical(fetched, row)
 
@@ -91,7 +85,7 @@ def _from_source(deps: Deps, found: Output, row: Row) -> tuple[bool, str]:
 
 
 def _fetch(deps: Deps, found: Output, row: Row) -> tuple[bool, str]:
-    with keep.open_source(deps, found, _Unhurried()) as fetched:
+    with keep.open_source(deps, found, _ignore_progress) as fetched:
         examined = validate.validate_file(_identical(fetched, row), deps.limits)
         content_type = examined.media.content_type
         _put(deps, row["key"], fetched.file, fetched.size_bytes, row["sha256"], content_type, keep.CACHE_IMMUTABLE)

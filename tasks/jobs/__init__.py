@@ -1,1 +1,1 @@
-"""Steps on jobs: create, settle, cancel, retry, replay."""
+"""Operations on jobs: create, settle, cancel, retry, replay."""

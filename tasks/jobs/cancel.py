@@ -1,4 +1,4 @@
-"""Cancelling: what an application no longer wants is not submitted, not kept, and its providers are asked to stop."""
+"""Cancel a job: its planned predictions are not submitted, running ones are cancelled, its outputs are discarded."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -6,9 +6,9 @@ from uuid import UUID
 from db import cancellation, discarding, jobs
 from db.connection import Connection, Database
 from moorage.failpoints import failpoint
-from moorage.lifecycle import TERMINAL_JOB
 from moorage.model import JobState, Wake
 from moorage.settings import Settings
+from moorage.transitions import TERMINAL_JOB_STATES
 
 REASON = "cancelled by the application"
 
@@ -16,11 +16,11 @@ REASON = "cancelled by the application"
 @dataclass(frozen=True, slots=True)
 class CancelOutcome:
     """
-    What became of a wish to cancel a job.
+    The result of a cancellation.
 
-    Args:
-        wakes: to be sent, best after the answer; one that is dropped is sent again by dispatch.
-        refused: why nothing was done; None: it is cancelled now, or was before.
+    Attributes:
+        wakes: to be published after the HTTP response; dispatch publishes lost ones again.
+        refused: why nothing was changed; None: the job is cancelled, now or before.
     """
 
     before: JobState
@@ -29,16 +29,15 @@ class CancelOutcome:
     refused: str | None = None
 
 
-def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> CancelOutcome:  # noqa: ARG001 (as retry)
+def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> CancelOutcome:  # noqa: ARG001 (as retry_job)
     """
-    Cancel a job that is open or keeping.
+    Cancel an open or keeping job.
 
-    What is published already stays. A provider that has begun goes on until it stops: its end is recorded, no file of
-    it is taken.
+    A published render remains. The end of a prediction that is running is recorded, but its files are not downloaded.
 
     Raises:
-        LookupError: there is no such job.
-        DatabaseUnavailable: nothing was done, or (CommitUncertain) nobody knows: ask again, it is done once.
+        LookupError: no such job.
+        DatabaseUnavailable: nothing was changed, or (CommitUncertain) the result is unknown; repeating is safe.
     """
     outcome = database.run(lambda conn: _cancel(conn, job_id, actor))
     failpoint("cancel.after_commit")
@@ -47,7 +46,7 @@ def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str)
 
 def _cancel(conn: Connection, job_id: UUID, actor: str) -> CancelOutcome:
     job = jobs.lock(conn, job_id)
-    if job.state in TERMINAL_JOB:
+    if job.state in TERMINAL_JOB_STATES:
         refused = None if job.state == "cancelled" else f"the job is {job.state} already"
         return CancelOutcome(job.state, job.state, refused=refused)
     jobs.change_state(conn, job, "cancelled", actor=actor, reason=REASON)
@@ -58,13 +57,12 @@ def _cancel(conn: Connection, job_id: UUID, actor: str) -> CancelOutcome:
 
 
 def cancel_predictions(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:
-    """Stop all of a locked job's predictions that have not ended; returns wakes for those whose provider is asked."""
+    """Cancel the live predictions of a locked job; returns wakes for those to be cancelled at their provider."""
     cancel_planned(conn, job_id, reason=reason, actor=actor)
-    return [
-        Wake("poll", prediction_id) for prediction_id in cancellation.request_cancellation(conn, job_id, reason=reason)
-    ]
+    prediction_ids = cancellation.request_cancellation(conn, job_id, reason=reason)
+    return [Wake("poll", prediction_id) for prediction_id in prediction_ids]
 
 
 def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:
-    """End those of a locked job's predictions that were not submitted yet; False when there is none."""
+    """End the predictions of a locked job that are not submitted yet; returns False if there is none."""
     return bool(cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor))

@@ -1,4 +1,4 @@
-"""Jobs for files that a person names: URLs as they are, local files by way of the private bucket."""
+"""Jobs of `moorage keep`: URLs, and local files that are spooled into the private bucket."""
 
 import hashlib
 import mimetypes
@@ -15,7 +15,7 @@ from moorage.provider_types import OutputFile
 from storage import keys
 from tasks.step import Deps
 
-PROVIDER = "direct"  # files that no provider announced
+PROVIDER = "direct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,14 @@ class FileSource:
 
 
 def spool_file(deps: Deps, path: Path) -> str:
-    """Put a local file into the private bucket and return its key; its bytes are checked by storage."""
+    """Upload a local file to the private bucket, with its digest; returns its key."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
     upload_id = ids.uuid7()
     extension = path.suffix.lstrip(".").lower()
-    key = keys.build_input_key(
-        upload_id, extension if extension.isalnum() and extension.isascii() and len(extension) <= 8 else "bin"
-    )
+    is_valid = extension.isalnum() and extension.isascii() and len(extension) <= 8
+    key = keys.build_input_key(upload_id, extension if is_valid else "bin")
     content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     with path.open("rb") as file:
         deps.storage.put(deps.storage.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
@@ -47,21 +46,21 @@ def create_keep_job(
     deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
 ) -> tuple[UUID, list[Wake]]:
     """
-    Make a job whose files are the sources; returns its id and wakes.
+    Create a job with the sources as outputs; returns its id and wakes.
 
     Args:
-        sources: each with the key it was spooled under, or None for a URL.
+        sources: each with the key of its spooled file, or None for a URL.
     """
-    return deps.database.run(lambda conn: _start(conn, deps, sources, owner, actor))
+    return deps.database.run(lambda conn: _insert_keep_job(conn, deps, sources, owner, actor))
 
 
-def _start(
+def _insert_keep_job(
     conn: Connection, deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
 ) -> tuple[UUID, list[Wake]]:
     job_id, prediction_id = ids.uuid7(), ids.uuid7()
     deadline = deps.settings.job_deadline_seconds
-    asked = Registration(provider=PROVIDER, external_id=str(job_id), owner=owner, kind="mixed")
-    jobs.add_registered(conn, job_id, asked, deadline_seconds=deadline, actor=actor)
+    registration = Registration(provider=PROVIDER, external_id=str(job_id), owner=owner, kind="mixed")
+    jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, actor=actor)
     predictions.add(
         conn,
         prediction_id,
@@ -78,13 +77,12 @@ def _start(
     wakes = []
     for number, (source, key) in enumerate(sources):
         output_id = ids.uuid7()
-        found = OutputFile(path=f"file[{number}]", url=source.url)
         outputs.add(
             conn,
             output_id,
             job_id=job_id,
             prediction_id=prediction_id,
-            file=found,
+            file=OutputFile(path=f"file[{number}]", url=source.url),
             expires_at=None,
             actor=actor,
             object_key=key,

@@ -1,4 +1,4 @@
-"""The placeholder: a picture that stands in where the whole chain brought nothing, if the job asked for one."""
+"""The placeholder: an image published if no entry of the chain produced files and the job requested one."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from moorage.text import to_storable
 from tasks.step import Deps
 
 DEFAULT_SIZE: Final = (1024, 1024)
-SIDE_LIMITS: Final = range(64, 2049)  # a wish beyond is brought within, its proportions kept
+SIDE_LIMITS: Final = range(64, 2049)  # larger sizes are scaled down in proportion
 _TOP, _BOTTOM, _INK = (238, 240, 243), (208, 213, 220), (168, 175, 186)
 _NAMED: Final[Mapping[str, tuple[int, int]]] = {  # image_size of fal.ai, docs of 2026-11
     "square": (512, 512),
@@ -37,44 +37,50 @@ _NAMED: Final[Mapping[str, tuple[int, int]]] = {  # image_size of fal.ai, docs o
 log = logs.get_logger(__name__)
 
 
-def placeholder_state(job: Job, stands_in: tuple[UUID, str] | None) -> Literal["none", "wanted", "kept"]:
-    """Return whether a job's placeholder is still to be made or stands already; none also when it could not be kept."""
-    if stands_in is None:
+def placeholder_state(job: Job, existing: tuple[UUID, str] | None) -> Literal["none", "wanted", "kept"]:
+    """
+    Return the state of a job's placeholder; "none" also if it could not be kept.
+
+    Args:
+        existing: id of the placeholder's prediction and state of its output.
+    """
+    if existing is None:
         return "wanted" if job.placeholder else "none"
-    return "kept" if stands_in[1] == "kept" else "none"
+    return "kept" if existing[1] == "kept" else "none"
 
 
-def placeholder_reason(why: str) -> str:
-    """Return what a job that shows a placeholder says."""
-    return f"placeholder: {why}"
+def placeholder_reason(reason: str) -> str:
+    """Return the reason of a job that shows a placeholder."""
+    return f"placeholder: {reason}"
 
 
-def choose_placeholder(conn: Connection, job: Job, why: DeadLetterDecision, *, actor: str) -> list[Wake]:
-    """Give a locked open job its placeholder, which takes the path of any file; returns its wake."""
-    prediction_id = placeholders.add_prediction(conn, job.id, to_storable(why.reason), actor)
-    jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=placeholder_reason(why.reason))
+def choose_placeholder(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
+    """Choose the placeholder for a locked open job; its output is kept like any other. Returns its wake."""
+    reason = placeholder_reason(decision.reason)
+    prediction_id = placeholders.add_prediction(conn, job.id, to_storable(decision.reason), actor)
+    jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=prediction_id, reason=reason)
     return [Wake("keep", placeholders.add_output(conn, job.id, prediction_id, actor))]
 
 
 def load_image(deps: Deps, output: Output) -> bytes:
-    """Return the bytes of a placeholder: MOORAGE_PLACEHOLDER_FILE, else one of the size that the job asked for."""
+    """Return the bytes of MOORAGE_PLACEHOLDER_FILE, or draw an image of the size that the job requested."""
     file = deps.settings.placeholder_file
     if file is not None:
         try:
             return file.read_bytes()
-        except OSError as error:  # the job shall not fail for it: one is drawn, and a person told
+        except OSError as error:  # logged, and an image is drawn: the job must not fail
             log.error("placeholder.file_unreadable", file=str(file), error=f"{type(error).__name__}: {error}")
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
     inputs = (entry["input"] for entry in job.fallback_chain or ())
-    return draw_image(next((size for given in inputs if (size := requested_size(given))), DEFAULT_SIZE))
+    return draw_image(next((size for model_input in inputs if (size := requested_size(model_input))), DEFAULT_SIZE))
 
 
 def check_placeholder_file(settings: Settings, limits: Limits) -> None:
     """
-    Return when MOORAGE_PLACEHOLDER_FILE can be a placeholder, or is not set.
+    Validate MOORAGE_PLACEHOLDER_FILE if it is set.
 
     Raises:
-        ConfigError: it cannot be read, or is no whole picture.
+        ConfigError: it cannot be read or is not a complete image.
     """
     file = settings.placeholder_file
     if file is None:
@@ -85,60 +91,60 @@ def check_placeholder_file(settings: Settings, limits: Limits) -> None:
     except (OSError, InvalidMedia) as error:
         raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} cannot be a placeholder: {error}") from error
     if media != "image":
-        raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} is a {media}: name a picture")
+        raise ConfigError(f"MOORAGE_PLACEHOLDER_FILE={file} is a {media}: it must be an image")
 
 
-def requested_size(given: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the width and height in pixels that a model's input asks for, within SIDES; None: it does not say."""
-    said = (given, *(given.get(key) for key in ("size", "image_size", "resolution")))
-    sizes = (_of_sides(one) if isinstance(one, Mapping) else _of_name(one) for one in said)
-    return next((size for size in sizes if size), None) or _of_ratio(given.get("aspect_ratio"))
+def requested_size(model_input: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the width and height in px that a model's input requests, within SIDE_LIMITS; None if it has no size."""
+    values = (model_input, *(model_input.get(key) for key in ("size", "image_size", "resolution")))
+    sizes = (_parse_sides(value) if isinstance(value, Mapping) else _parse_name(value) for value in values)
+    return next((size for size in sizes if size), None) or _parse_ratio(model_input.get("aspect_ratio"))
 
 
-def _of_sides(given: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = given.get("width"), given.get("height")
+def _parse_sides(value: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = value.get("width"), value.get("height")
     for side in (width, height):
         if not isinstance(side, int | float) or isinstance(side, bool) or not 0 < side < 100_000:
             return None
-    return _within(float(width or 0), float(height or 0))
+    return _limit(float(width or 0), float(height or 0))
 
 
-def _of_name(name: object) -> tuple[int, int] | None:
+def _parse_name(name: object) -> tuple[int, int] | None:
     if not isinstance(name, str):
         return None
-    found = re.fullmatch(r"([1-9]\d{1,4})\s*[x*]\s*([1-9]\d{1,4})", name)
-    return _within(int(found[1]), int(found[2])) if found else _NAMED.get(name)
+    match = re.fullmatch(r"([1-9]\d{1,4})\s*[x*]\s*([1-9]\d{1,4})", name)
+    return _limit(int(match[1]), int(match[2])) if match else _NAMED.get(name)
 
 
-def _of_ratio(ratio: object) -> tuple[int, int] | None:
+def _parse_ratio(ratio: object) -> tuple[int, int] | None:
     """Return a size of about one megapixel."""
-    found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*[:/]\s*(\d{1,3}(?:\.\d+)?)", ratio) if isinstance(ratio, str) else None
-    across, down = (float(found[1]), float(found[2])) if found else (0.0, 0.0)
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*[:/]\s*(\d{1,3}(?:\.\d+)?)", ratio) if isinstance(ratio, str) else None
+    across, down = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
     if not across or not down:
         return None
     height = math.sqrt(DEFAULT_SIZE[0] * DEFAULT_SIZE[1] * down / across)
-    return _within(round(height * across / down / 8) * 8, round(height / 8) * 8)
+    return _limit(round(height * across / down / 8) * 8, round(height / 8) * 8)
 
 
-def _within(width: float, height: float) -> tuple[int, int]:
+def _limit(width: float, height: float) -> tuple[int, int]:
     scale = min(1.0, (SIDE_LIMITS.stop - 1) / max(width, height))
     return max(SIDE_LIMITS.start, round(width * scale)), max(SIDE_LIMITS.start, round(height * scale))
 
 
 def draw_image(size: tuple[int, int]) -> bytes:
-    """Return a neutral picture as PNG: a soft grey with the outline of a picture in its middle."""
+    """Return a PNG: a grey gradient with an image icon in the centre."""
     shade = Image.linear_gradient("L").resize(size)
     image = Image.composite(Image.new("RGB", size, _BOTTOM), Image.new("RGB", size, _TOP), shade)
     side = min(size) // 4
-    sign = _sign(side * 4).resize((side, side), Image.Resampling.LANCZOS)  # drawn large: smooth edges
-    image.paste(_INK, ((size[0] - side) // 2, (size[1] - side) // 2), sign)
+    icon = _draw_icon(side * 4).resize((side, side), Image.Resampling.LANCZOS)  # drawn larger for smooth edges
+    image.paste(_INK, ((size[0] - side) // 2, (size[1] - side) // 2), icon)
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
 
 
-def _sign(side: int) -> Image.Image:
-    """Return the mask of a framed landscape: a sun over two hills."""
+def _draw_icon(side: int) -> Image.Image:
+    """Return a mask: a framed landscape with a sun over two hills."""
     mask = Image.new("L", (side, side), 0)
     pen, unit = ImageDraw.Draw(mask), side / 24
     pen.rounded_rectangle((2 * unit, 4 * unit, 22 * unit, 20 * unit), 2 * unit, outline=255, width=round(1.3 * unit))

@@ -1,8 +1,8 @@
 """
-Retrying a job that came to nothing, or not to all: its dead letters are replayed, else its chain starts again.
+Retry a failed or partial job: replay its dead letters, otherwise restart its fallback chain.
 
-What was replayed once and died again is not replayed before that: a provider that has deleted its files for good would
-else keep the chain from ever starting again.
+Dead letters that failed again after a replay are not replayed if the chain can restart: otherwise a provider that has
+deleted its files would prevent every restart.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from moorage.settings import Settings
 from tasks.jobs import replay
 
 REASON = "retried by the application"
-MAX_DEAD_LETTERS = 1000  # dead letters of one job that are looked at
+MAX_DEAD_LETTERS = 1000  # read per job
 
 
 @dataclass(frozen=True, slots=True)
 class RetryOutcome:
     """
-    What became of a wish to try a job again.
+    The result of a retry.
 
-    Args:
-        wakes: to be sent, best after the answer; one that is dropped is sent again by dispatch.
-        replayed: how many dead letters have another life; 0: the chain started again, or it was refused.
-        refused: why nothing was done.
+    Attributes:
+        wakes: to be published after the HTTP response; dispatch publishes lost ones again.
+        replayed: number of replayed dead letters; 0: the chain restarted, or the retry was refused.
+        refused: why nothing was changed.
     """
 
     before: JobState
@@ -43,11 +43,11 @@ class RetryOutcome:
 
 def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> RetryOutcome:
     """
-    Try a failed or partial job again, within MOORAGE_JOB_DEADLINE_SECONDS; what is published stays.
+    Retry a failed or partial job with a new deadline (MOORAGE_JOB_DEADLINE_SECONDS). A published render remains.
 
     Raises:
-        LookupError: there is no such job.
-        DatabaseUnavailable: nothing was done, or (CommitUncertain) nobody knows: the job tells.
+        LookupError: no such job.
+        DatabaseUnavailable: nothing was changed, or (CommitUncertain) the result is unknown: read the job.
     """
     deadline = timedelta(seconds=settings.job_deadline_seconds)
     outcome = database.run(lambda conn: _retry(conn, job_id, deadline, actor))
@@ -58,11 +58,13 @@ def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) 
 def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> RetryOutcome:
     job = jobs.lock(conn, job_id)
     if job.state not in ("failed", "partial"):
-        return RetryOutcome(job.state, job.state, refused=f"the job is {job.state}: only what failed is tried again")
+        return RetryOutcome(
+            job.state, job.state, refused=f"the job is {job.state}: only failed and partial jobs can be retried"
+        )
     if renders.is_deleted(conn, job.id):
-        return RetryOutcome(job.state, job.state, refused="its render was deleted: ask for a new job")
-    refused = _keeps_from_starting(conn, job)
-    wakes = _replay(conn, job.id, actor, died_again=refused is not None)
+        return RetryOutcome(job.state, job.state, refused="its render was deleted: create a new job")
+    refused = _explain_no_restart(conn, job)
+    wakes = _replay_dead_letters(conn, job.id, actor, include_replayed=refused is not None)
     if wakes:
         return RetryOutcome(job.state, jobs.lock(conn, job.id).state, tuple(wakes), replayed=len(wakes))
     if refused is not None:
@@ -72,26 +74,26 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> R
     return RetryOutcome(job.state, "open", (Wake("submit", first),))
 
 
-def _keeps_from_starting(conn: Connection, job: Job) -> str | None:
-    """Return why a job's chain cannot start again; None: it can."""
+def _explain_no_restart(conn: Connection, job: Job) -> str | None:
+    """Return why a job's chain cannot restart; None: it can."""
     if job.fallback_chain is None:
-        return "moorage did not start it, and nothing of it can be replayed"
+        return "not submitted by moorage; no dead letter can be replayed"
     if job.state == "partial" and not placeholders.is_placeholder_chosen(conn, job.id):
-        return "it has published files, and none of the others can be replayed"
+        return "it has published files; no dead letter can be replayed"
     return None
 
 
-def _replay(conn: Connection, job_id: UUID, actor: str, *, died_again: bool) -> list[Wake]:
-    """Replay what can be of a locked job's files, with those that `died_again`; where that is none, its predictions."""
-    before = dead_letters.list_newest(conn, DeadLetterFilter("replayed", job_id=job_id), limit=MAX_DEAD_LETTERS)
-    replayed = {letter.subject_id for letter in before}
-    found = dead_letters.list_newest(conn, DeadLetterFilter(retryable=True, job_id=job_id), limit=MAX_DEAD_LETTERS)
-    letters = [letter for letter in found if died_again or letter.subject_id not in replayed]
-    files = [letter for letter in letters if letter.subject == "output"]
-    real = [letter for letter in files if letter.provider != placeholders.PROVIDER]
-    tried = [letter for letter in letters if letter.subject == "prediction"]
-    for some in (real, files, tried):
-        if wakes := _replay_each(conn, some, actor):
+def _replay_dead_letters(conn: Connection, job_id: UUID, actor: str, *, include_replayed: bool) -> list[Wake]:
+    """Replay a locked job's outputs; the placeholder, then predictions, only if no other output can be replayed."""
+    closed = dead_letters.list_newest(conn, DeadLetterFilter("replayed", job_id=job_id), limit=MAX_DEAD_LETTERS)
+    replayed = {letter.subject_id for letter in closed}
+    letters = dead_letters.list_newest(conn, DeadLetterFilter(retryable=True, job_id=job_id), limit=MAX_DEAD_LETTERS)
+    letters = [letter for letter in letters if include_replayed or letter.subject_id not in replayed]
+    outputs = [letter for letter in letters if letter.subject == "output"]
+    files = [letter for letter in outputs if letter.provider != placeholders.PROVIDER]
+    predictions = [letter for letter in letters if letter.subject == "prediction"]
+    for group in (files, outputs, predictions):
+        if wakes := _replay_each(conn, group, actor):
             return wakes
     return []
 
@@ -100,10 +102,10 @@ def _replay_each(conn: Connection, letters: Sequence[DeadLetter], actor: str) ->
     wakes = []
     for letter in letters:
         try:
-            with conn.transaction():  # a refusal takes back what it had begun
+            with conn.transaction():  # a refusal rolls back its changes
                 wake = replay.replay_dead_letter(conn, letter.id, actor)
         except Refused:
-            continue  # its source is gone, or a later prediction's files were taken: the letter stays
+            continue  # its source is gone, or a later prediction was chosen: the dead letter stays open
         if wake is not None:
             wakes.append(wake)
     return wakes

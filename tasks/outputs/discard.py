@@ -1,4 +1,4 @@
-"""Discard: delete the objects of an output that its job does not publish, and spooled inputs of settled jobs."""
+"""The discard step: delete the objects of unpublished outputs and the spooled inputs of settled jobs."""
 
 from functools import partial
 
@@ -9,17 +9,17 @@ from moorage.model import Lease, Wake
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
-    Delete one output's objects, then record it.
+    Delete the objects of one output, then record it; returns no wakes.
 
-    The row is leased and `discarding` has one way out, so nobody can publish the keys meanwhile; deleting again after
-    a crash does no harm.
+    The keys cannot be published meanwhile: the row is leased, and `discarding` has a single successor state. Deleting
+    again after a crash is harmless.
     """
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
-    pulse.before_write()
+    guard.ensure_held()
     failpoint("discard.before_delete")
     for key in (output.thumb_key, output.key):
         if key is not None:
@@ -29,16 +29,16 @@ def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
     def record(conn: Connection) -> None:
         discarding.end_discarded(conn, lease)
 
-    commit_step(deps, lease, pulse, record)
+    commit_step(deps, lease, guard, record)
     failpoint("discard.after_record")
     return []
 
 
 def delete_spooled_inputs(deps: Deps) -> int:
-    """Delete input files of settled jobs from the private bucket; returns how many."""
-    found = deps.database.run(discarding.list_spooled_inputs)
-    for output_id, key in found:
+    """Delete the spooled inputs of settled jobs from the private bucket; returns their number."""
+    inputs = deps.database.run(discarding.list_spooled_inputs)
+    for output_id, key in inputs:
         deps.storage.delete(deps.storage.private_bucket, key)
         failpoint("discard.after_spooled")
         deps.database.run(partial(discarding.clear_spooled_input, output_id=output_id, key=key))
-    return len(found)
+    return len(inputs)

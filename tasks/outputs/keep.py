@@ -1,7 +1,7 @@
-"""Keep: one output, under one lease, with no transaction open: download, validate, thumbnail, store, record."""
+"""The keep step: download, validate and store one output with its thumbnail, then record it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from db import jobs, outputs
 from db.connection import Connection
@@ -21,42 +21,42 @@ CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 CACHE_ONE_DAY = "public, max-age=86400"
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
-    Keep one output and settle its job if it was the last; returns wakes.
+    Keep one output and settle its job if it was the last; returns wakes. No transaction is open during network I/O.
 
     Raises:
-        MoorageError: what went wrong, typed by what follows.
+        MoorageError: typed by the action that follows.
     """
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
-    deps.storage.check_connection()  # while storage is away nothing is downloaded
+    deps.storage.check_connection()  # no download while storage is unavailable
     try:
-        kept = _keep(deps, lease, output, pulse)
+        stored = _download_and_store(deps, lease, output, guard)
     except OutputGone:
-        fresh = _ask_for_fresh_url(deps, lease, output, pulse)
-        if fresh is None:
+        refreshed = _refresh_url(deps, lease, output, guard)
+        if refreshed is None:
             raise
-        kept = _keep(deps, lease, fresh, pulse)
+        stored = _download_and_store(deps, lease, refreshed, guard)
     failpoint("keep.before_record")
-    wakes = commit_step(deps, lease, pulse, lambda conn: _record(conn, deps, lease, output, kept))
+    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
     failpoint("keep.after_record")
     return wakes or []
 
 
-def _keep(deps: Deps, lease: Lease, output: Output, pulse: LeaseGuard) -> StoredOutput:
+def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> StoredOutput:
     failpoint("keep.before_download")
-    with open_source(deps, output, pulse) as fetched:
+    with open_source(deps, output, guard.check) as fetched:
         failpoint("keep.after_download")
         examined = validate.validate_file(fetched, deps.limits)
-        pulse()
-        return store_output(deps, lease, output, fetched, examined, pulse)
+        guard.check()
+        return store_output(deps, lease, output, fetched, examined, guard)
 
 
 @contextlib.contextmanager
-def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[FetchedFile]:
-    """Give the output's bytes, wherever they come from."""
+def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
+    """Yield the output's bytes from its source: placeholder, inline data, object or URL."""
     if output.is_placeholder:
         with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
             yield fetched
@@ -64,71 +64,69 @@ def open_source(deps: Deps, output: Output, pulse: LeaseGuard) -> Iterator[Fetch
         with download.spool_bytes(output.source_data, deps.limits) as fetched:
             yield fetched
     elif output.source is None:
-        raise DownloadRefused("the source of this file was removed: send it again")
+        raise DownloadRefused("the source of this file was removed: submit it again")
     elif output.source_kind == "object":
         with (
             deps.storage.open_object(deps.storage.private_bucket, output.source) as opened,
-            download.spool_chunks(opened.iterate_chunks(), deps.limits, pulse) as fetched,
+            download.spool_chunks(opened.iterate_chunks(), deps.limits, on_progress) as fetched,
         ):
             yield fetched
     else:
-        provider = deps.providers.get(output.provider)  # none for a URL that a person named: any public host, no token
+        provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
         with download.download_url(
             deps.session,
             output.source,
             limits=deps.limits,
             headers_for=provider.download_headers if provider else lambda _url: {},
             check_url=provider.refusal_reason if provider else lambda _url: None,
-            on_progress=pulse,
+            on_progress=on_progress,
         ) as fetched:
             yield fetched
 
 
-def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, kept: StoredOutput) -> list[Wake]:
-    job = jobs.lock(conn, output.job_id)  # the job first: one lock order
-    outputs.end_kept(conn, lease, kept)  # LeaseLost if another worker owns it
+def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
+    job = jobs.lock(conn, output.job_id)  # lock order: job first
+    outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=lease.leased_by)
 
 
-def _ask_for_fresh_url(deps: Deps, lease: Lease, output: Output, pulse: LeaseGuard) -> Output | None:
-    """Ask the provider once for a fresh URL of a file it no longer serves; None when there is none."""
+def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> Output | None:
+    """Poll the provider once for a new URL of a file it no longer serves; None if it has none."""
     provider = deps.providers.get(output.provider)
     if output.refreshed_at is not None or output.source_kind != "url" or provider is None or not provider.can_poll:
         return None
     try:
         report: PredictionReport | None = provider.poll(output.external_id, output.model)
     except Permanent:
-        report = None  # the download's own error says more; a provider that is away was not asked yet: tried again
-    pulse()
-    fresh = next((f for f in report.outputs if f.path == output.path), None) if report else None
-    url = fresh.url if fresh and not fresh.problem and fresh.url != output.source else None
+        report = None  # the error of the download is more specific; a Transient error leaves the refresh for later
+    guard.check()
+    file = next((f for f in report.outputs if f.path == output.path), None) if report else None
+    url = file.url if file and not file.problem and file.url != output.source else None
+    expires_at = None
+    if report and url:
+        expires_at = reports.compute_expiry(report, lease.claimed_at, provider.output_lifetime_seconds)
 
-    def refresh(conn: Connection) -> Output | None:
-        expires_at = (
-            reports.compute_expiry(report, lease.claimed_at, provider.output_lifetime_seconds)
-            if report and url
-            else None
-        )
+    def record(conn: Connection) -> Output | None:
         outputs.record_refresh(conn, lease, url, expires_at)
         return outputs.get(conn, output.id)
 
-    renewed = deps.database.run(refresh)
-    return renewed if url else None
+    refreshed = deps.database.run(record)
+    return refreshed if url else None
 
 
 def store_output(
-    deps: Deps, lease: Lease, output: Output, fetched: FetchedFile, examined: ValidatedFile, pulse: LeaseGuard
+    deps: Deps, lease: Lease, output: Output, fetched: FetchedFile, examined: ValidatedFile, guard: LeaseGuard
 ) -> StoredOutput:
     """
-    Upload the original byte for byte and its thumbnail; returns the facts to record.
+    Upload the original byte for byte, and its thumbnail; returns the facts to record.
 
-    What is uploaded and then not recorded (a lost lease, a crash) is deleted by nobody here: the orphan sweep knows
-    from the token in the key that it can never be recorded later.
+    Objects that are not recorded (lost lease, crash) are left to the orphan sweep: the token in their key proves that
+    they cannot be recorded later.
     """
     media, thumb = examined.media, examined.thumb
     key = keys.build_original_key(output.job_id, output.idx, fetched.sha256, lease.token, media.extension)
     thumb_key = keys.build_thumbnail_key(output.job_id, output.idx, fetched.sha256, lease.token) if thumb else None
-    pulse.before_write()
+    guard.ensure_held()
     failpoint("keep.before_upload")
     fetched.file.seek(0)
     deps.storage.put(
@@ -142,7 +140,7 @@ def store_output(
     )
     failpoint("keep.after_upload")
     if thumb is not None and thumb_key is not None:
-        pulse.before_write()
+        guard.ensure_held()
         deps.storage.put(
             deps.storage.public_bucket,
             thumb_key,

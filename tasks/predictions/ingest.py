@@ -1,4 +1,4 @@
-"""Ingest: one recorded delivery, parsed and applied to its prediction."""
+"""The ingest step: parse one recorded delivery and apply it to its prediction."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ from db import deliveries, jobs, predictions
 from db.connection import Connection, current_time
 from moorage.errors import Permanent, UnknownPrediction, UnrelatedEvent
 from moorage.failpoints import failpoint
-from moorage.model import Delivery, Lease, Registration, Wake
+from moorage.model import Delivery, Lease, Prediction, Registration, Wake
 from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
 from providers.base import Provider
@@ -18,33 +18,33 @@ MAX_MATCH_DELAY_SECONDS = 300.0
 
 
 class ProviderGone(Permanent):
-    """A delivery of a provider that this moorage no longer knows."""
+    """The delivery's provider is not configured any more, or its body was purged."""
 
     category = "VALIDATION_FAILED"
     retryable = True
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """
-    Apply one delivery; returns wakes for the files it brought.
+    Apply one delivery; returns wakes for its outputs.
 
     Raises:
-        Unreadable: the body is not the provider's dialect.
-        UnknownPrediction: nobody registered its prediction in time.
+        MalformedPayload: the body is not in the provider's format.
+        UnknownPrediction: its prediction was not registered in time.
     """
     delivery = deps.database.run(lambda conn: deliveries.get(conn, lease.row_id))
     if delivery is None or delivery.body is None:
         raise ProviderGone("the body of this delivery was purged")
     provider = deps.providers.get(delivery.provider)
     if provider is None:
-        raise ProviderGone(f"there is no provider {delivery.provider} in this moorage")
+        raise ProviderGone(f"provider {delivery.provider} is not configured")
     try:
         report = provider.parse_report(delivery.body)
     except UnrelatedEvent as error:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
         return []
-    pulse()
+    guard.check()
     failpoint("ingest.before_commit")
     wakes = deps.database.run(lambda conn: _apply(conn, deps, lease, delivery, provider, report))
     failpoint("ingest.after_commit")
@@ -55,19 +55,12 @@ def _apply(
     conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, provider: Provider, report: PredictionReport
 ) -> list[Wake]:
     deliveries.lock_leased(conn, lease)
-    found = predictions.find_by_external_id(conn, delivery.provider, report.external_id)
-    if found is None:
-        found = submit_outcome.bind_external_id(
-            conn, provider, delivery.key_sha256, report.external_id, actor=lease.leased_by
-        )
-    if found is None and deps.settings.adopt:
-        create.insert_registration(conn, deps.settings, provider, _adopted(delivery, report), actor=lease.leased_by)
-        found = predictions.find_by_external_id(conn, delivery.provider, report.external_id)
-    if found is None:
-        return _wait(conn, deps, lease, delivery, report)
-    job = jobs.lock(conn, found.job_id)
-    prediction = predictions.lock(conn, found.id)
-    heard = reports.ReportSource(
+    prediction = _find_prediction(conn, deps, lease, delivery, provider, report)
+    if prediction is None:
+        return _wait_for_registration(conn, deps, lease, delivery, report)
+    job = jobs.lock(conn, prediction.job_id)
+    prediction = predictions.lock(conn, prediction.id)
+    source = reports.ReportSource(
         "webhook",
         delivery.received_at,
         lease.leased_by,
@@ -75,42 +68,59 @@ def _apply(
         provider.output_lifetime_seconds,
         provider.can_poll,
     )
-    applied = reports.apply_report(conn, job, prediction, report, heard)
+    outcome = reports.apply_report(conn, job, prediction, report, source)
     deliveries.end(
         conn,
         lease,
-        "applied" if applied.changed else "ignored",
-        applied.reason,
+        "applied" if outcome.changed else "ignored",
+        outcome.reason,
         external_id=report.external_id,
         prediction_id=prediction.id,
         job_id=job.id,
     )
-    return applied.wakes
+    return outcome.wakes
 
 
-def _wait(conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, report: PredictionReport) -> list[Wake]:
-    """Keep an unmatched delivery: from 1 s to 5 min between looks, until a registration or the end of its time."""
-    until = delivery.unmatched_until
-    if until is not None and current_time(conn) >= until:
-        raise UnknownPrediction(f"nobody registered {delivery.provider} prediction {report.external_id} in time")
-    life = min(deps.settings.unmatched_seconds, deps.providers[delivery.provider].output_lifetime_seconds or 86400.0)
-    wait = next_match_delay(delivery, current_time(conn))
-    deliveries.mark_unmatched(conn, lease, report.external_id, wait_seconds=wait, unmatched_seconds=life)
+def _find_prediction(
+    conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, provider: Provider, report: PredictionReport
+) -> Prediction | None:
+    """Find a delivery's prediction by its id, then by the key in the webhook URL; adopt it if the settings say so."""
+    external_id, actor = report.external_id, lease.leased_by
+    prediction = predictions.find_by_external_id(conn, provider.name, external_id)
+    if prediction is None:
+        prediction = submit_outcome.bind_external_id(conn, provider, delivery.key_sha256, external_id, actor=actor)
+    if prediction is None and deps.settings.adopt:
+        registration = Registration(
+            provider=provider.name, external_id=external_id, owner="adopted", kind="mixed", model=report.model
+        )
+        create.insert_registration(conn, deps.settings, provider, registration, actor=actor)
+        prediction = predictions.find_by_external_id(conn, provider.name, external_id)
+    return prediction
+
+
+def _wait_for_registration(
+    conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, report: PredictionReport
+) -> list[Wake]:
+    now, until = current_time(conn), delivery.unmatched_until
+    if until is not None and now >= until:
+        raise UnknownPrediction(f"{delivery.provider} prediction {report.external_id} was not registered in time")
+    lifetime = deps.providers[delivery.provider].output_lifetime_seconds or 86400.0
+    deliveries.mark_unmatched(
+        conn,
+        lease,
+        report.external_id,
+        wait_seconds=next_match_delay(delivery, now),
+        unmatched_seconds=min(deps.settings.unmatched_seconds, lifetime),
+    )
     return []
 
 
 def next_match_delay(delivery: Delivery, at_time: datetime) -> float:
     """
-    Return how many seconds to wait before looking for a registration again: as long as it has waited, 1 s to 5 min.
+    Return the delay in seconds before the next attempt to match: the time since receipt, between 1 s and 5 min.
 
-    After the first look always 1 s: a registration committed meanwhile could not see that this delivery waits for it.
+    After the first attempt always 1 s: a registration committed meanwhile did not see the unmatched delivery.
     """
     if delivery.state == "new":
         return 1.0
     return min(max((at_time - delivery.received_at).total_seconds(), 1.0), MAX_MATCH_DELAY_SECONDS)
-
-
-def _adopted(delivery: Delivery, report: PredictionReport) -> Registration:
-    return Registration(
-        provider=delivery.provider, external_id=report.external_id, owner="adopted", kind="mixed", model=report.model
-    )

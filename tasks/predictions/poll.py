@@ -1,4 +1,4 @@
-"""Poll: a prediction whose webhook did not come, or whose time is up."""
+"""The poll step: query the provider about a prediction without a webhook, and give up past its deadline."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from moorage.model import Job, Lease, Prediction, PredictionState, Wake
 from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import settle
+from tasks.jobs import fallback
 from tasks.predictions import reports, submit_outcome
 from tasks.step import Deps, LeaseGuard, commit_step
 
@@ -24,7 +24,12 @@ log = logs.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What the provider was asked, with no transaction open, and what it said; `stop`: why it was asked to stop it."""
+    """
+    The provider's answer.
+
+    Attributes:
+        cancel_reason: why cancellation was requested before the poll; None: it was not.
+    """
 
     provider: Provider | None
     cancel_reason: str | None
@@ -33,43 +38,42 @@ class PollResult:
 
     @property
     def output_life_seconds(self) -> float | None:
-        """Return how long the provider's URLs live; None: not known."""
         return self.provider.output_lifetime_seconds if self.provider else None
 
 
-def run(deps: Deps, lease: Lease, pulse: LeaseGuard) -> list[Wake]:
-    """Ask the provider what became of one prediction and carry out the answer; returns wakes."""
+def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
+    """Poll one prediction and apply the answer; returns wakes. No transaction is open during the request."""
     prediction = deps.database.run(lambda conn: predictions.get(conn, lease.row_id))
     if prediction is None:
         return []
     provider = deps.providers.get(prediction.provider)
-    _stop(provider, prediction)
-    said = _ask(provider, prediction)
+    _cancel(provider, prediction)
+    result = _poll(provider, prediction)
     failpoint("poll.after_answer")
 
-    def answer(conn: Connection) -> list[Wake]:
+    def apply_locked(conn: Connection) -> list[Wake]:
         job = jobs.lock(conn, prediction.job_id)
         current = predictions.lock(conn, prediction.id)
-        return _answer(conn, deps, lease, job, current, said)
+        return _apply_result(conn, deps, lease, job, current, result)
 
-    wakes = commit_step(deps, lease, pulse, answer)
+    wakes = commit_step(deps, lease, guard, apply_locked)
     failpoint("poll.after_commit")
     return wakes or []
 
 
-def _stop(provider: Provider | None, prediction: Prediction) -> None:
-    """Ask the provider to stop what nobody wants any more; the poll that follows tells how it ended."""
+def _cancel(provider: Provider | None, prediction: Prediction) -> None:
+    """Cancel the prediction at the provider if requested; the following poll reports its state."""
     if provider is None or not provider.can_cancel or prediction.external_id is None or not prediction.cancel_reason:
         return
     failpoint("poll.before_cancel")
     try:
         provider.cancel(prediction.external_id, prediction.model)
-    except MoorageError as error:  # asked again with the next poll
+    except MoorageError as error:  # repeated with the next poll
         log.warning("prediction.cancel_failed", prediction_id=str(prediction.id), error=str(error))
     failpoint("poll.after_cancel")
 
 
-def _ask(provider: Provider | None, prediction: Prediction) -> PollResult:
+def _poll(provider: Provider | None, prediction: Prediction) -> PollResult:
     if provider is None or not provider.can_poll or prediction.external_id is None:
         return PollResult(provider, prediction.cancel_reason)
     failpoint("poll.before_request")
@@ -80,74 +84,75 @@ def _ask(provider: Provider | None, prediction: Prediction) -> PollResult:
     return PollResult(provider, prediction.cancel_reason, report)
 
 
-def _answer(
-    conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, said: PollResult
+def _apply_result(
+    conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, result: PollResult
 ) -> list[Wake]:
-    moment, error = current_time(conn), said.error
+    now, error = current_time(conn), result.error
     if prediction.state not in predictions.LIVE_STATES:
-        return []  # a webhook was faster, and ended our lease with the prediction
+        return []  # a webhook ended the prediction and with it this lease
     if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
-    if said.report is not None:
-        heard = reports.ReportSource("poll", moment, lease.leased_by, deps.asset_base, said.output_life_seconds)
-        applied = reports.apply_report(conn, job, prediction, said.report, heard)
-        if applied.ended:
-            return applied.wakes
+    if result.report is not None:
+        source = reports.ReportSource("poll", now, lease.leased_by, deps.asset_base, result.output_life_seconds)
+        outcome = reports.apply_report(conn, job, prediction, result.report, source)
+        if outcome.ended:
+            return outcome.wakes
     if isinstance(error, ProviderRefused) and error.facts.get("status") in GONE_STATUSES:
-        why = DeadLetterDecision("PROVIDER_FAILED", "ProviderRefused", to_storable(str(error)), retryable=False)
-        return _lose(conn, lease, job, prediction, why)
-    if moment >= predictions.get_wait_end(prediction):
-        return _time_out(conn, lease, job, prediction, said)
-    _wait(conn, lease, prediction, said, moment)
+        decision = DeadLetterDecision("PROVIDER_FAILED", "ProviderRefused", to_storable(str(error)), retryable=False)
+        return _end_without_answer(conn, lease, job, prediction, decision)
+    if now >= predictions.get_wait_end(prediction):
+        return _time_out(conn, lease, job, prediction, result)
+    _schedule_next_poll(conn, lease, prediction, result, now)
     return []
 
 
-def _wait(conn: Connection, lease: Lease, prediction: Prediction, said: PollResult, moment: datetime) -> None:
-    """Come again on the provider's clock, or when it asks for; at the latest when our time is up."""
-    provider, error = said.provider, said.error
-    can_ask = provider is not None and provider.can_poll and prediction.external_id is not None
-    rest = (predictions.get_wait_end(prediction) - moment).total_seconds()
-    seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_ask else rest
+def _schedule_next_poll(
+    conn: Connection, lease: Lease, prediction: Prediction, result: PollResult, now: datetime
+) -> None:
+    """Use the provider's poll interval and Retry-After; the wait ends at the prediction's deadline at the latest."""
+    provider, error = result.provider, result.error
+    can_poll = provider is not None and provider.can_poll and prediction.external_id is not None
+    remaining = (predictions.get_wait_end(prediction) - now).total_seconds()
+    seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_poll else remaining
     if isinstance(error, ProviderUnavailable) and error.retry_after:
         seconds = max(seconds, error.retry_after)
-    if prediction.cancel_reason != said.cancel_reason:  # somebody wanted it stopped meanwhile
+    if prediction.cancel_reason != result.cancel_reason:  # cancellation was requested meanwhile
         seconds = 0.0
-    predictions.schedule_next_poll(conn, lease, wait_seconds=seconds, was_polled=can_ask)
+    predictions.schedule_next_poll(conn, lease, wait_seconds=seconds, was_polled=can_poll)
 
 
-def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, said: PollResult) -> list[Wake]:
-    """Our time is up and the provider was asked once more: abandon it; when the output life is over too, it is lost."""
-    silence = f"; asking failed: {to_storable(str(said.error), 500)}" if said.error else ""
+def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, result: PollResult) -> list[Wake]:
+    """Abandon a prediction past its deadline; past its output life, too, it is lost."""
+    suffix = f"; the last poll failed: {to_storable(str(result.error), 500)}" if result.error else ""
     if prediction.state == "abandoned" or prediction.cancel_reason is not None:
-        reason = f"no answer came before the end of the output life{silence}"
-        return _lose(conn, lease, job, prediction, DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True))
-    reason = f"no answer within the time limit{silence}"
-    predictions.abandon(
-        conn,
-        lease,
-        output_life_seconds=said.output_life_seconds or submit_outcome.DEFAULT_OUTPUT_LIFE_SECONDS,
-        reason=reason,
-    )
-    why = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
-    return settle.advance(conn, job, why, actor=lease.leased_by)
+        reason = f"no answer before the end of the output life{suffix}"
+        decision = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
+        return _end_without_answer(conn, lease, job, prediction, decision)
+    reason = f"no answer within the time limit{suffix}"
+    life_seconds = result.output_life_seconds or submit_outcome.DEFAULT_OUTPUT_LIFE_SECONDS
+    predictions.abandon(conn, lease, output_life_seconds=life_seconds, reason=reason)
+    decision = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
+    return fallback.advance(conn, job, decision, actor=lease.leased_by)
 
 
-def _lose(conn: Connection, lease: Lease, job: Job, prediction: Prediction, why: DeadLetterDecision) -> list[Wake]:
-    """End what no answer came of: lost, with a dead letter, unless nobody wants it or knows that it was ever made."""
-    actor, ended_by = lease.leased_by, "deadline" if why.category == "TIMED_OUT" else "poll"
-    state, reason = _fate(prediction, why)
-    predictions.end(conn, prediction, state, ended_by=ended_by, actor=actor, category=why.category, reason=reason)
+def _end_without_answer(
+    conn: Connection, lease: Lease, job: Job, prediction: Prediction, decision: DeadLetterDecision
+) -> list[Wake]:
+    """End as lost with a dead letter, unless it was cancelled or its provider may never have created it."""
+    actor, ended_by = lease.leased_by, "deadline" if decision.category == "TIMED_OUT" else "poll"
+    state, reason = _choose_end_state(prediction, decision)
+    predictions.end(conn, prediction, state, ended_by=ended_by, actor=actor, category=decision.category, reason=reason)
     if state == "lost":
         provider = prediction.provider
         dead_letters.add(
-            conn, "prediction", prediction.id, why, step="poll", job_id=job.id, provider=provider, actor=actor
+            conn, "prediction", prediction.id, decision, step="poll", job_id=job.id, provider=provider, actor=actor
         )
-    return settle.advance(conn, job, why, actor=actor)
+    return fallback.advance(conn, job, decision, actor=actor)
 
 
-def _fate(prediction: Prediction, why: DeadLetterDecision) -> tuple[PredictionState, str]:
+def _choose_end_state(prediction: Prediction, decision: DeadLetterDecision) -> tuple[PredictionState, str]:
     if prediction.cancel_reason is not None:
-        return "cancelled", to_storable(f"{prediction.cancel_reason}; how it ended is not known: {why.reason}")
+        return "cancelled", to_storable(f"{prediction.cancel_reason}; final state unknown: {decision.reason}")
     if prediction.external_id is None:
-        return "failed", f"{submit_outcome.UNCERTAIN}: never heard of"  # no file of it is missed
-    return "lost", why.reason
+        return "failed", f"{submit_outcome.UNCERTAIN}: no webhook received"  # no output is expected of it
+    return "lost", decision.reason

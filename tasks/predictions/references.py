@@ -1,7 +1,7 @@
 """
-References to files of ours in a job's input: `{"upload": id}` and `{"variant": "render_id/idx"}`, anywhere in it.
+File references in a job's input: `{"upload": id}` and `{"variant": "render_id/idx"}`, at any depth.
 
-They become addresses when the job is submitted, so that an address never waits longer than it lives.
+They are replaced by presigned URLs when the prediction is submitted, so that no URL expires while the job waits.
 """
 
 import re
@@ -15,9 +15,9 @@ from db.connection import Connection, Row
 from moorage.errors import Category, Permanent
 
 if TYPE_CHECKING:
-    from tasks.step import Deps  # not loaded: the API reads references too, and needs no boto3
+    from tasks.step import Deps  # not loaded at run time: the API uses this module and must not load boto3
 
-PROVIDER_URL_SECONDS: Final = 600  # so long an address that a provider is given is good
+PROVIDER_URL_SECONDS: Final = 600  # validity of presigned URLs for providers
 _KINDS: Final = ("upload", "variant")
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _UPLOAD: Final = re.compile(f"({_UUID})", re.IGNORECASE)
@@ -26,7 +26,7 @@ _FORM: Final = {"upload": "the id of an upload", "variant": '"render_id/idx"'}
 
 
 class ReferenceGone(Permanent):
-    """A job's input names a file that is not its owner's, is deleted, or never was."""
+    """A job's input refers to a file that does not exist, is deleted or belongs to another owner."""
 
     category: Category = "VALIDATION_FAILED"
 
@@ -34,12 +34,12 @@ class ReferenceGone(Permanent):
 @dataclass(frozen=True, slots=True)
 class Reference:
     """
-    A file of ours that an input names.
+    A file reference in a job's input.
 
-    Args:
-        place: where it stands: "images[0]".
-        file_id: of the upload, or of the render.
-        idx: of the variant.
+    Attributes:
+        path: position in the input, for example "images[0]".
+        file_id: id of the upload or of the render.
+        idx: index of the variant.
     """
 
     path: str
@@ -49,56 +49,55 @@ class Reference:
 
     @property
     def label(self) -> str:
-        """Return what names the file: "upload 0199..." or "variant 0199.../0"."""
+        """Return "upload 0199..." or "variant 0199.../0"."""
         return f"{self.kind} {self.file_id}" + ("" if self.idx is None else f"/{self.idx}")
 
 
 def find_references(value: Any) -> list[Reference]:
     """
-    Return every reference in a value of JSON, in its order.
+    Return every reference in a JSON value, in document order.
 
     Raises:
-        ReferenceGone: one that cannot name anything; the message begins with its place.
+        ReferenceGone: a reference is malformed; `facts` has its path.
     """
-    return [_read(place, found) for place, found in _walk(value, "")]
+    return [_parse(path, item) for path, item in _walk(value, "")]
 
 
 def find_missing(conn: Connection, owner: str, references: Sequence[Reference]) -> list[Reference]:
-    """Return those references that name nothing which the owner may use now."""
-    keys = _rows(conn, owner, references)
-    return [reference for reference in references if reference.label not in keys]
+    """Return the references to files that do not exist, are deleted or belong to another owner."""
+    rows = _load_rows(conn, owner, references)
+    return [reference for reference in references if reference.label not in rows]
 
 
 def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
     """
-    Return the value with every reference replaced by an address that anyone can read for ten minutes.
+    Return the value with every reference replaced by a presigned URL, valid for ten minutes.
 
     Raises:
-        ReferenceGone: files that the owner does not have, or no longer; the message names each.
-        DatabaseUnavailable: PostgreSQL did not answer.
+        ReferenceGone: a file does not exist for this owner; the message names each.
+        DatabaseUnavailable: PostgreSQL is unavailable.
     """
     references = find_references(value)
     if not references:
         return value
-    rows = deps.database.run(lambda conn: _rows(conn, owner, references))
-    gone = [reference for reference in references if reference.label not in rows]
+    rows = deps.database.run(lambda conn: _load_rows(conn, owner, references))
+    gone = [f"{reference.label} ({reference.path})" for reference in references if reference.label not in rows]
     if gone:
-        told = ", ".join(f"{reference.label} ({reference.path})" for reference in gone)
-        raise ReferenceGone(f"the input names what is not there (any more): {told}"[:1000])
-    urls = {reference.label: _url(deps, reference, rows[reference.label]) for reference in references}
+        raise ReferenceGone(f"the input refers to missing files: {', '.join(gone)}"[:1000])
+    urls = {reference.label: _presign(deps, reference, rows[reference.label]) for reference in references}
     return substitute_urls(value, urls)
 
 
 def substitute_urls(value: Any, urls: Mapping[str, str]) -> Any:
-    """Return the value with the address of each reference, by `Reference.text`, in its place."""
+    """Return the value with each reference replaced by its URL; `urls` is keyed by `Reference.label`."""
     if _is_reference(value):
-        return urls[_read("", value).label]
+        return urls[_parse("", value).label]
     if isinstance(value, dict):
         return {name: substitute_urls(item, urls) for name, item in value.items()}
     return [substitute_urls(item, urls) for item in value] if isinstance(value, list) else value
 
 
-def _rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
+def _load_rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict[str, Row]:
     files = [reference.file_id for reference in references if reference.idx is None]
     variants = {(reference.file_id, reference.idx) for reference in references if reference.idx is not None}
     rows = {f"upload {row['id']}": row for row in (uploads.list_by_owner(conn, owner, files) if files else ())}
@@ -107,32 +106,33 @@ def _rows(conn: Connection, owner: str, references: Sequence[Reference]) -> dict
     return rows
 
 
-def _url(deps: "Deps", reference: Reference, row: Row) -> str:
-    blobs = deps.storage
-    bucket = blobs.private_bucket if reference.kind == "upload" else blobs.public_bucket
-    return blobs.presign_get(bucket, row["key"], PROVIDER_URL_SECONDS)
+def _presign(deps: "Deps", reference: Reference, row: Row) -> str:
+    storage = deps.storage
+    bucket = storage.private_bucket if reference.kind == "upload" else storage.public_bucket
+    return storage.presign_get(bucket, row["key"], PROVIDER_URL_SECONDS)
 
 
 def _is_reference(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _KINDS
 
 
-def _walk(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _walk(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if _is_reference(value):
-        yield place, value
+        yield path, value
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _walk(item, f"{place}.{name}" if place else str(name))
+            yield from _walk(item, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _walk(item, f"{place}[{number}]")
+            yield from _walk(item, f"{path}[{number}]")
 
 
-def _read(place: str, value: dict[str, Any]) -> Reference:
+def _parse(path: str, value: dict[str, Any]) -> Reference:
     ((kind, text),) = value.items()
     match = (_UPLOAD if kind == "upload" else _VARIANT).fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise ReferenceGone(f"{place}: {kind!r} stands alone in an object: write {_FORM[kind]} after it"[:1000])
+        message = f"{path}: an object with the single key {kind!r} must contain {_FORM[kind]}"[:1000]
+        raise ReferenceGone(message, facts={"path": path})
     if kind == "upload":
-        return Reference(place, "upload", UUID(match[1]))
-    return Reference(place, "variant", UUID(match[1]), int(match[2]))
+        return Reference(path, "upload", UUID(match[1]))
+    return Reference(path, "variant", UUID(match[1]), int(match[2]))

@@ -1,4 +1,4 @@
-"""A try: one submission of a job's chain, held under a lease, and what may become of it."""
+"""Outcomes of a submission under its lease: running, failed, abandoned, or identified by its webhook key."""
 
 from typing import Final
 
@@ -9,19 +9,19 @@ from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Prediction, Wake
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import settle
+from tasks.jobs import fallback
 from tasks.step import Deps
 
 UNCERTAIN: Final = "submit uncertain"  # begins the reason of predictions with submit_uncertain
-DEFAULT_OUTPUT_LIFE_SECONDS: Final = 3600.0  # how long a webhook is waited for, where the provider has no output life
+DEFAULT_OUTPUT_LIFE_SECONDS: Final = 3600.0  # how long to wait for a webhook if the provider declares no output life
 
 
 def lock_leased(conn: Connection, lease: Lease) -> tuple[Job, Prediction]:
-    """Lock the job and then the prediction of a lease; LeaseLost when the row no longer carries its token."""
-    found = predictions.get(conn, lease.row_id)
-    if found is None:
+    """Lock the job, then the prediction of a lease. Raises LeaseLost if the row carries another token."""
+    row = predictions.get(conn, lease.row_id)
+    if row is None:
         raise LeaseLost(f"prediction {lease.row_id} is gone")
-    job, prediction = jobs.lock(conn, found.job_id), predictions.lock(conn, found.id)
+    job, prediction = jobs.lock(conn, row.job_id), predictions.lock(conn, row.id)
     if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
     return job, prediction
@@ -30,24 +30,23 @@ def lock_leased(conn: Connection, lease: Lease) -> tuple[Job, Prediction]:
 def record_external_id(
     conn: Connection, lease: Lease, job: Job, prediction: Prediction, provider: Provider, external_id: str
 ) -> list[Wake]:
-    """Record that the provider made it, under this id; returns wakes."""
-    first = provider.first_poll_seconds()
-    reason = to_storable(f"{provider.name} {external_id}", 200)
-    if submissions.mark_running(conn, lease, external_id, first_poll_seconds=first, reason=reason):
+    """Record that the provider accepted the submission under this id; returns wakes."""
+    name = to_storable(f"{provider.name} {external_id}", 200)
+    first_poll = provider.first_poll_seconds()
+    if submissions.mark_running(conn, lease, external_id, first_poll_seconds=first_poll, reason=name):
         return []
-    taken = f"{reason} is watched as the prediction of another job already"
-    return fail_prediction(
-        conn, lease, job, prediction, DeadLetterDecision("PROVIDER_FAILED", "Taken", taken, retryable=False)
-    )
+    reason = f"provider id {name} already belongs to another job"
+    decision = DeadLetterDecision("PROVIDER_FAILED", "DuplicateExternalId", reason, retryable=False)
+    return fail_prediction(conn, lease, job, prediction, decision)
 
 
 def fail_prediction(
-    conn: Connection, lease: Lease, job: Job, prediction: Prediction, why: DeadLetterDecision
+    conn: Connection, lease: Lease, job: Job, prediction: Prediction, decision: DeadLetterDecision
 ) -> list[Wake]:
-    """End what its provider, or its own input, does not allow, and go on with the chain; that is no dead letter."""
-    reason, actor = to_storable(why.reason), lease.leased_by
-    predictions.end(conn, prediction, "failed", ended_by="us", actor=actor, category=why.category, reason=reason)
-    return settle.advance(conn, job, why, actor=actor)
+    """End a prediction that was refused or has invalid input, without a dead letter, and advance the chain."""
+    category, reason, actor = decision.category, to_storable(decision.reason), lease.leased_by
+    predictions.end(conn, prediction, "failed", ended_by="us", actor=actor, category=category, reason=reason)
+    return fallback.advance(conn, job, decision, actor=actor)
 
 
 def abandon_submission(
@@ -56,60 +55,52 @@ def abandon_submission(
     job: Job,
     prediction: Prediction,
     provider: Provider | None,
-    why: str,
+    cause: str,
     *,
     not_created: bool,
 ) -> list[Wake]:
     """
-    Stop waiting for a try that nobody knows the fate of, but for its webhook, and go on with the chain.
+    Abandon a submission with an unknown outcome and advance the chain; its webhook still counts.
 
     Args:
-        not_created: the provider's list does not show it: then its entry is tried once more, before the next one.
+        not_created: the provider's list does not contain it: its entry is submitted once more before the next one.
     """
-    life = (
-        provider.output_lifetime_seconds
-        if provider and provider.output_lifetime_seconds
-        else DEFAULT_OUTPUT_LIFE_SECONDS
-    )
-    reason = to_storable(f"{UNCERTAIN}: {why}")
-    submissions.abandon(conn, lease, output_life_seconds=life, reason=reason)
+    life_seconds = (provider and provider.output_lifetime_seconds) or DEFAULT_OUTPUT_LIFE_SECONDS
+    reason, actor = to_storable(f"{UNCERTAIN}: {cause}"), lease.leased_by
+    submissions.abandon(conn, lease, output_life_seconds=life_seconds, reason=reason)
     entry = submissions.get_entry(job, prediction)
-    once_more = not_created and job.state == "open" and prediction.cancel_reason is None
-    if (
-        once_more
-        and entry is not None
-        and prediction.entry is not None
-        and not submissions.was_resubmitted(conn, prediction.id)
-    ):
-        again = submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=lease.leased_by)
-        return [Wake("submit", again)]
-    silence = DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True)
-    return settle.advance(conn, job, silence, actor=lease.leased_by)
+    may_resubmit = not_created and job.state == "open" and prediction.cancel_reason is None
+    if may_resubmit and submissions.was_resubmitted(conn, prediction.id):
+        may_resubmit = False
+    if may_resubmit and entry is not None and prediction.entry is not None:
+        return [Wake("submit", submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=actor))]
+    decision = DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True)
+    return fallback.advance(conn, job, decision, actor=actor)
 
 
 def bind_external_id(
     conn: Connection, provider: Provider, key_sha256: str | None, external_id: str, *, actor: str
 ) -> Prediction | None:
     """
-    Return the prediction that was submitted with a key, from now on known by the provider's id, and locked.
+    Assign the provider's id to the prediction that was submitted with a key; returns it, locked.
 
-    None where no prediction waits for an id under that key: then what named the id is judged by the id alone.
+    None if no prediction was submitted with that key.
     """
-    named = submissions.find_by_webhook_key(conn, provider.name, key_sha256) if key_sha256 else None
-    if named is None:
+    ref = submissions.find_by_webhook_key(conn, provider.name, key_sha256) if key_sha256 else None
+    if ref is None:
         return None
-    jobs.lock(conn, named.job_id)
-    prediction = predictions.lock(conn, named.prediction_id)
+    jobs.lock(conn, ref.job_id)
+    prediction = predictions.lock(conn, ref.prediction_id)
     if prediction.external_id is None:
-        first = provider.first_poll_seconds()
-        reason = to_storable(f"the key in its webhook address names it {provider.name} {external_id}", 200)
+        first_poll = provider.first_poll_seconds()
+        reason = to_storable(f"identified as {provider.name} {external_id} by the key in its webhook URL", 200)
         submissions.assign_external_id(
-            conn, prediction, external_id, first_poll_seconds=first, reason=reason, actor=actor
+            conn, prediction, external_id, first_poll_seconds=first_poll, reason=reason, actor=actor
         )
     return predictions.find_by_external_id(conn, provider.name, external_id)
 
 
 def match_deliveries(deps: Deps, provider: Provider, external_id: str) -> list[Wake]:
-    """Wake the deliveries that came before the provider's id was recorded, after that was committed."""
-    woken = deps.database.run(lambda conn: deliveries.make_unmatched_due(conn, provider.name, external_id))
-    return [Wake("ingest", delivery_id) for delivery_id in woken]
+    """Wake the deliveries received before the external id was recorded. Call after that commit."""
+    delivery_ids = deps.database.run(lambda conn: deliveries.make_unmatched_due(conn, provider.name, external_id))
+    return [Wake("ingest", delivery_id) for delivery_id in delivery_ids]

@@ -1,16 +1,15 @@
 """
-Lookup: what became of a submission whose answer nobody recorded, by the provider's own list.
+Recovery of a submission without a recorded response: search the provider's list for the key in the webhook URL.
 
-A provider without one can still tell by its webhook, whose address names the try: that is waited for, and no longer.
+If the provider has no list, only the webhook can identify the prediction; it is awaited as long as a list is searched.
 """
 
-import hashlib
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
 
 from db import submissions
 from db.connection import Connection, current_time
+from moorage import webhook_keys
 from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
@@ -18,56 +17,51 @@ from providers.base import Provider
 from tasks.predictions import submit_outcome
 from tasks.step import Deps, LeaseGuard, commit_step
 
-LOOKUP_DELAYS_SECONDS: Final = (
-    5.0,
-    15.0,
-    60.0,
-)  # seconds after the submission: a list may lag, and the request may be under way
-CLOCK_SKEW: Final = timedelta(minutes=2)  # the provider's clock may be behind ours
+LOOKUP_DELAYS_SECONDS: Final = (5.0, 15.0, 60.0)  # after the submission: a list may lag, the request may be in flight
+CLOCK_SKEW: Final = timedelta(minutes=2)  # by which the provider's clock may be behind
 UNRECOVERABLE_REASON: Final = (
-    "its worker died before an answer was recorded, and the provider keeps no list and sends no webhook"
+    "its worker died before a response was recorded, and the provider has neither a list nor webhooks"
 )
 
 
 def is_recoverable(provider: Provider) -> bool:
-    """Return whether a provider can still tell of an order that it did not answer: by its list, or by a webhook."""
+    """Return True if the provider can identify a submission without a response, by its list or a webhook."""
     return provider.can_list or (provider.is_enabled and not provider.is_synchronous)
 
 
 def recover_submission(
-    deps: Deps, lease: Lease, pulse: LeaseGuard, prediction: Prediction, provider: Provider | None
+    deps: Deps, lease: Lease, guard: LeaseGuard, prediction: Prediction, provider: Provider | None
 ) -> list[Wake]:
-    """Look for a submitted prediction by the key in its webhook address, when its time has come; returns wakes."""
-    since = prediction.submitted_at
-    if since is None:
+    """Look up a submitted prediction, or wait until the next lookup; returns wakes."""
+    submitted_at, first_delay = prediction.submitted_at, LOOKUP_DELAYS_SECONDS[0]
+    if submitted_at is None:
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
     if provider is None or not is_recoverable(provider):
-        return commit_step(deps, lease, pulse, lambda conn: _end_unseen(conn, lease, provider)) or []
+        return commit_step(deps, lease, guard, lambda conn: _end_unrecoverable(conn, lease, provider)) or []
     if not provider.can_list:
-        return commit_step(deps, lease, pulse, lambda conn: _await_webhook(conn, lease, provider)) or []
-    age = (lease.claimed_at - since).total_seconds()
-    if 0 <= age < LOOKUP_DELAYS_SECONDS[0]:  # below 0 the clock was set back: nobody knows how old it is
-        deps.database.run(lambda conn: submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0] - age))
+        return commit_step(deps, lease, guard, lambda conn: _await_webhook(conn, lease, provider)) or []
+    age = (lease.claimed_at - submitted_at).total_seconds()
+    if 0 <= age < first_delay:  # below 0 the clock was set back, and the age is unknown
+        deps.database.run(lambda conn: submissions.postpone(conn, lease, wait_seconds=first_delay - age))
         return []
     failpoint("lookup.before_request")
-    found = _look(provider, prediction, min(since, lease.claimed_at) - CLOCK_SKEW, pulse)
+    result = _search_list(provider, prediction, min(submitted_at, lease.claimed_at) - CLOCK_SKEW, guard)
     failpoint("lookup.after_answer")
-    written = commit_step(deps, lease, pulse, lambda conn: _record(conn, lease, provider, found))
+    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, result)) or []
     failpoint("lookup.after_commit")
-    return [
-        *(written or []),
-        *(submit_outcome.match_deliveries(deps, provider, found) if isinstance(found, str) else []),
-    ]
+    return wakes + submit_outcome.match_deliveries(deps, provider, result) if isinstance(result, str) else wakes
 
 
-def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: LeaseGuard) -> str | MoorageError | None:
-    """Return the provider's id of it; None where its list does not show it, an error without a list."""
+def _search_list(
+    provider: Provider, prediction: Prediction, since: datetime, guard: LeaseGuard
+) -> str | MoorageError | None:
+    """Return the external id; None if the list does not contain the prediction, an error if it cannot be read."""
     try:
         for page in provider.list_predictions(since):
             for listed in page:
-                if webhook_key_sha256(listed.webhook) == prediction.key_sha256:
+                if webhook_keys.hash_key_in_url(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
-            pulse()
+            guard.check()
     except (LeaseLost, StepInterrupted):
         raise
     except MoorageError as error:
@@ -75,52 +69,41 @@ def _look(provider: Provider, prediction: Prediction, since: datetime, pulse: Le
     return None
 
 
-def webhook_key_sha256(address: str | None) -> str | None:
-    """Return the hash of the key in a webhook address; None where it holds none."""
-    try:
-        keys = parse_qs(urlsplit(address or "").query).get("key")
-    except ValueError:  # what a list calls an address may be none
-        return None
-    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
-
-
-def _record(conn: Connection, lease: Lease, provider: Provider, found: str | MoorageError | None) -> list[Wake]:
+def _record(conn: Connection, lease: Lease, provider: Provider, result: str | MoorageError | None) -> list[Wake]:
     job, prediction = submit_outcome.lock_leased(conn, lease)
-    if isinstance(found, str):
-        return submit_outcome.record_external_id(conn, lease, job, prediction, provider, found)
-    moment = current_time(conn)
-    age = (moment - (prediction.submitted_at or moment)).total_seconds()
-    following = next((look for look in LOOKUP_DELAYS_SECONDS if look > age), None)
-    if following is not None:
-        submissions.postpone(
-            conn, lease, wait_seconds=min(following - age, LOOKUP_DELAYS_SECONDS[-1]), has_searched=found is None
-        )
-    elif found is None:
-        why = f"{provider.name}'s list does not show it after {LOOKUP_DELAYS_SECONDS[-1]:g} s"
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=True)
-    elif moment < prediction.deadline_at:
+    if isinstance(result, str):
+        return submit_outcome.record_external_id(conn, lease, job, prediction, provider, result)
+    now, last_delay = current_time(conn), LOOKUP_DELAYS_SECONDS[-1]
+    age = (now - (prediction.submitted_at or now)).total_seconds()
+    next_delay = next((delay for delay in LOOKUP_DELAYS_SECONDS if delay > age), None)
+    if next_delay is not None:
+        wait = min(next_delay - age, last_delay)
+        submissions.postpone(conn, lease, wait_seconds=wait, has_searched=result is None)
+    elif result is None:
+        cause = f"not in the list of {provider.name} after {last_delay:g} s"
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=True)
+    elif now < prediction.deadline_at:
         submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0])
     else:
-        why = f"the list that would show it cannot be read: {found}"
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=False)
+        cause = f"the list of {provider.name} cannot be read: {result}"
+        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=False)
     return []
 
 
 def _await_webhook(conn: Connection, lease: Lease, provider: Provider) -> list[Wake]:
-    """Leave it as it is until its time limit, but not beyond the last look that a list would get."""
+    """Wait until the prediction's deadline, at most as long as a list would be searched."""
     job, prediction = submit_outcome.lock_leased(conn, lease)
-    moment = current_time(conn)
-    since = prediction.submitted_at or moment
-    left = (min(prediction.deadline_at, since + timedelta(seconds=LOOKUP_DELAYS_SECONDS[-1])) - moment).total_seconds()
-    if left > 0:  # above what there ever was, the clock was set back
-        submissions.postpone(conn, lease, wait_seconds=min(left, LOOKUP_DELAYS_SECONDS[-1]))
+    now, last_delay = current_time(conn), LOOKUP_DELAYS_SECONDS[-1]
+    end = min(prediction.deadline_at, (prediction.submitted_at or now) + timedelta(seconds=last_delay))
+    remaining = (end - now).total_seconds()
+    if remaining > 0:  # more than the last delay if the clock was set back
+        submissions.postpone(conn, lease, wait_seconds=min(remaining, last_delay))
         return []
-    why = f"{provider.name} keeps no list, and no webhook told of it in time"
-    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, why, not_created=False)
+    cause = f"{provider.name} has no list, and no webhook was received in time"
+    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=False)
 
 
-def _end_unseen(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
+def _end_unrecoverable(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
     job, prediction = submit_outcome.lock_leased(conn, lease)
-    return submit_outcome.abandon_submission(
-        conn, lease, job, prediction, provider, UNRECOVERABLE_REASON, not_created=False
-    )
+    cause = UNRECOVERABLE_REASON
+    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=False)

@@ -1,8 +1,8 @@
 """
-The orphan sweep: objects under our prefixes that no row names and none ever will (rule 5 of docs/design.md).
+The orphan sweep: quarantine and delete objects under moorage's prefixes that no row names (rule 5 of docs/design.md).
 
-An orphan is copied into the quarantine and deleted; the quarantine is emptied later by the same sweep. A crash between
-any two requests leaves an object in both places at worst, and the next run goes on from there.
+An orphan is copied into the quarantine and deleted; the same sweep deletes quarantined objects later. After a crash
+between two requests an object is at worst in both places, and the next run continues.
 """
 
 import time
@@ -29,31 +29,31 @@ from tasks.step import Deps
 log = logs.get_logger(__name__)
 
 SWEEP: Final = "orphans"
-SECONDS: Final = 240.0  # a run by beat; Celery's hard limit is 600 s
-MAX_LISTED: Final = 1000  # objects that a report lists
+SECONDS: Final = 240.0  # per run by beat; Celery's hard limit is 600 s
+MAX_LISTED: Final = 1000  # objects in a report
 _PAGE: Final = 500
-_MOST_FAILURES: Final = 3  # one bad object does not end a run, a store that is away does
+_MAX_FAILURES: Final = 3  # tolerates single bad objects, but not an unavailable storage
 
 Reason = Literal["orphan", "leased", "unreadable", "quarantined", "failed"]
 REASON_TEXTS: Final[dict[Reason, str]] = {
-    "orphan": "no row names it, and none ever will",
-    "leased": "stays: the lease that stored it lives",
-    "unreadable": "stays: its name is not one that moorage gives",
-    "quarantined": "its time in quarantine is over",
-    "failed": "stays: storage did not carry it out, see the log",
+    "orphan": "no row names it or can name it later",
+    "leased": "left: the lease that stored it is live",
+    "unreadable": "left: its key was not created by moorage",
+    "quarantined": "its quarantine period has ended",
+    "failed": "left: storage failed, see the log",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPrefix:
-    """One listing: a bucket and an exact prefix."""
+    """A bucket and an exact prefix to list."""
 
     bucket: Literal["public", "private"]
     prefix: str
 
     @property
     def name(self) -> str:
-        """Return what a cursor calls it."""
+        """Return the name stored in a cursor."""
         return f"{self.bucket} {self.prefix}"
 
 
@@ -63,13 +63,13 @@ PREFIXES: Final = (
     ListedPrefix("private", keys.RENDER_PREFIX),
     ListedPrefix("private", keys.INPUT_PREFIX),
     ListedPrefix("private", keys.QUARANTINE_PREFIX),
-    ListedPrefix("private", ""),  # uploads, which stand under their owners
+    ListedPrefix("private", ""),  # uploads, whose keys begin with their owner
 )
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanCandidate:
-    """An object that is taken, or that is old enough and stays for a reason."""
+    """An object older than the age limit and without a row, and the reason to delete or leave it."""
 
     bucket: str
     key: str
@@ -81,13 +81,13 @@ class OrphanCandidate:
 @dataclass(slots=True)
 class OrphanReport:
     """
-    What a run saw and did, or would do.
+    The result of a run.
 
     Attributes:
-        looked_at: objects listed.
-        objects, bytes: by reason, of those that are not named by a row and not young.
-        listed: the first 1,000 of them.
-        stopped_at: where the cap or the time ended the run; None: it came to the end.
+        looked_at: number of listed objects.
+        objects, bytes: of the candidates, by reason.
+        listed: the first 1,000 candidates.
+        stopped_at: position at which the cap or the time limit ended the run; None: it is complete.
     """
 
     looked_at: int = 0
@@ -96,16 +96,15 @@ class OrphanReport:
     listed: list[OrphanCandidate] = field(default_factory=list)
     stopped_at: ScanCursor | None = None
 
-    def add(self, seen: OrphanCandidate) -> None:
-        """Count an object, and list it while there is room."""
-        self.objects[seen.reason] += 1
-        self.bytes[seen.reason] += seen.bytes
+    def add(self, candidate: OrphanCandidate) -> None:
+        self.objects[candidate.reason] += 1
+        self.bytes[candidate.reason] += candidate.bytes
         if len(self.listed) < MAX_LISTED:
-            self.listed.append(seen)
+            self.listed.append(candidate)
 
 
 def sweep_orphans(deps: Deps) -> dict[str, Any]:
-    """Take orphans from where the last run stopped, for four minutes at most; returns counts by reason."""
+    """Quarantine or delete orphans from the saved position on, for at most four minutes; returns counts by reason."""
     start = deps.database.run(partial(orphans.load_cursor, sweep=SWEEP))
     report = scan_orphans(deps, delete=True, start=start, seconds=SECONDS, save_cursor=True)
     return {"looked_at": report.looked_at, **report.objects, "at_end": report.stopped_at is None}
@@ -120,134 +119,132 @@ def scan_orphans(
     save_cursor: bool = False,
 ) -> OrphanReport:
     """
-    Go through our prefixes of both buckets, a page in memory, and take what belongs to nobody.
+    Scan the prefixes of both buckets page by page for orphans.
 
     Args:
-        delete: off: nothing is changed, and the report says what would be taken.
-        start: begin behind this key instead of at the start.
-        seconds: stop at the end of the page after so long.
-        remember: save the place after each page, so that a run that is killed goes on there.
+        delete: quarantine or delete them; if False, only report.
+        start: continue after this key.
+        seconds: stop at the end of a page after this time.
+        save_cursor: save the position after each page, so that the next run continues after a crash.
 
     Raises:
-        DatabaseUnavailable, StorageUnavailable, StorageRefused: PostgreSQL did not answer, or storage did not list, or
-            failed for three objects; what was done stays done.
+        DatabaseUnavailable, StorageUnavailable, StorageRefused: PostgreSQL or a listing failed, or storage failed for
+            three objects. Earlier changes remain.
     """
-    walk = _Walk(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
-    for cursor in walk.go(start):
+    scan = _OrphanScan(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
+    for cursor in scan.run(start):
         if save_cursor:
             deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=cursor))
     if save_cursor:
-        deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=walk.report.stopped_at))
-    return walk.report
+        deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=scan.report.stopped_at))
+    return scan.report
 
 
-class _Walk:
+class _OrphanScan:
     def __init__(self, deps: Deps, *, delete: bool, until: float | None) -> None:
-        self._deps, self._delete, self._until = deps, delete, until
-        self._room = dict.fromkeys(("orphan", "quarantined"), deps.settings.constants.orphans_per_run)
+        self._deps, self._storage, self._delete, self._until = deps, deps.storage, delete, until
+        self._remaining = dict.fromkeys(("orphan", "quarantined"), deps.settings.constants.orphans_per_run)
         self.report = OrphanReport()
 
-    def go(self, start: ScanCursor | None) -> Iterator[ScanCursor]:
-        """Go through the places; gives where it is after each page."""
-        names = [place.name for place in PREFIXES]
+    def run(self, start: ScanCursor | None) -> Iterator[ScanCursor]:
+        """Scan all prefixes; yields the position after each page."""
+        names = [listed_prefix.name for listed_prefix in PREFIXES]
         first = names.index(start.listing) if start and start.listing in names else 0
-        for number, place in enumerate(PREFIXES[first:]):
-            after = start.after_key if start and number == 0 and start.listing == place.name else ""
-            for cursor in self._through(place, after):
-                if self._is_over():
+        for number, prefix in enumerate(PREFIXES[first:]):
+            after = start.after_key if start and number == 0 and start.listing == prefix.name else ""
+            for cursor in self._scan_prefix(prefix, after):
+                if self._must_stop():
                     self.report.stopped_at = cursor
                     return
                 yield cursor
 
-    def _through(self, place: ListedPrefix, after: str) -> Iterator[ScanCursor]:
-        listing = self._deps.storage.list_objects(self._bucket(place), place.prefix, after)
+    def _scan_prefix(self, prefix: ListedPrefix, after: str) -> Iterator[ScanCursor]:
+        listing = self._storage.list_objects(self._bucket(prefix), prefix.prefix, after)
         while page := list(islice(listing, _PAGE)):
-            yield ScanCursor(place.name, self._page(place, page))
+            yield ScanCursor(prefix.name, self._process_page(prefix, page))
 
-    def _page(self, place: ListedPrefix, page: list[ListedObject]) -> str:
-        """Handle a page up to the cap; returns the last key that was handled."""
-        for listed, seen in self._judged(place, page):
+    def _process_page(self, prefix: ListedPrefix, page: list[ListedObject]) -> str:
+        """Process a page up to the cap; returns the last processed key."""
+        for listed, candidate in self._classify_page(prefix, page):
             self.report.looked_at += 1
-            if seen is not None:
-                self._handle(seen)
+            if candidate is not None:
+                self._process(candidate)
             if self._is_full():
                 return listed.key
         return page[-1].key
 
-    def _judged(
-        self, place: ListedPrefix, page: list[ListedObject]
+    def _classify_page(
+        self, prefix: ListedPrefix, page: list[ListedObject]
     ) -> Iterator[tuple[ListedObject, OrphanCandidate | None]]:
         settings = self._deps.settings
-        moment = self._deps.database.run(current_time)
-        if place.prefix == keys.QUARANTINE_PREFIX:
-            limit, named = moment - timedelta(seconds=settings.quarantine_seconds), set[str]()
+        now = self._deps.database.run(current_time)
+        if prefix.prefix == keys.QUARANTINE_PREFIX:
+            limit, named = now - timedelta(seconds=settings.quarantine_seconds), set[str]()
         else:
-            limit = moment - timedelta(seconds=settings.constants.orphan_age_seconds)
+            limit = now - timedelta(seconds=settings.constants.orphan_age_seconds)
             named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
         for listed in page:
-            if not place.prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
-                continue  # of another place, or not ours: the bucket may hold what somebody else put there
+            if not prefix.prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
+                continue  # below another prefix, or not created by moorage
             is_old = listed.key not in named and listed.modified_at < limit
-            yield listed, self._judge(place, listed) if is_old else None
+            yield listed, self._classify(prefix, listed) if is_old else None
 
-    def _judge(self, place: ListedPrefix, listed: ListedObject) -> OrphanCandidate | None:
-        """Say what an old object is that no row named when the page was read; None when one does by now."""
-        original = (
-            listed.key.removeprefix(keys.QUARANTINE_PREFIX) if place.prefix == keys.QUARANTINE_PREFIX else listed.key
-        )
-        told = keys.parse_key(original)
-        seen = partial(OrphanCandidate, self._bucket(place), listed.key, listed.size_bytes, listed.modified_at)
-        if told is None:
-            return seen("unreadable")
-        if place.prefix == keys.QUARANTINE_PREFIX:
-            return seen("quarantined")
-        if not isinstance(told, RenderKey):
-            return seen("orphan")
-        # Under the lock only when it is about to be taken: a token is used once, so what is free now is free for ever.
-        refusal = self._deps.database.run(
+    def _classify(self, prefix: ListedPrefix, listed: ListedObject) -> OrphanCandidate | None:
+        """Classify an old object that no row named when the page was read; None if a row names it now."""
+        is_quarantined = prefix.prefix == keys.QUARANTINE_PREFIX
+        key = keys.parse_key(listed.key.removeprefix(keys.QUARANTINE_PREFIX) if is_quarantined else listed.key)
+        candidate = partial(OrphanCandidate, self._bucket(prefix), listed.key, listed.size_bytes, listed.modified_at)
+        if key is None:
+            return candidate("unreadable")
+        if is_quarantined:
+            return candidate("quarantined")
+        if not isinstance(key, RenderKey):
+            return candidate("orphan")
+        # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
+        reference = self._deps.database.run(
             lambda conn: orphans.find_reference(
-                conn, listed.key, told.render_id, told.idx, told.token_start, lock=self._delete
+                conn, listed.key, key.render_id, key.idx, key.token_start, lock=self._delete
             )
         )
-        if refusal == "named":
+        if reference == "named":
             return None
-        return seen("leased" if refusal == "leased" else "orphan")
+        return candidate("leased" if reference == "leased" else "orphan")
 
-    def _handle(self, seen: OrphanCandidate) -> None:
-        if self._delete and seen.reason in self._room:
-            self._room[seen.reason] -= 1
-            seen = self._tried(seen)
-        self.report.add(seen)
+    def _process(self, candidate: OrphanCandidate) -> None:
+        if self._delete and candidate.reason in self._remaining:
+            self._remaining[candidate.reason] -= 1
+            candidate = self._try_delete(candidate)
+        self.report.add(candidate)
 
-    def _tried(self, seen: OrphanCandidate) -> OrphanCandidate:
+    def _try_delete(self, candidate: OrphanCandidate) -> OrphanCandidate:
         try:
-            self._take(seen)
+            self._quarantine_or_delete(candidate)
         except (StorageUnavailable, StorageRefused) as error:
-            log.warning("orphan.failed", bucket=seen.bucket, key=seen.key, error=str(error))
-            if self.report.objects["failed"] + 1 >= _MOST_FAILURES:
+            log.warning("orphan.failed", bucket=candidate.bucket, key=candidate.key, error=str(error))
+            if self.report.objects["failed"] + 1 >= _MAX_FAILURES:
                 raise
-            return replace(seen, reason="failed")
-        return seen
+            return replace(candidate, reason="failed")
+        return candidate
 
-    def _take(self, seen: OrphanCandidate) -> None:
-        blobs = self._deps.storage
-        if seen.reason == "orphan":
+    def _quarantine_or_delete(self, candidate: OrphanCandidate) -> None:
+        storage, bucket, key = self._storage, candidate.bucket, candidate.key
+        if candidate.reason == "orphan":
             failpoint("orphans.before_quarantine")
             try:
-                blobs.copy(seen.bucket, seen.key, blobs.private_bucket, keys.build_quarantine_key(seen.key))
+                storage.copy(bucket, key, storage.private_bucket, keys.build_quarantine_key(key))
             except ObjectMissing:
                 return  # another run was faster
             failpoint("orphans.after_quarantine")
-        blobs.delete(seen.bucket, seen.key)
+        storage.delete(bucket, key)
         failpoint("orphans.after_delete")
-        log.info("orphan.taken", bucket=seen.bucket, key=seen.key, bytes=seen.bytes, reason=seen.reason)
+        event = "orphan.quarantined" if candidate.reason == "orphan" else "orphan.deleted"
+        log.info(event, bucket=bucket, key=key, bytes=candidate.bytes)
 
-    def _bucket(self, place: ListedPrefix) -> str:
-        blobs = self._deps.storage
-        return blobs.public_bucket if place.bucket == "public" else blobs.private_bucket
+    def _bucket(self, prefix: ListedPrefix) -> str:
+        return self._storage.public_bucket if prefix.bucket == "public" else self._storage.private_bucket
 
     def _is_full(self) -> bool:
-        return 0 in self._room.values()
+        return 0 in self._remaining.values()
 
-    def _is_over(self) -> bool:
+    def _must_stop(self) -> bool:
         return self._is_full() or (self._until is not None and time.monotonic() > self._until)

@@ -19,5 +19,5 @@ def test_arguments_that_name_no_row_become_a_dead_letter(world, args):
 
     told = "SELECT reason FROM dead_letters WHERE subject = 'message' AND facts ->> 'body' = %(body)s"
     found = until(lambda: world.rows(told, body=repr((tuple(args), {}))), "a dead letter")
-    assert "name no row" in found[0]["reason"]
+    assert "do not name a row" in found[0]["reason"]
     assert world.pids() == pids

@@ -124,7 +124,7 @@ def test_a_running_job_that_is_cancelled_is_stopped_at_its_provider(world):
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     job = until(lambda: stopped(shop.get(f"/jobs/{job_id}")), "the provider has stopped it")
     (prediction,) = job["predictions"]
-    assert world.standin.get(prediction["external_id"])["status"] == "canceled"
+    assert world.standin.get_prediction(prediction["external_id"])["status"] == "canceled"
     assert (job["state"], job["variants"], job["render_id"]) == ("cancelled", [], None)
     assert shop.ask("POST", f"/jobs/{job_id}/cancel").status_code == 200
 

@@ -262,7 +262,7 @@ class Real:
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
             conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
             prediction = predictions.lock(conn, lease.row_id)
-        answered = poll._answer(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
+        answered = poll._apply_result(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
 

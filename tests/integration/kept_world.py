@@ -33,10 +33,10 @@ STEPS = {"ingest": ingest.run, "keep": keep.run, "discard": discard.run}
 class Calm:
     """The life of a lease that nobody threatens."""
 
-    def __call__(self) -> None:
+    def check(self) -> None:
         """Go on."""
 
-    def before_write(self) -> None:
+    def ensure_held(self) -> None:
         """Go on."""
 
 

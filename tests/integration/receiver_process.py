@@ -8,8 +8,6 @@ import http.client
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from psycopg.rows import dict_row
 from db import connection, migrate
 from embedded import ports
 from embedded.postgres import Postgres
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = b"moorage-tests-sign-with-this-key"
@@ -71,12 +70,12 @@ class Receiver:
     app = "receiver.app:app"
 
     def __init__(self, log: IO[bytes], url: str, **settings: str) -> None:
-        (self.port,) = ports.free(1)
-        command = [sys.executable, "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
+        (self.port,) = ports.reserve(1)
+        command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", "1", "--loop", "uvloop", "--no-access-log"]
         command += ["--workers-kill-timeout", "40", self.app]
         self._log = log
-        self.process = subprocess.Popen(
+        self.process = fork_server.popen(
             command, cwd=ROOT / "tests", env=environment(url, **settings), stdout=log, stderr=log
         )
 

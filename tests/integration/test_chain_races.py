@@ -146,7 +146,8 @@ def test_of_two_that_succeed_late_at_once_one_is_published(at: World, attempt: i
     webhooks = [at.delivered(prediction(name, "succeeded", [at.source.picture()])) for name in names]
     with at.beside() as deps:
         together(
-            lambda: at.step("ingest", webhooks[0]), lambda: step_runner._run(deps, "ingest", webhooks[1], LEASED_BY)
+            lambda: at.step("ingest", webhooks[0]),
+            lambda: step_runner._claim_and_run(deps, "ingest", webhooks[1], LEASED_BY),
         )
     kept(at, job_id)
 

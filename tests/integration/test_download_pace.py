@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from egress import download
+from egress import download, session
 from egress.session import EgressGuard
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
@@ -199,9 +199,17 @@ def tls_server(certificate):
     server.close()
 
 
-def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, certificate, monkeypatch):
-    """The certificate is checked for the URL's name although the guard chose the address."""
+@pytest.fixture
+def trusted(certificate, monkeypatch):
+    """Trust the server's certificate in the one TLS context of the process."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    session._tls_context.cache_clear()
+    yield
+    session._tls_context.cache_clear()
+
+
+def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, trusted):
+    """The certificate is checked for the URL's name although the guard chose the address."""
     head = f"HTTP/1.1 200 OK\nContent-Length: {len(PNG)}\n"
     tls_server.answers["/"] = says(head, PNG[:100], lambda: tls_server.pause(3), PNG[100:])
     beats = []

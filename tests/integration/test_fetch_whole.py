@@ -77,7 +77,7 @@ def test_a_webhook_without_its_files_has_them_fetched_at_once(at: World) -> None
     wakes = at.step("ingest", delivery)
 
     assert wakes == [Wake("poll", made.prediction_id)]
-    assert at.row("deliveries", delivery)["reason"] == "OK: the whole answer is asked for"
+    assert at.row("deliveries", delivery)["reason"] == "OK: polling for the complete response"
     assert (at.state("deliveries", delivery), at.state("jobs", made.job_id)) == ("applied", "open")
     assert [w.step for w in at.step("poll", made.prediction_id)] == ["keep"]
     at.keep_all(made.job_id)
@@ -131,7 +131,7 @@ def test_where_nobody_can_be_asked_it_is_a_dead_letter_that_can_be_replayed(plai
     assert at.state("predictions", made.prediction_id) == "lost"
     assert at.row("jobs", made.job_id)["category"] == "PROVIDER_FAILED"
     assert letter["retryable"]
-    assert "cannot be asked for them: too large" in letter["reason"]
+    assert "cannot be polled: too large" in letter["reason"]
 
 
 def test_a_poll_knows_the_model_that_was_registered(at: World) -> None:

@@ -222,7 +222,7 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     lease = leased(at)
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    step_runner._hand_back(at.deps, lease, StepInterrupted("the worker is stopping"))
+    step_runner._return_row(at.deps, lease, StepInterrupted("the worker is stopping"))
 
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 
@@ -235,7 +235,7 @@ def test_a_step_that_postgresql_failed_is_handed_back_uncounted(at: World) -> No
         raise DatabaseUnavailable("PostgreSQL went away")
 
     spec = step_runner.StepSpec("outputs", ("waiting",), work)
-    step_runner._carry_out(at.deps, spec, "keep", lease, Held())
+    step_runner._run_claimed(at.deps, spec, "keep", lease, Held())
 
     row = at.row("outputs", lease.row_id)
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 0, 0)
@@ -251,10 +251,10 @@ def test_a_bug_in_a_step_is_a_counted_failure_with_its_traceback(at: World) -> N
     def work(*_: object) -> list[Wake]:
         raise ZeroDivisionError("a bug")
 
-    step_runner._carry_out(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
+    step_runner._run_claimed(at.deps, step_runner.StepSpec("outputs", ("waiting",), work), "keep", lease, Held())
 
     (letter,) = at.letters(output_id)
-    assert (letter["category"], letter["error"]) == ("INTERNAL", "Unexpected")
+    assert (letter["category"], letter["error"]) == ("INTERNAL", "UnexpectedError")
     assert "ZeroDivisionError" in letter["facts"]["traceback"]
 
 

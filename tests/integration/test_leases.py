@@ -184,11 +184,11 @@ def test_a_heartbeat_notices_that_its_lease_is_lost(at: World) -> None:
     lease = at.claimed_output(due(at, "outputs"))
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    with beating(at, lease, 0.3) as pulse:
+    with beating(at, lease, 0.3) as guard:
 
         def lost() -> bool:
             try:
-                pulse()
+                guard.check()
             except LeaseLost:
                 return True
             return False

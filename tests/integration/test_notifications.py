@@ -15,9 +15,9 @@ from moorage.errors import Refused
 from moorage.model import Wake
 from tasks import notifications
 from tasks.jobs import replay
-from tasks.sweeps import reconcile
-from tests.application import Application, listening
+from tasks.sweeps import dispatch
 from tests.integration.core import World, database_of, png, prediction, together, world
+from tests.support.application import Application, listening
 
 OLD, NEW = ("whsec_" + base64.b64encode(name * 3).decode() for name in (b"an old secret", b"the newer one"))
 
@@ -209,7 +209,7 @@ def test_an_application_that_is_away_costs_an_attempt(at: World, app: Applicatio
 def test_an_answer_that_never_ends_is_cut_off(at: World, app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then passes every time-out of a socket, and would hold a worker for ever."""
     _, notification_id = ended(at)
-    monkeypatch.setattr(notifications, "TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(notifications, "TIMEOUT_SECONDS", 0.5)
     app.drips = True
 
     assert tell(at, notification_id) == "waiting"
@@ -266,7 +266,7 @@ def test_dispatch_finds_a_notice_that_nobody_woke(at: World) -> None:
     _, notification_id = ended(at)
     sent: list[Wake] = []
 
-    reconcile.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
+    dispatch.dispatch_due(at.deps, lambda _: 0, lambda wakes: sent.extend(wakes) or len(wakes))
 
     assert Wake("notify", notification_id) in sent
 

@@ -127,7 +127,7 @@ def test_every_state_is_told_as_it_is_and_found_by_its_filter(front: wp.Front, m
 
     assert shown(page) == made
     assert set(made.values()) == set(cards.JOB_STATES)
-    for told in ("Sent to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
+    for told in ("Submitted to replicate", "Partial: 1 of 2", "404 Not Found", "Keeping 1 of 3", "Out of memory"):
         assert told in page
     assert '<progress max="3" value="1"' in page
     for job_id, name in made.items():
@@ -146,8 +146,8 @@ def test_an_order_that_waits_for_its_turn_is_not_called_sent(front: wp.Front, mi
 
     page = read(front, "planning")
 
-    assert "Waiting for its turn at replicate" in page
-    assert "Sent to" not in page
+    assert "Queued for replicate" in page
+    assert "Submitted to" not in page
 
 
 def test_a_deleted_render_is_gone_from_it(front: wp.Front, mine: Connection) -> None:
@@ -192,10 +192,10 @@ def test_a_card_lets_its_owner_act(front: wp.Front, mine: Connection) -> None:
     assert act(waiting, "cancel", {}) == (303, "/")
     assert f"/page/jobs/{waiting}/cancel" in read(front, "acting")
 
-    assert act(waiting, "cancel", same) == (303, "/?told=cancel")
-    assert act(waiting, "retry", same) == (303, "/?told=refused")
-    assert act(partial, "retry?state=partial", same) == (303, "/?state=partial&told=retry")
+    assert act(waiting, "cancel", same) == (303, "/?result=cancel")
+    assert act(waiting, "retry", same) == (303, "/?result=refused")
+    assert act(partial, "retry?state=partial", same) == (303, "/?state=partial&result=retry")
 
-    page = read(front, "acting", "/?told=cancel")
-    assert "Cancelled. What its provider" in page
+    page = read(front, "acting", "/?result=cancel")
+    assert "Cancelled. Files that the provider" in page
     assert "Keeping 1 of 2" in page

@@ -132,15 +132,15 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
     assert at.deps.database.run(lambda conn: leases.wake_due(conn, "submit", limit=9, queue_is_empty=False)) == [
         planned(at, job_id)
     ]
-    assert retried(at, job_id).refused == "the job is open: only what failed is tried again"
+    assert retried(at, job_id).refused == "the job is open: only failed and partial jobs can be retried"
 
 
 @pytest.mark.parametrize(
     ("state", "why"),
     [
-        ("succeeded", "the job is succeeded: only what failed is tried again"),
-        ("open", "the job is open: only what failed is tried again"),
-        ("partial", "it has published files, and none of the others can be replayed"),
+        ("succeeded", "the job is succeeded: only failed and partial jobs can be retried"),
+        ("open", "the job is open: only failed and partial jobs can be retried"),
+        ("partial", "it has published files; no dead letter can be replayed"),
     ],
 )
 def test_what_has_files_or_goes_on_is_not_tried_again(at: World, state: str, why: str) -> None:
@@ -163,4 +163,4 @@ def test_what_moorage_did_not_start_is_not_started_by_it(at: World) -> None:
 
     outcome = retried(at, made.job_id)
 
-    assert outcome.refused == "moorage did not start it, and nothing of it can be replayed"
+    assert outcome.refused == "not submitted by moorage; no dead letter can be replayed"

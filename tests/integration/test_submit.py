@@ -221,7 +221,7 @@ def test_at_most_so_many_are_at_work_however_many_workers_race(at: World, studio
     def worker(mine: list) -> None:
         with at.beside() as deps:
             for prediction_id in mine:
-                step_runner._run(deps, "submit", prediction_id, f"node@test/{uuid4()}")
+                step_runner._claim_and_run(deps, "submit", prediction_id, f"node@test/{uuid4()}")
 
     together(*(lambda n=n: worker(made[n:] + made[:n]) for n in range(8)))
 
@@ -334,7 +334,7 @@ def test_an_entry_is_tried_twice_at_most_when_nobody_knows(at: World, studio: St
     assert [row["state"] for row in (first, second, third)] == ["abandoned", "abandoned", "planned"]
     assert [row["entry"] for row in (first, second, third)] == [0, 0, 1]
     assert [row["submit_uncertain"] for row in (first, second, third)] == [True, True, False]
-    assert first["reason"] == "submit uncertain: replicate's list does not show it after 60 s"
+    assert first["reason"] == "submit uncertain: not in the list of replicate after 60 s"
 
 
 def test_a_list_that_cannot_be_read_says_nothing_about_the_submission(at: World, studio: Studio) -> None:
@@ -381,7 +381,7 @@ def test_without_a_list_or_a_webhook_an_uncertain_try_ends_in_time(at: World, st
 
     first, second = tries(at, made.job_id)
     assert (first["state"], second["state"], second["entry"]) == ("abandoned", "planned", 1)
-    assert first["reason"] == "submit uncertain: fal keeps no list, and no webhook told of it in time"
+    assert first["reason"] == "submit uncertain: fal has no list, and no webhook was received in time"
 
 
 def test_an_uncertain_answer_that_no_webhook_follows_ends_its_try_at_once(at: World, studio: Studio) -> None:
@@ -423,7 +423,7 @@ def test_a_webhook_with_the_key_is_faster_than_the_answer(at: World, studio: Stu
 
     def first(_hook: str) -> None:
         with at.beside() as deps:
-            step_runner._run(deps, "ingest", hook(at, studio, "p1", output=[picture]), LEASED_BY)
+            step_runner._claim_and_run(deps, "ingest", hook(at, studio, "p1", output=[picture]), LEASED_BY)
 
     studio.on_order = first
     at.step("submit", made.prediction_id)
@@ -513,7 +513,7 @@ def test_a_try_nobody_ever_heard_of_ends_without_a_dead_letter(at: World, studio
     at.step("poll", made.prediction_id)
 
     (row,) = tries(at, made.job_id)
-    assert (row["state"], row["reason"]) == ("failed", "submit uncertain: never heard of")
+    assert (row["state"], row["reason"]) == ("failed", "submit uncertain: no webhook received")
     assert at.letters() == []
 
 

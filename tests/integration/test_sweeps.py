@@ -9,6 +9,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Wake
+from tasks.sweeps import dispatch as dispatch_sweep
 from tasks.sweeps import reconcile as sweeps
 from tests.integration.core import World, database_of, prediction, together, wait_until, world
 
@@ -38,7 +39,7 @@ class Broker:
 
 def dispatch(at: World, broker: Broker) -> list[Wake]:
     broker.sent.clear()
-    sweeps.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
+    dispatch_sweep.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
     return list(broker.sent)
 
 
@@ -124,7 +125,7 @@ def test_a_queue_that_stays_full_does_not_starve_discards(at: World) -> None:
     """Every wait ends."""
     first, broker = discarding(at), Broker(keep=64)
 
-    sweeps.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
+    dispatch_sweep.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
 
     assert broker.sent == [Wake("discard", first)]
 
@@ -138,7 +139,7 @@ def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
     at.step("keep", output_id)
     at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
 
-    assert sweeps.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
+    assert dispatch_sweep.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
 
     assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
     assert at.row("outputs", output_id)["source"] is None

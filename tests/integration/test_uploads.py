@@ -74,7 +74,7 @@ def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.St
         file.write(data or picture())
         file.flush()
         limits = uploads.upload_limits(deps.limits, deps.settings.upload_max_bytes)
-        return uploads.sanitize_and_store(deps.storage, file, owner=owner, limits=limits)
+        return uploads.sanitize_and_store(deps.storage, file, upload_id=ids.uuid7(), owner=owner, limits=limits)
 
 
 def private(deps: Deps) -> set[str]:
@@ -254,10 +254,10 @@ def test_an_upload_stored_long_ago_is_not_recorded(deps: Deps) -> None:
 @pytest.mark.parametrize(
     ("program", "seconds", "says"),
     [
-        ("import os; os.kill(os.getpid(), 9)", uploads.SECONDS, "died of signal 9"),
+        ("import os; os.kill(os.getpid(), 9)", uploads.TIMEOUT_SECONDS, "was killed by signal 9"),
         ("import time; time.sleep(60)", 1.0, "took longer than"),
-        ("print('no facts')", uploads.SECONDS, "ended with 0"),
-        ("import sys; sys.exit(7)", uploads.SECONDS, "ended with 7"),
+        ("print('no facts')", uploads.TIMEOUT_SECONDS, "exited with status 0"),
+        ("import sys; sys.exit(7)", uploads.TIMEOUT_SECONDS, "exited with status 7"),
     ],
 )
 def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
@@ -266,7 +266,7 @@ def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
     """A hostile file must not take down or hold what answers webhooks."""
     (tmp_path / "child.py").write_text(program)
     monkeypatch.setattr(sanitize_process, "__file__", str(tmp_path / "child.py"))
-    monkeypatch.setattr(uploads, "SECONDS", seconds)
+    monkeypatch.setattr(uploads, "TIMEOUT_SECONDS", seconds)
 
     with pytest.raises(InvalidMedia, match=says):
         put(deps)

@@ -76,10 +76,10 @@ def test_an_order_that_fits_its_model_is_checked(front: wp.Front) -> None:
 @pytest.mark.parametrize(
     ("given", "field", "says"),
     [
-        ({"num_outputs": 2}, "prompt", "is missing"),
+        ({"num_outputs": 2}, "prompt", "is required"),
         ({"prompt": 7}, "prompt", "is not text"),
         ({"prompt": "p", "num_outputs": 1000}, "num_outputs", "is more than"),
-        ({"prompt": "p", "output_format": "bmp"}, "output_format", "is none of"),
+        ({"prompt": "p", "output_format": "bmp"}, "output_format", "is not one of"),
     ],
 )
 def test_what_a_model_does_not_take_is_named_and_nothing_is_stored(
@@ -175,7 +175,7 @@ def test_a_provider_that_hangs_costs_less_than_the_answers_time(url: str, standi
                 lambda: front.get("/v1/models/standin/pictures/schema"),
                 lambda: order(front, {"prompt": "p"}, model="auto"),
             )
-            proxy.flow()  # what still hangs there would hold up the end of the front
+            proxy.resume()  # what still hangs there would hold up the end of the front
     finally:
         proxy.stop()
 
@@ -202,7 +202,7 @@ def test_orders_and_reads_answer_while_postgresql_hangs(tmp_path: Path) -> None:
                     lambda: front.get("/v1/jobs"),
                     lambda: front.get(f"/v1/jobs/{job_id}"),
                 )
-                proxy.flow()
+                proxy.resume()
         finally:
             proxy.stop()
 

@@ -1,5 +1,6 @@
 """What an application reads of its jobs and projects, against granian and PostgreSQL."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -8,14 +9,14 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from db import dead_letters, jobs, leases, outputs, predictions
-from db.connection import Connection, Database
+from db.connection import Connection
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Media, StoredOutput, Thumbnail
 from moorage.provider_types import OutputFile, PredictionReport
 from tasks.jobs import settle
 from tasks.predictions import reports
 from tests.integration import web_process as wp
-from web.services import database as snapshots
+from web.services.database import DatabaseThreads
 
 SHA = "5e" * 32
 
@@ -215,7 +216,7 @@ def test_a_project_is_made_empty_by_its_first_registration(front: wp.Front) -> N
     assert shown.fields["project_id"] == "büro & co"
 
 
-def test_a_read_of_several_statements_shows_one_moment(database: Database, conn: Connection) -> None:
+def test_a_read_of_several_statements_uses_one_snapshot(database_url: str, conn: Connection) -> None:
     """A job settled between two statements must not be shown as settled without its files."""
 
     def work(mine: Connection) -> list[int]:
@@ -226,4 +227,11 @@ def test_a_read_of_several_statements_shows_one_moment(database: Database, conn:
             conn.execute("INSERT INTO projects (id, owner) VALUES (%s, 'ada')", [str(uuid4())])
         return seen
 
-    assert snapshots.read(database, work) == [0, 0]
+    async def read() -> list[int]:
+        threads = DatabaseThreads(database_url)
+        try:
+            return await threads.read(work)
+        finally:
+            await threads.close()
+
+    assert asyncio.run(read()) == [0, 0]

@@ -88,7 +88,7 @@ def test_filters_narrow_the_list(front: wp.Front, deps: Deps) -> None:
         ("before=7", "before", "UUID"),
         ("kind=sound", "kind", "should be 'image', 'video' or 'mixed'"),
         ("ownr=ada", "ownr", "did you mean owner?"),
-        ("owner=a&owner=b", "owner", "twice"),
+        ("owner=a&owner=b", "owner", "more than once"),
         ("owner=", "owner", "is empty"),
         ("owner=%00", "owner", "NUL"),
     ],
@@ -124,7 +124,7 @@ def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: 
     assert [deps.storage.head(deps.storage.public_bucket, key) for key in keys.values()] == [None, None]
     told = front.get(f"/v1/jobs/{job_id}/events").fields["events"]
     deleted = [event for event in told if (event["subject"], event["to_state"]) == ("render", "deleted")]
-    assert [(event["actor"], event["reason"]) for event in deleted] == [("api", "the application deleted it")]
+    assert [(event["actor"], event["reason"]) for event in deleted] == [("api", "deleted by the application")]
     found = run.run_audit(deps, deep=True, second_look_seconds=0.0).findings
     assert [finding for finding in found if finding.subject != "object"] == []
 

@@ -139,8 +139,8 @@ def test_a_form_that_is_cut_is_refused(front: wp.Front) -> None:
         (b"", "empty"),
         (b"<html>hello", "a web page"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (picture()[:-200], "the JPEG is cut off"),
-        (picture("PNG")[:300], "the PNG is cut off"),
+        (picture()[:-200], "the JPEG is truncated"),
+        (picture("PNG")[:300], "the PNG is truncated"),
     ],
 )
 def test_what_is_no_whole_picture_is_refused_whatever_it_is_called(

@@ -33,7 +33,7 @@ def variant(idx: int = 0, **fields: Any) -> dict[str, Any]:
     ("fields", "label"),
     [
         ({"shown": "waiting"}, "Waiting"),
-        ({"shown": "waiting", "tries": 3}, "Waiting, try 3"),
+        ({"shown": "waiting", "tries": 3}, "Waiting, attempt 3"),
         ({"shown": "keeping", "files": 3, "kept": 2}, "Keeping 2 of 3"),
         ({"shown": "kept", "files": 1, "kept": 1}, "Kept"),
         ({"shown": "partial", "files": 3, "kept": 2}, "Partial: 2 of 3"),
@@ -51,10 +51,10 @@ def test_a_state_is_told_with_its_count(fields: dict[str, Any], label: str) -> N
 @pytest.mark.parametrize(
     ("prediction", "detail"),
     [
-        ("planned", "Waiting for its turn at fal"),
-        ("submitting", "Being sent to fal"),
-        ("running", "Sent to fal"),
-        ("abandoned", "fal has not answered in time"),
+        ("planned", "Queued for fal"),
+        ("submitting", "Submitting to fal"),
+        ("running", "Submitted to fal"),
+        ("abandoned", "fal did not respond in time"),
         ("failed", None),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_placeholder_may_be_tried_again() -> None:
 
     assert made.can_retry
     assert made.detail is not None
-    assert "takes this place" in made.detail
+    assert "placeholder is shown until a result arrives" in made.detail
 
 
 def test_what_a_list_is_filtered_by_is_told_in_its_words() -> None:
@@ -86,7 +86,7 @@ def test_the_cover_comes_first() -> None:
     """After a late success the cover is not the first file."""
     made = cards.build_card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
 
-    assert [picture.idx for picture in made.pictures] == [2, 1, 3]
+    assert [file.idx for file in made.files] == [2, 1, 3]
 
 
 def test_a_reason_is_told_as_a_sentence_and_a_long_one_is_cut() -> None:

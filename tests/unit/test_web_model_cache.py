@@ -102,9 +102,9 @@ def test_each_wrong_field_is_named_and_nothing_sent_is_repeated() -> None:
     told = job_inputs.find_schema_errors(given, SCHEMA, "input")
 
     assert {error["field"]: error["message"] for error in told} == {
-        "input.image": "is missing: the model needs it",
+        "input.image": "is required by the model",
         "input.prompt": "has more than 40 characters",
-        "input.size": 'is none of ["small", "large"]',
+        "input.size": 'is not one of ["small", "large"]',
         "input.steps[1]": "is less than 1",
         "input.steps[2]": "is not an integer",
     }

@@ -10,7 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from web import asgi
-from web.api import job_schema, predictions, project_schema
+from web.api import predictions, project_schema
+from web.api.job_schema import JobCreate
 from web.asgi import AppLifespan
 from web.http import json_body, query, validation
 from web.http.problems import Problem
@@ -87,7 +88,7 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 
     with pytest.raises(LookupError, match="broken"):
         run(AppLifespan(breaks, {}).start())
-    with pytest.raises(RuntimeError, match=r"without an answer to lifespan\.startup"):
+    with pytest.raises(RuntimeError, match=r"without a reply to lifespan\.startup"):
         run(AppLifespan(silent, {}).start())
 
 
@@ -177,10 +178,10 @@ def test_a_body_in_pieces_is_read_as_one() -> None:
     "read",
     [
         lambda stray: predictions.parse_registration(stray, partial="keep"),
-        lambda stray: job_schema.parse_job({"owner": "ann", "chain": [stray]}),
+        lambda stray: JobCreate.parse({"owner": "ann", "chain": [stray]}),
         lambda stray: project_schema.parse_body(stray, project_schema.ProjectBody),
         lambda stray: query.parse_pairs(stray.items(), query.JobQuery),
-        lambda stray: job_schema.parse_job({f"\0{name}": "" for name in stray}),
+        lambda stray: JobCreate.parse({f"\0{name}": "" for name in stray}),
     ],
 )
 def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
@@ -219,4 +220,16 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
     told = [str(one) for one in run(ask())]
 
     assert len(told) == MAX_PENDING + 5
-    assert sum("too much is being asked" in one for one in told) == 5
+    assert sum("too many requests" in one for one in told) == 5
+
+
+def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is_called() -> None:
+    """The path was cut from the message at the first colon, which a model's field name may contain."""
+    body = {"owner": "ada", "chain": [{"provider": "replicate", "model": "m/n"}], "input": {"a: b": {"upload": 7}}}
+
+    with pytest.raises(Problem) as refused:
+        JobCreate.parse(body)
+
+    (error,) = refused.value.errors or ()
+    assert error["field"] == "input.a: b"
+    assert "the id of an upload" in error["message"]

@@ -1,4 +1,4 @@
-"""GET /v1/events: what happens, as it happens, as server-sent events."""
+"""GET /v1/events: state transitions as server-sent events."""
 
 import asyncio
 import json
@@ -14,113 +14,105 @@ from starlette.types import Receive, Scope, Send
 
 from db import events
 from db.connection import Connection, Row
-from web.http import permissions, validation
-from web.http import query as queries
+from web.http import permissions, query, validation
 from web.services import context
 from web.services.context import AppContext
 from web.services.event_feed import Subscription
 
 KEEP_ALIVE_SECONDS: Final = 15.0
-MAX_STREAM_SECONDS: Final = (
-    300.0  # then the browser comes again by itself, with Last-Event-ID and whatever token it has
-)
-GRACE_SECONDS: Final = 15.0  # for what is in the buffer of a reader that reads slowly; one that reads nothing is cut
-MAX_RESUME_IDS: Final = 100_000  # ids behind the present: who was away for longer reads the lists again
+MAX_STREAM_SECONDS: Final = 300.0  # then the browser reconnects, with Last-Event-ID and its present token
+GRACE_SECONDS: Final = 15.0  # for the buffer of a slow client; one that reads nothing is disconnected
+MAX_RESUME_IDS: Final = 100_000  # a client further behind must read the lists again
 RETRY_MS: Final = 2000
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRange:
-    """Which events a stream tells, and from where to where."""
+    """
+    The events of one stream.
+
+    Attributes:
+        after: the id to resume after; None: start with new events.
+        joined_at_id: later events come from the feed.
+        ends_at: by time.monotonic().
+    """
 
     owner: str | None
     job_id: UUID | None
-    after: int | None  # the id it goes on behind; None: it begins now
-    joined_at_id: int  # what comes after this id is offered by the feed
-    ends_at: float  # by time.monotonic()
+    after: int | None
+    joined_at_id: int
+    ends_at: float
 
 
 async def stream_events(request: Request) -> Response:
-    """Answer 200 with a stream that begins now, or behind the event that Last-Event-ID names."""
-    at, caller = context.get_context(request), permissions.get_caller(request)
-    query = queries.parse_query(request, queries.StreamQuery)
-    owner, last = caller.resolve_owner(query.owner), _parse_last_event_id(request)
-    seconds = (
-        MAX_STREAM_SECONDS
-        if caller.expires_unix is None
-        else min(MAX_STREAM_SECONDS, caller.expires_unix - time.time())
-    )
-    reader = await at.feed.subscribe(owner)
-    wanted = StreamRange(owner, query.job_id, last, at.feed.position, time.monotonic() + seconds)
-    return _EventStreamResponse(at, reader, _stream_lines(at, reader, wanted), seconds + GRACE_SECONDS)
+    """Return a stream of new events, or of those after Last-Event-ID."""
+    ctx, caller = context.get_context(request), permissions.get_caller(request)
+    params = query.parse_query(request, query.StreamQuery)
+    owner, last_id = caller.resolve_owner(params.owner), _parse_last_event_id(request)
+    seconds = MAX_STREAM_SECONDS
+    if caller.expires_unix is not None:
+        seconds = min(seconds, caller.expires_unix - time.time())
+    subscription = await ctx.feed.subscribe(owner)
+    stream = StreamRange(owner, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
+    lines = _stream_lines(ctx, subscription, stream)
+    return _EventStreamResponse(ctx, subscription, lines, seconds + GRACE_SECONDS)
 
 
 def _parse_last_event_id(request: Request) -> int | None:
-    given = request.headers.get("last-event-id")
-    if not given:
+    value = request.headers.get("last-event-id")
+    if not value:
         return None
-    if not (given.isascii() and given.isdigit() and len(given) <= 19 and int(given) <= queries.MAX_EVENT_ID):
-        raise validation.invalid_field(
-            "Last-Event-ID", "is not the id of an event: send what the stream gave, or leave it out"
-        )
-    return int(given)
+    is_number = value.isascii() and value.isdigit() and len(value) <= 19
+    if not is_number or int(value) > query.MAX_EVENT_ID:
+        raise validation.invalid_field("Last-Event-ID", "is not an event id: send an id of this stream or omit it")
+    return int(value)
 
 
-async def _stream_lines(at: AppContext, reader: Subscription, wanted: StreamRange) -> AsyncIterator[bytes]:
-    """Yield what was missed up to where the reader joined, then what it is offered, each event once."""
-    sent = wanted.joined_at_id if wanted.after is None else wanted.after
-    yield f": moorage\nretry: {RETRY_MS}\nid: {sent}\n\n".encode()
-    if wanted.after is not None and (why := await _find_reset_reason(at, wanted.after, wanted.joined_at_id)):
-        sent = wanted.joined_at_id
-        yield _format_block(sent, "reset", {"reason": why})
-    while sent < wanted.joined_at_id:
-        until = min(wanted.joined_at_id, sent + events.MAX_ID_SPAN)
-        for row in await _read_missed(at, wanted, sent, until):
+async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: StreamRange) -> AsyncIterator[bytes]:
+    """Yield missed events up to the start of the subscription, then those of the feed; each event once."""
+    sent_id = stream.joined_at_id if stream.after is None else stream.after
+    yield f": moorage\nretry: {RETRY_MS}\nid: {sent_id}\n\n".encode()
+    if stream.after is not None and (reason := await _find_reset_reason(ctx, stream.after, stream.joined_at_id)):
+        sent_id = stream.joined_at_id
+        yield _format_block(sent_id, "reset", {"reason": reason})
+    while sent_id < stream.joined_at_id:
+        until = min(stream.joined_at_id, sent_id + events.MAX_ID_SPAN)
+        for row in await _read_missed(ctx, stream, sent_id, until):
             yield _format_event(row)
-        sent = until
-    while not _is_expired(wanted):
-        told = await reader.next(_wait_seconds(wanted))
-        if told is None and reader.is_ended:
+        sent_id = until
+    while (seconds_left := stream.ends_at - time.monotonic()) > 0:
+        event = await subscription.next(min(KEEP_ALIVE_SECONDS, seconds_left))
+        if event is None and subscription.is_ended:
             break
-        if told is None:
-            sent = max(sent, at.feed.position)  # all up to there was offered, and the buffer is empty
-            yield f": nothing new\nid: {sent}\n\n".encode()
-        elif told["id"] > sent:
-            sent = told["id"]
-            if wanted.job_id in (None, told["job_id"]):
-                yield _format_event(told)
+        if event is None:
+            sent_id = max(sent_id, ctx.feed.position)  # all events up to there were offered, and the buffer is empty
+            yield f": nothing new\nid: {sent_id}\n\n".encode()
+        elif event["id"] > sent_id:
+            sent_id = event["id"]
+            if stream.job_id in (None, event["job_id"]):
+                yield _format_event(event)
 
 
-async def _find_reset_reason(at: AppContext, after: int, joined: int) -> str | None:
-    """Return why a stream cannot go on behind an event, None where it can."""
-
-    def look(conn: Connection) -> tuple[int | None, int]:
-        return events.get_oldest_id(conn), events.get_last_id(conn)
-
-    oldest, drawn = await at.database.run(lambda database: database.run(look))
-    if after > drawn:
-        return "there is no such event yet: the database was put back"
-    if joined - after > MAX_RESUME_IDS:
-        return "too much has happened since"
-    if oldest is not None and after < oldest - 1:
-        return "events of that time were removed"
+async def _find_reset_reason(ctx: AppContext, after: int, joined_at_id: int) -> str | None:
+    """Return why a stream cannot resume after an event, None if it can."""
+    oldest_id, last_id = await ctx.database.transaction(
+        lambda conn: (events.get_oldest_id(conn), events.get_last_id(conn))
+    )
+    if after > last_id:
+        return "unknown event id: the database was restored"
+    if joined_at_id - after > MAX_RESUME_IDS:
+        return "too many events since"
+    if oldest_id is not None and after < oldest_id - 1:
+        return "events since were removed"
     return None
 
 
-async def _read_missed(at: AppContext, wanted: StreamRange, after: int, until: int) -> list[Row]:
-    def look(conn: Connection) -> list[Row]:
-        return events.list_between(conn, after, until, job_id=wanted.job_id, owner=wanted.owner)
+async def _read_missed(ctx: AppContext, stream: StreamRange, after: int, until: int) -> list[Row]:
+    def read(conn: Connection) -> list[Row]:
+        return events.list_between(conn, after, until, job_id=stream.job_id, owner=stream.owner)
 
-    return await at.database.run(lambda database: database.run(look))
-
-
-def _wait_seconds(wanted: StreamRange) -> float:
-    return max(0.0, min(KEEP_ALIVE_SECONDS, wanted.ends_at - time.monotonic()))
-
-
-def _is_expired(wanted: StreamRange) -> bool:
-    return time.monotonic() >= wanted.ends_at
+    return await ctx.database.transaction(read)
 
 
 def _format_event(row: Row) -> bytes:
@@ -133,18 +125,19 @@ def _format_block(event_id: int, name: str, fields: dict[str, Any]) -> bytes:
 
 
 class _EventStreamResponse(StreamingResponse):
-    """A stream that leaves the feed however it ends, and ends also when nobody reads it."""
+    """A stream that is unsubscribed in any case, and ends also if the client reads nothing."""
 
-    def __init__(self, at: AppContext, reader: Subscription, lines: AsyncIterator[bytes], seconds: float) -> None:
+    def __init__(
+        self, ctx: AppContext, subscription: Subscription, lines: AsyncIterator[bytes], seconds: float
+    ) -> None:
         super().__init__(lines, headers=_HEADERS, media_type="text/event-stream")
-        self._at, self._reader, self._seconds = at, reader, seconds
+        self._ctx, self._subscription, self._seconds = ctx, subscription, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it until its time is over, the reader goes, or the process does."""
         try:
             async with asyncio.timeout(self._seconds):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
-            pass  # a reader that reads nothing: the connection is cut
+            pass  # the client reads nothing: the server closes the connection
         finally:
-            self._at.feed.unsubscribe(self._reader)
+            self._ctx.feed.unsubscribe(self._subscription)

@@ -1,122 +1,104 @@
-"""Files sent along with an order: a form with the field `job`, whose input names them as `{"file": "name"}`."""
+"""The body of a job request, with files: a form whose field `job` references them as `{"file": "name"}`."""
 
 import asyncio
-import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import UUID
 
 from moorage import ids
-from moorage.model import JobRequest
 from web.http import json_body, validation
 from web.http.validation import field_error
-from web.services.context import AppContext
 from web.services.multipart import Form
-from web.services.upload_spool import SpooledFile
+from web.services.upload_spool import SpooledFile, UploadSpool
 
 JOB_FIELD: Final = "job"
 MAX_FILES: Final = 8
-_MAX_DEPTH: Final = 64  # of the whole job; an input in it may be less deep
-_CHUNK_BYTES: Final = 2**20
+_MAX_DEPTH: Final = 64  # of the whole job; an input in it has a lower limit
 
 
 @dataclass(frozen=True, slots=True)
-class AttachedFiles:
-    """Files by the id under which the order names them until they are kept and have ids of their own."""
+class JobBody:
+    """
+    The body of a job request and the files sent with it.
 
-    files: Mapping[str, SpooledFile] = field(default_factory=dict)
+    Attributes:
+        sent: as received, for the hash of the request.
+        resolved: with each `{"file": name}` replaced by `{"upload": id}`.
+        files: by the id of the upload they become.
+    """
 
-    async def compute_digests(self) -> list[str]:
-        """Return the sha256 of each file: of an equal order they are equal."""
-        return [await _compute_sha256(file) for file in self.files.values()]
+    sent: dict[str, Any]
+    resolved: dict[str, Any]
+    files: Mapping[UUID, SpooledFile] = field(default_factory=dict)
 
-    async def store(self, at: AppContext, wish: JobRequest) -> JobRequest:
+    async def compute_sha256(self) -> str:
+        """Return the hash of the body and the files; independent of white space and the order of names."""
+        digests = [await _hash_file(file) for file in self.files.values()]
+        text = json.dumps([self.sent, digests], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    async def store_files(self, spool: UploadSpool, owner: str) -> None:
         """
-        Keep every file as an upload of the order's owner; returns the order with their ids.
+        Store every file as an upload of the owner.
 
         Raises:
-            Problem: 422 a file is not taken, 503 storage or PostgreSQL is away. Files kept before it stay uploads.
+            Problem: 422 a file is rejected, 503 storage or PostgreSQL is unavailable. Files stored before remain
+                uploads.
         """
-        kept = {}
-        for standing, file in self.files.items():
-            upload, _ = await at.upload_spool.store(at.database, file, wish.owner)
-            kept[standing] = {"upload": str(upload.id)}
-        chain = tuple(
-            dataclasses.replace(e, input=_swapped(dict(e.input), "upload", kept)) for e in wish.fallback_chain
-        )
-        return dataclasses.replace(wish, fallback_chain=chain)
+        for upload_id, file in self.files.items():
+            await spool.store(file, owner, upload_id)
 
 
-def parse_job_form(form: Form) -> tuple[dict[str, Any], dict[str, Any], AttachedFiles]:
+def parse_job_form(form: Form) -> JobBody:
     """
-    Return the job of a form as it was written, the same with a reference for each file, and the files.
+    Return the job in a form with its files.
 
     Raises:
-        Problem: 400 the job is not JSON; 422 there is none, a file that it does not name, or a name without a file.
+        Problem: 400 the job is not JSON; 422 no job, a file that it does not reference, or a reference without a file.
     """
     if JOB_FIELD not in form.fields:
-        raise validation.invalid_field(JOB_FIELD, "is missing: send the job as JSON in this field of the form")
+        raise validation.invalid_field(JOB_FIELD, "is required: the job as JSON")
     body = json_body.parse_object(form.fields[JOB_FIELD])
     if validation.is_nested_deeper(body, _MAX_DEPTH):
-        raise validation.invalid_field(JOB_FIELD, f"is nested more than {_MAX_DEPTH} deep")
+        raise validation.invalid_field(JOB_FIELD, f"is nested more than {_MAX_DEPTH} levels deep")
     names = [name for name, _ in form.files]
-    named = set(_named(body))
-    errors = [
-        field_error(name, "is no field of the form: send the job in `job`") for name in form.fields if name != JOB_FIELD
+    upload_ids = {name: ids.uuid7() for name in names}
+    used: set[str] = set()
+    resolved = _resolve_files(body, upload_ids, used)
+    errors = [field_error(name, "is not a field of the form") for name in form.fields if name != JOB_FIELD]
+    errors += [field_error(name, "is given more than once") for name in upload_ids if names.count(name) > 1]
+    errors += [
+        field_error(name, f'is not referenced: write {{"file": "{name}"}} in the input')
+        for name in upload_ids.keys() - used
     ]
     errors += [
-        field_error(name, "stands for two files: name each once") for name in {n for n in names if names.count(n) > 1}
-    ]
-    errors += [
-        field_error(name, f'is not used: write {{"file": "{name}"}} in the input') for name in set(names) - named
-    ]
-    errors += [
-        field_error(JOB_FIELD, f"names the file {name!r}, which is not in the form") for name in named - set(names)
+        field_error(JOB_FIELD, f"references the file {name!r}, which is not in the form")
+        for name in used - upload_ids.keys()
     ]
     if errors:
         raise validation.invalid_fields(errors)
-    standing = {name: str(ids.uuid7()) for name in names}
-    swaps = {name: {"upload": stand_in} for name, stand_in in standing.items()}
-    return body, _swapped(body, "file", swaps), AttachedFiles({standing[name]: file for name, file in form.files})
+    return JobBody(body, resolved, {upload_ids[name]: file for name, file in form.files})
 
 
-def _named(value: Any) -> Iterator[str]:
+def _resolve_files(value: Any, upload_ids: Mapping[str, UUID], used: set[str]) -> Any:
+    """Return the value with `{"upload": id}` for each `{"file": name}`; adds the names to `used`."""
     if isinstance(value, dict):
-        if (name := _name(value, "file")) is not None:
-            yield name
-        else:
-            for item in value.values():
-                yield from _named(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _named(item)
+        name = value.get("file") if len(value) == 1 else None
+        if isinstance(name, str):
+            used.add(name)
+            return {"upload": str(upload_ids[name])} if name in upload_ids else value
+        return {key: _resolve_files(item, upload_ids, used) for key, item in value.items()}
+    return [_resolve_files(item, upload_ids, used) for item in value] if isinstance(value, list) else value
 
 
-def _swapped(value: Any, kind: str, by: Mapping[str, Any]) -> Any:
-    if isinstance(value, dict):
-        name = _name(value, kind)
-        return (
-            by[name]
-            if name is not None and name in by
-            else {key: _swapped(item, kind, by) for key, item in value.items()}
-        )
-    return [_swapped(item, kind, by) for item in value] if isinstance(value, list) else value
+async def _hash_file(spooled: SpooledFile) -> str:
+    await spooled.flush()
 
+    def compute() -> str:
+        spooled.file.seek(0)
+        return hashlib.file_digest(spooled.file, "sha256").hexdigest()  # type: ignore[arg-type]
 
-def _name(value: Mapping[str, Any], kind: str) -> str | None:
-    name = value.get(kind) if len(value) == 1 else None
-    return name if isinstance(name, str) else None
-
-
-async def _compute_sha256(incoming: SpooledFile) -> str:
-    await incoming.flush()
-
-    def digest() -> str:
-        incoming.file.seek(0)
-        made = hashlib.sha256()
-        while chunk := incoming.file.read(_CHUNK_BYTES):
-            made.update(chunk)
-        return made.hexdigest()
-
-    return await asyncio.to_thread(digest)
+    return await asyncio.to_thread(compute)

@@ -1,64 +1,99 @@
-"""What `POST /v1/jobs` takes, and what is wrong with what it was given."""
+"""Request schema of POST /v1/jobs: parses the body into entries with complete inputs and their references."""
 
-import hashlib
 import itertools
-import json
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from moorage import model
+from moorage.model import FallbackEntry, JobRequest
 from moorage.settings import Settings
-from moorage.text import is_storable, to_storable
+from moorage.text import to_storable
 from tasks.predictions import references
-from tasks.predictions.references import ReferenceGone
+from tasks.predictions.references import Reference, ReferenceGone
 from web.http import validation
-from web.http.validation import Name, ProjectId, SceneName, Storable
+from web.http.validation import FieldError, Name, ProjectId, SceneName, Storable, field_error
 
 MAX_ENTRIES: Final = 8
 MAX_DEADLINE_SECONDS: Final = 7 * 86400
 MAX_KEY_CHARS: Final = 255
-AUTO_MODEL: Final = "auto"  # as a model: one is chosen by what it accepts
-MAPPABLE_FIELDS: Final = (
-    "prompt",
-    "style",
-    "room_type",
-    "mode",
-    "variants",
-)  # what `map` picks beside the job's own input
+AUTO_MODEL: Final = "auto"  # the model is chosen by what it accepts
+MAPPABLE_FIELDS: Final = ("prompt", "style", "room_type", "mode", "variants")  # for `map`, beside the job's input
+_INPUT_ERROR: Final = "model_input"
+_TYPE_MESSAGES: Final = {"model_type": "is not an object", "list_type": "is not a list"}
 
 
 def _check_object(value: Any) -> Any:
     if value is not None and not isinstance(value, dict):
-        raise ValueError("is no object")
+        raise ValueError("is not an object")
     if value == {}:
-        raise ValueError("is empty: say what the model is to make, or leave the field out")
+        raise ValueError("is empty: give the model's input or omit the field")
     return value
 
 
+def _check_input(value: Any) -> Any:
+    """Validate a model input; all nested errors are reported in the context of one error."""
+    _check_object(value)
+    errors = list(itertools.islice(_find_input_errors(value), validation.MAX_ERRORS)) if value else []
+    if errors:
+        raise PydanticCustomError(_INPUT_ERROR, "has invalid values", {"errors": errors})
+    return value
+
+
+def _find_input_errors(value: dict[str, Any]) -> Iterator[FieldError]:
+    """Yield the errors of an input, each with its path in the input: ".images[0]"."""
+    if len(value) == 1 and next(iter(value)) in ("upload", "variant"):
+        yield field_error("", "is itself a file reference: give it under the model's field name")
+    elif validation.has_too_many_values(value):
+        yield field_error("", f"holds more than {validation.MAX_VALUES} values")
+    elif errors := list(itertools.islice(validation.find_value_errors(value, ""), validation.MAX_ERRORS)):
+        yield from errors
+    else:
+        try:
+            references.find_references(value)
+        except ReferenceGone as error:
+            path = error.facts["path"]
+            yield field_error(f".{path}", str(error).removeprefix(f"{path}: "))
+
+
 Seconds = Annotated[float, Field(ge=1, le=MAX_DEADLINE_SECONDS)]
-ModelInput = Annotated[dict[str, Any], Field(min_length=1), BeforeValidator(_check_object)]
+ModelInput = Annotated[dict[str, Any], Field(min_length=1), BeforeValidator(_check_input)]
 InputMap = Annotated[dict[Name, Name], Field(min_length=1, max_length=100), BeforeValidator(_check_object)]
 
 
 class ChainEntry(BaseModel):
-    """One model to try: the next one is started when it brings no files."""
+    """One entry of the fallback chain: the next one is started when it yields no files."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = validation.BODY_CONFIG
 
     provider: Annotated[str, Field(max_length=60), Storable]
     model: Name = Field(description='as the provider names it; "auto": one that accepts the input')
-    input: ModelInput | None = Field(None, description="as the model takes it; left out, the job's")
-    map: InputMap | None = Field(None, description="the model's name: the job's name, of its input or its fields")
-    seconds: Seconds | None = Field(None, description="how long it is waited for")
+    input: ModelInput | None = Field(None, description="as the model accepts it; if omitted, the job's")
+    map: InputMap | None = Field(None, description="model field: job field, of its input or one of its own fields")
+    seconds: Seconds | None = Field(None, description="time limit of this entry")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEntry:
+    """
+    An entry with its complete input.
+
+    Attributes:
+        input_field: where the input was given, "input" or "chain[0].input".
+        references: the file references in the input.
+    """
+
+    entry: FallbackEntry
+    input_field: str
+    references: Sequence[Reference]
 
 
 class JobCreate(BaseModel):
-    """A job: what is to be generated, by which models in turn, and where its files belong."""
+    """A job request: what to generate, the fallback chain of models, and where the files belong."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = validation.BODY_CONFIG
 
     owner: Name
     kind: Literal["image", "video"] = "image"
@@ -75,74 +110,71 @@ class JobCreate(BaseModel):
     placeholder: bool = False
     deadline_seconds: Seconds | None = None
 
+    @classmethod
+    def parse(cls, body: dict[str, Any]) -> Self:
+        """Return the body as a model. Raises Problem: 422 with every invalid field."""
+        return validation.parse_body(body, cls, validation.find_scene_errors(body), _explain_error)
 
-def parse_job(body: dict[str, Any]) -> JobCreate:
-    """
-    Return what a request's body asks for.
+    def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
+        """
+        Return the entries, each with its complete input and the references in it.
 
-    Raises:
-        Problem: 422 with every field that is wrong.
-    """
-    errors = [validation.unknown_field(name, JobCreate) for name in validation.unstorable_names(body)]
-    if body.get("scene") is not None and body.get("project_id") is None:
-        errors.append({"field": "scene", "message": "names a place in a project: write project_id too, or no scene"})
-    errors += itertools.islice(_of_inputs(body), validation.MAX_ERRORS)
-    try:
-        wished = JobCreate.model_validate({name: value for name, value in body.items() if is_storable(name)})
-    except ValidationError as error:
-        raise validation.invalid_fields(
-            [*(_explain(item) for item in validation.limited_errors(error)), *errors]
-        ) from error
-    if errors:
-        raise validation.invalid_fields(errors)
-    return wished
+        Raises:
+            Problem: 422 for an entry without input, a `map` that names an unknown field, or too much input.
+        """
+        errors: list[FieldError] = []
+        default_seconds = settings.video_seconds if self.kind == "video" else settings.image_seconds
+        entries = [
+            self._parse_entry(entry, f"chain[{index}]", default_seconds, errors)
+            for index, entry in enumerate(self.chain)
+        ]
+        inputs = [parsed.entry.input for parsed in entries]
+        if not errors and validation.json_size_bytes(inputs) > validation.MAX_CHAIN_BYTES:
+            message = f"holds more than {validation.MAX_CHAIN_BYTES} bytes of input: upload files and reference them"
+            errors.append({"field": "chain", "message": message})
+        if errors:
+            raise validation.invalid_fields(errors)
+        return entries
 
-
-def build_chain(wished: JobCreate, settings: Settings) -> tuple[model.FallbackEntry, ...]:
-    """
-    Return a job's chain with the input of every entry.
-
-    Raises:
-        Problem: 422 for an entry without input, or whose `map` names what the job does not have.
-    """
-    usual = settings.video_seconds if wished.kind == "video" else settings.image_seconds
-    errors: list[dict[str, str]] = []
-    entries = tuple(
-        model.FallbackEntry(
-            provider=entry.provider,
-            model=entry.model,
-            input=_input(wished, entry, f"chain[{n}]", errors),
-            seconds=entry.seconds or usual,
+    def build_request(
+        self, chain: Sequence[FallbackEntry], settings: Settings, idempotency_key: str | None, sha256: str
+    ) -> JobRequest:
+        """Return the request to store; `sha256`, the hash of the HTTP request, is stored only with a key."""
+        fields = self.model_dump(exclude={"policy", "chain", "input", "deadline_seconds"})
+        return JobRequest(
+            **fields,
+            fallback_chain=tuple(chain),
+            partial=self.policy or settings.partial,
+            deadline_seconds=self.deadline_seconds or settings.job_deadline_seconds,
+            idempotency_key=idempotency_key,
+            request_sha256=sha256 if idempotency_key else None,
         )
-        for n, entry in enumerate(wished.chain)
-    )
-    if not errors and validation.json_size_bytes([entry.input for entry in entries]) > validation.MAX_CHAIN_BYTES:
-        large = f"holds more than {validation.MAX_CHAIN_BYTES} bytes of input: upload files, and name them in it"
-        errors.append({"field": "chain", "message": large})
-    if errors:
-        raise validation.invalid_fields(errors)
-    return entries
 
+    def _parse_entry(
+        self, entry: ChainEntry, field: str, default_seconds: float, errors: list[FieldError]
+    ) -> ParsedEntry:
+        model_input = self._build_input(entry, field, errors)
+        parsed = FallbackEntry(
+            provider=entry.provider, model=entry.model, input=model_input, seconds=entry.seconds or default_seconds
+        )
+        is_own_input = entry.input is not None or entry.map is not None
+        input_field = f"{field}.input" if is_own_input else "input"
+        return ParsedEntry(parsed, input_field, references.find_references(model_input))
 
-def build_request(
-    wished: JobCreate, entries: tuple[model.FallbackEntry, ...], settings: Settings, key: str | None, sha: str
-) -> model.JobRequest:
-    """Return the order; `sha` is the hash of the request, kept where there is a key."""
-    fields = wished.model_dump(exclude={"policy", "chain", "input", "deadline_seconds"})
-    return model.JobRequest(
-        **fields,
-        fallback_chain=entries,
-        partial=wished.policy or settings.partial,
-        deadline_seconds=wished.deadline_seconds or settings.job_deadline_seconds,
-        idempotency_key=key,
-        request_sha256=sha if key else None,
-    )
-
-
-def request_hash(body: Mapping[str, Any], files: list[str]) -> str:
-    """Return the hash of a body and of its files, whatever the order of names and the white space between them."""
-    text = json.dumps([body, files], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    def _build_input(self, entry: ChainEntry, field: str, errors: list[FieldError]) -> dict[str, Any]:
+        if entry.input is None and entry.map is None and self.input is None:
+            errors.append({"field": f"{field}.input", "message": "is required: give one here or for the whole job"})
+        model_input = dict(entry.input or ({} if entry.map else self.input or {}))
+        own_fields = {name: value for name in MAPPABLE_FIELDS if (value := getattr(self, name)) is not None}
+        job_fields = own_fields | (self.input or {})
+        for model_field, job_field in (entry.map or {}).items():
+            if job_field in job_fields:
+                model_input[model_field] = job_fields[job_field]
+            else:
+                available = ", ".join(job_fields) or "no fields"
+                message = f"names {job_field!r}, which this job does not have: it has {available}"
+                errors.append(field_error(f"{field}.map.{model_field}", message))
+        return model_input
 
 
 def parse_idempotency_key(values: list[str]) -> str | None:
@@ -150,79 +182,26 @@ def parse_idempotency_key(values: list[str]) -> str | None:
     Return the Idempotency-Key of a request, None without the header.
 
     Raises:
-        Problem: 422 when it is no key.
+        Problem: 422 for an invalid key.
     """
     if not values:
         return None
     if len(values) > 1:
-        raise validation.invalid_field("Idempotency-Key", "is given twice: send one")
+        raise validation.invalid_field("Idempotency-Key", "is given more than once")
     key = values[0].strip(" ")
     if not 1 <= len(key) <= MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
-        raise validation.invalid_field(
-            "Idempotency-Key", f"is no key: send 1 to {MAX_KEY_CHARS} printable ASCII characters"
-        )
+        raise validation.invalid_field("Idempotency-Key", f"must be 1 to {MAX_KEY_CHARS} printable ASCII characters")
     return key
 
 
-def _of_inputs(body: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Yield what is wrong inside of the inputs, which hold what no model of ours knows."""
-    yield from _of_input(body.get("input"), "input")
-    entries = body.get("chain")
-    for n, entry in enumerate(entries[:MAX_ENTRIES] if isinstance(entries, list) else []):
-        yield from _of_input(entry.get("input") if isinstance(entry, dict) else None, f"chain[{n}].input")
-
-
-def _of_input(value: Any, field: str) -> Iterator[dict[str, str]]:
-    if not isinstance(value, dict):
+def _explain_error(item: ErrorDetails, _model: type[BaseModel]) -> Iterator[FieldError]:
+    location = item["loc"]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    if item["type"] == _INPUT_ERROR:
+        for error in item["ctx"]["errors"]:
+            yield field_error(path + error["field"], error["message"])
         return
-    if len(value) == 1 and next(iter(value)) in ("upload", "variant"):
-        yield validation.field_error(field, "is a file itself: write the file under the model's name for it")
-        return
-    if validation.has_too_many_values(value):
-        yield validation.field_error(field, f"holds more than {validation.MAX_VALUES} values: no model takes so many")
-        return
-    found = list(itertools.islice(validation.find_value_errors(value, field), validation.MAX_ERRORS))
-    yield from found
-    if not found:
-        try:
-            references.find_references(value)
-        except ReferenceGone as error:
-            place, _, message = str(error).partition(": ")
-            yield validation.field_error(f"{field}.{place}", message)
-
-
-def input_field(wished: JobCreate, n: int) -> str:
-    """Return where the input of an entry was written."""
-    entry = wished.chain[n]
-    return f"chain[{n}].input" if entry.input is not None or entry.map is not None else "input"
-
-
-def _input(wished: JobCreate, entry: ChainEntry, field: str, errors: list[dict[str, str]]) -> dict[str, Any]:
-    if entry.input is None and entry.map is None and wished.input is None:
-        errors.append({"field": f"{field}.input", "message": "is missing: write one here, or one for the whole job"})
-    made = dict(entry.input or ({} if entry.map else wished.input or {}))
-    known = {name: value for name in MAPPABLE_FIELDS if (value := getattr(wished, name)) is not None} | (
-        wished.input or {}
-    )
-    for theirs, ours in (entry.map or {}).items():
-        if ours in known:
-            made[theirs] = known[ours]
-        else:
-            errors.append({"field": f"{field}.map.{theirs}", "message": _unknown(ours, list(known))})
-    return made
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    has = f"the job has {', '.join(known)}" if known else "it has none"
-    return to_storable(f"names {name!r}, which this job does not have: {has}", 500)
-
-
-def _explain(item: ErrorDetails) -> dict[str, str]:
-    loc = item["loc"]
-    in_entry = loc[:1] == ("chain",) and len(loc) > 2
-    last = ErrorDetails(**{**item, "loc": loc[-1:]})
-    told = validation.explain_error(last, ChainEntry if in_entry else JobCreate)
-    if item["type"] in ("model_type", "list_type"):
-        told["message"] = "is no object" if item["type"] == "model_type" else "is no list"
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
-    return {"field": to_storable(path.removeprefix("."), 200), "message": told["message"]}
+    is_in_entry = location[:1] == ("chain",) and len(location) > 2
+    last = ErrorDetails(**{**item, "loc": location[-1:]})
+    error = validation.explain_error(last, ChainEntry if is_in_entry else JobCreate)
+    yield {"field": to_storable(path, 200), "message": _TYPE_MESSAGES.get(item["type"], error["message"])}

@@ -1,7 +1,7 @@
-"""GET /v1/models: what providers offer, and what their models take. A provider that is away is told, not waited for."""
+"""GET /v1/models: the providers' models and their input schemas. Unavailable providers are listed, not waited for."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,56 +12,57 @@ from providers.base import Provider
 from web.http import ids, problems, query, validation
 from web.http.problems import Problem
 from web.services import context, model_cache
+from web.services.context import AppContext
 
-MODEL_FIELDS = ("name", "description", "kind", "accepts", "picture_field")
+MODEL_FIELDS: Final = ("name", "description", "kind", "accepts", "picture_field")
 
 
 async def list_models(request: Request) -> Response:
-    """Answer 200 with the models of all providers that take orders, and with those that cannot be asked now."""
-    at = context.get_context(request)
-    wanted = query.parse_query(request, query.ModelQuery)
-    kinds = (wanted.kind,) if wanted.kind else ("image", "video")
-    chosen = _select_providers(at, wanted.provider)
-    told = await asyncio.gather(*(_fetch_models(at, provider, kind) for provider in chosen for kind in kinds))
-    away = {error["provider"]: error for _, error in told if error}
-    models = [model for found, _ in told for model in found]
-    return problems.json_response(200, {"models": models, "unavailable": list(away.values())})
+    """Return the models of all providers that accept submissions, and the providers that are unavailable."""
+    ctx = context.get_context(request)
+    params = query.parse_query(request, query.ModelQuery)
+    kinds = (params.kind,) if params.kind else ("image", "video")
+    if params.provider is not None:
+        _require_provider(ctx, params.provider)
+    providers = [p for p in ctx.providers.values() if p.can_submit and params.provider in (None, p.name)]
+    results = await asyncio.gather(*(_fetch_models(ctx, provider, kind) for provider in providers for kind in kinds))
+    models = [model for found, _ in results for model in found]
+    errors = {error["provider"]: error for _, error in results if error}
+    return problems.json_response(200, {"models": models, "unavailable": list(errors.values())})
 
 
-def _select_providers(at: context.AppContext, name: str | None) -> list[Provider]:
-    if name is not None and name not in at.providers:
-        raise validation.invalid_field("provider", f"does not exist: write one of {', '.join(sorted(at.providers))}")
-    return [p for p in at.providers.values() if p.can_submit and name in (None, p.name)]
+def _require_provider(ctx: AppContext, name: str) -> Provider:
+    if name not in ctx.providers:
+        raise validation.invalid_field("provider", f"does not exist: use one of {', '.join(sorted(ctx.providers))}")
+    return ctx.providers[name]
 
 
 async def _fetch_models(
-    at: context.AppContext, provider: Provider, kind: str
+    ctx: AppContext, provider: Provider, kind: str
 ) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
+    """Return a provider's models of a kind, or none and the error."""
     try:
-        found = await at.model_cache.get_models(provider, kind)
+        models = await ctx.model_cache.get_models(provider, kind)
     except ProviderUnavailable as error:
         return [], {"provider": provider.name, "message": model_cache.describe_outage(provider.name, error)}
     except ProviderRefused as error:
         return [], {"provider": provider.name, "message": to_storable(str(error), 500)}
-    return [{"provider": provider.name, **{name: model.get(name) for name in MODEL_FIELDS}} for model in found], None
+    return [{"provider": provider.name, **{name: model.get(name) for name in MODEL_FIELDS}} for model in models], None
 
 
 async def get_model_schema(request: Request) -> Response:
-    """Answer 200 with the JSON Schema of a model's input, 404 where there is none, 503 while it cannot be had."""
-    at = context.get_context(request)
-    wanted = query.parse_query(request, query.SchemaQuery)
+    """Return the JSON Schema of a model's input."""
+    ctx = context.get_context(request)
+    provider = _require_provider(ctx, query.parse_query(request, query.SchemaQuery).provider)
     model = "{owner}/{name}".format(**request.path_params)
-    provider = at.providers.get(wanted.provider)
-    if provider is None:
-        raise validation.invalid_field("provider", f"does not exist: write one of {', '.join(sorted(at.providers))}")
     if not is_storable(model):
         raise ids.not_found("model")
     try:
-        found = await at.model_cache.get_schema(provider, model)
+        schema = await ctx.model_cache.get_schema(provider, model)
     except ProviderUnavailable as error:
         raise problems.unavailable(model_cache.describe_outage(provider.name, error)) from error
     except ProviderRefused as error:
         raise Problem(404, to_storable(str(error), 500)) from error
-    if found is None:
-        raise Problem(404, f"{provider.name} offers no schema of {to_storable(model, 200)}")
-    return problems.json_response(200, {"provider": provider.name, "model": model, "schema": found})
+    if schema is None:
+        raise Problem(404, f"{provider.name} publishes no schema of {to_storable(model, 200)}")
+    return problems.json_response(200, {"provider": provider.name, "model": model, "schema": schema})

@@ -1,16 +1,15 @@
-"""What addresses of projects take in their bodies, and what is wrong with it."""
+"""Request schemas of projects and scenes."""
 
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from moorage import scene_documents
 from moorage.model import SceneRef
-from moorage.text import is_storable
 from web.http import validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.http.validation import Name, SceneName
+from web.http.validation import Name, SceneName, invalid_field
 
 B = TypeVar("B", bound=BaseModel)
 MAX_SCENES: Final = 1000
@@ -18,80 +17,71 @@ MAX_DEPTH: Final = 64
 
 
 class ProjectBody(BaseModel):
-    """A project's owner, and the application's own document: any object, with its `scenes` as a list of objects."""
+    """A project's owner, and the application's document: any object whose `scenes` is a list of objects."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = validation.BODY_CONFIG
 
-    owner: Name | None = None  # not with an owner token, which says whose it is
+    owner: Name | None = None  # not with an owner token, which determines it
     document: dict[str, Any]
 
 
 class SceneBody(BaseModel):
-    """A scene: its name, and whatever else the application keeps with it."""
+    """A scene: its name, and any other fields of the application."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, hide_input_in_errors=True)
 
-    id: SceneName = None  # one is made where there is neither id nor index
+    id: SceneName = None  # generated if there is neither id nor index
     index: SceneName = None
 
 
 class SceneOrderBody(BaseModel):
-    """The names (id, else index) of scenes in their new order; those that are not named come after them."""
+    """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = validation.BODY_CONFIG
 
     order: Annotated[list[str | int | float], Field(max_length=MAX_SCENES)]
 
 
+def parse_body(body: dict[str, Any], model: type[B]) -> B:
+    """Return a body as a model. Raises Problem: 422 with every invalid field."""
+    parsed = validation.parse_body(body, model)
+    if validation.is_nested_deeper(body, MAX_DEPTH):
+        raise invalid_field("", f"is nested more than {MAX_DEPTH} levels deep")
+    return parsed
+
+
 def check_project_body(body: dict[str, Any], caller: Caller) -> str:
     """
-    Return the owner of a project whose body is right.
+    Validate the body of a project and return its owner.
 
     Raises:
-        Problem: 422 with what is wrong; 403 for another owner than the caller.
+        Problem: 422 invalid fields; 403 another owner than the caller's.
     """
-    wanted = parse_body(body, ProjectBody)
-    owner = caller.resolve_owner(wanted.owner)
+    parsed = parse_body(body, ProjectBody)
+    owner = caller.resolve_owner(parsed.owner)
     if owner is None:
-        raise validation.invalid_field("owner", "is missing: it must be given")
-    given = wanted.document.get("scenes", [])
-    if not isinstance(given, list) or not all(isinstance(scene, dict) for scene in given):
-        raise validation.invalid_field("document", "has scenes that are no list of objects")
-    if len(given) > MAX_SCENES:
-        raise validation.invalid_field("document", f"has {len(given)} scenes, more than {MAX_SCENES}")
+        raise invalid_field("owner", "is required")
+    scenes = parsed.document.get("scenes", [])
+    if not isinstance(scenes, list) or not all(isinstance(scene, dict) for scene in scenes):
+        raise invalid_field("document", "has scenes that are not a list of objects")
+    if len(scenes) > MAX_SCENES:
+        raise invalid_field("document", f"has {len(scenes)} scenes, more than {MAX_SCENES}")
     return owner
-
-
-def parse_body(body: dict[str, Any], model: type[B]) -> B:
-    """Return a body as its model; raises Problem 422 with every field that is wrong."""
-    errors = [validation.unknown_field(name, model) for name in validation.unstorable_names(body)]
-    try:
-        wanted = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
-    except ValidationError as error:
-        errors += [validation.explain_error(item, model) for item in validation.limited_errors(error)]
-    if not errors and validation.is_nested_deeper(body, MAX_DEPTH):
-        errors = [{"field": "", "message": f"is nested more than {MAX_DEPTH} deep"}]
-    if errors:
-        raise validation.invalid_fields(errors)
-    return wanted
 
 
 def choose_scene_name(document: dict[str, Any], scene: SceneBody) -> str | None:
     """
-    Return what a new scene is to be called by, None when it says nothing.
+    Return the name of a new scene, None if it has neither id nor index.
 
     Raises:
-        Problem: 409 when another scene answers to its id or index, or there are too many.
+        Problem: 409 if another scene has its id or index, or the document has MAX_SCENES scenes.
     """
     if len(scene_documents.get_scenes(document)) >= MAX_SCENES:
         raise Problem(409, f"the project has {MAX_SCENES} scenes already")
-    for name in (scene.id, scene.index):
-        if name is not None and scene_documents.find_scene_positions(
-            document, scene_documents.normalize_scene_name(name)
-        ):
-            raise Problem(
-                409, f"there is a scene {scene_documents.normalize_scene_name(name)} already: name this one otherwise"
-            )
+    names = [scene_documents.normalize_scene_name(name) for name in (scene.id, scene.index) if name is not None]
+    for name in names:
+        if scene_documents.find_scene_positions(document, name):
+            raise Problem(409, f"scene {name} exists already")
     return scene_documents.get_scene_name({"id": scene.id, "index": scene.index})
 
 
@@ -100,17 +90,17 @@ def resolve_scene_order(document: dict[str, Any], order: list[SceneRef]) -> list
     Return the present positions of a document's scenes in a new order.
 
     Raises:
-        Problem: 422 when a name is no scene's, or one scene is named twice.
+        Problem: 422 for an unknown name, or a scene that is named twice.
     """
-    places = scene_documents.index_scene_positions(document)
-    found = [at for name in order for at in places.get(scene_documents.normalize_scene_name(name)) or _unknown(name)]
-    taken = set(found)
-    if len(taken) < len(found):
-        raise validation.invalid_field("order", "names a scene twice")
-    return found + [at for at in range(len(scene_documents.get_scenes(document))) if at not in taken]
-
-
-def _unknown(name: SceneRef) -> list[int]:
-    raise validation.invalid_field(
-        "order", f"names {scene_documents.normalize_scene_name(name)[:60]!r}, which is no scene of the document"
-    )
+    positions = scene_documents.index_scene_positions(document)
+    ordered: list[int] = []
+    for scene in order:
+        name = scene_documents.normalize_scene_name(scene)
+        if name not in positions:
+            raise invalid_field("order", f"names {name[:60]!r}, which is not a scene of the document")
+        ordered += positions[name]
+    named = set(ordered)
+    if len(named) < len(ordered):
+        raise invalid_field("order", "names a scene twice")
+    count = len(scene_documents.get_scenes(document))
+    return ordered + [position for position in range(count) if position not in named]

@@ -1,4 +1,4 @@
-"""/v1/renders: what was published, newest first, one of them, and its end."""
+"""/v1/renders: lists, returns and deletes published renders."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -7,16 +7,15 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+import tasks.jobs.delete_render
 from db import jobs, renders
 from db.connection import Connection, Row
 from moorage import logs
 from storage import urls
-from tasks.jobs import delete_render
+from tasks.jobs.delete_render import JobNotSettled
 from web.http import ids, permissions, problems, query
-from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.services import context
-from web.services import database as snapshots
 
 log = logs.get_logger(__name__)
 
@@ -32,77 +31,68 @@ VARIANT_FIELDS: Final = (
 
 
 async def list_renders(request: Request) -> Response:
-    """Answer 200 with a page of renders, newest first, each with its files."""
-    at = context.get_context(request)
-    wanted = query.parse_query(request, query.RenderQuery)
-    filters = {
-        **wanted.model_dump(exclude={"limit"}),
-        "owner": permissions.get_caller(request).resolve_owner(wanted.owner),
-    }
+    """Return a page of renders with their variants, newest first."""
+    ctx = context.get_context(request)
+    params = query.parse_query(request, query.RenderQuery)
+    owner = permissions.get_caller(request).resolve_owner(params.owner)
+    filters = {**params.model_dump(exclude={"limit"}), "owner": owner}
 
-    def work(conn: Connection) -> dict[str, Any]:
-        rows = renders.list_page(conn, filters, wanted.limit + 1)
-        page = rows[: wanted.limit]
-        last = page[-1]["id"] if len(rows) > wanted.limit else None
-        return {"renders": _build_renders(conn, page, at.asset_base), "next": last}
+    def read_page(conn: Connection) -> dict[str, Any]:
+        page, next_id = query.split_page(renders.list_page(conn, filters, params.limit + 1), params.limit)
+        return {"renders": _build_renders(conn, page, ctx.asset_base), "next": next_id}
 
-    return problems.json_response(200, await at.database.run(lambda database: snapshots.read(database, work)))
+    return problems.json_response(200, await ctx.database.read(read_page))
 
 
 async def get_render(request: Request) -> Response:
-    """Answer 200 with a render and its files, 404 when there is none or it was deleted."""
-    at = context.get_context(request)
-    caller = permissions.get_caller(request)
+    """Return a render with its variants."""
+    ctx, caller = context.get_context(request), permissions.get_caller(request)
     render_id = ids.parse_id(request.path_params["render_id"], "render")
 
-    def work(conn: Connection) -> list[dict[str, Any]]:
+    def read_render(conn: Connection) -> dict[str, Any]:
         row = renders.get_published(conn, render_id)
-        return _build_renders(conn, [row], at.asset_base) if row and caller.can_see(row["owner"]) else []
+        if row is None or not caller.can_see(row["owner"]):
+            raise ids.not_found("render")
+        return _build_renders(conn, [row], ctx.asset_base)[0]
 
-    found = await at.database.run(lambda database: snapshots.read(database, work))
-    if not found:
-        raise ids.not_found("render")
-    return problems.json_response(200, found[0])
+    return problems.json_response(200, await ctx.database.read(read_render))
 
 
-async def delete(request: Request) -> Response:
-    """Answer 204 when a render is deleted, now or before, 404 when there never was one, 409 while its job works."""
-    at = context.get_context(request)
-    caller = permissions.get_caller(request)
+async def delete_render(request: Request) -> Response:
+    """Delete a render; one that is already deleted is unchanged. 409 while its job is reopened."""
+    ctx, caller = context.get_context(request), permissions.get_caller(request)
     render_id = ids.parse_id(request.path_params["render_id"], "render")
-    try:
-        is_there = await at.database.run(
-            lambda database: database.run(lambda conn: _delete(conn, render_id, at, caller))
+
+    def delete(conn: Connection) -> bool:
+        job = jobs.get_with_render(conn, render_id)
+        if job is None or not caller.can_see(job["owner"]):
+            return False
+        return tasks.jobs.delete_render.delete_render(
+            conn, render_id, asset_base=ctx.asset_base, actor="api", reason="deleted by the application"
         )
-    except delete_render.JobNotSettled as error:
-        raise Problem(409, "its job was taken up again: delete it once the job is settled") from error
-    if not is_there:
+
+    try:
+        is_deleted = await ctx.database.transaction(delete)
+    except JobNotSettled as error:
+        raise Problem(409, "the job was reopened: delete the render once the job is settled") from error
+    if not is_deleted:
         raise ids.not_found("render")
     log.info("render.deleted", render_id=render_id)
-    return Response(status_code=204, headers={"Cache-Control": "no-store"})
-
-
-def _delete(conn: Connection, render_id: UUID, at: context.AppContext, caller: Caller) -> bool:
-    job = jobs.get_with_render(conn, render_id)
-    if job is None or not caller.can_see(job["owner"]):
-        return False
-    return delete_render.delete_render(
-        conn, render_id, asset_base=at.asset_base, actor="api", reason="the application deleted it"
-    )
+    return Response(status_code=204, headers=problems.NO_STORE)
 
 
 def _build_renders(conn: Connection, rows: Sequence[Row], base: str) -> list[dict[str, Any]]:
-    files: dict[UUID, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
-    for found in renders.list_variants_of_renders(conn, list(files)):
-        files[found["render_id"]].append(build_variant(found, base))
+    variants: dict[UUID, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
+    for variant in renders.list_variants_of_renders(conn, list(variants)):
+        variants[variant["render_id"]].append(build_variant(variant, base))
     return [
-        {"render_id": row["id"], **{name: row[name] for name in RENDER_FIELDS}, "variants": files[row["id"]]}
+        {"render_id": row["id"], **{name: row[name] for name in RENDER_FIELDS}, "variants": variants[row["id"]]}
         for row in rows
     ]
 
 
 def build_variant(row: Row, base: str) -> dict[str, Any]:
-    """Return a row of the view `variants` with the addresses of its file and thumbnail; `base` stands before keys."""
+    """Return a row of the view `variants` with the URLs of its file and thumbnail; `base` is the URL prefix of keys."""
     thumb = row["thumb_key"]
     return {
         **{name: row[name] for name in VARIANT_FIELDS},

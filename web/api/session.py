@@ -1,8 +1,8 @@
 """
-/v1/session: an owner token as a cookie, for pages. EventSource and links cannot send a header.
+/v1/session: an owner token as a cookie, for pages, whose EventSource and links cannot send a header.
 
-The cookie is HttpOnly (no script reads it) and SameSite=Strict (no other site sends it). A request that changes
-something and is let in by the cookie must say besides that it comes from a page of ours.
+The cookie is HttpOnly (no access by scripts) and SameSite=Strict (not sent by other sites). A request authenticated
+by it must also come from the same origin if it changes anything.
 """
 
 import time
@@ -19,33 +19,27 @@ from web.services import context
 
 
 async def get_session(request: Request) -> Response:
-    """Answer 200 with who calls: what the token allows, whose it is and when it ends."""
+    """Return the caller: the level, the owner and the expiry of its token."""
     caller = permissions.get_caller(request)
-    return problems.json_response(
-        200,
-        {"level": caller.level.name.lower(), "owner": caller.owner, "expires_at": _utc_datetime(caller.expires_unix)},
-    )
+    expires_at = None if caller.expires_unix is None else datetime.fromtimestamp(caller.expires_unix, UTC)
+    fields = {"level": caller.level.name.lower(), "owner": caller.owner, "expires_at": expires_at}
+    return problems.json_response(200, fields)
 
 
 async def create_session(request: Request) -> Response:
-    """Answer 204 and set the cookie: the owner token of the request's Authorization, for as long as it lives."""
+    """Set the session cookie to the owner token in the Authorization header."""
     caller = permissions.get_caller(request)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if caller.level is not Level.OWNER or caller.expires_unix is None or scheme.lower() != "bearer":
-        raise Problem(403, "only an owner token becomes a session: send one as Authorization: Bearer")
-    response = Response(status_code=204, headers={"Cache-Control": "no-store"})
-    set_token(
-        response, context.get_context(request).settings, token.strip(), max(1, caller.expires_unix - int(time.time()))
-    )
+        raise Problem(403, "a session requires an owner token: send one as Authorization: Bearer TOKEN")
+    response = Response(status_code=204, headers=problems.NO_STORE)
+    seconds = max(1, caller.expires_unix - int(time.time()))
+    set_token(response, context.get_context(request).settings, token.strip(), seconds)
     return response
 
 
 async def delete_session(request: Request) -> Response:
-    """Answer 204 and remove the cookie; the token in it lives on until its end."""
-    response = Response(status_code=204, headers={"Cache-Control": "no-store"})
+    """Remove the session cookie; the token in it remains valid until it expires."""
+    response = Response(status_code=204, headers=problems.NO_STORE)
     set_token(response, context.get_context(request).settings, "", 0)
     return response
-
-
-def _utc_datetime(seconds: int | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

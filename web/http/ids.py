@@ -1,4 +1,4 @@
-"""Ids in paths: written as we write them, or they name nothing."""
+"""Ids in request paths."""
 
 from uuid import UUID
 
@@ -7,23 +7,22 @@ from web.http.problems import Problem
 
 def parse_id(text: str, noun: str) -> UUID:
     """
-    Return an id from a path.
+    Return the id in a path.
 
     Args:
-        what: the word for what it would name: "job".
+        noun: what the id identifies, for the message: "job".
 
     Raises:
-        Problem: 404, for text in any other spelling too.
+        Problem: 404, also for a UUID in another than the canonical form.
     """
     try:
-        found = UUID(text)
+        parsed = UUID(text)
     except ValueError as error:
         raise not_found(noun) from error
-    if str(found) != text.lower():
+    if str(parsed) != text.lower():
         raise not_found(noun)
-    return found
+    return parsed
 
 
 def not_found(noun: str) -> Problem:
-    """Return the 404 of something that an address names and that is not there."""
-    return Problem(404, f"there is no such {noun}")
+    return Problem(404, f"{noun} not found")

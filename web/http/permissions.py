@@ -1,4 +1,4 @@
-"""Who calls: one object that every endpoint takes from its request, and what it may see."""
+"""The caller of a request, its level, and which owners' rows it can see."""
 
 import enum
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ _SCOPE_KEY: Final = "moorage.caller"  # in the scope of a request
 
 
 class Level(enum.IntEnum):
-    """What a token allows, each what the ones before it do; every address of the table names the least it asks for."""
+    """What a token permits; each level includes the ones before it. Every operation names its minimum level."""
 
-    OPEN = 0  # nobody asks for a token
-    OWNER = 1  # a browser: one owner's rows, and nothing that is told of others
-    APPLICATION = 2  # a server of the application: everybody's rows
-    ADMIN = 3  # a person who runs moorage: tokens too
+    OPEN = 0  # no token required
+    OWNER = 1  # a browser: the rows of one owner
+    APPLICATION = 2  # a server of the application: the rows of all owners
+    ADMIN = 3  # an operator of moorage: API tokens too
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """
-    Whose token a request carries.
+    The holder of a request's token.
 
     Attributes:
-        owner: with level OWNER, the only owner whose rows there are for this caller.
-        until: when the token ends, in Unix seconds; None: it does not end by itself.
+        owner: at level OWNER, the only owner whose rows are visible.
+        expires_unix: when the token expires, in Unix seconds; None: it does not expire.
     """
 
     level: Level
@@ -36,22 +36,22 @@ class Caller:
     expires_unix: int | None = None
 
     def can_see(self, owner: str | None) -> bool:
-        """Return whether a row of this owner is there for the caller; where not, answer as if there were none."""
+        """Return True if rows of this owner are visible; otherwise respond exactly as if the row did not exist."""
         if self.level is Level.OWNER:
             return owner is not None and owner == self.owner
         return self.level >= Level.APPLICATION
 
-    def resolve_owner(self, given: str | None) -> str | None:
+    def resolve_owner(self, requested: str | None) -> str | None:
         """
-        Return the owner whose rows a list shows, None for all, from what the request says.
+        Return the owner to filter by, from the owner that the request names; None for all owners.
 
         Raises:
-            Problem: 403, when it names another owner than the caller; whether that one exists makes no difference.
+            Problem: 403 if an owner token names another owner, whether that one exists or not.
         """
         if self.level is not Level.OWNER:
-            return given
-        if given not in (None, self.owner):
-            raise Problem(403, "this token is one owner's alone: name that owner, or none")
+            return requested
+        if requested not in (None, self.owner):
+            raise Problem(403, "the token is valid for one owner only: name that owner or omit it")
         return self.owner
 
 
@@ -59,21 +59,14 @@ ANONYMOUS: Final = Caller(Level.OPEN)
 
 
 def set_caller(scope: Scope, caller: Caller) -> None:
-    """Note in a request's scope who calls."""
     scope[_SCOPE_KEY] = caller
 
 
 def get_caller(request: Request) -> Caller:
-    """Return who calls."""
     return cast(Caller, request.scope[_SCOPE_KEY])
 
 
 def require_level(caller: Caller, min_level: Level) -> None:
-    """
-    Return when the caller may use an address that asks for at least this level.
-
-    Raises:
-        Problem: 403, with the word for the token that is needed.
-    """
+    """Raise Problem 403 if the caller's level is too low."""
     if caller.level < min_level:
-        raise Problem(403, f"this address asks for a token of the level {min_level.name.lower()}")
+        raise Problem(403, f"a token of level {min_level.name.lower()} is required")

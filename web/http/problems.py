@@ -1,42 +1,24 @@
-"""Answers as JSON; refusals as `application/problem+json` (RFC 9457): what was wrong and what to do about it."""
+"""JSON responses, and errors as `application/problem+json` (RFC 9457)."""
 
 import json
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import Response
 
-# What went wrong, by status: the end of a problem's `type`.
-KINDS: Final = {
-    400: "unreadable",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method",
-    408: "too_slow",
-    409: "conflict",
-    412: "changed",
-    413: "too_large",
-    415: "media_type",
-    416: "range",
-    422: "invalid",
-    431: "headers_too_large",
-    500: "internal",
-    503: "unavailable",
-}
+from moorage.problem_json import CONTENT_TYPE, build_problem
 
-_NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # an answer repeats what others wrote
+_NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Problem(Exception):
     """
-    An answer other than 2xx; its text is read by whoever sent the request, so it names nothing of ours.
+    A response other than 2xx. The client reads its text, so it must not reveal internals (hosts, users, paths).
 
     Args:
-        status: one of KINDS.
-        detail: what was wrong and what to do about it.
+        status: one of `problem_json.KINDS`.
+        detail: the problem and the remedy.
         errors: for 422, a `field` and a `message` each.
     """
 
@@ -55,25 +37,19 @@ class Problem(Exception):
         self.headers: Final = dict(headers or {})
 
     def response(self) -> Response:
-        """Return it as an answer."""
-        fields: dict[str, Any] = {
-            "type": f"urn:moorage:problem:{KINDS[self.status]}",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
+        fields = build_problem(self.status, self.detail)
         if self.errors is not None:
             fields["errors"] = self.errors
-        return _build_response(self.status, fields, "application/problem+json", self.headers)
+        return _build_response(self.status, fields, CONTENT_TYPE, self.headers)
 
 
 def unavailable(detail: str) -> Problem:
-    """Return a 503 that asks to come again in a second."""
+    """Return a 503 with a Retry-After of one second."""
     return Problem(503, detail, headers={"Retry-After": "1"})
 
 
 def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """Return fields as JSON; ids and times are written as text, integers exactly."""
+    """Return fields as JSON; ids and times become text, integers stay exact."""
     return _build_response(status, fields, "application/json", headers or {})
 
 

@@ -1,25 +1,25 @@
-"""Parts of a file and conditional requests (RFC 9110, 13 and 14); pure."""
+"""Range and If-None-Match headers (RFC 9110, 13 and 14)."""
 
 import re
 from typing import Final
 
-_ONE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
+_SINGLE_RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 
 
 class RangeNotSatisfiable(Exception):
-    """The part lies behind the end of the file."""
+    """The range starts after the end of the file."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """
-    Return the first and the last byte of a Range header; None where the whole file is the right answer.
+    Return the first and the last byte of a Range header; None if the whole file is to be sent.
 
-    Several parts, other units and what cannot be read are answered with the whole, as RFC 9110 14.2 allows.
+    Several ranges, other units and malformed headers yield the whole file, as RFC 9110 14.2 allows.
 
     Raises:
-        Unsatisfiable: 416.
+        RangeNotSatisfiable: respond 416.
     """
-    match = _ONE.fullmatch(header) if header is not None else None
+    match = _SINGLE_RANGE.fullmatch(header) if header is not None else None
     if match is None or match.groups() == ("", ""):
         return None
     first, last = match.groups()
@@ -35,7 +35,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def matches_etag(header: str | None, etag: str) -> bool:
-    """Return whether an If-None-Match header names this entity tag, weakly compared."""
+    """Return True if an If-None-Match header contains the entity tag (weak comparison)."""
     if header is None:
         return False
     tags = [tag.strip() for tag in header.split(",")]

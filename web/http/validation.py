@@ -1,40 +1,46 @@
-"""What `POST /v1/predictions` takes, and what is wrong with what it was given."""
+"""Field types of request bodies, and validation errors as problems."""
 
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from moorage.text import is_storable, to_storable
 from web.http.problems import Problem
 
-MAX_ERRORS: Final = 20  # of one answer
-MAX_NAME_CHARS: Final = 200  # characters
+B = TypeVar("B", bound=BaseModel)
+FieldError = dict[str, str]  # `field` and `message`
+
+MAX_ERRORS: Final = 20  # of one response
+MAX_NAME_CHARS: Final = 200
 MAX_SCENE_NUMBER: Final = 2**63 - 1
 
 MAX_DEPTH: Final = 32
-MAX_VALUES: Final = 10_000  # of one input: a model takes dozens, and each is looked at several times
+MAX_VALUES: Final = 10_000  # of one input: a model has dozens, and each value is visited several times
 MAX_CHAIN_BYTES: Final = 2**21  # of all entries' inputs together, as JSON
 _FIELD_CHARS: Final = 200
+_UNSTORABLE: Final = "contains a NUL character or a lone surrogate, which cannot be stored"
+
+BODY_CONFIG: Final = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _check_text(value: Any) -> Any:
-    """Refuse text that PostgreSQL cannot store, before anything else would fail on it."""
+    """Reject text that PostgreSQL cannot store."""
     if isinstance(value, str):
         if not is_storable(value):
-            raise ValueError("holds a NUL character or a lone surrogate, which cannot be stored")
+            raise ValueError(_UNSTORABLE)
         if not value.strip():
-            raise ValueError("is empty: write something, or leave the field out")
+            raise ValueError("is empty: give a value or omit the field")
     return value
 
 
 def _check_path_segment(value: str) -> str:
     if "/" in value or value in (".", ".."):
-        raise ValueError("stands in the path of /v1/projects/{project_id}: write it without a slash, not as dots")
+        raise ValueError("must not contain a slash or be a dot segment: it is part of /v1/projects/{project_id}")
     return value
 
 
@@ -46,9 +52,9 @@ def _check_scene_name(value: Any) -> Any:
     if isinstance(value, str) and len(value) > MAX_NAME_CHARS:
         raise ValueError(f"should have at most {MAX_NAME_CHARS} characters")
     if isinstance(value, int) and abs(value) > MAX_SCENE_NUMBER:
-        raise ValueError(f"is further from zero than {MAX_SCENE_NUMBER}")
+        raise ValueError(f"is out of range: the absolute value must be at most {MAX_SCENE_NUMBER}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("is larger than a number can be")
+        raise ValueError("is not a finite number")
     return _check_text(value)
 
 
@@ -63,52 +69,87 @@ def invalid_field(field: str, message: str) -> Problem:
     return invalid_fields([{"field": field, "message": message}])
 
 
-def invalid_fields(errors: list[dict[str, str]]) -> Problem:
-    """Return the 422 of several fields, of which the first 20 are told."""
+def invalid_fields(errors: list[FieldError]) -> Problem:
+    """Return the 422 of several fields, limited to MAX_ERRORS."""
     errors = errors[:MAX_ERRORS]
     first = f"{errors[0]['field']} {errors[0]['message']}".strip()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(422, first + more, errors=errors)
 
 
+def parse_body(
+    body: dict[str, Any],
+    model: type[B],
+    errors: Sequence[FieldError] = (),
+    explain: Callable[[ErrorDetails, type[B]], Iterable[FieldError]] | None = None,
+) -> B:
+    """
+    Return a request's body as a model.
+
+    Args:
+        errors: found by the caller already; reported with those of the model.
+        explain: the errors of one item of pydantic, if not `explain_error`.
+
+    Raises:
+        Problem: 422 with every invalid field.
+    """
+    found = [unknown_field(name, model) for name in unstorable_names(body)] + list(errors)
+    try:
+        parsed = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
+    except ValidationError as error:
+        items = limited_errors(error)
+        explained = [e for item in items for e in (explain(item, model) if explain else [explain_error(item, model)])]
+        raise invalid_fields([*explained, *found]) from error
+    if found:
+        raise invalid_fields(found)
+    return parsed
+
+
+def find_scene_errors(body: dict[str, Any]) -> list[FieldError]:
+    """Return the error of a scene without a project, if any."""
+    if body.get("scene") is None or body.get("project_id") is not None:
+        return []
+    return [{"field": "scene", "message": "requires project_id"}]
+
+
 def limited_errors(error: ValidationError) -> list[ErrorDetails]:
-    """Return what is wrong, no more than is told: a body may hold a hundred thousand names that are no fields."""
+    """Return the first MAX_ERRORS errors: a body may contain a hundred thousand unknown names."""
     return error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
 
 
 def unstorable_names(body: dict[str, Any]) -> list[str]:
-    """Return the names in a body that cannot be stored, as many as are told."""
+    """Return the names of a body that cannot be stored, at most MAX_ERRORS."""
     return [name for name in body if not is_storable(name)][:MAX_ERRORS]
 
 
-def explain_error(item: ErrorDetails, model: type[BaseModel]) -> dict[str, str]:
-    """Return what is wrong with one field; what was sent is not repeated, only a name that is no field."""
+def explain_error(item: ErrorDetails, model: type[BaseModel]) -> FieldError:
+    """Return the error of one field; the value that was sent is not repeated, only an unknown name."""
     field = to_storable(str(item["loc"][0]), 60) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
         return unknown_field(field, model)
     if item["type"] == "missing":
-        return {"field": field, "message": "is missing: it must be given"}
+        return {"field": field, "message": "is required"}
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     return {"field": field, "message": f"{message[:1].lower()}{message[1:]}"}
 
 
-def unknown_field(name: str, model: type[BaseModel]) -> dict[str, str]:
-    """Return what is wrong with a name that is no field, and which one may have been meant."""
+def unknown_field(name: str, model: type[BaseModel]) -> FieldError:
+    """Return the error of an unknown name, with the field that was probably meant."""
     fields = list(model.model_fields)
     close = difflib.get_close_matches(name[:MAX_NAME_CHARS], fields, n=1, cutoff=0.75)
-    known = f"the fields are {', '.join(fields)}" if fields else "there are none here"
-    instead = f"did you mean {close[0]}?" if close else known
-    return {"field": to_storable(name, 60), "message": f"is not a field: {instead}"}
+    known = f"valid fields: {', '.join(fields)}" if fields else "none is accepted here"
+    hint = f"did you mean {close[0]}?" if close else known
+    return {"field": to_storable(name, 60), "message": f"is not a field: {hint}"}
 
 
-def find_value_errors(value: Any, field: str, depth: int = 0) -> Iterator[dict[str, str]]:
-    """Yield what is wrong with a value of JSON, each with the place where it stands."""
+def find_value_errors(value: Any, field: str, depth: int = 0) -> Iterator[FieldError]:
+    """Yield the errors of a JSON value, each with the path of the nested value."""
     if depth > MAX_DEPTH:
-        yield field_error(field, f"is nested more than {MAX_DEPTH} deep")
+        yield field_error(field, f"is nested more than {MAX_DEPTH} levels deep")
     elif isinstance(value, str) and not is_storable(value):
-        yield field_error(field, "holds a NUL character or a lone surrogate, which cannot be stored")
+        yield field_error(field, _UNSTORABLE)
     elif isinstance(value, float) and not math.isfinite(value):
-        yield field_error(field, "is larger than a number can be")
+        yield field_error(field, "is not a finite number")
     elif isinstance(value, dict):
         for name, item in value.items():
             if is_storable(name):
@@ -116,38 +157,37 @@ def find_value_errors(value: Any, field: str, depth: int = 0) -> Iterator[dict[s
             else:
                 yield field_error(field, f"has a name that cannot be stored: {to_storable(name, 60)}")
     elif isinstance(value, list):
-        for n, item in enumerate(value):
-            yield from find_value_errors(item, f"{field}[{n}]", depth + 1)
+        for index, item in enumerate(value):
+            yield from find_value_errors(item, f"{field}[{index}]", depth + 1)
 
 
 def has_too_many_values(value: Any) -> bool:
-    """Return whether a value of JSON holds more than MAX_VALUES values, itself counted."""
-    level, seen = [value], 0
+    """Return True if a JSON value holds more than MAX_VALUES values, itself included."""
+    level, count = [value], 0
     while level:
-        seen += len(level)
-        if seen > MAX_VALUES:
+        count += len(level)
+        if count > MAX_VALUES:
             return True
-        level = [inner for one in level for inner in _inside(one)]
+        level = [child for item in level for child in _children(item)]
     return False
 
 
 def is_nested_deeper(value: Any, max_depth: int) -> bool:
-    """Return whether brackets stand in brackets more than `most` deep; whoever walks down by calls would fail."""
+    """Return True if arrays and objects are nested deeper than `max_depth`. Not recursive: safe at any depth."""
     level = [value]
     for _ in range(max_depth):
-        level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
+        level = [child for item in level for child in _children(item) if isinstance(child, dict | list)]
     return bool(level)
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def json_size_bytes(inputs: Sequence[Mapping[str, Any]]) -> int:
-    """Return how much inputs take as JSON."""
+def json_size_bytes(inputs: Iterable[Mapping[str, Any]]) -> int:
     return sum(len(json.dumps(dict(value))) for value in inputs)
 
 
-def field_error(field: str, message: str) -> dict[str, str]:
-    """Return what is wrong with a field whose name may hold anything."""
+def field_error(field: str, message: str) -> FieldError:
+    """Return the error of a field whose name and message may contain any text."""
     return {"field": to_storable(field, _FIELD_CHARS), "message": to_storable(message, 500)}

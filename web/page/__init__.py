@@ -1,1 +1,1 @@
-"""My Renders: the page at `/`, made on the server, with one module of JavaScript and no build step."""
+"""My Renders: the server-rendered page at `/`, with one JavaScript module and no build step."""

@@ -1,7 +1,8 @@
-"""What stands on the card of a job: its state in plain words, its pictures, what can be done about it. Pure."""
+"""The card of a job on the page: its state, files, and available actions."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from datetime import datetime
+from typing import Final, Literal
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from storage import urls
 
 CardState = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
 
-# What a card may show, and the states that its job may be in: so that a filter passes over the others unseen.
+# The job states that a card state may have, so that a filter by card state reads only those jobs.
 JOB_STATES: Final[dict[CardState, tuple[str, ...]]] = {
     "waiting": ("open",),
     "keeping": ("keeping",),
@@ -21,20 +22,24 @@ JOB_STATES: Final[dict[CardState, tuple[str, ...]]] = {
     "expired": ("failed",),
     "cancelled": ("cancelled",),
 }
-# What is told of a job that waits, by the state of its latest prediction. What is planned may wait for others to end.
+# By the state of the latest prediction. A planned one may be waiting for the provider's in-flight limit.
 _WAITING_DETAILS: Final = {
-    "planned": "Waiting for its turn at {}",
-    "submitting": "Being sent to {}",
-    "running": "Sent to {}",
-    "abandoned": "{} has not answered in time",
+    "planned": "Queued for {}",
+    "submitting": "Submitting to {}",
+    "running": "Submitted to {}",
+    "abandoned": "{} did not respond in time",
+}
+_STATE_DETAILS: Final = {
+    "expired": "The provider deleted the files before they were stored.",
+    "placeholder": "Generation failed. A placeholder is shown until a result arrives.",
 }
 KINDS: Final = {"image": "Images", "video": "Videos", "mixed": "Mixed"}
-_MAX_REASON: Final = 200
+_MAX_REASON_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class CardFile:
-    """One published file, as the page shows it."""
+    """One published file."""
 
     idx: int
     url: str
@@ -43,92 +48,80 @@ class CardFile:
     height_px: int
     color: str
     is_video: bool
-    is_placeholder: bool
     content_type: str
-    megabytes: float
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One job, as the page shows it."""
+    """One job, as the page shows it; the cover is the first of its files."""
 
     job_id: UUID
-    shown: CardState
+    state: CardState
     label: str
     detail: str | None
     title: str
     facts: tuple[str, ...]
-    at: Any
-    files: int
-    kept: int
-    pictures: tuple[CardFile, ...]
+    created_at: datetime
+    file_count: int
+    kept_count: int
+    files: tuple[CardFile, ...]
     can_retry: bool
     can_cancel: bool
 
     @property
     def cover(self) -> CardFile | None:
-        """Return the picture that stands for the others."""
-        return self.pictures[0] if self.pictures else None
+        return self.files[0] if self.files else None
 
 
 def build_card(row: Row, variants: list[Row], base: str) -> Card:
-    """Return the card of a row of `db.reports.my_renders`, with its published files; the cover comes first."""
-    ordered = sorted(variants, key=lambda v: (not v["is_cover"], v["idx"]))
-    pictures = tuple(_build_file(v, base) for v in ordered)
-    shown = row["shown"]
+    """Return the card of a row of `db.reports.my_renders`, with its published files."""
+    cover_first = sorted(variants, key=lambda variant: (not variant["is_cover"], variant["idx"]))
+    state = row["shown"]
     return Card(
         job_id=row["id"],
-        shown=shown,
-        label=state_label(shown, row),
-        detail=_state_detail(shown, row),
+        state=state,
+        label=state_label(state, row),
+        detail=_state_detail(state, row),
         title=_title(row),
         facts=_facts(row),
-        at=row["created_at"],
-        files=row["files"],
-        kept=row["kept"],
-        pictures=pictures,
-        can_retry=bool(row["can_retry"]) or shown == "placeholder",
+        created_at=row["created_at"],
+        file_count=row["files"],
+        kept_count=row["kept"],
+        files=tuple(_build_file(variant, base) for variant in cover_first),
+        can_retry=bool(row["can_retry"]) or state == "placeholder",
         can_cancel=row["state"] in ("open", "keeping"),
     )
 
 
-def state_label(shown: CardState, row: Row) -> str:
-    """Return a state as a person reads it, with the count where there is one."""
-    if shown == "waiting":
-        return "Waiting" if row["tries"] < 2 else f"Waiting, try {row['tries']}"
-    if shown == "keeping":
+def state_label(state: CardState, row: Row) -> str:
+    if state == "waiting":
+        return "Waiting" if row["tries"] < 2 else f"Waiting, attempt {row['tries']}"
+    if state == "keeping":
         return f"Keeping {row['kept']} of {row['files']}"
-    if shown == "partial":
+    if state == "partial":
         return f"Partial: {row['kept']} of {row['files']}"
-    return shown.capitalize()
+    return state.capitalize()
 
 
-def _state_detail(shown: CardState, row: Row) -> str | None:
-    if shown == "waiting":
-        return (
-            _WAITING_DETAILS[row["prediction"]].format(row["provider"])
-            if row["prediction"] in _WAITING_DETAILS
-            else None
-        )
-    if shown in ("failed", "partial", "cancelled"):
+def _state_detail(state: CardState, row: Row) -> str | None:
+    if state == "waiting":
+        detail = _WAITING_DETAILS.get(row["prediction"])
+        return detail.format(row["provider"]) if detail else None
+    if state in ("failed", "partial", "cancelled"):
         return _to_sentence(row["why"] or row["reason"])
-    if shown == "expired":
-        return "Its files were gone before they could be kept."
-    if shown == "placeholder":
-        return "The real one could not be made; if it still comes, it takes this place."
-    return None
+    return _STATE_DETAILS.get(state)
 
 
 def _title(row: Row) -> str:
-    named = row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
-    return named or ("Untitled video" if row["kind"] == "video" else "Untitled picture")
+    title = row["prompt"] or " ".join(part for part in (row["style"], row["room_type"]) if part)
+    return title or ("Untitled video" if row["kind"] == "video" else "Untitled image")
 
 
 def _facts(row: Row) -> tuple[str, ...]:
-    place = row["project_id"]
-    if place and row["scene"] is not None:
-        place = f"{place}, scene {row['scene']}"
-    return tuple(str(fact) for fact in (row["style"], row["room_type"], row["mode"], place) if fact)
+    project = row["project_id"]
+    if project and row["scene"] is not None:
+        project = f"{project}, scene {row['scene']}"
+    return tuple(str(fact) for fact in (row["style"], row["room_type"], row["mode"], project) if fact)
 
 
 def _build_file(row: Row, base: str) -> CardFile:
@@ -141,26 +134,25 @@ def _build_file(row: Row, base: str) -> CardFile:
         height_px=row["height_px"] or 9,
         color=row["color"] or "#808080",
         is_video=row["media"] == "video",
-        is_placeholder=row["is_placeholder"],
         content_type=row["content_type"],
-        megabytes=round(row["bytes"] / 1e6, 1),
     )
 
 
 def _to_sentence(text: str | None) -> str | None:
-    """Return a reason as a sentence on the page begins, and no longer than a card has room for."""
+    """Return a reason with a capital letter, cut to _MAX_REASON_CHARS."""
     if not text:
         return None
-    told = text[:1].upper() + text[1:]
-    return told if len(told) <= _MAX_REASON else told[: _MAX_REASON - 1].rstrip() + "…"
+    sentence = text[:1].upper() + text[1:]
+    is_short = len(sentence) <= _MAX_REASON_CHARS
+    return sentence if is_short else sentence[: _MAX_REASON_CHARS - 1].rstrip() + "…"
 
 
 def summarize_filters(filters: dict[str, str]) -> str:
-    """Return what a list is filtered by, in the words of its filters; empty: by nothing."""
-    kind, state, *named = filters["kind"], filters["state"], filters["style"], filters["project_id"]
-    return ", ".join(word for word in (KINDS.get(kind, kind), state.capitalize(), *named) if word)
+    """Return the active filters as text: "Videos, Kept, oil"; empty without filters."""
+    kind, state, style, project_id = (filters[name] for name in ("kind", "state", "style", "project_id"))
+    return ", ".join(text for text in (KINDS.get(kind, kind), state.capitalize(), style, project_id) if text)
 
 
-def encode_filters(filters: dict[str, str], **more: str) -> str:
-    """Return filters as the query of an address, without those that are empty."""
-    return urlencode({name: value for name, value in {**filters, **more}.items() if value}, quote_via=quote)
+def encode_filters(filters: dict[str, str], **extra: str) -> str:
+    """Return the filters that are not empty as a query string."""
+    return urlencode({name: value for name, value in {**filters, **extra}.items() if value}, quote_via=quote)

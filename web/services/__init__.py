@@ -1,1 +1,1 @@
-"""What endpoints share: context, database threads, authentication, spools."""
+"""Services shared by endpoints: context, database threads, authentication, upload spool."""

@@ -1,4 +1,4 @@
-"""Files of the public bucket through this process. Loaded only for MOORAGE_ASSETS=stream: it needs boto3."""
+"""Streams files of the public bucket. Loaded only with MOORAGE_ASSETS=stream: it imports boto3."""
 
 import asyncio
 import contextlib
@@ -23,61 +23,63 @@ T = TypeVar("T")
 log = logs.get_logger(__name__)
 
 MAX_STREAMS: Final = 64
-MAX_THREADS: Final = 8  # taken for one chunk at a time: a slow reader holds none
+MAX_THREADS: Final = 8  # used for one chunk at a time: a slow client occupies none
 OPEN_SECONDS: Final = 5.0
-CHUNK_BYTES: Final = 1 << 16  # the server holds some fifty of them for a reader that reads nothing
-STALL_SECONDS: Final = 30.0  # for a reader to take a chunk; nobody needs a token to hold one of the places
+CHUNK_BYTES: Final = 1 << 16  # the server buffers about fifty of them for a client that reads nothing
+STALL_SECONDS: Final = 30.0  # limit for sending one chunk: without a token, stalled clients could occupy all streams
 
 
 class AssetStreamer:
-    """A bounded number of files being read from storage, a chunk in memory each."""
+    """Reads a bounded number of files from storage, with one chunk of each in memory."""
 
     def __init__(self, settings: Settings) -> None:
-        self._storage = s3.from_settings(settings)
+        self._storage = s3.ObjectStore(settings)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
         self._streams = 0
 
     async def build_response(
-        self, key: str, span: tuple[int, int] | None, status: int, headers: Mapping[str, str]
+        self, key: str, byte_range: tuple[int, int] | None, status: int, headers: Mapping[str, str]
     ) -> Response:
         """
-        Return an answer that streams an object, or its bytes from the first to the last of `span`.
+        Return a response that streams an object, or its bytes from the first to the last of `byte_range`.
 
         Raises:
-            Problem: 404 without such an object, 503 when storage is away or too many files are read already.
+            Problem: 404 no such object, 503 storage is unavailable or MAX_STREAMS is reached.
         """
         if self._streams >= MAX_STREAMS:
-            raise unavailable("too many files are being read: try again")
-        with contextlib.ExitStack() as held:
+            raise unavailable("too many open streams, retry")
+        with contextlib.ExitStack() as cleanup:
             self._streams += 1
-            held.callback(self._release_slot)
-            stack, body = await self._open_within_limit(key, span)
-            held.callback(self._executor.submit, stack.close)
-            return AssetResponse(self._chunks(body), status, headers, held.pop_all().close)
+            cleanup.callback(self._release_slot)
+            stack, body = await self._open_within_limit(key, byte_range)
+            cleanup.callback(self._executor.submit, stack.close)
+            return AssetResponse(self._chunks(body), status, headers, cleanup.pop_all().close)
 
     async def _open_within_limit(
-        self, key: str, span: tuple[int, int] | None
+        self, key: str, byte_range: tuple[int, int] | None
     ) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                return await self._in_thread(lambda: self._open(key, span))
+                return await self._in_thread(lambda: self._open(key, byte_range))
         except ObjectMissing as error:
-            log.error("asset.missing", key=key)  # a row names it: rule 4 is broken, or it was deleted this moment
+            log.error("asset.missing", key=key)  # a row names it: rule 4 is violated, or it was deleted at this moment
             raise ids.not_found("file") from error
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
-            log.warning("asset.storage_away", key=key, error=str(error))
-            raise unavailable("storage is away: try again") from error
+            log.warning("asset.storage_unavailable", key=key, error=str(error))
+            raise unavailable("storage unavailable, retry") from error
 
     def close(self) -> None:
-        """Begin no read any more."""
+        """Cancel queued reads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _release_slot(self) -> None:
         self._streams -= 1
 
-    def _open(self, key: str, span: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
+    def _open(self, key: str, byte_range: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
         stack = contextlib.ExitStack()
-        return stack, stack.enter_context(self._storage.open_object(self._storage.public_bucket, key, byte_range=span))
+        return stack, stack.enter_context(
+            self._storage.open_object(self._storage.public_bucket, key, byte_range=byte_range)
+        )
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
@@ -88,7 +90,7 @@ class AssetStreamer:
 
 
 class AssetResponse(StreamingResponse):
-    """A streamed answer that lets go of what it holds however it ends, also when nobody reads a byte of it."""
+    """A streamed response that releases its resources in any case, even if the client reads nothing."""
 
     def __init__(
         self,
@@ -104,10 +106,10 @@ class AssetResponse(StreamingResponse):
         self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, to its end or until a chunk is not taken for too long."""
+        """Send until the end, or until sending one chunk exceeds the limit."""
         is_stalled = False
 
-        async def within_time(message: Message) -> None:
+        async def send_within_limit(message: Message) -> None:
             nonlocal is_stalled
             async with asyncio.timeout(self._stall_seconds) as limit:
                 try:
@@ -116,10 +118,10 @@ class AssetResponse(StreamingResponse):
                     is_stalled = limit.expired()
 
         try:
-            await super().__call__(scope, receive, within_time)
+            await super().__call__(scope, receive, send_within_limit)
         except TimeoutError:
             if not is_stalled:
                 raise
-            log.info("asset.cut", stall_seconds=self._stall_seconds)  # the connection is closed
+            log.info("asset.stalled", stall_seconds=self._stall_seconds)  # the server closes the connection
         finally:
             self._release()

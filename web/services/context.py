@@ -1,4 +1,4 @@
-"""What every endpoint is given."""
+"""Application context shared by all endpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """One process's settings, providers, way to PostgreSQL and way to the broker."""
-
     settings: Settings
     providers: Mapping[str, Provider]
     database: DatabaseThreads
@@ -29,10 +27,9 @@ class AppContext:
     feed: EventFeed
     model_cache: ModelCache
     upload_spool: UploadSpool
-    asset_base: str  # what stands before a key
-    streamer: "AssetStreamer | None" = None  # None: files are answered with a redirect
+    asset_base: str  # URL prefix of object keys
+    streamer: "AssetStreamer | None" = None  # None: assets are redirected to storage
 
 
 def get_context(request: Request) -> AppContext:
-    """Return the desk of the application that answers a request."""
-    return cast(AppContext, request.app.state.desk)
+    return cast(AppContext, request.app.state.context)

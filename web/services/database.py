@@ -1,4 +1,4 @@
-"""PostgreSQL for requests: a few threads, a connection each, and a time limit on the wait."""
+"""PostgreSQL for requests: a few threads with a connection each, and a time limit."""
 
 import asyncio
 import threading
@@ -18,16 +18,16 @@ log = logs.get_logger(__name__)
 ANSWER_SECONDS: Final = 5.0
 MAX_THREADS: Final = 8
 
-# Else a job could be shown as settled with the outputs of a moment before.
+# Otherwise a job could be shown as settled with outputs read before it settled.
 USE_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class DatabaseThreads:
     """
-    At most eight threads, made when they are needed; each keeps its own connection to PostgreSQL.
+    At most eight threads, started on demand, each with its own connection to PostgreSQL.
 
-    Their own executor and not the loop's: threads that hang with a frozen server stay eight, and whatever waits behind
-    them is taken back when its request is answered.
+    Not the loop's default executor: with an unresponsive server at most eight threads hang, and queued work is
+    cancelled when its request times out.
     """
 
     def __init__(self, database_url: str, *, limit: int = MAX_THREADS, answer_seconds: float = ANSWER_SECONDS) -> None:
@@ -39,45 +39,48 @@ class DatabaseThreads:
 
     async def run(self, work: Callable[[Database], T]) -> T:
         """
-        Return what `work` returns, done in a thread.
+        Run `work`, which may contain several transactions, in a thread and return its result.
 
         Raises:
-            Problem: 503 when PostgreSQL is away or the time is over; `work` may still happen then.
+            Problem: 503 if PostgreSQL is unavailable or the time limit is exceeded; `work` may still complete then.
         """
         try:
             async with asyncio.timeout(self._answer_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._work, work)
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_in_thread, work)
         except TimeoutError as error:
-            log.warning("request.too_slow", answer_seconds=self._answer_seconds)
-            raise unavailable(f"there was no answer within {self._answer_seconds:g} s: send it again") from error
+            log.warning("request.database_timeout", answer_seconds=self._answer_seconds)
+            raise unavailable(f"no response within {self._answer_seconds:g} s: retry") from error
         except DatabaseUnavailable as error:
-            log.warning("request.database_away", error=str(error))  # it may name hosts and users: for us alone
-            raise unavailable("PostgreSQL is away: send it again") from error
+            log.warning("request.database_unavailable", error=str(error))  # may name hosts and users: log only
+            raise unavailable("database unavailable, retry") from error
+
+    async def transaction(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction and return its result; raises as `run` does."""
+        return await self.run(lambda database: database.run(work))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a read-only transaction with one snapshot and return its result; raises as `run` does."""
+
+        def read_snapshot(conn: Connection) -> T:
+            conn.execute(USE_SNAPSHOT)
+            return work(conn)
+
+        return await self.transaction(read_snapshot)
 
     async def close(self) -> None:
-        """Close the connections once the threads are done; those that hang are left to the end of the process."""
+        """Close the connections after the threads have ended; threads that hang end with the process."""
         try:
             async with asyncio.timeout(self._answer_seconds):
                 await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
         except TimeoutError:
-            log.warning("threads.hanging")
+            log.warning("db_threads.shutdown_timeout")
             return
         for database in self._databases:
             database.close()
 
-    def _work(self, work: Callable[[Database], T]) -> T:
+    def _run_in_thread(self, work: Callable[[Database], T]) -> T:
         database: Database | None = getattr(self._local, "database", None)
         if database is None:
             database = self._local.database = Database(self._database_url, name="moorage web")
             self._databases.append(database)
         return work(database)
-
-
-def read(database: Database, work: Callable[[Connection], T]) -> T:
-    """Return what `work` reads, all of it as of one moment."""
-
-    def at_one_moment(conn: Connection) -> T:
-        conn.execute(USE_SNAPSHOT)
-        return work(conn)
-
-    return database.run(at_one_moment)

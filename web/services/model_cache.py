@@ -1,4 +1,4 @@
-"""What providers say of their models: asked in other threads, kept for ten minutes, longer while they are away."""
+"""Cache of providers' models and schemas: fetched in threads, fresh for ten minutes, stale while unavailable."""
 
 import asyncio
 import time
@@ -14,14 +14,12 @@ from providers.base import Provider
 
 log = logs.get_logger(__name__)
 
-CacheKey = tuple[str, str, str]
+CacheKey = tuple[str, str, str]  # provider, "schema" or "models", model or kind
 
 TTL_SECONDS: Final = 600.0
-FETCH_TIMEOUT_SECONDS: Final = (
-    1.8  # of the 5 in which a request is answered; an order may ask twice, one after the other
-)
+FETCH_TIMEOUT_SECONDS: Final = 1.8  # of the 5 s for a response; a job request may fetch twice in sequence
 MAX_THREADS: Final = 4
-MAX_PENDING: Final = 32  # with those that wait for a thread: nobody's questions are to keep all others' waiting
+MAX_PENDING: Final = 32  # fetches in flight and queued: bounds the wait behind one client's many unknown models
 MAX_CACHED: Final = 256
 
 
@@ -32,16 +30,17 @@ class _CacheEntry:
 
 
 def describe_outage(provider: str, error: ProviderUnavailable) -> str:
-    """Return that a provider cannot be asked now, without the address that was tried: that is for the log."""
+    """Return a message for clients, without the provider's URL (which is in the log)."""
     status = error.facts.get("status")
-    return f"{provider} cannot be asked now: " + (f"it answered {status}" if status else "there was no answer to use")
+    return f"{provider} is unavailable: " + (f"status {status}" if status else "no usable response")
 
 
 class ModelCache:
     """
     Models and schemas by provider.
 
-    Each question is asked once at a time, so that a provider that hangs holds four threads and no request for long.
+    Concurrent requests for one key share a fetch. A provider that hangs blocks at most MAX_THREADS threads, and
+    each request for FETCH_TIMEOUT_SECONDS.
     """
 
     def __init__(
@@ -51,68 +50,63 @@ class ModelCache:
         self._ttl_seconds = ttl_seconds
         self._entries: OrderedDict[CacheKey, _CacheEntry] = OrderedDict()
         self._pending: dict[CacheKey, Future[Any]] = {}
-        self._executor = ThreadPoolExecutor(MAX_THREADS, "catalogue")
+        self._executor = ThreadPoolExecutor(MAX_THREADS, "model-cache")
 
     async def get_schema(self, provider: Provider, model: str) -> Mapping[str, Any] | None:
         """
-        Return the JSON Schema of a model's input, None where the provider offers none.
+        Return the JSON Schema of a model's input, None if the provider publishes none.
 
         Raises:
-            ProviderUnavailable: it was never told, and cannot be had now.
-            ProviderRefused: there is no such model.
+            ProviderUnavailable: not cached, and the fetch failed.
+            ProviderRefused: no such model.
         """
         key = (provider.name, "schema", model)
-        found: Mapping[str, Any] | None = await self._get_or_fetch(key, lambda: provider.get_input_schema(model))
-        return found
+        schema: Mapping[str, Any] | None = await self._get_or_fetch(key, lambda: provider.get_input_schema(model))
+        return schema
 
     async def get_models(self, provider: Provider, kind: str) -> list[dict[str, Any]]:
-        """
-        Return a provider's models of a kind, as `Provider.models` does.
-
-        Raises:
-            ProviderUnavailable, ProviderRefused: as `schema`.
-        """
-        found: list[dict[str, Any]] = await self._get_or_fetch(
-            (provider.name, "models", kind), lambda: provider.list_models(kind)
-        )
-        return found
+        """Return a provider's models of a kind, as `Provider.list_models` does; raises as `get_schema` does."""
+        key = (provider.name, "models", kind)
+        models: list[dict[str, Any]] = await self._get_or_fetch(key, lambda: provider.list_models(kind))
+        return models
 
     def close(self) -> None:
-        """Ask nothing any more; what is being asked ends by its own limits."""
+        """Start no more fetches; running ones end by their own timeouts."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _get_or_fetch(self, key: CacheKey, ask: Callable[[], Any]) -> Any:
-        kept = self._entries.get(key)
-        if kept is not None and time.monotonic() - kept.fetched_at < self._ttl_seconds:
-            return kept.value
+    async def _get_or_fetch(self, key: CacheKey, fetch: Callable[[], Any]) -> Any:
+        entry = self._entries.get(key)
+        if entry is not None and time.monotonic() - entry.fetched_at < self._ttl_seconds:
+            return entry.value
         try:
-            return await self._fetch(key, ask)
+            return await self._fetch(key, fetch)
         except ProviderUnavailable as error:
-            log.warning("catalogue.provider_away", provider=key[0], what=key[1], model=key[2], error=str(error))
-            if kept is None:
+            provider, what, model = key
+            log.warning("model_cache.provider_unavailable", provider=provider, what=what, model=model, error=str(error))
+            if entry is None:
                 raise
-            return kept.value
+            return entry.value
 
-    async def _fetch(self, key: CacheKey, ask: Callable[[], Any]) -> Any:
-        """Ask unless it is being asked already; the answer is kept also when it comes too late for this request."""
-        asking = self._pending.get(key)
-        if asking is None:
+    async def _fetch(self, key: CacheKey, fetch: Callable[[], Any]) -> Any:
+        """Join or start the fetch of a key; its result is cached even if it arrives too late for this request."""
+        pending = self._pending.get(key)
+        if pending is None:
             if len(self._pending) >= MAX_PENDING:
-                raise ProviderUnavailable("too much is being asked already")
-            asking = self._pending[key] = self._executor.submit(ask)
+                raise ProviderUnavailable("too many requests to providers are pending")
+            pending = self._pending[key] = self._executor.submit(fetch)
             loop = asyncio.get_running_loop()
-            asking.add_done_callback(lambda done: loop.call_soon_threadsafe(self._store, key, done))
+            pending.add_done_callback(lambda future: loop.call_soon_threadsafe(self._store, key, future))
         try:
             async with asyncio.timeout(self._fetch_timeout_seconds):
-                return await asyncio.shield(asyncio.wrap_future(asking))
+                return await asyncio.shield(asyncio.wrap_future(pending))
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{key[0]} did not answer within {self._fetch_timeout_seconds:g} s") from error
+            raise ProviderUnavailable(f"{key[0]} did not respond within {self._fetch_timeout_seconds:g} s") from error
 
-    def _store(self, key: CacheKey, done: Future[Any]) -> None:
+    def _store(self, key: CacheKey, future: Future[Any]) -> None:
         self._pending.pop(key, None)
-        if done.cancelled() or done.exception() is not None:
+        if future.cancelled() or future.exception() is not None:
             return
-        self._entries[key] = _CacheEntry(done.result(), time.monotonic())
+        self._entries[key] = _CacheEntry(future.result(), time.monotonic())
         self._entries.move_to_end(key)
         if len(self._entries) > MAX_CACHED:
             self._entries.popitem(last=False)

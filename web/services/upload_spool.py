@@ -1,4 +1,4 @@
-"""Files on their way in: spooled to unnamed temporary files, a bounded number at once, and kept."""
+"""Spools uploads to temporary files with bounded concurrency, and stores them."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
+from uuid import UUID
 
 from starlette.requests import ClientDisconnect, Request
 
-from db import uploads as rows
+import db.uploads
 from db.uploads import Upload
 from media.limits import Limits
 from moorage import logs
@@ -31,18 +32,18 @@ T = TypeVar("T")
 
 log = logs.get_logger(__name__)
 
-MAX_CONCURRENT_UPLOADS: Final = 16  # requests whose files are being read or kept
-MAX_UPLOADS_PER_OWNER: Final = 4  # so that one owner's do not take the place of all others'
-MAX_STORAGE_THREADS: Final = 2  # examined at once, each in a process of its own
+MAX_CONCURRENT_UPLOADS: Final = 16  # requests whose files are being received or stored
+MAX_UPLOADS_PER_OWNER: Final = 4  # so that one owner does not exhaust MAX_CONCURRENT_UPLOADS
+MAX_STORAGE_THREADS: Final = 2  # each decodes in a separate process
 MAX_DISK_THREADS: Final = 2
 IDLE_SECONDS: Final = 15.0
 TOTAL_SECONDS: Final = 300.0
-STORE_SECONDS: Final = 120.0  # with the wait for its turn
+STORE_SECONDS: Final = 120.0  # including the wait for a thread
 _BUFFER_BYTES: Final = 1 << 18
 
 
 class SpooledFile:
-    """A file that is being received. Whoever made it closes it, or gives it away to `Intake.keep`."""
+    """A file being received. The creator closes it, unless `UploadSpool.store` does."""
 
     def __init__(self, file: BinaryIO, max_bytes: int, executor: ThreadPoolExecutor) -> None:
         self.file = file
@@ -58,19 +59,15 @@ class SpooledFile:
             raise file_too_large(self._max_bytes)
         self._buffer += chunk
         if len(self._buffer) >= _BUFFER_BYTES:
-            await self._flush_buffer()
+            await self.flush()
 
     async def flush(self) -> None:
-        """Write out what is still in memory."""
-        await self._flush_buffer()
-
-    async def _flush_buffer(self) -> None:
+        """Write the buffer to disk. Raises Problem: 503 the disk is full."""
         data, self._buffer = self._buffer, bytearray()
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._write_to_disk, data)
         except OSError as error:
-            log.error("upload.disk", error=str(error))
-            raise unavailable("there is no room for the file now: send it again") from error
+            raise _disk_error(error) from error
 
     def _write_to_disk(self, data: bytes | bytearray) -> None:
         self.file.write(data)
@@ -78,11 +75,12 @@ class SpooledFile:
 
 
 class UploadSpool:
-    """One process's room for incoming files. What decodes them is never this process: it takes webhooks too."""
+    """Receives and stores uploads. Files are decoded in other processes: this one also receives webhooks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, database: DatabaseThreads) -> None:
         self.max_bytes = settings.upload_max_bytes
         self._settings = settings
+        self._database = database
         self._limits = uploads.upload_limits(Limits.from_settings(settings), settings.upload_max_bytes)
         self._storage_executor = ThreadPoolExecutor(MAX_STORAGE_THREADS, "upload")
         self._disk_executor = ThreadPoolExecutor(MAX_DISK_THREADS, "upload-disk")
@@ -90,69 +88,71 @@ class UploadSpool:
 
     @functools.cached_property
     def storage(self) -> "ObjectStore":
-        """Return the way to storage: by name, because boto3 is much to load for a process that no file comes to."""
-        return cast("ObjectStore", importlib.import_module("storage.s3").from_settings(self._settings))
+        """Imported on first use: a process that receives no files does not load boto3."""
+        return cast("ObjectStore", importlib.import_module("storage.s3").ObjectStore(self._settings))
 
     @contextlib.contextmanager
     def reserve(self, owner: str | None) -> Iterator[None]:
-        """Hold a place for one request, of an owner or an application. Raises Problem: 503 when all are taken."""
+        """Hold a slot for one request of an owner (None: of an application). Raises Problem: 503 at the limits."""
         of_owner = self._active[owner]
         if self._active.total() >= MAX_CONCURRENT_UPLOADS or (owner is not None and of_owner >= MAX_UPLOADS_PER_OWNER):
-            raise unavailable("too many files are coming in already: try again")
+            raise unavailable("too many uploads in progress, retry")
         self._active[owner] += 1
         try:
             yield
         finally:
-            self._active -= Counter({owner: 1})  # what comes to none is forgotten
+            self._active -= Counter({owner: 1})  # drops entries that reach zero
 
     def create_file(self) -> SpooledFile:
-        """Return an empty file without a name, so that the kernel frees it with a killed process."""
+        """Return an empty unnamed file, which the kernel removes if the process is killed."""
         try:
             return SpooledFile(tempfile.TemporaryFile(), self.max_bytes, self._disk_executor)
         except OSError as error:
-            log.error("upload.disk", error=str(error))
-            raise unavailable("there is no room for the file now: send it again") from error
+            raise _disk_error(error) from error
 
-    async def store(self, threads: DatabaseThreads, incoming: SpooledFile, owner: str) -> tuple[Upload, datetime]:
+    async def store(self, spooled: SpooledFile, owner: str, upload_id: UUID) -> tuple[Upload, datetime]:
         """
-        Examine, strip, store and record a whole file, and close it; returns the upload and when it was recorded.
+        Validate, sanitize, store and record a complete file, and close it; return the upload and its creation time.
 
         Raises:
-            Problem: 422 it is not taken, 503 storage, PostgreSQL or time is lacking. Then no row names it.
+            Problem: 422 rejected, 503 storage or PostgreSQL is unavailable, or too slow. No row is written then.
         """
-        await incoming.flush()
+        await spooled.flush()
         stored = await self.run_storage(
-            lambda: uploads.sanitize_and_store(self.storage, incoming.file, owner=owner, limits=self._limits),
-            incoming.file.close,
+            lambda: uploads.sanitize_and_store(
+                self.storage, spooled.file, upload_id=upload_id, owner=owner, limits=self._limits
+            ),
+            spooled.file.close,
         )
-        moment = await threads.run(lambda db: db.run(lambda conn: rows.add(conn, uploads.require_recent(stored))))
+        created_at = await self._database.transaction(lambda conn: db.uploads.add(conn, uploads.require_recent(stored)))
         failpoint("uploads.after_record")
-        return stored.upload, moment
+        return stored.upload, created_at
 
     async def run_storage(self, work: Callable[[], T], at_end: Callable[[], None] = lambda: None) -> T:
-        """Return what `work` returns, done in a thread that talks to storage; `at_end` is called whatever happens."""
+        """Run `work` in a storage thread and return its result; `at_end` is called in any case."""
         future = self._storage_executor.submit(work)
         future.add_done_callback(lambda _: at_end())
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 return await asyncio.wrap_future(future)
         except InvalidMedia as error:
-            raise Problem(422, f"the file is not taken: {error}", errors=[_wrong(error)]) from error
+            errors = [{"field": "file", "message": str(error)}]
+            raise Problem(422, f"file rejected: {error}", errors=errors) from error
         except TimeoutError as error:
-            raise unavailable("too many files are being examined: send it again") from error
+            raise unavailable("too many files are being processed, retry") from error
         except MoorageError as error:
             level = log.error if isinstance(error, StorageRefused) else log.warning
             level("upload.failed", error=str(error))
-            raise unavailable("the file could not be stored now: send it again") from error
+            raise unavailable("the file could not be stored, retry") from error
 
     def close(self) -> None:
-        """Begin nothing any more."""
+        """Cancel queued work; running work continues."""
         for executor in (self._storage_executor, self._disk_executor):
             executor.shutdown(wait=False, cancel_futures=True)
 
 
 async def read_chunks(request: Request) -> AsyncIterator[bytes]:
-    """Give the body of a request as it comes. Raises Problem: 400 it was cut, 408 it came too slowly."""
+    """Yield a request's body as it arrives. Raises Problem: 400 incomplete, 408 too slow."""
     stream = request.stream()
     try:
         async with asyncio.timeout(TOTAL_SECONDS):
@@ -163,15 +163,15 @@ async def read_chunks(request: Request) -> AsyncIterator[bytes]:
                     return
                 yield chunk
     except TimeoutError as error:
-        raise Problem(408, f"the body stood still for {IDLE_SECONDS:g} s, or took {TOTAL_SECONDS:g} s") from error
+        raise Problem(408, f"request body timed out (idle {IDLE_SECONDS:g} s, total {TOTAL_SECONDS:g} s)") from error
     except ClientDisconnect as error:
-        raise Problem(400, "the request ended before its body did: send it again") from error
+        raise Problem(400, "the request ended before its body: retry") from error
 
 
 def file_too_large(max_bytes: int) -> Problem:
-    """Return the 413 of a file."""
     return Problem(413, f"the file is larger than {max_bytes} bytes (MOORAGE_UPLOAD_MAX_BYTES)")
 
 
-def _wrong(error: InvalidMedia) -> dict[str, str]:
-    return {"field": "file", "message": str(error)}
+def _disk_error(error: OSError) -> Problem:
+    log.error("upload.disk_error", error=str(error))
+    return unavailable("no disk space for the file, retry")

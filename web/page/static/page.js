@@ -1,113 +1,113 @@
-// My Renders: pictures arrive by themselves, open in a lightbox, and more are shown on demand. Without this module the
-// page is whole: links lead to files and pages, forms are sent.
+// My Renders: live updates of cards, a lightbox, and paging. Progressive enhancement: without this module links and
+// forms work as plain HTML.
 
 const grid = document.getElementById("grid");
 const live = document.getElementById("live");
 
-function tell(text) {
+function announce(text) {
   if (live) live.textContent = text;
 }
 
-// --- the link of the application: a token after the number sign becomes a cookie, and leaves the address ---
+// --- sign-in: the token in the URL fragment becomes a session cookie and is removed from the URL ---
 
-async function enter() {
+async function signIn() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (!token) return false;
   history.replaceState(null, "", location.pathname + location.search);
-  const answer = await fetch("/v1/session", {
+  const response = await fetch("/v1/session", {
     method: "POST",
     headers: { Authorization: `Bearer ${token}` },
   }).catch(() => null);
-  if (answer?.ok) {
+  if (response?.ok) {
     location.reload();
     return true;
   }
-  const told = document.getElementById("told") ?? live;
-  if (told) told.textContent = "This link is no longer good: ask the application for a new one.";
+  const message = document.getElementById("message") ?? live;
+  if (message) message.textContent = "This link has expired: request a new link in the application.";
   return false;
 }
 
-// --- times in the reader's own zone ---
+// --- times in the local time zone ---
 
-const zoned = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const dateFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 function localise(root) {
   for (const time of root.querySelectorAll("time:not([data-local])")) {
-    time.textContent = zoned.format(new Date(time.dateTime));
+    time.textContent = dateFormat.format(new Date(time.dateTime));
     time.title = time.dateTime;
     time.dataset.local = "";
   }
 }
 
-// --- cards that arrive and change ---
+// --- new and changed cards ---
 
-function cardsOf(html) {
-  const holder = document.createElement("template");
-  holder.innerHTML = html; // of our own server, which escapes what others wrote
-  return [...holder.content.children];
+function parseCards(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html; // from our own server, which escapes user text
+  return [...template.content.children];
 }
 
-function put(card) {
+function showCard(card) {
   localise(card);
-  const there = document.getElementById(card.id);
-  if (there?.outerHTML === card.outerHTML) return;
-  if (there) {
-    const focus = there.contains(document.activeElement);
-    there.replaceWith(card);
+  const previous = document.getElementById(card.id);
+  if (previous?.outerHTML === card.outerHTML) return;
+  if (previous) {
+    const focus = previous.contains(document.activeElement);
+    previous.replaceWith(card);
     if (focus) card.querySelector("a, button")?.focus();
     return;
   }
   const more = grid.querySelector(".more");
-  const older = [...grid.querySelectorAll(".card")].find((one) => one.id < card.id); // ids are made in order of time
-  if (!older && more) return; // its place is further down, where it comes with the others
+  const older = [...grid.querySelectorAll(".card")].find((other) => other.id < card.id); // ids are time-ordered
+  if (!older && more) return; // belongs to a later page
   card.classList.add("fresh");
   grid.insertBefore(card, older ?? more);
   document.getElementById("empty").hidden = true;
-  tell("A new render has arrived.");
+  announce("New render added.");
 }
 
 async function refresh(job) {
-  const answer = await fetch(`/page/jobs/${job}?${grid.dataset.query}`).catch(() => null);
-  if (answer?.status === 404 || answer?.status === 204) {
-    // deleted, or it no longer fits the filter
+  const response = await fetch(`/page/jobs/${job}?${grid.dataset.query}`).catch(() => null);
+  if (response?.status === 404 || response?.status === 204) {
+    // deleted, or no longer matched by the filter
     document.getElementById(`job-${job}`)?.remove();
     document.getElementById("empty").hidden = Boolean(grid.querySelector(".card"));
-  } else if (answer?.ok) {
-    put(cardsOf(await answer.text())[0]);
+  } else if (response?.ok) {
+    showCard(parseCards(await response.text())[0]);
   }
 }
 
-// What happened between the making of the page and the beginning of its stream was told to nobody.
+// The stream starts after the page was rendered: fetch the changes in between.
 async function catchUp() {
-  const answer = await fetch(`/?${grid.dataset.query}`, { headers: { "X-Fragment": "cards" } }).catch(() => null);
-  const cards = answer?.ok ? cardsOf(await answer.text()).filter((card) => card.matches(".card")) : [];
-  const told = new Set(cards.map((card) => card.id));
-  cards.reverse().forEach(put);
-  for (const card of grid.querySelectorAll(".card")) if (!told.has(card.id)) note(card.dataset.job);
+  const response = await fetch(`/?${grid.dataset.query}`, { headers: { "X-Fragment": "cards" } }).catch(() => null);
+  const cards = response?.ok ? parseCards(await response.text()).filter((card) => card.matches(".card")) : [];
+  const current = new Set(cards.map((card) => card.id));
+  cards.reverse().forEach(showCard);
+  for (const card of grid.querySelectorAll(".card")) if (!current.has(card.id)) queueRefresh(card.dataset.job);
 }
 
 const changed = new Set();
-let soon = null;
+let timer = null;
 
-function note(job) {
+function queueRefresh(job) {
   changed.add(job);
-  soon ??= setTimeout(async () => {
-    soon = null;
+  timer ??= setTimeout(async () => {
+    timer = null;
     const jobs = [...changed];
     changed.clear();
-    for (const one of jobs) await refresh(one);
+    for (const changedJob of jobs) await refresh(changedJob);
   }, 250);
 }
 
-const AGAIN_MS = 5000;
+const RECONNECT_MS = 5000;
 let stream = null;
 let wasLost = false;
 
 function listen() {
-  let isResumed = false; // a stream that the browser itself takes up again goes on where it broke
+  let isResumed = false; // true after the browser reconnected with Last-Event-ID
   stream = new EventSource("/v1/events");
   stream.addEventListener("open", () => {
-    if (wasLost) tell("Connected again.");
+    if (wasLost) announce("Reconnected.");
     wasLost = false;
     document.body.dataset.live = "on";
     if (!isResumed) catchUp();
@@ -116,53 +116,53 @@ function listen() {
   stream.addEventListener("error", () => {
     wasLost = true;
     document.body.dataset.live = "off";
-    if (stream.readyState === EventSource.CLOSED) listenAgain();
+    if (stream.readyState === EventSource.CLOSED) reconnect();
   });
   const onEvent = (event) => {
     const job = JSON.parse(event.data).job_id;
-    if (job) note(job);
+    if (job) queueRefresh(job);
   };
   for (const name of ["message", "job", "prediction", "output", "render"]) stream.addEventListener(name, onEvent);
   stream.addEventListener("reset", () => location.reload());
 }
 
-// The answer was no stream: the session is over, or moorage (or what stands before it) is away for a while.
-async function listenAgain() {
-  const answer = await fetch("/v1/session").catch(() => null);
-  if (answer?.status === 401) {
-    tell("Your link has run out: ask the application for a new one.");
+// The response was not a stream: the session has expired, or the server is temporarily unavailable.
+async function reconnect() {
+  const response = await fetch("/v1/session").catch(() => null);
+  if (response?.status === 401) {
+    announce("Your session has expired: request a new link in the application.");
     return;
   }
-  tell("No live updates now; they are tried again.");
-  setTimeout(listen, AGAIN_MS);
+  announce("Live updates are unavailable; reconnecting.");
+  setTimeout(listen, RECONNECT_MS);
 }
 
-// --- more of the list ---
+// --- paging ---
 
-async function more(link) {
+async function showMore(link) {
   link.setAttribute("aria-busy", "true");
-  const answer = await fetch(link.href, { headers: { "X-Fragment": "cards" } }).catch(() => null);
-  if (!answer?.ok) {
+  const response = await fetch(link.href, { headers: { "X-Fragment": "cards" } }).catch(() => null);
+  if (!response?.ok) {
     link.removeAttribute("aria-busy");
-    tell("More could not be loaded: try once more.");
+    announce("Loading more failed: try again.");
     return;
   }
-  const cards = cardsOf(await answer.text()).filter((card) => !card.id || !document.getElementById(card.id));
+  const cards = parseCards(await response.text()).filter((card) => !card.id || !document.getElementById(card.id));
   link.closest("li").replaceWith(...cards);
   localise(grid);
   cards[0]?.querySelector("a, button")?.focus({ preventScroll: true });
-  tell(`${cards.filter((card) => card.id).length} more.`);
+  announce(`${cards.filter((card) => card.id).length} more renders.`);
 }
 
 // --- the lightbox ---
 
 const box = document.getElementById("lightbox");
-let shown = null; // the link in the grid whose file is shown
+let currentLink = null; // the link in the grid whose file is shown
 
-const links = () => [...grid.querySelectorAll("a[data-view]")];
+const fileLinks = () => [...grid.querySelectorAll("a[data-view]")];
 
-function show(link) {
-  shown = link;
+function showFile(link) {
+  currentLink = link;
   const isVideo = "video" in link.dataset;
   const file = document.createElement(isVideo ? "video" : "img");
   file.src = link.href;
@@ -176,58 +176,58 @@ function show(link) {
     file.height = link.dataset.height;
   }
   document.getElementById("stage").replaceChildren(file);
-  const all = links();
-  const place = `${all.indexOf(link) + 1} of ${all.length}`;
-  document.getElementById("caption").textContent = `${title} · ${link.dataset.width} × ${link.dataset.height} · ${place}`;
+  const all = fileLinks();
+  const position = `${all.indexOf(link) + 1} of ${all.length}`;
+  document.getElementById("caption").textContent = `${title} · ${link.dataset.width} × ${link.dataset.height} · ${position}`;
   document.getElementById("original").href = link.href;
   if (!box.open) box.showModal();
 }
 
-function step(by) {
-  const all = links();
-  const at = all.findIndex((link) => link.dataset.view === shown?.dataset.view);
-  show(all[(Math.max(at, 0) + by + all.length) % all.length]);
+function step(offset) {
+  const all = fileLinks();
+  const index = all.findIndex((link) => link.dataset.view === currentLink?.dataset.view);
+  showFile(all[(Math.max(index, 0) + offset + all.length) % all.length]);
 }
 
-async function copy(button) {
-  const was = button.textContent;
+async function copyLink(button) {
+  const label = button.textContent;
   try {
-    await navigator.clipboard.writeText(new URL(shown.href, location).href);
+    await navigator.clipboard.writeText(new URL(currentLink.href, location).href);
     button.textContent = "Copied";
   } catch {
-    button.textContent = "Copy it from Original";
+    button.textContent = "Copy failed: open Original";
   }
-  setTimeout(() => (button.textContent = was), 1500);
+  setTimeout(() => (button.textContent = label), 1500);
 }
 
-const KEYS = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Home: () => show(links()[0]), End: () => show(links().at(-1)) };
+const KEYS = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Home: () => showFile(fileLinks()[0]), End: () => showFile(fileLinks().at(-1)) };
 
-function begin() {
+function start() {
   localise(document);
-  const address = new URL(location);
-  address.searchParams.delete("told"); // said once, not again at every reload
-  history.replaceState(null, "", address);
+  const url = new URL(location);
+  url.searchParams.delete("result"); // show the message once, not after a reload
+  history.replaceState(null, "", url);
   grid.addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     const view = event.target.closest("a[data-view]");
     const next = event.target.closest("a[data-more]");
     if (!view && !next) return;
     event.preventDefault();
-    if (view) show(view);
-    else more(next);
+    if (view) showFile(view);
+    else showMore(next);
   });
   document.querySelector(".filters").addEventListener("formdata", (event) => {
     for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
   });
   document.getElementById("previous").addEventListener("click", () => step(-1));
   document.getElementById("next").addEventListener("click", () => step(1));
-  document.getElementById("copy").addEventListener("click", (event) => copy(event.currentTarget));
+  document.getElementById("copy").addEventListener("click", (event) => copyLink(event.currentTarget));
   document.getElementById("close").addEventListener("click", () => box.close());
   document.getElementById("stage").addEventListener("click", (event) => event.target.id === "stage" && box.close());
   box.addEventListener("close", () => {
     document.getElementById("stage").replaceChildren();
-    const again = shown && links().find((link) => link.dataset.view === shown.dataset.view);
-    (again ?? shown)?.focus();
+    const returnTo = currentLink && fileLinks().find((link) => link.dataset.view === currentLink.dataset.view);
+    (returnTo ?? currentLink)?.focus();
   });
   box.addEventListener("keydown", (event) => {
     if (event.target.tagName === "VIDEO" || !(event.key in KEYS)) return;
@@ -239,4 +239,4 @@ function begin() {
   listen();
 }
 
-if (!(await enter()) && grid) begin();
+if (!(await signIn()) && grid) start();

@@ -1,0 +1,72 @@
+"""The fallback chain: what follows a prediction that ended without files."""
+
+from dataclasses import replace
+from uuid import UUID
+
+from db import jobs, placeholders, predictions, submissions
+from db.connection import Connection, current_time
+from moorage import lifecycle
+from moorage.lifecycle import DeadLetterDecision, FallbackState
+from moorage.model import FallbackEntry, Job, Wake
+from tasks.jobs import placeholder
+
+
+def advance(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
+    """
+    Advance the chain of a locked open job after one of its predictions ended without files; returns wakes.
+
+    Does nothing while another prediction is awaited. Otherwise plans the next entry. After the last entry, or past the
+    job's deadline, adds the placeholder if the job requested one, else fails the job. A job that is not open is left
+    unchanged: it has files or has ended.
+    """
+    return _advance(conn, job, decision, actor) if job.state == "open" else []
+
+
+def advance_after_files(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
+    """Advance the chain of a locked keeping job none of whose outputs was stored; returns wakes."""
+    return _advance(conn, job, decision, actor)
+
+
+def find_next_entry(conn: Connection, job: Job) -> tuple[int, FallbackEntry] | None:
+    """Return the next entry of a locked job and its index; None after the last one and past the deadline."""
+    chain = submissions.parse_fallback_chain(job)
+    index = submissions.get_next_entry_index(conn, job.id) if chain else 0
+    if index >= len(chain) or current_time(conn) >= job.deadline_at:
+        return None
+    return index, chain[index]
+
+
+def _advance(conn: Connection, job: Job, decision: DeadLetterDecision, actor: str) -> list[Wake]:
+    entry, existing = find_next_entry(conn, job), placeholders.get_placeholder(conn, job.id)
+    awaited = len(predictions.list_awaited(conn, job.id))
+    state = FallbackState(awaited, entry[0] if entry else None, placeholder.placeholder_state(job, existing))
+    action = lifecycle.on_no_files(state)
+    if action == "fail":
+        jobs.change_state(conn, job, "failed", actor=actor, category=decision.category, reason=decision.reason)
+        return []
+    if action == "show placeholder" and existing is not None:  # published before the job was reopened
+        _end_with_placeholder(conn, job, existing[0], decision, actor)
+        return []
+    job = _reopen(conn, job, decision, actor)
+    if action == "placeholder":
+        return placeholder.choose_placeholder(conn, job, decision, actor=actor)
+    if entry is None or action == "await":
+        return []
+    # `submit` passes predictions of synchronous providers to `generate`.
+    return [Wake("submit", submissions.plan(conn, job.id, *entry, reason=decision.reason, actor=actor))]
+
+
+def _end_with_placeholder(
+    conn: Connection, job: Job, prediction_id: UUID, decision: DeadLetterDecision, actor: str
+) -> None:
+    reason = placeholder.placeholder_reason(decision.reason)
+    jobs.change_state(conn, job, "partial", actor=actor, chosen_id=prediction_id, reason=reason)
+
+
+def _reopen(conn: Connection, job: Job, decision: DeadLetterDecision, actor: str) -> Job:
+    """Set a keeping job back to open, with its present deadline."""
+    if job.state == "open":
+        return job
+    remaining = job.deadline_at - current_time(conn)
+    jobs.change_state(conn, job, "open", actor=actor, reason=decision.reason, check_after=remaining)
+    return replace(job, state="open")
