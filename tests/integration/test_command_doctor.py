@@ -44,7 +44,7 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
         "no REPLICATE_API_TOKEN: webhooks that never come cannot be asked for",
         "these sweeps never ran: discard, reconcile",
     ]
-    assert "schema version 1" in told["ok"]
+    assert "schema version 2" in told["ok"]
     assert "the broker evicts nothing (noeviction)" in told["ok"]
     assert "anyone can read bucket moorage-public" in " ".join(told["ok"])
     assert "nobody else can read bucket moorage-private" in told["ok"]
