@@ -47,7 +47,7 @@ def test_no_crash_is_asked_for_where_there_is_no_failpoint() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
     """Nobody has seen a crash in it: it has some before its last commit, and one behind that."""
-    source = Path(inspect.getfile(step_runner.STEPS[step].work)).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(step_runner.STEPS[step].run)).read_text(encoding="utf-8")
 
     own = set(re.findall(r'failpoint\("([^"]+)"\)', source))
 
