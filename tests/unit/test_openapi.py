@@ -1,4 +1,4 @@
-"""The description of the API says what the API answers."""
+"""The OpenAPI document matches the API."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from web.http.permissions import Level
 
 
 def test_every_route_is_described() -> None:
-    """An address that is not in it does not exist for whoever reads it."""
+    """Clients know only the paths in the document."""
     described = {
         (path, method.upper()) for path, item in openapi.build_document()["paths"].items() for method in item if method
     }
@@ -27,8 +27,8 @@ def test_every_route_is_described() -> None:
     assert ("/v1/renders/{render_id}", "DELETE") in described
 
 
-def test_what_is_read_is_described() -> None:
-    """Names and bounds come from the models that refuse what is wrong."""
+def test_queries_and_bodies_are_described() -> None:
+    """Names and bounds come from the models that validate requests."""
     made = openapi.build_document()
 
     listed = made["paths"]["/v1/renders"]["get"]["parameters"]
@@ -41,8 +41,8 @@ def test_what_is_read_is_described() -> None:
     assert "requestBody" in made["paths"]["/v1/predictions"]["post"]
 
 
-def test_every_reference_leads_somewhere_and_every_name_is_its_own() -> None:
-    """A generator of clients stops at the first that does not."""
+def test_references_resolve_and_operation_ids_are_unique() -> None:
+    """Client generators stop at the first error."""
     made = openapi.build_document()
     operations = [operation for item in made["paths"].values() for operation in item.values()]
 
@@ -58,8 +58,8 @@ def test_every_reference_leads_somewhere_and_every_name_is_its_own() -> None:
             assert in_path == set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_only_files_are_told_to_need_no_token() -> None:
-    """Whoever trusts the description must not send requests that are refused."""
+def test_only_assets_require_no_token() -> None:
+    """A client that follows the document must not be rejected."""
     paths = openapi.build_document()["paths"]
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
@@ -67,8 +67,8 @@ def test_only_files_are_told_to_need_no_token() -> None:
     assert without == {"/v1/assets/renders/{render_id}/{name}"}
 
 
-def test_who_may_call_is_told_of_every_address() -> None:
-    """A client is made with the credentials that the description names, and refused with others."""
+def test_every_operation_names_its_level_and_credentials() -> None:
+    """A client sends the credentials that the document names."""
     made = openapi.build_document()
     schemes = made["components"]["securitySchemes"]
 
@@ -87,7 +87,7 @@ def test_who_may_call_is_told_of_every_address() -> None:
 
 
 def test_the_command_prints_it() -> None:
-    """For a build that has no running API."""
+    """For a build without a running API."""
     done = CliRunner().invoke(main.cli, ["openapi"])
 
     assert done.exit_code == 0

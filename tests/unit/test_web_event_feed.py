@@ -1,4 +1,4 @@
-"""What one stream is offered, and when it is cut."""
+"""What one stream is offered, and when it is disconnected."""
 
 import asyncio
 import time
@@ -23,8 +23,8 @@ def event(number: int, owner: str | None = "ada") -> dict[str, Any]:
     return {"id": number, "owner": owner}
 
 
-def test_a_reader_that_is_too_slow_is_cut_after_what_it_was_offered() -> None:
-    """Its buffer must not grow for ever; it comes again and goes on behind the last event it got."""
+def test_a_slow_subscription_ends_after_its_buffered_events() -> None:
+    """Its buffer must not grow without bound; the client reconnects and resumes after the last event."""
 
     async def work() -> list[int]:
         reader = Subscription(None)
@@ -39,8 +39,8 @@ def test_a_reader_that_is_too_slow_is_cut_after_what_it_was_offered() -> None:
     assert run(work()) == list(range(event_feed.MAX_BUFFERED))
 
 
-def test_a_reader_is_offered_its_owners_events_alone() -> None:
-    """Also none that belongs to nobody: a delivery that was not understood yet may be anybody's."""
+def test_a_subscription_receives_only_its_owners_events() -> None:
+    """Events without an owner are excluded, too: a delivery that is not parsed yet may belong to any owner."""
 
     async def work() -> list[Any]:
         of_ada, of_all = Subscription("ada"), Subscription(None)
@@ -52,8 +52,8 @@ def test_a_reader_is_offered_its_owners_events_alone() -> None:
     assert run(work()) == [event(1, "ada"), None, "bob"]
 
 
-def test_an_event_of_the_very_moment_in_which_the_wait_ends_is_told() -> None:
-    """The comment that follows an empty wait says that all was sent: an event passed over there would be lost."""
+def test_an_event_at_the_moment_of_the_timeout_is_delivered() -> None:
+    """The keep-alive comment after an empty wait carries an id: an event skipped there would be lost."""
 
     async def work() -> Any:
         reader = Subscription(None)
@@ -66,8 +66,8 @@ def test_an_event_of_the_very_moment_in_which_the_wait_ends_is_told() -> None:
     assert run(work()) == event(7)
 
 
-def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
-    """A client that opens streams and reads nothing would take all places."""
+def test_a_stalled_stream_is_disconnected_and_unsubscribed() -> None:
+    """A client that opens streams and reads nothing would use up all streams."""
     left: list[Subscription] = []
 
     class Places:

@@ -1,4 +1,4 @@
-"""The API's parts that need no server."""
+"""Parts of the API that need no server."""
 
 import asyncio
 import difflib
@@ -25,7 +25,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Part:
-    """An application that notes its life, and refuses to start where told to."""
+    """An application that records its lifespan events; it can fail to start."""
 
     def __init__(self, name: str, heard: list[str], *, starts: bool = True) -> None:
         self.name, self.heard, self.starts = name, heard, starts
@@ -43,7 +43,7 @@ class Part:
 
 
 def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
-    """Run a front's whole life and return what the server hears of it."""
+    """Run the whole lifespan of a CombinedApp and return what it sends to the server."""
     events = iter(["lifespan.startup", "lifespan.shutdown"])
     told: list[dict[str, Any]] = []
 
@@ -57,8 +57,8 @@ def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
     return told
 
 
-def test_both_applications_hear_of_start_and_end() -> None:
-    """The receiver's relay starts with the one event and publishes what is left with the other."""
+def test_both_applications_start_and_stop() -> None:
+    """The relays start with the first event and publish the rest with the second."""
     heard: list[str] = []
 
     told = live(Part("api", heard), Part("receiver", heard))
@@ -67,8 +67,8 @@ def test_both_applications_hear_of_start_and_end() -> None:
     assert heard == ["receiver starts", "api starts", "api stops", "receiver stops"]
 
 
-def test_where_one_refuses_to_start_the_other_is_stopped() -> None:
-    """The server must be told why, and no thread may be left behind."""
+def test_if_one_fails_to_start_the_other_is_stopped() -> None:
+    """The server must receive the reason, and no thread may remain."""
     heard: list[str] = []
 
     told = live(Part("api", heard, starts=False), Part("receiver", heard))
@@ -77,8 +77,8 @@ def test_where_one_refuses_to_start_the_other_is_stopped() -> None:
     assert heard == ["receiver starts", "receiver stops"]
 
 
-def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
-    """Without an answer the server would wait for ever."""
+def test_an_application_that_fails_during_startup_is_not_waited_for() -> None:
+    """Without a reply the server would wait forever."""
 
     async def breaks(scope: Any, receive: Any, send: Any) -> None:
         raise LookupError("broken")
@@ -95,8 +95,8 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
 )
-def test_the_api_has_its_paths(path: str) -> None:
-    """Neither the page nor what begins with the API's prefix is answered by the receiver, which asks for no token."""
+def test_paths_of_the_api(path: str) -> None:
+    """Neither the page nor the API's prefix is routed to the receiver, which requires no token."""
     assert asgi.is_api_path(path)
 
 
@@ -104,13 +104,13 @@ def test_the_api_has_its_paths(path: str) -> None:
     "path",
     ["/page", "/v1x", "/healthz", "/webhooks/v1", "/api/webhooks/replicate", "/api/v1/webhooks/replicate", "//v1/jobs"],
 )
-def test_the_receiver_has_all_others(path: str) -> None:
-    """A webhook under any of its prefixes carries no token and must not meet the gate."""
+def test_all_other_paths_belong_to_the_receiver(path: str) -> None:
+    """A webhook under any of its prefixes has no token and must not be authenticated."""
     assert not asgi.is_api_path(path)
 
 
-def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
-    """`policy` overrides MOORAGE_PARTIAL for one job, and only when it is written."""
+def test_an_omitted_policy_defaults_to_the_setting() -> None:
+    """`policy` overrides MOORAGE_PARTIAL for one job, and only if given."""
     least = {"provider": "replicate", "external_id": "a", "owner": "ada"}
 
     assert predictions.parse_registration(least, partial="discard").partial == "discard"
@@ -120,8 +120,8 @@ def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
-def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
-    """An integer that passed through a float would name another scene."""
+def test_a_scene_keeps_its_type_and_value(scene: str | int | float) -> None:
+    """An integer converted to a float would name another scene."""
     body = {"provider": "replicate", "external_id": "a", "owner": "ada", "project_id": "p", "scene": scene}
 
     read = predictions.parse_registration(body, partial="keep").scene
@@ -130,8 +130,8 @@ def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
     assert type(read) is type(scene)
 
 
-def test_many_wrong_fields_are_not_all_repeated() -> None:
-    """The answer to a megabyte of nonsense is short."""
+def test_the_number_of_reported_errors_is_limited() -> None:
+    """The response to a megabyte of invalid fields is short."""
     with pytest.raises(Problem) as refused:
         predictions.parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
 
@@ -140,7 +140,7 @@ def test_many_wrong_fields_are_not_all_repeated() -> None:
 
 
 def sending(*messages: dict[str, Any]) -> Request:
-    """Return a request whose body arrives in these messages and then no more."""
+    """Return a request whose body arrives in these messages and then stalls."""
     arriving = iter(messages)
 
     async def receive() -> Any:
@@ -151,10 +151,10 @@ def sending(*messages: dict[str, Any]) -> Request:
 
 
 @pytest.mark.parametrize(("last", "status"), [(None, 408), ({"type": "http.disconnect"}, 400)], ids=["slow", "cut"])
-def test_a_body_that_does_not_arrive_is_given_up(
+def test_an_incomplete_body_is_rejected(
     monkeypatch: pytest.MonkeyPatch, last: dict[str, Any] | None, status: int
 ) -> None:
-    """A sender that stops in the middle holds nothing of ours for long."""
+    """A sender that stops in the middle must not hold resources for long."""
     monkeypatch.setattr(json_body, "READ_SECONDS", 50.0 if last else 0.05)
     half = {"type": "http.request", "body": b'{"owner": ', "more_body": True}
 
@@ -164,8 +164,8 @@ def test_a_body_that_does_not_arrive_is_given_up(
     assert refused.value.status == status
 
 
-def test_a_body_in_pieces_is_read_as_one() -> None:
-    """A character may be cut in two on its way."""
+def test_a_body_in_chunks_is_reassembled() -> None:
+    """A character may be split between two chunks."""
     body = '{"prompt": "🏠"}'.encode()
     pieces = [
         {"type": "http.request", "body": body[n : n + 1], "more_body": n + 1 < len(body)} for n in range(len(body))
@@ -184,10 +184,10 @@ def test_a_body_in_pieces_is_read_as_one() -> None:
         lambda stray: JobCreate.parse({f"\0{name}": "" for name in stray}),
     ],
 )
-def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
+def test_suggestions_are_computed_for_reported_names_only(
     read: Callable[[dict[str, str]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A like name was looked for beside each of 100,000, which took seconds in which no webhook was answered."""
+    """A similar name was searched for each of 100,000: no webhook was processed for seconds."""
     looked_for = []
     monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_args, **_more: looked_for.append(word))
 
@@ -198,8 +198,8 @@ def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
     assert 0 < len(looked_for) <= 2 * validation.MAX_ERRORS
 
 
-def test_a_questions_line_to_the_providers_has_an_end() -> None:
-    """One owner's guesses at names of models kept everybody's questions waiting, for ever."""
+def test_pending_fetches_of_the_model_cache_are_limited() -> None:
+    """One owner's guesses at model names delayed the requests of all others."""
     held = threading.Event()
 
     class Slow:
