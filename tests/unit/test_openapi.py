@@ -29,30 +29,32 @@ def test_every_route_is_described() -> None:
 
 def test_queries_and_bodies_are_described() -> None:
     """Names and bounds come from the models that validate requests."""
-    made = openapi.build_document()
+    document = openapi.build_document()
 
-    listed = made["paths"]["/v1/renders"]["get"]["parameters"]
+    listed = document["paths"]["/v1/renders"]["get"]["parameters"]
     assert {parameter["name"] for parameter in listed} == {
         "owner", "kind", "state", "style", "project_id", "before", "limit",
     }  # fmt: skip
     (limit,) = [parameter["schema"] for parameter in listed if parameter["name"] == "limit"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 50)
-    assert set(made["components"]["schemas"]["PredictionCreate"]["properties"]) == set(PredictionCreate.model_fields)
-    assert "requestBody" in made["paths"]["/v1/predictions"]["post"]
+    assert set(document["components"]["schemas"]["PredictionCreate"]["properties"]) == set(
+        PredictionCreate.model_fields
+    )
+    assert "requestBody" in document["paths"]["/v1/predictions"]["post"]
 
 
 def test_references_resolve_and_operation_ids_are_unique() -> None:
     """Client generators stop at the first error."""
-    made = openapi.build_document()
-    operations = [operation for item in made["paths"].values() for operation in item.values()]
+    document = openapi.build_document()
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
 
     names = [operation["operationId"] for operation in operations]
-    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(made)))
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
 
     assert len(set(names)) == len(names)
-    assert references <= set(made["components"]["schemas"])
+    assert references <= set(document["components"]["schemas"])
     assert all(operation["summary"] for operation in operations)
-    for path, item in made["paths"].items():
+    for path, item in document["paths"].items():
         for operation in item.values():
             in_path = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
             assert in_path == set(re.findall(r"\{(\w+)\}", path))
@@ -69,19 +71,17 @@ def test_only_assets_require_no_token() -> None:
 
 def test_every_operation_names_its_level_and_credentials() -> None:
     """A client sends the credentials that the document names."""
-    made = openapi.build_document()
-    schemes = made["components"]["securitySchemes"]
+    document = openapi.build_document()
+    schemes = document["components"]["securitySchemes"]
 
     for operation in routes.OPERATIONS:
-        told = made["paths"][f"/v1{operation.path}"][operation.method.lower()]
-        taken = {name for way in told.get("security", made["security"]) for name in way}
-        assert told["x-level"] == operation.min_level.name.lower()
-        assert told["x-level"] in told["description"].lower()
-        assert taken == (
-            set() if operation.min_level is Level.OPEN
-            else {"token", "session"} if operation.min_level is Level.OWNER and told["operationId"] != "createSession"
-            else {"token"}
-        )  # fmt: skip
+        described = document["paths"][f"/v1{operation.path}"][operation.method.lower()]
+        credentials = {name for option in described.get("security", document["security"]) for name in option}
+        assert described["x-level"] == operation.min_level.name.lower()
+        assert described["x-level"] in described["description"].lower()
+        is_open, is_owner = operation.min_level is Level.OPEN, operation.min_level is Level.OWNER
+        accepts_session = is_owner and described["operationId"] != "createSession"
+        assert credentials == (set() if is_open else {"token", "session"} if accepts_session else {"token"})
     assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")
     assert schemes["session"]["name"] == "__Host-moorage"
 

@@ -60,18 +60,18 @@ def test_a_state_label_has_its_count(fields: dict[str, Any], label: str) -> None
 )
 def test_a_waiting_job_shows_the_state_of_its_prediction(prediction: str, detail: str | None) -> None:
     """A request that was not sent must not be shown as submitted."""
-    made = cards.build_card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
+    card = cards.build_card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
 
-    assert made.detail == detail
+    assert card.detail == detail
 
 
 def test_a_placeholder_can_be_retried() -> None:
     """It looks like a result and is none."""
-    made = cards.build_card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
+    card = cards.build_card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
 
-    assert made.can_retry
-    assert made.detail is not None
-    assert "placeholder is shown until a result arrives" in made.detail
+    assert card.can_retry
+    assert card.detail is not None
+    assert "placeholder is shown until a result arrives" in card.detail
 
 
 def test_active_filters_are_summarized() -> None:
@@ -84,16 +84,16 @@ def test_active_filters_are_summarized() -> None:
 
 def test_the_cover_is_the_first_file() -> None:
     """After a late success the cover is not the first file by index."""
-    made = cards.build_card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
+    card = cards.build_card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
 
-    assert [file.idx for file in made.files] == [2, 1, 3]
+    assert [file.idx for file in card.files] == [2, 1, 3]
 
 
 def test_a_reason_is_a_sentence_of_limited_length() -> None:
     """A provider's stack trace must not fill the page."""
-    short, made = cards.build_card(row(reason="no room"), [], BASE), cards.build_card(row(reason="no " * 500), [], BASE)
+    short, long = cards.build_card(row(reason="no room"), [], BASE), cards.build_card(row(reason="no " * 500), [], BASE)
 
     assert short.detail == "No room"
-    assert made.detail is not None
-    assert len(made.detail) <= 200
-    assert made.detail.endswith("…")
+    assert long.detail is not None
+    assert len(long.detail) <= 200
+    assert long.detail.endswith("…")

@@ -16,21 +16,21 @@ async def chunks() -> AsyncIterator[bytes]:
 
 def stream(send: Any) -> list[str]:
     """Send an endless file; return which resources were released."""
-    gone: list[str] = []
+    released: list[str] = []
 
     async def receive() -> MutableMapping[str, Any]:
         await asyncio.sleep(60)
         return {"type": "http.disconnect"}
 
-    async def answer() -> None:
-        held = AssetResponse(chunks(), 200, {}, lambda: gone.append("all"), stall_seconds=0.05)
-        await held({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+    async def respond() -> None:
+        response = AssetResponse(chunks(), 200, {}, lambda: released.append("all"), stall_seconds=0.05)
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     try:
-        asyncio.run(asyncio.wait_for(answer(), 50))
+        asyncio.run(asyncio.wait_for(respond(), 50))
     finally:
-        gone.append("over")
-    return gone
+        released.append("over")
+    return released
 
 
 def test_a_client_that_reads_nothing_is_disconnected_and_its_slot_released() -> None:
@@ -42,9 +42,9 @@ def test_a_client_that_reads_nothing_is_disconnected_and_its_slot_released() -> 
         if len(sent) == 3:
             await asyncio.sleep(60)
 
-    gone = stream(send)
+    released = stream(send)
 
-    assert gone == ["all", "over"]
+    assert released == ["all", "over"]
     assert sent == ["http.response.start", "http.response.body", "http.response.body"]
 
 

@@ -27,14 +27,14 @@ def test_a_slow_subscription_ends_after_its_buffered_events() -> None:
     """Its buffer must not grow without bound; the client reconnects and resumes after the last event."""
 
     async def work() -> list[int]:
-        reader = Subscription(None)
+        subscription = Subscription(None)
         for number in range(event_feed.MAX_BUFFERED + 5):
-            reader.offer(event(number))
-        got = []
-        while (row := await reader.next(1)) is not None:
-            got.append(row["id"])
-        assert reader.is_ended
-        return got
+            subscription.offer(event(number))
+        received = []
+        while (row := await subscription.next(1)) is not None:
+            received.append(row["id"])
+        assert subscription.is_ended
+        return received
 
     assert run(work()) == list(range(event_feed.MAX_BUFFERED))
 
@@ -56,10 +56,10 @@ def test_an_event_at_the_moment_of_the_timeout_is_delivered() -> None:
     """The keep-alive comment after an empty wait carries an id: an event skipped there would be lost."""
 
     async def work() -> Any:
-        reader = Subscription(None)
-        waits = asyncio.create_task(reader.next(0.01))
+        subscription = Subscription(None)
+        waits = asyncio.create_task(subscription.next(0.01))
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_soon(reader.offer, event(7))
+        asyncio.get_running_loop().call_soon(subscription.offer, event(7))
         time.sleep(0.02)  # both are due now: the offer, and behind it the end of the wait
         return await waits
 
@@ -68,14 +68,14 @@ def test_an_event_at_the_moment_of_the_timeout_is_delivered() -> None:
 
 def test_a_stalled_stream_is_disconnected_and_unsubscribed() -> None:
     """A client that opens streams and reads nothing would use up all streams."""
-    left: list[Subscription] = []
+    unsubscribed: list[Subscription] = []
 
-    class Places:
-        def unsubscribe(self, reader: Subscription) -> None:
-            left.append(reader)
+    class FakeFeed:
+        def unsubscribe(self, subscription: Subscription) -> None:
+            unsubscribed.append(subscription)
 
-    class FakeDesk:
-        feed = Places()
+    class FakeContext:
+        feed = FakeFeed()
 
     async def lines() -> AsyncIterator[bytes]:
         while True:
@@ -89,10 +89,10 @@ def test_a_stalled_stream_is_disconnected_and_unsubscribed() -> None:
         return {"type": "http.disconnect"}
 
     async def work() -> None:
-        answer = events._EventStreamResponse(cast(AppContext, FakeDesk()), reader, lines(), 0.05)
+        answer = events._EventStreamResponse(cast(AppContext, FakeContext()), subscription, lines(), 0.05)
         await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, silent, never)
 
-    reader = Subscription("ada")
+    subscription = Subscription("ada")
     run(work())
 
-    assert left == [reader]
+    assert unsubscribed == [subscription]

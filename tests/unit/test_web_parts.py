@@ -24,57 +24,57 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 50))
 
 
-class Part:
+class FakeApp:
     """An application that records its lifespan events; it can fail to start."""
 
-    def __init__(self, name: str, heard: list[str], *, starts: bool = True) -> None:
-        self.name, self.heard, self.starts = name, heard, starts
+    def __init__(self, name: str, events: list[str], *, starts: bool = True) -> None:
+        self.name, self.events, self.starts = name, events, starts
 
     async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
         await receive()
         if not self.starts:
-            await send({"type": "lifespan.startup.failed", "message": f"{self.name} misses a setting"})
+            await send({"type": "lifespan.startup.failed", "message": f"{self.name} lacks a setting"})
             return
-        self.heard.append(f"{self.name} starts")
+        self.events.append(f"{self.name} starts")
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.heard.append(f"{self.name} stops")
+        self.events.append(f"{self.name} stops")
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
+def run_lifespan(api: Any, receiver: Any) -> list[dict[str, Any]]:
     """Run the whole lifespan of a CombinedApp and return what it sends to the server."""
     events = iter(["lifespan.startup", "lifespan.shutdown"])
-    told: list[dict[str, Any]] = []
+    sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         return {"type": next(events)}
 
     async def send(message: Any) -> None:
-        told.append(message)
+        sent.append(message)
 
     run(asgi.CombinedApp(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
-    return told
+    return sent
 
 
 def test_both_applications_start_and_stop() -> None:
     """The relays start with the first event and publish the rest with the second."""
-    heard: list[str] = []
+    events: list[str] = []
 
-    told = live(Part("api", heard), Part("receiver", heard))
+    sent = run_lifespan(FakeApp("api", events), FakeApp("receiver", events))
 
-    assert [message["type"] for message in told] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert heard == ["receiver starts", "api starts", "api stops", "receiver stops"]
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert events == ["receiver starts", "api starts", "api stops", "receiver stops"]
 
 
 def test_if_one_fails_to_start_the_other_is_stopped() -> None:
     """The server must receive the reason, and no thread may remain."""
-    heard: list[str] = []
+    events: list[str] = []
 
-    told = live(Part("api", heard, starts=False), Part("receiver", heard))
+    sent = run_lifespan(FakeApp("api", events, starts=False), FakeApp("receiver", events))
 
-    assert told == [{"type": "lifespan.startup.failed", "message": "api misses a setting"}]
-    assert heard == ["receiver starts", "receiver stops"]
+    assert sent == [{"type": "lifespan.startup.failed", "message": "api lacks a setting"}]
+    assert events == ["receiver starts", "receiver stops"]
 
 
 def test_an_application_that_fails_during_startup_is_not_waited_for() -> None:
@@ -111,12 +111,12 @@ def test_all_other_paths_belong_to_the_receiver(path: str) -> None:
 
 def test_an_omitted_policy_defaults_to_the_setting() -> None:
     """`policy` overrides MOORAGE_PARTIAL for one job, and only if given."""
-    least = {"provider": "replicate", "external_id": "a", "owner": "ada"}
+    minimal = {"provider": "replicate", "external_id": "a", "owner": "ada"}
 
-    assert predictions.parse_registration(least, partial="discard").partial == "discard"
-    assert predictions.parse_registration({**least, "policy": None}, partial="discard").partial == "discard"
-    assert predictions.parse_registration({**least, "policy": "keep"}, partial="discard").partial == "keep"
-    assert predictions.parse_registration(least, partial="keep").deadline_seconds is None
+    assert predictions.parse_registration(minimal, partial="discard").partial == "discard"
+    assert predictions.parse_registration({**minimal, "policy": None}, partial="discard").partial == "discard"
+    assert predictions.parse_registration({**minimal, "policy": "keep"}, partial="discard").partial == "keep"
+    assert predictions.parse_registration(minimal, partial="keep").deadline_seconds is None
 
 
 @pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
@@ -177,25 +177,25 @@ def test_a_body_in_chunks_is_reassembled() -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        lambda stray: predictions.parse_registration(stray, partial="keep"),
-        lambda stray: JobCreate.parse({"owner": "ann", "chain": [stray]}),
-        lambda stray: project_schema.parse_body(stray, project_schema.ProjectBody),
-        lambda stray: query.parse_pairs(stray.items(), query.JobQuery),
-        lambda stray: JobCreate.parse({f"\0{name}": "" for name in stray}),
+        lambda names: predictions.parse_registration(names, partial="keep"),
+        lambda names: JobCreate.parse({"owner": "ann", "chain": [names]}),
+        lambda names: project_schema.parse_body(names, project_schema.ProjectBody),
+        lambda names: query.parse_pairs(names.items(), query.JobQuery),
+        lambda names: JobCreate.parse({f"\0{name}": "" for name in names}),
     ],
 )
 def test_suggestions_are_computed_for_reported_names_only(
     read: Callable[[dict[str, str]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A similar name was searched for each of 100,000: no webhook was processed for seconds."""
-    looked_for = []
-    monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_args, **_more: looked_for.append(word))
+    searched = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_args, **_more: searched.append(word))
 
     with pytest.raises(Problem) as refused:
         read({f"k{n}": "0" for n in range(1000)})
 
     assert len(refused.value.errors or ()) == validation.MAX_ERRORS
-    assert 0 < len(looked_for) <= 2 * validation.MAX_ERRORS
+    assert 0 < len(searched) <= 2 * validation.MAX_ERRORS
 
 
 def test_pending_fetches_of_the_model_cache_are_limited() -> None:
@@ -209,18 +209,18 @@ def test_pending_fetches_of_the_model_cache_are_limited() -> None:
             held.wait(10)
 
     async def ask() -> list[BaseException | None]:
-        catalogue = ModelCache(fetch_timeout_seconds=0.3)
+        cache = ModelCache(fetch_timeout_seconds=0.3)
         provider: Any = Slow()
-        asked_for = (catalogue.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
-        told = await asyncio.gather(*asked_for, return_exceptions=True)
+        fetches = (cache.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
+        results = await asyncio.gather(*fetches, return_exceptions=True)
         held.set()
-        catalogue.close()
-        return [one for one in told if isinstance(one, BaseException)]
+        cache.close()
+        return [result for result in results if isinstance(result, BaseException)]
 
-    told = [str(one) for one in run(ask())]
+    messages = [str(error) for error in run(ask())]
 
-    assert len(told) == MAX_PENDING + 5
-    assert sum("too many requests" in one for one in told) == 5
+    assert len(messages) == MAX_PENDING + 5
+    assert sum("too many requests" in message for message in messages) == 5
 
 
 def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is_called() -> None:
