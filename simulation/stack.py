@@ -128,7 +128,7 @@ class LocalDeployment:
             **{name.lower(): env[name] for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
         }
         settings = Settings(**given)
-        buckets.ensure_buckets(s3.from_settings(settings), settings)
+        buckets.ensure_buckets(s3.ObjectStore(settings), settings)
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts

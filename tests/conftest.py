@@ -62,6 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 # test_drill, test_up and test_compose have processes of their own, and are units of their own.
 SECOND_HALF = {
     "test_failpoint_crashes.py",
+    "test_keep_command.py",
     "test_large_video.py",
     "test_page_browser.py",
     "test_page_filters.py",

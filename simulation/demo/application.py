@@ -7,7 +7,7 @@ from typing import Final
 
 from PIL import Image
 
-from moorage.lifecycle import TERMINAL_PREDICTION
+from moorage.transitions import TERMINAL_PREDICTION_STATES
 from simulation.api_client import ApiClient, SimulationFailed
 from simulation.cases import Body, Case, CaseRun
 from simulation.demo.cases import PROJECT, SCENES
@@ -104,7 +104,7 @@ class Application:
 def _is_done(run: CaseRun) -> bool:
     """Return True if the job has its expected state and files, and no prediction is in flight."""
     view = run.view
-    in_flight = [one for one in view.get("predictions", ()) if one["state"] not in TERMINAL_PREDICTION]
+    in_flight = [one for one in view.get("predictions", ()) if one["state"] not in TERMINAL_PREDICTION_STATES]
     return (view.get("state"), len(view.get("variants", ()))) == (run.case.state, run.case.files) and not in_flight
 
 

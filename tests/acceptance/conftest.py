@@ -12,7 +12,7 @@ from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
 from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
-from tests.application import Application, listening
+from tests.support.application import Application, listening
 
 HERE = Path(__file__).parent
 SHARED = pytest.StashKey[World]()

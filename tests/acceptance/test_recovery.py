@@ -1,4 +1,4 @@
-"""How fast work goes on after a fault, measured: `pytest -s tests/acceptance/test_recovery.py` prints the figures."""
+"""How fast work goes on after a fault, measured: `pytest -s -m prove` on this file prints the figures."""
 
 import time
 

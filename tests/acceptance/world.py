@@ -20,8 +20,8 @@ from celery.utils.nodenames import gethostname
 
 from db.connection import Connection, connect
 from embedded.process import Process
-from moorage import lifecycle
 from moorage import settings as settings_module
+from moorage import transitions
 from moorage.settings import Settings
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
@@ -70,7 +70,7 @@ class World:
         self.local, self.standin, self.armed = local, standin, armed
         self.settings = load_settings(local.environment())
         self.url = self.settings.database_url.get_secret_value()
-        self.blobs = s3.from_settings(self.settings)
+        self.blobs = s3.ObjectStore(self.settings)
         self._conn: Connection | None = None
         self._rests = False
         self._heard: dict[str, int | None] = {}  # the process ids of workers that were heard
@@ -179,7 +179,7 @@ class World:
 
     def _check_edges(self, asked: Asked) -> None:
         taken = self.rows("SELECT subject, from_state, to_state FROM events WHERE job_id = %(id)s", id=asked.job_id)
-        strange = [e for e in taken if (e["from_state"], e["to_state"]) not in lifecycle.EDGES[e["subject"]]]
+        strange = [e for e in taken if (e["from_state"], e["to_state"]) not in transitions.TRANSITIONS[e["subject"]]]
         assert strange == []
 
     def get(self, key: str) -> requests.Response:

@@ -57,7 +57,7 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
         replicate_webhook_secret=SECRET,
     )
     limits = Limits.from_settings(settings)
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
     return Deps(
         settings=settings,

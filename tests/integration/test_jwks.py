@@ -15,8 +15,8 @@ from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUna
 from moorage.settings import Settings
 from providers.fal import Fal
 from providers.jwks import KeySet
-from tests.fal_signing import FORGER, KEY, SECOND, jwks, sign
 from tests.integration import receiver_process as rp
+from tests.support.fal_signing import FORGER, KEY, SECOND, jwks, sign
 
 BODY = b'{"request_id": "r1", "status": "OK", "payload": {"images": []}}'
 KEYS = "/.well-known/jwks.json"
@@ -120,7 +120,7 @@ def test_the_first_webhook_fetches_the_keys_and_the_next_do_not(server: Server, 
 def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) -> None:
     """Whoever sends us rubbish must not make us hammer fal."""
     judge(fal, signed_now())
-    fal.key_set._tried_at = -1e9  # the last fetch is long ago
+    fal.key_set._attempted_at = -1e9  # the last fetch is long ago
     headers = signed_now(FORGER)
 
     for _ in range(1000):
@@ -133,7 +133,7 @@ def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) ->
 def test_fifty_that_fail_at_once_wait_for_one_fetch(server: Server, fal: Fal) -> None:
     """A rotation under load: all of them are judged by the new key, none is turned away."""
     fal.key_set.replace_keys(jwks(KEY))
-    fal.key_set._tried_at = -1e9
+    fal.key_set._attempted_at = -1e9
     server.answers[KEYS] = (200, jwks(SECOND))
 
     with ThreadPoolExecutor(50) as pool:

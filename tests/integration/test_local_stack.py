@@ -19,7 +19,7 @@ def test_it_is_up_when_its_buckets_exist(
     deps = cli.deps(stack, database_url)
     settings = deps.settings.model_copy(update={"s3_public_bucket": "up-public", "s3_private_bucket": "up-private"})
     deps.database.close()
-    store = s3.from_settings(settings)
+    store = s3.ObjectStore(settings)
     names = {"S3_PUBLIC_BUCKET": "up-public", "S3_PRIVATE_BUCKET": "up-private", "DATABASE_URL": database_url}
 
     with Local(tmp_path, stack=stack, overrides=names):

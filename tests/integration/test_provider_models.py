@@ -108,7 +108,7 @@ def test_a_model_that_does_not_exist_is_refused(server, name):
 @pytest.mark.parametrize("name", ["replicate", "fal"])
 def test_a_setting_that_names_no_model_refuses_the_start(server, name):
     """It would fail every list."""
-    with pytest.raises(ConfigError, match=rf"{name.upper()}_MODELS: 'flux' is no model"):
+    with pytest.raises(ConfigError, match=rf"{name.upper()}_MODELS: 'flux' is not a model"):
         provider_at(name, server.server_port, **{f"{name}_models": "a/b,flux"})
 
 

@@ -194,7 +194,7 @@ def test_no_connection_is_a_failure_to_try_again():
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
         provider = replicate(taken.getsockname()[1])
 
-        with pytest.raises(ProviderUnavailable, match="did not answer") as raised:
+        with pytest.raises(ProviderUnavailable, match="did not respond") as raised:
             provider.poll("p1")
 
     assert TOKEN not in str(raised.value)
@@ -204,7 +204,7 @@ def test_what_is_no_http_is_a_failure_to_try_again(provider, server):
     """A wrong port may speak anything."""
     server.answer = lambda request: request.wfile.write(b"SSH-2.0-OpenSSH_9.9\r\n" * 3)
 
-    with pytest.raises(ProviderUnavailable, match="did not answer"):
+    with pytest.raises(ProviderUnavailable, match="did not respond"):
         provider.poll("p1")
 
 

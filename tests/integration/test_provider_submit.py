@@ -345,7 +345,7 @@ def test_a_provider_that_is_silent_or_trickles_is_left_in_time(server, head, dro
             request.wfile.write(drop)
 
     server.answer = trickle
-    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=10**6, answer_seconds=0.3)
+    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=10**6, response_seconds=0.3)
     began = datetime.now(UTC)
 
     with pytest.raises(SubmitUncertain, match="timed out"):
@@ -403,7 +403,7 @@ def test_orders_travel_by_tls(server, name, wire, tmp_path, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    monkeypatch.setattr(submit_client, "_tls", lambda: ssl.create_default_context(cafile=certificate))
+    monkeypatch.setattr(submit_client, "_get_tls_context", lambda: ssl.create_default_context(cafile=certificate))
     server.answer = answer(200, wire.good)
 
     submitted = provider_at(name, server.server_port, scheme="https").submit(order(wire.model, prompt="x" * 2**20))

@@ -48,7 +48,7 @@ def settings(server):
 
 @pytest.fixture(scope="module")
 def blobs(settings):
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
     return blobs
 
@@ -132,7 +132,7 @@ def test_deleting_twice_is_the_same_as_once(blobs):
 
 def test_a_bucket_that_is_not_there_is_refused_by_name(server):
     """A misspelt bucket must not look like an outage that will pass."""
-    blobs = s3.from_settings(settings_for(server.url, s3_public_bucket="misspelt"))
+    blobs = s3.ObjectStore(settings_for(server.url, s3_public_bucket="misspelt"))
 
     with pytest.raises(StorageRefused, match=r"put of misspelt/a\.png: 404 NoSuchBucket"):
         put(blobs, "a.png", b"x")
@@ -142,7 +142,7 @@ def test_a_bucket_that_is_not_there_is_refused_by_name(server):
 
 def test_wrong_keys_are_refused(server):
     """Retrying with a wrong secret can only make it worse."""
-    blobs = s3.from_settings(settings_for(server.url).model_copy(update={"aws_access_key_id": "nobody"}))
+    blobs = s3.ObjectStore(settings_for(server.url).model_copy(update={"aws_access_key_id": "nobody"}))
 
     with pytest.raises(StorageRefused, match=r"put of moorage-public/a\.png: 403 InvalidAccessKeyId"):
         put(blobs, "a.png", b"x")
@@ -210,7 +210,7 @@ def test_asset_urls_follow_the_settings(overrides, start):
     """The address that workers use is often not the one that browsers reach."""
     settings = settings_for("http://s3.internal:8333", aws_region="eu-west-3").model_copy(update=overrides)
 
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
 
     assert blobs.build_asset_url("renders/1") == start + "renders/1"
     if "asset_base_url" not in overrides:
@@ -280,7 +280,7 @@ FLAT = """
 import hashlib, sys, tempfile
 from moorage.settings import Settings
 from storage import s3
-blobs = s3.from_settings(Settings(_env_file=None, database_url="postgresql://u@h/d", broker_url="memory://"))
+blobs = s3.ObjectStore(Settings(_env_file=None, database_url="postgresql://u@h/d", broker_url="memory://"))
 def store(megabytes):
     with tempfile.TemporaryFile() as file:
         digest = hashlib.sha256()
@@ -323,7 +323,7 @@ def test_a_large_video_is_put_in_flat_memory(server, blobs):
 def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     """A store that accepts connections and then stalls must end in an error that is tried again."""
     monkeypatch.setattr(s3, "_READ_SECONDS", 0.5)
-    stalled = s3.from_settings(settings_for(server.url))
+    stalled = s3.ObjectStore(settings_for(server.url))
     os.kill(server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable, match="head of bucket moorage-public"):

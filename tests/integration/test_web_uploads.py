@@ -139,8 +139,8 @@ def test_a_truncated_form_is_rejected(front: wp.Front) -> None:
         (b"", "empty"),
         (b"<html>hello", "a web page"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (picture()[:-200], "the JPEG is cut off"),
-        (picture("PNG")[:300], "the PNG is cut off"),
+        (picture()[:-200], "the JPEG is truncated"),
+        (picture("PNG")[:300], "the PNG is truncated"),
     ],
 )
 def test_an_incomplete_image_is_rejected_whatever_its_declared_type(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from moorage import lifecycle
+from moorage import lifecycle, transitions
 from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
 from moorage.lifecycle import (
     ChoosePrediction,
@@ -114,7 +114,7 @@ def test_a_success_told_without_its_files_is_lost_where_nobody_can_be_asked():
 
     assert isinstance(verdict, EndPrediction)
     assert verdict.state == "lost"
-    assert "cannot be asked" in verdict.reason
+    assert "cannot be polled" in verdict.reason
     assert "set THE_KEY" in verdict.reason
 
 
@@ -155,7 +155,7 @@ def test_an_answer_becomes(verdict, expected):
     assert verdict == expected
 
 
-@pytest.mark.parametrize("ended", sorted(lifecycle.TERMINAL_PREDICTION))
+@pytest.mark.parametrize("ended", sorted(transitions.TERMINAL_PREDICTION_STATES))
 @pytest.mark.parametrize("status", ["queued", "running", "failed", "cancelled"])
 def test_a_status_never_moves_backwards(ended, status):
     """Webhooks arrive out of order."""
@@ -233,12 +233,14 @@ def test_terminal_states_are_left_through_known_doors_only():
     }
     ended = {
         "delivery": {"applied", "ignored", "dead"},
-        "job": lifecycle.TERMINAL_JOB,
-        "prediction": lifecycle.TERMINAL_PREDICTION,
+        "job": transitions.TERMINAL_JOB_STATES,
+        "prediction": transitions.TERMINAL_PREDICTION_STATES,
         "output": {"kept", "dead", "discarded"},
     }
 
-    found = {subject: {e for e in lifecycle.EDGES[subject] if e[0] in states} for subject, states in ended.items()}
+    found = {
+        subject: {e for e in transitions.TRANSITIONS[subject] if e[0] in states} for subject, states in ended.items()
+    }
 
     assert found == doors
 

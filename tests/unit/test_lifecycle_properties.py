@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, InvalidMedia, MoorageError, OutputGone, StorageUnavailable, Transient
 from moorage.lifecycle import (
-    EDGES,
-    TERMINAL_JOB,
-    TERMINAL_PREDICTION,
     ChoosePrediction,
     DeadLetterDecision,
     EndPrediction,
@@ -26,6 +23,7 @@ from moorage.lifecycle import (
 )
 from moorage.model import DeliveryState, JobState, OutputState, PredictionState
 from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
+from moorage.transitions import TERMINAL_JOB_STATES, TERMINAL_PREDICTION_STATES, TRANSITIONS
 
 settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
 settings.load_profile("moorage")
@@ -67,7 +65,7 @@ reports = st.builds(
 )
 situations = st.builds(
     PredictionContext,
-    prediction_state=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
+    prediction_state=heard | st.sampled_from(sorted(TERMINAL_PREDICTION_STATES)),
     is_chosen=st.booleans(),
     job_state=st.sampled_from(get_args(JobState)),
     has_render=st.booleans(),
@@ -89,7 +87,7 @@ def hear(at: PredictionContext, report: PredictionReport) -> PredictionContext:
     """Return the situation after a report, as tasks/predictions/reports.py carries a verdict out."""
     verdict = lifecycle.on_report(report, at)
     if isinstance(verdict, ChoosePrediction):
-        assert (at.job_state, "keeping") in EDGES["job"]
+        assert (at.job_state, "keeping") in TRANSITIONS["job"]
         return moved(at, "succeeded", is_chosen=True, job="keeping")
     if isinstance(verdict, LateSuccess):
         return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job_state)
@@ -100,7 +98,7 @@ def hear(at: PredictionContext, report: PredictionReport) -> PredictionContext:
 
 def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: JobState) -> PredictionContext:
     """Return the situation after an edge of the prediction, which must be one that the lifecycle has."""
-    assert (at.prediction_state, to) in EDGES["prediction"]
+    assert (at.prediction_state, to) in TRANSITIONS["prediction"]
     return PredictionContext(to, is_chosen, job, at.has_render)
 
 
@@ -109,7 +107,7 @@ def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: J
 
 @given(situations, reports)
 def test_every_verdict_takes_only_edges_that_there_are(at: PredictionContext, report: PredictionReport) -> None:
-    """The audit holds the history against EDGES: a decision beyond it would make every audit cry."""
+    """The audit holds the history against TRANSITIONS: a decision beyond it would make every audit cry."""
     hear(at, report)
 
 
@@ -121,7 +119,7 @@ def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Pred
     for report in said:
         before, at = at, hear(at, report)
 
-        if before.prediction_state in TERMINAL_PREDICTION:
+        if before.prediction_state in TERMINAL_PREDICTION_STATES:
             assert (before.prediction_state, at.prediction_state) in {
                 (at.prediction_state, at.prediction_state),
                 ("lost", "succeeded"),
@@ -161,7 +159,7 @@ def test_a_job_opens_again_only_without_a_render_of_its_own(at: PredictionContex
     """What was published stays as it is: a late success may help only a job that failed, or shows a placeholder."""
     verdict = lifecycle.on_report(report, at)
 
-    if isinstance(verdict, ChoosePrediction) and at.job_state in TERMINAL_JOB:
+    if isinstance(verdict, ChoosePrediction) and at.job_state in TERMINAL_JOB_STATES:
         assert verdict.reopens_job
         assert at.has_placeholder if at.job_state == "partial" else (at.job_state == "failed" and not at.has_render)
 
@@ -287,7 +285,7 @@ def test_every_count_has_one_end(counts: OutputCounts, partial: str, more: bool)
 
     assert (settle is None) == (counts.waiting > 0)
     if settle is not None:
-        assert ("keeping", settle.state) in EDGES["job"]
+        assert ("keeping", settle.state) in TRANSITIONS["job"]
         assert settle.publish == (settle.state in ("succeeded", "partial"))
         assert settle.publish <= (counts.kept + counts.placeholders > 0)
         assert not (settle.publish and settle.discard_kept and not counts.placeholders)
@@ -304,7 +302,7 @@ def test_every_live_state_can_end(subject: str) -> None:
     """A live state without a way out would hold its row for ever."""
     for state in LIVE[subject]:
         reached = {state}
-        while more := {to for since, to in EDGES[subject] if since in reached} - reached:
+        while more := {to for since, to in TRANSITIONS[subject] if since in reached} - reached:
             reached |= more
         assert reached - LIVE[subject], f"{subject} {state} never ends"
 
@@ -315,16 +313,18 @@ def test_every_state_can_be_reached_and_every_edge_is_between_states(subject: st
     words = set(get_args(STATES[subject])) | {None}
     reached: set[str | None] = {None}
 
-    while more := {to for since, to in EDGES[subject] if since in reached} - reached:
+    while more := {to for since, to in TRANSITIONS[subject] if since in reached} - reached:
         reached |= more
 
-    assert {word for edge in EDGES[subject] for word in edge} <= words
+    assert {word for edge in TRANSITIONS[subject] for word in edge} <= words
     assert reached == words
 
 
 @pytest.mark.parametrize("subject", STATES)
 def test_out_of_a_terminal_state_leads_a_door_or_nothing(subject: str) -> None:
     """Terminal states are final but for the doors that rule 7 names."""
-    out = {(subject, since, to) for since, to in EDGES[subject] if since is not None and since not in LIVE[subject]}
+    out = {
+        (subject, since, to) for since, to in TRANSITIONS[subject] if since is not None and since not in LIVE[subject]
+    }
 
     assert out == {door for door in DOORS if door[0] == subject}

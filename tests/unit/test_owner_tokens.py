@@ -35,7 +35,7 @@ def test_every_changed_byte_is_refused() -> None:
     for n in range(len(raw)):
         changed = raw[:n] + bytes([raw[n] ^ 1]) + raw[n + 1 :]
         forged = "mro_" + base64.urlsafe_b64encode(changed).rstrip(b"=").decode()
-        with pytest.raises(InvalidToken, match="not made here"):
+        with pytest.raises(InvalidToken, match="is not valid"):
             owner_tokens.decode(KEY, forged, NOW)
 
 
@@ -51,9 +51,9 @@ def test_a_token_ends_to_the_second_and_with_its_key() -> None:
     text = owner_tokens.encode(KEY, OwnerToken("ada", int(NOW)))
 
     assert owner_tokens.decode(KEY, text, NOW - 0.001).owner == "ada"
-    with pytest.raises(InvalidToken, match="over"):
+    with pytest.raises(InvalidToken, match="expired"):
         owner_tokens.decode(KEY, text, NOW)
-    with pytest.raises(InvalidToken, match="not made here"):
+    with pytest.raises(InvalidToken, match="is not valid"):
         owner_tokens.decode(b"x" * 32, text, NOW - 1)
 
 

@@ -151,9 +151,9 @@ def test_without_a_token_nothing_is_ordered_and_the_setting_is_named(name):
     order = SubmitRequest(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
 
     assert (provider.can_submit, provider.can_list, provider.can_cancel) == (False, False, False)
-    with pytest.raises(ProviderRefused, match=provider.submit_setting or "takes no orders"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "accepts no submissions"):
         provider.submit(order)
-    with pytest.raises(ProviderRefused, match=provider.submit_setting or "cannot be asked"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "cannot cancel"):
         provider.cancel("x1", "owner/name")
 
 

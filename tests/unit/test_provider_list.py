@@ -146,7 +146,7 @@ def test_a_list_that_goes_round_in_a_circle_ends(server, provider):
     for _ in range(3):
         server.page("a", following=f"{server.url}/v1/predictions?cursor=1")
 
-    with pytest.raises(ProviderUnavailable, match="circle"):
+    with pytest.raises(ProviderUnavailable, match="circular"):
         ids(provider)
 
     assert len(server.asked) == 2

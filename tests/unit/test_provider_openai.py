@@ -28,7 +28,7 @@ def event(kind: object, data: object = RESPONSE) -> bytes:
 
 def response(**fields: Any) -> Any:
     """Return what a response of the API is read as."""
-    return openai()._response({"id": "resp_1", "object": "response", "status": "completed", **fields})
+    return openai()._parse_response({"id": "resp_1", "object": "response", "status": "completed", **fields})
 
 
 @pytest.mark.parametrize(

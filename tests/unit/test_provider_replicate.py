@@ -115,10 +115,10 @@ def test_the_token_goes_over_plain_http_only_to_the_exact_exempt_address():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"replicate_api_url": "http://api.replicate.example"}, "REPLICATE_API_URL would be asked unencrypted"),
-        ({"replicate_api_url": "https://user:pw@api.replicate.com"}, "REPLICATE_API_URL: the URL holds a user name"),
-        ({"replicate_api_url": "https:///"}, "REPLICATE_API_URL: the URL names no host"),
-        ({"replicate_api_token": "r8 token\r\nX: y"}, "REPLICATE_API_TOKEN holds a character"),
+        ({"replicate_api_url": "http://api.replicate.example"}, "REPLICATE_API_URL is not encrypted"),
+        ({"replicate_api_url": "https://user:pw@api.replicate.com"}, "REPLICATE_API_URL: the URL contains a user name"),
+        ({"replicate_api_url": "https:///"}, "REPLICATE_API_URL: the URL has no host"),
+        ({"replicate_api_token": "r8 token\r\nX: y"}, "REPLICATE_API_TOKEN contains a character"),
         ({"replicate_output_hosts": "https://replicate.delivery"}, "REPLICATE_OUTPUT_HOSTS"),
         ({"replicate_webhook_secret": "whsec_a"}, "REPLICATE_WEBHOOK_SECRET: secret 1"),
     ],

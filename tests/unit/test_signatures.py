@@ -159,7 +159,7 @@ def test_a_header_that_comes_twice_is_refused(doubled, first):
     extra = (given_headers[doubled][0].upper(), b"another")
     given_headers.insert(0 if first else 3, extra)
 
-    with pytest.raises(BadSignature, match="is there 2 times"):
+    with pytest.raises(BadSignature, match="occurs 2 times"):
         verify_standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
 
 

@@ -107,12 +107,12 @@ def test_a_track_that_is_neither_picture_nor_sound_is_refused() -> None:
     assert data.count(b"vide") == 1
     handler = data.index(b"vide")
 
-    with pytest.raises(InvalidMedia, match="neither picture nor sound"):
+    with pytest.raises(InvalidMedia, match="neither video nor audio"):
         bare("mp4", data[:handler] + b"meta" + data[handler + 4 :])
 
     film = made("webm", tags={})
     kind = film.index(b"\x83\x81\x01")
-    with pytest.raises(InvalidMedia, match="neither picture nor sound"):
+    with pytest.raises(InvalidMedia, match="neither video nor audio"):
         bare("webm", film[:kind] + b"\x83\x81\x21" + film[kind + 3 :])
 
 

@@ -49,7 +49,7 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
         ("https://replicate\t.delivery/", "control"),
         ("https://replicate.delivery/\x00", "control"),
         ("https://replicate.delivery/\x85", "control"),
-        ("https://replicate.delivery/\ud800", "no text"),
+        ("https://replicate.delivery/\ud800", "invalid character"),
         ("https://replicate.delivery/" + "a" * MAX_URL_CHARS, "more than 8192"),
         ("ftp://replicate.delivery/", "neither"),
         ("file:///etc/passwd", "neither"),
@@ -58,10 +58,10 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
         ("https:", "no host"),
         ("https:///x", "no host"),
         ("https:replicate.delivery/x", "no host"),
-        ("https://replicate.delivery:99999/", "cannot be read"),
-        ("https://replicate.delivery:٤٤٣/", "cannot be read"),
-        ("https://a b/", "cannot be read"),
-        ("https://[::1/", "cannot be read"),
+        ("https://replicate.delivery:99999/", "cannot be parsed"),
+        ("https://replicate.delivery:٤٤٣/", "cannot be parsed"),
+        ("https://a b/", "cannot be parsed"),
+        ("https://[::1/", "cannot be parsed"),
     ],
 )
 def test_a_url_that_two_parsers_could_read_in_two_ways_is_refused_with_the_reason(url, why):

@@ -215,7 +215,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     script = tmp_path / "sleeper.py"
     script.write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(poster_process, "__file__", str(script))
-    monkeypatch.setattr(video, "_ADDED_SECONDS", 0.0)
+    monkeypatch.setattr(video, "_EXTRA_SECONDS", 0.0)
 
     with download.spool_bytes(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
         video.extract_poster(fetched.file, sniff.MP4, Limits(poster_seconds=0.3))
@@ -227,7 +227,7 @@ def test_a_killed_decoder_is_reported_by_its_signal(tmp_path, monkeypatch):
     script.write_text("import os\nos.kill(os.getpid(), 11)\n")
     monkeypatch.setattr(poster_process, "__file__", str(script))
 
-    assert examine(made("mp4")).thumb_missing == "the decoder died of signal 11"
+    assert examine(made("mp4")).thumb_missing == "the decoder was killed by signal 11"
 
 
 def test_the_decoder_sees_no_credentials(tmp_path, monkeypatch):

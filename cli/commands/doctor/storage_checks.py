@@ -20,7 +20,7 @@ GET_SECONDS: Final = 5.0
 
 def check_buckets(settings: Settings) -> Iterator[CheckResult]:
     """Check both buckets with a small object that is deleted again."""
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     try:
         blobs.check_connection()
     except MoorageError as error:
