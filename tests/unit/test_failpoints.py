@@ -47,7 +47,7 @@ def test_every_requested_crash_has_a_failpoint() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
     """Every step has failpoints before its last commit, and one after it."""
-    source = Path(inspect.getfile(step_runner.STEPS[step].work)).read_text(encoding="utf-8")
+    source = Path(inspect.getfile(step_runner.STEPS[step].run)).read_text(encoding="utf-8")
 
     own = set(re.findall(r'failpoint\("([^"]+)"\)', source))
 
