@@ -179,7 +179,7 @@ def test_a_body_in_chunks_is_reassembled() -> None:
     [
         lambda names: predictions.parse_registration(names, partial="keep"),
         lambda names: JobCreate.parse({"owner": "ann", "chain": [names]}),
-        lambda names: project_schema.parse_body(names, project_schema.ProjectBody),
+        lambda names: project_schema.parse_document_body(names, project_schema.ProjectBody),
         lambda names: query.parse_pairs(names.items(), query.JobQuery),
         lambda names: JobCreate.parse({f"\0{name}": "" for name in names}),
     ],
