@@ -1,7 +1,7 @@
 """The route table of the API: the source of both the routes and the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import BaseModel
@@ -38,17 +38,25 @@ class Operation:
     """One method of one path, relative to a prefix."""
 
     operation_id: str  # in the OpenAPI document; stable for generated clients
-    method: str
-    path: str
+    min_level: Level
+    route: str  # method and path
     endpoint: Endpoint
     responses: Mapping[int, str]
     query_model: type[Query] | None = None
     body_model: type[BaseModel] | None = None
     body_media_types: tuple[str, ...] = ()  # of a body that is a file, or a form with a file
     accepts_form: bool = False  # the body may be a form with files
-    min_level: Level = field(kw_only=True)  # no default: every operation names it
+
+    @property
+    def method(self) -> str:
+        return self.route.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        return self.route.partition(" ")[2]
 
 
+OPEN, OWNER, APPLICATION, ADMIN = Level.OPEN, Level.OWNER, Level.APPLICATION, Level.ADMIN
 _ASSET_PATH: Final = "/assets/renders/{render_id}/{name}"
 _ASSET_RESPONSES: Final = {
     200: "the file",
@@ -58,207 +66,123 @@ _ASSET_RESPONSES: Final = {
 }
 
 OPERATIONS: Final = (
+    # not for owners: an owner could claim another owner's prediction
     Operation(
         "registerPrediction",
-        "POST",
-        "/predictions",
+        APPLICATION,
+        "POST /predictions",
         predictions.register_prediction,
         {201: "registered", 200: "already registered, unchanged"},
         body_model=predictions.PredictionCreate,
-        min_level=Level.APPLICATION,  # an owner could claim another owner's prediction
     ),
     Operation(
         "createJob",
-        "POST",
-        "/jobs",
+        OWNER,
+        "POST /jobs",
         job_create.create_job,
         {202: "accepted", 200: "the existing job of this Idempotency-Key"},
         body_model=job_schema.JobCreate,
         accepts_form=True,
-        min_level=Level.OWNER,
     ),
-    Operation(
-        "listJobs", "GET", "/jobs", jobs.list_jobs, {200: "a page of jobs"}, query.JobQuery, min_level=Level.OWNER
-    ),
-    Operation("getJob", "GET", "/jobs/{job_id}", jobs.get_job, {200: "the job"}, min_level=Level.OWNER),
+    Operation("listJobs", OWNER, "GET /jobs", jobs.list_jobs, {200: "a page of jobs"}, query.JobQuery),
+    Operation("getJob", OWNER, "GET /jobs/{job_id}", jobs.get_job, {200: "the job"}),
     Operation(
         "listJobEvents",
-        "GET",
-        "/jobs/{job_id}/events",
+        OWNER,
+        "GET /jobs/{job_id}/events",
         jobs.list_job_events,
         {200: "a page of events"},
         query.EventPageQuery,
-        min_level=Level.OWNER,
     ),
     Operation(
-        "cancelJob",
-        "POST",
-        "/jobs/{job_id}/cancel",
-        job_actions.cancel_job,
-        {200: "cancelled, now or before"},
-        min_level=Level.OWNER,
+        "cancelJob", OWNER, "POST /jobs/{job_id}/cancel", job_actions.cancel_job, {200: "cancelled, now or before"}
     ),
-    Operation(
-        "retryJob",
-        "POST",
-        "/jobs/{job_id}/retry",
-        job_actions.retry_job,
-        {202: "retried"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "listModels",
-        "GET",
-        "/models",
-        models.list_models,
-        {200: "models by provider"},
-        query.ModelQuery,
-        min_level=Level.OWNER,
-    ),
+    Operation("retryJob", OWNER, "POST /jobs/{job_id}/retry", job_actions.retry_job, {202: "retried"}),
+    Operation("listModels", OWNER, "GET /models", models.list_models, {200: "models by provider"}, query.ModelQuery),
     Operation(
         "getModelSchema",
-        "GET",
-        "/models/{owner}/{name}/schema",
+        OWNER,
+        "GET /models/{owner}/{name}/schema",
         models.get_model_schema,
         {200: "the schema"},
         query.SchemaQuery,
-        min_level=Level.OWNER,
     ),
     Operation(
-        "listRenders",
-        "GET",
-        "/renders",
-        renders.list_renders,
-        {200: "a page of renders"},
-        query.RenderQuery,
-        min_level=Level.OWNER,
+        "listRenders", OWNER, "GET /renders", renders.list_renders, {200: "a page of renders"}, query.RenderQuery
     ),
+    Operation("getRender", OWNER, "GET /renders/{render_id}", renders.get_render, {200: "the render"}),
     Operation(
-        "getRender", "GET", "/renders/{render_id}", renders.get_render, {200: "the render"}, min_level=Level.OWNER
-    ),
-    Operation(
-        "deleteRender",
-        "DELETE",
-        "/renders/{render_id}",
-        renders.delete_render,
-        {204: "deleted, now or before"},
-        min_level=Level.OWNER,
+        "deleteRender", OWNER, "DELETE /renders/{render_id}", renders.delete_render, {204: "deleted, now or before"}
     ),
     Operation(
         "createUpload",
-        "POST",
-        "/uploads",
+        OWNER,
+        "POST /uploads",
         uploads.create_upload,
         {201: "the upload, validated, without metadata"},
         query.UploadQuery,
         body_media_types=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
-        min_level=Level.OWNER,
     ),
     Operation(
-        "getUpload",
-        "GET",
-        "/uploads/{upload_id}",
-        uploads.get_upload,
-        {200: "the upload with a signed URL"},
-        min_level=Level.OWNER,
+        "getUpload", OWNER, "GET /uploads/{upload_id}", uploads.get_upload, {200: "the upload with a signed URL"}
     ),
     Operation(
-        "deleteUpload",
-        "DELETE",
-        "/uploads/{upload_id}",
-        uploads.delete_upload,
-        {204: "deleted, now or before"},
-        min_level=Level.OWNER,
+        "deleteUpload", OWNER, "DELETE /uploads/{upload_id}", uploads.delete_upload, {204: "deleted, now or before"}
     ),
-    Operation(
-        "getProject", "GET", "/projects/{project_id}", projects.get_project, {200: "the project"}, min_level=Level.OWNER
-    ),
+    Operation("getProject", OWNER, "GET /projects/{project_id}", projects.get_project, {200: "the project"}),
     Operation(
         "putProject",
-        "PUT",
-        "/projects/{project_id}",
+        OWNER,
+        "PUT /projects/{project_id}",
         projects.put_project,
         {201: "created", 200: "document replaced"},
         body_model=project_schema.ProjectBody,
-        min_level=Level.OWNER,
     ),
     Operation(
         "addScene",
-        "POST",
-        "/projects/{project_id}/scenes",
+        OWNER,
+        "POST /projects/{project_id}/scenes",
         scenes.add_scene,
         {201: "the project with the scene"},
         body_model=project_schema.SceneBody,
-        min_level=Level.OWNER,
     ),
     Operation(
         "reorderScenes",
-        "PATCH",
-        "/projects/{project_id}/scenes",
+        OWNER,
+        "PATCH /projects/{project_id}/scenes",
         scenes.reorder_scenes,
         {200: "the project in its new order"},
         body_model=project_schema.SceneOrderBody,
-        min_level=Level.OWNER,
     ),
     Operation(
-        "removeScene",
-        "DELETE",
-        "/projects/{project_id}/scenes/{scene}",
-        scenes.remove_scene,
-        {204: "removed"},
-        min_level=Level.OWNER,
+        "removeScene", OWNER, "DELETE /projects/{project_id}/scenes/{scene}", scenes.remove_scene, {204: "removed"}
     ),
     Operation(
-        "streamEvents",
-        "GET",
-        "/events",
-        events.stream_events,
-        {200: "server-sent events"},
-        query.StreamQuery,
-        min_level=Level.OWNER,
+        "streamEvents", OWNER, "GET /events", events.stream_events, {200: "server-sent events"}, query.StreamQuery
     ),
-    Operation("getSession", "GET", "/session", session.get_session, {200: "the caller"}, min_level=Level.OWNER),
-    Operation(
-        "createSession", "POST", "/session", session.create_session, {204: "the cookie is set"}, min_level=Level.OWNER
-    ),
-    Operation(
-        "deleteSession",
-        "DELETE",
-        "/session",
-        session.delete_session,
-        {204: "the cookie is removed"},
-        min_level=Level.OWNER,
-    ),
+    Operation("getSession", OWNER, "GET /session", session.get_session, {200: "the caller"}),
+    Operation("createSession", OWNER, "POST /session", session.create_session, {204: "the cookie is set"}),
+    Operation("deleteSession", OWNER, "DELETE /session", session.delete_session, {204: "the cookie is removed"}),
     Operation(
         "createOwnerToken",
-        "POST",
-        "/owner-tokens",
+        APPLICATION,
+        "POST /owner-tokens",
         tokens.create_owner_token,
         {201: "created"},
         body_model=tokens.OwnerTokenCreate,
-        min_level=Level.APPLICATION,
     ),
-    Operation("listTokens", "GET", "/tokens", tokens.list_tokens, {200: "all tokens"}, min_level=Level.ADMIN),
+    Operation("listTokens", ADMIN, "GET /tokens", tokens.list_tokens, {200: "all tokens"}),
     Operation(
-        "createToken",
-        "POST",
-        "/tokens",
-        tokens.create_token,
-        {201: "created"},
-        body_model=tokens.TokenCreate,
-        min_level=Level.ADMIN,
+        "createToken", ADMIN, "POST /tokens", tokens.create_token, {201: "created"}, body_model=tokens.TokenCreate
     ),
-    Operation(
-        "revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "revoked"}, min_level=Level.ADMIN
-    ),
-    Operation("getAsset", "GET", _ASSET_PATH, assets.get_asset, _ASSET_RESPONSES, min_level=Level.OPEN),
+    Operation("revokeToken", ADMIN, "DELETE /tokens/{token_id}", tokens.revoke_token, {204: "revoked"}),
+    Operation("getAsset", OPEN, f"GET {_ASSET_PATH}", assets.get_asset, _ASSET_RESPONSES),
     Operation(
         "preflightAsset",
-        "OPTIONS",
-        _ASSET_PATH,
+        OPEN,
+        f"OPTIONS {_ASSET_PATH}",
         assets.preflight_asset,
         {204: "the methods and headers that other origins may use"},
-        min_level=Level.OPEN,
     ),
 )
 
