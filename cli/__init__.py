@@ -1,1 +1,1 @@
-"""The command line: `moorage COMMAND`."""
+"""The command line, `moorage COMMAND`."""

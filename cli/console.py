@@ -1,4 +1,4 @@
-"""What commands print: tables and lines for people, JSON for programs; no text from outside can steer a terminal."""
+"""Output of commands: tables, lines and JSON. Control characters in external text are escaped."""
 
 import dataclasses
 import json
@@ -14,38 +14,38 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-_STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "away": "bold red"}
-_NOT_A_TERMINAL_COLUMNS: Final = 400  # a pipe or a file has no width of its own, and is read a line a row
+_STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "unavailable": "bold red"}
+_PIPE_COLUMNS: Final = 400  # a pipe or a file has no width: one line per row
 _IDS: Final = frozenset({"id"})
 _ID_CHARS: Final = 36
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON: times in ISO 8601, ids as text, dataclasses as objects."""
+    """Print a value as JSON; times in ISO 8601, UUIDs as strings, dataclasses as objects."""
     click.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=True))
 
 
 def build_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Return a table without frames; a cell that is one of our words (ok, fail, late) has its colour."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    """Return a table without borders; cells like "ok", "fail" and "late" are coloured."""
+    built = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        is_id = column in _IDS  # to be pasted: never broken
-        made.add_column(column, overflow="fold", no_wrap=is_id, min_width=_ID_CHARS if is_id else None)
+        is_id = column in _IDS  # never wrapped, so that it can be copied
+        built.add_column(column, overflow="fold", no_wrap=is_id, min_width=_ID_CHARS if is_id else None)
     for row in rows:
-        made.add_row(*(format_cell(value) for value in row))
-    return made
+        built.add_row(*(format_cell(value) for value in row))
+    return built
 
 
 def format_cell(value: object) -> Text:
-    """Return a value as text of a table: nothing for None, control characters shown and not obeyed."""
+    """Return a value as the text of a cell: empty for None, with control characters escaped."""
     text = "" if value is None else escape_control_chars(str(value))
     return Text(text, style=_STYLES.get(text, ""))
 
 
 def print_parts(*parts: Table | str) -> None:
-    """Print tables and lines, an empty line between a table and what follows."""
+    """Print tables and lines, with an empty line after each table."""
     console = _console()
     for part in parts:
         console.print(
@@ -56,19 +56,19 @@ def print_parts(*parts: Table | str) -> None:
 
 
 def format_facts(pairs: Mapping[str, object]) -> list[str]:
-    """Return "name  value" lines, aligned, without those whose value is None."""
-    given = {name: value for name, value in pairs.items() if value is not None}
-    width = max((len(name) for name in given), default=0)
-    return [f"{name:<{width}}  {value}" for name, value in given.items()]
+    """Return aligned "name  value" lines; None values are omitted."""
+    shown = {name: value for name, value in pairs.items() if value is not None}
+    width = max((len(name) for name in shown), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in shown.items()]
 
 
 def escape_control_chars(text: str) -> str:
-    """Return text whose control characters are shown as escapes, so that a provider's words cannot move a cursor."""
+    """Return the text with control characters as escapes, so that external text cannot control the terminal."""
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 def format_age(at: datetime | None, now: datetime) -> str:
-    """Return how long ago something was ("12 s ago"), "in 12 s" when it is to come, "never" for None."""
+    """Return "12 s ago", "in 12 s" for a future time, or "never" for None."""
     if at is None:
         return "never"
     seconds = (now - at).total_seconds()
@@ -76,7 +76,7 @@ def format_age(at: datetime | None, now: datetime) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a length of time in the largest unit that fits: "850 ms", "12 s", "5 min", "3 h", "9 d"."""
+    """Return a duration in its largest unit: "850 ms", "12 s", "5 min", "3 h", "9 d"."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 120:
@@ -89,7 +89,7 @@ def format_duration(seconds: float) -> str:
 
 
 def _console() -> Console:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _NOT_A_TERMINAL_COLUMNS
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_COLUMNS
     return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
 
 
@@ -100,4 +100,4 @@ def _plain(value: Any) -> Any:
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")

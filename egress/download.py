@@ -215,7 +215,7 @@ def _describe_cause(error: BaseException) -> str:
     """Describe the innermost cause: three libraries wrap it without adding information."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return f"the download broke: {type(error).__name__}: {error}"[:500]
+    return f"download interrupted: {type(error).__name__}: {error}"[:500]
 
 
 def classify_response(
@@ -223,13 +223,13 @@ def classify_response(
 ) -> MoorageError | None:
     """Return the error for a response, or None if its body can be read."""
     if status in _GONE:
-        return OutputGone(f"the server answered {status}", facts=facts)
+        return OutputGone(f"the server returned {status}", facts=facts)
     if 400 <= status < 500 and status not in _RETRYABLE:
-        return DownloadRefused(f"the server answered {status}", facts=facts)
+        return DownloadRefused(f"the server returned {status}", facts=facts)
     if status != 200:
         wait = parse_retry_after(headers.get("Retry-After"), now)
         return DownloadInterrupted(
-            f"the server answered {status}", facts=facts, retry_after=wait, event_kind="source_unavailable"
+            f"the server returned {status}", facts=facts, retry_after=wait, event_kind="source_unavailable"
         )
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):  # a small body could decompress to any size

@@ -67,8 +67,8 @@ def _sanitize_image(source: BinaryIO, out: BinaryIO, media: Any) -> None:
 
     reencoded: Any = reencode.reencode_if_needed(source, media)
     if reencoded is None:
-        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](whole))
+        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](mapped))
         return
     encoding, encoded = reencoded
     out.writelines(strip_image_metadata.STRIP_BY_FORMAT[encoding](encoded))

@@ -86,9 +86,9 @@ def get_scenes(document: Mapping[str, Any]) -> list[Any]:
     return scenes if isinstance(scenes, list) else []
 
 
-def find_scene_positions(document: Mapping[str, Any], wanted: str) -> list[int]:
+def find_scene_positions(document: Mapping[str, Any], name: str) -> list[int]:
     """Return the positions, from 0, of the scenes with this `id`, else of those with this `index`."""
-    return index_scene_positions(document).get(wanted, [])
+    return index_scene_positions(document).get(name, [])
 
 
 def index_scene_positions(document: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -229,9 +229,9 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-def _read(kind: type[S], given: Mapping[str, Any], problems: list[str]) -> S | None:
+def _read(kind: type[S], values: Mapping[str, Any], problems: list[str]) -> S | None:
     try:
-        return kind(**given)
+        return kind(**values)
     except ValidationError as error:
         problems += [settings_sources.explain(kind, item) for item in error.errors()]
         return None

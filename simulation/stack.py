@@ -117,16 +117,8 @@ class LocalDeployment:
 
     def _ensure_buckets(self) -> None:
         """Create the buckets before anything is served: an upload may arrive before a worker has created them."""
-        env = self.environment()
-        given: dict[str, Any] = {
-            "_env_file": None,
-            "database_url": env["DATABASE_URL"],
-            "broker_url": env["CELERY_BROKER_URL"],
-            "s3_endpoint_url": env["AWS_ENDPOINT_URL_S3"],
-            "s3_public_bucket": env["S3_PUBLIC_BUCKET"],
-            "s3_private_bucket": env["S3_PRIVATE_BUCKET"],
-            **{name.lower(): env[name] for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
-        }
+        environment = self.environment()
+        given: Any = {"_env_file": None} | {name: environment[name] for name in self.stack.environment()}
         settings = Settings(**given)
         buckets.ensure_buckets(s3.ObjectStore(settings), settings)
 

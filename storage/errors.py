@@ -46,15 +46,15 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
         ObjectRefused: the object is too large.
         StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
     """
-    what = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
+    request = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
     try:
         yield
     except ClientError as error:
-        raise _from_response(error, what) from error
+        raise _from_response(error, request) from error
     except _BROKEN_CONNECTION as error:
-        raise StorageUnavailable(f"{what}: {error}", facts={"error": type(error).__name__}) from error
+        raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
     except botocore.exceptions.BotoCoreError as error:
-        raise StorageRefused(f"{what}: {error}", facts={"error": type(error).__name__}) from error
+        raise StorageRefused(f"{request}: {error}", facts={"error": type(error).__name__}) from error
 
 
 def get_http_status(error: ClientError) -> int:
@@ -67,10 +67,10 @@ def get_error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _from_response(error: ClientError, what: str) -> MoorageError:
+def _from_response(error: ClientError, request: str) -> MoorageError:
     status, code = get_http_status(error), get_error_code(error)
     detail = error.response.get("Error", {}).get("Message", "")
-    message = f"{what}: {status} {code} {detail}".rstrip()
+    message = f"{request}: {status} {code} {detail}".rstrip()
     facts: dict[str, Any] = {"status": status, "code": code}
     if status >= 500 or status == 429 or code in _RETRYABLE:
         return StorageUnavailable(message, facts=facts)

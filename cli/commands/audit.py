@@ -1,4 +1,4 @@
-"""`moorage audit`: check the rules over PostgreSQL and storage, say what breaks them, and repair what can be."""
+"""`moorage audit`: check the rules of docs/design.md, report violations and repair some of them."""
 
 import contextlib
 import dataclasses
@@ -13,29 +13,27 @@ import click
 from cli import console
 from db.audit.checks import CHECKS
 from moorage.errors import MoorageError
-from tasks.audit import repair as repairing
-from tasks.audit import run as auditing
 from tasks.audit.advice import REPAIRABLE, RULES, get_advice
 from tasks.audit.findings import Finding
-from tasks.audit.repair import RepairResult
-from tasks.audit.run import DEFAULT_SAMPLE_SIZE, AuditReport
+from tasks.audit.repair import RepairResult, repair_findings
+from tasks.audit.run import DEFAULT_SAMPLE_SIZE, AuditReport, run_audit
 from worker import boot, publish
 
-VERSION: Final = 1  # of the JSON document; a field may be added without a new one
+VERSION: Final = 1  # of the JSON document; increased when a field is removed or changes its meaning
 EXIT_FINDINGS, EXIT_UNFINISHED = 1, 2
 
-# Rules whose places have checks in no statement.
-_MORE: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histories",), 7: ("histories",)}
+# Scans whose checks are not SQL statements, by rule.
+_OTHER_SCANS: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histories",), 7: ("histories",)}
 
 
 @click.command()
 @click.option("--deep", is_flag=True, help="Also read every kept object and recorded body and compare its digest.")
 @click.option("--sample", default=DEFAULT_SAMPLE_SIZE, show_default=True, metavar="N",
-              help="Ask storage for the digest of so many kept files, drawn at random.")  # fmt: skip
+              help="Number of random files whose digest is requested from storage.")  # fmt: skip
 @click.option("--second-look", "second_look_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
-              help="How long to wait before what was found is looked at again: a lease; 0 for a system that is stopped.")  # fmt: skip  # noqa: E501 (one sentence)
-@click.option("--repair", is_flag=True, help="Then wake what waits wrongly and fetch what is missing; deletes nothing.")
-@click.option("--yes", is_flag=True, help="Repair without asking.")
+              help="Delay before findings are rechecked; default: a lease. Use 0 for a stopped system.")  # fmt: skip
+@click.option("--repair", is_flag=True, help="Repair findings: wake rows, fetch missing objects. Deletes nothing.")
+@click.option("--yes", is_flag=True, help="Repair without confirmation.")
 @console.json_option
 def audit(
     deep: bool,
@@ -48,57 +46,58 @@ def audit(
     """
     Check the rules of docs/design.md over PostgreSQL and storage.
 
-    Exit status 1 on any finding that was not repaired, 2 when it could not finish. Without --repair it changes nothing.
+    Exit status: 1 if a finding was not repaired, 2 if the audit could not finish. Changes nothing without --repair.
     """
     if repair and as_json and not yes:
-        raise click.UsageError("--json cannot ask: write --repair --yes")
-    with _unfinished():
-        report = auditing.run_audit(boot.get_deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample)
+        raise click.UsageError("--json cannot ask for confirmation: use --repair --yes")
+    with _exit_if_unfinished():
+        report = run_audit(boot.get_deps(), deep=deep, second_look_seconds=second_look_seconds, sample=sample)
         if not as_json:
-            _show(report)
-        repaired = _repair(report, ask=not yes) if repair and report.findings else []
+            _print_report(report)
+        results = _repair(report, ask=not yes) if repair and report.findings else []
     if as_json:
-        console.print_json(build_document(report, repaired))
-    elif repaired:
-        _show_repaired(repaired)
-    done = sum(one.is_done for one in repaired)
+        console.print_json(build_document(report, results))
+    elif results:
+        _print_results(results)
+    done = sum(result.is_done for result in results)
     if len(report.findings) > done or report.unlisted:
         raise SystemExit(EXIT_FINDINGS)
 
 
 @contextlib.contextmanager
-def _unfinished() -> Iterator[None]:
-    """End with status 2 when PostgreSQL or storage goes away, or somebody stops it; SIGTERM does what Ctrl-C does."""
+def _exit_if_unfinished() -> Iterator[None]:
+    """Exit with status 2 if PostgreSQL or storage fails, on Ctrl-C and on SIGTERM."""
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        _end("interrupted")
+        _exit_unfinished("interrupted")
     except MoorageError as error:
-        _end(str(error))
+        _exit_unfinished(str(error))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _end(why: str) -> None:
-    click.echo(f"moorage: the audit could not finish: {why}", err=True)
+def _exit_unfinished(reason: str) -> None:
+    click.echo(f"moorage: the audit could not finish: {reason}", err=True)
     raise SystemExit(EXIT_UNFINISHED)
 
 
 def _repair(report: AuditReport, *, ask: bool) -> list[RepairResult]:
-    able = sum(finding.check in REPAIRABLE for finding in report.findings)
-    if ask and able and not click.confirm(f"try to repair {able} of {len(report.findings)} findings?", default=False):
+    repairable = sum(finding.check in REPAIRABLE for finding in report.findings)
+    question = f"try to repair {repairable} of {len(report.findings)} findings?"
+    if ask and repairable and not click.confirm(question, default=False):
         return []
-    return list(repairing.repair_findings(boot.get_deps(), report.findings, actor="cli", send=publish.publish_wakes))
+    return list(repair_findings(boot.get_deps(), report.findings, actor="cli", send=publish.publish_wakes))
 
 
-def build_document(report: AuditReport, repaired: list[RepairResult]) -> dict[str, Any]:
-    """Return the report as it is printed for programs; `version` changes when a field changes its meaning or goes."""
-    done = {one.finding: one for one in repaired}
+def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str, Any]:
+    """Return the JSON document of a report."""
+    by_finding = {result.finding: result for result in results}
     return {
         "version": VERSION,
         "started_at": report.started_at,
@@ -110,7 +109,7 @@ def build_document(report: AuditReport, repaired: list[RepairResult]) -> dict[st
                   for rule, title, checked, findings in summarize_rules(report)],
         "findings": [
             {**_fields(finding), "todo": get_advice(finding)}
-            | ({"repaired": done[finding].is_done, "repair": done[finding].message} if finding in done else {})
+            | (_repair_fields(by_finding[finding]) if finding in by_finding else {})
             for finding in report.findings
         ],
         "unlisted": {str(check): count for check, count in report.unlisted.items()},
@@ -122,44 +121,49 @@ def _fields(finding: Finding) -> dict[str, Any]:
     return {**dataclasses.asdict(finding), "check": str(finding.check)}
 
 
+def _repair_fields(result: RepairResult) -> dict[str, Any]:
+    return {"repaired": result.is_done, "repair": result.message}
+
+
 def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
-    """Return number, title, what was checked (by place) and the findings of each rule, those not listed included."""
-    found = Counter(finding.rule for finding in report.findings)
-    for check, more in report.unlisted.items():
-        found[check.rule] += more
-    return [(rule, title, _checked(report, rule), found[rule]) for rule, title in RULES.items()]
+    """Return number, title, checked things by scan, and the number of all findings of each rule."""
+    findings = Counter(finding.rule for finding in report.findings)
+    for check, count in report.unlisted.items():
+        findings[check.rule] += count
+    return [(rule, title, _count_checked(report, rule), findings[rule]) for rule, title in RULES.items()]
 
 
-def _checked(report: AuditReport, rule: int) -> dict[str, int]:
-    places = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
-    return {place: report.checked.get(place, 0) for place in (*places, *_MORE.get(rule, ())) if place in report.checked}
+def _count_checked(report: AuditReport, rule: int) -> dict[str, int]:
+    scopes = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
+    names = (*scopes, *_OTHER_SCANS.get(rule, ()))
+    return {name: report.checked[name] for name in names if name in report.checked}
 
 
-def _show(report: AuditReport) -> None:
+def _print_report(report: AuditReport) -> None:
     rows = [
-        (rule, title, ", ".join(f"{count} {place}" for place, count in checked.items() if count) or "nothing", findings)
+        (rule, title, ", ".join(f"{count} {name}" for name, count in checked.items() if count) or "nothing", findings)
         for rule, title, checked, findings in summarize_rules(report)
     ]
-    console.print_parts(console.build_table("Rules of docs/design.md", ("rule", "that", "checked", "findings"), rows))
-    depth = f"{report.checked.get('bytes', 0)} bytes read again" if report.deep else "existence and size of objects"
+    console.print_parts(console.build_table("Rules of docs/design.md", ("rule", "text", "checked", "findings"), rows))
+    depth = f"{report.checked.get('bytes', 0)} bytes read" if report.deep else "existence and size of objects"
     click.echo(f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {depth}")
     if report.notes:
-        click.echo(f"noted: {len(report.notes)} objects that no row names yet, or that the next sweep takes")
+        click.echo(f"notes: {len(report.notes)} objects that no row names; the next sweep quarantines them")
     if not report.findings:
         click.echo("no finding")
         return
-    columns = ("rule", "subject", "id", "what is wrong", "what to do")
-    lines = ((found.rule, found.subject, found.id, found.what, get_advice(found)) for found in report.findings)
+    columns = ("rule", "subject", "id", "problem", "advice")
+    lines = [(item.rule, item.subject, item.id, item.what, get_advice(item)) for item in report.findings]
     console.print_parts(console.build_table("Findings", columns, lines))
-    more = sum(report.unlisted.values())
-    click.echo(f"{len(report.findings)} findings{f', and {more} more of the same kinds' if more else ''}")
+    unlisted = sum(report.unlisted.values())
+    click.echo(f"{len(report.findings)} findings{f', and {unlisted} more of the same kinds' if unlisted else ''}")
 
 
-def _show_repaired(repaired: list[RepairResult]) -> None:
-    columns = ("", "rule", "subject", "id", "what was done")
+def _print_results(results: list[RepairResult]) -> None:
+    columns = ("", "rule", "subject", "id", "result")
     rows = (
-        ("done" if one.is_done else "left", one.finding.rule, one.finding.subject, one.finding.id, one.message)
-        for one in repaired
+        ("done" if item.is_done else "left", item.finding.rule, item.finding.subject, item.finding.id, item.message)
+        for item in results
     )
     console.print_parts(console.build_table("Repair", columns, rows))
-    click.echo(f"{sum(one.is_done for one in repaired)} of {len(repaired)} repaired; audit again to see that it holds")
+    click.echo(f"{sum(item.is_done for item in results)} of {len(results)} repaired; run the audit again to verify")

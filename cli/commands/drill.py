@@ -148,7 +148,7 @@ class Drill:
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
         verdict.unexpected += self._recovery.unrecovered
-        recovery = self._recovery.summarise()
+        recovery = self._recovery.recovery_times()
         self._print(conn, verdict, audit_findings)
         is_clean = verdict.is_clean and not audit_findings
         self._console.print(f"seed {self._seed}: {'[green]clean[/green]' if is_clean else '[red]NOT clean[/red]'}")
@@ -192,7 +192,7 @@ class Drill:
         times = Table(title="Time until work continued", title_justify="left")
         for column in ("fault", "count", "median s", "worst s"):
             times.add_column(column)
-        for kind, count, median, worst in self._recovery.summarise():
+        for kind, count, median, worst in self._recovery.recovery_times():
             times.add_row(kind, str(count), f"{median:.2f}", f"{worst:.2f}")
         self._console.print(table, times)
         for name in ("lost", "doubled", "unexpected", "unexplained"):

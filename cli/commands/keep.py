@@ -1,4 +1,4 @@
-"""`moorage keep`: real files through the same workers, as one job."""
+"""`moorage keep`: store URLs and local files as one job, with the same workers."""
 
 import contextlib
 import time
@@ -26,30 +26,30 @@ PING_SECONDS: Final = 2.0
 
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="URL|FILE|FOLDER...")
-@click.option("--owner", default="cli", show_default=True, help="Whose render it becomes.")
-@click.option("--json", "as_json", is_flag=True, help="Print what became of it as JSON.")
+@click.option("--owner", default="cli", show_default=True, help="Owner of the render.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
-    """Keep URLs, files or folders as one job: waits for the workers and shows where everything is."""
+    """Store URLs, files or folders as one job; wait for the workers and print the URL of each file."""
     console = Console(highlight=False, soft_wrap=True, stderr=as_json)
-    with _readable():
-        sources = list(_sources(what, console))
+    with _report_unreadable():
+        sources = list(_find_sources(what, console))
     if not sources:
-        raise ConfigError("there is nothing to keep: name URLs, pictures, MP4 or WebM files, or folders of them")
+        raise ConfigError("nothing to keep: name URLs, images, MP4 or WebM files, or folders of them")
     _require_worker()
     deps = boot.get_deps()
-    with _readable():
+    with _report_unreadable():
         spooled = [(source, local_files.spool_file(deps, source.path) if source.path else None) for source in sources]
     job_id, wakes = local_files.create_keep_job(deps, spooled, owner, "cli")
     publish.publish_wakes(wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
-        rows = _await(deps, job_id, status)
-    shown = _show(deps, console, job_id, sources, rows, as_json)
-    raise SystemExit(0 if shown else 1)
+        rows = _wait_until_settled(deps, job_id, status)
+    are_all_kept = _print_result(deps, console, job_id, sources, rows, as_json)
+    raise SystemExit(0 if are_all_kept else 1)
 
 
 @contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Tell in one line which file or folder cannot be read."""
+def _report_unreadable() -> Iterator[None]:
+    """Turn an OSError into a ConfigError that names the file."""
     try:
         yield
     except OSError as error:
@@ -57,54 +57,56 @@ def _readable() -> Iterator[None]:
 
 
 def _require_worker() -> None:
-    """Say at once that nobody would do the work, instead of waiting for ever."""
+    """Raise ConfigError if no worker consumes the queue, instead of waiting forever."""
     try:
-        answers = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+        replies = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
     except publish.BROKER_ERRORS as error:
         raise ConfigError("the broker does not answer: start it, or correct CELERY_BROKER_URL") from error
-    if not any(queue["name"] == "keep" for queues in answers.values() for queue in queues or ()):
-        raise ConfigError("no worker serves the queue keep: start one with `moorage worker`, or all with `moorage up`")
+    if not any(queue["name"] == "keep" for queues in replies.values() for queue in queues or ()):
+        raise ConfigError(
+            "no worker consumes the queue keep: start one with `moorage worker`, or all with `moorage up`"
+        )
 
 
-def _sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
+def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
     for item in what:
         path = Path(item)
         if item.startswith(("http://", "https://")):
             yield FileSource(item, url=item)
         elif path.is_dir():
-            yield from _in_folder(path, console)
+            yield from _find_media(path, console)
         elif path.is_file():
             yield FileSource(item, path=path)
         else:
             raise ConfigError(f"{item} is neither a URL (https://...), nor a file, nor a folder")
 
 
-def _in_folder(folder: Path, console: Console) -> Iterable[FileSource]:
-    """Give the pictures and videos of a folder, known by their first bytes; the rest is named and left."""
+def _find_media(folder: Path, console: Console) -> Iterable[FileSource]:
+    """Yield the images and videos in a folder, by their first bytes; print the files that are skipped."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             with path.open("rb") as file:
                 kind = sniff.detect_format(file.read(sniff.HEAD_BYTES))
             if kind is None:
-                console.print(f"left out: {path} is no picture or video", style="dim")
+                console.print(f"skipped: {path} is not an image or video", style="dim")
             else:
                 yield FileSource(str(path), path=path)
 
 
-def _await(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
+def _wait_until_settled(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
     while True:
         rows = deps.database.run(lambda conn: outputs.list_by_job(conn, job_id))
         job = deps.database.run(lambda conn: jobs.get_with_render(conn, job_id))
         ended = sum(row["ended_at"] is not None for row in rows)
         retried = [row["reason"] for row in rows if row["state"] == "waiting" and row["reason"]]
-        hint = f"  (trying again: {retried[0]})" if retried else ""
+        hint = f"  (retrying: {retried[0]})" if retried else ""
         status.update(f"job {job_id}: {ended} of {len(rows)} files{hint}")
         if job is not None and job["settled_at"] is not None:
             return rows
         time.sleep(0.2)
 
 
-def _show(
+def _print_result(
     deps: Deps,
     console: Console,
     job_id: UUID,
@@ -112,23 +114,23 @@ def _show(
     rows: Sequence[dict[str, Any]],
     as_json: bool,
 ) -> bool:
-    """Print where each file is, or why it is not kept; returns whether all are kept."""
+    """Print the URL of each file, or why it is not kept; returns True if all are kept."""
     kept = [row for row in rows if row["state"] == "kept"]
     if as_json:
-        facts = ("state", "reason", "sha256", "bytes", "key", "thumb_key")
-        found = [
-            {"source": source.name, "url": _url(deps, row), **{name: row[name] for name in facts}}
+        fields = ("state", "reason", "sha256", "bytes", "key", "thumb_key")
+        files = [
+            {"source": source.name, "url": _build_url(deps, row), **{name: row[name] for name in fields}}
             for source, row in zip(sources, rows, strict=True)
         ]
-        print_json({"job_id": job_id, "render_id": job_id if kept else None, "files": found})
+        print_json({"job_id": job_id, "render_id": job_id if kept else None, "files": files})
         return len(kept) == len(rows)
     for source, row in zip(sources, rows, strict=True):
-        described = f"{row['format']} {row['width_px']}x{row['height_px']} {row['bytes']:,} B" if row["key"] else ""
-        console.print(f"{row['state']:6} {source.name}  {described}", markup=False)
-        console.print(f"       {_url(deps, row) or row['reason']}", markup=False)
+        media = f"{row['format']} {row['width_px']}x{row['height_px']} {row['bytes']:,} B" if row["key"] else ""
+        console.print(f"{row['state']:6} {source.name}  {media}", markup=False)
+        console.print(f"       {_build_url(deps, row) or row['reason']}", markup=False)
     console.print(f"{len(kept)} of {len(rows)} kept as render {job_id}")
     return len(kept) == len(rows)
 
 
-def _url(deps: Deps, row: dict[str, Any]) -> str | None:
+def _build_url(deps: Deps, row: dict[str, Any]) -> str | None:
     return deps.storage.build_asset_url(row["key"]) if row["key"] else None

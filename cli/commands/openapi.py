@@ -1,4 +1,4 @@
-"""`moorage openapi`: the API's description."""
+"""`moorage openapi`: print the OpenAPI document."""
 
 import importlib
 
@@ -7,6 +7,6 @@ import click
 
 @click.command()
 def openapi() -> None:
-    """Print the API's description: OpenAPI 3.1, as GET /openapi.json answers it."""
-    # By name: the API stands above the commands, which must not import it.
+    """Print the OpenAPI 3.1 document that GET /openapi.json returns."""
+    # Imported by name: it loads the whole API.
     click.echo(importlib.import_module("web.openapi").document_json())

@@ -1,33 +1,32 @@
-"""`moorage orphans`: objects that no row names and none ever will; a dry run unless told otherwise."""
+"""`moorage orphans`: list or delete objects that no row names. A dry run without --delete."""
 
 from typing import Any
 
 import click
 
 from cli import console
-from tasks.sweeps import orphans as sweep
-from tasks.sweeps.orphans import REASON_TEXTS, OrphanReport
+from tasks.sweeps.orphans import REASON_TEXTS, OrphanReport, scan_orphans
 from worker import boot
 
 
 @click.command()
-@click.option("--delete", is_flag=True, help="Move them into the quarantine, and empty it of what is old.")
+@click.option("--delete", is_flag=True, help="Quarantine orphans, and delete objects whose quarantine has ended.")
 @console.json_option
 def orphans(delete: bool, as_json: bool) -> None:
     """
-    List the objects under our prefixes that no row names, and say which a sweep would take.
+    List the objects under moorage's prefixes that no row names, and the action of the next sweep.
 
-    With --delete they are taken, at most 1,000 in a run: copied into the private bucket under
-    quarantine/ and deleted; what has been there longer than MOORAGE_QUARANTINE_SECONDS is deleted for good.
+    With --delete, orphans are copied to quarantine/ in the private bucket and deleted, at most 1,000 in a run.
+    Quarantined objects are deleted after MOORAGE_QUARANTINE_SECONDS.
     """
-    report = sweep.scan_orphans(boot.get_deps(), delete=delete)
+    report = scan_orphans(boot.get_deps(), delete=delete)
     if as_json:
-        console.print_json({"deleted": delete, **_plain(report)})
+        console.print_json({"deleted": delete, **_to_json(report)})
     else:
-        _show(report, delete=delete)
+        _print_report(report, delete=delete)
 
 
-def _plain(report: OrphanReport) -> dict[str, Any]:
+def _to_json(report: OrphanReport) -> dict[str, Any]:
     return {
         "looked_at": report.looked_at,
         "objects": dict(report.objects),
@@ -37,18 +36,18 @@ def _plain(report: OrphanReport) -> dict[str, Any]:
     }
 
 
-def _show(report: OrphanReport, *, delete: bool) -> None:
-    click.echo(f"looked at {report.looked_at} objects")
+def _print_report(report: OrphanReport, *, delete: bool) -> None:
+    click.echo(f"checked {report.looked_at} objects")
     if report.listed:
         rows = [
-            (seen.bucket, seen.key, seen.bytes, f"{seen.stored_at:%Y-%m-%d %H:%M}", REASON_TEXTS[seen.reason])
-            for seen in report.listed
+            (item.bucket, item.key, item.bytes, f"{item.stored_at:%Y-%m-%d %H:%M}", REASON_TEXTS[item.reason])
+            for item in report.listed
         ]
-        title = "Taken or left" if delete else "Would be taken or left (dry run; --delete takes them)"
-        console.print_parts(console.build_table(title, ("bucket", "key", "bytes", "stored (UTC)", "why"), rows))
-    for reason, why in REASON_TEXTS.items():
+        title = "Deleted or left" if delete else "Would be deleted or left (dry run; use --delete)"
+        console.print_parts(console.build_table(title, ("bucket", "key", "bytes", "stored (UTC)", "reason"), rows))
+    for reason, text in REASON_TEXTS.items():
         if report.objects[reason]:
-            click.echo(f"{report.objects[reason]} objects, {report.bytes[reason]} bytes: {why}")
+            click.echo(f"{report.objects[reason]} objects, {report.bytes[reason]} bytes: {text}")
     if not report.objects:
         click.echo("every object older than the age limit is named by a row")
     if sum(report.objects.values()) > len(report.listed):

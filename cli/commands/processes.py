@@ -1,4 +1,4 @@
-"""The commands that become a process of moorage: receiver, worker, beat, flower; and migrate, which they wait for."""
+"""The commands that run a process of moorage (receiver, worker, beat, flower), and `moorage migrate`."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ _PASS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to the present schema; doing it twice, or twice at once, does nothing more."""
+    """Migrate the database to the current schema. Repeated and concurrent runs are safe."""
     conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-migrate")
     applied = migrations.migrate(conn)
     conn.close()
@@ -26,36 +26,36 @@ def migrate() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
 def receiver(host: str, port: int) -> None:
-    """Serve webhooks and the API with granian, one worker a process; scale by more processes."""
-    settings_module.get_settings()  # a wrong setting is told here, in one line
-    _become("granian", *granian_flags(host, port))
+    """Serve webhooks and the API with granian, with one worker per process; scale by more processes."""
+    settings_module.get_settings()  # reports an invalid setting in one line
+    _exec("granian", *granian_flags(host, port))
 
 
 @click.command(context_settings=_PASS)
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
 def worker(celery_args: tuple[str, ...]) -> None:
-    """Work. Further arguments go to `celery worker`, for example -Q quick or -c 4."""
+    """Run a Celery worker. Further arguments are passed to `celery worker`, for example -Q quick or -c 4."""
     settings_module.get_settings()
-    _become("celery", *worker_flags(celery_args))
+    _exec("celery", *worker_flags(celery_args))
 
 
 @click.command(context_settings=_PASS)
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
 def beat(celery_args: tuple[str, ...]) -> None:
-    """Tick. Any number of beats may run: each tick takes a slot in PostgreSQL."""
+    """Run Celery beat. Any number of beats may run: each sweep claims a time slot in PostgreSQL."""
     settings_module.get_settings()
-    _become("celery", "-A", "worker", "beat", *celery_args)
+    _exec("celery", "-A", "worker", "beat", *celery_args)
 
 
 @click.command(context_settings=_PASS)
 @click.argument("flower_args", nargs=-1, type=click.UNPROCESSED)
 def flower(flower_args: tuple[str, ...]) -> None:
-    """Watch. Set FLOWER_BASIC_AUTH=user:password to use its API."""
+    """Run Flower. Set FLOWER_BASIC_AUTH=user:password to use its API."""
     settings_module.get_settings()
-    _become("celery", "-A", "worker", "flower", *flower_args)
+    _exec("celery", "-A", "worker", "flower", *flower_args)
 
 
-def _become(program: str, *args: str) -> None:
-    """Replace this process, so that signals and the exit status are the program's own."""
+def _exec(program: str, *args: str) -> None:
+    """Replace this process, so that the program receives signals and sets the exit status."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", program, *args])  # noqa: S606 (a shell is what we avoid)
+    os.execv(sys.executable, [sys.executable, "-m", program, *args])  # noqa: S606 (no shell is wanted)

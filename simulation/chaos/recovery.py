@@ -213,7 +213,7 @@ class RecoveryMonitor:
             return "recovered"
         return "waiting" if fetch_one(conn, probe.waiting, {}) else "nothing to measure"
 
-    def summarise(self) -> list[tuple[str, int, float, float]]:
+    def recovery_times(self) -> list[tuple[str, int, float, float]]:
         """Return kind, count, median and worst seconds."""
         return [(kind, len(s), statistics.median(s), max(s)) for kind, s in sorted(self.seconds.items())]
 

@@ -129,6 +129,10 @@ class Standin:
     def cancel_prediction(self, prediction_id: str) -> dict[str, Any]:
         return self._request("POST", f"/v1/predictions/{prediction_id}/cancel", {})
 
+    def end_prediction(self, prediction_id: str) -> None:
+        """End a prediction with success whose script never ends it. Raises StandinError before it has its outputs."""
+        self._request("POST", f"/standin/predictions/{prediction_id}/succeed", {})
+
     def list_created(self, **fields: Any) -> list[dict[str, Any]]:
         """Return the ledger's lines of predictions with these fields: provider, model, key, prompt."""
         created = (line for line in self.get_ledger()["lines"] if line["kind"] == "prediction")

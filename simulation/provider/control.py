@@ -1,4 +1,4 @@
-"""Control API of the stand-in under /standin: its ledger, outages, and suppression of webhooks."""
+"""Control API of the stand-in under /standin: its ledger, outages, suppressed webhooks, and ends of predictions."""
 
 import threading
 import time
@@ -6,6 +6,7 @@ import time
 from simulation.provider import webhooks
 from simulation.provider.http_types import Api, Refused, Request, Response, not_found, parse_object, problem
 from simulation.provider.ledger import Ledger, summarise
+from simulation.provider.predictions import Predictions
 
 
 class Outage:
@@ -27,9 +28,11 @@ class Outage:
 
 
 class ControlApi(Api):
-    def __init__(self, sender: webhooks.Sender, ledger: Ledger, outage: Outage, *, token: str) -> None:
+    def __init__(
+        self, predictions: Predictions, sender: webhooks.Sender, ledger: Ledger, outage: Outage, *, token: str
+    ) -> None:
         super().__init__(f"Bearer {token}")
-        self._sender, self._ledger, self._outage = sender, ledger, outage
+        self._predictions, self._sender, self._ledger, self._outage = predictions, sender, ledger, outage
 
     def handle(self, request: Request) -> Response:
         match request.method, request.steps:
@@ -38,6 +41,10 @@ class ControlApi(Api):
                 return Response(200, {"summary": summarise(lines), "lines": lines})
             case "POST", ["outage" | "silence" as command]:
                 return self._interrupt(command, request.body)
+            case "POST", ["predictions", prediction_id, "succeed"]:
+                if not self._predictions.succeed(prediction_id):
+                    raise not_found()
+                return Response(200, {})
             case _:
                 raise not_found()
 

@@ -61,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send_head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, **({"Connection": "close"} if self.close_connection else {})}.items():
             self.send_header(name, value)
         self.end_headers()
 

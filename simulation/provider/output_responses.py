@@ -56,7 +56,7 @@ class OutputResponder:
         if transfer.mode == "redirect":
             request.send_all(302, {"Location": self._redirect_target(request, output, transfer.target)}, b"")
             return 0, False
-        return _send_file(request, self._outputs.read_file(output), transfer)
+        return _send_file(request, self._outputs.build_file(output), transfer)
 
     def _redirect_target(self, request: Handler, output: Output, target: str) -> str:
         own = self._outputs.build_url(output)

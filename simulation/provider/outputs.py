@@ -73,7 +73,7 @@ class Outputs:
         size_px = (script.width_px, script.height_px) if script.width_px and script.height_px else None
         output = Output(prediction_id, index, path, format_, seed + index, script.faults.get(index), size_px)
         if output.fault.transfers[-1].mode not in ("padded", "endless"):
-            data = self.read_file(output).data
+            data = self.build_file(output).data
             output.sha256, output.bytes = hashlib.sha256(data).hexdigest(), len(data)
         return output
 
@@ -98,7 +98,7 @@ class Outputs:
             self._by_token[output.token] = output
         self._ledger.add("renewed", prediction=output.prediction_id, path=output.path, url=self.build_url(output))
 
-    def read_file(self, output: Output) -> pictures.File:
+    def build_file(self, output: Output) -> pictures.File:
         """Return bytes and content type as they are served."""
         whole = self._read_whole(output)
         match output.fault.content:
@@ -120,7 +120,7 @@ class Outputs:
         return f"{base}/out/{output.token}/{output.index}.{pictures.extension(output.format)}"
 
     def build_data_uri(self, output: Output) -> str:
-        file = self.read_file(output)
+        file = self.build_file(output)
         return f"data:{file.content_type};base64,{base64.b64encode(file.data).decode()}"
 
     def record(self, output: Output, *, is_inline: bool, expected: str | None) -> None:

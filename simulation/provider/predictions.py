@@ -120,6 +120,15 @@ class Predictions:
         """Cancel a running prediction; one that has ended stays as it is."""
         self._end(prediction, "canceled")
 
+    def succeed(self, prediction_id: str) -> bool:
+        """End a prediction that has its outputs with success; return False if there is none of this id."""
+        with self._lock:
+            prediction = self._all.get(prediction_id)
+        if prediction is None or not prediction.outputs:
+            return False
+        self._end(prediction, "succeeded")
+        return True
+
     def list_newest_first(self, provider: str, after: datetime | None, before: datetime | None) -> list[Prediction]:
         """Return a provider's predictions created from `after` (inclusive) to `before` (exclusive)."""
         with self._lock:

@@ -48,10 +48,11 @@ def start_server(options: argparse.Namespace) -> Server:
     fal_signing_key = derive_signing_key(options.secret)
     signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_signer(fal_signing_key)}
     sender = webhooks.Sender(signers, scheduler, ledger)
-    submissions = Submissions(Predictions(outputs, sender, scheduler, ledger), ledger, outputs.files)
+    predictions = Predictions(outputs, sender, scheduler, ledger)
+    submissions = Submissions(predictions, ledger, outputs.files)
     token, fal_key = options.token, http_types.fal_key(options.token)
     apis: dict[str, Api] = {
-        "standin": ControlApi(sender, ledger, outage, token=token),
+        "standin": ControlApi(predictions, sender, ledger, outage, token=token),
         "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
         "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
         "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),

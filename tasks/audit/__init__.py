@@ -1,1 +1,1 @@
-"""The audit: rows and objects compared, and repaired."""
+"""The audit: compare rows with objects, and repair violations."""

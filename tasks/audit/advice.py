@@ -1,4 +1,4 @@
-"""What to do about a finding, by the code of its check; and which findings a repair can try."""
+"""Advice for operators by check, and the checks that can be repaired."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,39 +7,41 @@ from db.audit.check import Check
 from tasks.audit.findings import Finding
 
 RULES: Final[Mapping[int, str]] = {
-    1: "a webhook answered 2xx is recorded with its bytes",
-    2: "nothing waits without a time, and every wait ends",
+    1: "a webhook answered with 2xx is recorded with its body",
+    2: "every waiting row has a time, and every wait ends",
     3: "a render exists exactly when its job was published",
-    4: "objects and thumbnails exist and are what was recorded",
-    5: "no object lies about that nobody names",
-    6: "one live lease a row; a lost one changes nothing",
-    7: "only edges that may be taken were taken",
-    8: "what was given up on is a dead letter",
-    9: "every published file of a project has one place",
+    4: "objects and thumbnails exist and match their rows",
+    5: "every object is named by a row",
+    6: "a row has at most one live lease; a lost lease changes nothing",
+    7: "only allowed transitions were recorded",
+    8: "every row that was given up has a dead letter",
+    9: "every published file of a project has exactly one placement",
 }
 
 _BY_HAND: Final = "compare with a backup; the row or its history was changed by hand or by a bug: keep this report"
-_SWEEPS: Final = "sweeps do not run, or workers are too few: moorage status; then moorage audit --repair wakes it"
-_REGENERATE: Final = "restore it from a backup, or moorage audit --repair while the source lives; or make it anew"
+_SWEEPS: Final = "sweeps do not run or there are too few workers (moorage status); then moorage audit --repair wakes it"
+_REGENERATE: Final = (
+    "restore it from a backup, run moorage audit --repair before its source expires, or generate it again"
+)
 
 ADVICE: Final[Mapping[str, str]] = {
-    "body": "restore the delivery from a backup, or ask the provider: moorage recover",
+    "body": "restore the delivery from a backup, or run moorage recover",
     "digest": _REGENERATE,
     "bytes": "restore the delivery from a backup",
-    "applied": "the prediction is gone or was changed: restore it from a backup",
+    "applied": "the prediction was deleted or changed: restore it from a backup",
     "unpublished": "restore the render from a backup; its files are kept",
     "incomplete": _BY_HAND,
     "unsettled": "moorage audit --repair settles it",
-    "filelost": "restore the output from a backup, or ask the provider: moorage recover",
+    "filelost": "restore the output from a backup, or run moorage recover",
     "chosen": _BY_HAND,
     "job": "restore the job from a backup",
-    "unasked": "restore the prediction from a backup, or ask the provider: moorage recover",
+    "unasked": "restore the prediction from a backup, or run moorage recover",
     "unearned": _BY_HAND,
     "empty": "restore its variants from a backup",
     "cover": _BY_HAND,
     "uncovered": _BY_HAND,
     "standin": _BY_HAND,
-    "unawaited": "nothing can come any more: it ends at its deadline, or is tried again; keep this report",
+    "unawaited": "no report is awaited: it ends at its deadline or is retried; keep this report",
     "unwanted": _SWEEPS,
     "owner": _BY_HAND,
     "nofile": "restore the output from a backup",
@@ -49,14 +51,14 @@ ADVICE: Final[Mapping[str, str]] = {
     "thumbnail": _BY_HAND,
     "facts": _BY_HAND,
     "key": _BY_HAND,
-    "silent": "restore the dead letter from a backup: without it nobody is told",
+    "silent": "restore the dead letter from a backup: operators do not see the failure without it",
     "alive": "discard the dead letter: moorage dead discard",
     "doubled": _BY_HAND,
     "unplaced": "moorage audit --repair places it",
     "project": "restore the project from a backup",
     "unowned": _BY_HAND,
-    "status": "the reconcile sweep corrects it: if it stays, sweeps do not run (moorage status)",
-    "document": "moorage audit --repair computes it anew",
+    "status": "the reconcile sweep corrects it; if it remains, sweeps do not run (moorage status)",
+    "document": "moorage audit --repair recomputes it",
     "time": _BY_HAND,
     "far": _BY_HAND,
     "overdue": _SWEEPS,
@@ -73,15 +75,15 @@ ADVICE: Final[Mapping[str, str]] = {
     "apart": _BY_HAND,
     "lost": _BY_HAND,
     "thief": _BY_HAND,
-    "gone": "restore the row from a backup, or its events were not deleted with it",
+    "gone": "restore the row from a backup; or its events were not deleted together with it",
     "size": _REGENERATE,
     "unnamed": "the orphan sweep does not run: moorage orphans",
 }
 
-# An input file was sent once, by its owner: no repair can have it again.
-_AGAIN: Final = "restore it from a backup, or ask its owner to upload it again"
+# A repair cannot fetch an upload: only its owner has the file.
+_UPLOAD_AGAIN: Final = "restore it from a backup, or have its owner upload it again"
 UPLOAD_ADVICE: Final[Mapping[Check, str]] = {
-    Check(4, "uploads", code): _AGAIN for code in ("missing", "size", "digest")
+    Check(4, "uploads", code): _UPLOAD_AGAIN for code in ("missing", "size", "digest")
 }
 
 REPAIRABLE: Final = frozenset(
@@ -96,5 +98,4 @@ REPAIRABLE: Final = frozenset(
 
 
 def get_advice(finding: Finding) -> str:
-    """Return what a person does about it."""
     return UPLOAD_ADVICE.get(finding.check) or ADVICE[finding.check.code]

@@ -1,4 +1,4 @@
-"""Rule 9 over documents: every project's `imageUrls` and placements are what its placements compute to."""
+"""Rule 9 for documents: a project's `imageUrls` and scene keys equal those computed from its placements."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,28 +13,29 @@ from tasks.step import Deps
 
 
 def check_documents(deps: Deps, project_ids: Sequence[str], check: Check) -> Iterator[Finding]:
-    """Go through some projects, one in memory."""
     for project_id in project_ids:
-        wrong = deps.database.run(partial(_project, project_id=project_id, asset_base=deps.asset_base))
-        yield from (Finding(check.rule, "project", project_id, what, check) for what in wrong)
+        problems = deps.database.run(partial(_check_project, project_id=project_id, asset_base=deps.asset_base))
+        yield from (Finding(check.rule, "project", project_id, problem, check) for problem in problems)
 
 
-def _project(conn: Connection, project_id: str, asset_base: str) -> list[str]:
+def _check_project(conn: Connection, project_id: str, asset_base: str) -> list[str]:
     project = projects.get(conn, project_id)
     if project is None:
         return []
-    placed = objects.list_placements(conn, project_id)
-    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
-    wrong = [_misplaced(row, key) for row, key in zip(placed, keys, strict=True) if row["scene_key"] != key]
+    placements = objects.list_placements(conn, project_id)
+    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placements))
+    problems: list[str] = []
     urls: dict[str, list[str]] = defaultdict(list)
-    for row, key in zip(placed, keys, strict=True):
+    for row, key in zip(placements, keys, strict=True):
+        if row["scene_key"] != key:
+            problems.append(_describe_misplacement(row, key))
         if key is not None:
             urls[key].append(f"{asset_base}/{row['key']}")
     if scene_documents.replace_image_urls(project["document"], urls) != project["document"]:
-        wrong.append("imageUrls of its document are not what its placements say")
-    return wrong
+        problems.append("imageUrls of its document do not match its placements")
+    return problems
 
 
-def _misplaced(row: Row, key: str | None) -> str:
-    place = row["scene_key"] or "no scene"
-    return f"file {row['idx']} of render {row['render_id']} is placed in {place}, but belongs in {key or 'none'}"
+def _describe_misplacement(row: Row, key: str | None) -> str:
+    scene = row["scene_key"] or "no scene"
+    return f"file {row['idx']} of render {row['render_id']} is placed in {scene}, but belongs in {key or 'none'}"

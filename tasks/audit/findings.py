@@ -1,4 +1,4 @@
-"""One line of an audit, and what a page of one found."""
+"""Findings of an audit, and the interface of its scans."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,19 +6,19 @@ from typing import Final, Protocol
 
 from db.audit.check import Check
 
-MAX_LISTED: Final = 1000  # findings of one check that are listed: a report of a million helps nobody
+MAX_LISTED: Final = 1000  # findings per check in a report
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
     """
-    A rule, the thing that breaks it, and what is wrong with it.
+    One violation of a rule.
 
-    Args:
+    Attributes:
         rule: its number in docs/design.md 5.
         subject: delivery, job, prediction, output, render, dead_letter, project, upload, or object.
         id: the row's id, or the object's key.
-        check: what found it.
+        what: the problem.
     """
 
     rule: int
@@ -29,19 +29,19 @@ class Finding:
 
     @property
     def key(self) -> tuple[Check, str]:
-        """Return what makes two findings the same; a time or a count in `what` may have changed."""
+        """Return the identity of a finding: a time or count in `what` may change."""
         return self.check, self.id
 
 
 @dataclass(slots=True)
 class Tally:
     """
-    What was looked at and found.
+    Counts and findings.
 
     Attributes:
-        checked: how much was looked at, by place.
-        found: findings by check; `findings` lists the first 1,000 of each.
-        notes: what breaks no rule but is worth knowing, the first 1,000.
+        checked: number of things checked, by scan.
+        found: number of findings by check; `findings` contains the first 1,000 of each.
+        notes: the first 1,000 observations that violate no rule.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
@@ -50,18 +50,15 @@ class Tally:
     notes: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Count a finding, and list it while there is room."""
         self.found[finding.check] += 1
         if self.found[finding.check] <= MAX_LISTED:
             self.findings.append(finding)
 
     def add_note(self, finding: Finding) -> None:
-        """List what is worth knowing, while there is room."""
         if len(self.notes) < MAX_LISTED:
             self.notes.append(finding)
 
     def add_page(self, page: "Page") -> None:
-        """Add the counts, findings and notes of a page."""
         self.checked += page.checked
         for finding in page.findings:
             self.add(finding)
@@ -73,20 +70,19 @@ class Tally:
 
 @dataclass(slots=True)
 class Page(Tally):
-    """What one page of a place gave; `after` is its last key, None at the end of the place."""
+    """The result of one page of a scan; `after` is its last key, None at the end of the scan."""
 
     after: str | None = None
 
 
 class Scan(Protocol):
-    """A sequence of rows or objects with keys, gone through page by page."""
+    """Checks rows or objects page by page, in the order of their keys."""
 
     @property
-    def name(self) -> str:
-        """Return what checks call it."""
+    def name(self) -> str: ...
 
-    def page(self, after: str) -> Page:
-        """Look at the next page behind a key ("" for the first)."""
+    def check_page(self, after: str) -> Page:
+        """Check the page after a key ("" for the first page)."""
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        """Look a second time at what was found here, and at nothing else."""
+        """Check the subjects of these findings again; returns the present findings."""

@@ -1,4 +1,4 @@
-"""The audit of rows: every check of db/audit/checks.py over pages of keys, one page in memory."""
+"""The audit of rows: run the checks of db/audit/checks.py over pages of keys."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,52 +13,53 @@ from tasks.audit.findings import Finding, Page
 from tasks.step import Deps
 
 PAGE: Final = 500
-OVERDUE_SECONDS: Final = 900.0  # so late is no row while sweeps and workers run
+OVERDUE_SECONDS: Final = 900.0  # no row is this late while sweeps and workers run
 DOCUMENT_CHECK: Final = Check(9, "projects", "document")
 
 
 @dataclass(frozen=True, slots=True)
 class RowScan:
-    """The rows of a table, or those that events tell of."""
+    """The rows of a table, or the subjects of its events."""
 
     deps: Deps
     name: str
     deep: bool
 
-    def page(self, after: str) -> Page:
-        """Look at the next 500 rows."""
+    def check_page(self, after: str) -> Page:
         keys = self.deps.database.run(partial(rules.list_keys, scope=self.name, after=after, limit=PAGE))
         page = Page(after=keys[-1] if len(keys) == PAGE else None)
         page.checked["histories" if self.name.endswith("_events") else self.name] += len(keys)
         for check in self._checks() if keys else ():
-            for finding in self._ask(check, keys):
+            for finding in self._run_check(check, keys):
                 page.add(finding)
         return page
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        """Ask each check once more for the rows that it found."""
-        asked: dict[Check, dict[str, None]] = defaultdict(dict)  # one row may break a rule more than once
+        ids: dict[Check, dict[str, None]] = defaultdict(dict)  # without duplicates: a row may violate a rule twice
         for finding in findings:
-            asked[finding.check][finding.id] = None
+            ids[finding.check][finding.id] = None
         return [
-            found for check, keys in asked.items() for part in _parts(list(keys)) for found in self._ask(check, part)
+            finding
+            for check, keys in ids.items()
+            for chunk in _split(list(keys))
+            for finding in self._run_check(check, chunk)
         ]
 
     def _checks(self) -> list[Check]:
         return rules.list_checks(self.name, deep=self.deep) + ([DOCUMENT_CHECK] if self.name == "projects" else [])
 
-    def _ask(self, check: Check, keys: Sequence[str]) -> Iterable[Finding]:
+    def _run_check(self, check: Check, keys: Sequence[str]) -> Iterable[Finding]:
         if check == DOCUMENT_CHECK:
             return documents.check_documents(self.deps, keys, check)
-        args = statement_parameters(self.deps)
-        found = self.deps.database.run(lambda conn: rules.find_violations(conn, check, keys, args))
-        return (Finding(check.rule, row["subject"], row["id"], row["what"], check) for row in found)
+        parameters = statement_parameters(self.deps)
+        rows = self.deps.database.run(lambda conn: rules.find_violations(conn, check, keys, parameters))
+        return (Finding(check.rule, row["subject"], row["id"], row["what"], check) for row in rows)
 
 
 def statement_parameters(deps: Deps) -> dict[str, Any]:
-    """Return what the statements of the rules are given beside keys."""
+    """Return the parameters of the checks' statements other than keys."""
     return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
 
 
-def _parts(keys: list[str]) -> Iterator[list[str]]:
+def _split(keys: list[str]) -> Iterator[list[str]]:
     return (keys[start : start + PAGE] for start in range(0, len(keys), PAGE))

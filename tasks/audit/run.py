@@ -93,7 +93,7 @@ def _scan_all(scans: list[Scan], tally: Tally) -> float | None:
     for scan in scans:
         after: str | None = ""
         while after is not None:
-            page = scan.page(after)
+            page = scan.check_page(after)
             tally.add_page(page)
             last_finding = time.monotonic() if page.findings else last_finding
             after = page.after

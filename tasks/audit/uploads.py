@@ -1,4 +1,4 @@
-"""Rules 4 and 5 for uploads: the private bucket beside the rows that name its input files, in the order of keys."""
+"""Rules 4 and 5 for uploads: compare the private bucket with their rows, in the order of keys."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,27 +18,25 @@ from tasks.audit.findings import Finding, Page
 
 @dataclass(frozen=True, slots=True)
 class UploadScan(objects.ListingScan):
-    """Input files, in pages of 500 rows."""
+    """Uploads, in pages of 500 rows."""
 
     name: str = "uploads"
     subject: str = "upload"
 
-    def page(self, after: str) -> Page:
-        """Look at the next uploads, and at what is listed between them."""
+    def check_page(self, after: str) -> Page:
         rows = self.deps.database.run(partial(uploads.list_upload_objects, after=after, limit=objects.PAGE))
         last = str(rows[-1]["key"]) if rows else None
-        return self._walk(Page(after=last), map(_expected, rows), self._listing(after, last))
+        return self._compare_all(Page(after=last), map(_expected, rows), self._listing(after, last))
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        """Ask storage and rows once more for what was found."""
         ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
         rows = self.deps.database.run(lambda conn: uploads.get_upload_objects(conn, ids))
-        return self._look_again(map(_expected, rows), findings)
+        return self._recheck_objects(map(_expected, rows), findings)
 
     def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
-        """List from behind one key to another; what else lies in the bucket is no upload."""
-        blobs = self.deps.storage
-        listing = blobs.list_objects(blobs.private_bucket, "", after)
+        """List the uploads after one key up to another; the bucket has other objects, too."""
+        storage = self.deps.storage
+        listing = storage.list_objects(storage.private_bucket, "", after)
         if last is not None:
             listing = takewhile(lambda listed: listed.key <= last, listing)
         return (listed for listed in listing if isinstance(keys.parse_key(listed.key), UploadKey))

@@ -35,7 +35,7 @@ def test_a_folder_a_file_and_a_url_are_kept_byte_for_byte(working, tmp_path):
     assert done.returncode == 0, done.stderr
     kept = json.loads(done.stdout)["files"]
     assert [one["source"] for one in kept] == [*(str(path) for path in lent), url]
-    assert "notes.txt is no picture or video" in done.stderr
+    assert "notes.txt is not an image or video" in done.stderr
     for one, data in zip(kept, [*lent.values(), requests.get(url, timeout=30).content], strict=True):
         assert requests.get(one["url"], timeout=30).content == data
     inputs = "the copies of local files are deleted"

@@ -38,4 +38,4 @@ def damaged(deps: Deps, sql: str) -> Iterator[Deps]:
 
 def found(deps: Deps) -> list[Finding]:
     """Return what the audit of rows finds at its first look, read down to the bytes; storage is not asked."""
-    return [finding for name in rules.PAGES for finding in RowScan(deps, name, deep=True).page("").findings]
+    return [finding for name in rules.PAGES for finding in RowScan(deps, name, deep=True).check_page("").findings]

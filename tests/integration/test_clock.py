@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
-from tasks.sweeps import reconcile as sweeps
+from tasks.sweeps import reconcile
 from tests.integration.chains import planned, started
 from tests.integration.core import World, database_of, world
 
@@ -23,8 +23,8 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def reconcile(at: World) -> dict[str, object]:
-    return sweeps.reconcile(at.deps, "test", lambda _wakes: 0)
+def run_reconcile(at: World) -> dict[str, object]:
+    return reconcile.reconcile(at.deps, "test", lambda _wakes: 0)
 
 
 def ahead(at: World) -> tuple[object, object]:
@@ -41,7 +41,7 @@ def test_what_waits_for_a_time_that_was_never_meant_is_made_due(at: World) -> No
     waiting, leased = ahead(at)
     at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
 
-    assert reconcile(at)["clock"] == 2
+    assert run_reconcile(at)["clock"] == 2
 
     assert at.one("SELECT run_at <= moment() FROM outputs WHERE id = %s", waiting)
     assert at.one("SELECT leased_until < moment() + interval '31 s' FROM outputs WHERE id = %s", leased)
@@ -59,7 +59,7 @@ def test_an_order_that_waits_for_room_or_a_look_is_made_due(at: World, state: st
     )
     at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
 
-    assert reconcile(at)["clock"] == 1
+    assert run_reconcile(at)["clock"] == 1
 
     assert at.one("SELECT run_at <= moment() FROM predictions WHERE id = %s", prediction_id)
 
@@ -74,7 +74,7 @@ def test_an_order_whose_answer_was_lost_is_as_old_as_it_can_be(at: World) -> Non
     )
     at.conn.execute("INSERT INTO ticks (sweep, slot, started_at) VALUES ('x', 1, moment() + interval '1 hour')")
 
-    assert reconcile(at)["clock"] == 1
+    assert run_reconcile(at)["clock"] == 1
 
     assert at.one("SELECT submitted_at <= moment() FROM predictions WHERE id = %s", prediction_id)
 
@@ -86,7 +86,7 @@ def test_an_edge_taken_by_a_clock_that_was_ahead_betrays_it_too(at: World) -> No
         "UPDATE events SET at = moment() + interval '1 hour' WHERE subject = 'output' AND subject_id = %s", [waiting]
     )
 
-    assert reconcile(at)["clock"] == 2
+    assert run_reconcile(at)["clock"] == 2
 
     assert at.one("SELECT run_at <= moment() FROM outputs WHERE id = %s", waiting)
 
@@ -95,6 +95,6 @@ def test_a_wait_that_was_asked_for_is_left_alone(at: World) -> None:
     """A server may ask for an hour; only a clock that was set back is a reason to come sooner."""
     waiting, _ = ahead(at)
 
-    assert reconcile(at)["clock"] == 0
+    assert run_reconcile(at)["clock"] == 0
 
     assert at.one("SELECT run_at > moment() + interval '50 min' FROM outputs WHERE id = %s", waiting)

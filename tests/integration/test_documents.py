@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from db import projects
 from db.connection import connect
 from embedded.stack import Stack
-from tasks.sweeps import reconcile as sweeps
+from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, together, world
 
 
@@ -33,8 +33,8 @@ def document(at: World, project_id: str = "home"):
     return at.one("SELECT document FROM projects WHERE id = %s", project_id)
 
 
-def reconcile(at: World) -> dict:
-    return sweeps.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))
+def run_reconcile(at: World) -> dict:
+    return reconcile.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))
 
 
 def test_a_kept_file_appears_in_its_scene(at: World) -> None:
@@ -71,7 +71,7 @@ def test_a_file_whose_scene_is_not_there_is_unplaced_until_it_is(at: World) -> N
     assert at.one("SELECT scene_key FROM placements") is None
 
     at.conn.execute("UPDATE projects SET document = %s", (Jsonb({"scenes": [{"id": "late"}]}),))
-    assert reconcile(at)["documents"] == 1
+    assert run_reconcile(at)["documents"] == 1
 
     assert at.one("SELECT scene_key FROM placements") == "id:late"
     assert len(document(at)["scenes"][0]["imageUrls"]) == 1
@@ -83,7 +83,7 @@ def test_a_document_without_scenes_is_left_as_it_is(at: World) -> None:
     for number, content in enumerate(odd):
         project(at, content, f"odd{number}")
 
-    assert reconcile(at)["documents"] == len(odd)
+    assert run_reconcile(at)["documents"] == len(odd)
 
     assert [document(at, f"odd{number}") for number in range(len(odd))] == odd
     assert at.deps.database.run(projects.list_overwritten) == []
@@ -92,9 +92,9 @@ def test_a_document_without_scenes_is_left_as_it_is(at: World) -> None:
 def test_a_mended_document_is_not_looked_at_again(at: World) -> None:
     """The sweep costs what was overwritten."""
     project(at, {"scenes": [{"id": "a"}]})
-    assert reconcile(at)["documents"] == 1
+    assert run_reconcile(at)["documents"] == 1
 
-    assert reconcile(at)["documents"] == 0
+    assert run_reconcile(at)["documents"] == 0
 
 
 def test_a_hundred_files_by_eight_workers_survive_an_application_that_overwrites(at: World) -> None:
@@ -136,7 +136,7 @@ def test_a_hundred_files_by_eight_workers_survive_an_application_that_overwrites
     finally:
         over.set()
         application.join(60)
-    reconcile(at)
+    run_reconcile(at)
 
     scenes = document(at)["scenes"]
     urls = [url for scene in scenes for url in scene["imageUrls"]]

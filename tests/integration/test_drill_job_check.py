@@ -119,27 +119,27 @@ def conn(loose: Connection) -> Iterator[Connection]:
 @pytest.fixture
 def drill(conn: Connection) -> Drill:
     drill = Drill(conn)
-    first = drill.case("order 1", "failed", None)
+    first = drill.case("request 1", "failed", None)
     job_id = drill.add_job(first, "succeeded", None)
     drill.add_prediction(job_id, 0, "replicate", "p0", "out of memory")
     chosen = drill.add_prediction(job_id, 1, "replicate", "p1", None)
-    drill.add_created("order 1, entry 0", "p0", "failed")
-    drill.add_created("order 1, entry 1", "p1", "succeeded", files=2)
+    drill.add_created("request 1, entry 0", "p0", "failed")
+    drill.add_created("request 1, entry 1", "p1", "succeeded", files=2)
     drill.publish(job_id, chosen, "p1", 2)
 
-    second = drill.case("order 2", "failed", placeholder=True)
+    second = drill.case("request 2", "failed", placeholder=True)
     job_id = drill.add_job(second, "partial", "placeholder: out of memory")
     drill.add_prediction(job_id, 0, "replicate", "p2", "out of memory")
     placeholder = drill.add_prediction(job_id, 1, "placeholder", str(job_id), None)
-    drill.add_created("order 2, entry 0", "p2", "failed")
+    drill.add_created("request 2, entry 0", "p2", "failed")
     conn.execute("UPDATE predictions SET entry = NULL, key_sha256 = NULL WHERE id = %s", (placeholder,))
     conn.execute("UPDATE jobs SET chosen_id = %s WHERE id = %s", (placeholder, job_id))
     drill.publish(job_id, placeholder, "placeholder", 1, placeholder=True)
 
-    third = drill.case("order 3", None, provider="openai")
+    third = drill.case("request 3", None, provider="openai")
     job_id = drill.add_job(third, "failed", "submit uncertain: no answer")
     drill.add_prediction(job_id, 0, "openai", None, "submit uncertain: no answer", is_uncertain=True)
-    drill.add_created("order 3, entry 0", "p3", "succeeded", files=2, provider="openai")
+    drill.add_created("request 3, entry 0", "p3", "succeeded", files=2, provider="openai")
     return drill
 
 
@@ -159,7 +159,7 @@ def change_case(drill: Drill, number: int, **changes: Any) -> None:
 
 
 def lose_a_job(drill: Drill) -> None:
-    drill.runs.append(CaseRun(drill.case("order 4", None), (str(ids.uuid7()),)))
+    drill.runs.append(CaseRun(drill.case("request 4", None), (str(ids.uuid7()),)))
 
 
 def return_two_jobs(drill: Drill) -> None:
@@ -176,11 +176,11 @@ def request_nothing(drill: Drill) -> None:
 
 
 def leave_it_open(drill: Drill) -> None:
-    drill.conn.execute("UPDATE jobs SET state = 'open' WHERE idempotency_key = 'order 3'")
+    drill.conn.execute("UPDATE jobs SET state = 'open' WHERE idempotency_key = 'request 3'")
 
 
 def show_files_of_another_job(drill: Drill) -> None:
-    drill.line("p1", "prediction")["prompt"] = "order 2, entry 0"
+    drill.line("p1", "prediction")["prompt"] = "request 2, entry 0"
 
 
 def show_files_of_two(drill: Drill) -> None:
@@ -203,7 +203,7 @@ def hide_a_file(drill: Drill) -> None:
 
 
 def change_the_state_to_partial(drill: Drill) -> None:
-    drill.conn.execute("UPDATE jobs SET state = 'partial' WHERE idempotency_key = 'order 1'")
+    drill.conn.execute("UPDATE jobs SET state = 'partial' WHERE idempotency_key = 'request 1'")
 
 
 def show_the_placeholder_too(drill: Drill) -> None:
@@ -223,11 +223,11 @@ def remove_the_placeholder(drill: Drill) -> None:
 
 
 def remove_the_reason_of_the_placeholder(drill: Drill) -> None:
-    drill.conn.execute("UPDATE jobs SET reason = NULL WHERE idempotency_key = 'order 2'")
+    drill.conn.execute("UPDATE jobs SET reason = NULL WHERE idempotency_key = 'request 2'")
 
 
 def choose_no_placeholder(drill: Drill) -> None:
-    drill.conn.execute("UPDATE jobs SET chosen_id = NULL WHERE idempotency_key = 'order 2'")
+    drill.conn.execute("UPDATE jobs SET chosen_id = NULL WHERE idempotency_key = 'request 2'")
 
 
 def request_no_placeholder(drill: Drill) -> None:
@@ -235,11 +235,11 @@ def request_no_placeholder(drill: Drill) -> None:
 
 
 def fail_without_a_reason(drill: Drill) -> None:
-    drill.conn.execute("UPDATE jobs SET reason = NULL WHERE idempotency_key = 'order 3'")
+    drill.conn.execute("UPDATE jobs SET reason = NULL WHERE idempotency_key = 'request 3'")
 
 
 def fail_without_a_category(drill: Drill) -> None:
-    drill.conn.execute("UPDATE jobs SET category = NULL WHERE idempotency_key = 'order 3'")
+    drill.conn.execute("UPDATE jobs SET category = NULL WHERE idempotency_key = 'request 3'")
 
 
 def give_up_a_healthy_entry(drill: Drill) -> None:
@@ -252,16 +252,16 @@ def skip_an_entry(drill: Drill) -> None:
 
 def leave_files_unused(drill: Drill) -> None:
     drill.line("p2", "ended")["status"] = "succeeded"
-    drill.add_created("order 2, entry 0", "p2", "succeeded", files=1)
+    drill.add_created("request 2, entry 0", "p2", "succeeded", files=1)
 
 
 def create_two_predictions_under_one_key(drill: Drill) -> None:
-    drill.add_created("order 1, entry 0", "p9", "failed")
+    drill.add_created("request 1, entry 0", "p9", "failed")
     drill.line("p9", "prediction")["key"] = "key of p0"
 
 
 def create_more_than_was_submitted(drill: Drill) -> None:
-    drill.add_created("order 3, entry 0", "p9", "succeeded", provider="openai")
+    drill.add_created("request 3, entry 0", "p9", "succeeded", provider="openai")
 
 
 def create_it_under_another_key(drill: Drill) -> None:
@@ -288,14 +288,14 @@ def miss_a_listed_prediction(drill: Drill) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Drill], None], str, str]] = [
-    (lose_a_job, "lost", "order 4 was acknowledged and has no job"),
+    (lose_a_job, "lost", "request 4 was acknowledged and has no job"),
     (leave_it_open, "lost", "has not ended"),
     (hide_a_file, "lost", "does not show p1 output[1]"),
     (give_up_a_healthy_entry, "lost", "would have yielded files"),
-    (skip_an_entry, "lost", "never reached order 2, entry 1"),
+    (skip_an_entry, "lost", "never reached request 2, entry 1"),
     (leave_files_unused, "lost", "p2 was created, is known, and is not kept"),
-    (return_two_jobs, "doubled", "order 1 has 2 jobs"),
-    (create_a_second_job, "doubled", "order 1 has 2 jobs"),
+    (return_two_jobs, "doubled", "request 1 has 2 jobs"),
+    (create_a_second_job, "doubled", "request 1 has 2 jobs"),
     (show_files_of_two, "doubled", "shows 2 files of p0, p1"),
     (show_a_file_twice, "doubled", "shows 2 files of p1"),
     (create_two_predictions_under_one_key, "doubled", "2 predictions were created under one key"),
@@ -334,11 +334,11 @@ def test_a_damaged_job_request_is_reported(
 
 def test_a_failure_that_openai_reported_counts_as_seen(drill: Drill) -> None:
     """Its response is an error, which has no id."""
-    case = drill.case("order 4", "failed", provider="openai")
+    case = drill.case("request 4", "failed", provider="openai")
     row_id = drill.add_prediction(
         drill.add_job(case, "failed", "refused"), 0, "openai", None, "rejected by the safety system"
     )
-    drill.add_created("order 4, entry 0", "p4", "failed", provider="openai")
+    drill.add_created("request 4, entry 0", "p4", "failed", provider="openai")
 
     received = drill.check()
     drill.conn.execute("UPDATE predictions SET state = 'abandoned' WHERE id = %s", (row_id,))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.stack import Stack
-from tasks.sweeps import reconcile as sweeps
+from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, together, world
 
 
@@ -24,8 +24,8 @@ def status(at: World, project_id: str = "p1") -> str:
     return str(at.one("SELECT status FROM projects WHERE id = %s", project_id))
 
 
-def reconcile(at: World) -> int:
-    return int(sweeps.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))["statuses"])
+def run_reconcile(at: World) -> int:
+    return int(reconcile.reconcile(at.deps, "sweeper", lambda wakes: len(wakes))["statuses"])
 
 
 def test_two_jobs_that_end_at_once_leave_no_project_open(at: World) -> None:
@@ -38,7 +38,7 @@ def test_two_jobs_that_end_at_once_leave_no_project_open(at: World) -> None:
         together(*(lambda w=w, o=o: w.step("keep", o) for w, o in zip(workers, outputs, strict=True)))
 
     assert status(at) == "assets_generated"
-    assert reconcile(at) == 0
+    assert run_reconcile(at) == 0
 
 
 def test_failed_jobs_settle_a_project_too(at: World) -> None:
@@ -60,25 +60,25 @@ def test_a_status_that_disagrees_with_the_rows_is_corrected(at: World, wrong: st
         at.keep_all(made.job_id)
     at.conn.execute("UPDATE projects SET status = %s", (wrong,))
 
-    assert [reconcile(at), reconcile(at)] == [1, 0]
+    assert [run_reconcile(at), run_reconcile(at)] == [1, 0]
 
     assert status(at) == right
 
 
 def test_the_sweep_goes_through_any_number_of_projects(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page a run, from where the last run stopped, and from the start again after the last."""
-    monkeypatch.setattr(sweeps, "STATUSES_PER_RUN", 2)
+    monkeypatch.setattr(reconcile, "STATUSES_PER_RUN", 2)
     for n in range(5):
         at.keep_all(at.keeping([at.source.picture()], project_id=f"p{n}", scene=1).job_id)
     at.conn.execute("UPDATE projects SET status = 'open'")
 
-    assert [reconcile(at) for _ in range(4)] == [2, 2, 1, 0]
+    assert [run_reconcile(at) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_a_project_whose_jobs_retention_took_stays_what_it_was(at: World) -> None:
     """Without rows nothing disagrees."""
     at.conn.execute("INSERT INTO projects (id, owner, status) VALUES ('old', 'ann', 'assets_generated')")
 
-    assert reconcile(at) == 0
+    assert run_reconcile(at) == 0
 
     assert status(at, "old") == "assets_generated"

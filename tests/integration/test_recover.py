@@ -145,7 +145,7 @@ def test_a_dry_run_and_a_no_change_nothing(env: dict[str, str], standin: Standin
     plain = cli.run(env, "recover", "replicate", "--dry-run", "--json")
 
     assert dry.returncode == 0, dry.stderr
-    assert "     1  unknown here: to be registered and polled" in dry.stdout
+    assert "     1  not registered: to be registered and polled" in dry.stdout
     assert name in dry.stdout
     assert refused.returncode == 1
     assert "Register 1 and poll 1?" in refused.stderr
@@ -232,7 +232,7 @@ def test_a_paused_provider_and_a_broker_that_is_away_are_told(
     done = cli.run({**env, "CELERY_BROKER_URL": f"redis://{cli.nowhere()}/0"}, "recover", "replicate", "--yes")
 
     assert done.returncode == 0, done.stderr
-    assert "the broker is away: the work begins when it is back" in done.stdout
+    assert "the broker is unavailable: processing starts when it is available again" in done.stdout
     assert "replicate is paused: nothing is polled before moorage resume replicate" in done.stdout
 
 

@@ -191,6 +191,19 @@ def test_data_is_removed_at_its_expiry(standin: Standin) -> None:
     assert requests.get(ended["output"][0], timeout=60).status_code == 404
 
 
+def test_a_prediction_that_never_ends_succeeds_on_request(standin: Standin) -> None:
+    """A test of a late success should decide itself when it comes."""
+    created = standin.create_prediction({"standin": {"duration_s": 0, "status": "processing", "outputs": 2}})
+    wait_for(lambda: standin.get_prediction(created["id"])["logs"].endswith("1/2\n"))
+
+    standin.end_prediction(created["id"])
+
+    ended = standin.get_prediction(created["id"])
+    assert (ended["status"], len(ended["output"])) == ("succeeded", 2)
+    with pytest.raises(StandinError, match="404"):
+        standin.end_prediction("unknown")
+
+
 def test_an_outage_returns_503_until_it_is_over(standin: Standin) -> None:
     """An unavailable provider is not a failed prediction."""
     ended = run(standin)

@@ -63,7 +63,7 @@ def anonymous_status(settings, bucket, key="moorage-readable.txt", method="GET")
         return error.code
 
 
-def test_missing_buckets_are_made_and_one_is_opened(settings):
+def test_missing_buckets_are_created_and_one_is_public(settings):
     """A newcomer has no buckets; the first start must be enough."""
     done = buckets.ensure_buckets(s3.ObjectStore(settings), settings)
 
@@ -128,7 +128,7 @@ def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
 
 
 def test_an_operators_policy_is_kept(settings):
-    """Opening the bucket must not throw away rules that others rely on."""
+    """A public read policy must not replace the rules of an operator."""
     blobs = s3.ObjectStore(settings)
     client = blobs.clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
@@ -177,8 +177,8 @@ def test_a_missing_permission_to_open_the_bucket_is_named(settings):
         buckets.ensure_buckets(s3.ObjectStore(limited), limited)
 
 
-def test_a_store_that_is_away_is_no_wrong_setting(settings):
-    """A worker that starts before storage waits for it; it must not tell the operator to change something."""
+def test_an_unavailable_store_is_not_a_wrong_setting(settings):
+    """A worker that starts before storage waits for it; the operator has nothing to change."""
     away = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
 
     with pytest.raises(StorageUnavailable):

@@ -110,7 +110,7 @@ def test_bytes_are_put_as_they_are(blobs):
     assert blobs.head(blobs.public_bucket, "t.webp") == s3.ObjectStat(5, digest, "image/webp")
 
 
-def test_a_missing_object_is_told_apart(blobs):
+def test_a_missing_object_is_distinguished(blobs):
     """A spooled input that is gone is a permanent failure, not an outage."""
     assert blobs.head(blobs.private_bucket, "inputs/none.png") is None
     with (
@@ -161,7 +161,7 @@ def test_a_listing_goes_on_past_a_page(blobs):
     assert rest == [f"many/{number:04}" for number in range(1005, 1010)]
 
 
-def test_a_listing_says_size_and_age(blobs):
+def test_a_listing_has_size_and_age(blobs):
     """The orphan sweep spares what is young."""
     put(blobs, "aged/one.png", b"12345")
 
@@ -217,7 +217,7 @@ def test_asset_urls_follow_the_settings(overrides, start):
         assert blobs.presign_get(blobs.public_bucket, "renders/1", 60).startswith(start)
 
 
-def test_storage_that_is_down_is_an_outage_told_quickly(server, blobs):
+def test_storage_that_is_down_is_detected_quickly(server, blobs):
     """Workers must notice at once, and must not count it against the output."""
     server.kill()
     try:

@@ -9,8 +9,7 @@ from db.connection import Connection
 from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Wake
-from tasks.sweeps import dispatch as dispatch_sweep
-from tasks.sweeps import reconcile as sweeps
+from tasks.sweeps import dispatch, reconcile
 from tests.integration.core import World, database_of, prediction, together, wait_until, world
 
 
@@ -37,9 +36,9 @@ class Broker:
         return len(wakes)
 
 
-def dispatch(at: World, broker: Broker) -> list[Wake]:
+def run_dispatch(at: World, broker: Broker) -> list[Wake]:
     broker.sent.clear()
-    dispatch_sweep.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
+    dispatch.dispatch_due(at.deps, broker.depths.__getitem__, broker.send)
     return list(broker.sent)
 
 
@@ -55,7 +54,7 @@ def test_dispatch_wakes_the_soonest_to_expire_up_to_the_depth(at: World) -> None
         sql = "UPDATE outputs SET expires_at = moment() + make_interval(mins => %s) WHERE id = %s"
         at.conn.execute(sql, (60 - number, output_id))
 
-    sent = dispatch(at.changed({"queue_depth": 6}), Broker(keep=2))
+    sent = run_dispatch(at.changed({"queue_depth": 6}), Broker(keep=2))
 
     assert [wake.step for wake in sent] == ["keep"] * 4
     assert {wake.row_id for wake in sent} == set(outputs[-4:])
@@ -65,8 +64,8 @@ def test_no_row_is_woken_twice_within_half_a_minute(at: World) -> None:
     """A long queue must not grow by the same rows each second."""
     waiting(at, 3)
 
-    assert len(dispatch(at, Broker(keep=1))) == 3
-    assert dispatch(at, Broker(keep=1)) == []
+    assert len(run_dispatch(at, Broker(keep=1))) == 3
+    assert run_dispatch(at, Broker(keep=1)) == []
     with at.later("31 seconds") as then:
         assert len(dispatch(then, Broker(keep=1))) == 3
 
@@ -74,24 +73,24 @@ def test_no_row_is_woken_twice_within_half_a_minute(at: World) -> None:
 def test_an_emptied_queue_costs_one_tick(at: World) -> None:
     """FLUSHALL: the rows are the queue, so they are woken again at once."""
     waiting(at, 3)
-    assert len(dispatch(at, Broker(keep=0))) == 3
+    assert len(run_dispatch(at, Broker(keep=0))) == 3
 
-    assert len(dispatch(at, Broker(keep=0))) == 3
+    assert len(run_dispatch(at, Broker(keep=0))) == 3
 
 
 def test_a_full_queue_gets_nothing(at: World) -> None:
     """The broker never holds more than it must."""
     waiting(at, 3)
 
-    assert dispatch(at, Broker(keep=64)) == []
+    assert run_dispatch(at, Broker(keep=64)) == []
 
 
 def test_a_broker_that_is_away_marks_no_row(at: World) -> None:
     """Else they would sleep for half a minute after it came back."""
     waiting(at, 3)
-    dispatch(at, Broker(quick=None))
+    run_dispatch(at, Broker(quick=None))
 
-    assert len(dispatch(at, Broker(keep=1))) == 3
+    assert len(run_dispatch(at, Broker(keep=1))) == 3
 
 
 def test_a_flood_of_webhooks_does_not_starve_the_polls(at: World) -> None:
@@ -101,7 +100,7 @@ def test_a_flood_of_webhooks_does_not_starve_the_polls(at: World) -> None:
     for _ in range(20):
         at.delivered(prediction("p2", "processing"))
 
-    sent = dispatch(at.changed({"queue_depth": 8}), Broker())
+    sent = run_dispatch(at.changed({"queue_depth": 8}), Broker())
 
     assert len(sent) == 8
     assert Wake("poll", made.prediction_id) in sent
@@ -112,7 +111,7 @@ def test_a_leased_row_is_not_woken(at: World) -> None:
     first, second = waiting(at, 2)
     at.claimed_output(first)
 
-    assert [wake.row_id for wake in dispatch(at, Broker())] == [second]
+    assert [wake.row_id for wake in run_dispatch(at, Broker())] == [second]
 
 
 def discarding(at: World):
@@ -125,7 +124,7 @@ def test_a_queue_that_stays_full_does_not_starve_discards(at: World) -> None:
     """Every wait ends."""
     first, broker = discarding(at), Broker(keep=64)
 
-    dispatch_sweep.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
+    dispatch.dispatch_discards(at.deps, broker.depths.__getitem__, broker.send)
 
     assert broker.sent == [Wake("discard", first)]
 
@@ -139,7 +138,7 @@ def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
     at.step("keep", output_id)
     at.conn.execute("UPDATE outputs SET source_kind = 'object', source = %s", (key,))
 
-    assert dispatch_sweep.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
+    assert dispatch.dispatch_discards(at.deps, lambda _queue: 0, Broker().send)["spooled"] == 1
 
     assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
     assert at.row("outputs", output_id)["source"] is None
@@ -148,9 +147,9 @@ def test_spooled_inputs_of_settled_jobs_are_deleted(at: World) -> None:
 X_SHA256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 
 
-def reconcile(at: World) -> tuple[dict, list[Wake]]:
+def run_reconcile(at: World) -> tuple[dict, list[Wake]]:
     broker = Broker()
-    return sweeps.reconcile(at.deps, "sweeper", broker.send), broker.sent
+    return reconcile.reconcile(at.deps, "sweeper", broker.send), broker.sent
 
 
 def old_enough(at: World) -> bool:
@@ -162,7 +161,7 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     wait_until(lambda: old_enough(at))  # before the claim: a lease is as short as this wait may be long
     (output_id,) = waiting(at, 1)
     token = str(at.claimed_output(output_id).token)
-    assert reconcile(at)[0]["released"] == 0
+    assert run_reconcile(at)[0]["released"] == 0
 
     with at.later("31 seconds") as then:
         result, sent = reconcile(then)
@@ -257,6 +256,6 @@ def test_a_row_that_postgresql_refuses_does_not_keep_others_waiting(at: World, r
         document = '{"scenes": [{"imageUrls": ["stale"]}]}'
         at.conn.execute("INSERT INTO projects (id, owner, document) VALUES (%s, 'ann', %s::jsonb)", (name, document))
 
-    reconcile(at)
+    run_reconcile(at)
 
     assert at.one("SELECT document #>> '{scenes,0,imageUrls}' FROM projects WHERE id = 'good'") == "[]"

@@ -107,7 +107,7 @@ def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: J
 
 @given(situations, reports)
 def test_every_verdict_takes_only_edges_that_there_are(at: PredictionContext, report: PredictionReport) -> None:
-    """The audit holds the history against TRANSITIONS: a decision beyond it would make every audit cry."""
+    """The audit compares the history with TRANSITIONS: any other decision would be reported as damage."""
     hear(at, report)
 
 
@@ -127,7 +127,7 @@ def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Pred
 
 
 @given(heard, st.lists(reports, min_size=1, max_size=6))
-def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: list[PredictionReport]) -> None:
+def test_repeated_reports_change_nothing(start: PredictionState, said: list[PredictionReport]) -> None:
     """A provider that sends a webhook again must not double what it did."""
     at = once = PredictionContext(start, False, "open", False)
 
@@ -140,7 +140,7 @@ def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: 
 
 @given(st.lists(st.tuples(st.integers(0, 2), reports), max_size=10))
 def test_a_job_chooses_once(said: list[tuple[int, PredictionReport]]) -> None:
-    """Of several predictions of a job, at whatever order they answer, one alone brings the files."""
+    """Of several predictions of a job, exactly one is chosen, whatever the order of reports."""
     states: list[PredictionState] = ["running"] * 3
     job: JobState = "open"
     chosen = []
@@ -166,7 +166,7 @@ def test_a_job_opens_again_only_without_a_render_of_its_own(at: PredictionContex
 
 @given(heard, reports)
 def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionState, report: PredictionReport) -> None:
-    """Files that were paid for are kept or called late, whatever else the answer says."""
+    """Files that were paid for are kept or recorded as late, whatever else the report contains."""
     success = replace(report, status="succeeded", outputs=(OutputFile("output", url="https://a.example/1"),))
 
     verdict = lifecycle.on_report(success, PredictionContext(prediction, False, "open", False))
@@ -193,7 +193,7 @@ def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
 
 
 @given(theirs | ours, st.integers(0, 11), lives, jitters)
-def test_a_retry_that_the_life_leaves_room_for_waits_as_asked(
+def test_a_retry_within_the_lifetime_honours_retry_after(
     error: Transient, errors: int, expires_at: datetime | None, jitter: float
 ) -> None:
     """Retry-After is honoured up to the last try."""
@@ -237,7 +237,9 @@ def test_our_own_outage_never_counts_nor_ends_anything(
 
 
 @given(theirs | ours, st.integers(0, 3), st.integers(-1000, 10), jitters)
-def test_after_the_last_try_comes_a_dead_letter(error: MoorageError, errors: int, left: int, jitter: float) -> None:
+def test_after_the_last_attempt_follows_a_dead_letter(
+    error: MoorageError, errors: int, left: int, jitter: float
+) -> None:
     """Every wait ends: also that for our own storage, when the URL dies."""
     work = RetryContext(errors, NOW + timedelta(seconds=left))
 
@@ -309,7 +311,7 @@ def test_every_live_state_can_end(subject: str) -> None:
 
 @pytest.mark.parametrize("subject", STATES)
 def test_every_state_can_be_reached_and_every_edge_is_between_states(subject: str) -> None:
-    """A state nobody can come to is dead code, an edge to a word that is no state a misprint."""
+    """An unreachable state is dead code, a transition to an unknown state a typing error."""
     words = set(get_args(STATES[subject])) | {None}
     reached: set[str | None] = {None}
 
@@ -321,8 +323,8 @@ def test_every_state_can_be_reached_and_every_edge_is_between_states(subject: st
 
 
 @pytest.mark.parametrize("subject", STATES)
-def test_out_of_a_terminal_state_leads_a_door_or_nothing(subject: str) -> None:
-    """Terminal states are final but for the doors that rule 7 names."""
+def test_terminal_states_are_left_by_known_transitions_only(subject: str) -> None:
+    """Terminal states are final except for the transitions of rule 7."""
     out = {
         (subject, since, to) for since, to in TRANSITIONS[subject] if since is not None and since not in LIVE[subject]
     }

@@ -123,7 +123,7 @@ def test_inline_bytes_come_back_whole(data):
         ("data:,%zz", b"%zz"),
     ],
 )
-def test_a_data_uri_is_decoded_as_its_standard_says(uri, data):
+def test_a_data_uri_is_decoded_by_its_standard(uri, data):
     """RFC 2397 with the liberties that models take."""
     (found,) = output_files.extract_files(uri, "output", allow_all)
 

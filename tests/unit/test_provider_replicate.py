@@ -48,8 +48,8 @@ def test_an_id_that_cannot_be_stored_is_unreadable(bad):
 
 
 @pytest.mark.parametrize("bad", [None, "", 7, ["succeeded"]])
-def test_a_status_that_is_no_word_is_unreadable(bad):
-    """Taken as unknown it would wait for a poll that tells no more."""
+def test_a_status_that_is_not_text_is_malformed(bad):
+    """As unknown it would wait for a poll with the same result."""
     with pytest.raises(MalformedPayload, match=r"^status "):
         replicate().parse_report(body(status=bad))
 
@@ -132,8 +132,8 @@ def test_a_wrong_setting_refuses_the_start(given, words):
     assert "pw" not in str(raised.value)
 
 
-def test_without_a_token_it_cannot_be_asked():
-    """Reconciliation asks `can_poll` first; whoever does not is told what to set."""
+def test_without_a_token_it_cannot_be_polled():
+    """Reconciliation checks `can_poll` first; other callers get the setting in the message."""
     provider = replicate()
 
     assert not provider.can_poll

@@ -28,7 +28,7 @@ from media import sniff
     ],
 )
 def test_what_is_not_kept_is_named(head, name):
-    """A dead letter must say what came instead of a picture."""
+    """A dead letter must state what was received instead of an image."""
     assert sniff.detect_format(head) is None
     assert sniff.describe_unknown_format(head[: sniff.HEAD_BYTES]) == name
 

@@ -51,7 +51,7 @@ def test_a_rotated_jpeg_has_an_exif_orientation():
 def test_a_damaged_file_does_not_decode(outputs, name, format_):
     """The ledger expects `dead`, which requires that no decoder succeeds."""
     damaged = script.parse_script({"formats": [format_], "faults": {"0": name}})
-    data = outputs.read_file(outputs.create("p", damaged, "output[{}]")[0]).data
+    data = outputs.build_file(outputs.create("p", damaged, "output[{}]")[0]).data
 
     with pytest.raises((OSError, SyntaxError, ValueError)):
         _decode(data)

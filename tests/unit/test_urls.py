@@ -120,7 +120,7 @@ def test_an_allowed_host_has_no_problem(url):
     ],
 )
 def test_another_host_or_port_is_a_problem_that_names_it_and_the_setting(url, words):
-    """The text becomes the reason of a dead output: a person must see what to change."""
+    """The text becomes the reason of a dead output: an operator must see what to change."""
     problem = HOSTS.refusal_reason(url)
 
     assert problem
@@ -128,7 +128,7 @@ def test_another_host_or_port_is_a_problem_that_names_it_and_the_setting(url, wo
         assert word in problem
 
 
-def test_a_wildcard_stands_for_names_below_and_not_for_itself():
+def test_a_wildcard_matches_subdomains_and_not_the_domain():
     """`*.x` that matched `.x` or `x` would allow more than was written."""
     pattern = HostPattern.parse("*.files.example", SETTING)
 
@@ -167,5 +167,5 @@ def test_a_pattern_that_is_no_host_is_refused_at_start(pattern):
     ],
 )
 def test_secrets_travel_encrypted_or_to_an_exact_exempt_address(url, expected):
-    """A token over plain http: is a token given away."""
+    """A token over plain http: is disclosed."""
     assert HOSTS.is_safe_for_secrets(url) is expected

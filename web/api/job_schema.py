@@ -54,8 +54,7 @@ def _find_input_errors(value: dict[str, Any]) -> Iterator[FieldError]:
         try:
             references.find_references(value)
         except ReferenceGone as error:
-            path = error.facts["path"]
-            yield field_error(f".{path}", str(error).removeprefix(f"{path}: "))
+            yield field_error(f".{error.facts['path']}", error.facts["problem"])
 
 
 Seconds = Annotated[float, Field(ge=1, le=MAX_DEADLINE_SECONDS)]

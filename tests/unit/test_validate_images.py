@@ -199,7 +199,7 @@ def test_a_file_over_the_limit_of_its_kind_is_refused():
 
 
 def test_unreadable_metadata_never_costs_the_picture():
-    """A perfectly good picture came with EXIF that Pillow cannot read; it is kept, and the note says so."""
+    """A valid image with EXIF that Pillow cannot read is kept, with a note."""
     data = encoded(picture(), "WEBP", exif=b"rubbish", icc_profile=b"not a profile")
 
     media = examine(data).media
