@@ -26,14 +26,16 @@ up: $(STAMP)  ## Run the whole stack here until Ctrl-C
 	@$(BIN)/moorage up
 
 test: $(STAMP)  ## Run all tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+
+test-unit: $(STAMP)  ## Run the tests that need no server (half a minute)
+	@$(BIN)/python -m pytest -q -n 2 tests/unit
 
 drill: $(STAMP)  ## Break everything while 1,100 jobs with 3,000 files run, and account for them (10 minutes)
 	@$(BIN)/moorage drill $(DRILL)
 
-prove: $(STAMP)  ## The long forms of three tests: many rounds of kills and of stale documents, the API at length (an hour)
-	@TEST_ORDER_ROUNDS=20 TEST_PROJECT_ROUNDS=50 TEST_API_SECONDS=300 $(BIN)/python -m pytest -q -o timeout=900 \
-		tests/acceptance/test_submit_kills.py tests/acceptance/test_projects.py tests/acceptance/test_described_api.py
+prove: $(STAMP)  ## Run the long forms of tests: many rounds of kills, deep searches, measured recovery (half an hour)
+	@$(BIN)/python -m pytest -q -m prove -o timeout=900
 
 check: $(STAMP)  ## Lint, types, import contract, and the size of the house
 	@$(BIN)/ruff format --check .
@@ -61,4 +63,4 @@ clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
 
-.PHONY: help install demo up test drill prove check fmt lock browser clean
+.PHONY: help install demo up test test-unit drill prove check fmt lock browser clean

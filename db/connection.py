@@ -54,7 +54,7 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             tcp_user_timeout=15_000,
         )
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
+        raise DatabaseUnavailable(f"PostgreSQL connection failed: {_first_line(error)}") from error
 
 
 class Database:

@@ -103,9 +103,9 @@ def get_schema_version(conn: Connection) -> int:
 
 def require_current_schema(conn: Connection) -> None:
     """Raise ConfigError if the schema is older than this version needs; a newer one is accepted."""
-    found = get_schema_version(conn)
-    if found < SCHEMA_VERSION:
-        raise ConfigError(f"the database has schema {found}, this moorage needs {SCHEMA_VERSION}: run moorage migrate")
+    version = get_schema_version(conn)
+    if version < SCHEMA_VERSION:
+        raise ConfigError(f"database schema {version} is older than {SCHEMA_VERSION}: run moorage migrate")
 
 
 def _has_schema(conn: Connection) -> bool:

@@ -1,1 +1,1 @@
-"""Outbound HTTP to addresses that others chose: guarded sessions and downloads."""
+"""Outbound HTTP to untrusted addresses: guarded sessions and downloads."""

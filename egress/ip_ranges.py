@@ -1,10 +1,10 @@
 """
-Which addresses are not for us to fetch from: an own table of ranges.
+Address ranges that are not public: an own table.
 
-`ipaddress.is_global` is no such table: its answer varies by patch release, and on Python 3.11.7 it is True for
+`ipaddress.is_global` is not sufficient: its result varies by patch release, and on Python 3.11.7 it is True for
 192.0.0.192 (a cloud's metadata service), multicast, site-local, NAT64 and 6to4 addresses.
 Sources: the IANA special-purpose registries for IPv4 and IPv6 (RFC 6890 and its successors), and the addresses of
-metadata services that lie outside them.
+metadata services outside them.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ _V4 = [
         ("240.0.0.0/4", "reserved"),
     )
 ]
-# Only 2000::/3 is handed out to anyone; the rows outside it give the refusal a better name.
+# Only 2000::/3 is allocated; the rows outside it only give a better reason.
 _V6 = [
     (ipaddress.IPv6Network(network), reason)
     for network, reason in (
@@ -65,20 +65,20 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # the upper half of an interface identifie
 
 
 def nonpublic_reason(ip: str) -> str | None:
-    """Return why an address is refused, or None when it is public."""
+    """Return the reason why an address is not public, or None if it is."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
         return "not an address"
-    return _reason(address)
+    return _find_reason(address)
 
 
-def _reason(address: Address) -> str | None:
+def _find_reason(address: Address) -> str | None:
     if isinstance(address, ipaddress.IPv4Address):
-        return next((why for network, why in _V4 if address in network), None)
-    if address in _MAPPED or address in _NAT64:  # hosts behind DNS64 get the latter for every IPv4 server
-        return _reason(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+        return next((reason for network, reason in _V4 if address in network), None)
+    if address in _MAPPED or address in _NAT64:  # DNS64 returns the latter for every IPv4 server
+        return _find_reason(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
         return "embeds an IPv4 address"
-    named = next((why for network, why in _V6 if address in network), None)
-    return named or (None if address in _GLOBAL_V6 else "reserved")
+    range_name = next((reason for network, reason in _V6 if address in network), None)
+    return range_name or (None if address in _GLOBAL_V6 else "reserved")

@@ -1,10 +1,11 @@
 """
-The way out: HTTP sessions that cannot reach a private address.
+HTTP sessions that cannot reach a private address.
 
-The guard sits at the socket, on the address connected to. A guard that reads the URL is fooled by names that resolve
-to private addresses, by redirects, and by URLs that two parsers read in two ways.
+The guard checks the address that a socket connects to. A check of the URL can be bypassed by names that resolve to
+private addresses, by redirects, and by URLs that two parsers parse differently.
 """
 
+import functools
 import ipaddress
 import socket
 import ssl
@@ -25,30 +26,30 @@ from egress.sockets import PlainSocket, TlsSocket
 from media.limits import Limits
 from moorage.errors import DownloadRefused
 
-Resolver = Callable[..., list[Any]]  # socket.getaddrinfo, or what stands in for a name server
-_MAX_ADDRESSES: Final = 4  # tried for one connection, each for the connect time
+Resolver = Callable[..., list[Any]]  # socket.getaddrinfo or a substitute
+_MAX_ADDRESSES: Final = 4  # tried for one connection, each with its own timeout
 
 
 class EgressGuard:
     """
-    Decides which addresses may be connected to, and makes sessions that obey.
+    Decides which addresses may be connected to, and creates sessions that enforce it.
 
     Args:
-        allow: exact addresses with port that are let through although they are private: "127.0.0.1:8081".
-        resolve: looks up a name, as `socket.getaddrinfo` does.
+        allow: exact private ADDRESS:PORT that are allowed: "127.0.0.1:8081".
+        resolve: name lookup, as `socket.getaddrinfo`.
     """
 
     def __init__(self, allow: Collection[str] = (), *, resolve: Resolver = socket.getaddrinfo) -> None:
-        self._allow = frozenset(_endpoint(entry) for entry in allow)
+        self._allow = frozenset(_parse_endpoint(entry) for entry in allow)
         self._resolve = resolve
 
     def refusal_reason(self, ip: str, port: int) -> str | None:
-        """Return why an address must not be connected to, or None."""
-        why = ip_ranges.nonpublic_reason(ip)
-        return None if why and (_canonical(ip), port) in self._allow else why
+        """Return the reason why an address must not be connected to, or None."""
+        reason = ip_ranges.nonpublic_reason(ip)
+        return None if reason and (_canonical(ip), port) in self._allow else reason
 
     def new_session(self, limits: Limits) -> requests.Session:
-        """Return a session without retries, cookies, proxies or credentials of the environment."""
+        """Return a session without retries, cookies, and proxies or credentials from the environment."""
         session = requests.Session()
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -62,33 +63,33 @@ class EgressGuard:
 
     def connect(self, conn: HTTPConnection, seconds: float) -> socket.socket:
         """
-        Return a socket connected to the first allowed address of a connection's host that answers.
+        Connect to the first allowed address of the host that accepts.
 
         Raises:
             DownloadRefused: every address of the host is refused.
         """
-        last: OSError | None = None
-        for family, address in self._allowed(conn):
+        last_error: OSError | None = None
+        for family, address in self._resolve_allowed(conn):
             try:
                 return self._dial(family, address, conn, seconds)
             except OSError as error:
-                last = error
-        if isinstance(last, TimeoutError):
-            raise ConnectTimeoutError(conn, f"no connection to {conn.host} within {seconds:g} s") from last
-        raise NewConnectionError(conn, f"no connection to {conn.host}: {last}") from last
+                last_error = error
+        if isinstance(last_error, TimeoutError):
+            raise ConnectTimeoutError(conn, f"no connection to {conn.host} within {seconds:g} s") from last_error
+        raise NewConnectionError(conn, f"no connection to {conn.host}: {last_error}") from last_error
 
-    def _allowed(self, conn: HTTPConnection) -> list[tuple[int, Any]]:
+    def _resolve_allowed(self, conn: HTTPConnection) -> list[tuple[int, Any]]:
         host, port = conn._dns_host.strip("[]"), conn.port
         try:
-            found = self._resolve(host, port, 0, socket.SOCK_STREAM)
+            addresses = self._resolve(host, port, 0, socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(conn.host, conn, error) from error
         except UnicodeError as error:  # a label of more than 63 characters
             raise DownloadRefused(f"not a host name: {error}", facts={"host": conn.host}) from error
-        refused = {str(entry[4][0]): self.refusal_reason(str(entry[4][0]), port) for entry in found}
-        allowed = [(entry[0], entry[4]) for entry in found if not refused[str(entry[4][0])]]
+        refused = {str(entry[4][0]): self.refusal_reason(str(entry[4][0]), port) for entry in addresses}
+        allowed = [(entry[0], entry[4]) for entry in addresses if not refused[str(entry[4][0])]]
         if not allowed:
-            raise _refusal(conn.host, port, refused)
+            raise _build_refusal(conn.host, port, refused)
         return allowed[:_MAX_ADDRESSES]
 
     def _dial(self, family: int, address: Any, conn: HTTPConnection, seconds: float) -> socket.socket:
@@ -96,12 +97,12 @@ class EgressGuard:
         try:
             for option in conn.socket_options or ():
                 sock.setsockopt(*option)
-            socket.socket.settimeout(sock, seconds)  # connecting cannot be resumed: one wait, not steps
+            socket.socket.settimeout(sock, seconds)  # a connect cannot be resumed: one wait, no steps
             sock.connect(address)
             sock.settimeout(seconds)
             peer = str(sock.getpeername()[0])
-            if why := self.refusal_reason(peer, conn.port):
-                raise _refusal(conn.host, conn.port, {peer: why})
+            if reason := self.refusal_reason(peer, conn.port):
+                raise _build_refusal(conn.host, conn.port, {peer: reason})
         except BaseException:
             sock.close()
             raise
@@ -109,34 +110,33 @@ class EgressGuard:
 
 
 class _Adapter(HTTPAdapter):
-    """Opens connections through the guard, with one TLS context for all."""
+    """Opens connections through the guard, with one shared TLS context."""
 
     def __init__(self, egress: EgressGuard, limits: Limits) -> None:
         self._egress, self._limits = egress, limits
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools, of the guarded kind."""
         super().init_poolmanager(*args, **kwargs)
         self._tls = _tls_context()
-        self.poolmanager.pool_classes_by_scheme = _pools(self._egress, self._limits.connect_seconds)
+        self.poolmanager.pool_classes_by_scheme = _guarded_pools(self._egress, self._limits.connect_seconds)
 
     def get_connection_with_tls_context(
         self,
         request: requests.PreparedRequest,
-        verify: Any,  # noqa: ARG002 (the signature is the library's; the context always verifies)
+        verify: Any,  # noqa: ARG002 (the library's signature; the context always verifies)
         proxies: Mapping[str, str] | None = None,  # noqa: ARG002
         cert: Any = None,  # noqa: ARG002
     ) -> ConnectionPool:
-        """Return the pool of the request's host; never a proxy, always verified."""
+        """Return the pool of the host; never a proxy, always verified."""
         pool: ConnectionPool = self.poolmanager.connection_from_url(request.url or "", {"ssl_context": self._tls})
         return pool
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Do nothing: the shared context has the roots; the library would load them again for every connection."""
+        """Do nothing: the shared context has the roots, which the library would load for every connection."""
 
 
-def _pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnectionPool]]:
+def _guarded_pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnectionPool]]:
     class Http(HTTPConnection):
         def _new_conn(self) -> socket.socket:
             return egress.connect(self, seconds)
@@ -154,30 +154,31 @@ def _pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnection
     return {"http": HttpPool, "https": HttpsPool}
 
 
+@functools.cache  # 40 ms of processor time; forked worker children inherit it
 def _tls_context() -> ssl.SSLContext:
     context = create_urllib3_context()
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
-    context.load_default_certs()  # the system's roots as well; SSL_CERT_FILE adds a private authority
+    context.load_default_certs()  # includes the system's roots; SSL_CERT_FILE adds a private authority
     context.sslsocket_class = TlsSocket
     return context
 
 
-def _refusal(host: str, port: int, refused: Mapping[str, str | None]) -> DownloadRefused:
-    listed = ", ".join(f"{ip} ({why})" for ip, why in refused.items()) or "no address"
+def _build_refusal(host: str, port: int, refused: Mapping[str, str | None]) -> DownloadRefused:
+    listed = ", ".join(f"{ip} ({reason})" for ip, reason in refused.items()) or "no address"
     return DownloadRefused(
-        f"{host} is at {listed}, where nothing is fetched from",
+        f"{host} resolves to {listed}, which must not be connected to",
         facts={"host": host, "port": port, "refused": dict(refused)},
     )
 
 
 def _canonical(ip: str) -> str:
-    """Spell an address in the one way it is compared in; what is no address stays as it is, and matches nothing."""
+    """Return an address in its canonical form; any other text unchanged, which matches nothing."""
     try:
         return str(ipaddress.ip_address(ip))
     except ValueError:
         return ip
 
 
-def _endpoint(entry: str) -> tuple[str, int]:
+def _parse_endpoint(entry: str) -> tuple[str, int]:
     host, _, port = entry.rpartition(":")
     return _canonical(host.strip("[]")), int(port)

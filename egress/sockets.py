@@ -1,7 +1,7 @@
 """
-Sockets that wait in steps of a second, so that work which waits for a silent server still hears that it must stop.
+Sockets that wait in steps of one second, so that a step that waits for a silent server can be interrupted.
 
-The wait sits below http.client's buffers: a time-out seen above them cannot be resumed.
+The steps are below http.client's buffers: a timeout raised above them cannot be resumed.
 """
 
 import contextlib
@@ -16,40 +16,38 @@ T = TypeVar("T")
 STEP_SECONDS: Final = 1.0
 
 
-def _nothing() -> None:
-    """Nobody listens."""
-
-
-_pulse: contextvars.ContextVar[Callable[[], None]] = contextvars.ContextVar("moorage_pulse", default=_nothing)
+_wait_callback: contextvars.ContextVar[Callable[[], None]] = contextvars.ContextVar(
+    "moorage_wait", default=lambda: None
+)
 
 
 @contextlib.contextmanager
 def call_while_waiting(callback: Callable[[], None]) -> Iterator[None]:
-    """Call `pulse` before every read of a socket inside, and each second that a read waits; what it raises gets out."""
-    token = _pulse.set(callback)
+    """Call `callback` before and every second during each socket read in the block; its exceptions propagate."""
+    token = _wait_callback.set(callback)
     try:
         yield
     finally:
-        _pulse.reset(token)
+        _wait_callback.reset(token)
 
 
-class _Patient:
-    """Takes the time-out as patience: the whole wait of one call, spent in steps."""
+class _SteppedTimeout:
+    """Applies the timeout across several short waits."""
 
-    patience: float | None = None
+    timeout_seconds: float | None = None
 
     def settimeout(self, value: float | None) -> None:
-        self.patience = value
+        self.timeout_seconds = value
         step = STEP_SECONDS if value is None else min(value, STEP_SECONDS)
-        super().settimeout(step)  # type: ignore[misc]  # the socket class beside this one in the bases
+        super().settimeout(step)  # type: ignore[misc]  # defined by the other base class
 
     def gettimeout(self) -> float | None:
-        return self.patience
+        return self.timeout_seconds
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        end = None if self.patience is None else time.monotonic() + self.patience
+    def _call_in_steps(self, call: Callable[[], T]) -> T:
+        end = None if self.timeout_seconds is None else time.monotonic() + self.timeout_seconds
         while True:
-            _pulse.get()()
+            _wait_callback.get()()
             try:
                 return call()
             except TimeoutError:
@@ -57,21 +55,16 @@ class _Patient:
                     raise
 
 
-class PlainSocket(_Patient, socket.socket):
-    """A TCP socket that waits in steps."""
+class PlainSocket(_SteppedTimeout, socket.socket):
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        return self._call_in_steps(lambda: socket.socket.recv_into(self, *args, **kwargs))
+
+
+class TlsSocket(_SteppedTimeout, ssl.SSLSocket):
+    """OpenSSL resumes an interrupted read."""
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        """Read as `socket.recv_into` does, within the patience."""
-        return self._patiently(lambda: socket.socket.recv_into(self, *args, **kwargs))
-
-
-class TlsSocket(_Patient, ssl.SSLSocket):
-    """A TLS socket that waits in steps; OpenSSL goes on where it stood."""
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        """Read as `SSLSocket.recv_into` does, within the patience."""
-        return self._patiently(lambda: ssl.SSLSocket.recv_into(self, *args, **kwargs))
+        return self._call_in_steps(lambda: ssl.SSLSocket.recv_into(self, *args, **kwargs))
 
     def do_handshake(self, block: bool = False) -> None:
-        """Shake hands within the patience."""
-        self._patiently(lambda: ssl.SSLSocket.do_handshake(self, block))
+        self._call_in_steps(lambda: ssl.SSLSocket.do_handshake(self, block))

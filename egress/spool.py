@@ -1,4 +1,4 @@
-"""Bytes on their way into an unnamed temporary file: counted, hashed, and held to the cap of their kind."""
+"""A temporary file that is being written: bytes are counted, hashed, and limited by the kind of file."""
 
 import contextlib
 import hashlib
@@ -14,40 +14,39 @@ from moorage.model import FetchedFile
 
 class Spool:
     """
-    A file that is being written. Its size cap is that of the largest kind until the first bytes tell the kind.
+    A file that is being written. Its size limit is that of the largest kind until the first bytes identify the kind.
 
     Raises, from every method:
-        DiskFull: the temporary folder is full or broken.
-        DownloadRefused: more bytes than the kind may have, announced or written.
+        DiskFull: the temporary folder is full or not writable.
+        DownloadRefused: the announced or written size exceeds the limit.
     """
 
     def __init__(self, file: IO[bytes], limits: Limits) -> None:
         self._file, self._limits = file, limits
         self._hash = hashlib.sha256()
         self._head = b""
-        self._cap = limits.max_bytes
+        self._max_bytes = limits.max_bytes
         self.size_bytes = 0
         self.expected_bytes: int | None = None
 
     def set_expected_bytes(self, expected: int | None) -> None:
-        """Take note of the size that the sender states, and refuse it at once when it is too large."""
+        """Set the announced size; refuse it at once if it is too large."""
         self.expected_bytes = expected
         self._check()
 
     def write(self, chunk: bytes) -> None:
-        """Append a chunk."""
         if len(self._head) < sniff.HEAD_BYTES:
             self._head += chunk[: sniff.HEAD_BYTES - len(self._head)]
-            self._cap = _cap(self._head, self._limits)
+            self._max_bytes = _size_limit(self._head, self._limits)
         self.size_bytes += len(chunk)
         self._check()
         self._hash.update(chunk)
-        with _disk():
+        with _translate_disk_errors():
             self._file.write(chunk)
 
     def finish(self, declared_type: str | None = None) -> FetchedFile:
-        """Return the whole file, positioned at 0."""
-        with _disk():
+        """Return the complete file, positioned at 0."""
+        with _translate_disk_errors():
             self._file.flush()
             self._file.seek(0)
         file = cast(BinaryIO, self._file)
@@ -57,31 +56,32 @@ class Spool:
 
     def _check(self) -> None:
         size = max(self.size_bytes, self.expected_bytes or 0)
-        if size > self._cap:
+        if size > self._max_bytes:
+            prefix = "at least " if size == self.size_bytes else ""
             raise DownloadRefused(
-                f"too large: {'at least ' if size == self.size_bytes else ''}{size} bytes, the limit is {self._cap}",
-                facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._cap},
+                f"too large: {prefix}{size} bytes, the limit is {self._max_bytes}",
+                facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._max_bytes},
             )
 
 
 @contextlib.contextmanager
 def open_spool(limits: Limits) -> Iterator[Spool]:
-    """Open a spool over a file without a name, so that the kernel frees it with a killed process."""
+    """Open a spool over an unnamed file, which the kernel deletes with a killed process."""
     with contextlib.ExitStack() as stack:
-        with _disk():
+        with _translate_disk_errors():
             file = stack.enter_context(tempfile.TemporaryFile())
         yield Spool(file, limits)
 
 
-def _cap(head: bytes, limits: Limits) -> int:
-    if len(head) < 12:  # not yet enough to tell
+def _size_limit(head: bytes, limits: Limits) -> int:
+    if len(head) < 12:  # not identifiable yet
         return limits.max_bytes
     kind = sniff.detect_format(head)
     return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
 
 
 @contextlib.contextmanager
-def _disk() -> Iterator[None]:
+def _translate_disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What a fresh machine lacks: real PostgreSQL, Valkey and SeaweedFS from wheels, under one supervisor."""
+"""PostgreSQL, Valkey and SeaweedFS from wheels, run as child processes of one supervisor."""

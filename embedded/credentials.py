@@ -1,4 +1,4 @@
-"""The random passwords of one stack, kept in its folder."""
+"""Random passwords of one stack, stored in its folder."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The passwords and keys with which the servers of one folder are reached."""
+    """Passwords and keys of the servers in one folder."""
 
     postgres_password: str = field(repr=False, default_factory=lambda: secrets.token_hex(16))
     valkey_password: str = field(repr=False, default_factory=lambda: secrets.token_hex(16))
@@ -17,18 +17,18 @@ class Credentials:
     s3_secret_key: str = field(repr=False, default_factory=lambda: secrets.token_hex(20))
 
 
-def load(path: Path) -> Credentials:
-    """Return the credentials in the file, made at random on the first call; only its owner may read it."""
+def load_or_create(path: Path) -> Credentials:
+    """Return the credentials in the file; the first call creates it with random values, readable by its owner only."""
     try:
         return Credentials(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        made = Credentials()
-        write_private(path, json.dumps(asdict(made), indent=1))
-        return made
+        created = Credentials()
+        write_private(path, json.dumps(asdict(created), indent=1))
+        return created
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+    """Write a file atomically, readable by its owner only."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

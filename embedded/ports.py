@@ -1,44 +1,46 @@
-"""Free TCP ports on loopback."""
+"""Reservation of free TCP ports on loopback."""
 
 import random
 import socket
 
 from moorage.errors import ConfigError
 
-# Below the range from which the kernel takes ports for outgoing connections (32768 on Linux, 49152 on macOS), so that
-# the port of a crashed server is still free when it is started again.
-_FIRST, _LAST, _BLOCK = 20_000, 32_000, 50
-_left: list[int] = []
+# Below the kernel's range for outgoing connections (from 32768 on Linux, 49152 on macOS), so that the port of a crashed
+# server is still free when it is restarted.
+_FIRST, _LAST, _BLOCK_SIZE = 20_000, 32_000, 50
+_unused: list[int] = []
 
 
-def free(count: int) -> list[int]:
+def reserve(count: int) -> list[int]:
     """
-    Return ports that nothing listens on, all different, and never given to another caller, of any process, while this
-    process lives: a server may take its port late, die, and take it again.
+    Return distinct ports that nothing listens on.
+
+    No other process gets them from this function while this process lives: a server may bind its port late, crash, and
+    bind it again.
     """
-    found: list[int] = []
-    while len(found) < count:
-        if not _left:
-            _left.extend(_block())
-        port = _left.pop()
+    reserved: list[int] = []
+    while len(reserved) < count:
+        if not _unused:
+            _unused.extend(_lock_block())
+        port = _unused.pop()
         if _is_free(port):
-            found.append(port)
-    return found
+            reserved.append(port)
+    return reserved
 
 
-def _block() -> list[int]:
-    """Return ports that are ours alone: the UDP twin of their first, which no server uses, is held till our end."""
-    firsts = range(_FIRST, _LAST, _BLOCK)
+def _lock_block() -> list[int]:
+    """Return a block of ports for this process: the UDP port of the first number, which no server uses, is the lock."""
+    firsts = range(_FIRST, _LAST, _BLOCK_SIZE)
     for first in random.sample(firsts, len(firsts)):
-        twin = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            twin.bind(("127.0.0.1", first))
+            lock.bind(("127.0.0.1", first))
         except OSError:
-            twin.close()
+            lock.close()
             continue
-        twin.detach()  # left open on purpose; children do not inherit it
-        return random.sample(range(first, first + _BLOCK), _BLOCK)
-    raise ConfigError(f"other processes hold all ports between {_FIRST} and {_LAST} on 127.0.0.1")
+        lock.detach()  # stays open until this process ends; children do not inherit it
+        return random.sample(range(first, first + _BLOCK_SIZE), _BLOCK_SIZE)
+    raise ConfigError(f"other processes have reserved all ports between {_FIRST} and {_LAST} on 127.0.0.1")
 
 
 def _is_free(port: int) -> bool:

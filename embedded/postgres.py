@@ -1,4 +1,4 @@
-"""A real PostgreSQL: fsync and checksums on, password, TCP on loopback only; also as root, from a closed checkout."""
+"""PostgreSQL with fsync, checksums and a password, TCP on loopback only; also for root, in a private checkout."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ _SETTINGS: Final = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-# A data folder that its user cannot reach by path (a closed checkout) is entered while this process is still root, and
-# named by this.
-_HERE: Final = "/proc/self/cwd"
+# The path of the data folder may be closed to its user (a private checkout): it becomes the working directory while
+# this process is still root, and is passed under this name.
+_CWD: Final = "/proc/self/cwd"
 
 
 class Postgres(Server):
@@ -38,32 +38,30 @@ class Postgres(Server):
         self._password, self._log_path, self._version = password, log_path, version
         self._user: User | None = None
         self._install: Path | None = None
-        self._note = self.folder.with_name(self.folder.name + ".copy")  # where the copy is, for a later clean-up
+        self._copy_file = self.folder.with_name(self.folder.name + ".copy")  # path of the copy, for a later clean-up
 
     def url(self, database: str = "moorage") -> str:
-        """Return the `postgresql://` URL of a database."""
         return f"postgresql://moorage:{self._password}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str, template: str | None = None) -> str:
-        """Make a database, as a copy of another that nobody is connected to if given, and return its URL."""
+        """Create a database and return its URL. No client may be connected to the template."""
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         self._execute(statement.format(sql.Identifier(name), sql.Identifier(template or "template0")))
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, if there is one, and end the connections to it."""
+        """Drop a database if it exists; its connections are ended."""
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def has_database(self, name: str) -> bool:
-        """Return whether a database of that name exists."""
         with psycopg.connect(self.url("postgres")) as conn:
             return conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None
 
-    def prepare(self) -> Process:
-        """Make the data folder on the first start and return the process."""
-        self._user = unprivileged.user()
+    def create_process(self) -> Process:
+        """Run initdb on the first start."""
+        self._user = unprivileged.find_user()
         if not self.folder.exists():
-            self._make()
+            self._create_data_folder()
         settings = {**_SETTINGS, "port": str(self.port)}
         return Process(
             [self._bin("postgres"), "-D", self._data(), *(f"--{key}={value}" for key, value in settings.items())],
@@ -73,17 +71,17 @@ class Postgres(Server):
             ready=self._answers,
             name=self.name,
             user=self._user,
-            stop_signal=signal.SIGINT,  # "fast": ends connections, then a checkpoint
+            stop_signal=signal.SIGINT,  # fast shutdown: ends connections, then a checkpoint
             grace_seconds=30.0,
             death_signal=signal.SIGINT,
             lock_path=self.folder.with_name(self.folder.name + ".lock"),
         )
 
-    def tidy(self) -> None:
-        """Remove the copy of the binaries that a start as root makes."""
-        if self._note.exists():
-            unprivileged.remove(Path(self._note.read_text(encoding="utf-8")))
-            self._note.unlink()
+    def remove_leftovers(self) -> None:
+        """Remove the copy of the binaries that a start as root creates."""
+        if self._copy_file.exists():
+            unprivileged.remove_copy(Path(self._copy_file.read_text(encoding="utf-8")))
+            self._copy_file.unlink()
         self._install = None
 
     def _execute(self, statement: sql.Composed) -> None:
@@ -99,18 +97,19 @@ class Postgres(Server):
 
     def _bin(self, name: str) -> Path:
         if self._install is None:
-            self._install = wheels.postgres(self._version)
+            install = wheels.postgres_folder(self._version)
             if self._user is not None:
-                self.tidy()  # what a killed supervisor left
-                self._install = unprivileged.copy(wheels.postgres(self._version))
-                write_private(self._note, str(self._install))
+                self.remove_leftovers()  # of a killed supervisor
+                install = unprivileged.copy_installation(install)
+                write_private(self._copy_file, str(install))
+            self._install = install
         return self._install / "bin" / name
 
     def _data(self) -> str:
-        return _HERE if self._user else str(self.folder)
+        return _CWD if self._user else str(self.folder)
 
-    def _make(self) -> None:
-        """Run initdb beside the folder and rename: a folder of that name is always whole."""
+    def _create_data_folder(self) -> None:
+        """Run initdb in another folder and rename it, so that the data folder is always complete."""
         new = self.folder.with_name(self.folder.name + ".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -126,33 +125,14 @@ class Postgres(Server):
         new.rename(self.folder)
 
     def _initdb(self, new: Path, password: Path) -> None:
-        with password.open("rb") as file:  # as its standard input: the user need not reach the file
+        with password.open("rb") as file:  # as standard input: the user cannot open the file by path
             done = subprocess.run(
-                [
-                    self._bin("initdb"),
-                    "-D",
-                    _HERE if self._user else new,
-                    "-U",
-                    "moorage",
-                    "-A",
-                    "scram-sha-256",
-                    "--pwfile",
-                    "/dev/stdin",
-                    "-E",
-                    "UTF8",
-                    "--no-locale",
-                    "--no-instructions",
-                ],
-                cwd=new,
-                stdin=file,
-                env=_environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-                user=self._user and self._user.uid,
-                group=self._user and self._user.gid,
+                [self._bin("initdb"), "-D", _CWD if self._user else new, "-U", "moorage", "-A", "scram-sha-256",
+                 "--pwfile", "/dev/stdin", "-E", "UTF8", "--no-locale", "--no-instructions"],
+                cwd=new, stdin=file, env=_environment(), capture_output=True, text=True, check=False,
+                user=self._user and self._user.uid, group=self._user and self._user.gid,
                 extra_groups=self._user and (),
-            )
+            )  # fmt: skip
         if done.returncode:
             raise ConfigError(f"initdb failed in {new} (exit status {done.returncode}): {done.stderr.strip()[-2000:]}")
 

@@ -1,4 +1,4 @@
-"""One child process: started, watched, stopped, and never left behind when its supervisor dies."""
+"""A child process with a readiness check and a log, which never outlives its supervisor."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ from moorage.errors import ConfigError
 log = logs.get_logger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
-# Loaded before the fork: between fork and exec only what cannot need a lock may run.
+# Loaded before the fork: code between fork and exec must not need a lock.
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 _POLL_SECONDS: Final = 0.02
 _LOG_MAX_BYTES: Final = 10_000_000
@@ -26,7 +26,7 @@ _TAIL_LINES: Final = 8
 
 
 class User(NamedTuple):
-    """An unprivileged user that a child runs as."""
+    """The unprivileged user of a child process."""
 
     uid: int
     gid: int
@@ -34,24 +34,22 @@ class User(NamedTuple):
 
 class Process:
     """
-    A child process in a group of its own, so that a Ctrl-C at the terminal does not reach it.
+    A child process in its own process group, so that Ctrl-C in the terminal does not reach it.
 
-    Start it from the main thread: on Linux the kernel sends `death_signal` to it when the *thread* that started it
-    ends, which is how a child ends with a supervisor that was killed. macOS has no such signal.
+    Start it from the main thread: on Linux the kernel sends `death_signal` when the *thread* that started the child
+    ends, so that it does not outlive a killed supervisor. macOS has no such signal.
 
     Args:
-        argv: the program and its arguments.
-        env: the child's whole environment; None: this process's.
-        cwd: its working directory, entered before the user is changed.
-        log_path: the file its output is appended to (put aside as `.1` at a start above 10 MB).
-        ready: asked until it is true, for as long as the child lives: a recovery may take its time.
-        name: what messages call it.
-        user: whom it runs as; None: the user of this process.
-        stop_signal: what asks it to end.
-        grace_seconds: how long it may take to end before it is killed.
-        death_signal: what it gets when its supervisor dies.
-        lock_path: a file that is locked for as long as the child, or a child of it, lives. A start waits until the
-            former one is gone, so that two never share one data folder.
+        env: the child's complete environment; None: that of this process.
+        cwd: the working directory, entered before the user is changed.
+        log_path: the file for output, in append mode (renamed to `.1` at a start above 10 MB).
+        ready: polled until true while the child lives, without a limit: a recovery can take long.
+        name: used in messages.
+        user: None: the user of this process.
+        grace_seconds: time between `stop_signal` and SIGKILL.
+        death_signal: sent by the kernel when the supervisor dies.
+        lock_path: a file that stays locked while the child or a child of it lives. A start waits for the lock, so that
+            two servers never share one data folder.
     """
 
     def __init__(
@@ -80,21 +78,20 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Return the id of the process, also after it ended; None before the first start."""
+        """Return the process id, also after the process has ended; None before the first start."""
         return self._child.pid if self._child else None
 
     @property
     def is_running(self) -> bool:
-        """Return whether it was started and has not ended."""
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> None:
-        """Start it and wait until it is ready. Raises ConfigError with the end of its log when it ends before."""
+        """Start it and wait until it is ready. Raises ConfigError with the end of its log if it ends before that."""
         self.launch()
         self.await_ready()
 
     def launch(self) -> None:
-        """Start it without waiting. Does nothing while it runs."""
+        """Start it without waiting; do nothing if it is running."""
         if self.is_running:
             return
         with self._lock() as lock, _open_log(self.log_path) as output:
@@ -115,14 +112,13 @@ class Process:
             )
 
     def await_ready(self) -> None:
-        """Wait until it is ready, for as long as it lives."""
         while self._ready is not None and not self._ready():
             if not self.is_running:
-                raise ConfigError(f"{self.name} did not start ({self._ending()}): {self.tail()}")
+                raise ConfigError(f"{self.name} did not start ({self._exit_reason()}): {self.log_tail()}")
             time.sleep(_POLL_SECONDS)
 
     def wait(self, timeout_seconds: float | None = None) -> int | None:
-        """Return its exit status (negative: the signal that ended it), or None when it outlives the time."""
+        """Return the exit status (negative: a signal's number), None if it is still running at the timeout."""
         if self._child is None:
             return None
         try:
@@ -131,7 +127,7 @@ class Process:
             return None
 
     def stop(self) -> None:
-        """Ask it to end; kill it and its group after the grace. Does nothing when it has ended."""
+        """Send `stop_signal`; kill the process group after the grace period. Do nothing if it has ended."""
         if self._child is None:
             return
         if self.is_running:
@@ -141,31 +137,30 @@ class Process:
         self.kill()
 
     def kill(self) -> None:
-        """Kill it and its process group with SIGKILL, and wait for its end."""
+        """Kill the process group with SIGKILL and wait for the process."""
         if self._child is None:
             return
-        # The group outlives its leader as long as a member lives, and its id is not used again meanwhile.
+        # The group exists while any member lives, and its id is not reused before.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
 
-    def tail(self) -> str:
-        """Return the last lines it wrote since its last start."""
-        return "\n".join(self.written(4000).strip().splitlines()[-_TAIL_LINES:]) or "it wrote nothing"
+    def log_tail(self) -> str:
+        return "\n".join(self.read_log(4000).strip().splitlines()[-_TAIL_LINES:]) or "no output"
 
-    def written(self, max_bytes: int = _LOG_MAX_BYTES) -> str:
-        """Return what it wrote since its last start, only the end of it when that is more."""
+    def read_log(self, max_bytes: int = _LOG_MAX_BYTES) -> str:
+        """Return the end of the output since the last start, at most `max_bytes`."""
         with self.log_path.open("rb") as file:
             file.seek(max(self._log_start, file.seek(0, os.SEEK_END) - max_bytes))
             return file.read().decode(errors="replace")
 
-    def _ending(self) -> str:
+    def _exit_reason(self) -> str:
         status = self.wait(0)
         return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[tuple[int, ...]]:
-        """Hold the lock file; the child inherits it, and the kernel frees it with the last process that has it open."""
+        """Lock the file. The child inherits the lock; the kernel releases it with the last process that holds it."""
         if self._lock_path is None:
             yield ()
             return
@@ -177,14 +172,14 @@ class Process:
             os.close(fd)
 
 
-def _acquire(fd: int, name: str, path: Path, patience_seconds: float = 60.0) -> None:
-    until = time.monotonic() + patience_seconds
+def _acquire(fd: int, name: str, path: Path, timeout_seconds: float = 60.0) -> None:
+    until = time.monotonic() + timeout_seconds
     while True:
         try:
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > until:
-                raise ConfigError(f"another {name} still runs on the folder {path.parent}: stop it first") from error
+                raise ConfigError(f"another {name} is still running in {path.parent}: stop it first") from error
         time.sleep(_POLL_SECONDS)
 
 
@@ -202,9 +197,9 @@ def _bind_to_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
     prctl, parent, number = _LIBC.prctl, os.getpid(), int(death_signal)
 
     def bind() -> None:
-        # Runs in the child after the change of user, which would clear the setting.
+        # Runs in the child after the change of user, which clears the setting.
         prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent died before this call
             os._exit(1)
 
     return bind

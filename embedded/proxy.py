@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose connections can be cut and stalled: what a bad network does to a server's clients."""
+"""A TCP proxy on loopback that can reset and stall connections, like a faulty network between server and clients."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,10 @@ _START_SECONDS: Final = 10.0
 
 class Proxy:
     """
-    Forwards a free port of 127.0.0.1 to another, in a thread of its own. Its methods may be called from any thread.
+    Forwards a free port of 127.0.0.1 to another one, in its own thread. All methods are thread-safe.
 
     Args:
-        port: where to; the server need not run.
+        port: the target; the server need not be running.
     """
 
     def __init__(self, port: int) -> None:
@@ -29,31 +29,28 @@ class Proxy:
         self._stopped: asyncio.Event | None = None
 
     def start(self) -> Self:
-        """Listen; returns self."""
         self._thread.start()
         self._started.wait(_START_SECONDS)
         return self
 
     def stop(self) -> None:
-        """Close everything."""
         self._call(self._end)
         self._thread.join(_START_SECONDS)
 
-    def cut(self) -> None:
-        """Reset every connection that is open now."""
+    def reset_connections(self) -> None:
+        """Close every open connection with RST."""
         self._call(self._reset)
 
     def stall(self) -> None:
-        """Let no byte through, in either direction, until `flow`; new connections are accepted and wait too."""
+        """Forward no bytes until `resume`; new connections are accepted and wait, too."""
         self._call(self._flowing.clear)
 
-    def flow(self) -> None:
-        """End a stall."""
+    def resume(self) -> None:
         self._call(self._flowing.set)
 
-    def _call(self, what: object) -> None:
+    def _call(self, callback: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(what)  # type: ignore[arg-type]  # any callable without arguments
+            self._loop.call_soon_threadsafe(callback)  # type: ignore[arg-type]  # any callable without arguments
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -63,7 +60,7 @@ class Proxy:
     async def _serve(self) -> None:
         self._flowing.set()
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stopped.wait()
@@ -84,21 +81,21 @@ class Proxy:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
+            target_reader, target = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.transport.abort()
             self._writers.discard(writer)
             return
-        self._writers.add(there)
+        self._writers.add(target)
         try:
-            await asyncio.gather(self._forward(reader, there), self._forward(there_reader, writer))
+            await asyncio.gather(self._forward(reader, target), self._forward(target_reader, writer))
         finally:
-            for end in (writer, there):
-                end.close()
-                self._writers.discard(end)
+            for side in (writer, target):
+                side.close()
+                self._writers.discard(side)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

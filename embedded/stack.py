@@ -1,10 +1,9 @@
-"""The whole embedded stack under one folder: PostgreSQL, Valkey and SeaweedFS, started and stopped together."""
+"""The embedded servers in one folder: PostgreSQL, Valkey and SeaweedFS, started and stopped together."""
 
 import contextlib
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from embedded import credentials
@@ -23,16 +22,16 @@ _DATABASE = "moorage"
 
 class Stack:
     """
-    Three real servers on free loopback ports, their data, logs and passwords under one folder.
+    Three servers on free loopback ports, with data, logs and passwords in one folder.
 
     Start it from the main thread: on Linux the servers end when the thread that started them ends. A folder can be
-    started again later, also after a crash; the ports then differ, the passwords and the data do not.
+    started again later, also after a crash; then only the ports differ.
     """
 
     def __init__(self, folder: Path, *, postgres_version: PostgresVersion = 18) -> None:
         self.folder = Path(folder).resolve()
         self._prepare_folder()
-        keys = self._keys = credentials.load(self.folder / "credentials.json")
+        keys = self._keys = credentials.load_or_create(self.folder / "credentials.json")
         logs_folder = self.folder / "logs"
         self.postgres = Postgres(
             self.folder / f"postgres{postgres_version}",
@@ -48,11 +47,11 @@ class Stack:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """Return the three servers, the slowest to start first."""
+        """Return the servers, the slowest to start first."""
         return (self.seaweedfs, self.valkey, self.postgres)
 
     def start(self) -> None:
-        """Start all three and return when all are ready. Raises ConfigError when one cannot start; then none runs."""
+        """Start all servers and wait until they are ready. Raises ConfigError if one fails; then none is running."""
         if self._lock is None:
             self._lock = _lock(self.folder)
         try:
@@ -67,7 +66,6 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop all three; each is killed when it does not end in its grace."""
         with contextlib.ExitStack() as stops:
             for server in self.servers:
                 stops.callback(server.stop)
@@ -75,11 +73,11 @@ class Stack:
             os.close(self._lock)
             self._lock = None
 
-    def watch(self) -> list[str]:
+    def restart_dead(self) -> list[str]:
         """
-        Start again, on the same port and data, each server that has died, and return their names.
+        Restart each dead server on its port and data, and return the names. Does not wait until they are ready.
 
-        Call it every second or so from the thread that called `start`. It does not wait until they are ready.
+        Call it about every second from the thread that called `start`.
         """
         if self._lock is None:
             return []
@@ -90,7 +88,7 @@ class Stack:
         return [server.name for server in dead]
 
     def environment(self) -> dict[str, str]:
-        """Return the settings with which moorage's processes reach the running stack."""
+        """Return the settings of moorage's processes for these servers."""
         return {
             "DATABASE_URL": self.postgres.url(_DATABASE),
             "CELERY_BROKER_URL": self.valkey.url(),
@@ -106,9 +104,7 @@ class Stack:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _prepare_folder(self) -> None:

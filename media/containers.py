@@ -1,15 +1,15 @@
-"""What a container says of its video."""
+"""Results and errors of parsing a video container."""
 
 from dataclasses import dataclass
 
 
 class ContainerError(Exception):
-    """The container is cut, broken, or holds no video. The message says what is missing."""
+    """The container is truncated, malformed, or has no video track."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """Size in pixels, upright, and duration; None where the container does not say."""
+    """Size in pixels after rotation, and duration; None if the container does not state it."""
 
     width_px: int | None
     height_px: int | None

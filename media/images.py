@@ -1,4 +1,4 @@
-"""Pictures: decoded to the end, every frame, within the limits."""
+"""Validation of images: every frame is decoded completely, within the limits."""
 
 import re
 import warnings
@@ -15,23 +15,23 @@ from moorage.errors import DiskFull, InvalidMedia, MoorageError, Transient
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # 0, the default, means every core, in each worker child
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each worker process
 
 
 def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
     """
-    Return what a picture is, and its thumbnail from the same decoded pixels.
+    Return the properties of an image, and a thumbnail from the same decoded pixels.
 
     Raises:
-        Invalid: it is not whole, not decodable, or over the limits.
+        InvalidMedia: it is truncated, not decodable, or over a limit.
         DiskFull: the temporary file could not be read.
     """
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
-    with _decoder(facts, limits):
+    with _translate_decoder_errors(facts, limits):
         if truncation.is_truncated(fetched.file, kind):
-            raise InvalidMedia(f"the {kind.name.upper()} is cut off: its end is missing", facts=facts)
-        _open(fetched.file, kind).verify()  # reads every chunk of a PNG with its checksum; load() does not check them
-        return _decoded(_open(fetched.file, kind), kind, limits, facts)
+            raise InvalidMedia(f"the {kind.name.upper()} is truncated: its end is missing", facts=facts)
+        _open(fetched.file, kind).verify()  # verifies the checksum of every PNG chunk, which load() does not
+        return _decode(_open(fetched.file, kind), kind, limits, facts)
 
 
 def _open(file: BinaryIO, kind: FileFormat) -> Image.Image:
@@ -39,8 +39,8 @@ def _open(file: BinaryIO, kind: FileFormat) -> Image.Image:
     return Image.open(file, formats=[kind.name.upper()])
 
 
-def _decoded(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
-    # A JPEG with further pictures inside (gain maps, previews of phones) opens as MPO: the first one counts.
+def _decode(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
+    # A JPEG with further images inside (gain maps, previews of phones) opens as MPO: the first one is used.
     frames = 1 if kind.name == "jpeg" else int(getattr(image, "n_frames", 1))
     _check_size(image, frames, limits, facts)
     notes: list[str] = []
@@ -65,10 +65,10 @@ def _check_size(image: Image.Image, frames: int, limits: Limits, facts: dict[str
         )
     pixels = image.width * image.height * frames
     if pixels > limits.image_max_pixels:
-        raise _too_many(pixels, limits, facts)
+        raise _too_many_pixels(pixels, limits, facts)
 
 
-def _too_many(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> InvalidMedia:
+def _too_many_pixels(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> InvalidMedia:
     shown = "too many" if pixels is None else str(pixels)
     return InvalidMedia(
         f"{shown} pixels, the limit is {limits.image_max_pixels}",
@@ -77,29 +77,29 @@ def _too_many(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> Inva
 
 
 @contextmanager
-def _decoder(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
-    """The one border round the decoder: what it raises of a file is the file's fault, but for errors of the machine."""
-    Image.MAX_IMAGE_PIXELS = limits.image_max_pixels  # Pillow holds it against every frame it sizes, before decoding
+def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
+    """Convert errors of the decoder: they are the fault of the file, except for errors of the machine."""
+    Image.MAX_IMAGE_PIXELS = limits.image_max_pixels  # checked by Pillow before it decodes a frame
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata it does not like
+        warnings.simplefilter("ignore")  # about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             yield
         except MoorageError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise _too_many(_pixels(error), limits, facts) from error
+            raise _too_many_pixels(_parse_pixels(error), limits, facts) from error
         except MemoryError as error:
             raise Transient("not enough memory to decode", facts=facts) from error
-        except Exception as error:  # the one call into a decoder: it raises a dozen types
+        except Exception as error:  # the one call into a decoder, which raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
                 raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
-            told = to_storable(f"{type(error).__name__}: {error}", 500)
+            reason = to_storable(f"{type(error).__name__}: {error}", 500)
             raise InvalidMedia(
-                f"not decodable as {facts['format']}: {told}", facts={**facts, "decoder": told}
+                f"not decodable as {facts['format']}: {reason}", facts={**facts, "decoder": reason}
             ) from error
 
 
-def _pixels(error: Exception) -> int | None:
-    found = re.search(r"\((\d+) pixels\)", str(error))
-    return int(found.group(1)) if found else None
+def _parse_pixels(error: Exception) -> int | None:
+    match = re.search(r"\((\d+) pixels\)", str(error))
+    return int(match.group(1)) if match else None

@@ -1,4 +1,4 @@
-"""ISO base media boxes (MP4, AVIF), walked by their headers: nothing but what is asked for is read."""
+"""ISO base media boxes (MP4, AVIF): walks box headers and reads only requested content."""
 
 import os
 import struct
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-_MAX_BOXES: Final = 200_000  # a fragmented video of some hours; a file of empty boxes must not keep a worker busy
+_MAX_BOXES: Final = 200_000  # enough for a fragmented video of hours; limits the time for a file of empty boxes
 
 
 class BoxError(Exception):
-    """The boxes do not fit the file. The message says where."""
+    """The boxes do not fit the file; the message states the position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box: its four letters, and where its content starts and ends in the file."""
+    """A box: its four-letter type, and the start and end of its content in the file."""
 
     type: bytes
     start: int
@@ -24,39 +24,39 @@ class Box:
 
 def iterate_boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
     """
-    Return the boxes between two offsets, in order.
+    Yield the boxes between two offsets, in order.
 
     Raises:
-        BoxError: a header is broken or a box is longer than what holds it.
+        BoxError: a header is malformed, or a box is longer than its parent.
     """
-    at = start
+    offset = start
     for _ in range(_MAX_BOXES):
-        if at == end:
+        if offset == end:
             return
-        box = _box(file, at, end)
+        box = _parse_box(file, offset, end)
         yield box
-        at = box.end
+        offset = box.end
     raise BoxError(f"more than {_MAX_BOXES} boxes")
 
 
-def _box(file: BinaryIO, at: int, end: int) -> Box:
-    header = read_bytes(file, at, min(16, end - at))
+def _parse_box(file: BinaryIO, offset: int, end: int) -> Box:
+    header = read_bytes(file, offset, min(16, end - offset))
     if len(header) < 8:
-        raise BoxError(f"ends within a box header at byte {at}")
-    size, kind, skip = int.from_bytes(header[:4], "big"), header[4:8], 8
+        raise BoxError(f"ends within a box header at byte {offset}")
+    size, kind, header_size = int.from_bytes(header[:4], "big"), header[4:8], 8
     if size == 1:
-        size, skip = int.from_bytes(header[8:16], "big"), 16
+        size, header_size = int.from_bytes(header[8:16], "big"), 16
     elif size == 0:
-        size = end - at
-    if size < skip or len(header) < skip:
-        raise BoxError(f"a box of {size} bytes at byte {at}")
-    if at + size > end:
-        raise BoxError(f"box {kind.decode('latin-1')!r} at byte {at} has {size} bytes, {end - at} are there")
-    return Box(kind, at + skip, at + size)
+        size = end - offset
+    if size < header_size or len(header) < header_size:
+        raise BoxError(f"a box of {size} bytes at byte {offset}")
+    if offset + size > end:
+        raise BoxError(f"box {kind.decode('latin-1')!r} at byte {offset} has {size} bytes, {end - offset} are there")
+    return Box(kind, offset + header_size, offset + size)
 
 
 def find_box_error(file: BinaryIO, size: int) -> str | None:
-    """Return what is wrong with the outermost boxes of a file, or None when they fill it exactly."""
+    """Return the problem with the top-level boxes, or None if they fill the file exactly."""
     try:
         for _ in iterate_boxes(file, 0, size):
             pass
@@ -66,7 +66,7 @@ def find_box_error(file: BinaryIO, size: int) -> str | None:
 
 
 def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
-    """Return the first box at a path of types inside a box."""
+    """Return the first box at a path of types below a box."""
     box: Box | None = within
     for kind in path:
         if box is None:
@@ -76,17 +76,17 @@ def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
 
 
 def read_bytes(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Return bytes of the file, fewer at its end."""
+    """Return `size` bytes, fewer at the end of the file."""
     file.seek(offset, os.SEEK_SET)
     return file.read(size)
 
 
 def unpack_fields(file: BinaryIO, box: Box, layout: str, offset: int = 0) -> tuple[int, ...]:
     """
-    Return numbers from the content of a box.
+    Return numbers from the content of a box, by a `struct` layout.
 
     Raises:
-        BoxError: the box is too short for them.
+        BoxError: the box is too short.
     """
     size = struct.calcsize(layout)
     if box.start + offset + size > box.end:

@@ -1,4 +1,4 @@
-"""The limits of downloads and media, as one value."""
+"""Limits of downloads and media files."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from moorage.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long, how large and how many; the defaults are those of the settings."""
+    """Defaults are those of the settings."""
 
     connect_seconds: float = 5.0
     idle_seconds: float = 15.0
     total_seconds: float = 300.0
     min_bytes_per_second: int = 50_000
-    slow_after_seconds: float = 10.0  # the minimum speed holds from here on
+    slow_after_seconds: float = 10.0  # the minimum speed applies after this time
     max_redirects: int = 5
     image_max_bytes: int = 50_000_000
     image_max_pixels: int = 64_000_000  # width * height * frames
@@ -25,7 +25,6 @@ class Limits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Limits":
-        """Return the limits that the settings ask for."""
         return cls(
             connect_seconds=settings.constants.download_connect_seconds,
             idle_seconds=settings.constants.download_idle_seconds,
@@ -40,5 +39,4 @@ class Limits:
 
     @property
     def max_bytes(self) -> int:
-        """The largest file of any kind."""
         return max(self.image_max_bytes, self.video_max_bytes)

@@ -1,4 +1,4 @@
-"""MP4 without a decoder: whether the file is whole, and what its boxes say of size and duration."""
+"""MP4 without a decoder: checks that the file is complete, and reads size and duration."""
 
 import array
 import sys
@@ -12,42 +12,41 @@ _MAX_OFFSETS_BYTES: Final = 64 * 2**20  # of one chunk table; 8 million chunks
 
 def parse_mp4(file: BinaryIO, size: int) -> VideoFacts:
     """
-    Return what an MP4 of `size` bytes says of itself, upright.
+    Return size and duration of an MP4 of `size` bytes.
 
     Raises:
-        ContainerError: boxes run past the end; the index (`moov`), the data or the picture track is missing; the
-            index points behind the end.
+        ContainerError: boxes exceed the file; index (`moov`), data or video track is missing; the index is invalid.
     """
     try:
-        return _examine(file, size)
+        return _parse(file, size)
     except BoxError as error:
         raise ContainerError(str(error)) from error
 
 
-def _examine(file: BinaryIO, size: int) -> VideoFacts:
+def _parse(file: BinaryIO, size: int) -> VideoFacts:
     top = list(iterate_boxes(file, 0, size))
     moov = next((box for box in top if box.type == b"moov"), None)
     if moov is None:
-        raise ContainerError("no index (moov): cut, or never finished")
+        raise ContainerError("no index (moov): truncated or never finished")
     if not any(box.type == b"mdat" for box in top):
         raise ContainerError("no data (mdat)")
     tracks = [box for box in iterate_boxes(file, moov.start, moov.end) if box.type == b"trak"]
-    pictures = [track for track in tracks if _handler(file, track) == b"vide"]
-    if not pictures:
-        raise ContainerError("no picture track")
+    video_tracks = [track for track in tracks if _read_handler(file, track) == b"vide"]
+    if not video_tracks:
+        raise ContainerError("no video track")
     for track in tracks:
         _check_offsets(file, track, size)
-    width, height = _size(file, pictures[0])
-    return VideoFacts(width, height, _duration(file, moov))
+    width, height = _read_size(file, video_tracks[0])
+    return VideoFacts(width, height, _read_duration(file, moov))
 
 
-def _handler(file: BinaryIO, track: Box) -> bytes:
+def _read_handler(file: BinaryIO, track: Box) -> bytes:
     hdlr = find_box(file, track, b"mdia", b"hdlr")
     return read_bytes(file, hdlr.start + 8, 4) if hdlr else b""
 
 
 def _check_offsets(file: BinaryIO, track: Box, size: int) -> None:
-    """Refuse an index that points behind the end of the file."""
+    """Refuse a chunk table that points beyond the end of the file."""
     stbl = find_box(file, track, b"mdia", b"minf", b"stbl")
     for kind, code, width in ((b"stco", "I", 4), (b"co64", "Q", 8)):
         table = find_box(file, stbl, kind) if stbl else None
@@ -63,26 +62,26 @@ def _check_offsets(file: BinaryIO, track: Box, size: int) -> None:
             raise ContainerError(f"the index points to byte {max(offsets)} of {size}")
 
 
-def _size(file: BinaryIO, track: Box) -> tuple[int | None, int | None]:
+def _read_size(file: BinaryIO, track: Box) -> tuple[int | None, int | None]:
     tkhd = find_box(file, track, b"tkhd")
     if tkhd is None:
         return None, None
-    at = 52 if unpack_fields(file, tkhd, ">B")[0] == 1 else 40  # version 1 has 64-bit times
-    a, b, _, c, d, _, _, _, _, width, height = unpack_fields(file, tkhd, ">9i2I", at)
-    if a == d == 0 and b and c:  # a quarter turn
+    offset = 52 if unpack_fields(file, tkhd, ">B")[0] == 1 else 40  # version 1 has 64-bit times
+    a, b, _, c, d, _, _, _, _, width, height = unpack_fields(file, tkhd, ">9i2I", offset)
+    if a == d == 0 and b and c:  # rotated by 90 degrees
         width, height = height, width
     return (width >> 16) or None, (height >> 16) or None
 
 
-def _duration(file: BinaryIO, moov: Box) -> float | None:
+def _read_duration(file: BinaryIO, moov: Box) -> float | None:
     mvhd = find_box(file, moov, b"mvhd")
     if mvhd is None:
         return None
-    long = unpack_fields(file, mvhd, ">B")[0] == 1
-    scale, units = unpack_fields(file, mvhd, ">IQ" if long else ">II", 20 if long else 12)
-    if not units:  # fragmented: the whole stands in the extension header
+    is_64_bit = unpack_fields(file, mvhd, ">B")[0] == 1
+    scale, units = unpack_fields(file, mvhd, ">IQ" if is_64_bit else ">II", 20 if is_64_bit else 12)
+    if not units:  # fragmented: the total is in the extension header
         mehd = find_box(file, moov, b"mvex", b"mehd")
-        long = mehd is not None and unpack_fields(file, mehd, ">B")[0] == 1
-        units = unpack_fields(file, mehd, ">Q" if long else ">I", 4)[0] if mehd else 0
-    unknown = 0xFFFF_FFFF_FFFF_FFFF if long else 0xFFFF_FFFF
+        is_64_bit = mehd is not None and unpack_fields(file, mehd, ">B")[0] == 1
+        units = unpack_fields(file, mehd, ">Q" if is_64_bit else ">I", 4)[0] if mehd else 0
+    unknown = 0xFFFF_FFFF_FFFF_FFFF if is_64_bit else 0xFFFF_FFFF
     return units / scale if units and scale and units != unknown else None

@@ -1,8 +1,8 @@
 """
-A program of its own that decodes the first frame of the video on standard input into a PNG on standard output.
+A separate program: decodes the first frame of the video on standard input to a PNG on standard output.
 
-It is started as a file and imports nothing of the house: when a hostile file takes the decoder down, or makes it eat
-memory, this process ends and nothing else. Exit 0 and a PNG, or exit 3 and the reason as text.
+It is started by file path and imports no other module of moorage: if a hostile file crashes the decoder or exhausts its
+memory, only this process ends. Exit status 0 and a PNG, or 3 and the reason as text.
 """
 
 import contextlib
@@ -18,31 +18,27 @@ _MAX_PNG_BYTES: Final = 32 * 2**20
 
 
 class SharedFile(io.RawIOBase):
-    """Standard input with a position of its own: the parent goes on reading the same open file afterwards."""
+    """Standard input with its own position, since the parent continues to read the same open file."""
 
     def __init__(self) -> None:
-        self._at, self._size = 0, os.fstat(0).st_size
+        self._offset, self._size = 0, os.fstat(0).st_size
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that it can be moved in."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from the position on."""
-        data = os.pread(0, len(buffer), self._at)
+        data = os.pread(0, len(buffer), self._offset)
         buffer[: len(data)] = data
-        self._at += len(data)
+        self._offset += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, and return the new position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._size}[whence]
+        self._offset = max(0, base + offset)
+        return self._offset
 
 
 def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, seconds: int) -> int:
@@ -57,24 +53,24 @@ def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, s
 
 
 def limit_resources(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTES) -> None:
-    """Give this process its limits before it loads the decoder."""
-    os.nice(10)  # what it was started by answers others meanwhile
+    """Limit memory, CPU time and file size of this process. Call it before the decoder is loaded."""
+    os.nice(10)  # the parent serves requests meanwhile
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
-        score.write("1000")  # where memory runs out, this process is the one to end
-    if sys.platform == "linux":  # elsewhere the kernel does not hold it; the clocks below remain
+        score.write("1000")  # the kernel ends this process first if memory runs out
+    if sys.platform == "linux":  # not enforced elsewhere; the time limits below remain
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(seconds + 1)  # ends it also when the parent was killed
+    signal.alarm(seconds + 1)  # also ends it if the parent was killed
 
 
 def write_first_frame(format_name: str, square_px: int, max_pixels: int) -> None:
-    """Decode, turn upright and shrink the first frame."""
-    import av  # after the limits: loading the decoder is part of what they hold
+    """Decode, rotate and shrink the first frame."""
+    import av  # after the limits, which include the loading
     from PIL import Image
 
-    # The format is forced and no protocol allowed: a playlist inside could name files and hosts.
+    # Fixed format and no protocols: a playlist could name files and hosts.
     with av.open(SharedFile(), "r", format=format_name, options={"protocol_whitelist": ""}) as container:
         stream = container.streams.video[0]
         if stream.codec_context.width * stream.codec_context.height > max_pixels:
@@ -86,10 +82,10 @@ def write_first_frame(format_name: str, square_px: int, max_pixels: int) -> None
         if frame.width * frame.height > max_pixels:
             raise ValueError(f"{frame.width} x {frame.height} pixels are too many")
         image = frame.to_image()
-        turn = frame.rotation
+        rotation = frame.rotation
     image.thumbnail((square_px, square_px), Image.Resampling.LANCZOS)
-    if turn in (90, 180, 270, -90, -180, -270):  # a rubbish display matrix gives any number
-        image = image.rotate(turn, expand=True)
+    if rotation in (90, 180, 270, -90, -180, -270):  # an invalid display matrix results in any number
+        image = image.rotate(rotation, expand=True)
     with open(1, "wb", closefd=False) as out:
         image.save(out, "PNG", compress_level=1)
 

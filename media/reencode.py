@@ -1,4 +1,4 @@
-"""Pictures that must be encoded anew to be shown alike without their metadata: turned ones, and AVIF."""
+"""Images that must be re-encoded to look the same without metadata: rotated ones, and AVIF."""
 
 import io
 from typing import BinaryIO
@@ -14,32 +14,31 @@ _FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": 
 
 def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None:
     """
-    Return the format and bytes of a picture as it is seen, with its colour profile; None when it may stay as it is.
+    Return format and bytes of the upright image with its colour profile; None if the image can stay as it is.
 
-    A JPEG keeps its quantization, a lossless WebP is lossless again. An AVIF becomes a PNG, which loses nothing and
-    which models take.
+    A JPEG keeps its quantization, a lossless WebP remains lossless. An AVIF becomes a PNG, which is lossless and which
+    models accept.
 
     Raises:
-        Invalid: it has several frames and would have to be encoded anew: they would not stay what they are.
+        InvalidMedia: it needs re-encoding but has several frames.
     """
     file.seek(0)
     with Image.open(file, formats=[_FORMATS[media.format]]) as image:
-        turn = thumbnails.UPRIGHT_TRANSFORMS.get(thumbnails.read_orientation(image))
-        if turn is None and media.format != "avif":
+        transform = thumbnails.UPRIGHT_TRANSFORMS.get(thumbnails.read_orientation(image))
+        if transform is None and media.format != "avif":
             return None
         if (media.frames or 1) > 1:
+            reason = "" if media.format == "avif" else " with an EXIF rotation"
             raise InvalidMedia(
-                f"a moving {media.format}"
-                + ("" if media.format == "avif" else " that its metadata turns")
-                + " cannot be freed of metadata frame by frame: send a GIF or WebP that stands upright, or a video"
+                f"an animated {media.format}{reason} is not supported: send an upright GIF or WebP, or a video"
             )
         image.load()
-        upright = image.transpose(turn) if turn is not None else image
+        upright = image.transpose(transform) if transform is not None else image
         file.seek(0)
-        return _saved(image, upright, media.format, lossless=b"VP8L" in file.read(64))
+        return _encode(image, upright, media.format, lossless=b"VP8L" in file.read(64))
 
 
-def _saved(image: Image.Image, upright: Image.Image, encoding: str, *, lossless: bool) -> tuple[str, bytes]:
+def _encode(image: Image.Image, upright: Image.Image, encoding: str, *, lossless: bool) -> tuple[str, bytes]:
     out = io.BytesIO()
     profile = image.info.get("icc_profile") or b""
     if encoding == "jpeg":

@@ -1,8 +1,8 @@
 """
-A program of its own that examines the upload on standard input and writes it, freed of metadata, to another open file.
+A separate program: validates the upload on standard input and writes it without metadata to another open file.
 
-It is started as a file. What a hostile file does to the decoder happens here, within limits, and not in the process
-that takes webhooks. Exit 0 and the facts as JSON on standard output, or exit 3 and why not.
+It is started by file path, so that a hostile file affects this process within its limits, not the one that receives
+webhooks. Exit status 0 and the properties as JSON on standard output, or 3 and the reason.
 """
 
 import json
@@ -18,71 +18,71 @@ from media.poster_process import FAILED, limit_resources
 _MAX_MESSAGE: Final = 500
 
 
-def main(given: dict[str, Any]) -> int:
+def main(request: dict[str, Any]) -> int:
     """
-    Write the file and its facts, and return the exit status.
+    Write the file and its properties, and return the exit status.
 
     Args:
-        given: `out` (the file to write, a descriptor), `bytes` and `sha256` of what came, `limits` as `Limits` takes
-            them, and this process's own: `memory_bytes`, `seconds`, `max_file_bytes`.
+        request: `out` (file descriptor to write to), `bytes` and `sha256` of the input, `limits` as for `Limits`, and
+            the limits of this process: `memory_bytes`, `seconds`, `max_file_bytes`.
     """
-    limit_resources(given["memory_bytes"], given["seconds"], given["max_file_bytes"])
-    from moorage.errors import Permanent  # after the limits: what is loaded and decoded is what they hold
+    limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"])
+    from moorage.errors import Permanent  # after the limits, which include imports
 
     try:
-        facts = _work(given)
+        facts = _sanitize(request)
     except (Permanent, MemoryError) as error:
-        return _say({"problem": str(error)[:_MAX_MESSAGE] or "it takes too much memory"}, FAILED)
+        return _write_result({"problem": str(error)[:_MAX_MESSAGE] or "needs too much memory"}, FAILED)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
-        return _say({"error": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]}, FAILED)
-    return _say(facts, 0)
+        return _write_result({"error": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]}, FAILED)
+    return _write_result(facts, 0)
 
 
-def _work(given: dict[str, Any]) -> dict[str, Any]:
+def _sanitize(request: dict[str, Any]) -> dict[str, Any]:
     from media import validate
     from media.limits import Limits
     from moorage.errors import InvalidMedia, Transient
     from moorage.model import FetchedFile
 
-    limits = Limits(**given["limits"])
-    with open(0, "rb", closefd=False) as came, open(given["out"], "w+b", closefd=False) as out:
+    limits = Limits(**request["limits"])
+    with open(0, "rb", closefd=False) as source, open(request["out"], "w+b", closefd=False) as out:
         try:
-            media = validate.validate_file(FetchedFile(came, given["bytes"], given["sha256"]), limits).media
+            media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
             if media.media == "image":
-                _picture(came, out, media)
+                _sanitize_image(source, out, media)
             else:
-                _video(came, out, media.format)
+                _sanitize_video(source, out, media.format)
             out.flush()
             size = os.fstat(out.fileno()).st_size
-            kept = validate.validate_file(
+            sanitized = validate.validate_file(
                 FetchedFile(out, size, ""), limits
-            ).media  # what is stored is what was decoded
+            ).media  # the stored bytes are validated, too
         except Transient as error:
-            raise InvalidMedia(f"it takes too much memory or room: {error}") from error
-    return asdict(kept)
+            raise InvalidMedia(f"needs too much memory or disk space: {error}") from error
+    return asdict(sanitized)
 
 
-def _picture(came: BinaryIO, out: BinaryIO, media: Any) -> None:
+def _sanitize_image(source: BinaryIO, out: BinaryIO, media: Any) -> None:
     from media import reencode, strip_image_metadata
 
-    data: Any = reencode.reencode_if_needed(came, media)
-    if data is None:
-        with mmap.mmap(came.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](whole))
+    reencoded: Any = reencode.reencode_if_needed(source, media)
+    if reencoded is None:
+        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](mapped))
         return
-    encoding, encoded = data
+    encoding, encoded = reencoded
     out.writelines(strip_image_metadata.STRIP_BY_FORMAT[encoding](encoded))
 
 
-def _video(came: BinaryIO, out: BinaryIO, encoding: str) -> None:
+def _sanitize_video(source: BinaryIO, out: BinaryIO, encoding: str) -> None:
     from media import strip_video_metadata
 
-    came.seek(0)
-    shutil.copyfileobj(came, out)
+    source.seek(0)
+    shutil.copyfileobj(source, out)
     strip_video_metadata.STRIP_BY_FORMAT[encoding](out, out.tell())
 
 
-def _say(fields: dict[str, Any], status: int) -> int:
+def _write_result(fields: dict[str, Any], status: int) -> int:
     os.write(1, json.dumps(fields).encode())
     return status
 

@@ -1,8 +1,8 @@
 """
-Pictures without what they say of their making: containers walked part by part, and only parts that show are passed on.
+Removal of metadata from images: the container is walked part by part; only parts that affect the display are copied.
 
-Nothing is decoded, so no pixel changes. What is not known to be needed is left out, also what nobody has heard of yet;
-colour profiles, gamma and animation stay. Files were decoded to their end before; what does not fit all the same is
+Nothing is decoded, so no pixel changes. Parts that are not known to be needed are removed, including unknown ones;
+colour profiles, gamma and animation remain. The files were decoded completely before; one that still does not parse is
 refused.
 """
 
@@ -21,20 +21,20 @@ _PNG_KEPT: Final = frozenset(
 )  # fmt: skip
 _WEBP_KEPT: Final = frozenset({b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP"})
 _WEBP_FRAME_KEPT: Final = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
-_WEBP_EXIF_XMP: Final = 0x0C  # flags in VP8X that tell of metadata
+_WEBP_EXIF_XMP: Final = 0x0C  # flags in VP8X for metadata
 _GIF_LOOPS: Final = (b"\x0bNETSCAPE2.0", b"\x0bANIMEXTS1.0")
-_GIF_CONTROL: Final = 0xF9  # how long the next picture stands, and which colour is clear
+_GIF_CONTROL: Final = 0xF9  # delay and transparent colour of the next frame
 
 
 def strip_jpeg(data: Data) -> Iterator[bytes]:
-    """Pass on tables, frames and scans, the JFIF header without its preview, the colour profile and Adobe's flag."""
+    """Yield tables, frames and scans, the JFIF header without its preview, the colour profile and Adobe's flag."""
     yield b"\xff\xd8"
-    at, in_scan = 2, False
-    while found := JPEG_MARKER.search(data, at):
-        marker, start = data[found.start() + 1], found.end()
+    offset, in_scan = 2, False
+    while match := JPEG_MARKER.search(data, offset):
+        marker, start = data[match.start() + 1], match.end()
         if in_scan:
-            yield data[at : found.start()]
-        at, in_scan = start, in_scan and marker == 0x01
+            yield data[offset : match.start()]
+        offset, in_scan = start, in_scan and marker == 0x01
         if marker == 0xD9:
             yield b"\xff\xd9"
             return
@@ -42,16 +42,16 @@ def strip_jpeg(data: Data) -> Iterator[bytes]:
             continue
         length = int.from_bytes(data[start : start + 2], "big")
         if length < 2 or marker == 0xD8:
-            raise InvalidMedia("the jpeg has a part without a length")
-        at, in_scan = start + length, marker == 0xDA
-        if (kept := _jpeg_part(marker, data[start + 2 : at])) is not None:
-            yield b"\xff" + bytes([marker]) + (len(kept) + 2).to_bytes(2, "big") + kept
+            raise InvalidMedia("the jpeg has a segment without a length")
+        offset, in_scan = start + length, marker == 0xDA
+        if (content := _strip_jpeg_segment(marker, data[start + 2 : offset])) is not None:
+            yield b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
     raise InvalidMedia("the jpeg has no end")
 
 
-def _jpeg_part(marker: int, content: bytes) -> bytes | None:
+def _strip_jpeg_segment(marker: int, content: bytes) -> bytes | None:
     if marker == 0xE0 and content.startswith(b"JFIF\x00") and len(content) >= 14:
-        return content[:12] + b"\x00\x00"  # version and density; behind them a preview of another picture may stand
+        return content[:12] + b"\x00\x00"  # version and density; a preview image may follow
     if marker == 0xE2:
         return content if content.startswith(b"ICC_PROFILE\x00") else None
     if marker == 0xEE:
@@ -60,67 +60,71 @@ def _jpeg_part(marker: int, content: bytes) -> bytes | None:
 
 
 def strip_png(data: Data) -> Iterator[bytes]:
-    """Pass on pixels, palette, colour, density and frames, up to the end chunk."""
+    """Yield pixels, palette, colour, density and frames, up to the end chunk."""
     yield data[:8]
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
+    offset = 8
+    while offset + 12 <= len(data):
+        end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
+        kind = data[offset + 4 : offset + 8]
         if kind in _PNG_KEPT:
-            yield data[at:end]
+            yield data[offset:end]
         if kind == b"IEND":
             return
-        at = end
+        offset = end
     raise InvalidMedia("the png has no end")
 
 
 def strip_gif(data: Data) -> Iterator[bytes]:
-    """Pass on pictures, their timing, and how often they repeat; comments and programs' own blocks stay behind."""
-    at = 13 + gif_color_table_bytes(data[10])
-    yield data[:at]
-    while at < len(data):
-        block, start = data[at], at
+    """Yield frames, their timing and the loop count, without comments and application blocks."""
+    offset = 13 + gif_color_table_bytes(data[10])
+    yield data[:offset]
+    while offset < len(data):
+        block, start = data[offset], offset
         if block == 0x3B:
             yield b"\x3b"
             return
-        is_picture = block == 0x2C
-        if block not in (0x2C, 0x21) or (is_picture and at + 9 >= len(data)):
+        is_frame = block == 0x2C
+        if block not in (0x2C, 0x21) or (is_frame and offset + 9 >= len(data)):
             break
-        at = skip_gif_sub_blocks(data, at + 11 + gif_color_table_bytes(data[at + 9]) if is_picture else at + 2)
-        if is_picture or data[start + 1] == _GIF_CONTROL or data[start + 2 : start + 14] in _GIF_LOOPS:
-            yield data[start:at]
+        offset = skip_gif_sub_blocks(
+            data, offset + 11 + gif_color_table_bytes(data[offset + 9]) if is_frame else offset + 2
+        )
+        if is_frame or data[start + 1] == _GIF_CONTROL or data[start + 2 : start + 14] in _GIF_LOOPS:
+            yield data[start:offset]
     raise InvalidMedia("the gif has no end")
 
 
 def strip_webp(data: Data) -> Iterator[bytes]:
-    """Pass on picture data, transparency, animation and colour profile."""
+    """Yield image data, transparency, animation and colour profile."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    parts = [part for part in (_webp_part(kind, content) for kind, content in _chunks(data, 12, end)) if part]
+    parts = [
+        part for part in (_strip_webp_chunk(kind, content) for kind, content in _iterate_chunks(data, 12, end)) if part
+    ]
     yield b"RIFF" + (4 + sum(map(len, parts))).to_bytes(4, "little") + b"WEBP"
     yield from parts
 
 
-def _webp_part(kind: bytes, content: bytes) -> bytes | None:
+def _strip_webp_chunk(kind: bytes, content: bytes) -> bytes | None:
     if kind not in _WEBP_KEPT:
         return None
     if kind == b"VP8X":
         content = bytes([content[0] & ~_WEBP_EXIF_XMP]) + content[1:]
     if kind == b"ANMF":
-        inside = [_chunk(k, c) for k, c in _chunks(content, 16, len(content)) if k in _WEBP_FRAME_KEPT]
-        content = content[:16] + b"".join(inside)
-    return _chunk(kind, content)
+        chunks = [_build_chunk(k, c) for k, c in _iterate_chunks(content, 16, len(content)) if k in _WEBP_FRAME_KEPT]
+        content = content[:16] + b"".join(chunks)
+    return _build_chunk(kind, content)
 
 
-def _chunks(data: Data, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    while at + 8 <= end:
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        if at + 8 + size > end:
-            raise InvalidMedia("the webp has a part that is longer than the file")
-        yield data[at : at + 4], data[at + 8 : at + 8 + size]
-        at += 8 + size + size % 2
+def _iterate_chunks(data: Data, offset: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    while offset + 8 <= end:
+        size = int.from_bytes(data[offset + 4 : offset + 8], "little")
+        if offset + 8 + size > end:
+            raise InvalidMedia("the webp has a chunk that is longer than the file")
+        yield data[offset : offset + 4], data[offset + 8 : offset + 8 + size]
+        offset += 8 + size + size % 2
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def _build_chunk(kind: bytes, content: bytes) -> bytes:
     return kind + len(content).to_bytes(4, "little") + content + b"\x00" * (len(content) % 2)
 
 

@@ -1,9 +1,9 @@
 """
-Videos without what they say of their making: parts that hold metadata are blanked where they stand.
+Removal of metadata from videos: boxes and elements with metadata are overwritten in place.
 
-Every part keeps its length, so that no index changes: an MP4's box becomes `free`, a WebM's element `Void`, both filled
-with zeros. What is not known to be needed is blanked. Tracks that are neither picture nor sound are refused: cameras
-write the place into them, sample by sample. The streams themselves are not looked into.
+Every part keeps its length, so that no index changes: an MP4 box becomes `free`, a WebM element `Void`, filled with
+zeros. Parts that are not known to be needed are overwritten. Tracks other than video and audio are refused: cameras
+record the location in them. The content of the streams is not examined.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from media.webm import Element
 from moorage.errors import InvalidMedia
 
 _ZEROS: Final = bytes(1 << 16)
-# Of each box that is entered, the boxes that stay. What holds location (udta, meta, uuid, loci) is in none.
+# Boxes that remain, by parent. Those with the location (udta, meta, uuid, loci) are not listed.
 _KEPT: Final[dict[bytes, frozenset[bytes]]] = {
     b"": frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"prft", b"pdin"}),
     b"moov": frozenset({b"mvhd", b"trak", b"mvex", b"iods", b"pssh"}),
@@ -35,119 +35,119 @@ _EBML, _SEEK_HEAD, _CLUSTER, _CUES, _VOID = 0x1A45DFA3, 0x114D9B74, 0x1F43B675, 
 _IN_SEGMENT: Final = frozenset({_SEEK_HEAD, _INFO, _TRACK_LIST, _CLUSTER, _CUES})
 _SCALE, _DURATION, _MUXER, _WRITER = 0x2AD7B1, 0x4489, 0x4D80, 0x5741
 _IN_INFO: Final = frozenset({_SCALE, _DURATION, _MUXER, _WRITER})
-_IN_CLUSTER: Final = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF})  # of one whose size is unknown
-_SHOWN: Final = frozenset({1, 2})  # picture, sound
+_IN_CLUSTER: Final = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF})  # of unknown size
+_VIDEO_AND_AUDIO: Final = frozenset({1, 2})
 
 
 def strip_mp4(file: BinaryIO, size: int) -> None:
     """
-    Blank an MP4's metadata in place.
+    Overwrite the metadata of an MP4.
 
     Raises:
-        Invalid: it has a track that may tell the place, or its boxes do not fit.
+        InvalidMedia: a track that may contain the location, or malformed boxes.
     """
     try:
-        _mp4_inside(file, b"", 0, size)
+        _strip_boxes(file, b"", 0, size)
     except iso_bmff.BoxError as error:
-        raise InvalidMedia(f"the mp4 is not whole: {error}") from error
+        raise InvalidMedia(f"the mp4 is malformed: {error}") from error
 
 
-def _mp4_inside(file: BinaryIO, parent: bytes, start: int, end: int) -> None:
-    at = start
+def _strip_boxes(file: BinaryIO, parent: bytes, start: int, end: int) -> None:
+    offset = start
     for box in list(iso_bmff.iterate_boxes(file, start, end)):
         if box.type == b"mdia":
-            _check_track(file, box)
+            _check_mp4_track(file, box)
         if box.type not in _KEPT[parent]:
-            _overwrite(file, at + 4, b"free")
-            _blank(file, box.start, box.end)
+            _overwrite(file, offset + 4, b"free")
+            _write_zeros(file, box.start, box.end)
         elif box.type in _KEPT:
-            _mp4_inside(file, box.type, box.start, box.end)
-        at = box.end
+            _strip_boxes(file, box.type, box.start, box.end)
+        offset = box.end
 
 
-def _check_track(file: BinaryIO, media: Box) -> None:
+def _check_mp4_track(file: BinaryIO, media: Box) -> None:
     handler = iso_bmff.find_box(file, media, b"hdlr")
     kind = iso_bmff.read_bytes(file, handler.start + 8, 4) if handler else b""
     if kind not in _TRACKS:
-        told = kind.decode("latin-1") if kind.isalnum() else "unknown"
-        raise InvalidMedia(f"the mp4 has a track ({told}) that is neither picture nor sound: send it without")
+        name = kind.decode("latin-1") if kind.isalnum() else "unknown"
+        raise InvalidMedia(f"the mp4 has a track ({name}) that is neither video nor audio: remove it")
 
 
 def strip_webm(file: BinaryIO, size: int) -> None:
     """
-    Blank a WebM's tags, attachments, chapters, title and date in place.
+    Overwrite tags, attachments, chapters, title and date of a WebM.
 
     Raises:
-        Invalid: it has a track that is neither picture nor sound, or its elements do not fit.
+        InvalidMedia: a track other than video and audio, or malformed elements.
     """
     try:
-        for at, top in _elements(file, 0, size):
-            if top.id == _SEGMENT:
-                _segment(file, top.start, size if top.end is None else top.end)
-                if top.end is None:
-                    break  # it holds all that follows
-            elif top.id != _EBML and top.end is not None:
-                _void(file, at, top.end)
+        for offset, element in _list_elements(file, 0, size):
+            if element.id == _SEGMENT:
+                _strip_segment(file, element.start, size if element.end is None else element.end)
+                if element.end is None:
+                    break  # it extends to the end of the file
+            elif element.id != _EBML and element.end is not None:
+                _replace_by_void(file, offset, element.end)
     except ContainerError as error:
-        raise InvalidMedia(f"the webm is not whole: {error}") from error
+        raise InvalidMedia(f"the webm is malformed: {error}") from error
 
 
-def _segment(file: BinaryIO, start: int, end: int) -> None:
-    for at, element in _elements(file, start, end):
+def _strip_segment(file: BinaryIO, start: int, end: int) -> None:
+    for offset, element in _list_elements(file, start, end):
         if element.end is None or element.id in _IN_CLUSTER:
             continue
         if element.id not in _IN_SEGMENT:
-            _void(file, at, element.end)
+            _replace_by_void(file, offset, element.end)
         elif element.id == _INFO:
-            _info(file, element.start, element.end)
+            _strip_info(file, element.start, element.end)
         elif element.id == _TRACK_LIST:
-            _check_tracks(file, element.start, element.end)
+            _check_webm_tracks(file, element.start, element.end)
 
 
-def _info(file: BinaryIO, start: int, end: int) -> None:
-    for at, element in _elements(file, start, end):
+def _strip_info(file: BinaryIO, start: int, end: int) -> None:
+    for offset, element in _list_elements(file, start, end):
         if element.id not in _IN_INFO and element.end is not None:
-            _void(file, at, element.end)
+            _replace_by_void(file, offset, element.end)
 
 
-def _check_tracks(file: BinaryIO, start: int, end: int) -> None:
-    tracks = [track for _, track in _elements(file, start, end) if track.id == _TRACK]
-    for field in (field for track in tracks for _, field in _elements(file, track.start, track.end or track.start)):
+def _check_webm_tracks(file: BinaryIO, start: int, end: int) -> None:
+    tracks = [track for _, track in _list_elements(file, start, end) if track.id == _TRACK]
+    for field in (
+        field for track in tracks for _, field in _list_elements(file, track.start, track.end or track.start)
+    ):
         if field.id == _TRACK_TYPE and field.end is not None:
             kind = int.from_bytes(iso_bmff.read_bytes(file, field.start, min(8, field.end - field.start)), "big")
-            if kind not in _SHOWN:
-                raise InvalidMedia(
-                    f"the webm has a track (type {kind}) that is neither picture nor sound: send it without"
-                )
+            if kind not in _VIDEO_AND_AUDIO:
+                raise InvalidMedia(f"the webm has a track (type {kind}) that is neither video nor audio: remove it")
 
 
-def _elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Element]]:
-    """Return elements with where their headers stand; all are found before one is changed."""
-    at, found = start, []
+def _list_elements(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, Element]]:
+    """Return elements with the offsets of their headers; all are read before one is changed."""
+    offset, elements = start, []
     for element in webm.iterate_elements(file, start, end):
-        found.append((at, element))
-        at = element.start if element.end is None else element.end
-    return iter(found)
+        elements.append((offset, element))
+        offset = element.start if element.end is None else element.end
+    return iter(elements)
 
 
-def _void(file: BinaryIO, at: int, end: int) -> None:
-    """Make an element, header and all, one of nothing with the same length."""
-    whole = end - at
-    width = 8 if whole >= 9 else 1
-    rest = whole - 1 - width
-    _overwrite(file, at, bytes([_VOID]) + (rest | 1 << 7 * width).to_bytes(width, "big"))
-    _blank(file, at + 1 + width, end)
+def _replace_by_void(file: BinaryIO, offset: int, end: int) -> None:
+    """Replace an element including its header by a Void element of the same length."""
+    length = end - offset
+    width = 8 if length >= 9 else 1
+    rest = length - 1 - width
+    _overwrite(file, offset, bytes([_VOID]) + (rest | 1 << 7 * width).to_bytes(width, "big"))
+    _write_zeros(file, offset + 1 + width, end)
 
 
-def _overwrite(file: BinaryIO, at: int, data: bytes) -> None:
-    file.seek(at)
+def _overwrite(file: BinaryIO, offset: int, data: bytes) -> None:
+    file.seek(offset)
     file.write(data)
 
 
-def _blank(file: BinaryIO, start: int, end: int) -> None:
+def _write_zeros(file: BinaryIO, start: int, end: int) -> None:
     file.seek(start)
-    for at in range(start, end, len(_ZEROS)):
-        file.write(_ZEROS[: end - at])
+    for offset in range(start, end, len(_ZEROS)):
+        file.write(_ZEROS[: end - offset])
 
 
 STRIP_BY_FORMAT: Final[dict[str, Callable[[BinaryIO, int], None]]] = {"mp4": strip_mp4, "webm": strip_webm}

@@ -1,4 +1,4 @@
-"""Whether a file is a whole picture or video of an accepted format, and what it is."""
+"""Validation of a file: a complete image or video of an accepted format within the limits."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from moorage.text import to_storable
 
 @dataclass(frozen=True, slots=True)
 class ValidatedFile:
-    """A file that may be kept. Only a video may lack the thumbnail; `thumb_missing` then says why."""
+    """Only a video may lack the thumbnail; `thumb_missing` states the reason."""
 
     media: Media
     thumb: Thumbnail | None
@@ -23,17 +23,17 @@ class ValidatedFile:
 
 def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
-    Decode a picture to its end, or walk a video's container to its end, and make the thumbnail. The file is at 0 after.
+    Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
 
     Raises:
-        Invalid: the bytes are something else, cut, broken, or over a limit; the facts say what was measured.
+        InvalidMedia: another format, truncated, malformed, or over a limit; the facts have the measurements.
         DiskFull: the temporary folder failed.
     """
-    head = _head(fetched)
+    head = _read_head(fetched)
     kind = sniff.detect_format(head)
     if kind is None:
         raise InvalidMedia(
-            f"{sniff.describe_unknown_format(head)} instead of a picture or video",
+            f"{sniff.describe_unknown_format(head)} instead of an image or video",
             facts={
                 "bytes": fetched.size_bytes,
                 "declared_type": to_storable(fetched.declared_type or "", 200) or None,
@@ -41,12 +41,12 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
             },
         )
     try:
-        return _examine(fetched, kind, limits)
+        return _validate(fetched, kind, limits)
     finally:
         fetched.file.seek(0)
 
 
-def _head(fetched: FetchedFile) -> bytes:
+def _read_head(fetched: FetchedFile) -> bytes:
     try:
         fetched.file.seek(0, os.SEEK_SET)
         return fetched.file.read(sniff.HEAD_BYTES)
@@ -54,7 +54,7 @@ def _head(fetched: FetchedFile) -> bytes:
         raise DiskFull(f"reading the temporary file: {error}", facts={"errno": error.errno}) from error
 
 
-def _examine(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
+def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
     if fetched.size_bytes > cap:
         raise InvalidMedia(
@@ -64,15 +64,15 @@ def _examine(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> Validate
     if kind.media == "image":
         media, thumbnail = images.validate_image(fetched, kind, limits)
         return ValidatedFile(media, thumbnail, None)
-    return _video(fetched, kind, limits)
+    return _validate_video(fetched, kind, limits)
 
 
-def _video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
+def _validate_video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     try:
         facts = video.parse_container(fetched.file, fetched.size_bytes, kind)
     except ContainerError as error:
         raise InvalidMedia(
-            f"the {kind.name} is not whole: {error}",
+            f"the {kind.name} is malformed: {error}",
             facts={"format": kind.name, "bytes": fetched.size_bytes, "container": to_storable(str(error), 500)},
         ) from error
     media = Media(

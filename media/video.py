@@ -1,4 +1,4 @@
-"""Videos: a check of the container, and a poster from a decoder in a process of its own."""
+"""Validation of videos: the container is parsed here, a poster is decoded in a separate process."""
 
 import importlib.util
 import os
@@ -18,20 +18,18 @@ from moorage.errors import DiskFull
 from moorage.model import Thumbnail
 
 _DEMUXERS: Final = {"mp4": "mov", "webm": "matroska"}
-_PASSED_ON: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # the decoder sees no credentials
-_ADDED_SECONDS: Final = 2.0
+_INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # no credentials
+_EXTRA_SECONDS: Final = 2.0
 
 
 class PosterError(Exception):
-    """No poster could be made; the message says why. The video is kept all the same."""
+    """No poster was created; the message states the reason. The video is kept without it."""
 
 
 def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
     """
-    Return what the container says.
-
     Raises:
-        ContainerError: it is cut, broken, or holds no video.
+        ContainerError: it is truncated, malformed, or has no video track.
     """
     return mp4.parse_mp4(file, size) if kind.name == "mp4" else webm.parse_webm(file, size)
 
@@ -41,23 +39,25 @@ def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnai
     Return the first frame as a thumbnail.
 
     Raises:
-        PosterError: the `video` extra is not installed, or the decoder failed, crashed or ran into its limits.
+        PosterError: the extra `video` is not installed, or the decoder failed, crashed or exceeded its limits.
     """
     if importlib.util.find_spec("av") is None:
         raise PosterError("no video decoder is installed (the extra `video`)")
-    with _output() as out:
-        status = _run(file, out, kind, limits)
+    with _open_temporary_file() as out:
+        status = _run_decoder(file, out, kind, limits)
         out.seek(0)
         if status == poster_process.FAILED:
             raise PosterError(out.read(500).decode("utf-8", "replace"))
         if status:
             raise PosterError(
-                f"the decoder died of signal {-status}" if status < 0 else f"the decoder ended with {status}"
+                f"the decoder was killed by signal {-status}"
+                if status < 0
+                else f"the decoder exited with status {status}"
             )
-        return _thumbnail(out, limits)
+        return _render_thumbnail(out, limits)
 
 
-def _run(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int:
+def _run_decoder(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int:
     numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
     command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.name]]
     try:
@@ -66,25 +66,25 @@ def _run(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int
             stdin=file,
             stdout=out,
             stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            timeout=limits.poster_seconds + _ADDED_SECONDS,
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            timeout=limits.poster_seconds + _EXTRA_SECONDS,
             check=False,
         ).returncode
     except subprocess.TimeoutExpired as error:
         raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s") from error
-    except OSError as error:  # no memory or no process left
+    except OSError as error:  # out of memory or processes
         raise PosterError(f"the decoder did not start: {error}") from error
 
 
-def _thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
+def _render_thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
     try:
         with Image.open(out, formats=["PNG"]) as image:
             return thumbnails.render_thumbnail(image, limits)
     except (*thumbnails.METADATA_ERRORS, Image.DecompressionBombError) as error:
-        raise PosterError(f"the decoder gave no picture: {error}") from error
+        raise PosterError(f"the decoder returned no image: {error}") from error
 
 
-def _output() -> BinaryIO:
+def _open_temporary_file() -> BinaryIO:
     try:
         return tempfile.TemporaryFile()
     except OSError as error:

@@ -1,3 +1,3 @@
-"""The ground of moorage: settings, errors, model, lifecycle, logs and metrics. Nothing here talks to a server."""
+"""Base package: settings, errors, model, lifecycle, logs and metrics. Connects to no server."""
 
 VERSION = "0.1.0"

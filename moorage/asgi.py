@@ -1,4 +1,4 @@
-"""An ASGI application that is made when its server starts it, not when it is imported: settings are read then."""
+"""An ASGI application that is built when its server starts, not when its module is imported."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,14 +13,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class LazyApp:
-    """The application of this process."""
+    """An ASGI application built from the settings at lifespan startup."""
 
     def __init__(self, build_app: Callable[[], App]) -> None:
         self._make = build_app
         self._app: App | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the process; a wrong setting ends the start."""
+        """Serve one request or the lifespan; a ConfigError fails the startup."""
         if scope["type"] == "lifespan":
             try:
                 self._app = self._make()
@@ -29,5 +29,5 @@ class LazyApp:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
         if self._app is None:
-            raise RuntimeError("the server did not start the lifespan: run it with --interface asgi")
+            raise RuntimeError("lifespan was not started: run the server with --interface asgi")
         await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Errors, typed by what the caller does next; the categories are those that rows and dead letters carry."""
+"""Errors, typed by what the caller does next. Rows and dead letters carry their categories."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -22,14 +22,14 @@ Category = Literal[
 
 class MoorageError(Exception):
     """
-    Base of every error raised on purpose.
+    Base class of all moorage errors.
 
     Attributes:
-        category: what the row and the dead letter are filed under.
-        ours: our own storage, database or disk failed; such failures do not count toward the error limit.
-        event_kind: what the event of a retry after it is filed under.
-        retryable: whether a later replay of the dead letter could succeed.
-        facts: what was measured (sizes, limits, statuses), kept with the dead letter as JSON.
+        category: stored with the row and the dead letter.
+        is_internal: our own storage, database or disk failed; does not count toward the error limit.
+        event_kind: `events.kind` of a retry after this error.
+        retryable: a later replay of the dead letter may succeed.
+        facts: measurements (sizes, limits, statuses), stored with the dead letter as JSON.
     """
 
     category: Category = "INTERNAL"
@@ -43,7 +43,7 @@ class MoorageError(Exception):
 
 
 class Transient(MoorageError):
-    """May work later: try again, `retry_after` seconds on at least."""
+    """May succeed later: retry after at least `retry_after` seconds."""
 
     retryable = True
 
@@ -55,11 +55,11 @@ class Transient(MoorageError):
 
 
 class Permanent(MoorageError):
-    """Will never work: dead-letter now."""
+    """Cannot succeed: dead-letter immediately."""
 
 
 class Refused(MoorageError):
-    """The request is not accepted: answer `status` (4xx), keep nothing."""
+    """The request is rejected: return `status` (4xx), store nothing."""
 
     def __init__(self, message: str, *, status: int = 400, facts: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, facts=facts)
@@ -67,11 +67,11 @@ class Refused(MoorageError):
 
 
 class LeaseLost(MoorageError):
-    """Another worker owns this row, or nobody does any more: stop quietly, write nothing."""
+    """This worker no longer holds the lease of the row: stop and write nothing."""
 
 
 class StepInterrupted(MoorageError):
-    """The worker is stopping and this work cannot end in time: give the row back, its attempt not counted."""
+    """The worker is shutting down and the step cannot end in time: release the row, do not count the attempt."""
 
     event_kind: EventKind = "worker_stopping"
 
@@ -80,30 +80,30 @@ class StepInterrupted(MoorageError):
 
 
 class BadSignature(Refused):
-    """The delivery is not signed by any of the provider's live secrets, or its time stamp is stale."""
+    """No current secret or key of the provider matches the signature, or its time stamp is stale."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=401)
 
 
 class KeysStale(Transient):
-    """The keys that judge a delivery must be fetched first: fetch them and verify again, or ask for it once more."""
+    """The public keys must be fetched before the signature can be verified."""
 
     category: Category = "PROVIDER_FAILED"
 
 
 class MalformedPayload(Permanent):
-    """A correctly signed body that cannot be understood as the provider's dialect."""
+    """A signed body or a provider's response that does not have the documented format."""
 
     category: Category = "VALIDATION_FAILED"
 
 
 class UnrelatedEvent(MoorageError):
-    """A correctly signed delivery about something that is no prediction: it is ignored, with this reason."""
+    """A correctly signed delivery that is not about a prediction: it is ignored."""
 
 
 class UnknownPrediction(Permanent):
-    """A delivery for a prediction that nobody registered in time."""
+    """A delivery for a prediction that was not registered in time."""
 
     category: Category = "UNKNOWN_PREDICTION"
     retryable = True
@@ -113,32 +113,32 @@ class UnknownPrediction(Permanent):
 
 
 class ProviderUnavailable(Transient):
-    """The provider's API did not answer, answered 429 or 5xx."""
+    """The provider's API did not respond, or returned 429 or 5xx."""
 
     category: Category = "PROVIDER_FAILED"
 
 
 class ProviderRefused(Permanent):
-    """The provider's API refused for good: bad token, no such prediction."""
+    """The provider's API rejected the request: invalid token, unknown prediction, invalid input."""
 
     category: Category = "PROVIDER_FAILED"
     retryable = True
 
 
 class NotSubmitted(ProviderUnavailable):
-    """A submission certainly made nothing (no connection, 503 before it was read): it may be sent again."""
+    """The submission certainly created no prediction (no connection, 425, 429): it may be repeated."""
 
 
 class ProviderBusy(NotSubmitted):
-    """The provider has enough of us for now (429): come again after `retry_after`; this costs no attempt."""
+    """The provider returned 429: resubmit after `retry_after`. Does not count as an error."""
 
 
 class SubmitUncertain(ProviderUnavailable):
-    """A submission was sent, and nobody knows what became of it: it must not be sent again while it can be found."""
+    """A submission was sent without a usable response: look the prediction up before submitting again."""
 
 
 class BillingRefused(ProviderRefused):
-    """The provider wants money first: no credit, quota spent. Asking again will not help, a person will."""
+    """No credit or quota at the provider: an operator must act."""
 
     category: Category = "BILLING_FAILED"
 
@@ -147,7 +147,7 @@ class BillingRefused(ProviderRefused):
 
 
 class DownloadInterrupted(Transient):
-    """The download broke: no connection, time-out, 429, 5xx, a body shorter than announced."""
+    """No connection, timeout, 408, 425, 429, 5xx, or a body shorter than announced."""
 
     category: Category = "DOWNLOAD_FAILED"
 
@@ -164,14 +164,14 @@ class DownloadInterrupted(Transient):
 
 
 class OutputGone(Permanent):
-    """The provider answered 401, 403, 404 or 410: the file is deleted or the URL is dead. Ask once for a fresh URL."""
+    """The server returned 401, 403, 404 or 410: the file is deleted or its URL expired. Request a fresh URL once."""
 
     category: Category = "DOWNLOAD_FAILED"
     retryable = True
 
 
 class DownloadRefused(Permanent):
-    """We will not fetch this: address not public, host not allowed, too large, too many redirects, bad URL."""
+    """The download is not allowed: private address, unlisted host, file too large, too many redirects, bad URL."""
 
     category: Category = "DOWNLOAD_FAILED"
 
@@ -180,72 +180,71 @@ class DownloadRefused(Permanent):
 
 
 class InvalidMedia(Permanent):
-    """The bytes are not a whole picture or video of an accepted format within the limits."""
+    """The file is not a complete image or video of an accepted format within the limits."""
 
     category: Category = "VALIDATION_FAILED"
 
 
-# --- webhooks out ---------------------------------------------------------------------------------------------
+# --- notifications --------------------------------------------------------------------------------------------
 
 
 class NotificationFailed(Transient):
-    """The application did not take a notification: no answer in time, or one that is not 2xx."""
+    """The application did not return 2xx to a notification in time."""
 
     category: Category = "NOTIFY_FAILED"
 
 
 class NotificationRefused(Permanent):
-    """The application wants no more of a notification (410), or there is nobody to send it to."""
+    """The application returned 410, or MOORAGE_NOTIFY_URL is not set."""
 
     category: Category = "NOTIFY_FAILED"
     retryable = True
 
 
-# --- our own servers ------------------------------------------------------------------------------------------
+# --- own servers ----------------------------------------------------------------------------------------------
 
 
 class StorageUnavailable(Transient):
-    """Our object storage did not take or give an object now."""
+    """The object store did not respond, or returned 5xx or SlowDown."""
 
     category: Category = "STORAGE_FAILED"
     event_kind: EventKind = "storage_failed"
-    ours = True
+    is_internal = True
 
 
 class StorageRefused(Transient):
     """
-    Our object storage says no: a permission, a bucket that is missing, a wrong key.
+    The object store rejected the request: missing permission or bucket, wrong key.
 
-    It is ours to mend, so no file is given up for it: credentials that were wrong for a minute must not make a dead
-    letter of everything that was due.
+    Transient, because an operator can correct it: wrong credentials must not dead-letter every file that is due.
     """
 
     category: Category = "STORAGE_FAILED"
     event_kind: EventKind = "storage_failed"
-    ours = True
+    is_internal = True
 
 
 class ObjectRefused(Permanent):
-    """Our object storage will never take this object: it is larger than the store's limit."""
+    """The object is larger than the store accepts."""
 
     category: Category = "STORAGE_FAILED"
     retryable = True
 
 
 class DatabaseUnavailable(Transient):
-    """PostgreSQL did not answer."""
+    """PostgreSQL did not respond."""
 
     category: Category = "DATABASE_FAILED"
     is_internal = True
 
 
 class DiskFull(Transient):
-    """The temporary folder is full or broken."""
+    """The temporary folder is full or not writable."""
 
     category: Category = "STORAGE_FAILED"
     event_kind: EventKind = "disk_failed"
-    ours = True
+    is_internal = True
 
 
 class ConfigError(MoorageError):
-    """A setting or the state of a server refuses the start; the message says what to write or do."""
+    """A setting or the state of a server prevents the start; the message states the remedy."""

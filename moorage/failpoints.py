@@ -1,10 +1,10 @@
 """
-Named crash points, off unless the environment names one.
+Named crash points for tests, disabled unless MOORAGE_FAILPOINT is set.
 
-`MOORAGE_FAILPOINT=keep.after_upload` kills the process with SIGKILL when it gets there. `NAME:once=PATH` does it only
-for the process that creates the file PATH, so that the retry survives; `NAME:raise` raises instead of killing.
-`@FOLDER` kills whoever gets to a point that a file in FOLDER is named for, and removes the file: so points are armed,
-each for one crash, while the processes run.
+`NAME` kills the process with SIGKILL when it reaches the point `NAME`. `NAME:once=PATH` kills only the process that
+creates the file PATH, so that the retry survives. `NAME:raise` raises RuntimeError instead. `@FOLDER` kills the process
+that reaches a point with a file of that name in FOLDER, and removes the file: this arms a point for one crash while the
+processes run.
 """
 
 import os
@@ -18,7 +18,6 @@ _FOLDER: Final = _SPEC.removeprefix("@") if _SPEC.startswith("@") else None
 
 
 def failpoint(name: str) -> None:
-    """Do nothing, unless the environment asks for a crash just here."""
     if not _SPEC:
         return
     if _FOLDER is not None:
@@ -29,7 +28,7 @@ def failpoint(name: str) -> None:
 
 def _crash_if_armed(file: Path) -> None:
     try:
-        file.unlink()  # one process alone removes it
+        file.unlink()  # only one process succeeds
     except FileNotFoundError:
         return
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""UUIDv7 ids: sortable by the time they were made. Python 3.11 to 3.13 have no `uuid.uuid7`."""
+"""UUIDv7 ids, ordered by creation time. Python 3.11 to 3.13 have no `uuid.uuid7`."""
 
 import secrets
 import time
@@ -6,7 +6,7 @@ from uuid import UUID
 
 
 def uuid7(now_ms: int | None = None) -> UUID:
-    """Return a new UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits."""
+    """Return a new UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, 74 random bits."""
     value = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) & (2**48 - 1)
     value = value << 80 | secrets.randbits(80)
     value = value & ~(0xF << 76) | 7 << 76  # version

@@ -1,8 +1,4 @@
-"""
-What to do, decided by pure functions that return values. Time, chance and settings come in as arguments.
-
-The state changes that there are stand in moorage/transitions.py.
-"""
+"""Decisions as values: pure functions. Time, randomness and settings are arguments."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,36 +7,29 @@ from typing import Literal
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.model import JobState, PredictionState
 from moorage.provider_types import PredictionReport
-from moorage.transitions import EDGES as EDGES
-from moorage.transitions import TERMINAL_JOB as TERMINAL_JOB
-from moorage.transitions import TERMINAL_PREDICTION as TERMINAL_PREDICTION
-from moorage.transitions import EventKind
+from moorage.transitions import TERMINAL_PREDICTION_STATES, EventKind
 
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long and how often to try."""
-
     max_errors: int = 12
     wait_base_seconds: float = 2.0
     wait_cap_seconds: float = 300.0
-    internal_wait_seconds: float = 5.0  # our own storage, database or disk was away
+    internal_wait_seconds: float = 5.0  # own storage, database or disk unavailable
     expiry_margin: timedelta = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """What the decision needs to know of the row that failed."""
-
-    errors: int  # failures written back before this one
+    errors: int  # recorded failures before this one
     expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try again at a time; `counted` says whether the failure counts toward the limit."""
+    """Retry at `run_at`; an uncounted failure does not count toward the error limit."""
 
     run_at: datetime
     reason: str
@@ -50,7 +39,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterDecision:
-    """Write a dead letter."""
+    """Give the row up and write a dead letter."""
 
     category: Category
     error: str
@@ -61,16 +50,14 @@ class DeadLetterDecision:
 
 def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.0) -> float:
     """
-    Return how long to wait before the next attempt, in seconds.
+    Return the delay before the next attempt, in seconds.
 
-    "Full jitter": a share of min(cap, base * 2**attempt).
+    Full jitter: a random fraction of min(cap, base * 2**attempt).
     Source: M. Brooker, "Exponential Backoff and Jitter", 2015.
 
     Args:
-        attempt: attempts already made, from 1.
-        jitter: the share, drawn evenly from [0, 1).
-        base: seconds.
-        cap: seconds.
+        attempt: number of completed attempts, from 1.
+        jitter: the fraction, uniform in [0, 1).
     """
     return jitter * min(cap, base * 2.0 ** min(attempt, 30))  # 2.0**1024 overflows
 
@@ -78,82 +65,81 @@ def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.
 def decide_after_failure(
     error: MoorageError, ctx: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy
 ) -> Retry | DeadLetterDecision:
-    """Decide what follows a failure; our own outages count against the URL's life only."""
+    """Return the action after a failure. Internal outages are limited by the URL's expiry only."""
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):
         return DeadLetterDecision(error.category, name, reason, error.retryable)
     if not error.is_internal and ctx.errors + 1 >= policy.max_errors:
-        return DeadLetterDecision(
-            error.category, name, f"{reason} (given up after {ctx.errors + 1} errors)", retryable=True
-        )
-    last = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
-    if last is not None and now >= last:
+        reason = f"{reason} (given up after {ctx.errors + 1} errors)"
+        return DeadLetterDecision(error.category, name, reason, retryable=True)
+    last_run_at = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
+    if last_run_at is not None and now >= last_run_at:
         reason = f"{reason}; the source expired before it could be kept"
         return DeadLetterDecision(error.category, name, reason, retryable=False, source_expired=True)
     if error.is_internal:
         wait = policy.internal_wait_seconds * (0.5 + jitter)
     else:
         wait = backoff(ctx.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
-    asked = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
-    at = now + timedelta(seconds=max(wait, asked))
-    return Retry(
-        run_at=min(at, last) if last else at, reason=reason, is_counted=not error.is_internal, kind=error.event_kind
-    )
+    requested = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
+    run_at = now + timedelta(seconds=max(wait, requested))
+    if last_run_at is not None:
+        run_at = min(run_at, last_run_at)
+    return Retry(run_at, reason, is_counted=not error.is_internal, kind=error.event_kind)
 
 
-# --- what a provider's answer does ------------------------------------------------------------------------------
+# --- provider reports -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionContext:
-    """What the decision on a report needs to know, read under the job lock."""
+    """The state that decides the effect of a report, read under the job lock."""
 
     prediction_state: PredictionState
     is_chosen: bool
     job_state: JobState
     has_render: bool
-    can_poll: bool = True  # the provider has a status endpoint, and we the token for it
-    has_placeholder: bool = False  # what the job has chosen is its placeholder, and nobody has deleted that
+    can_poll: bool = True
+    has_placeholder: bool = False  # the chosen prediction is a placeholder that is not deleted
 
 
 @dataclass(frozen=True, slots=True)
 class IgnoreReport:
-    """Record it; it changes nothing."""
+    """Record the report without effect."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecordStatus:
-    """Still running: remember the provider's word."""
+    """Not ended yet: store the provider's status."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollNow:
-    """It ended, and the answer says no more than that: ask for the whole one at once."""
+    """The prediction ended, but the report has no result: poll for it at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoosePrediction:
-    """The first terminal success of a job: its outputs are the job's. `reopens` when the job had ended without any."""
+    """The first success of a job: its outputs become the job's. `reopens_job`: the job had ended without files."""
 
     reopens_job: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshUrls:
-    """A later answer of the chosen prediction: only fresh URLs and expiries of paths already known are taken."""
+    """A later report of the chosen prediction: update URLs and expiry of known paths only."""
 
 
 @dataclass(frozen=True, slots=True)
 class LateSuccess:
-    """A success that another prediction of the job was faster than."""
+    """A success after another prediction of the job was chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndPrediction:
-    """The prediction ended without files; `closes_job` unless something else is still to be awaited."""
+    """The prediction ended without files."""
 
     state: PredictionState
     category: Category
@@ -164,8 +150,8 @@ ReportDecision = IgnoreReport | RecordStatus | PollNow | ChoosePrediction | Refr
 
 
 def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
-    """Decide what a webhook or poll answer does; a prediction's status only moves forward."""
-    if ctx.prediction_state in TERMINAL_PREDICTION:
+    """Return the effect of a webhook or poll response. A prediction's status only moves forward."""
+    if ctx.prediction_state in TERMINAL_PREDICTION_STATES:
         return _on_report_after_end(report, ctx)
     if report.status in ("queued", "running", "unknown"):
         return RecordStatus()
@@ -174,19 +160,15 @@ def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecisio
     if report.status == "succeeded":
         return _on_success(report, ctx)
     if report.status == "cancelled":
-        return EndPrediction("cancelled", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}")
-    return EndPrediction(
-        "failed", "PROVIDER_FAILED", report.error or f"the provider says {report.raw_status}, without a reason"
-    )
+        return EndPrediction("cancelled", "PROVIDER_FAILED", report.error or f"provider status: {report.raw_status}")
+    reason = report.error or f"provider status: {report.raw_status}, without a reason"
+    return EndPrediction("failed", "PROVIDER_FAILED", reason)
 
 
 def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     if report.status == "succeeded" and ctx.prediction_state == "succeeded":
-        return (
-            RefreshUrls()
-            if ctx.is_chosen and report.outputs
-            else IgnoreReport("duplicate: the prediction had succeeded")
-        )
+        has_new_urls = ctx.is_chosen and report.outputs
+        return RefreshUrls() if has_new_urls else IgnoreReport("duplicate: the prediction had succeeded")
     if report.status == "succeeded" and ctx.prediction_state == "lost" and report.outputs:
         return _on_success(report, ctx)
     if report.status in ("queued", "running", "unknown"):
@@ -197,8 +179,8 @@ def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> Re
 def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
     if not report.outputs:
         if report.needs_fetch:
-            why = "the webhook tells of files without bringing them, and the provider cannot be asked for them"
-            return EndPrediction("lost", "PROVIDER_FAILED", f"{why}: {report.error}" if report.error else why)
+            reason = "the webhook reports files without listing them, and the provider cannot be polled"
+            return EndPrediction("lost", "PROVIDER_FAILED", f"{reason}: {report.error}" if report.error else reason)
         if report.data_removed:
             return EndPrediction("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
         return EndPrediction("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
@@ -217,11 +199,11 @@ def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecis
 @dataclass(frozen=True, slots=True)
 class OutputCounts:
     """
-    A job's outputs by state, counted in a statement of its own after the job was locked.
+    A job's outputs by state, counted in a separate statement after the job was locked.
 
     Args:
-        waiting: all of them; a placeholder may still be worked on when a late success is chosen.
-        kept, dead: files of the chosen prediction, a placeholder not counted.
+        waiting: of all predictions: a placeholder may be in flight when a late success is chosen.
+        kept, dead: of the chosen prediction, without placeholders.
         placeholders: kept placeholders.
     """
 
@@ -234,9 +216,9 @@ class OutputCounts:
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """
-    End the job: publish what was kept, or discard it.
+    End the job: publish or discard its kept outputs.
 
-    `failed` says that the chosen prediction brought nothing; what follows is `after_nothing`'s to decide.
+    `failed` means that the chosen prediction yields no files; `on_no_files` decides what follows.
     """
 
     state: JobState
@@ -246,10 +228,10 @@ class Settlement:
 
 def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool = False) -> Settlement | None:
     """
-    Decide whether and how a `keeping` job ends; None while an output is still waiting.
+    Return how a `keeping` job ends; None while an output is waiting.
 
     Args:
-        more: the chain has an entry to go on with, which comes before a placeholder that readers see already.
+        has_next_entry: the fallback chain continues; its next entry takes precedence over a published placeholder.
     """
     if counts.waiting:
         return None
@@ -262,18 +244,18 @@ def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool
     return Settlement("failed", publish=False, discard_kept=counts.kept > 0)
 
 
-# --- what follows a try that brought nothing --------------------------------------------------------------------
+# --- the fallback chain -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class FallbackState:
     """
-    What a job that has nothing can still hope for, read under its lock.
+    The options of a job without files, read under its lock.
 
     Args:
-        awaited: predictions that may still bring files within our time limit.
-        following: the entry of the chain that comes next; None: it was the last, or the deadline has passed.
-        placeholder: wanted, if there is none yet; kept; none: not asked for, or it could not be kept.
+        pending_predictions: predictions that may still yield files within their deadline.
+        next_entry: index in the fallback chain; None after the last one or after the job's deadline.
+        placeholder: wanted: requested and not stored yet; kept: stored; none: not requested, or it could not be stored.
     """
 
     pending_predictions: int
@@ -285,7 +267,7 @@ FallbackDecision = Literal["await", "entry", "placeholder", "show placeholder", 
 
 
 def on_no_files(state: FallbackState) -> FallbackDecision:
-    """Decide what follows when a prediction, or every file of the chosen one, came to nothing."""
+    """Return what follows when a prediction failed, or every file of the chosen one was given up."""
     if state.pending_predictions:
         return "await"
     if state.next_entry is not None:

@@ -20,19 +20,18 @@ class Logger:
         self._log = logging.getLogger(name)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Log what only a developer wants to know."""
         self._emit(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Log a change of state."""
+        """Log a state change."""
         self._emit(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log a failure that will be tried again."""
+        """Log a failure that will be retried."""
         self._emit(logging.WARNING, event, fields)
 
     def error(self, event: str, *, exc_info: bool = False, **fields: Any) -> None:
-        """Log what a person must act on."""
+        """Log a condition that an operator must handle."""
         self._emit(logging.ERROR, event, fields, exc_info=exc_info)
 
     def _emit(self, level: int, event: str, fields: dict[str, Any], exc_info: bool = False) -> None:
@@ -42,13 +41,12 @@ class Logger:
 
 
 def get_logger(name: str) -> Logger:
-    """Return the logger of a module."""
     return Logger(name)
 
 
 @contextlib.contextmanager
 def bind_fields(**fields: Any) -> Iterator[None]:
-    """Add the fields to every line logged inside, also those of libraries."""
+    """Add the fields to every line logged inside the block, including those of libraries."""
     token = _bound.set({**(_bound.get() or {}), **fields})
     try:
         yield
@@ -57,7 +55,7 @@ def bind_fields(**fields: Any) -> Iterator[None]:
 
 
 def redact_url(url: str) -> str:
-    """Return a URL as it may stand in a log: no query, no fragment, no user and password."""
+    """Return a URL without query, fragment, user and password."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -65,15 +63,14 @@ def redact_url(url: str) -> str:
     except ValueError:
         return "(unreadable URL)"
     if not host:
-        return f"{parts.scheme}:..."  # a data: URI is all body
+        return f"{parts.scheme}:..."  # a data: URI has no host
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: at, level, logger, event, then the fields."""
+    """One JSON object per line: at, level, logger, event, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
         line: dict[str, Any] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -87,33 +84,32 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A line for people: time, level, event, key=value."""
+    """One readable line: time, level, event, key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         fields = " ".join(f"{key}={_short(value)}" for key, value in _fields(record).items())
-        line = f"{at} {record.levelname[:4].lower()} {record.getMessage()} {fields}".rstrip()
+        line = f"{time} {record.levelname[:4].lower()} {record.getMessage()} {fields}".rstrip()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
 
 
 def configure_logging(level: str = "INFO", style: str = "console") -> None:
-    """Send every logger's lines to standard error in one shape ("json" or "console")."""
+    """Send the lines of all loggers to standard error as "json" or "console"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Libraries that tell at INFO what our own lines tell, each second or for each message.
+    # At INFO these libraries repeat our own lines, every second or for every message.
     for noisy in ("amqp", "asyncio", "boto3", "botocore", "celery", "kombu", "tornado", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    given = getattr(record, "fields", None)
-    return given if isinstance(given, dict) else dict(_bound.get() or {})
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else dict(_bound.get() or {})
 
 
 def _short(value: Any) -> str:

@@ -1,8 +1,8 @@
 """
-What the receiver counts, and gauges computed from PostgreSQL, as Prometheus text.
+Counters of this process and gauges computed from PostgreSQL, in Prometheus text format.
 
-Only what one process sees is counted in memory. Every state is computed at the scrape, so that it survives restarts and
-cannot be counted short by the number of processes.
+Only events that one process sees are counted in memory. State is computed at the scrape, so it survives restarts and
+does not depend on the number of processes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-# One more series a counter that nobody reads.
-disable_created_metrics()  # type: ignore[no-untyped-call]  # not typed there
+# Saves one unused series per counter.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # not typed
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 REGISTRY: Final = CollectorRegistry()
@@ -23,29 +23,29 @@ WEBHOOKS_RECORDED: Final = Counter(
     "moorage_webhooks_recorded_total", "Webhooks committed as a new delivery.", ["provider"], registry=REGISTRY
 )
 WEBHOOKS_KNOWN: Final = Counter(
-    "moorage_webhooks_known_total", "Webhooks whose delivery was there already.", ["provider"], registry=REGISTRY
+    "moorage_webhooks_known_total", "Webhooks that were recorded before.", ["provider"], registry=REGISTRY
 )
 WEBHOOKS_REFUSED: Final = Counter(
-    "moorage_webhooks_refused_total", "Webhooks answered 4xx, by what was wrong.", ["reason"], registry=REGISTRY
+    "moorage_webhooks_refused_total", "Webhooks refused with 4xx, by reason.", ["reason"], registry=REGISTRY
 )
 WEBHOOKS_UNAVAILABLE: Final = Counter(
-    "moorage_webhooks_unavailable_total", "Webhooks answered 503, by what was missing.", ["reason"], registry=REGISTRY
+    "moorage_webhooks_unavailable_total", "Webhooks refused with 503, by reason.", ["reason"], registry=REGISTRY
 )
 WEBHOOK_BYTES: Final = Counter(
-    "moorage_webhook_bytes_total", "Bytes of the bodies of recorded and known webhooks.", registry=REGISTRY
+    "moorage_webhook_bytes_total", "Body bytes of recorded and known webhooks.", registry=REGISTRY
 )
 WEBHOOK_SECONDS: Final = Histogram(
     "moorage_webhook_seconds",
-    "Time from the start of a POST to its answer.",
+    "Time from the start of a POST to its response.",
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0),
     registry=REGISTRY,
 )
 WAKES_SENT: Final = Counter(
-    "moorage_wakes_sent_total", "Wakes that this process gave to the broker.", registry=REGISTRY
+    "moorage_wakes_sent_total", "Wakes that this process sent to the broker.", registry=REGISTRY
 )
 WAKES_DROPPED: Final = Counter(
     "moorage_wakes_dropped_total",
-    "Wakes left to dispatch: the broker or the queue was full.",
+    "Wakes left to the dispatch sweep, by reason.",
     ["reason"],
     registry=REGISTRY,
 )
@@ -74,7 +74,7 @@ class _GaugeCollector(Collector):
 
 
 def render_metrics(gauges: Iterable[Gauge]) -> bytes:
-    """Return the process's counters and the given gauges in Prometheus' text format."""
-    computed = CollectorRegistry()
-    computed.register(_GaugeCollector(gauges))
-    return generate_latest(REGISTRY) + generate_latest(computed)
+    """Return the process's counters and the given gauges in Prometheus text format."""
+    registry = CollectorRegistry()
+    registry.register(_GaugeCollector(gauges))
+    return generate_latest(REGISTRY) + generate_latest(registry)

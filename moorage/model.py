@@ -1,4 +1,4 @@
-"""The words of moorage as types: states, rows, wishes, what passes between steps. Frozen dataclasses, no behaviour."""
+"""Rows and the values that steps exchange, as frozen dataclasses without behaviour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ PredictionState = Literal["planned", "submitting", "running", "abandoned", "succ
 OutputState = Literal["waiting", "discarding", "kept", "dead", "discarded"]
 SourceKind = Literal["url", "inline", "object"]
 SceneRef = str | int | float
-# submit and generate are one step: generate is that of providers which answer with the files, a minute later.
+# generate is the submit step of synchronous providers, which take minutes to respond.
 Step = Literal["ingest", "submit", "generate", "poll", "keep", "discard", "notify"]
 Queue = Literal["quick", "keep"]
 
@@ -23,7 +23,7 @@ MediaKind = Literal["image", "video"]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A worker's claim on one row. `attempt` and `crashes` are as they stand after the claim."""
+    """A worker's claim on one row. `attempt` and `crashes` include this claim."""
 
     table: WorkTable
     row_id: UUID
@@ -35,13 +35,13 @@ class Lease:
 
     @property
     def errors(self) -> int:
-        """Failures written back before this claim: attempts less crashes (this claim counts in both)."""
+        """Failures recorded before this claim: attempts minus crashes (this claim counts in both)."""
         return self.attempt - self.crashes
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One webhook request as it arrived."""
+    """One inbound webhook request as received."""
 
     id: UUID
     provider: str
@@ -52,12 +52,12 @@ class Delivery:
     external_id: str | None = None
     prediction_id: UUID | None = None
     unmatched_until: datetime | None = None
-    key_sha256: str | None = None  # of the key in the address it came to
+    key_sha256: str | None = None  # of the key in the URL of the request
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the application asked for."""
+    """What an application requested."""
 
     id: UUID
     owner: str
@@ -69,7 +69,7 @@ class Job:
     state: JobState
     deadline_at: datetime
     reopened: int
-    fallback_chain: list[dict[str, Any]] | None = None  # each as `Entry`
+    fallback_chain: list[dict[str, Any]] | None = None  # each as `FallbackEntry`
     placeholder: bool = False
     variants: int | None = None
 
@@ -97,7 +97,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file to keep."""
+    """One file that the chosen prediction produced."""
 
     id: UUID
     job_id: UUID
@@ -120,7 +120,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """A broker message: look at this row."""
+    """A broker message that names a row to process."""
 
     step: Step
     row_id: UUID
@@ -128,7 +128,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an application started at a provider, to be watched."""
+    """A prediction that the application submitted itself and registers with moorage."""
 
     provider: str
     external_id: str
@@ -147,17 +147,17 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class FallbackEntry:
-    """One entry of a job's chain: what to submit where, and how long to wait for it."""
+    """One model of a fallback chain, its input and its time limit."""
 
     provider: str
     model: str
-    input: Mapping[str, Any]  # as the model takes it, but for references to files of ours
+    input: Mapping[str, Any]  # as the model accepts it, except for references to stored files
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What an application asks moorage to have generated."""
+    """What an application requests from moorage."""
 
     owner: str
     kind: str
@@ -178,7 +178,7 @@ class JobRequest:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What moorage gave up on, and why."""
+    """A row that moorage gave up on, with the reason."""
 
     id: UUID
     subject: str
@@ -204,15 +204,15 @@ class FetchedFile:
     file: BinaryIO
     size_bytes: int
     sha256: str  # hex
-    declared_type: str | None = None  # Content-Type as the server said; never trusted
+    declared_type: str | None = None  # Content-Type of the response; never trusted
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
     """
-    What validation found out about a file.
+    The result of validation.
 
-    Sizes are upright (after EXIF orientation), in pixels. `notes` says which metadata was unreadable and cost nothing.
+    Width and height are those after EXIF orientation. `notes` lists unreadable metadata that was ignored.
     """
 
     media: MediaKind
@@ -228,18 +228,18 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A WebP picture that fits the thumbnail square."""
+    """A WebP image that fits the thumbnail square."""
 
     data: bytes = field(repr=False)
     sha256: str
     width_px: int
     height_px: int
-    color: str | None = None  # of the whole picture: "#8a7f70"
+    color: str | None = None  # mean colour of the image: "#8a7f70"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredOutput:
-    """The facts of a stored file, as they are recorded on its output."""
+    """The facts of a stored file, as recorded with its output."""
 
     media: Media
     bytes: int

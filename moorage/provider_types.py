@@ -1,4 +1,4 @@
-"""What moorage and a provider tell each other, as types: orders, verified deliveries, what became of a prediction."""
+"""Types of the provider interface: submissions, verified deliveries, prediction reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ PredictionStatus = Literal["queued", "running", "succeeded", "failed", "cancelle
 @dataclass(frozen=True, slots=True)
 class OutputFile:
     """
-    One file named in a provider's answer.
+    One file in a provider's response.
 
     Args:
-        path: where it stood, in document order of the raw text: "output", "output[2]", "output.images[0].url".
-        url: its address, or None for a `data:` URI.
+        path: its position in the JSON document: "output", "output[2]", "output.images[0].url".
+        url: None for a `data:` URI.
         data: the decoded bytes of a `data:` URI, or None.
-        problem: why it must not be fetched ("host evil.example is not allowed ..."), or None.
+        problem: the reason why it must not be downloaded ("host evil.example is not allowed ..."), or None.
     """
 
     path: str
@@ -30,10 +30,9 @@ class OutputFile:
 @dataclass(frozen=True, slots=True)
 class PredictionReport:
     """
-    What a provider's webhook or poll answer says of one prediction, in our words.
+    The status of one prediction, from a webhook or a poll.
 
-    `needs_fetch`: it tells of the end without its files or reasons; the whole answer is to be had by a poll. Never set
-    in what a poll itself brings.
+    `needs_fetch`: the report has neither files nor a reason; a poll returns them. Never set in the result of a poll.
     """
 
     external_id: str
@@ -43,30 +42,28 @@ class PredictionReport:
     error: str | None = None
     data_removed: bool = False
     completed_at: datetime | None = None
-    expires_at: datetime | None = None  # when the URLs die, where the answer says so
+    expires_at: datetime | None = None  # of the URLs, if the provider states it
     model: str | None = None
     needs_fetch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPrediction:
-    """One prediction in a provider's list of what it made: enough to tell whether it is known, and whose it is."""
+    """One prediction in a provider's list."""
 
     external_id: str
     raw_status: str
-    webhook: str | None = None  # where the provider was told to send it
+    webhook: str | None = None  # URL that the submission named
     model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitRequest:
     """
-    What a provider is asked to make.
-
     Args:
-        webhook_url: where it is to tell us, with the single-use key in its query.
-        input: as the model takes it; every reference to a file of ours is a signed URL by now.
-        seconds: how long its entry of the chain is waited for; a synchronous provider is not heard longer.
+        input: the model's input; references to stored files are replaced by signed URLs.
+        webhook_url: contains the single-use key in its query.
+        timeout_seconds: of its fallback entry; a synchronous provider must respond within it.
     """
 
     prediction_id: UUID
@@ -78,7 +75,7 @@ class SubmitRequest:
 
 @dataclass(frozen=True, slots=True)
 class SubmitResult:
-    """A provider took an order. `report`: it has answered with the files already (synchronous providers only)."""
+    """`report`: the result, from synchronous providers only."""
 
     external_id: str
     report: PredictionReport | None = None
@@ -86,6 +83,6 @@ class SubmitResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedDelivery:
-    """A delivery whose signature is right."""
+    """A delivery with a valid signature."""
 
-    webhook_id: str | None  # the dialect's id; None: use the digest of the body
+    webhook_id: str | None  # the sender's id; None: use the digest of the body

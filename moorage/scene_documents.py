@@ -1,4 +1,4 @@
-"""Where a file belongs in an application's document: pure functions over its scenes."""
+"""Placement of variants in an application's document: pure functions over its scenes."""
 
 import hashlib
 import json
@@ -10,48 +10,46 @@ from typing import Any, Final
 from moorage.model import SceneRef
 
 Document = dict[str, Any]
-MAX_DIGITS: Final = 4000
+_MAX_DIGITS: Final = 4000
 
 
 def find_scene_key(document: Mapping[str, Any], scene: SceneRef | None) -> str | None:
     """
-    Return the key of the one scene that a job's `scene` names, or None: unplaced.
+    Return the key of the scene that a job's `scene` refers to, or None if there is none.
 
-    Matched by `id` over all scenes, else by `index` as given over all, else by position from 1 among the scenes that
-    have neither. A number and its text are the same name ("3" and 3). Keys are "id:...", "index:..." or
-    "position:...".
+    `id` is compared first, over all scenes, then `index`, then the position from 1 among the scenes with neither. A
+    number and its text are equal ("3" and 3). Keys have the form "id:...", "index:..." or "position:...".
     """
-    return _key_among(_keys(get_scenes(document)), scene)
+    return _match_key(_all_keys(get_scenes(document)), scene)
 
 
 def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None]) -> list[str | None]:
-    """Return the scene key of each of a project's files."""
-    keys = _keys(get_scenes(document))
-    return [_key_among(keys, scene) for scene in names]
+    keys = _all_keys(get_scenes(document))
+    return [_match_key(keys, scene) for scene in names]
 
 
 def diff_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
     """
-    Return what `imageUrls` must become, by the position (from 0) of each scene where it differs.
+    Return the new `imageUrls` of each scene in which they differ, by its position from 0.
 
-    Only these are to be written: the rest of a document is the application's, whatever it holds.
+    Only these fields may be written: the rest of the document belongs to the application.
 
     Args:
-        urls: the addresses that stand in each scene, by its key.
+        urls: the URLs of each scene, by its key.
     """
     changed: dict[int, list[str]] = {}
-    done: set[str] = set()
+    used_keys: set[str] = set()
     scenes = get_scenes(document)
-    for position, (scene, names) in enumerate(zip(scenes, _names_of_each(scenes), strict=True)):
-        mine = [url for name in names if name not in done for url in urls.get(name, ())]
-        done.update(names)
-        if names and (mine or "imageUrls" in scene) and scene.get("imageUrls") != mine:
-            changed[position] = mine
+    for position, (scene, keys) in enumerate(zip(scenes, _keys_by_scene(scenes), strict=True)):
+        new_urls = [url for key in keys if key not in used_keys for url in urls.get(key, ())]
+        used_keys.update(keys)
+        if keys and (new_urls or "imageUrls" in scene) and scene.get("imageUrls") != new_urls:
+            changed[position] = new_urls
     return changed
 
 
 def replace_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> Document:
-    """Return the document with `imageUrls` of every scene as computed; all else is left as it is."""
+    """Return the document with the `imageUrls` of every scene updated."""
     changed = diff_image_urls(document, urls)
     if not changed:
         return dict(document)
@@ -64,17 +62,17 @@ def replace_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[
 
 def parse_document(text: str) -> Document:
     """
-    Return a document from its JSON text, for looking at: numbers beyond Python's own are read approximately.
+    Parse a document for reading: numbers outside Python's range are approximated.
 
-    jsonb takes integers and fractions of any length. Python refuses to read more than 4,300 digits and writes what is
-    beyond a float as Infinity, which is no JSON.
+    jsonb accepts integers and fractions of any length. Python refuses to parse more than 4,300 digits, and serializes a
+    number beyond a float as Infinity, which is not JSON.
     """
     document: Document = json.loads(text, parse_int=_integer, parse_float=_fraction)
     return document
 
 
 def _integer(digits: str) -> int | float | str:
-    return int(digits) if len(digits) <= MAX_DIGITS else _fraction(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS else _fraction(digits)
 
 
 def _fraction(digits: str) -> float | str:
@@ -83,81 +81,81 @@ def _fraction(digits: str) -> float | str:
 
 
 def get_scenes(document: Mapping[str, Any]) -> list[Any]:
-    """Return the document's scenes; a document without a list of them has none."""
+    """Return the list of scenes; empty if the document has none."""
     scenes = document.get("scenes")
     return scenes if isinstance(scenes, list) else []
 
 
-def find_scene_positions(document: Mapping[str, Any], wanted: str) -> list[int]:
-    """Return the positions, from 0, of the scenes whose `id` is a name, else of those whose `index` is it."""
-    return index_scene_positions(document).get(wanted, [])
+def find_scene_positions(document: Mapping[str, Any], name: str) -> list[int]:
+    """Return the positions, from 0, of the scenes with this `id`, else of those with this `index`."""
+    return index_scene_positions(document).get(name, [])
 
 
 def index_scene_positions(document: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return what `named` does for every name that a scene of the document has."""
+    """Return `find_scene_positions` of every name in the document."""
     scenes = [scene if isinstance(scene, Mapping) else {} for scene in get_scenes(document)]
-    made: dict[str, list[int]] = {}
-    for kind in ("index", "id"):  # a name that is an id is no index any more
-        found = defaultdict(list)
-        for at, scene in enumerate(scenes):
+    positions: dict[str, list[int]] = {}
+    for kind in ("index", "id"):  # an id takes precedence over an equal index
+        of_kind = defaultdict(list)
+        for position, scene in enumerate(scenes):
             if _is_name(scene.get(kind)):
-                found[normalize_scene_name(scene[kind])].append(at)
-        made |= found
-    return made
+                of_kind[normalize_scene_name(scene[kind])].append(position)
+        positions |= of_kind
+    return positions
 
 
 def get_scene_name(scene: Mapping[str, Any]) -> str | None:
-    """Return what a scene is called by: its id, else its index, as text; None when it has neither."""
+    """Return the scene's id, else its index, as text; None if it has neither."""
     return next((normalize_scene_name(scene[kind]) for kind in ("id", "index") if _is_name(scene.get(kind))), None)
 
 
 def list_scene_images(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return `id`, `index` (its place from 1 where it says none) and `imageUrls` of every scene of a document."""
-    told = []
-    for place, scene in enumerate(get_scenes(document), 1):
-        has = scene if isinstance(scene, Mapping) else {}
-        index = has["index"] if _is_name(has.get("index")) else place
-        told.append({"id": has.get("id"), "index": index, "imageUrls": has.get("imageUrls", [])})
-    return told
+    """Return `id`, `index` (default: position from 1) and `imageUrls` of every scene."""
+    images = []
+    for position, scene in enumerate(get_scenes(document), 1):
+        fields = scene if isinstance(scene, Mapping) else {}
+        index = fields["index"] if _is_name(fields.get("index")) else position
+        images.append({"id": fields.get("id"), "index": index, "imageUrls": fields.get("imageUrls", [])})
+    return images
 
 
 def digest_document(document: Mapping[str, Any]) -> str:
-    """Return a digest of what is the application's in a document: it stays when only `imageUrls` was computed anew."""
+    """Return a digest of the application's part of a document, which excludes `imageUrls`."""
     scenes = [
         {field: value for field, value in scene.items() if field != "imageUrls"}
         if isinstance(scene, Mapping)
         else scene
         for scene in get_scenes(document)
     ]
-    mine = {**document, "scenes": scenes} if "scenes" in document else dict(document)
-    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:32]
+    own = {**document, "scenes": scenes} if "scenes" in document else dict(document)
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _names_of_each(scenes: Sequence[Any]) -> list[list[str]]:
-    """Return, for each scene, the keys it answers to: its id and index, or its position among those with neither."""
-    names: list[list[str]] = []
+def _keys_by_scene(scenes: Sequence[Any]) -> list[list[str]]:
+    """Return the keys that refer to each scene: id and index, or the position among those with neither."""
+    keys: list[list[str]] = []
     position = 0
     for scene in scenes:
-        mine = []
+        own = []
         if isinstance(scene, Mapping):
-            mine = [
+            own = [
                 f"{kind}:{normalize_scene_name(scene[kind])}" for kind in ("id", "index") if _is_name(scene.get(kind))
             ]
-            if not mine:
+            if not own:
                 position += 1
-                mine = [f"position:{position}"]
-        names.append(mine)
-    return names
+                own = [f"position:{position}"]
+        keys.append(own)
+    return keys
 
 
-def _key_among(keys: Set[str], scene: SceneRef | None) -> str | None:
-    wanted = None if scene is None else normalize_scene_name(scene)
-    found = (f"{kind}:{wanted}" for kind in ("id", "index", "position"))
-    return None if wanted is None else next((key for key in found if key in keys), None)
+def _match_key(keys: Set[str], scene: SceneRef | None) -> str | None:
+    name = None if scene is None else normalize_scene_name(scene)
+    candidates = (f"{kind}:{name}" for kind in ("id", "index", "position"))
+    return None if name is None else next((key for key in candidates if key in keys), None)
 
 
-def _keys(scenes: Sequence[Any]) -> set[str]:
-    return {name for names in _names_of_each(scenes) for name in names}
+def _all_keys(scenes: Sequence[Any]) -> set[str]:
+    return {key for of_scene in _keys_by_scene(scenes) for key in of_scene}
 
 
 def _is_name(value: Any) -> bool:
@@ -165,7 +163,6 @@ def _is_name(value: Any) -> bool:
 
 
 def normalize_scene_name(value: SceneRef) -> str:
-    """Return a name as text: a number and its text are the same."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -37,7 +37,7 @@ def parse_in_flight(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    given: dict[str, int] = {}
+    limits: dict[str, int] = {}
     for entry in split(value):
         provider, _, number = (part.strip() for part in entry.partition("="))
         if provider not in IN_FLIGHT:
@@ -45,10 +45,10 @@ def parse_in_flight(value: Any) -> Any:
             raise ValueError(f"{provider!r} is not a provider that takes submissions: {hint}")
         if not re.fullmatch("[0-9]{1,9}", number) or int(number) == 0:
             raise ValueError(f"write {provider}=NUMBER with a whole number above 0, for example {provider}=10")
-        if provider in given:
+        if provider in limits:
             raise ValueError(f"{provider} is given twice: write it once")
-        given[provider] = int(number)
-    return {**IN_FLIGHT, **given}
+        limits[provider] = int(number)
+    return {**IN_FLIGHT, **limits}
 
 
 def _http_url(value: str) -> str:

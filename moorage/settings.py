@@ -1,7 +1,7 @@
 """
 Settings from the environment, `.env` and `..._FILE` twins. A wrong value or an unknown `MOORAGE_` name is refused.
 
-Established names first (`DATABASE_URL`, `AWS_REGION`, ...), ours as `MOORAGE_...`. Call `load()` or `get()`.
+Established names first (`DATABASE_URL`, `AWS_REGION`, ...), ours as `MOORAGE_...`.
 """
 
 import functools
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
 
     @property
     def constants(self) -> Constants:
-        """Values that no operator changes; `load()` applies the developer overrides."""
+        """Values that no operator changes; `load_settings()` applies the developer overrides."""
         return self._constants
 
     def with_constants(self, **changes: Any) -> "Settings":
@@ -229,9 +229,9 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-def _read(kind: type[S], given: Mapping[str, Any], problems: list[str]) -> S | None:
+def _read(kind: type[S], values: Mapping[str, Any], problems: list[str]) -> S | None:
     try:
-        return kind(**given)
+        return kind(**values)
     except ValidationError as error:
         problems += [settings_sources.explain(kind, item) for item in error.errors()]
         return None
@@ -239,5 +239,5 @@ def _read(kind: type[S], given: Mapping[str, Any], problems: list[str]) -> S | N
 
 @functools.cache
 def get_settings() -> Settings:
-    """Return the process's settings, read once."""
+    """Return the settings of this process, loaded once."""
     return load_settings()

@@ -49,8 +49,8 @@ class FileTwins(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Return the values of these files by field name."""
-        found = {n: self.get_field_value(f, n)[0] for n, f in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
+        contents = {n: self.get_field_value(f, n)[0] for n, f in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in contents.items() if value is not None}
 
 
 def names_of(field_name: str, field: Any, prefix: str = "MOORAGE_") -> list[str]:
@@ -88,10 +88,10 @@ def _refuse(name: str, known: Iterable[str]) -> str:
     if former in _FIXED:
         return f"{name} is a constant now: unset it (for development: {_FIXED[former]}, see CONTRIBUTING.md)"
     if name.startswith(DEVELOPER_PREFIX):
-        known, what, where = _FIXED.values(), "developer override", "CONTRIBUTING.md"
+        known, kind, source = _FIXED.values(), "developer override", "CONTRIBUTING.md"
     else:
-        what, where = "setting", ".env.example"
-    return f"{name} is not a {what}: {suggest(name, known) or f'unset it, or see {where} for the names that exist'}"
+        kind, source = "setting", ".env.example"
+    return f"{name} is not a {kind}: {suggest(name, known) or f'unset it, or see {source} for the names that exist'}"
 
 
 def explain(kind: type[BaseSettings], item: Any) -> str:

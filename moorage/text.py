@@ -2,13 +2,13 @@
 
 
 def to_storable(text: str, max_chars: int = 2000) -> str:
-    """Return text without NUL and lone surrogates (shown escaped), cut to `limit` characters."""
+    """Return text with NUL and lone surrogates escaped, truncated to `max_chars` characters."""
     safe = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     return safe if len(safe) <= max_chars else safe[: max_chars - 1] + "…"
 
 
 def is_storable(text: str) -> bool:
-    """Return whether text can be stored exactly as it is."""
+    """Return True if PostgreSQL can store the text unchanged."""
     if "\x00" in text:
         return False
     try:

@@ -1,27 +1,27 @@
-"""Every state change that may ever happen. `moorage audit` checks the history against it."""
+"""Every state transition that is allowed. `moorage audit` compares the recorded events with it."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
 
-Edge = tuple[str | None, str]
+Transition = tuple[str | None, str]
 
-# Why work was given back, or taken from its worker, before it ended: `events.kind`.
+# The reason why a lease ended without a result: `events.kind`.
 EventKind = Literal[
     "worker_died",
     "lease_expired",
     "worker_stopping",
     "storage_failed",
     "disk_failed",
-    "source_unavailable",  # the file's server answered 408, 425, 429 or 5xx
-    "source_interrupted",  # the connection to it broke
+    "source_unavailable",  # the server of the file returned 408, 425, 429 or 5xx
+    "source_interrupted",  # the connection to it failed
     "attempt_failed",  # any other error
 ]
 
-EDGES: Final[Mapping[str, frozenset[Edge]]] = {
+TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     "delivery": frozenset(
         {
             (None, "new"),
-            ("new", "new"),  # tried again after a failure
+            ("new", "new"),  # retried after a failure
             ("new", "unmatched"),
             ("unmatched", "unmatched"),
             ("new", "applied"),
@@ -44,10 +44,10 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             ("keeping", "partial"),
             ("keeping", "failed"),
             ("keeping", "cancelled"),
-            ("keeping", "open"),  # none of the chosen files could be kept: the chain goes on
+            ("keeping", "open"),  # none of the chosen files could be kept: next entry of the fallback chain
             ("keeping", "keeping"),  # a late success is chosen while the placeholder is kept
-            ("open", "partial"),  # tried again in vain: what there is stays a placeholder
-            # the one door: reopen
+            ("open", "partial"),  # the retry failed: the placeholder remains
+            # reopened
             ("partial", "keeping"),
             ("partial", "open"),
             ("failed", "keeping"),
@@ -59,18 +59,18 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
             (None, "planned"),
             (None, "running"),
             (None, "succeeded"),
-            ("planned", "planned"),  # no room at its provider, or our own storage was away
+            ("planned", "planned"),  # in-flight limit reached, or own storage unavailable
             ("planned", "submitting"),
             ("planned", "cancelled"),
-            ("planned", "failed"),  # a file of its input is gone, or the job's deadline passed
-            ("submitting", "planned"),  # nothing was made: it is sent again
-            ("submitting", "submitting"),  # nobody knows whether it was made: it is looked up
+            ("planned", "failed"),  # an input file is deleted, or the job's deadline passed
+            ("submitting", "planned"),  # no prediction was created: submitted again
+            ("submitting", "submitting"),  # outcome unknown: looked up
             ("submitting", "running"),
-            ("submitting", "abandoned"),  # it was not found: only its webhook can still tell of it
+            ("submitting", "abandoned"),  # not found: only its webhook can still report it
             ("submitting", "failed"),
-            ("planned", "lost"),  # its workers died too often
+            ("planned", "lost"),  # too many crashes
             ("submitting", "lost"),
-            ("running", "running"),  # polled, or tried again
+            ("running", "running"),  # polled, or retried
             ("running", "abandoned"),
             ("abandoned", "abandoned"),
             *((live, end) for live in ("running", "abandoned") for end in ("succeeded", "failed", "cancelled", "lost")),
@@ -82,7 +82,7 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
         {
             (None, "waiting"),
             (None, "dead"),
-            ("waiting", "waiting"),  # tried again, handed back, released
+            ("waiting", "waiting"),  # retried, returned, lease released
             ("waiting", "kept"),
             ("waiting", "dead"),
             ("kept", "discarding"),  # partial results discarded by policy
@@ -94,7 +94,7 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
     "notification": frozenset(
         {
             (None, "waiting"),
-            ("waiting", "waiting"),  # tried again
+            ("waiting", "waiting"),  # retried
             ("waiting", "sent"),
             ("waiting", "dead"),
             ("dead", "waiting"),  # replay
@@ -104,5 +104,5 @@ EDGES: Final[Mapping[str, frozenset[Edge]]] = {
     "render": frozenset({(None, "published"), ("published", "published"), ("published", "deleted")}),
 }
 
-TERMINAL_PREDICTION: Final = frozenset({"succeeded", "failed", "cancelled", "lost"})
-TERMINAL_JOB: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})
+TERMINAL_PREDICTION_STATES: Final = frozenset({"succeeded", "failed", "cancelled", "lost"})
+TERMINAL_JOB_STATES: Final = frozenset({"succeeded", "partial", "failed", "cancelled"})

@@ -1,9 +1,9 @@
-"""
-What a URL points to, and whether that host is allowed; pure.
+r"""
+Parsing of URLs, and the hosts that files may be downloaded from; pure.
 
-URLs are read by `urllib3.util.parse_url`, the parser that requests connects by. `urllib.parse.urlsplit` reads
-`http://127.0.0.1\\@cdn.example/` as host cdn.example while requests connects to 127.0.0.1, so a guard built on it is
-open.
+URLs are parsed by `urllib3.util.parse_url`, the parser that requests connects by. `urllib.parse.urlsplit` parses
+`http://127.0.0.1\@cdn.example/` as host cdn.example while requests connects to 127.0.0.1, so a check based on it can
+be bypassed.
 """
 
 import ipaddress
@@ -21,14 +21,14 @@ from moorage.text import is_storable, to_storable
 MAX_URL_CHARS: Final = 8192
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")  # also an empty one, which parse_url drops
+_USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")  # includes an empty one, which parse_url drops
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_SHOWN: Final = 253
 
 
 class Endpoint(NamedTuple):
-    """Where a URL leads: scheme ("http" or "https"), host in lower case without brackets, port."""
+    """Scheme ("http" or "https"), host in lower case without brackets, port."""
 
     scheme: str
     host: str
@@ -37,27 +37,27 @@ class Endpoint(NamedTuple):
 
 def parse_endpoint(url: str) -> Endpoint:
     """
-    Return where a URL leads.
+    Return the scheme, host and port of a URL.
 
     Raises:
-        DownloadRefused: it is not a plain http: or https: URL; the message says why.
+        DownloadRefused: it is not a plain http: or https: URL; the message states the reason.
     """
     if len(url) > MAX_URL_CHARS:
         raise DownloadRefused(f"the URL has {len(url)} characters, more than {MAX_URL_CHARS}")
     if _CONTROL.search(url) or not is_storable(url):
-        raise DownloadRefused("the URL holds a control character or what is no text")
+        raise DownloadRefused("the URL contains a control or invalid character")
     if "\\" in url:
-        raise DownloadRefused("the URL holds a backslash, which parsers read in two ways")
+        raise DownloadRefused("the URL contains a backslash, which is ambiguous")
     try:
         parts = parse_url(url)
     except (LocationParseError, ValueError) as error:  # ValueError: a label that IDNA cannot encode
-        raise DownloadRefused("the URL cannot be read") from error
+        raise DownloadRefused("the URL cannot be parsed") from error
     if parts.scheme not in _DEFAULT_PORTS:
         raise DownloadRefused("the URL is neither https: nor http:")
     if parts.auth is not None or _USER.match(url):
-        raise DownloadRefused("the URL holds a user name or password")
+        raise DownloadRefused("the URL contains a user name or password")
     if not parts.host:
-        raise DownloadRefused("the URL names no host")
+        raise DownloadRefused("the URL has no host")
     port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
     return Endpoint(parts.scheme, _canonical(parts.host), port)
 
@@ -65,10 +65,9 @@ def parse_endpoint(url: str) -> Endpoint:
 @dataclass(frozen=True, slots=True)
 class HostPattern:
     """
-    A host that files may be fetched from: "files.example", "*.files.example" (below it, not itself), "[::1]:8443".
+    An allowed host: "files.example", "*.files.example" (its subdomains only), "[::1]:8443".
 
-    Without a port it stands for the scheme's own port; an exact ADDRESS:PORT opened by MOORAGE_EGRESS_ALLOW is
-    matched too.
+    Without a port it matches the scheme's default port, and any exact ADDRESS:PORT in MOORAGE_EGRESS_ALLOW.
     """
 
     host: str
@@ -76,17 +75,17 @@ class HostPattern:
 
     @classmethod
     def parse(cls, text: str, setting: str) -> "HostPattern":
-        """Read a pattern; raises ConfigError that names the setting."""
+        """Parse a pattern; raises ConfigError that names the setting."""
         host, port = _split_port(text.lower())
         host_is_right = _NAME.fullmatch(host) or _is_address(host)
         port_is_right = not port or (_PORT.fullmatch(port) and int(port) < 65536)
         if not host_is_right or not port_is_right:
             shown = text[:_MAX_SHOWN]
-            raise ConfigError(f"{setting}: {shown!r} is no host; write for example files.example or *.files.example")
+            raise ConfigError(f"{setting}: {shown!r} is not a host; write for example files.example or *.files.example")
         return cls(_canonical(host), int(port) if port else None)
 
     def matches(self, endpoint: Endpoint, *, any_port: bool = False) -> bool:
-        """Return whether the endpoint is meant; `any_port` when its port was checked elsewhere."""
+        """Return True if the endpoint is allowed; `any_port`: its port was checked elsewhere."""
         if self.port is None:
             port_fits = any_port or endpoint.port == _DEFAULT_PORTS[endpoint.scheme]
         else:
@@ -104,12 +103,12 @@ class HostAllowlist:
     The hosts of one provider's files, and the exceptions for private addresses.
 
     Args:
-        patterns: as `HostPattern` reads them.
-        egress_allow: exact ADDRESS:PORT that plain http: may go to as well.
-        setting: the name of the setting the patterns come from, for messages.
+        patterns: see `HostPattern`.
+        egress_allow: exact ADDRESS:PORT for which http: is allowed, too.
+        setting: the name of the setting with the patterns, for messages.
 
     Raises:
-        ConfigError: a pattern is none.
+        ConfigError: a pattern is invalid.
     """
 
     def __init__(self, patterns: Iterable[str], egress_allow: Iterable[str], *, setting: str) -> None:
@@ -118,7 +117,7 @@ class HostAllowlist:
         self._setting = setting
 
     def refusal_reason(self, url: str) -> str | None:
-        """Return None when a URL may be fetched, else why not, with the host and the setting that would allow it."""
+        """Return None if a URL may be downloaded, else the reason, which names the host and the setting to change."""
         try:
             endpoint = parse_endpoint(url)
         except DownloadRefused as error:
@@ -126,13 +125,13 @@ class HostAllowlist:
         is_exempt = (endpoint.host, endpoint.port) in self._egress
         shown = _shown(endpoint)
         if endpoint.scheme == "http" and not is_exempt:
-            return f"http: is not fetched from {shown}: only https:, or an exact address in MOORAGE_EGRESS_ALLOW"
+            return f"http: is not allowed for {shown}: use https:, or an exact address in MOORAGE_EGRESS_ALLOW"
         if not any(pattern.matches(endpoint, any_port=is_exempt) for pattern in self._patterns):
             return f"host {shown} is not allowed: add it to {self._setting}"
         return None
 
     def is_safe_for_secrets(self, url: str) -> bool:
-        """Return whether a token may travel there: over https:, or to an exact address of MOORAGE_EGRESS_ALLOW."""
+        """Return True if a token may be sent there: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW."""
         endpoint = parse_endpoint(url)
         return endpoint.scheme == "https" or (endpoint.host, endpoint.port) in self._egress
 
@@ -144,7 +143,7 @@ def _shown(endpoint: Endpoint) -> str:
 
 
 def _split_port(text: str) -> tuple[str, str]:
-    """Return host and port as text; the port is "" where there is none, and "?" where a colon has none after it."""
+    """Return host and port as text; the port is "" if there is none, and "?" if nothing follows the colon."""
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]") or _is_address(text):
         return text, ""

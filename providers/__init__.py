@@ -1,4 +1,4 @@
-"""One file a provider: how its webhooks are verified and read, and how it is asked. Light to import."""
+"""One file per provider: verification and parsing of webhooks, polling, submission. Light to import."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -11,18 +11,20 @@ from providers.openai import OpenAI
 from providers.replicate import Replicate
 from providers.standard import Standard
 
-BUILT: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
+PROVIDER_TYPES: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI, Replicate, Standard)
 
 
 def load(settings: Settings) -> Mapping[str, Provider]:
     """
-    Return every provider by name; `enabled` says which of them take webhooks.
+    Return every provider by name, enabled or not.
 
     Raises:
-        ConfigError: a secret, a host pattern or an API address is wrong, or MOORAGE_ALLOW_UNSIGNED names none of them.
+        ConfigError: a secret, a host pattern or an API URL is invalid, or MOORAGE_ALLOW_UNSIGNED has an unknown name.
     """
-    loaded = {provider.name: provider for provider in (kind(settings) for kind in BUILT)}
+    loaded = {provider.name: provider for provider in (kind(settings) for kind in PROVIDER_TYPES)}
     for name in settings.allow_unsigned:
         if name not in loaded:
-            raise ConfigError(f"MOORAGE_ALLOW_UNSIGNED: {name!r} is no provider; write {' or '.join(sorted(loaded))}")
+            raise ConfigError(
+                f"MOORAGE_ALLOW_UNSIGNED: {name!r} is not a provider; write {' or '.join(sorted(loaded))}"
+            )
     return loaded

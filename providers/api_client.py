@@ -1,4 +1,4 @@
-"""One question to a provider's API, with its token where it has one: bounded in time and size, never redirected."""
+"""Requests to a provider's API: with its token, limited in time and size, without redirects."""
 
 import contextlib
 import http.client
@@ -18,10 +18,10 @@ READ_SECONDS: Final = 15.0
 TOTAL_SECONDS: Final = 30.0
 _CHUNK_BYTES: Final = 64 * 1024
 _KEPT_CONNECTIONS: Final = 4
-_LATER: Final = frozenset({408, 425, 429})
+_RETRYABLE: Final = frozenset({408, 425, 429})
 _HINTS: Final = {
     401: "the API token is not valid",
-    403: "the API token may not do this",
+    403: "the API token lacks the permission",
     404: "no such prediction",
     410: "the prediction is deleted",
 }
@@ -29,15 +29,15 @@ _HINTS: Final = {
 
 class ApiClient:
     """
-    A provider's API, behind one token or open to all.
+    Client of one provider's API.
 
-    urllib3 and not requests: requests reads proxies and `.netrc` from the environment (the latter replaces the token),
-    and the receiver, which imports every provider, would load it for nothing.
+    urllib3, not requests: requests reads proxies and `.netrc` from the environment (the latter replaces the token), and
+    the receiver, which imports every provider, would load it without need.
 
     Args:
         name: of the provider, for messages.
-        token_header: the header that carries the token, and its value; None where none is asked for.
-        max_bytes: of an answer.
+        token_header: name and value; None for a public API.
+        max_bytes: limit of a response.
     """
 
     def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
@@ -53,27 +53,27 @@ class ApiClient:
 
     def get(self, url: str, *, max_bytes: int | None = None) -> bytes:
         """
-        Return the body of a 200.
+        Return the body of a 200 response.
 
         Args:
-            max_bytes: of this answer, where it may be longer than others.
+            max_bytes: limit of this response, if it differs.
 
         Raises:
-            ProviderUnavailable: no whole answer in time, 408, 425, 429 or 5xx.
-            ProviderRefused: any other status, a redirect included, or an answer above the limit.
+            ProviderUnavailable: no complete response in time, 408, 425, 429 or 5xx.
+            ProviderRefused: any other status, including redirects, or a response above the limit.
         """
         return self.request(url, statuses=(200,), max_bytes=max_bytes)[1]
 
     def request(
         self, url: str, *, statuses: Collection[int], max_bytes: int | None = None, method: str = "GET"
     ) -> tuple[int, bytes]:
-        """Return status and body of an answer with one of the `statuses`; raises as `get` does for all others."""
+        """Return status and body of a response with one of the `statuses`; raises as `get` for all others."""
         try:
             response = self._pool.request(method, url, headers=self._headers, redirect=False, preload_content=False)
-            with contextlib.closing(response):  # one read to its end went back to the pool by itself
+            with contextlib.closing(response):  # a fully read one is back in the pool already
                 return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise ProviderUnavailable(f"{self._name} did not answer: {_cause(error)}") from error
+            raise ProviderUnavailable(f"{self._name} did not respond: {_cause(error)}") from error
 
     def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
         if response.status not in statuses:
@@ -84,18 +84,18 @@ class ApiClient:
             body += chunk
             if len(body) > max_bytes:
                 name = " (MOORAGE_WEBHOOK_MAX_BYTES)" if max_bytes == self._max_bytes else ""
-                raise ProviderRefused(f"{self._name} answered with more than {max_bytes} bytes{name}")
+                raise ProviderRefused(f"{self._name} returned more than {max_bytes} bytes{name}")
             if time.monotonic() > deadline:
-                raise ProviderUnavailable(f"{self._name} did not end its answer within {TOTAL_SECONDS:g} s")
+                raise ProviderUnavailable(f"{self._name} did not end its response within {TOTAL_SECONDS:g} s")
         return bytes(body)
 
-    def _failure(self, status: int, wait: str | None) -> MoorageError:
+    def _failure(self, status: int, retry_after: str | None) -> MoorageError:
         facts = {"status": status}
-        if status >= 500 or status in _LATER:
-            seconds = parse_retry_after(wait, datetime.now(UTC))
-            return ProviderUnavailable(f"{self._name} answered {status}", facts=facts, retry_after=seconds)
-        hint = "a redirect: write the API's right address" if 300 <= status < 400 else _HINTS.get(status, "refused")
-        return ProviderRefused(f"{self._name} answered {status}: {hint}", facts=facts)
+        if status >= 500 or status in _RETRYABLE:
+            wait_seconds = parse_retry_after(retry_after, datetime.now(UTC))
+            return ProviderUnavailable(f"{self._name} returned {status}", facts=facts, retry_after=wait_seconds)
+        hint = "a redirect: correct the URL of the API" if 300 <= status < 400 else _HINTS.get(status, "refused")
+        return ProviderRefused(f"{self._name} returned {status}: {hint}", facts=facts)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,12 +1,10 @@
 """
-The contract of a provider: what the receiver and the steps may ask of it. One file a provider implements it.
+The provider interface; each provider implements it in one file.
 
-`verify`, `keep_headers`, `redact`, `parse` and `allows` are pure and quick; `poll`, `list_since`, `submit` and `cancel`
-speak HTTP. An instance is made
-once a process, before it forks, and is used by many threads.
+`verify`, `select_headers`, `parse_report` and `refusal_reason` are pure and fast; `poll`, `list_predictions`, `submit`
+and `cancel` send HTTP requests. An instance is created once per process, before it forks, and used by many threads.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -21,36 +19,30 @@ from providers.api_client import ApiClient
 from providers.signatures import Headers
 from providers.submit_client import SubmitClient
 
-_OUR_KEY: Final = re.compile(rb"(/webhooks/[a-z0-9_-]+/?\?key=)([A-Za-z0-9_-]{43})(?![A-Za-z0-9_-])")
 _POLL_GROWTH: Final = 1.5
-_POLL_SPREAD: Final = 5.0  # later polls are at most this many times as far apart as the first
+_POLL_SPREAD: Final = 5.0  # maximum wait, as a multiple of the first
 _MAX_POLL_SECONDS: Final = 300.0
 _MAX_HEADER_CHARS: Final = 500
 
 
 class Provider(ABC):
     """
-    One provider's dialect.
+    One provider.
 
     Args:
-        settings: of the process.
-        hosts: where its files may be fetched.
-        secrets: the live webhook secrets, decoded as the dialect wants.
+        hosts: hosts of its output files.
+        secrets: the current webhook secrets, decoded.
 
     Attributes:
-        name: as it stands in `/webhooks/{name}` and in every row.
-        answer_new, answer_known: the HTTP status that the dialect wants for a new delivery and for a known one.
-        can_poll: it has a status endpoint and the token for it is set.
-        enabled_by: the setting that webhooks are verified by.
-        ordered_by: the setting that orders are paid with; None: it takes none.
-        enabled: it takes webhooks: a secret is set, or MOORAGE_ALLOW_UNSIGNED names it.
-        can_submit: it takes orders, and the token for it is set.
-        can_list: it keeps a list of what it made, with the webhook address of each: a submission can be looked up.
-        can_cancel: it can be asked to stop a prediction.
-        synchronous: it answers an order with the files, a minute later; then nothing can be looked up or polled.
-        max_in_flight: how many of its predictions that moorage submitted may be in flight at once.
-        output_life_seconds: how long its URLs live from the end of a prediction; None: not known.
-        kept_headers: those of a delivery worth recording, in lower case; no signature, no key.
+        name: used in `/webhooks/{name}` and in every row.
+        new_delivery_status, known_delivery_status: HTTP status for a new and for a repeated delivery.
+        webhook_setting: the setting that webhooks are verified with.
+        submit_setting: the setting that submissions are authorized with; None: it accepts none.
+        can_list: it lists its predictions with their webhook URLs: an uncertain submission can be looked up.
+        is_synchronous: the response to a submission has the files; there is nothing to look up or poll.
+        max_in_flight: number of predictions submitted by moorage that may run at once.
+        output_lifetime_seconds: lifetime of output URLs after the end of a prediction; None: unknown.
+        recorded_headers: headers of a delivery that are stored, in lower case; never a signature or key.
     """
 
     name: ClassVar[str]
@@ -66,170 +58,174 @@ class Provider(ABC):
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes]) -> None:
         self.hosts: Final = hosts
         self._secrets = tuple(secrets)
-        self._takes_unsigned = self.name in settings.allow_unsigned
+        self._accepts_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
-        self._api: ApiClient | None = None  # both: once the token is set
-        self._submitter: SubmitClient | None = None
+        self._api: ApiClient | None = None  # both None without a token
+        self._submit_client: SubmitClient | None = None
         self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)
 
     @property
     def is_enabled(self) -> bool:
-        """Return whether webhooks are taken."""
-        return self.has_secret or self._takes_unsigned
+        """Return True if webhooks are accepted: a secret is set, or MOORAGE_ALLOW_UNSIGNED names the provider."""
+        return self.has_secret or self._accepts_unsigned
 
     @property
     def has_secret(self) -> bool:
-        """Return whether what webhooks are verified by is set; then every one is."""
+        """Return True if webhooks can be verified; unsigned ones are refused then."""
         return bool(self._secrets)
 
     @property
     def can_poll(self) -> bool:
-        """Return whether `poll` can be asked."""
+        """Return True if there is a status endpoint and its token is set."""
         return self._api is not None
 
     @property
     def can_submit(self) -> bool:
-        """Return whether `submit` can be asked."""
-        return self._submitter is not None
+        return self._submit_client is not None
 
     @property
     def can_list(self) -> bool:
-        """Return whether `list_since` can be asked."""
         return False
 
     @property
     def can_cancel(self) -> bool:
-        """Return whether `cancel` can be asked."""
         return self._api is not None
 
     def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         """
-        Return what the signature vouches for; `now` is in seconds since 1970.
+        Verify the signature of a delivery.
 
-        A secret that is set is always used: MOORAGE_ALLOW_UNSIGNED opens a provider only where it has none. What comes
-        unsigned is known by its body, since anybody could write an id over it.
+        MOORAGE_ALLOW_UNSIGNED applies only to a provider without a secret. An unsigned delivery is identified by its
+        body, since its id could be forged.
+
+        Args:
+            now: Unix seconds.
 
         Raises:
-            BadSignature: whatever else the bytes are.
-            KeysStale: only after `fetch_keys` can this be judged.
+            BadSignature: the delivery is not signed correctly.
+            KeysStale: `fetch_keys` must run first.
         """
         if self.has_secret:
             return self._verify(headers, body, now)
-        if self._takes_unsigned:
+        if self._accepts_unsigned:
             return VerifiedDelivery(webhook_id=None)
         raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
 
+    def _require_api(self) -> ApiClient:
+        if self._api is None:
+            raise ProviderRefused(f"{self.name} has no API token: set {self.submit_setting}")
+        return self._api
+
+    def _require_submit_client(self) -> SubmitClient:
+        if self._submit_client is None:
+            raise ProviderRefused(f"{self.name} has no API token: set {self.submit_setting}")
+        return self._submit_client
+
     @abstractmethod
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        """Check the signature in the provider's dialect; `has_secret` is true."""
+        """Verify the provider's signature; `has_secret` is True."""
 
-    def fetch_keys(self) -> None:  # noqa: B027 (most dialects have a secret instead)
-        """Fetch the public keys that `verify` asks for with KeysStale; blocks for seconds, raises nothing."""
+    def fetch_keys(self) -> None:  # noqa: B027 (most providers have a secret instead)
+        """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""
 
     def select_headers(self, headers: Headers) -> dict[str, str]:
-        """Return the headers worth recording, names in lower case, values as text that can be stored."""
-        kept = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
-        return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in kept if name in self.recorded_headers}
-
-    def redact_body(self, body: bytes) -> bytes:
-        """Return the body with what is a secret of ours blanked: the key of a webhook address that it repeats."""
-        return _OUR_KEY.sub(lambda found: found[1] + b"*" * len(found[2]), body) if b"key=" in body else body
+        """Return the headers that are stored, with names in lower case."""
+        decoded = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
+        return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in decoded if name in self.recorded_headers}
 
     @abstractmethod
     def parse_report(self, body: bytes) -> PredictionReport:
         """
-        Return what a delivery says.
+        Parse the body of a delivery.
 
         Raises:
-            Unreadable: it is not in the provider's dialect; the message says why.
-            NotOurs: it is, but tells of no prediction.
+            MalformedPayload: it does not have the documented format.
+            UnrelatedEvent: it is not about a prediction.
         """
 
-    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (some dialects need it)
+    def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (for subclasses)
         """
-        Ask the provider how a prediction stands.
+        Request the status of a prediction.
 
         Args:
-            model: as it was registered, for providers whose addresses name it.
+            model: as registered, for providers whose URLs contain it.
 
         Raises:
-            ProviderUnavailable: no answer, 429 or 5xx; `retry_after` as asked for.
-            ProviderRefused: any other answer; asking again will not help.
+            ProviderUnavailable: no response, 429 or 5xx; `retry_after` if the provider states it.
+            ProviderRefused: any other status; a retry cannot succeed.
         """
-        shown = to_storable(external_id, 100)
-        raise ProviderRefused(f"{self.name} cannot be asked about {shown}: it has no status endpoint")
+        raise ProviderRefused(f"{self.name} has no status endpoint to poll {to_storable(external_id, 100)}")
 
     def list_predictions(self, since: datetime) -> Iterator[list[ListedPrediction]]:
         """
-        Yield what the provider made from `since` on, a page at a time, newest first.
+        Yield the predictions created since a time, one page at a time, newest first.
 
         Raises:
-            ProviderUnavailable: no answer, 429 or 5xx, or what is no list; pages before it were yielded.
-            ProviderRefused: it keeps no list, or any other answer.
+            ProviderUnavailable: no response, 429, 5xx, or a malformed list, possibly after some pages.
+            ProviderRefused: the provider has no list, or returned any other status.
         """
-        raise ProviderRefused(f"{self.name} cannot be asked what it made since {since:%Y-%m-%d %H:%M}: it has no list")
+        raise ProviderRefused(f"{self.name} has no list of predictions since {since:%Y-%m-%d %H:%M}")
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
         """
-        Have the provider make what is ordered; one request, never sent twice in here.
+        Submit a prediction by one request, which is never repeated here.
 
         Raises:
-            ProviderBusy: 429; nothing was made, come again after `retry_after`.
-            NotSubmitted: nothing was made: the request did not leave, or the provider says so.
-            SubmitUncertain: sent, and not answered, answered 5xx, or with what names no prediction.
-            BillingRefused: no credit, quota spent.
-            ProviderRefused: any other 4xx; the message says what the provider dislikes.
+            ProviderBusy: 429; no prediction was created.
+            NotSubmitted: no prediction was created: no connection, or the provider states it.
+            SubmitUncertain: sent, but no response, a 5xx, or a response without an id.
+            BillingRefused: no credit or quota.
+            ProviderRefused: any other 4xx, with the provider's reason.
         """
-        raise ProviderRefused(
-            f"{self.name} takes no orders from moorage: {to_storable(request.model, 100)} was not submitted"
-        )
+        model = to_storable(request.model, 100)
+        raise ProviderRefused(f"{self.name} accepts no submissions from moorage: {model} was not submitted")
 
-    def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (some dialects need it)
+    def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (for subclasses)
         """
-        Ask the provider to stop a prediction; one that has ended is no error. How it ended is for webhook and poll.
+        Request the cancellation of a prediction; no error if it ended. Webhook or poll report the result.
 
         Raises:
             ProviderUnavailable, ProviderRefused: as `poll`.
         """
-        raise ProviderRefused(f"{self.name} cannot be asked to stop {to_storable(external_id, 100)}")
+        raise ProviderRefused(f"{self.name} cannot cancel {to_storable(external_id, 100)}")
 
-    def list_models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (dialects with models read it)
+    def list_models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (for subclasses)
         """
-        Return the models known for a kind (image or video): `name` as an entry of a chain wants it, `description`,
-        `kind`, and `accepts` (image: it takes a picture as input).
+        Return the models of a kind (image or video): `name`, `description`, `kind`, `accepts` ("image": it has an image
+        input) and `picture_field`.
 
         Raises:
             ProviderUnavailable, ProviderRefused: as `poll`.
         """
         return []
 
-    def get_input_schema(self, model: str) -> Mapping[str, Any] | None:  # noqa: ARG002 (dialects with schemas read it)
+    def get_input_schema(self, model: str) -> Mapping[str, Any] | None:  # noqa: ARG002 (for subclasses)
         """
-        Return the JSON Schema of a model's input; None where the provider offers none.
+        Return the JSON Schema of a model's input; None if the provider publishes none.
 
         Raises:
-            ProviderUnavailable: it cannot be asked now, which is no reason to refuse an input.
-            ProviderRefused: there is no such model.
+            ProviderUnavailable: it cannot be fetched now; inputs are accepted unchecked then.
+            ProviderRefused: unknown model.
         """
         return None
 
     def first_poll_seconds(self) -> float:
-        """Return how long to wait for a webhook before the first poll: the constant, else the provider's own."""
+        """Return the wait for a webhook before the first poll: the developer override, else the provider's default."""
         return self._first_poll_seconds
 
     def next_poll_seconds(self, polls: int) -> float:
         """
-        Return how long to wait after `polls` polls: half as long again each time, at most 5 times the first wait.
+        Return the wait after `polls` polls: it grows by half each time, up to 5 times the first wait.
 
-        Never more than 300 s: a prediction may end right after a poll, and its files must be fetched in their life.
+        At most 300 s: a prediction may end right after a poll, and its files must be downloaded before they expire.
         """
         growth = min(_POLL_GROWTH ** min(max(polls, 0), 10), _POLL_SPREAD)
         return min(self._first_poll_seconds * growth, _MAX_POLL_SECONDS)
 
     def refusal_reason(self, url: str) -> str | None:
-        """Return None when a URL may be fetched, else why not, with the host and the setting that would allow it."""
+        """Return None if a URL may be downloaded, else the reason, which names the host and the setting to change."""
         return self.hosts.refusal_reason(url)
 
-    def download_headers(self, url: str) -> dict[str, str]:  # noqa: ARG002 (a provider with a token reads it)
-        """Return the headers to fetch a URL with: credentials only for hosts of the provider's own."""
+    def download_headers(self, url: str) -> dict[str, str]:  # noqa: ARG002 (for subclasses)
+        """Return the headers for a download: credentials for the provider's own hosts only."""
         return {}

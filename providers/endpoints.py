@@ -1,4 +1,4 @@
-"""Where a provider is asked: addresses a token may travel to, the header that carries it, ids as steps of a path."""
+"""URLs and headers of provider APIs: URLs that are safe for a token, the token's header, ids as path segments."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,37 +11,37 @@ from moorage.errors import ConfigError, DownloadRefused, ProviderRefused
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
 
-_STEP: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 def require_secure_url(url: str, hosts: HostAllowlist, setting: str) -> None:
     """
-    Make sure that a token may travel to an address: over https:, or to an exact address of MOORAGE_EGRESS_ALLOW.
+    Check that a token may be sent to a URL: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW.
 
     Raises:
-        ConfigError: it may not, or it is no address; the message names the setting.
+        ConfigError: it may not, or it is not a URL; the message names the setting.
     """
     try:
         is_safe = hosts.is_safe_for_secrets(url)
     except DownloadRefused as error:
-        raise ConfigError(f"{setting}: {error}; write an https: address") from error
+        raise ConfigError(f"{setting}: {error}; write an https: URL") from error
     if not is_safe:
         raise ConfigError(
-            f"{setting} would be asked unencrypted: write an https: address, or name the exact address and port in"
+            f"{setting} is not encrypted: write an https: URL, or add its exact address and port to"
             " MOORAGE_EGRESS_ALLOW"
         )
 
 
 def build_token_header(scheme: str, token: SecretStr, setting: str) -> tuple[str, str]:
-    """Return the header `Authorization: SCHEME TOKEN`; raises ConfigError for what no header may hold."""
+    """Return the header `Authorization: SCHEME TOKEN`; raises ConfigError if the token has an invalid character."""
     text = token.get_secret_value()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigError(f"{setting} holds a character that no token has: write it as the provider shows it")
+        raise ConfigError(f"{setting} contains a character that no token has: copy it as the provider shows it")
     return "Authorization", f"{scheme} {text}"
 
 
 def validate_models(names: Iterable[str], parse_model: Callable[[str], object], setting: str) -> None:
-    """Make sure that a dialect can read the models of a setting; raises ConfigError for the first that it cannot."""
+    """Check the model names in a setting; raises ConfigError for the first invalid one."""
     for name in names:
         try:
             parse_model(name)
@@ -50,7 +50,7 @@ def validate_models(names: Iterable[str], parse_model: Callable[[str], object], 
 
 
 def quote_path_segment(external_id: str) -> str:
-    """Return a provider's id as one step of a path, so that it leads nowhere else; raises ProviderRefused."""
+    """Return a provider's id as one segment of a URL path; raises ProviderRefused."""
     if external_id in ("", ".", ".."):
         raise ProviderRefused(f"{external_id!r} is not the id of a prediction")
     return quote(external_id, safe="", errors="replace")
@@ -58,12 +58,12 @@ def quote_path_segment(external_id: str) -> str:
 
 def split_model_name(model: str) -> tuple[str, ...]:
     """
-    Return the steps of a model's name, "owner/name" and so on, each of which may stand in a path.
+    Return the segments of a model name ("owner/name"), each of which is safe in a URL path.
 
     Raises:
-        ProviderRefused: it has fewer than two, or one that would lead elsewhere.
+        ProviderRefused: fewer than two segments, or an unsafe one.
     """
-    steps = tuple(model.strip("/").split("/"))
-    if not 2 <= len(steps) <= 12 or not all(_STEP.fullmatch(step) for step in steps):
-        raise ProviderRefused(f"{to_storable(model, 100)!r} is no model: write it as owner/name")
-    return steps
+    segments = tuple(model.strip("/").split("/"))
+    if not 2 <= len(segments) <= 12 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        raise ProviderRefused(f"{to_storable(model, 100)!r} is not a model: write it as owner/name")
+    return segments

@@ -1,4 +1,4 @@
-"""Fields out of a provider's JSON: each comes back as what the rows can hold, or not at all."""
+"""Fields of a provider's JSON, converted to storable values or rejected."""
 
 import json
 from collections.abc import Mapping
@@ -9,25 +9,26 @@ from moorage.errors import MalformedPayload
 from moorage.text import is_storable, to_storable
 
 MAX_ID_CHARS: Final = 200
-_MAX_WORD_CHARS: Final = 100
+_MAX_MODEL_CHARS: Final = 200
+_MAX_TEXT_CHARS: Final = 100
 _MAX_SHOWN_CHARS: Final = 60
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
     """
-    Return the JSON object that a body is; integers are exact, NaN and Infinity are taken.
+    Parse a body as a JSON object; integers are exact, NaN and Infinity are accepted.
 
     Raises:
-        Unreadable: it is not UTF-8, not JSON, nested too deeply, or not an object.
+        MalformedPayload: it is not UTF-8, not JSON, nested too deeply, or not an object.
     """
     try:
         value = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise MalformedPayload(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
-        raise MalformedPayload("the body is nested too deeply to be read") from error
+        raise MalformedPayload("the body is nested too deeply") from error
     except ValueError as error:  # not JSON, or an integer of more than 4,300 digits
-        raise MalformedPayload(f"the body is not JSON that can be read: {to_storable(str(error), 200)}") from error
+        raise MalformedPayload(f"the body is not valid JSON: {to_storable(str(error), 200)}") from error
     if not isinstance(value, dict):
         raise MalformedPayload(f"the body is JSON but not an object: {type(value).__name__}")
     return value
@@ -35,30 +36,30 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
 
 def require_id(value: object, field: str) -> str:
     """
-    Return the provider's id of a prediction; a whole number becomes its digits.
+    Return the provider's id of a prediction; an integer is converted to text.
 
     Raises:
-        Unreadable: it is missing, empty, too long, or holds what cannot be stored; the message names the field.
+        MalformedPayload: it is missing, empty, too long, or not storable; the message names the field.
     """
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not text:
-        raise MalformedPayload(f"{field} is missing or is no id")
+        raise MalformedPayload(f"{field} is missing or not an id")
     if len(text) > MAX_ID_CHARS:
         raise MalformedPayload(f"{field} has {len(text)} characters, more than {MAX_ID_CHARS}")
     if not is_storable(text):
-        raise MalformedPayload(f"{field} holds a NUL or half a character: {to_storable(text, _MAX_SHOWN_CHARS)}")
+        raise MalformedPayload(f"{field} contains a NUL or a lone surrogate: {to_storable(text, _MAX_SHOWN_CHARS)}")
     return text
 
 
 def require_text(value: object, field: str) -> str:
-    """Return a status word as the provider wrote it; raises Unreadable when there is none."""
+    """Return a text field; raises MalformedPayload if it is missing."""
     if not isinstance(value, str) or not value:
-        raise MalformedPayload(f"{field} is missing or is no text")
-    return to_storable(value, _MAX_WORD_CHARS)
+        raise MalformedPayload(f"{field} is missing or not text")
+    return to_storable(value, _MAX_TEXT_CHARS)
 
 
 def optional_text(value: object) -> str | None:
-    """Return a field as text that can be stored, None when it is empty; what is no text is shown as JSON."""
+    """Return a field as storable text, None if empty; other JSON values are serialized."""
     if value is None or value == "":
         return None
     if isinstance(value, Mapping) and isinstance(value.get("message"), str):
@@ -67,11 +68,17 @@ def optional_text(value: object) -> str | None:
 
 
 def optional_datetime(value: object) -> datetime | None:
-    """Return an ISO 8601 time in UTC (one without an offset is taken as UTC), None when it is none."""
+    """Return an ISO 8601 time in UTC (the default without an offset), None if invalid."""
     if not isinstance(value, str):
         return None
     try:
-        at = datetime.fromisoformat(value)
-        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # OverflowError: the year 1 or 9999, moved by its offset
+        time = datetime.fromisoformat(value)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # OverflowError: the year 1 or 9999 with an offset
         return None
+
+
+def optional_model(fields: Mapping[str, Any]) -> str | None:
+    """Return the field `model`, None if it is missing or not text."""
+    model = fields.get("model")
+    return to_storable(model, _MAX_MODEL_CHARS) if isinstance(model, str) and model else None

@@ -1,9 +1,9 @@
 """
-OpenAI: Standard Webhooks `v1` that name a response and no more; its pictures come by GET, as base64. What moorage
-itself orders is made by the Images API, which answers with the pictures.
+OpenAI: Standard Webhooks `v1` that contain only the id of a response; its images are polled, as base64. Submissions use
+the Images API, which returns the images in the response.
 
 Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), openai-openapi, guides/webhooks; read
-2026-11. A project's webhooks tell of all it does: what is no response of the Responses API is recorded and ignored.
+2026-11. A project sends webhooks of every kind: those that are not about the Responses API are recorded and ignored.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +29,6 @@ from moorage.provider_types import (
     VerifiedDelivery,
 )
 from moorage.settings import Settings
-from moorage.text import to_storable
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, signatures
 from providers.api_client import ApiClient
@@ -45,16 +44,16 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
     "incomplete": "failed",
     "cancelled": "cancelled",
 }
-_ENDS: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
-_ANSWER_BYTES: Final = 128 * 2**20  # a response holds its pictures
-_MAKING_SECONDS: Final = 180.0  # a picture of high quality takes up to two minutes
-_ENDED: Final = (400, 404, 409)  # cancelling what has ended is an error there; the poll that follows tells how it ended
+_END_EVENTS: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
+_MAX_RESPONSE_BYTES: Final = 128 * 2**20  # includes the images as base64
+_RESPONSE_SECONDS: Final = 180.0  # an image of high quality takes up to two minutes
+_ENDED: Final = (400, 404, 409)  # the response ended already; the next poll returns its status
 
 URL_LIFETIME: Final = timedelta(minutes=60)
 
 
 class OpenAI(Provider):
-    """The Images API for orders, and the Responses API with the image generation tool, at OPENAI_API_URL."""
+    """The Images API for submissions, and the Responses API with the image generation tool, at OPENAI_API_URL."""
 
     name = "openai"
     is_synchronous = True
@@ -64,34 +63,30 @@ class OpenAI(Provider):
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=_secrets(settings.openai_webhook_secret))
+        super().__init__(settings, hosts=hosts, secrets=_decode_secrets(settings.openai_webhook_secret))
         self._api_url = settings.openai_api_url
         self._models = settings.openai_models
         if settings.openai_api_key:
             endpoints.require_secure_url(self._api_url, hosts, "OPENAI_API_URL")
             header = endpoints.build_token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
-            self._api = ApiClient("OpenAI", header, max_bytes=_ANSWER_BYTES)
-            self._submitter = SubmitClient("OpenAI", header, max_bytes=_ANSWER_BYTES, answer_seconds=_MAKING_SECONDS)
+            self._api = ApiClient("OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES)
+            self._submit_client = SubmitClient(
+                "OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES, response_seconds=_RESPONSE_SECONDS
+            )
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets))
 
     def parse_report(self, body: bytes) -> PredictionReport:
-        """
-        Return what an event says: that a response ended, not with what.
-
-        Raises:
-            Unreadable: it is no event.
-            NotOurs: it tells of something else than a response.
-        """
+        """Parse an event: a response ended; its result must be polled. Raises as `Provider.parse_report`."""
         event = json_fields.parse_json_object(body)
         kind = json_fields.require_text(event.get("type"), "type")
         subject, _, end = kind.partition(".")
-        if subject != "response" or end not in _ENDS:
-            raise UnrelatedEvent(f"an event {kind} tells of no image or video")
+        if subject != "response" or end not in _END_EVENTS:
+            raise UnrelatedEvent(f"event {kind} is not about an image or video")
         data = event.get("data")
         if not isinstance(data, dict):
-            raise MalformedPayload("data is missing or is no object")
+            raise MalformedPayload("data is missing or not an object")
         return PredictionReport(
             external_id=json_fields.require_id(data.get("id"), "data.id"),
             status=_STATUSES[end],
@@ -101,130 +96,124 @@ class OpenAI(Provider):
         )
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
-        """Ask GET /v1/responses/{id}; raises ProviderUnavailable and ProviderRefused as `Provider.poll` says."""
-        if self._api is None:
-            raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
-        body = self._api.get(f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}")
+        """GET /v1/responses/{id}."""
+        body = self._require_api().get(f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}")
         try:
-            report = self._response(json_fields.parse_json_object(body))
+            report = self._parse_response(json_fields.parse_json_object(body))
         except MalformedPayload as error:
-            raise ProviderUnavailable(f"OpenAI answered 200 with what is no response: {error}") from error
+            raise ProviderUnavailable(f"OpenAI returned a malformed response: {error}") from error
         if report.external_id != external_id:
-            raise ProviderUnavailable(f"OpenAI answered about {report.external_id} when asked about another")
+            raise ProviderUnavailable(f"OpenAI returned a response about {report.external_id}, which was not requested")
         return report
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """Have pictures made, which takes minutes: POST /v1/images/generations; raises as `Provider.submit` says."""
-        if self._submitter is None:
-            raise ProviderRefused("OpenAI takes no orders: set OPENAI_API_KEY")
+        """POST /v1/images/generations, which takes minutes."""
+        client = self._require_submit_client()
         url, body = f"{self._api_url}/v1/images/generations", build_images_request(request)
-        answer = self._submitter.send(url, body, timeout_seconds=request.timeout_seconds)
-        external_id = _request_id(answer) or str(request.prediction_id)
+        response = client.send(url, body, timeout_seconds=request.timeout_seconds)
+        external_id = _request_id(response) or str(request.prediction_id)
         try:
-            made = build_report(answer.fields, external_id, request.model, self.refusal_reason)
+            report = build_report(response.fields, external_id, request.model, self.refusal_reason)
         except MalformedPayload as error:
-            raise SubmitUncertain(f"OpenAI answered an order with what holds no pictures: {error}") from error
-        return SubmitResult(external_id, made)
+            raise SubmitUncertain(f"OpenAI accepted a submission without images in the response: {error}") from error
+        return SubmitResult(external_id, report)
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
-        """Stop a response: POST /v1/responses/{id}/cancel; raises as `Provider.cancel` says."""
-        if self._api is None:
-            raise ProviderRefused("OpenAI cannot be asked: set OPENAI_API_KEY")
+        """POST /v1/responses/{id}/cancel."""
+        api = self._require_api()
         url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
-        self._api.request(url, statuses=(200, 202, *_ENDED), method="POST")
+        api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
     def list_models(self, kind: str) -> list[dict[str, Any]]:
-        """Return those of OPENAI_MODELS: they make pictures from words."""
+        """Return the models in OPENAI_MODELS; none has an image input."""
         if kind != "image":
             return []
         facts: dict[str, Any] = {"description": None, "kind": kind, "accepts": [], "picture_field": None}
         return [{"name": name, **facts} for name in self._models]
 
-    def _response(self, response: dict[str, Any]) -> PredictionReport:
+    def _parse_response(self, response: dict[str, Any]) -> PredictionReport:
         raw_status = json_fields.require_text(response.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
-        model = response.get("model")
         return PredictionReport(
             external_id=json_fields.require_id(response.get("id"), "id"),
             status=status,
             raw_status=raw_status,
-            outputs=tuple(self._pictures(response.get("output"))) if status == "succeeded" else (),
-            error=_reason(response),
-            model=to_storable(model, 200) if isinstance(model, str) and model else None,
+            outputs=tuple(self._extract_images(response.get("output"))) if status == "succeeded" else (),
+            error=_get_error(response),
+            model=json_fields.optional_model(response),
         )
 
-    def _pictures(self, items: object) -> Iterator[OutputFile]:
-        """Yield the results of the image generation calls; one that failed has none."""
-        for place, item in enumerate(items if isinstance(items, list) else ()):
+    def _extract_images(self, items: object) -> Iterator[OutputFile]:
+        """Yield the results of image generation calls; a failed one has none."""
+        for index, item in enumerate(items if isinstance(items, list) else ()):
             if not isinstance(item, dict) or item.get("type") != "image_generation_call":
                 continue
-            path, result = f"output[{place}].result", item.get("result")
+            path, result = f"output[{index}].result", item.get("result")
             if isinstance(result, str) and result:
                 yield from output_files.extract_files(result, path, self.refusal_reason) or (
                     output_files.decode_base64_file(path, result),
                 )
 
 
-def _reason(response: dict[str, Any]) -> str | None:
-    """Return why a response failed, or is incomplete."""
+def _get_error(response: dict[str, Any]) -> str | None:
     error = json_fields.optional_text(response.get("error"))
     details = response.get("incomplete_details")
     return error or (json_fields.optional_text(details.get("reason")) if isinstance(details, dict) else None)
 
 
-def _secrets(given: Iterable[SecretStr]) -> tuple[bytes, ...]:
-    """Decode the secrets; without whsec_ OpenAI's own library takes one as text, so that base64 would be a guess."""
-    secrets = tuple(given)
-    for place, one in enumerate(secrets, 1):
-        if not one.get_secret_value().startswith("whsec_"):
-            raise ConfigError(f"OPENAI_WEBHOOK_SECRET: secret {place} does not begin with whsec_: write it as shown")
+def _decode_secrets(values: Iterable[SecretStr]) -> tuple[bytes, ...]:
+    """Decode the secrets. Without whsec_ OpenAI's library uses them as text, so decoding base64 would be a guess."""
+    secrets = tuple(values)
+    for number, secret in enumerate(secrets, 1):
+        if not secret.get_secret_value().startswith("whsec_"):
+            raise ConfigError(
+                f"OPENAI_WEBHOOK_SECRET: secret {number} does not begin with whsec_: copy it as OpenAI shows it"
+            )
     return signatures.decode_standard_secrets(secrets, "OPENAI_WEBHOOK_SECRET")
 
 
-def _request_id(answer: SubmitResponse) -> str | None:
-    """Return OpenAI's own name of a request, which its support asks for."""
+def _request_id(response: SubmitResponse) -> str | None:
+    """Return OpenAI's request id, which its support needs."""
     try:
-        return json_fields.require_id(answer.headers.get("x-request-id"), "x-request-id")
+        return json_fields.require_id(response.headers.get("x-request-id"), "x-request-id")
     except MalformedPayload:
         return None
 
 
-# OpenAI's Images API: what is asked of POST /v1/images/generations, and what its answer holds; pure.
-#
-# Sources: openai-openapi (openapi.yaml), openai-python (resources/images.py), read 2026-11. It answers with the
-# pictures
-# themselves: gpt-image-* always as base64, dall-e-* as a URL that lives 60 minutes unless base64 is asked for.
+# The Images API. Sources: openai-openapi (openapi.yaml), openai-python (resources/images.py), read 2026-11.
+# The response has the images: gpt-image-* always as base64, dall-e-* as a URL that is valid for 60 minutes unless
+# base64 is requested.
 
 
 def build_images_request(request: SubmitRequest) -> dict[str, Any]:
     """
-    Return the body of a request: the input, its model, and base64 instead of URLs where that is a choice.
+    Return the body: the input, its model, and base64 instead of URLs if the model has the choice.
 
     Raises:
-        ProviderRefused: the input asks for an answer in pieces.
+        ProviderRefused: the input requests streaming.
     """
     if request.input.get("stream"):
-        raise ProviderRefused("OpenAI's pictures are taken whole: leave `stream` out of the input")
-    asked = {**request.input, "model": request.model}
+        raise ProviderRefused("streaming is not supported: remove `stream` from the input")
+    body = {**request.input, "model": request.model}
     if request.model.startswith("dall-e-"):
-        asked.setdefault("response_format", "b64_json")
-    return asked
+        body.setdefault("response_format", "b64_json")
+    return body
 
 
 def build_report(
-    answer: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
+    response: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
 ) -> PredictionReport:
     """
-    Return what an answer says: success, with a file for each item of `data`.
+    Return success, with a file for each item of `data`.
 
     Raises:
-        Unreadable: `data` is no list.
+        MalformedPayload: `data` is not a list, or has more than 1,000 items.
     """
-    data = answer.get("data")
+    data = response.get("data")
     if not isinstance(data, list):
-        raise MalformedPayload("data is missing or is no list")
-    outputs = tuple(_files(data, check_url))
-    created_at = _moment_or_none(answer.get("created"))
+        raise MalformedPayload("data is missing or not a list")
+    outputs = tuple(_extract_files(data, check_url))
+    created_at = _parse_unix_time(response.get("created"))
     has_urls = any(output.url is not None for output in outputs)
     return PredictionReport(
         external_id=external_id,
@@ -237,21 +226,20 @@ def build_report(
     )
 
 
-def _files(data: list[Any], allows: Callable[[str], str | None]) -> Iterator[OutputFile]:
-    """Yield the file of each item; like every dialect's, more than 1,000 of them are no answer."""
+def _extract_files(data: list[Any], check_url: Callable[[str], str | None]) -> Iterator[OutputFile]:
     if len(data) > output_files.MAX_FILES:
-        raise MalformedPayload(f"data names more than {output_files.MAX_FILES} files")
-    for place, item in enumerate(data):
+        raise MalformedPayload(f"data has more than {output_files.MAX_FILES} files")
+    for index, item in enumerate(data):
         if not isinstance(item, dict):
             continue
         encoded = item.get("b64_json")
         if isinstance(encoded, str) and encoded:
-            yield output_files.decode_base64_file(f"data[{place}].b64_json", encoded)
+            yield output_files.decode_base64_file(f"data[{index}].b64_json", encoded)
         else:
-            yield from output_files.extract_files(item.get("url"), f"data[{place}].url", allows)
+            yield from output_files.extract_files(item.get("url"), f"data[{index}].url", check_url)
 
 
-def _moment_or_none(value: object) -> datetime | None:
+def _parse_unix_time(value: object) -> datetime | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10**11:
         return None
     return datetime.fromtimestamp(value, UTC)

@@ -1,13 +1,12 @@
-"""What Replicate made since a time: its list, followed page by page on its own address alone."""
+"""Replicate's list of predictions, page by page, restricted to the URL of the list itself."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from moorage.errors import DownloadRefused, MalformedPayload, ProviderRefused, ProviderUnavailable
 from moorage.provider_types import ListedPrediction
-from moorage.text import to_storable
 from moorage.urls import parse_endpoint
 from providers import json_fields
 from providers.api_client import ApiClient
@@ -18,60 +17,54 @@ _MAX_PAGES: Final = 2000  # 200,000 predictions
 
 def iterate_pages(api: ApiClient, list_url: str, since: datetime) -> Iterator[list[ListedPrediction]]:
     """
-    Go through GET {start}?created_after=, 100 predictions a page.
+    Yield the pages of GET {list_url}?created_after=, 100 predictions each.
 
     Raises:
-        ProviderUnavailable: no answer, 429 or 5xx, or what is no list.
-        ProviderRefused: any other answer, too many pages, or a page elsewhere, where the token is not sent.
+        ProviderUnavailable: no response, 429, 5xx, or a malformed list.
+        ProviderRefused: any other status, too many pages, or a page at another URL, to which the token is not sent.
     """
     url = f"{list_url}?{urlencode({'created_after': since.astimezone(UTC).isoformat()})}"
-    asked: set[str] = set()
-    while url not in asked:
-        if len(asked) == _MAX_PAGES:
-            raise ProviderRefused(f"Replicate lists more than {_MAX_PAGES} pages: ask for a shorter time")
-        asked.add(url)
-        page, following = _page(api.get(url, max_bytes=_LIST_BYTES))
+    visited: set[str] = set()
+    while url not in visited:
+        if len(visited) == _MAX_PAGES:
+            raise ProviderRefused(f"Replicate lists more than {_MAX_PAGES} pages: choose a later start")
+        visited.add(url)
+        page, next_url = _parse_page(api.get(url, max_bytes=_LIST_BYTES))
         yield page
-        if following is None:
+        if next_url is None:
             return
-        if not _continues(following, list_url):
-            raise ProviderRefused("Replicate's list goes on at another address, where the token is not sent")
-        url = following
-    raise ProviderUnavailable("Replicate's list goes round in a circle")
+        if not _is_same_list(next_url, list_url):
+            raise ProviderRefused("Replicate's list continues at another address, where the token is not sent")
+        url = next_url
+    raise ProviderUnavailable("Replicate's list has a circular page link")
 
 
-def get_model(prediction: dict[str, Any]) -> str | None:
-    """Return the model that a prediction object names."""
-    model = prediction.get("model")
-    return to_storable(model, 200) if isinstance(model, str) and model else None
-
-
-def _page(body: bytes) -> tuple[list[ListedPrediction], str | None]:
-    """Return the predictions of a page and where the next one is; raises ProviderUnavailable when it is none."""
+def _parse_page(body: bytes) -> tuple[list[ListedPrediction], str | None]:
+    """Return the predictions of a page and the URL of the next one; raises ProviderUnavailable if malformed."""
     try:
         page = json_fields.parse_json_object(body)
-        results, following = page.get("results"), page.get("next")
-        if not isinstance(results, list) or not isinstance(following, str | None):
-            raise MalformedPayload("results is no list, or next no address")
-        return [_listed(item) for item in results], following or None
+        results, next_url = page.get("results"), page.get("next")
+        if not isinstance(results, list) or not isinstance(next_url, str | None):
+            raise MalformedPayload("results is not a list, or next not a URL")
+        return [_parse_prediction(item) for item in results], next_url or None
     except MalformedPayload as error:
-        raise ProviderUnavailable(f"Replicate answered 200 with what is no list of predictions: {error}") from error
+        raise ProviderUnavailable(f"Replicate returned no list of predictions: {error}") from error
 
 
-def _listed(item: object) -> ListedPrediction:
+def _parse_prediction(item: object) -> ListedPrediction:
     if not isinstance(item, dict):
-        raise MalformedPayload("an item of results is no prediction")
+        raise MalformedPayload("an item of results is not a prediction")
     webhook = item.get("webhook")
     return ListedPrediction(
         external_id=json_fields.require_id(item.get("id"), "id"),
         raw_status=json_fields.require_text(item.get("status"), "status"),
         webhook=webhook if isinstance(webhook, str) and webhook else None,
-        model=get_model(item),
+        model=json_fields.optional_model(item),
     )
 
 
-def _continues(url: str, start: str) -> bool:
-    """Return whether a page's address is the list's own, with another query: the token goes along."""
+def _is_same_list(url: str, start: str) -> bool:
+    """Return True if the URL differs from the list only in its query: the token is sent to it."""
     try:
         is_same_host = parse_endpoint(url) == parse_endpoint(start)
     except DownloadRefused:

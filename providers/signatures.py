@@ -1,7 +1,7 @@
 """
-Verifiers of signed webhooks, one function a signing family. They work on the raw bytes of a request.
+Signatures of webhooks, one function per scheme, computed over the raw bytes of a request.
 
-None raises anything but BadSignature, whatever the bytes; secrets are decoded when the process starts.
+Verification raises nothing but BadSignature, whatever the bytes. Secrets are decoded at process start.
 """
 
 import base64
@@ -22,91 +22,90 @@ from moorage.errors import BadSignature, ConfigError
 Headers = Sequence[tuple[bytes, bytes]]
 
 TOLERANCE_SECONDS: Final = 300
-# The specification asks for 24 to 64 bytes; its own test vectors hold 23.
+# The specification requires 24 to 64 bytes; its own test vectors have 23.
 _MIN_SECRET_BYTES: Final = 16
 _TIMESTAMP: Final = re.compile(rb"[1-9][0-9]{0,11}")
-# A full stop would let the signed text be cut in another place; the specification forbids it.
+# No full stop: it separates the parts of the signed text; the specification forbids it.
 _ID: Final = re.compile(rb"[!-\-/-~]{1,2000}")
 _VISIBLE: Final = re.compile(rb"[!-~]{1,200}")
 _HEX_SIGNATURE: Final = re.compile(rb"[0-9a-fA-F]{128}")
 
 
-def decode_standard_secrets(given: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
+def decode_standard_secrets(values: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
     """
-    Decode the secrets of Standard Webhooks: base64, with or without `whsec_` before it and padding after it.
+    Decode Standard Webhooks secrets: base64, with or without the prefix `whsec_` and padding.
 
     Raises:
-        ConfigError: one of them is no such secret; the message names the setting and never shows the secret.
+        ConfigError: a secret is invalid; the message names the setting and never shows the secret.
     """
-    return tuple(_standard_secret(one.get_secret_value(), place, setting) for place, one in enumerate(given, 1))
+    return tuple(_decode_secret(value.get_secret_value(), number, setting) for number, value in enumerate(values, 1))
 
 
 def verify_standard_v1(
     headers: Headers, body: bytes, now: float, *, secrets: Sequence[bytes], prefixes: Sequence[str] = ("webhook-",)
 ) -> str:
     """
-    Return the id of a webhook signed as Standard Webhooks 1.0 `v1`: HMAC-SHA256 over `id.timestamp.body`, base64.
+    Verify a Standard Webhooks 1.0 `v1` signature (HMAC-SHA256 over `id.timestamp.body`, base64) and return the id.
 
     Args:
-        now: seconds since 1970.
-        secrets: the live ones; any may match any of the signatures.
-        prefixes: of the three headers; the first that the request uses counts alone.
+        now: Unix seconds.
+        secrets: any of them may match any of the signatures.
+        prefixes: of the three headers; the first one in the request is used.
 
     Raises:
-        BadSignature: a header is missing, doubled or malformed, the time stamp is more than 300 s off, nothing matches.
+        BadSignature: a header is missing, repeated or malformed, the time stamp is over 300 s off, nothing matches.
     """
-    names = _names_in_use(headers, prefixes)
-    webhook_id, timestamp, signatures = (_only(headers, name) for name in names)
+    names = _find_header_names(headers, prefixes)
+    webhook_id, timestamp, signatures = (_get_single_header(headers, name) for name in names)
     if not _ID.fullmatch(webhook_id):
-        raise BadSignature(f"{names[0]} is empty or holds characters that an id never has")
-    _check_age(timestamp, now, names[1])
+        raise BadSignature(f"{names[0]} is empty or has a character that is invalid in an id")
+    _check_timestamp(timestamp, now, names[1])
     start = webhook_id + b"." + timestamp + b"."
-    wanted = [_hmac_base64(secret, start, body) for secret in secrets]
-    offered = [part[3:] for part in signatures.split() if part.startswith(b"v1,")]
-    if not offered:
-        raise BadSignature(f"{names[2]} holds no v1 signature")
-    matches = [hmac.compare_digest(one, other) for one in wanted for other in offered]
-    if not any(matches):  # all were compared: the time taken says nothing about which one matched
-        raise BadSignature("no signature matches: another secret, or the body was changed on its way")
+    expected = [_hmac_base64(secret, start, body) for secret in secrets]
+    received = [part[3:] for part in signatures.split() if part.startswith(b"v1,")]
+    if not received:
+        raise BadSignature(f"{names[2]} has no v1 signature")
+    matches = [hmac.compare_digest(mac, signature) for mac in expected for signature in received]
+    if not any(matches):  # all are compared, for constant time
+        raise BadSignature("no signature matches: another secret, or the body was changed in transit")
     return webhook_id.decode("ascii")
 
 
 def sign_standard_v1(webhook_id: str, timestamp: int, body: bytes, *, secrets: Sequence[bytes]) -> str:
-    """Return the signature header of a webhook of ours, as `standard_v1` reads it: a `v1` for each secret."""
+    """Return the signature header of an outbound webhook: one `v1` signature per secret."""
     start = f"{webhook_id}.{timestamp}.".encode()
     return " ".join("v1," + _hmac_base64(secret, start, body).decode() for secret in secrets)
 
 
 @dataclass(frozen=True, slots=True)
 class DigestSignature:
-    """What a digest signature of Ed25519 covers besides the body, its form checked; `matches` judges it by the keys."""
+    """The parts of an Ed25519 digest signature whose form is valid; `matches` verifies it."""
 
     user_id: str
     message: bytes
     signature: bytes
 
     def matches(self, keys: Iterable[Ed25519PublicKey]) -> bool:
-        """Return whether any of the keys made the signature."""
         return any(_is_signed_by(key, self.signature, self.message) for key in keys)
 
 
 def parse_digest_signature(headers: Headers, body: bytes, now: float, *, prefix: str) -> DigestSignature:
     """
-    Return what is signed as Ed25519 over `request id, user id, time stamp, hex(sha256(body))`, joined by newlines.
+    Return the signed message: `request id, user id, time stamp, hex(sha256(body))`, joined by newlines.
 
     Args:
-        now: seconds since 1970.
+        now: Unix seconds.
         prefix: of the four headers: `x-fal-webhook-` and then `request-id`, `user-id`, `timestamp`, `signature`.
 
     Raises:
-        BadSignature: a header is missing, doubled or malformed, the time stamp is more than 300 s off.
+        BadSignature: a header is missing, repeated or malformed, or the time stamp is more than 300 s off.
     """
     names = [f"{prefix}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
-    request_id, user_id, timestamp, signature = (_only(headers, name) for name in names)
+    request_id, user_id, timestamp, signature = (_get_single_header(headers, name) for name in names)
     for name, value in zip(names, (request_id, user_id), strict=False):
-        if not _VISIBLE.fullmatch(value):  # a newline in one would let the signed text be cut in another place
-            raise BadSignature(f"{name} is empty or holds characters that an id never has")
-    _check_age(timestamp, now, names[2])
+        if not _VISIBLE.fullmatch(value):  # no newline: it separates the parts of the signed text
+            raise BadSignature(f"{name} is empty or has a character that is invalid in an id")
+    _check_timestamp(timestamp, now, names[2])
     if not _HEX_SIGNATURE.fullmatch(signature):
         raise BadSignature(f"{names[3]} is not 128 hexadecimal digits")
     digest = hashlib.sha256(body).hexdigest().encode()
@@ -122,22 +121,22 @@ def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bo
     return True
 
 
-def _standard_secret(text: str, place: int, setting: str) -> bytes:
+def _decode_secret(text: str, number: int, setting: str) -> bytes:
     encoded = text.removeprefix("whsec_")
     try:
         secret = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         secret = b""
     if len(secret) < _MIN_SECRET_BYTES:
-        # Not chained: the cause would carry the secret into a traceback.
+        # Not chained: the cause would show the secret in a traceback.
         raise ConfigError(
-            f"{setting}: secret {place} is no signing secret of at least {_MIN_SECRET_BYTES} bytes;"
-            " write whsec_ and its base64 text, as the provider shows it"
+            f"{setting}: secret {number} is not a signing secret of at least {_MIN_SECRET_BYTES} bytes;"
+            " copy whsec_ and its base64 text as the provider shows it"
         ) from None
     return secret
 
 
-def _names_in_use(headers: Headers, prefixes: Sequence[str]) -> tuple[str, str, str]:
+def _find_header_names(headers: Headers, prefixes: Sequence[str]) -> tuple[str, str, str]:
     present = {name.lower() for name, _ in headers}
     parts = ("id", "timestamp", "signature")
     for prefix in prefixes:
@@ -146,22 +145,22 @@ def _names_in_use(headers: Headers, prefixes: Sequence[str]) -> tuple[str, str, 
     return f"{prefixes[0]}id", f"{prefixes[0]}timestamp", f"{prefixes[0]}signature"
 
 
-def _only(headers: Headers, name: str) -> bytes:
-    """Return the value of a header that must be there once: of two, another reader may take the other."""
-    wanted = name.encode()
-    values = [value for key, value in headers if key.lower() == wanted]
+def _get_single_header(headers: Headers, name: str) -> bytes:
+    """Return the value of a header; it must occur once, since two readers could use different ones of two."""
+    encoded_name = name.encode()
+    values = [value for key, value in headers if key.lower() == encoded_name]
     if len(values) != 1:
-        raise BadSignature(f"{name} is missing" if not values else f"{name} is there {len(values)} times")
+        raise BadSignature(f"{name} is missing" if not values else f"{name} occurs {len(values)} times")
     return values[0]
 
 
-def _check_age(timestamp: bytes, now: float, name: str) -> None:
+def _check_timestamp(timestamp: bytes, now: float, name: str) -> None:
     if not _TIMESTAMP.fullmatch(timestamp):
         raise BadSignature(f"{name} is not a whole number of seconds since 1970")
     age = int(now) - int(timestamp)
     if abs(age) > TOLERANCE_SECONDS:
-        told = f"{age} s old" if age > 0 else f"{-age} s ahead of our clock"
-        raise BadSignature(f"{name} is {told}, more than {TOLERANCE_SECONDS} s")
+        offset = f"{age} s old" if age > 0 else f"{-age} s ahead of our clock"
+        raise BadSignature(f"{name} is {offset}, more than {TOLERANCE_SECONDS} s")
 
 
 def _hmac_base64(secret: bytes, start: bytes, body: bytes) -> bytes:

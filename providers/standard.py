@@ -1,8 +1,8 @@
 """
 Any sender of plain Standard Webhooks: a signed `{"type", "timestamp", "data"}`; nothing to poll.
 
-The specification leaves `data` open. What is read of it: the id from the first of `id`, `prediction_id`, `request_id`,
-`job_id`, `task_id`; the status from `data.status`, else from the end of `type` ("image.completed"); the files from
+The specification does not define `data`. Read from it: the id, the first of `id`, `prediction_id`, `request_id`,
+`job_id`, `task_id`; the status, from `data.status`, else from the end of `type` ("image.completed"); the files, from
 `data.output`, else `data.outputs`, else all of `data`.
 """
 
@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Final
 from moorage.errors import MalformedPayload
 from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus, VerifiedDelivery
 from moorage.settings import Settings
-from moorage.text import to_storable
 from moorage.urls import HostAllowlist
 from providers import json_fields, output_files, signatures
 from providers.base import Provider
@@ -19,18 +18,20 @@ from providers.signatures import Headers
 
 _ID_FIELDS: Final = ("id", "prediction_id", "request_id", "job_id", "task_id")
 _OUTPUT_FIELDS: Final = ("output", "outputs")
-_WORDS: Final[dict[PredictionStatus, tuple[str, ...]]] = {
+_STATUS_WORDS: Final[dict[PredictionStatus, tuple[str, ...]]] = {
     "queued": ("queued", "in_queue", "pending", "created", "starting", "submitted"),
     "running": ("running", "processing", "in_progress", "started", "progress"),
     "succeeded": ("succeeded", "success", "completed", "complete", "ready", "done", "finished", "generated", "ok"),
     "failed": ("failed", "fail", "failure", "error", "errored", "expired", "incomplete", "timed_out"),
     "cancelled": ("cancelled", "canceled", "aborted"),
 }
-_STATUSES: Final[dict[str, PredictionStatus]] = {word: status for status, words in _WORDS.items() for word in words}
+_STATUSES: Final[dict[str, PredictionStatus]] = {
+    word: status for status, words in _STATUS_WORDS.items() for word in words
+}
 
 
 class Standard(Provider):
-    """A sender without a name of its own; Svix's names for the three headers are taken as well."""
+    """A generic sender; Svix's names of the three headers are accepted, too."""
 
     name = "standard"
     webhook_setting = "STANDARD_WEBHOOK_SECRET"
@@ -53,19 +54,12 @@ class Standard(Provider):
         )
 
     def parse_report(self, body: bytes) -> PredictionReport:
-        """
-        Return what an event says of its prediction.
-
-        Raises:
-            Unreadable: it is not the shape above.
-        """
         event = json_fields.parse_json_object(body)
         data = event.get("data")
         if not isinstance(data, dict):
-            raise MalformedPayload("data is missing or is no object")
+            raise MalformedPayload("data is missing or not an object")
         raw_status = _raw_status(event, data)
         status = _STATUSES.get(raw_status.lower(), "unknown")
-        model = data.get("model")
         return PredictionReport(
             external_id=_external_id(data),
             status=status,
@@ -74,7 +68,7 @@ class Standard(Provider):
             error=json_fields.optional_text(data.get("error")),
             completed_at=json_fields.optional_datetime(data.get("completed_at")),
             expires_at=json_fields.optional_datetime(data.get("expires_at")),
-            model=to_storable(model, 200) if isinstance(model, str) and model else None,
+            model=json_fields.optional_model(data),
         )
 
     def _outputs(self, data: dict[str, Any]) -> tuple[OutputFile, ...]:
@@ -96,4 +90,4 @@ def _external_id(data: dict[str, Any]) -> str:
     for field in _ID_FIELDS:
         if data.get(field) is not None:
             return json_fields.require_id(data[field], f"data.{field}")
-    raise MalformedPayload(f"data names no prediction: none of {', '.join(_ID_FIELDS)} is there")
+    raise MalformedPayload(f"data has no id: none of {', '.join(_ID_FIELDS)}")

@@ -1,4 +1,4 @@
-"""One POST that has a provider make something: never sent twice, never redirected, and what its end amounts to."""
+"""The POST request that submits a prediction: sent once, never redirected, with an error type for each outcome."""
 
 import contextlib
 import functools
@@ -21,14 +21,14 @@ from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
 
 CONNECT_SECONDS: Final = 5.0
-ANSWER_SECONDS: Final = 30.0
-_REFUSAL_BYTES: Final = 64 * 1024  # of what says no, more is not read
+RESPONSE_SECONDS: Final = 30.0
+_MAX_ERROR_BYTES: Final = 64 * 1024  # of an error response
 _CHUNK_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitResponse:
-    """What a provider answered a submission with: the JSON object of a 2xx, and its headers."""
+    """The JSON object of a 2xx response, and its headers."""
 
     fields: dict[str, Any]
     headers: http.client.HTTPMessage
@@ -36,20 +36,20 @@ class SubmitResponse:
 
 class SubmitClient:
     """
-    A provider's door for orders, behind one token.
+    Client for submissions to one provider.
 
-    Every request has a connection of its own: on one that was kept open, a request that the server never read would
-    look like one whose answer was lost.
+    Every request has its own connection: on a reused one, a request that the server never read cannot be distinguished
+    from one whose response was lost.
 
     Args:
         name: of the provider, for messages.
-        token_header: the header that carries the token, and its value.
-        max_bytes: of an answer.
-        answer_seconds: from the connection to the end of the answer, however slowly it comes.
+        token_header: name and value.
+        max_bytes: limit of a response.
+        response_seconds: limit from the connection to the end of the response.
     """
 
     def __init__(
-        self, name: str, token_header: tuple[str, str], *, max_bytes: int, answer_seconds: float = ANSWER_SECONDS
+        self, name: str, token_header: tuple[str, str], *, max_bytes: int, response_seconds: float = RESPONSE_SECONDS
     ) -> None:
         self._name = name
         self._token = token_header[1].partition(" ")[2]
@@ -62,48 +62,50 @@ class SubmitClient:
             token_header[0]: token_header[1],
         }
         self._max_bytes = max_bytes
-        self._answer_seconds = answer_seconds
+        self._response_seconds = response_seconds
 
     def send(
         self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", timeout_seconds: float | None = None
     ) -> SubmitResponse:
         """
-        Send one order and return the answer to it.
+        Send one submission and return the response.
 
         Args:
-            fields: the body, as JSON.
-            webhook_url: whose key must not stand in a message, should the provider repeat it; the token never does.
-            within_seconds: less than `answer_seconds`, where whoever orders does not wait as long.
+            fields: the JSON body.
+            webhook_url: its key is removed from error messages, as is the token.
+            timeout_seconds: a limit below `response_seconds`.
 
         Raises:
-            NotSubmitted, ProviderBusy, SubmitUncertain, BillingRefused, ProviderRefused: as `Provider.submit` says.
+            NotSubmitted, ProviderBusy, SubmitUncertain, BillingRefused, ProviderRefused: as `Provider.submit`.
         """
-        body = self._json(fields)
+        body = self._encode(fields)
         connection = self._connect(url)
         with contextlib.closing(connection):
-            seconds = min(self._answer_seconds, timeout_seconds or self._answer_seconds)
-            status, headers, said = self._exchange(connection, parse_url(url).request_uri, body, seconds)
+            seconds = min(self._response_seconds, timeout_seconds or self._response_seconds)
+            status, headers, content = self._exchange(connection, parse_url(url).request_uri, body, seconds)
         if not 200 <= status < 300:
-            hidden = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
-            raise submit_errors.classify_response(self._name, status, headers, said, secrets=hidden)
+            secrets = (self._token, *(value for _, value in parse_qsl(urlsplit(webhook_url).query)))
+            raise submit_errors.classify_response(self._name, status, headers, content, secrets=secrets)
         try:
-            return SubmitResponse(json_fields.parse_json_object(said), headers)
+            return SubmitResponse(json_fields.parse_json_object(content), headers)
         except MalformedPayload as error:
-            raise SubmitUncertain(f"{self._name} took an order with {status}, and {error}") from error
+            raise SubmitUncertain(f"{self._name} accepted a submission with {status}, but {error}") from error
 
-    def _json(self, fields: Mapping[str, Any]) -> bytes:
+    def _encode(self, fields: Mapping[str, Any]) -> bytes:
         try:
             return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode("ascii")
-        except (ValueError, TypeError) as error:  # NaN, or what JSON has no word for
+        except (ValueError, TypeError) as error:  # NaN, or a type without JSON form
             raise ProviderRefused(f"the input cannot be sent to {self._name} as JSON: {error}") from error
 
     def _connect(self, url: str) -> http.client.HTTPConnection:
-        where = parse_endpoint(url)
+        endpoint = parse_endpoint(url)
         connection: http.client.HTTPConnection
-        if where.scheme == "https":
-            connection = http.client.HTTPSConnection(where.host, where.port, timeout=CONNECT_SECONDS, context=_tls())
+        if endpoint.scheme == "https":
+            connection = http.client.HTTPSConnection(
+                endpoint.host, endpoint.port, timeout=CONNECT_SECONDS, context=_get_tls_context()
+            )
         else:
-            connection = http.client.HTTPConnection(where.host, where.port, timeout=CONNECT_SECONDS)
+            connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=CONNECT_SECONDS)
         try:
             connection.connect()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
@@ -114,42 +116,44 @@ class SubmitClient:
     def _exchange(
         self, connection: http.client.HTTPConnection, path: str, body: bytes, seconds: float
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Return status, headers and body; from the first byte on, nobody knows what a failure left behind."""
+        """Return status, headers and body. Once a byte is sent, the effect of a failure is unknown."""
         deadline = time.monotonic() + seconds
         try:
             connection.sock.settimeout(seconds)
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before it has read it all
+            with contextlib.suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # the server may refuse before it has read all
                 connection.request("POST", path, body=body, headers=self._headers)
-            source = cast("socket.socket", _Timed(connection.sock, deadline))
+            source = cast("socket.socket", _DeadlineSocket(connection.sock, deadline))
             with contextlib.closing(http.client.HTTPResponse(source, method="POST")) as response:
                 response.begin()
-                return response.status, response.headers, self._read(response)
+                return response.status, response.headers, self._read_body(response)
         except (OSError, http.client.HTTPException) as error:
-            raise SubmitUncertain(f"{self._name} did not answer an order: {_cause(error)}") from error
+            raise SubmitUncertain(f"{self._name} did not respond to a submission: {_cause(error)}") from error
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        """Return the body; of a refusal only its beginning, which is enough for a reason."""
-        took = 200 <= response.status < 300
+    def _read_body(self, response: http.client.HTTPResponse) -> bytes:
+        """Return the body; of an error only the first 64 KiB, which are enough for a reason."""
+        is_accepted = 200 <= response.status < 300
         body = bytearray()
         while chunk := response.read(_CHUNK_BYTES):
             body += chunk
-            if not took and len(body) >= _REFUSAL_BYTES:
+            if not is_accepted and len(body) >= _MAX_ERROR_BYTES:
                 break
             if len(body) > self._max_bytes:
-                raise SubmitUncertain(f"{self._name} answered an order with more than {self._max_bytes} bytes")
-        if took and response.length:  # a read of some bytes does not complain about those that are missing
+                raise SubmitUncertain(f"{self._name} returned more than {self._max_bytes} bytes")
+        if is_accepted and response.length:  # read(n) does not raise for missing bytes
             raise http.client.IncompleteRead(b"", response.length)
         return bytes(body)
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
-    """Return what every connection is checked by; reading the certificates takes 30 ms."""
+def _get_tls_context() -> ssl.SSLContext:
+    """Return the shared TLS context; loading the certificates takes 30 ms."""
     return ssl.create_default_context(cafile=certifi.where())
 
 
-class _Timed(io.RawIOBase):
-    """A socket to read an answer from, until a moment of the monotonic clock: a trickle does not put it off."""
+class _DeadlineSocket(io.RawIOBase):
+    """A readable socket with a deadline (monotonic clock), which a slow response does not extend."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         super().__init__()
@@ -157,15 +161,14 @@ class _Timed(io.RawIOBase):
         self._deadline = deadline
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return what `HTTPResponse` reads from."""
+        """Return the file that `HTTPResponse` reads."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
-        """Return that it is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what there is; raises TimeoutError at the moment."""
+        """Read available bytes; raises TimeoutError at the deadline."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")

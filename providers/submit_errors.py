@@ -1,4 +1,4 @@
-"""What an answer to an order that is no 2xx amounts to: come again, pay, mend the input, or nobody knows; pure."""
+"""Error types for the non-2xx responses to a submission; pure."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,8 @@ from moorage.text import to_storable
 from providers import json_fields
 
 _MAX_REASON_CHARS: Final = 300
-_MIN_HIDDEN_CHARS: Final = 8  # shorter ones would blank words
-# OpenAI: a spent quota is a 429 with a code of its own.
+_MIN_HIDDEN_CHARS: Final = 8  # a shorter one could occur in ordinary text
+# OpenAI returns 429 with one of these codes for an exhausted quota.
 _BILLING_CODES: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 # fal: 403 "User is locked. Reason: Exhausted balance. Top up your balance ..." (github.com/fal-ai/fal/issues/1147).
 _BILLING_WORDS: Final = re.compile(r"user is locked|exhausted balance", re.IGNORECASE)
@@ -33,83 +33,82 @@ def classify_response(
     name: str, status: int, headers: Message, body: bytes, *, secrets: Iterable[str] = ()
 ) -> MoorageError:
     """
-    Return what to raise for an answer.
+    Return the error for a response.
 
-    A 5xx may come from a proxy whose server went on, a redirect from one that did: neither says that nothing was made.
-    A 408 neither, since some write it when their own work took too long.
+    A 5xx may come from a proxy whose server continues, a redirect from one that did; some servers return 408 when their
+    own work took too long. All three leave the outcome uncertain.
 
     Args:
-        headers: found by name in any case.
-        body: as far as it was read.
-        hidden: blanked in the message.
+        body: possibly truncated.
+        secrets: removed from the message.
     """
-    said = _fields(body)
-    code, reason = _code(said), _hide(_reason(said), secrets)
+    fields = _parse_fields(body)
+    code, reason = _get_code(fields), _redact(_get_reason(fields), secrets)
     facts = {"status": status} | ({"code": code} if code else {})
-    text = f"{name} answered an order with {status}" + (f": {reason}" if reason else "")
+    message = f"{name} returned {status}" + (f": {reason}" if reason else "")
     if status == 402 or code in _BILLING_CODES or (status == 403 and _BILLING_WORDS.search(reason)):
-        return BillingRefused(text, facts=facts)
+        return BillingRefused(message, facts=facts)
     if status == 429:
-        return ProviderBusy(text, facts=facts, retry_after=_wait(headers, reason))
+        return ProviderBusy(message, facts=facts, retry_after=_parse_wait_seconds(headers, reason))
     if status == 425:
-        return NotSubmitted(text, facts=facts)
+        return NotSubmitted(message, facts=facts)
     if status == 401:
-        return ProviderRefused(f"{text} (the API token is not valid)", facts=facts)
+        return ProviderRefused(f"{message} (the API token is not valid)", facts=facts)
     if 400 <= status < 500 and status != 408:
-        return ProviderRefused(text, facts=facts)
-    return SubmitUncertain(text, facts=facts, retry_after=_wait(headers, reason))
+        return ProviderRefused(message, facts=facts)
+    return SubmitUncertain(message, facts=facts, retry_after=_parse_wait_seconds(headers, reason))
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+def _parse_fields(body: bytes) -> dict[str, Any]:
     try:
         return json_fields.parse_json_object(body)
-    except MalformedPayload:  # a page of a proxy's: the status alone must do
+    except MalformedPayload:  # a proxy's page: only the status is known
         return {}
 
 
-def _code(said: Mapping[str, Any]) -> str | None:
-    error = said.get("error")
+def _get_code(fields: Mapping[str, Any]) -> str | None:
+    error = fields.get("error")
     code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
     return to_storable(code, 100) if isinstance(code, str) else None
 
 
-def _reason(said: Mapping[str, Any]) -> str:
-    """Return the provider's words: OpenAI's `error.message`, Replicate's and fal's `detail`, else what is there."""
+def _get_reason(fields: Mapping[str, Any]) -> str:
+    """Return the reason: OpenAI's `error.message`, Replicate's and fal's `detail`, else another known field."""
     for field in ("error", "detail", "message", "title"):
-        value = said.get(field)
-        text = _of_list(value) if isinstance(value, list) else json_fields.optional_text(value)
+        value = fields.get(field)
+        text = _join_problems(value) if isinstance(value, list) else json_fields.optional_text(value)
         if text:
             return to_storable(text, _MAX_REASON_CHARS)
     return ""
 
 
-def _of_list(problems: Sequence[Any]) -> str:
+def _join_problems(problems: Sequence[Any]) -> str:
     """Return fal's list of problems as text: `body.prompt: field required; ...`."""
-    told = []
-    for one in problems[:5]:
-        if isinstance(one, dict) and isinstance(one.get("msg"), str):
-            loc = one.get("loc")
-            where = ".".join(str(step) for step in loc[:10]) if isinstance(loc, list) else ""
-            told.append(f"{where}: {one['msg']}" if where else one["msg"])
+    messages = []
+    for problem in problems[:5]:
+        if isinstance(problem, dict) and isinstance(problem.get("msg"), str):
+            loc = problem.get("loc")
+            location = ".".join(str(segment) for segment in loc[:10]) if isinstance(loc, list) else ""
+            messages.append(f"{location}: {problem['msg']}" if location else problem["msg"])
         else:
-            told.append(json_fields.optional_text(one) or "")
-    return "; ".join(part for part in told if part)
+            messages.append(json_fields.optional_text(problem) or "")
+    return "; ".join(part for part in messages if part)
 
 
-def _hide(text: str, hidden: Iterable[str]) -> str:
-    for secret in hidden:
+def _redact(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
         if len(secret) >= _MIN_HIDDEN_CHARS:
             text = text.replace(secret, "[...]")
     return text
 
 
-def _wait(headers: Message, reason: str) -> float | None:
-    """Return the seconds to wait: OpenAI says them in milliseconds too, Replicate only in words."""
+def _parse_wait_seconds(headers: Message, reason: str) -> float | None:
+    """Return the delay in seconds: OpenAI also sends milliseconds, Replicate only a sentence."""
     milliseconds = headers.get("retry-after-ms")
     if milliseconds and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", milliseconds.strip()):
         return min(float(milliseconds) / 1000, MAX_RETRY_AFTER_SECONDS)
-    asked = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
-    if asked is not None:
-        return asked
-    told = _RESETS_IN.search(reason)
-    return min(float(told[1]), MAX_RETRY_AFTER_SECONDS) if told else None
+    seconds = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+    if seconds is not None:
+        return seconds
+    match = _RESETS_IN.search(reason)
+    return min(float(match[1]), MAX_RETRY_AFTER_SECONDS) if match else None

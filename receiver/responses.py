@@ -5,20 +5,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from moorage import problem_json
 from moorage.asgi import Send
 
 Headers = list[tuple[bytes, bytes]]
 
-# The end of a problem's `type`, by status; also a label of the metrics.
-KINDS: Final = {
-    400: "unreadable",
-    401: "bad_signature",
-    404: "not_found",
-    405: "method",
-    413: "too_large",
-    500: "internal",
-    503: "unavailable",
-}
+KINDS: Final = {**problem_json.KINDS, 401: "bad_signature"}  # the last part of a problem's `type`; a label of metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +27,8 @@ def json_response(status: int, fields: dict[str, Any]) -> Response:
 
 def problem_response(status: int, detail: str, *headers: tuple[bytes, bytes]) -> Response:
     """Return an `application/problem+json` response (RFC 9457); `detail` states the problem and the remedy."""
-    fields = {
-        "type": f"urn:moorage:problem:{KINDS[status]}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    return Response(status, json.dumps(fields).encode(), "application/problem+json", headers)
+    fields = problem_json.build_problem(status, detail, kind=KINDS[status])
+    return Response(status, json.dumps(fields).encode(), problem_json.CONTENT_TYPE, headers)
 
 
 async def send_response(send: Send, response: Response, *, method: str) -> None:

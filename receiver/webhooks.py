@@ -3,9 +3,8 @@
 import hashlib
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qs
 
-from moorage import ids, logs, metrics
+from moorage import ids, logs, metrics, webhook_keys
 from moorage.asgi import Receive
 from moorage.errors import Refused
 from moorage.model import Wake
@@ -81,9 +80,8 @@ class WebhookReceiver:
         provider = self.get_enabled_provider(name)
         async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
-            recorded = await self._recorder.record(
-                _build_delivery(provider, verified, headers, body, hash_query_key(query))
-            )
+            key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1"))
+            recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
             size = len(body)
         if recorded.is_pending:
             self._relay.enqueue(Wake("ingest", recorded.id))
@@ -93,16 +91,10 @@ class WebhookReceiver:
         return json_response(status, {"id": str(recorded.id), "status": outcome})
 
 
-def hash_query_key(query: bytes) -> str | None:
-    """Return the hash of the key in a webhook URL's query; the key itself is neither stored nor logged."""
-    keys = parse_qs(query.decode("latin-1")).get("key")
-    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
-
-
 def _build_delivery(
     provider: Provider, verified: VerifiedDelivery, headers: Headers, body: bytes, key_sha256: str | None
 ) -> deliveries.NewDelivery:
-    redacted = provider.redact_body(body)
+    redacted = webhook_keys.redact_keys(body)
     digest = hashlib.sha256(redacted).hexdigest()  # of the recorded bytes, which the audit can verify
     return deliveries.NewDelivery(
         id=ids.uuid7(),

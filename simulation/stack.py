@@ -1,56 +1,49 @@
-"""All of moorage on this machine: embedded servers, a stand-in provider if asked for, and our own processes."""
+"""A complete local deployment: embedded servers, a stand-in provider if given, and moorage's own processes."""
 
 import json
 import os
 import secrets
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from db import migrate
 from db.connection import connect
 from embedded import ports
+from embedded.credentials import write_private
 from embedded.process import Process
 from embedded.stack import Stack
+from moorage.settings import Settings
 from simulation.provider.client import Standin
+from storage import buckets, s3
 from worker.launch import granian_flags, worker_flags
 
 ROOT = Path(__file__).resolve().parent.parent
+INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT")
 
 
 def data_folder(name: str) -> Path:
-    """Return where a command keeps its data: in MOORAGE_DATA_DIR, .moorage if that is not set."""
+    """Return a command's data folder in MOORAGE_DATA_DIR, by default in .moorage."""
     return Path(os.environ.get("MOORAGE_DATA_DIR", ".moorage")) / name
 
 
-class Local:
-    """
-    A running moorage under one folder: servers, receiver, workers, beat, and Flower if asked for.
-
-    Args:
-        folder: data, logs and passwords; a second start on it finds what the first left.
-        keep_workers: Celery processes for the queue `keep`; one more serves `quick` alone, so that sweeps never wait.
-        concurrency: pool children of each of them.
-        standin: a provider to talk to, started and stopped by the caller.
-        overrides: settings that differ from the defaults, as environment variables.
-    """
+class LocalDeployment:
+    """A running moorage in one folder: servers, receiver, workers, beat, and optionally Flower."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path,  # data, logs and passwords; they are reused by the next start
         *,
-        keep_workers: int = 1,
-        concurrency: int = 2,
+        keep_workers: int = 1,  # for the queue `keep`; one more serves `quick` alone, so that sweeps never wait
+        concurrency: int = 2,  # pool children of each worker
         beats: int = 1,
         flower: bool = False,
-        standin: Standin | None = None,
+        standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
         stack: Stack | None = None,
-        overrides: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | None = None,  # settings that differ from the defaults
     ) -> None:
         self.folder = folder
         self.stack = stack or Stack(folder)
@@ -59,28 +52,23 @@ class Local:
         self._overrides = dict(overrides or {})
         self._counts = (keep_workers, concurrency, beats, flower)
         self.processes: dict[str, Process] = {}
-        self.port = 0
-        self.flower_port = 0
-        self.secrets = _secrets(folder)
+        self.port = self.flower_port = 0
+        self.secrets = _load_secrets(folder)
 
     @property
     def url(self) -> str:
-        """Return where receiver and API listen."""
+        """Return the URL of receiver and API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def flower_url(self) -> str:
-        """Return where Flower listens."""
         return f"http://127.0.0.1:{self.flower_port}"
 
     def environment(self) -> dict[str, str]:
-        """Return the whole environment of our processes."""
-        kept = {
-            key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG", "MOORAGE_FAILPOINT") if key in os.environ
-        }
+        """Return the complete environment of moorage's processes."""
         return {
-            **kept,
-            "MOORAGE_DOTENV": "",  # the settings of a deployment are not those of this stack
+            **{name: os.environ[name] for name in INHERITED if name in os.environ},
+            "MOORAGE_DOTENV": "",  # a .env file has the settings of another deployment
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(ROOT),
             **self.stack.environment(),
@@ -94,82 +82,72 @@ class Local:
         }
 
     def start(self) -> None:
-        """Start everything and return when it serves. Raises ConfigError with the end of a log when it cannot."""
+        """Start everything and return when it is ready. Raises ConfigError with the end of a log if a start fails."""
         if self._owns_stack:
             self.stack.start()
-        self.port, self.flower_port = ports.free(2)
+        self.port, self.flower_port = ports.reserve(2)
         conn = connect(self.environment()["DATABASE_URL"])
         migrate.migrate(conn)
         conn.close()
-        self._make_processes()
+        self._ensure_buckets()
+        self._add_processes()
         for process in self.processes.values():
             process.launch()
         for process in self.processes.values():
             process.await_ready()
 
     def stop(self) -> None:
-        """Stop our processes, then the servers."""
-        if self.processes:  # all at once: each takes a second or two over it
+        """Stop moorage's processes, then the servers."""
+        if self.processes:  # concurrently: each takes a second or two
             with ThreadPoolExecutor(len(self.processes)) as pool:
                 list(pool.map(Process.stop, self.processes.values()))
         if self._owns_stack:
             self.stack.stop()
 
-    def watch(self) -> list[str]:
-        """Start again what has died; returns the names. Call it each second."""
+    def restart_dead(self) -> list[str]:
+        """Restart dead processes and return their names; call it about every second."""
         dead = [name for name, process in self.processes.items() if not process.is_running]
         for name in dead:
             self.processes[name].launch()
-        return dead + (self.stack.watch() if self._owns_stack else [])
+        return dead + (self.stack.restart_dead() if self._owns_stack else [])
 
     def add_worker(self, name: str, *flags: str, **overrides: str) -> Process:
-        """Make one more worker process, not started yet."""
-        argv = [sys.executable, "-m", "celery", *worker_flags((*flags, "-n", f"{name}@%h"))]
-        process = self._process(name, argv, overrides=overrides)
-        self.processes[name] = process
-        return process
+        """Add a worker process, without starting it."""
+        return self._add(name, ["celery", *worker_flags((*flags, "-n", f"{name}@%h"))], **overrides)
 
-    def _make_processes(self) -> None:
+    def _ensure_buckets(self) -> None:
+        """Create the buckets before anything is served: an upload may arrive before a worker has created them."""
+        environment = self.environment()
+        given: Any = {"_env_file": None} | {name: environment[name] for name in self.stack.environment()}
+        settings = Settings(**given)
+        buckets.ensure_buckets(s3.ObjectStore(settings), settings)
+
+    def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts
-        python = sys.executable
-        self.processes["receiver"] = self._process(
-            "receiver",
-            [python, "-m", "granian", *granian_flags("127.0.0.1", self.port)],
-            ready_url=f"{self.url}/healthz",
-        )
+        self._add("receiver", ["granian", *granian_flags("127.0.0.1", self.port)], ready_url=f"{self.url}/healthz")
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency))
         for number in range(1, keep_workers + 1):
             self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency))
         for number in range(1, beats + 1):
-            self.processes[f"beat{number}"] = self._process(
-                f"beat{number}", [python, "-m", "celery", "-A", "worker", "beat"]
-            )
+            self._add(f"beat{number}", ["celery", "-A", "worker", "beat"])
         if flower:
-            self.processes["flower"] = self._process(
-                "flower",
-                [python, "-m", "celery", "-A", "worker", "flower", "--address=127.0.0.1", f"--port={self.flower_port}"],
-                ready_url=f"{self.flower_url}/healthcheck",
-            )
+            flags = ["--address=127.0.0.1", f"--port={self.flower_port}"]
+            ready_url = f"{self.flower_url}/healthcheck"
+            self._add("flower", ["celery", "-A", "worker", "flower", *flags], ready_url=ready_url)
 
-    def _process(
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        ready_url: str | None = None,
-        overrides: Mapping[str, str] | None = None,
-    ) -> Process:
+    def _add(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
         logs_folder = self.folder / "logs"
         logs_folder.mkdir(parents=True, exist_ok=True)
-        return Process(
-            argv,
-            env={**self.environment(), **(overrides or {})},
+        process = self.processes[name] = Process(
+            [sys.executable, "-m", *module],
+            env={**self.environment(), **overrides},
             cwd=ROOT,
             log_path=logs_folder / f"{name}.log",
-            ready=(lambda: _answers(ready_url)) if ready_url else None,
+            ready=(lambda: _is_ready(ready_url)) if ready_url else None,
             name=name,
             grace_seconds=30.0,
         )
+        return process
 
     def __enter__(self) -> Self:
         try:
@@ -179,27 +157,24 @@ class Local:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 (our own loopback address)
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
+        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310 (a loopback address)
+            return bool(response.status == 200)
+    except OSError:
         return False
 
 
-def _secrets(folder: Path) -> dict[str, str]:
-    """Return the passwords of this folder, made once, readable by its owner alone."""
+def _load_secrets(folder: Path) -> dict[str, str]:
+    """Return the passwords of this folder, which the first call creates; only the owner can read them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "secrets.json"
     if not path.exists():
-        made = {"api_token": secrets.token_hex(24), "flower_password": secrets.token_hex(8)}
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-            json.dump(made, file)
+        created = {"api_token": secrets.token_hex(24), "flower_password": secrets.token_hex(8)}
+        write_private(path, json.dumps(created))
     loaded: dict[str, str] = json.loads(path.read_text())
     return loaded

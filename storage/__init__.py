@@ -1,1 +1,1 @@
-"""Objects in any S3-compatible store: put, get, delete, list, presign, ensure buckets. No other part talks to S3."""
+"""Access to any S3-compatible object store: put, get, delete, list, presign, create buckets."""

@@ -1,4 +1,4 @@
-"""The two buckets: made where they are missing, one readable by anyone, the other by nobody but us."""
+"""Creation of the two buckets, and checks that only the public one is publicly readable."""
 
 import hashlib
 import json
@@ -12,135 +12,135 @@ from moorage.settings import Settings
 from storage.errors import get_error_code, get_http_status, translate_errors
 from storage.s3 import ObjectStore
 
-# What the anonymous GET asks for; outside the prefixes that sweeps look at.
+# Read anonymously to check public access; outside the prefixes that sweeps list.
 _PROBE_KEY: Final = "moorage-readable.txt"
-_PROBE: Final = b"moorage looks here whether anyone can read this bucket.\n"
+_PROBE: Final = b"moorage reads this object anonymously to check public access.\n"
 _SID: Final = "MoorageAnyoneReads"
-_MADE_BY_ANOTHER: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "OperationAborted"}
-_PATIENCE_SECONDS: Final = 10.0
+_CREATED_CONCURRENTLY: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "OperationAborted"}
+_TIMEOUT_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
-_BY_HAND: Final = "or make the buckets yourself and set MOORAGE_MANAGE_BUCKETS=false"
+_MANUALLY: Final = "or create the buckets manually and set MOORAGE_MANAGE_BUCKETS=false"
 
 
-def ensure_buckets(blobs: ObjectStore, settings: Settings) -> list[str]:
+def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     """
-    See that both buckets exist, that anyone can read the public one and nobody the private one.
+    Create missing buckets, allow public read access to the public one, and check that the private one has none.
 
-    Buckets are looked at first and only made when they are missing, so a start needs no more rights than it uses. Any
-    number of processes may do this at once. Nothing is looked at when `settings.manage_buckets` is off.
+    Existing buckets are only checked, which needs fewer permissions. Several processes may run it at once.
+    Does nothing if `settings.manage_buckets` is off.
 
     Returns:
-        What was changed, one line each; empty when all was as it should be.
+        One line for each change.
 
     Raises:
-        ConfigError: a permission is missing (named in the message), or who can read what cannot be brought about.
-        StorageUnavailable: storage is away.
+        ConfigError: a missing permission (named in the message), or access that cannot be corrected.
+        StorageUnavailable: the store does not respond.
     """
     if not settings.manage_buckets:
         return []
-    done = []
-    for bucket in (blobs.public_bucket, blobs.private_bucket):
-        if _make_if_missing(blobs, bucket, settings.aws_region):
-            done.append(f"made bucket {bucket}")
-    if _open_to_anyone(blobs, blobs.public_bucket):
-        done.append(f"let anyone read the objects of {blobs.public_bucket}")
-    _require_closed(blobs, blobs.private_bucket)
-    return done
+    changes = []
+    for bucket in (store.public_bucket, store.private_bucket):
+        if _create_if_missing(store, bucket, settings.aws_region):
+            changes.append(f"created bucket {bucket}")
+    if _allow_public_read(store, store.public_bucket):
+        changes.append(f"allowed public read access to {store.public_bucket}")
+    _require_private(store, store.private_bucket)
+    return changes
 
 
-def _make_if_missing(blobs: ObjectStore, bucket: str, region: str) -> bool:
-    until = time.monotonic() + _PATIENCE_SECONDS
-    made = False
-    while not _exists(blobs, bucket):
-        if time.monotonic() > until:
-            raise ConfigError(f"bucket {bucket} was made but does not appear: is the name taken by another account?")
-        made = _make(blobs, bucket, region) or made
+def _create_if_missing(store: ObjectStore, bucket: str, region: str) -> bool:
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    was_created = False
+    while not _exists(store, bucket):
+        if time.monotonic() > deadline:
+            raise ConfigError(f"bucket {bucket} was created but is not listed: does another account own the name?")
+        was_created = _create_bucket(store, bucket, region) or was_created
         time.sleep(_POLL_SECONDS)
-    return made
+    return was_created
 
 
-def _exists(blobs: ObjectStore, bucket: str) -> bool:
+def _exists(store: ObjectStore, bucket: str) -> bool:
     with translate_errors("head", bucket):
         try:
-            blobs.clients.authenticated().head_bucket(Bucket=bucket)
+            store.clients.authenticated().head_bucket(Bucket=bucket)
         except ClientError as error:
             if get_http_status(error) == 404:
                 return False
             if get_http_status(error) == 403:
-                raise _forbidden(bucket, "s3:ListBucket", "or the bucket belongs to another account") from error
+                raise _permission_error(bucket, "s3:ListBucket", "or the bucket belongs to another account") from error
             raise
     return True
 
 
-def _make(blobs: ObjectStore, bucket: str, region: str) -> bool:
-    """Make a bucket; False when another process did in the same moment."""
-    where: dict[str, Any] = {}
-    if region != "us-east-1":  # which S3 takes for the default and refuses to hear
-        where["CreateBucketConfiguration"] = {"LocationConstraint": region}
+def _create_bucket(store: ObjectStore, bucket: str, region: str) -> bool:
+    """Create a bucket; return False if another process created it at the same moment."""
+    options: dict[str, Any] = {}
+    if region != "us-east-1":  # S3 rejects its default region here
+        options["CreateBucketConfiguration"] = {"LocationConstraint": region}
     with translate_errors("create", bucket):
         try:
-            blobs.clients.authenticated().create_bucket(Bucket=bucket, **where)
+            store.clients.authenticated().create_bucket(Bucket=bucket, **options)
         except ClientError as error:
-            if get_error_code(error) in _MADE_BY_ANOTHER:
+            if get_error_code(error) in _CREATED_CONCURRENTLY:
                 return False
             if get_http_status(error) == 403:
-                raise _forbidden(bucket, "s3:CreateBucket", _BY_HAND) from error
+                raise _permission_error(bucket, "s3:CreateBucket", _MANUALLY) from error
             raise
     return True
 
 
-def _open_to_anyone(blobs: ObjectStore, bucket: str) -> bool:
-    """Let anyone read the objects of a bucket, unless they can; return whether it was changed."""
-    if _anyone_reads(blobs, bucket):
+def _allow_public_read(store: ObjectStore, bucket: str) -> bool:
+    """Allow public read access unless it is allowed; return True if changed."""
+    if _is_public(store, bucket):
         return False
-    _put_probe(blobs, bucket)
-    if _anyone_reads(blobs, bucket):
+    _put_probe(store, bucket)
+    if _is_public(store, bucket):
         return False
-    _add_policy(blobs, bucket)
-    until = time.monotonic() + _PATIENCE_SECONDS
-    while not _anyone_reads(blobs, bucket):
-        if time.monotonic() > until:
+    _add_policy(store, bucket)
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while not _is_public(store, bucket):
+        if time.monotonic() > deadline:
             raise ConfigError(
-                f"bucket {bucket} has a policy that lets anyone read, yet an anonymous GET is refused: turn off its"
+                f"bucket {bucket} has a public read policy, but an anonymous GET is refused: turn off its"
                 " Block Public Access, or serve it otherwise and set MOORAGE_MANAGE_BUCKETS=false and ASSET_BASE_URL"
             )
         time.sleep(_POLL_SECONDS)
     return True
 
 
-def _require_closed(blobs: ObjectStore, bucket: str) -> None:
-    if blobs.head(bucket, _PROBE_KEY) is None:
-        _put_probe(blobs, bucket)
-    if _anyone_reads(blobs, bucket):
+def _require_private(store: ObjectStore, bucket: str) -> None:
+    if store.head(bucket, _PROBE_KEY) is None:
+        _put_probe(store, bucket)
+    if _is_public(store, bucket):
         raise ConfigError(
             f"anyone can read the private bucket {bucket}: remove the policy or ACL that allows it, or name another"
             " bucket in S3_PRIVATE_BUCKET"
         )
 
 
-def _anyone_reads(blobs: ObjectStore, bucket: str) -> bool:
+def _is_public(store: ObjectStore, bucket: str) -> bool:
     with translate_errors("anonymous get", bucket, _PROBE_KEY):
         try:
-            blobs.clients.anonymous().get_object(Bucket=bucket, Key=_PROBE_KEY)["Body"].close()
+            store.clients.anonymous().get_object(Bucket=bucket, Key=_PROBE_KEY)["Body"].close()
         except ClientError as error:
-            # 404 to an anonymous reader: nothing there, or not for them.
+            # Some stores return 404 instead of 403 to anonymous readers.
             if get_http_status(error) in {401, 403, 404}:
                 return False
             raise
     return True
 
 
-def _put_probe(blobs: ObjectStore, bucket: str) -> None:
+def _put_probe(store: ObjectStore, bucket: str) -> None:
     digest = hashlib.sha256(_PROBE).hexdigest()
     try:
-        blobs.put(bucket, _PROBE_KEY, _PROBE, size=len(_PROBE), sha256=digest, content_type="text/plain")
+        store.put(bucket, _PROBE_KEY, _PROBE, size=len(_PROBE), sha256=digest, content_type="text/plain")
     except StorageRefused as error:
-        raise _forbidden(bucket, "s3:PutObject", str(error)) from error
+        raise _permission_error(bucket, "s3:PutObject", str(error)) from error
 
 
-def _add_policy(blobs: ObjectStore, bucket: str) -> None:
-    """Add our statement to the bucket's policy, keeping what an operator wrote there."""
-    statements = [s for s in _statements(blobs, bucket) if s.get("Sid") != _SID]
+def _add_policy(store: ObjectStore, bucket: str) -> None:
+    """Add one statement to the bucket's policy; those of an operator are kept."""
+    statements = [s for s in _get_policy_statements(store, bucket) if s.get("Sid") != _SID]
     statements.append(
         {
             "Sid": _SID,
@@ -153,30 +153,30 @@ def _add_policy(blobs: ObjectStore, bucket: str) -> None:
     policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
     with translate_errors("put policy", bucket):
         try:
-            blobs.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
+            store.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
         except ClientError as error:
             if get_http_status(error) == 403:
-                hint = f"or Block Public Access forbids it: turn it off for this bucket, {_BY_HAND}"
-                raise _forbidden(bucket, "s3:PutBucketPolicy", hint) from error
+                hint = f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
+                raise _permission_error(bucket, "s3:PutBucketPolicy", hint) from error
             raise
 
 
-def _statements(blobs: ObjectStore, bucket: str) -> list[dict[str, Any]]:
+def _get_policy_statements(store: ObjectStore, bucket: str) -> list[dict[str, Any]]:
     with translate_errors("get policy", bucket):
         try:
-            text = blobs.clients.authenticated().get_bucket_policy(Bucket=bucket)["Policy"]
+            text = store.clients.authenticated().get_bucket_policy(Bucket=bucket)["Policy"]
         except ClientError as error:
             if get_http_status(error) == 404:
                 return []
             if get_http_status(error) == 403:
-                raise _forbidden(bucket, "s3:GetBucketPolicy", _BY_HAND) from error
+                raise _permission_error(bucket, "s3:GetBucketPolicy", _MANUALLY) from error
             raise
-    found = json.loads(text).get("Statement", [])
-    return cast("list[dict[str, Any]]", found if isinstance(found, list) else [found])
+    statements = json.loads(text).get("Statement", [])
+    return cast("list[dict[str, Any]]", statements if isinstance(statements, list) else [statements])
 
 
 _Permission = Literal["s3:ListBucket", "s3:CreateBucket", "s3:PutObject", "s3:GetBucketPolicy", "s3:PutBucketPolicy"]
 
 
-def _forbidden(bucket: str, permission: _Permission, hint: str) -> ConfigError:
-    return ConfigError(f"bucket {bucket}: our keys lack the permission {permission} ({hint})")
+def _permission_error(bucket: str, permission: _Permission, hint: str) -> ConfigError:
+    return ConfigError(f"bucket {bucket}: the access key lacks the permission {permission} ({hint})")

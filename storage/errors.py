@@ -1,4 +1,4 @@
-"""What an S3 error means for the caller: try again, give up, or the object is not there."""
+"""Conversion of S3 errors to error types of moorage."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from moorage.errors import Category, MoorageError, ObjectRefused, Permanent, Sto
 
 
 class ObjectMissing(Permanent):
-    """There is no object of that key."""
+    """No object has this key."""
 
     category: Category = "STORAGE_FAILED"
 
@@ -20,8 +20,8 @@ class ObjectMissing(Permanent):
 _TOO_LARGE: Final = "EntityTooLarge"
 
 
-# Answers below 500 that another try can cure: the store is busy, a clock or a token will catch up.
-_PASSING: Final = frozenset(
+# Retryable codes below 500: the store is busy, or a clock or token will be corrected.
+_RETRYABLE: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
      "OperationAborted", "ExpiredToken", "RequestTimeTooSkewed"}
 )  # fmt: skip
@@ -38,41 +38,41 @@ _BROKEN_CONNECTION: Final = (
 @contextlib.contextmanager
 def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[None]:
     """
-    Raise our own errors for those of the S3 client, naming the operation, bucket and key.
+    Convert errors of the S3 client; messages name the operation, bucket and key.
 
     Raises:
-        StorageUnavailable: no connection, a time-out, 5xx, SlowDown.
+        StorageUnavailable: no connection, timeout, 5xx, SlowDown.
         ObjectMissing: no such key.
-        ObjectRefused: the object is too large for the store.
-        StorageRefused: everything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
+        ObjectRefused: the object is too large.
+        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
     """
-    what = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
+    request = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
     try:
         yield
     except ClientError as error:
-        raise _from_answer(error, what) from error
+        raise _from_response(error, request) from error
     except _BROKEN_CONNECTION as error:
-        raise StorageUnavailable(f"{what}: {error}", facts={"error": type(error).__name__}) from error
+        raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
     except botocore.exceptions.BotoCoreError as error:
-        raise StorageRefused(f"{what}: {error}", facts={"error": type(error).__name__}) from error
+        raise StorageRefused(f"{request}: {error}", facts={"error": type(error).__name__}) from error
 
 
 def get_http_status(error: ClientError) -> int:
-    """Return the HTTP status of an answer, 0 when it had none."""
+    """Return the HTTP status of the response, 0 without one."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def get_error_code(error: ClientError) -> str:
-    """Return the S3 error code of an answer ("NoSuchKey"); the status as text for an answer without a body (HEAD)."""
+    """Return the S3 error code ("NoSuchKey"); the status as text for a response without a body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _from_answer(error: ClientError, what: str) -> MoorageError:
+def _from_response(error: ClientError, request: str) -> MoorageError:
     status, code = get_http_status(error), get_error_code(error)
-    said = error.response.get("Error", {}).get("Message", "")
-    message = f"{what}: {status} {code} {said}".rstrip()
+    detail = error.response.get("Error", {}).get("Message", "")
+    message = f"{request}: {status} {code} {detail}".rstrip()
     facts: dict[str, Any] = {"status": status, "code": code}
-    if status >= 500 or status == 429 or code in _PASSING:
+    if status >= 500 or status == 429 or code in _RETRYABLE:
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":
         return ObjectMissing(message, facts=facts)

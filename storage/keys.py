@@ -1,7 +1,7 @@
 """
-The names of objects. A key names the bytes and the attempt that stored them, so no two attempts share one.
+Object keys. A key identifies the bytes and the attempt that stored them, so two attempts never share one.
 
-Lease tokens are random (UUIDv4): the first 8 digits of a UUIDv7 would be the same for a minute.
+Lease tokens are random (UUIDv4): the first 8 digits of a UUIDv7 are the same for a minute.
 """
 
 import re
@@ -17,15 +17,15 @@ QUARANTINE_PREFIX: Final = "quarantine/"
 
 _UUID: Final = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _EXTENSION: Final = "[a-z0-9]{1,8}"
-_RENDERED: Final = re.compile(
+_RENDER: Final = re.compile(
     rf"renders/(?P<render>{_UUID})/(?P<idx>0|[1-9][0-9]{{0,8}})-(?P<sha>[0-9a-f]{{16}})-(?P<token>[0-9a-f]{{8}})"
     rf"(?:(?P<thumb>_thumb\.webp)|\.(?P<extension>{_EXTENSION}))"
 )
-_SPOOLED: Final = re.compile(rf"inputs/(?P<upload>{_UUID})\.(?P<extension>{_EXTENSION})")
-# Prefixes of ours: an owner of such a name must not make keys that look like something else.
-_TAKEN: Final = frozenset({"renders", "inputs", "quarantine"})
-_MAX_OWNER: Final = 200  # of 1,024 bytes that a key may have, and of 255 that a file system gives a name
-_UPLOADED: Final = re.compile(
+_INPUT: Final = re.compile(rf"inputs/(?P<upload>{_UUID})\.(?P<extension>{_EXTENSION})")
+# Reserved prefixes: an owner with such a name must not produce keys of another kind.
+_RESERVED: Final = frozenset({"renders", "inputs", "quarantine"})
+_MAX_OWNER: Final = 200  # below the limits of 1,024 bytes for a key and 255 for a file name
+_UPLOAD: Final = re.compile(
     rf"(?!(?:renders|inputs|quarantine)/)(?P<owner>[A-Za-z0-9_.~%-]{{1,{_MAX_OWNER}}})/inputs/(?P<upload>{_UUID})"
     rf"\.(?P<extension>{_EXTENSION})"
 )
@@ -33,7 +33,7 @@ _UPLOADED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RenderKey:
-    """What the key of an original or of its thumbnail says."""
+    """The parts of the key of an original or its thumbnail."""
 
     render_id: UUID
     idx: int
@@ -45,7 +45,7 @@ class RenderKey:
 
 @dataclass(frozen=True, slots=True)
 class InputKey:
-    """What the key of an input file says."""
+    """The parts of the key of an input file."""
 
     upload_id: UUID
     extension: str
@@ -53,7 +53,7 @@ class InputKey:
 
 @dataclass(frozen=True, slots=True)
 class UploadKey:
-    """What the key of an upload says; `owner` as it stands in the key."""
+    """The parts of the key of an upload; `owner` as encoded in the key."""
 
     owner: str
     upload_id: UUID
@@ -62,12 +62,12 @@ class UploadKey:
 
 def build_original_key(render_id: UUID, idx: int, sha256: str, token: UUID, extension: str) -> str:
     """Return the key of a kept file: `renders/{render_id}/{idx}-{sha256[:16]}-{token[:8]}.{extension}`."""
-    return f"{_stem(render_id, idx, sha256, token)}.{extension}"
+    return f"{_render_stem(render_id, idx, sha256, token)}.{extension}"
 
 
 def build_thumbnail_key(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
-    """Return the key of a kept file's thumbnail; `sha256` is the original's, so that both stand side by side."""
-    return f"{_stem(render_id, idx, sha256, token)}_thumb.webp"
+    """Return the key of the thumbnail next to the original; `sha256` is the original's."""
+    return f"{_render_stem(render_id, idx, sha256, token)}_thumb.webp"
 
 
 def build_input_key(upload_id: UUID, extension: str) -> str:
@@ -79,27 +79,27 @@ def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
     """
     Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`.
 
-    The owner is percent-encoded, so that it is one step of the path whatever it is; one that is too long for that
-    stands as its digest. Which owner a key belongs to is asked of the row alone.
+    The owner is percent-encoded as one path segment, or replaced by its digest if too long. The owner of a key is read
+    from the row only.
     """
-    return f"{_step(owner)}/inputs/{upload_id}.{extension}"
+    return f"{_encode_owner(owner)}/inputs/{upload_id}.{extension}"
 
 
-def _step(owner: str) -> str:
+def _encode_owner(owner: str) -> str:
     encoded = quote(owner, safe="")
-    if encoded in _TAKEN or not encoded.strip("."):  # "." and ".." are no names of things
+    if encoded in _RESERVED or not encoded.strip("."):  # "." and ".." are not valid segments
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
     return encoded if len(encoded) <= _MAX_OWNER else f"sha256-{digest(owner.encode()).hexdigest()}"
 
 
 def build_quarantine_key(key: str) -> str:
-    """Return where an orphan waits for its end, in the private bucket: `quarantine/{key}`."""
+    """Return the key of an orphan in quarantine, in the private bucket: `quarantine/{key}`."""
     return f"{QUARANTINE_PREFIX}{key}"
 
 
 def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:
-    """Return what a key says, or None when it is not one that the functions above make."""
-    if match := _RENDERED.fullmatch(key):
+    """Return the parts of a key, or None if it has none of the forms above."""
+    if match := _RENDER.fullmatch(key):
         return RenderKey(
             render_id=UUID(match["render"]),
             idx=int(match["idx"]),
@@ -108,12 +108,12 @@ def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:
             extension=match["extension"] or "webp",
             is_thumbnail=match["thumb"] is not None,
         )
-    if match := _SPOOLED.fullmatch(key):
+    if match := _INPUT.fullmatch(key):
         return InputKey(UUID(match["upload"]), match["extension"])
-    if match := _UPLOADED.fullmatch(key):
+    if match := _UPLOAD.fullmatch(key):
         return UploadKey(match["owner"], UUID(match["upload"]), match["extension"])
     return None
 
 
-def _stem(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
+def _render_stem(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
     return f"{RENDER_PREFIX}{render_id}/{idx}-{sha256[:16]}-{token.hex[:8]}"

@@ -1,4 +1,4 @@
-"""Blobs: the objects of one public and one private bucket."""
+"""Objects in one public and one private bucket."""
 
 import base64
 import contextlib
@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import boto3.session
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader
 from botocore.response import StreamingBody
 
 from moorage.failpoints import failpoint
@@ -26,15 +28,16 @@ _CHUNK_BYTES = 1 << 16
 
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 20
-_ATTEMPTS: Final = 2  # the row's own retry does the rest, with a longer breath
+_DESCRIPTIONS: Final = Loader()  # the S3 API, 1 MB of JSON: parsed once, also for forked workers
+_ATTEMPTS: Final = 2  # further retries are the row's
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """What storage says of one object."""
+    """The properties of one object."""
 
     size_bytes: int
-    sha256: str | None  # hex, of the whole object; None when it was stored without, or in parts
+    sha256: str | None  # hex, of the whole object; None if stored without it or in parts
     content_type: str
 
 
@@ -48,29 +51,29 @@ class ListedObject:
 
 
 class ObjectReader:
-    """An object that is being read. Its methods raise StorageUnavailable when the connection breaks."""
+    """An object opened for reading. Its methods raise StorageUnavailable if the connection breaks."""
 
     def __init__(self, body: StreamingBody, size: int, content_type: str, bucket: str, key: str) -> None:
         self.size_bytes, self.content_type = size, content_type
         self._body, self._bucket, self._key = body, bucket, key
 
     def read(self, size: int | None = None) -> bytes:
-        """Return the next `size` bytes, all that are left when it is None, b"" at the end."""
+        """Return the next `size` bytes, the rest if None, b"" at the end."""
         with translate_errors("read", self._bucket, self._key):
             return bytes(self._body.read(size))
 
     def iterate_chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """Return the rest of the object in chunks of at most `size` bytes."""
+        """Yield the rest of the object in chunks of at most `size` bytes."""
         while chunk := self.read(size):
             yield chunk
 
 
 class ObjectStore:
     """
-    The objects of our two buckets.
+    The objects of both buckets.
 
-    Every method that talks to storage raises StorageUnavailable when it is away and StorageRefused when it says no;
-    the message names the operation, bucket and key.
+    Every method that sends a request raises StorageUnavailable if the store does not respond, and StorageRefused if it
+    rejects the request; the message names the operation, bucket and key.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -80,7 +83,7 @@ class ObjectStore:
         self._asset_base = urls.get_asset_base_url(settings)
 
     def check_connection(self) -> None:
-        """Return when storage answers: one HEAD of the public bucket."""
+        """Send a HEAD of the public bucket."""
         with translate_errors("head", self.public_bucket):
             self.clients.authenticated().head_bucket(Bucket=self.public_bucket)
 
@@ -96,17 +99,17 @@ class ObjectStore:
         cache_control: str | None = None,
     ) -> None:
         """
-        Store an object by one request, streamed from the start of `body`; storage refuses bytes of another digest.
+        Store an object by one request, streamed from the start of `body`; the store verifies the digest.
 
-        One request and not several parts: only then is the checksum that a HEAD returns the digest of the bytes.
+        One request, not a multipart upload: otherwise the checksum that a HEAD returns is not the digest of the bytes.
 
         Args:
             sha256: of the bytes, hex.
-            size: in bytes; S3 takes up to 5 GiB in one request.
+            size: in bytes; S3 accepts up to 5 GiB in one request.
         """
         optional: dict[str, Any] = {"CacheControl": cache_control} if cache_control else {}
         if not isinstance(body, bytes):
-            body.seek(0)  # from elsewhere, storage would wait for the rest until the time-out
+            body.seek(0)  # from another offset, the store waits for the rest until the timeout
         failpoint("storage.before_put")
         with translate_errors("put", bucket, key):
             self.clients.authenticated().put_object(
@@ -125,37 +128,39 @@ class ObjectStore:
         self, bucket: str, key: str, *, byte_range: tuple[int, int] | None = None
     ) -> Iterator[ObjectReader]:
         """
-        Give an object to read. Raises ObjectMissing when there is none.
+        Open an object for reading. Raises ObjectMissing.
 
         Args:
-            span: its first and last byte to read; None: all of it.
+            byte_range: first and last byte; None: all.
         """
         optional: dict[str, Any] = {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"} if byte_range else {}
         with translate_errors("get", bucket, key):
-            answer = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
-        with contextlib.closing(answer["Body"]) as body:
-            yield ObjectReader(body, answer["ContentLength"], answer.get("ContentType", ""), bucket, key)
+            response = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
+        with contextlib.closing(response["Body"]) as body:
+            yield ObjectReader(body, response["ContentLength"], response.get("ContentType", ""), bucket, key)
 
     def head(self, bucket: str, key: str) -> ObjectStat | None:
-        """Return size, digest and type of an object, None when there is none (or no such bucket: HEAD cannot tell)."""
+        """Return size, digest and type of an object; None if it or the bucket is missing (both return 404)."""
         with translate_errors("head", bucket, key):
             try:
-                answer = self.clients.authenticated().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                response = self.clients.authenticated().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
                 if get_http_status(error) == 404:
                     return None
                 raise
-        return ObjectStat(answer["ContentLength"], _whole(answer.get("ChecksumSHA256")), answer.get("ContentType", ""))
+        return ObjectStat(
+            response["ContentLength"], _decode_checksum(response.get("ChecksumSHA256")), response.get("ContentType", "")
+        )
 
     def delete(self, bucket: str, key: str) -> None:
-        """Remove an object; nothing happens when there is none."""
+        """Delete an object; no error if it is missing."""
         failpoint("storage.before_delete")
         with translate_errors("delete", bucket, key):
             self.clients.authenticated().delete_object(Bucket=bucket, Key=key)
         failpoint("storage.after_delete")
 
     def copy(self, bucket: str, key: str, to_bucket: str, to_key: str) -> None:
-        """Copy an object inside the store, up to 5 GiB; its age begins anew. Raises ObjectMissing for none."""
+        """Copy an object inside the store, up to 5 GiB; its age starts again at 0. Raises ObjectMissing."""
         failpoint("storage.before_copy")
         with translate_errors("copy", bucket, key):
             self.clients.authenticated().copy_object(
@@ -164,7 +169,7 @@ class ObjectStore:
         failpoint("storage.after_copy")
 
     def list_objects(self, bucket: str, prefix: str, start_after: str = "") -> Iterator[ListedObject]:
-        """Return the objects whose keys begin with `prefix`, by key, from after `start_after`; a page in memory."""
+        """Yield the objects with a prefix in key order, after `start_after`; one page in memory."""
         pages = self.clients.authenticated().get_paginator("list_objects_v2")
         with translate_errors("list", bucket, prefix):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix, StartAfter=start_after):
@@ -172,61 +177,56 @@ class ObjectStore:
                     yield ListedObject(item["Key"], item["Size"], item["LastModified"])
 
     def presign_get(self, bucket: str, key: str, seconds: int) -> str:
-        """Return a URL at the public endpoint with which anyone can read the object for so many seconds."""
+        """Return a URL at the public endpoint that allows anyone to read the object for a time."""
         with translate_errors("presign", bucket, key):
             return self.clients.presigning().generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
             )
 
     def build_asset_url(self, key: str) -> str:
-        """Return where anyone reads an object of the public bucket."""
         return urls.build_asset_url(self._asset_base, key)
 
 
-def from_settings(settings: Settings) -> ObjectStore:
-    """Return the blobs of the configured store. Nothing is connected yet."""
-    return ObjectStore(settings)
-
-
-def _whole(checksum: str | None) -> str | None:
-    """Return a base64 checksum as hex; None for one made of parts ("...-3")."""
+def _decode_checksum(checksum: str | None) -> str | None:
+    """Return a base64 checksum as hex; None for one of a multipart upload ("...-3")."""
     return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
 
 
 class S3Clients:
-    """The S3 clients of this process."""
+    """The S3 clients of this process, created on first use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._made: dict[tuple[int, str], S3Client] = {}
+        self._clients: dict[tuple[int, str], S3Client] = {}
 
     def authenticated(self) -> "S3Client":
-        """Return the client that reads and writes with our keys."""
-        return self._client("signing", self._settings.s3_endpoint_url)
+        return self._get_client("signing", self._settings.s3_endpoint_url)
 
     def anonymous(self) -> "S3Client":
-        """Return a client without keys: it sees what anyone sees."""
-        return self._client("anonymous", self._settings.s3_endpoint_url, signature_version=UNSIGNED)
+        """Return the client without credentials, for public access only."""
+        return self._get_client("anonymous", self._settings.s3_endpoint_url, signature_version=UNSIGNED)
 
     def presigning(self) -> "S3Client":
-        """Return the client that makes URLs for the host the outside reaches. It sends nothing."""
+        """Return the client that creates URLs for the public endpoint. It sends no requests."""
         endpoint, style = self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url, {}
         if endpoint is None and self._settings.s3_addressing_style == "auto":
-            # "auto" signs for s3.amazonaws.com, which redirects to the bucket's region, where the signature is wrong.
+            # "auto" signs for s3.amazonaws.com, which redirects to the bucket's region, where the signature is invalid.
             style = {"s3": {"addressing_style": "virtual"}}
-        return self._client("public", endpoint, **style)
+        return self._get_client("public", endpoint, **style)
 
-    def _client(self, kind: str, endpoint: str | None, **config: Any) -> "S3Client":
+    def _get_client(self, kind: str, endpoint: str | None, **config: Any) -> "S3Client":
         name = (os.getpid(), kind)
-        if name not in self._made:
+        if name not in self._clients:
             usual = {"signature_version": "s3v4", "s3": {"addressing_style": self._settings.s3_addressing_style}}
-            self._made[name] = self._make(endpoint, {**usual, **config})
-        return self._made[name]
+            self._clients[name] = self._create_client(endpoint, {**usual, **config})
+        return self._clients[name]
 
-    def _make(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
+    def _create_client(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
         secret = self._settings.aws_secret_access_key
-        # A session of its own: the default one of boto3 is not safe with threads.
-        return boto3.session.Session().client(
+        # Not the default session of boto3, which is not thread-safe.
+        session = botocore.session.Session()
+        session.register_component("data_loader", _DESCRIPTIONS)
+        return boto3.session.Session(botocore_session=session).client(
             "s3",
             endpoint_url=endpoint,
             region_name=self._settings.aws_region,

@@ -1,4 +1,4 @@
-"""Where anyone reads what the public bucket holds; pure, and light to import."""
+"""Public URLs of objects in the public bucket; pure, and light to import."""
 
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -6,17 +6,16 @@ from moorage.settings import Settings
 
 
 def get_asset_base_url(settings: Settings) -> str:
-    """Return what stands before a key: ASSET_BASE_URL, else the public bucket at the public endpoint."""
-    return settings.asset_base_url or _public_bucket(settings)
+    """Return the URL before a key: ASSET_BASE_URL, else the public bucket at the public endpoint."""
+    return settings.asset_base_url or _build_bucket_url(settings)
 
 
 def build_asset_url(base: str, key: str) -> str:
-    """Return where anyone reads an object of the public bucket."""
     return f"{base}/{quote(key)}"
 
 
-def _public_bucket(settings: Settings) -> str:
-    """Return the address of the public bucket, as boto3 addresses buckets: in the path unless the store is AWS'."""
+def _build_bucket_url(settings: Settings) -> str:
+    """Return the URL of the public bucket, built like boto3's: path style unless the store is AWS."""
     endpoint, bucket = settings.s3_public_endpoint_url or settings.s3_endpoint_url, settings.s3_public_bucket
     host = f"s3.{settings.aws_region}.amazonaws.com"
     in_path = settings.s3_addressing_style == "path" or (endpoint and settings.s3_addressing_style == "auto")

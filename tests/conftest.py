@@ -1,11 +1,14 @@
 """Fixtures for all tests: one embedded stack a session, a fresh database a test, made from a migrated template."""
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from db import migrate
 from db.connection import Connection, Database, connect
@@ -17,7 +20,7 @@ os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
 # Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
 LISTED_SKIPS = {
     "reads /proc": "not on Linux",
-    "macOS tells no process of its parent's death": "not on Linux",
+    "macOS has no parent death signal": "not on Linux",
     "no RabbitMQ is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
     "no Chromium is installed": "no wheel holds one; .ci/browser installs the distribution's where it may",
     "no playwright is installed": "make browser installs it; not needed for anything else",
@@ -55,12 +58,52 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"skip not listed in tests/conftest.py: {line}", red=True)
 
 
+# Acceptance tests start one system in each xdist worker that runs some of them: two halves of equal length start two.
+# test_drill, test_up and test_compose have processes of their own, and are units of their own.
+SECOND_HALF = {
+    "test_failpoint_crashes.py",
+    "test_keep_command.py",
+    "test_large_video.py",
+    "test_page_browser.py",
+    "test_page_filters.py",
+    "test_projects.py",
+    "test_steering_kills.py",
+    "test_submit_kills.py",
+}
+OWN_PROCESSES = {"test_drill.py", "test_up.py", "test_compose.py"}
+
+
+class Scheduler(LoadFileScheduling):
+    """Gives each xdist worker a file at a time, or half of the acceptance tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePath(nodeid.partition("::")[0])
+        if path.parent.name != "acceptance" or path.name in OWN_PROCESSES:
+            return str(path)
+        return "acceptance, second half" if path.name in SECOND_HALF else "acceptance, first half"
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist there is no such hook
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """Schedule by file where the command line says so."""
+    return Scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Run PostgreSQL, Valkey and SeaweedFS for the whole session."""
     version = 16 if os.environ.get("TEST_POSTGRES_VERSION") == "16" else 18
     with Stack(tmp_path_factory.mktemp("stack"), postgres_version=version) as running:
+        _stop_waiting_for_disks(running.postgres.url("postgres"))
         yield running
+
+
+def _stop_waiting_for_disks(url: str) -> None:
+    """Have PostgreSQL flush nothing: of all crashes only one of the operating system could lose data by it."""
+    with contextlib.closing(connect(url)) as conn:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            conn.execute(f"ALTER SYSTEM SET {setting} = off")
+        conn.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def _deps(_pid: int) -> Deps:
     return Deps(
         settings=settings,
         database=Database(settings.database_url.get_secret_value(), name="moorage-worker"),
-        storage=s3.from_settings(settings),
+        storage=s3.ObjectStore(settings),
         providers=providers.load(settings),
         session=EgressGuard(settings.egress_allow).new_session(limits),
         limits=limits,

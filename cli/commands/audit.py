@@ -134,8 +134,8 @@ def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int],
 
 
 def _count_checked(report: AuditReport, rule: int) -> dict[str, int]:
-    places = dict.fromkeys(check.place for check in CHECKS if check.rule == rule)
-    names = (*places, *_OTHER_SCANS.get(rule, ()))
+    scopes = dict.fromkeys(check.scope for check in CHECKS if check.rule == rule)
+    names = (*scopes, *_OTHER_SCANS.get(rule, ()))
     return {name: report.checked[name] for name in names if name in report.checked}
 
 

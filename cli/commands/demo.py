@@ -1,10 +1,9 @@
-"""`moorage demo`: the main job, with a share of each fault, on real servers; exit 0 only when all sources agree."""
+"""`moorage demo`: a drill without faults of our servers; exits 0 only when all sources agree."""
 
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,21 +12,14 @@ from rich.status import Status
 
 from db.connection import Connection, connect
 from moorage import settings as settings_module
-from simulation.demo import (
-    compare,
-    event_stream,
-    project_check,
-    registered,
-    registered_cases,
-    report,
-    submitted_cases,
-    webhook_listener,
-)
-from simulation.demo.api_client import Shop
-from simulation.demo.event_stream import Follower
-from simulation.demo.webhook_listener import Listener
+from simulation.demo import cases, event_stream, report, webhook_listener
+from simulation.demo.application import Application
+from simulation.demo.event_stream import StreamFollower
+from simulation.demo.webhook_listener import WebhookListener
+from simulation.ledger_check import check_ledger
+from simulation.progress import is_quiet, read_progress
 from simulation.provider.client import Standin
-from simulation.stack import Local, data_folder
+from simulation.stack import LocalDeployment, data_folder
 from tasks.audit import run
 from worker import boot
 
@@ -46,86 +38,87 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     if folder.exists():
         shutil.rmtree(folder)
-    begun = time.monotonic()
-    with Listener() as listener, Standin(pictures=pictures).start(folder / "standin") as standin:
-        overrides = {name: value for name, (value, _) in registered_cases.SETTINGS.items()} | listener.environment()
+    started = time.monotonic()
+    with WebhookListener() as listener, Standin(pictures=pictures).start(folder / "standin") as standin:
+        overrides = {name: value for name, (value, _) in cases.SETTINGS.items()} | listener.environment()
         console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for providers ...")
-        with Local(folder, standin=standin, overrides=overrides) as local:
-            console.print(f"all up after {time.monotonic() - begun:.1f} s. Settings that differ from the defaults:")
-            for name, (value, why) in registered_cases.SETTINGS.items():
-                console.print(f"  {name}={value}  {why}")
-            agreed = _run(console, local, standin, listener)
-    console.print(f"done in {time.monotonic() - begun:.0f} s")
-    if agreed and not leave:
+        with LocalDeployment(folder, standin=standin, overrides=overrides) as local:
+            console.print(f"all up after {time.monotonic() - started:.1f} s. Settings that differ from the defaults:")
+            for name, (value, reason) in cases.SETTINGS.items():
+                console.print(f"  {name}={value}  {reason}")
+            agrees = _run(console, local, standin, listener)
+    console.print(f"done in {time.monotonic() - started:.0f} s")
+    if agrees and not leave:
         shutil.rmtree(folder)
-    elif not agreed:
+    elif not agrees:
         console.print(f"data and logs are in {folder}")
-    sys.exit(0 if agreed else 1)
+    sys.exit(0 if agrees else 1)
 
 
-def _run(console: Console, local: Local, standin: Standin, listener: Listener) -> bool:
-    """Run every case to its end and print the comparison; returns whether the sources agree."""
+def _run(console: Console, local: LocalDeployment, standin: Standin, listener: WebhookListener) -> bool:
+    """Run every case to its end and print the comparison; return True if the sources agree."""
     os.environ.update(local.environment())
     settings_module.get_settings.cache_clear()
     conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-demo")
-    shop = Shop(local)
-    with Follower(local.url, local.secrets["api_token"]) as follower:
-        started, is_quiet = _drive(console, conn, shop, registered.Application(local, standin))
-        newest = event_stream.last(conn)
+    application = Application(local, standin)
+    with StreamFollower(local.url, local.secrets["api_token"]) as follower:
+        is_settled = _run_cases(console, conn, application)
+        newest = event_stream.newest_event_id(conn)
         follower.await_event(newest, STREAM_SECONDS)
-    deps, ledger, project = boot.get_deps(), standin.ledger(), shop.film()
-    findings = [f"[red]audit[/red] {finding}" for finding in run.run_audit(deps).findings]
-    differing = [] if is_quiet else [f"not everything ended within {SETTLE_SECONDS:.0f} s"]
-    differing += compare.differences(conn, deps.storage, ledger, started, shop.placed)
-    differing += project_check.differences(project, shop.placed)
-    differing += webhook_listener.differences(conn, listener)
-    differing += event_stream.differences(conn, follower, newest)
-    report.show_orders(console, shop.placed, project)
-    report.show_told(console, listener, follower)
-    report.show(console, conn, ledger["summary"], started, findings)
+    deps, ledger, project = boot.get_deps(), standin.get_ledger(), application.get_project()
+    audit_findings = run.run_audit(deps).findings
+    verdict = check_ledger(conn, deps.storage, ledger, application.runs)
+    if not is_settled:
+        verdict.unexpected.insert(0, f"not all work ended within {SETTLE_SECONDS:.0f} s")
+    verdict.unexpected += report.check_project(project, application.requested)
+    verdict.unexpected += webhook_listener.check_notifications(conn, listener)
+    verdict.unexpected += event_stream.check_stream(conn, follower, newest)
+    report.print_job_requests(console, application.requested, project)
+    report.print_notifications(console, listener, follower)
+    report.print_totals(console, conn, ledger["summary"], application, audit_findings)
     conn.close()
-    return _conclude(console, [*findings, *(f"[red]differs[/red] {line}" for line in differing)])
-
-
-def _drive(
-    console: Console, conn: Connection, shop: Shop, application: registered.Application
-) -> tuple[list[registered.Started], bool]:
-    """Start, order, cancel and retry; returns what was started, and whether all of it came to its end."""
-    shop.write_film()
-    shop.place(submitted_cases.first())
-    started = application.start(registered_cases.cases())
-    shop.steer()
-    shop.place(submitted_cases.then())
-    jobs = len(shop.placed) + sum(1 for one in started if one.job_id is not None)
-    with Status("", console=console) as status:
-        is_quiet = registered.await_quiet(conn, jobs, ProgressPrinter(console, status), shop.look, SETTLE_SECONDS)
-    shop.look()
-    return started, is_quiet
-
-
-def _conclude(console: Console, problems: Sequence[str]) -> bool:
-    for problem in problems:
-        console.print(problem)
-    if not problems:
+    for kind, message in [*(("audit", str(finding)) for finding in audit_findings), *verdict.findings]:
+        console.print(f"[red]{kind}[/red] {message}")
+    if verdict.is_clean and not audit_findings:
         console.print(
-            "[green]The stand-in's ledger, PostgreSQL, the bucket, the webhooks out and the stream of events agree;"
-            " every job is accounted for.[/green]"
+            "[green]The stand-in's ledger, PostgreSQL, the bucket, the webhooks to the application and the event stream"
+            " agree; every job is accounted for.[/green]"
         )
-    return not problems
+    return verdict.is_clean and not audit_findings
+
+
+def _run_cases(console: Console, conn: Connection, application: Application) -> bool:
+    """Register, request, cancel and retry; return True if all work ended in time."""
+    application.create_project()
+    application.request_jobs(cases.job_requests())
+    application.start_predictions(cases.registered_cases())
+    application.act()
+    application.request_jobs(cases.follow_up_requests())
+    jobs = sum(1 for case_run in application.runs if case_run.job_ids)
+    is_settled, until = False, time.monotonic() + SETTLE_SECONDS
+    with Status("", console=console) as status:
+        printer = ProgressPrinter(console, status)
+        while not is_settled and time.monotonic() < until:
+            progress = read_progress(conn)
+            printer.show_progress(progress)
+            is_settled = is_quiet(progress, jobs) and application.update_views()
+            time.sleep(0.25)
+    application.update_views()
+    return is_settled
 
 
 class ProgressPrinter:
-    """Shows progress: in place on a terminal, a line every few seconds elsewhere."""
+    """Shows progress: in place on a terminal, one line every few seconds elsewhere."""
 
     def __init__(self, console: Console, status: Status) -> None:
         self._console, self._status = console, status
         self._last = 0.0
 
-    def __call__(self, now: dict[str, int]) -> None:
-        """Show the counts."""
+    def show_progress(self, progress: dict[str, int]) -> None:
+        settled = progress["jobs_all"] - progress["jobs"]
         line = (
-            f"webhooks {now['accepted']}  jobs {now['jobs_all'] - now['jobs']}/{now['jobs_all']}  kept {now['kept']}"
-            f"  waiting {now['waiting']}  dead {now['dead']}  dead letters {now['dead_letters']}"
+            f"webhooks {progress['accepted']}  jobs {settled}/{progress['jobs_all']}  kept {progress['kept']}"
+            f"  waiting {progress['waiting']}  dead {progress['dead']}  dead letters {progress['dead_letters']}"
         )
         if self._console.is_terminal:
             self._status.update(line)

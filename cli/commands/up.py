@@ -12,7 +12,7 @@ from rich.console import Console
 
 from moorage.owner_tokens import MAX_LIFETIME_SECONDS
 from simulation.provider.client import Standin
-from simulation.stack import Local, data_folder
+from simulation.stack import LocalDeployment, data_folder
 
 OWNER: Final = "me"
 
@@ -31,7 +31,7 @@ def up(folder: Path, pictures: Path | None) -> None:
     console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, the provider stand-in ...")
     with (
         Standin(pictures=pictures).start(folder / "standin") as standin,
-        Local(folder, standin=standin, flower=True) as local,
+        LocalDeployment(folder, standin=standin, flower=True) as local,
     ):
         env_file = _write_environment(local)
         console.print(
@@ -42,13 +42,13 @@ def up(folder: Path, pictures: Path | None) -> None:
             soft_wrap=True,
         )
         while not stop.wait(1.0):
-            for name in local.watch():
+            for name in local.restart_dead():
                 console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
         console.print("stopping ...")
         env_file.unlink(missing_ok=True)
 
 
-def _write_environment(local: Local) -> Path:
+def _write_environment(local: LocalDeployment) -> Path:
     """Write the settings of the running stack to the file that other commands read; readable only by the user."""
     path = data_folder("up.env")
     names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
@@ -60,7 +60,7 @@ def _write_environment(local: Local) -> Path:
     return path
 
 
-def _format_addresses(local: Local, standin: Standin, env_file: Path) -> str:
+def _format_addresses(local: LocalDeployment, standin: Standin, env_file: Path) -> str:
     token = local.secrets["api_token"]
     flower = local.secrets["flower_password"]
     environment = local.environment()
@@ -77,7 +77,7 @@ def _format_addresses(local: Local, standin: Standin, env_file: Path) -> str:
 """
 
 
-def _format_examples(local: Local, standin: Standin) -> str:
+def _format_examples(local: LocalDeployment, standin: Standin) -> str:
     token = local.secrets["api_token"]
     return f"""[bold]Try it[/bold] in another terminal, in this folder:
 
@@ -101,7 +101,7 @@ def _format_examples(local: Local, standin: Standin) -> str:
 """
 
 
-def _format_page_url(local: Local) -> str:
+def _format_page_url(local: LocalDeployment) -> str:
     """Return the URL of the page with an owner token, created as an application creates them for its users."""
     response = requests.post(
         f"{local.url}/v1/owner-tokens",

@@ -9,14 +9,14 @@ class Check(NamedTuple):
 
     Args:
         rule: its number in docs/design.md.
-        place: what it reads: a table, the events of a subject (`job_events`), objects, inputs, uploads or sample.
+        scope: what it reads: a table, the events of a subject (`job_events`), objects, inputs, uploads or sample.
         code: the violation, which selects advice and repair.
     """
 
     rule: int
-    place: str
+    scope: str
     code: str
 
     def __str__(self) -> str:
         """Return its name in reports."""
-        return f"{self.rule} {self.place} {self.code}"
+        return f"{self.rule} {self.scope} {self.code}"

@@ -29,25 +29,25 @@ SELECT id::text AS key FROM {table} WHERE id > %(after)s::{"text" if table == "p
 """
     for table in TABLES
 } | {
-    place: f"""
+    scope: f"""
 SELECT DISTINCT subject_id::text AS key, subject_id FROM events
  WHERE subject = '{subject}' AND subject_id > %(after)s::uuid
  ORDER BY subject_id LIMIT %(limit)s
 """
-    for subject, place in EVENTS_OF.items()
+    for subject, scope in EVENTS_OF.items()
 }
 
 _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 
 
-def list_checks(place: str, *, deep: bool) -> list[Check]:
-    return [check for check in CHECKS if check.place == place and (deep or check not in DEEP_ONLY)]
+def list_checks(scope: str, *, deep: bool) -> list[Check]:
+    return [check for check in CHECKS if check.scope == scope and (deep or check not in DEEP_ONLY)]
 
 
-def list_keys(conn: Connection, place: str, after: str, *, limit: int) -> list[str]:
-    """Return a page of the keys of a place, in order, after a key ("" for the first page)."""
-    start = after or ("" if place == "projects" else _FIRST)
-    return [row["key"] for row in fetch_all(conn, PAGES[place], {"after": start, "limit": limit})]
+def list_keys(conn: Connection, scope: str, after: str, *, limit: int) -> list[str]:
+    """Return a page of the keys of a scope, in order, after a key ("" for the first page)."""
+    start = after or ("" if scope == "projects" else _FIRST)
+    return [row["key"] for row in fetch_all(conn, PAGES[scope], {"after": start, "limit": limit})]
 
 
 def find_violations(conn: Connection, check: Check, keys: Sequence[str], args: Mapping[str, Any]) -> list[Row]:
@@ -58,5 +58,6 @@ def find_violations(conn: Connection, check: Check, keys: Sequence[str], args: M
         args: lease_seconds; overdue_seconds: how long an unleased row may be overdue.
     """
     conn.execute(LONG_TIMEOUTS)
-    wanted = {key: value for key, value in args.items() if f"%({key})s" in CHECKS[check]}
-    return fetch_all(conn, CHECKS[check], {**wanted, "ids": list(keys)})
+    sql = CHECKS[check]
+    parameters = {name: value for name, value in args.items() if f"%({name})s" in sql}
+    return fetch_all(conn, sql, {**parameters, "ids": list(keys)})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from db.audit.check import Check
-from moorage.lifecycle import EDGES
+from moorage.transitions import TRANSITIONS
 
 # subject: (table, expression of its state)
 _ROWS: Final = {
@@ -16,13 +16,13 @@ _ROWS: Final = {
     "notification": ("notifications", "t.state"),
     "dead_letter": ("dead_letters", "t.state"),
 }
-EVENTS_OF: Final = {subject: f"{subject}_events" for subject in _ROWS}  # the place of a subject's events
+EVENTS_OF: Final = {subject: f"{subject}_events" for subject in _ROWS}  # the scope of a subject's events
 _THESE: Final = "= ANY(%(ids)s::uuid[])"
 
 
 def _edges(subject: str) -> str:
     """Return the transitions of a subject as rows of VALUES; the states are constants of this project."""
-    return ", ".join(f"({_text(before)}, {_text(after)})" for before, after in sorted(EDGES[subject], key=str))
+    return ", ".join(f"({_text(before)}, {_text(after)})" for before, after in sorted(TRANSITIONS[subject], key=str))
 
 
 def _text(state: str | None) -> str:

@@ -1,1 +1,1 @@
-"""The drill: everything is broken while work runs, and afterwards everything sent must be accounted for."""
+"""The drill: faults of everything under load, after which everything that was sent must be accounted for."""

@@ -1,7 +1,8 @@
-"""How fast work went on after a fault, measured from PostgreSQL's rows, not from what anything claims."""
+"""Measures the time from a fault until work continues, from PostgreSQL's rows alone."""
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -10,164 +11,211 @@ import psycopg
 
 from db.connection import Connection, connect, fetch_all, fetch_one
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos import recovery_probes
-from simulation.chaos.recovery_probes import Need
 
-Outcome = Literal["over", "waiting", "nothing to measure"]
+Outcome = Literal["recovered", "waiting", "nothing to measure"]
+HeldRow = tuple[UUID, UUID]  # id, lease token
 
 GIVE_UP_SECONDS: Final = 180.0
 IDLE_SECONDS: Final = 8.0
 NO_TOKEN: Final = UUID(int=0)
-TABLES: Final = {"delivery": "deliveries", "prediction": "predictions", "output": "outputs"}
+WORK_TABLES: Final = ("deliveries", "predictions", "outputs")
 
-# What a killed process holds: by node name, for one child its rows are those that its worker frees first.
-HELD = """
-SELECT 'deliveries' AS table_name, id, lease_token FROM deliveries
- WHERE leased_by LIKE %(node)s AND lease_token IS NOT NULL
- UNION ALL
-SELECT 'predictions', id, lease_token FROM predictions WHERE leased_by LIKE %(node)s AND lease_token IS NOT NULL
- UNION ALL
-SELECT 'outputs', id, lease_token FROM outputs WHERE leased_by LIKE %(node)s AND lease_token IS NOT NULL
-"""
+HELD = " UNION ALL ".join(
+    f"SELECT id, lease_token, leased_by FROM {table} WHERE lease_token IS NOT NULL" for table in WORK_TABLES
+)
 
-# Somebody else has it, or it has ended; retried and waiting again counts too: its lease was seen to.
-IS_TAKEN = {
-    table: f"""
-SELECT id FROM {table}
+# The row has another lease or has ended; waiting for a retry counts, too: its lease was released.
+IS_RESUMED = " UNION ALL ".join(
+    f"""SELECT 1 AS found FROM {table}
  WHERE id = %(id)s AND (run_at IS NULL OR run_at > moment()
-                        OR (lease_token IS NOT NULL AND lease_token <> %(token)s))
-"""
-    for table in ("deliveries", "predictions", "outputs")
-}
+                        OR (lease_token IS NOT NULL AND lease_token <> %(token)s))"""
+    for table in WORK_TABLES
+)
 
 RELEASED = """
-SELECT subject, subject_id FROM events
+SELECT subject_id FROM events
  WHERE id > %(after)s AND actor LIKE %(node)s AND kind = 'worker_died'
 """
 
-LAST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"
+NEWEST_EVENT = "SELECT coalesce(max(id), 0) AS id FROM events"
+
+
+# Work that any worker could claim now.
+_DUE: Final = """
+SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND lease_token IS NULL AND run_at <= moment()
+ UNION ALL
+SELECT 1 FROM deliveries WHERE state = 'new' AND lease_token IS NULL AND run_at <= moment()
+"""
+
+# A file that is being downloaded, or will be after the retry delay that the fault itself caused.
+_UNKEPT: Final = """
+SELECT 1 AS found FROM outputs WHERE state = 'waiting' AND run_at <= moment() + interval '30 s'
+"""
+
+_RUNNING: Final = "SELECT 1 AS found FROM predictions WHERE state = 'running'"
+
+_WORKED: Final = """
+SELECT 1 AS found FROM events
+ WHERE id > %(event)s
+   AND ((subject = 'delivery' AND to_state = 'applied') OR (subject = 'output' AND to_state = 'kept'))
+"""
+
+_KEPT: Final = """
+SELECT 1 AS found FROM events WHERE id > %(event)s AND subject = 'output' AND to_state = 'kept'
+"""
+
+# The state before a recovery, which must follow it.
+MARK: Final = """
+SELECT (SELECT coalesce(max(id), 0) FROM events) AS event,
+       (SELECT coalesce(max(id::text), '') FROM deliveries) AS delivery,
+       ARRAY(SELECT slot FROM ticks WHERE sweep = 'dispatch') AS slots,
+       ARRAY(SELECT leased_by FROM outputs WHERE lease_token IS NOT NULL
+              UNION ALL
+             SELECT leased_by FROM deliveries WHERE lease_token IS NOT NULL) AS busy
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Statements that detect the recovery from a fault."""
+
+    waiting: str  # finds a row while work waits for the component; without any there is no recovery to measure
+    recovered: str  # finds a row once the component has served something after the mark
+
+
+def _or_nothing_due(worked: str) -> str:
+    return f"SELECT 1 AS found WHERE EXISTS ({worked}) OR NOT EXISTS ({_DUE})"
+
+
+WORK: Final = Probe(_DUE, _or_nothing_due(_WORKED))
+# Tasks that arrived over the broker after the mark: those in flight do not need it any more.
+WAKES: Final = Probe(_DUE, _or_nothing_due(f"{_WORKED} AND actor <> ALL (%(busy)s)"))
+FILES: Final = Probe(_UNKEPT, _KEPT)
+FILES_OF_VICTIM: Final = Probe(_UNKEPT, f"{_KEPT} AND actor LIKE %(victim)s")
+# Recorded, and so acknowledged, by the restarted receiver; ids of deliveries are in order of time.
+WEBHOOKS: Final = Probe(_RUNNING, "SELECT 1 AS found FROM deliveries WHERE id::text > %(delivery)s LIMIT 1")
+TICKS: Final = Probe(
+    "SELECT 1 AS found", "SELECT 1 AS found FROM ticks WHERE sweep = 'dispatch' AND slot <> ALL (%(slots)s)"
+)
+
+# Measured from the end of the fault. Kinds that interrupt leases (LEASE_KINDS) are measured by the rows that were held.
+PROBES: Final[Mapping[str, Probe]] = {
+    **dict.fromkeys(("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "clock jump"), WORK),
+    **dict.fromkeys(("broker killed", "broker emptied", "broker cut", "broker stalled"), WAKES),
+    **dict.fromkeys(("storage killed", "storage cut", "storage stalled", "provider outage"), FILES),
+    "disk full": FILES_OF_VICTIM,
+    "receiver killed": WEBHOOKS,
+    "beat killed": TICKS,
+    "no beat": TICKS,
+}
+LEASE_KINDS: Final = frozenset({"pool child killed", "worker killed", "worker frozen"})
 
 
 @dataclass(slots=True)
-class Watched:
-    """One recovery under measurement."""
+class Measurement:
+    """A recovery that is being measured."""
 
     kind: str
-    since: float
-    held: list[tuple[str, UUID, UUID]] = field(default_factory=list)
-    node: str | None = None  # of a dead child: its worker says which rows it held
-    after_event: int = 0  # of a dead child: what happened before does not count
-    need: Need | None = None  # what the fault took away, if not leases
-    mark: dict[str, Any] | None = None  # what there was at the first look: only what comes after it counts
-    is_disturbed: bool = False  # another fault held the recovery up
+    started: float
+    held: list[HeldRow] = field(default_factory=list)
+    node: str | None = None  # of a killed pool child, whose worker releases its rows, or of the victim of a probe
+    after_event: int = 0  # of a killed pool child: earlier events do not count
+    probe: Probe | None = None  # for kinds of fault that do not interrupt leases
+    mark: dict[str, Any] | None = None  # of the probe, read at the first check
+    is_disturbed: bool = False  # another fault has delayed the recovery
 
 
-class Recovery:
-    """Watches what faults interrupted until it goes on; over a connection past the proxies."""
+class RecoveryMonitor:
+    """Measures recoveries over a connection that bypasses the proxies."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._conn: Connection | None = None
-        self._watched: list[Watched] = []
-        self._marked = 0
+        self._measurements: list[Measurement] = []
+        self._held: list[dict[str, Any]] = []
+        self._newest_event = 0
         self.seconds: dict[str, list[float]] = {}
         self.unrecovered: list[str] = []
 
-    def held_by(self, node: str) -> list[tuple[str, UUID, UUID]]:
-        """Return the rows that a worker holds now, with their tokens; nothing while PostgreSQL is away."""
+    def read_state(self) -> None:
+        """Remember the newest event and the leases, before a fault; no leases while PostgreSQL is unavailable."""
+        self._held = []
         try:
-            rows = fetch_all(self._connection(), HELD, {"node": f"{node}@%"})
+            row = fetch_one(self._connection(), NEWEST_EVENT, {})
+            self._newest_event = int(row["id"]) if row else 0
+            self._held = fetch_all(self._connection(), HELD)
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
-            return []
-        return [(row["table_name"], row["id"], row["lease_token"]) for row in rows]
 
-    def watch_held(self, kind: str, held: list[tuple[str, UUID, UUID]]) -> None:
-        """Measure from now until every row that a dead process held is taken up again."""
-        if held:
-            self._watched.append(Watched(kind, time.monotonic(), held=held))
-
-    def mark(self) -> None:
-        """Remember the newest event: what a fault interrupts comes after it."""
-        try:
-            row = fetch_one(self._connection(), LAST_EVENT, {})
-        except (psycopg.Error, DatabaseUnavailable):
-            self.close()
+    def measure_leases(self, kind: str, node: str) -> None:
+        """Measure from now until the rows of a victim are resumed: of a pool child, those that its worker releases."""
+        measurement = Measurement(kind, time.monotonic())
+        if kind == "pool child killed":
+            measurement.node, measurement.after_event = node, self._newest_event
         else:
-            self._marked = int(row["id"]) if row else 0
+            rows = [row for row in self._held if row["leased_by"].startswith(f"{node}@")]
+            measurement.held = [(row["id"], row["lease_token"]) for row in rows]
+        if measurement.node or measurement.held:
+            self._measurements.append(measurement)
 
-    def watch_released(self, kind: str, node: str) -> None:
-        """Measure from now until the rows of a dead child, freed by its worker, are taken up again."""
-        self._watched.append(Watched(kind, time.monotonic(), node=node, after_event=self._marked))
+    def measure_probe(self, kind: str, victim: str = "") -> None:
+        """Measure from now, the end of the fault, until its probe detects the recovery."""
+        self._measurements.append(Measurement(kind, time.monotonic(), probe=PROBES[kind], node=victim or None))
 
-    def watch_need(self, kind: str, victim: str = "") -> None:
-        """Measure from now, the end of the fault, until what it took away serves again; not where nothing waits."""
-        self._watched.append(Watched(kind, time.monotonic(), need=recovery_probes.NEEDS[kind], node=victim or None))
+    def mark_disturbed(self, *, leases_only: bool = False) -> None:
+        """Note that another fault delays the current recoveries: their times are reported separately."""
+        for measurement in self._measurements:
+            if not leases_only or measurement.probe is None:
+                measurement.is_disturbed = True
 
-    def disturb(self, *, leases_only: bool = False) -> None:
-        """Note that a fault now holds up whatever is being recovered: such times are told apart."""
-        for watched in self._watched:
-            if not leases_only or watched.need is None:
-                watched.is_disturbed = True
-
-    def look(self) -> None:
-        """Look once at everything watched; called several times a second."""
-        if not self._watched:
+    def check(self) -> None:
+        """Check every measurement once; called several times per second."""
+        if not self._measurements:
             return
         try:
             conn = self._connection()
-            for watched in list(self._watched):
-                self._look_at(conn, watched)
+            for measurement in list(self._measurements):
+                self._check_one(conn, measurement)
         except (psycopg.Error, DatabaseUnavailable):
             self.close()
 
-    def _look_at(self, conn: Connection, watched: Watched) -> None:
-        took = time.monotonic() - watched.since
-        match self._outcome(conn, watched, took):
-            case "over":
-                kind = f"{watched.kind}, then disturbed" if watched.is_disturbed else watched.kind
-                self.seconds.setdefault(kind, []).append(took)
-                self._watched.remove(watched)
+    def _check_one(self, conn: Connection, measurement: Measurement) -> None:
+        elapsed = time.monotonic() - measurement.started
+        match self._outcome(conn, measurement, elapsed):
+            case "recovered":
+                kind = f"{measurement.kind}, then disturbed" if measurement.is_disturbed else measurement.kind
+                self.seconds.setdefault(kind, []).append(elapsed)
+                self._measurements.remove(measurement)
             case "nothing to measure":
-                self._watched.remove(watched)
-            case "waiting" if took > GIVE_UP_SECONDS:
-                if not watched.is_disturbed:  # else other faults held it up; what is left of it shows in the verdict
-                    self.unrecovered.append(f"{watched.kind}: nothing went on for {took:.0f} s")
-                self._watched.remove(watched)
+                self._measurements.remove(measurement)
+            case "waiting" if elapsed > GIVE_UP_SECONDS:
+                if not measurement.is_disturbed:  # else other faults delayed it; unfinished work shows in the verdict
+                    self.unrecovered.append(f"{measurement.kind}: no work for {elapsed:.0f} s")
+                self._measurements.remove(measurement)
 
-    def _outcome(self, conn: Connection, watched: Watched, took: float) -> Outcome:
-        if watched.need is not None:
-            return self._of_need(conn, watched, watched.need)
-        if watched.node is not None and not self._finds_released(conn, watched):
-            return "nothing to measure" if took > IDLE_SECONDS else "waiting"  # the child held nothing
-        return "over" if self._are_taken(conn, watched) else "waiting"
+    def _outcome(self, conn: Connection, measurement: Measurement, elapsed: float) -> Outcome:
+        if measurement.probe is not None:
+            return self._run_probe(conn, measurement, measurement.probe)
+        if measurement.node is not None and not measurement.held:
+            args = {"after": measurement.after_event, "node": f"{measurement.node}@%"}
+            measurement.held = [(row["subject_id"], NO_TOKEN) for row in fetch_all(conn, RELEASED, args)]
+            if not measurement.held:
+                return "nothing to measure" if elapsed > IDLE_SECONDS else "waiting"  # the child held nothing
+        keys = [{"id": row_id, "token": token} for row_id, token in measurement.held]
+        waiting = [key for key in keys if fetch_one(conn, IS_RESUMED, key) is None]
+        measurement.held = [(key["id"], key["token"]) for key in waiting]
+        return "waiting" if waiting else "recovered"
 
-    def _of_need(self, conn: Connection, watched: Watched, need: Need) -> Outcome:
-        if watched.mark is None:
-            watched.mark = {**recovery_probes.mark(conn), "victim": f"{watched.node}@%"}
-        elif recovery_probes.finds(conn, need.met, watched.mark):
-            return "over"
-        return "waiting" if recovery_probes.finds(conn, need.waits, {}) else "nothing to measure"
+    def _run_probe(self, conn: Connection, measurement: Measurement, probe: Probe) -> Outcome:
+        if measurement.mark is None:
+            measurement.mark = {**(fetch_one(conn, MARK, {}) or {}), "victim": f"{measurement.node}@%"}
+        elif fetch_one(conn, probe.recovered, measurement.mark):
+            return "recovered"
+        return "waiting" if fetch_one(conn, probe.waiting, {}) else "nothing to measure"
 
-    def _finds_released(self, conn: Connection, watched: Watched) -> bool:
-        if not watched.held:
-            rows = fetch_all(conn, RELEASED, {"after": watched.after_event, "node": f"{watched.node}@%"})
-            watched.held = [(TABLES[row["subject"]], row["subject_id"], NO_TOKEN) for row in rows]
-        return bool(watched.held)
-
-    def _are_taken(self, conn: Connection, watched: Watched) -> bool:
-        watched.held = [
-            (table, row_id, token)
-            for table, row_id, token in watched.held
-            if fetch_one(conn, IS_TAKEN[table], {"id": row_id, "token": token}) is None
-        ]
-        return not watched.held
-
-    def table(self) -> list[tuple[str, int, float, float]]:
+    def recovery_times(self) -> list[tuple[str, int, float, float]]:
         """Return kind, count, median and worst seconds."""
-        return [
-            (kind, len(found), statistics.median(found), max(found)) for kind, found in sorted(self.seconds.items())
-        ]
+        return [(kind, len(s), statistics.median(s), max(s)) for kind, s in sorted(self.seconds.items())]
 
     def _connection(self) -> Connection:
         if self._conn is None or self._conn.closed:
@@ -175,7 +223,7 @@ class Recovery:
         return self._conn
 
     def close(self) -> None:
-        """Close the connection; the next look makes another."""
+        """Close the connection; the next check opens another."""
         if self._conn is not None:
             self._conn.close()
         self._conn = None

@@ -1,4 +1,4 @@
-"""The seeded schedule of faults, carried out one after another (and over one another) while work runs."""
+"""The random schedule of faults, which are injected one by one and may overlap."""
 
 import random
 import time
@@ -6,32 +6,23 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from simulation.chaos.faults import KINDS, Hit, World
-from simulation.chaos.recovery import Recovery
-from simulation.chaos.recovery_probes import LEASES
+from simulation.chaos.faults import KINDS, ActiveFault, Targets
+from simulation.chaos.recovery import LEASE_KINDS, RecoveryMonitor
 
 TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0
-# While these last, nothing can go on: a recovery that they fall into is told apart.
+# No work is possible during these: recoveries that they delay are reported separately.
 DISTURBING: Final = frozenset(
     {
-        "PostgreSQL killed",
-        "PostgreSQL cut",
-        "PostgreSQL stalled",
-        "broker killed",
-        "broker stalled",
-        "storage killed",
-        "storage stalled",
-        "no beat",
-        "clock jump",
-        "provider outage",
+        *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "broker killed", "broker stalled"),
+        *("storage killed", "storage stalled", "no beat", "clock jump", "provider outage"),
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
-    """A fault that happened, with when it began and ended (Unix seconds)."""
+class LandedFault:
+    """A fault that has ended; times in Unix seconds."""
 
     kind: str
     began_at: float
@@ -39,81 +30,77 @@ class Landed:
     victim: str
 
 
-class Chaos:
-    """Breaks things at random by a seed; `step` is called in a loop from the main thread, which starts processes."""
+class FaultSchedule:
+    """Injects random faults by a seed. Call `step` in a loop from the main thread, because it starts processes."""
 
-    def __init__(self, world: World, recovery: Recovery, *, seed: int, every_seconds: float) -> None:
-        self._world, self._recovery = world, recovery
-        self._random = random.Random(seed)  # noqa: S311 (repeatable on purpose)
-        self._every = every_seconds
-        self._kinds = self._deck()
+    def __init__(self, targets: Targets, recovery: RecoveryMonitor, *, seed: int, every_seconds: float) -> None:
+        self._targets, self._recovery = targets, recovery
+        self._rng = random.Random(seed)  # noqa: S311 (reproducible on purpose)
+        self._every_seconds = every_seconds
+        self._upcoming = self._shuffle_kinds()
         self._next_at = time.monotonic() + every_seconds
-        self._healing: list[tuple[float, str, Hit, float]] = []
+        self._active: list[tuple[float, str, ActiveFault, float]] = []  # heal at (monotonic), began at (Unix seconds)
         self._restart_at = 0.0
-        self._leases_kept_until = 0.0  # sweeps free no lease in the first 30 s after PostgreSQL started
-        self.landed: list[Landed] = []
-        self.kills = 0
+        self._leases_kept_until = 0.0  # sweeps release no lease in the first 30 s after PostgreSQL's start
+        self.landed: list[LandedFault] = []
+        self.kill_count = 0
 
-    def _deck(self) -> list[str]:
-        deck = [kind for kind, (_, weight) in KINDS.items() for _ in range(weight)]
-        self._random.shuffle(deck)
-        return deck
+    def _shuffle_kinds(self) -> list[str]:
+        kinds = [kind for kind, (_, weight) in KINDS.items() for _ in range(weight)]
+        self._rng.shuffle(kinds)
+        return kinds
 
-    def step(self, *, break_things: bool) -> None:
-        """Heal what is due, restart what died, look at recoveries, and break the next thing if it is time."""
+    def step(self, *, injects: bool) -> None:
+        """Heal due faults, restart dead processes, check recoveries, and inject the next fault when it is due."""
         now = time.monotonic()
         self._heal(now)
         if now >= self._restart_at:
-            self._world.local.watch()
+            self._targets.local.restart_dead()
             self._restart_at = now + RESTART_SECONDS
-        if any(kind in DISTURBING for _, kind, _, _ in self._healing):
-            self._recovery.disturb()
+        if any(kind in DISTURBING for _, kind, _, _ in self._active):
+            self._recovery.mark_disturbed()
         if now < self._leases_kept_until:
-            self._recovery.disturb(leases_only=True)
-        self._recovery.look()
-        if break_things and now >= self._next_at:
-            self._break(self._kinds.pop())
-            self._kinds = self._kinds or self._deck()
-            self._next_at = now + self._random.uniform(0.3, 1.7) * self._every
+            self._recovery.mark_disturbed(leases_only=True)
+        self._recovery.check()
+        if injects and now >= self._next_at:
+            self._inject(self._upcoming.pop())
+            self._upcoming = self._upcoming or self._shuffle_kinds()
+            self._next_at = now + self._rng.uniform(0.3, 1.7) * self._every_seconds
         time.sleep(TICK_SECONDS)
 
     @property
     def is_healed(self) -> bool:
-        """Return whether every fault has ended."""
-        return not self._healing
+        return not self._active
 
-    def _break(self, kind: str) -> None:
+    def _inject(self, kind: str) -> None:
         if kind in DISTURBING:
-            self._recovery.disturb()
-        held = {name: self._recovery.held_by(name) for name in self._world.local.processes if "beat" not in name}
-        self._recovery.mark()
-        hit = KINDS[kind][0](self._world, self._random)
-        if hit is None:
+            self._recovery.mark_disturbed()
+        self._recovery.read_state()
+        fault = KINDS[kind][0](self._targets, self._rng)
+        if fault is None:
             return
-        self.kills += hit.is_kill
-        if hit.seconds:
-            self._healing.append((time.monotonic() + hit.seconds, kind, hit, time.time()))
+        self.kill_count += fault.is_kill
+        if fault.seconds:
+            self._active.append((time.monotonic() + fault.seconds, kind, fault, time.time()))
         else:
-            self._end(kind, hit, time.time())
-        if kind == "pool child killed":
-            self._recovery.watch_released(kind, hit.victim)
-        elif kind in LEASES:
-            self._recovery.watch_held(kind, held.get(hit.victim, []))
+            self._end(kind, fault, time.time())
+        if kind in LEASE_KINDS:
+            self._recovery.measure_leases(kind, fault.victim)
 
     def _heal(self, now: float) -> None:
-        for entry in [e for e in self._healing if e[0] <= now]:
-            _, kind, hit, began_at = entry
-            hit.heal()
+        for entry in [entry for entry in self._active if entry[0] <= now]:
+            _, kind, fault, began_at = entry
+            if fault.heal is not None:
+                fault.heal()
             if kind == "PostgreSQL killed":
                 self._leases_kept_until = now + 32.0
-            self._healing.remove(entry)
-            self._end(kind, hit, began_at)
+            self._active.remove(entry)
+            self._end(kind, fault, began_at)
 
-    def _end(self, kind: str, hit: Hit, began_at: float) -> None:
-        self.landed.append(Landed(kind, began_at, time.time(), hit.victim))
-        if kind not in LEASES:
-            self._recovery.watch_need(kind, hit.victim)
+    def _end(self, kind: str, fault: ActiveFault, began_at: float) -> None:
+        self.landed.append(LandedFault(kind, began_at, time.time(), fault.victim))
+        if kind not in LEASE_KINDS:
+            self._recovery.measure_probe(kind, fault.victim)
 
-    def counts(self) -> Counter[str]:
-        """Return how many faults of each kind landed."""
-        return Counter(landed.kind for landed in self.landed)
+    def count_by_kind(self) -> Counter[str]:
+        return Counter(fault.kind for fault in self.landed)

@@ -1,193 +1,124 @@
-"""After the drill: is everything that was sent accounted for, and is every repeated attempt explained by a fault?"""
+"""The verdict of a drill: everything that was sent is accounted for, and a fault explains every repeated attempt."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from db.connection import Connection, fetch_all
-from simulation.chaos import retry_verdict, submission_verdict
-from simulation.chaos.schedule import Landed
-from simulation.chaos.submission_load import Ordered
-from simulation.chaos.submission_verdict import Account
-from simulation.demo.registered import Started
-from storage import keys
+from db.connection import Connection, Row, fetch_all
+from moorage.transitions import EventKind
+from simulation.cases import CaseRun
+from simulation.chaos.faults import KINDS
+from simulation.chaos.schedule import LandedFault
+from simulation.job_check import Verdict
+from simulation.ledger_check import check_ledger
 from storage.s3 import ObjectStore
 
-# fal.ai's webhooks carry no id of their own: they are told apart by the prediction, of which each has one.
-WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
+# A lost lease is detected late: it must end, sweeps release none for half a minute after PostgreSQL's start, and other
+# faults delay the sweep. An error is recorded as soon as PostgreSQL accepts it: at most 11 s after its fault so far.
+AFTERMATH_SECONDS: Final = 90.0
+ERROR_AFTERMATH_SECONDS: Final = 45.0
+JUMP_SECONDS: Final = 3600.0
+KILLS: Final = frozenset({"pool child killed", "worker killed"})
+_POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
+_STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})
 
-OUTPUTS = """
-SELECT p.external_id, o.path, o.state, o.category, o.reason, o.source_expired, o.sha256, o.bytes, o.key, o.thumb_key,
-       o.thumb_bytes, o.thumb_sha256, v.idx IS NOT NULL AS is_published, j.fallback_chain IS NOT NULL AS is_ordered
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
-  LEFT JOIN render_variants v ON v.output_id = o.id
+# The kinds of fault that can cause a kind of event. No fault of a drill stops a worker gracefully.
+CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
+    "worker_died": KILLS,
+    "lease_expired": KILLS | _POSTGRES | {"worker frozen", "clock jump"},
+    "worker_stopping": frozenset(),
+    "disk_failed": frozenset({"disk full"}),
+    "storage_failed": _STORAGE,
+    "source_unavailable": frozenset({"provider outage"}),
+    "source_interrupted": frozenset({"provider outage", "worker frozen"}),
+    "attempt_failed": frozenset(KINDS),
+}
+# Events that the provider's script can cause without a fault.
+OF_PROVIDER: Final = frozenset[EventKind]({"source_unavailable", "source_interrupted", "attempt_failed"})
+# Events that occur only at the worker that was hit.
+OF_VICTIM: Final = frozenset[EventKind]({"worker_died", "disk_failed"})
+# Events that are recorded as late as a lease ends; every other error is recorded at once.
+LATE: Final = frozenset[EventKind]({"lease_expired", "attempt_failed"})
+
+# Each time work was released or taken away before its end; `prompt`: of the entry of a prediction.
+REPEATED: Final = """
+SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.reason,
+       split_part(e.actor, '@', 1) AS node, extract(epoch FROM e.at)::float8 AS at, p.external_id, o.path,
+       j.fallback_chain -> t.entry -> 'input' ->> 'prompt' AS prompt
+  FROM events e
+  LEFT JOIN outputs o ON e.subject = 'output' AND o.id = e.subject_id
+  LEFT JOIN predictions p ON p.id = o.prediction_id
+  LEFT JOIN predictions t ON e.subject = 'prediction' AND t.id = e.subject_id
+  LEFT JOIN jobs j ON j.id = t.job_id
+ WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction'))
+    OR (e.subject = 'prediction' AND e.from_state = 'submitting' AND e.to_state = 'planned')
 """
 
-JOBS = """
-SELECT p.external_id, j.state, j.reason FROM jobs j JOIN predictions p ON p.job_id = j.id WHERE j.fallback_chain IS NULL
-"""
 
-DEAD = "SELECT category, error, count(*) AS count FROM dead_letters GROUP BY 1, 2 ORDER BY 3 DESC"
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What a drill found; `is_clean` is the promise."""
-
-    files: int = 0  # that the provider announced, and that are to be kept or given up
-    acknowledged: int = 0
-    kept: int = 0
-    orders: Account = field(default_factory=Account)
-    repeated: int = 0
-    expired: set[str] = field(default_factory=set)  # given up because a clock jump took their URL's life
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    unexplained: list[str] = field(default_factory=list)
-    orphans: int = 0
-    dead: list[tuple[str, int]] = field(default_factory=list)
-
-    @property
-    def is_clean(self) -> bool:
-        """Return whether nothing was lost or doubled, and nothing happened without a cause."""
-        return not (self.lost or self.doubled or self.unexpected or self.unexplained)
-
-
-def judge(
-    conn: Connection,
-    blobs: ObjectStore,
-    ledger: dict[str, Any],
-    started: Sequence[Started],
-    ordered: Sequence[Ordered],
-    landed: Sequence[Landed],
+def judge_drill(
+    conn: Connection, blobs: ObjectStore, ledger: dict[str, Any], runs: Sequence[CaseRun], landed: Sequence[LandedFault]
 ) -> Verdict:
-    """Compare what was sent and acknowledged with rows and objects."""
-    verdict, summary = Verdict(), ledger["summary"]
-    rows = fetch_all(conn, OUTPUTS)
-    verdict.dead = [(f"{row['category']} {row['error']}", row["count"]) for row in fetch_all(conn, DEAD)]
-    if any(fault.kind == "clock jump" for fault in landed):
-        verdict.expired = {row["external_id"] for row in rows if row["source_expired"]}
-    verdict.files = sum(len(summary["expected"][name]) for name in ("kept", "dead"))
-    _webhooks(conn, ledger, verdict)
-    _jobs(conn, started, verdict)
-    _outputs([row for row in rows if not row["is_ordered"]], summary, started, verdict)
-    _orders(conn, ledger, ordered, landed, verdict)
-    _objects(rows, blobs, verdict)
-    _repeats(conn, summary, ordered, landed, verdict)
-    if summary["traps"]:
-        verdict.unexpected.append("a private address was visited: some guard is open")
+    jumps = [(fault.began_at, fault.ended_at) for fault in landed if fault.kind == "clock jump"]
+    verdict = check_ledger(conn, blobs, ledger, runs, jumps)
+    lines = [line for expected in ("kept", "dead") for line in ledger["summary"]["expected"][expected]]
+    outputs = {(line["prediction"], line["path"]) for line in lines if line["fault"]}
+    entries = [(run.case.prompt(n), entry) for run in runs for n, entry in enumerate(run.case.chain)]
+    prompts = {prompt for prompt, entry in entries if entry.is_troubled}
+
+    def is_troubled(row: Row) -> bool:
+        """Return True if the repeated row has a fault of the provider by its script."""
+        return (row["external_id"], row["path"]) in outputs or row["prompt"] in prompts
+
+    repeated = fetch_all(conn, REPEATED)
+    verdict.repeated = len(repeated)
+    verdict.unexplained += find_unexplained(repeated, landed, is_troubled)
     return verdict
 
 
-def _webhooks(conn: Connection, ledger: dict[str, Any], verdict: Verdict) -> None:
-    """An acknowledged webhook must be there; one recorded and never acknowledged is legal: its answer was lost."""
-    summary = ledger["summary"]
-    recorded = Counter(row["webhook_id"] for row in fetch_all(conn, WEBHOOK_IDS))
-    attempts = (line for line in ledger["lines"] if line["kind"] == "webhook")
-    of_fal = {line["webhook_id"]: line["prediction"] for line in attempts if line["provider"] == "fal"}
-    acknowledged = {of_fal.get(webhook_id, webhook_id) for webhook_id in summary["acknowledged"]}
-    sent = acknowledged | {of_fal.get(webhook_id, webhook_id) for webhook_id in summary["unacknowledged"]}
-    verdict.acknowledged = len(acknowledged)
-    verdict.lost += [f"webhook {w} was answered 2xx" for w in acknowledged if w not in recorded]
-    verdict.doubled += [f"webhook {w} has {n} rows" for w, n in recorded.items() if n > 1]
-    verdict.unexpected += [f"webhook {w} was never sent" for w in recorded if w not in sent]
-    verdict.unexpected += [f"webhook {w} was wrongly signed and taken" for w in summary["wrongly_signed_accepted"]]
+def find_unexplained(
+    rows: Sequence[Row], landed: Sequence[LandedFault], is_troubled: Callable[[Row], bool]
+) -> list[str]:
+    """
+    Return the repeats that no fault explains, and deaths of pool children in excess of the kills.
 
-
-def _orders(
-    conn: Connection,
-    ledger: dict[str, Any],
-    ordered: Sequence[Ordered],
-    landed: Sequence[Landed],
-    verdict: Verdict,
-) -> None:
-    jumps = [(fault.began_at, fault.ended_at) for fault in landed if fault.kind == "clock jump"]
-    verdict.orders = submission_verdict.judge(conn, ledger["lines"], ordered, jumps)
-    verdict.lost += verdict.orders.lost
-    verdict.doubled += verdict.orders.doubled
-    verdict.unexpected += verdict.orders.unexpected
-
-
-def _jobs(conn: Connection, started: Sequence[Started], verdict: Verdict) -> None:
-    states: dict[str, list[dict[str, Any]]] = {}
-    for row in fetch_all(conn, JOBS):
-        states.setdefault(row["external_id"], []).append(row)
-    for one in started:
-        rows = states.pop(one.external_id, [])
-        if not rows:
-            verdict.lost.append(f"{one.case.name} was acknowledged and has no job")
-        elif len(rows) > 1:
-            verdict.doubled.append(f"{one.case.name} has {len(rows)} jobs")
-        elif rows[0]["state"] != one.case.state and one.external_id not in verdict.expired:
-            reason = f"({rows[0]['reason']})" if rows[0]["reason"] else ""
-            verdict.unexpected.append(f"{one.case.name} ended {rows[0]['state']} {reason}, expected {one.case.state}")
-    verdict.unexpected += [f"there is a job for {external_id}, which nobody registered" for external_id in states]
-
-
-def _outputs(
-    rows: Sequence[dict[str, Any]], summary: dict[str, Any], started: Sequence[Started], verdict: Verdict
-) -> None:
-    ours = {one.external_id for one in started}
-    have: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        have.setdefault((row["external_id"], row["path"]), []).append(row)
-    for expected in ("kept", "dead"):
-        for line in summary["expected"][expected]:
-            if line["prediction"] in ours:
-                _output(line, have.pop((line["prediction"], line["path"]), []), expected, verdict)
-    verdict.unexpected += [f"{external_id} {path} was never announced" for external_id, path in have]
-
-
-def _output(line: dict[str, Any], rows: Sequence[dict[str, Any]], expected: str, verdict: Verdict) -> None:
-    name = f"{line['prediction']} {line['path']}"
-    if not rows:
-        verdict.lost.append(f"{name}: no row, expected {expected}")
-    elif len(rows) > 1:
-        verdict.doubled.append(f"{name}: {len(rows)} rows")
-    elif rows[0]["source_expired"] and line["prediction"] in verdict.expired:
-        return  # by the jumped clock its URL was dead: a dead letter says so
-    elif rows[0]["state"] != expected:
-        where = verdict.lost if expected == "kept" else verdict.unexpected
-        where.append(f"{name}: {rows[0]['state']} ({rows[0]['reason']}), expected {expected}")
-    elif expected == "kept":
-        verdict.kept += 1
-        if (rows[0]["sha256"], rows[0]["bytes"]) != (line["sha256"], line["bytes"]):
-            verdict.unexpected.append(f"{name}: kept with other bytes than were served")
-        if not rows[0]["is_published"]:
-            verdict.lost.append(f"{name}: kept and not published")
-
-
-def _objects(rows: Sequence[dict[str, Any]], blobs: ObjectStore, verdict: Verdict) -> None:
-    recorded = {row["key"]: row["bytes"] for row in rows if row["key"]}
-    recorded |= {row["thumb_key"]: row["thumb_bytes"] for row in rows if row["thumb_key"]}
-    listed = {item.key: item.size_bytes for item in blobs.list_objects(blobs.public_bucket, keys.RENDER_PREFIX)}
-    verdict.lost += [f"object {key}" for key in recorded.keys() - listed.keys()]
-    verdict.unexpected += [
-        f"object {key} has {listed[key]} bytes, not {recorded[key]}"
-        for key in recorded.keys() & listed.keys()
-        if listed[key] != recorded[key]
+    Args:
+        rows: of `REPEATED`.
+        is_troubled: True if the provider has a fault for a row by its script, which explains what it can cause.
+    """
+    unexplained = [
+        f"{row['subject']} {row['subject_id']} was repeated without a fault: {row['reason']}"
+        for row in rows
+        if not (row["kind"] in OF_PROVIDER and is_troubled(row))
+        and not any(_explains(fault, row, time) for time in _possible_times(row, landed) for fault in landed)
     ]
-    verdict.orphans = len(listed.keys() - recorded.keys())
+    return [*_find_excess_deaths(rows, landed), *unexplained]
 
 
-def _repeats(
-    conn: Connection,
-    summary: dict[str, Any],
-    ordered: Sequence[Ordered],
-    landed: Sequence[Landed],
-    verdict: Verdict,
-) -> None:
-    """Each repeat must be explained by a fault, or be a trouble that the provider itself made for it."""
-    troubled = {
-        (line["prediction"], line["path"])
-        for expected in ("kept", "dead")
-        for line in summary["expected"][expected]
-        if line["fault"]
-    }
-    prompts = {entry.prompt for one in ordered for entry in one.order.chain if entry.is_troubled}
-    rows = fetch_all(conn, retry_verdict.REPEATED)
-    verdict.repeated = len(rows)
-    verdict.unexplained += retry_verdict.unexplained(
-        rows, landed, lambda row: (row["external_id"], row["path"]) in troubled or row["prompt"] in prompts
-    )
+def _possible_times(row: Row, landed: Iterable[LandedFault]) -> Iterator[float]:
+    """Yield the time of an event, and the true time if it may be by a clock that had jumped by an hour."""
+    recorded_at: float = row["at"]
+    yield recorded_at
+    for true_time in (recorded_at - JUMP_SECONDS, recorded_at + JUMP_SECONDS):
+        if any(fault.kind == "clock jump" and _covers(fault, true_time, AFTERMATH_SECONDS) for fault in landed):
+            yield true_time
+
+
+def _covers(fault: LandedFault, time: float, aftermath_seconds: float) -> bool:
+    return fault.began_at - 1 <= time <= fault.ended_at + aftermath_seconds
+
+
+def _explains(fault: LandedFault, row: Row, time: float) -> bool:
+    kind: EventKind = row["kind"]
+    is_possible = fault.kind in CAUSES[kind] and (kind not in OF_VICTIM or fault.victim == row["node"])
+    return is_possible and _covers(fault, time, AFTERMATH_SECONDS if kind in LATE else ERROR_AFTERMATH_SECONDS)
+
+
+def _find_excess_deaths(rows: Iterable[Row], landed: Iterable[LandedFault]) -> list[str]:
+    """A kill ends one task. Kills are so frequent that one is near any death, so both are counted."""
+    died = Counter(row["node"] for row in rows if row["kind"] == "worker_died")
+    killed = Counter(fault.victim for fault in landed if fault.kind in KILLS)
+    return [
+        f"{node}: {count} processes died during work, and {killed[node]} were killed"
+        for node, count in died.items()
+        if count > killed[node]
+    ]

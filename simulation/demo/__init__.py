@@ -1,1 +1,1 @@
-"""The demo: the main job with a share of each fault, on real servers, compared between all sources that know of it."""
+"""The demo: jobs with each kind of fault of a provider, on real servers, checked against the stand-in's ledger."""

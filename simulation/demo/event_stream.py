@@ -1,4 +1,4 @@
-"""The stream of events followed in the demo, as a page does it, and compared with PostgreSQL's events and jobs."""
+"""Follows the event stream like a page in a browser, and compares it with PostgreSQL's events and jobs."""
 
 import contextlib
 import http.client
@@ -8,107 +8,95 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from db.connection import Connection, fetch_all
-from simulation.demo.registered import DemoFailed
+from simulation.api_client import SimulationFailed
 
-LEAVE_AFTER: Final = 150  # events; then it goes away in the middle of the work, and comes back behind the last of them
-AWAY_SECONDS: Final = 1.0
-SILENCE_SECONDS: Final = 40.0  # the stream says at least every 15 s that it lives
+DISCONNECT_AFTER: Final = 150  # events; then it disconnects once, and resumes after the last of them
+RECONNECT_SECONDS: Final = 1.0
+SILENCE_SECONDS: Final = 40.0  # the stream sends a comment at least every 15 s
 JOIN_SECONDS: Final = 10.0
 
 
-class Follower:
-    """
-    Follows `GET /v1/events` from its start to its end.
-
-    `events` is what was told, in its order; `began` the id behind which it begins, `last_id` the newest it knows of.
-    """
+class StreamFollower:
+    """Follows `GET /v1/events` until it is closed."""
 
     def __init__(self, url: str, token: str) -> None:
         self.events: list[dict[str, Any]] = []
-        self.connections: list[int | None] = []  # of each the Last-Event-ID it was asked with
+        self.connections: list[int | None] = []  # the Last-Event-ID of each
         self.resets = 0
-        self.began: int | None = None
+        self.first_id: int | None = None  # after which the stream began
         self.last_id: int | None = None
         self._address = urlsplit(url)
         self._token = token
         self._socket: socket.socket | None = None
-        self._is_over = threading.Event()
-        self._joined = threading.Event()
+        self._is_closed = threading.Event()
+        self._has_joined = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def await_event(self, event_id: int, seconds: float) -> None:
-        """Wait until an event was told, or the time is over."""
+        """Wait until an event was received, or until the timeout."""
         until = time.monotonic() + seconds
         while (self.last_id or 0) < event_id and time.monotonic() < until:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Leave the stream; nothing is added to `events` afterwards."""
-        self._is_over.set()
+        """Disconnect; nothing is added to `events` afterwards."""
+        self._is_closed.set()
         if self._socket is not None:
             with contextlib.suppress(OSError):  # the connection has ended already
-                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reading thread
         self._thread.join()
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._joined.wait(JOIN_SECONDS):
+        if not self._has_joined.wait(JOIN_SECONDS):
             self.close()
-            raise DemoFailed(f"the stream of events did not begin within {JOIN_SECONDS:.0f} s")
+            raise SimulationFailed(f"the event stream did not start within {JOIN_SECONDS:.0f} s")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self) -> None:
-        while not self._is_over.is_set():
-            connection = http.client.HTTPConnection(
-                self._address.hostname or "", self._address.port, timeout=SILENCE_SECONDS
-            )
-            try:
-                self._follow(connection)
-            except (OSError, http.client.HTTPException):
-                pass  # a stream may end at any time: whoever follows it comes again, as below
-            finally:
-                connection.close()
-            self._is_over.wait(AWAY_SECONDS)
+        while not self._is_closed.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):  # a stream may end at any time
+                host, port = self._address.hostname or "", self._address.port
+                with contextlib.closing(http.client.HTTPConnection(host, port, timeout=SILENCE_SECONDS)) as connection:
+                    self._follow(connection)
+            self._is_closed.wait(RECONNECT_SECONDS)
 
     def _follow(self, connection: http.client.HTTPConnection) -> None:
         connection.connect()
         self._socket = connection.sock
-        if self._is_over.is_set():
+        if self._is_closed.is_set():
             return
         last = {} if self.last_id is None else {"Last-Event-ID": str(self.last_id)}
         connection.request("GET", "/v1/events", headers={"Authorization": f"Bearer {self._token}", **last})
-        answer = connection.getresponse()
-        if answer.status != http.HTTPStatus.OK:
+        response = connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
             return
         self.connections.append(self.last_id)
-        for block in blocks(answer):
-            self._take(block)
-            if len(self.connections) == 1 and len(self.events) >= LEAVE_AFTER:
+        for block in parse_blocks(response):
+            self._add(block)
+            if len(self.connections) == 1 and len(self.events) >= DISCONNECT_AFTER:
                 return
 
-    def _take(self, block: dict[str, str]) -> None:
+    def _add(self, block: dict[str, str]) -> None:
         if block.get("event") == "reset":
             self.resets += 1
         elif "data" in block:
             self.events.append(json.loads(block["data"]))
         if "id" in block:
             self.last_id = int(block["id"])
-            self.began = self.last_id if self.began is None else self.began
-            self._joined.set()
+            self.first_id = self.last_id if self.first_id is None else self.first_id
+            self._has_joined.set()
 
 
-def blocks(lines: Iterable[bytes]) -> Iterator[dict[str, str]]:
-    """Yield the fields of each block of server-sent events; comments and a block that was cut off are left out."""
+def parse_blocks(lines: Iterable[bytes]) -> Iterator[dict[str, str]]:
+    """Yield the fields of each block of server-sent events, without comments and without an incomplete block."""
     fields: dict[str, str] = {}
     for line in lines:
         text = line.decode().rstrip("\r\n")
@@ -122,34 +110,29 @@ def blocks(lines: Iterable[bytes]) -> Iterator[dict[str, str]]:
 
 EVENTS = "SELECT id FROM events WHERE id > %(after)s AND id <= %(until)s"
 
-LAST = "SELECT max(id) AS id FROM events"
+NEWEST = "SELECT max(id) AS id FROM events"
 
 STATES = "SELECT id, state FROM jobs"
 
 
-def last(conn: Connection) -> int:
-    """Return the newest event's id."""
-    return int(fetch_all(conn, LAST)[0]["id"])
+def newest_event_id(conn: Connection) -> int:
+    return int(fetch_all(conn, NEWEST)[0]["id"])
 
 
-def differences(conn: Connection, follower: Follower, until: int) -> list[str]:
-    """Return where a stream that was left differs from PostgreSQL, up to an event that was awaited, a line each."""
-    told = [event for event in follower.events if event["id"] <= until]
-    times = Counter(event["id"] for event in told)
-    there = {row["id"] for row in fetch_all(conn, EVENTS, {"after": follower.began, "until": until})}
-    found = [f"event {one} was not streamed" for one in sorted(there - times.keys())]
-    found += [f"event {one} was streamed and is not there" for one in sorted(times.keys() - there)]
-    found += [f"event {one} was streamed {count} times" for one, count in times.items() if count > 1]
-    found += _states(conn, {event["job_id"]: event["to_state"] for event in told if event["subject"] == "job"})
+def check_stream(conn: Connection, follower: StreamFollower, until: int) -> list[str]:
+    """Return the differences between a closed stream and PostgreSQL, up to the id of an event that was received."""
+    streamed = [event for event in follower.events if event["id"] <= until]
+    counts = Counter(event["id"] for event in streamed)
+    recorded = {row["id"] for row in fetch_all(conn, EVENTS, {"after": follower.first_id, "until": until})}
+    differences = [f"event {id_} was not streamed" for id_ in sorted(recorded - counts.keys())]
+    differences += [f"event {id_} was streamed and does not exist" for id_ in sorted(counts.keys() - recorded)]
+    differences += [f"event {id_} was streamed {count} times" for id_, count in counts.items() if count > 1]
+    states = {str(row["id"]): row["state"] for row in fetch_all(conn, STATES)}
+    streamed_states = {event["job_id"]: event["to_state"] for event in streamed if event["subject"] == "job"}
+    for job_id in sorted(states.keys() | streamed_states.keys()):
+        if states.get(job_id) != streamed_states.get(job_id):
+            there, in_stream = states.get(job_id), streamed_states.get(job_id)
+            differences.append(f"job {job_id} is {there}, in the stream {in_stream}")
     if follower.resets or len(follower.connections) < 2:
-        found.append(f"the stream was not taken up again: {follower.resets} resets")
-    return found
-
-
-def _states(conn: Connection, streamed: dict[str, str]) -> list[str]:
-    there = {str(row["id"]): row["state"] for row in fetch_all(conn, STATES)}
-    return [
-        f"job {job_id} is {there.get(job_id)}, by the stream it is {streamed.get(job_id)}"
-        for job_id in sorted(there.keys() | streamed.keys())
-        if there.get(job_id) != streamed.get(job_id)
-    ]
+        differences.append(f"the stream was not resumed: {follower.resets} resets")
+    return differences

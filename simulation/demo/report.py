@@ -1,4 +1,4 @@
-"""What the demo prints at its end."""
+"""The report of the demo, and its check of the project."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from db.connection import Connection, fetch_all
-from simulation.demo.api_client import Ordered
-from simulation.demo.event_stream import Follower
-from simulation.demo.registered import Started
-from simulation.demo.webhook_listener import Listener
+from simulation.cases import Body, CaseRun
+from simulation.demo.application import Application
+from simulation.demo.cases import PROJECT
+from simulation.demo.event_stream import StreamFollower
+from simulation.demo.webhook_listener import WebhookListener
 
 JOBS = "SELECT state, count(*) AS count FROM jobs GROUP BY 1 ORDER BY 2 DESC"
 
@@ -30,7 +31,7 @@ SELECT category, error, count(*) AS count, min(reason) AS example
 
 POLLED = "SELECT count(*) AS count FROM predictions WHERE ended_by = 'poll' AND entry IS NULL"
 
-# In the busiest second: the demo's load is too small and too much apart to speak of a rate over all of it.
+# Of the busiest second: the demo's load is too small and too scattered for an average rate.
 SPEED = """
 SELECT (SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY received_at
                             RANGE BETWEEN CURRENT ROW AND interval '1 s' FOLLOWING) AS n FROM deliveries) d) AS accepts,
@@ -40,22 +41,32 @@ SELECT (SELECT max(n) FROM (SELECT count(*) OVER (ORDER BY received_at
 """
 
 
-def show(
-    console: Console, conn: Connection, summary: dict[str, Any], started: Sequence[Started], findings: Sequence[object]
+def check_project(project: Body, runs: Sequence[CaseRun]) -> list[str]:
+    """Return the differences between the project's scenes and the files that their jobs published."""
+    differences = [] if project["status"] == "assets_generated" else [f"project {PROJECT} is {project['status']}"]
+    visible = {scene["id"]: scene["imageUrls"] for scene in project["document"]["scenes"]}
+    for run in runs:
+        if run.case.project == PROJECT:
+            urls, scene = [variant["url"] for variant in run.view["variants"]], run.case.scene
+            if visible.get(scene) != urls:
+                differences.append(f"scene {scene} shows {visible.get(scene)}, its job published {urls}")
+    return differences
+
+
+def print_totals(
+    console: Console, conn: Connection, summary: Body, application: Application, findings: Sequence[object]
 ) -> None:
-    """Print the table of what was sent, accepted and kept."""
-    table = Table(title="What was sent, and what became of it", show_header=False, title_justify="left")
+    table = Table(title="Sent, accepted and kept", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
-    refused = len(summary["unacknowledged"])
-    table.add_row("predictions started", f"{summary['predictions']}: {_started(started, summary)}")
-    table.add_row(
-        "webhooks",
-        f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted, {refused} refused for good",
-    )
-    table.add_row("found by polling", f"{fetch_all(conn, POLLED)[0]['count']} predictions whose webhook never came")
-    table.add_row("jobs", _by_state(fetch_all(conn, JOBS)))
-    table.add_row("files", _by_state(fetch_all(conn, OUTPUTS)))
+    started, registered = len(application.registered), sum(1 for run in application.registered if run.job_ids)
+    submitted = f"{summary['predictions'] - started} submitted by moorage, {started - registered} unregistered"
+    table.add_row("predictions", f"{summary['predictions']}: {registered} registered by the application, {submitted}")
+    webhooks = f"{summary['webhook_attempts']} requests, {len(summary['acknowledged'])} accepted"
+    table.add_row("webhooks", f"{webhooks}, {len(summary['unacknowledged'])} rejected")
+    table.add_row("detected by polling", f"{fetch_all(conn, POLLED)[0]['count']} predictions without a webhook")
+    table.add_row("jobs", _describe_states(fetch_all(conn, JOBS)))
+    table.add_row("files", _describe_states(fetch_all(conn, OUTPUTS)))
     retries = fetch_all(conn, RETRIES)[0]
     table.add_row("retries", f"{retries['files']} of files, {retries['webhooks']} of webhooks")
     for row in fetch_all(conn, DEAD):
@@ -66,15 +77,15 @@ def show(
     console.print(table)
 
 
-def show_orders(console: Console, placed: Sequence[Ordered], project: dict[str, Any]) -> None:
-    """Print what became of each order, and of the project that some were for."""
-    table = Table(title="What was ordered, POST /v1/jobs, and what became of it", title_justify="left", box=None)
-    for column in ("order", "tried at", "job", "shown", "scene"):
+def print_job_requests(console: Console, runs: Sequence[CaseRun], project: Body) -> None:
+    table = Table(title="Job requests, POST /v1/jobs, and their results", title_justify="left", box=None)
+    for column in ("job request", "predictions at", "job", "shown", "scene"):
         table.add_column(column, no_wrap=True)
-    for one in placed:
-        shown = one.shown
-        tried = ", ".join(_try(prediction) for prediction in shown["predictions"] if prediction["entry"] is not None)
-        table.add_row(one.order.name, tried, shown["state"], _shown(shown["variants"]), shown["scene"])
+    for run in runs:
+        view = run.view
+        submitted = [(p["provider"], p["state"]) for p in view["predictions"] if p["entry"] is not None]
+        predictions = ", ".join(p if state == "succeeded" else f"{p} ({state})" for p, state in submitted)
+        table.add_row(run.case.name, predictions, view["state"], _describe_files(view["variants"]), view["scene"])
     console.print(table)
     progress = project["progress"]
     console.print(
@@ -83,37 +94,26 @@ def show_orders(console: Console, placed: Sequence[Ordered], project: dict[str, 
     )
 
 
-def show_told(console: Console, listener: Listener, follower: Follower) -> None:
-    """Print what the application heard: of its jobs' ends by webhook, of every edge by the stream."""
-    ends = Counter(one.type.removeprefix("job.") for one in {one.sequence: one for one in listener.told}.values())
+def print_notifications(console: Console, listener: WebhookListener, follower: StreamFollower) -> None:
+    """Print totals of the webhooks to the application and of the event stream."""
+    ends = Counter(end.type.removeprefix("job.") for end in {end.sequence: end for end in listener.received}.values())
     kinds = ", ".join(f"{count} {name}" for name, count in ends.most_common())
+    statuses = listener.statuses
     console.print(
-        f"webhooks out: {listener.answers.total()} requests, {listener.answers[503]} answered 503 and sent again;"
-        f" {ends.total()} ends of {len({one.job_id for one in listener.told})} jobs: {kinds}"
+        f"webhooks to the application: {statuses.total()} requests, {statuses[503]} got a 503 and were sent again;"
+        f" {ends.total()} ends of {len({end.job_id for end in listener.received})} jobs: {kinds}"
     )
     resumed = ", ".join(str(last) for last in follower.connections[1:])
-    console.print(f"stream of events: {len(follower.events)} events, left once and resumed behind event {resumed}")
+    console.print(f"event stream: {len(follower.events)} events, disconnected once and resumed after event {resumed}")
 
 
-def _try(prediction: dict[str, Any]) -> str:
-    state = prediction["state"]
-    return str(prediction["provider"]) + ("" if state == "succeeded" else f" ({state})")
-
-
-def _shown(variants: Sequence[dict[str, Any]]) -> str:
+def _describe_files(variants: Sequence[Body]) -> str:
     if any(variant["is_placeholder"] for variant in variants):
         return "placeholder"
     kind = variants[0]["media"] if variants else "file"
     return f"{len(variants)} {kind}{'' if len(variants) == 1 else 's'}"
 
 
-def _started(started: Sequence[Started], summary: dict[str, Any]) -> str:
-    registered = sum(1 for one in started if one.job_id is not None)
-    ordered = summary["predictions"] - len(started)
-    nobody = len(started) - registered
-    return f"{registered} registered by the application, {ordered} ordered by moorage, {nobody} by nobody"
-
-
-def _by_state(rows: Sequence[dict[str, Any]]) -> str:
+def _describe_states(rows: Sequence[dict[str, Any]]) -> str:
     total = sum(row["count"] for row in rows)
     return f"{total}: " + ", ".join(f"{row['count']} {row['state']}" for row in rows)

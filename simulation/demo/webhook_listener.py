@@ -1,4 +1,4 @@
-"""The application that is told in the demo: it takes the webhooks that moorage sends, and trusts none unverified."""
+"""The application's endpoint for moorage's webhooks: verifies signatures and records the ends of jobs."""
 
 import base64
 import hmac
@@ -10,18 +10,19 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from db.connection import Connection, fetch_all
+from simulation.provider.http_types import Handler
+from simulation.provider.webhooks import sign
 
-AWAY_EVERY: Final = 10  # of its requests it answers one so with 503, as an application does that is being deployed
+UNAVAILABLE_EVERY: Final = 10  # one request in so many gets a 503, as during a deployment
 TOLERANCE_SECONDS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One end of a job, as it was told."""
+class JobEnd:
+    """The end of a job as reported by a webhook."""
 
     webhook_id: str
     type: str
@@ -29,60 +30,57 @@ class Told:
     sequence: int
 
 
-class Listener:
-    """An application on a free port of the loopback interface. `told` is what it took, doubled ones included."""
+class WebhookListener:
+    """An endpoint on a free loopback port. `received`: accepted webhooks, including duplicates."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
-        self.answers: Counter[int] = Counter()
-        self._key = secrets.token_bytes(24)
+        self.received: list[JobEnd] = []
+        self.statuses: Counter[int] = Counter()
+        self._secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         self._lock = threading.Lock()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _build_handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def environment(self) -> dict[str, str]:
-        """Return the settings with which moorage tells it."""
+        """Return the settings that make moorage send webhooks here."""
         return {
             "MOORAGE_NOTIFY_URL": f"http://127.0.0.1:{self._server.server_port}/hooks",
-            "MOORAGE_NOTIFY_SECRET": "whsec_" + base64.b64encode(self._key).decode(),
+            "MOORAGE_NOTIFY_SECRET": self._secret,
         }
 
-    def take(self, headers: Mapping[str, str], body: bytes) -> int:
-        """Take one request, its headers by lower-case name; returns the status of its answer."""
-        is_ours = is_signed(self._key, headers, body, time.time())
+    def receive(self, headers: Mapping[str, str], body: bytes) -> int:
+        """Return the status for a request; `headers` by lower-case name."""
+        is_valid = is_signed(self._secret, headers, body, time.time())
         with self._lock:
-            status = 401 if not is_ours else 503 if self.answers.total() % AWAY_EVERY == 0 else 204
-            self.answers[status] += 1
+            status = 401 if not is_valid else 503 if self.statuses.total() % UNAVAILABLE_EVERY == 0 else 204
+            self.statuses[status] += 1
             if status == 204:
                 event = json.loads(body)
                 data = event["data"]
-                self.told.append(Told(headers["webhook-id"], event["type"], data["job_id"], data["sequence"]))
+                self.received.append(JobEnd(headers["webhook-id"], event["type"], data["job_id"], data["sequence"]))
         return status
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
-def is_signed(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> bool:
-    """Return whether a request is signed as Standard Webhooks 1.0 and not old; `now`: seconds since 1970."""
-    webhook_id, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    if not (at.isascii() and at.isdigit() and abs(now - int(at)) <= TOLERANCE_SECONDS):
+def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+    """Return True for a valid, recent signature of Standard Webhooks 1.0; `now`: Unix seconds."""
+    webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    if not (timestamp.isascii() and timestamp.isdigit() and abs(now - int(timestamp)) <= TOLERANCE_SECONDS):
         return False
-    digest = hmac.digest(key, f"{webhook_id}.{at}.".encode() + body, "sha256")
-    wanted = b"v1," + base64.b64encode(digest)
-    offered = headers.get("webhook-signature", "").encode().split()
-    return any(hmac.compare_digest(wanted, one) for one in offered)
+    expected = sign(secret, webhook_id, timestamp, body).encode()
+    signatures = headers.get("webhook-signature", "").encode().split()
+    return any(hmac.compare_digest(expected, signature) for signature in signatures)
 
 
-# Each end of each job, those of jobs that were opened again included; the event's id is the sequence of its webhook.
+# Each end of each job, also of jobs that were reopened later; the event's id is the sequence of its webhook.
 ENDS = """
 SELECT id AS sequence, subject_id AS job_id, 'job.' || to_state AS type
   FROM events
@@ -92,33 +90,31 @@ SELECT id AS sequence, subject_id AS job_id, 'job.' || to_state AS type
 STATES = "SELECT id, state FROM jobs WHERE settled_at IS NOT NULL"
 
 
-def differences(conn: Connection, listener: Listener) -> list[str]:
-    """Return where the application knows other ends than PostgreSQL, a line each."""
-    ended = {(row["sequence"], str(row["job_id"]), row["type"]) for row in fetch_all(conn, ENDS)}
-    told = {(one.sequence, one.job_id, one.type) for one in listener.told}
-    newest = {job_id: told_type for _, job_id, told_type in sorted(told)}
-    found = [f"{told_type} of {job_id} was not told" for _, job_id, told_type in sorted(ended - told)]
-    found += [f"{told_type} of {job_id} was told and is not so" for _, job_id, told_type in sorted(told - ended)]
+def check_notifications(conn: Connection, listener: WebhookListener) -> list[str]:
+    """Return the differences between the ends that the application received and PostgreSQL's."""
+    recorded = {(row["sequence"], str(row["job_id"]), row["type"]) for row in fetch_all(conn, ENDS)}
+    received = {(end.sequence, end.job_id, end.type) for end in listener.received}
+    newest = {job_id: type_ for _, job_id, type_ in sorted(received)}
+    differences = [f"{type_} of {job_id} was not received" for _, job_id, type_ in sorted(recorded - received)]
+    differences += [
+        f"{type_} of {job_id} was received and is wrong" for _, job_id, type_ in sorted(received - recorded)
+    ]
     for row in fetch_all(conn, STATES):
-        heard = newest.get(str(row["id"]))
-        if heard != f"job.{row['state']}":
-            found.append(f"job {row['id']} is {row['state']}, its application last heard {heard}")
-    if len({one.webhook_id for one in listener.told}) != len(told):
-        found.append("an end was told under two ids")
-    return found + ([f"{listener.answers[401]} webhooks out were wrongly signed"] if listener.answers[401] else [])
+        last = newest.get(str(row["id"]))
+        if last != f"job.{row['state']}":
+            differences.append(f"job {row['id']} is {row['state']}, its application last received {last}")
+    if len({end.webhook_id for end in listener.received}) != len(received):
+        differences.append("an end was sent under two ids")
+    if listener.statuses[401]:
+        differences.append(f"{listener.statuses[401]} webhooks to the application had a wrong signature")
+    return differences
 
 
-def _handler(listener: Listener) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            """Answer as the listener says."""
+def _build_handler(listener: WebhookListener) -> type[Handler]:
+    class RequestHandler(Handler):
+        def respond(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            self.send_response(listener.take(headers, body))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.send_all(listener.receive(headers, body), {}, b"")
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
-            """Stay quiet."""
-
-    return Handler
+    return RequestHandler

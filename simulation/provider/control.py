@@ -1,43 +1,60 @@
-"""The controls of the stand-in under /standin: its ledger, its outages and its silence."""
+"""Control API of the stand-in under /standin: its ledger, outages, suppressed webhooks, and ends of predictions."""
+
+import threading
+import time
 
 from simulation.provider import webhooks
-from simulation.provider.exchange import Answer, Refused, Request, is_authorized, json_object, not_found, problem
+from simulation.provider.http_types import Api, Refused, Request, Response, not_found, parse_object, problem
 from simulation.provider.ledger import Ledger, summarise
-from simulation.provider.outages import Outages
+from simulation.provider.predictions import Predictions
 
 
-class Control:
-    """Answers with what was done, and sets what is to go wrong everywhere."""
+class Outage:
+    """A period in which the APIs, and optionally the outputs, return 503. A new period replaces the last one."""
 
-    def __init__(self, sender: webhooks.Sender, ledger: Ledger, outages: Outages, *, token: str) -> None:
-        self._sender = sender
-        self._ledger = ledger
-        self._outages = outages
-        self._token = token
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._includes_outputs = False
+        self._lock = threading.Lock()
 
-    def admit(self, request: Request) -> None:
-        """Raise Refused without the right key."""
-        if not is_authorized(request, f"Bearer {self._token}"):
-            raise Refused(problem(401, "Unauthenticated", "You did not pass a valid authentication token."))
+    def begin(self, seconds: float, *, outputs: bool) -> None:
+        with self._lock:
+            self._until, self._includes_outputs = time.monotonic() + seconds, outputs
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to one request; raises Refused."""
+    def is_active(self, *, outputs: bool = False) -> bool:
+        """Return True if the APIs, or the outputs, are unavailable now."""
+        with self._lock:
+            return time.monotonic() < self._until and (self._includes_outputs or not outputs)
+
+
+class ControlApi(Api):
+    def __init__(
+        self, predictions: Predictions, sender: webhooks.Sender, ledger: Ledger, outage: Outage, *, token: str
+    ) -> None:
+        super().__init__(f"Bearer {token}")
+        self._predictions, self._sender, self._ledger, self._outage = predictions, sender, ledger, outage
+
+    def handle(self, request: Request) -> Response:
         match request.method, request.steps:
             case "GET", ["ledger"]:
                 lines = self._ledger.lines()
-                return Answer(200, {"summary": summarise(lines), "lines": lines})
-            case "POST", ["outage" | "silence" as what]:
-                return self._away(what, request.body)
+                return Response(200, {"summary": summarise(lines), "lines": lines})
+            case "POST", ["outage" | "silence" as command]:
+                return self._interrupt(command, request.body)
+            case "POST", ["predictions", prediction_id, "succeed"]:
+                if not self._predictions.succeed(prediction_id):
+                    raise not_found()
+                return Response(200, {})
             case _:
                 raise not_found()
 
-    def _away(self, what: str, body: bytes) -> Answer:
-        asked = json_object(body)
-        seconds = asked.get("seconds")
+    def _interrupt(self, command: str, body: bytes) -> Response:
+        fields = parse_object(body)
+        seconds = fields.get("seconds")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
             raise Refused(problem(422, "Input validation failed", "seconds must be a number, 0 or more"))
-        if what == "silence":
-            self._sender.silence(seconds)
+        if command == "silence":
+            self._sender.suppress(seconds)
         else:
-            self._outages.begin(seconds, outputs=asked.get("outputs") is True)
-        return Answer(200, {"seconds": seconds})
+            self._outage.begin(seconds, outputs=fields.get("outputs") is True)
+        return Response(200, {"seconds": seconds})

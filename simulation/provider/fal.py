@@ -1,134 +1,222 @@
 """
-fal.ai's queue under /fal, without HTTP: submit, status, result, cancel and the public keys of its webhooks.
+fal.ai's queue under /fal: submit, status, result, cancel, its webhooks and their public keys.
 
-Any owner and application is taken. The files stand in the payload as `images`, as `image` with shape "string", as
-`video` from a video model; shape "data", or `sync_mode` in the input, puts `data:` URIs there.
+Any owner and application is accepted. The payload has the files in `images`, with shape "string" in `image`, from a
+video model in `video`; shape "data", or `sync_mode` in the input, returns them as `data:` URIs. Webhooks are signed
+with Ed25519; the public keys are a JSON Web Key Set.
 """
 
+import base64
+import hashlib
+import time
+import uuid
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from simulation.provider import fal_webhooks, faults, models
-from simulation.provider.exchange import Answer, Refused, Request, is_authorized, is_url, json_object
-from simulation.provider.prediction import Prediction
-from simulation.provider.predictions import Predictions
-from simulation.provider.submissions import Order, Submissions
+from simulation.provider import models, pictures
+from simulation.provider.http_types import FAL_USER, Api, Refused, Request, Response, is_url, parse_object
+from simulation.provider.outputs import Output
+from simulation.provider.predictions import Dialect, Prediction, UrlBuilder
+from simulation.provider.script import Script, ScriptError, parse_script
+from simulation.provider.submissions import Submissions
+from simulation.provider.webhooks import Message, Signer
 
 _QUEUE: Final = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 _KEYS: Final = [".well-known", "jwks.json"]
 _NAMESPACES: Final = ("workflows", "comfy")
+_ERRORS: Final = {"failed": "Invalid status code: 422", "canceled": "Request was cancelled", "aborted": "Timed out"}
 
 
-class FalApi:
-    """
-    The queue.
+def _build_webhook(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    """Return the result in an envelope."""
+    status, payload = _build_result(prediction, url)
+    return {
+        "error": _ERRORS.get(status),
+        "gateway_request_id": prediction.id,
+        "payload": payload,
+        "request_id": prediction.id,
+        "status": "OK" if status == "succeeded" else "ERROR",
+    }
 
-    Args:
-        key: FAL_KEY of its one user.
-        base_url: of the queue, with the prefix.
-        signing: what webhooks are signed with.
-    """
 
-    def __init__(
-        self, predictions: Predictions, submissions: Submissions, files: tuple[str, ...], *,
-        key: str, base_url: str, signing: Ed25519PrivateKey,
-    ) -> None:  # fmt: skip
-        self._predictions = predictions
-        self._submissions = submissions
-        self._files = files
-        self._key = key
-        self._base_url = base_url
-        self._signing = signing
-        self._dialect = fal_webhooks.FalDialect(base_url)
+def _build_error(fault: str, script: Script) -> Response:
+    match fault:
+        case "busy":
+            return Response(429, {"detail": "Too many requests"}, {"Retry-After": f"{script.retry_after_s:g}"})
+        case "no_credit":
+            detail = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+            return Response(403, {"detail": detail})
+        case "invalid":
+            missing = {"loc": ["body", "prompt"], "msg": "field required", "type": "value_error.missing"}
+            return Response(422, {"detail": [missing]})
+        case _:
+            return Response(500, {"detail": "Internal Server Error"})
 
-    def admit(self, request: Request) -> None:
-        """Raise Refused without the right key."""
-        if request.steps != _KEYS and not is_authorized(request, f"Key {self._key}"):
-            raise _refused(401, "Cannot access application. Authentication is required to access this application.")
 
-    def answer(self, request: Request) -> Answer:
-        """Return the answer to one request; raises Refused."""
+# Sends one webhook, at the end.
+_DIALECT: Final = Dialect(
+    "fal", lambda: str(uuid.uuid4()), _build_webhook, _build_error, "payload.images[{}].url",
+    paths={"string": "payload.image.url", "video": "payload.video.url"},
+)  # fmt: skip
+
+
+def _build_result(prediction: Prediction, url: UrlBuilder) -> tuple[str, dict[str, Any]]:
+    """Return the status of a request and the body of its result."""
+    if prediction.status == "succeeded":
+        return prediction.status, _build_payload(prediction, url)
+    message = prediction.error or "CUDA out of memory"
+    return prediction.status, {"detail": [{"loc": ["body"], "msg": message, "type": "runtime_error"}]}
+
+
+def _build_payload(prediction: Prediction, url: UrlBuilder) -> dict[str, Any]:
+    shape = prediction.script.shape
+    if shape == "text":
+        return {"output": "A harbour at dawn."}
+    files = [_build_file(output, url(output)) for output in prediction.visible_outputs]
+    is_single = shape in ("string", "video")
+    name = {"string": "image", "video": "video"}.get(shape, "images")
+    named = {} if is_single and not files else {name: files[0] if is_single else files}
+    return {**named, "seed": 196619188014358660, "has_nsfw_concepts": [False] * len(files), "timings": {}}
+
+
+def _build_file(output: Output, url: str) -> dict[str, Any]:
+    return {
+        "url": url,
+        "content_type": pictures.content_type(output.format),
+        "file_name": f"{output.index}.{pictures.extension(output.format)}",
+        "file_size": output.bytes,
+        "width": output.size_px[0] if output.size_px else None,
+        "height": output.size_px[1] if output.size_px else None,
+    }
+
+
+def fal_signer(signing_key: Ed25519PrivateKey) -> Signer:
+    """Return a signer in fal's scheme: Ed25519 over request id, user id, time and the digest of the body."""
+    wrong_key = Ed25519PrivateKey.generate()
+
+    def build_headers(message: Message, is_valid: bool) -> dict[str, str]:
+        timestamp = str(int(time.time()))
+        parts = [message.prediction_id, FAL_USER, timestamp, hashlib.sha256(message.body).hexdigest()]
+        signature = (signing_key if is_valid else wrong_key).sign("\n".join(parts).encode())
+        return {
+            "User-Agent": "Fal-Standin/1",
+            "X-Fal-Webhook-Request-Id": message.prediction_id,
+            "X-Fal-Webhook-User-Id": FAL_USER,
+            "X-Fal-Webhook-Timestamp": timestamp,
+            "X-Fal-Webhook-Signature": signature.hex(),
+        }
+
+    return build_headers
+
+
+def derive_signing_key(secret: str) -> Ed25519PrivateKey:
+    """Return the key of a stand-in's secret: the same one after a restart."""
+    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"fal {secret}".encode()).digest())
+
+
+def _build_key_set(signing_key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Return the public keys: a retired one, then the current one."""
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes(32)), signing_key]
+    encoded = [base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode() for key in keys]
+    return {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": public} for public in encoded]}
+
+
+class FalApi(Api):
+    """`base_url`: of the queue, with /fal."""
+
+    def __init__(self, submissions: Submissions, *, key: str, base_url: str, signing_key: Ed25519PrivateKey) -> None:
+        super().__init__(f"Key {key}")
+        self._submissions, self._predictions = submissions, submissions.predictions
+        self._base_url, self._signing_key = base_url, signing_key
+
+    def authenticate(self, request: Request) -> None:
+        if request.steps != _KEYS:
+            super().authenticate(request)
+
+    def _unauthorized(self) -> Response:
+        detail = "Cannot access application. Authentication is required to access this application."
+        return Response(401, {"detail": detail})
+
+    def handle(self, request: Request) -> Response:
         if (request.method, request.steps) == ("GET", _KEYS):
-            return Answer(200, fal_webhooks.key_set(self._signing))
+            return Response(200, _build_key_set(self._signing_key))
         if request.method == "POST":
             return self._submit(request)
-        wanted = 3 if request.steps[:1] and request.steps[0] in _NAMESPACES else 2
-        app, rest = "/".join(request.steps[:wanted]), request.steps[wanted:]
+        depth = _app_depth(request.steps)
+        app, rest = "/".join(request.steps[:depth]), request.steps[depth:]
         match request.method, rest:
-            case "GET", ["requests", one, "status"]:
-                return self._status(self._find(app, one))
-            case "GET", ["requests", one]:
-                return self._result(self._find(app, one))
-            case "PUT", ["requests", one, "cancel"]:
-                return self._cancel(app, one)
+            case "GET", ["requests", request_id, *view] if view in ([], ["status"]):
+                prediction = self._find(app, request_id)
+                if prediction is None:
+                    raise _refused(404, "Request not found")
+                return self._status(prediction) if view else self._result(prediction)
+            case "PUT", ["requests", request_id, "cancel"]:
+                return self._cancel(app, request_id)
             case _:
                 raise _refused(405, "Method Not Allowed")
 
-    def _submit(self, request: Request) -> Answer:
-        name, asked = "/".join(request.steps), json_object(request.body)
-        hook = request.query.get("fal_webhook", [None])[0]
+    def _submit(self, request: Request) -> Response:
+        name, input_ = "/".join(request.steps), parse_object(request.body)
+        webhook = request.query.get("fal_webhook", [None])[0]
         if len(request.steps) < 2:
             raise _refused(404, "Application not found")
-        if hook is not None and not is_url(hook):
+        if webhook is not None and not is_url(webhook):
             raise _refused(422, "fal_webhook must be an http:// or https:// URL")
-        plan = self._plan(name, asked)
-        order = Order("fal", name, asked, hook)
+        script = self._parse_script(name, input_)
+        return self._submissions.accept(_DIALECT, name, input_, script, self._build_accepted, webhook)
 
-        def make(fault: str) -> tuple[str, Answer]:
-            given = None if fault == "not_echoed" else hook
-            made = self._predictions.create(self._dialect, plan, asked, model=name, webhook=given)
-            return made.id, Answer(200, {**self._about(made), "status": "IN_QUEUE", "queue_position": 0})
+    def _build_accepted(self, prediction: Prediction) -> Response:
+        return Response(200, {**self._urls(prediction), "status": "IN_QUEUE", "queue_position": 0})
 
-        return self._submissions.take(order, plan, _refusal, make)
-
-    def _plan(self, name: str, asked: dict[str, Any]) -> faults.Plan:
-        model = models.named(name)
-        nature = {"webhook_life_s": 7200.0, **models.nature(model, asked, self._files)}
+    def _parse_script(self, name: str, input_: dict[str, Any]) -> Script:
+        model, files = models.find_by_name(name), self._submissions.files
+        defaults = {"webhook_life_s": 7200.0, **models.script_defaults(model, input_, files)}
         if model and model.kind == "video":
-            nature["shape"] = "video"
-        elif asked.get("sync_mode") is True:
-            nature["shape"] = "data"
+            defaults["shape"] = "video"
+        elif input_.get("sync_mode") is True:
+            defaults["shape"] = "data"
         try:
-            return faults.plan(asked.get("standin"), self._files, nature)
-        except faults.PlanError as error:
+            return parse_script(input_.get("standin"), files, defaults)
+        except ScriptError as error:
             raise _refused(422, str(error)) from error
 
-    def _find(self, app: str, request_id: str) -> Prediction:
-        found = self._predictions.find("fal", request_id)
-        if found is None or _app(found) != app:
-            raise _refused(404, "Request not found")
-        return found
+    def _find(self, app: str, request_id: str) -> Prediction | None:
+        prediction = self._predictions.find("fal", request_id)
+        return prediction if prediction and _app_name(prediction) == app else None
 
-    def _status(self, prediction: Prediction) -> Answer:
-        status = self._predictions.see(prediction, lambda one, _: one.status)
-        queued = _QUEUE.get(status)
-        about = {**self._about(prediction), "status": queued or "COMPLETED"}
-        if queued:
-            return Answer(202, {**about, "queue_position": 0} if queued == "IN_QUEUE" else {**about, "logs": None})
-        ended = {**about, "logs": None, "metrics": {"inference_time": prediction.plan.duration_s}}
+    def _status(self, prediction: Prediction) -> Response:
+        status = self._predictions.read(prediction, lambda one, _: one.status)
+        body = {**self._urls(prediction), "status": _QUEUE.get(status, "COMPLETED")}
+        if status == "starting":
+            return Response(202, {**body, "queue_position": 0})
+        if status == "processing":
+            return Response(202, {**body, "logs": None})
+        body |= {"logs": None, "metrics": {"inference_time": prediction.script.duration_s}}
         if status != "succeeded":
-            ended |= {"error": fal_webhooks.ERRORS[status], "error_type": "runtime_error"}
-        return Answer(200, ended)
+            body |= {"error": _ERRORS[status], "error_type": "runtime_error"}
+        return Response(200, body)
 
-    def _result(self, prediction: Prediction) -> Answer:
-        self._predictions.renew(prediction)
-        status, told = self._predictions.see(prediction, fal_webhooks.result)
+    def _result(self, prediction: Prediction) -> Response:
+        self._predictions.renew_urls(prediction)
+        status, body = self._predictions.read(prediction, _build_result)
         if status in _QUEUE:
             raise _refused(400, "Request is still in progress")
-        return Answer(200, told) if status == "succeeded" else Answer(422, told, {"X-Fal-Error-Type": "runtime_error"})
+        if status == "succeeded":
+            return Response(200, body)
+        return Response(422, body, {"X-Fal-Error-Type": "runtime_error"})
 
-    def _cancel(self, app: str, request_id: str) -> Answer:
-        found = self._predictions.find("fal", request_id)
-        if found is None or _app(found) != app:
-            return Answer(404, {"status": "NOT_FOUND"})
-        if self._predictions.see(found, lambda one, _: one.completed_at) is not None:
-            return Answer(400, {"status": "ALREADY_COMPLETED"})
-        self._predictions.cancel(found)
-        return Answer(202, {"status": "CANCELLATION_REQUESTED"})
+    def _cancel(self, app: str, request_id: str) -> Response:
+        prediction = self._find(app, request_id)
+        if prediction is None:
+            return Response(404, {"status": "NOT_FOUND"})
+        if self._predictions.read(prediction, lambda one, _: one.completed_at) is not None:
+            return Response(400, {"status": "ALREADY_COMPLETED"})
+        self._predictions.cancel(prediction)
+        return Response(202, {"status": "CANCELLATION_REQUESTED"})
 
-    def _about(self, prediction: Prediction) -> dict[str, Any]:
-        own = f"{self._base_url}/{_app(prediction)}/requests/{prediction.id}"
+    def _urls(self, prediction: Prediction) -> dict[str, Any]:
+        own = f"{self._base_url}/{_app_name(prediction)}/requests/{prediction.id}"
         return {
             "request_id": prediction.id,
             "gateway_request_id": prediction.id,
@@ -138,25 +226,15 @@ class FalApi:
         }
 
 
-def _app(prediction: Prediction) -> str:
-    """Return the part of the model's name that requests are asked for under."""
+def _app_depth(steps: list[str]) -> int:
+    """Return the number of path steps that name the application, without its sub-path."""
+    return 3 if steps[:1] and steps[0] in _NAMESPACES else 2
+
+
+def _app_name(prediction: Prediction) -> str:
     steps = prediction.model.split("/")
-    return "/".join(steps[: 3 if steps[0] in _NAMESPACES else 2])
+    return "/".join(steps[: _app_depth(steps)])
 
 
 def _refused(status: int, detail: str) -> Refused:
-    return Refused(Answer(status, {"detail": detail}))
-
-
-def _refusal(fault: str, plan: faults.Plan) -> Answer:
-    match fault:
-        case "busy":
-            return Answer(429, {"detail": "Too many requests"}, {"Retry-After": f"{plan.retry_after_s:g}"})
-        case "no_credit":
-            told = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
-            return Answer(403, {"detail": told})
-        case "invalid":
-            wrong = {"loc": ["body", "prompt"], "msg": "field required", "type": "value_error.missing"}
-            return Answer(422, {"detail": [wrong]})
-        case _:
-            return Answer(500, {"detail": "Internal Server Error"})
+    return Refused(Response(status, {"detail": detail}))

@@ -1,4 +1,4 @@
-"""The files of predictions: made when a prediction ends, found by the token in their URL, gone when their life ends."""
+"""The output files of predictions: created before the end, found by the token in their URL, gone at their expiry."""
 
 import base64
 import hashlib
@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from simulation.provider import faults, pictures
-from simulation.provider.ledger import Ledger, stamp
+from simulation.provider import pictures
+from simulation.provider.ledger import Ledger, format_time
+from simulation.provider.script import FAULTS, NO_FAULT, OutputFault, Script
 
 TOO_LARGE_BYTES: Final = 60_000_000
 _PAGE: Final = pictures.File(
@@ -22,95 +23,85 @@ _PAGE: Final = pictures.File(
 
 @dataclass(slots=True)
 class Output:
-    """One file; its bytes are made anew from `kind` and `seed` whenever they are asked for."""
+    """One file; its bytes are generated from `format` and `seed` for every request."""
 
-    prediction: str
+    prediction_id: str
     index: int
-    path: str  # where it stands in the answer: output, output[2], output.images[0].url
-    kind: str
+    path: str  # in the response: output, output[2], output.images[0].url
+    format: str
     seed: int
-    fault: str | None
-    size: tuple[int, int] | None = None  # of a made picture, in pixels
-    sha256: str | None = None  # of what is served; None when that has no end or is padded
+    fault_name: str | None
+    size_px: tuple[int, int] | None = None  # of a generated picture
+    sha256: str | None = None  # of the bytes as served; None where these are padded or endless
     bytes: int | None = None
-    ends_at: float = float("inf")  # epoch seconds; known once the prediction has ended
+    expires_at: float = float("inf")  # Unix seconds; known at the end of the prediction
     token: str = field(default_factory=lambda: secrets.token_hex(20))
-    asked: int = 0  # requests answered so far
-    refused: bool = False  # this URL answered 404 once, so that a poll may name a fresh one
+    request_count: int = 0
+    has_returned_404: bool = False  # so that a poll may return a new URL
 
     @property
-    def nature(self) -> faults.Fault:
-        """Return the fault's description, faults.NONE without one."""
-        return faults.FAULTS[self.fault] if self.fault else faults.NONE
+    def fault(self) -> OutputFault:
+        return FAULTS[self.fault_name] if self.fault_name else NO_FAULT
 
     @property
-    def expired(self) -> bool:
-        """Return whether its life is over."""
-        return time.time() >= self.ends_at
+    def is_expired(self) -> bool:
+        return time.time() >= self.expires_at
 
 
 class Outputs:
     """All outputs by token."""
 
     def __init__(self, base_url: str, trap_url: str, folder: Path | None, ledger: Ledger) -> None:
-        self._base_url = base_url
-        self._trap_url = trap_url
-        self._folder = folder
-        self._ledger = ledger
+        self._base_url, self._trap_url, self._folder, self._ledger = base_url, trap_url, folder, ledger
         self._by_token: dict[str, Output] = {}
         self._lock = threading.Lock()
-        self.files: Final = pictures.names(folder) if folder else ()
+        self.files: Final = pictures.list_folder(folder) if folder else ()
 
-    def make(self, prediction: str, plan: faults.Plan, path: str) -> list[Output]:
-        """Return the outputs of a prediction, findable from now on; `path` has {} for the index of each."""
-        made = [self._one(prediction, plan, index, path.format(index)) for index in range(plan.outputs)]
+    def create(self, prediction_id: str, script: Script, path: str) -> list[Output]:
+        """Create the outputs of a prediction; {} in `path` stands for the index."""
+        created = [self._build(prediction_id, script, index, path.format(index)) for index in range(script.outputs)]
         with self._lock:
-            self._by_token.update({output.token: output for output in made})
-        return made
+            self._by_token.update({output.token: output for output in created})
+        return created
 
-    def _one(self, prediction: str, plan: faults.Plan, index: int, path: str) -> Output:
-        seed = plan.seed if plan.seed is not None else int.from_bytes(hashlib.sha256(prediction.encode()).digest()[:4])
-        kind = plan.formats[index % len(plan.formats)]
-        content = plan.fault(index).content
-        if content == "bomb" or (pictures.ending(kind) == "gif" and content in ("half", "noise")):
-            kind = "png"  # half a GIF, or one with noise in it, may still decode to fewer frames
-        size = (plan.width_px, plan.height_px) if plan.width_px and plan.height_px else None
-        output = Output(prediction, index, path, kind, seed + index, plan.faults.get(index), size)
-        if output.nature.acts[-1].how not in ("padded", "endless"):
-            data = self.file(output).data
+    def _build(self, prediction_id: str, script: Script, index: int, path: str) -> Output:
+        digest = hashlib.sha256(prediction_id.encode()).digest()
+        seed = script.seed if script.seed is not None else int.from_bytes(digest[:4])
+        format_, content = script.formats[index % len(script.formats)], script.output_fault(index).content
+        if content == "bomb" or (pictures.extension(format_) == "gif" and content in ("half", "noise")):
+            format_ = "png"  # a damaged GIF may still decode to fewer frames
+        size_px = (script.width_px, script.height_px) if script.width_px and script.height_px else None
+        output = Output(prediction_id, index, path, format_, seed + index, script.faults.get(index), size_px)
+        if output.fault.transfers[-1].mode not in ("padded", "endless"):
+            data = self.build_file(output).data
             output.sha256, output.bytes = hashlib.sha256(data).hexdigest(), len(data)
         return output
 
     def find(self, token: str) -> Output | None:
-        """Return the output behind a URL, None when it is unknown or was replaced by a fresh one."""
+        """Return the output of a URL, None when it is unknown or has a new URL."""
         with self._lock:
             return self._by_token.get(token)
 
-    def count(self, output: Output) -> int:
-        """Return how many requests for the output there were before this one."""
+    def count_request(self, output: Output) -> int:
+        """Return the number of requests for the output before this one."""
         with self._lock:
-            output.asked += 1
-            return output.asked - 1
+            output.request_count += 1
+            return output.request_count - 1
 
-    def refuse(self, output: Output) -> None:
-        """Remember that the output's URL answered 404."""
+    def renew_url(self, output: Output) -> None:
+        """Give the output a new URL without a fault, if its fault allows it and the old URL has returned 404."""
         with self._lock:
-            output.refused = True
-
-    def renew(self, output: Output) -> None:
-        """Give the output a fresh URL without a fault, where its fault says so and the old one was tried."""
-        with self._lock:
-            if not (output.nature.renewed and output.refused):
+            if not (output.fault.is_renewable and output.has_returned_404):
                 return
             del self._by_token[output.token]
-            output.token, output.fault, output.refused = secrets.token_hex(20), None, False
+            output.token, output.fault_name, output.has_returned_404 = secrets.token_hex(20), None, False
             self._by_token[output.token] = output
-        self._ledger.add("renewed", prediction=output.prediction, path=output.path, url=self.url(output))
+        self._ledger.add("renewed", prediction=output.prediction_id, path=output.path, url=self.build_url(output))
 
-    def file(self, output: Output) -> pictures.File:
-        """Return the bytes as they are served, with the type they are served under."""
-        whole = self._whole(output)
-        match output.nature.content:
+    def build_file(self, output: Output) -> pictures.File:
+        """Return bytes and content type as they are served."""
+        whole = self._read_whole(output)
+        match output.fault.content:
             case "half":
                 data = whole.data[: len(whole.data) // 2]
             case "noise":
@@ -123,43 +114,28 @@ class Outputs:
                 return whole
         return pictures.File(data, whole.content_type)
 
-    def url(self, output: Output) -> str:
-        """Return the address the API names for an output."""
-        name = f"{output.index}.{pictures.ending(output.kind)}"
-        base = {"trap": self._trap_url, "foreign": "http://files.example.invalid"}.get(
-            output.nature.source, self._base_url
-        )
-        return f"{base}/out/{output.token}/{name}"
+    def build_url(self, output: Output) -> str:
+        hosts = {"trap": self._trap_url, "foreign": "http://files.example.invalid"}
+        base = hosts.get(output.fault.source, self._base_url)
+        return f"{base}/out/{output.token}/{output.index}.{pictures.extension(output.format)}"
 
-    def data_uri(self, output: Output) -> str:
-        """Return an output as a `data:` URI."""
-        file = self.file(output)
+    def build_data_uri(self, output: Output) -> str:
+        file = self.build_file(output)
         return f"data:{file.content_type};base64,{base64.b64encode(file.data).decode()}"
 
-    def record(self, output: Output, *, inline: bool, fate: str | None) -> None:
-        """Write into the ledger what the output is and what must come of it: `fate`, None for what its fault says."""
-        nature = output.nature
+    def record(self, output: Output, *, is_inline: bool, expected: str | None) -> None:
+        """Add the output to the ledger. `expected`: None for the result that its fault defines."""
+        fault, expires_at = output.fault, datetime.fromtimestamp(output.expires_at, UTC)
         self._ledger.add(
-            "output",
-            prediction=output.prediction,
-            path=output.path,
-            url=None if inline else self.url(output),
-            sha256=output.sha256,
-            bytes=output.bytes,
-            content_type=_PAGE.content_type if nature.content == "page" else pictures.content_type(output.kind),
-            fault=output.fault,
-            expected=fate or nature.expected,
-            why=nature.why,
-            dies_at=_moment(output.ends_at),
-        )
+            "output", prediction=output.prediction_id, path=output.path, sha256=output.sha256, bytes=output.bytes,
+            url=None if is_inline else self.build_url(output), fault=output.fault_name,
+            content_type=_PAGE.content_type if fault.content == "page" else pictures.content_type(output.format),
+            expected=expected or fault.expected, why=fault.description, expires_at=format_time(expires_at),
+        )  # fmt: skip
 
-    def _whole(self, output: Output) -> pictures.File:
-        if output.nature.content == "bomb":
+    def _read_whole(self, output: Output) -> pictures.File:
+        if output.fault.content == "bomb":
             return pictures.bomb()
-        if self._folder and output.kind in self.files:
-            return pictures.read(self._folder / output.kind)
-        return pictures.made(output.kind, output.seed, output.size)
-
-
-def _moment(epoch_s: float) -> str | None:
-    return None if epoch_s == float("inf") else stamp(datetime.fromtimestamp(epoch_s, UTC))
+        if self._folder and output.format in self.files:
+            return pictures.read_file(self._folder / output.format)
+        return pictures.generate(output.format, output.seed, output.size_px)

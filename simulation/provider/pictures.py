@@ -1,8 +1,8 @@
 """
-Files for outputs: pictures made from a seed, or taken from a folder, and the broken ones.
+Files for outputs: pictures generated from a seed or read from a folder, and a decompression bomb.
 
-A picture's pixels are drawn four times per kind and cached; what makes each seed's bytes unique is a mark written into
-the container where decoders skip it. So sixty outputs cost a copy each, not an encoding each.
+Only four pictures per format are encoded, and cached; a marker in a part of the container that decoders skip makes the
+bytes of each seed unique. So sixty outputs cost sixty copies, not sixty encodings.
 """
 
 import functools
@@ -12,116 +12,100 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageDraw
 
-KINDS: Final = ("png", "jpeg", "jpeg_rotated", "webp", "avif", "gif")
-VIDEOS: Final = ("mp4",)
-CONTENT_TYPES: Final = {
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "jpeg": "image/jpeg",
-    "webp": "image/webp",
-    "avif": "image/avif",
-    "gif": "image/gif",
-    "mp4": "video/mp4",
-    "webm": "video/webm",
-}
-_VIDEO: Final = Path(__file__).with_name("harbour.mp4")  # 3 s of H.264, drawn for the stand-in
+FORMATS: Final = ("png", "jpeg", "jpeg_rotated", "webp", "avif", "gif")
+VIDEO_FORMATS: Final = ("mp4",)
+_IMAGES: Final = ("png", "jpeg", "webp", "avif", "gif")
+CONTENT_TYPES: Final = {name: f"image/{name}" for name in _IMAGES} | {
+    "jpg": "image/jpeg", "mp4": "video/mp4", "webm": "video/webm",
+}  # fmt: skip
+_VIDEO: Final = Path(__file__).with_name("harbour.mp4")  # 3 s of H.264, created for the stand-in
 _SIZES: Final = ((512, 512), (768, 512), (640, 896), (1024, 768))
-_ORIENTATION: Final = 0x0112  # Exif tag; 6: to be turned a quarter clockwise
+_ORIENTATION: Final = 0x0112  # Exif tag; 6: rotate by 90 degrees clockwise
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "png": {"compress_level": 4},
+    "jpeg": {"quality": 85},
+    "jpeg_rotated": {"quality": 85},
+    "webp": {"quality": 80, "method": 2},
+    "avif": {"quality": 60, "speed": 10},
+    "gif": {"save_all": True, "duration": 200},
+}
 _BOMB_PX: Final = (20_000, 15_000)
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Bytes with the type they are served under."""
-
     data: bytes
     content_type: str
 
 
-def made(kind: str, seed: int, size: tuple[int, int] | None = None) -> File:
+def generate(format_: str, seed: int, size_px: tuple[int, int] | None = None) -> File:
     """
-    Return one of KINDS or VIDEOS for a seed: the same seed gives the same bytes, another one other bytes.
+    Return a file in one of FORMATS or VIDEO_FORMATS; equal seeds give equal bytes, different seeds different bytes.
 
     Args:
-        size: width and height of a picture; else one of four, by the seed. A video's is its own.
+        size_px: width and height of a picture; default: one of four, by the seed. Ignored for a video.
     """
-    mark = _MARKS[ending(kind)]
-    whole = _VIDEO.read_bytes() if kind in VIDEOS else _drawn(kind, seed % len(_SIZES), size)
-    return File(mark(whole, f"seed {seed}".encode()), content_type(kind))
+    mark = _MARKERS[extension(format_)]
+    whole = _VIDEO.read_bytes() if format_ in VIDEO_FORMATS else _encode(format_, seed % len(_SIZES), size_px)
+    return File(mark(whole, f"seed {seed}".encode()), content_type(format_))
 
 
-def bomb() -> File:
-    """Return a valid PNG of 300 megapixels in some 40 kB."""
-    return File(_bomb(), CONTENT_TYPES["png"])
-
-
-def names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the pictures and videos in a folder, sorted."""
+def list_folder(folder: Path) -> tuple[str, ...]:
+    """Return the sorted names of the pictures and videos in a folder."""
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix[1:].lower() in CONTENT_TYPES))
 
 
-def read(path: Path) -> File:
-    """Return a file of the folder."""
+def read_file(path: Path) -> File:
     return File(path.read_bytes(), content_type(path.name))
 
 
-def ending(kind: str) -> str:
-    """Return the file ending of one of KINDS, or of a file of the folder by its name: png, jpeg, mp4."""
-    return kind.rpartition(".")[2].lower().removesuffix("_rotated")
+def extension(format_: str) -> str:
+    """Return the file extension of a format, or of a file in the folder: png, jpeg, mp4."""
+    return format_.rpartition(".")[2].lower().removesuffix("_rotated")
 
 
-def is_video(kind: str) -> bool:
-    """Return whether one of KINDS or VIDEOS, or a file of the folder, is a video."""
-    return content_type(kind).startswith("video/")
+def is_video(format_: str) -> bool:
+    """Return True if a format, or a file in the folder, is a video."""
+    return content_type(format_).startswith("video/")
 
 
-def content_type(kind: str) -> str:
-    """Return the Content-Type of one of KINDS, or of a file of the folder by its name."""
-    return CONTENT_TYPES[ending(kind)]
+def content_type(format_: str) -> str:
+    return CONTENT_TYPES[extension(format_)]
 
 
 def noise(length: int, seed: int) -> bytes:
-    """Return bytes that look random and are the same for the same seed."""
+    """Return pseudorandom bytes for a seed."""
     return hashlib.shake_128(seed.to_bytes(16, "big")).digest(length)
 
 
 @functools.lru_cache(maxsize=64)
-def _drawn(kind: str, variant: int, size: tuple[int, int] | None) -> bytes:
-    image = _scene(size or _SIZES[variant], variant + 10 * KINDS.index(kind))
-    target = io.BytesIO()
-    match kind:
-        case "jpeg":
-            image.save(target, "JPEG", quality=85)
-        case "jpeg_rotated":
-            exif = Image.Exif()
-            exif[_ORIENTATION] = 6
-            image.save(target, "JPEG", quality=85, exif=exif)
-        case "webp":
-            image.save(target, "WEBP", quality=80, method=2)
-        case "avif":
-            image.save(target, "AVIF", quality=60, speed=10)
-        case "gif":
-            frames = [image.rotate(turn).quantize(64, Image.Quantize.FASTOCTREE) for turn in (0, 90, 180)]
-            frames[0].save(target, "GIF", save_all=True, append_images=frames[1:], duration=200)
-        case _:
-            image.save(target, "PNG", compress_level=4)
+def _encode(format_: str, variant: int, size_px: tuple[int, int] | None) -> bytes:
+    image = _draw(size_px or _SIZES[variant], variant + 10 * FORMATS.index(format_))
+    target, options = io.BytesIO(), _OPTIONS[format_]
+    if format_ == "jpeg_rotated":
+        options = {**options, "exif": Image.Exif()}
+        options["exif"][_ORIENTATION] = 6
+    if format_ == "gif":
+        frames = [image.rotate(angle).quantize(64, Image.Quantize.FASTOCTREE) for angle in (0, 90, 180)]
+        image, options = frames[0], {**options, "append_images": frames[1:]}
+    image.save(target, extension(format_).upper(), **options)
     return target.getvalue()
 
 
-def _scene(size: tuple[int, int], seed: int) -> Image.Image:
-    chance = noise(256, seed)
-    slope = Image.linear_gradient("L")
-    bands = [slope.rotate(90 * (turn % 4)).resize(size) for turn in chance[:3]]
+def _draw(size_px: tuple[int, int], seed: int) -> Image.Image:
+    random = noise(256, seed)
+    gradient = Image.linear_gradient("L")
+    bands = [gradient.rotate(90 * (byte % 4)).resize(size_px) for byte in random[:3]]
     image = Image.merge("RGB", bands)
     draw = ImageDraw.Draw(image)
-    for at in range(3, 3 + 16 * 6, 6):
-        x, y = size[0] * chance[at] // 256, size[1] * chance[at + 1] // 256
-        radius = 10 + chance[at + 2] // 2
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(chance[at + 3 : at + 6]))
+    for i in range(3, 3 + 16 * 6, 6):
+        x, y = size_px[0] * random[i] // 256, size_px[1] * random[i + 1] // 256
+        radius = 10 + random[i + 2] // 2
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(random[i + 3 : i + 6]))
     return image
 
 
@@ -130,10 +114,10 @@ def _mark_png(data: bytes, text: bytes) -> bytes:
 
 
 def _mark_jpeg(data: bytes, text: bytes) -> bytes:
-    at = 2
-    while 0xE0 <= data[at + 1] <= 0xEF:  # JFIF and Exif stay first
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return data[:at] + b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text + data[at:]
+    offset = 2
+    while 0xE0 <= data[offset + 1] <= 0xEF:  # JFIF and Exif stay first
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+    return data[:offset] + b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text + data[offset:]
 
 
 def _mark_webp(data: bytes, text: bytes) -> bytes:
@@ -142,7 +126,7 @@ def _mark_webp(data: bytes, text: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _mark_avif(data: bytes, text: bytes) -> bytes:
+def _mark_iso_bmff(data: bytes, text: bytes) -> bytes:  # AVIF and MP4; they may end with a `free` box
     return data + struct.pack(">I", 8 + len(text)) + b"free" + text
 
 
@@ -150,14 +134,10 @@ def _mark_gif(data: bytes, text: bytes) -> bytes:
     return data[:-1] + b"\x21\xfe" + bytes([len(text)]) + text + b"\0" + data[-1:]  # before the trailer
 
 
-_MARKS: Final = {
-    "png": _mark_png,
-    "jpeg": _mark_jpeg,
-    "webp": _mark_webp,
-    "avif": _mark_avif,
-    "gif": _mark_gif,
-    "mp4": _mark_avif,  # both are ISO base media files, in which a box `free` may stand at the end
-}
+_MARKERS: Final = {
+    "png": _mark_png, "jpeg": _mark_jpeg, "webp": _mark_webp, "avif": _mark_iso_bmff, "gif": _mark_gif,
+    "mp4": _mark_iso_bmff,
+}  # fmt: skip
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:
@@ -165,10 +145,12 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 @functools.cache
-def _bomb() -> bytes:
+def bomb() -> File:
+    """Return a valid PNG of 300 megapixels in about 40 kB."""
     width, height = _BOMB_PX
     row = bytes(1 + width // 8)  # one bit a pixel, no filter
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(row * 100) for _ in range(height // 100)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    return File(b"\x89PNG\r\n\x1a\n" + chunks, CONTENT_TYPES["png"])

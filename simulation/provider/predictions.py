@@ -1,99 +1,140 @@
-"""Predictions: starting, processing and the end, by the clock, each step telling the webhooks."""
+"""Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
 
 import json
+import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
-from simulation.provider import faults, inputs, webhooks
-from simulation.provider.clock import Clock
+from simulation.provider import webhooks
+from simulation.provider.http_types import Response
+from simulation.provider.inputs import fetch_inputs
 from simulation.provider.ledger import Ledger
-from simulation.provider.outputs import Outputs
-from simulation.provider.prediction import Dialect, Prediction, Url, key_of
+from simulation.provider.outputs import Output, Outputs
+from simulation.provider.scheduler import Scheduler
+from simulation.provider.script import Script
 
 T = TypeVar("T")
+UrlBuilder = Callable[[Output], str]  # returns an http: URL or a `data:` URI
+
+
+@dataclass(slots=True)
+class Prediction:
+    """One prediction; only `Predictions` changes it, under its lock."""
+
+    id: str
+    number: int  # in order of creation
+    dialect: "Dialect"
+    script: Script
+    model: str
+    input: dict[str, Any]
+    webhook: str | None
+    created_at: datetime
+    version: str = ""
+    deployment: str | None = None
+    events: tuple[str, ...] | None = None
+    is_unseen: bool = False  # no client receives its id, and no API returns it
+    status: str = "starting"
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    logs: str = ""
+    error: str | None = None
+    outputs: list[Output] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def visible_outputs(self) -> list[Output]:
+        """Return the outputs in its response now: all after success, half of a list before, none otherwise."""
+        if self.status == "succeeded":
+            return self.outputs[:1] if self.script.shape == "string" else self.outputs
+        has_previews = self.script.shape == "list" and self.status in ("processing", "failed")
+        return self.outputs[: len(self.outputs) // 2] if has_previews else []
+
+    def is_removed(self, now: datetime) -> bool:
+        """Return True if the provider has deleted its data."""
+        return self.completed_at is not None and (now - self.completed_at).total_seconds() >= self.script.output_life_s
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Ids and JSON of one provider's predictions. {} in a path stands for the index of the output."""
+
+    provider: str
+    new_id: Callable[[], str]  # returns a random id
+    build_body: Callable[[Prediction, UrlBuilder], dict[str, Any]]  # of a webhook, or of the response
+    build_error: Callable[[str, Script], Response]  # of a fault of the submission
+    path: str  # of an output in the body
+    paths: Mapping[str, str] = field(default_factory=dict)  # the same by the script's shape, where it differs
+    events: tuple[str, ...] = ("completed",)  # that have webhooks
+    default_events: tuple[str, ...] = ("completed",)  # sent without a filter
 
 
 class Predictions:
     """All predictions, oldest first."""
 
-    def __init__(self, outputs: Outputs, sender: webhooks.Sender, clock: Clock, ledger: Ledger) -> None:
-        self._outputs = outputs
-        self._sender = sender
-        self._clock = clock
-        self._ledger = ledger
+    def __init__(self, outputs: Outputs, sender: webhooks.Sender, scheduler: Scheduler, ledger: Ledger) -> None:
+        self._outputs, self._sender, self._scheduler, self._ledger = outputs, sender, scheduler, ledger
         self._all: dict[str, Prediction] = {}
         self._lock = threading.RLock()
 
-    def create(
-        self,
-        dialect: Dialect,
-        plan: faults.Plan,
-        asked: dict[str, Any],
-        *,
-        model: str,
-        version: str = "",
-        deployment: str | None = None,
-        webhook: str | None = None,
-        events: Sequence[str] | None = None,
-        unseen: bool = False,
-    ) -> Prediction:
-        """Start a prediction and return it."""
+    def create(self, dialect: Dialect, script: Script, input_: dict[str, Any], **fields: Any) -> Prediction:
+        """Create a prediction and schedule its start. `fields`: model, webhook and others of `Prediction`."""
         with self._lock:
             prediction = Prediction(
-                id=dialect.new_id(),
-                number=len(self._all),
-                dialect=dialect,
-                plan=plan,
-                model=model,
-                version=version,
-                deployment=deployment,
-                input=asked,
-                webhook=webhook,
-                events=None if events is None else tuple(events),
-                created_at=datetime.now(UTC),
-                unseen=unseen,
-            )
+                id=dialect.new_id(), number=len(self._all), dialect=dialect, script=script, input=input_,
+                created_at=datetime.now(UTC), **fields,
+            )  # fmt: skip
             self._all[prediction.id] = prediction
-        self._record_made(prediction)
-        if plan.status == "aborted":
-            self._clock.after(plan.duration_s, self._end, prediction)
+        prompt, webhook = input_.get("prompt"), prediction.webhook
+        self._ledger.add(
+            "prediction", prediction=prediction.id, provider=dialect.provider, model=prediction.model,
+            webhook=webhook, key=parse_qs(urlsplit(webhook or "").query).get("key", [None])[0],
+            prompt=prompt[:200] if isinstance(prompt, str) else None, status=script.status,
+        )  # fmt: skip
+        if script.status == "aborted":
+            self._scheduler.run_after(script.duration_s, self._end, prediction)
         else:
-            self._clock.after(plan.duration_s * 0.2, self._start, prediction)
+            self._scheduler.run_after(script.duration_s * 0.2, self._start, prediction)
         return prediction
 
     def find(self, provider: str, prediction_id: str) -> Prediction | None:
-        """Return a prediction of a provider, None when there is none."""
         with self._lock:
-            found = self._all.get(prediction_id)
-        return found if found and found.dialect.provider == provider else None
+            prediction = self._all.get(prediction_id)
+        return prediction if prediction and prediction.dialect.provider == provider else None
 
-    def see(self, prediction: Prediction, look: Callable[[Prediction, Url], T]) -> T:
-        """Return what `look` makes of a prediction while nothing changes it."""
+    def read(self, prediction: Prediction, reader: Callable[[Prediction, UrlBuilder], T]) -> T:
+        """Return the result of `reader`, called while nothing changes the prediction."""
         with self._lock:
-            return look(prediction, self._url(prediction))
+            return reader(prediction, self._url_builder(prediction))
 
-    def renew(self, prediction: Prediction) -> None:
-        """Give fresh URLs to outputs whose fault is `gone_then_fresh`: the provider was asked."""
+    def renew_urls(self, prediction: Prediction) -> None:
+        """Renew the URLs of outputs with a renewable fault; called for each poll."""
         with self._lock:
-            for output in prediction.shown:
-                self._outputs.renew(output)
+            for output in prediction.visible_outputs:
+                self._outputs.renew_url(output)
 
     def cancel(self, prediction: Prediction) -> None:
-        """Cancel a live prediction; one that has ended stays as it is."""
+        """Cancel a running prediction; one that has ended stays as it is."""
         self._end(prediction, "canceled")
 
-    def newest_first(self, provider: str, after: datetime | None, before: datetime | None) -> list[Prediction]:
-        """Return a provider's predictions created from `after` on and before `before`."""
+    def succeed(self, prediction_id: str) -> bool:
+        """End a prediction that has its outputs with success; return False if there is none of this id."""
         with self._lock:
-            return [
-                p
-                for p in reversed(self._all.values())
-                if p.dialect.provider == provider
-                and (after is None or p.created_at >= after)
-                and (before is None or p.created_at < before)
-            ]
+            prediction = self._all.get(prediction_id)
+        if prediction is None or not prediction.outputs:
+            return False
+        self._end(prediction, "succeeded")
+        return True
+
+    def list_newest_first(self, provider: str, after: datetime | None, before: datetime | None) -> list[Prediction]:
+        """Return a provider's predictions created from `after` (inclusive) to `before` (exclusive)."""
+        with self._lock:
+            created = [p for p in reversed(self._all.values()) if p.dialect.provider == provider]
+        created = [p for p in created if after is None or p.created_at >= after]
+        return [p for p in created if before is None or p.created_at < before]
 
     def _start(self, prediction: Prediction) -> None:
         with self._lock:
@@ -101,94 +142,72 @@ class Predictions:
                 return
             prediction.status, prediction.started_at = "processing", datetime.now(UTC)
             prediction.logs = "Using seed: 196619188014358660\n"
-            self._tell(prediction, "start")
-        self._clock.after(prediction.plan.duration_s * 0.4, self._progress, prediction)
+            self._send_webhook(prediction, "start")
+        self._scheduler.run_after(prediction.script.duration_s * 0.4, self._progress, prediction)
 
     def _progress(self, prediction: Prediction) -> None:
-        plan = prediction.plan
-        path = prediction.dialect.paths.get(plan.shape, prediction.dialect.path)
-        made = self._outputs.make(prediction.id, plan, path) if plan.shape not in ("text", "null") else []
-        problem = inputs.fetch(prediction, self._ledger)
+        script = prediction.script
+        path = prediction.dialect.paths.get(script.shape, prediction.dialect.path)
+        outputs = self._outputs.create(prediction.id, script, path) if script.shape not in ("text", "null") else []
+        error = fetch_inputs(prediction.id, prediction.input, self._ledger)
         with self._lock:
             if prediction.status != "processing":
                 return
             prediction.logs += " 50%|#####     | 1/2\n"
-            prediction.outputs, prediction.error = made, problem
-            self._tell(prediction, "logs")
-            if prediction.shown:
-                self._tell(prediction, "output")
-        if plan.status != "processing":
-            self._clock.after(plan.duration_s * 0.4, self._end, prediction)
+            prediction.outputs, prediction.error = outputs, error
+            self._send_webhook(prediction, "logs")
+            if prediction.visible_outputs:
+                self._send_webhook(prediction, "output")
+        if script.status != "processing":
+            self._scheduler.run_after(script.duration_s * 0.4, self._end, prediction)
 
     def _end(self, prediction: Prediction, status: str | None = None) -> None:
         with self._lock:
             if prediction.completed_at is not None:
                 return
-            prediction.status = status or ("failed" if prediction.error else prediction.plan.status)
+            prediction.status = status or ("failed" if prediction.error else prediction.script.status)
             prediction.completed_at = datetime.now(UTC)
             prediction.logs += "100%|##########| 2/2\n" if prediction.status == "succeeded" else ""
-            self._record(prediction)
-            self._tell(prediction, "completed")
+            self._record_outputs(prediction)
+            self._send_webhook(prediction, "completed")
         self._ledger.add("ended", prediction=prediction.id, status=prediction.status)
         prediction.ended.set()
 
-    def _record_made(self, prediction: Prediction) -> None:
-        prompt = prediction.input.get("prompt")
-        self._ledger.add(
-            "prediction",
-            prediction=prediction.id,
-            provider=prediction.dialect.provider,
-            model=prediction.model,
-            webhook=prediction.webhook,
-            key=key_of(prediction.webhook),
-            prompt=prompt[:200] if isinstance(prompt, str) else None,
-            status=prediction.plan.status,
-        )
-
-    def _record(self, prediction: Prediction) -> None:
-        inline = prediction.plan.shape == "data"
-        fate = "unseen" if prediction.unseen else None
+    def _record_outputs(self, prediction: Prediction) -> None:
+        expected = "preview" if prediction.status != "succeeded" else "unseen" if prediction.is_unseen else None
         for output in prediction.outputs:
-            output.ends_at = datetime.now(UTC).timestamp() + prediction.plan.output_life_s
-        for output in prediction.shown:
-            self._outputs.record(output, inline=inline, fate="preview" if prediction.status != "succeeded" else fate)
+            output.expires_at = datetime.now(UTC).timestamp() + prediction.script.output_life_s
+        for output in prediction.visible_outputs:
+            self._outputs.record(output, is_inline=prediction.script.shape == "data", expected=expected)
 
-    def _tell(self, prediction: Prediction, event: str) -> None:
-        """Send the webhook of an event, the way the plan says."""
-        plan = prediction.plan
-        last, dialect = event == "completed", prediction.dialect
-        held = event == "start" and plan.webhook == "out_of_order"
-        if prediction.webhook is None or event not in dialect.events or plan.webhook == "missing" or held:
+    def _send_webhook(self, prediction: Prediction, event: str) -> None:
+        """Send the webhook of an event, as the script defines."""
+        script, dialect, is_terminal = prediction.script, prediction.dialect, event == "completed"
+        is_held_back = event == "start" and script.webhook == "out_of_order"
+        if prediction.webhook is None or event not in dialect.events or script.webhook == "missing" or is_held_back:
             return
         if event in (dialect.default_events if prediction.events is None else prediction.events):
-            message = self._message(prediction, event)
-            self._sender.send(message, plan.late_s if last and plan.webhook == "late" else 0.0)
-            if last and plan.webhook == "double":
+            message = self._build_message(prediction, event)
+            self._sender.send(message, script.late_s if is_terminal and script.webhook == "late" else 0.0)
+            if is_terminal and script.webhook == "double":
                 self._sender.send(message, 0.05)
-            if last and plan.webhook == "double_new_id":
-                self._sender.send(self._message(prediction, event), 0.05)
-        if last and plan.webhook == "out_of_order" and "start" in dialect.events:
-            self._sender.send(self._message(prediction, "start", status="processing"), 0.3)
+            if is_terminal and script.webhook == "double_new_id":
+                self._sender.send(self._build_message(prediction, event), 0.05)
+        if is_terminal and script.webhook == "out_of_order" and "start" in dialect.events:
+            self._sender.send(self._build_message(prediction, "start", status="processing"), 0.3)
 
-    def _message(self, prediction: Prediction, event: str, status: str | None = None) -> webhooks.Message:
-        shown = prediction.dialect.told(prediction, self._url(prediction))
+    def _build_message(self, prediction: Prediction, event: str, status: str | None = None) -> webhooks.Message:
+        body = prediction.dialect.build_body(prediction, self._url_builder(prediction))
         if status is not None:
-            shown |= {"status": status, "output": None, "completed_at": None, "metrics": {}}
-        signatures = {
-            "bad_signature_only": "wrong",
-            "bad_signature_first": "wrong_first" if event == "completed" else "",
-        }
+            body |= {"status": status, "output": None, "completed_at": None, "metrics": {}}
+        is_terminal = event == "completed"
+        signatures = {"bad_signature_only": "wrong", "bad_signature_first": "wrong_first" if is_terminal else "right"}
         return webhooks.Message(
-            provider=prediction.dialect.provider,
-            webhook_id=webhooks.new_id(),
-            prediction=prediction.id,
-            event=event,
-            status=status or prediction.status,
-            url=prediction.webhook or "",
-            body=json.dumps(shown).encode(),
-            signature=signatures.get(prediction.plan.webhook) or "right",
-            life_s=prediction.plan.webhook_life_s if event == "completed" else 0.0,
-        )
+            webhook_id=f"msg_{secrets.token_hex(13)}", prediction_id=prediction.id, url=prediction.webhook or "",
+            provider=prediction.dialect.provider, event=event, status=status or prediction.status,
+            body=json.dumps(body).encode(), signature=signatures.get(prediction.script.webhook, "right"),
+            life_s=prediction.script.webhook_life_s if is_terminal else 0.0,
+        )  # fmt: skip
 
-    def _url(self, prediction: Prediction) -> Url:
-        return self._outputs.data_uri if prediction.plan.shape == "data" else self._outputs.url
+    def _url_builder(self, prediction: Prediction) -> UrlBuilder:
+        return self._outputs.build_data_uri if prediction.script.shape == "data" else self._outputs.build_url

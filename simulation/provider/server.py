@@ -1,170 +1,119 @@
-"""The sockets: one port for the API and the outputs, and a private one, the trap, that nobody may be led to."""
+"""The HTTP servers: a port for APIs and outputs, and the trap, a private port that must receive no request."""
 
+import argparse
 import http.server
 import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from simulation.provider import fal, fal_webhooks, keys, pictures, webhooks
-from simulation.provider.api import ReplicateApi
-from simulation.provider.clock import Clock
-from simulation.provider.control import Control
-from simulation.provider.exchange import Answer, Door, Refused, Request, not_found, problem
+from simulation.provider import http_types, pictures, webhooks
+from simulation.provider.control import ControlApi, Outage
+from simulation.provider.fal import FalApi, derive_signing_key, fal_signer
+from simulation.provider.http_types import Api, Handler, Refused, Request, Response, not_found, problem
 from simulation.provider.ledger import Ledger
 from simulation.provider.openai import OpenAIApi
-from simulation.provider.outages import Outages
+from simulation.provider.output_responses import OutputResponder
 from simulation.provider.outputs import Outputs
 from simulation.provider.predictions import Predictions
-from simulation.provider.serving import Serving
+from simulation.provider.replicate import ReplicateApi
+from simulation.provider.scheduler import Scheduler
 from simulation.provider.submissions import Submissions
 
-_MAX_BODY: Final = 16 * 2**20
-_AWAY: Final = problem(503, "Service Unavailable", "The API is away for a while.")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to start: port 0 takes a free one; `pictures` and `ledger` may be left out."""
-
-    host: str
-    port: int
-    token: str
-    secret: str
-    pictures: Path | None = None
-    ledger: Path | None = None
+_MAX_BODY_BYTES: Final = 16 * 2**20
+_UNAVAILABLE: Final = problem(503, "Service Unavailable", "The API is temporarily unavailable.")
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers requests on threads; a client that leaves is no error."""
+    """Handles requests on threads; a closed connection is not an error."""
 
     daemon_threads = True
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report what is not merely a client that left."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
-class _Quiet(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "standin"
-    disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is the base class's)
-        """Log nothing: the ledger is the record."""
-
-
-def start(options: Options) -> Server:
-    """Return the bound server, its trap already answering; the caller runs `serve_forever`."""
-    ledger, clock, outages = Ledger(options.ledger), Clock(), Outages()
-    trap = _trap(ledger)
-    server = Server((options.host, options.port), _Quiet)
+def start_server(options: argparse.Namespace) -> Server:
+    """Return the bound server, with its trap running. `options`: of the command line, see `__main__.py`."""
+    ledger, scheduler, outage = Ledger(options.ledger), Scheduler(), Outage()
+    trap = _build_trap(ledger)
+    server = Server((options.host, options.port), Handler)
     base_url = f"http://{options.host}:{server.server_port}"
     trap_url = f"http://127.0.0.1:{trap.server_port}"
     outputs = Outputs(base_url, trap_url, options.pictures, ledger)
-    signing = fal_webhooks.signing_key(options.secret)
-    signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_webhooks.signer(signing)}
-    sender, submissions = webhooks.Sender(signers, clock, ledger), Submissions(ledger)
-    predictions = Predictions(outputs, sender, clock, ledger)
-    shared, token = (predictions, submissions, outputs.files), options.token
-    doors: dict[str, Door] = {
-        "standin": Control(sender, ledger, outages, token=token),
-        "v1": ReplicateApi(*shared, token=token, secret=options.secret, base_url=base_url),
-        "fal": fal.FalApi(*shared, key=keys.fal(token), base_url=f"{base_url}/fal", signing=signing),
-        "openai": OpenAIApi(*shared, key=keys.openai(token), base_url=f"{base_url}/openai"),
+    fal_signing_key = derive_signing_key(options.secret)
+    signers = {"replicate": webhooks.standard_signer(options.secret), "fal": fal_signer(fal_signing_key)}
+    sender = webhooks.Sender(signers, scheduler, ledger)
+    predictions = Predictions(outputs, sender, scheduler, ledger)
+    submissions = Submissions(predictions, ledger, outputs.files)
+    token, fal_key = options.token, http_types.fal_key(options.token)
+    apis: dict[str, Api] = {
+        "standin": ControlApi(predictions, sender, ledger, outage, token=token),
+        "v1": ReplicateApi(submissions, token=token, secret=options.secret, base_url=base_url),
+        "fal": FalApi(submissions, key=fal_key, base_url=f"{base_url}/fal", signing_key=fal_signing_key),
+        "openai": OpenAIApi(submissions, key=http_types.openai_key(token)),
     }
-    server.RequestHandlerClass = _handler(doors, Serving(outputs, ledger, trap_url), outages)
-    clock.after(0, trap.serve_forever)
+    server.RequestHandlerClass = _build_handler(apis, OutputResponder(outputs, ledger, trap_url), outage)
+    scheduler.run_after(0, trap.serve_forever)
     return server
 
 
-def _handler(doors: Mapping[str, Door], serving: Serving, outages: Outages) -> type[_Quiet]:
-    class Handler(_Quiet):
-        def do_GET(self) -> None:
+def _build_handler(apis: Mapping[str, Api], responder: OutputResponder, outage: Outage) -> type[Handler]:
+    class RequestHandler(Handler):
+        def respond(self) -> None:
             steps = self.path.partition("?")[0].split("/")
-            if len(steps) == 4 and steps[1] == "out":
-                if outages.outputs():
-                    _send(self, _AWAY)
-                else:
-                    serving.answer(self, steps[2])
-            else:
-                self._ask_api()
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_POST(self) -> None:
-            self._ask_api()
-
-        def do_PUT(self) -> None:
-            self._ask_api()
-
-        def _ask_api(self) -> None:
             length = self.headers.get("Content-Length", "0")
-            if not length.isdigit() or int(length) > _MAX_BODY or "Transfer-Encoding" in self.headers:
+            if len(steps) == 4 and steps[1] == "out" and self.command in ("GET", "HEAD"):
+                if outage.is_active(outputs=True):
+                    _send(self, _UNAVAILABLE)
+                else:
+                    responder.respond(self, steps[2])
+            elif not length.isdigit() or int(length) > _MAX_BODY_BYTES or "Transfer-Encoding" in self.headers:
                 self.close_connection = True
-                _send(self, problem(413, "Payload Too Large", "The body is too large, or its length is not given."))
-                return
-            body = self.rfile.read(int(length))
-            _send(self, _answer(doors, outages, self, body))
+                _send(self, problem(413, "Payload Too Large", "The body is too large, or its length is missing."))
+            else:
+                _send(self, _dispatch(apis, outage, self, self.rfile.read(int(length))))
 
-    return Handler
+    return RequestHandler
 
 
-def _answer(
-    doors: Mapping[str, Door], outages: Outages, request: http.server.BaseHTTPRequestHandler, body: bytes
-) -> Answer:
-    """Return what the API says that the path begins with; errors are answers too."""
-    parts = urlsplit(request.path)
+def _dispatch(apis: Mapping[str, Api], outage: Outage, handler: Handler, body: bytes) -> Response:
+    """Return the response of the API that the path names, which may be an error."""
+    parts = urlsplit(handler.path)
     name, *steps = [step for step in parts.path.split("/") if step] or [""]
-    method = "GET" if request.command == "HEAD" else request.command
-    headers = request.headers
-    asked = Request(
-        method, steps, parse_qs(parts.query), headers.get("Authorization"), headers.get("Content-Type", ""), body
-    )
+    method = "GET" if handler.command == "HEAD" else handler.command
+    request = Request(method, steps, parse_qs(parts.query), handler.headers.get("Authorization"), body)
     try:
-        if name not in doors:
+        if name not in apis:
             raise not_found()
-        doors[name].admit(asked)
-        if name != "standin" and outages.api():
-            raise Refused(_AWAY)
-        return doors[name].answer(asked)
+        apis[name].authenticate(request)
+        if name != "standin" and outage.is_active():
+            raise Refused(_UNAVAILABLE)
+        return apis[name].handle(request)
     except Refused as refused:
-        return refused.answer
+        return refused.response
 
 
-def _send(request: http.server.BaseHTTPRequestHandler, answer: Answer) -> None:
-    time.sleep(answer.after_s)
-    if answer.cut:
-        request.close_connection = True
+def _send(handler: Handler, response: Response) -> None:
+    time.sleep(response.delay_s)
+    if response.is_dropped:
+        handler.close_connection = True
         return
-    body = json.dumps(answer.body).encode()
-    request.send_response(answer.status)
-    for name, value in {"Content-Type": "application/json", **answer.headers}.items():
-        request.send_header(name, value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    if request.command != "HEAD":
-        request.wfile.write(body)
+    headers = {"Content-Type": "application/json", **response.headers}
+    handler.send_all(response.status, headers, json.dumps(response.body).encode())
 
 
-def _trap(ledger: Ledger) -> Server:
-    """Return a server that writes down who comes, and gives a good picture, so that an open guard shows."""
+def _build_trap(ledger: Ledger) -> Server:
+    """Return a server that records every request and serves a valid picture, so that an open guard is noticed."""
 
-    class Handler(_Quiet):
-        def do_GET(self) -> None:
+    class RequestHandler(Handler):
+        def respond(self) -> None:
             ledger.add("trap", path=self.path, token_sent="authorization" in self.headers)
-            file = pictures.made("png", 0)
-            self.send_response(200)
-            self.send_header("Content-Type", file.content_type)
-            self.send_header("Content-Length", str(len(file.data)))
-            self.end_headers()
-            self.wfile.write(file.data)
+            file = pictures.generate("png", 0)
+            self.send_all(200, {"Content-Type": file.content_type}, file.data)
 
-    return Server(("127.0.0.1", 0), Handler)
+    return Server(("127.0.0.1", 0), RequestHandler)

@@ -1,91 +1,70 @@
 """
-What goes wrong when something is ordered, at every provider alike; asked for as `"submit"` in `input["standin"]`.
+Submission faults, the same at every provider; selected by `"submit"` in the script.
 
-The first `submit_times` orders with the same model and input suffer the fault, later ones are taken; 0: every one.
+The first `submit_times` submissions with the same model and input get the fault, later ones succeed; 0: every one.
 """
 
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
-from simulation.provider.exchange import Answer
-from simulation.provider.faults import Plan
+from simulation.provider.http_types import Response
 from simulation.provider.ledger import Ledger
+from simulation.provider.predictions import Dialect, Prediction, Predictions
+from simulation.provider.script import Script
 
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One order as it came: to which provider, for which model, with which input and webhook address."""
-
-    provider: str
-    model: str
-    asked: Mapping[str, Any]
-    webhook: str | None = None
+REJECTING: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # no prediction is created
+HIDING: Final = frozenset({"lost", "500_after", "no_id"})  # the client does not receive the id
 
 
 class Submissions:
-    """Takes orders, or fails them as their plans say, and writes each into the ledger."""
+    """Accepts submissions, or fails them as their scripts require, and records each."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, predictions: Predictions, ledger: Ledger, files: tuple[str, ...]) -> None:
+        self.predictions: Final = predictions
+        self.files: Final = files  # names in the folder of pictures
         self._ledger = ledger
-        self._seen: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(
+    def accept(
         self,
-        order: Order,
-        plan: Plan,
-        refusal: Callable[[str, Plan], Answer],
-        make: Callable[[str], tuple[str, Answer]],
-    ) -> Answer:
-        """
-        Return the answer to an order.
-
-        Args:
-            refusal: how the provider words a fault.
-            make: makes what is ordered, told the fault; returns its id and the answer of a healthy provider.
-        """
-        fault = self._fault(order, plan)
-        made: str | None = None
-        if fault in REFUSED:
-            answer = refusal(fault, plan)
+        dialect: Dialect,
+        model: str,
+        input_: dict[str, Any],
+        script: Script,
+        build_response: Callable[[Prediction], Response],  # of a healthy provider; may wait for the prediction
+        webhook: str | None = None,
+        **fields: Any,  # further fields of the prediction
+    ) -> Response:
+        fault, prediction = self._select_fault(dialect.provider, model, input_, script), None
+        if fault in REJECTING:
+            response = dialect.build_error(fault, script)
         else:
-            made, answer = make(fault)
-            answer = _spoiled(fault, answer, lambda: refusal(fault, plan))
+            prediction = self.predictions.create(
+                dialect, script, input_, model=model, webhook=None if fault == "not_echoed" else webhook,
+                is_unseen=fault in HIDING and not dialect.events, **fields,
+            )  # fmt: skip
+            response = build_response(prediction)
+        if fault == "lost":
+            response = replace(response, is_dropped=True)
+        elif fault == "500_after":
+            response = dialect.build_error(fault, script)
+        elif fault == "no_id":
+            response = Response(response.status, {"status": "accepted"})
         self._ledger.add(
-            "submission",
-            provider=order.provider,
-            model=order.model,
-            webhook=order.webhook,
-            fault=fault,
-            prediction=made,
-            answer=None if answer.cut else answer.status,
-        )
-        return replace(answer, after_s=plan.submit_s)
+            "submission", provider=dialect.provider, model=model, webhook=webhook, fault=fault,
+            prediction=prediction and prediction.id, http_status=None if response.is_dropped else response.status,
+        )  # fmt: skip
+        return replace(response, delay_s=script.submit_s)
 
-    def _fault(self, order: Order, plan: Plan) -> str:
-        if plan.submit == "ok" or not plan.submit_times:
-            return plan.submit
-        same = json.dumps([order.provider, order.model, order.asked], sort_keys=True)
+    def _select_fault(self, provider: str, model: str, input_: dict[str, Any], script: Script) -> str:
+        if script.submit == "ok" or not script.submit_times:
+            return script.submit
+        identity = json.dumps([provider, model, input_], sort_keys=True)
         with self._lock:
-            self._seen[same] += 1
-            return plan.submit if self._seen[same] <= plan.submit_times else "ok"
-
-
-REFUSED: Final = frozenset({"busy", "no_credit", "invalid", "500_before"})  # nothing is made
-
-
-def _spoiled(fault: str, answer: Answer, failure: Callable[[], Answer]) -> Answer:
-    """Return what the client gets to see of a healthy answer."""
-    match fault:
-        case "lost":
-            return replace(answer, cut=True)
-        case "500_after":
-            return failure()
-        case "no_id":
-            return Answer(answer.status, {"status": "accepted"})
-        case _:
-            return answer
+            self._counts[identity] += 1
+            return script.submit if self._counts[identity] <= script.submit_times else "ok"

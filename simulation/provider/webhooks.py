@@ -1,19 +1,18 @@
-"""Webhooks as providers send them: signed in their dialect, tried again for terminal events only."""
+"""Webhooks as the providers send them: signed in the provider's scheme; only terminal events are retried."""
 
 import base64
 import hashlib
 import hmac
 import http.client
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
-from simulation.provider.clock import Clock
+from simulation.provider.http_types import open_connection
 from simulation.provider.ledger import Ledger
+from simulation.provider.scheduler import Scheduler
 
 _TIMEOUT_S: Final = 10.0
 _FIRST_WAIT_S: Final = 0.5
@@ -21,41 +20,29 @@ _FIRST_WAIT_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """
-    One webhook: its id and body stay the same over all attempts.
-
-    Args:
-        signature: right, wrong_first or wrong.
-        life_s: how long after the first attempt the last one is made; 0 for events that are never retried.
-    """
+    """One webhook; id and body are the same in all attempts."""
 
     provider: str
     webhook_id: str
-    prediction: str
+    prediction_id: str
     event: str
     status: str
     url: str
     body: bytes
-    signature: str = "right"
-    life_s: float = 0.0
+    signature: str = "right"  # or wrong_first, wrong
+    life_s: float = 0.0  # from the first attempt to the last; 0 for events that are never retried
 
 
-Signer = Callable[[Message, bool], dict[str, str]]  # the headers of an attempt; False: signed with a wrong key
+Signer = Callable[[Message, bool], dict[str, str]]  # returns the headers of an attempt; False: signed with a wrong key
 
 
-def new_id() -> str:
-    """Return a fresh webhook-id."""
-    return f"msg_{secrets.token_hex(13)}"
-
-
-def offsets(life_s: float) -> list[float]:
-    """Return when attempts are made, in seconds after the first: waits doubled from 0.5 s, the last one at `life_s`."""
-    made = [0.0]
-    wait = _FIRST_WAIT_S
-    while made[-1] + wait < life_s:
-        made.append(made[-1] + wait)
+def attempt_offsets(life_s: float) -> list[float]:
+    """Return the times of attempts in seconds after the first: waits double from 0.5 s, the last is at `life_s`."""
+    offsets, wait = [0.0], _FIRST_WAIT_S
+    while offsets[-1] + wait < life_s:
+        offsets.append(offsets[-1] + wait)
         wait *= 2
-    return [*made, life_s] if life_s > 0 else made
+    return [*offsets, life_s] if life_s > 0 else offsets
 
 
 def sign(secret: str, webhook_id: str, timestamp: str, body: bytes) -> str:
@@ -66,77 +53,60 @@ def sign(secret: str, webhook_id: str, timestamp: str, body: bytes) -> str:
 
 
 def standard_signer(secret: str) -> Signer:
-    """Return what signs as Standard Webhooks v1, like Replicate."""
-    wrong = "whsec_" + base64.b64encode(hashlib.sha256(secret.encode()).digest()).decode()
+    """Return a signer of Standard Webhooks v1, which Replicate uses."""
+    wrong_secret = "whsec_" + base64.b64encode(hashlib.sha256(secret.encode()).digest()).decode()
 
-    def headers(message: Message, rightly: bool) -> dict[str, str]:
-        timestamp = str(int(time.time()))
+    def build_headers(message: Message, is_valid: bool) -> dict[str, str]:
+        timestamp, key = str(int(time.time())), secret if is_valid else wrong_secret
         return {
             "User-Agent": "Replicate-Standin/1",
             "webhook-id": message.webhook_id,
             "webhook-timestamp": timestamp,
-            "webhook-signature": sign(secret if rightly else wrong, message.webhook_id, timestamp, message.body),
+            "webhook-signature": sign(key, message.webhook_id, timestamp, message.body),
         }
 
-    return headers
+    return build_headers
 
 
 class Sender:
-    """Sends messages, signed by their provider, and tries terminal ones again until a 2xx or the end of their life."""
+    """Sends messages and retries terminal ones until a 2xx response or the end of their life."""
 
-    def __init__(self, signers: Mapping[str, Signer], clock: Clock, ledger: Ledger) -> None:
-        self._signers = signers
-        self._clock = clock
-        self._ledger = ledger
-        self._silent_until = 0.0
+    def __init__(self, signers: Mapping[str, Signer], scheduler: Scheduler, ledger: Ledger) -> None:
+        self._signers, self._scheduler, self._ledger = signers, scheduler, ledger
+        self._suppressed_until = 0.0
         self._lock = threading.Lock()
 
-    def send(self, message: Message, after_s: float = 0.0) -> None:
-        """Make the first attempt `after_s` from now."""
-        self._clock.after(after_s, self._attempt, message, 1, time.monotonic() + after_s)
+    def send(self, message: Message, delay_s: float = 0.0) -> None:
+        self._scheduler.run_after(delay_s, self._attempt, message, 1, time.monotonic() + delay_s)
 
-    def silence(self, seconds: float) -> None:
-        """Drop every attempt that falls due meanwhile, as if no webhook had ever been sent."""
+    def suppress(self, seconds: float) -> None:
+        """Drop every attempt that falls due within `seconds`, as if no webhook had ever been sent."""
         with self._lock:
-            self._silent_until = time.monotonic() + seconds
+            self._suppressed_until = time.monotonic() + seconds
 
     def _attempt(self, message: Message, attempt: int, first: float) -> None:
         with self._lock:
-            if time.monotonic() < self._silent_until:
+            if time.monotonic() < self._suppressed_until:
                 return
-        signed = message.signature == "right" or (message.signature == "wrong_first" and attempt > 1)
-        answer, error = self._post(message, signed)
+        is_valid = message.signature == "right" or (message.signature == "wrong_first" and attempt > 1)
+        http_status, error = self._post(message, is_valid)
         self._ledger.add(
-            "webhook",
-            provider=message.provider,
-            prediction=message.prediction,
-            webhook_id=message.webhook_id,
-            event=message.event,
-            status=message.status,
-            attempt=attempt,
-            signed=signed,
-            answer=answer,
+            "webhook", provider=message.provider, prediction=message.prediction_id, webhook_id=message.webhook_id,
+            event=message.event, status=message.status, attempt=attempt, signed=is_valid, http_status=http_status,
             error=error,
-        )
-        plan = offsets(message.life_s)
-        if (answer is None or not 200 <= answer < 300) and attempt < len(plan):
-            wait = max(0.0, first + plan[attempt] - time.monotonic())
-            self._clock.after(wait, self._attempt, message, attempt + 1, first)
+        )  # fmt: skip
+        offsets = attempt_offsets(message.life_s)
+        if (http_status is None or not 200 <= http_status < 300) and attempt < len(offsets):
+            wait = max(0.0, first + offsets[attempt] - time.monotonic())
+            self._scheduler.run_after(wait, self._attempt, message, attempt + 1, first)
 
-    def _post(self, message: Message, signed: bool) -> tuple[int | None, str | None]:
-        headers = {"Content-Type": "application/json", **self._signers[message.provider](message, signed)}
-        parts = urlsplit(message.url)
-        connection = _connection(parts)
+    def _post(self, message: Message, is_valid: bool) -> tuple[int | None, str | None]:
+        headers = {"Content-Type": "application/json", **self._signers[message.provider](message, is_valid)}
+        connection, target = open_connection(message.url, _TIMEOUT_S)
         try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("POST", target, message.body, headers)
-            return connection.getresponse().status, None  # a redirect is an answer like any other: not followed
+            return connection.getresponse().status, None  # a redirect is not followed
         except (OSError, http.client.HTTPException) as error:
             return None, f"{type(error).__name__}: {error}"
         finally:
             connection.close()
-
-
-def _connection(parts: SplitResult) -> http.client.HTTPConnection:
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)

@@ -105,7 +105,7 @@ class _Repairer:
 
 
 def _table(finding: Finding) -> WorkTable:
-    table = finding.check.place
+    table = finding.check.scope
     if table not in SUBJECT:
         raise LookupError(f"{table} has no leases")
     return cast(WorkTable, table)

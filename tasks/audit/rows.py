@@ -26,7 +26,7 @@ class RowScan:
     deep: bool
 
     def check_page(self, after: str) -> Page:
-        keys = self.deps.database.run(partial(rules.list_keys, place=self.name, after=after, limit=PAGE))
+        keys = self.deps.database.run(partial(rules.list_keys, scope=self.name, after=after, limit=PAGE))
         page = Page(after=keys[-1] if len(keys) == PAGE else None)
         page.checked["histories" if self.name.endswith("_events") else self.name] += len(keys)
         for check in self._checks() if keys else ():

@@ -105,7 +105,7 @@ def _recheck(scans: list[Scan], tally: Tally) -> list[Finding]:
     first = {finding.key for finding in tally.findings}
     present: list[Finding] = []
     for scan in scans:
-        findings = [finding for finding in tally.findings if finding.check.place == scan.name]
+        findings = [finding for finding in tally.findings if finding.check.scope == scan.name]
         present += [finding for finding in scan.recheck(findings) if finding.key in first] if findings else []
     return present
 

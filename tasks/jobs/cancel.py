@@ -6,9 +6,9 @@ from uuid import UUID
 from db import cancellation, discarding, jobs
 from db.connection import Connection, Database
 from moorage.failpoints import failpoint
-from moorage.lifecycle import TERMINAL_JOB
 from moorage.model import JobState, Wake
 from moorage.settings import Settings
+from moorage.transitions import TERMINAL_JOB_STATES
 
 REASON = "cancelled by the application"
 
@@ -46,7 +46,7 @@ def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str)
 
 def _cancel(conn: Connection, job_id: UUID, actor: str) -> CancelOutcome:
     job = jobs.lock(conn, job_id)
-    if job.state in TERMINAL_JOB:
+    if job.state in TERMINAL_JOB_STATES:
         refused = None if job.state == "cancelled" else f"the job is {job.state} already"
         return CancelOutcome(job.state, job.state, refused=refused)
     jobs.change_state(conn, job, "cancelled", actor=actor, reason=REASON)

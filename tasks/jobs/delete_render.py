@@ -4,7 +4,7 @@ from uuid import UUID
 
 from db import jobs, projects, renders, retention
 from db.connection import Connection
-from moorage import lifecycle
+from moorage import transitions
 
 
 class JobNotSettled(Exception):
@@ -23,7 +23,7 @@ def delete_render(conn: Connection, render_id: UUID, *, asset_base: str, actor: 
     job = jobs.lock(conn, render_id)
     if renders.is_deleted(conn, render_id):
         return True
-    if job.state not in lifecycle.TERMINAL_JOB:
+    if job.state not in transitions.TERMINAL_JOB_STATES:
         raise JobNotSettled(f"job {job.id} is {job.state}")
     create_tombstone(conn, render_id, job.project_id, asset_base=asset_base, actor=actor, reason=reason)
     return True

@@ -6,8 +6,8 @@ from uuid import UUID
 from db import dead_letters, deliveries, discarding, jobs, notifications, outputs, placeholders, predictions, renders
 from db.connection import Connection
 from moorage.errors import Refused
-from moorage.lifecycle import TERMINAL_JOB
 from moorage.model import DeadLetter, Job, Wake
+from moorage.transitions import TERMINAL_JOB_STATES
 
 REPLAY_DEADLINE = timedelta(minutes=15)  # how long a replayed prediction is waited for
 
@@ -68,7 +68,7 @@ def _requeue_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) 
         raise Refused("other files of this job were discarded by its `partial` policy; create a new job", status=409)
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("output is no longer dead, or its source was purged", status=409)
-    if job.state in TERMINAL_JOB:
+    if job.state in TERMINAL_JOB_STATES:
         if job.state in ("succeeded", "cancelled"):
             raise Refused(f"job is {job.state} and cannot be reopened", status=409)
         reason = "reopened by a replay"

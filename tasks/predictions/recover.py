@@ -10,12 +10,13 @@ from uuid import UUID
 
 from db import predictions
 from db.connection import Connection, Row
+from moorage import webhook_keys
 from moorage.failpoints import failpoint
 from moorage.model import Registration, Wake
 from moorage.provider_types import ListedPrediction
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.predictions import submit_outcome, submit_recovery
+from tasks.predictions import submit_outcome
 from tasks.step import Deps
 
 # unknown: to be registered and polled. live: to be polled. ended: nothing to do. lost: has a dead letter.
@@ -101,7 +102,7 @@ def _register(deps: Deps, provider: Provider, listed: ListedPrediction, owner: s
     )
 
     def add(conn: Connection) -> tuple[bool, list[UUID]]:
-        key_sha256 = submit_recovery.webhook_key_sha256(listed.webhook)
+        key_sha256 = webhook_keys.hash_key_in_url(listed.webhook)
         submitted = submit_outcome.bind_external_id(conn, provider, key_sha256, listed.external_id, actor=ACTOR)
         if submitted is not None:  # by moorage, without a recorded response: it has a job
             return False, predictions.make_due_by_id(conn, [submitted.id])

@@ -58,7 +58,7 @@ def find_references(value: Any) -> list[Reference]:
     Return every reference in a JSON value, in document order.
 
     Raises:
-        ReferenceGone: a reference is malformed; the message begins with its path.
+        ReferenceGone: a reference is malformed; `facts` has its path and the problem.
     """
     return [_parse(path, item) for path, item in _walk(value, "")]
 
@@ -131,7 +131,8 @@ def _parse(path: str, value: dict[str, Any]) -> Reference:
     ((kind, text),) = value.items()
     match = (_UPLOAD if kind == "upload" else _VARIANT).fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise ReferenceGone(f"{path}: an object with the single key {kind!r} must contain {_FORM[kind]}"[:1000])
+        problem = f"an object with the single key {kind!r} must contain {_FORM[kind]}"
+        raise ReferenceGone(f"{path}: {problem}"[:1000], facts={"path": path, "problem": problem})
     if kind == "upload":
         return Reference(path, "upload", UUID(match[1]))
     return Reference(path, "variant", UUID(match[1]), int(match[2]))

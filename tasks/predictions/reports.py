@@ -8,7 +8,6 @@ from db import dead_letters, jobs, outputs, placeholders, predictions, renders
 from db.connection import Connection
 from moorage import ids, lifecycle
 from moorage.lifecycle import (
-    TERMINAL_PREDICTION,
     ChoosePrediction,
     DeadLetterDecision,
     EndPrediction,
@@ -22,6 +21,7 @@ from moorage.lifecycle import (
 from moorage.model import Job, Prediction, Wake
 from moorage.provider_types import OutputFile, PredictionReport
 from moorage.text import to_storable
+from moorage.transitions import TERMINAL_PREDICTION_STATES
 from tasks.jobs import cancel, fallback, settle
 
 
@@ -61,7 +61,7 @@ def apply_report(
     ctx = PredictionContext(prediction.state, is_chosen, job.state, has_render, source.can_poll, has_placeholder)
     decision = lifecycle.on_report(report, ctx)
     if isinstance(decision, IgnoreReport):
-        return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION, decision.reason)
+        return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION_STATES, decision.reason)
     if isinstance(decision, RecordStatus):
         predictions.record_raw_status(conn, prediction.id, to_storable(report.raw_status, 100))
         return ReportOutcome(True, False, f"still {to_storable(report.raw_status, 100)}")

@@ -5,17 +5,14 @@ The state `submitting` is committed before the request, with the hash of a singl
 response is lost, the webhook or the provider's list identifies the prediction by that key.
 """
 
-import hashlib
 import random
-import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import urlencode
 
 from db import jobs, leases, predictions, submissions
 from db.connection import Connection, current_time
-from moorage import lifecycle
+from moorage import lifecycle, webhook_keys
 from moorage.errors import LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
@@ -41,7 +38,7 @@ class Submission:
 
     @property
     def key_sha256(self) -> str:
-        return hashlib.sha256(self.key.encode()).hexdigest()
+        return webhook_keys.hash_key(self.key)
 
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
@@ -67,7 +64,7 @@ def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         model_input = references.resolve_references(deps, job.owner, dict(entry.input))
     except Permanent as error:
         return _fail(deps, lease, guard, error)
-    submission = Submission(provider, replace(entry, input=model_input), secrets.token_urlsafe(32))
+    submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
     has_begun, wakes = commit_step(deps, lease, guard, lambda conn: _begin(conn, lease, submission)) or (False, [])
     if not has_begun:
         return wakes
@@ -124,8 +121,7 @@ def _begin(conn: Connection, lease: Lease, submission: Submission) -> tuple[bool
 
 def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Submission) -> SubmitResult | MoorageError:
     """Send the request. Errors are returned, because the committed submission needs a recorded outcome."""
-    query = urlencode({"key": submission.key})
-    webhook = f"{deps.settings.public_url.rstrip('/')}/webhooks/{prediction.provider}?{query}"
+    webhook = webhook_keys.build_webhook_url(deps.settings.public_url, prediction.provider, submission.key)
     entry = submission.entry
     request = SubmitRequest(prediction.id, entry.model, entry.input, webhook, entry.seconds)
     try:

@@ -4,13 +4,12 @@ Recovery of a submission without a recorded response: search the provider's list
 If the provider has no list, only the webhook can identify the prediction; it is awaited as long as a list is searched.
 """
 
-import hashlib
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
 
 from db import submissions
 from db.connection import Connection, current_time
+from moorage import webhook_keys
 from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
@@ -60,7 +59,7 @@ def _search_list(
     try:
         for page in provider.list_predictions(since):
             for listed in page:
-                if webhook_key_sha256(listed.webhook) == prediction.key_sha256:
+                if webhook_keys.hash_key_in_url(listed.webhook) == prediction.key_sha256:
                     return listed.external_id
             guard.check()
     except (LeaseLost, StepInterrupted):
@@ -68,15 +67,6 @@ def _search_list(
     except MoorageError as error:
         return error
     return None
-
-
-def webhook_key_sha256(url: str | None) -> str | None:
-    """Return the hash of the key in a webhook URL; None without a key."""
-    try:
-        keys = parse_qs(urlsplit(url or "").query).get("key")
-    except ValueError:  # not a URL
-        return None
-    return hashlib.sha256(keys[0].encode("utf-8", "replace")).hexdigest() if keys else None
 
 
 def _record(conn: Connection, lease: Lease, provider: Provider, result: str | MoorageError | None) -> list[Wake]:

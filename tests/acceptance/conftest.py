@@ -9,10 +9,10 @@ import pytest
 
 from embedded import ports
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
-from tests.application import Application, listening
+from tests.support.application import Application, listening
 
 HERE = Path(__file__).parent
 SHARED = pytest.StashKey[World]()
@@ -49,7 +49,7 @@ def shared_world(
             "MOORAGE_FAILPOINT": f"@{armed}",
             "MOORAGE_EGRESS_ALLOW": f"{standin.address},127.0.0.1:{free_port}",
         }
-        with Local(
+        with LocalDeployment(
             folder / "local", keep_workers=2, concurrency=4, beats=2, standin=standin, overrides=overrides
         ) as local:
             world = World(local, standin, armed)
@@ -96,4 +96,4 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def free_port() -> int:
     """Return a port for a test's own file server; the workers may reach it."""
-    return ports.free(1)[0]
+    return ports.reserve(1)[0]

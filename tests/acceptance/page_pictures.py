@@ -10,7 +10,7 @@ import requests
 from PIL import Image
 
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 from tests.acceptance import browser as drive
 from tests.acceptance import landscapes
 from tests.acceptance.world import SETTINGS, Asked, World, until
@@ -38,7 +38,10 @@ def main() -> None:
         landscapes.draw_all(folder / "pictures")
         with Standin(pictures=folder / "pictures").start(folder / "s") as standin:
             overrides = {**SETTINGS, "MOORAGE_EGRESS_ALLOW": standin.address}
-            with Local(folder / "l", standin=standin, overrides=overrides) as local, drive.chromium() as chromium:
+            with (
+                LocalDeployment(folder / "l", standin=standin, overrides=overrides) as local,
+                drive.chromium() as chromium,
+            ):
                 world = World(local, standin, folder)
                 _all(world, chromium, into)
                 world.close()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from simulation.provider import faults
+from simulation.provider import script
 from simulation.provider.webhooks import sign
 from tests.acceptance.world import until
 
@@ -30,7 +30,7 @@ DEAD = {
     "empty": "DOWNLOAD_FAILED",
     "slow_forever": "DOWNLOAD_FAILED",  # last: three attempts of ten seconds
 }
-KEPT = [name for name, fault in faults.FAULTS.items() if fault.expected == "kept"]
+KEPT = [name for name, fault in script.FAULTS.items() if fault.expected == "kept"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def faulty(shared_world):
 
 def test_every_fault_of_the_stand_in_is_tried():
     """A fault that is added there must be answered for here."""
-    assert {*KEPT, *DEAD} == set(faults.FAULTS)
+    assert {*KEPT, *DEAD} == set(script.FAULTS)
 
 
 @pytest.mark.parametrize("fault", KEPT)
@@ -64,11 +64,11 @@ def test_a_lasting_fault_is_a_dead_letter_and_its_sibling_is_kept(world, faulty,
     assert (letter["path"], letter["category"], letter["state"]) == ("output[0]", DEAD[fault], "open")
     assert letter["reason"]
     assert world.outputs(faulty[fault])[0]["category"] == DEAD[fault]
-    assert world.standin.ledger()["summary"]["traps"] == 0  # nobody came to the private port
+    assert world.standin.get_ledger()["summary"]["traps"] == 0  # nobody came to the private port
     world.check(faulty[fault])
 
 
-@pytest.mark.parametrize("webhook", sorted(faults.WEBHOOKS))
+@pytest.mark.parametrize("webhook", sorted(script.WEBHOOKS))
 def test_webhooks_of_every_habit_make_one_set_of_rows(world, webhook):
     """Late, doubled, missing, out of order, wrongly signed: the job has its files once."""
     asked = world.ask({"webhook": webhook, "late_s": 1.0, "outputs": 2})
@@ -130,8 +130,8 @@ def test_a_signed_body_that_cannot_be_understood_is_a_dead_letter(world, body):
 def test_fifty_copies_at_once_are_one_delivery(world):
     """Providers retry while the first attempt is still being answered."""
     asked = world.ask({"webhook": "missing", "outputs": 3, "duration_s": 0.0})
-    until(lambda: world.standin.get(asked.external_id)["status"] == "succeeded", "the prediction ended")
-    body = json.dumps(world.standin.get(asked.external_id)).encode()
+    until(lambda: world.standin.get_prediction(asked.external_id)["status"] == "succeeded", "the prediction ended")
+    body = json.dumps(world.standin.get_prediction(asked.external_id)).encode()
 
     with ThreadPoolExecutor(25) as pool:
         answers = list(pool.map(lambda _: send(world, body, "msg_fifty").status_code, range(50)))
@@ -145,8 +145,8 @@ def test_fifty_copies_at_once_are_one_delivery(world):
 def test_what_postgres_cannot_hold_does_not_cost_the_files(world):
     """A NUL in the logs, a number above 2^53: the bytes are kept as they came, and the files too."""
     asked = world.ask({"webhook": "missing", "duration_s": 0.0})
-    until(lambda: world.standin.get(asked.external_id)["status"] == "succeeded", "the prediction ended")
-    said = world.standin.get(asked.external_id) | {"logs": "a\x00b", "metrics": {"total": 2**63 + 1}}
+    until(lambda: world.standin.get_prediction(asked.external_id)["status"] == "succeeded", "the prediction ended")
+    said = world.standin.get_prediction(asked.external_id) | {"logs": "a\x00b", "metrics": {"total": 2**63 + 1}}
     body = json.dumps(said).encode()
 
     assert send(world, body, "msg_nul").status_code == 202
@@ -159,8 +159,8 @@ def test_what_postgres_cannot_hold_does_not_cost_the_files(world):
 def test_a_webhook_and_a_poll_at_once_make_one_set_of_rows(world):
     """Both find the same success; the job's lock lets one of them insert."""
     asked = world.ask({"webhook": "missing", "outputs": 3, "duration_s": 0.0})
-    until(lambda: world.standin.get(asked.external_id)["status"] == "succeeded", "the prediction ended")
-    body = json.dumps(world.standin.get(asked.external_id)).encode()
+    until(lambda: world.standin.get_prediction(asked.external_id)["status"] == "succeeded", "the prediction ended")
+    body = json.dumps(world.standin.get_prediction(asked.external_id)).encode()
 
     poll_now = "UPDATE predictions SET run_at = moment() WHERE job_id = %(id)s AND state = 'running' RETURNING id"
     world.rows(poll_now, id=asked.job_id)

@@ -18,7 +18,7 @@ BEATS = ("beat1", "beat2")
 @pytest.mark.timeout(400)  # three processes start, and three others after them
 def test_worker_beat_and_flower_run_as_typed(world, tmp_path):
     """Celery users type `celery -A worker ...` and nothing else."""
-    port = ports.free(1)[0]
+    port = ports.reserve(1)[0]
     with world.without(*WORKERS, *BEATS), Typed(world, tmp_path, port) as typed:
         told = until(lambda: told_of(typed, kept(world)), "Flower lists the steps with their row ids", seconds=120)
     assert {"moorage.keep"} == {task["name"] for task in told}

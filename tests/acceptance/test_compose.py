@@ -38,7 +38,7 @@ class Composed:
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.folder = folder
         self.key = secrets.token_bytes(24)
-        self.port, self.flower_port = ports.free(2)
+        self.port, self.flower_port = ports.reserve(2)
         self.database_url = stack.postgres.create_database("moorage_composed")
         self._addresses = {
             "postgres:5432/moorage": f"127.0.0.1:{stack.postgres.port}/moorage_composed",
@@ -163,7 +163,7 @@ def composed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Run migrate to its end, then the other services together."""
     made = Composed(stack, tmp_path_factory.mktemp("composed"))
     migrate = made.launch("migrate")
-    assert migrate.wait(90) == 0, migrate.tail()
+    assert migrate.wait(90) == 0, migrate.log_tail()
     try:
         for name in LONG_RUNNING:
             made.launch(name)
@@ -179,14 +179,14 @@ def test_migrate_brings_the_schema_and_may_run_again(composed):
     again = composed.launch("migrate")
 
     assert versions
-    assert again.wait(90) == 0, again.tail()
+    assert again.wait(90) == 0, again.log_tail()
     assert composed.rows("SELECT version FROM schema_migrations") == versions
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
 def test_a_service_becomes_healthy_by_its_own_check(composed, name):
     """Compose starts what waits for a service, and shows it as well, by nothing else."""
-    until(lambda: composed.is_healthy(name), f"{name} is healthy: {composed.processes[name].tail()}")
+    until(lambda: composed.is_healthy(name), f"{name} is healthy: {composed.processes[name].log_tail()}")
 
     assert composed.processes[name].is_running
 

@@ -1,7 +1,5 @@
 """A SIGKILL at every failpoint on the way of a webhook, in the running system: what was accepted is kept, once."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,7 @@ from PIL import Image
 
 from db.connection import connect
 from tests.acceptance.world import until
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -130,7 +129,7 @@ def crashes(world, point):
 def test_a_crash_of_the_receiver_loses_and_doubles_nothing(world, point):
     """What was answered 2xx is recorded, and what was not comes again."""
     if point == "register.after_commit":
-        made = world.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
+        made = world.standin.create_prediction({"standin": {"duration_s": 0.3, "formats": ["png"]}}, world.hook)
         world.arm(point)
         with pytest.raises(OSError, match="onnection"):  # requests' errors are OSErrors
             world.register(made["id"])
@@ -201,8 +200,8 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
 
 def test_a_recovery_that_dies_is_run_again(world):
     """After a day without webhooks a person recovers; half a recovery must not stand in the way of the next."""
-    made = world.standin.create({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
-    until(lambda: world.standin.get(made["id"])["status"] == "succeeded", "the prediction ended")
+    made = world.standin.create_prediction({"standin": {"duration_s": 0.1, "webhook": "missing"}}, world.hook)
+    until(lambda: world.standin.get_prediction(made["id"])["status"] == "succeeded", "the prediction ended")
     world.arm("recover.after_commit")
 
     assert run(world, "recover", "replicate", "--since", "1h", "--yes").returncode == -9
@@ -275,5 +274,4 @@ def migrate(world, url):
 
 def run(world, *command, **settings):
     environment = {**world.local.environment(), **settings}
-    argv = [sys.executable, "-m", "cli.main", *command]
-    return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return fork_server.run(["-m", "cli.main", *command], cwd=ROOT, env=environment, timeout=200)

@@ -30,7 +30,7 @@ def with_image(reference, **fields):
 def fetched(world, job):
     """Return what the provider fetched for a job's one prediction: status and sha256 each."""
     (prediction,) = job["predictions"]
-    lines = world.standin.ledger()["lines"]
+    lines = world.standin.get_ledger()["lines"]
     inputs = [line for line in lines if line["kind"] == "input" and line["prediction"] == prediction["external_id"]]
     return [(line["status"], line["sha256"]) for line in inputs]
 

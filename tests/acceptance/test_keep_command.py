@@ -9,7 +9,7 @@ from simulation.provider import pictures
 from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import until
 
-KINDS = (*pictures.KINDS, *pictures.VIDEOS)
+KINDS = (*pictures.FORMATS, *pictures.VIDEO_FORMATS)
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def test_a_folder_a_file_and_a_url_are_kept_byte_for_byte(working, tmp_path):
     """Whoever tries moorage first tries it with pictures of their own; what they lent is not left lying about."""
     folder, alone = tmp_path / "pictures", tmp_path / "alone.png"
     folder.mkdir()
-    lent = {folder / f"{n}.{pictures.ending(kind)}": pictures.made(kind, n).data for n, kind in enumerate(KINDS)}
-    lent[alone] = pictures.made("png", 99).data
+    lent = {folder / f"{n}.{pictures.extension(kind)}": pictures.generate(kind, n).data for n, kind in enumerate(KINDS)}
+    lent[alone] = pictures.generate("png", 99).data
     for path, data in lent.items():
         path.write_bytes(data)
     (folder / "notes.txt").write_text("no picture")
@@ -45,7 +45,7 @@ def test_a_folder_a_file_and_a_url_are_kept_byte_for_byte(working, tmp_path):
 def test_what_cannot_be_kept_is_told_and_the_rest_is_kept(working, tmp_path):
     """One bad file of a hundred must not hide the others, nor look like success."""
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-    good.write_bytes(pictures.made("png", 7).data)
+    good.write_bytes(pictures.generate("png", 7).data)
     bad.write_bytes(good.read_bytes()[:2000])
 
     done = run(working, "keep", str(good), str(bad))
@@ -58,6 +58,8 @@ def test_what_cannot_be_kept_is_told_and_the_rest_is_kept(working, tmp_path):
 
 def served(world):
     """Return the address of a file that nobody registers."""
-    made = world.standin.create({"standin": {"duration_s": 0.0, "webhook": "missing", "formats": ["webp"]}}, world.hook)
-    (url,) = until(lambda: world.standin.get(made["id"])["output"], "the stand-in's file")
+    made = world.standin.create_prediction(
+        {"standin": {"duration_s": 0.0, "webhook": "missing", "formats": ["webp"]}}, world.hook
+    )
+    (url,) = until(lambda: world.standin.get_prediction(made["id"])["output"], "the stand-in's file")
     return url

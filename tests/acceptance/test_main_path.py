@@ -77,7 +77,7 @@ def test_anyone_can_read_the_file_and_its_upright_thumbnail(world):
 
 def test_a_delivery_that_comes_before_its_registration_is_matched(world):
     """A fast model answers before the application has written its own row."""
-    made = world.standin.create({"standin": {"duration_s": 0.0, "formats": ["png"]}}, world.hook)
+    made = world.standin.create_prediction({"standin": {"duration_s": 0.0, "formats": ["png"]}}, world.hook)
     waiting = "SELECT id FROM deliveries WHERE external_id = %(id)s AND state = 'unmatched'"
     until(lambda: world.rows(waiting, id=made["id"]), "an unmatched delivery")
 

@@ -48,7 +48,7 @@ def both_hold(world, asked):
 
 def said_all(world, asked):
     """Return whether the provider's last webhook of a prediction was taken."""
-    told = world.standin.ledger()["summary"]["acknowledged"].values()
+    told = world.standin.get_ledger()["summary"]["acknowledged"].values()
     return any(a["prediction"] == asked.external_id and a["event"] == "completed" for a in told)
 
 
@@ -60,7 +60,7 @@ def test_nothing_is_downloaded_while_storage_is_away(world):
 
     asked = [world.ask({"outputs": 2}) for _ in range(3)]
     until(lambda: all(refused(world, one) for one in asked), "every output met the outage")
-    served = [tuple(pair) for pair in world.standin.ledger()["summary"]["served_whole"]]
+    served = [tuple(pair) for pair in world.standin.get_ledger()["summary"]["served_whole"]]
     assert not [path for name, path in served if name in {one.external_id for one in asked}]
     weed.start()
 

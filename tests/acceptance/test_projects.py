@@ -1,7 +1,6 @@
 """A project's document, while eight workers finish its files and the application overwrites it."""
 
 import json
-import os
 import random
 import threading
 import uuid
@@ -15,12 +14,12 @@ from tests.acceptance.patience import patient
 from tests.acceptance.world import until
 
 SCENES, OUTPUTS = 20, 5
-ROUNDS = int(os.environ.get("TEST_PROJECT_ROUNDS", "1"))  # 50 by `make prove`
+ROUNDS = [pytest.param(number, marks=[pytest.mark.prove] * (number > 0)) for number in range(50)]
 WEBHOOKS = ("ok", "double", "double_new_id", "out_of_order", "missing")
 
 
 @pytest.mark.timeout(400)  # a hundred files
-@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("number", ROUNDS)
 def test_no_file_of_a_project_is_lost_or_doubled(world, number):
     """The field's worst bug: a scene's URLs written over by whoever saved the document last."""
     project_id = f"big{number}-{uuid.uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""How fast work goes on after a fault, measured: `pytest -s tests/acceptance/test_recovery.py` prints the figures."""
+"""How fast work goes on after a fault, measured: `pytest -s -m prove` on this file prints the figures."""
 
 import time
 
@@ -8,6 +8,8 @@ from tests.acceptance.pace import hold, settled
 from tests.acceptance.test_kills import await_old_postgres, released
 from tests.acceptance.victims import kill_any_child, kill_any_worker
 from tests.acceptance.world import LEASE_SECONDS, until
+
+pytestmark = pytest.mark.prove  # it measures time; what is measured is tested by state in test_kills and test_outages
 
 # What is promised, with a second or more for a busy machine: figures belong to a quiet one.
 NOISE_SECONDS = 3.0
@@ -51,6 +53,25 @@ def test_the_file_of_a_killed_worker_runs_again_within_its_lease(world):
 
     what = f"worker killed (lease {LEASE_SECONDS:.0f} s), until its file runs again"
     hold(world, what, lambda: [kill() for _ in range(2)], worst=LEASE_SECONDS + 2.0 + NOISE_SECONDS)
+
+
+@pytest.mark.timeout(400)
+def test_the_file_of_a_killed_worker_is_kept_soon_after_its_lease(world):
+    """The whole way: the lease ends, a sweep frees the row, another worker downloads and stores the file."""
+    await_old_postgres(world)
+
+    def kill():
+        asked, _ = kill_any_worker(world)
+        since = time.monotonic()
+        world.await_end(asked)
+        took = time.monotonic() - since
+        (output,) = world.outputs(asked)
+        assert (output["attempt"], output["crashes"]) == (2, 1)
+        world.check(asked)
+        world.mend()
+        return took
+
+    hold(world, "worker killed, until its file is kept", lambda: [kill()], worst=LEASE_SECONDS + 5)
 
 
 def test_work_flows_again_after_the_broker(world):

@@ -31,7 +31,7 @@ def test_a_cancelled_job_is_stopped_at_its_provider_whoever_dies(world, point):
     job = shop.await_state(job_id, "cancelled")
     stopped = until(lambda: tries(shop.get(f"/jobs/{job_id}")) == [("replicate", "cancelled")], "it was stopped")
     assert stopped
-    assert world.standin.get(job["predictions"][0]["external_id"])["status"] == "canceled"
+    assert world.standin.get_prediction(job["predictions"][0]["external_id"])["status"] == "canceled"
     assert shop.ask("POST", f"/jobs/{job_id}/cancel").status_code == 200
 
 

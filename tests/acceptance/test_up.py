@@ -13,6 +13,7 @@ import requests
 
 from simulation.stack import ROOT
 from tests.acceptance.world import until
+from tests.support import fork_server
 
 READY = re.compile(r"(http://\S+)/#token=(\S+)")
 ORDER = re.compile(r"curl -s (\S+/v1/jobs) -H 'Authorization: Bearer (\S+)'.*?-d '(\{.*?\})'\n", re.DOTALL)
@@ -85,9 +86,7 @@ def ended(job):
 
 def told(environment, name):
     """Return the facts that `moorage show` tells."""
-    done = subprocess.run(
-        [*MOORAGE, "show", name, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = fork_server.run(["-m", "cli.main", "show", name, "--json"], cwd=ROOT, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["facts"]
 

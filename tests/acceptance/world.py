@@ -20,11 +20,11 @@ from celery.utils.nodenames import gethostname
 
 from db.connection import Connection, connect
 from embedded.process import Process
-from moorage import lifecycle
 from moorage import settings as settings_module
+from moorage import transitions
 from moorage.settings import Settings
 from simulation.provider.client import Standin
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 from storage import s3
 from tests.acceptance.patience import patient
 
@@ -66,11 +66,11 @@ class Asked:
 class World:
     """The one running system that the acceptance tests share."""
 
-    def __init__(self, local: Local, standin: Standin, armed: Path) -> None:
+    def __init__(self, local: LocalDeployment, standin: Standin, armed: Path) -> None:
         self.local, self.standin, self.armed = local, standin, armed
         self.settings = load_settings(local.environment())
         self.url = self.settings.database_url.get_secret_value()
-        self.blobs = s3.from_settings(self.settings)
+        self.blobs = s3.ObjectStore(self.settings)
         self._conn: Connection | None = None
         self._rests = False
         self._heard: dict[str, int | None] = {}  # the process ids of workers that were heard
@@ -103,7 +103,9 @@ class World:
 
     def ask(self, script: dict[str, Any] | None = None, **registration: Any) -> Asked:
         """Start a prediction with a script (see the stand-in's faults) and register it."""
-        made = self.standin.create({"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook)
+        made = self.standin.create_prediction(
+            {"standin": {"duration_s": 0.3, "formats": ["png"], **(script or {})}}, self.hook
+        )
         return self.register(made["id"], **registration)
 
     def register(self, external_id: str, *, status: int = 201, **registration: Any) -> Asked:
@@ -146,7 +148,7 @@ class World:
 
     def promised(self, asked: Asked, expected: str = "kept") -> dict[str, str]:
         """Return what the stand-in says it made, and must come to `expected`: path to sha256."""
-        lines = self.standin.ledger()["summary"]["expected"][expected]
+        lines = self.standin.get_ledger()["summary"]["expected"][expected]
         return {line["path"]: line["sha256"] for line in lines if line["prediction"] == asked.external_id}
 
     def check(self, asked: Asked) -> None:
@@ -177,7 +179,7 @@ class World:
 
     def _check_edges(self, asked: Asked) -> None:
         taken = self.rows("SELECT subject, from_state, to_state FROM events WHERE job_id = %(id)s", id=asked.job_id)
-        strange = [e for e in taken if (e["from_state"], e["to_state"]) not in lifecycle.EDGES[e["subject"]]]
+        strange = [e for e in taken if (e["from_state"], e["to_state"]) not in transitions.TRANSITIONS[e["subject"]]]
         assert strange == []
 
     def get(self, key: str) -> requests.Response:
@@ -210,7 +212,7 @@ class World:
         """Start whatever a test left stopped, disarm every failpoint, and return when all work again."""
         for file in self.armed.iterdir():
             file.unlink(missing_ok=True)
-        self.local.watch()
+        self.local.restart_dead()
         for server in self.local.stack.servers:
             server.await_ready()
         for name, process in self.local.processes.items():

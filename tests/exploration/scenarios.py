@@ -37,6 +37,15 @@ DISCARD: Final = Scenario(keeping("discard", faults=2, failures=1), failures=("g
 STOPS: Final = Scenario(keeping(faults=1, failures=1, stops=1, replays=1), failures=("storage away",))
 LATE: Final = Scenario(lost(faults=1, failures=2, replays=2), silent=(P1,), failures=("gone",))
 DISORDER: Final = Scenario(awaiting(faults=1, failures=1), late="out of order", failures=("gone",))
+# What takes minutes on a busy machine, with one thing less that may go wrong.
+SHORT: Final = {
+    "statements": Scenario(keeping(faults=1, failures=1, replays=1), fine=True),
+    "webhooks": Scenario(awaiting(faults=1, failures=1), fine=True, polled=(), failures=("gone",)),
+    "whole": Scenario(awaiting(faults=1, failures=1, replays=1), polled=(P1,), failures=("gone",)),
+    "late": Scenario(lost(faults=1, failures=1, replays=1), silent=(P1,), failures=("gone",)),
+    "disorder": Scenario(awaiting(faults=1), late="out of order"),
+    "discard": Scenario(keeping("discard", faults=1, failures=1), failures=("gone", "interrupted")),
+}
 ALL: Final = {
     "statements": STATEMENTS,
     "webhooks": WEBHOOKS,

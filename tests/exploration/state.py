@@ -2,7 +2,7 @@
 
 from typing import Any, Final, NamedTuple
 
-from moorage.lifecycle import EDGES
+from moorage.transitions import TRANSITIONS
 
 JOB, P0, P1, D0, D1, O0, O1, O2 = range(8)
 NAMES: Final = ("job", "p0", "p1", "d0", "d1", "o0", "o1", "o2")
@@ -116,7 +116,7 @@ class View:
 
     def took(self, slot: int, before: str, after: str) -> None:
         """Note an edge as its event does. Raises Violation when the lifecycle has no such edge."""
-        if (before or None, after) not in EDGES[SUBJECT[slot]]:
+        if (before or None, after) not in TRANSITIONS[SUBJECT[slot]]:
             raise Violation(f"rule 7: {NAMES[slot]} went {before} -> {after}, which is no edge of the lifecycle")
 
     @property

@@ -3,7 +3,6 @@
 import base64
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from moorage.settings import load_settings
 from storage import buckets, s3
 from tasks.jobs import create
 from tasks.step import Deps, build_retry_policy
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_" + base64.b64encode(b"moorage-tests-sign-with-this-key").decode()
@@ -39,10 +39,7 @@ def environment(stack: Stack, database_url: str, *, buckets_of: str = "moorage",
 
 def run(env: Mapping[str, str], *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run `moorage ARGS` to its end."""
-    command = [sys.executable, "-m", "cli.main", *args]
-    return subprocess.run(
-        command, env=dict(env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=110, check=False
-    )
+    return fork_server.run(["-m", "cli.main", *args], env=env, cwd=ROOT, stdin=stdin)
 
 
 def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Deps:
@@ -60,7 +57,7 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
         replicate_webhook_secret=SECRET,
     )
     limits = Limits.from_settings(settings)
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
     return Deps(
         settings=settings,
@@ -81,4 +78,4 @@ def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.R
 
 def nowhere() -> str:
     """Return an address and port where nobody listens."""
-    return f"127.0.0.1:{ports.free(1)[0]}"
+    return f"127.0.0.1:{ports.reserve(1)[0]}"

@@ -21,7 +21,7 @@ from db.connection import Connection, Database, connect
 from egress.session import EgressGuard
 from embedded.stack import Stack
 from media.limits import Limits
-from moorage import ids, lifecycle
+from moorage import ids, transitions
 from moorage.model import Lease, Media, Registration, Step, StoredOutput, Thumbnail, Wake
 from moorage.settings import Settings
 from storage import buckets, s3
@@ -257,7 +257,7 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
         deps = Deps(
             settings=settings,
             database=Database(database_url),
-            storage=s3.from_settings(settings),
+            storage=s3.ObjectStore(settings),
             providers=providers.load(settings),
             session=EgressGuard(settings.egress_allow).new_session(limits),
             limits=limits,
@@ -282,7 +282,7 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
 def strange_edges(conn: Connection) -> list[dict[str, Any]]:
     """Return events that are no edge of the lifecycle."""
     rows = conn.execute("SELECT subject, subject_id, from_state, to_state, reason FROM events ORDER BY id").fetchall()
-    return [row for row in rows if (row["from_state"], row["to_state"]) not in lifecycle.EDGES[row["subject"]]]
+    return [row for row in rows if (row["from_state"], row["to_state"]) not in transitions.TRANSITIONS[row["subject"]]]
 
 
 def waiting_without_end(conn: Connection) -> list[dict[str, Any]]:

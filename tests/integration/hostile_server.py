@@ -15,7 +15,7 @@ FAST = Limits(connect_seconds=20, idle_seconds=20, total_seconds=60, max_redirec
 
 
 class Server:
-    """A server that speaks exactly the bytes a test wants; each path is a function of the connection."""
+    """A server that sends exactly the bytes of a test; each path is a function of the connection."""
 
     def __init__(self, tls=None):
         self.answers, self.requests, self._tls = {}, [], tls

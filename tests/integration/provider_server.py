@@ -45,7 +45,7 @@ def answer(status: int, body: bytes = b"{}", **headers: str) -> Answer:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request as told, or as its path says."""
+    """Responds to every request as configured, by default or by path."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""A real receiver in front of a real PostgreSQL: granian as a process, raw sockets, signed requests."""
+"""A real receiver with a real PostgreSQL: granian as a process, raw sockets, signed requests."""
 
 import base64
 import contextlib
@@ -8,8 +8,6 @@ import http.client
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from psycopg.rows import dict_row
 from db import connection, migrate
 from embedded import ports
 from embedded.postgres import Postgres
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = b"moorage-tests-sign-with-this-key"
@@ -31,7 +30,7 @@ Reply = tuple[int, dict[str, str], bytes]
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Postgres]:
-    """Run a PostgreSQL of the caller's own, migrated, which may be stopped and started at will."""
+    """Run a separate, migrated PostgreSQL, which the test may stop and start."""
     postgres = Postgres(folder / "postgres18", "secret-of-the-tests", folder / "postgres.log")
     postgres.start()
     try:
@@ -66,27 +65,27 @@ def signed(body: bytes, *, webhook_id: str, at: float | None = None) -> dict[str
 
 
 class Receiver:
-    """A receiver process, what it logs, and its address."""
+    """A receiver process, its log and its address."""
 
     app = "receiver.app:app"
 
     def __init__(self, log: IO[bytes], url: str, **settings: str) -> None:
-        (self.port,) = ports.free(1)
-        command = [sys.executable, "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
+        (self.port,) = ports.reserve(1)
+        command = ["-m", "granian", "--interface", "asgi", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--workers", "1", "--loop", "uvloop", "--no-access-log"]
         command += ["--workers-kill-timeout", "40", self.app]
         self._log = log
-        self.process = subprocess.Popen(
+        self.process = fork_server.popen(
             command, cwd=ROOT / "tests", env=environment(url, **settings), stdout=log, stderr=log
         )
 
     def log(self) -> str:
-        """Return what it has logged so far."""
+        """Return its log output so far."""
         log = self._log.fileno()
         return os.pread(log, os.fstat(log).st_size, 0).decode()  # the process writes at the position we would seek
 
     def await_ready(self) -> None:
-        """Wait until it answers."""
+        """Wait until it responds."""
         until(lambda: self.process.poll() is not None or self._answers(), seconds=90)
         assert self.process.poll() is None, self.log()
 
@@ -114,7 +113,7 @@ class Receiver:
         return socket.create_connection(("127.0.0.1", self.port), timeout=40)
 
     def metric(self, name: str) -> float:
-        """Return one series of /metrics, written as it stands there; 0 when it is missing."""
+        """Return one series of /metrics by its exact name; 0 if it is missing."""
         text = self.call("GET", "/metrics")[2].decode()
         return next((float(line.split(" ")[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
@@ -126,7 +125,7 @@ class Receiver:
 
 @contextlib.contextmanager
 def starting(url: str, **settings: str) -> Iterator[Receiver]:
-    """Start a receiver and stop it, if it still runs, when the block ends."""
+    """Start a receiver; stop it, if it still runs, when the block ends."""
     with tempfile.TemporaryFile() as log:
         receiver = Receiver(log, url, **settings)
         try:
@@ -138,7 +137,7 @@ def starting(url: str, **settings: str) -> Iterator[Receiver]:
 
 @contextlib.contextmanager
 def running(url: str, **settings: str) -> Iterator[Receiver]:
-    """Run a receiver, ready, until the block ends."""
+    """Run a receiver until the block ends; it is ready at its start."""
     with starting(url, **settings) as receiver:
         receiver.await_ready()
         yield receiver
@@ -162,7 +161,7 @@ def environment(url: str, **settings: str) -> dict[str, str]:
 
 
 def read_reply(conn: socket.socket) -> bytes:
-    """Return what arrives until the peer closes or the answer's body is whole."""
+    """Return the bytes that arrive until the connection closes or the response is complete."""
     reply = http.client.HTTPResponse(conn)
     reply.begin()
     return f"{reply.status} ".encode() + reply.read()

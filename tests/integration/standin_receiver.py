@@ -1,4 +1,4 @@
-"""A receiver for the stand-in's webhooks that answers as it is told."""
+"""A receiver for the stand-in's webhooks with scripted responses."""
 
 import http.server
 import threading
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Delivery:
-    at: float
+    received_at: float  # monotonic seconds
     path: str
     headers: dict[str, str]
     body: bytes
@@ -19,18 +19,18 @@ class Delivery:
 
 @dataclass
 class Receiver:
-    """What arrived, and what is answered: `answers` in turn, then 200."""
+    """Received deliveries, and the statuses to return: `statuses` in turn, then 200."""
 
     port: int = 0
-    answers: list[int] = field(default_factory=list)
-    got: list[Delivery] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
 
     def url(self, path: str = "/hook") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def run_receiver() -> Iterator[Receiver]:
     """Run a receiver on a free port."""
     receiver = Receiver()
 
@@ -38,8 +38,8 @@ def receiving() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.got.append(Delivery(time.monotonic(), self.path, headers, body))
-            status = receiver.answers.pop(0) if receiver.answers else 200
+            receiver.deliveries.append(Delivery(time.monotonic(), self.path, headers, body))
+            status = receiver.statuses.pop(0) if receiver.statuses else 200
             self.send_response(status)
             if 300 <= status < 400:
                 self.send_header("Location", receiver.url("/elsewhere"))
@@ -60,11 +60,11 @@ def receiving() -> Iterator[Receiver]:
             thread.join()
 
 
-def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Return what `look` finds as soon as it is truthy."""
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Return the result of `condition` as soon as it is truthy."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while not (result := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not seen within {seconds} s: {look}")
+            raise AssertionError(f"not true within {seconds} s: {condition}")
         time.sleep(0.02)
-    return found
+    return result

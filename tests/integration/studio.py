@@ -6,8 +6,6 @@ import http.server
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from db import leases
 from moorage.model import FallbackEntry, JobRequest
 from tasks.jobs import create
 from tests.integration.core import World, png
+from tests.support import fork_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Script = tuple[int, dict[str, str]]
@@ -153,15 +152,8 @@ def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str,
     leased_by = f"node@crash/{point}"
     code = "from uuid import UUID; from worker import step_runner; "
     code += f"step_runner.run_step({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "MOORAGE_DOTENV": "", "MOORAGE_FAILPOINT": point, **environment},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    given = {"PATH": os.environ["PATH"], "MOORAGE_DOTENV": "", "MOORAGE_FAILPOINT": point, **environment}
+    process = fork_server.run(["-c", code], env=given, cwd=ROOT)
     assert process.returncode == -signal.SIGKILL, process.stderr
     free(at, leased_by)
 

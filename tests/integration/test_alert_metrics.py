@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from db.connection import Connection, connect
 from embedded.stack import Stack
-from tests import promql
 from tests.integration import receiver_process as rp
-from tests.promql import Sample
+from tests.support import promql
+from tests.support.promql import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES: list[dict[str, Any]] = [

@@ -100,7 +100,7 @@ def test_every_check_names_its_damage(loose: Deps, check: Check) -> None:
 
 
 def _again(deps: Deps, place: str, found: list[run.Finding]) -> list[run.Finding]:
-    mine = [finding for finding in found if finding.check.place == place]
+    mine = [finding for finding in found if finding.check.scope == place]
     return rehearsal.RowScan(deps, place, deep=True).recheck(mine)
 
 

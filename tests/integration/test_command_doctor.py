@@ -8,6 +8,7 @@ import subprocess
 import redis
 
 from cli.commands.doctor import checks
+from db import migrate
 from db.connection import Connection, connect
 from embedded.stack import Stack
 from moorage.settings import load_settings
@@ -44,7 +45,7 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
         "no REPLICATE_API_TOKEN: predictions with lost webhooks cannot be polled",
         "these sweeps never ran: discard, reconcile",
     ]
-    assert "schema version 1" in told["ok"]
+    assert f"schema version {migrate.SCHEMA_VERSION}" in told["ok"]
     assert "the broker evicts no messages (noeviction)" in told["ok"]
     assert "anyone can read bucket moorage-public" in " ".join(told["ok"])
     assert "anonymous readers cannot read bucket moorage-private" in told["ok"]
@@ -88,7 +89,7 @@ def test_an_empty_database_asks_for_migrate(stack: Stack, deps: Deps) -> None:
 
     _, told = found(cli.environment(stack, url))
 
-    assert "the database has schema 0, this moorage needs 1" in told["fail"]
+    assert f"database schema 0 is older than {migrate.SCHEMA_VERSION}" in told["fail"]
 
 
 def test_a_broker_that_evicts_is_a_failure(stack: Stack, database_url: str) -> None:

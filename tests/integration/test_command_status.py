@@ -99,7 +99,7 @@ def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str
 
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "cannot connect to PostgreSQL" in done.stderr
+    assert "PostgreSQL connection failed" in done.stderr
 
 
 def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_url: str, deps: Deps) -> None:

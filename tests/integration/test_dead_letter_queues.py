@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +12,7 @@ from kombu import Producer, Queue
 
 from embedded.stack import Stack
 from tests.integration.core import World, database_of, world
+from tests.support import fork_server
 
 DRAIN = """
 import json
@@ -59,8 +58,8 @@ def drop(broker: Broker, body: bytes, task: str) -> None:
 def drained(at: World, stack: Stack, broker: Broker, root: Path) -> list[dict[str, int]]:
     environment = {**os.environ, **stack.environment(), "DATABASE_URL": at.database_url}
     environment["CELERY_BROKER_URL"] = broker.as_uri(include_password=True)
-    done = subprocess.run([sys.executable, "-c", DRAIN], cwd=root, env=environment, capture_output=True, timeout=110)
-    assert done.returncode == 0, done.stderr.decode()
+    done = fork_server.run(["-c", DRAIN], cwd=root, env=environment)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 

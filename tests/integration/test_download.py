@@ -83,8 +83,8 @@ def test_two_lengths_are_tried_again(server):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_dead_url_is_told_apart(server, status):
-    """The provider is then asked once for a fresh URL."""
+def test_an_expired_url_is_distinguished(server, status):
+    """A fresh URL is then requested from the provider once."""
     server.answers["/"] = says(f"HTTP/1.1 {status} No\nContent-Length: 0\n")
 
     assert failure(OutputGone, server).facts["status"] == status
@@ -99,7 +99,7 @@ def test_any_other_refusal_of_the_server_is_final(server, status):
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
-def test_a_busy_server_is_asked_again(server, status):
+def test_a_busy_server_is_retried(server, status):
     """Rate limits and failures pass."""
     server.answers["/"] = says(f"HTTP/1.1 {status} Busy\nContent-Length: 0\n")
 
@@ -122,7 +122,7 @@ def test_a_busy_server_is_asked_again(server, status):
     ids=["seconds", "zero", "long", "date", "past", "far"],
 )
 def test_both_forms_of_retry_after_are_honoured(server, value, low, high):
-    """A provider that says when to come back is not asked before, nor believed for longer than an hour."""
+    """Retry-After is honoured, up to one hour."""
     if isinstance(value, timedelta):
         value = format_datetime(datetime.now(UTC) + value, usegmt=True)
     server.answers["/"] = says(f"HTTP/1.1 429 Busy\nRetry-After: {value}\nContent-Length: 0\n")
@@ -139,7 +139,7 @@ def test_a_rubbish_retry_after_counts_as_none(server, value):
 
 
 def test_an_encoded_body_is_refused(server):
-    """It was not asked for, and some kilobytes unpack to gigabytes."""
+    """It was not requested, and a few kilobytes may decompress to gigabytes."""
     server.answers["/"] = ok(b"\x1f\x8b" + bytes(100), "Content-Encoding: gzip\n")
 
     assert "gzip" in str(failure(DownloadRefused, server))

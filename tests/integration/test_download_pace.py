@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from egress import download
+from egress import download, session
 from egress.session import EgressGuard
 from media.limits import Limits
 from moorage.errors import DiskFull, DownloadInterrupted, LeaseLost
@@ -27,7 +27,7 @@ def server():
 
 
 def test_a_silent_server_is_given_up_and_the_pulse_goes_on(server):
-    """While nothing comes the worker still hears that it must stop."""
+    """The worker can be stopped while no data arrives."""
     server.answers["/"] = says("HTTP/1.1 200 OK\nContent-Length: 100\n", b"abc", lambda: server.pause(30))
     beats = []
 
@@ -94,7 +94,7 @@ def test_a_drip_of_headers_is_given_up(server):
 
 @pytest.mark.parametrize("at", [1, 3, 8])
 def test_what_the_pulse_raises_ends_the_download(server, at):
-    """A lost lease or a stop of the worker comes through, and nothing stays open."""
+    """A lost lease or a shutdown interrupts it, and nothing stays open."""
     body = b"x" * 3_000_000
     server.answers["/"] = ok(body)
     beats = []
@@ -112,7 +112,7 @@ def test_what_the_pulse_raises_ends_the_download(server, at):
     assert len(os.listdir("/proc/self/fd")) < before
 
 
-def test_a_full_disk_is_ours_and_not_the_url_s(server):
+def test_a_full_disk_is_an_internal_failure(server):
     """The file is good and will be fetched again when there is room."""
     server.answers["/"] = ok(PNG[:8] + bytes(300_000))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -127,7 +127,7 @@ def test_a_full_disk_is_ours_and_not_the_url_s(server):
     assert error.retryable
 
 
-def test_a_missing_temporary_folder_is_ours(server, monkeypatch):
+def test_a_missing_temporary_folder_is_an_internal_failure(server, monkeypatch):
     """A mount that is gone must not cost outputs."""
     server.answers["/"] = ok(PNG)
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
@@ -199,9 +199,17 @@ def tls_server(certificate):
     server.close()
 
 
-def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, certificate, monkeypatch):
-    """The certificate is checked for the URL's name although the guard chose the address."""
+@pytest.fixture
+def trusted(certificate, monkeypatch):
+    """Trust the server's certificate in the one TLS context of the process."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    session._tls_context.cache_clear()
+    yield
+    session._tls_context.cache_clear()
+
+
+def test_tls_is_verified_by_name_and_waits_in_steps(tls_server, trusted):
+    """The certificate is checked for the URL's name although the guard chose the address."""
     head = f"HTTP/1.1 200 OK\nContent-Length: {len(PNG)}\n"
     tls_server.answers["/"] = says(head, PNG[:100], lambda: tls_server.pause(3), PNG[100:])
     beats = []
@@ -221,7 +229,7 @@ def test_an_unknown_certificate_is_not_trusted(tls_server):
 
 
 def test_a_connection_is_used_again_and_a_dropped_one_replaced(server):
-    """Outputs of one job lie on one host; each new connection is checked anew."""
+    """Outputs of one job are on one host; each new connection is checked."""
     accepted = []
 
     def twice(stream):

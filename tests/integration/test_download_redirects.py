@@ -58,7 +58,7 @@ def test_a_redirect_to_where_nothing_may_be_fetched_is_refused(server, target, r
 
 
 def test_a_redirect_to_a_host_that_is_not_allowed_is_refused(server):
-    """The allow-list is asked for every hop, with the URL as it will be requested."""
+    """The allow-list is checked for every hop, with the URL exactly as requested."""
     server.answers["/"] = says(
         r"HTTP/1.1 302 Found" "\n" r"Location: http://127.0.0.1\@cdn.example/x" "\nContent-Length: 0\n"
     )

@@ -1,4 +1,4 @@
-"""The recovery times of a drill are measured from the rows: what shows that a thing is back, and what does not."""
+"""Recovery times of a drill are measured from rows: which rows show a recovery, and which do not."""
 
 from collections.abc import Iterator
 from typing import LiteralString
@@ -7,21 +7,21 @@ import pytest
 
 from db import leases
 from db.connection import Connection
-from simulation.chaos.recovery import Recovery
+from simulation.chaos.recovery import RecoveryMonitor
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 
 
 @pytest.fixture
-def recovery(database_url: str) -> Iterator[Recovery]:
-    made = Recovery(database_url)
-    yield made
-    made.close()
+def recovery(database_url: str) -> Iterator[RecoveryMonitor]:
+    monitor = RecoveryMonitor(database_url)
+    yield monitor
+    monitor.close()
 
 
-def waiting(deps: Deps, conn: Connection) -> None:
-    """Give a prediction that runs, a delivery that is new, and an output that waits."""
+def create_waiting_rows(deps: Deps, conn: Connection) -> None:
+    """Create a running prediction, a new delivery, and a waiting output."""
     world.kept(deps)
     cli.register_one(deps, "runs")
     conn.execute(
@@ -47,7 +47,7 @@ TICK: LiteralString = "INSERT INTO ticks (sweep, slot) VALUES (%s, 5)"
 
 
 @pytest.mark.parametrize(
-    ("kind", "victim", "other", "shows"),
+    ("kind", "victim", "unrelated", "recovering"),
     [
         ("storage killed", "", [(EDGE, APPLIED)], (EDGE, KEPT)),
         ("storage stalled", "", [(EDGE, APPLIED)], (EDGE, KEPT)),
@@ -58,79 +58,81 @@ TICK: LiteralString = "INSERT INTO ticks (sweep, slot) VALUES (%s, 5)"
         ("no beat", "", [(EDGE, KEPT), (TICK, ("drain",))], (TICK, ("dispatch",))),
     ],
 )
-def test_a_recovery_is_over_when_what_the_fault_took_serves_again(
+def test_a_recovery_ends_when_the_broken_component_serves_again(
     deps: Deps,
     conn: Connection,
-    recovery: Recovery,
+    recovery: RecoveryMonitor,
     kind: str,
     victim: str,
-    other: list[tuple[LiteralString, tuple[str, ...]]],
-    shows: tuple[LiteralString, tuple[str, ...]],
+    unrelated: list[tuple[LiteralString, tuple[str, ...]]],
+    recovering: tuple[LiteralString, tuple[str, ...]],
 ) -> None:
-    """What goes on without the thing that was broken says nothing about it."""
-    waiting(deps, conn)
-    recovery.watch_need(kind, victim)
-    recovery.look()
+    """Work that does not need the broken component shows nothing about it."""
+    create_waiting_rows(deps, conn)
+    recovery.measure_probe(kind, victim)
+    recovery.check()
 
-    for statement, args in other:
+    for statement, args in unrelated:
         conn.execute(statement, args)
-    recovery.look()
+    recovery.check()
     before = dict(recovery.seconds)
-    conn.execute(*shows)
-    recovery.look()
+    conn.execute(*recovering)
+    recovery.check()
 
     assert before == {}
     assert list(recovery.seconds) == [kind]
     assert recovery.unrecovered == []
 
 
-def test_work_that_was_under_way_does_not_show_that_the_broker_is_back(
-    deps: Deps, conn: Connection, recovery: Recovery
+def test_work_in_flight_does_not_show_that_the_broker_has_recovered(
+    deps: Deps, conn: Connection, recovery: RecoveryMonitor
 ) -> None:
-    """A worker ends what it holds without its broker."""
-    waiting(deps, conn)
+    """A worker finishes claimed work without the broker."""
+    create_waiting_rows(deps, conn)
     row = conn.execute("SELECT id FROM outputs WHERE idx = 7").fetchone()
     assert row is not None
     assert leases.claim(
         conn, "outputs", row["id"], states=["waiting"], leased_by="keep1@host/task", lease_seconds=30, max_crashes=5
     )
-    recovery.watch_need("broker killed")
-    recovery.look()
+    recovery.measure_probe("broker killed")
+    recovery.check()
 
     conn.execute(EDGE, KEPT)
-    recovery.look()
+    recovery.check()
     before = dict(recovery.seconds)
     conn.execute(EDGE, ("output", "kept", "keep1@host/another task"))
-    recovery.look()
+    recovery.check()
 
     assert before == {}
     assert list(recovery.seconds) == ["broker killed"]
 
 
 @pytest.mark.parametrize("kind", ["storage killed", "receiver killed", "PostgreSQL cut", "broker emptied"])
-def test_where_nothing_waits_nothing_is_measured(deps: Deps, conn: Connection, recovery: Recovery, kind: str) -> None:
-    """The time until somebody wants something is not a recovery, nor is none at all."""
+def test_without_waiting_work_nothing_is_measured(
+    deps: Deps, conn: Connection, recovery: RecoveryMonitor, kind: str
+) -> None:
+    """The time until the next request is not a recovery time."""
     world.kept(deps)
     conn.execute("UPDATE predictions SET state = 'succeeded', run_at = NULL WHERE state = 'running'")
-    recovery.watch_need(kind)
+    recovery.measure_probe(kind)
 
-    recovery.look()
+    recovery.check()
     conn.execute(EDGE, KEPT)
     conn.execute(WEBHOOK)
-    recovery.look()
+    recovery.check()
 
     assert recovery.seconds == {}
 
 
-def test_a_disturbed_recovery_is_told_apart(deps: Deps, conn: Connection, recovery: Recovery) -> None:
+def test_a_disturbed_recovery_is_reported_separately(deps: Deps, conn: Connection, recovery: RecoveryMonitor) -> None:
     """Its time is that of two faults."""
-    waiting(deps, conn)
-    recovery.watch_need("storage killed")
-    recovery.look()
+    create_waiting_rows(deps, conn)
+    recovery.measure_probe("storage killed")
+    recovery.check()
 
-    recovery.disturb(leases_only=True)  # it waits for no lease
-    recovery.disturb()
+    recovery.mark_disturbed(leases_only=True)  # it does not depend on a lease
+    recovery.mark_disturbed()
     conn.execute(EDGE, KEPT)
-    recovery.look()
+    recovery.check()
 
     assert list(recovery.seconds) == ["storage killed, then disturbed"]

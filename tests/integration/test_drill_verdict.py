@@ -1,4 +1,4 @@
-"""The drill's verdict must notice what it is for: each damage done by hand is named."""
+"""The ledger check of drill and demo, and the drill's verdict: each must report every damage."""
 
 import hashlib
 import io
@@ -13,11 +13,12 @@ from psycopg.types.json import Jsonb
 
 from db.connection import Connection
 from embedded.stack import Stack
-from simulation.chaos import verdict
-from simulation.chaos.schedule import Landed
-from simulation.chaos.submission_load import Order, Ordered, draw
-from simulation.demo.registered import Started
-from simulation.demo.registered_cases import Case
+from simulation.cases import Case, CaseRun
+from simulation.chaos.cases import draw_job_request
+from simulation.chaos.schedule import LandedFault
+from simulation.chaos.verdict import judge_drill
+from simulation.job_check import Verdict
+from simulation.ledger_check import check_ledger
 from storage import keys
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -28,21 +29,21 @@ Damage = Callable[[Deps, Connection, dict[str, Any]], None]
 
 @pytest.fixture
 def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
-    made = cli.deps(stack, database_url, buckets_of="drill")
-    for item in list(made.storage.list_objects(made.storage.public_bucket, keys.RENDER_PREFIX)):
-        made.storage.delete(made.storage.public_bucket, item.key)
-    yield made
-    made.database.close()
+    deps = cli.deps(stack, database_url, buckets_of="drill")
+    for item in list(deps.storage.list_objects(deps.storage.public_bucket, keys.RENDER_PREFIX)):
+        deps.storage.delete(deps.storage.public_bucket, item.key)
+    yield deps
+    deps.database.close()
 
 
-def ledger(conn: Connection) -> dict[str, Any]:
-    """Return what a stand-in would have written of the one job in the database."""
+def build_ledger(conn: Connection) -> dict[str, Any]:
+    """Return the ledger of a stand-in for the only job in the database."""
     rows = conn.execute("SELECT o.path, o.sha256, o.bytes FROM outputs o ORDER BY idx").fetchall()
-    sent = conn.execute("SELECT webhook_id FROM deliveries").fetchall()
+    deliveries = conn.execute("SELECT webhook_id FROM deliveries").fetchall()
     outputs = [{"prediction": "abc", "fault": "", **row} for row in rows]
     return {
         "summary": {
-            "acknowledged": {row["webhook_id"]: {} for row in sent},
+            "acknowledged": {row["webhook_id"]: {} for row in deliveries},
             "unacknowledged": {},
             "wrongly_signed_accepted": [],
             "expected": {"kept": outputs, "dead": [], "preview": []},
@@ -55,34 +56,34 @@ def ledger(conn: Connection) -> dict[str, Any]:
 def judged(
     deps: Deps,
     conn: Connection,
-    told: dict[str, Any],
-    landed: list[Landed] | None = None,
-    ordered: list[Ordered] | None = None,
-) -> verdict.Verdict:
-    started = [Started(Case("the job", {}), "abc", "job")]
-    return verdict.judge(conn, deps.storage, told, started, ordered or [], landed or [])
+    ledger: dict[str, Any],
+    landed: list[LandedFault] | None = None,
+    requested: list[CaseRun] | None = None,
+) -> Verdict:
+    runs = [CaseRun(Case("the job", input={}), external_id="abc"), *(requested or [])]
+    return judge_drill(conn, deps.storage, ledger, runs, landed or [])
 
 
-def lose_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
-    told["summary"]["acknowledged"]["msg_never_recorded"] = {}
+def lose_a_webhook(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
+    ledger["summary"]["acknowledged"]["msg_never_recorded"] = {}
 
 
-def lose_a_variant(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+def lose_a_variant(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
     conn.execute("DELETE FROM placements")
     conn.execute("DELETE FROM render_variants")
 
 
-def lose_an_object(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+def lose_an_object(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
     row = conn.execute("SELECT key FROM outputs").fetchone()
     assert row is not None
     deps.storage.delete(deps.storage.public_bucket, row["key"])
 
 
-def lose_a_file(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
-    told["summary"]["expected"]["kept"].append({"prediction": "abc", "path": "output[7]", "fault": ""})
+def lose_a_file(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
+    ledger["summary"]["expected"]["kept"].append({"prediction": "abc", "path": "output[7]", "fault": ""})
 
 
-def double_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+def double_a_webhook(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
     world.loosen(conn)
     conn.execute(
         "INSERT INTO deliveries (id, provider, webhook_id, body_sha256, state, run_at, ended_at)"
@@ -90,20 +91,20 @@ def double_a_webhook(deps: Deps, conn: Connection, told: dict[str, Any]) -> None
     )
 
 
-def change_the_bytes(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
-    told["summary"]["expected"]["kept"][0]["sha256"] = hashlib.sha256(b"other").hexdigest()
+def change_the_bytes(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
+    ledger["summary"]["expected"]["kept"][0]["sha256"] = hashlib.sha256(b"other").hexdigest()
 
 
-def end_a_job_wrongly(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
+def end_a_job_wrongly(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
     conn.execute("UPDATE jobs SET state = 'partial'")
 
 
-def visit_the_trap(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
-    told["summary"]["traps"] = 1
+def visit_the_trap(deps: Deps, conn: Connection, ledger: dict[str, Any]) -> None:
+    ledger["summary"]["traps"] = 1
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "kind"),
     [
         (lose_a_webhook, "lost"),
         (lose_a_variant, "lost"),
@@ -115,41 +116,41 @@ def visit_the_trap(deps: Deps, conn: Connection, told: dict[str, Any]) -> None:
         (visit_the_trap, "unexpected"),
     ],
 )
-def test_a_damage_is_named(deps: Deps, conn: Connection, damage: Damage, named: str) -> None:
+def test_a_damage_is_reported(deps: Deps, conn: Connection, damage: Damage, kind: str) -> None:
     """A drill that cannot fail proves nothing."""
     world.kept(deps)
-    told = ledger(conn)
-    clean = judged(deps, conn, told)
+    ledger = build_ledger(conn)
+    clean = judged(deps, conn, ledger)
     assert (clean.is_clean, clean.files) == (True, 1)
 
-    damage(deps, conn, told)
+    damage(deps, conn, ledger)
 
-    found = judged(deps, conn, told)
-    assert not found.is_clean
-    assert getattr(found, named)
+    damaged = judged(deps, conn, ledger)
+    assert not damaged.is_clean
+    assert getattr(damaged, kind)
 
 
 def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> None:
-    """An attempt that nothing explains is a bug that the drill would otherwise hide."""
+    """An unexplained attempt is a bug that the drill would otherwise hide."""
     job_id = world.kept(deps)
     conn.execute(
         "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)"
         " SELECT 'output', id, job_id, 'waiting', 'waiting', 'why?', 'node/task' FROM outputs WHERE job_id = %s",
         [job_id],
     )
-    told = ledger(conn)
+    ledger = build_ledger(conn)
 
-    unexplained = judged(deps, conn, told)
-    explained = judged(deps, conn, told, [Landed("worker killed", time.time() - 300, time.time(), "keep1")])
+    unexplained = judged(deps, conn, ledger)
+    explained = judged(deps, conn, ledger, [LandedFault("worker killed", time.time() - 300, time.time(), "keep1")])
 
     assert len(unexplained.unexplained) == 1
     assert explained.is_clean
 
 
 def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps, conn: Connection) -> None:
-    """With a fault every two seconds each moment lies behind one: a decoder that crashes by itself would hide there."""
+    """With a fault every two seconds, the time alone would also explain a decoder that crashes by itself."""
     job_id = world.kept(deps)
-    told, moments = ledger(conn), (time.time() - 300, time.time())
+    ledger, times = build_ledger(conn), (time.time() - 300, time.time())
     died = """
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)
     SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs
@@ -157,16 +158,16 @@ def test_more_deaths_than_kills_are_not_explained_by_the_time_of_one(deps: Deps,
     """
 
     conn.execute(died, [job_id])
-    once = judged(deps, conn, told, [Landed("pool child killed", *moments, "keep1")])
+    once = judged(deps, conn, ledger, [LandedFault("pool child killed", *times, "keep1")])
     conn.execute(died, [job_id])
-    twice = judged(deps, conn, told, [Landed("pool child killed", *moments, "keep1")])
+    twice = judged(deps, conn, ledger, [LandedFault("pool child killed", *times, "keep1")])
 
     assert once.is_clean
-    assert twice.unexplained == ["keep1: 2 processes died at their work, and 1 were killed"]
+    assert twice.unexplained == ["keep1: 2 processes died during work, and 1 were killed"]
 
 
-def test_a_repeat_in_a_clock_jump_carries_the_hour_of_the_jumped_clock(deps: Deps, conn: Connection) -> None:
-    """Another fault in the same seconds would look as if nothing had explained what it did."""
+def test_a_repeat_in_a_clock_jump_has_the_time_of_the_jumped_clock(deps: Deps, conn: Connection) -> None:
+    """The repeats of other faults during the jump would be unexplained otherwise."""
     job_id = world.kept(deps)
     conn.execute(
         "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor, at)"
@@ -174,31 +175,37 @@ def test_a_repeat_in_a_clock_jump_carries_the_hour_of_the_jumped_clock(deps: Dep
         " FROM outputs WHERE job_id = %s",
         [job_id],
     )
-    told = ledger(conn)
-    moments = (time.time() - 300, time.time())
+    ledger = build_ledger(conn)
+    times = (time.time() - 300, time.time())
 
-    unexplained = judged(deps, conn, told, [Landed("storage killed", *moments, "seaweedfs")])
-    explained = judged(deps, conn, told, [Landed("clock jump", *moments, "postgres")])
+    unexplained = judged(deps, conn, ledger, [LandedFault("storage killed", *times, "seaweedfs")])
+    explained = judged(deps, conn, ledger, [LandedFault("clock jump", *times, "postgres")])
 
     assert len(unexplained.unexplained) == 1
     assert explained.unexplained == []
 
 
-def test_a_webhook_of_fal_is_known_by_its_prediction(deps: Deps, conn: Connection) -> None:
-    """It carries no id of its own: in our row stands the digest of its body."""
+def test_a_webhook_of_fal_is_identified_by_its_prediction(deps: Deps, conn: Connection) -> None:
+    """It has no id: the delivery stores the digest of its body instead."""
     world.kept(deps)
-    told = ledger(conn)
-    told["summary"]["acknowledged"]["msg_of_fal"] = {}
-    about = {"provider": "fal", "webhook_id": "msg_of_fal", "prediction": "f1", "event": "completed", "answer": 202}
-    told["lines"].append({"kind": "webhook", **about})
-    missing = judged(deps, conn, told)
+    ledger = build_ledger(conn)
+    ledger["summary"]["acknowledged"]["msg_of_fal"] = {}
+    attempt = {
+        "provider": "fal",
+        "webhook_id": "msg_of_fal",
+        "prediction": "f1",
+        "event": "completed",
+        "http_status": 202,
+    }
+    ledger["lines"].append({"kind": "webhook", **attempt})
+    missing = judged(deps, conn, ledger)
     conn.execute(
         "INSERT INTO deliveries (id, provider, webhook_id, body_sha256, external_id, state, run_at, ended_at)"
         " VALUES (gen_random_uuid(), 'fal', 'sha256:00', '00', 'f1', 'applied', NULL, moment())"
     )
 
-    assert missing.lost == ["webhook f1 was answered 2xx"]
-    assert judged(deps, conn, told).is_clean
+    assert missing.lost == ["webhook f1 was acknowledged and is not recorded"]
+    assert judged(deps, conn, ledger).is_clean
 
 
 ANOTHER_SUBMISSION = """
@@ -208,42 +215,74 @@ SELECT 'prediction', p.id, p.job_id, %s, %s, 'why?', 'node/task' FROM prediction
 
 
 @pytest.mark.parametrize("edge", [("submitting", "planned"), ("submitting", "submitting")])
-def test_a_submission_that_is_repeated_needs_a_fault_or_a_troubled_order(
+def test_a_repeated_submission_needs_a_fault_or_a_script_with_one(
     deps: Deps, conn: Connection, edge: tuple[str, str]
 ) -> None:
-    """What is sent again for no reason may be made twice; orders that go wrong by their script have one."""
+    """A submission without a reason to repeat may be duplicated; a faulty submission by its script is a reason."""
     world.kept(deps)
-    order = next(o for o in _drawn() if o.chain[0].is_troubled and o.chain[0].fails is None)
-    conn.execute("UPDATE jobs SET fallback_chain = %s", (Jsonb([entry.asked() for entry in order.chain]),))
+    case = next(c for c in _draw() if c.chain[0].is_troubled and c.chain[0].failure is None)
+    conn.execute("UPDATE jobs SET fallback_chain = %s", (Jsonb(case.build_request()["chain"]),))
     conn.execute("UPDATE predictions SET entry = 0, submitted_at = moment()")
     conn.execute(ANOTHER_SUBMISSION, edge)
-    told = ledger(conn)
+    ledger = build_ledger(conn)
 
-    unexplained = judged(deps, conn, told)
-    explained = judged(deps, conn, told, ordered=[Ordered(order, 0.0, ("job",))])
+    unexplained = judged(deps, conn, ledger)
+    explained = judged(deps, conn, ledger, requested=[CaseRun(case, ("job",))])
 
     assert len(unexplained.unexplained) == 1
     assert explained.unexplained == []
 
 
-def _drawn() -> Iterator[Order]:
+def _draw() -> Iterator[Case]:
     rng = random.Random(7)
-    return (draw(rng, number, "p", 1) for number in itertools.count())
+    return (draw_job_request(rng, number) for number in itertools.count())
 
 
-def test_findings_about_orders_are_findings_of_the_drill(deps: Deps, conn: Connection) -> None:
-    """An order that is lost is as bad as a registration that is."""
+def test_findings_about_job_requests_are_findings_of_the_drill(deps: Deps, conn: Connection) -> None:
+    """A lost job request is as bad as a lost registration."""
     world.kept(deps)
 
-    found = judged(deps, conn, ledger(conn), ordered=[Ordered(next(_drawn()), 0.0, ("job",))])
+    verdict = judged(deps, conn, build_ledger(conn), requested=[CaseRun(next(_draw()), ("job",))])
 
-    assert not found.is_clean
-    assert found.lost == ["order 0 was acknowledged and has no job"]
-    assert found.orders.sent == 1
+    assert not verdict.is_clean
+    assert verdict.lost == ["job request 0 was acknowledged and has no job"]
+    assert verdict.job_requests.sent == 1
+
+
+def never_acknowledge(ledger: dict[str, Any]) -> None:
+    summary = ledger["summary"]
+    summary["unacknowledged"], summary["acknowledged"] = summary["acknowledged"], {}
+
+
+def create_an_unknown_prediction(ledger: dict[str, Any]) -> None:
+    line = {"kind": "prediction", "prediction": "unknown", "provider": "fal", "prompt": "a boat", "key": None}
+    ledger["lines"].append(line)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (never_acknowledge, "was never acknowledged"),
+        (create_an_unknown_prediction, "created unknown, which is unknown"),
+    ],
+)
+def test_what_a_fault_may_cause_is_a_finding_without_faults(
+    deps: Deps, conn: Connection, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    """The demo is a drill without faults: no response is lost, and every prediction is known."""
+    world.kept(deps)
+    ledger, runs = build_ledger(conn), [CaseRun(Case("the job", input={}), external_id="abc")]
+    assert check_ledger(conn, deps.storage, ledger, runs).is_clean
+
+    change(ledger)
+
+    assert judged(deps, conn, ledger).is_clean
+    [finding] = check_ledger(conn, deps.storage, ledger, runs).unexpected
+    assert message in finding
 
 
 def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Connection) -> None:
-    """An upload of a worker that died lies about until the next sweep: counted, not hidden."""
+    """The object of a worker that died stays until the next sweep: counted after a drill, a finding in the demo."""
     world.kept(deps)
     data = b"left behind"
     deps.storage.put(
@@ -255,7 +294,10 @@ def test_an_object_without_a_row_is_an_orphan_and_no_loss(deps: Deps, conn: Conn
         content_type="application/octet-stream",
     )
 
-    found = judged(deps, conn, ledger(conn))
+    ledger = build_ledger(conn)
+    verdict = judged(deps, conn, ledger)
+    strict = check_ledger(conn, deps.storage, ledger, [CaseRun(Case("the job", input={}), external_id="abc")])
 
-    assert found.is_clean
-    assert found.orphans == 1
+    assert verdict.is_clean
+    assert verdict.orphans == 1
+    assert strict.unexpected == [f"object {keys.RENDER_PREFIX}left-behind has no row"]

@@ -1,4 +1,4 @@
-"""A child process is started, watched and ended without leaving anything behind."""
+"""Start, readiness and end of a child process, which must leave nothing behind."""
 
 import os
 import signal
@@ -16,15 +16,14 @@ DEADLINE_SECONDS = 60
 
 
 def until(condition):
-    """Wait for a state, not for a time."""
     end = time.monotonic() + DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < end, "the state did not come"
+        assert time.monotonic() < end, "state not reached"
         time.sleep(0.02)
 
 
 def is_alive(pid):
-    """Say whether a process runs; one that ended and was not yet collected does not."""
+    """Return True if a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -35,8 +34,8 @@ def python(code, folder, **options):
     return Process([sys.executable, "-c", code], log_path=folder / "log", **options)
 
 
-def test_it_waits_until_the_child_is_ready(tmp_path):
-    """Who uses a server right after its start must find it answering."""
+def test_start_waits_until_the_child_is_ready(tmp_path):
+    """A client must be able to connect right after the start."""
     flag = tmp_path / "ready"
     code = f"import pathlib, time; time.sleep(0.3); pathlib.Path({str(flag)!r}).touch(); time.sleep(60)"
     process = python(code, tmp_path, ready=flag.exists)
@@ -51,7 +50,7 @@ def test_it_waits_until_the_child_is_ready(tmp_path):
 
 
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path):
-    """The reason stands in the log; nobody should have to look for the file."""
+    """The reason is in the log; the message must contain it."""
     (tmp_path / "log").write_text("lines of an earlier start\n")
     process = python("print('no such disk'); raise SystemExit(3)", tmp_path, ready=lambda: False, name="postgres")
 
@@ -62,7 +61,7 @@ def test_a_failed_start_shows_the_end_of_the_log(tmp_path):
 
 
 def test_a_child_that_does_not_stop_is_killed_with_its_children(tmp_path):
-    """A worker that hangs in a decoder, and its pool, must not keep the stack from stopping."""
+    """A worker that hangs in a decoder must not prevent the stack from stopping."""
     pids = tmp_path / "pids"
     code = f"""
 import os, pathlib, signal, time
@@ -81,8 +80,8 @@ time.sleep(60)
     until(lambda: not is_alive(int(pids.read_text())))
 
 
-def test_a_second_start_waits_for_the_former_process(tmp_path):
-    """Two servers on one data folder destroy it; a child of the former one counts as the former one."""
+def test_a_second_start_waits_for_the_previous_process(tmp_path):
+    """Two servers on one data folder destroy it; a child of the previous server counts, too."""
     gone = tmp_path / "gone"
     code = f"""
 import os, pathlib, time
@@ -102,8 +101,8 @@ if os.fork() == 0:
     second.stop()
 
 
-def test_stopping_what_never_ran_does_nothing(tmp_path):
-    """A stack whose start failed half-way stops everything."""
+def test_stopping_a_process_that_never_started_does_nothing(tmp_path):
+    """A stack whose start failed half-way stops all its servers."""
     process = python("", tmp_path)
 
     process.stop()
@@ -113,9 +112,9 @@ def test_stopping_what_never_ran_does_nothing(tmp_path):
     assert process.wait(0) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS tells no process of its parent's death")
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no parent death signal")
 def test_a_child_ends_when_its_supervisor_is_killed(tmp_path):
-    """A closed terminal or an out-of-memory kill must not leave servers running for ever."""
+    """A closed terminal or an out-of-memory kill must not leave servers running."""
     code = f"""
 import pathlib, sys, time
 from embedded.process import Process
@@ -134,7 +133,7 @@ time.sleep(60)
     until(lambda: not is_alive(pid))
 
 
-def test_a_large_log_is_put_aside(tmp_path):
+def test_a_large_log_is_rotated(tmp_path):
     """A stack that runs for months must not fill the disk with one file."""
     log = tmp_path / "log"
     log.write_bytes(b"x" * 10_000_001)

@@ -1,4 +1,4 @@
-"""The embedded servers: real ones, for a newcomer's first minute and for every test after it."""
+"""The embedded servers, as the demo and the tests use them."""
 
 import contextlib
 import importlib.metadata
@@ -33,7 +33,7 @@ DEADLINE_SECONDS = 90
 def until(condition):
     end = time.monotonic() + DEADLINE_SECONDS
     while not condition():
-        assert time.monotonic() < end, "the state did not come"
+        assert time.monotonic() < end, "state not reached"
         time.sleep(0.05)
 
 
@@ -58,7 +58,7 @@ def s3(stack):
 
 
 def write(stack, mark):
-    """Leave a mark in each of the three servers."""
+    """Store a marker in each server."""
     with psycopg.connect(stack.environment()["DATABASE_URL"]) as conn:
         conn.execute("CREATE TABLE IF NOT EXISTS marks (mark text)")
         conn.execute("INSERT INTO marks VALUES (%s)", (mark,))
@@ -71,7 +71,7 @@ def write(stack, mark):
 
 
 def read(stack, mark):
-    """Return what each of the three servers knows of a mark."""
+    """Return a marker as each server returns it."""
     with psycopg.connect(stack.environment()["DATABASE_URL"]) as conn:
         row = conn.execute("SELECT mark FROM marks WHERE mark = %s", (mark,)).fetchone()
     with redis.Redis.from_url(stack.environment()["CELERY_BROKER_URL"]) as client:
@@ -97,16 +97,16 @@ def listening(pid):
     return found
 
 
-def test_all_three_answer(stack):
-    """The environment is all that moorage's processes are given."""
-    write(stack, "answers")
+def test_all_servers_respond(stack):
+    """The environment is all that moorage's processes get."""
+    write(stack, "responds")
 
-    assert read(stack, "answers") == ["answers"] * 3
+    assert read(stack, "responds") == ["responds"] * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_listens_outside_loopback_or_on_a_fixed_port(stack):
-    """A demo must not open a database to the network, nor collide with a second one."""
+    """A demo must not expose a database to the network, nor collide with a second one."""
     for server in stack.servers:
         found = listening(server.pid)
 
@@ -114,7 +114,7 @@ def test_nothing_listens_outside_loopback_or_on_a_fixed_port(stack):
         assert {port for _, port in found} <= set(server.ports), server.name
 
 
-def test_passwords_are_for_the_owner_only(stack):
+def test_passwords_are_readable_by_the_owner_only(stack):
     """Other users of the machine must not read them from a file, nor from the list of processes."""
     secrets = [stack.environment()[name] for name in ("AWS_SECRET_ACCESS_KEY", "CELERY_BROKER_URL", "DATABASE_URL")]
     secrets = [secret.rpartition("@")[0].rpartition(":")[2] or secret for secret in secrets]
@@ -133,7 +133,7 @@ def test_passwords_are_for_the_owner_only(stack):
 
 
 def test_wrong_passwords_are_refused(stack):
-    """Loopback is shared by every user of the machine."""
+    """Every user of the machine can connect to loopback."""
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(f"postgresql://moorage:wrong@127.0.0.1:{stack.postgres.port}/moorage")
     with (
@@ -143,8 +143,8 @@ def test_wrong_passwords_are_refused(stack):
         client.ping()
 
 
-def test_the_servers_keep_what_they_acknowledge(stack):
-    """Defaults of the wheels' own starters are made for throw-away tests."""
+def test_acknowledged_writes_are_durable(stack):
+    """The wheels' own defaults are meant for throw-away tests."""
     with psycopg.connect(stack.postgres.url()) as conn:
         shown = {name: conn.execute(f"SHOW {name}").fetchone()[0] for name in ("fsync", "synchronous_commit")}
         checksums = conn.execute("SHOW data_checksums").fetchone()[0]
@@ -159,8 +159,8 @@ def test_the_servers_keep_what_they_acknowledge(stack):
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey", "seaweedfs"])
-def test_a_killed_server_comes_back_with_its_port_and_data(stack, name):
-    """Crash tests kill servers, and workers go on with the addresses they know."""
+def test_a_killed_server_restarts_with_its_port_and_data(stack, name):
+    """Crash tests kill servers, and workers keep the addresses they started with."""
     write(stack, f"killed {name}")
     server = getattr(stack, name)
     port, pid = server.port, server.pid
@@ -173,8 +173,8 @@ def test_a_killed_server_comes_back_with_its_port_and_data(stack, name):
     assert read(stack, f"killed {name}") == [f"killed {name}"] * 3
 
 
-def test_postgres_comes_back_while_clients_are_connected(stack):
-    """Its processes outlive a killed parent for a moment; a start in that moment must wait for them."""
+def test_postgres_restarts_while_clients_are_connected(stack):
+    """Its backends outlive a killed postmaster for a moment; a start must wait for them."""
     with contextlib.closing(psycopg.connect(stack.postgres.url())) as conn:
         conn.execute("CREATE TEMP TABLE busy AS SELECT generate_series(1, 100000)")
 
@@ -185,34 +185,34 @@ def test_postgres_comes_back_while_clients_are_connected(stack):
     assert stack.postgres.has_database("moorage")
 
 
-def test_the_watch_restarts_what_died(stack):
-    """`moorage up` goes on for weeks; a killed server must not need a person."""
-    write(stack, "watched")
-    assert stack.watch() == []
+def test_dead_servers_are_restarted(stack):
+    """`moorage up` runs for weeks; a killed server must not need an operator."""
+    write(stack, "restarted")
+    assert stack.restart_dead() == []
     stack.valkey.kill()
     stack.postgres.kill()
 
-    restarted = stack.watch()
+    restarted = stack.restart_dead()
 
     assert sorted(restarted) == ["postgres", "valkey"]
     for server in stack.servers:
         server.await_ready()
-    assert read(stack, "watched") == ["watched"] * 3
+    assert read(stack, "restarted") == ["restarted"] * 3
 
 
-def test_databases_are_made_from_a_template(stack):
-    """A test gets a migrated database of its own in milliseconds."""
-    url = stack.postgres.create_database("mould")
+def test_a_database_is_created_from_a_template(stack):
+    """A test gets its own migrated database in milliseconds."""
+    url = stack.postgres.create_database("template_a")
     with psycopg.connect(url) as conn:
-        conn.execute("CREATE TABLE cast_in (x int)")
+        conn.execute("CREATE TABLE copied (x int)")
 
-    copy = stack.postgres.create_database("cast", template="mould")
+    copy = stack.postgres.create_database("copy_a", template="template_a")
 
     with psycopg.connect(copy) as conn:
-        assert conn.execute("SELECT count(*) FROM cast_in").fetchone() == (0,)
-        stack.postgres.drop_database("mould")
-    stack.postgres.drop_database("cast")
-    assert not stack.postgres.has_database("cast")
+        assert conn.execute("SELECT count(*) FROM copied").fetchone() == (0,)
+        stack.postgres.drop_database("template_a")
+    stack.postgres.drop_database("copy_a")
+    assert not stack.postgres.has_database("copy_a")
 
 
 def test_a_folder_serves_one_stack_at_a_time(stack):
@@ -224,7 +224,7 @@ def test_a_folder_serves_one_stack_at_a_time(stack):
 
 
 def test_two_stacks_do_not_collide_and_a_folder_can_be_started_again(stack, tmp_path):
-    """Two checkouts on one machine; and tomorrow the demo's files are still there."""
+    """Two checkouts share a machine, and the data of a folder must survive."""
     write(stack, "first")
     with Stack(tmp_path) as second:
         write(second, "second")
@@ -235,29 +235,29 @@ def test_two_stacks_do_not_collide_and_a_folder_can_be_started_again(stack, tmp_
         assert read(stack, "first") == ["first"] * 3
 
 
-def left_outside():
+def files_outside():
     sockets = {path.name for path in Path("/tmp").glob("seaweedfs-*.sock")}
     return sockets | {path.name for path in Path("/var/tmp").glob("moorage-postgres-*")}
 
 
 def test_a_stop_leaves_nothing_outside_the_folder(tmp_path):
-    """Hard links and sockets in shared folders would pile up with every test run."""
+    """Hard links and sockets in shared folders would accumulate with every test run."""
     with Stack(tmp_path) as stack:
         ours = {f"seaweedfs-{part}-grpc-{port}.sock" for part in ("s3", "filer") for port in stack.seaweedfs.ports}
-        ours |= {Path(p).name for p in note(stack)}
-        assert left_outside() & ours
+        ours |= {Path(p).name for p in copied_binaries(stack)}
+        assert files_outside() & ours
 
-    assert not left_outside() & ours
+    assert not files_outside() & ours
 
 
-def note(stack):
-    """Return the folder in /var/tmp that a start as root makes."""
+def copied_binaries(stack):
+    """Return the folder in /var/tmp that a start as root creates."""
     file = stack.folder / "postgres18.copy"
     return [str(Path(file.read_text()).parents[1])] if file.exists() else []
 
 
-def test_postgres_16_serves_as_well(tmp_path):
-    """It is the oldest version the schema promises to run on."""
+def test_postgres_16_starts(tmp_path):
+    """It is the oldest version that the schema supports."""
     stack = Stack(tmp_path, postgres_version=16)
     try:
         stack.postgres.start()
@@ -268,38 +268,38 @@ def test_postgres_16_serves_as_well(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey", "seaweedfs"])
-def test_a_server_that_finds_its_port_taken_moves(tmp_path, name):
-    """Between the choice of a port and its use a stranger may take it; each server says so in its own words."""
+def test_a_server_whose_port_is_in_use_changes_its_port(tmp_path, name):
+    """Another program may bind a port between its reservation and its use; each server reports that differently."""
     server = getattr(Stack(tmp_path), name)
-    server.ports = ports.free(server.port_count)
-    with contextlib.closing(_listener()) as taken:
-        server.ports[0] = taken.getsockname()[1]
+    server.ports = ports.reserve(server.port_count)
+    with contextlib.closing(_listener()) as occupied:
+        server.ports[0] = occupied.getsockname()[1]
         try:
             server.start()
 
             assert server.is_running
-            assert taken.getsockname()[1] not in server.ports
+            assert occupied.getsockname()[1] not in server.ports
         finally:
             server.stop()
 
 
-class Talkative(Server):
-    """Says at its first start that its port is taken, and then a long trace, as SeaweedFS does."""
+class TracingServer(Server):
+    """Reports on its first start that its port is in use, followed by a long trace, like SeaweedFS."""
 
-    name = "talkative"
+    name = "tracing"
 
-    def prepare(self):
+    def create_process(self):
         first = not (self.folder / "started").exists()
         (self.folder / "started").touch()
-        said = "print('bind: address already in use', *range(40), sep='\\n'); raise SystemExit(255)"
-        code = said if first else "import time; print('here I am', flush=True); time.sleep(60)"
+        failing = "print('bind: address already in use', *range(40), sep='\\n'); raise SystemExit(255)"
+        code = failing if first else "import time; print('ready', flush=True); time.sleep(60)"
         log = self.folder / "log"
-        return Process([sys.executable, "-c", code], log_path=log, ready=lambda: "here I am" in log.read_text())
+        return Process([sys.executable, "-c", code], log_path=log, ready=lambda: "ready" in log.read_text())
 
 
-def test_a_taken_port_is_read_before_a_long_trace(tmp_path):
-    """The last lines alone did not tell it, and the whole start failed."""
-    server = Talkative(tmp_path)
+def test_a_port_conflict_is_recognised_before_a_long_trace(tmp_path):
+    """The last lines alone did not show it, and the whole start failed."""
+    server = TracingServer(tmp_path)
     try:
         server.start()
 
@@ -308,27 +308,27 @@ def test_a_taken_port_is_read_before_a_long_trace(tmp_path):
         server.stop()
 
 
-def test_no_two_processes_are_given_one_port(project_root):
-    """Three test runs side by side chose one port twice, seconds before its server took it."""
-    ask = "from embedded import ports; print(ports.free(300), flush=True); input()"
+def test_no_two_processes_reserve_the_same_port(project_root):
+    """Three concurrent test runs chose one port twice, seconds before its server bound it."""
+    code = "from embedded import ports; print(ports.reserve(300), flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with contextlib.ExitStack() as running:
-        argv = [sys.executable, "-c", ask]
+        argv = [sys.executable, "-c", code]
         others = [running.enter_context(subprocess.Popen(argv, cwd=project_root, **pipes)) for _ in range(4)]
 
-        given = [port for other in others for port in json.loads(other.stdout.readline())]
+        reserved = [port for other in others for port in json.loads(other.stdout.readline())]
 
         for other in others:
             other.communicate(b"\n")
-    assert len(set(given)) == 4 * 300
+    assert len(set(reserved)) == 4 * 300
 
 
 def _listener():
     return socket.create_server(("127.0.0.1", 0))
 
 
-def test_a_start_that_fails_says_why_and_leaves_nothing_running(tmp_path):
-    """A damaged folder must show the server's own words, and the other two must not stay behind."""
+def test_a_failed_start_reports_the_reason_and_leaves_nothing_running(tmp_path):
+    """The error contains the server's own message, and the other servers are stopped."""
     stack = Stack(tmp_path)
     stack.postgres.start()
     stack.postgres.stop()
@@ -340,9 +340,9 @@ def test_a_start_that_fails_says_why_and_leaves_nothing_running(tmp_path):
     assert not any(server.is_running for server in stack.servers)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS tells no process of its parent's death")
-def test_a_killed_supervisor_takes_the_servers_along(tmp_path):
-    """An out-of-memory kill must not leave servers behind, and the next start must find the data."""
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no parent death signal")
+def test_servers_end_with_a_killed_supervisor(tmp_path):
+    """An out-of-memory kill must not leave servers running, and the next start must find the data."""
     code = f"""
 import pathlib, time
 from embedded.stack import Stack
@@ -355,14 +355,14 @@ time.sleep(60)
     with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as supervisor:
         pids = supervisor.stdout.readline().split()
         assert len(pids) == 3
-        left = note(Stack(tmp_path))
+        leftovers = copied_binaries(Stack(tmp_path))
         os.kill(supervisor.pid, signal.SIGKILL)
 
-    with Stack(tmp_path) as again:  # at once: it waits for the former servers to end
+    with Stack(tmp_path) as again:  # waits for the previous servers to end
         write(again, "after the kill")
         assert read(again, "after the kill") == ["after the kill"] * 3
         until(lambda: not any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in pids))
-        assert not any(Path(path).exists() for path in left)
+        assert not any(Path(path).exists() for path in leftovers)
 
 
 def _is_zombie(pid):
@@ -371,7 +371,7 @@ def _is_zombie(pid):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes folders that the server's user cannot enter")
 def test_postgres_runs_as_root_in_a_closed_folder(tmp_path):
-    """Containers and build machines are root, and a home of root is closed to the user that PostgreSQL runs as."""
+    """Containers and build machines run as root, whose home is closed to the user of PostgreSQL."""
     closed = Path(tempfile.mkdtemp(prefix="closed-"))
     closed.chmod(0o700)
     try:
@@ -383,8 +383,8 @@ def test_postgres_runs_as_root_in_a_closed_folder(tmp_path):
         shutil.rmtree(closed)
 
 
-def test_a_platform_without_the_wheels_is_told_what_to_do(tmp_path, monkeypatch):
-    """On Alpine, Windows or an Intel Mac the way is docker compose, and the message must say so."""
+def test_the_error_on_a_platform_without_wheels_names_the_alternative(tmp_path, monkeypatch):
+    """Alpine, Windows and Intel Macs have no wheels: the message must name docker compose."""
 
     def none(name):
         raise importlib.metadata.PackageNotFoundError(name)

@@ -131,7 +131,7 @@ def test_where_nobody_can_be_asked_it_is_a_dead_letter_that_can_be_replayed(plai
     assert at.state("predictions", made.prediction_id) == "lost"
     assert at.row("jobs", made.job_id)["category"] == "PROVIDER_FAILED"
     assert letter["retryable"]
-    assert "cannot be asked for them: too large" in letter["reason"]
+    assert "cannot be polled: too large" in letter["reason"]
 
 
 def test_a_poll_knows_the_model_that_was_registered(at: World) -> None:

@@ -15,8 +15,8 @@ from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUna
 from moorage.settings import Settings
 from providers.fal import Fal
 from providers.jwks import KeySet
-from tests.fal_signing import FORGER, KEY, SECOND, jwks, sign
 from tests.integration import receiver_process as rp
+from tests.support.fal_signing import FORGER, KEY, SECOND, jwks, sign
 
 BODY = b'{"request_id": "r1", "status": "OK", "payload": {"images": []}}'
 KEYS = "/.well-known/jwks.json"
@@ -24,7 +24,7 @@ APP = "/fal-ai/flux/requests/r1"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers paths as told (404 else) and remembers what it was asked; `open` lets the answers out."""
+    """Serves configured paths (else 404) and records requests; `open` releases the responses."""
 
     daemon_threads = True
 
@@ -85,7 +85,7 @@ def fal(server: Server) -> Fal:
 
 
 class Clock:
-    """Seconds that move when told."""
+    """A clock that is set by the test."""
 
     now = 1000.0
 
@@ -110,7 +110,7 @@ def judge(provider: Fal, headers: list[tuple[bytes, bytes]]) -> None:
 
 
 def test_the_first_webhook_fetches_the_keys_and_the_next_do_not(server: Server, fal: Fal) -> None:
-    """Nobody waits for fal's server again; our token has no business there."""
+    """One fetch is sufficient; our token is not sent there."""
     for _ in range(3):
         judge(fal, signed_now())
 
@@ -118,9 +118,9 @@ def test_the_first_webhook_fetches_the_keys_and_the_next_do_not(server: Server, 
 
 
 def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) -> None:
-    """Whoever sends us rubbish must not make us hammer fal."""
+    """Forged webhooks must not cause many requests to fal."""
     judge(fal, signed_now())
-    fal.key_set._tried_at = -1e9  # the last fetch is long ago
+    fal.key_set._attempted_at = -1e9  # the last fetch is long ago
     headers = signed_now(FORGER)
 
     for _ in range(1000):
@@ -131,9 +131,9 @@ def test_a_thousand_forged_webhooks_cause_one_fetch(server: Server, fal: Fal) ->
 
 
 def test_fifty_that_fail_at_once_wait_for_one_fetch(server: Server, fal: Fal) -> None:
-    """A rotation under load: all of them are judged by the new key, none is turned away."""
+    """A rotation under load: all are verified with the new key, none is refused."""
     fal.key_set.replace_keys(jwks(KEY))
-    fal.key_set._tried_at = -1e9
+    fal.key_set._attempted_at = -1e9
     server.answers[KEYS] = (200, jwks(SECOND))
 
     with ThreadPoolExecutor(50) as pool:
@@ -173,8 +173,8 @@ def test_keys_are_fetched_again_after_a_day(server: Server) -> None:
     assert len(server.asked) == 2
 
 
-def test_the_second_address_is_asked_where_the_first_has_no_keys(server: Server) -> None:
-    """fal has published its keys at two addresses; nobody has said which one stays."""
+def test_the_second_url_is_used_if_the_first_has_no_keys(server: Server) -> None:
+    """fal has published its keys at two URLs without stating which one is permanent."""
     keys = KeySet("fal", [server.url("/gone"), server.url(KEYS), server.url("/never")])
 
     keys.fetch()
@@ -183,7 +183,7 @@ def test_the_second_address_is_asked_where_the_first_has_no_keys(server: Server)
     assert len(keys.keys) == 1
 
 
-def test_as_long_as_there_is_no_key_the_set_is_asked_for_every_15_seconds(server: Server) -> None:
+def test_without_a_key_the_set_is_requested_every_15_seconds(server: Server) -> None:
     """Without any, every webhook waits for it."""
     clock = Clock()
     keys = KeySet("fal", [server.url("/gone")], clock=clock)
@@ -213,10 +213,8 @@ def post(receiver: rp.Receiver, body: bytes, key=KEY) -> int:
     return receiver.call("POST", "/webhooks/fal", body, headers)[0]
 
 
-def test_a_receiver_takes_what_fal_signs_and_a_key_server_that_hangs_stops_nobody_else(
-    server: Server, url: str
-) -> None:
-    """The fetch is off the event loop: the other providers' webhooks go on; fal's are asked for again, not refused."""
+def test_a_hanging_key_server_delays_only_webhooks_of_fal(server: Server, url: str) -> None:
+    """The fetch is off the event loop: webhooks of other providers continue; fal's are retried, not refused."""
     server.open.clear()
     with rp.running(url, MOORAGE_DEV_ANSWER_SECONDS="4", **environment(server)) as receiver:
         with ThreadPoolExecutor(8) as pool:
@@ -241,7 +239,7 @@ def test_a_receiver_takes_what_fal_signs_and_a_key_server_that_hangs_stops_nobod
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def test_a_poll_asks_for_status_and_result_at_the_models_address(server: Server, fal: Fal) -> None:
+def test_a_poll_requests_status_and_result_at_the_url_of_the_model(server: Server, fal: Fal) -> None:
     """The same paths as in a webhook, so that a file found by both is one file; the sub-path is no part of a queue."""
     payload = {"images": [{"url": "https://v3.fal.media/files/b/a.png"}], "seed": 196619188014358660}
     server.answers |= {f"{APP}/status": (200, b'{"status": "COMPLETED"}'), APP: (200, json.dumps(payload).encode())}
@@ -276,7 +274,7 @@ def test_the_prefix_of_a_workflow_is_part_of_its_address(server: Server, fal: Fa
 def test_only_what_is_completed_without_an_error_has_a_result(
     server: Server, fal: Fal, answer: tuple[int, bytes], status: str
 ) -> None:
-    """A failure is COMPLETED too; its result is not asked for."""
+    """A failure is COMPLETED, too; its result is not requested."""
     server.answers[f"{APP}/status"] = answer
 
     report = fal.poll("r1", "fal-ai/flux")
@@ -300,7 +298,7 @@ def test_a_result_that_is_the_models_own_refusal_is_a_failure_with_its_reason(se
 
 
 def test_a_result_that_was_not_stored_is_gone(server: Server, fal: Fal) -> None:
-    """X-Fal-Store-IO: 0 keeps it out of fal's store: only the webhook had it, and somebody must hear of that."""
+    """X-Fal-Store-IO: 0 disables fal's store: only the webhook had the result, which must be reported."""
     server.answers[f"{APP}/status"] = (200, b'{"status": "COMPLETED"}')
 
     with pytest.raises(ProviderRefused) as raised:
@@ -310,8 +308,8 @@ def test_a_result_that_was_not_stored_is_gone(server: Server, fal: Fal) -> None:
 
 
 @pytest.mark.parametrize("answer", [(500, b""), (429, b""), (200, b"<html>"), (200, b"[]")])
-def test_an_answer_that_says_nothing_is_asked_for_again(server: Server, fal: Fal, answer: tuple[int, bytes]) -> None:
-    """It says nothing about the request."""
+def test_a_malformed_response_is_retried(server: Server, fal: Fal, answer: tuple[int, bytes]) -> None:
+    """It has no information about the request."""
     server.answers[f"{APP}/status"] = answer
 
     with pytest.raises(ProviderUnavailable):

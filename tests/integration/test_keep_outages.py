@@ -25,7 +25,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 def without_storage(at: World) -> World:
     """Return this world with storage away."""
-    away = s3.from_settings(at.deps.settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
+    away = s3.ObjectStore(at.deps.settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"}))
     return dataclasses.replace(at, deps=dataclasses.replace(at.deps, storage=away))
 
 

@@ -16,8 +16,8 @@ from moorage.model import Wake
 from tasks import notifications
 from tasks.jobs import replay
 from tasks.sweeps import dispatch
-from tests.application import Application, listening
 from tests.integration.core import World, database_of, png, prediction, together, world
+from tests.support.application import Application, listening
 
 OLD, NEW = ("whsec_" + base64.b64encode(name * 3).decode() for name in (b"an old secret", b"the newer one"))
 

@@ -34,7 +34,7 @@ def deps(stack: Stack, database_url: str) -> Iterator[Deps]:
     """Give a worker's dependencies with buckets of these tests' own, empty; whatever lies there is old enough."""
     made = cli.deps(stack, database_url)
     settings = made.settings.model_copy(update=BUCKETS).with_constants(orphan_age_seconds=0.001)
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
     for bucket in BUCKETS.values():
         for listed in list(blobs.list_objects(bucket, "")):

@@ -1,7 +1,5 @@
 """The nightly sweeps as a worker runs them: once a minute at most, with their results on the tick."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -14,6 +12,7 @@ from tasks.step import Deps
 from tasks.sweeps import orphans
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
+from tests.support import fork_server
 
 TWICE = """
 from worker import sweep_runner
@@ -29,7 +28,7 @@ def test_a_nightly_sweep_runs_once_in_its_minute(stack: Stack, database_url: str
     env = cli.environment(stack, database_url)
 
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", TWICE], env=env, cwd=cli.ROOT, capture_output=True, timeout=110)
+    done = fork_server.run(["-c", TWICE], env=env, cwd=cli.ROOT)
     minutes = (time.monotonic() - began) // 60
 
     assert done.returncode == 0, done.stderr
@@ -61,12 +60,12 @@ def test_a_night_in_which_the_sweep_dies_costs_one_run(
     """Its slot is taken and stays so; the next slot is free."""
     name = point.partition(".")[0]
     env = cli.environment(stack, database_url)
-    sweep = [sys.executable, "-c", f"from worker import sweep_runner; sweep_runner.run_sweep({name!r}, 'node/1')"]
+    sweep = ["-c", f"from worker import sweep_runner; sweep_runner.run_sweep({name!r}, 'node/1')"]
 
-    killed = subprocess.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT, timeout=110)
+    killed = fork_server.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT)
     left = conn.execute("SELECT finished_at FROM ticks").fetchall()
     conn.execute("UPDATE ticks SET slot = slot - 1")  # a minute goes by
-    done = subprocess.run(sweep, env=env, cwd=cli.ROOT, capture_output=True, timeout=110)
+    done = fork_server.run(sweep, env=env, cwd=cli.ROOT)
 
     assert killed.returncode == -9
     is_told = point.endswith(".after_finish")

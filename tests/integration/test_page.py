@@ -1,4 +1,4 @@
-"""The page at `/` over HTTP: what an owner sees, and nobody else."""
+"""The page at `/` over HTTP: it shows an owner's jobs to that owner only."""
 
 import json
 import re
@@ -16,7 +16,7 @@ GONE = DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retr
 
 
 def cookie(front: wp.Front, owner: str) -> dict[str, str]:
-    """Return the header with which an owner's browser comes, after the link of the application."""
+    """Return the header of an owner's browser after it has opened the application's link."""
     asked = json.dumps({"owner": owner}).encode()
     made = front.ask("POST", "/v1/owner-tokens", asked, {**wp.BEARER, "content-type": "application/json"})
     begun = front.call("POST", "/v1/session", b"", {"authorization": f"Bearer {made.fields['token']}"})
@@ -31,7 +31,7 @@ def read(front: wp.Front, owner: str, path: str = "/", **headers: str) -> str:
 
 
 def published(front: wp.Front, mine: Connection, external_id: str, owner: str, dead: int = 0, **asked: object) -> str:
-    """Make a job with one kept file, and some that died; returns its id."""
+    """Create a job with one kept file and some dead-lettered ones; return its id."""
     made = front.register(external_id=external_id, owner=owner, **asked)
     found = [OutputFile(f"output[{n}]", f"https://replicate.delivery/{n}.png") for n in range(1 + dead)]
     hear(mine, made, *found)
@@ -41,8 +41,8 @@ def published(front: wp.Front, mine: Connection, external_id: str, owner: str, d
     return str(made.fields["job_id"])
 
 
-def test_without_a_session_it_tells_how_to_get_one(front: wp.Front) -> None:
-    """A bare address must not answer with a riddle, nor with anybody's pictures."""
+def test_without_a_session_the_page_explains_how_to_get_one(front: wp.Front) -> None:
+    """A bare URL must explain itself and show no files."""
     status, headers, body = front.call("GET", "/")
 
     assert status == 200
@@ -52,8 +52,8 @@ def test_without_a_session_it_tells_how_to_get_one(front: wp.Front) -> None:
     assert front.call("GET", "/", None, {"cookie": "moorage=nonsense"})[2] == body
 
 
-def test_it_loads_nothing_but_its_own_files_and_the_kept_ones(front: wp.Front, mine: Connection) -> None:
-    """A prompt is foreign text: it must not become markup, and could run nothing if it did."""
+def test_the_page_loads_only_its_own_files_and_stored_ones(front: wp.Front, mine: Connection) -> None:
+    """A prompt is untrusted text: it must not become markup, and could not run if it did."""
     job_id = published(front, mine, "page_xss", "xss", prompt=SCRIPT, style=SCRIPT)
 
     status, headers, body = front.call("GET", "/", None, cookie(front, "xss"))
@@ -76,7 +76,7 @@ def test_it_loads_nothing_but_its_own_files_and_the_kept_ones(front: wp.Front, m
 
 
 def test_an_owner_sees_only_its_own(front: wp.Front, mine: Connection) -> None:
-    """Neither in the list nor by the id."""
+    """Neither in the list nor by id."""
     job_id = published(front, mine, "page_ada", "ada", prompt="of ada")
     published(front, mine, "page_bob", "bob", prompt="of bob")
 
@@ -91,7 +91,7 @@ def test_an_owner_sees_only_its_own(front: wp.Front, mine: Connection) -> None:
 
 
 def every_state(front: wp.Front, mine: Connection) -> dict[str, str]:
-    """Make a job of the owner `states` in every state that a card shows; returns what it shows, by the job's id."""
+    """Create a job of the owner `states` in every card state; return the state by job id."""
     waiting = front.register(external_id="s_waiting", owner="states")
     partial = published(front, mine, "s_partial", "states", dead=1)
     kept = published(front, mine, "s_kept", "states")
@@ -115,12 +115,12 @@ def every_state(front: wp.Front, mine: Connection) -> dict[str, str]:
 
 
 def shown(page: str) -> dict[str, str]:
-    """Return what the cards of a page show, by the job's id."""
+    """Return the states of the cards on a page, by job id."""
     return {job_id: name for name, job_id in re.findall(r'class="card (\w+)" id="job-([0-9a-f-]+)"', page)}
 
 
-def test_every_state_is_told_as_it_is_and_found_by_its_filter(front: wp.Front, mine: Connection) -> None:
-    """What failed says why, what is being kept says how far it is; each word of a card finds the cards that show it."""
+def test_every_state_is_shown_and_found_by_its_filter(front: wp.Front, mine: Connection) -> None:
+    """A failed job shows its reason and a kept one its progress; each filter finds the cards in that state."""
     made = every_state(front, mine)
 
     page = read(front, "states")
@@ -139,8 +139,8 @@ def test_every_state_is_told_as_it_is_and_found_by_its_filter(front: wp.Front, m
     assert shown(read(front, "states", "/?state=nonsense")) == made
 
 
-def test_an_order_that_waits_for_its_turn_is_not_called_sent(front: wp.Front, mine: Connection) -> None:
-    """It stood as sent while nothing had left the house, so that the provider was blamed for what waited here."""
+def test_a_queued_job_is_not_shown_as_submitted(front: wp.Front, mine: Connection) -> None:
+    """It was shown as submitted while it was queued here, which blamed the provider."""
     made = front.register(external_id="page_planned", owner="planning").fields
     mine.execute("UPDATE predictions SET state = 'planned' WHERE id = %s", [made["prediction_id"]])
 
@@ -150,8 +150,8 @@ def test_an_order_that_waits_for_its_turn_is_not_called_sent(front: wp.Front, mi
     assert "Submitted to" not in page
 
 
-def test_a_deleted_render_is_gone_from_it(front: wp.Front, mine: Connection) -> None:
-    """What an owner deleted must not look at them from the page."""
+def test_a_deleted_render_is_not_shown(front: wp.Front, mine: Connection) -> None:
+    """The owner deleted it."""
     job_id = published(front, mine, "page_deleted", "deleting", prompt="unwanted")
     assert front.ask("DELETE", f"/v1/renders/{job_id}", None, wp.BEARER).status == 204
 
@@ -159,8 +159,8 @@ def test_a_deleted_render_is_gone_from_it(front: wp.Front, mine: Connection) -> 
     assert front.call("GET", f"/page/jobs/{job_id}", None, cookie(front, "deleting"))[0] == 404
 
 
-def test_more_is_shown_page_by_page(front: wp.Front) -> None:
-    """Each job once, the newest first, with the filters kept."""
+def test_paging_shows_each_job_once(front: wp.Front) -> None:
+    """Newest first, with the filters retained."""
     for number in range(30):
         front.register(external_id=f"more_{number}", owner="many", prompt=f"number {number:02}", style="art & deco")
     query = urlencode({"style": "art & deco"})
@@ -176,8 +176,8 @@ def test_more_is_shown_page_by_page(front: wp.Front) -> None:
     assert "data-more" not in rest
 
 
-def test_a_card_lets_its_owner_act(front: wp.Front, mine: Connection) -> None:
-    """A button does what it says, once, for the owner's own browser alone."""
+def test_a_card_has_the_owners_actions(front: wp.Front, mine: Connection) -> None:
+    """A button acts once, and only for the owner's own browser."""
     waiting = front.register(external_id="act_waiting", owner="acting", prompt="waits").fields["job_id"]
     partial = published(front, mine, "act_partial", "acting", dead=1, prompt="half")
     same = {**cookie(front, "acting"), "sec-fetch-site": "same-origin"}

@@ -39,7 +39,7 @@ def provider(server: Server, name: str) -> Provider:
 
 @pytest.mark.parametrize("status", [200, 202])
 def test_a_cancel_is_one_request_with_the_token(server, provider, name, status):
-    """How the prediction ended is not read from the answer: webhook and poll tell it."""
+    """The end of the prediction is not read from the response: webhook and poll report it."""
     method, path, model = CALLS[name]
     server.answer = answer(status, b"whatever")
 
@@ -52,7 +52,7 @@ def test_a_cancel_is_one_request_with_the_token(server, provider, name, status):
 
 
 def test_what_has_ended_is_no_error(server, provider, name):
-    """Whoever cancels races with the end."""
+    """A cancellation races with the end."""
     server.answer = answer(*ENDED[name])
 
     provider.cancel("x1", CALLS[name][2])
@@ -61,8 +61,8 @@ def test_what_has_ended_is_no_error(server, provider, name):
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_provider_that_is_away_is_asked_again(server, provider, name, status):
-    """A prediction that nobody stops goes on costing money."""
+def test_an_unavailable_provider_is_retried(server, provider, name, status):
+    """A prediction that is not cancelled costs money."""
     server.answer = answer(status, Retry_After="3")
 
     with pytest.raises(ProviderUnavailable, match=str(status)) as raised:
@@ -83,7 +83,7 @@ def test_a_refusal_to_stop_is_final(server, provider, name, status):
 
 
 @pytest.mark.parametrize("external_id", ["", ".", ".."])
-def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(server, provider, name, external_id):
+def test_an_id_that_is_not_a_path_segment_is_not_requested(server, provider, name, external_id):
     """It would stop something else."""
     with pytest.raises(ProviderRefused):
         provider.cancel(external_id, CALLS[name][2])
@@ -91,7 +91,7 @@ def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(server, provider, name
     assert server.asked == []
 
 
-def test_another_refusal_of_fals_is_told_from_an_end(server):
+def test_another_refusal_of_fal_is_distinguished_from_an_end(server):
     """Both are a 400."""
     server.answer = answer(400, b'{"detail": "bad request"}')
 

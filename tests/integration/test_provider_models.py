@@ -28,7 +28,7 @@ def model(properties: dict[str, Any], **schemas: Any) -> bytes:
     return json.dumps({"description": "It draws.", "latest_version": {"openapi_schema": document}}).encode()
 
 
-def test_replicates_models_are_told_apart_by_their_schemas(server):
+def test_replicate_models_are_described_by_their_schemas(server):
     """An image-to-video job needs a model that makes a video and takes a picture."""
     described = {
         "draws/words": {"prompt": PROMPT, "image_size": {"type": "string"}},
@@ -48,7 +48,7 @@ def test_replicates_models_are_told_apart_by_their_schemas(server):
     assert images[0]["description"] == "It draws."
 
 
-def test_an_outage_is_told_from_a_model_that_is_gone(server):
+def test_an_outage_is_distinguished_from_a_deleted_model(server):
     """A list that is short because of an outage must not be remembered."""
     server.answers["/v1/models/a/b"] = answer(503)
 
@@ -61,7 +61,7 @@ def test_an_outage_is_told_from_a_model_that_is_gone(server):
     [("a/b", "/v1/models/a/b"), (f"a/b:{VERSION}", f"/v1/models/a/b/versions/{VERSION}")],
 )
 def test_a_schema_is_that_of_the_version_an_order_would_go_to(server, name, path):
-    """With its references put in place: whoever checks an input has no document to look them up in."""
+    """With references resolved: the validator of an input has no document for them."""
     body = model({"prompt": PROMPT, "ratio": {"allOf": [{"$ref": "#/components/schemas/ratio"}]}}, ratio={"enum": [1]})
     said = body if name == "a/b" else json.dumps(json.loads(body)["latest_version"]).encode()
     server.answers[path] = answer(200, said)
@@ -108,11 +108,11 @@ def test_a_model_that_does_not_exist_is_refused(server, name):
 @pytest.mark.parametrize("name", ["replicate", "fal"])
 def test_a_setting_that_names_no_model_refuses_the_start(server, name):
     """It would fail every list."""
-    with pytest.raises(ConfigError, match=rf"{name.upper()}_MODELS: 'flux' is no model"):
+    with pytest.raises(ConfigError, match=rf"{name.upper()}_MODELS: 'flux' is not a model"):
         provider_at(name, server.server_port, **{f"{name}_models": "a/b,flux"})
 
 
-def test_fals_models_are_told_apart_by_their_names(server):
+def test_fal_models_are_described_by_their_names(server):
     """fal documents no list."""
     names = "fal-ai/flux/dev,fal-ai/flux/dev/image-to-image,fal-ai/x-video/text-to-video,fal-ai/x/image-to-video"
     provider = provider_at("fal", server.server_port, fal_models=names)
@@ -142,7 +142,7 @@ def test_openais_models_make_pictures(server):
 
 @pytest.mark.parametrize("name", ["replicate", "fal", "openai"])
 def test_a_model_in_a_list_has_the_same_facts_everywhere(server, name):
-    """The list is one answer, whoever is asked."""
+    """The list has one form for every provider."""
     server.answers["/v1/models/a/b"] = answer(200, model({"prompt": PROMPT}))
     given = {f"{name}_models": "a/b"}
 

@@ -34,7 +34,7 @@ def provider(server: Server) -> Provider:
     return replicate(server.server_port)
 
 
-def test_a_poll_asks_with_the_token_and_reads_the_prediction(server, provider):
+def test_a_poll_sends_the_token_and_reads_the_prediction(server, provider):
     """The answer is the same object as a webhook's body, so it takes the same path."""
     report = provider.poll("p1")
 
@@ -63,7 +63,7 @@ def test_polls_share_a_connection(server, provider):
     ],
 )
 def test_an_id_is_one_step_of_the_path(server, provider, external_id, path):
-    """An id comes from whoever registers: it must not reach another endpoint with our token."""
+    """An id is application input: it must not reach another endpoint with our token."""
     with pytest.raises(ProviderUnavailable, match="about p1"):
         provider.poll(external_id)
 
@@ -71,7 +71,7 @@ def test_an_id_is_one_step_of_the_path(server, provider, external_id, path):
 
 
 @pytest.mark.parametrize("external_id", ["", ".", ".."])
-def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(server, provider, external_id):
+def test_an_id_that_is_not_a_path_segment_is_not_requested(server, provider, external_id):
     """These would list predictions, or leave the folder."""
     with pytest.raises(ProviderRefused):
         provider.poll(external_id)
@@ -80,8 +80,8 @@ def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(server, provider, exte
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 529])
-def test_an_overloaded_provider_is_asked_again(server, provider, status):
-    """Giving up here would lose what a later poll brings."""
+def test_an_overloaded_provider_is_retried(server, provider, status):
+    """Giving up would lose the result of a later poll."""
     server.answer = answer(status)
 
     with pytest.raises(ProviderUnavailable, match=str(status)) as raised:
@@ -103,7 +103,7 @@ def test_a_refusal_is_final(server, provider, status):
 
 
 @pytest.mark.parametrize(("written", "seconds"), [("30", 30), ("1.5", 1.5), ("86400", 3600), ("soon", None)])
-def test_the_wait_that_was_asked_for_is_passed_on(server, provider, written, seconds):
+def test_retry_after_is_passed_on(server, provider, written, seconds):
     """Bounded: a wrong number of days must not outlast the files."""
     server.answer = answer(429, Retry_After=written)
 
@@ -125,7 +125,7 @@ def test_the_wait_may_be_a_date(server, provider, ahead, low, high):
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>maintenance</html>", b"[]", b'{"id": "p1"}', GOOD.replace(b"p1", b"p2")])
-def test_a_200_that_is_not_our_prediction_is_asked_again(server, provider, body):
+def test_a_200_that_is_not_the_prediction_is_retried(server, provider, body):
     """A proxy's page is no verdict on the prediction."""
     server.answer = answer(200, body)
 
@@ -134,7 +134,7 @@ def test_a_200_that_is_not_our_prediction_is_asked_again(server, provider, body)
 
 
 @pytest.mark.parametrize("extra", [1, 100])
-def test_an_answer_cut_short_is_asked_again(server, provider, extra):
+def test_a_truncated_response_is_retried(server, provider, extra):
     """Half a JSON may even parse: what is short by a byte is not an answer."""
 
     def cut(request: BaseHTTPRequestHandler) -> None:
@@ -194,7 +194,7 @@ def test_no_connection_is_a_failure_to_try_again():
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
         provider = replicate(taken.getsockname()[1])
 
-        with pytest.raises(ProviderUnavailable, match="did not answer") as raised:
+        with pytest.raises(ProviderUnavailable, match="did not respond") as raised:
             provider.poll("p1")
 
     assert TOKEN not in str(raised.value)
@@ -204,12 +204,12 @@ def test_what_is_no_http_is_a_failure_to_try_again(provider, server):
     """A wrong port may speak anything."""
     server.answer = lambda request: request.wfile.write(b"SSH-2.0-OpenSSH_9.9\r\n" * 3)
 
-    with pytest.raises(ProviderUnavailable, match="did not answer"):
+    with pytest.raises(ProviderUnavailable, match="did not respond"):
         provider.poll("p1")
 
 
 def test_the_environment_changes_neither_token_nor_way(server, tmp_path, monkeypatch):
-    """A .netrc would replace the token, a proxy variable would hand it to somebody else."""
+    """A .netrc would replace the token, a proxy variable would disclose it."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(netrc))

@@ -1,7 +1,7 @@
 """
 What every provider that takes orders must do, over HTTP: how it orders, and what each answer of a server amounts to.
 
-A new provider adds its wire to WIRES; `test_every_provider_that_takes_orders_stands_in_this_suite` asks for it.
+A new provider adds its wire to WIRES; `test_every_provider_that_accepts_submissions_is_in_this_suite` asks for it.
 """
 
 import base64
@@ -37,7 +37,7 @@ PNG = b"\x89PNG\r\n\x1a\n and so on"
 
 @dataclass(frozen=True)
 class Wire:
-    """How a provider is asked and answers."""
+    """The wire format of a provider."""
 
     model: str
     path: str
@@ -96,8 +96,8 @@ def order(model: str, **given: Any) -> SubmitRequest:
     return SubmitRequest(PREDICTION_ID, model, given or {"prompt": "a harbour at dawn, é"}, WEBHOOK)
 
 
-def test_every_provider_that_takes_orders_stands_in_this_suite(server):
-    """A provider outside it is one whose answers nobody has judged."""
+def test_every_provider_that_accepts_submissions_is_in_this_suite(server):
+    """The responses of a provider outside it are untested."""
     given = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
     bare = providers.load(Settings(_env_file=None, **given)).values()
 
@@ -134,7 +134,7 @@ def test_orders_share_no_connection(server, provider, wire):
 # --- nothing was made -------------------------------------------------------------------------------------------
 
 
-def test_no_connection_means_that_nothing_was_made(name, wire):
+def test_no_connection_means_that_nothing_was_created(name, wire):
     """It may be sent again without a doubt."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
@@ -148,7 +148,7 @@ def test_no_connection_means_that_nothing_was_made(name, wire):
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "127.0.0.1"])
-def test_neither_name_nor_certificate_found_means_that_nothing_was_made(server, name, wire, host):
+def test_no_name_or_certificate_means_that_nothing_was_created(server, name, wire, host):
     """DNS and TLS come before the first byte of an order."""
     provider = provider_at(name, server.server_port, scheme="https", host=host)
 
@@ -169,8 +169,8 @@ def test_neither_name_nor_certificate_found_means_that_nothing_was_made(server, 
         ({}, b"<html>slow down</html>", None),
     ],
 )
-def test_an_overcrowded_provider_says_when_to_come_again(server, provider, wire, headers, body, seconds):
-    """It costs no attempt: nothing was made."""
+def test_a_busy_provider_states_when_to_retry(server, provider, wire, headers, body, seconds):
+    """It does not count as an attempt: nothing was created."""
     server.answer = answer(429, body, **headers)
 
     with pytest.raises(ProviderBusy, match="429") as raised:
@@ -205,8 +205,8 @@ def test_the_time_to_come_again_may_be_a_date(server, provider, wire):
         (403, b'{"detail": "User is locked. Reason: Exhausted balance. Top up your balance"}'),
     ],
 )
-def test_money_is_told_apart(server, provider, wire, status, body):
-    """No retry brings it; a person does."""
+def test_a_billing_refusal_is_distinguished(server, provider, wire, status, body):
+    """No retry succeeds; an operator must act."""
     server.answer = answer(status, body, Retry_After="1")
 
     with pytest.raises(BillingRefused, match=str(status)):
@@ -214,7 +214,7 @@ def test_money_is_told_apart(server, provider, wire, status, body):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 415, 418, 422, 451])
-def test_what_the_provider_dislikes_is_final_and_told(server, provider, wire, status):
+def test_a_refusal_is_final_with_its_reason(server, provider, wire, status):
     """The next entry of the chain is better than the same refusal again."""
     server.answer = answer(status, b'{"detail": "prompt: too long"}')
 
@@ -248,7 +248,7 @@ def test_the_reason_is_the_providers_own_and_short(server, provider, wire, body,
     assert len(str(raised.value)) < 400
 
 
-def test_neither_token_nor_key_comes_back_in_a_reason(server, provider, wire):
+def test_a_reason_contains_neither_token_nor_key(server, provider, wire):
     """A provider that repeats what it was sent must not write them into our rows."""
     token = wire.authorization.split()[1]
 
@@ -278,8 +278,8 @@ def test_an_input_that_is_no_json_is_not_sent(server, provider, wire, value):
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 408, 500, 502, 503, 504, 529])
-def test_what_may_have_been_made_is_uncertain(server, provider, wire, status):
-    """A proxy gives up on a server that goes on; a redirect is not followed, since the token would go along."""
+def test_a_possibly_created_prediction_is_uncertain(server, provider, wire, status):
+    """A proxy times out while its server continues; a redirect is not followed, since it would receive the token."""
     server.answer = answer(status, Location=f"http://127.0.0.1:{server.server_port}/elsewhere", Retry_After="3")
 
     with pytest.raises(SubmitUncertain, match=str(status)):
@@ -290,7 +290,7 @@ def test_what_may_have_been_made_is_uncertain(server, provider, wire, status):
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b"null", b'{"id": {}, "request_id": "", "data": 1}'])
 def test_a_yes_that_names_nothing_is_uncertain(server, provider, wire, body):
-    """Something was made, under a name that nobody told us."""
+    """A prediction was created with an unknown id."""
     server.answer = answer(200, body)
 
     with pytest.raises(SubmitUncertain):
@@ -345,7 +345,7 @@ def test_a_provider_that_is_silent_or_trickles_is_left_in_time(server, head, dro
             request.wfile.write(drop)
 
     server.answer = trickle
-    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=10**6, answer_seconds=0.3)
+    submitter = SubmitClient("them", ("Authorization", "Bearer x"), max_bytes=10**6, response_seconds=0.3)
     began = datetime.now(UTC)
 
     with pytest.raises(SubmitUncertain, match="timed out"):
@@ -364,7 +364,7 @@ def test_an_answer_above_the_limit_is_uncertain_and_not_read(server):
 
 
 def test_the_environment_changes_neither_token_nor_way(server, provider, wire, tmp_path, monkeypatch):
-    """A .netrc would replace the token, a proxy variable would hand it to somebody else."""
+    """A .netrc would replace the token, a proxy variable would disclose it."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -377,7 +377,7 @@ def test_the_environment_changes_neither_token_nor_way(server, provider, wire, t
     assert server.asked[0].headers["Authorization"] == wire.authorization
 
 
-def test_a_refusal_that_comes_before_all_was_sent_is_heard(server, provider, wire):
+def test_a_refusal_before_the_whole_body_was_sent_is_read(server, provider, wire):
     """A server that dislikes the head of a request may answer at once; that is a refusal, and no doubt."""
     server.reads_bodies = False
 
@@ -391,7 +391,7 @@ def test_a_refusal_that_comes_before_all_was_sent_is_heard(server, provider, wir
         provider.submit(order(wire.model, prompt="x" * 2**23))
 
 
-def test_orders_travel_by_tls(server, name, wire, tmp_path, monkeypatch):
+def test_submissions_use_tls(server, name, wire, tmp_path, monkeypatch):
     """With a certificate that is trusted, the answer is read to its end."""
     certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
     subprocess.run(
@@ -403,7 +403,7 @@ def test_orders_travel_by_tls(server, name, wire, tmp_path, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    monkeypatch.setattr(submit_client, "_tls", lambda: ssl.create_default_context(cafile=certificate))
+    monkeypatch.setattr(submit_client, "_get_tls_context", lambda: ssl.create_default_context(cafile=certificate))
     server.answer = answer(200, wire.good)
 
     submitted = provider_at(name, server.server_port, scheme="https").submit(order(wire.model, prompt="x" * 2**20))
@@ -424,7 +424,7 @@ def test_orders_travel_by_tls(server, name, wire, tmp_path, monkeypatch):
         ("deployments/owner/name", "/v1/deployments/owner/name/predictions", None),
     ],
 )
-def test_replicate_is_asked_where_its_model_says(server, model, path, version):
+def test_the_model_determines_the_path_at_replicate(server, model, path, version):
     """With the webhook's address and its end alone: starts and logs would cost us deliveries."""
     server.answer = answer(201, WIRES["replicate"].good)
 
@@ -441,8 +441,8 @@ BAD = ["", "name", "a/../b", "a/b/c", "deployments/a", "deployments/a/b/c", "a/b
 
 
 @pytest.mark.parametrize("model", BAD)
-def test_what_is_no_model_of_replicates_is_not_asked_for(server, model):
-    """It comes from the application: it must not lead our token to another endpoint."""
+def test_an_invalid_replicate_model_is_not_requested(server, model):
+    """It is application input: it must not send our token to another endpoint."""
     with pytest.raises(ProviderRefused, match=r"model|version"):
         provider_at("replicate", server.server_port).submit(order(model))
 
@@ -450,8 +450,8 @@ def test_what_is_no_model_of_replicates_is_not_asked_for(server, model):
 
 
 @pytest.mark.parametrize("model", ["", "flux", "fal-ai/../x", "a/b?fal_webhook=x", "workflows/me", "a//b"])
-def test_what_is_no_model_of_fals_is_not_asked_for(server, model):
-    """A request that could not be polled later must not be made either."""
+def test_an_invalid_fal_model_is_not_requested(server, model):
+    """A request that could not be polled later must not be submitted."""
     with pytest.raises(ProviderRefused, match="model"):
         provider_at("fal", server.server_port).submit(order(model))
 
@@ -460,7 +460,7 @@ def test_what_is_no_model_of_fals_is_not_asked_for(server, model):
 
 @pytest.mark.parametrize(("said", "warned"), [(WEBHOOK, False), (None, True), ("https://us.example/other", True)])
 def test_a_webhook_that_replicate_does_not_echo_is_logged(server, caplog, said, warned):
-    """It was dropped unseen before; the poll brings the end, and somebody should know why so late."""
+    """It was dropped silently in the past; polling detects the end, and the log explains the delay."""
     server.answer = answer(201, json.dumps({"id": "p1", "status": "starting", "webhook": said}).encode())
 
     submitted = provider_at("replicate", server.server_port).submit(order("owner/name"))
@@ -487,8 +487,8 @@ def test_openai_answers_with_the_pictures(server):
     assert report.expires_at is None
 
 
-def test_openai_is_not_heard_longer_than_its_entry_is_waited_for(server):
-    """The next entry of the chain is to start when the time limit says, not when a slow picture is done."""
+def test_openai_must_respond_within_the_time_limit_of_its_entry(server):
+    """The next entry of the fallback chain starts at the time limit, not when a slow image is finished."""
     server.answer = lambda _: server.over.wait(30)
     began = datetime.now(UTC)
 
@@ -512,7 +512,7 @@ def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):
 
 
 @pytest.mark.parametrize(("model", "form"), [("dall-e-3", "b64_json"), ("gpt-image-1", None)])
-def test_openai_is_asked_for_bytes_where_it_has_a_choice(server, model, form):
+def test_base64_is_requested_from_openai_models_with_a_choice(server, model, form):
     """gpt-image refuses the field, dall-e would answer with addresses."""
     server.answer = answer(200, WIRES["openai"].good)
 

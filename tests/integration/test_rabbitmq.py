@@ -12,7 +12,7 @@ import amqp.exceptions
 import pytest
 
 from simulation.provider.client import Standin
-from simulation.stack import ROOT, Local
+from simulation.stack import ROOT, LocalDeployment
 from tests.acceptance.test_outages import MANY, finish, said_all
 from tests.acceptance.world import SETTINGS, World, until
 from tests.integration import rabbitmq_broker as rabbit
@@ -54,7 +54,7 @@ def shared_world(tmp_path_factory, stack, template_database, server):
             "S3_PRIVATE_BUCKET": "rabbitmq-private",
             "MOORAGE_EGRESS_ALLOW": standin.address,
         }
-        with Local(folder / "local", beats=2, standin=standin, stack=stack, overrides=overrides) as local:
+        with LocalDeployment(folder / "local", beats=2, standin=standin, stack=stack, overrides=overrides) as local:
             world = World(local, standin, folder / "armed")
             until(lambda: exists(server, "keep"), "the workers declared their queues", seconds=60)
             yield world

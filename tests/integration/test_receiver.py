@@ -1,4 +1,4 @@
-"""What a sender of webhooks sees, against granian and PostgreSQL."""
+"""What a sender of webhooks receives, with granian and PostgreSQL."""
 
 import concurrent.futures
 import hashlib
@@ -34,7 +34,7 @@ def deliveries(url: str, webhook_id: str = "%") -> list[dict[str, object]]:
 
 
 def test_a_new_webhook_is_recorded_and_a_second_one_is_known(receiver: rp.Receiver, url: str) -> None:
-    """The promise: the bytes are in PostgreSQL before the 2xx, once."""
+    """The guarantee: the bytes are in PostgreSQL before the 2xx, once."""
     at = datetime.now(UTC)
     signature = Webhook(rp.SECRET).sign("msg_new", at, BODY.decode())
     headers = {"webhook-id": "msg_new", "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
@@ -58,17 +58,15 @@ def test_a_new_webhook_is_recorded_and_a_second_one_is_known(receiver: rp.Receiv
 
 @pytest.mark.parametrize("prefix", ["", "/api", "/api/v1"])
 @pytest.mark.parametrize("end", ["", "/", "?tenant=7"])
-def test_every_spelling_of_the_address_is_taken(receiver: rp.Receiver, prefix: str, end: str) -> None:
-    """Providers do not follow redirects: a 301 to the final slash would lose the webhook."""
+def test_every_spelling_of_the_path_is_accepted(receiver: rp.Receiver, prefix: str, end: str) -> None:
+    """Providers do not follow redirects: a 301 to the trailing slash would lose the webhook."""
     status, _, _ = receiver.post(BODY, webhook_id=f"msg{prefix}{end}", path=f"{prefix}/webhooks/replicate{end}")
 
     assert status == 202
 
 
-def test_a_body_that_repeats_our_key_is_recorded_without_it_and_with_a_digest_of_what_is_recorded(
-    receiver: rp.Receiver, url: str
-) -> None:
-    """Replicate repeats the address of each order: a digest of other bytes would look like damage to an audit."""
+def test_a_key_in_the_body_is_redacted_before_the_digest(receiver: rp.Receiver, url: str) -> None:
+    """Replicate repeats the webhook URL of a submission: a digest of other bytes would look like damage to an audit."""
     key = "k" * 43
     body = BODY.replace(b"}", f', "webhook": "https://us.example/webhooks/replicate?key={key}"}}'.encode())
 
@@ -79,8 +77,8 @@ def test_a_body_that_repeats_our_key_is_recorded_without_it_and_with_a_digest_of
     assert row["body_sha256"] == hashlib.sha256(bytes(row["body"])).hexdigest()
 
 
-def test_the_key_in_the_address_is_stored_as_its_hash_and_logged_nowhere(receiver: rp.Receiver, url: str) -> None:
-    """It finds the prediction of a submission whose answer was lost; who reads rows or logs must not learn it."""
+def test_the_key_in_the_url_is_stored_as_a_hash_and_not_logged(receiver: rp.Receiver, url: str) -> None:
+    """It identifies a submission whose response was lost; it must not be readable in rows or logs."""
     key = "k3y-of_one.prediction~"
 
     receiver.post(BODY, webhook_id="msg_keyed", path=f"/webhooks/replicate?key={key}&x=1")
@@ -92,8 +90,8 @@ def test_the_key_in_the_address_is_stored_as_its_hash_and_logged_nowhere(receive
     assert rp.rows(url, f"SELECT id FROM deliveries d WHERE d::text LIKE '%{key}%'") == []
 
 
-def test_fifty_equal_webhooks_at_once_make_one_row(receiver: rp.Receiver, url: str) -> None:
-    """Senders repeat themselves, also while the first request is being answered."""
+def test_fifty_equal_concurrent_webhooks_create_one_row(receiver: rp.Receiver, url: str) -> None:
+    """Senders retry while the first request is still in progress."""
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
         replies = list(pool.map(lambda _: receiver.post(BODY, webhook_id="msg_fifty"), range(50)))
 
@@ -107,8 +105,8 @@ def test_fifty_equal_webhooks_at_once_make_one_row(receiver: rp.Receiver, url: s
     [b"", b"\xff\xfe\x00\x80", b"not json", b'{"logs": "\\u0000"}', b'{"seed": 196619188014358660}', b"[" * (16 << 20)],
     ids=["empty", "not-utf8", "not-json", "nul", "large-integer", "16-mib-of-brackets"],
 )
-def test_signed_bytes_of_any_kind_are_recorded_as_they_are(receiver: rp.Receiver, url: str, body: bytes) -> None:
-    """What cannot be understood becomes a dead letter later; refusing it here would lose it."""
+def test_any_signed_bytes_are_recorded_unchanged(receiver: rp.Receiver, url: str, body: bytes) -> None:
+    """What cannot be parsed becomes a dead letter later; rejecting it here would lose it."""
     webhook_id = "msg_" + hashlib.sha256(body).hexdigest()
 
     status, _, _ = receiver.post(body, webhook_id=webhook_id)
@@ -135,7 +133,7 @@ def test_signed_bytes_of_any_kind_are_recorded_as_they_are(receiver: rp.Receiver
     ids=["empty", "wrong", "malformed", "non-ascii", "1.5", "30-digits", "superscript", "stale", "no-id", "unsigned"],
 )
 def test_a_bad_signature_is_401_with_a_reason(receiver: rp.Receiver, url: str, change) -> None:  # type: ignore[no-untyped-def]
-    """Reference libraries raise on several of these: a 500 would make providers retry for ever."""
+    """Reference libraries raise on several of these: a 500 would make providers retry forever."""
     headers = change(rp.signed(BODY, webhook_id="msg_bad"))
 
     status, answered, body = receiver.call("POST", "/webhooks/replicate", BODY, headers)
@@ -147,8 +145,8 @@ def test_a_bad_signature_is_401_with_a_reason(receiver: rp.Receiver, url: str, c
     assert deliveries(url, "msg_bad") == []
 
 
-def test_a_doubled_signature_header_is_401(receiver: rp.Receiver, url: str) -> None:
-    """Which of two would count is a matter of the library: refuse both."""
+def test_a_duplicate_signature_header_is_401(receiver: rp.Receiver, url: str) -> None:
+    """Libraries disagree on which of the two counts: reject both."""
     lines = [f"{k}: {v}" for k, v in rp.signed(BODY, webhook_id="msg_double").items()]
     head = "\r\n".join([*lines, lines[-1], f"Content-Length: {len(BODY)}"]).encode()
 
@@ -161,8 +159,8 @@ def test_a_doubled_signature_header_is_401(receiver: rp.Receiver, url: str) -> N
 
 
 @pytest.mark.parametrize(("name", "hint"), [("nobody", "replicate"), ("standard", "STANDARD_WEBHOOK_SECRET")])
-def test_a_provider_that_is_not_enabled_is_404_and_says_how(receiver: rp.Receiver, name: str, hint: str) -> None:
-    """The commonest first mistake: the answer names the setting."""
+def test_a_disabled_provider_is_404_and_names_the_setting(receiver: rp.Receiver, name: str, hint: str) -> None:
+    """The most common first mistake."""
     status, _, body = receiver.post(BODY, webhook_id="msg_404", path=f"/webhooks/{name}")
 
     assert status == 404
@@ -177,8 +175,8 @@ def test_a_provider_that_is_not_enabled_is_404_and_says_how(receiver: rp.Receive
     ],
     ids=["announced", "chunked"],
 )
-def test_a_body_over_the_limit_is_413_before_it_was_sent(receiver: rp.Receiver, head: bytes, sent: bytes) -> None:
-    """The answer comes while the sender is still sending: nothing is read past the limit."""
+def test_a_body_over_the_limit_is_413_before_it_is_complete(receiver: rp.Receiver, head: bytes, sent: bytes) -> None:
+    """The response is sent while the sender is still sending: nothing is read past the limit."""
     with receiver.connect() as conn:
         conn.sendall(POST + head)
         for _ in range(17 if sent else 0):
@@ -199,7 +197,7 @@ def test_a_body_over_the_limit_is_413_before_it_was_sent(receiver: rp.Receiver, 
     ids=["short-body", "broken-chunking", "no-last-chunk"],
 )
 def test_a_request_that_ends_too_early_is_400_and_not_recorded(receiver: rp.Receiver, url: str, rest: bytes) -> None:
-    """A body that was cut may still be valid JSON: it must not be taken for the whole."""
+    """A truncated body may still be valid JSON: it must not be recorded as complete."""
     before = len(deliveries(url))
     lines = [f"{k}: {v}\r\n" for k, v in rp.signed(BODY, webhook_id="msg_cut").items()]
 
@@ -213,8 +211,8 @@ def test_a_request_that_ends_too_early_is_400_and_not_recorded(receiver: rp.Rece
 
 
 @pytest.mark.parametrize(("method", "expected"), [("GET", 200), ("HEAD", 200), ("OPTIONS", 204), ("PUT", 405)])
-def test_those_who_only_look_are_answered_at_once(receiver: rp.Receiver, method: str, expected: int) -> None:
-    """Some providers ask with HEAD or OPTIONS, within a second, when an address is registered."""
+def test_head_and_options_respond_at_once(receiver: rp.Receiver, method: str, expected: int) -> None:
+    """Some providers send HEAD or OPTIONS, with a timeout of a second, when a URL is registered."""
     status, headers, _ = receiver.call(method, "/webhooks/replicate")
 
     assert status == expected
@@ -222,7 +220,7 @@ def test_those_who_only_look_are_answered_at_once(receiver: rp.Receiver, method:
 
 
 def test_the_receiver_loads_nothing_of_the_workers(url: str) -> None:
-    """A front door that loads Pillow or boto3 starts slowly and falls with them."""
+    """A receiver that loads Pillow or boto3 starts slowly and shares their failures."""
     code = (
         "import sys, receiver.app, worker.celery; heavy = {'tasks', 'storage', 'embedded', 'PIL', 'boto3', 'botocore'};"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
@@ -236,7 +234,7 @@ def test_the_receiver_loads_nothing_of_the_workers(url: str) -> None:
 
 
 def test_importing_the_application_needs_no_settings() -> None:
-    """Servers import the application before they have read an environment; a bare import must not fail or hang."""
+    """Servers import the application before they have read an environment; the import must not fail or hang."""
     env = {"PYTHONPATH": rp.environment("")["PYTHONPATH"]}
 
     found = subprocess.run(

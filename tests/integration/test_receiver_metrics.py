@@ -1,4 +1,4 @@
-"""What /metrics, /readyz and /healthz say, computed from a real PostgreSQL."""
+"""/metrics, /readyz and /healthz, computed from a real PostgreSQL."""
 
 from collections.abc import Iterator
 
@@ -41,8 +41,8 @@ def values(url: str, conn: Connection) -> dict[str, dict[tuple[str, ...], float]
     return {gauge.name: dict(gauge.series) for gauge in metrics.collect_gauges(conn)}
 
 
-def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_url: str, conn: Connection) -> None:
-    """An alert on a fresh installation would teach people to ignore alerts."""
+def test_an_empty_database_has_no_overdue_counts(database_url: str, conn: Connection) -> None:
+    """An alert on a new installation would train operators to ignore alerts."""
     found = values(database_url, conn)
 
     assert found["moorage_deliveries"] == {}
@@ -50,8 +50,8 @@ def test_an_empty_database_has_counts_and_nothing_that_looks_overdue(database_ur
     assert set(found["moorage_oldest_due_seconds"].values()) == {0.0}
 
 
-def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: Connection) -> None:
-    """Leased rows are live too, and ended work counts for a day."""
+def test_live_rows_are_counted_by_state_and_provider(database_url: str, conn: Connection) -> None:
+    """Leased rows are live, too, and completed work counts for a day."""
     conn.execute(SEED.format(job=ids.uuid7(), prediction=ids.uuid7()).encode())
 
     found = values(database_url, conn)
@@ -78,7 +78,7 @@ def test_what_is_live_is_counted_by_state_and_provider(database_url: str, conn: 
     ids=[stat.name for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
 )
 def test_no_count_reads_a_whole_table(conn: Connection, sql: str) -> None:
-    """A scrape every 15 seconds over all that was ever done would become the heaviest query of the house."""
+    """A scrape every 15 seconds over all history would become the most expensive query."""
     conn.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
 
     plan = "\n".join(str(row["QUERY PLAN"]) for row in conn.execute(f"EXPLAIN {sql}".encode()))
@@ -99,8 +99,8 @@ def receiver(url: str) -> Iterator[rp.Receiver]:
         yield process
 
 
-def test_the_metrics_are_prometheus_text_with_what_was_received(receiver: rp.Receiver) -> None:
-    """Parsed by Prometheus' own reader, with the names that alerts will use."""
+def test_the_metrics_are_prometheus_text(receiver: rp.Receiver) -> None:
+    """Parsed by the Prometheus client, with the names that alerts use."""
     receiver.post(b"{}", webhook_id="msg_1")
     receiver.post(b"{}", webhook_id="msg_1")
     receiver.call("POST", "/webhooks/replicate", b"{}")
@@ -122,8 +122,8 @@ def test_the_metrics_are_prometheus_text_with_what_was_received(receiver: rp.Rec
     assert samples[("moorage_deliveries", "new", "replicate")] == 1
 
 
-def test_health_and_readiness_are_told_apart(receiver: rp.Receiver, stack: Stack) -> None:
-    """A receiver whose database has no schema lives, and must not get webhooks."""
+def test_liveness_and_readiness_differ(receiver: rp.Receiver, stack: Stack) -> None:
+    """A receiver whose database has no schema is alive, and must not get webhooks."""
     empty = stack.postgres.create_database("receiver_empty")
 
     with rp.running(empty) as unready:
@@ -139,7 +139,7 @@ def test_health_and_readiness_are_told_apart(receiver: rp.Receiver, stack: Stack
 
 
 def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> None:
-    """A receiver rolled out before `moorage migrate` must not be given webhooks."""
+    """A receiver deployed before `moorage migrate` must not get webhooks."""
     older = stack.postgres.create_database("receiver_older", template=template_database)
     with psycopg.connect(older) as conn:
         conn.execute("DELETE FROM schema_migrations")
@@ -151,8 +151,8 @@ def test_an_older_schema_is_not_ready(stack: Stack, template_database: str) -> N
     assert f"needs {migrate.SCHEMA_VERSION}: run `moorage migrate`".encode() in body
 
 
-def test_a_scrape_survives_a_count_that_fails(stack: Stack, template_database: str) -> None:
-    """Half-migrated, locked or away: the counters of the process must still be seen."""
+def test_a_scrape_succeeds_when_a_query_fails(stack: Stack, template_database: str) -> None:
+    """Partly migrated, locked or unavailable: the counters of the process must still be exported."""
     broken = stack.postgres.create_database("receiver_broken", template=template_database)
     with psycopg.connect(broken) as conn:
         conn.execute("ALTER TABLE ticks RENAME TO ticks_away")

@@ -1,4 +1,4 @@
-"""What the receiver answers while PostgreSQL or the broker is away, slow or restarting, and when it is stopped."""
+"""Responses of the receiver while PostgreSQL or the broker is unavailable, slow or restarting, and on shutdown."""
 
 import concurrent.futures
 import contextlib
@@ -33,10 +33,8 @@ def receiver(postgres: Postgres) -> Iterator[rp.Receiver]:
         yield process
 
 
-def test_without_postgres_the_answer_is_503_in_time_and_comes_back_by_itself(
-    receiver: rp.Receiver, postgres: Postgres
-) -> None:
-    """Replicate tries for about a minute: each second in which the receiver does not see the database again costs."""
+def test_without_postgres_the_response_is_503_in_time_and_recovers(receiver: rp.Receiver, postgres: Postgres) -> None:
+    """Replicate retries for about a minute: every second until the receiver reconnects counts."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:  # fill the idle connections that will be dead
         warm = list(pool.map(lambda n: receiver.post(BODY, webhook_id=f"msg_warm_{n}")[0], range(32)))
     postgres.stop()
@@ -59,8 +57,8 @@ def test_without_postgres_the_answer_is_503_in_time_and_comes_back_by_itself(
     rp.until(lambda: receiver.call("GET", "/readyz")[0] == 200)
 
 
-def test_a_restart_of_postgres_costs_no_webhook_an_error(receiver: rp.Receiver, postgres: Postgres) -> None:
-    """Every pooled connection is dead then: each must be noticed before a request fails by it."""
+def test_a_restart_of_postgres_causes_no_error(receiver: rp.Receiver, postgres: Postgres) -> None:
+    """Every pooled connection is dead then: each must be detected before a request fails."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: receiver.post(BODY, webhook_id=f"msg_idle_{n}"), range(32)))
     postgres.restart()
@@ -70,10 +68,8 @@ def test_a_restart_of_postgres_costs_no_webhook_an_error(receiver: rp.Receiver, 
     assert statuses == [202] * 10
 
 
-def test_a_commit_that_does_not_come_is_503_and_leaves_the_receiver_well(
-    receiver: rp.Receiver, postgres: Postgres
-) -> None:
-    """A lock, a slow disk: the sender must hear of it before its own patience ends, and must not be lost on 2xx."""
+def test_a_commit_that_hangs_is_503_and_the_receiver_recovers(receiver: rp.Receiver, postgres: Postgres) -> None:
+    """A lock or a slow disk: the sender must get the 503 before its own timeout, and never a false 2xx."""
     with psycopg.connect(postgres.url()) as conn:
         conn.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
         started = time.monotonic()
@@ -88,8 +84,8 @@ def test_a_commit_that_does_not_come_is_503_and_leaves_the_receiver_well(
     assert after[0] == 202, "the cancelled insert was rolled back"
 
 
-def test_a_request_in_flight_is_finished_when_the_receiver_is_stopped(postgres: Postgres) -> None:
-    """A rolling update must not turn into lost webhooks."""
+def test_a_request_in_flight_completes_on_shutdown(postgres: Postgres) -> None:
+    """A rolling update must not lose webhooks."""
     with (
         rp.running(postgres.url()) as receiver,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
@@ -107,7 +103,7 @@ def test_a_request_in_flight_is_finished_when_the_receiver_is_stopped(postgres: 
 
 
 def test_killed_after_the_commit_the_repeated_webhook_is_known(postgres: Postgres, tmp_path: Path) -> None:
-    """The sender saw no answer and sends again: one row, and no lie about it."""
+    """The sender got no response and retries: one row, and a correct status."""
     failpoint = f"receive.after_commit:once={tmp_path / 'once'}"
     with rp.running(postgres.url(), MOORAGE_FAILPOINT=failpoint) as receiver, pytest.raises(OSError, match=r"."):
         receiver.post(BODY, webhook_id="msg_killed")
@@ -120,7 +116,7 @@ def test_killed_after_the_commit_the_repeated_webhook_is_known(postgres: Postgre
 
 
 def test_bytes_in_flight_are_bounded(postgres: Postgres) -> None:
-    """Many large bodies at once must not take the memory of all: the sender comes again in a second."""
+    """Many large concurrent bodies must not exhaust memory: the sender retries in a second."""
     large = b"x" * 60_000
     head = "".join(f"{k}: {v}\r\n" for k, v in rp.signed(large, webhook_id="msg_slow").items())
     request = f"POST /webhooks/replicate HTTP/1.1\r\nHost: a\r\n{head}Content-Length: 60000\r\n\r\n".encode()
@@ -142,8 +138,8 @@ def test_bytes_in_flight_are_bounded(postgres: Postgres) -> None:
     assert after[0] == 202
 
 
-def test_a_broker_that_is_away_changes_no_answer_and_is_counted(receiver: rp.Receiver) -> None:
-    """Wakes are a courtesy; dispatch finds the row a second later."""
+def test_an_unavailable_broker_does_not_change_the_response_and_is_counted(receiver: rp.Receiver) -> None:
+    """Wakes are an optimisation; dispatch finds the row a second later."""
     started = time.monotonic()
     statuses = [receiver.post(BODY, webhook_id=f"msg_nobroker_{n}")[0] for n in range(20)]
     took = time.monotonic() - started
@@ -153,10 +149,8 @@ def test_a_broker_that_is_away_changes_no_answer_and_is_counted(receiver: rp.Rec
     rp.until(lambda: receiver.metric('moorage_wakes_dropped_total{reason="failed"}') > 0)
 
 
-def test_a_recorded_webhook_is_woken_with_its_row_id_and_again_while_unfinished(
-    stack: Stack, database_url: str
-) -> None:
-    """The wake spares the second until the next dispatch; a sender's repetition wakes what still waits."""
+def test_a_recorded_webhook_publishes_a_wake_and_a_repeated_one_too(stack: Stack, database_url: str) -> None:
+    """The wake saves the wait for the next dispatch; a repeated webhook wakes a row that is still pending."""
     broker = stack.valkey.url(6)  # a database that no other test leaves messages in
     with rp.running(database_url, CELERY_BROKER_URL=broker) as receiver:
         first = receiver.post(BODY, webhook_id="msg_wake")
@@ -174,7 +168,7 @@ def test_a_recorded_webhook_is_woken_with_its_row_id_and_again_while_unfinished(
 
 
 def messages(broker: str) -> list[str]:
-    """Take all messages from the queue `quick` and return their headers, which show the arguments."""
+    """Remove all messages from the queue `quick` and return their headers, which contain the arguments."""
     with redis.Redis.from_url(broker) as client:
         raw = client.lrange("quick", 0, -1)
         client.delete("quick")
@@ -189,8 +183,8 @@ def messages(broker: str) -> list[str]:
     ],
     ids=["wrong-value", "misspelt-name"],
 )
-def test_a_wrong_setting_ends_the_start_and_is_named(settings: dict[str, str], said: str) -> None:
-    """An orchestrator must see the failure, a person the reason."""
+def test_an_invalid_setting_fails_the_start_and_is_named(settings: dict[str, str], said: str) -> None:
+    """An orchestrator must see the failure, an operator the reason."""
     with rp.starting("postgresql://nobody@127.0.0.1:9/x", **settings) as receiver:
         rp.until(lambda: receiver.process.poll() is not None)
 

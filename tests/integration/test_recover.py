@@ -47,7 +47,7 @@ def env(stack: Stack, database_url: str, standin: Standin) -> dict[str, str]:
 
 
 def made(standin: Standin, webhook: str | None = HOOK) -> str:
-    return str(standin.create(QUICK, webhook)["id"])
+    return str(standin.create_prediction(QUICK, webhook)["id"])
 
 
 def states(conn: Connection) -> dict[str, tuple[str, bool]]:
@@ -80,7 +80,7 @@ def test_what_is_missing_is_registered_and_polled(
 def test_what_was_recovered_is_kept(env: dict[str, str], deps: Deps, standin: Standin, conn: Connection) -> None:
     """The point of it: the files are in storage in the end, on the path that a lost webhook takes."""
     name = made(standin)
-    until(lambda: standin.get(name)["status"] == "succeeded")
+    until(lambda: standin.get_prediction(name)["status"] == "succeeded")
     settings = deps.settings.model_copy(
         update={
             "replicate_api_url": standin.url,
@@ -198,7 +198,7 @@ def test_a_list_of_several_pages_is_gone_through(
 def test_only_the_time_asked_for_is_listed(env: dict[str, str], standin: Standin) -> None:
     """A provider keeps its list for months."""
     name = made(standin)
-    until(lambda: standin.get(name)["status"] == "succeeded")
+    until(lambda: standin.get_prediction(name)["status"] == "succeeded")
 
     later = cli.run(env, "recover", "replicate", "--since", "0s", "--dry-run", "--json")
     wrong = cli.run(env, "recover", "replicate", "--since", "2 hours")
@@ -210,7 +210,7 @@ def test_only_the_time_asked_for_is_listed(env: dict[str, str], standin: Standin
 
 def test_a_provider_that_is_away_or_refuses_is_told_in_one_line(env: dict[str, str], standin: Standin) -> None:
     """Half a list taken for all of it would end the search too early."""
-    standin.outage(600)
+    standin.begin_outage(600)
     away = cli.run(env, "recover", "replicate")
     refusing = cli.run({**env, "REPLICATE_API_TOKEN": "r8_wrong"}, "recover", "replicate")
     none = cli.run(env, "recover", "standard")

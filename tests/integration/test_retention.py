@@ -340,7 +340,7 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
     told = conn.execute(
         "SELECT owner, objects, bytes FROM storage_use WHERE bucket = 'public' ORDER BY rank"
     ).fetchall()
-    monkeypatch.setattr(usage, "SHOWN", 1)
+    monkeypatch.setattr(usage, "MAX_OWNERS", 1)
 
     result = retention.count_storage_use(deps)
 

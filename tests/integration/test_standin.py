@@ -1,4 +1,4 @@
-"""The stand-in's API and its life as a process, over real HTTP."""
+"""The stand-in's Replicate API and its process, over real HTTP."""
 
 import base64
 import http.client
@@ -32,35 +32,35 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
         yield running
 
 
-def ask(standin: Standin, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
+def request(standin: Standin, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
     bearer = {"Authorization": f"Bearer {standin.token}", **headers}
     return requests.request(method, f"{standin.url}{path}", json=body, headers=bearer, timeout=60)
 
 
 def run(standin: Standin, **script: Any) -> dict[str, Any]:
-    """Make a prediction and return it at its end."""
-    made = standin.create({"standin": {"duration_s": 0, **script}})
-    return wait_for(lambda: (p := standin.get(made["id"]))["completed_at"] and p)
+    """Create a prediction and return it at its end."""
+    created = standin.create_prediction({"standin": {"duration_s": 0, **script}})
+    return wait_for(lambda: (p := standin.get_prediction(created["id"]))["completed_at"] and p)
 
 
-def test_a_prediction_has_every_field_and_walks_forward(standin: Standin) -> None:
-    """Parsers that were written for the real object must find all of it."""
-    made = standin.create({"prompt": "a pier", "standin": {"duration_s": 3, "outputs": 2}})
+def test_a_prediction_has_every_field_and_advances(standin: Standin) -> None:
+    """Parsers written for the real object must find all its fields."""
+    created = standin.create_prediction({"prompt": "a pier", "standin": {"duration_s": 3, "outputs": 2}})
 
-    running = wait_for(lambda: (p := standin.get(made["id"]))["status"] == "processing" and p)
-    ended = wait_for(lambda: (p := standin.get(made["id"]))["completed_at"] and p)
+    running = wait_for(lambda: (p := standin.get_prediction(created["id"]))["status"] == "processing" and p)
+    ended = wait_for(lambda: (p := standin.get_prediction(created["id"]))["completed_at"] and p)
 
-    assert set(made) == set(running) == set(ended) == FIELDS
-    assert (made["status"], made["output"], made["started_at"]) == ("starting", None, None)
+    assert set(created) == set(running) == set(ended) == FIELDS
+    assert (created["status"], created["output"], created["started_at"]) == ("starting", None, None)
     assert (ended["status"], len(ended["output"]), ended["error"]) == ("succeeded", 2, None)
-    assert made["created_at"] < ended["started_at"] < ended["completed_at"]
+    assert created["created_at"] < ended["started_at"] < ended["completed_at"]
     assert 0.3 < ended["metrics"]["predict_time"] < ended["metrics"]["total_time"]
     assert ended["input"]["prompt"] == "a pier"
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled", "aborted"])
-def test_a_bad_end_has_its_status_and_no_files(standin: Standin, status: str) -> None:
-    """All four terminal words of the provider can be had; aborted never starts."""
+def test_an_unsuccessful_end_has_its_status_and_no_files(standin: Standin, status: str) -> None:
+    """All terminal statuses of the provider are available; aborted never starts."""
     ended = run(standin, status=status)
 
     assert (ended["status"], ended["output"]) == (status, None)
@@ -69,28 +69,28 @@ def test_a_bad_end_has_its_status_and_no_files(standin: Standin, status: str) ->
 
 
 def test_a_failed_prediction_shows_previews_that_are_not_expected(standin: Standin) -> None:
-    """Files in a failed answer are previews: the ledger must not ask for them."""
+    """Files of a failed prediction are previews, which the ledger must not expect to be kept."""
     ended = run(standin, status="failed", outputs=4)
 
-    lines = standin.ledger()["summary"]["expected"]["preview"]
+    lines = standin.get_ledger()["summary"]["expected"]["preview"]
 
     assert len(ended["output"]) == 2
     assert [line["url"] for line in lines if line["prediction"] == ended["id"]] == ended["output"]
 
 
-def test_one_that_never_ends_can_be_cancelled(standin: Standin) -> None:
-    """Deadlines and cancellation need a run that does not stop by itself."""
-    made = standin.create({"standin": {"duration_s": 0, "status": "processing"}})
-    wait_for(lambda: standin.get(made["id"])["status"] == "processing")
+def test_a_prediction_without_an_end_can_be_cancelled(standin: Standin) -> None:
+    """Deadlines and cancellation need a prediction that does not end by itself."""
+    created = standin.create_prediction({"standin": {"duration_s": 0, "status": "processing"}})
+    wait_for(lambda: standin.get_prediction(created["id"])["status"] == "processing")
 
-    cancelled = standin.cancel(made["id"])
+    cancelled = standin.cancel_prediction(created["id"])
 
-    assert cancelled["status"] == standin.get(made["id"])["status"] == "canceled"
-    assert standin.cancel(made["id"])["completed_at"] == cancelled["completed_at"]
+    assert cancelled["status"] == standin.get_prediction(created["id"])["status"] == "canceled"
+    assert standin.cancel_prediction(created["id"])["completed_at"] == cancelled["completed_at"]
 
 
-def test_output_takes_every_shape(standin: Standin) -> None:
-    """Models answer with whatever JSON they declare."""
+def test_output_has_every_shape(standin: Standin) -> None:
+    """Models return whatever JSON they declare."""
     single = run(standin, shape="string", outputs=2)["output"]
     nested = run(standin, shape="nested", outputs=2)["output"]
     inline = run(standin, shape="data", formats=["png", "jpeg"], outputs=2)["output"]
@@ -105,12 +105,12 @@ def test_output_takes_every_shape(standin: Standin) -> None:
     assert run(standin, outputs=0)["output"] == []
 
 
-def test_the_ledger_names_outputs_by_their_place_and_hash(standin: Standin) -> None:
-    """A comparison needs both: which output it is, and which bytes."""
+def test_the_ledger_identifies_outputs_by_path_and_hash(standin: Standin) -> None:
+    """A comparison needs both: the output and its bytes."""
     ended = run(standin, shape="nested", outputs=2, seed=11)
     again = run(standin, shape="list", outputs=2, seed=11)
 
-    kept = standin.ledger()["summary"]["expected"]["kept"]
+    kept = standin.get_ledger()["summary"]["expected"]["kept"]
     first = [line for line in kept if line["prediction"] == ended["id"]]
     second = [line for line in kept if line["prediction"] == again["id"]]
 
@@ -120,36 +120,36 @@ def test_the_ledger_names_outputs_by_their_place_and_hash(standin: Standin) -> N
 
 
 def test_lists_are_paged_newest_first(standin: Standin) -> None:
-    """Orphans after an ambiguous create are found by listing; 100 a page."""
-    made = [standin.create({"standin": {"status": "aborted", "duration_s": 0}}) for _ in range(205)]
-    since = {"created_after": made[0]["created_at"], "created_before": made[-1]["created_at"]}
+    """Predictions of uncertain submissions are found in the list; 100 per page."""
+    created = [standin.create_prediction({"standin": {"status": "aborted", "duration_s": 0}}) for _ in range(205)]
+    since = {"created_after": created[0]["created_at"], "created_before": created[-1]["created_at"]}
 
     url, pages = f"{standin.url}/v1/predictions?{urlencode(since)}", []
     while url:
         pages.append(requests.get(url, headers={"Authorization": f"Bearer {standin.token}"}, timeout=60).json())
         url = pages[-1]["next"]
-    back = ask(standin, "GET", pages[2]["previous"].removeprefix(standin.url)).json()
+    back = request(standin, "GET", pages[2]["previous"].removeprefix(standin.url)).json()
 
     assert [len(page["results"]) for page in pages] == [100, 100, 4]
     ids = [prediction["id"] for page in pages for prediction in page["results"]]
-    assert ids == [prediction["id"] for prediction in reversed(made[:-1])]
+    assert ids == [prediction["id"] for prediction in reversed(created[:-1])]
     assert pages[0]["previous"] is None
     assert back["results"] == pages[1]["results"]
 
 
-def test_a_wrong_token_is_refused_everywhere(standin: Standin) -> None:
-    """A client that forgets its token must notice here, not in production."""
+def test_a_wrong_token_is_rejected_everywhere(standin: Standin) -> None:
+    """A client that omits its token must fail here, not in production."""
     for path in ("/v1/predictions", "/v1/predictions/x", "/v1/webhooks/default/secret", "/standin/ledger"):
         for header in ("", "Bearer wrong", f"Token {standin.token}"):
-            answer = ask(standin, "GET", path, Authorization=header)
+            response = request(standin, "GET", path, Authorization=header)
 
-            assert answer.status_code == 401
-            assert answer.headers["Content-Type"] == "application/problem+json"
-            assert set(answer.json()) == {"title", "detail", "status"}
+            assert response.status_code == 401
+            assert response.headers["Content-Type"] == "application/problem+json"
+            assert set(response.json()) == {"title", "detail", "status"}
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "detail"),
     [
         ({"input": {}}, 422, "version is required"),
         ({"version": "v"}, 422, "input is required"),
@@ -160,52 +160,65 @@ def test_a_wrong_token_is_refused_everywhere(standin: Standin) -> None:
         ([], 400, "not a JSON object"),
     ],
 )
-def test_a_wrong_request_is_refused_with_the_reason(standin: Standin, body: Any, status: int, told: str) -> None:
-    """Refused as the provider refuses, and nothing is made."""
-    before = standin.ledger()["summary"]["predictions"]
+def test_an_invalid_request_is_rejected_with_the_reason(standin: Standin, body: Any, status: int, detail: str) -> None:
+    """Rejected like the provider does, and nothing is created."""
+    before = standin.get_ledger()["summary"]["predictions"]
 
-    answer = ask(standin, "POST", "/v1/predictions", body)
+    response = request(standin, "POST", "/v1/predictions", body)
 
-    assert (answer.status_code, told in answer.json()["detail"]) == (status, True)
-    assert standin.ledger()["summary"]["predictions"] == before
-
-
-def test_official_models_need_no_version_and_unknown_things_are_404(standin: Standin) -> None:
-    """The second door of the API, and the end of it."""
-    made = ask(standin, "POST", "/v1/models/acme/pier/predictions", {"input": {}})
-
-    assert (made.status_code, made.json()["model"], made.json()["version"]) == (201, "acme/pier", "hidden")
-    assert ask(standin, "GET", "/v1/predictions/nobody").status_code == 404
-    assert ask(standin, "POST", "/v1/predictions/nobody/cancel").status_code == 404
-    assert ask(standin, "GET", "/v1/nothing").status_code == 404
-    assert ask(standin, "GET", "/v1/webhooks/default/secret").json() == {"key": standin.secret}
+    assert (response.status_code, detail in response.json()["detail"]) == (status, True)
+    assert standin.get_ledger()["summary"]["predictions"] == before
 
 
-def test_data_is_removed_when_its_life_ends(standin: Standin) -> None:
-    """The answer that means lost, not failed."""
+def test_official_models_need_no_version_and_unknown_paths_are_404(standin: Standin) -> None:
+    """Official models have their own endpoint."""
+    created = request(standin, "POST", "/v1/models/acme/pier/predictions", {"input": {}})
+
+    assert (created.status_code, created.json()["model"], created.json()["version"]) == (201, "acme/pier", "hidden")
+    assert request(standin, "GET", "/v1/predictions/unknown").status_code == 404
+    assert request(standin, "POST", "/v1/predictions/unknown/cancel").status_code == 404
+    assert request(standin, "GET", "/v1/nothing").status_code == 404
+    assert request(standin, "GET", "/v1/webhooks/default/secret").json() == {"key": standin.secret}
+
+
+def test_data_is_removed_at_its_expiry(standin: Standin) -> None:
+    """This response means that the files are lost, not that the prediction failed."""
     ended = run(standin, output_life_s=3)
 
-    removed = wait_for(lambda: (p := standin.get(ended["id"]))["data_removed"] and p)
+    removed = wait_for(lambda: (p := standin.get_prediction(ended["id"]))["data_removed"] and p)
 
     assert (removed["status"], removed["output"], removed["logs"]) == ("succeeded", None, None)
     assert requests.get(ended["output"][0], timeout=60).status_code == 404
 
 
-def test_an_outage_answers_503_until_it_is_over(standin: Standin) -> None:
-    """A provider that is away is not a prediction that failed."""
-    ended = run(standin)
-    standin.outage(60)
+def test_a_prediction_that_never_ends_succeeds_on_request(standin: Standin) -> None:
+    """A test of a late success should decide itself when it comes."""
+    created = standin.create_prediction({"standin": {"duration_s": 0, "status": "processing", "outputs": 2}})
+    wait_for(lambda: standin.get_prediction(created["id"])["logs"].endswith("1/2\n"))
 
-    assert ask(standin, "GET", f"/v1/predictions/{ended['id']}").status_code == 503
+    standin.end_prediction(created["id"])
+
+    ended = standin.get_prediction(created["id"])
+    assert (ended["status"], len(ended["output"])) == ("succeeded", 2)
+    with pytest.raises(StandinError, match="404"):
+        standin.end_prediction("unknown")
+
+
+def test_an_outage_returns_503_until_it_is_over(standin: Standin) -> None:
+    """An unavailable provider is not a failed prediction."""
+    ended = run(standin)
+    standin.begin_outage(60)
+
+    assert request(standin, "GET", f"/v1/predictions/{ended['id']}").status_code == 503
     assert requests.get(ended["output"][0], timeout=60).status_code == 200
-    standin.outage(60, outputs=True)
+    standin.begin_outage(60, outputs=True)
     assert requests.get(ended["output"][0], timeout=60).status_code == 503
 
-    standin.outage(0)
-    assert standin.get(ended["id"])["status"] == "succeeded"
+    standin.begin_outage(0)
+    assert standin.get_prediction(ended["id"])["status"] == "succeeded"
 
 
-def test_files_of_a_folder_are_served_as_they_are(tmp_path: Path) -> None:
+def test_files_of_a_folder_are_served_unchanged(tmp_path: Path) -> None:
     """Real pictures and videos, byte for byte."""
     folder = tmp_path / "files"
     folder.mkdir()
@@ -215,27 +228,27 @@ def test_files_of_a_folder_are_served_as_they_are(tmp_path: Path) -> None:
 
     with Standin(pictures=folder).start(tmp_path) as standin:
         ended = run(standin, outputs=3)
-        got = [requests.get(url, timeout=60) for url in ended["output"]]
+        responses = [requests.get(url, timeout=60) for url in ended["output"]]
 
-    assert [answer.headers["Content-Type"] for answer in got] == ["image/png", "video/mp4", "image/png"]
-    assert got[1].content == (folder / "b.mp4").read_bytes()
+    assert [response.headers["Content-Type"] for response in responses] == ["image/png", "video/mp4", "image/png"]
+    assert responses[1].content == (folder / "b.mp4").read_bytes()
 
 
-def test_the_ledger_file_says_what_the_ledger_says(tmp_path: Path) -> None:
-    """After a crash of everything else, the file is the witness."""
+def test_the_ledger_file_has_the_same_lines_as_the_api(tmp_path: Path) -> None:
+    """After a crash the file is the only record."""
     with Standin().start(tmp_path) as standin:
         run(standin, outputs=2)
-        told = wait_for(lambda: len(lines := standin.ledger()["lines"]) == 5 and lines)
+        lines = wait_for(lambda: len(lines := standin.get_ledger()["lines"]) == 5 and lines)
 
     written = [json.loads(line) for line in (tmp_path / "standin.ledger.jsonl").read_text().splitlines()]
 
-    assert written == told
-    assert sorted(line["kind"] for line in told) == ["ended", "output", "output", "prediction", "submission"]
-    assert all(datetime.fromisoformat(line["at"]).tzinfo for line in told)
+    assert written == lines
+    assert sorted(line["kind"] for line in lines) == ["ended", "output", "output", "prediction", "submission"]
+    assert all(datetime.fromisoformat(line["at"]).tzinfo for line in lines)
 
 
-def test_it_stops_on_sigterm_and_keeps_quiet(tmp_path: Path) -> None:
-    """Its one line is for whoever waits for it; requests are not logged."""
+def test_it_stops_on_sigterm_and_logs_no_requests(tmp_path: Path) -> None:
+    """Its only line of output reports that it is ready."""
     standin = Standin().start(tmp_path)
     run(standin)
     process, port = standin._process, standin.port
@@ -265,8 +278,8 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_not base64"])
-def test_a_wrong_secret_refuses_the_start(tmp_path: Path, secret: str) -> None:
-    """A secret that no verifier accepts would only show as refused webhooks."""
+def test_an_invalid_secret_prevents_the_start(tmp_path: Path, secret: str) -> None:
+    """A secret that no verifier accepts would only show as rejected webhooks."""
     with pytest.raises(StandinError, match="is not whsec_ and base64"):
         Standin(secret=secret).start(tmp_path)
 

@@ -10,14 +10,13 @@ import pytest
 
 import db
 import receiver
-import simulation.chaos
-import simulation.demo
+import simulation
 from db.connection import Connection, connect
 from embedded.stack import Stack
 
 SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 NAMED = re.compile(r"%\((\w+)\)[sb]")
-ROOMS = (db, receiver, simulation.demo, simulation.chaos)  # all that hold SQL
+ROOMS = (db, receiver, simulation)  # all that hold SQL
 # Planned by the server only when they run: no table, or a lock.
 SWEEPS = ("DUE", "RELEASE_EXPIRED", "OVERWRITTEN", "SPOOLED")
 RETENTION = (

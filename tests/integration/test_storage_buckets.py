@@ -63,14 +63,14 @@ def anonymous_status(settings, bucket, key="moorage-readable.txt", method="GET")
         return error.code
 
 
-def test_missing_buckets_are_made_and_one_is_opened(settings):
+def test_missing_buckets_are_created_and_one_is_public(settings):
     """A newcomer has no buckets; the first start must be enough."""
-    done = buckets.ensure_buckets(s3.from_settings(settings), settings)
+    done = buckets.ensure_buckets(s3.ObjectStore(settings), settings)
 
     assert done == [
-        f"made bucket {settings.s3_public_bucket}",
-        f"made bucket {settings.s3_private_bucket}",
-        f"let anyone read the objects of {settings.s3_public_bucket}",
+        f"created bucket {settings.s3_public_bucket}",
+        f"created bucket {settings.s3_private_bucket}",
+        f"allowed public read access to {settings.s3_public_bucket}",
     ]
     assert anonymous_status(settings, settings.s3_public_bucket) == 200
     assert anonymous_status(settings, settings.s3_private_bucket) == 403
@@ -78,7 +78,7 @@ def test_missing_buckets_are_made_and_one_is_opened(settings):
 
 def test_anyone_may_read_and_nothing_else(settings):
     """A bucket that lists or takes files from anyone is a leak or an open drop."""
-    buckets.ensure_buckets(s3.from_settings(settings), settings)
+    buckets.ensure_buckets(s3.ObjectStore(settings), settings)
     public = settings.s3_public_bucket
 
     assert anonymous_status(settings, public, key="?list-type=2") == 403
@@ -89,7 +89,7 @@ def test_anyone_may_read_and_nothing_else(settings):
 
 def test_a_second_time_changes_nothing(settings):
     """Every process does this at its start."""
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
 
     assert buckets.ensure_buckets(blobs, settings) == []
@@ -97,7 +97,7 @@ def test_a_second_time_changes_nothing(settings):
 
 def ensure_in_process(settings, barrier, answers):
     barrier.wait(30)
-    answers.put(buckets.ensure_buckets(s3.from_settings(settings), settings))
+    answers.put(buckets.ensure_buckets(s3.ObjectStore(settings), settings))
 
 
 def test_many_processes_may_start_at_once(settings):
@@ -113,14 +113,14 @@ def test_many_processes_may_start_at_once(settings):
         process.join(30)
 
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
-    assert f"made bucket {settings.s3_private_bucket}" in itertools.chain(*done)
+    assert f"created bucket {settings.s3_private_bucket}" in itertools.chain(*done)
     assert anonymous_status(settings, settings.s3_public_bucket) == 200
 
 
 def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
     """Their rules may differ from ours."""
     settings = settings.model_copy(update={"manage_buckets": False})
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
 
     assert buckets.ensure_buckets(blobs, settings) == []
     with pytest.raises(StorageRefused, match="404"):
@@ -128,8 +128,8 @@ def test_nothing_is_touched_when_an_operator_manages_the_buckets(settings):
 
 
 def test_an_operators_policy_is_kept(settings):
-    """Opening the bucket must not throw away rules that others rely on."""
-    blobs = s3.from_settings(settings)
+    """A public read policy must not replace the rules of an operator."""
+    blobs = s3.ObjectStore(settings)
     client = blobs.clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
     theirs = {
@@ -150,12 +150,12 @@ def test_an_operators_policy_is_kept(settings):
 
 def test_a_private_bucket_that_anyone_reads_refuses_the_start(settings):
     """Input files are people's own photographs."""
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
     swapped = settings.model_copy(update={"s3_private_bucket": settings.s3_public_bucket})
 
     with pytest.raises(ConfigError, match=r"anyone can read the private bucket .* S3_PRIVATE_BUCKET"):
-        buckets.ensure_buckets(s3.from_settings(swapped), swapped)
+        buckets.ensure_buckets(s3.ObjectStore(swapped), swapped)
 
 
 def test_a_missing_permission_to_make_buckets_is_named(settings):
@@ -163,23 +163,23 @@ def test_a_missing_permission_to_make_buckets_is_named(settings):
     limited = settings.model_copy(update={"aws_access_key_id": "limited"})
 
     with pytest.raises(ConfigError, match=rf"{settings.s3_public_bucket}.*s3:CreateBucket.*MOORAGE_MANAGE_BUCKETS"):
-        buckets.ensure_buckets(s3.from_settings(limited), limited)
+        buckets.ensure_buckets(s3.ObjectStore(limited), limited)
 
 
 def test_a_missing_permission_to_open_the_bucket_is_named(settings):
     """A bucket that exists but cannot be opened is the usual case on AWS."""
-    client = s3.from_settings(settings).clients.authenticated()
+    client = s3.ObjectStore(settings).clients.authenticated()
     client.create_bucket(Bucket=settings.s3_public_bucket)
     client.create_bucket(Bucket=settings.s3_private_bucket)
     limited = settings.model_copy(update={"aws_access_key_id": "limited"})
 
     with pytest.raises(ConfigError, match=r"s3:(Get|Put)BucketPolicy"):
-        buckets.ensure_buckets(s3.from_settings(limited), limited)
+        buckets.ensure_buckets(s3.ObjectStore(limited), limited)
 
 
-def test_a_store_that_is_away_is_no_wrong_setting(settings):
-    """A worker that starts before storage waits for it; it must not tell the operator to change something."""
+def test_an_unavailable_store_is_not_a_wrong_setting(settings):
+    """A worker that starts before storage waits for it; the operator has nothing to change."""
     away = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
 
     with pytest.raises(StorageUnavailable):
-        buckets.ensure_buckets(s3.from_settings(away), away)
+        buckets.ensure_buckets(s3.ObjectStore(away), away)

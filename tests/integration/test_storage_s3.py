@@ -48,7 +48,7 @@ def settings(server):
 
 @pytest.fixture(scope="module")
 def blobs(settings):
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
     buckets.ensure_buckets(blobs, settings)
     return blobs
 
@@ -110,7 +110,7 @@ def test_bytes_are_put_as_they_are(blobs):
     assert blobs.head(blobs.public_bucket, "t.webp") == s3.ObjectStat(5, digest, "image/webp")
 
 
-def test_a_missing_object_is_told_apart(blobs):
+def test_a_missing_object_is_distinguished(blobs):
     """A spooled input that is gone is a permanent failure, not an outage."""
     assert blobs.head(blobs.private_bucket, "inputs/none.png") is None
     with (
@@ -132,7 +132,7 @@ def test_deleting_twice_is_the_same_as_once(blobs):
 
 def test_a_bucket_that_is_not_there_is_refused_by_name(server):
     """A misspelt bucket must not look like an outage that will pass."""
-    blobs = s3.from_settings(settings_for(server.url, s3_public_bucket="misspelt"))
+    blobs = s3.ObjectStore(settings_for(server.url, s3_public_bucket="misspelt"))
 
     with pytest.raises(StorageRefused, match=r"put of misspelt/a\.png: 404 NoSuchBucket"):
         put(blobs, "a.png", b"x")
@@ -142,7 +142,7 @@ def test_a_bucket_that_is_not_there_is_refused_by_name(server):
 
 def test_wrong_keys_are_refused(server):
     """Retrying with a wrong secret can only make it worse."""
-    blobs = s3.from_settings(settings_for(server.url).model_copy(update={"aws_access_key_id": "nobody"}))
+    blobs = s3.ObjectStore(settings_for(server.url).model_copy(update={"aws_access_key_id": "nobody"}))
 
     with pytest.raises(StorageRefused, match=r"put of moorage-public/a\.png: 403 InvalidAccessKeyId"):
         put(blobs, "a.png", b"x")
@@ -161,7 +161,7 @@ def test_a_listing_goes_on_past_a_page(blobs):
     assert rest == [f"many/{number:04}" for number in range(1005, 1010)]
 
 
-def test_a_listing_says_size_and_age(blobs):
+def test_a_listing_has_size_and_age(blobs):
     """The orphan sweep spares what is young."""
     put(blobs, "aged/one.png", b"12345")
 
@@ -210,14 +210,14 @@ def test_asset_urls_follow_the_settings(overrides, start):
     """The address that workers use is often not the one that browsers reach."""
     settings = settings_for("http://s3.internal:8333", aws_region="eu-west-3").model_copy(update=overrides)
 
-    blobs = s3.from_settings(settings)
+    blobs = s3.ObjectStore(settings)
 
     assert blobs.build_asset_url("renders/1") == start + "renders/1"
     if "asset_base_url" not in overrides:
         assert blobs.presign_get(blobs.public_bucket, "renders/1", 60).startswith(start)
 
 
-def test_storage_that_is_down_is_an_outage_told_quickly(server, blobs):
+def test_storage_that_is_down_is_detected_quickly(server, blobs):
     """Workers must notice at once, and must not count it against the output."""
     server.kill()
     try:
@@ -257,6 +257,11 @@ def test_what_was_acknowledged_survives_a_kill(server, blobs):
     assert blobs.head(blobs.public_bucket, "survives.png").sha256 == digest
 
 
+def test_clients_share_the_parsed_description_of_the_api(blobs):
+    """It takes a tenth of a second to parse, in each child of a worker if it were not shared."""
+    assert blobs.clients.authenticated()._loader is blobs.clients.anonymous()._loader
+
+
 def test_a_client_is_not_shared_across_a_fork(blobs):
     """Two processes on one connection would mix up their answers; Celery forks its children."""
     put(blobs, "forked.png", b"x")  # the parent has an open connection
@@ -275,7 +280,7 @@ FLAT = """
 import hashlib, sys, tempfile
 from moorage.settings import Settings
 from storage import s3
-blobs = s3.from_settings(Settings(_env_file=None, database_url="postgresql://u@h/d", broker_url="memory://"))
+blobs = s3.ObjectStore(Settings(_env_file=None, database_url="postgresql://u@h/d", broker_url="memory://"))
 def store(megabytes):
     with tempfile.TemporaryFile() as file:
         digest = hashlib.sha256()
@@ -318,7 +323,7 @@ def test_a_large_video_is_put_in_flat_memory(server, blobs):
 def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     """A store that accepts connections and then stalls must end in an error that is tried again."""
     monkeypatch.setattr(s3, "_READ_SECONDS", 0.5)
-    stalled = s3.from_settings(settings_for(server.url))
+    stalled = s3.ObjectStore(settings_for(server.url))
     os.kill(server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable, match="head of bucket moorage-public"):

@@ -16,10 +16,10 @@ from moorage.model import WorkTable
 from storage import buckets
 from tasks.audit import run as audit
 from tasks.jobs import replay
-from tests.application import Application, listening
 from tests.integration import old_database
 from tests.integration.core import World, world
 from tests.integration.studio import Studio, open_studio
+from tests.support.application import Application, listening
 
 # Everything that pg_catalog says of a schema, but for the order of columns.
 CATALOG = {

@@ -233,7 +233,7 @@ def test_a_reference_to_what_is_gone_or_anothers_says_which(deps: Deps) -> None:
         references.resolve_references(deps, "eve", {"a": {"variant": f"{render_id}/0"}})
     asked = references.find_references({"a": value})
     gone = deps.database.run(lambda conn: references.find_missing(conn, "tests", asked))
-    assert [reference.place for reference in gone] == ["a[1]", "a[2]", "a[3]"]
+    assert [reference.path for reference in gone] == ["a[1]", "a[2]", "a[3]"]
 
 
 @pytest.mark.parametrize("value", [{"upload": "x"}, {"upload": 3}, {"variant": str(UUID(int=1))}, {"variant": None}])

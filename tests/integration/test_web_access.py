@@ -1,4 +1,4 @@
-"""Who may call what, and whose rows anybody sees: every address with every kind of token."""
+"""Authorization: every operation with every kind of token."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def tokens(front: wp.Front, mine: Connection) -> dict[Level, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def of_ada(deps: Deps, mine: Connection) -> dict[str, str]:
-    """Return the ids of what ada has, by their names in paths."""
+    """Return the ids of ada's rows, by their names in paths."""
     job_id = world.kept(deps, "of_ada", owner="ada", project_id="ada's film")
     upload_id = uuid4()
     mine.execute(
@@ -105,7 +105,7 @@ def address(operation: Operation, ids: dict[str, str]) -> str:
 
 
 def nobodys() -> dict[str, str]:
-    """Return ids that name nothing; an address with a new kind of name must be told here what names nothing."""
+    """Return ids of no row; extend it for a path with a new kind of id."""
     fresh = str(uuid4())
     names = ("job_id", "render_id", "upload_id", "token_id", "project_id")
     return {**dict.fromkeys(names, fresh), "scene": "none", "owner": "nobody", "name": "nothing"}
@@ -117,10 +117,10 @@ def body_of(operation: Operation) -> dict[str, Any] | None:
 
 @pytest.mark.parametrize("level", list(Level))
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_address_lets_in_whom_it_names(
+def test_every_operation_enforces_its_level(
     front: wp.Front, tokens: dict[Level, dict[str, str]], operation: Operation, level: Level
 ) -> None:
-    """A route is only as safe as the line that says who may call it."""
+    """A route is only as safe as its entry in the route table."""
     # Let in, and then refused for its query: an answer without an end, and a question to providers.
     query = REFUSED.get(operation.path, "") if level >= operation.min_level else ""
 
@@ -142,10 +142,10 @@ def test_every_address_lets_in_whom_it_names(
 
 
 @pytest.mark.parametrize("operation", OWNED)
-def test_another_owners_rows_are_not_there(
+def test_another_owners_rows_are_not_visible(
     front: wp.Front, tokens: dict[Level, dict[str, str]], of_ada: dict[str, str], operation: Operation
 ) -> None:
-    """Guessing an id must tell nothing: the answer is the same, to the letter, as for an id that names nothing."""
+    """Guessing an id must reveal nothing: the response equals that for an unknown id."""
     body = body_of(operation)
 
     theirs = send(front, operation.method, address(operation, of_ada), tokens[Level.OWNER], body)
@@ -158,18 +158,18 @@ def test_another_owners_rows_are_not_there(
 
 
 @pytest.mark.parametrize("operation", [p for p in OWNED if str(p.id).startswith("GET ")])
-def test_ones_own_rows_are_there(front: wp.Front, deps: Deps, of_ada: dict[str, str], operation: Operation) -> None:
-    """The refusals above would be worth nothing if everybody was refused."""
+def test_own_rows_are_visible(front: wp.Front, deps: Deps, of_ada: dict[str, str], operation: Operation) -> None:
+    """The test above would pass if everything was rejected."""
     shown = front.ask("GET", address(operation, of_ada), headers=owner_token(front, "ada"))
 
     assert shown.status == 200, shown.fields
 
 
 @pytest.mark.parametrize("name", ["jobs", "renders"])
-def test_lists_hold_ones_own_alone(
+def test_lists_contain_own_rows_only(
     front: wp.Front, deps: Deps, of_ada: dict[str, str], tokens: dict[Level, dict[str, str]], name: str
 ) -> None:
-    """A list without a filter is the way to everybody's ids."""
+    """A list without a filter would reveal the ids of all owners."""
     world.kept(deps, f"of_bob_{name}", owner="bob")
 
     own = front.ask("GET", f"/v1/{name}", headers=tokens[Level.OWNER]).fields[name]
@@ -185,8 +185,8 @@ def test_lists_hold_ones_own_alone(
     assert {row["owner"] for row in everybodys} >= {"ada", "bob"}
 
 
-def test_a_job_for_somebody_else_is_not_made(front: wp.Front, tokens: dict[Level, dict[str, str]]) -> None:
-    """A browser of bob's must not fill ada's list, nor spend her money."""
+def test_a_job_for_another_owner_is_not_created(front: wp.Front, tokens: dict[Level, dict[str, str]]) -> None:
+    """Bob's browser must not fill ada's list, nor spend her money."""
     entry = {"provider": "replicate", "model": "a/b", "input": {"prompt": "x"}}
 
     refused = send(front, "POST", "/v1/jobs", tokens[Level.OWNER], {"owner": "ada", "chain": [entry]})
@@ -195,7 +195,7 @@ def test_a_job_for_somebody_else_is_not_made(front: wp.Front, tokens: dict[Level
 
 
 def test_a_page_gets_a_cookie_and_reads_with_it(front: wp.Front) -> None:
-    """EventSource sends no header; what a script could read, an injected one would send away."""
+    """EventSource sends no header; a token readable by scripts could be stolen by an injected one."""
     begun = front.ask("POST", "/v1/session", headers=owner_token(front, "bob"))
     cookie = begun.headers["set-cookie"]
     sent = {"cookie": f"theme=dark; {cookie.split(';')[0]}"}
@@ -224,10 +224,10 @@ def test_a_page_gets_a_cookie_and_reads_with_it(front: wp.Front) -> None:
         ({"sec-fetch-site": "same-origin"}, 404),
     ],
 )
-def test_a_session_changes_things_from_its_own_page_alone(
+def test_a_session_can_change_data_from_the_same_origin_only(
     front: wp.Front, headers: dict[str, str], status: int
 ) -> None:
-    """A browser sends the cookie whoever's page asked it to; 404: let in, and there is no such render."""
+    """Browsers send the cookie with requests of any page; 404 here means authorized, and no such render."""
     begun = front.ask("POST", "/v1/session", headers=owner_token(front, "bob"))
     sent = {"cookie": begun.headers["set-cookie"].split(";")[0], **headers}
 
@@ -235,24 +235,24 @@ def test_a_session_changes_things_from_its_own_page_alone(
 
 
 @pytest.mark.parametrize("wrong", ["mro_", "mro_AAAA", "mro_" + "A" * 90, "mro_é", "mrt_nobody", "mrt_"])
-def test_what_nobody_made_opens_nothing(front: wp.Front, wrong: str) -> None:
-    """Neither by the header nor by the cookie; and never with a 500."""
+def test_forged_tokens_are_rejected(front: wp.Front, wrong: str) -> None:
+    """Neither in the header nor in the cookie; and never with a 500."""
     by_header = front.call("GET", "/v1/jobs", headers={"authorization": f"Bearer {wrong}"})
     by_cookie = front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={wrong}"})
 
     assert (by_header[0], by_cookie[0]) == (401, 401)
 
 
-def test_a_cookie_of_an_application_opens_nothing(front: wp.Front, mine: Connection) -> None:
-    """What a browser keeps must never be worth more than one owner's rows for a while."""
+def test_an_application_token_is_rejected_as_a_cookie(front: wp.Front, mine: Connection) -> None:
+    """A browser must never hold more than temporary access to one owner's rows."""
     _, token = api_tokens.create(mine, "in a cookie", "application")
 
     assert front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={token}"})[0] == 401
     assert front.call("GET", "/v1/jobs", headers={"cookie": f"moorage={wp.TOKEN}"})[0] == 401
 
 
-def test_an_owner_token_ends(front: wp.Front) -> None:
-    """A link that was passed on must not open a list for ever."""
+def test_an_owner_token_expires(front: wp.Front) -> None:
+    """A link that was passed on must not give access forever."""
     token = owner_token(front, "bob", seconds=4)
     before = front.ask("GET", "/v1/jobs", headers=token).status
 
@@ -264,8 +264,8 @@ def test_an_owner_token_ends(front: wp.Front) -> None:
     assert "over" in answer.fields["detail"]
 
 
-def test_a_token_is_made_shown_once_and_revoked(front: wp.Front, mine: Connection) -> None:
-    """What is stored must not open anything; what is revoked must not open anything any more."""
+def test_a_token_is_created_shown_once_and_revoked(front: wp.Front, mine: Connection) -> None:
+    """The stored value must not authenticate; neither must a revoked token."""
     made = send(front, "POST", "/v1/tokens", wp.BEARER, {"name": "shop", "role": "application"})
     token = made.fields["token"]
     before = front.ask("GET", "/v1/jobs", headers=bearer(token)).status

@@ -1,4 +1,4 @@
-"""Who is let in, what is served where, and what is answered while PostgreSQL is away."""
+"""Authentication, routing between API and receiver, and responses while PostgreSQL is unavailable."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def front(url: str):
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/jobs/0", "/api/v1/projects/p", "/v1/nothing", "/v1"])
-def test_without_the_token_nothing_is_told(front: wp.Front, path: str, authorization: str | None) -> None:
-    """Not even whether an address exists."""
+def test_without_a_token_nothing_is_revealed(front: wp.Front, path: str, authorization: str | None) -> None:
+    """Not even whether a path exists."""
     refused = front.ask("GET", path, headers={} if authorization is None else {"authorization": authorization})
 
     assert refused.status == 401
@@ -46,8 +46,8 @@ def test_without_the_token_nothing_is_told(front: wp.Front, path: str, authoriza
     assert wp.TOKEN not in json.dumps(refused.fields)
 
 
-def test_two_tokens_in_one_request_are_refused(front: wp.Front) -> None:
-    """A proxy in front may read the other of the two."""
+def test_two_tokens_in_one_request_are_rejected(front: wp.Front) -> None:
+    """A proxy in front may check the other one."""
     with front.connect() as conn:
         header = f"Authorization: Bearer {wp.TOKEN}\r\n"
         conn.sendall(f"GET /v1/jobs/0 HTTP/1.1\r\nHost: moorage\r\n{header}{header}\r\n".encode())
@@ -55,8 +55,8 @@ def test_two_tokens_in_one_request_are_refused(front: wp.Front) -> None:
         assert rp.read_reply(conn).startswith(b"401 ")
 
 
-def test_without_a_token_set_the_api_is_shut_and_webhooks_are_taken(url: str) -> None:
-    """A forgotten setting must not open the API to everybody, nor lose a webhook."""
+def test_without_a_configured_token_the_api_fails_closed_and_webhooks_are_recorded(url: str) -> None:
+    """A missing setting must not open the API, nor lose a webhook."""
     with wp.running(url, MOORAGE_API_TOKEN="") as front:
         refused = front.ask("GET", "/v1/jobs/0", headers={"authorization": "Bearer "})
         recorded = front.post(b"{}", webhook_id="msg_shut")
@@ -66,8 +66,8 @@ def test_without_a_token_set_the_api_is_shut_and_webhooks_are_taken(url: str) ->
     assert recorded[0] == 202
 
 
-def test_the_receiver_serves_all_that_is_not_the_api(front: wp.Front) -> None:
-    """One port for both: probes and webhooks need no token, under every spelling."""
+def test_the_receiver_serves_all_other_paths(front: wp.Front) -> None:
+    """One port for both: probes and webhooks require no token, in every spelling."""
     assert front.call("GET", "/healthz")[0] == 200
     assert front.call("GET", "/readyz")[0] == 200
     assert front.call("GET", "/metrics")[0] == 200
@@ -76,16 +76,16 @@ def test_the_receiver_serves_all_that_is_not_the_api(front: wp.Front) -> None:
         assert front.post(b"{}", webhook_id=f"msg{prefix}", path=f"{prefix}/webhooks/replicate")[0] == 202
 
 
-def test_the_description_is_read_without_a_token(front: wp.Front) -> None:
-    """Tools that make clients have none; it tells addresses, which the documentation tells too."""
+def test_the_openapi_document_requires_no_token(front: wp.Front) -> None:
+    """Client generators have none, and the paths are documented publicly anyway."""
     described = front.ask("GET", "/openapi.json")
 
     assert (described.status, described.fields["openapi"]) == (200, "3.1.0")
     assert front.ask("POST", "/openapi.json").status == 405
 
 
-def test_wrong_addresses_and_methods_are_problems(front: wp.Front) -> None:
-    """Whatever is asked, the answer has one form."""
+def test_unknown_paths_and_methods_are_problems(front: wp.Front) -> None:
+    """All errors have one format."""
     missing = front.get("/v1/nothing")
     method = front.ask("DELETE", "/v1/predictions", headers=wp.BEARER)
     head = front.call("HEAD", "/v1/nothing", headers=wp.BEARER)
@@ -98,7 +98,7 @@ def test_wrong_addresses_and_methods_are_problems(front: wp.Front) -> None:
 
 
 def test_the_api_can_be_served_alone(url: str) -> None:
-    """It scales apart from the receiver."""
+    """It scales independently of the receiver."""
     with wp.running(url, wp.Alone) as api:
         made = api.register(external_id="alone")
 
@@ -108,8 +108,8 @@ def test_the_api_can_be_served_alone(url: str) -> None:
 
 
 @pytest.mark.parametrize("app", ["web.asgi:app", "web.app:app"])
-def test_a_wrong_setting_ends_the_start_and_is_named(url: str, app: str) -> None:
-    """A process that starts and then answers 500 is worse than one that does not start."""
+def test_an_invalid_setting_fails_the_start_and_is_named(url: str, app: str) -> None:
+    """A process that starts and then returns 500 is worse than one that does not start."""
     command = [sys.executable, "-m", "granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "0", app]
 
     ended = subprocess.run(
@@ -125,8 +125,8 @@ def test_a_wrong_setting_ends_the_start_and_is_named(url: str, app: str) -> None
     assert b"MOORAGE_API_TOKN is not a setting: did you mean MOORAGE_API_TOKEN?" in ended.stdout + ended.stderr
 
 
-def test_the_front_stops_at_once(url: str) -> None:
-    """An orchestrator kills what lingers; both applications must hear of the end."""
+def test_the_combined_application_stops_at_once(url: str) -> None:
+    """An orchestrator kills slow processes; both applications must get the shutdown event."""
     with wp.running(url) as front:
         front.register(external_id="stop")
         started = time.monotonic()
@@ -139,7 +139,7 @@ def test_the_front_stops_at_once(url: str) -> None:
 
 
 def test_the_api_loads_neither_pillow_nor_boto3() -> None:
-    """A receiver with the API beside it stays as light as one without."""
+    """A receiver with the API beside it needs no more memory than one without."""
     heavy = "PIL boto3 botocore celery requests av embedded storage.s3 tasks.step"
     code = f"import sys, web.asgi; print([m for m in {heavy.split()!r} if m in sys.modules])"
 
@@ -148,8 +148,8 @@ def test_the_api_loads_neither_pillow_nor_boto3() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_without_postgresql_the_answer_is_503_and_then_the_api_is_back(tmp_path: Path) -> None:
-    """An outage is told as one, without the server's own words; no process is restarted for it."""
+def test_without_postgresql_the_response_is_503_and_the_api_recovers(tmp_path: Path) -> None:
+    """An outage is reported without the server's message, and needs no restart."""
     with rp.server(tmp_path) as postgres:
         url = postgres.url("moorage")
         with wp.running(url) as front:
@@ -166,8 +166,8 @@ def test_without_postgresql_the_answer_is_503_and_then_the_api_is_back(tmp_path:
     assert back.status == 200
 
 
-def test_a_server_that_hangs_costs_five_seconds_and_not_the_process(tmp_path: Path) -> None:
-    """A frozen PostgreSQL answers nothing and closes nothing: the answer comes all the same."""
+def test_an_unresponsive_server_costs_five_seconds_and_not_the_process(tmp_path: Path) -> None:
+    """A frozen PostgreSQL neither responds nor closes connections: the response arrives anyway."""
     with rp.server(tmp_path) as postgres, wp.running(postgres.url("moorage")) as front:
         made = front.register(external_id="frozen")
         (backend,) = rp.rows(
@@ -187,8 +187,8 @@ def test_a_server_that_hangs_costs_five_seconds_and_not_the_process(tmp_path: Pa
     assert beside.status == 200  # over another connection
 
 
-def test_what_nobody_foresaw_is_a_500_that_tells_nothing(stack: Stack) -> None:
-    """The log has the traceback; the answer has neither SQL nor a path of ours."""
+def test_an_unexpected_error_is_a_500_without_details(stack: Stack) -> None:
+    """The log has the traceback; the response has neither SQL nor a path."""
     with wp.running(stack.postgres.create_database("web_unmigrated")) as front:
         failed = front.get("/v1/jobs/01890000-0000-7000-8000-000000000000")
         rp.until(lambda: "UndefinedTable" in front.log())

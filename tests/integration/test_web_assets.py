@@ -1,4 +1,4 @@
-"""Files under addresses that stay: redirected to storage, or streamed from a real one."""
+"""Files under permanent URLs: redirected to storage, or streamed from a real one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +55,7 @@ def row(mine: Connection, render_id: UUID) -> dict[str, Any]:
 
 
 def fetch(front: wp.Front, path: str, method: str = "GET", **headers: str) -> rp.Reply:
-    """Ask for a file as anybody does: without a token."""
+    """Request a file without a token."""
     return front.call(method, f"/v1/assets/renders/{path}", None, {n.replace("_", "-"): v for n, v in headers.items()})
 
 
@@ -64,10 +64,10 @@ def content(deps: Deps, key: str) -> bytes:
         return opened.read()
 
 
-def test_a_file_is_redirected_to_where_it_is_stored(
+def test_a_file_is_redirected_to_storage(
     redirecting: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]
 ) -> None:
-    """The default: the bytes never pass through the API, and the address in a page survives a move of the storage."""
+    """The default: the bytes never pass through the API, and URLs in pages survive a move of the storage."""
     for name, key in (("0.png", row["key"]), ("0", row["key"]), ("0_thumb.webp", row["thumb_key"])):
         status, headers, body = fetch(redirecting, f"{render_id}/{name}")
 
@@ -78,10 +78,8 @@ def test_a_file_is_redirected_to_where_it_is_stored(
     assert redirecting.call("GET", f"/api/v1/assets/renders/{render_id}/0")[0] == 302
 
 
-def test_a_file_is_streamed_as_it_was_kept(
-    streaming: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]
-) -> None:
-    """Byte for byte, cacheable for ever: a published idx never changes its bytes."""
+def test_a_file_is_streamed_unchanged(streaming: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]) -> None:
+    """Byte for byte, cacheable forever: the bytes of a published idx never change."""
     original = fetch(streaming, f"{render_id}/0.png")
     thumbnail = fetch(streaming, f"{render_id}/0_thumb.webp")
     head = fetch(streaming, f"{render_id}/0.png", "HEAD")
@@ -99,7 +97,7 @@ def test_a_file_is_streamed_as_it_was_kept(
 
 
 def test_a_cached_file_is_not_sent_again(streaming: wp.Front, render_id: UUID, row: dict[str, Any]) -> None:
-    """A cache asks with what it has."""
+    """A cache sends the ETag it has."""
     etag = f'"{row["sha256"]}"'
 
     known = fetch(streaming, f"{render_id}/0.png", if_none_match=f'"other", W/{etag}')
@@ -110,8 +108,8 @@ def test_a_cached_file_is_not_sent_again(streaming: wp.Front, render_id: UUID, r
     assert other[0] == 200
 
 
-def test_a_part_of_a_file_is_streamed(streaming: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]) -> None:
-    """A video player seeks; a part of another version would break the file it is put into."""
+def test_a_range_of_a_file_is_streamed(streaming: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]) -> None:
+    """A video player seeks; a range of another version would corrupt the file."""
     whole, size = content(deps, row["key"]), row["bytes"]
     name = f"{render_id}/0.png"
 
@@ -130,7 +128,7 @@ def test_a_part_of_a_file_is_streamed(streaming: wp.Front, deps: Deps, render_id
 
 @pytest.mark.parametrize("kind", ["redirecting", "streaming"])
 def test_nothing_else_is_found(request: pytest.FixtureRequest, kind: str, render_id: UUID) -> None:
-    """Without a token only what is published may answer, under its own names alone."""
+    """Without a token only published files are served, under their own names."""
     front: wp.Front = request.getfixturevalue(kind)
     names = [
         "0.jpg",
@@ -168,8 +166,8 @@ def test_a_deleted_render_has_no_files(redirecting: wp.Front, streaming: wp.Fron
     assert (before, after) == ([302, 200], [404, 404])
 
 
-def test_a_page_of_another_origin_may_ask_for_parts(redirecting: wp.Front, render_id: UUID) -> None:
-    """A browser asks before it sends a conditional request across origins."""
+def test_a_page_of_another_origin_may_request_ranges(redirecting: wp.Front, render_id: UUID) -> None:
+    """A browser sends a preflight request before a conditional request across origins."""
     status, headers, _ = fetch(redirecting, f"{render_id}/0.png", "OPTIONS", origin="https://app.example")
     refused = redirecting.call("DELETE", f"/v1/assets/renders/{render_id}/0.png")
 
@@ -178,10 +176,10 @@ def test_a_page_of_another_origin_may_ask_for_parts(redirecting: wp.Front, rende
     assert refused[0] == 405
 
 
-def test_readers_that_leave_in_the_middle_hold_nothing(
+def test_disconnected_clients_release_their_slots(
     streaming: wp.Front, deps: Deps, mine: Connection, render_id: UUID
 ) -> None:
-    """More of them than may read at once: the next must still be answered."""
+    """More of them than the limit: the next request must still succeed."""
     for _ in range(70):
         with streaming.connect() as conn:
             conn.sendall(f"GET /v1/assets/renders/{render_id}/0.png HTTP/1.1\r\nHost: moorage\r\n\r\n".encode())
@@ -189,8 +187,8 @@ def test_readers_that_leave_in_the_middle_hold_nothing(
     rp.until(lambda: fetch(streaming, f"{render_id}/0.png")[0] == 200)
 
 
-def test_storage_that_is_away_is_told_as_one(url: str, storage: dict[str, str], render_id: UUID) -> None:
-    """A file that is not there for a minute must not be remembered by caches as gone."""
+def test_unavailable_storage_is_a_503(url: str, storage: dict[str, str], render_id: UUID) -> None:
+    """A file that is unavailable for a minute must not be cached as deleted."""
     away = {**storage, "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
     with wp.running(url, MOORAGE_ASSETS="stream", **away) as front:
         status, headers, _ = fetch(front, f"{render_id}/0.png")

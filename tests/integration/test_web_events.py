@@ -1,4 +1,4 @@
-"""The stream of events, against granian and PostgreSQL."""
+"""The stream of events, with granian and PostgreSQL."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ def other(url: str) -> Iterator[Connection]:
 
 
 class Listener:
-    """A browser's side of a stream: reads lines, and knows the last id."""
+    """A browser's side of a stream: reads lines, and remembers the last id."""
 
     def __init__(
         self, front: wp.Front, query: str = "", last_id: int | None = None, headers: dict[str, str] | None = None
@@ -41,7 +41,7 @@ class Listener:
         self.began_at = self.last_id
 
     def is_let_in(self) -> bool:
-        """Ask for the stream; there is no room for a moment while streams of an earlier test are on their way out."""
+        """Open the stream; retried briefly while streams of an earlier test are still closing."""
         port, path, headers = self.sent
         self.conn = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.conn.request("GET", path, headers=headers)
@@ -53,7 +53,7 @@ class Listener:
         return self.reply.status == 200
 
     def block(self) -> dict[str, Any] | None:
-        """Return the data of the next block, None when it has none."""
+        """Return the data of the next block, None if it has none."""
         data = None
         while line := self.reply.readline().decode().rstrip("\n"):
             name, _, value = line.partition(": ")
@@ -84,13 +84,13 @@ def listening(
 
 
 def write(conn: Connection, job_id: UUID, to_state: str) -> None:
-    """Take an edge of a job, as every edge is taken: its row first, then the event."""
+    """Write a transition of a job as the product does: first its row, then the event."""
     conn.execute("UPDATE jobs SET reason = %s WHERE id = %s", [to_state, job_id])
     events.add(conn, "job", job_id, (None, to_state), job_id=job_id, actor="test")
 
 
 def job(front: wp.Front, name: str, owner: str = "ada") -> UUID:
-    """Register a job, and return its id when a new stream begins behind its first events."""
+    """Register a job, and return its id when a new stream starts after its first events."""
     job_id = UUID(front.register(external_id=f"stream_{name}", owner=owner).fields["job_id"])
     first = front.get(f"/v1/jobs/{job_id}/events").fields["events"]
     rp.until(lambda: beginning(front) >= first[-1]["id"])
@@ -102,8 +102,8 @@ def beginning(front: wp.Front) -> int:
         return stream.began_at
 
 
-def test_what_happens_is_told_soon(front: wp.Front) -> None:
-    """A page that shows a file late is reloaded by its reader."""
+def test_events_arrive_soon(front: wp.Front) -> None:
+    """Users reload a page that shows a file late."""
     with listening(front) as stream:
         began = time.monotonic()
         made = front.register(external_id="stream_live", owner="live").fields["job_id"]
@@ -119,7 +119,7 @@ def test_what_happens_is_told_soon(front: wp.Front) -> None:
 
 
 def test_an_event_that_commits_late_is_not_lost(url: str, front: wp.Front, mine: Connection, other: Connection) -> None:
-    """Ids are drawn before COMMIT: a stream that went on from the highest it saw would never show the lower one."""
+    """Ids are drawn before COMMIT: a stream that resumed from the highest id seen would skip the lower one."""
     slow, quick = job(front, "slow", "late"), job(front, "quick", "late")
     with listening(front, "?owner=late") as stream:
         # The quick transaction is the older one but draws the higher id: an order by transaction ids would lose it.
@@ -141,13 +141,13 @@ def test_an_event_that_commits_late_is_not_lost(url: str, front: wp.Front, mine:
 
 
 def asked_at(url: str) -> datetime:
-    """Return when the feed last asked who writes; it does so once a second while somebody listens."""
+    """Return when the feed last polled; it polls once a second while there are subscriptions."""
     asked = "SELECT max(query_start) AS at FROM pg_stat_activity WHERE application_name = 'moorage web'"
     return cast(datetime, rp.rows(url, asked)[0]["at"])
 
 
-def test_writers_that_commit_in_any_order_lose_and_double_nothing(url: str, front: wp.Front) -> None:
-    """What a page shows is what happened: each event once, those of a job in the order in which they were taken."""
+def test_commits_in_any_order_lose_and_duplicate_nothing(url: str, front: wp.Front) -> None:
+    """Each event once, those of a job in the order of the transitions."""
     made = [job(front, f"race_{n}", "race") for n in range(8)]
     with listening(front, "?owner=race") as stream:
         with ThreadPoolExecutor(len(made)) as pool:
@@ -160,7 +160,7 @@ def test_writers_that_commit_in_any_order_lose_and_double_nothing(url: str, fron
 
 
 def race(url: str, job_id: UUID) -> None:
-    """Write twenty events of a job, each transaction open for a moment after it drew its id; some are rolled back."""
+    """Write twenty events of a job, each transaction open for a moment after drawing its id; some roll back."""
     draw = random.Random(job_id.int)
     with contextlib.closing(connect(url)) as conn:
         for n in range(20):
@@ -175,8 +175,8 @@ def rows_of(url: str, jobs: list[UUID]) -> list[dict[str, Any]]:
     return rp.rows(url, f"SELECT id FROM events WHERE job_id IN ({named}) AND actor = 'test' ORDER BY id")
 
 
-def test_a_stream_is_resumed_where_it_broke(front: wp.Front, mine: Connection) -> None:
-    """What happened between two connections is told first, each event once and in order."""
+def test_a_stream_resumes_after_the_last_event(front: wp.Front, mine: Connection) -> None:
+    """Events between two connections are sent first, each once and in order."""
     job_id = job(front, "resumed", "resumer")
     with listening(front, "?owner=resumer") as stream:
         write(mine, job_id, "first")
@@ -194,13 +194,13 @@ def test_a_stream_is_resumed_where_it_broke(front: wp.Front, mine: Connection) -
 
 
 def settle(front: wp.Front) -> None:
-    """Open and close a stream: the feed begins anew."""
+    """Open and close a stream: the feed starts again."""
     with listening(front):
         pass
 
 
-def test_a_filter_shows_one_job_or_one_owner_alone(front: wp.Front, mine: Connection) -> None:
-    """One reader's page is not told of another's work."""
+def test_a_filter_limits_a_stream_to_a_job_or_an_owner(front: wp.Front, mine: Connection) -> None:
+    """One client must not receive events of another's jobs."""
     one, two = job(front, "one", "first owner"), job(front, "two", "second owner")
     with listening(front, f"?job_id={one}") as by_job, listening(front, "?owner=second%20owner") as by_owner:
         write(mine, two, "of_two")
@@ -210,8 +210,8 @@ def test_a_filter_shows_one_job_or_one_owner_alone(front: wp.Front, mine: Connec
         assert by_owner.next()["to_state"] == "of_two"
 
 
-def test_all_streams_share_one_read_a_second(url: str, front: wp.Front, mine: Connection) -> None:
-    """A hundred open pages must not cost a hundred reads a second."""
+def test_all_streams_share_one_query_a_second(url: str, front: wp.Front, mine: Connection) -> None:
+    """A hundred open pages must not cause a hundred queries a second."""
     job_id = job(front, "shared")
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(listening(front)) for _ in range(20)]
@@ -224,8 +224,8 @@ def test_all_streams_share_one_read_a_second(url: str, front: wp.Front, mine: Co
 
 
 @pytest.mark.parametrize("far", ["ahead", "back"])
-def test_where_a_stream_cannot_go_on_it_says_so(url: str, front: wp.Front, mine: Connection, far: str) -> None:
-    """A page that believes it missed nothing shows what is gone, and misses what came."""
+def test_a_stream_that_cannot_resume_sends_a_reset(url: str, front: wp.Front, mine: Connection, far: str) -> None:
+    """A page that assumes it missed nothing shows deleted renders, and lacks new ones."""
     job_id = job(front, f"reset_{far}", "reset")
     drawn = rp.rows(url, "SELECT last_value AS id FROM events_id_seq")[0]["id"]
     if far == "back":
@@ -240,8 +240,8 @@ def test_where_a_stream_cannot_go_on_it_says_so(url: str, front: wp.Front, mine:
     assert live["to_state"] == "after_reset"
 
 
-def test_a_long_way_back_is_told_page_by_page(front: wp.Front, mine: Connection) -> None:
-    """A laptop that slept over lunch is told what it missed, and of its own jobs alone."""
+def test_many_missed_events_are_read_page_by_page(front: wp.Front, mine: Connection) -> None:
+    """A laptop that was asleep for an hour gets the events it missed, of its own jobs only."""
     job_id, noise = job(front, "lunch", "lunch"), job(front, "noise", "noise")
     with listening(front) as stream:
         began = stream.began_at
@@ -258,8 +258,8 @@ def test_a_long_way_back_is_told_page_by_page(front: wp.Front, mine: Connection)
     assert told == ["300", "600", "900", "1200", "1500", "1800"]
 
 
-def test_an_owner_token_hears_of_its_owner_alone_and_ends_the_stream(front: wp.Front, mine: Connection) -> None:
-    """The stream must not outlive the token that opened it, nor tell of others."""
+def test_an_owner_tokens_stream_is_limited_to_its_owner_and_lifetime(front: wp.Front, mine: Connection) -> None:
+    """The stream must not outlive its token, nor contain events of others."""
     own, other = job(front, "own", "own stream"), job(front, "not_own", "somebody else")
     body = json.dumps({"owner": "own stream", "seconds": 8}).encode()
     made = front.ask("POST", "/v1/owner-tokens", body, {**wp.BEARER, "content-type": "application/json"})
@@ -278,15 +278,15 @@ def test_an_owner_token_hears_of_its_owner_alone_and_ends_the_stream(front: wp.F
 
 
 @pytest.mark.parametrize("last_id", ["x", "-1", "1.5", "9" * 20])
-def test_a_place_that_no_stream_gave_is_refused(front: wp.Front, last_id: str) -> None:
-    """Beginning somewhere else would lose events without a word."""
+def test_an_invalid_last_event_id_is_rejected(front: wp.Front, last_id: str) -> None:
+    """Starting elsewhere would lose events silently."""
     refused = front.ask("GET", "/v1/events", headers={**wp.BEARER, "last-event-id": last_id})
 
     assert (refused.status, refused.fields["errors"][0]["field"]) == (422, "Last-Event-ID")
 
 
-def test_too_many_streams_are_refused_and_let_go(front: wp.Front, mine: Connection) -> None:
-    """Each holds a buffer; those that leave must make room."""
+def test_the_number_of_streams_is_limited_and_slots_are_released(front: wp.Front, mine: Connection) -> None:
+    """Each has a buffer; disconnected streams must free their slot."""
     with contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(listening(front))
@@ -306,8 +306,8 @@ def is_taken(front: wp.Front) -> bool:
         conn.close()
 
 
-def test_one_owner_does_not_take_the_place_of_all_others(front: wp.Front) -> None:
-    """A page that is reloaded in a loop must not shut out other people's."""
+def test_the_streams_of_one_owner_are_limited(front: wp.Front) -> None:
+    """A page that reloads in a loop must not block the streams of others."""
     with contextlib.ExitStack() as stack:
         for _ in range(event_feed.MAX_STREAMS_PER_OWNER):
             stack.enter_context(listening(front, "?owner=greedy"))

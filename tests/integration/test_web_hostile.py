@@ -1,4 +1,4 @@
-"""What somebody sends who wants the API to fail, or the receiver beside it to be slow: against granian."""
+"""Requests that try to break the API or to slow down the receiver beside it, with granian."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def front(url: str) -> Iterator[wp.Front]:
 
 @pytest.fixture(scope="module")
 def bob(front: wp.Front) -> dict[str, str]:
-    """Return the headers of a browser of bob's."""
+    """Return the headers of bob's browser."""
     return owner(front, "bob")
 
 
@@ -46,8 +46,8 @@ def names(count: int) -> bytes:
     return b",".join(b'"k%d":0' % n for n in range(count))
 
 
-def test_a_name_that_stands_twice_among_many_is_found_at_once(front: wp.Front, bob: dict[str, str]) -> None:
-    """To compare each of 80,000 names with all others took minutes, in which no webhook was answered."""
+def test_a_duplicate_among_many_names_is_found_quickly(front: wp.Front, bob: dict[str, str]) -> None:
+    """Comparing each of 80,000 names with all others took minutes, in which no webhook was processed."""
     body = b"{" + names(80_000) + b',"z":0,"z":0}'
 
     started = time.monotonic()
@@ -62,7 +62,7 @@ def test_a_name_that_stands_twice_among_many_is_found_at_once(front: wp.Front, b
     "headers", [{"cookie": "a=b; " * 20_000}, {"content-type": 'multipart/form-data; a="' + ";" * 60_000}]
 )
 def test_headers_are_bounded(front: wp.Front, bob: dict[str, str], headers: dict[str, str]) -> None:
-    """Cookies and media types are read piece by piece, the latter in the square of its length."""
+    """Cookies and media types are parsed on the event loop, the latter in quadratic time."""
     started = time.monotonic()
     refused = front.ask("POST", "/v1/jobs", b"x", {**bob, **headers})
 
@@ -70,8 +70,8 @@ def test_headers_are_bounded(front: wp.Front, bob: dict[str, str], headers: dict
     assert time.monotonic() - started < BUSY_SECONDS
 
 
-def test_a_media_type_with_many_parameters_is_none(front: wp.Front, bob: dict[str, str]) -> None:
-    """Within the bound of all headers it still took seconds."""
+def test_a_media_type_with_many_parameters_is_ignored(front: wp.Front, bob: dict[str, str]) -> None:
+    """Within the limit of all headers it still took seconds."""
     started = time.monotonic()
     refused = front.ask("POST", "/v1/jobs", b"x", {**bob, "content-type": 'multipart/form-data; a="' + ";" * 30_000})
 
@@ -80,8 +80,8 @@ def test_a_media_type_with_many_parameters_is_none(front: wp.Front, bob: dict[st
 
 
 @pytest.mark.parametrize("depth", [100, 600, 900])
-def test_a_form_with_brackets_in_brackets_is_refused(front: wp.Front, bob: dict[str, str], depth: int) -> None:
-    """The walk through it ended in a 500."""
+def test_a_deeply_nested_form_is_rejected(front: wp.Front, bob: dict[str, str], depth: int) -> None:
+    """The recursion ended in a 500."""
     job = b'{"owner":"bob","chain":' + b"[" * depth + b"]" * depth + b"}"
 
     refused = front.ask("POST", "/v1/jobs", form(job), {**bob, "content-type": "multipart/form-data; boundary=x"})
@@ -90,8 +90,8 @@ def test_a_form_with_brackets_in_brackets_is_refused(front: wp.Front, bob: dict[
     assert "nested more than 64 levels deep" in refused.fields["detail"]
 
 
-def test_an_input_of_very_many_values_is_refused(front: wp.Front, bob: dict[str, str]) -> None:
-    """Each value is looked at several times, and may be wrong by the model's schema."""
+def test_an_input_with_too_many_values_is_rejected(front: wp.Front, bob: dict[str, str]) -> None:
+    """Each value is visited several times, and may violate the model's schema."""
     body = {"owner": "bob", "chain": [{**ENTRY, "input": {"images": [1] * 10_000}}]}
 
     refused = front.ask("POST", "/v1/jobs", json.dumps(body).encode(), {**bob, **JSON})
@@ -101,8 +101,8 @@ def test_an_input_of_very_many_values_is_refused(front: wp.Front, bob: dict[str,
 
 
 @pytest.mark.parametrize("query", ["style=%00", "kind=%00", "project_id=%00", "before=%00", "limit=%00", "told=%00"])
-def test_the_page_is_not_broken_by_what_cannot_be_stored(front: wp.Front, bob: dict[str, str], query: str) -> None:
-    """PostgreSQL takes no NUL: the answer was a 500."""
+def test_the_page_rejects_text_that_cannot_be_stored(front: wp.Front, bob: dict[str, str], query: str) -> None:
+    """PostgreSQL accepts no NUL: the response was a 500."""
     assert front.call("GET", f"/?{query}", headers=bob)[0] == 404
 
 
@@ -120,7 +120,7 @@ def changed(front: wp.Front, method: str, path: str, body: bytes | None, bob: di
 
 
 def test_a_long_document_is_written_once(front: wp.Front, bob: dict[str, str]) -> None:
-    """It was written once for each scene that changed: a thousand times a megabyte, behind a 503 that was untrue."""
+    """It was written once for each changed scene: a thousand megabytes, behind a false 503."""
     written = changed(front, "PUT", "long", scenes(1000), bob)
     order = json.dumps({"order": [f"s{n}" for n in reversed(range(1000))]}).encode()
     ordered = changed(front, "PATCH", "long/scenes", order, bob)
@@ -133,8 +133,8 @@ def test_a_long_document_is_written_once(front: wp.Front, bob: dict[str, str]) -
     assert removed == []
 
 
-def test_an_owners_slow_files_leave_room_for_others(front: wp.Front, bob: dict[str, str]) -> None:
-    """One browser that sends a byte now and then kept everybody's files out for five minutes."""
+def test_an_owners_slow_uploads_leave_slots_for_others(front: wp.Front, bob: dict[str, str]) -> None:
+    """One browser that sent a byte now and then blocked all uploads for five minutes."""
     ada = {**owner(front, "ada"), "content-type": "image/png"}
     with contextlib.ExitStack() as slow:
 
@@ -153,8 +153,8 @@ def test_an_owners_slow_files_leave_room_for_others(front: wp.Front, bob: dict[s
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/acme/picture/schema"])
-def test_a_provider_that_is_away_is_told_without_its_address(front: wp.Front, bob: dict[str, str], path: str) -> None:
-    """Where a provider is reached, perhaps by a proxy of the operator's own, is nobody's business."""
+def test_an_unavailable_provider_is_reported_without_its_url(front: wp.Front, bob: dict[str, str], path: str) -> None:
+    """The URL, perhaps of the operator's proxy, is internal."""
     told = front.call("GET", path, headers=bob)
     ordered = front.call("POST", "/v1/jobs", json.dumps({"owner": "bob", "chain": [ENTRY]}).encode(), {**bob, **JSON})
 
@@ -166,8 +166,8 @@ def test_a_provider_that_is_away_is_told_without_its_address(front: wp.Front, bo
 
 
 @pytest.mark.parametrize("path", ["/v1/predictions", "/v1/jobs"])
-def test_another_owners_project_takes_nobodys_files(front: wp.Front, bob: dict[str, str], path: str, url: str) -> None:
-    """The files of one owner would stand in another one's document."""
+def test_another_owners_project_is_rejected(front: wp.Front, bob: dict[str, str], path: str, url: str) -> None:
+    """The files of one owner would be placed in another's document."""
     front.ask("PUT", "/v1/projects/adas", b'{"owner": "ada", "document": {}}', {**wp.BEARER, **JSON})
     chain = {"chain": [ENTRY]} if path == "/v1/jobs" else {"provider": "replicate", "external_id": "stray"}
     body = {"owner": "bob", "project_id": "adas", **chain}
@@ -181,10 +181,8 @@ def test_another_owners_project_takes_nobodys_files(front: wp.Front, bob: dict[s
     assert rp.rows(url, "SELECT id FROM jobs WHERE project_id = 'adas'") == []
 
 
-def test_why_something_is_tried_again_is_told_to_applications_alone(
-    front: wp.Front, bob: dict[str, str], url: str
-) -> None:
-    """The reason names servers of ours: where storage and providers are reached."""
+def test_the_reason_of_a_retry_is_shown_to_applications_only(front: wp.Front, bob: dict[str, str], url: str) -> None:
+    """It names internal servers: the hosts of storage and providers."""
     made = front.register(external_id="retried", owner="bob").fields
     with connect(url) as conn:
         conn.execute("UPDATE predictions SET reason = 'http://10.0.0.5 away' WHERE id = %s", [made["prediction_id"]])

@@ -1,4 +1,4 @@
-"""Orders over HTTP, against granian and PostgreSQL."""
+"""Job requests over HTTP, with granian and PostgreSQL."""
 
 import concurrent.futures
 import http.client
@@ -47,8 +47,8 @@ def counts(url: str) -> dict[str, Any]:
     return row
 
 
-def test_an_order_makes_a_job_and_its_first_prediction(front: wp.Front, url: str) -> None:
-    """All that was said stands in the rows before anything is sent; the submit step finds it due."""
+def test_a_request_creates_a_job_and_its_first_prediction(front: wp.Front, url: str) -> None:
+    """Everything in the request is in the rows before anything is sent; the submit step finds it due."""
     chain = [
         {**ENTRY, "seconds": 30},
         {"provider": "replicate", "model": "acme/other", "map": {"text": "prompt", "n": "variants", "look": "style"}},
@@ -81,8 +81,8 @@ def test_an_order_makes_a_job_and_its_first_prediction(front: wp.Front, url: str
     assert (prediction["provider"], prediction["model"], prediction["due"]) == ("replicate", "acme/picture", True)
 
 
-def test_the_outage_of_a_provider_refuses_nothing(front: wp.Front) -> None:
-    """The schema could not be had: the order is taken, and the answer says that it was not checked."""
+def test_an_unavailable_provider_is_no_reason_to_reject(front: wp.Front) -> None:
+    """The schema was not available: the request is accepted, and the response states that it was not checked."""
     made = order(front)
 
     assert made.status == 202
@@ -90,8 +90,8 @@ def test_the_outage_of_a_provider_refuses_nothing(front: wp.Front) -> None:
     assert made.fields["unchecked"][0].startswith("chain[0]: ")
 
 
-def test_an_equal_order_under_a_key_is_the_same_job(front: wp.Front, url: str) -> None:
-    """An application that did not hear the answer asks again, with its fields in any order."""
+def test_an_equal_request_with_the_same_key_is_the_same_job(front: wp.Front, url: str) -> None:
+    """An application that lost the response repeats the request, with its fields in any order."""
     first = order(front, key="again", project_id="p2")
     body = {"input": {"prompt": "a harbour"}, "project_id": "p2", "chain": [ENTRY], "owner": "ada"}
     second = send(front, json.dumps(body, indent=2).encode(), key="again")
@@ -104,8 +104,8 @@ def test_an_equal_order_under_a_key_is_the_same_job(front: wp.Front, url: str) -
     assert second.headers["location"] == first.headers["location"]
 
 
-def test_another_order_under_a_key_is_refused_and_names_the_first(front: wp.Front, url: str) -> None:
-    """Silently answering with the first would lose the second."""
+def test_another_request_with_the_same_key_is_rejected_and_names_the_first_job(front: wp.Front, url: str) -> None:
+    """Silently returning the first would lose the second."""
     first = order(front, key="other")
     before = counts(url)
 
@@ -117,13 +117,13 @@ def test_another_order_under_a_key_is_refused_and_names_the_first(front: wp.Fron
     assert counts(url) == before
 
 
-def test_a_key_is_its_owners_alone(front: wp.Front) -> None:
-    """Two owners may count their orders alike."""
+def test_keys_are_scoped_by_owner(front: wp.Front) -> None:
+    """Two owners may number their requests alike."""
     assert order(front, key="mine").fields["job_id"] != order(front, key="mine", owner="bob").fields["job_id"]
 
 
-def test_thirty_equal_orders_at_once_make_one_job(front: wp.Front, url: str) -> None:
-    """Impatient clients send again while the first is still being answered."""
+def test_thirty_equal_concurrent_requests_create_one_job(front: wp.Front, url: str) -> None:
+    """Impatient clients retry while the first request is still in progress."""
     with concurrent.futures.ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(lambda _: order(front, key="burst", project_id="burst"), range(30)))
 
@@ -132,8 +132,8 @@ def test_thirty_equal_orders_at_once_make_one_job(front: wp.Front, url: str) -> 
     assert rp.rows(url, "SELECT count(*) AS n FROM jobs WHERE idempotency_key = 'burst'") == [{"n": 1}]
 
 
-def test_of_thirty_different_orders_at_once_under_one_key_one_is_taken(front: wp.Front, url: str) -> None:
-    """The others learn of it, whichever came first; none leaves a project behind."""
+def test_of_thirty_different_concurrent_requests_with_one_key_one_is_accepted(front: wp.Front, url: str) -> None:
+    """The others get its id, whichever was first; none creates its project."""
     with concurrent.futures.ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(lambda n: order(front, key="race", project_id=f"race-{n}"), range(30)))
 
@@ -186,10 +186,10 @@ for _ in range(40):
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value)[:40],
 )
-def test_a_wrong_field_is_named_and_nothing_is_stored(
+def test_an_invalid_field_is_named_and_nothing_is_stored(
     front: wp.Front, url: str, fields: dict[str, Any], field: str, says: str
 ) -> None:
-    """Whoever wrote the request learns which field to change, and to what."""
+    """The client learns which field to change, and how."""
     before = counts(url)
 
     refused = order(front, **fields)
@@ -202,8 +202,8 @@ def test_a_wrong_field_is_named_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9", "a\tb"])
-def test_a_key_that_is_none_is_refused(front: wp.Front, key: str) -> None:
-    """A key that was cut or lost on its way would make a second job."""
+def test_an_invalid_key_is_rejected(front: wp.Front, key: str) -> None:
+    """A truncated or lost key would create a second job."""
     headers = {**wp.BEARER, "content-type": "application/json", "idempotency-key": key}
 
     refused = front.ask("POST", "/v1/jobs", b"{}", headers)
@@ -212,8 +212,8 @@ def test_a_key_that_is_none_is_refused(front: wp.Front, key: str) -> None:
     assert refused.fields["errors"][0]["field"] == "Idempotency-Key"
 
 
-def test_a_number_that_is_none_is_refused(front: wp.Front) -> None:
-    """1e999 is JSON, and no number that a row can hold."""
+def test_an_infinite_number_is_rejected(front: wp.Front) -> None:
+    """1e999 is JSON, but cannot be stored."""
     body = b'{"owner": "ada", "chain": [{"provider": "replicate", "model": "m/n"}], "input": {"scale": 1e999}}'
 
     refused = send(front, body)
@@ -222,7 +222,7 @@ def test_a_number_that_is_none_is_refused(front: wp.Front) -> None:
     assert refused.fields["errors"][0]["field"] == "input.scale"
 
 
-def test_input_of_megabytes_is_to_be_uploaded(front: wp.Front) -> None:
+def test_megabytes_of_input_are_rejected(front: wp.Front) -> None:
     """Eight entries that share a megabyte would be eight megabytes in one row."""
     refused = order(front, chain=[ENTRY] * 8, input={"image": "data:image/png;base64," + "A" * 900_000})
 
@@ -246,8 +246,8 @@ def upload_id(url: str) -> Iterator[str]:
     conn.close()
 
 
-def test_files_that_the_owner_has_may_be_named(front: wp.Front, url: str, upload_id: str) -> None:
-    """The reference is stored as it is: an address made now would be dead when it is needed."""
+def test_references_to_own_files_are_stored(front: wp.Front, url: str, upload_id: str) -> None:
+    """The reference is stored as it is: a URL signed now would have expired when it is needed."""
     made = order(front, input={"prompt": "p", "image": {"upload": upload_id}})
 
     (job,) = rp.rows(url, f"SELECT fallback_chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
@@ -256,10 +256,8 @@ def test_files_that_the_owner_has_may_be_named(front: wp.Front, url: str, upload
 
 
 @pytest.mark.parametrize("other", ["owner", "id", "variant"])
-def test_files_that_the_owner_does_not_have_are_refused_alike(
-    front: wp.Front, url: str, upload_id: str, other: str
-) -> None:
-    """Whether an id of another owner exists is not told."""
+def test_references_to_other_files_are_rejected_alike(front: wp.Front, url: str, upload_id: str, other: str) -> None:
+    """Whether an id of another owner exists is not revealed."""
     missing = "01890000-0000-7000-8000-000000000000"
     named = {"owner": {"upload": upload_id}, "id": {"upload": missing}, "variant": {"variant": f"{missing}/0"}}[other]
     before = counts(url)
@@ -273,8 +271,8 @@ def test_files_that_the_owner_does_not_have_are_refused_alike(
     assert counts(url) == before
 
 
-def test_an_equal_order_is_found_also_when_its_file_is_gone(front: wp.Front, url: str, upload_id: str) -> None:
-    """What was taken once is not refused afterwards."""
+def test_an_equal_request_is_found_after_its_file_was_deleted(front: wp.Front, url: str, upload_id: str) -> None:
+    """An accepted request is not rejected later."""
     first = order(front, key="gone", input={"image": {"upload": upload_id}})
     with psycopg.connect(url) as conn:
         conn.execute("UPDATE uploads SET deleted_at = moment() WHERE id = %s", (upload_id,))
@@ -285,8 +283,8 @@ def test_an_equal_order_is_found_also_when_its_file_is_gone(front: wp.Front, url
     assert second.fields["job_id"] == first.fields["job_id"]
 
 
-def test_a_project_of_another_owner_takes_no_files(front: wp.Front, url: str) -> None:
-    """One owner's picture must not show in another's document."""
+def test_a_project_of_another_owner_is_rejected(front: wp.Front, url: str) -> None:
+    """One owner's image must not appear in another's document."""
     order(front, project_id="adas")
     before = counts(url)
 
@@ -297,8 +295,8 @@ def test_a_project_of_another_owner_takes_no_files(front: wp.Front, url: str) ->
     assert counts(url) == before
 
 
-def test_a_crash_behind_the_commit_costs_no_order(url: str) -> None:
-    """Whoever heard no answer sends again under the same key and finds the job, which is due without a wake."""
+def test_a_crash_after_the_commit_loses_no_request(url: str) -> None:
+    """The client retries with the same key and finds the job, which is due without a wake."""
     with (
         wp.running(url, **AWAY, MOORAGE_FAILPOINT="order.after_commit") as front,
         pytest.raises((http.client.HTTPException, OSError)),

@@ -1,4 +1,4 @@
-"""Orders with files sent along, against granian, PostgreSQL and S3."""
+"""Job requests with attached files, with granian, PostgreSQL and S3."""
 
 import io
 import json
@@ -44,8 +44,8 @@ def send(front: wp.Front, job: Any, files: dict[str, bytes], *, key: str | None 
     return front.ask("POST", "/v1/jobs", b"".join([*parts, b"--xyz--\r\n"]), headers)
 
 
-def test_files_become_uploads_that_the_job_names(front: wp.Front, url: str) -> None:
-    """One request from a browser's form is enough."""
+def test_attached_files_become_uploads_that_the_job_references(front: wp.Front, url: str) -> None:
+    """One request from a browser's form is sufficient."""
     made = send(front, NAMED, {"sketch": picture("red"), "mask": picture("blue")})
 
     (job,) = rp.rows(url, f"SELECT fallback_chain FROM jobs WHERE id = '{made.fields.get('job_id')}'")
@@ -56,8 +56,8 @@ def test_files_become_uploads_that_the_job_names(front: wp.Front, url: str) -> N
     assert {row["owner"] for row in kept} == {"ada"}
 
 
-def test_an_equal_form_is_the_same_job_and_another_file_is_another_order(front: wp.Front, url: str) -> None:
-    """What the files hold is a part of what was asked for."""
+def test_an_equal_form_is_the_same_job_and_another_file_is_another_request(front: wp.Front, url: str) -> None:
+    """The content of the files is part of the request."""
     files = {"sketch": picture("green"), "mask": picture("blue")}
     first = send(front, NAMED, files, key="form")
     before = rp.rows(url, "SELECT count(*) AS n FROM uploads")
@@ -84,10 +84,10 @@ def test_an_equal_form_is_the_same_job_and_another_file_is_another_order(front: 
     ],
     ids=["no-job", "cut", "list", "not-sent", "not-used", "whole-input", "bad-job", "no-picture"],
 )
-def test_a_form_that_is_wrong_stores_nothing(
+def test_an_invalid_form_stores_nothing(
     front: wp.Front, url: str, job: Any, files: dict[str, bytes], status: int, field: str | None
 ) -> None:
-    """A file is looked at only when all else is right."""
+    """Files are decoded only after everything else is valid."""
     count = "SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM uploads) AS uploads"
     before = rp.rows(url, count)
 

@@ -1,4 +1,4 @@
-"""Models, their schemas and orders checked against them, with the stand-in as the provider."""
+"""Models, their schemas, and job requests validated against them, with the stand-in provider."""
 
 import json
 import time
@@ -38,7 +38,7 @@ def order(front: wp.Front, given: dict[str, Any], *, model: str = "standin/pictu
 
 
 def test_models_are_listed_by_kind_with_what_they_accept(front: wp.Front) -> None:
-    """An application offers its users what there is, without a client of each provider."""
+    """An application offers its users the available models, without a client for each provider."""
     videos = front.get("/v1/models?kind=video&provider=replicate")
     all_of_them = front.get("/v1/models")
 
@@ -52,8 +52,8 @@ def test_models_are_listed_by_kind_with_what_they_accept(front: wp.Front) -> Non
     assert all_of_them.fields["unavailable"] == []
 
 
-def test_a_schema_is_shown_and_what_has_none_is_404(front: wp.Front) -> None:
-    """It is the provider's own, with nothing left to look up."""
+def test_a_schema_is_returned_and_a_missing_one_is_404(front: wp.Front) -> None:
+    """It is the provider's own, with all references resolved."""
     shown = front.get("/v1/models/standin/pictures/schema")
     unknown = front.get("/v1/models/standin/nothing/schema")
     without = front.get("/v1/models/standin/pictures/schema?provider=fal")
@@ -65,8 +65,8 @@ def test_a_schema_is_shown_and_what_has_none_is_404(front: wp.Front) -> None:
     assert (unknown.status, without.status, elsewhere.status) == (404, 404, 422)
 
 
-def test_an_order_that_fits_its_model_is_checked(front: wp.Front) -> None:
-    """The answer says what was done."""
+def test_a_valid_input_is_reported_as_checked(front: wp.Front) -> None:
+    """The response states it."""
     made = order(front, {"prompt": "a harbour", "num_outputs": 2})
 
     assert made.status == 202
@@ -82,10 +82,10 @@ def test_an_order_that_fits_its_model_is_checked(front: wp.Front) -> None:
         ({"prompt": "p", "output_format": "bmp"}, "output_format", "is not one of"),
     ],
 )
-def test_what_a_model_does_not_take_is_named_and_nothing_is_stored(
+def test_an_invalid_input_is_named_and_nothing_is_stored(
     front: wp.Front, url: str, given: dict[str, Any], field: str, says: str
 ) -> None:
-    """It would be refused by the provider a moment later, and cost an entry of the chain."""
+    """The provider would reject it a moment later, and the entry would be lost."""
     before = rp.rows(url, "SELECT count(*) AS n FROM jobs")
 
     refused = order(front, given)
@@ -97,16 +97,16 @@ def test_what_a_model_does_not_take_is_named_and_nothing_is_stored(
     assert rp.rows(url, "SELECT count(*) AS n FROM jobs") == before
 
 
-def test_a_model_that_does_not_exist_is_refused(front: wp.Front) -> None:
-    """A misspelled name is the commonest mistake."""
+def test_an_unknown_model_is_rejected(front: wp.Front) -> None:
+    """A misspelled name is the most common mistake."""
     refused = order(front, {"prompt": "p"}, model="standin/pictrues")
 
     assert refused.status == 422
     assert refused.fields["errors"][0]["field"] == "chain[0].model"
 
 
-def test_a_provider_without_schemas_takes_its_order_unchecked(front: wp.Front) -> None:
-    """What cannot be known is said, not guessed."""
+def test_an_input_without_a_schema_is_accepted_unchecked(front: wp.Front) -> None:
+    """The response states it."""
     chain = [{"provider": "replicate", "model": "standin/pictures"}, {"provider": "fal", "model": "standin/pictures"}]
 
     made = order(front, {"prompt": "p"}, chain=chain)
@@ -127,7 +127,7 @@ def upload_id(url: str) -> Iterator[str]:
 
 
 def test_a_model_is_chosen_by_what_it_accepts(front: wp.Front, url: str, upload_id: str) -> None:
-    """A picture that is to move needs a model that takes one; words alone, one that does not insist on it."""
+    """An image needs a model that accepts one; text alone, one that does not require one."""
     moving = order(front, {"prompt": "p", "image": {"upload": upload_id}}, model="auto", kind="video")
     words = order(front, {"prompt": "p"}, model="auto", kind="video")
 
@@ -139,8 +139,8 @@ def test_a_model_is_chosen_by_what_it_accepts(front: wp.Front, url: str, upload_
     assert moving.fields["checked"] is True  # the reference counts as the address it will be
 
 
-def test_a_picture_goes_to_one_that_does_not_need_one(front: wp.Front, url: str) -> None:
-    """Where every model of a kind takes a picture, words alone still find one."""
+def test_text_alone_finds_a_model_whose_image_is_optional(front: wp.Front, url: str) -> None:
+    """Where every model of a kind accepts an image, text alone still finds one."""
     made = order(front, {"prompt": "p"}, model="auto")
 
     (row,) = rp.rows(url, f"SELECT model FROM predictions WHERE job_id = '{made.fields['job_id']}'")
@@ -148,7 +148,7 @@ def test_a_picture_goes_to_one_that_does_not_need_one(front: wp.Front, url: str)
 
 
 def at_once(*asks: Callable[[], wp.Answer]) -> list[tuple[wp.Answer, float]]:
-    """Ask several things side by side; return each answer with the seconds that it took."""
+    """Run several requests concurrently; return each response with its duration in seconds."""
 
     def timed(ask: Callable[[], wp.Answer]) -> tuple[wp.Answer, float]:
         started = time.monotonic()
@@ -158,8 +158,8 @@ def at_once(*asks: Callable[[], wp.Answer]) -> list[tuple[wp.Answer, float]]:
         return list(pool.map(timed, asks))
 
 
-def test_a_provider_that_hangs_costs_less_than_the_answers_time(url: str, standin: Standin) -> None:
-    """The outage of a provider is not ours: the order is taken unchecked, the list says who is missing."""
+def test_a_hanging_provider_costs_less_than_the_request_timeout(url: str, standin: Standin) -> None:
+    """The outage is the provider's: the request is accepted unchecked, and the list reports the provider."""
     proxy = Proxy(standin.port).start()
     proxy.stall()
     settings = {
@@ -175,7 +175,7 @@ def test_a_provider_that_hangs_costs_less_than_the_answers_time(url: str, standi
                 lambda: front.get("/v1/models/standin/pictures/schema"),
                 lambda: order(front, {"prompt": "p"}, model="auto"),
             )
-            proxy.flow()  # what still hangs there would hold up the end of the front
+            proxy.resume()  # what still hangs there would hold up the end of the front
     finally:
         proxy.stop()
 
@@ -188,8 +188,8 @@ def test_a_provider_that_hangs_costs_less_than_the_answers_time(url: str, standi
     assert schema.headers["retry-after"] == "1"
 
 
-def test_orders_and_reads_answer_while_postgresql_hangs(tmp_path: Path) -> None:
-    """A connection that goes on and says nothing must not hold a caller for longer than five seconds."""
+def test_requests_time_out_while_postgresql_hangs(tmp_path: Path) -> None:
+    """An open connection without responses must not block a client for longer than five seconds."""
     with rp.server(tmp_path) as postgres:
         proxy = Proxy(postgres.port).start()
         url = postgres.url("moorage").replace(f":{postgres.port}/", f":{proxy.port}/")
@@ -202,7 +202,7 @@ def test_orders_and_reads_answer_while_postgresql_hangs(tmp_path: Path) -> None:
                     lambda: front.get("/v1/jobs"),
                     lambda: front.get(f"/v1/jobs/{job_id}"),
                 )
-                proxy.flow()
+                proxy.resume()
         finally:
             proxy.stop()
 
@@ -218,8 +218,8 @@ def made(front: wp.Front) -> wp.Answer:
     return order(front, {"prompt": "p"}, variants=2)
 
 
-def test_a_job_shows_its_chain_and_which_entry_is_tried(front: wp.Front, made: wp.Answer) -> None:
-    """The history says what was tried where; inputs, which may be large, are left out."""
+def test_a_job_shows_its_chain_and_the_present_entry(front: wp.Front, made: wp.Answer) -> None:
+    """It shows what was attempted; inputs, which may be large, are omitted."""
     shown = front.get(made.headers["location"])
 
     assert shown.status == 200
@@ -233,8 +233,8 @@ def post(front: wp.Front, path: str) -> wp.Answer:
     return front.ask("POST", path, b"", wp.BEARER)
 
 
-def test_a_job_is_cancelled_once_and_taken_up_again_only_when_it_failed(front: wp.Front, made: wp.Answer) -> None:
-    """Whoever asks again gets the same answer; what cannot be done says why."""
+def test_a_job_is_cancelled_once_and_retried_only_after_a_failure(front: wp.Front, made: wp.Answer) -> None:
+    """A repeated request gets the same response; a refused one gets the reason."""
     job = made.headers["location"]
 
     too_early = post(front, f"{job}/retry")
@@ -249,7 +249,7 @@ def test_a_job_is_cancelled_once_and_taken_up_again_only_when_it_failed(front: w
 
 
 def test_a_failed_job_starts_its_chain_again(front: wp.Front, url: str, made: wp.Answer) -> None:
-    """A person who paid the provider's bill presses one button."""
+    """An operator who has paid the provider's bill presses one button."""
     conn = connect(url)
     conn.execute(
         "UPDATE predictions SET state = 'failed', run_at = NULL, ended_at = moment() WHERE job_id = %(id)s",
@@ -270,7 +270,7 @@ def test_a_failed_job_starts_its_chain_again(front: wp.Front, url: str, made: wp
 
 
 @pytest.mark.parametrize("what", ["cancel", "retry"])
-def test_a_job_that_is_not_there_is_404(front: wp.Front, what: str) -> None:
-    """An id that names nothing is told alike whatever it is asked for."""
+def test_an_action_on_an_unknown_job_is_404(front: wp.Front, what: str) -> None:
+    """An unknown id has the same response for every action."""
     for job_id in ("01890000-0000-7000-8000-000000000000", "7"):
         assert post(front, f"/v1/jobs/{job_id}/{what}").status == 404

@@ -1,4 +1,4 @@
-"""Registration over HTTP, against granian and PostgreSQL."""
+"""Registration over HTTP, with granian and PostgreSQL."""
 
 import concurrent.futures
 import contextlib
@@ -20,8 +20,8 @@ def front(url: str) -> Iterator[wp.Front]:
         yield process
 
 
-def test_a_registration_makes_a_job_with_all_that_was_said(front: wp.Front, url: str) -> None:
-    """Everything the application said stands in the rows, exactly."""
+def test_a_registration_creates_a_job_with_all_its_fields(front: wp.Front, url: str) -> None:
+    """Everything in the request is in the rows, exactly."""
     scene = 2**53 + 1
     said = {"mode": "restyle", "room_type": "kitchen", "style": "warm", "prompt": "a café \U0001f3e0"}
 
@@ -50,7 +50,7 @@ def test_a_registration_makes_a_job_with_all_that_was_said(front: wp.Front, url:
 
 
 def test_a_second_registration_finds_the_first(front: wp.Front, url: str) -> None:
-    """An application that did not hear the answer asks again; it must not get a second job."""
+    """An application that lost the response retries; it must not get a second job."""
     first = front.register(external_id="reg_twice", policy="keep")
     second = front.register(external_id="reg_twice", policy="discard", owner="bob")
 
@@ -62,8 +62,8 @@ def test_a_second_registration_finds_the_first(front: wp.Front, url: str) -> Non
     ]
 
 
-def test_the_address_keeps_the_prefix_it_was_asked_by(front: wp.Front) -> None:
-    """A proxy may pass on /api alone: a Location without it would lead nowhere."""
+def test_the_location_has_the_prefix_of_the_request(front: wp.Front) -> None:
+    """A proxy may forward /api only: a Location without it would be unreachable."""
     body = json.dumps({"provider": "replicate", "owner": "ada", "external_id": "reg_prefix"}).encode()
 
     made = front.ask("POST", "/api/v1/predictions", body, {**wp.BEARER, "content-type": "application/json"})
@@ -73,8 +73,8 @@ def test_the_address_keeps_the_prefix_it_was_asked_by(front: wp.Front) -> None:
     assert made.headers["location"].startswith("/api/v1/jobs/")
 
 
-def test_thirty_equal_registrations_at_once_make_one_job(front: wp.Front, url: str) -> None:
-    """More at once than there are connections: all are answered, and one job is made."""
+def test_thirty_equal_concurrent_registrations_create_one_job(front: wp.Front, url: str) -> None:
+    """More than there are connections: all succeed, and one job is created."""
     with concurrent.futures.ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(lambda _: front.register(external_id="reg_race", project_id="race"), range(30)))
 
@@ -84,7 +84,7 @@ def test_thirty_equal_registrations_at_once_make_one_job(front: wp.Front, url: s
 
 
 def leave_unmatched(front: wp.Front, url: str, external_id: str) -> rp.Reply:
-    """Send a webhook for a prediction nobody registered, and leave it as ingest does."""
+    """Send a webhook for an unregistered prediction, and leave it as ingest does."""
     reply = front.post(f'{{"id": "{external_id}"}}'.encode(), webhook_id=external_id, path="/api/v1/webhooks/replicate")
     with psycopg.connect(url) as conn:
         conn.execute(
@@ -97,7 +97,7 @@ def leave_unmatched(front: wp.Front, url: str, external_id: str) -> rp.Reply:
 
 
 def test_a_webhook_to_the_same_port_is_recorded_and_due_once_it_is_registered(front: wp.Front, url: str) -> None:
-    """The receiver serves beside the API; and the broker being away changes no answer."""
+    """The receiver runs beside the API; an unavailable broker does not change the response."""
     recorded = leave_unmatched(front, url, "reg_early")
 
     made = front.register(external_id="reg_early")
@@ -110,8 +110,8 @@ def test_a_webhook_to_the_same_port_is_recorded_and_due_once_it_is_registered(fr
     rp.until(lambda: "wake.dropped" in front.log())
 
 
-def test_the_webhook_that_waited_is_woken_at_once(stack: Stack, url: str) -> None:
-    """Whoever registers late should not wait for dispatch as well."""
+def test_a_waiting_webhook_is_woken_by_its_registration(stack: Stack, url: str) -> None:
+    """A late registration should not also wait for dispatch."""
     broker = redis.Redis.from_url(stack.valkey.url(database=9))
     with contextlib.closing(broker), wp.running(url, CELERY_BROKER_URL=stack.valkey.url(database=9)) as front:
         leave_unmatched(front, url, "reg_woken")
@@ -153,10 +153,10 @@ def test_the_webhook_that_waited_is_woken_at_once(stack: Stack, url: str) -> Non
         ({"\ud800": 1}, "\\ud800", "is not a field"),
     ],
 )
-def test_a_wrong_field_is_named_and_nothing_is_stored(
+def test_an_invalid_field_is_named_and_nothing_is_stored(
     front: wp.Front, url: str, fields: dict[str, object], field: str, says: str
 ) -> None:
-    """Whoever wrote the request learns which field to change, and to what."""
+    """The client learns which field to change, and how."""
     refused = front.register(**{"external_id": "reg_bad", **fields})
 
     (error,) = refused.fields["errors"]
@@ -167,8 +167,8 @@ def test_a_wrong_field_is_named_and_nothing_is_stored(
     assert rp.rows(url, "SELECT id FROM predictions WHERE external_id = 'reg_bad' OR length(external_id) > 99") == []
 
 
-def test_every_wrong_field_is_named_at_once(front: wp.Front) -> None:
-    """One field a request would be a guessing game."""
+def test_all_invalid_fields_are_named_at_once(front: wp.Front) -> None:
+    """One field per request would be a guessing game."""
     refused = front.post_json(b'{"kind": "audio", "scene": "s", "colour": "red"}')
 
     named = {error["field"] for error in refused.fields["errors"]}
@@ -191,8 +191,8 @@ def test_every_wrong_field_is_named_at_once(front: wp.Front) -> None:
     ],
     ids=["empty", "cut", "not-utf8", "nan", "twice", "long-number", "brackets", "array", "null", "large"],
 )
-def test_a_body_that_is_no_object_is_refused(front: wp.Front, body: bytes, status: int) -> None:
-    """Nothing that can be sent is answered with a 500, and the process lives."""
+def test_a_body_that_is_not_an_object_is_rejected(front: wp.Front, body: bytes, status: int) -> None:
+    """No request causes a 500, and the process survives."""
     refused = front.post_json(body)
 
     assert refused.status == status
@@ -200,8 +200,8 @@ def test_a_body_that_is_no_object_is_refused(front: wp.Front, body: bytes, statu
     assert front.register(external_id="reg_after").status in (200, 201)
 
 
-def test_a_large_body_is_refused_before_it_has_been_read(front: wp.Front) -> None:
-    """A chunked body announces no length: it must be stopped while it arrives."""
+def test_a_large_body_is_rejected_before_it_is_complete(front: wp.Front) -> None:
+    """A chunked body declares no length: it must be stopped while it arrives."""
     with front.connect() as conn:
         head = f"POST /v1/predictions HTTP/1.1\r\nHost: moorage\r\nAuthorization: Bearer {wp.TOKEN}\r\n"
         conn.sendall(head.encode() + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -211,8 +211,8 @@ def test_a_large_body_is_refused_before_it_has_been_read(front: wp.Front) -> Non
         assert rp.read_reply(conn).startswith(b"413 ")
 
 
-def test_another_media_type_is_refused(front: wp.Front) -> None:
-    """A form sent by mistake is told what to send; a charset beside the type does no harm."""
+def test_another_media_type_is_rejected(front: wp.Front) -> None:
+    """The error names the right type; a charset parameter is accepted."""
     refused = front.post_json(b"owner=ada", content_type="application/x-www-form-urlencoded")
     taken = front.post_json(b"{}", content_type="Application/JSON; charset=utf-8")
 

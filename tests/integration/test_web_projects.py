@@ -1,4 +1,4 @@
-"""Projects over HTTP: documents and scenes are written, `imageUrls` stay ours, and progress is counted from rows."""
+"""Projects over HTTP: documents and scenes, computed `imageUrls`, and progress counted from rows."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ PROVIDER = OutputFile("output[0]", url="https://replicate.delivery/a.png")
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """Return a project of the test's own."""
+    """Return a project id of this test."""
     return request.node.name[:100]
 
 
@@ -32,7 +32,7 @@ def put(front: wp.Front, name: str, document: Any, **headers: str) -> wp.Answer:
 
 
 def started(front: wp.Front, mine: Connection, name: str, scene: object, outputs: int = 1) -> wp.Answer:
-    """Register a job of a project and have its prediction succeed; its outputs wait."""
+    """Register a job of a project and let its prediction succeed; its outputs are waiting."""
     made = front.register(external_id=f"{name}-{scene}"[-200:], project_id=name, scene=scene)
     assert made.status == 201, made
     hear(mine, made, *(OutputFile(f"output[{n}]", url=f"https://replicate.delivery/{n}.png") for n in range(outputs)))
@@ -43,8 +43,8 @@ def images(answer: wp.Answer) -> dict[Any, list[str]]:
     return {scene["id"]: scene["imageUrls"] for scene in answer.fields["generated_output"]["scenes"]}
 
 
-def test_a_document_is_written_and_read_with_what_was_generated(front: wp.Front, mine: Connection, name: str) -> None:
-    """One address instead of SQL on our tables; what the application says of imageUrls does not count."""
+def test_a_document_is_stored_and_returned_with_image_urls(front: wp.Front, mine: Connection, name: str) -> None:
+    """`imageUrls` in the request are ignored."""
     scenes = [{"id": "a", "title": "Hall", "imageUrls": ["stale"]}, {"id": "b"}]
 
     made = put(front, name, {"title": "House", "scenes": scenes})
@@ -60,7 +60,7 @@ def test_a_document_is_written_and_read_with_what_was_generated(front: wp.Front,
 
 
 def test_a_stale_document_loses_no_image(front: wp.Front, mine: Connection, name: str) -> None:
-    """The application saves what it read a minute ago: its own fields are taken, ours are computed."""
+    """The application writes a copy from a minute ago: its own fields are stored, ours are computed."""
     put(front, name, {"scenes": [{"id": "a"}]})
     key = end(mine, started(front, mine, name, "a"), 0)
 
@@ -73,8 +73,8 @@ def test_a_stale_document_loses_no_image(front: wp.Front, mine: Connection, name
     assert stored["document"]["scenes"][0] == {"id": "a", "note": "mine", "imageUrls": [f"{key}.png"]}
 
 
-def test_what_a_document_holds_is_kept_to_the_last_digit(front: wp.Front, mine: Connection, name: str) -> None:
-    """Through a float 1e400 is refused by PostgreSQL and twenty digits are cut."""
+def test_numbers_are_stored_to_the_last_digit(front: wp.Front, mine: Connection, name: str) -> None:
+    """As a float, 1e400 is rejected by PostgreSQL and twenty digits are rounded."""
     raw = b'{"owner": "ada", "document": {"far": 1e400, "fine": 0.12345678901234567890, "scenes": []}}'
 
     assert send(front, "PUT", f"/v1/projects/{name}", raw).status == 201
@@ -86,7 +86,7 @@ def test_what_a_document_holds_is_kept_to_the_last_digit(front: wp.Front, mine: 
 
 
 def test_an_owner_cannot_be_changed(front: wp.Front, name: str) -> None:
-    """A typing error must not give a house away."""
+    """A typing error must not transfer a project."""
     put(front, name, {"scenes": []})
 
     answer = send(front, "PUT", f"/v1/projects/{name}", {"owner": "bob", "document": {}})
@@ -95,7 +95,7 @@ def test_an_owner_cannot_be_changed(front: wp.Front, name: str) -> None:
     assert front.get(f"/v1/projects/{name}").fields["owner"] == "ada"
 
 
-def test_another_owner_s_project_is_not_there(front: wp.Front, name: str) -> None:
+def test_another_owners_project_is_not_visible(front: wp.Front, name: str) -> None:
     """Also not by guessing its id: read, write, scenes."""
     put(front, name, {"scenes": [{"id": "a"}]})
     token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob"}).fields["token"]
@@ -112,8 +112,8 @@ def test_another_owner_s_project_is_not_there(front: wp.Front, name: str) -> Non
     assert images(front.get(f"/v1/projects/{name}")) == {"a": []}
 
 
-def test_an_owner_token_writes_its_owner_s_projects(front: wp.Front, name: str) -> None:
-    """A browser keeps its own house without the application's token."""
+def test_an_owner_token_writes_its_owners_projects(front: wp.Front, name: str) -> None:
+    """A browser saves its own project without the application's token."""
     token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo"}).fields["token"]
 
     made = send(front, "PUT", f"/v1/projects/{name}", {"document": {"scenes": []}}, token=token)
@@ -121,8 +121,8 @@ def test_an_owner_token_writes_its_owner_s_projects(front: wp.Front, name: str) 
     assert (made.status, made.fields["owner"]) == (201, "cleo")
 
 
-def test_only_who_read_the_newest_version_may_replace_it(front: wp.Front, mine: Connection, name: str) -> None:
-    """Two editors; an image that came meanwhile is no new version, a changed title is."""
+def test_only_the_latest_version_may_be_replaced(front: wp.Front, mine: Connection, name: str) -> None:
+    """Two editors; a new image does not change the version, a changed title does."""
     etag = put(front, name, {"title": "one", "scenes": [{"id": "a"}]}).headers["etag"]
     end(mine, started(front, mine, name, "a"), 0)
 
@@ -134,10 +134,8 @@ def test_only_who_read_the_newest_version_may_replace_it(front: wp.Front, mine: 
     assert front.get(f"/v1/projects/{name}").fields["document"]["title"] == "two"
 
 
-def test_images_that_came_before_their_scene_stand_in_it_once_it_is_added(
-    front: wp.Front, mine: Connection, name: str
-) -> None:
-    """Nothing waits for the application to be in order."""
+def test_images_are_placed_when_their_scene_is_added(front: wp.Front, mine: Connection, name: str) -> None:
+    """Files may arrive before their scene."""
     put(front, name, {"scenes": [{"id": "a"}]})
     key = end(mine, started(front, mine, name, "late"), 0)
     assert [row["url"] for row in front.get(f"/v1/projects/{name}").fields["unplaced"]] == [f"{key}.png"]
@@ -150,7 +148,7 @@ def test_images_that_came_before_their_scene_stand_in_it_once_it_is_added(
 
 
 def test_the_files_of_a_removed_scene_are_unplaced(front: wp.Front, mine: Connection, name: str) -> None:
-    """They are kept: the scene may come back."""
+    """They are retained: the scene may be added again."""
     put(front, name, {"scenes": [{"id": 1}, {"id": "b"}]})
     key = end(mine, started(front, mine, name, 1), 0)
 
@@ -164,8 +162,8 @@ def test_the_files_of_a_removed_scene_are_unplaced(front: wp.Front, mine: Connec
     assert images(send(front, "POST", f"/v1/projects/{name}/scenes", {"id": 1})) == {"b": [], 1: [f"{key}.png"]}
 
 
-def test_scenes_are_put_in_another_order(front: wp.Front, mine: Connection, name: str) -> None:
-    """What is not named keeps its order behind what is; each scene takes its images along."""
+def test_scenes_are_reordered(front: wp.Front, mine: Connection, name: str) -> None:
+    """Scenes that are not named follow in their old order; each keeps its images."""
     put(front, name, {"scenes": [{"id": n} for n in "abcd"]})
     key = end(mine, started(front, mine, name, "c"), 0)
 
@@ -176,8 +174,8 @@ def test_scenes_are_put_in_another_order(front: wp.Front, mine: Connection, name
 
 
 @pytest.mark.parametrize("order", [["a", "a"], ["a", "nobody"], [True], "a"])
-def test_an_order_that_is_none_is_refused(front: wp.Front, name: str, order: Any) -> None:
-    """A scene that is named twice would stand twice."""
+def test_an_invalid_order_is_rejected(front: wp.Front, name: str, order: Any) -> None:
+    """A scene that is named twice would be duplicated."""
     put(front, name, {"scenes": [{"id": "a"}, {"id": "b"}]})
 
     assert send(front, "PATCH", f"/v1/projects/{name}/scenes", {"order": order}).status == 422
@@ -185,8 +183,8 @@ def test_an_order_that_is_none_is_refused(front: wp.Front, name: str, order: Any
     assert list(images(front.get(f"/v1/projects/{name}"))) == ["a", "b"]
 
 
-def test_a_scene_without_a_name_is_given_one_and_a_taken_one_refused(front: wp.Front, name: str) -> None:
-    """Two scenes of one name would share their images."""
+def test_a_scene_without_a_name_gets_one_and_a_duplicate_is_rejected(front: wp.Front, name: str) -> None:
+    """Two scenes with one name would share their images."""
     put(front, name, {"scenes": [{"id": "a"}, {"index": 7}]})
 
     unnamed = send(front, "POST", f"/v1/projects/{name}/scenes", {"title": "x"})
@@ -211,7 +209,7 @@ def test_a_scene_without_a_name_is_given_one_and_a_taken_one_refused(front: wp.F
         b'{"owner": "ada", "document": {"x": ' + b"[" * 99 + b"]" * 99 + b"}}",
     ],
 )
-def test_a_document_that_cannot_be_kept_is_refused(front: wp.Front, name: str, body: bytes) -> None:
+def test_a_document_that_cannot_be_stored_is_rejected(front: wp.Front, name: str, body: bytes) -> None:
     """Nothing of it is stored."""
     assert send(front, "PUT", "/v1/projects/refused", body).status == 422
 
@@ -219,7 +217,7 @@ def test_a_document_that_cannot_be_kept_is_refused(front: wp.Front, name: str, b
 
 
 def test_progress_is_counted_from_the_rows(front: wp.Front, mine: Connection, name: str) -> None:
-    """What is shown while files come, and when all have: also when some never will."""
+    """While files arrive, and after the last one: also if some never arrive."""
     put(front, name, {"scenes": [{"id": "a"}, {"id": "b"}]})
     whole, broken = started(front, mine, name, "a", outputs=3), started(front, mine, name, "b")
 
@@ -238,8 +236,8 @@ def test_progress_is_counted_from_the_rows(front: wp.Front, mine: Connection, na
     assert status(mine, name) == "assets_generated"
 
 
-def test_a_new_job_opens_a_project_again(front: wp.Front, mine: Connection, name: str) -> None:
-    """A scene that is generated anew is not done because the others were."""
+def test_a_new_job_reopens_a_project(front: wp.Front, mine: Connection, name: str) -> None:
+    """A scene that is generated again is not done because the others were."""
     put(front, name, {"scenes": [{"id": "a"}]})
     end(mine, started(front, mine, name, "a"), 0)
     assert status(mine, name) == "assets_generated"

@@ -1,4 +1,4 @@
-"""What an application reads of its jobs and projects, against granian and PostgreSQL."""
+"""Reading jobs and projects, with granian and PostgreSQL."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ SHA = "5e" * 32
 
 
 def hear(conn: Connection, made: wp.Answer, *found: OutputFile, status: str = "succeeded") -> None:
-    """Apply the provider's answer, as ingest does."""
+    """Apply a provider's report, as ingest does."""
     report = PredictionReport(made.fields["external_id"], status, status, found, error="out of memory")  # type: ignore[arg-type]
     hearing = reports.ReportSource("webhook", datetime.now(UTC), "test", wp.BASE, 3600)
     with conn.transaction():
@@ -31,7 +31,7 @@ def hear(conn: Connection, made: wp.Answer, *found: OutputFile, status: str = "s
 
 
 def end(conn: Connection, made: wp.Answer, idx: int, why: DeadLetterDecision | None = None) -> str:
-    """Keep an output, or give it up, and settle its job when it was the last; returns the key."""
+    """Keep an output, or dead-letter it, and settle its job if it was the last; return the key."""
     job_id = UUID(made.fields["job_id"])
     row = outputs.list_by_job(conn, job_id)[idx]
     with conn.transaction():
@@ -62,8 +62,8 @@ def kept(stem: str) -> StoredOutput:
     )
 
 
-def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine: Connection) -> None:
-    """The whole answer an application lives on: where the files are, and why one is not there."""
+def test_a_partial_job_shows_its_files_and_its_errors(front: wp.Front, mine: Connection) -> None:
+    """Applications depend on it: where the files are, and why one is missing."""
     made = front.register(external_id="job_partial", scene=2**53 + 1, project_id="reads")
     address = "https://replicate.delivery/a.png?signature=secret"
     hear(
@@ -128,8 +128,8 @@ def test_a_partial_job_shows_its_files_and_what_went_wrong(front: wp.Front, mine
     assert "secret" not in json.dumps(job)  # a provider's address may carry its signature
 
 
-def test_a_failed_job_says_why(front: wp.Front, mine: Connection) -> None:
-    """The provider's own failure is told with its words, and nothing is published."""
+def test_a_failed_job_shows_the_reason(front: wp.Front, mine: Connection) -> None:
+    """The provider's message is shown, and nothing is published."""
     made = front.register(external_id="job_failed")
     hear(mine, made, status="failed")
 
@@ -142,7 +142,7 @@ def test_a_failed_job_says_why(front: wp.Front, mine: Connection) -> None:
 
 
 def test_a_deleted_render_shows_no_files(front: wp.Front, mine: Connection) -> None:
-    """What the user deleted is not published by another door."""
+    """A deleted file must not be reachable through the job."""
     made = front.register(external_id="job_deleted")
     hear(mine, made, OutputFile("output", "https://replicate.delivery/a.png"))
     end(mine, made, 0)
@@ -170,18 +170,16 @@ def test_a_deleted_render_shows_no_files(front: wp.Front, mine: Connection) -> N
         "/v1/projects/a/b",
     ],
 )
-def test_what_is_not_there_is_404(front: wp.Front, path: str) -> None:
-    """No spelling of an id may become a 500."""
+def test_an_unknown_id_is_404(front: wp.Front, path: str) -> None:
+    """No spelling of an id may cause a 500."""
     missing = front.get(path)
 
     assert missing.status == 404
     assert missing.headers["content-type"] == "application/problem+json"
 
 
-def test_a_project_shows_its_files_in_their_scenes_also_when_it_was_overwritten(
-    front: wp.Front, mine: Connection
-) -> None:
-    """An application that wrote back an old copy must not read its own mistake; nor numbers that were rounded."""
+def test_a_project_shows_its_files_after_its_document_was_overwritten(front: wp.Front, mine: Connection) -> None:
+    """An application that wrote back an old copy must not read its own mistake, nor rounded numbers."""
     made = front.register(external_id="job_scene", project_id="film", scene="s2")
     lost = front.register(external_id="job_no_scene", project_id="film", scene="cut")
     document = {"scenes": [{"id": "s1"}, {"id": "s2", "imageUrls": ["stale"]}], "seed": 2**53 + 1}
@@ -206,8 +204,8 @@ def test_a_project_shows_its_files_in_their_scenes_also_when_it_was_overwritten(
     assert (shown.fields["project_id"], shown.fields["owner"]) == ("film", "ada")
 
 
-def test_a_project_is_made_empty_by_its_first_registration(front: wp.Front) -> None:
-    """Scenes may come after their files: the project must be there to be written to."""
+def test_the_first_registration_creates_an_empty_project(front: wp.Front) -> None:
+    """Scenes may be added after their files: the project must exist to be written to."""
     front.register(external_id="job_new_project", project_id="büro & co")
 
     shown = front.get("/v1/projects/b%C3%BCro%20%26%20co")

@@ -1,4 +1,4 @@
-"""What an application lists and deletes: renders, jobs and their histories, against granian and PostgreSQL."""
+"""Listing and deleting renders, listing jobs and their events, with granian and PostgreSQL."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,8 +38,8 @@ def remove(front: wp.Front, render_id: Any) -> wp.Answer:
     return front.ask("DELETE", f"/v1/renders/{render_id}", headers=wp.BEARER)
 
 
-def test_my_renders_come_newest_first_page_by_page(front: wp.Front, deps: Deps) -> None:
-    """A page that shifts while the next is asked for would show a render twice, or never."""
+def test_renders_are_listed_newest_first_in_stable_pages(front: wp.Front, deps: Deps) -> None:
+    """If pages shifted, a render would be shown twice or never."""
     made = [str(world.kept(deps, f"page_{n}", owner="pages")) for n in range(5)]
 
     first = front.get("/v1/renders?owner=pages&limit=2").fields
@@ -54,7 +54,7 @@ def test_my_renders_come_newest_first_page_by_page(front: wp.Front, deps: Deps) 
 
 
 def test_a_listed_render_has_its_files(front: wp.Front, deps: Deps) -> None:
-    """The page of an application is drawn from the list alone."""
+    """An application's page is built from the list alone."""
     job_id = world.kept(deps, "files", [world.picture("red"), world.picture("blue")], owner="files", style="noir")
 
     (render,) = front.get("/v1/renders?owner=files").fields["renders"]
@@ -67,7 +67,7 @@ def test_a_listed_render_has_its_files(front: wp.Front, deps: Deps) -> None:
 
 
 def test_filters_narrow_the_list(front: wp.Front, deps: Deps) -> None:
-    """Each of them alone and all at once; one owner's list never holds another's."""
+    """Each alone and all together; one owner's list never contains another's."""
     noir = world.kept(deps, "noir", owner="filters", style="noir", project_id="filtered")
     half = world.kept(deps, "half", [world.picture(), CORRUPT], owner="filters", kind="video")
     world.kept(deps, "other", owner="others", style="noir")
@@ -93,8 +93,8 @@ def test_filters_narrow_the_list(front: wp.Front, deps: Deps) -> None:
         ("owner=%00", "owner", "NUL"),
     ],
 )
-def test_a_wrong_query_is_told_and_not_ignored(front: wp.Front, query: str, field: str, message: str) -> None:
-    """A filter that is passed over shows one owner the renders of all."""
+def test_an_invalid_query_is_rejected_and_not_ignored(front: wp.Front, query: str, field: str, message: str) -> None:
+    """An ignored filter would show one owner the renders of all."""
     refused = front.get(f"/v1/renders?{query}")
 
     assert refused.status == 422
@@ -102,8 +102,8 @@ def test_a_wrong_query_is_told_and_not_ignored(front: wp.Front, query: str, fiel
     assert message in refused.fields["errors"][0]["message"]
 
 
-def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: Connection) -> None:
-    """For readers, in the document and in storage; asking twice does no harm."""
+def test_a_deleted_render_is_removed_everywhere(front: wp.Front, deps: Deps, mine: Connection) -> None:
+    """For readers, in the document and in storage; a second DELETE is harmless."""
     job_id = world.kept(deps, "gone", owner="gone", project_id="gone", scene=1)
     mine.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}' WHERE id = 'gone'""")
     reconcile.reconcile(deps, "tests", len)
@@ -130,14 +130,14 @@ def test_a_deleted_render_is_gone_everywhere(front: wp.Front, deps: Deps, mine: 
 
 
 def discard_all(deps: Deps) -> None:
-    """Do what the discard step does for every output that is to be discarded."""
+    """Run the discard step for every output that is to be discarded."""
     for row_id in deps.database.run(lambda conn: leases.wake_due(conn, "discard", limit=100, queue_is_empty=True)):
         lease = world.claim(deps, world.Wake("discard", row_id))
         discard.run(deps, lease, world.Calm())
 
 
-def test_what_is_being_worked_on_is_not_deleted(front: wp.Front, deps: Deps, mine: Connection) -> None:
-    """A file that is added after the end would stay in storage, seen by nobody."""
+def test_a_render_of_an_unsettled_job_is_not_deleted(front: wp.Front, deps: Deps, mine: Connection) -> None:
+    """A file that is added afterwards would remain in storage, unseen."""
     job_id = world.kept(deps, "busy", owner="busy")
     mine.execute("UPDATE jobs SET state = 'keeping', settled_at = NULL, run_at = moment() WHERE id = %s", [job_id])
 
@@ -149,22 +149,22 @@ def test_what_is_being_worked_on_is_not_deleted(front: wp.Front, deps: Deps, min
 
 
 @pytest.mark.parametrize("render_id", [NOBODY, "7", "%00", f"%7B{NOBODY}%7D"])
-def test_a_render_that_never_was_is_not_found(front: wp.Front, render_id: str) -> None:
-    """Not a 204: a wrong id would be taken for a deletion."""
+def test_deleting_an_unknown_render_is_404(front: wp.Front, render_id: str) -> None:
+    """Not a 204: a wrong id would look like a deletion."""
     assert remove(front, render_id).status == 404
     assert front.get(f"/v1/renders/{render_id}").status == 404
 
 
-def test_a_wrong_method_is_told_all_that_are_right(front: wp.Front) -> None:
-    """Two methods at one address must not hide one another."""
+def test_a_405_lists_all_methods_of_the_path(front: wp.Front) -> None:
+    """Two methods of one path must not hide each other."""
     refused = front.ask("PUT", f"/v1/renders/{NOBODY}", headers=wp.BEARER)
 
     assert refused.status == 405
     assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
 
 
-def test_jobs_are_listed_with_how_far_they_are(front: wp.Front, deps: Deps) -> None:
-    """Also those that published nothing: a list of renders alone would hide every failure."""
+def test_jobs_are_listed_with_their_progress(front: wp.Front, deps: Deps) -> None:
+    """Also those without a render: a list of renders alone would hide every failure."""
     opened = front.register(external_id="listed_open", owner="lister").fields["job_id"]
     half = str(world.kept(deps, "listed_half", [world.picture(), CORRUPT], owner="lister"))
 
@@ -181,8 +181,8 @@ def test_jobs_are_listed_with_how_far_they_are(front: wp.Front, deps: Deps) -> N
     assert [job["job_id"] for job in front.get("/v1/jobs?owner=lister&state=open").fields["jobs"]] == [opened]
 
 
-def test_a_job_tells_its_history_in_pages(front: wp.Front, deps: Deps) -> None:
-    """Every edge once and in order; what is asked is who did what, when and why."""
+def test_the_events_of_a_job_are_paged(front: wp.Front, deps: Deps) -> None:
+    """Every transition once and in order, with actor, time and reason."""
     job_id = world.kept(deps, "history")
 
     whole = front.get(f"/v1/jobs/{job_id}/events").fields

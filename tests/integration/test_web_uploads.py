@@ -1,4 +1,4 @@
-"""Input files over HTTP: taken, freed of what they say of their making, private, and never decoded beside webhooks."""
+"""Input files over HTTP: stored privately, without metadata, and decoded in a separate process."""
 
 import contextlib
 import hashlib
@@ -46,10 +46,10 @@ def front(url: str, environment: dict[str, str]) -> Iterator[wp.Front]:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_picture_is_kept_upright_and_says_nothing_of_where_it_was_taken(
+def test_an_image_is_stored_upright_and_without_its_location(
     front: wp.Front, deps: Deps, mine: Connection, kind: str
 ) -> None:
-    """A model's provider, and whoever gets the address, must not learn where somebody lives."""
+    """A model's provider, or anyone with the URL, must not learn where a user lives."""
     answer = send(front, picture(kind, orientation=6))
 
     assert answer.status == 201, answer.fields
@@ -70,8 +70,8 @@ def test_a_picture_is_kept_upright_and_says_nothing_of_where_it_was_taken(
     assert (stat.sha256, stat.size_bytes, stat.content_type) == (row["sha256"], row["bytes"], row["content_type"])
 
 
-def test_the_address_is_good_for_five_minutes_and_the_object_without_it_for_nothing(front: wp.Front) -> None:
-    """An input file is private: only a signature opens it, and not for long."""
+def test_the_signed_url_is_valid_for_five_minutes_and_required(front: wp.Front) -> None:
+    """An input file is private: only a signature gives access, and not for long."""
     answer = send(front, picture())
 
     signed = answer.fields["url"]
@@ -85,8 +85,8 @@ def test_the_address_is_good_for_five_minutes_and_the_object_without_it_for_noth
     assert answer.headers["location"] == f"/v1/uploads/{answer.fields['upload_id']}"
 
 
-def test_a_form_brings_the_owner_before_or_after_the_file(front: wp.Front) -> None:
-    """Browsers send forms, in the order of their fields."""
+def test_a_form_may_have_the_owner_before_or_after_the_file(front: wp.Front) -> None:
+    """Browsers send fields in the order of the form."""
     owner, file = ('name="owner"', b"bob"), ('name="file"; filename="../../etc/passwd.exe"', picture("PNG"))
 
     for parts in ([owner, file], [file, owner]):
@@ -110,10 +110,10 @@ def test_a_form_brings_the_owner_before_or_after_the_file(front: wp.Front) -> No
         ([('name="owner"', b"bob"), ('name="file"; filename="a"', bytes(MAX_BYTES + 1))], 413),
     ],
 )
-def test_a_form_of_another_shape_is_refused(
+def test_an_unexpected_form_is_rejected(
     front: wp.Front, deps: Deps, parts: list[tuple[str, bytes]], status: int
 ) -> None:
-    """What is not understood is not guessed at, and nothing of it is stored."""
+    """Nothing of it is stored."""
     before = stored(deps)
     body, headers = form(parts)
 
@@ -123,8 +123,8 @@ def test_a_form_of_another_shape_is_refused(
     assert stored(deps) == before
 
 
-def test_a_form_that_is_cut_is_refused(front: wp.Front) -> None:
-    """Half a file must not be kept as a whole one."""
+def test_a_truncated_form_is_rejected(front: wp.Front) -> None:
+    """Half a file must not be stored as a complete one."""
     body, headers = form([('name="owner"', b"bob"), ('name="file"; filename="a"', picture("PNG"))])
 
     answer = front.ask("POST", "/v1/uploads", body[:-15], {**wp.BEARER, **headers})
@@ -139,14 +139,14 @@ def test_a_form_that_is_cut_is_refused(front: wp.Front) -> None:
         (b"", "empty"),
         (b"<html>hello", "a web page"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (picture()[:-200], "the JPEG is cut off"),
-        (picture("PNG")[:300], "the PNG is cut off"),
+        (picture()[:-200], "the JPEG is truncated"),
+        (picture("PNG")[:300], "the PNG is truncated"),
     ],
 )
-def test_what_is_no_whole_picture_is_refused_whatever_it_is_called(
+def test_an_incomplete_image_is_rejected_whatever_its_declared_type(
     front: wp.Front, deps: Deps, body: bytes, says: str
 ) -> None:
-    """The declared type is what a stranger says; the bytes are what a model gets."""
+    """The declared type is untrusted; the model gets the bytes."""
     before = stored(deps)
 
     answer = send(front, body, content_type="image/jpeg")
@@ -156,8 +156,8 @@ def test_what_is_no_whole_picture_is_refused_whatever_it_is_called(
     assert stored(deps) == before
 
 
-def test_a_file_over_the_limit_is_refused_with_and_without_an_announcement(front: wp.Front) -> None:
-    """The disk of the process that takes webhooks is not for whoever sends most."""
+def test_a_file_over_the_limit_is_rejected_with_and_without_content_length(front: wp.Front) -> None:
+    """A client must not fill the disk of the process that receives webhooks."""
     announced = send(front, bytes(MAX_BYTES + 1))
     connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=60)
     with contextlib.closing(connection):
@@ -171,8 +171,8 @@ def test_a_file_over_the_limit_is_refused_with_and_without_an_announcement(front
         assert "MOORAGE_UPLOAD_MAX_BYTES" in json.loads(chunked.read())["detail"]
 
 
-def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(url: str, environment: dict[str, str]) -> None:
-    """A small file can hold more pixels than any memory."""
+def test_an_image_with_too_many_pixels_is_rejected_before_decoding(url: str, environment: dict[str, str]) -> None:
+    """A small file can contain more pixels than fit into memory."""
     with wp.running(url, MOORAGE_IMAGE_MAX_PIXELS="10000", **environment) as small:
         answer = send(small, picture(size=(200, 60)))
 
@@ -180,8 +180,8 @@ def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(url: str, 
     assert "12000 pixels" in answer.fields["detail"]
 
 
-def test_webhooks_are_answered_while_files_are_examined(front: wp.Front) -> None:
-    """The API may share its process with the receiver, which must answer within seconds."""
+def test_webhooks_are_received_while_files_are_processed(front: wp.Front) -> None:
+    """The API may share its process with the receiver, which must respond within seconds."""
     body = picture("PNG", size=(200, 200))
     connections = [http.client.HTTPConnection("127.0.0.1", front.port, timeout=60) for _ in range(4)]
     for connection in connections:
@@ -196,8 +196,8 @@ def test_webhooks_are_answered_while_files_are_examined(front: wp.Front) -> None
             assert connection.getresponse().status == 201
 
 
-def test_an_upload_without_an_owner_or_with_a_strange_query_is_refused(front: wp.Front) -> None:
-    """A file that is nobody's can be used by nobody."""
+def test_an_upload_without_an_owner_or_with_an_unknown_parameter_is_rejected(front: wp.Front) -> None:
+    """A file without an owner could not be used."""
     assert send(front, picture(), "/v1/uploads").status == 422
     assert send(front, picture(), "/v1/uploads?owner=").status == 422
     assert send(front, picture(), "/v1/uploads?owner=a&owner=b").status == 422
@@ -206,10 +206,8 @@ def test_an_upload_without_an_owner_or_with_a_strange_query_is_refused(front: wp
 
 
 @pytest.mark.parametrize("owner", ["../..", "..", "a/b", "quarantine", "renders", "Zoë & 猫", "%2e%2e", "x" * 200])
-def test_an_owner_of_any_name_has_a_folder_of_its_own(
-    front: wp.Front, mine: Connection, deps: Deps, owner: str
-) -> None:
-    """Names come from applications: none may reach into another's folder, or into one that a sweep empties."""
+def test_every_owner_name_maps_to_its_own_folder(front: wp.Front, mine: Connection, deps: Deps, owner: str) -> None:
+    """Names come from applications: none may reach another's folder, or one that a sweep empties."""
     body, headers = form([('name="owner"', owner.encode()), ('name="file"; filename="a"', picture("PNG"))])
 
     answer = front.ask("POST", "/v1/uploads", body, {**wp.BEARER, **headers})
@@ -225,8 +223,8 @@ def test_an_owner_of_any_name_has_a_folder_of_its_own(
     assert row["key"] in stored(deps)
 
 
-def test_a_deleted_upload_is_gone_with_its_object(front: wp.Front, mine: Connection, deps: Deps) -> None:
-    """Whoever deletes a photo of a home wants it gone now."""
+def test_a_deleted_upload_loses_its_object(front: wp.Front, mine: Connection, deps: Deps) -> None:
+    """A user who deletes a photo expects it to be removed now."""
     made = send(front, picture()).fields
     path = f"/v1/uploads/{made['upload_id']}"
     (row,) = mine.execute("SELECT key FROM uploads WHERE id = %s", [made["upload_id"]]).fetchall()
@@ -243,7 +241,7 @@ def test_a_deleted_upload_is_gone_with_its_object(front: wp.Front, mine: Connect
 
 
 def test_an_owner_sees_and_deletes_only_its_own(front: wp.Front) -> None:
-    """A guessed id must tell nothing, and an owner token must not write into another's folder."""
+    """A guessed id must reveal nothing, and an owner token must not write into another's folder."""
     made = send(front, picture()).fields
     token = front.ask(
         "POST", "/v1/owner-tokens", b'{"owner": "eve"}', {**wp.BEARER, "content-type": "application/json"}
@@ -260,8 +258,8 @@ def test_an_owner_sees_and_deletes_only_its_own(front: wp.Front) -> None:
     assert front.get(path).status == 200
 
 
-def test_storage_that_is_away_is_ours_and_the_file_is_not_blamed(url: str, environment: dict[str, str]) -> None:
-    """503 asks to come again; 422 would make a person look for what is wrong with a good picture."""
+def test_unavailable_storage_is_a_503_and_not_a_rejection(url: str, environment: dict[str, str]) -> None:
+    """503 asks for a retry; 422 would make a user look for an error in a valid image."""
     broken = {**environment, "AWS_ENDPOINT_URL_S3": f"http://{cli.nowhere()}"}
     with wp.running(url, **broken) as alone:
         answer = send(alone, picture())
@@ -270,8 +268,8 @@ def test_storage_that_is_away_is_ours_and_the_file_is_not_blamed(url: str, envir
     assert answer.headers["retry-after"] == "1"
 
 
-def test_no_address_of_published_files_leads_to_an_upload(front: wp.Front) -> None:
-    """The way to published files is open to everybody: private ones have signed addresses alone."""
+def test_no_public_url_leads_to_an_upload(front: wp.Front) -> None:
+    """Published files are public: private ones have signed URLs only."""
     upload_id = send(front, picture()).fields["upload_id"]
 
     for path in (
@@ -283,8 +281,8 @@ def test_no_address_of_published_files_leads_to_an_upload(front: wp.Front) -> No
         assert front.call("GET", path)[0] == 404, path
 
 
-def test_signed_addresses_are_for_the_host_that_the_outside_reaches(url: str, environment: dict[str, str]) -> None:
-    """Inside a compose network storage has a name that no browser knows."""
+def test_signed_urls_use_the_public_host_of_storage(url: str, environment: dict[str, str]) -> None:
+    """Inside a compose network storage has a name that no browser can resolve."""
     with wp.running(url, S3_PUBLIC_ENDPOINT_URL="https://files.example", **environment) as process:
         answer = send(process, picture())
 

@@ -1,4 +1,4 @@
-"""Files as browsers and programs send them to the API, and what becomes of them in storage."""
+"""Files as browsers and programs send them to the API, and their objects in storage."""
 
 import io
 import urllib.error
@@ -13,7 +13,7 @@ PLACE = b"47.3769N 8.5417E"
 
 
 def picture(form: str = "JPEG", orientation: int = 1, size: tuple[int, int] = (40, 24)) -> bytes:
-    """Return a picture that says where it was taken."""
+    """Return an image with a location in its EXIF data."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = orientation, PLACE.decode()
     exif.get_ifd(0x8825)[2] = (47.0, 22.0, 36.0)
@@ -35,7 +35,7 @@ def send(front: wp.Front, body: bytes, path: str = "/v1/uploads?owner=ada", **he
 
 
 def read(url: str) -> tuple[int, bytes]:
-    """Read an address as anybody does."""
+    """Read a URL without credentials."""
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.read()

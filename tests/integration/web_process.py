@@ -1,4 +1,4 @@
-"""A real API in front of a real PostgreSQL, beside the receiver or alone."""
+"""A real API with a real PostgreSQL, beside the receiver or alone."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 class Answer(NamedTuple):
-    """What the API answered; `fields` is its JSON."""
+    """A response of the API; `fields` is its JSON."""
 
     status: int
     headers: dict[str, str]
@@ -27,11 +27,11 @@ class Front(rp.Receiver):
     app = "web.asgi:app"
 
     def get(self, path: str) -> Answer:
-        """Read something as the bearer of the token."""
+        """Send a GET with the token."""
         return self.ask("GET", path, headers=BEARER)
 
     def register(self, **fields: Any) -> Answer:
-        """Register a prediction as the bearer of the token."""
+        """Register a prediction with the token."""
         body = {"provider": "replicate", "owner": "ada", **fields}
         return self.post_json(json.dumps(body).encode())
 
@@ -42,7 +42,7 @@ class Front(rp.Receiver):
         return self.ask("POST", "/v1/predictions", body, sent)
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
-        """Send one request and read the JSON of the answer."""
+        """Send one request and parse the JSON of the response."""
         status, answered, content = self.call(method, path, body, headers)
         return Answer(status, answered, json.loads(content) if content else {})
 
@@ -60,7 +60,7 @@ class Alone(Front):
 
 @contextlib.contextmanager
 def running(url: str, kind: type[Front] = Front, **settings: str) -> Iterator[Front]:
-    """Run an API, ready, until the block ends."""
+    """Run an API until the block ends; it is ready at its start."""
     with tempfile.TemporaryFile() as log:
         front = kind(log, url, **{"MOORAGE_API_TOKEN": TOKEN, **settings})
         try:

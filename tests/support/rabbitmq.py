@@ -57,7 +57,7 @@ class Rabbitmq(Server):
         """Return the `amqp://` URL of the default virtual host."""
         return f"amqp://{_USER}:{self._password}@127.0.0.1:{self.port}//"
 
-    def prepare(self) -> Process:
+    def create_process(self) -> Process:
         """Write the configuration, start the name server and return the process. Raises ConfigError: not installed."""
         script = self._script()
         self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -82,7 +82,7 @@ class Rabbitmq(Server):
         env, folder = self._environment(), self.folder
         subprocess.run([script, *args], env=env, cwd=folder, check=True, capture_output=True, timeout=30)
 
-    def tidy(self) -> None:
+    def remove_leftovers(self) -> None:
         """Stop the name server."""
         if self._names is not None:
             self._names.stop()

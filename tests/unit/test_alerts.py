@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cli import main
-from tests import promql
-from tests.promql import Sample
+from tests.support import promql
+from tests.support.promql import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES: list[dict[str, Any]] = [

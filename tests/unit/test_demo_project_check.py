@@ -1,20 +1,19 @@
-"""The demo's comparison of a project with its jobs: it has to see what is missing."""
+"""The demo's check of a project against its jobs must detect every difference."""
 
 import copy
 
 import pytest
 
-from simulation.demo import project_check, submitted_cases
-from simulation.demo.api_client import Ordered
+from simulation.cases import CaseRun
+from simulation.demo import cases
+from simulation.demo.report import check_project
 
-PLACED = [
-    Ordered(one, str(number), {"variants": [{"url": f"{number}/{n}"} for n in range(one.publishes)]})
-    for number, one in enumerate(submitted_cases.first())
+RUNS = [
+    CaseRun(case, view={"variants": [{"url": f"{number}/{n}"} for n in range(case.files)]})
+    for number, case in enumerate(cases.job_requests())
 ]
 SCENES = {
-    one.order.fields["scene"]: [variant["url"] for variant in one.shown["variants"]]
-    for one in PLACED
-    if "scene" in one.order.fields
+    run.case.scene: [variant["url"] for variant in run.view["variants"]] for run in RUNS if run.case.scene is not None
 }
 PROJECT = {
     "status": "assets_generated",
@@ -22,11 +21,11 @@ PROJECT = {
 }
 
 
-def test_every_scene_has_a_job_and_a_project_that_is_right_shows_no_difference():
-    """What agrees must not be reported, or nobody reads the report."""
-    assert set(SCENES) == set(submitted_cases.SCENES)
+def test_every_scene_has_a_job_and_a_correct_project_has_no_difference():
+    """A check with false alarms is ignored."""
+    assert set(SCENES) == set(cases.SCENES)
 
-    assert project_check.differences(PROJECT, PLACED) == []
+    assert check_project(PROJECT, RUNS) == []
 
 
 @pytest.mark.parametrize(
@@ -39,10 +38,10 @@ def test_every_scene_has_a_job_and_a_project_that_is_right_shows_no_difference()
     ],
     ids=["unfinished", "lost", "doubled", "without a scene"],
 )
-def test_a_damage_of_the_project_is_told(damage):
+def test_a_damaged_project_is_reported(damage):
     """A demo that cannot fail shows nothing."""
     project = copy.deepcopy(PROJECT)
 
     damage(project)
 
-    assert len(project_check.differences(project, PLACED)) == 1
+    assert len(check_project(project, RUNS)) == 1

@@ -8,7 +8,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from cli import main
-from moorage import lifecycle, settings, settings_sources
+from moorage import settings, settings_sources, transitions
 from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.settings import Settings
 
@@ -113,7 +113,7 @@ def test_the_states_page_holds_exactly_the_edges_of_the_code():
 
     written = {name.lower().replace(" ", "_"): _edges(part) for name, part in sections.items()}
 
-    assert written == dict(lifecycle.EDGES)
+    assert written == dict(transitions.TRANSITIONS)
 
 
 def _edges(section: str) -> frozenset[tuple[str | None, str]]:

@@ -1,26 +1,26 @@
-"""Which fault explains which repeated attempt: with one every two seconds, the time alone would explain anything."""
+"""Faults as explanations of repeated attempts: with one every two seconds, the time alone would explain anything."""
 
 import pytest
 
-from simulation.chaos import retry_verdict
+from simulation.chaos import verdict
 from simulation.chaos.faults import KINDS
-from simulation.chaos.schedule import Landed
+from simulation.chaos.schedule import LandedFault
 
-AT = 1_000_000.0
-DIED, LOST, STORAGE, FULL, AWAY = "worker_died", "lease_expired", "storage_failed", "disk_failed", "source_unavailable"
-OTHER = "attempt_failed"
+NOW = 1_000_000.0
+DIED, LOST, STORAGE, FULL = "worker_died", "lease_expired", "storage_failed", "disk_failed"
+UNAVAILABLE, OTHER = "source_unavailable", "attempt_failed"
 
 
-def repeat(kind, at=AT, node="keep1"):
+def repeat(kind, at=NOW, node="keep1"):
     return {"subject": "output", "subject_id": "o", "kind": kind, "reason": f"why {kind}", "node": node, "at": at}
 
 
 def fault(kind, began=-5.0, ended=0.0, victim="keep1"):
-    return Landed(kind, AT + began, AT + ended, victim)
+    return LandedFault(kind, NOW + began, NOW + ended, victim)
 
 
-def judged(row, *landed, is_troubled=False):
-    return retry_verdict.unexplained([row], landed, lambda _: is_troubled)
+def find_unexplained(row, *landed, is_troubled=False):
+    return verdict.find_unexplained([row], landed, lambda _: is_troubled)
 
 
 @pytest.mark.parametrize(
@@ -31,63 +31,63 @@ def judged(row, *landed, is_troubled=False):
         (LOST, "PostgreSQL stalled", "receiver killed"),
         (STORAGE, "storage stalled", "provider outage"),
         (FULL, "disk full", "storage killed"),
-        (AWAY, "provider outage", "PostgreSQL killed"),
+        (UNAVAILABLE, "provider outage", "PostgreSQL killed"),
         ("source_interrupted", "provider outage", "broker killed"),
     ],
 )
-def test_only_a_kind_of_fault_that_can_bring_a_repeat_explains_it(kind, can, cannot):
-    """A download that broke by itself would hide behind the kill of a beat."""
-    assert judged(repeat(kind), fault(can)) == []
-    assert f"output o was repeated without a fault: why {kind}" in judged(repeat(kind), fault(cannot))
+def test_only_a_kind_of_fault_that_can_cause_a_repeat_explains_it(kind, can, cannot):
+    """A download that failed without a fault must not be explained by the kill of a beat."""
+    assert find_unexplained(repeat(kind), fault(can)) == []
+    assert f"output o was repeated without a fault: why {kind}" in find_unexplained(repeat(kind), fault(cannot))
 
 
 @pytest.mark.parametrize(("event", "kind"), [(DIED, "pool child killed"), (FULL, "disk full")])
-def test_what_hits_one_worker_explains_nothing_at_another(event, kind):
-    """The other one's trouble has a cause of its own."""
-    assert judged(repeat(event, node="keep2"), fault(kind, victim="keep1")) != []
+def test_a_fault_of_one_worker_explains_nothing_at_another(event, kind):
+    """The other worker's error has another cause."""
+    assert find_unexplained(repeat(event, node="keep2"), fault(kind, victim="keep1")) != []
 
 
 def test_a_stopping_worker_is_explained_by_no_fault():
-    """A drill asks nobody to stop: a worker that ends by itself is a bug."""
-    assert judged(repeat("worker_stopping"), *(fault(kind) for kind in KINDS)) != []
+    """A drill stops no worker: one that ends by itself is a bug."""
+    assert find_unexplained(repeat("worker_stopping"), *(fault(kind) for kind in KINDS)) != []
 
 
-def test_a_reason_that_no_kind_is_known_for_may_be_any_faults_doing():
-    """What a fault does to a library is not known for all of them."""
-    assert judged(repeat(OTHER), fault("beat killed")) == []
-    assert judged(repeat(OTHER)) != []
+def test_any_fault_may_cause_an_unspecific_error():
+    """The effects of faults on libraries are not all known."""
+    assert find_unexplained(repeat(OTHER), fault("beat killed")) == []
+    assert find_unexplained(repeat(OTHER)) != []
 
 
 @pytest.mark.parametrize(("event", "kind", "seconds"), [(LOST, "worker frozen", 90), (STORAGE, "storage killed", 45)])
-def test_a_fault_explains_for_as_long_as_it_is_felt(event, kind, seconds):
-    """What comes later has another cause, and nothing has it before the fault."""
-    assert judged(repeat(event, AT + seconds - 1), fault(kind)) == []
-    assert judged(repeat(event, AT + seconds + 1), fault(kind)) != []
-    assert judged(repeat(event, AT - 7), fault(kind)) != []
+def test_a_fault_explains_only_repeats_within_its_aftermath(event, kind, seconds):
+    """Later repeats have another cause, and a repeat cannot precede its fault."""
+    assert find_unexplained(repeat(event, NOW + seconds - 1), fault(kind)) == []
+    assert find_unexplained(repeat(event, NOW + seconds + 1), fault(kind)) != []
+    assert find_unexplained(repeat(event, NOW - 7), fault(kind)) != []
 
 
-def test_the_providers_trouble_explains_only_what_providers_do():
-    """A file that comes late by its script is no reason for a dead worker."""
-    assert judged(repeat(AWAY), is_troubled=True) == []
-    assert judged(repeat(OTHER), is_troubled=True) == []
+def test_a_fault_of_the_provider_explains_only_what_providers_can_cause():
+    """A file that is late by its script does not explain a dead worker."""
+    assert find_unexplained(repeat(UNAVAILABLE), is_troubled=True) == []
+    assert find_unexplained(repeat(OTHER), is_troubled=True) == []
     for kind in (DIED, LOST, STORAGE, FULL):
-        assert judged(repeat(kind), is_troubled=True) != []
+        assert find_unexplained(repeat(kind), is_troubled=True) != []
 
 
-def test_in_a_jump_of_the_clock_the_fault_is_looked_for_at_the_true_time():
-    """The edge carries the hour of the jumped clock; the jump itself breaks no storage."""
-    row, jump = repeat(STORAGE, AT + 3600), fault("clock jump")
+def test_during_a_clock_jump_the_fault_is_searched_at_the_true_time():
+    """The event has the time of the jumped clock; the jump itself does not break storage."""
+    row, jump = repeat(STORAGE, NOW + 3600), fault("clock jump")
 
-    assert judged(row, jump) != []
-    assert judged(row, fault("storage killed")) != []
-    assert judged(row, jump, fault("storage killed")) == []
+    assert find_unexplained(row, jump) != []
+    assert find_unexplained(row, fault("storage killed")) != []
+    assert find_unexplained(row, jump, fault("storage killed")) == []
 
 
 def test_deaths_are_counted_against_the_kills_of_their_worker():
     """One kill ends one task."""
     two, kill = [repeat(DIED), repeat(DIED)], fault("pool child killed")
 
-    found = retry_verdict.unexplained(two, [kill, fault("pool child killed", victim="keep2")], lambda _: True)
+    unexplained = verdict.find_unexplained(two, [kill, fault("pool child killed", victim="keep2")], lambda _: True)
 
-    assert found == ["keep1: 2 processes died at their work, and 1 were killed"]
-    assert retry_verdict.unexplained(two, [kill, kill], lambda _: True) == []
+    assert unexplained == ["keep1: 2 processes died during work, and 1 were killed"]
+    assert verdict.find_unexplained(two, [kill, kill], lambda _: True) == []

@@ -74,7 +74,7 @@ def answering(*ips):
 
 @pytest.mark.parametrize("ips", [["10.0.0.5"], ["169.254.169.254", "fd00::1"], ["::ffff:127.0.0.1"], []])
 def test_a_name_that_resolves_to_private_addresses_is_refused(ips):
-    """A URL's name says nothing; an attacker's name server answers with any address."""
+    """A host name proves nothing; an attacker's name server returns any address."""
     session = EgressGuard(resolve=answering(*ips)).new_session(Limits())
 
     with pytest.raises(DownloadRefused) as caught:

@@ -37,7 +37,7 @@ def test_every_failpoint_is_crashed_at() -> None:
     assert {name for name in failpoints() if f'"{name}"' not in named} == set()
 
 
-def test_no_crash_is_asked_for_where_there_is_no_failpoint() -> None:
+def test_every_requested_crash_has_a_failpoint() -> None:
     """A name that was changed in the tree alone would wait for a crash that cannot come."""
     armed = {name for path in TESTS for name in re.findall(r'arm\("([^"]+)"\)', path.read_text(encoding="utf-8"))}
 
@@ -46,8 +46,8 @@ def test_no_crash_is_asked_for_where_there_is_no_failpoint() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_without_failpoints_fails_the_suite(step: Step) -> None:
-    """Nobody has seen a crash in it: it has some before its last commit, and one behind that."""
-    source = Path(inspect.getfile(step_runner.STEPS[step].work)).read_text(encoding="utf-8")
+    """Every step has failpoints before its last commit, and one after it."""
+    source = Path(inspect.getfile(step_runner.STEPS[step].run)).read_text(encoding="utf-8")
 
     own = set(re.findall(r'failpoint\("([^"]+)"\)', source))
 
@@ -67,7 +67,7 @@ def test_a_sweep_without_failpoints_fails_the_suite(sweep: str) -> None:
 
 
 def test_the_faults_page_counts_the_failpoints() -> None:
-    """Its table says how many places are crashed at."""
+    """Its table states the number of failpoints."""
     page = (ROOT / "docs/reference/faults.md").read_text(encoding="utf-8")
 
     assert f"each of the {len(failpoints())} failpoints" in page

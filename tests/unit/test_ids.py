@@ -13,7 +13,7 @@ def test_an_id_is_a_uuid_of_version_seven():
     assert made.hex.startswith("0123456789ab7")
 
 
-def test_ids_sort_by_the_time_they_were_made():
+def test_ids_sort_by_creation_time():
     """An index on them stays dense, a page over them is in order."""
     made = [ids.uuid7(ms) for ms in range(1_000_000, 1_000_050)]
 

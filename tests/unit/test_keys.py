@@ -22,7 +22,7 @@ def test_an_original_names_its_bytes_and_its_attempt():
     )
 
 
-def test_a_thumbnail_stands_beside_its_original():
+def test_a_thumbnail_key_is_next_to_its_original():
     """A person who looks into the bucket sees which thumbnail belongs to which file."""
     original = keys.build_original_key(RENDER, 3, SHA256, TOKEN, "png")
 
@@ -33,8 +33,8 @@ def test_a_thumbnail_stands_beside_its_original():
 
 @unhurried
 @given(st.uuids(), st.integers(0, 999_999_999), st.uuids(), st.sampled_from(["png", "jpg", "webp", "mp4"]))
-def test_what_is_made_can_be_read_back(render_id, idx, token, extension):
-    """The orphan sweep deletes by what a key says: it must be able to read every key we make."""
+def test_every_key_can_be_parsed(render_id, idx, token, extension):
+    """The orphan sweep deletes by the parts of a key: it must be able to parse every key."""
     key = keys.build_original_key(render_id, idx, SHA256, token, extension)
 
     parsed = keys.parse_key(key)
@@ -59,7 +59,7 @@ def test_a_spooled_input_is_read_back():
 
 @unhurried
 @given(st.text(min_size=1, max_size=200).filter(lambda owner: "\x00" not in owner), st.uuids())
-def test_an_upload_is_read_back_whoever_its_owner_is(owner, upload_id):
+def test_an_upload_key_is_parsed_for_any_owner(owner, upload_id):
     """Owners' names come from applications: each is one step of a path, and none looks like a prefix of ours."""
     key = keys.build_upload_key(owner, upload_id, "png")
 
@@ -72,7 +72,7 @@ def test_an_upload_is_read_back_whoever_its_owner_is(owner, upload_id):
 
 
 @pytest.mark.parametrize("owner", ["quarantine", "inputs", "renders"])
-def test_an_owner_called_as_a_prefix_of_ours_makes_no_key_of_another_kind(owner):
+def test_an_owner_named_as_a_reserved_prefix_yields_no_key_of_another_kind(owner):
     """Else the sweep would empty its folder after a week."""
     key = keys.build_upload_key(owner, RENDER, "png")
 
@@ -97,6 +97,6 @@ def test_an_owner_called_as_a_prefix_of_ours_makes_no_key_of_another_kind(owner)
         f"inputs/{RENDER}",
     ],
 )
-def test_what_we_did_not_name_is_not_ours(key):
-    """The orphan sweep must leave alone what somebody else put into the bucket."""
+def test_a_foreign_key_is_not_parsed(key):
+    """The orphan sweep must not delete objects of other applications."""
     assert keys.parse_key(key) is None

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from moorage import lifecycle
+from moorage import lifecycle, transitions
 from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
 from moorage.lifecycle import (
     ChoosePrediction,
@@ -103,23 +103,23 @@ def heard(status, prediction="running", chosen=False, job="open", render=False, 
 
 @pytest.mark.parametrize("prediction", ["running", "abandoned"])
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
-def test_an_end_told_without_its_files_or_reasons_is_asked_for(status, prediction):
-    """A thin webhook is no success without files: the files are there, one request away."""
+def test_an_end_reported_without_files_or_reason_is_polled(status, prediction):
+    """A webhook without files is not a success without output: a poll returns the files."""
     assert heard(status, prediction, outputs=(), needs_fetch=True) == PollNow()
 
 
-def test_a_success_told_without_its_files_is_lost_where_nobody_can_be_asked():
-    """Files were made and paid for: that is a dead letter with what mends it, not a failure without output."""
+def test_a_success_without_files_is_lost_if_it_cannot_be_polled():
+    """Files were generated and paid for: a dead letter with the remedy, not a failure without output."""
     verdict = heard("succeeded", outputs=(), needs_fetch=True, can_ask=False, error="set THE_KEY")
 
     assert isinstance(verdict, EndPrediction)
     assert verdict.state == "lost"
-    assert "cannot be asked" in verdict.reason
+    assert "cannot be polled" in verdict.reason
     assert "set THE_KEY" in verdict.reason
 
 
-def test_a_failure_told_without_its_reason_stands_where_nobody_can_be_asked():
-    """There is nothing to lose: the application hears of the failure at once."""
+def test_a_failure_without_a_reason_is_final_if_it_cannot_be_polled():
+    """There is nothing to lose: the application is notified of the failure at once."""
     verdict = heard("failed", outputs=(), needs_fetch=True, can_ask=False)
 
     assert isinstance(verdict, EndPrediction)
@@ -128,7 +128,7 @@ def test_a_failure_told_without_its_reason_stands_where_nobody_can_be_asked():
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
 @pytest.mark.parametrize("prediction", ["succeeded", "failed", "cancelled", "lost"])
-def test_what_is_over_is_not_asked_for_again(status, prediction):
+def test_an_ended_prediction_is_not_polled_again(status, prediction):
     """A duplicate of a thin webhook must not poll."""
     assert isinstance(heard(status, prediction, outputs=(), needs_fetch=True), IgnoreReport)
 
@@ -150,12 +150,12 @@ def test_what_is_over_is_not_asked_for_again(status, prediction):
         (heard("succeeded", "succeeded", chosen=True, job="keeping"), RefreshUrls()),
     ],
 )
-def test_an_answer_becomes(verdict, expected):
-    """The first terminal success is chosen; what comes later renews or is late."""
+def test_report_decides(verdict, expected):
+    """The first terminal success is chosen; a later report refreshes URLs or is late."""
     assert verdict == expected
 
 
-@pytest.mark.parametrize("ended", sorted(lifecycle.TERMINAL_PREDICTION))
+@pytest.mark.parametrize("ended", sorted(transitions.TERMINAL_PREDICTION_STATES))
 @pytest.mark.parametrize("status", ["queued", "running", "failed", "cancelled"])
 def test_a_status_never_moves_backwards(ended, status):
     """Webhooks arrive out of order."""
@@ -201,7 +201,7 @@ def test_how_a_job_ends(counts, partial, expected):
     assert lifecycle.on_output_counts(counts, partial) == expected
 
 
-def test_an_entry_that_is_left_comes_before_a_placeholder_that_is_kept():
+def test_a_remaining_entry_precedes_a_kept_placeholder():
     """A job tried again has its chain before it."""
     assert lifecycle.on_output_counts(OutputCounts(dead=1, placeholders=1), "keep", has_next_entry=True) == Settlement(
         "failed", publish=False
@@ -233,12 +233,14 @@ def test_terminal_states_are_left_through_known_doors_only():
     }
     ended = {
         "delivery": {"applied", "ignored", "dead"},
-        "job": lifecycle.TERMINAL_JOB,
-        "prediction": lifecycle.TERMINAL_PREDICTION,
+        "job": transitions.TERMINAL_JOB_STATES,
+        "prediction": transitions.TERMINAL_PREDICTION_STATES,
         "output": {"kept", "dead", "discarded"},
     }
 
-    found = {subject: {e for e in lifecycle.EDGES[subject] if e[0] in states} for subject, states in ended.items()}
+    found = {
+        subject: {e for e in transitions.TRANSITIONS[subject] if e[0] in states} for subject, states in ended.items()
+    }
 
     assert found == doors
 
@@ -247,8 +249,8 @@ def test_terminal_states_are_left_through_known_doors_only():
     ("says", "completed", "expected"),
     [(None, None, 3600), (None, -600, 3000), (None, 600, 3600), (1200, -2400, 1200), (10**8, 10**8, 3600)],
 )
-def test_when_urls_die(says, completed, expected):
-    """What we heard of is complete: a provider's fast clock makes no URL live longer."""
+def test_expiry_of_urls(says, completed, expected):
+    """A provider's fast clock must not extend the lifetime of a URL."""
 
     def at(seconds):
         return None if seconds is None else NOW + timedelta(seconds=seconds)

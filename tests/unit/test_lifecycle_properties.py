@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 from moorage import lifecycle
 from moorage.errors import DownloadInterrupted, InvalidMedia, MoorageError, OutputGone, StorageUnavailable, Transient
 from moorage.lifecycle import (
-    EDGES,
-    TERMINAL_JOB,
-    TERMINAL_PREDICTION,
     ChoosePrediction,
     DeadLetterDecision,
     EndPrediction,
@@ -26,6 +23,7 @@ from moorage.lifecycle import (
 )
 from moorage.model import DeliveryState, JobState, OutputState, PredictionState
 from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
+from moorage.transitions import TERMINAL_JOB_STATES, TERMINAL_PREDICTION_STATES, TRANSITIONS
 
 settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
 settings.load_profile("moorage")
@@ -67,7 +65,7 @@ reports = st.builds(
 )
 situations = st.builds(
     PredictionContext,
-    prediction_state=heard | st.sampled_from(sorted(TERMINAL_PREDICTION)),
+    prediction_state=heard | st.sampled_from(sorted(TERMINAL_PREDICTION_STATES)),
     is_chosen=st.booleans(),
     job_state=st.sampled_from(get_args(JobState)),
     has_render=st.booleans(),
@@ -89,7 +87,7 @@ def hear(at: PredictionContext, report: PredictionReport) -> PredictionContext:
     """Return the situation after a report, as tasks/predictions/reports.py carries a verdict out."""
     verdict = lifecycle.on_report(report, at)
     if isinstance(verdict, ChoosePrediction):
-        assert (at.job_state, "keeping") in EDGES["job"]
+        assert (at.job_state, "keeping") in TRANSITIONS["job"]
         return moved(at, "succeeded", is_chosen=True, job="keeping")
     if isinstance(verdict, LateSuccess):
         return moved(at, "succeeded", is_chosen=at.is_chosen, job=at.job_state)
@@ -100,7 +98,7 @@ def hear(at: PredictionContext, report: PredictionReport) -> PredictionContext:
 
 def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: JobState) -> PredictionContext:
     """Return the situation after an edge of the prediction, which must be one that the lifecycle has."""
-    assert (at.prediction_state, to) in EDGES["prediction"]
+    assert (at.prediction_state, to) in TRANSITIONS["prediction"]
     return PredictionContext(to, is_chosen, job, at.has_render)
 
 
@@ -109,7 +107,7 @@ def moved(at: PredictionContext, to: PredictionState, *, is_chosen: bool, job: J
 
 @given(situations, reports)
 def test_every_verdict_takes_only_edges_that_there_are(at: PredictionContext, report: PredictionReport) -> None:
-    """The audit holds the history against EDGES: a decision beyond it would make every audit cry."""
+    """The audit compares the history with TRANSITIONS: any other decision would be reported as damage."""
     hear(at, report)
 
 
@@ -121,7 +119,7 @@ def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Pred
     for report in said:
         before, at = at, hear(at, report)
 
-        if before.prediction_state in TERMINAL_PREDICTION:
+        if before.prediction_state in TERMINAL_PREDICTION_STATES:
             assert (before.prediction_state, at.prediction_state) in {
                 (at.prediction_state, at.prediction_state),
                 ("lost", "succeeded"),
@@ -129,7 +127,7 @@ def test_a_prediction_only_moves_forward(start: PredictionState, said: list[Pred
 
 
 @given(heard, st.lists(reports, min_size=1, max_size=6))
-def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: list[PredictionReport]) -> None:
+def test_repeated_reports_change_nothing(start: PredictionState, said: list[PredictionReport]) -> None:
     """A provider that sends a webhook again must not double what it did."""
     at = once = PredictionContext(start, False, "open", False)
 
@@ -142,7 +140,7 @@ def test_hearing_everything_twice_changes_nothing(start: PredictionState, said: 
 
 @given(st.lists(st.tuples(st.integers(0, 2), reports), max_size=10))
 def test_a_job_chooses_once(said: list[tuple[int, PredictionReport]]) -> None:
-    """Of several predictions of a job, at whatever order they answer, one alone brings the files."""
+    """Of several predictions of a job, exactly one is chosen, whatever the order of reports."""
     states: list[PredictionState] = ["running"] * 3
     job: JobState = "open"
     chosen = []
@@ -161,14 +159,14 @@ def test_a_job_opens_again_only_without_a_render_of_its_own(at: PredictionContex
     """What was published stays as it is: a late success may help only a job that failed, or shows a placeholder."""
     verdict = lifecycle.on_report(report, at)
 
-    if isinstance(verdict, ChoosePrediction) and at.job_state in TERMINAL_JOB:
+    if isinstance(verdict, ChoosePrediction) and at.job_state in TERMINAL_JOB_STATES:
         assert verdict.reopens_job
         assert at.has_placeholder if at.job_state == "partial" else (at.job_state == "failed" and not at.has_render)
 
 
 @given(heard, reports)
 def test_a_success_with_files_is_never_called_a_failure(prediction: PredictionState, report: PredictionReport) -> None:
-    """Files that were paid for are kept or called late, whatever else the answer says."""
+    """Files that were paid for are kept or recorded as late, whatever else the report contains."""
     success = replace(report, status="succeeded", outputs=(OutputFile("output", url="https://a.example/1"),))
 
     verdict = lifecycle.on_report(success, PredictionContext(prediction, False, "open", False))
@@ -195,7 +193,7 @@ def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
 
 
 @given(theirs | ours, st.integers(0, 11), lives, jitters)
-def test_a_retry_that_the_life_leaves_room_for_waits_as_asked(
+def test_a_retry_within_the_lifetime_honours_retry_after(
     error: Transient, errors: int, expires_at: datetime | None, jitter: float
 ) -> None:
     """Retry-After is honoured up to the last try."""
@@ -239,7 +237,9 @@ def test_our_own_outage_never_counts_nor_ends_anything(
 
 
 @given(theirs | ours, st.integers(0, 3), st.integers(-1000, 10), jitters)
-def test_after_the_last_try_comes_a_dead_letter(error: MoorageError, errors: int, left: int, jitter: float) -> None:
+def test_after_the_last_attempt_follows_a_dead_letter(
+    error: MoorageError, errors: int, left: int, jitter: float
+) -> None:
     """Every wait ends: also that for our own storage, when the URL dies."""
     work = RetryContext(errors, NOW + timedelta(seconds=left))
 
@@ -287,7 +287,7 @@ def test_every_count_has_one_end(counts: OutputCounts, partial: str, more: bool)
 
     assert (settle is None) == (counts.waiting > 0)
     if settle is not None:
-        assert ("keeping", settle.state) in EDGES["job"]
+        assert ("keeping", settle.state) in TRANSITIONS["job"]
         assert settle.publish == (settle.state in ("succeeded", "partial"))
         assert settle.publish <= (counts.kept + counts.placeholders > 0)
         assert not (settle.publish and settle.discard_kept and not counts.placeholders)
@@ -304,27 +304,29 @@ def test_every_live_state_can_end(subject: str) -> None:
     """A live state without a way out would hold its row for ever."""
     for state in LIVE[subject]:
         reached = {state}
-        while more := {to for since, to in EDGES[subject] if since in reached} - reached:
+        while more := {to for since, to in TRANSITIONS[subject] if since in reached} - reached:
             reached |= more
         assert reached - LIVE[subject], f"{subject} {state} never ends"
 
 
 @pytest.mark.parametrize("subject", STATES)
 def test_every_state_can_be_reached_and_every_edge_is_between_states(subject: str) -> None:
-    """A state nobody can come to is dead code, an edge to a word that is no state a misprint."""
+    """An unreachable state is dead code, a transition to an unknown state a typing error."""
     words = set(get_args(STATES[subject])) | {None}
     reached: set[str | None] = {None}
 
-    while more := {to for since, to in EDGES[subject] if since in reached} - reached:
+    while more := {to for since, to in TRANSITIONS[subject] if since in reached} - reached:
         reached |= more
 
-    assert {word for edge in EDGES[subject] for word in edge} <= words
+    assert {word for edge in TRANSITIONS[subject] for word in edge} <= words
     assert reached == words
 
 
 @pytest.mark.parametrize("subject", STATES)
-def test_out_of_a_terminal_state_leads_a_door_or_nothing(subject: str) -> None:
-    """Terminal states are final but for the doors that rule 7 names."""
-    out = {(subject, since, to) for since, to in EDGES[subject] if since is not None and since not in LIVE[subject]}
+def test_terminal_states_are_left_by_known_transitions_only(subject: str) -> None:
+    """Terminal states are final except for the transitions of rule 7."""
+    out = {
+        (subject, since, to) for since, to in TRANSITIONS[subject] if since is not None and since not in LIVE[subject]
+    }
 
     assert out == {door for door in DOORS if door[0] == subject}

@@ -1,4 +1,4 @@
-"""The description of the API says what the API answers."""
+"""The OpenAPI document matches the API."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from web.http.permissions import Level
 
 
 def test_every_route_is_described() -> None:
-    """An address that is not in it does not exist for whoever reads it."""
+    """Clients know only the paths in the document."""
     described = {
         (path, method.upper()) for path, item in openapi.build_document()["paths"].items() for method in item if method
     }
@@ -27,39 +27,41 @@ def test_every_route_is_described() -> None:
     assert ("/v1/renders/{render_id}", "DELETE") in described
 
 
-def test_what_is_read_is_described() -> None:
-    """Names and bounds come from the models that refuse what is wrong."""
-    made = openapi.build_document()
+def test_queries_and_bodies_are_described() -> None:
+    """Names and bounds come from the models that validate requests."""
+    document = openapi.build_document()
 
-    listed = made["paths"]["/v1/renders"]["get"]["parameters"]
+    listed = document["paths"]["/v1/renders"]["get"]["parameters"]
     assert {parameter["name"] for parameter in listed} == {
         "owner", "kind", "state", "style", "project_id", "before", "limit",
     }  # fmt: skip
     (limit,) = [parameter["schema"] for parameter in listed if parameter["name"] == "limit"]
     assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 50)
-    assert set(made["components"]["schemas"]["PredictionCreate"]["properties"]) == set(PredictionCreate.model_fields)
-    assert "requestBody" in made["paths"]["/v1/predictions"]["post"]
+    assert set(document["components"]["schemas"]["PredictionCreate"]["properties"]) == set(
+        PredictionCreate.model_fields
+    )
+    assert "requestBody" in document["paths"]["/v1/predictions"]["post"]
 
 
-def test_every_reference_leads_somewhere_and_every_name_is_its_own() -> None:
-    """A generator of clients stops at the first that does not."""
-    made = openapi.build_document()
-    operations = [operation for item in made["paths"].values() for operation in item.values()]
+def test_references_resolve_and_operation_ids_are_unique() -> None:
+    """Client generators stop at the first error."""
+    document = openapi.build_document()
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
 
     names = [operation["operationId"] for operation in operations]
-    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(made)))
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
 
     assert len(set(names)) == len(names)
-    assert references <= set(made["components"]["schemas"])
+    assert references <= set(document["components"]["schemas"])
     assert all(operation["summary"] for operation in operations)
-    for path, item in made["paths"].items():
+    for path, item in document["paths"].items():
         for operation in item.values():
             in_path = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
             assert in_path == set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_only_files_are_told_to_need_no_token() -> None:
-    """Whoever trusts the description must not send requests that are refused."""
+def test_only_assets_require_no_token() -> None:
+    """A client that follows the document must not be rejected."""
     paths = openapi.build_document()["paths"]
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
@@ -67,27 +69,25 @@ def test_only_files_are_told_to_need_no_token() -> None:
     assert without == {"/v1/assets/renders/{render_id}/{name}"}
 
 
-def test_who_may_call_is_told_of_every_address() -> None:
-    """A client is made with the credentials that the description names, and refused with others."""
-    made = openapi.build_document()
-    schemes = made["components"]["securitySchemes"]
+def test_every_operation_names_its_level_and_credentials() -> None:
+    """A client sends the credentials that the document names."""
+    document = openapi.build_document()
+    schemes = document["components"]["securitySchemes"]
 
     for operation in routes.OPERATIONS:
-        told = made["paths"][f"/v1{operation.path}"][operation.method.lower()]
-        taken = {name for way in told.get("security", made["security"]) for name in way}
-        assert told["x-level"] == operation.min_level.name.lower()
-        assert told["x-level"] in told["description"].lower()
-        assert taken == (
-            set() if operation.min_level is Level.OPEN
-            else {"token", "session"} if operation.min_level is Level.OWNER and told["operationId"] != "createSession"
-            else {"token"}
-        )  # fmt: skip
+        described = document["paths"][f"/v1{operation.path}"][operation.method.lower()]
+        credentials = {name for option in described.get("security", document["security"]) for name in option}
+        assert described["x-level"] == operation.min_level.name.lower()
+        assert described["x-level"] in described["description"].lower()
+        is_open, is_owner = operation.min_level is Level.OPEN, operation.min_level is Level.OWNER
+        accepts_session = is_owner and described["operationId"] != "createSession"
+        assert credentials == (set() if is_open else {"token", "session"} if accepts_session else {"token"})
     assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")
     assert schemes["session"]["name"] == "__Host-moorage"
 
 
 def test_the_command_prints_it() -> None:
-    """For a build that has no running API."""
+    """For a build without a running API."""
     done = CliRunner().invoke(main.cli, ["openapi"])
 
     assert done.exit_code == 0

@@ -1,4 +1,4 @@
-"""A job's state in plain words, with a reason where there are no pictures. `db.reports.my_renders` says which."""
+"""A job's card: its state, and a reason if there are no files."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ BASE = "https://cdn.example/files"
 
 
 def row(**fields: Any) -> dict[str, Any]:
-    """Return a row as `db.reports.my_renders` gives it, of a job that failed for nothing in particular."""
+    """Return a row as `db.reports.my_renders` does, of a job that failed without a reason."""
     names = ("prompt", "style", "room_type", "mode", "project_id", "scene", "provider", "prediction", "why", "reason")
     counts = {"files": 0, "kept": 0, "tries": 1}
     states = {"state": "failed", "shown": "failed"}
@@ -43,8 +43,8 @@ def variant(idx: int = 0, **fields: Any) -> dict[str, Any]:
         ({"shown": "cancelled"}, "Cancelled"),
     ],
 )
-def test_a_state_is_told_with_its_count(fields: dict[str, Any], label: str) -> None:
-    """Nobody should have to guess whether something still comes."""
+def test_a_state_label_has_its_count(fields: dict[str, Any], label: str) -> None:
+    """Users should see whether more files will arrive."""
     assert cards.build_card(row(**fields), [], BASE).label == label
 
 
@@ -58,42 +58,42 @@ def test_a_state_is_told_with_its_count(fields: dict[str, Any], label: str) -> N
         ("failed", None),
     ],
 )
-def test_a_job_that_waits_says_what_for(prediction: str, detail: str | None) -> None:
-    """What has not left the house must not be called sent."""
-    made = cards.build_card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
+def test_a_waiting_job_shows_the_state_of_its_prediction(prediction: str, detail: str | None) -> None:
+    """A request that was not sent must not be shown as submitted."""
+    card = cards.build_card(row(shown="waiting", prediction=prediction, provider="fal"), [], BASE)
 
-    assert made.detail == detail
-
-
-def test_a_placeholder_may_be_tried_again() -> None:
-    """It looks like a picture and is none."""
-    made = cards.build_card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
-
-    assert made.can_retry
-    assert made.detail is not None
-    assert "placeholder is shown until a result arrives" in made.detail
+    assert card.detail == detail
 
 
-def test_what_a_list_is_filtered_by_is_told_in_its_words() -> None:
-    """A folded filter that hides renders must not be forgotten."""
+def test_a_placeholder_can_be_retried() -> None:
+    """It looks like a result and is none."""
+    card = cards.build_card(row(shown="placeholder"), [variant(is_placeholder=True, is_cover=True)], BASE)
+
+    assert card.can_retry
+    assert card.detail is not None
+    assert "placeholder is shown until a result arrives" in card.detail
+
+
+def test_active_filters_are_summarized() -> None:
+    """A collapsed filter that hides renders must remain visible."""
     none = dict.fromkeys(("kind", "state", "style", "project_id"), "")
 
     assert cards.summarize_filters(none) == ""
     assert cards.summarize_filters({**none, "kind": "video", "state": "kept", "style": "oil"}) == "Videos, Kept, oil"
 
 
-def test_the_cover_comes_first() -> None:
-    """After a late success the cover is not the first file."""
-    made = cards.build_card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
+def test_the_cover_is_the_first_file() -> None:
+    """After a late success the cover is not the first file by index."""
+    card = cards.build_card(row(shown="kept"), [variant(1), variant(2, is_cover=True), variant(3)], BASE)
 
-    assert [file.idx for file in made.files] == [2, 1, 3]
+    assert [file.idx for file in card.files] == [2, 1, 3]
 
 
-def test_a_reason_is_told_as_a_sentence_and_a_long_one_is_cut() -> None:
-    """A provider's stack trace must not make a card of three screens."""
-    short, made = cards.build_card(row(reason="no room"), [], BASE), cards.build_card(row(reason="no " * 500), [], BASE)
+def test_a_reason_is_a_sentence_of_limited_length() -> None:
+    """A provider's stack trace must not fill the page."""
+    short, long = cards.build_card(row(reason="no room"), [], BASE), cards.build_card(row(reason="no " * 500), [], BASE)
 
     assert short.detail == "No room"
-    assert made.detail is not None
-    assert len(made.detail) <= 200
-    assert made.detail.endswith("…")
+    assert long.detail is not None
+    assert len(long.detail) <= 200
+    assert long.detail.endswith("…")

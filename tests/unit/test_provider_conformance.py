@@ -87,12 +87,12 @@ each_provider = pytest.mark.parametrize("provider", LOADED.values(), ids=lambda 
 
 @pytest.fixture(scope="module", autouse=True)
 def _public_keys():
-    """Keys that were just fetched: nothing is to be asked for while these tests run."""
+    """Freshly fetched keys: these tests send no requests."""
     LOADED["fal"].key_set.replace_keys(jwks(OLD, NEW))
 
 
-def test_every_provider_stands_in_this_suite():
-    """A provider outside it is one nobody has tried."""
+def test_every_provider_is_in_this_suite():
+    """A provider outside it is untested."""
     assert set(LOADED) == set(SIGNERS) == set(ALLOWED)
 
 
@@ -144,16 +144,16 @@ def test_orders_are_taken_where_a_token_is_set_for_them(provider):
 
 
 @pytest.mark.parametrize("name", list(LOADED))
-def test_without_a_token_nothing_is_ordered_and_the_setting_is_named(name):
-    """An application that is told "refused" must know what an operator has to write."""
+def test_without_a_token_nothing_is_submitted_and_the_setting_is_named(name):
+    """The message must state the setting that an operator has to write."""
     bare = {key: value for key, value in SETTINGS.items() if not key.endswith(("_key", "_token"))}
     provider = providers.load(Settings(_env_file=None, **bare))[name]
     order = SubmitRequest(UUID(int=1), "owner/name", {}, "https://us.example/webhooks/them?key=k")
 
     assert (provider.can_submit, provider.can_list, provider.can_cancel) == (False, False, False)
-    with pytest.raises(ProviderRefused, match=provider.submit_setting or "takes no orders"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "accepts no submissions"):
         provider.submit(order)
-    with pytest.raises(ProviderRefused, match=provider.submit_setting or "cannot be asked"):
+    with pytest.raises(ProviderRefused, match=provider.submit_setting or "cannot cancel"):
         provider.cancel("x1", "owner/name")
 
 
@@ -216,7 +216,7 @@ def test_verify_raises_nothing_but_its_own_refusal(provider, data):
 
 
 @pytest.mark.parametrize("name", list(LOADED))
-def test_unsigned_webhooks_are_taken_only_where_asked_for_by_name(name):
+def test_unsigned_webhooks_are_accepted_only_from_named_providers(name):
     """And a secret that is set is always used: a forgotten exception must not open the door."""
     bare = {key: value for key, value in SETTINGS.items() if not key.endswith(ENABLING)}
     shut = providers.load(Settings(_env_file=None, **bare))[name]
@@ -241,7 +241,7 @@ def test_an_unsigned_provider_that_does_not_exist_refuses_the_start():
 
 @each_provider
 def test_kept_headers_hold_no_signature_and_no_key(provider):
-    """Whoever reads the table must not learn how to sign."""
+    """A reader of the table must not be able to sign webhooks."""
     hostile = [
         (b"User-Agent", b"a\xff\x00b"),
         (b"\xff\x00", b"x"),
@@ -270,7 +270,7 @@ ELSEWHERE = [
 
 @each_provider
 def test_a_file_may_come_from_the_allowed_hosts_alone(provider):
-    """The guard at the socket stops private addresses; this stops everything nobody asked for."""
+    """The socket guard refuses private addresses; this refuses hosts that were not allowed."""
     assert provider.refusal_reason(ALLOWED[provider.name]) is None
     for url in ELSEWHERE:
         assert provider.refusal_reason(url), url

@@ -10,7 +10,7 @@ from moorage.errors import BadSignature, ConfigError, KeysStale, MalformedPayloa
 from moorage.settings import Settings
 from providers.fal import Fal
 from providers.jwks import parse_ed25519_keys
-from tests.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
+from tests.support.fal_signing import FORGER, KEY, NOW, SECOND, jwk, jwks, sign
 
 BASE = {"database_url": "postgresql://moorage@localhost/moorage", "broker_url": "redis://localhost"}
 BODY = b'{"request_id": "r1", "status": "OK", "payload": {"seed": 196619188014358660, "images": []}}'
@@ -69,7 +69,7 @@ def test_a_signature_of_another_form_is_refused(signature):
 
 def test_no_newline_can_move_the_borders_of_what_is_signed():
     """A user id "b\\n1790000000" would make one signature good for two requests."""
-    with pytest.raises(BadSignature, match="characters that an id never has"):
+    with pytest.raises(BadSignature, match="character that is invalid in an id"):
         with_keys(KEY).verify(sign(BODY, request_id="a\nb"), BODY, NOW)
 
 
@@ -100,7 +100,7 @@ def test_without_keys_nothing_is_judged():
         fal().verify(sign(BODY), BODY, NOW)
 
 
-def test_what_is_refused_anyway_asks_for_no_key():
+def test_an_invalid_delivery_triggers_no_fetch_of_keys():
     """A stale or malformed request is refused without a word to fal."""
     with pytest.raises(BadSignature):
         fal().verify(sign(BODY, at=NOW - 301), BODY, NOW)
@@ -146,21 +146,21 @@ def test_keys_and_token_travel_safely_or_not_at_all(setting, url):
 
 
 @pytest.mark.parametrize("model", [None, "", "flux", "fal-ai/../x", "a/b c", "..", "workflows/me"])
-def test_without_a_model_that_can_be_an_address_fal_is_not_asked(model):
-    """The model comes from whoever registers: it must not lead our key to another endpoint."""
+def test_fal_receives_no_request_without_a_valid_model(model):
+    """The model is application input: it must not send our key to another endpoint."""
     with pytest.raises(ProviderRefused, match="model"):
         fal().poll("r1", model)
 
 
 @pytest.mark.parametrize("external_id", ["", ".", ".."])
-def test_an_id_that_is_no_step_of_a_path_is_not_asked_for(external_id):
+def test_an_id_that_is_not_a_path_segment_is_not_requested(external_id):
     """These would ask about something else."""
     with pytest.raises(ProviderRefused, match="is not the id of a prediction"):
         fal().poll(external_id, "fal-ai/flux")
 
 
-def test_without_a_key_fal_cannot_be_asked():
-    """Said with the setting that mends it."""
+def test_without_a_key_fal_cannot_be_polled():
+    """The message names the missing setting."""
     provider = fal(fal_key=None)
 
     assert not provider.can_poll

@@ -20,7 +20,7 @@ TOKEN = "r8_secret_token"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each path with a prepared page, and remembers what it was asked."""
+    """Serves a prepared page for each path, and records the requests."""
 
     daemon_threads = True
 
@@ -99,7 +99,7 @@ def test_pages_are_followed_to_the_end(server, provider):
     assert server.asked[1] == "/v1/predictions?cursor=2"
 
 
-def test_a_page_is_asked_for_only_when_the_one_before_was_used(server, provider):
+def test_a_page_is_requested_only_after_the_one_before_was_used(server, provider):
     """Memory holds one page, however long the list is."""
     server.page("a", following=f"{server.url}/v1/predictions?cursor=2")
     server.page("b")
@@ -110,8 +110,8 @@ def test_a_page_is_asked_for_only_when_the_one_before_was_used(server, provider)
     assert len(server.asked) == 1
 
 
-def test_what_the_list_says_of_a_prediction_is_read(server, provider):
-    """The webhook tells whose it is, the model becomes the registration's."""
+def test_the_fields_of_a_listed_prediction_are_read(server, provider):
+    """The webhook identifies its submitter, the model becomes the registration's."""
     server.page("a", webhook="https://us.example/webhooks/replicate", model="m/n", output=["x"] * 3)
     server.pages[0] = server.pages[0].replace(b'"succeeded"', b'"processing"')
 
@@ -141,12 +141,12 @@ def test_a_list_that_goes_on_elsewhere_is_not_followed(server, provider):
     assert len(server.asked) == len(elsewhere)
 
 
-def test_a_list_that_goes_round_in_a_circle_ends(server, provider):
+def test_a_circular_list_ends(server, provider):
     """A broken cursor must not poll for ever."""
     for _ in range(3):
         server.page("a", following=f"{server.url}/v1/predictions?cursor=1")
 
-    with pytest.raises(ProviderUnavailable, match="circle"):
+    with pytest.raises(ProviderUnavailable, match="circular"):
         ids(provider)
 
     assert len(server.asked) == 2
@@ -189,7 +189,7 @@ def test_a_200_that_is_no_list_is_no_answer(server, provider, body):
 @pytest.mark.parametrize(
     ("status", "error"), [(401, ProviderRefused), (302, ProviderRefused), (429, ProviderUnavailable)]
 )
-def test_a_failure_in_the_middle_is_told(server, provider, status, error):
+def test_a_failure_in_the_middle_is_raised(server, provider, status, error):
     """Half a list must not be taken for all of it."""
     server.page("a", following=f"{server.url}/v1/predictions?cursor=2")
     server.pages.append(status)
@@ -218,8 +218,8 @@ def test_a_page_is_bounded_all_the_same(server, provider, monkeypatch):
         ids(provider)
 
 
-def test_a_provider_without_a_list_says_so(server):
-    """Nothing to list is another answer than nothing made."""
+def test_a_provider_without_a_list_refuses(server):
+    """No list differs from an empty list."""
     with pytest.raises(ProviderRefused, match="has no list"):
         ids(loaded(server)["standard"])
     with pytest.raises(ProviderRefused, match="set REPLICATE_API_TOKEN"):

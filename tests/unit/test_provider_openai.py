@@ -28,7 +28,7 @@ def event(kind: object, data: object = RESPONSE) -> bytes:
 
 def response(**fields: Any) -> Any:
     """Return what a response of the API is read as."""
-    return openai()._response({"id": "resp_1", "object": "response", "status": "completed", **fields})
+    return openai()._parse_response({"id": "resp_1", "object": "response", "status": "completed", **fields})
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def response(**fields: Any) -> Any:
     ["batch.completed", "fine_tuning.job.succeeded", "eval.run.canceled", "realtime.call.incoming", "video.completed",
      "response", "response.", "response.created", "responses.completed", "x"],
 )  # fmt: skip
-def test_an_event_about_something_else_is_not_ours_and_says_what_it_was(kind):
-    """A project's webhooks tell of all it does: none of that may become a dead letter."""
+def test_an_unrelated_event_is_named_in_the_message(kind):
+    """A project sends webhooks of every kind: unrelated ones must not become dead letters."""
     with pytest.raises(UnrelatedEvent, match=kind):
         openai().parse_report(event(kind))
 
@@ -51,7 +51,7 @@ def test_an_event_without_type_or_id_is_unreadable(body):
         openai().parse_report(body)
 
 
-def test_with_a_key_an_event_asks_for_no_key():
+def test_with_a_key_an_event_has_no_error():
     """The hint stands in the dead letter of those who have none."""
     assert openai().parse_report(event("response.completed")).error == "set OPENAI_API_KEY"
     assert openai(openai_api_key="sk-x").parse_report(event("response.completed")).error is None
@@ -77,7 +77,7 @@ def test_the_pictures_of_a_response_are_its_image_generation_calls_in_order():
 
 
 @pytest.mark.parametrize("result", ["%%%", "é", "a", "data:image/png;base64,%%%"])
-def test_a_result_that_is_no_base64_is_a_file_with_a_problem(result):
+def test_a_result_that_is_not_base64_is_a_file_with_a_problem(result):
     """One that vanished would publish the others as if they were all."""
     (found,) = response(output=[{"type": "image_generation_call", "result": result}]).outputs
 
@@ -89,7 +89,7 @@ def test_a_result_that_is_no_base64_is_a_file_with_a_problem(result):
     "output", [None, {}, "x", [], [None, 1, "x"], [{"type": "image_generation_call", "result": 7}]]
 )
 def test_a_response_without_pictures_names_none(output):
-    """It becomes NO_OUTPUT: OpenAI answered in words."""
+    """It becomes NO_OUTPUT: OpenAI returned text only."""
     assert response(output=output).outputs == ()
 
 
@@ -112,7 +112,7 @@ def test_a_url_in_place_of_the_bytes_must_be_on_an_allowed_host():
     ],
 )
 def test_only_a_completed_response_names_files(fields, status, error):
-    """Pictures of one that was cut off are not what was asked for."""
+    """The images of an incomplete response are not the requested ones."""
     report = response(output=[{"type": "image_generation_call", "result": PICTURE}], **fields)
 
     assert (report.status, report.error, report.outputs) == (status, error, ())
@@ -142,8 +142,8 @@ def test_a_wrong_key_is_refused_at_the_start_and_not_shown():
     assert "hunter2" not in str(raised.value)
 
 
-def test_without_a_key_openai_cannot_be_asked():
-    """Said with the setting that mends it."""
+def test_without_a_key_openai_cannot_be_polled():
+    """The message names the missing setting."""
     assert not openai().can_poll
     with pytest.raises(ProviderRefused, match="OPENAI_API_KEY"):
         openai().poll("resp_1")

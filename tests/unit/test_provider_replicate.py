@@ -48,8 +48,8 @@ def test_an_id_that_cannot_be_stored_is_unreadable(bad):
 
 
 @pytest.mark.parametrize("bad", [None, "", 7, ["succeeded"]])
-def test_a_status_that_is_no_word_is_unreadable(bad):
-    """Taken as unknown it would wait for a poll that tells no more."""
+def test_a_status_that_is_not_text_is_malformed(bad):
+    """As unknown it would wait for a poll with the same result."""
     with pytest.raises(MalformedPayload, match=r"^status "):
         replicate().parse_report(body(status=bad))
 
@@ -115,10 +115,10 @@ def test_the_token_goes_over_plain_http_only_to_the_exact_exempt_address():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"replicate_api_url": "http://api.replicate.example"}, "REPLICATE_API_URL would be asked unencrypted"),
-        ({"replicate_api_url": "https://user:pw@api.replicate.com"}, "REPLICATE_API_URL: the URL holds a user name"),
-        ({"replicate_api_url": "https:///"}, "REPLICATE_API_URL: the URL names no host"),
-        ({"replicate_api_token": "r8 token\r\nX: y"}, "REPLICATE_API_TOKEN holds a character"),
+        ({"replicate_api_url": "http://api.replicate.example"}, "REPLICATE_API_URL is not encrypted"),
+        ({"replicate_api_url": "https://user:pw@api.replicate.com"}, "REPLICATE_API_URL: the URL contains a user name"),
+        ({"replicate_api_url": "https:///"}, "REPLICATE_API_URL: the URL has no host"),
+        ({"replicate_api_token": "r8 token\r\nX: y"}, "REPLICATE_API_TOKEN contains a character"),
         ({"replicate_output_hosts": "https://replicate.delivery"}, "REPLICATE_OUTPUT_HOSTS"),
         ({"replicate_webhook_secret": "whsec_a"}, "REPLICATE_WEBHOOK_SECRET: secret 1"),
     ],
@@ -132,8 +132,8 @@ def test_a_wrong_setting_refuses_the_start(given, words):
     assert "pw" not in str(raised.value)
 
 
-def test_without_a_token_it_cannot_be_asked():
-    """Reconciliation asks `can_poll` first; whoever does not is told what to set."""
+def test_without_a_token_it_cannot_be_polled():
+    """Reconciliation checks `can_poll` first; other callers get the setting in the message."""
     provider = replicate()
 
     assert not provider.can_poll

@@ -16,7 +16,7 @@ def ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def test_references_are_put_in_place_at_any_depth_and_keep_what_stands_beside_them():
+def test_references_are_resolved_at_any_depth_and_keep_their_siblings():
     """A default beside a reference is the field's own."""
     wanted = {"properties": {"a": {**ref("A"), "default": 2}, "b": {"items": {"allOf": [ref("A")]}}}}
 
@@ -65,7 +65,7 @@ def test_a_field_may_be_called_like_a_keyword():
         document({"a": ref("B")}, B=["no schema"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_said(given):
+def test_a_malformed_document_is_refused(given):
     """Nothing is fetched from elsewhere."""
     with pytest.raises(MalformedPayload):
         input_schemas.extract_input_schema(given)
@@ -110,6 +110,6 @@ def test_the_field_of_the_picture_is_found(properties, required, field):
     ("names", "is_video"),
     [(["prompt", "width"], False), (["first_frame_image"], True), (["num_frames"], True), (["framework"], False)],
 )
-def test_a_model_of_videos_speaks_of_time(names, is_video):
-    """Replicate's schemas say nowhere what kind of file comes out."""
+def test_a_video_model_has_a_field_for_time(names, is_video):
+    """Replicate's schemas do not state the kind of output."""
     assert input_schemas.is_video_schema({"properties": {name: {} for name in names}}) is is_video

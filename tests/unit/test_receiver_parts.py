@@ -1,4 +1,4 @@
-"""The parts of the receiver that need no server."""
+"""Parts of the receiver that need no server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -26,8 +26,8 @@ from receiver.webhooks import parse_provider_name
         ("/webhook/replicate", None),
     ],
 )
-def test_the_provider_stands_in_the_path(path: str, name: str | None) -> None:
-    """One name, one final slash at most: no other address may reach a provider by accident."""
+def test_the_provider_is_parsed_from_the_path(path: str, name: str | None) -> None:
+    """One name and at most one trailing slash: no other path may reach a provider."""
     assert parse_provider_name(path) == name
 
 
@@ -35,13 +35,13 @@ def test_the_provider_stands_in_the_path(path: str, name: str | None) -> None:
     ("given", "expected"),
     [("msg_1", "msg_1"), (None, "sha256:abc"), ("x" * 500, "x" * 500)],
 )
-def test_a_webhook_id_is_the_dialects_or_the_digest(given: str | None, expected: str) -> None:
+def test_a_webhook_id_is_the_providers_or_the_digest(given: str | None, expected: str) -> None:
     """The unique key of a delivery is never null."""
     assert deliveries.choose_webhook_id(given, "abc") == expected
 
 
 def test_a_webhook_id_too_long_for_the_index_is_replaced_by_its_digest() -> None:
-    """PostgreSQL refuses index rows above 2,704 bytes: the webhook could never be recorded."""
+    """PostgreSQL rejects index rows above 2,704 bytes: the webhook could never be recorded."""
     first, second = deliveries.choose_webhook_id("x" * 501, "abc"), deliveries.choose_webhook_id("x" * 502, "abc")
 
     assert first != second
@@ -67,8 +67,8 @@ async def read_all(messages: Iterable[dict[str, Any]], in_flight: request_body.B
         return body
 
 
-def test_bytes_in_flight_are_given_back_however_a_request_ends() -> None:
-    """A leak of a few bytes a refusal would end in 503 for everybody."""
+def test_bytes_in_flight_are_released_however_a_request_ends() -> None:
+    """A leak of a few bytes per rejected request would end in 503 for every sender."""
     in_flight = request_body.BytesInFlight(12)
 
     assert asyncio.run(read_all([chunk(b"abc", more=True), chunk(b"de", more=False)], in_flight)) == b"abcde"
@@ -82,8 +82,8 @@ def test_bytes_in_flight_are_given_back_however_a_request_ends() -> None:
     assert in_flight.bytes == 0
 
 
-def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Senders that never finish must not hold memory for ever."""
+def test_a_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Senders that never finish must not hold memory forever."""
     monkeypatch.setattr(request_body, "READ_SECONDS", 0.05)
     in_flight = request_body.BytesInFlight(12)
 
@@ -99,8 +99,8 @@ def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         asyncio.run(anext(read()))  # type: ignore[arg-type]
 
 
-def test_an_answer_to_head_has_the_headers_and_no_body() -> None:
-    """A body after HEAD would be taken for the next answer on the same connection."""
+def test_a_response_to_head_has_headers_and_no_body() -> None:
+    """A body after HEAD would be parsed as the next response on the connection."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

@@ -38,7 +38,7 @@ def test_urls_stand_in_their_scene_and_all_else_is_left():
     assert document["scenes"][1] == {"id": "b", "imageUrls": ["stale"]}
 
 
-def test_a_file_stands_in_one_of_two_scenes_of_the_same_name():
+def test_a_file_is_placed_in_one_of_two_scenes_of_the_same_name():
     """Exactly one scene, also when the application repeats itself."""
     found = scene_documents.replace_image_urls({"scenes": [{"id": 1}, {"id": "1"}]}, {"id:1": ["u"]})
 

@@ -63,7 +63,7 @@ def test_any_bytes_can_be_signed(body):
     assert verify_standard_v1(headers(signed(body)), body, NOW, secrets=secrets(SECRET)) == ID
 
 
-def test_a_body_written_anew_does_not_match():
+def test_a_reserialized_body_does_not_match():
     """The signature is over the bytes that were sent, not over what they mean."""
     with pytest.raises(BadSignature, match="no signature matches"):
         verify_standard_v1(headers(VECTOR), BODY.replace(b": ", b":"), NOW, secrets=secrets(SECRET))
@@ -153,13 +153,13 @@ def test_each_of_the_three_headers_must_be_there(missing):
 
 @pytest.mark.parametrize("doubled", [0, 1, 2])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_header_that_comes_twice_is_refused(doubled, first):
+def test_a_repeated_header_is_refused(doubled, first):
     """A proxy in front may take the one while we take the other."""
     given_headers = headers(VECTOR)
     extra = (given_headers[doubled][0].upper(), b"another")
     given_headers.insert(0 if first else 3, extra)
 
-    with pytest.raises(BadSignature, match="is there 2 times"):
+    with pytest.raises(BadSignature, match="occurs 2 times"):
         verify_standard_v1(given_headers, BODY, NOW, secrets=secrets(SECRET))
 
 

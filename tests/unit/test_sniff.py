@@ -18,17 +18,17 @@ from media import sniff
         (b"Not Found", "text"),
         ("Größe".encode() * 200, "text"),
         (b"%PDF-1.7", "a PDF"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC picture"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC image"),
         (b"\x00\x00\x00\x14ftypqt  \x00\x00\x00\x00qt  ", "a QuickTime movie"),
         (b"\x1aE\xdf\xa3\xa3\x42\x82\x88matroska", "a Matroska file that is not WebM"),
         (b"RIFF\x00\x00\x00\x00WAVEfmt ", "a RIFF file that is not WebP"),
-        (b"BM\x00\x00", "a BMP picture"),
+        (b"BM\x00\x00", "a BMP image"),
         (b"\x00\x01\x02\x03", "unknown bytes"),
         (b"\xff\xfe\xfd", "unknown bytes"),
     ],
 )
 def test_what_is_not_kept_is_named(head, name):
-    """A dead letter must say what came instead of a picture."""
+    """A dead letter must state what was received instead of an image."""
     assert sniff.detect_format(head) is None
     assert sniff.describe_unknown_format(head[: sniff.HEAD_BYTES]) == name
 

@@ -1,23 +1,25 @@
-"""What the stand-in's models make of an input, how orders are failed and counted; without a process."""
+"""The stand-in's models, its submission faults and the totals of its ledger, without a process."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from simulation.provider import faults, ledger, models, pictures, schemas
-from simulation.provider.exchange import Answer
-from simulation.provider.submissions import Order, Submissions
+from simulation.provider import ledger, models, pictures, schemas, script
+from simulation.provider.http_types import Response
+from simulation.provider.predictions import Dialect
+from simulation.provider.submissions import Submissions
 
 PICTURES, FAILING, VIDEO = (models.MODELS[f"standin/{name}"] for name in ("pictures", "failing", "text-to-video"))
 FILES = ("a.png", "b.mp4")
 
 
-def planned(model: models.Model | None, asked: dict[str, Any], files: tuple[str, ...] = ()) -> faults.Plan:
-    return faults.plan(asked.get("standin"), files, models.nature(model, asked, files))
+def parse(model: models.Model | None, input_: dict[str, Any], files: tuple[str, ...] = ()) -> script.Script:
+    return script.parse_script(input_.get("standin"), files, models.script_defaults(model, input_, files))
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("input_", "expected"),
     [
         ({}, (1, None, None)),
         ({"num_outputs": 3, "seed": 7}, (3, 7, None)),
@@ -28,78 +30,75 @@ def planned(model: models.Model | None, asked: dict[str, Any], files: tuple[str,
         ({"num_outputs": 3, "standin": {"outputs": 1}}, (1, None, None)),
     ],
 )
-def test_an_input_says_how_many_and_how_large(asked, expected):
-    """Each provider has its own words for it; a script overrules them all."""
-    plan = planned(PICTURES, asked)
+def test_an_input_sets_number_and_size_of_the_outputs(input_, expected):
+    """Each provider has its own fields for it; a script overrides them all."""
+    parsed = parse(PICTURES, input_)
 
-    assert (plan.outputs, plan.seed, plan.width_px) == expected
+    assert (parsed.outputs, parsed.seed, parsed.width_px) == expected
 
 
 def test_a_folder_serves_each_kind_of_model_its_own_files():
-    """A video among the pictures would be a fault that nobody ordered."""
-    assert planned(PICTURES, {}, FILES).formats == ("a.png",)
-    assert planned(VIDEO, {}, FILES).formats == ("b.mp4",)
-    assert planned(None, {}, FILES).formats == FILES
-    assert planned(VIDEO, {}, ("a.png",)).formats == pictures.VIDEOS
+    """A video among the pictures would be a fault that no test selected."""
+    assert parse(PICTURES, {}, FILES).formats == ("a.png",)
+    assert parse(VIDEO, {}, FILES).formats == ("b.mp4",)
+    assert parse(None, {}, FILES).formats == FILES
+    assert parse(VIDEO, {}, ("a.png",)).formats == pictures.VIDEO_FORMATS
 
 
-def test_names_are_found_with_version_and_path_behind_them():
+def test_a_model_is_found_by_a_name_with_version_or_path():
     """fal's applications have paths, Replicate's models versions."""
-    assert models.named("standin/failing/fast") is models.named("standin/failing:abc") is FAILING
-    assert models.of_version(FAILING.version) is models.of_version("standin/failing") is FAILING
-    assert models.named("acme/pier") is models.of_version("5c7d") is None
+    assert models.find_by_name("standin/failing/fast") is models.find_by_name("standin/failing:abc") is FAILING
+    assert models.find_by_version(FAILING.version) is models.find_by_version("standin/failing") is FAILING
+    assert models.find_by_name("acme/pier") is models.find_by_version("5c7d") is None
 
 
-def test_every_model_takes_the_smallest_input_its_schema_asks_for():
-    """A model nobody can order from would only show as a refused order."""
+def test_every_model_accepts_the_minimal_input_of_its_schema():
+    """A schema that no input satisfies would only show as a rejected submission."""
     smallest = {"prompt": "x", "image": "https://example.com/a.png"}
 
     for model in models.MODELS.values():
-        asked = {name: smallest[name] for name in model.required}
-        assert schemas.problems(model.fields, model.required, asked) == []
+        input_ = {name: smallest[name] for name in model.required}
+        assert schemas.find_violations(model.fields, model.required, input_) == []
 
 
-def test_null_is_no_value_only_where_the_schema_says_so():
-    """Applications send null for what they leave open."""
-    asked = {"prompt": None, "seed": None}
+def test_null_is_valid_only_for_nullable_fields():
+    """Applications send null for fields that they leave unset."""
+    input_ = {"prompt": None, "seed": None}
 
-    assert [name for name, _ in schemas.problems(PICTURES.fields, PICTURES.required, asked)] == ["prompt"]
+    assert [name for name, _ in schemas.find_violations(PICTURES.fields, PICTURES.required, input_)] == ["prompt"]
 
 
-def test_a_video_is_the_same_for_the_same_seed_only():
-    """Each run's bytes must be its own, or hashes would prove nothing."""
-    one, again, other = (pictures.made("mp4", seed) for seed in (1, 1, 2))
+def test_a_video_is_equal_for_equal_seeds_only():
+    """Each prediction must have unique bytes, or hashes would prove nothing."""
+    one, again, other = (pictures.generate("mp4", seed) for seed in (1, 1, 2))
 
     assert one == again != other
     assert one.content_type == "video/mp4"
 
 
-def test_a_fault_ends_after_its_orders_for_this_input_alone():
+def test_a_submission_fault_is_counted_per_input():
     """Two jobs with different inputs must not use up each other's faults."""
-    submissions = Submissions(ledger.Ledger())
-    plan = faults.plan({"submit": "busy", "submit_times": 1})
+    predictions: Any = SimpleNamespace(create=lambda *_, **__: SimpleNamespace(id="p"))
+    submissions = Submissions(predictions, ledger.Ledger(), ())
+    busy = script.parse_script({"submit": "busy", "submit_times": 1})
+    dialect = Dialect("replicate", lambda: "p", lambda *_: {}, lambda *_: Response(429, {}), "output")
 
-    def take(prompt: str) -> int:
-        return submissions.take(
-            Order("replicate", "m", {"prompt": prompt}),
-            plan,
-            lambda *_: Answer(429, {}),
-            lambda _: ("p", Answer(201, {})),
-        ).status
+    def submit(prompt: str) -> int:
+        return submissions.accept(dialect, "m", {"prompt": prompt}, busy, lambda _: Response(201, {})).status
 
-    assert [take("a"), take("b"), take("a"), take("a"), take("b")] == [429, 429, 201, 201, 201]
+    assert [submit("a"), submit("b"), submit("a"), submit("a"), submit("b")] == [429, 429, 201, 201, 201]
 
 
-def test_the_summary_counts_what_was_made_by_provider_and_key():
-    """One key, two predictions: the proof that something was ordered twice."""
-    made = [
+def test_the_summary_counts_predictions_by_provider_and_key():
+    """Two predictions with one key prove a duplicate submission."""
+    created = [
         {"kind": "prediction", "provider": "fal", "key": "a"},
         {"kind": "prediction", "provider": "fal", "key": "a"},
         {"kind": "prediction", "provider": "openai", "key": None},
     ]
 
-    summary = ledger.summarise([*made, {"kind": "submission", "fault": "lost"}])
+    summary = ledger.summarise([*created, {"kind": "submission", "fault": "lost"}])
 
-    assert summary["made_by_key"] == {"a": 2}
-    assert summary["made_by_provider"] == {"fal": 2, "openai": 1}
+    assert summary["created_by_key"] == {"a": 2}
+    assert summary["created_by_provider"] == {"fal": 2, "openai": 1}
     assert summary["submissions"] == {"lost": 1}

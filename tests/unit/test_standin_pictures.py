@@ -1,4 +1,4 @@
-"""The files that the stand-in serves: real ones, and ones that are truly broken."""
+"""The files that the stand-in serves: valid ones, and ones that no decoder accepts."""
 
 import hashlib
 import io
@@ -7,7 +7,7 @@ import warnings
 import pytest
 from PIL import Image, ImageSequence
 
-from simulation.provider import faults, pictures
+from simulation.provider import pictures, script
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Outputs
 
@@ -17,40 +17,41 @@ def outputs():
     return Outputs("http://127.0.0.1:1", "http://127.0.0.1:2", None, Ledger())
 
 
-@pytest.mark.parametrize("kind", pictures.KINDS)
+@pytest.mark.parametrize("format_", pictures.FORMATS)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_made_picture_decodes_to_the_end(kind, seed):
-    """A keeper must have no reason to refuse it; the mark that makes it unique must not break it."""
-    file = pictures.made(kind, seed)
+def test_a_generated_picture_decodes_completely(format_, seed):
+    """It must pass validation; the marker that makes it unique must not damage it."""
+    file = pictures.generate(format_, seed)
 
     with Image.open(io.BytesIO(file.data)) as image:
         frames = [frame.copy().size for frame in ImageSequence.Iterator(image)]
 
     assert Image.MIME[image.format] == file.content_type
-    assert len(frames) == (3 if kind == "gif" else 1)
+    assert len(frames) == (3 if format_ == "gif" else 1)
     assert 512 <= max(frames[0]) <= 1024
 
 
-def test_seeds_give_different_files_and_the_same_seed_the_same():
-    """The ledger compares by sha256; equal files would hide a mix-up."""
-    hashes = {hashlib.sha256(pictures.made(kind, seed).data).digest() for kind in pictures.KINDS for seed in range(40)}
+def test_files_are_equal_for_equal_seeds_only():
+    """The ledger is compared by sha256; equal files would hide a mix-up."""
+    files = [pictures.generate(format_, seed) for format_ in pictures.FORMATS for seed in range(40)]
+    hashes = {hashlib.sha256(file.data).digest() for file in files}
 
-    assert len(hashes) == 40 * len(pictures.KINDS)
-    assert pictures.made("png", 3) == pictures.made("png", 3)
+    assert len(hashes) == 40 * len(pictures.FORMATS)
+    assert pictures.generate("png", 3) == pictures.generate("png", 3)
 
 
-def test_a_rotated_jpeg_says_so_in_its_exif():
-    """Thumbnails must be upright; only a rotated source can show it."""
-    with Image.open(io.BytesIO(pictures.made("jpeg_rotated", 0).data)) as image:
+def test_a_rotated_jpeg_has_an_exif_orientation():
+    """Thumbnails must be upright; only a rotated source can test it."""
+    with Image.open(io.BytesIO(pictures.generate("jpeg_rotated", 0).data)) as image:
         assert image.getexif()[0x0112] == 6
 
 
 @pytest.mark.parametrize("name", ["half_file", "corrupt", "web_page", "empty"])
-@pytest.mark.parametrize("kind", pictures.KINDS)
-def test_a_broken_file_does_not_decode(outputs, name, kind):
-    """The ledger says `dead`: that is true only when no decoder gets through."""
-    plan = faults.plan({"formats": [kind], "faults": {"0": name}})
-    data = outputs.file(outputs.make("p", plan, "output[{}]")[0]).data
+@pytest.mark.parametrize("format_", pictures.FORMATS)
+def test_a_damaged_file_does_not_decode(outputs, name, format_):
+    """The ledger expects `dead`, which requires that no decoder succeeds."""
+    damaged = script.parse_script({"formats": [format_], "faults": {"0": name}})
+    data = outputs.build_file(outputs.create("p", damaged, "output[{}]")[0]).data
 
     with pytest.raises((OSError, SyntaxError, ValueError)):
         _decode(data)
@@ -63,7 +64,7 @@ def _decode(data):
 
 
 def test_the_bomb_is_a_small_png_of_three_hundred_megapixels():
-    """It must pass for a picture until somebody reads its size."""
+    """It must look like a valid picture until its size is read."""
     data = pictures.bomb().data
 
     with warnings.catch_warnings():

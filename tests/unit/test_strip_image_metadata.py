@@ -95,7 +95,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_pixel_and_frame_stays_and_nothing_else(name: str) -> None:
-    """A photo tells where somebody lives; a picture that is encoded anew is another picture."""
+    """A photo may contain a home address; a re-encoded image differs from the original."""
     form = next(word for word in name.split() if word in strip_image_metadata.STRIP_BY_FORMAT)
     data = FILES[name]
     assert SECRET in data

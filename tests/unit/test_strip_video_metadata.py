@@ -19,7 +19,7 @@ TAGS = {"location": SECRET, "comment": SECRET, "title": SECRET}
 
 
 def made(form: str, options: dict[str, str] | None = None, tags: dict[str, str] | None = None) -> bytes:
-    """Return a short video that says where it was taken."""
+    """Return a short video with the location of its recording."""
     with tempfile.NamedTemporaryFile(suffix=f".{form}") as file:
         with av.open(file.name, "w", format=form, options=options or {}) as container:
             container.metadata.update(TAGS if tags is None else tags)
@@ -76,7 +76,7 @@ def test_every_frame_stays_and_the_place_does_not(form: str, options: dict[str, 
 
 
 @pytest.mark.parametrize("kind", [b"uuid", b"udta", b"meta", b"free", b"skip", b"sefd", b"loci"])
-def test_a_box_that_nobody_needs_is_blanked_wherever_it_stands(kind: bytes) -> None:
+def test_an_unneeded_box_is_overwritten_at_any_position(kind: bytes) -> None:
     """Makers invent boxes; those that play are few and known."""
     data = made("mp4", tags={})
 
@@ -102,17 +102,17 @@ def _is_endless(data: bytes) -> bool:
 
 
 def test_a_track_that_is_neither_picture_nor_sound_is_refused() -> None:
-    """Cameras write the place beside every second, among the samples, where no box names it."""
+    """Cameras record the location every second among the samples, which no box describes."""
     data = made("mp4", tags={})
     assert data.count(b"vide") == 1
     handler = data.index(b"vide")
 
-    with pytest.raises(InvalidMedia, match="neither picture nor sound"):
+    with pytest.raises(InvalidMedia, match="neither video nor audio"):
         bare("mp4", data[:handler] + b"meta" + data[handler + 4 :])
 
     film = made("webm", tags={})
     kind = film.index(b"\x83\x81\x01")
-    with pytest.raises(InvalidMedia, match="neither picture nor sound"):
+    with pytest.raises(InvalidMedia, match="neither video nor audio"):
         bare("webm", film[:kind] + b"\x83\x81\x21" + film[kind + 3 :])
 
 

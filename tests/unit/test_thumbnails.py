@@ -104,7 +104,7 @@ def test_it_fits_the_square_and_is_never_enlarged(size, expected):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_comes_out_upright(orientation):
+def test_every_orientation_results_in_an_upright_thumbnail(orientation):
     """All eight are in use by phones and scanners."""
     undo = {
         1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -217,7 +217,7 @@ def test_a_transparent_palette_colour_stays_transparent(format_name):
 
 
 def test_the_picture_itself_is_left_alone():
-    """The caller goes on to decode the next frames of it."""
+    """The caller decodes its next frames."""
     image = Image.new("RGB", (300, 200), "red")
 
     thumbnails.render_thumbnail(image, LIMITS)

@@ -49,7 +49,7 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
         ("https://replicate\t.delivery/", "control"),
         ("https://replicate.delivery/\x00", "control"),
         ("https://replicate.delivery/\x85", "control"),
-        ("https://replicate.delivery/\ud800", "no text"),
+        ("https://replicate.delivery/\ud800", "invalid character"),
         ("https://replicate.delivery/" + "a" * MAX_URL_CHARS, "more than 8192"),
         ("ftp://replicate.delivery/", "neither"),
         ("file:///etc/passwd", "neither"),
@@ -58,10 +58,10 @@ def test_a_url_leads_where_requests_would_connect(url, expected):
         ("https:", "no host"),
         ("https:///x", "no host"),
         ("https:replicate.delivery/x", "no host"),
-        ("https://replicate.delivery:99999/", "cannot be read"),
-        ("https://replicate.delivery:٤٤٣/", "cannot be read"),
-        ("https://a b/", "cannot be read"),
-        ("https://[::1/", "cannot be read"),
+        ("https://replicate.delivery:99999/", "cannot be parsed"),
+        ("https://replicate.delivery:٤٤٣/", "cannot be parsed"),
+        ("https://a b/", "cannot be parsed"),
+        ("https://[::1/", "cannot be parsed"),
     ],
 )
 def test_a_url_that_two_parsers_could_read_in_two_ways_is_refused_with_the_reason(url, why):
@@ -120,7 +120,7 @@ def test_an_allowed_host_has_no_problem(url):
     ],
 )
 def test_another_host_or_port_is_a_problem_that_names_it_and_the_setting(url, words):
-    """The text becomes the reason of a dead output: a person must see what to change."""
+    """The text becomes the reason of a dead output: an operator must see what to change."""
     problem = HOSTS.refusal_reason(url)
 
     assert problem
@@ -128,7 +128,7 @@ def test_another_host_or_port_is_a_problem_that_names_it_and_the_setting(url, wo
         assert word in problem
 
 
-def test_a_wildcard_stands_for_names_below_and_not_for_itself():
+def test_a_wildcard_matches_subdomains_and_not_the_domain():
     """`*.x` that matched `.x` or `x` would allow more than was written."""
     pattern = HostPattern.parse("*.files.example", SETTING)
 
@@ -167,5 +167,5 @@ def test_a_pattern_that_is_no_host_is_refused_at_start(pattern):
     ],
 )
 def test_secrets_travel_encrypted_or_to_an_exact_exempt_address(url, expected):
-    """A token over plain http: is a token given away."""
+    """A token over plain http: is disclosed."""
     assert HOSTS.is_safe_for_secrets(url) is expected

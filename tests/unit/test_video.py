@@ -144,7 +144,7 @@ def test_a_quarter_turn_is_recorded_upright():
 
 
 def test_a_turned_video_has_an_upright_poster():
-    """The red half lies on the left and a quarter turn clockwise brings it to the top."""
+    """The red half is on the left; a rotation by 90 degrees clockwise moves it to the top."""
     data = made("mp4")
     matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
     at = data.index(matrix, data.index(b"tkhd"))
@@ -180,7 +180,7 @@ def test_rubbish_sizes_and_durations_count_as_unknown():
     assert (media.width_px, media.height_px, media.duration_s) == (None, None, None)
 
 
-def test_a_failed_poster_keeps_the_video_and_says_why():
+def test_a_failed_poster_keeps_the_video_and_records_the_reason():
     """The container is whole, its frames are rubbish to the decoder."""
     data = bytearray(made("mp4"))
     at = data.index(b"mdat") + 4
@@ -215,7 +215,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     script = tmp_path / "sleeper.py"
     script.write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(poster_process, "__file__", str(script))
-    monkeypatch.setattr(video, "_ADDED_SECONDS", 0.0)
+    monkeypatch.setattr(video, "_EXTRA_SECONDS", 0.0)
 
     with download.spool_bytes(made("mp4"), LIMITS) as fetched, pytest.raises(video.PosterError, match="longer than"):
         video.extract_poster(fetched.file, sniff.MP4, Limits(poster_seconds=0.3))
@@ -227,11 +227,11 @@ def test_a_killed_decoder_is_reported_by_its_signal(tmp_path, monkeypatch):
     script.write_text("import os\nos.kill(os.getpid(), 11)\n")
     monkeypatch.setattr(poster_process, "__file__", str(script))
 
-    assert examine(made("mp4")).thumb_missing == "the decoder died of signal 11"
+    assert examine(made("mp4")).thumb_missing == "the decoder was killed by signal 11"
 
 
 def test_the_decoder_sees_no_credentials(tmp_path, monkeypatch):
-    """Code that a hostile file brings to run must find no secret in its environment."""
+    """Code that a hostile file executes must find no secret in its environment."""
     script = tmp_path / "env.py"
     script.write_text("import os\nos.write(1, repr(sorted(os.environ)).encode())\nraise SystemExit(3)\n")
     monkeypatch.setattr(poster_process, "__file__", str(script))

@@ -29,7 +29,7 @@ FTYP = box(b"ftyp", b"isom\0\0\2\0isommp41")
     ("data", "reason"),
     [
         (FTYP + box(b"mdat", b"x" * 50), "no index"),
-        (FTYP + box(b"moov") + box(b"mdat"), "no picture track"),
+        (FTYP + box(b"moov") + box(b"mdat"), "no video track"),
         (FTYP + box(b"moov"), "no data"),
         (FTYP + box(b"mdat", b"x" * 50, size=500), "has 500 bytes"),
         (FTYP + box(b"mdat", size=4), "a box of 4 bytes"),
@@ -38,7 +38,7 @@ FTYP = box(b"ftyp", b"isom\0\0\2\0isommp41")
         (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm", "no segment"),
         (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x80", "no tracks"),
         (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\x90", "are there"),
-        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\xff\x00\x00", "has no, element"),
+        (b"\x1aE\xdf\xa3\x87\x42\x82\x84webm\x18\x53\x80\x67\xff\x00\x00", "incomplete element"),
     ],
 )
 def test_a_broken_container_is_refused_with_the_place(data, reason):

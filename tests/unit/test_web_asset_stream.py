@@ -1,4 +1,4 @@
-"""A streamed file and the reader that reads nothing."""
+"""A streamed file and a client that reads nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, MutableMapping
@@ -15,26 +15,26 @@ async def chunks() -> AsyncIterator[bytes]:
 
 
 def stream(send: Any) -> list[str]:
-    """Send a file that does not end; returns what was let go."""
-    gone: list[str] = []
+    """Send an endless file; return which resources were released."""
+    released: list[str] = []
 
     async def receive() -> MutableMapping[str, Any]:
         await asyncio.sleep(60)
         return {"type": "http.disconnect"}
 
-    async def answer() -> None:
-        held = AssetResponse(chunks(), 200, {}, lambda: gone.append("all"), stall_seconds=0.05)
-        await held({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+    async def respond() -> None:
+        response = AssetResponse(chunks(), 200, {}, lambda: released.append("all"), stall_seconds=0.05)
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     try:
-        asyncio.run(asyncio.wait_for(answer(), 50))
+        asyncio.run(asyncio.wait_for(respond(), 50))
     finally:
-        gone.append("over")
-    return gone
+        released.append("over")
+    return released
 
 
-def test_a_reader_that_takes_nothing_is_cut_and_its_place_is_free() -> None:
-    """Files need no token: 64 readers that read nothing kept everybody's files away for ever."""
+def test_a_client_that_reads_nothing_is_disconnected_and_its_slot_released() -> None:
+    """Assets need no token: 64 stalled clients blocked the files of all others."""
     sent = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -42,14 +42,14 @@ def test_a_reader_that_takes_nothing_is_cut_and_its_place_is_free() -> None:
         if len(sent) == 3:
             await asyncio.sleep(60)
 
-    gone = stream(send)
+    released = stream(send)
 
-    assert gone == ["all", "over"]
+    assert released == ["all", "over"]
     assert sent == ["http.response.start", "http.response.body", "http.response.body"]
 
 
-def test_what_else_runs_out_of_time_is_told() -> None:
-    """A time-out of storage is no reader's fault, and must not end in silence."""
+def test_other_timeouts_are_raised() -> None:
+    """A timeout of storage is not the client's fault and must not be swallowed."""
 
     async def send(_message: MutableMapping[str, Any]) -> None:
         raise TimeoutError("storage")

@@ -1,4 +1,4 @@
-"""What one stream is offered, and when it is cut."""
+"""What one stream is offered, and when it is disconnected."""
 
 import asyncio
 import time
@@ -23,24 +23,24 @@ def event(number: int, owner: str | None = "ada") -> dict[str, Any]:
     return {"id": number, "owner": owner}
 
 
-def test_a_reader_that_is_too_slow_is_cut_after_what_it_was_offered() -> None:
-    """Its buffer must not grow for ever; it comes again and goes on behind the last event it got."""
+def test_a_slow_subscription_ends_after_its_buffered_events() -> None:
+    """Its buffer must not grow without bound; the client reconnects and resumes after the last event."""
 
     async def work() -> list[int]:
-        reader = Subscription(None)
+        subscription = Subscription(None)
         for number in range(event_feed.MAX_BUFFERED + 5):
-            reader.offer(event(number))
-        got = []
-        while (row := await reader.next(1)) is not None:
-            got.append(row["id"])
-        assert reader.is_ended
-        return got
+            subscription.offer(event(number))
+        received = []
+        while (row := await subscription.next(1)) is not None:
+            received.append(row["id"])
+        assert subscription.is_ended
+        return received
 
     assert run(work()) == list(range(event_feed.MAX_BUFFERED))
 
 
-def test_a_reader_is_offered_its_owners_events_alone() -> None:
-    """Also none that belongs to nobody: a delivery that was not understood yet may be anybody's."""
+def test_a_subscription_receives_only_its_owners_events() -> None:
+    """Events without an owner are excluded, too: a delivery that is not parsed yet may belong to any owner."""
 
     async def work() -> list[Any]:
         of_ada, of_all = Subscription("ada"), Subscription(None)
@@ -52,30 +52,30 @@ def test_a_reader_is_offered_its_owners_events_alone() -> None:
     assert run(work()) == [event(1, "ada"), None, "bob"]
 
 
-def test_an_event_of_the_very_moment_in_which_the_wait_ends_is_told() -> None:
-    """The comment that follows an empty wait says that all was sent: an event passed over there would be lost."""
+def test_an_event_at_the_moment_of_the_timeout_is_delivered() -> None:
+    """The keep-alive comment after an empty wait carries an id: an event skipped there would be lost."""
 
     async def work() -> Any:
-        reader = Subscription(None)
-        waits = asyncio.create_task(reader.next(0.01))
+        subscription = Subscription(None)
+        waits = asyncio.create_task(subscription.next(0.01))
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_soon(reader.offer, event(7))
+        asyncio.get_running_loop().call_soon(subscription.offer, event(7))
         time.sleep(0.02)  # both are due now: the offer, and behind it the end of the wait
         return await waits
 
     assert run(work()) == event(7)
 
 
-def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
-    """A client that opens streams and reads nothing would take all places."""
-    left: list[Subscription] = []
+def test_a_stalled_stream_is_disconnected_and_unsubscribed() -> None:
+    """A client that opens streams and reads nothing would use up all streams."""
+    unsubscribed: list[Subscription] = []
 
-    class Places:
-        def unsubscribe(self, reader: Subscription) -> None:
-            left.append(reader)
+    class FakeFeed:
+        def unsubscribe(self, subscription: Subscription) -> None:
+            unsubscribed.append(subscription)
 
-    class FakeDesk:
-        feed = Places()
+    class FakeContext:
+        feed = FakeFeed()
 
     async def lines() -> AsyncIterator[bytes]:
         while True:
@@ -89,10 +89,10 @@ def test_a_stream_that_nobody_reads_is_cut_and_leaves_the_feed() -> None:
         return {"type": "http.disconnect"}
 
     async def work() -> None:
-        answer = events._EventStreamResponse(cast(AppContext, FakeDesk()), reader, lines(), 0.05)
+        answer = events._EventStreamResponse(cast(AppContext, FakeContext()), subscription, lines(), 0.05)
         await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, silent, never)
 
-    reader = Subscription("ada")
+    subscription = Subscription("ada")
     run(work())
 
-    assert left == [reader]
+    assert unsubscribed == [subscription]

@@ -1,4 +1,4 @@
-"""What providers say of their models, kept here, and inputs held against it."""
+"""The cache of models, and inputs validated against schemas."""
 
 import asyncio
 import threading
@@ -25,64 +25,64 @@ SCHEMA: Mapping[str, Any] = {
 }
 
 
-class Told:
-    """A provider whose answers are made by a function."""
+class FakeProvider:
+    """A provider whose schema is returned by a function."""
 
-    name = "told"
+    name = "fake"
 
-    def __init__(self, tell: Callable[[], Mapping[str, Any]]) -> None:
-        self.tell, self.asked = tell, 0
+    def __init__(self, respond: Callable[[], Mapping[str, Any]]) -> None:
+        self.respond, self.requests = respond, 0
 
     def get_input_schema(self, _model: str) -> Mapping[str, Any]:
-        self.asked += 1
-        return self.tell()
+        self.requests += 1
+        return self.respond()
 
 
-def away() -> Mapping[str, Any]:
-    raise ProviderUnavailable("away")
+def fail() -> Mapping[str, Any]:
+    raise ProviderUnavailable("unavailable")
 
 
-def test_what_was_told_is_not_asked_for_again() -> None:
-    """A provider is asked once in ten minutes, however many orders come."""
-    told, catalogue = Told(lambda: SCHEMA), ModelCache()
+def test_a_cached_schema_is_not_fetched_again() -> None:
+    """A schema is fetched once in ten minutes, for any number of job requests."""
+    provider, cache = FakeProvider(lambda: SCHEMA), ModelCache()
 
     async def twice() -> list[Any]:
-        first = await catalogue.get_schema(cast(Provider, told), "m/n")
-        return [first, await catalogue.get_schema(cast(Provider, told), "m/n")]
+        first = await cache.get_schema(cast(Provider, provider), "m/n")
+        return [first, await cache.get_schema(cast(Provider, provider), "m/n")]
 
     assert asyncio.run(twice()) == [SCHEMA, SCHEMA]
-    assert told.asked == 1
-    catalogue.close()
+    assert provider.requests == 1
+    cache.close()
 
 
-def test_what_is_old_is_told_while_the_provider_is_away() -> None:
-    """An input can still be checked; only what was never told is missing."""
-    told, catalogue = Told(lambda: SCHEMA), ModelCache(ttl_seconds=0)
+def test_a_stale_schema_is_used_while_the_provider_is_unavailable() -> None:
+    """An input can still be validated; only schemas that were never fetched are missing."""
+    provider, cache = FakeProvider(lambda: SCHEMA), ModelCache(ttl_seconds=0)
 
     async def go() -> tuple[Any, Any]:
-        before = await catalogue.get_schema(cast(Provider, told), "m/n")
-        told.tell = away
+        before = await cache.get_schema(cast(Provider, provider), "m/n")
+        provider.respond = fail
         with pytest.raises(ProviderUnavailable):
-            await catalogue.get_schema(cast(Provider, told), "m/other")
-        return before, await catalogue.get_schema(cast(Provider, told), "m/n")
+            await cache.get_schema(cast(Provider, provider), "m/other")
+        return before, await cache.get_schema(cast(Provider, provider), "m/n")
 
     assert asyncio.run(go()) == (SCHEMA, SCHEMA)
-    assert told.asked == 3
-    catalogue.close()
+    assert provider.requests == 3
+    cache.close()
 
 
-def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept() -> None:
-    """Twenty orders for one model must not take every thread."""
-    go_on = threading.Event()
-    told, catalogue = Told(lambda: SCHEMA if go_on.wait(60) else {}), ModelCache(fetch_timeout_seconds=0.05)
+def test_requests_share_one_fetch_of_a_hanging_provider_and_its_late_response_is_cached() -> None:
+    """Twenty job requests for one model must not use up the threads."""
+    release = threading.Event()
+    provider, cache = FakeProvider(lambda: SCHEMA if release.wait(60) else {}), ModelCache(fetch_timeout_seconds=0.05)
 
     async def ask() -> Any:
-        return await catalogue.get_schema(cast(Provider, told), "m/n")
+        return await cache.get_schema(cast(Provider, provider), "m/n")
 
     async def go() -> Any:
-        tries = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
-        assert {type(one) for one in tries} == {ProviderUnavailable}
-        go_on.set()
+        results = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
+        assert {type(result) for result in results} == {ProviderUnavailable}
+        release.set()
         async with asyncio.timeout(60):
             while True:
                 try:
@@ -91,51 +91,51 @@ def test_a_hanging_provider_is_asked_once_at_a_time_and_its_late_answer_is_kept(
                     continue
 
     assert asyncio.run(go()) == SCHEMA
-    assert told.asked == 1
-    catalogue.close()
+    assert provider.requests == 1
+    cache.close()
 
 
-def test_each_wrong_field_is_named_and_nothing_sent_is_repeated() -> None:
-    """The answer may be logged by whoever asked; the input may be private."""
+def test_each_invalid_field_is_named_and_no_value_is_repeated() -> None:
+    """The response may be logged by the client; the input may be private."""
     given = {"prompt": "secret" * 10, "size": "huge-secret", "steps": [1, 0, "secret"]}
 
-    told = job_inputs.find_schema_errors(given, SCHEMA, "input")
+    errors = job_inputs.find_schema_errors(given, SCHEMA, "input")
 
-    assert {error["field"]: error["message"] for error in told} == {
+    assert {error["field"]: error["message"] for error in errors} == {
         "input.image": "is required by the model",
         "input.prompt": "has more than 40 characters",
         "input.size": 'is not one of ["small", "large"]',
         "input.steps[1]": "is less than 1",
         "input.steps[2]": "is not an integer",
     }
-    assert "secret" not in str(told)
+    assert "secret" not in str(errors)
 
 
-def test_a_providers_pattern_is_not_run() -> None:
-    """This one takes longer than the sun burns."""
+def test_a_providers_pattern_is_not_evaluated() -> None:
+    """This one backtracks exponentially."""
     assert job_inputs.find_schema_errors({"prompt": "a" * 39 + "!", "image": "x"}, SCHEMA, "input") == []
 
 
 def test_references_to_other_documents_are_not_followed() -> None:
-    """A schema must not make this process ask an address of its choice."""
+    """A schema must not cause requests to URLs of its choice."""
     with pytest.raises(job_inputs.UnusableSchema, match="Unresolvable"):
         job_inputs.find_schema_errors({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.1:9/x.json"}}}, "input")
 
 
-def test_what_is_no_schema_is_said_to_be_none() -> None:
-    """It refuses nothing: the input is then not checked."""
+def test_an_invalid_schema_is_unusable() -> None:
+    """It rejects nothing: the input is then unchecked."""
     with pytest.raises(job_inputs.UnusableSchema):
         job_inputs.find_schema_errors({"a": 1}, {"type": "nonsense"}, "input")
 
 
 @pytest.mark.parametrize("kind", [{"type": "string"}, {"anyOf": [{"type": "string"}, {"type": "null"}]}])
-def test_a_list_that_is_wrong_in_every_value_is_judged_by_its_first(kind):
-    """Every error was made and put in order, seconds in which nothing else was answered, for the 20 that are told."""
+def test_a_list_with_an_error_in_every_item_is_validated_quickly(kind):
+    """All errors were collected and sorted for the 20 that are reported: the event loop was blocked for seconds."""
     schema = {"properties": {"images": {"type": "array", "items": kind}}}
 
     started = time.thread_time()
-    told = job_inputs.find_schema_errors({"images": [1] * 100_000}, schema, "input")
+    errors = job_inputs.find_schema_errors({"images": [1] * 100_000}, schema, "input")
 
-    assert len(told) == 20
-    assert told[0]["field"] == "input.images[0]"
+    assert len(errors) == 20
+    assert errors[0]["field"] == "input.images[0]"
     assert time.thread_time() - started < 1  # of this thread alone, whatever else is busy

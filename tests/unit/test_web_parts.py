@@ -1,4 +1,4 @@
-"""The API's parts that need no server."""
+"""Parts of the API that need no server."""
 
 import asyncio
 import difflib
@@ -24,61 +24,61 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 50))
 
 
-class Part:
-    """An application that notes its life, and refuses to start where told to."""
+class FakeApp:
+    """An application that records its lifespan events; it can fail to start."""
 
-    def __init__(self, name: str, heard: list[str], *, starts: bool = True) -> None:
-        self.name, self.heard, self.starts = name, heard, starts
+    def __init__(self, name: str, events: list[str], *, starts: bool = True) -> None:
+        self.name, self.events, self.starts = name, events, starts
 
     async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
         await receive()
         if not self.starts:
-            await send({"type": "lifespan.startup.failed", "message": f"{self.name} misses a setting"})
+            await send({"type": "lifespan.startup.failed", "message": f"{self.name} lacks a setting"})
             return
-        self.heard.append(f"{self.name} starts")
+        self.events.append(f"{self.name} starts")
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.heard.append(f"{self.name} stops")
+        self.events.append(f"{self.name} stops")
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def live(api: Any, receiver: Any) -> list[dict[str, Any]]:
-    """Run a front's whole life and return what the server hears of it."""
+def run_lifespan(api: Any, receiver: Any) -> list[dict[str, Any]]:
+    """Run the whole lifespan of a CombinedApp and return what it sends to the server."""
     events = iter(["lifespan.startup", "lifespan.shutdown"])
-    told: list[dict[str, Any]] = []
+    sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         return {"type": next(events)}
 
     async def send(message: Any) -> None:
-        told.append(message)
+        sent.append(message)
 
     run(asgi.CombinedApp(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
-    return told
+    return sent
 
 
-def test_both_applications_hear_of_start_and_end() -> None:
-    """The receiver's relay starts with the one event and publishes what is left with the other."""
-    heard: list[str] = []
+def test_both_applications_start_and_stop() -> None:
+    """The relays start with the first event and publish the rest with the second."""
+    events: list[str] = []
 
-    told = live(Part("api", heard), Part("receiver", heard))
+    sent = run_lifespan(FakeApp("api", events), FakeApp("receiver", events))
 
-    assert [message["type"] for message in told] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert heard == ["receiver starts", "api starts", "api stops", "receiver stops"]
-
-
-def test_where_one_refuses_to_start_the_other_is_stopped() -> None:
-    """The server must be told why, and no thread may be left behind."""
-    heard: list[str] = []
-
-    told = live(Part("api", heard, starts=False), Part("receiver", heard))
-
-    assert told == [{"type": "lifespan.startup.failed", "message": "api misses a setting"}]
-    assert heard == ["receiver starts", "receiver stops"]
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert events == ["receiver starts", "api starts", "api stops", "receiver stops"]
 
 
-def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
-    """Without an answer the server would wait for ever."""
+def test_if_one_fails_to_start_the_other_is_stopped() -> None:
+    """The server must receive the reason, and no thread may remain."""
+    events: list[str] = []
+
+    sent = run_lifespan(FakeApp("api", events, starts=False), FakeApp("receiver", events))
+
+    assert sent == [{"type": "lifespan.startup.failed", "message": "api lacks a setting"}]
+    assert events == ["receiver starts", "receiver stops"]
+
+
+def test_an_application_that_fails_during_startup_is_not_waited_for() -> None:
+    """Without a reply the server would wait forever."""
 
     async def breaks(scope: Any, receive: Any, send: Any) -> None:
         raise LookupError("broken")
@@ -95,8 +95,8 @@ def test_an_application_that_breaks_at_its_start_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
 )
-def test_the_api_has_its_paths(path: str) -> None:
-    """Neither the page nor what begins with the API's prefix is answered by the receiver, which asks for no token."""
+def test_paths_of_the_api(path: str) -> None:
+    """Neither the page nor the API's prefix is routed to the receiver, which requires no token."""
     assert asgi.is_api_path(path)
 
 
@@ -104,24 +104,24 @@ def test_the_api_has_its_paths(path: str) -> None:
     "path",
     ["/page", "/v1x", "/healthz", "/webhooks/v1", "/api/webhooks/replicate", "/api/v1/webhooks/replicate", "//v1/jobs"],
 )
-def test_the_receiver_has_all_others(path: str) -> None:
-    """A webhook under any of its prefixes carries no token and must not meet the gate."""
+def test_all_other_paths_belong_to_the_receiver(path: str) -> None:
+    """A webhook under any of its prefixes has no token and must not be authenticated."""
     assert not asgi.is_api_path(path)
 
 
-def test_what_is_left_out_takes_the_default_of_the_settings() -> None:
-    """`policy` overrides MOORAGE_PARTIAL for one job, and only when it is written."""
-    least = {"provider": "replicate", "external_id": "a", "owner": "ada"}
+def test_an_omitted_policy_defaults_to_the_setting() -> None:
+    """`policy` overrides MOORAGE_PARTIAL for one job, and only if given."""
+    minimal = {"provider": "replicate", "external_id": "a", "owner": "ada"}
 
-    assert predictions.parse_registration(least, partial="discard").partial == "discard"
-    assert predictions.parse_registration({**least, "policy": None}, partial="discard").partial == "discard"
-    assert predictions.parse_registration({**least, "policy": "keep"}, partial="discard").partial == "keep"
-    assert predictions.parse_registration(least, partial="keep").deadline_seconds is None
+    assert predictions.parse_registration(minimal, partial="discard").partial == "discard"
+    assert predictions.parse_registration({**minimal, "policy": None}, partial="discard").partial == "discard"
+    assert predictions.parse_registration({**minimal, "policy": "keep"}, partial="discard").partial == "keep"
+    assert predictions.parse_registration(minimal, partial="keep").deadline_seconds is None
 
 
 @pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
-def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
-    """An integer that passed through a float would name another scene."""
+def test_a_scene_keeps_its_type_and_value(scene: str | int | float) -> None:
+    """An integer converted to a float would name another scene."""
     body = {"provider": "replicate", "external_id": "a", "owner": "ada", "project_id": "p", "scene": scene}
 
     read = predictions.parse_registration(body, partial="keep").scene
@@ -130,8 +130,8 @@ def test_a_scene_stays_what_it_was(scene: str | int | float) -> None:
     assert type(read) is type(scene)
 
 
-def test_many_wrong_fields_are_not_all_repeated() -> None:
-    """The answer to a megabyte of nonsense is short."""
+def test_the_number_of_reported_errors_is_limited() -> None:
+    """The response to a megabyte of invalid fields is short."""
     with pytest.raises(Problem) as refused:
         predictions.parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
 
@@ -140,7 +140,7 @@ def test_many_wrong_fields_are_not_all_repeated() -> None:
 
 
 def sending(*messages: dict[str, Any]) -> Request:
-    """Return a request whose body arrives in these messages and then no more."""
+    """Return a request whose body arrives in these messages and then stalls."""
     arriving = iter(messages)
 
     async def receive() -> Any:
@@ -151,10 +151,10 @@ def sending(*messages: dict[str, Any]) -> Request:
 
 
 @pytest.mark.parametrize(("last", "status"), [(None, 408), ({"type": "http.disconnect"}, 400)], ids=["slow", "cut"])
-def test_a_body_that_does_not_arrive_is_given_up(
+def test_an_incomplete_body_is_rejected(
     monkeypatch: pytest.MonkeyPatch, last: dict[str, Any] | None, status: int
 ) -> None:
-    """A sender that stops in the middle holds nothing of ours for long."""
+    """A sender that stops in the middle must not hold resources for long."""
     monkeypatch.setattr(json_body, "READ_SECONDS", 50.0 if last else 0.05)
     half = {"type": "http.request", "body": b'{"owner": ', "more_body": True}
 
@@ -164,8 +164,8 @@ def test_a_body_that_does_not_arrive_is_given_up(
     assert refused.value.status == status
 
 
-def test_a_body_in_pieces_is_read_as_one() -> None:
-    """A character may be cut in two on its way."""
+def test_a_body_in_chunks_is_reassembled() -> None:
+    """A character may be split between two chunks."""
     body = '{"prompt": "🏠"}'.encode()
     pieces = [
         {"type": "http.request", "body": body[n : n + 1], "more_body": n + 1 < len(body)} for n in range(len(body))
@@ -177,29 +177,29 @@ def test_a_body_in_pieces_is_read_as_one() -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        lambda stray: predictions.parse_registration(stray, partial="keep"),
-        lambda stray: JobCreate.parse({"owner": "ann", "chain": [stray]}),
-        lambda stray: project_schema.parse_body(stray, project_schema.ProjectBody),
-        lambda stray: query.parse_pairs(stray.items(), query.JobQuery),
-        lambda stray: JobCreate.parse({f"\0{name}": "" for name in stray}),
+        lambda names: predictions.parse_registration(names, partial="keep"),
+        lambda names: JobCreate.parse({"owner": "ann", "chain": [names]}),
+        lambda names: project_schema.parse_document_body(names, project_schema.ProjectBody),
+        lambda names: query.parse_pairs(names.items(), query.JobQuery),
+        lambda names: JobCreate.parse({f"\0{name}": "" for name in names}),
     ],
 )
-def test_of_very_many_wrong_names_only_those_that_are_told_are_explained(
+def test_suggestions_are_computed_for_reported_names_only(
     read: Callable[[dict[str, str]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A like name was looked for beside each of 100,000, which took seconds in which no webhook was answered."""
-    looked_for = []
-    monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_args, **_more: looked_for.append(word))
+    """A similar name was searched for each of 100,000: no webhook was processed for seconds."""
+    searched = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_args, **_more: searched.append(word))
 
     with pytest.raises(Problem) as refused:
         read({f"k{n}": "0" for n in range(1000)})
 
     assert len(refused.value.errors or ()) == validation.MAX_ERRORS
-    assert 0 < len(looked_for) <= 2 * validation.MAX_ERRORS
+    assert 0 < len(searched) <= 2 * validation.MAX_ERRORS
 
 
-def test_a_questions_line_to_the_providers_has_an_end() -> None:
-    """One owner's guesses at names of models kept everybody's questions waiting, for ever."""
+def test_pending_fetches_of_the_model_cache_are_limited() -> None:
+    """One owner's guesses at model names delayed the requests of all others."""
     held = threading.Event()
 
     class Slow:
@@ -209,15 +209,27 @@ def test_a_questions_line_to_the_providers_has_an_end() -> None:
             held.wait(10)
 
     async def ask() -> list[BaseException | None]:
-        catalogue = ModelCache(fetch_timeout_seconds=0.3)
+        cache = ModelCache(fetch_timeout_seconds=0.3)
         provider: Any = Slow()
-        asked_for = (catalogue.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
-        told = await asyncio.gather(*asked_for, return_exceptions=True)
+        fetches = (cache.get_schema(provider, f"a/{n}") for n in range(MAX_PENDING + 5))
+        results = await asyncio.gather(*fetches, return_exceptions=True)
         held.set()
-        catalogue.close()
-        return [one for one in told if isinstance(one, BaseException)]
+        cache.close()
+        return [result for result in results if isinstance(result, BaseException)]
 
-    told = [str(one) for one in run(ask())]
+    messages = [str(error) for error in run(ask())]
 
-    assert len(told) == MAX_PENDING + 5
-    assert sum("too many requests" in one for one in told) == 5
+    assert len(messages) == MAX_PENDING + 5
+    assert sum("too many requests" in message for message in messages) == 5
+
+
+def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is_called() -> None:
+    """The path was cut from the message at the first colon, which a model's field name may contain."""
+    body = {"owner": "ada", "chain": [{"provider": "replicate", "model": "m/n"}], "input": {"a: b": {"upload": 7}}}
+
+    with pytest.raises(Problem) as refused:
+        JobCreate.parse(body)
+
+    (error,) = refused.value.errors or ()
+    assert error["field"] == "input.a: b"
+    assert "the id of an upload" in error["message"]

@@ -1,4 +1,4 @@
-"""Parts of a file, as RFC 9110 has them."""
+"""Ranges of a file (RFC 9110)."""
 
 import pytest
 
@@ -24,14 +24,14 @@ from web.http import ranges
         ("bytes=0-" + "9" * 40, None),
     ],
 )
-def test_a_part_is_read_or_the_whole_is_sent(header: str | None, span: tuple[int, int] | None) -> None:
-    """A player seeks by it; what cannot be read may always be answered with the whole (RFC 9110, 14.2)."""
+def test_a_range_is_parsed_or_the_whole_file_sent(header: str | None, span: tuple[int, int] | None) -> None:
+    """Players seek with it; for malformed ranges the whole file is always allowed (RFC 9110, 14.2)."""
     assert ranges.parse_range(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
-def test_a_part_behind_the_end_is_refused(header: str) -> None:
-    """An empty 206 would be taken for the rest of the file."""
+def test_a_range_after_the_end_is_rejected(header: str) -> None:
+    """An empty 206 would be interpreted as the rest of the file."""
     with pytest.raises(ranges.RangeNotSatisfiable):
         ranges.parse_range(header, 10)
 
@@ -41,5 +41,5 @@ def test_a_part_behind_the_end_is_refused(header: str) -> None:
     [('"a"', True), ('W/"a"', True), ('"b", "a"', True), ("*", True), ('"b"', False), ("a", False), (None, False)],
 )
 def test_a_tag_is_found_in_a_list(header: str | None, is_named: bool) -> None:
-    """Caches send all the versions they have."""
+    """Caches send all versions they have."""
     assert ranges.matches_etag(header, '"a"') == is_named

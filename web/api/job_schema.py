@@ -54,8 +54,7 @@ def _find_input_errors(value: dict[str, Any]) -> Iterator[FieldError]:
         try:
             references.find_references(value)
         except ReferenceGone as error:
-            path, _, message = str(error).partition(": ")
-            yield field_error(f".{path}", message)
+            yield field_error(f".{error.facts['path']}", error.facts["problem"])
 
 
 Seconds = Annotated[float, Field(ge=1, le=MAX_DEADLINE_SECONDS)]

@@ -42,7 +42,7 @@ class SceneOrderBody(BaseModel):
     order: Annotated[list[str | int | float], Field(max_length=MAX_SCENES)]
 
 
-def parse_body(body: dict[str, Any], model: type[B]) -> B:
+def parse_document_body(body: dict[str, Any], model: type[B]) -> B:
     """Return a body as a model. Raises Problem: 422 with every invalid field."""
     parsed = validation.parse_body(body, model)
     if validation.is_nested_deeper(body, MAX_DEPTH):
@@ -57,7 +57,7 @@ def check_project_body(body: dict[str, Any], caller: Caller) -> str:
     Raises:
         Problem: 422 invalid fields; 403 another owner than the caller's.
     """
-    parsed = parse_body(body, ProjectBody)
+    parsed = parse_document_body(body, ProjectBody)
     owner = caller.resolve_owner(parsed.owner)
     if owner is None:
         raise invalid_field("owner", "is required")

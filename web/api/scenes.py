@@ -22,7 +22,7 @@ DocumentChange = Callable[[Connection, dict[str, Any], str], None]  # connection
 async def add_scene(request: Request) -> Response:
     """Append a scene to a project; files that waited for it are placed in it."""
     body, text = await json_body.read_object_and_text(request)
-    scene = project_schema.parse_body(body, SceneBody)
+    scene = project_schema.parse_document_body(body, SceneBody)
 
     def add(conn: Connection, document: dict[str, Any], project_id: str) -> None:
         extra_fields = {} if project_schema.choose_scene_name(document, scene) else {"id": str(ids.uuid7())}
@@ -33,7 +33,7 @@ async def add_scene(request: Request) -> Response:
 
 async def reorder_scenes(request: Request) -> Response:
     """Reorder the scenes of a project; those that are not named follow the others."""
-    body = project_schema.parse_body(await json_body.read_object(request), SceneOrderBody)
+    body = project_schema.parse_document_body(await json_body.read_object(request), SceneOrderBody)
 
     def reorder(conn: Connection, document: dict[str, Any], project_id: str) -> None:
         positions = project_schema.resolve_scene_order(document, body.order)

@@ -2,29 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import Response
 
-# The end of a problem's `type`, by status.
-KINDS: Final = {
-    400: "unreadable",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method",
-    408: "too_slow",
-    409: "conflict",
-    412: "changed",
-    413: "too_large",
-    415: "media_type",
-    416: "range",
-    422: "invalid",
-    431: "headers_too_large",
-    500: "internal",
-    503: "unavailable",
-}
+from moorage.problem_json import CONTENT_TYPE, build_problem
 
 _NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -35,7 +17,7 @@ class Problem(Exception):
     A response other than 2xx. The client reads its text, so it must not reveal internals (hosts, users, paths).
 
     Args:
-        status: one of KINDS.
+        status: one of `problem_json.KINDS`.
         detail: the problem and the remedy.
         errors: for 422, a `field` and a `message` each.
     """
@@ -55,15 +37,10 @@ class Problem(Exception):
         self.headers: Final = dict(headers or {})
 
     def response(self) -> Response:
-        fields: dict[str, Any] = {
-            "type": f"urn:moorage:problem:{KINDS[self.status]}",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-        }
+        fields = build_problem(self.status, self.detail)
         if self.errors is not None:
             fields["errors"] = self.errors
-        return _build_response(self.status, fields, "application/problem+json", self.headers)
+        return _build_response(self.status, fields, CONTENT_TYPE, self.headers)
 
 
 def unavailable(detail: str) -> Problem:

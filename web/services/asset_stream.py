@@ -33,7 +33,7 @@ class AssetStreamer:
     """Reads a bounded number of files from storage, with one chunk of each in memory."""
 
     def __init__(self, settings: Settings) -> None:
-        self._storage = s3.from_settings(settings)
+        self._storage = s3.ObjectStore(settings)
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
         self._streams = 0
 

@@ -89,7 +89,7 @@ class UploadSpool:
     @functools.cached_property
     def storage(self) -> "ObjectStore":
         """Imported on first use: a process that receives no files does not load boto3."""
-        return cast("ObjectStore", importlib.import_module("storage.s3").from_settings(self._settings))
+        return cast("ObjectStore", importlib.import_module("storage.s3").ObjectStore(self._settings))
 
     @contextlib.contextmanager
     def reserve(self, owner: str | None) -> Iterator[None]:

@@ -20,7 +20,7 @@ GET_SECONDS: Final = 5.0
 
 def check_buckets(settings: Settings) -> Iterator[CheckResult]:
     """Check both buckets with a small temporary object."""
-    storage = s3.from_settings(settings)
+    storage = s3.ObjectStore(settings)
     try:
         storage.check_connection()
     except MoorageError as error:

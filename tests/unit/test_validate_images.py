@@ -97,7 +97,7 @@ def test_a_jpeg_without_its_end_marker_is_refused(progressive):
     """libjpeg is content once it has all lines; two missing bytes mean the sender was cut."""
     data = encoded(picture(), "JPEG", progressive=progressive)
 
-    assert "cut" in str(refusal(data[:-2]))
+    assert "truncated" in str(refusal(data[:-2]))
 
 
 def test_a_jpeg_with_a_trailer_is_kept():
@@ -178,7 +178,7 @@ def test_a_web_page_is_named_in_the_refusal():
     """The usual thing to come from an expired URL that answers 200."""
     error = refusal(b"<!DOCTYPE html><html><body>Gone</body></html>")
 
-    assert str(error) == "a web page (text/html) instead of a picture or video"
+    assert str(error) == "a web page (text/html) instead of an image or video"
     assert error.facts["bytes"] == 45
     assert not error.retryable
 
@@ -199,7 +199,7 @@ def test_a_file_over_the_limit_of_its_kind_is_refused():
 
 
 def test_unreadable_metadata_never_costs_the_picture():
-    """A perfectly good picture came with EXIF that Pillow cannot read; it is kept, and the note says so."""
+    """A valid image with EXIF that Pillow cannot read is kept, with a note."""
     data = encoded(picture(), "WEBP", exif=b"rubbish", icc_profile=b"not a profile")
 
     media = examine(data).media

@@ -1,0 +1,168 @@
+"""Replicate's API under /v1: predictions, their list and cancellation, models and collections."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from simulation.provider import models, schemas
+from simulation.provider.http_types import Api, Refused, Request, Response, is_url, not_found, parse_object, problem
+from simulation.provider.predictions import Prediction
+from simulation.provider.replicate_json import EVENTS, build_dialect, build_model, build_version
+from simulation.provider.script import Script, ScriptError, parse_script
+from simulation.provider.submissions import Submissions
+
+_PAGE_SIZE: Final = 100
+_DEFAULT_MODEL: Final = "standin/pictures"  # name of a prediction with an unknown version, which accepts any input
+
+
+class ReplicateApi(Api):
+    def __init__(self, submissions: Submissions, *, token: str, secret: str, base_url: str) -> None:
+        super().__init__(f"Bearer {token}")
+        self._submissions, self._predictions = submissions, submissions.predictions
+        self._secret, self._base_url = secret, base_url
+        self._dialect = build_dialect(base_url)
+
+    def handle(self, request: Request) -> Response:
+        if request.method == "POST":
+            return self._post(request)
+        match request.method, request.steps:
+            case "GET", ["predictions"]:
+                return self._list(request.query)
+            case "GET", ["predictions", prediction_id]:
+                prediction = self._find(prediction_id)
+                self._predictions.renew_urls(prediction)
+                return Response(200, self._build_body(prediction))
+            case "GET", ["webhooks", "default", "secret"]:
+                return Response(200, {"key": self._secret})
+            case "GET", ["models" | "collections", *rest]:
+                return _describe_models(request.steps[0], rest)
+            case _:
+                raise not_found()
+
+    def _post(self, request: Request) -> Response:
+        match request.steps:
+            case ["predictions"]:
+                body = parse_object(request.body)
+                version = body.get("version")
+                if not isinstance(version, str):
+                    raise _invalid("version is required")
+                model = models.find_by_version(version)
+                return self._create(body, model.name if model else _DEFAULT_MODEL, model, version)
+            case ["models" | "deployments" as kind, owner, name, "predictions"]:
+                full_name = f"{owner}/{name}"
+                deployment = full_name if kind == "deployments" else None
+                body, model = parse_object(request.body), models.find_by_name(full_name)
+                return self._create(body, full_name, model, "hidden", deployment)
+            case ["predictions", prediction_id, "cancel"]:
+                prediction = self._find(prediction_id)
+                self._predictions.cancel(prediction)
+                return Response(200, self._build_body(prediction))
+            case _:
+                raise not_found()
+
+    def _create(
+        self, body: dict[str, Any], name: str, model: models.Model | None, version: str, deployment: str | None = None
+    ) -> Response:
+        webhook, events = body.get("webhook"), body.get("webhook_events_filter")
+        input_ = _check(body.get("input"), webhook, events)
+        script = _parse_script(model, input_, self._submissions.files)
+        return self._submissions.accept(
+            self._dialect, name, input_, script, webhook=webhook, version=version,
+            deployment=deployment, events=None if events is None else tuple(events),
+            build_response=lambda created: Response(201, self._build_body(created)),
+        )  # fmt: skip
+
+    def _find(self, prediction_id: str) -> Prediction:
+        prediction = self._predictions.find("replicate", prediction_id)
+        if prediction is None:
+            raise not_found()
+        return prediction
+
+    def _build_body(self, prediction: Prediction) -> dict[str, Any]:
+        return self._predictions.read(prediction, self._dialect.build_body)
+
+    def _list(self, query: dict[str, list[str]]) -> Response:
+        times: dict[str, str] = {name: query[name][0] for name in ("created_after", "created_before") if name in query}
+        after, before = _parse_time(times, "created_after"), _parse_time(times, "created_before")
+        listed = self._predictions.list_newest_first("replicate", after, before)
+        start = _find_cursor(query, listed)
+        older, newer = listed[start + _PAGE_SIZE :], listed[max(0, start - _PAGE_SIZE) : start]
+        return Response(
+            200,
+            {
+                "previous": self._page_url(times, newer[0].number) if newer else None,
+                "next": self._page_url(times, older[0].number) if older else None,
+                "results": [self._build_body(prediction) for prediction in listed[start : start + _PAGE_SIZE]],
+            },
+        )
+
+    def _page_url(self, times: dict[str, str], cursor: int) -> str:
+        return f"{self._base_url}/v1/predictions?{urlencode({**times, 'cursor': cursor})}"
+
+
+def _describe_models(kind: str, rest: list[str]) -> Response:
+    """Return the response under /v1/models or /v1/collections."""
+    collections, model = models.collections(), models.MODELS.get("/".join(rest[:2]))
+    match kind, rest:
+        case "models", []:
+            results = [build_model(one) for one in models.MODELS.values()]
+            return Response(200, {"previous": None, "next": None, "results": results})
+        case "models", [_, _] if model:
+            return Response(200, build_model(model))
+        case "models", [_, _, "versions", version] if model and version == model.version:
+            return Response(200, build_version(model))
+        case "collections", [slug] if slug in collections:
+            results = [build_model(one) for one in collections[slug]]
+            return Response(200, {"name": slug, "slug": slug, "description": "", "models": results})
+        case _:
+            raise not_found()
+
+
+def _check(input_: object, webhook: object, events: object) -> dict[str, Any]:
+    """Return a valid input."""
+    if not isinstance(input_, dict):
+        raise _invalid("input is required")
+    if webhook is not None and not is_url(webhook):
+        raise _invalid("webhook must be an http:// or https:// URL")
+    if events is not None and not (isinstance(events, list) and all(event in EVENTS for event in events)):
+        raise _invalid(f"webhook_events_filter must be a list out of {', '.join(EVENTS)}")
+    return input_
+
+
+def _parse_script(model: models.Model | None, input_: Mapping[str, Any], files: tuple[str, ...]) -> Script:
+    """Return the script of a submission; raise Refused for an input that violates the model's schema."""
+    violations = schemas.find_violations(model.fields, model.required, input_) if model else []
+    if violations:
+        errors = [(".".join(("input", *([name] if name else []))), message) for name, message in violations]
+        detail = "".join(f"- {field}: {message}\n" for field, message in errors)
+        fields = [{"type": "invalid", "field": field, "description": message} for field, message in errors]
+        raise Refused(problem(422, "Input validation failed", detail, invalid_fields=fields))
+    try:
+        return parse_script(input_.get("standin"), files, models.script_defaults(model, input_, files))
+    except ScriptError as error:
+        raise _invalid(str(error)) from error
+
+
+def _find_cursor(query: dict[str, list[str]], listed: list[Prediction]) -> int:
+    """Return the index of the page's first prediction; predictions created since the last page do not shift it."""
+    if "cursor" not in query:
+        return 0
+    text = query["cursor"][0]
+    if not (text.isascii() and text.isdigit()):
+        raise _invalid("cursor is invalid")
+    return next((index for index, prediction in enumerate(listed) if prediction.number <= int(text)), len(listed))
+
+
+def _parse_time(times: dict[str, str], name: str) -> datetime | None:
+    if name not in times:
+        return None
+    try:
+        time = datetime.fromisoformat(times[name].replace(" ", "+"))  # an unescaped + arrives as a space
+    except ValueError as error:
+        raise _invalid(f"{name} is not an ISO 8601 time") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused(problem(422, "Input validation failed", detail))

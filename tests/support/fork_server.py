@@ -1,0 +1,204 @@
+"""
+Python processes forked from one that has imported the third-party packages already.
+
+Importing them takes most of a second of processor time, hundreds of times in a run. A forked process imports only our
+own modules; its environment, working directory, arguments, streams and exit status are its own, as after an exec.
+Not for tests of what is imported, of memory, or of the start itself. Elsewhere than on Linux it is a plain process.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+PRELOADED: Final = (
+    "asyncio", "boto3.session", "botocore.config", "celery.app.task", "celery.apps.worker", "celery.bin.celery",
+    "celery.concurrency.prefork", "celery.schedules", "click", "cryptography.exceptions",
+    "cryptography.hazmat.primitives.asymmetric.ed25519", "cryptography.hazmat.primitives.kdf.hkdf", "granian.cli",
+    "jinja2", "jsonschema", "kombu.transport.redis", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont", "PIL.ImageSequence",
+    "prometheus_client.core", "psycopg.rows", "pydantic_settings", "python_multipart", "redis", "requests",
+    "rich.console", "rich.table", "starlette.applications", "uvloop",
+)  # fmt: skip
+_MAX_REQUEST_BYTES: Final = 1 << 17
+
+
+class Forked:
+    """A forked process: the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, server: "_Server", pid: int, args: Sequence[str]) -> None:
+        self.pid, self.args = pid, list(args)
+        self.returncode: int | None = None
+        self._server = server
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._server.ask({"reap": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status. Raises subprocess.TimeoutExpired, as Popen does."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if until is not None and time.monotonic() > until:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            time.sleep(0.01)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class _Server:
+    """The client's side of the fork server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                env={"PATH": os.environ["PATH"]},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def ask(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> Any:
+        """Send a request with the standard streams of a new process, if any, and return the answer."""
+        with self._lock:
+            socket.send_fds(self._channel, [json.dumps(request).encode()], list(fds))
+            return json.loads(self._channel.recv(_MAX_REQUEST_BYTES))
+
+    def close(self) -> None:
+        """End the server, and with it what it started and still runs."""
+        self._channel.close()
+        self._process.wait()
+
+
+_running: list[_Server] = []
+
+
+@atexit.register
+def close() -> None:
+    """End the server, if it was started."""
+    while _running:
+        _running.pop().close()
+
+
+def popen(
+    args: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str], stdout: IO[Any], stderr: IO[Any],
+    stdin: IO[Any] | None = None,
+) -> Forked | subprocess.Popen[bytes]:  # fmt: skip
+    """Start `python ARGS`, which begin with `-m MODULE` or `-c CODE`; a stream of None is the null device."""
+    with contextlib.ExitStack() as null:
+        source = null.enter_context(Path(os.devnull).open("rb")) if stdin is None else stdin
+        if sys.platform != "linux":
+            argv = [sys.executable, *args]
+            return subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=source, stdout=stdout, stderr=stderr)
+        if not _running:
+            _running.append(_Server())
+        request = {"args": list(args), "env": dict(env), "cwd": os.fspath(cwd)}
+        pid = _running[0].ask(request, [source.fileno(), stdout.fileno(), stderr.fileno()])
+    return Forked(_running[0], pid, args)
+
+
+def run(
+    args: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str], stdin: str = "", timeout: float = 110
+) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGS` to its end and return status and output. It is killed at the time-out."""
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        source.write(stdin.encode())
+        source.seek(0)
+        process = popen(args, env=env, cwd=cwd, stdin=source, stdout=out, stderr=errors)
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        texts = []
+        for file in (out, errors):
+            file.seek(0)
+            texts.append(file.read().decode().replace("\r\n", "\n"))
+    return subprocess.CompletedProcess(list(args), status, *texts)
+
+
+def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Answer requests until the tests end. Returns in each forked process alone, with what it is to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pids: set[int] = set()
+    while True:
+        message, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST_BYTES, 3)
+        if not message:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            sys.exit()
+        request = json.loads(message)
+        if pid := request.get("reap"):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            pids.discard(ended)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif answer := os.fork():
+            pids.add(answer)
+            for fd in fds:
+                os.close(fd)
+        else:
+            channel.close()
+            return request, fds
+        channel.send(json.dumps(answer).encode())
+
+
+def _become(request: dict[str, Any], fds: list[int]) -> None:
+    """Make this forked process what an exec of the arguments would have made it, but for what is imported."""
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
+    if "PYTHONUNBUFFERED" in os.environ:
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    sys.path[0] = request["cwd"]
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+
+
+if __name__ == "__main__":
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()
+    with socket.socket(fileno=int(sys.argv[1])) as connected:
+        given, streams = _serve(connected)
+    _become(given, streams)
+    kind, subject, *rest = given["args"]
+    sys.argv = [kind, *rest]
+    if kind == "-m":
+        runpy.run_module(subject, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(subject, "<string>", "exec"), {"__name__": "__main__"})

@@ -1,0 +1,74 @@
+"""Parsing of the stand-in's scripts."""
+
+import pytest
+
+from simulation.provider import pictures, script
+
+
+def test_the_default_script_creates_one_valid_picture_in_a_list():
+    """A prediction without a script must behave like a healthy model."""
+    parsed = script.parse_script(None)
+
+    assert (parsed.status, parsed.outputs, parsed.shape, parsed.webhook) == ("succeeded", 1, "list", "ok")
+    assert parsed.output_fault(0) is script.NO_FAULT
+
+
+def test_a_script_is_used_as_written():
+    """A test must get exactly the faults that it selects."""
+    parsed = script.parse_script({"outputs": 3, "formats": ["avif"], "faults": {"2": "404_always"}, "late_s": 2})
+
+    assert parsed.formats == ("avif",)
+    assert parsed.output_fault(1).expected == "kept"
+    assert parsed.output_fault(2).expected == "dead"
+    assert parsed.late_s == 2.0
+
+
+def test_the_files_of_a_folder_are_the_default_formats():
+    """A folder of pictures is given so that it is served."""
+    parsed = script.parse_script({}, ("a.mp4", "b.png"))
+
+    assert parsed.formats == ("a.mp4", "b.png")
+    assert script.parse_script({"formats": ["png", "a.mp4"]}, ("a.mp4",)).formats == ("png", "a.mp4")
+    assert script.parse_script({}).formats == pictures.FORMATS
+
+
+@pytest.mark.parametrize(
+    ("invalid", "message"),
+    [
+        ([], "standin must be an object"),
+        ({"outptus": 3}, "standin.outptus is not known"),
+        ({"status": "done"}, "standin.status: 'done' is not known"),
+        ({"shape": 3}, "standin.shape: 3 is not known"),
+        ({"webhook": "lost"}, "standin.webhook: 'lost' is not known"),
+        ({"outputs": True}, "standin.outputs must be a whole number"),
+        ({"outputs": 101}, "from 0 to 100"),
+        ({"duration_s": -1}, "standin.duration_s must be a number of seconds"),
+        ({"late_s": float("nan")}, "standin.late_s must be a number of seconds"),
+        ({"formats": []}, "at least one name"),
+        ({"submit": "gone"}, "standin.submit: 'gone' is not known"),
+        ({"submit_times": -1}, "standin.submit_times must be a whole number"),
+        ({"submit_s": "1"}, "standin.submit_s must be a number of seconds"),
+        ({"width_px": 5000}, "from 0 to 4096"),
+        ({"formats": ["tiff"]}, "'tiff' is not known"),
+        ({"faults": {"first": "slow"}}, "'first' is not the number of an output"),
+        ({"faults": {"0": "sluggish"}}, "'sluggish' is not known"),
+        ({"faults": {"1": "slow"}}, "names output 1, but there are 1"),
+        ({"shape": "data", "faults": {"0": "429_once"}}, "429_once does not apply to a data: URI"),
+    ],
+)
+def test_an_invalid_script_is_rejected(invalid, message):
+    """A misspelt fault that is ignored would make a test that cannot fail."""
+    with pytest.raises(script.ScriptError) as caught:
+        script.parse_script(invalid)
+
+    assert message in str(caught.value)
+
+
+def test_a_fault_expects_kept_exactly_if_its_last_transfer_is_whole():
+    """The ledger's expectation must follow from what is served."""
+    for name, fault in script.FAULTS.items():
+        last = fault.transfers[-1]
+        is_served = fault.is_renewable or last.mode in ("whole", "drip", "chunked") or last.target == "own"
+        is_whole = fault.content == "whole" and fault.source == "own" and is_served
+
+        assert (fault.expected == "kept") == is_whole, name
