@@ -1,12 +1,10 @@
 """`moorage status`: rows, queues, workers, sweeps, dead letters and storage on one screen."""
 
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import click
-from celery.schedules import crontab
 from rich.table import Table
 
 from cli import console
@@ -14,6 +12,7 @@ from cli.console import format_age, format_duration
 from db.connection import Row
 from db.reports.status import Overview, read_overview
 from moorage.errors import MoorageError
+from moorage.settings import Settings
 from tasks.step import Deps
 from worker import boot, inspect_cluster, schedule
 
@@ -70,8 +69,7 @@ def _build_data(deps: Deps, overview: Overview, answers: dict[str, Any]) -> dict
         "queues": answers.get("queues"),
         "workers": answers.get("workers"),
         "leases": [_lease_fields(row, overview.read_at, deps.settings.lease_seconds) for row in overview.leases],
-        "sweeps": _periodic_sweeps(overview, schedule.sweep_periods(deps.settings))
-        + _cron_sweeps(overview, schedule.sweep_crontabs(deps.settings)),
+        "sweeps": _list_sweeps(overview, deps.settings),
         "dead_letters": [{**row, "value": int(row["value"])} for row in overview.dead_letters],
         "pauses": overview.pauses,
         "storage_use": overview.storage_use,
@@ -109,38 +107,23 @@ def _lease_fields(row: Row, now: datetime, lease_seconds: float) -> dict[str, An
     return {**row, "renewed_seconds_ago": max(renewed_seconds_ago, 0.0)}
 
 
-def _periodic_sweeps(overview: Overview, periods: Any) -> list[dict[str, Any]]:
-    last = {row["sweep"]: row for row in overview.ticks}
-    return [_periodic_sweep(name, seconds, last.get(name), overview.read_at) for name, seconds in periods.items()]
-
-
-def _periodic_sweep(name: str, period_seconds: float, row: Row | None, now: datetime) -> dict[str, Any]:
-    started = row["started_at"] if row else None
-    allowed = max(LATE_AFTER_PERIODS * period_seconds, LATE_AFTER_SECONDS)
-    return {
-        "sweep": name,
-        "period_seconds": period_seconds,
-        "last_at": started,
-        "is_late": started is None or (now - started).total_seconds() > allowed,
-        "result": row["result"] if row else None,
-    }
-
-
-def _cron_sweeps(overview: Overview, crons: Mapping[str, crontab]) -> list[dict[str, Any]]:
-    """Return the sweeps with a cron expression. One that never ran is not late: it may not have been due yet."""
-    last = {row["sweep"]: row for row in overview.ticks}
-    return [_cron_sweep(name, line, last.get(name), overview.read_at) for name, line in crons.items()]
-
-
-def _cron_sweep(name: str, line: crontab, row: Row | None, now: datetime) -> dict[str, Any]:
-    is_late = row is not None and now > schedule.next_run(line, row["started_at"]) + LATE_AFTER_MISSED
-    return {
-        "sweep": name,
-        "cron": str(line).removeprefix("<crontab: ").partition(" (")[0],
-        "last_at": row["started_at"] if row else None,
-        "is_late": is_late,
-        "result": row["result"] if row else None,
-    }
+def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]:
+    """Return all sweeps. One with a cron expression that never ran is not late: it may not have been due yet."""
+    ticks, now = {row["sweep"]: row for row in overview.ticks}, overview.read_at
+    sweeps: list[dict[str, Any]] = []
+    for name, seconds in schedule.sweep_periods(settings).items():
+        last_at = ticks[name]["started_at"] if name in ticks else None
+        allowed = max(LATE_AFTER_PERIODS * seconds, LATE_AFTER_SECONDS)
+        is_late = last_at is None or (now - last_at).total_seconds() > allowed
+        sweeps.append({"sweep": name, "period_seconds": seconds, "last_at": last_at, "is_late": is_late})
+    for name, line in schedule.sweep_crontabs(settings).items():
+        last_at = ticks[name]["started_at"] if name in ticks else None
+        is_late = last_at is not None and now > schedule.next_run(line, last_at) + LATE_AFTER_MISSED
+        cron = str(line).removeprefix("<crontab: ").partition(" (")[0]
+        sweeps.append({"sweep": name, "cron": cron, "last_at": last_at, "is_late": is_late})
+    for sweep in sweeps:
+        sweep["result"] = ticks[sweep["sweep"]]["result"] if sweep["sweep"] in ticks else None
+    return sweeps
 
 
 def _build_screen(data: dict[str, Any]) -> list[Table | str]:
