@@ -85,12 +85,7 @@ def sanitize_and_store(
 
 
 def require_recent(stored: StoredUpload) -> Upload:
-    """
-    Return the upload to record.
-
-    Raises:
-        StorageUnavailable: it was stored so long ago that the orphan sweep may have deleted it.
-    """
+    """Return the upload to record. Raises StorageUnavailable if the orphan sweep may have deleted it by now."""
     if time.monotonic() - stored.stored_at > MAX_RECORD_DELAY_SECONDS:
         raise StorageUnavailable("the file was stored too long ago to be recorded: upload it again")
     return stored.upload

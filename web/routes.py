@@ -1,7 +1,7 @@
 """The route table of the API: the source of both the routes and the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import BaseModel
@@ -14,11 +14,9 @@ from web.api import (
     events,
     job_actions,
     job_create,
-    job_schema,
     jobs,
     models,
     predictions,
-    project_schema,
     projects,
     renders,
     scenes,
@@ -26,6 +24,10 @@ from web.api import (
     tokens,
     uploads,
 )
+from web.api.job_schema import JobCreate
+from web.api.predictions import PredictionCreate
+from web.api.project_schema import ProjectBody, SceneBody, SceneOrderBody
+from web.api.tokens import OwnerTokenCreate, TokenCreate
 from web.http import permissions, query
 from web.http.permissions import Level
 from web.http.query import Query
@@ -38,6 +40,7 @@ class Operation:
     """One method of one path, relative to a prefix."""
 
     operation_id: str  # in the OpenAPI document; stable for generated clients
+    min_level: Level
     method: str
     path: str
     endpoint: Endpoint
@@ -46,224 +49,68 @@ class Operation:
     body_model: type[BaseModel] | None = None
     body_media_types: tuple[str, ...] = ()  # of a body that is a file, or a form with a file
     accepts_form: bool = False  # the body may be a form with files
-    min_level: Level = field(kw_only=True)  # no default: every operation names it
-
-
-_ASSET_PATH: Final = "/assets/renders/{render_id}/{name}"
-_ASSET_RESPONSES: Final = {
-    200: "the file",
-    206: "the requested range",
-    302: "the file in storage",
-    304: "not modified",
-}
-
-OPERATIONS: Final = (
-    Operation(
-        "registerPrediction",
-        "POST",
-        "/predictions",
-        predictions.register_prediction,
-        {201: "registered", 200: "already registered, unchanged"},
-        body_model=predictions.PredictionCreate,
-        min_level=Level.APPLICATION,  # an owner could claim another owner's prediction
-    ),
-    Operation(
-        "createJob",
-        "POST",
-        "/jobs",
-        job_create.create_job,
-        {202: "accepted", 200: "the existing job of this Idempotency-Key"},
-        body_model=job_schema.JobCreate,
-        accepts_form=True,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "listJobs", "GET", "/jobs", jobs.list_jobs, {200: "a page of jobs"}, query.JobQuery, min_level=Level.OWNER
-    ),
-    Operation("getJob", "GET", "/jobs/{job_id}", jobs.get_job, {200: "the job"}, min_level=Level.OWNER),
-    Operation(
-        "listJobEvents",
-        "GET",
-        "/jobs/{job_id}/events",
-        jobs.list_job_events,
-        {200: "a page of events"},
-        query.EventPageQuery,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "cancelJob",
-        "POST",
-        "/jobs/{job_id}/cancel",
-        job_actions.cancel_job,
-        {200: "cancelled, now or before"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "retryJob",
-        "POST",
-        "/jobs/{job_id}/retry",
-        job_actions.retry_job,
-        {202: "retried"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "listModels",
-        "GET",
-        "/models",
-        models.list_models,
-        {200: "models by provider"},
-        query.ModelQuery,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "getModelSchema",
-        "GET",
-        "/models/{owner}/{name}/schema",
-        models.get_model_schema,
-        {200: "the schema"},
-        query.SchemaQuery,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "listRenders",
-        "GET",
-        "/renders",
-        renders.list_renders,
-        {200: "a page of renders"},
-        query.RenderQuery,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "getRender", "GET", "/renders/{render_id}", renders.get_render, {200: "the render"}, min_level=Level.OWNER
-    ),
-    Operation(
-        "deleteRender",
-        "DELETE",
-        "/renders/{render_id}",
-        renders.delete_render,
-        {204: "deleted, now or before"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "createUpload",
-        "POST",
-        "/uploads",
-        uploads.create_upload,
-        {201: "the upload, validated, without metadata"},
-        query.UploadQuery,
-        body_media_types=("image/*", "video/*", "application/octet-stream", "multipart/form-data"),
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "getUpload",
-        "GET",
-        "/uploads/{upload_id}",
-        uploads.get_upload,
-        {200: "the upload with a signed URL"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "deleteUpload",
-        "DELETE",
-        "/uploads/{upload_id}",
-        uploads.delete_upload,
-        {204: "deleted, now or before"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "getProject", "GET", "/projects/{project_id}", projects.get_project, {200: "the project"}, min_level=Level.OWNER
-    ),
-    Operation(
-        "putProject",
-        "PUT",
-        "/projects/{project_id}",
-        projects.put_project,
-        {201: "created", 200: "document replaced"},
-        body_model=project_schema.ProjectBody,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "addScene",
-        "POST",
-        "/projects/{project_id}/scenes",
-        scenes.add_scene,
-        {201: "the project with the scene"},
-        body_model=project_schema.SceneBody,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "reorderScenes",
-        "PATCH",
-        "/projects/{project_id}/scenes",
-        scenes.reorder_scenes,
-        {200: "the project in its new order"},
-        body_model=project_schema.SceneOrderBody,
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "removeScene",
-        "DELETE",
-        "/projects/{project_id}/scenes/{scene}",
-        scenes.remove_scene,
-        {204: "removed"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "streamEvents",
-        "GET",
-        "/events",
-        events.stream_events,
-        {200: "server-sent events"},
-        query.StreamQuery,
-        min_level=Level.OWNER,
-    ),
-    Operation("getSession", "GET", "/session", session.get_session, {200: "the caller"}, min_level=Level.OWNER),
-    Operation(
-        "createSession", "POST", "/session", session.create_session, {204: "the cookie is set"}, min_level=Level.OWNER
-    ),
-    Operation(
-        "deleteSession",
-        "DELETE",
-        "/session",
-        session.delete_session,
-        {204: "the cookie is removed"},
-        min_level=Level.OWNER,
-    ),
-    Operation(
-        "createOwnerToken",
-        "POST",
-        "/owner-tokens",
-        tokens.create_owner_token,
-        {201: "created"},
-        body_model=tokens.OwnerTokenCreate,
-        min_level=Level.APPLICATION,
-    ),
-    Operation("listTokens", "GET", "/tokens", tokens.list_tokens, {200: "all tokens"}, min_level=Level.ADMIN),
-    Operation(
-        "createToken",
-        "POST",
-        "/tokens",
-        tokens.create_token,
-        {201: "created"},
-        body_model=tokens.TokenCreate,
-        min_level=Level.ADMIN,
-    ),
-    Operation(
-        "revokeToken", "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "revoked"}, min_level=Level.ADMIN
-    ),
-    Operation("getAsset", "GET", _ASSET_PATH, assets.get_asset, _ASSET_RESPONSES, min_level=Level.OPEN),
-    Operation(
-        "preflightAsset",
-        "OPTIONS",
-        _ASSET_PATH,
-        assets.preflight_asset,
-        {204: "the methods and headers that other origins may use"},
-        min_level=Level.OPEN,
-    ),
-)
 
 
 PREFIXES: Final = ("/v1", "/api/v1")
+OPEN, OWNER, APPLICATION, ADMIN = Level
+_ASSET: Final = "/assets/renders/{render_id}/{name}"
+_ASSET_RESPONSES: Final = {200: "the file", 206: "the requested range", 302: "the file in storage", 304: "not modified"}
+_CORS: Final = {204: "the methods and headers that other origins may use"}
+_DELETED: Final = {204: "deleted, now or before"}
+_FILES: Final = ("image/*", "video/*", "application/octet-stream", "multipart/form-data")
+_JOB: Final = {202: "accepted", 200: "the existing job of this Idempotency-Key"}
+_PUT: Final = {201: "created", 200: "document replaced"}
+_REGISTERED: Final = {201: "registered", 200: "already registered, unchanged"}
+_SCENES: Final = "/projects/{project_id}/scenes"
+_SCHEMA: Final = "/models/{owner}/{name}/schema"
+_UPLOADED: Final = {201: "the upload, validated, without metadata"}
+
+# registerPrediction requires an application: an owner could claim another owner's prediction.
+# fmt: off
+OPERATIONS: Final = (
+    Operation("registerPrediction", APPLICATION, "POST", "/predictions", predictions.register_prediction, _REGISTERED,
+              body_model=PredictionCreate),
+    Operation("createJob", OWNER, "POST", "/jobs", job_create.create_job, _JOB, body_model=JobCreate,
+              accepts_form=True),
+    Operation("listJobs", OWNER, "GET", "/jobs", jobs.list_jobs, {200: "a page of jobs"}, query.JobQuery),
+    Operation("getJob", OWNER, "GET", "/jobs/{job_id}", jobs.get_job, {200: "the job"}),
+    Operation("listJobEvents", OWNER, "GET", "/jobs/{job_id}/events", jobs.list_job_events, {200: "a page of events"},
+              query.EventPageQuery),
+    Operation("cancelJob", OWNER, "POST", "/jobs/{job_id}/cancel", job_actions.cancel_job,
+              {200: "cancelled, now or before"}),
+    Operation("retryJob", OWNER, "POST", "/jobs/{job_id}/retry", job_actions.retry_job, {202: "retried"}),
+    Operation("listModels", OWNER, "GET", "/models", models.list_models, {200: "models by provider"}, query.ModelQuery),
+    Operation("getModelSchema", OWNER, "GET", _SCHEMA, models.get_model_schema, {200: "the schema"}, query.SchemaQuery),
+    Operation("listRenders", OWNER, "GET", "/renders", renders.list_renders, {200: "a page of renders"},
+              query.RenderQuery),
+    Operation("getRender", OWNER, "GET", "/renders/{render_id}", renders.get_render, {200: "the render"}),
+    Operation("deleteRender", OWNER, "DELETE", "/renders/{render_id}", renders.delete_render, _DELETED),
+    Operation("createUpload", OWNER, "POST", "/uploads", uploads.create_upload, _UPLOADED, query.UploadQuery,
+              body_media_types=_FILES),
+    Operation("getUpload", OWNER, "GET", "/uploads/{upload_id}", uploads.get_upload,
+              {200: "the upload with a signed URL"}),
+    Operation("deleteUpload", OWNER, "DELETE", "/uploads/{upload_id}", uploads.delete_upload, _DELETED),
+    Operation("getProject", OWNER, "GET", "/projects/{project_id}", projects.get_project, {200: "the project"}),
+    Operation("putProject", OWNER, "PUT", "/projects/{project_id}", projects.put_project, _PUT, body_model=ProjectBody),
+    Operation("addScene", OWNER, "POST", _SCENES, scenes.add_scene, {201: "the project with the scene"},
+              body_model=SceneBody),
+    Operation("reorderScenes", OWNER, "PATCH", _SCENES, scenes.reorder_scenes, {200: "the project in its new order"},
+              body_model=SceneOrderBody),
+    Operation("removeScene", OWNER, "DELETE", _SCENES + "/{scene}", scenes.remove_scene, {204: "removed"}),
+    Operation("streamEvents", OWNER, "GET", "/events", events.stream_events, {200: "server-sent events"},
+              query.StreamQuery),
+    Operation("getSession", OWNER, "GET", "/session", session.get_session, {200: "the caller"}),
+    Operation("createSession", OWNER, "POST", "/session", session.create_session, {204: "the cookie is set"}),
+    Operation("deleteSession", OWNER, "DELETE", "/session", session.delete_session, {204: "the cookie is removed"}),
+    Operation("createOwnerToken", APPLICATION, "POST", "/owner-tokens", tokens.create_owner_token, {201: "created"},
+              body_model=OwnerTokenCreate),
+    Operation("listTokens", ADMIN, "GET", "/tokens", tokens.list_tokens, {200: "all tokens"}),
+    Operation("createToken", ADMIN, "POST", "/tokens", tokens.create_token, {201: "created"}, body_model=TokenCreate),
+    Operation("revokeToken", ADMIN, "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "revoked"}),
+    Operation("getAsset", OPEN, "GET", _ASSET, assets.get_asset, _ASSET_RESPONSES),
+    Operation("preflightAsset", OPEN, "OPTIONS", _ASSET, assets.preflight_asset, _CORS),
+)
+# fmt: on
 
 
 def body_models() -> dict[str, type[BaseModel]]:
@@ -281,9 +128,7 @@ def build_routes(prefix: str) -> list[Route]:
     paths: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = operation
-    return [
-        Route(prefix + path, _dispatch_by_method(methods), methods=list(methods)) for path, methods in paths.items()
-    ]
+    return [Route(prefix + path, _dispatch_by_method(methods), methods=[*methods]) for path, methods in paths.items()]
 
 
 def _dispatch_by_method(operations: dict[str, Operation]) -> Endpoint:

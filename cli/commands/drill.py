@@ -133,7 +133,7 @@ class Drill:
         while time.monotonic() < until:
             self._schedule.step(injects=False)
             if is_quiet(read_progress(conn), jobs):
-                has_reported = has_reported or is_reported(self._read_ledger(), self._load.requested)
+                has_reported = has_reported or is_reported(self._read_ledger(), self._load.runs)
                 if has_reported and is_quiet(read_progress(conn), jobs):
                     return True
         return False
@@ -171,8 +171,8 @@ class Drill:
     def _print(self, conn: Connection, verdict: Verdict, audit_findings: list[str]) -> None:
         load, schedule = self._load, self._schedule
         table = Table(show_header=False, title="Sent, and accounted for", title_justify="left")
-        requests = f"{len(load.requested)} of them job requests"
-        retries = f"{load.retry_count} requests failed and were repeated"
+        requests = f"{verdict.job_requests.sent} of them job requests"
+        retries = f"{load.client.retry_count} requests failed and were repeated"
         table.add_row("sent", f"{len(load.runs)} jobs, {requests}, with {verdict.files} files; {retries}")
         table.add_row("acknowledged", f"{len(load.runs)} jobs, {verdict.acknowledged} webhooks")
         table.add_row("job requests", str(verdict.job_requests))

@@ -45,6 +45,13 @@ UPDATE dead_letters SET subject = 'notification' WHERE subject = 'notice';
 ALTER TABLE dead_letters ADD CONSTRAINT dead_letters_subject_check
     CHECK (subject IN ('delivery', 'prediction', 'output', 'notification', 'message'));
 
+-- Types of errors that were renamed, so that old and new dead letters are counted together.
+UPDATE dead_letters SET error = new_name
+  FROM (VALUES ('Busy', 'BytesInFlightExceeded'), ('Invalid', 'InvalidMedia'), ('NotifyFailed', 'NotificationFailed'),
+               ('NotifyRefused', 'NotificationRefused'), ('Unexpected', 'UnexpectedError'),
+               ('Unreadable', 'MalformedPayload')) AS renamed (old_name, new_name)
+ WHERE error = old_name;
+
 ALTER TABLE events DROP CONSTRAINT events_subject_check;
 UPDATE events SET subject = 'notification' WHERE subject = 'notice';
 ALTER TABLE events ADD CONSTRAINT events_subject_check

@@ -17,7 +17,7 @@ class LoadGenerator:
     """Starts jobs at a constant rate in its own thread, and repeats each request until it is accepted."""
 
     def __init__(self, local: LocalDeployment, standin: Standin, *, jobs: int, seconds: float, seed: int) -> None:
-        self._client = ApiClient(local, "drill", retries=True)
+        self.client = ApiClient(local, "drill", retries=True)
         self._standin, self._webhook = standin, f"{local.url}/webhooks/replicate"
         self._jobs, self._seconds = jobs, seconds
         self._registered_rng = random.Random(seed)  # noqa: S311 (reproducible on purpose)
@@ -34,14 +34,6 @@ class LoadGenerator:
         """Return True if every job was acknowledged, or the thread has failed."""
         return not self._thread.is_alive()
 
-    @property
-    def requested(self) -> list[CaseRun]:
-        return [run for run in self.runs if run.case.chain]
-
-    @property
-    def retry_count(self) -> int:
-        return self._client.retry_count
-
     def _run(self) -> None:
         try:
             started = time.monotonic()
@@ -55,7 +47,7 @@ class LoadGenerator:
     def _register(self, number: int) -> CaseRun:
         case = draw_registered_case(self._registered_rng, number)
         external_id = self._create_prediction(case.input or {})
-        return CaseRun(case, (self._client.register(case, external_id),), external_id)
+        return CaseRun(case, (self.client.register(case, external_id),), external_id)
 
     def _create_prediction(self, input_: Body) -> str:
         while True:
@@ -67,7 +59,7 @@ class LoadGenerator:
     def _request_job(self, number: int) -> CaseRun:
         """Request a job, sometimes twice, like an application that did not receive the response."""
         case, sent_at = draw_job_request(self._requests_rng, number), time.time()
-        job_ids = tuple(self._client.create_job(case) for _ in range(2 if case.is_repeated else 1))
+        job_ids = tuple(self.client.create_job(case) for _ in range(2 if case.is_repeated else 1))
         return CaseRun(case, job_ids, sent_at=sent_at)
 
 

@@ -116,12 +116,9 @@ class Standin:
         self, input_: dict[str, Any], webhook: str | None = None, events: Iterable[str] | None = None
     ) -> dict[str, Any]:
         """Create a prediction of a model without a schema; `input_["standin"]` is its script (see `script.py`)."""
-        body: dict[str, Any] = {"version": "5c7d5dc6dd8bf75c1acaa8565735e798", "input": input_}
-        if webhook is not None:
-            body["webhook"] = webhook
-        if events is not None:
-            body["webhook_events_filter"] = list(events)
-        return self._request("POST", "/v1/predictions", body)
+        filter_ = None if events is None else list(events)
+        body = {"version": "5c7d5dc6dd8bf75c1acaa8565735e798", "input": input_, "webhook": webhook}
+        return self._request("POST", "/v1/predictions", {**body, "webhook_events_filter": filter_})
 
     def get_prediction(self, prediction_id: str) -> dict[str, Any]:
         return self._request("GET", f"/v1/predictions/{prediction_id}")

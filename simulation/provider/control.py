@@ -29,7 +29,7 @@ class Outage:
 
 class ControlApi(Api):
     def __init__(
-        self, predictions: Predictions, sender: webhooks.Sender, ledger: Ledger, outage: Outage, *, token: str
+        self, predictions: Predictions, sender: webhooks.Sender, ledger: Ledger, outage: Outage, token: str
     ) -> None:
         super().__init__(f"Bearer {token}")
         self._predictions, self._sender, self._ledger, self._outage = predictions, sender, ledger, outage

@@ -54,14 +54,12 @@ class OutputResponder:
             _send_error(request, transfer.status)
             return 0, False
         if transfer.mode == "redirect":
-            request.send_all(302, {"Location": self._redirect_target(request, output, transfer.target)}, b"")
+            own = self._outputs.build_url(output)
+            targets = {"own": f"{own}?moved", "loop": f"{own}?again", "trap": f"{self._trap_url}{request.path}"}
+            location = targets.get(transfer.target, "http://169.254.169.254/latest/meta-data/")
+            request.send_all(302, {"Location": location}, b"")
             return 0, False
         return _send_file(request, self._outputs.build_file(output), transfer)
-
-    def _redirect_target(self, request: Handler, output: Output, target: str) -> str:
-        own = self._outputs.build_url(output)
-        targets = {"own": f"{own}?moved", "loop": f"{own}?again", "trap": f"{self._trap_url}{request.path}"}
-        return targets.get(target, "http://169.254.169.254/latest/meta-data/")
 
 
 def _send_error(request: Handler, status: int) -> None:

@@ -1,21 +1,28 @@
 """Predictions and their dialects: starting, processing and the end; each transition sends webhooks."""
 
+import hashlib
+import http.client
 import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from simulation.provider import webhooks
-from simulation.provider.http_types import Response
-from simulation.provider.inputs import fetch_inputs
+from simulation.provider.http_types import Response, is_url, open_connection
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Output, Outputs
 from simulation.provider.scheduler import Scheduler
 from simulation.provider.script import Script
+
+_INPUT_FIELDS: Final = (
+    "image", "image_url", "images", "image_urls", "input_image", "start_image", "mask", "mask_url", "video",
+)  # fmt: skip
+_MAX_INPUT_BYTES: Final = 100 * 2**20
+_INPUT_TIMEOUT_S: Final = 10.0
 
 T = TypeVar("T")
 UrlBuilder = Callable[[Output], str]  # returns an http: URL or a `data:` URI
@@ -122,8 +129,7 @@ class Predictions:
 
     def succeed(self, prediction_id: str) -> bool:
         """End a prediction that has its outputs with success; return False if there is none of this id."""
-        with self._lock:
-            prediction = self._all.get(prediction_id)
+        prediction = self._all.get(prediction_id)
         if prediction is None or not prediction.outputs:
             return False
         self._end(prediction, "succeeded")
@@ -149,7 +155,7 @@ class Predictions:
         script = prediction.script
         path = prediction.dialect.paths.get(script.shape, prediction.dialect.path)
         outputs = self._outputs.create(prediction.id, script, path) if script.shape not in ("text", "null") else []
-        error = fetch_inputs(prediction.id, prediction.input, self._ledger)
+        error = _fetch_inputs(prediction.id, prediction.input, self._ledger)
         with self._lock:
             if prediction.status != "processing":
                 return
@@ -211,3 +217,31 @@ class Predictions:
 
     def _url_builder(self, prediction: Prediction) -> UrlBuilder:
         return self._outputs.build_data_uri if prediction.script.shape == "data" else self._outputs.build_url
+
+
+def _fetch_inputs(prediction_id: str, input_: Mapping[str, Any], ledger: Ledger) -> str | None:
+    """Download each input file that is given as a URL and record it; return the error that must fail the prediction."""
+    values = [(name, input_.get(name)) for name in _INPUT_FIELDS]
+    items = [(name, item) for name, value in values for item in (value if isinstance(value, list) else [value])]
+    for name, url in items:
+        if not is_url(url):
+            continue
+        status, data = _download(url)
+        digest = hashlib.sha256(data).hexdigest()
+        ledger.add("input", prediction=prediction_id, name=name, status=status, sha256=digest, bytes=len(data))
+        if status != 200 or not data:
+            return f"input.{name} could not be fetched: {status or 'no response'}"
+    return None
+
+
+def _download(url: str) -> tuple[int | None, bytes]:
+    """Return status and body; (None, b"") without a response."""
+    connection, target = open_connection(url, _INPUT_TIMEOUT_S)
+    try:
+        connection.request("GET", target)
+        response = connection.getresponse()
+        return response.status, response.read(_MAX_INPUT_BYTES)
+    except (OSError, http.client.HTTPException):
+        return None, b""
+    finally:
+        connection.close()

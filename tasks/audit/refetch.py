@@ -35,9 +35,6 @@ def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
 
     The original is read from storage if it is intact (then only the thumbnail is restored), otherwise from its recorded
     URL, and if that has expired from a new URL of the provider.
-
-    Raises:
-        StorageUnavailable, StorageRefused, DatabaseUnavailable
     """
     output = deps.database.run(lambda conn: outputs.get(conn, output_id))
     rows = deps.database.run(lambda conn: objects.get_output_objects(conn, [output_id]))

@@ -38,12 +38,7 @@ log = logs.get_logger(__name__)
 
 
 def placeholder_state(job: Job, existing: tuple[UUID, str] | None) -> Literal["none", "wanted", "kept"]:
-    """
-    Return the state of a job's placeholder; "none" also if it could not be kept.
-
-    Args:
-        existing: id of the placeholder's prediction and state of its output.
-    """
+    """Return the state of a job's placeholder, given the id of its prediction and the state of its output."""
     if existing is None:
         return "wanted" if job.placeholder else "none"
     return "kept" if existing[1] == "kept" else "none"
@@ -76,12 +71,7 @@ def load_image(deps: Deps, output: Output) -> bytes:
 
 
 def check_placeholder_file(settings: Settings, limits: Limits) -> None:
-    """
-    Validate MOORAGE_PLACEHOLDER_FILE if it is set.
-
-    Raises:
-        ConfigError: it cannot be read or is not a complete image.
-    """
+    """Raise ConfigError if MOORAGE_PLACEHOLDER_FILE cannot be read or is not a complete image."""
     file = settings.placeholder_file
     if file is None:
         return

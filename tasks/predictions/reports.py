@@ -27,13 +27,7 @@ from tasks.jobs import cancel, fallback, settle
 
 @dataclass(frozen=True, slots=True)
 class ReportOutcome:
-    """
-    The effect of a report.
-
-    Attributes:
-        changed: the report had an effect.
-        ended: the prediction is in a terminal state.
-    """
+    """The effect of a report; `ended`: the prediction is in a terminal state."""
 
     changed: bool
     ended: bool

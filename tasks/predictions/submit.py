@@ -139,12 +139,7 @@ def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Sub
 def record_submission(
     conn: Connection, deps: Deps, lease: Lease, provider: Provider, result: SubmitResult | MoorageError
 ) -> list[Wake]:
-    """
-    Record the outcome of a submission under the lease that sent it; returns wakes.
-
-    Raises:
-        LeaseLost: its webhook was faster, or another worker looks it up.
-    """
+    """Record the result of a submission; returns wakes. Raises LeaseLost after its webhook or another worker."""
     job, prediction = submit_outcome.lock_leased(conn, lease)
     if isinstance(result, SubmitResult):
         return _record_result(conn, deps, lease, job, prediction, provider, result)

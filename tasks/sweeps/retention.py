@@ -48,15 +48,7 @@ def count_expired(deps: Deps) -> dict[str, int]:
 
 
 def delete_expired(deps: Deps, actor: str, *, seconds: float | None = None) -> dict[str, int]:
-    """
-    Delete what is old enough; returns counts by kind.
-
-    Args:
-        seconds: begin no batch after this time; the next run continues.
-
-    Raises:
-        DatabaseUnavailable: PostgreSQL became unavailable; finished batches remain deleted.
-    """
+    """Delete what is old enough; returns counts by kind. Begins no batch after `seconds`: the next run continues."""
     until = None if seconds is None else time.monotonic() + seconds
     counts: dict[str, int] = {}
     for kind, limit in retention_seconds(deps.settings).items():

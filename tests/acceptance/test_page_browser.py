@@ -38,7 +38,7 @@ def test_a_render_arrives_by_itself(world, page, owner):
 
     page.locator(".card.kept").wait_for(timeout=60_000)
     assert told(page) == ["Kept"]
-    assert page.locator(".others img").count() == 2
+    assert page.locator(".thumbs img").count() == 2
     until(lambda: page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)"), "pictures are loaded")
     assert page.locator("#empty").is_hidden()
 
@@ -141,7 +141,7 @@ def test_a_stream_that_is_refused_is_asked_for_again(chromium, world, owner):
     page.route("**/v1/events", lambda route: refuse_once(route, refused))
     page.goto(f"{world.local.url}/#token={token}")
 
-    page.get_by_text("No live updates now").wait_for(timeout=60_000)
+    page.get_by_text("Live updates are unavailable").wait_for(timeout=60_000)
     asked = world.ask({}, owner=owner, prompt="meanwhile")
     world.await_end(asked)
 

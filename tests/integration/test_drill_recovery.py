@@ -1,7 +1,7 @@
 """Recovery times of a drill are measured from rows: which rows show a recovery, and which do not."""
 
 from collections.abc import Iterator
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import pytest
 
@@ -105,6 +105,36 @@ def test_work_in_flight_does_not_show_that_the_broker_has_recovered(
 
     assert before == {}
     assert list(recovery.seconds) == ["broker killed"]
+
+
+@pytest.mark.parametrize("kind", ["worker killed", "pool child killed"])
+def test_a_worker_is_recovered_when_its_rows_are_resumed(
+    deps: Deps, conn: Connection, recovery: RecoveryMonitor, kind: str
+) -> None:
+    """A killed worker's rows wait for the end of its lease; those of a pool child are released by its worker."""
+    create_waiting_rows(deps, conn)
+    row = conn.execute("SELECT id FROM outputs WHERE idx = 7").fetchone()
+    assert row is not None
+    arguments: Any = {"states": ["waiting"], "lease_seconds": 30, "max_crashes": 5}
+    assert leases.claim(conn, "outputs", row["id"], leased_by="keep1@host/task", **arguments)
+    recovery.read_state()
+    recovery.measure_leases(kind, "keep1")
+    recovery.check()
+    before = dict(recovery.seconds)
+
+    conn.execute(
+        "INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, actor)"
+        " SELECT 'output', id, job_id, 'waiting', 'waiting', 'worker_died', 'keep1@host/task' FROM outputs"
+        " WHERE idx = 7"
+    )
+    conn.execute("UPDATE outputs SET lease_token = NULL, leased_by = NULL, leased_until = NULL WHERE idx = 7")
+    recovery.check()
+    released = dict(recovery.seconds)
+    assert leases.claim(conn, "outputs", row["id"], leased_by="keep2@host/task", **arguments)
+    recovery.check()
+
+    assert (before, released) == ({}, {})
+    assert list(recovery.seconds) == [kind]
 
 
 @pytest.mark.parametrize("kind", ["storage killed", "receiver killed", "PostgreSQL cut", "broker emptied"])

@@ -140,6 +140,18 @@ def test_old_texts_become_columns(old: Connection) -> None:
     }
 
 
+def test_old_error_types_get_their_new_names(old: Connection) -> None:
+    """`moorage dead` counts dead letters by them."""
+    before = counts(old, "SELECT error, count(*) FROM dead_letters GROUP BY error")
+
+    migrate.migrate(old)
+
+    after = counts(old, "SELECT error, count(*) FROM dead_letters GROUP BY error")
+    assert {"Unreadable", "NotifyRefused"} <= before.keys()
+    assert (after["MalformedPayload"], after["NotificationRefused"]) == (before["Unreadable"], before["NotifyRefused"])
+    assert after.keys().isdisjoint({"Unreadable", "NotifyRefused"})
+
+
 def test_an_upgraded_database_breaks_no_rule(at: World) -> None:
     """The audit compares rows, histories and objects."""
     report = audit.run_audit(at.deps, deep=True, second_look_seconds=0.0)

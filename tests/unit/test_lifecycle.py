@@ -51,7 +51,9 @@ def test_the_wait_doubles_up_to_its_cap_and_is_spread():
 
 def test_a_permanent_failure_is_given_up_at_once():
     """It will never work."""
-    assert after(InvalidMedia("a web page")) == DeadLetterDecision("VALIDATION_FAILED", "Invalid", "a web page", False)
+    assert after(InvalidMedia("a web page")) == DeadLetterDecision(
+        "VALIDATION_FAILED", "InvalidMedia", "a web page", False
+    )
     assert after(OutputGone("404")) == DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404", True)
 
 

@@ -26,7 +26,7 @@ async def list_models(request: Request) -> Response:
         _require_provider(ctx, params.provider)
     providers = [p for p in ctx.providers.values() if p.can_submit and params.provider in (None, p.name)]
     results = await asyncio.gather(*(_fetch_models(ctx, provider, kind) for provider in providers for kind in kinds))
-    models = [model for found, _ in results for model in found]
+    models = [model for models_of_kind, _ in results for model in models_of_kind]
     errors = {error["provider"]: error for _, error in results if error}
     return problems.json_response(200, {"models": models, "unavailable": list(errors.values())})
 

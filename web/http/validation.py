@@ -93,15 +93,15 @@ def parse_body(
     Raises:
         Problem: 422 with every invalid field.
     """
-    found = [unknown_field(name, model) for name in unstorable_names(body)] + list(errors)
+    other_errors = [unknown_field(name, model) for name in unstorable_names(body)] + list(errors)
     try:
         parsed = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
         items = limited_errors(error)
         explained = [e for item in items for e in (explain(item, model) if explain else [explain_error(item, model)])]
-        raise invalid_fields([*explained, *found]) from error
-    if found:
-        raise invalid_fields(found)
+        raise invalid_fields([*explained, *other_errors]) from error
+    if other_errors:
+        raise invalid_fields(other_errors)
     return parsed
 
 
