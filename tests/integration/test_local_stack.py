@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embedded.stack import Stack
-from simulation.stack import Local
+from simulation.stack import LocalDeployment
 from storage import s3
 from tests.integration import command_line as cli
 
@@ -14,7 +14,7 @@ def test_it_is_up_when_its_buckets_exist(
     stack: Stack, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upload may come before the first worker has created them, and returned 503 (NoSuchBucket)."""
-    monkeypatch.setattr(Local, "_make_processes", lambda self: None)
+    monkeypatch.setattr(LocalDeployment, "_add_processes", lambda self: None)
     monkeypatch.setenv("MOORAGE_DOTENV", "")
     deps = cli.deps(stack, database_url)
     settings = deps.settings.model_copy(update={"s3_public_bucket": "up-public", "s3_private_bucket": "up-private"})
@@ -22,5 +22,5 @@ def test_it_is_up_when_its_buckets_exist(
     store = s3.ObjectStore(settings)
     names = {"S3_PUBLIC_BUCKET": "up-public", "S3_PRIVATE_BUCKET": "up-private", "DATABASE_URL": database_url}
 
-    with Local(tmp_path, stack=stack, overrides=names):
+    with LocalDeployment(tmp_path, stack=stack, overrides=names):
         assert [list(store.list_objects(bucket, "renders/")) for bucket in ("up-public", "up-private")] == [[], []]
