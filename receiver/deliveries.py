@@ -64,8 +64,7 @@ class DeliveryRecorder:
         """
         Commit a delivery, or return the existing one.
 
-        Raises:
-            DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
+        Raises DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
         """
         task = asyncio.create_task(self._insert_until_committed(delivery))
         try:
@@ -127,10 +126,9 @@ FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webho
 
 async def insert_delivery(conn: Connection, delivery: NewDelivery) -> RecordedDelivery:
     """
-    Insert a delivery and its event in one statement, which is one transaction; return the present row.
+    Insert a delivery and its event in one statement; return the present row.
 
-    Raises:
-        DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
+    Raises DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
     """
     failpoint("receive.before_commit")
     row = await _fetch_one(conn, INSERT, _parameters(delivery))

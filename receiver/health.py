@@ -25,7 +25,6 @@ VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
 def liveness() -> Response:
-    """Return 200 while the process is running."""
     return json_response(200, {"status": "ok"})
 
 
@@ -39,7 +38,6 @@ class Readiness:
         self._until = float("-inf")
 
     async def check(self) -> Response:
-        """Return 200, or 503 with the problem."""
         async with self._lock:
             if time.monotonic() >= self._until:
                 self._problem = await self._query_problem()

@@ -24,7 +24,6 @@ class BytesInFlight:
         self.bytes = 0
 
     def check(self, more: int) -> None:
-        """Raise BytesInFlightExceeded if `more` bytes would exceed the limit."""
         if self.bytes + more > self._limit:
             raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
 
@@ -41,9 +40,8 @@ async def read_body(
     """
     Yield the whole body; its bytes count as in flight until the block ends.
 
-    Raises:
-        Refused: 413 above `max_bytes` (reading stops), 400 when the request ends before its body.
-        BytesInFlightExceeded: too many bytes in flight.
+    Raises Refused: 413 above `max_bytes` (reading stops), 400 when the request ends before its body. Raises
+    BytesInFlightExceeded.
     """
     declared = _content_length(headers)
     if declared > max_bytes:
@@ -82,7 +80,6 @@ async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in
 
 
 def _content_length(headers: Headers) -> int:
-    """Return the declared size, 0 without Content-Length (chunked)."""
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 18:

@@ -40,12 +40,7 @@ async def retry_job(request: Request) -> Response:
 async def _apply_action(
     request: Request, action: Callable[[Database, Settings, UUID, str], ActionOutcome]
 ) -> tuple[UUID, ActionOutcome]:
-    """
-    Apply an action to the job in the path.
-
-    Raises:
-        Problem: 404 no such job, 409 the action is refused in the job's present state.
-    """
+    """Apply an action to the job in the path. Raises Problem: 404 no such job, 409 refused in its present state."""
     ctx, caller = context.get_context(request), permissions.get_caller(request)
     job_id = ids.parse_id(request.path_params["job_id"], "job")
 

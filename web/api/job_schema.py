@@ -76,16 +76,10 @@ class ChainEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ParsedEntry:
-    """
-    An entry with its complete input.
-
-    Attributes:
-        input_field: where the input was given, "input" or "chain[0].input".
-        references: the file references in the input.
-    """
+    """An entry with its complete input."""
 
     entry: FallbackEntry
-    input_field: str
+    input_field: str  # where the input was given, "input" or "chain[0].input"
     references: Sequence[Reference]
 
 
@@ -111,16 +105,10 @@ class JobCreate(BaseModel):
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> Self:
-        """Return the body as a model. Raises Problem: 422 with every invalid field."""
         return validation.parse_body(body, cls, validation.find_scene_errors(body), _explain_error)
 
     def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
-        """
-        Return the entries, each with its complete input and the references in it.
-
-        Raises:
-            Problem: 422 for an entry without input, a `map` that names an unknown field, or too much input.
-        """
+        """Return entries with complete inputs. Raises Problem: 422 no input, unknown name in `map`, too much input."""
         errors: list[FieldError] = []
         default_seconds = settings.video_seconds if self.kind == "video" else settings.image_seconds
         entries = [
@@ -177,12 +165,6 @@ class JobCreate(BaseModel):
 
 
 def parse_idempotency_key(values: list[str]) -> str | None:
-    """
-    Return the Idempotency-Key of a request, None without the header.
-
-    Raises:
-        Problem: 422 for an invalid key.
-    """
     if not values:
         return None
     if len(values) > 1:

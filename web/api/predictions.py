@@ -71,15 +71,7 @@ class PredictionCreate(BaseModel):
 
 
 def parse_registration(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Registration:
-    """
-    Return a request's body as a registration.
-
-    Args:
-        partial: the policy for partial results if the body has none.
-
-    Raises:
-        Problem: 422 with every invalid field.
-    """
+    """Return a body as a registration. `partial`: the policy for partial results if the body has none."""
     parsed = validation.parse_body(body, PredictionCreate, validation.find_scene_errors(body))
     return Registration(partial=parsed.policy or partial, **parsed.model_dump(exclude={"policy"}))
 

@@ -23,17 +23,11 @@ class Level(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """
-    The holder of a request's token.
-
-    Attributes:
-        owner: at level OWNER, the only owner whose rows are visible.
-        expires_unix: when the token expires, in Unix seconds; None: it does not expire.
-    """
+    """The holder of a request's token."""
 
     level: Level
-    owner: str | None = None
-    expires_unix: int | None = None
+    owner: str | None = None  # at level OWNER, the only owner whose rows are visible
+    expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
 
     def can_see(self, owner: str | None) -> bool:
         """Return True if rows of this owner are visible; otherwise respond exactly as if the row did not exist."""
@@ -42,12 +36,7 @@ class Caller:
         return self.level >= Level.APPLICATION
 
     def resolve_owner(self, requested: str | None) -> str | None:
-        """
-        Return the owner to filter by, from the owner that the request names; None for all owners.
-
-        Raises:
-            Problem: 403 if an owner token names another owner, whether that one exists or not.
-        """
+        """Return the owner to filter by, None for all. Raises Problem: 403, an owner token for another owner."""
         if self.level is not Level.OWNER:
             return requested
         if requested not in (None, self.owner):
@@ -67,6 +56,5 @@ def get_caller(request: Request) -> Caller:
 
 
 def require_level(caller: Caller, min_level: Level) -> None:
-    """Raise Problem 403 if the caller's level is too low."""
     if caller.level < min_level:
         raise Problem(403, f"a token of level {min_level.name.lower()} is required")

@@ -29,7 +29,6 @@ BODY_CONFIG: Final = ConfigDict(strict=True, extra="forbid", frozen=True, hide_i
 
 
 def _check_text(value: Any) -> Any:
-    """Reject text that PostgreSQL cannot store."""
     if isinstance(value, str):
         if not is_storable(value):
             raise ValueError(_UNSTORABLE)
@@ -65,7 +64,6 @@ SceneName = Annotated[str | int | float | None, BeforeValidator(_check_scene_nam
 
 
 def invalid_field(field: str, message: str) -> Problem:
-    """Return the 422 of one field."""
     return invalid_fields([{"field": field, "message": message}])
 
 
@@ -83,16 +81,7 @@ def parse_body(
     errors: Sequence[FieldError] = (),
     explain: Callable[[ErrorDetails, type[B]], Iterable[FieldError]] | None = None,
 ) -> B:
-    """
-    Return a request's body as a model.
-
-    Args:
-        errors: found by the caller already; reported with those of the model.
-        explain: the errors of one item of pydantic, if not `explain_error`.
-
-    Raises:
-        Problem: 422 with every invalid field.
-    """
+    """Return a request's body as a model. Raises Problem: 422 with every invalid field, and with `errors`."""
     other_errors = [unknown_field(name, model) for name in unstorable_names(body)] + list(errors)
     try:
         parsed = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
@@ -162,7 +151,6 @@ def find_value_errors(value: Any, field: str, depth: int = 0) -> Iterator[FieldE
 
 
 def has_too_many_values(value: Any) -> bool:
-    """Return True if a JSON value holds more than MAX_VALUES values, itself included."""
     level, count = [value], 0
     while level:
         count += len(level)
@@ -189,5 +177,4 @@ def json_size_bytes(inputs: Iterable[Mapping[str, Any]]) -> int:
 
 
 def field_error(field: str, message: str) -> FieldError:
-    """Return the error of a field whose name and message may contain any text."""
     return {"field": to_storable(field, _FIELD_CHARS), "message": to_storable(message, 500)}

@@ -40,9 +40,8 @@ async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> 
     """
     Return the form in a request's body.
 
-    Raises:
-        Problem: 400 malformed or incomplete, 408 too slow, 413 too large, 422 duplicate name or too many parts,
-            503 the disk is full.
+    Raises Problem: 400 malformed or incomplete, 408 too slow, 413 too large, 422 duplicate name or too many parts,
+    503 the disk is full.
     """
     boundary = _media_type(request).get_param("boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
@@ -58,7 +57,6 @@ async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> 
 
 
 def check_content_length(request: Request, max_bytes: int) -> None:
-    """Raise Problem 413 if Content-Length is above the limit."""
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > max_bytes):
         raise upload_spool.file_too_large(max_bytes)
@@ -146,7 +144,6 @@ class _PartParser:
         return out
 
     def check_end(self) -> None:
-        """Raise Problem 400 if the final boundary is missing."""
         if not self._ended:
             raise Problem(400, "the form ended before its final boundary: retry")
 
