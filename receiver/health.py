@@ -24,10 +24,6 @@ QUERY_SECONDS: Final = 2.0
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
-def liveness() -> Response:
-    return json_response(200, {"status": "ok"})
-
-
 class Readiness:
     """Checks that webhooks can be recorded, at most every CACHE_SECONDS. The broker is not required."""
 

@@ -56,27 +56,21 @@ async def read_body(
 
 
 async def _read_within_limit(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
+    size, more = 0, True
     try:
         async with asyncio.timeout(READ_SECONDS):
-            await _read_chunks(receive, chunks, max_bytes, in_flight)
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Refused("the request ended before its body (short body or broken chunking): retry")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                in_flight.add(len(chunk))
+                chunks.append(chunk)
     except TimeoutError as error:
         raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: retry") from error
-
-
-async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Refused("the request ended before its body (short body or broken chunking): retry")
-        chunk = message.get("body", b"")
-        more = message.get("more_body", False)
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        in_flight.add(len(chunk))
-        chunks.append(chunk)
 
 
 def _content_length(headers: Headers) -> int:
