@@ -47,7 +47,7 @@ def parse_job_form(form: Form) -> JobBody:
     """
     if JOB_FIELD not in form.fields:
         raise validation.invalid_field(JOB_FIELD, "is required: the job as JSON")
-    body = json_body.parse_object(form.fields[JOB_FIELD])
+    body = json_body.parse_object(form.fields[JOB_FIELD].encode())
     if validation.is_nested_deeper(body, _MAX_DEPTH):
         raise validation.invalid_field(JOB_FIELD, f"is nested more than {_MAX_DEPTH} levels deep")
     names = [name for name, _ in form.files]

@@ -9,35 +9,31 @@ from moorage.model import SceneRef
 from web.http import validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.http.validation import Name, SceneName, invalid_field
+from web.http.validation import Body, Name, SceneName, invalid_field
 
 B = TypeVar("B", bound=BaseModel)
 MAX_SCENES: Final = 1000
 MAX_DEPTH: Final = 64
 
 
-class ProjectBody(BaseModel):
+class ProjectBody(Body):
     """A project's owner, and the application's document: any object whose `scenes` is a list of objects."""
-
-    model_config = validation.BODY_CONFIG
 
     owner: Name | None = None  # not with an owner token, which determines it
     document: dict[str, Any]
 
 
-class SceneBody(BaseModel):
+class SceneBody(Body):
     """A scene: its name, and any other fields of the application."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     id: SceneName = None  # generated if there is neither id nor index
     index: SceneName = None
 
 
-class SceneOrderBody(BaseModel):
+class SceneOrderBody(Body):
     """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
-
-    model_config = validation.BODY_CONFIG
 
     order: Annotated[list[str | int | float], Field(max_length=MAX_SCENES)]
 

@@ -29,15 +29,11 @@ async def read_object_and_text(request: Request) -> tuple[dict[str, Any], str]:
     if media_type != "application/json":
         raise Problem(415, "Content-Type must be application/json")
     body = await _read_bytes(request)
-    return _parse_object(body), body.decode("utf-8")
+    return parse_object(body), body.decode("utf-8")
 
 
-def parse_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text. Raises Problem: 400 not JSON, 422 not an object."""
-    return _parse_object(text.encode())
-
-
-def _parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body. Raises Problem: 400 not JSON, 422 not an object."""
     value = _parse(body)
     if not isinstance(value, dict):
         message = f"is {type(value).__name__}: send a JSON object"

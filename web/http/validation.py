@@ -1,9 +1,8 @@
 """Field types of request bodies, and validation errors as problems."""
 
 import difflib
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -25,7 +24,9 @@ MAX_CHAIN_BYTES: Final = 2**21  # of all entries' inputs together, as JSON
 _FIELD_CHARS: Final = 200
 _UNSTORABLE: Final = "contains a NUL character or a lone surrogate, which cannot be stored"
 
-BODY_CONFIG: Final = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _check_text(value: Any) -> Any:
@@ -64,7 +65,7 @@ SceneName = Annotated[str | int | float | None, BeforeValidator(_check_scene_nam
 
 
 def invalid_field(field: str, message: str) -> Problem:
-    return invalid_fields([{"field": field, "message": message}])
+    return invalid_fields([field_error(field, message)])
 
 
 def invalid_fields(errors: list[FieldError]) -> Problem:
@@ -82,7 +83,8 @@ def parse_body(
     explain: Callable[[ErrorDetails, type[B]], Iterable[FieldError]] | None = None,
 ) -> B:
     """Return a request's body as a model. Raises Problem: 422 with every invalid field, and with `errors`."""
-    other_errors = [unknown_field(name, model) for name in unstorable_names(body)] + list(errors)
+    unstorable = [name for name in body if not is_storable(name)][:MAX_ERRORS]
+    other_errors = [unknown_field(name, model) for name in unstorable] + list(errors)
     try:
         parsed = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
@@ -104,11 +106,6 @@ def find_scene_errors(body: dict[str, Any]) -> list[FieldError]:
 def limited_errors(error: ValidationError) -> list[ErrorDetails]:
     """Return the first MAX_ERRORS errors: a body may contain a hundred thousand unknown names."""
     return error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
-
-
-def unstorable_names(body: dict[str, Any]) -> list[str]:
-    """Return the names of a body that cannot be stored, at most MAX_ERRORS."""
-    return [name for name in body if not is_storable(name)][:MAX_ERRORS]
 
 
 def explain_error(item: ErrorDetails, model: type[BaseModel]) -> FieldError:
@@ -170,10 +167,6 @@ def is_nested_deeper(value: Any, max_depth: int) -> bool:
 
 def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def json_size_bytes(inputs: Iterable[Mapping[str, Any]]) -> int:
-    return sum(len(json.dumps(dict(value))) for value in inputs)
 
 
 def field_error(field: str, message: str) -> FieldError:

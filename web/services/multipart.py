@@ -9,8 +9,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
-from web.http import validation
 from web.http.problems import Problem
+from web.http.validation import invalid_field
 from web.services import upload_spool
 from web.services.upload_spool import SpooledFile, UploadSpool
 
@@ -84,13 +84,13 @@ def _start_part(
 ) -> SpooledFile | bytearray:
     if part.is_file:
         if len(form.files) >= max_files:
-            raise _field_problem(part.name, f"exceeds the limit of {max_files} files")
+            raise invalid_field(part.name, f"exceeds the limit of {max_files} files")
         form.files.append((part.name, spool.create_file()))
         return form.files[-1][1]
     if part.name in texts or len(texts) >= MAX_FIELDS:
         is_duplicate = part.name in texts
         message = "is given more than once" if is_duplicate else f"exceeds the limit of {MAX_FIELDS} fields"
-        raise _field_problem(part.name, message)
+        raise invalid_field(part.name, message)
     return texts.setdefault(part.name, bytearray())
 
 
@@ -98,11 +98,7 @@ def _decode_field(name: str, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise _field_problem(name, f"is not UTF-8 (byte {error.start})") from error
-
-
-def _field_problem(name: str, message: str) -> Problem:
-    return validation.invalid_fields([validation.field_error(name, message)])
+        raise invalid_field(name, f"is not UTF-8 (byte {error.start})") from error
 
 
 def _media_type(request: Request) -> Message:
