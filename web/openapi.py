@@ -72,10 +72,7 @@ def build_document() -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "security": [{"token": []}, {"session": []}],
         "paths": paths,
-        "components": {
-            "schemas": {"Problem": _PROBLEM, **_body_schemas()},
-            "securitySchemes": _SCHEMES,
-        },
+        "components": {"schemas": {"Problem": _PROBLEM, **_body_schemas()}, "securitySchemes": _SCHEMES},
     }
 
 

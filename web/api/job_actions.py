@@ -45,9 +45,7 @@ async def _apply_action(
     job_id = ids.parse_id(request.path_params["job_id"], "job")
 
     def apply(database: Database) -> ActionOutcome:
-        row = database.run(lambda conn: jobs.get_with_render(conn, job_id))
-        if row is None or not caller.can_see(row["owner"]):
-            raise ids.not_found("job")
+        caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
         outcome = action(database, ctx.settings, job_id, ACTOR)
         ctx.relay.enqueue(*outcome.wakes)
         return outcome

@@ -71,9 +71,7 @@ def parse_project_id(request: Request) -> str:
 
 def lock_project(conn: Connection, project_id: str, caller: Caller, if_match: str | None) -> Row:
     """Lock a project and return it with its document. Raises Problem: 404 also for another owner's, 412 If-Match."""
-    project = projects.lock(conn, project_id)
-    if project is None or not caller.can_see(project["owner"]):
-        raise ids.not_found("project")
+    project = caller.require_visible(projects.lock(conn, project_id), "project")
     tags = [] if if_match is None else [tag.strip() for tag in if_match.split(",")]
     if if_match is not None and "*" not in tags and _etag(project["document"]) not in tags:
         raise Problem(412, "the document was changed: read it again and retry with its new ETag")
@@ -91,9 +89,7 @@ def _etag(document: dict[str, Any]) -> str:
 
 def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[str, Any]:
     """Return the fields of a project's response. Raises Problem: 404 also for another owner's."""
-    row = projects.get_with_image_urls(conn, project_id, base)
-    if row is None or not caller.can_see(row["owner"]):
-        raise ids.not_found("project")
+    row = caller.require_visible(projects.get_with_image_urls(conn, project_id, base), "project")
     counts = progress.get_progress(conn, project_id)
     unplaced = [
         {**{name: file[name] for name in ("render_id", "idx", "scene")}, "url": urls.build_asset_url(base, file["key"])}

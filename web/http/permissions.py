@@ -2,11 +2,12 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from starlette.requests import Request
 from starlette.types import Scope
 
+from web.http.ids import not_found
 from web.http.problems import Problem
 
 _SCOPE_KEY: Final = "moorage.caller"  # in the scope of a request
@@ -30,10 +31,15 @@ class Caller:
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
 
     def can_see(self, owner: str | None) -> bool:
-        """Return True if rows of this owner are visible; otherwise respond exactly as if the row did not exist."""
         if self.level is Level.OWNER:
             return owner is not None and owner == self.owner
         return self.level >= Level.APPLICATION
+
+    def require_visible(self, row: dict[str, Any] | None, noun: str) -> dict[str, Any]:
+        """Return a row whose owner is visible. Raises Problem: 404 otherwise, exactly as if it did not exist."""
+        if row is None or not self.can_see(row["owner"]):
+            raise not_found(noun)
+        return row
 
     def resolve_owner(self, requested: str | None) -> str | None:
         """Return the owner to filter by, None for all. Raises Problem: 403, an owner token for another owner."""
