@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from db.connection import Connection, fetch_all
+from db.events import build_event_insert
 
 
 def _build_end_statement(table: str, subject: str, from_state: str, values: str) -> str:
@@ -15,10 +16,7 @@ WITH moved AS (
            lease_token = NULL, leased_by = NULL, leased_until = NULL
      WHERE job_id = %(job_id)s AND state = '{from_state}'
     RETURNING id, job_id, state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, '{from_state}', state, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert(subject, f"'{from_state}'", "state", "%(reason)s")}
 """
 
 

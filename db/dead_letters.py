@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage import ids
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import DeadLetter
@@ -16,17 +17,15 @@ from moorage.text import to_storable
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
        created_at, closed_at, closed_by"""
 
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable,
                               facts)
     VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
             %(reason)s, %(retryable)s, %(facts)s)
     ON CONFLICT (subject, subject_id) WHERE state = 'open' DO NOTHING
     RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM inserted
+) {build_event_insert("dead_letter", "NULL", "'open'", "%(reason)s", job_id="%(job_id)s")}
 """
 
 
@@ -60,15 +59,12 @@ def add(
     conn.execute(ADD, args)
 
 
-CLOSE = """
+CLOSE = f"""
 WITH moved AS (
     UPDATE dead_letters SET state = %(state)s, closed_at = moment(), closed_by = %(actor)s
      WHERE id = %(id)s AND state = 'open'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'dead_letter', id, job_id, 'open', %(state)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("dead_letter", "'open'", "%(state)s")}
 """
 
 
@@ -77,14 +73,12 @@ def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> boo
     return fetch_one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
 
 
-CLOSE_BY_SUBJECT = """
+CLOSE_BY_SUBJECT = f"""
 WITH moved AS (
     UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
      WHERE subject = %(subject)s AND subject_id = %(subject_id)s AND state = 'open'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'dead_letter', id, job_id, 'open', 'replayed', %(reason)s, %(actor)s FROM moved
+) {build_event_insert("dead_letter", "'open'", "'replayed'", "%(reason)s")}
 """
 
 

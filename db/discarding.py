@@ -4,19 +4,17 @@ from uuid import UUID
 
 from db import leases
 from db.connection import Connection, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage.model import Lease
 
-MARK_DISCARDING = """
+MARK_DISCARDING = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
            crashes = 0, thumb_missing = NULL, reason = %(reason)s
      WHERE job_id = %(job_id)s AND state = 'kept' AND (NOT is_placeholder OR %(placeholder_too)s)
        AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
     RETURNING id, job_id, reason
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("output", "'kept'", "'discarding'", "reason")}
 """
 
 

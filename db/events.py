@@ -6,6 +6,28 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 
+
+def build_event_insert(
+    subject: str,
+    from_state: str,
+    to_state: str,
+    reason: str = "NULL",
+    *,
+    job_id: str = "job_id",
+    kind: str = "NULL",
+    lease: str = "NULL",
+) -> str:
+    """
+    Return the part of a statement that inserts an event for each row of its CTE `moved`; it returns `id` and `job_id`.
+
+    The arguments after `subject` are SQL expressions over `moved`.
+    """
+    return f"""
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor, kind, lease)
+SELECT '{subject}', id, {job_id}, {from_state}, {to_state}, {reason}, %(actor)s, {kind}, {lease} FROM moved
+RETURNING subject_id AS id, job_id"""
+
+
 ADD = """
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
 VALUES (%(subject)s, %(subject_id)s, %(job_id)s, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s)

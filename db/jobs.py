@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from db import notifications, progress
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage import ids
 from moorage.lifecycle import OutputCounts
 from moorage.model import FallbackEntry, Job, JobRequest, Registration
@@ -19,8 +20,8 @@ _COLUMNS = (
 )
 
 # ON CONFLICT waits for a concurrent transaction with the same key; then this one inserts nothing.
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
                       fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
@@ -28,10 +29,7 @@ WITH inserted AS (
             %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("job", "NULL", "'open'", "%(reason)s", job_id="id")}
 """
 
 

@@ -8,13 +8,14 @@ from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
 from moorage.text import to_storable
 
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, ended_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
@@ -25,10 +26,7 @@ WITH inserted AS (
            CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
     ON CONFLICT (prediction_id, path) DO NOTHING
     RETURNING id, job_id, state
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("output", "NULL", "state", "coalesce(%(problem)s, %(path)s)")}
 """
 
 
@@ -178,17 +176,14 @@ def dead_letter(
     return job
 
 
-REPLAY = """
+REPLAY = f"""
 WITH moved AS (
     UPDATE outputs
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
      WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'dead', 'waiting', 'replayed', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
 """
 
 

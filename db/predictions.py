@@ -7,6 +7,7 @@ from uuid import UUID
 
 from db import dead_letters, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
@@ -21,8 +22,8 @@ _COLUMNS = (
     " key_sha256, submitted_at, cancel_reason"
 )
 
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO predictions (id, job_id, seq, provider, external_id, model, state, deadline_at, run_at, ended_at)
     VALUES (%(id)s, %(job_id)s, %(seq)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
             moment() + %(deadline)s,
@@ -30,10 +31,7 @@ WITH inserted AS (
             CASE WHEN %(state)s = 'running' THEN NULL ELSE moment() END)
     ON CONFLICT (provider, external_id) DO NOTHING
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "NULL", "%(state)s")}
 """
 
 
@@ -116,7 +114,7 @@ def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) ->
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
-END = """
+END = f"""
 WITH moved AS (
     UPDATE predictions
        SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
@@ -125,10 +123,7 @@ WITH moved AS (
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END
      WHERE id = %(id)s AND state = %(from_state)s
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "%(from_state)s", "%(to_state)s", "%(reason)s")}
 """
 
 
@@ -179,10 +174,7 @@ WITH moved AS (
            attempt = crashes - 1, output_until = moment() + %(life)s, run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'running', 'abandoned', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'running'", "'abandoned'", "%(reason)s")}
 """
 
 
@@ -250,7 +242,7 @@ def dead_letter(
     return job
 
 
-REPLAY = """
+REPLAY = f"""
 WITH moved AS (
     UPDATE predictions
        SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
@@ -258,10 +250,7 @@ WITH moved AS (
            cancel_reason = NULL
      WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'lost', 'running', 'replayed', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'lost'", "'running'", "'replayed'")}
 """
 
 

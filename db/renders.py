@@ -5,9 +5,10 @@ from typing import Any
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 
-PUBLISH = """
-WITH inserted AS (
+PUBLISH = f"""
+WITH moved AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
            (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
@@ -15,9 +16,7 @@ WITH inserted AS (
      WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
     RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'render', id, id, 'published', %(actor)s FROM inserted
+) {build_event_insert("render", "NULL", "'published'", job_id="id")}
 """
 
 ADD_VARIANTS = """
@@ -29,7 +28,7 @@ RETURNING idx
 """
 
 # A cover stays, unless it is a placeholder: the first file published later replaces that.
-REPLACE_PLACEHOLDER_COVER = """
+REPLACE_PLACEHOLDER_COVER = f"""
 WITH moved AS (
     UPDATE renders r SET cover_idx = first.idx
       FROM (SELECT v.idx FROM render_variants v JOIN outputs o ON o.id = v.output_id
@@ -38,9 +37,7 @@ WITH moved AS (
        AND EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
                     WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.is_placeholder)
     RETURNING r.id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'render', id, id, 'published', 'published', 'files replace the placeholder', %(actor)s FROM moved
+) {build_event_insert("render", "'published'", "'published'", "'files replace the placeholder'", job_id="id")}
 """
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from db import leases
 from db.connection import Connection, fetch_one
+from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage import ids
 from moorage.model import FallbackEntry, Job, Lease, Prediction
@@ -13,17 +14,14 @@ from moorage.transitions import EventKind
 
 SUBMIT_STATES = ("planned", "submitting")
 
-PLAN = """
-WITH inserted AS (
+PLAN = f"""
+WITH moved AS (
     INSERT INTO predictions (id, job_id, seq, entry, provider, model, state, deadline_at, run_at)
     SELECT %(id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(entry)s,
            %(provider)s, %(model)s, 'planned', j.deadline_at, moment()
       FROM jobs j WHERE j.id = %(job_id)s
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'planned', %(reason)s, %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "NULL", "'planned'", "%(reason)s")}
 """
 
 
@@ -95,17 +93,14 @@ def has_capacity(conn: Connection, provider: str, limit: int) -> bool:
     return row is not None and row["n"] < limit
 
 
-MARK_SUBMITTING = """
+MARK_SUBMITTING = f"""
 WITH moved AS (
     UPDATE predictions
        SET state = 'submitting', key_sha256 = %(key_sha256)s, submitted_at = moment(), polls = 0, reason = NULL,
            category = NULL, cancel_reason = NULL, deadline_at = least(deadline_at, moment() + %(time_limit)s)
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'planned'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'prediction', id, job_id, 'planned', 'submitting', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'planned'", "'submitting'")}
 """
 
 
@@ -138,10 +133,7 @@ WITH moved AS (
            run_at = moment() + make_interval(secs => %(wait_seconds)s)
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'planned', %(kind)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'submitting'", "'planned'", "%(reason)s", kind="%(kind)s")}
 """
 
 
@@ -164,10 +156,7 @@ WITH moved AS (
        AND NOT EXISTS (SELECT FROM predictions k
                         WHERE k.provider = predictions.provider AND k.external_id = %(external_id)s)
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'running', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'submitting'", "'running'", "%(reason)s")}
 """
 
 
@@ -192,10 +181,7 @@ WITH moved AS (
            run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'abandoned', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'submitting'", "'abandoned'", "%(reason)s")}
 """
 
 
