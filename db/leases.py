@@ -27,7 +27,7 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
 # Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
-_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
+JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
 # The condition that a row is not paused. The list of pauses is read once a statement. With an empty list no provider
 # is looked up, and the planner does not underestimate the rows, which would make it skip the index. A pause affects
@@ -44,7 +44,7 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
 
 
 def _for_each(sql: str) -> dict[WorkTable, str]:
-    return {t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], unpaused=UNPAUSED[t]) for t in SUBJECT}
+    return {t: sql.format(table=t, subject=SUBJECT[t], job=JOB_ID[t], unpaused=UNPAUSED[t]) for t in SUBJECT}
 
 
 CLAIM = _for_each("""
@@ -167,7 +167,7 @@ WITH moved AS (
     UPDATE {table}
        SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
      WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
-    RETURNING id, {_JOB[table]} AS job_id
+    RETURNING id, {JOB_ID[table]} AS job_id
 ) {build_event_insert(SUBJECT[table], f"'{from_state}'", f"'{to_state}'", "%(reason)s")}
 """
 

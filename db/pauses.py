@@ -58,25 +58,25 @@ def list_pauses(conn: Connection) -> list[Row]:
     return fetch_all(conn, LIST_PAUSES)
 
 
-MAKE_OUTPUTS_DUE = """
+def _build_due_statement(table: str, condition: str) -> str:
+    return f"""
 WITH waiting AS MATERIALIZED (
-    SELECT id FROM outputs
-     WHERE state = 'waiting' AND lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL)
-       AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))
+    SELECT id FROM {table}
+     WHERE lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL) AND {condition}
      ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE outputs t SET run_at = least(t.run_at, moment()), woken_at = NULL
+UPDATE {table} t SET run_at = least(t.run_at, moment()), woken_at = NULL
   FROM waiting WHERE t.id = waiting.id RETURNING t.id
 """
 
-MAKE_PREDICTIONS_DUE = """
-WITH waiting AS MATERIALIZED (
-    SELECT id FROM predictions
-     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
-       AND (run_at > moment() OR woken_at IS NOT NULL) AND provider = %(target)s
-     ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE predictions t SET run_at = least(t.run_at, moment()), woken_at = NULL
-  FROM waiting WHERE t.id = waiting.id RETURNING t.id
-"""
+
+MAKE_OUTPUTS_DUE = _build_due_statement(
+    "outputs",
+    "state = 'waiting'"
+    " AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))",
+)
+MAKE_PREDICTIONS_DUE = _build_due_statement(
+    "predictions", "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s"
+)
 
 
 def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from db import pauses, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
+from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
 
 LAST_WEBHOOKS: Final = """
@@ -26,20 +27,14 @@ SELECT provider, count(*) AS value
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
-HELD: Final = """
+_HELD: Final = " UNION ALL ".join(
+    f"SELECT '{subject}' AS subject, id, {JOB_ID[table]} AS job_id, leased_by, attempt, leased_until"
+    f" FROM {table} WHERE lease_token IS NOT NULL"
+    for table, subject in SUBJECT.items()
+)
+HELD: Final = f"""
 SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
-  FROM (SELECT 'delivery' AS subject, id, NULL::uuid AS job_id, leased_by, attempt, leased_until
-          FROM deliveries WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT 'prediction', id, job_id, leased_by, attempt, leased_until
-          FROM predictions WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT 'output', id, job_id, leased_by, attempt, leased_until
-          FROM outputs WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT 'notification', id, job_id, leased_by, attempt, leased_until
-          FROM notifications WHERE lease_token IS NOT NULL) held
- ORDER BY leased_by, leased_until LIMIT %(limit)s
+  FROM ({_HELD}) held ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
 
 
