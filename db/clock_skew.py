@@ -11,7 +11,6 @@ SELECT 1 AS was_set_back
 
 
 def was_clock_set_back(conn: Connection) -> bool:
-    """Return True if the database has rows written more than a minute in the future."""
     return fetch_one(conn, WAS_CLOCK_SET_BACK, {}) is not None
 
 
@@ -27,8 +26,7 @@ _SUBMITTED_AT = ", submitted_at = least(submitted_at, moment())"
 MAKE_DUE = {
     table: f"""
 UPDATE {table} SET run_at = moment(), woken_at = NULL{_SUBMITTED_AT if table == "predictions" else ""}
- WHERE {condition} AND lease_token IS NULL AND run_at > moment() + interval '10 min'
-RETURNING id
+ WHERE {condition} AND lease_token IS NULL AND run_at > moment() + interval '10 min' RETURNING id
 """
     for table, condition in _WAITING.items()
 }
@@ -37,8 +35,7 @@ RETURNING id
 SHORTEN_LEASES = {
     table: f"""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s)
-RETURNING id
+ WHERE lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s) RETURNING id
 """
     for table in MAKE_DUE
 }

@@ -42,21 +42,10 @@ def add(
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Insert an open dead letter; call it in the transaction that ends the row."""
-    args: dict[str, Any] = {
-        "id": ids.uuid7(),
-        "subject": subject,
-        "subject_id": subject_id,
-        "job_id": job_id,
-        "provider": provider,
-        "step": step,
-        "category": decision.category,
-        "error": decision.error,
-        "reason": to_storable(decision.reason),
-        "retryable": decision.retryable,
-        "facts": Jsonb({k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}),
-        "actor": actor,
-    }
-    conn.execute(ADD, args)
+    storable = {k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}
+    args = {"subject": subject, "subject_id": subject_id, "job_id": job_id, "provider": provider, "step": step}
+    args |= {**asdict(decision), "reason": to_storable(decision.reason), "facts": Jsonb(storable)}
+    conn.execute(ADD, {"id": ids.uuid7(), "actor": actor, **args})
 
 
 CLOSE = f"""
@@ -116,20 +105,17 @@ COUNT_GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
        (array_agg(reason ORDER BY created_at DESC))[1] AS example
-  FROM dead_letters WHERE {_MATCHES}
- GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
+  FROM dead_letters WHERE {_MATCHES} GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 
 
 def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]:
-    """Return counts by provider, step, category and error, the largest first."""
     return fetch_all(conn, COUNT_GROUPS, asdict(criteria))
 
 
 LIST_NEWEST = f"""
 SELECT {_COLUMNS} FROM dead_letters
- WHERE {_MATCHES}
- ORDER BY created_at DESC, id LIMIT %(limit)s
+ WHERE {_MATCHES} ORDER BY created_at DESC, id LIMIT %(limit)s
 """
 
 
@@ -137,11 +123,8 @@ def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> 
     return [DeadLetter(**row) for row in fetch_all(conn, LIST_NEWEST, {**asdict(criteria), "limit": limit})]
 
 
-LIST_IDS = f"""
-SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s
-"""
+LIST_IDS = f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s"
 
 
 def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
-    """Return ids in order, after `after`: one page of an iteration over all."""
     return [row["id"] for row in fetch_all(conn, LIST_IDS, {**asdict(criteria), "after": after, "limit": limit})]

@@ -32,7 +32,6 @@ SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 
 
 
 def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool:
-    """Return True if files of a prediction are discarding or discarded."""
     return fetch_one(conn, HAS_DISCARDED_FILES, {"id": prediction_id}) is not None
 
 
@@ -47,8 +46,7 @@ def end_discarded(conn: Connection, lease: Lease) -> None:
 
 
 SPOOLED = """
-SELECT o.id, o.source AS key
-  FROM outputs o JOIN jobs j ON j.id = o.job_id
+SELECT o.id, o.source AS key FROM outputs o JOIN jobs j ON j.id = o.job_id
  WHERE o.source_kind = 'object' AND o.source IS NOT NULL AND o.ended_at IS NOT NULL AND j.settled_at IS NOT NULL
  ORDER BY o.ended_at LIMIT 200
 """
@@ -62,5 +60,4 @@ def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
 
 
 def clear_spooled_input(conn: Connection, output_id: UUID, key: str) -> None:
-    """Clear the key of a deleted spooled input file."""
     conn.execute(CLEAR_SPOOLED_INPUT, {"id": output_id, "key": key})

@@ -48,14 +48,12 @@ def _for_each(sql: str) -> dict[WorkTable, str]:
 
 
 CLAIM = _for_each("""
-UPDATE {table}
-   SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
+UPDATE {table} SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
        leased_until = moment() + make_interval(secs => %(lease_seconds)s)
  WHERE id = (SELECT id FROM {table}
               WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
                 AND run_at <= moment() AND crashes < %(max_crashes)s
-                AND {unpaused}
-                FOR UPDATE SKIP LOCKED)
+                AND {unpaused} FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
 
@@ -72,15 +70,10 @@ def claim(
 ) -> Lease | None:
     """Claim a due, unleased row; return None if there is none, it is paused, or it reached the crash limit."""
     token = uuid.uuid4()
-    args = {
-        "id": row_id,
-        "states": list(states),
-        "token": token,
-        "leased_by": leased_by,
-        "lease_seconds": lease_seconds,
-        "max_crashes": max_crashes,
-    }
-    row = fetch_one(conn, CLAIM[table], args)
+    args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
+    row = fetch_one(
+        conn, CLAIM[table], {**args, "token": token, "leased_by": leased_by, "lease_seconds": lease_seconds}
+    )
     return Lease(table, row_id, token, leased_by, row["claimed_at"], row["attempt"], row["crashes"]) if row else None
 
 
@@ -92,15 +85,13 @@ SELECT id FROM {table}
 
 
 def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
-    """Return True if a due, unleased row reached the crash limit."""
     args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
     return fetch_one(conn, IS_POISON[table], args) is not None
 
 
 RENEW = _for_each("""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE id = %(id)s AND lease_token = %(token)s
-RETURNING id
+ WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """)
 
 
@@ -141,8 +132,7 @@ def reschedule(
     """
     End the lease and make the row due again after a wait. Raises LeaseLost.
 
-    Args:
-        counts_as_error: False if the worker is stopping or an internal service failed.
+    `counts_as_error`: False if the worker is stopping or an internal service failed.
     """
     args = {"reason": reason, "counts_as_error": counts_as_error, "kind": kind}
     execute(conn, lease, RESCHEDULE[lease.table], wait_seconds=max(wait_seconds, 0.0), **args)
@@ -164,8 +154,7 @@ def build_end_statement(table: WorkTable, from_state: str, to_state: str, values
     """Return a statement for `execute_end`; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
-    UPDATE {table}
-       SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
+    UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
      WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
     RETURNING id, {JOB_ID[table]} AS job_id
 ) {build_event_insert(SUBJECT[table], f"'{from_state}'", f"'{to_state}'", "%(reason)s")}
@@ -245,11 +234,9 @@ def wake_due(
     conn: Connection, step: str, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
 ) -> list[UUID]:
     """
-    Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s.
+    Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty.
 
-    Args:
-        queue_is_empty: include rows woken less than 30 s ago.
-        synchronous: providers that return files in the response; step generate submits to them, submit to the others.
+    `synchronous`: providers that return files in the response; step generate submits to them, submit to the others.
     """
     args = {"limit": limit, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
     return [row["id"] for row in fetch_all(conn, DUE[step], args)]

@@ -35,13 +35,11 @@ LIST_PAUSES = """
 SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
   FROM pauses s
   CROSS JOIN LATERAL (
-       SELECT count(*) AS outputs, min(w.expires_at) AS expires_at
-         FROM outputs w
+       SELECT count(*) AS outputs, min(w.expires_at) AS expires_at FROM outputs w
         WHERE w.state = 'waiting' AND w.lease_token IS NULL
           AND s.target IN ('keep', (SELECT provider FROM predictions WHERE id = w.prediction_id))) o
   CROSS JOIN LATERAL (
-       SELECT count(*) AS predictions
-         FROM predictions r
+       SELECT count(*) AS predictions FROM predictions r
         WHERE r.state IN ('planned', 'submitting', 'running', 'abandoned') AND r.lease_token IS NULL
           AND r.provider = s.target) p
  ORDER BY s.paused_at, s.target
@@ -49,12 +47,7 @@ SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.
 
 
 def list_pauses(conn: Connection) -> list[Row]:
-    """
-    Return every pause, the oldest first.
-
-    Columns: target, paused_at, paused_by, reason; outputs and predictions: how many rows it blocks; expires_at: when
-    the first URL of these outputs expires, null for never.
-    """
+    """Return every pause, with the numbers of outputs and predictions it blocks and their first URL's expires_at."""
     return fetch_all(conn, LIST_PAUSES)
 
 

@@ -38,7 +38,6 @@ def add_prediction(conn: Connection, job_id: UUID, reason: str, actor: str) -> U
 
 
 def add_output(conn: Connection, job_id: UUID, prediction_id: UUID, actor: str) -> UUID:
-    """Insert the placeholder as a waiting output; return its id."""
     return _insert(conn, ADD_OUTPUT, {"job_id": job_id, "prediction_id": prediction_id, "actor": actor})
 
 
@@ -53,7 +52,6 @@ GET_PLACEHOLDER = "SELECT prediction_id, state FROM outputs WHERE job_id = %(job
 
 
 def get_placeholder(conn: Connection, job_id: UUID) -> tuple[UUID, str] | None:
-    """Return prediction id and state of a job's placeholder, or None."""
     row = fetch_one(conn, GET_PLACEHOLDER, {"job_id": job_id})
     return (row["prediction_id"], row["state"]) if row else None
 

@@ -25,8 +25,7 @@ def _build_end_statement(table: WorkTable, states: tuple[str, ...], values: str)
 WITH old AS (
     SELECT id, state FROM {table}
      WHERE id = %(id)s AND state IN ({", ".join(f"'{state}'" for state in states)}) AND lease_token IS NULL
-       AND crashes >= %(max_crashes)s
-       FOR UPDATE
+       AND crashes >= %(max_crashes)s FOR UPDATE
 ), moved AS (
     UPDATE {table} t SET {values}, reason = %(reason)s, run_at = NULL, ended_at = moment()
       FROM old WHERE t.id = old.id

@@ -12,8 +12,7 @@ WITH moved AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
            (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
-      FROM jobs j
-     WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
+      FROM jobs j WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ) {build_event_insert("render", "NULL", "'published'", job_id="id")}
@@ -60,7 +59,6 @@ IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT
 
 
 def is_deleted(conn: Connection, job_id: UUID) -> bool:
-    """Return True if a job's render was deleted: nothing may be added to it."""
     return fetch_one(conn, IS_DELETED, {"job_id": job_id}) is not None
 
 
@@ -82,8 +80,7 @@ def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> li
 _PUBLISHED = """
 SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id,
        j.scene, j.state, j.reason, j.created_at, j.settled_at
-  FROM renders r JOIN jobs j ON j.id = r.id
- WHERE r.deleted_at IS NULL
+  FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 
 # By id, not by published_at: ids are in the order of job creation, and the index on (owner, id) serves it.
@@ -106,7 +103,6 @@ def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[
 
 
 def get_published(conn: Connection, render_id: UUID) -> Row | None:
-    """Return a published render joined with its job, or None if absent or deleted."""
     return fetch_one(conn, GET_PUBLISHED, {"id": render_id})
 
 
@@ -117,5 +113,4 @@ SELECT key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
 
 
 def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
-    """Return key, size and digest of a published file and its thumbnail, or None if not published."""
     return fetch_one(conn, GET_FILE, {"render_id": render_id, "idx": idx})

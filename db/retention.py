@@ -45,8 +45,7 @@ WITH moved AS (
 CLOSE_DEAD_LETTERS: Final = f"""
 WITH moved AS (
     UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
-      FROM outputs o
-     WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
+      FROM outputs o WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
     RETURNING d.id, o.job_id
 ) {build_event_insert("dead_letter", "'open'", "'discarded'", "'render deleted'")}
 """
@@ -189,8 +188,7 @@ _NO_LIVE_ROWS: Final = """
 """
 
 _FAILED_JOBS: Final = f"""
-  FROM jobs j
- WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
+  FROM jobs j WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
    AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id) {_NO_LIVE_ROWS}
 """
 
@@ -222,8 +220,7 @@ LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s FOR UPDATE SKIP LOCKED"
 DROP_JOB: Final = {
     "letters": """
 WITH deleted AS (
-    DELETE FROM dead_letters
-     WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
+    DELETE FROM dead_letters WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
         OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
         OR (subject = 'notification' AND subject_id IN (SELECT id FROM notifications WHERE job_id = %(id)s))
         OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))

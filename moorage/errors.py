@@ -21,21 +21,12 @@ Category = Literal[
 
 
 class MoorageError(Exception):
-    """
-    Base class of all moorage errors.
+    """Base class. `facts`: measurements (sizes, limits, statuses), stored with the dead letter as JSON."""
 
-    Attributes:
-        category: stored with the row and the dead letter.
-        is_internal: our own storage, database or disk failed; does not count toward the error limit.
-        event_kind: `events.kind` of a retry after this error.
-        retryable: a later replay of the dead letter may succeed.
-        facts: measurements (sizes, limits, statuses), stored with the dead letter as JSON.
-    """
-
-    category: Category = "INTERNAL"
-    event_kind: EventKind = "attempt_failed"
-    is_internal: bool = False
-    retryable: bool = False
+    category: Category = "INTERNAL"  # stored with the row and the dead letter
+    event_kind: EventKind = "attempt_failed"  # `events.kind` of a retry after this error
+    is_internal: bool = False  # our own storage, database or disk failed; does not count toward the error limit
+    retryable: bool = False  # a later replay of the dead letter may succeed
 
     def __init_subclass__(
         cls,
@@ -188,11 +179,7 @@ class StorageUnavailable(Transient, category="STORAGE_FAILED", event_kind="stora
 
 
 class StorageRefused(Transient, category="STORAGE_FAILED", event_kind="storage_failed", is_internal=True):
-    """
-    The object store rejected the request: missing permission or bucket, wrong key.
-
-    Transient, because an operator can correct it: wrong credentials must not dead-letter every file that is due.
-    """
+    """The object store rejected a request. Transient: wrong credentials must not dead-letter every file that is due."""
 
 
 class ObjectRefused(Permanent, category="STORAGE_FAILED", retryable=True):

@@ -21,11 +21,9 @@ SELECT state, provider, count(*) AS value
 """
 
 JOBS: Final = """
-SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value
-  FROM jobs j
+SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value FROM jobs j
   LEFT JOIN LATERAL (SELECT provider FROM predictions WHERE job_id = j.id ORDER BY seq DESC LIMIT 1) p ON true
- WHERE j.state IN ('open', 'keeping')
- GROUP BY j.state, coalesce(p.provider, '')
+ WHERE j.state IN ('open', 'keeping') GROUP BY j.state, coalesce(p.provider, '')
 """
 
 PREDICTIONS: Final = """
@@ -38,9 +36,7 @@ SELECT state, provider, count(*) AS value
 """
 
 OUTPUTS: Final = """
-SELECT o.state, p.provider, count(*) AS value
-  FROM outputs o
-  JOIN predictions p ON p.id = o.prediction_id
+SELECT o.state, p.provider, count(*) AS value FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.state IN ('waiting', 'discarding')
  GROUP BY o.state, p.provider
 """
@@ -83,33 +79,31 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
 """
 
 SOONEST_EXPIRY: Final = """
-SELECT extract(epoch FROM min(expires_at) - moment()) AS value
-  FROM outputs
+SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
  WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition selects the index
 HAVING min(expires_at) IS NOT NULL
 """
 
 DEAD_LETTERS: Final = """
 SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value
-  FROM dead_letters
- WHERE state = 'open'
- GROUP BY coalesce(provider, ''), step, category
+  FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
 """
 
-_ENDED: Final = """
-SELECT state, count(*) AS value
-  FROM {table}
- WHERE {column} IS NOT NULL AND {column} > moment() - interval '24 hours'
- GROUP BY state
+
+def _build_ended(table: str, column: str) -> str:
+    return f"""
+SELECT state, count(*) AS value FROM {table}
+ WHERE {column} IS NOT NULL AND {column} > moment() - interval '24 hours' GROUP BY state
 """
-JOBS_ENDED: Final = _ENDED.format(table="jobs", column="settled_at")
-OUTPUTS_ENDED: Final = _ENDED.format(table="outputs", column="ended_at")
+
+
+JOBS_ENDED: Final = _build_ended("jobs", "settled_at")
+OUTPUTS_ENDED: Final = _build_ended("outputs", "ended_at")
 
 # One hour only, so that an alert ends soon after its cause. ended_by = poll indicates a missing webhook.
 PREDICTIONS_ENDED: Final = """
 SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
-  FROM predictions
- WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour'
+  FROM predictions WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour'
  GROUP BY provider, state, coalesce(ended_by, '')
 """
 
@@ -120,14 +114,12 @@ SELECT j.state, CASE WHEN p.id IS NULL OR j.state IN ('failed', 'cancelled') THE
                      WHEN coalesce(p.entry, p.seq) = 0 THEN 'first' ELSE 'fallback' END AS answer, count(*) AS value
   FROM jobs j
   LEFT JOIN predictions p ON p.id = j.chosen_id
- WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour'
- GROUP BY 1, 2
+ WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour' GROUP BY 1, 2
 """
 
 # Submissions refused for missing credit: only the account owner can resolve this.
 BILLING_REFUSED: Final = """
-SELECT provider, count(*) AS value
-  FROM predictions
+SELECT provider, count(*) AS value FROM predictions
  WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND category = 'BILLING_FAILED'
  GROUP BY provider
 """
@@ -142,8 +134,7 @@ _SENDERS: Final = """sender (provider) AS (
 
 LAST_WEBHOOK: Final = f"""
 WITH RECURSIVE {_SENDERS}
-SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value
-  FROM sender s
+SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value FROM sender s
   JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = s.provider
                  ORDER BY received_at DESC LIMIT 1) d ON true
 """
@@ -151,8 +142,7 @@ SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value
 # Mean of the last 1,000 intervals within 7 days; requires 20 deliveries.
 WEBHOOK_INTERVAL: Final = f"""
 WITH RECURSIVE {_SENDERS}
-SELECT s.provider, d.value
-  FROM sender s
+SELECT s.provider, d.value FROM sender s
   JOIN LATERAL (SELECT count(*) AS count,
                        extract(epoch FROM max(received_at) - min(received_at)) / greatest(count(*) - 1, 1) AS value
                   FROM (SELECT received_at FROM deliveries
@@ -166,12 +156,9 @@ PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS valu
 LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
-_STORAGE: Final = """
-SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, {column} AS value
-  FROM storage_use WHERE rank <= 100
-"""
-STORAGE_BYTES: Final = _STORAGE.format(column="bytes")
-STORAGE_OBJECTS: Final = _STORAGE.format(column="objects")
+_OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
+STORAGE_BYTES: Final = f"SELECT {_OWNER}, bucket, bytes AS value FROM storage_use WHERE rank <= 100"
+STORAGE_OBJECTS: Final = f"SELECT {_OWNER}, bucket, objects AS value FROM storage_use WHERE rank <= 100"
 
 # name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (

@@ -63,8 +63,7 @@ DELIVERY: Final = """
 SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id, d.received_at, d.state, d.reason,
        octet_length(d.body) AS bytes, d.body_sha256, d.headers, d.unmatched_until, d.run_at, d.attempt, d.crashes,
        d.leased_by, d.leased_until, d.ended_at
-  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id
- WHERE d.id = %(id)s
+  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id WHERE d.id = %(id)s
 """
 
 PREDICTION: Final = """
@@ -97,7 +96,6 @@ SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END 
 
 
 def get_row(conn: Connection, match: RowMatch) -> Row | None:
-    """Return the readable columns of a delivery, prediction, output, notification or upload."""
     rows = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notification": NOTIFICATION}
     return fetch_one(conn, rows.get(match.subject, UPLOAD), {"id": match.id})
 
@@ -111,13 +109,11 @@ SELECT id, subject, subject_id, step, category, error, reason, retryable, state,
 
 
 def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    """Return the dead letters of these rows, open or closed, oldest first."""
     return fetch_all(conn, DEAD_LETTERS, {"ids": list(ids)})
 
 
 TIMELINE: Final = """
-SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-  FROM events
+SELECT id, subject, subject_id, from_state, to_state, reason, actor, at FROM events
  WHERE id IN (SELECT id FROM events WHERE job_id = %(job_id)s
               UNION SELECT id FROM events
                      WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')

@@ -11,8 +11,7 @@ from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
 
 LAST_WEBHOOKS: Final = """
-SELECT p.provider, d.received_at
-  FROM unnest(%(providers)s::text[]) AS p (provider)
+SELECT p.provider, d.received_at FROM unnest(%(providers)s::text[]) AS p (provider)
   LEFT JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = p.provider
                       ORDER BY received_at DESC LIMIT 1) d ON true
  ORDER BY p.provider
@@ -20,10 +19,8 @@ SELECT p.provider, d.received_at
 
 # Predictions submitted by applications do not count, as in submissions.has_capacity.
 IN_FLIGHT: Final = """
-SELECT provider, count(*) AS value
-  FROM predictions
- WHERE state IN ('submitting', 'running') AND entry IS NOT NULL
- GROUP BY provider
+SELECT provider, count(*) AS value FROM predictions
+ WHERE state IN ('submitting', 'running') AND entry IS NOT NULL GROUP BY provider
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
