@@ -10,7 +10,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import Job, Lease, Prediction, PredictionState, Step
+from moorage.model import Job, Lease, Prediction, PredictionState, Registration, Step
 from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
@@ -41,12 +41,10 @@ def add(
     conn: Connection,
     prediction_id: UUID,
     job_id: UUID,
+    registration: Registration,
     *,
-    provider: str,
-    external_id: str,
-    model: str | None,
     deadline_seconds: float,
-    first_poll_seconds: float,
+    first_poll_seconds: float | None = None,
     actor: str,
     state: PredictionState = "running",
     seq: int = 0,
@@ -56,12 +54,12 @@ def add(
         "id": prediction_id,
         "job_id": job_id,
         "seq": seq,
-        "provider": provider,
-        "external_id": external_id,
-        "model": model,
+        "provider": registration.provider,
+        "external_id": registration.external_id,
+        "model": registration.model,
         "state": state,
         "deadline": timedelta(seconds=deadline_seconds),
-        "first_poll": timedelta(seconds=first_poll_seconds),
+        "first_poll": timedelta(seconds=deadline_seconds if first_poll_seconds is None else first_poll_seconds),
         "actor": actor,
     }
     return fetch_one(conn, ADD, args) is not None
