@@ -15,7 +15,8 @@ from moorage.text import to_storable
 from tasks.predictions import references
 from tasks.predictions.references import Reference, ReferenceGone
 from web.http import validation
-from web.http.validation import Body, FieldError, Name, ProjectId, SceneName, Storable, field_error
+from web.http.problems import FieldError
+from web.http.validation import Body, Name, ProjectId, SceneName, Storable, field_error
 
 MAX_ENTRIES: Final = 8
 MAX_DEADLINE_SECONDS: Final = 7 * 86400

@@ -33,17 +33,15 @@ class PageQuery(Query):
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
 
 
-class RenderQuery(PageQuery):
-    owner: Name | None = None
-    kind: Literal["image", "video", "mixed"] | None = None
-    state: JobStateFilter | None = None
-    style: Name | None = None
-    project_id: Name | None = None
-
-
 class JobQuery(PageQuery):
     owner: Name | None = None
     state: JobStateFilter | None = None
+
+
+class RenderQuery(JobQuery):
+    kind: Literal["image", "video", "mixed"] | None = None
+    style: Name | None = None
+    project_id: Name | None = None
 
 
 class EventPageQuery(Query):

@@ -9,10 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from moorage.text import is_storable, to_storable
-from web.http.problems import Problem
+from web.http.problems import FieldError, Problem
 
 B = TypeVar("B", bound=BaseModel)
-FieldError = dict[str, str]  # `field` and `message`
 
 MAX_ERRORS: Final = 20  # of one response
 MAX_NAME_CHARS: Final = 200
