@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from db import renders
-from db.connection import Row
 from storage import urls
 from web.http import ids, ranges
 from web.http.problems import Problem
@@ -93,7 +92,9 @@ async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
         raise ids.not_found("file")
     if extension and not row["key"].endswith(f".{extension}"):
         raise ids.not_found("file")
-    return _thumbnail(row) if thumb else _original(row)
+    if thumb:
+        return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)
+    return AssetFile(row["key"], row["bytes"], row["sha256"], row["content_type"], _CACHE_ORIGINAL)
 
 
 def _requested_range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
@@ -106,11 +107,3 @@ def _requested_range(request: Request, size: int, etag: str) -> tuple[int, int] 
     except ranges.RangeNotSatisfiable as error:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Problem(416, f"the range starts after the end of the file ({size} bytes)", headers=headers) from error
-
-
-def _original(row: Row) -> AssetFile:
-    return AssetFile(row["key"], row["bytes"], row["sha256"], row["content_type"], _CACHE_ORIGINAL)
-
-
-def _thumbnail(row: Row) -> AssetFile:
-    return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)
