@@ -1,8 +1,4 @@
-"""
-GET /v1/assets/renders/{render_id}/{name}: a published file or its thumbnail under a permanent URL.
-
-Public: a render's id cannot be guessed, and the files are in the public bucket.
-"""
+"""GET /v1/assets/renders/{render_id}/{name}: a published file. Public, since a render's id cannot be guessed."""
 
 import re
 from dataclasses import dataclass
@@ -15,6 +11,7 @@ from db import renders
 from storage import urls
 from web.http import ids, ranges
 from web.http.problems import Problem
+from web.http.ranges import ByteRange
 from web.services import context
 from web.services.context import AppContext
 
@@ -97,7 +94,7 @@ async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
     return AssetFile(row["key"], row["bytes"], row["sha256"], row["content_type"], _CACHE_ORIGINAL)
 
 
-def _requested_range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+def _requested_range(request: Request, size: int, etag: str) -> ByteRange:
     """Return the first and the last byte of the request's range; None without one, and if If-Range does not match."""
     header = request.headers.get("range") if request.method == "GET" else None
     if request.headers.get("if-range", etag) != etag:

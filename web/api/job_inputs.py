@@ -48,11 +48,7 @@ class _CheckedEntry:
 async def check_inputs(
     ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]
 ) -> tuple[tuple[FallbackEntry, ...], list[str]]:
-    """
-    Return the entries with their models chosen, and why entries are unchecked: a provider may be unavailable.
-
-    Raises Problem: 422 invalid input or unknown model; 503 a model is to be chosen and its provider is unavailable.
-    """
+    """Return entries with their models chosen, and why some are unchecked. Raises Problem: 422, 503 for "auto"."""
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
     errors = [error for result in checked for error in result.errors]

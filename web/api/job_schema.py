@@ -76,8 +76,6 @@ class ChainEntry(Body):
 
 @dataclass(frozen=True, slots=True)
 class ParsedEntry:
-    """An entry with its complete input."""
-
     entry: FallbackEntry
     input_field: str  # where the input was given, "input" or "chain[0].input"
     references: Sequence[Reference]

@@ -34,7 +34,6 @@ async def list_models(request: Request) -> Response:
 async def _fetch_models(
     ctx: AppContext, provider: Provider, kind: str
 ) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
-    """Return a provider's models of a kind, or none and the error."""
     try:
         models = await ctx.model_cache.get_models(provider, kind)
     except ProviderUnavailable as error:

@@ -27,8 +27,6 @@ class Query(BaseModel):
 
 
 class PageQuery(Query):
-    """One page of a list, newest first."""
-
     before: UUID | None = Field(None, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
 
@@ -45,8 +43,6 @@ class RenderQuery(JobQuery):
 
 
 class EventPageQuery(Query):
-    """One page of a job's events, oldest first."""
-
     after: EventId = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
