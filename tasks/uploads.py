@@ -39,14 +39,11 @@ _MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 @dataclass(frozen=True, slots=True)
 class StoredUpload:
-    """An upload whose object is stored but not recorded in a row yet."""
-
     upload: Upload
     stored_at: float  # monotonic clock, before the request
 
 
 def upload_limits(limits: Limits, max_bytes: int) -> Limits:
-    """Return the limits of outputs, reduced to the maximum size of an upload."""
     return replace(
         limits,
         image_max_bytes=min(limits.image_max_bytes, max_bytes),

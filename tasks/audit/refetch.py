@@ -101,7 +101,6 @@ def _refresh_url(deps: Deps, output: Output) -> Output | None:
 
 
 def _restore_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[bool, str]:
-    """Store the thumbnail of an intact original again if it does not match its row."""
     key, thumb = row["thumb_key"], examined.thumb
     if key is None or compute_digest(deps, deps.storage.public_bucket, key, Counter()) == row["thumb_sha256"]:
         return True, "its objects match its row"

@@ -17,15 +17,11 @@ from providers.base import Provider
 
 
 class ForeignProject(Refused):
-    """The project belongs to another owner."""
-
     def __init__(self) -> None:
         super().__init__("names a project that this owner does not have", status=422)
 
 
 class IdempotencyConflict(Refused):
-    """The owner sent another job request with this key."""
-
     def __init__(self, job_id: UUID) -> None:
         super().__init__(f"this Idempotency-Key was sent with another body, for job {job_id}", status=409)
 
@@ -60,7 +56,6 @@ def create_job(
 def insert_job(
     conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
 ) -> CreatedJob:
-    """Insert a job in the caller's transaction; see `create_job`."""
     existing = find_existing_job(conn, request)
     if existing is not None:
         return existing

@@ -20,8 +20,6 @@ PROVIDER = "direct"
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file to keep: a URL, or a local path."""
-
     name: str
     url: str | None = None
     path: Path | None = None

@@ -51,7 +51,6 @@ def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGu
 
 @contextlib.contextmanager
 def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
-    """Yield the output's bytes from its source: placeholder, inline data, object or URL."""
     if output.is_placeholder:
         with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
             yield fetched
