@@ -104,7 +104,6 @@ class _Download:
         self._url = ""
 
     def download(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> FetchedFile:
-        """Follow redirects and spool the body."""
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
                 target = self._get_redirect(response)
@@ -124,7 +123,6 @@ class _Download:
             raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
 
     def facts(self) -> dict[str, Any]:
-        """Return the measurements so far."""
         return {
             "url": logs.redact_url(self._url),
             "status": self._status,
@@ -200,9 +198,8 @@ def _require_unambiguous(url: str) -> None:
     """Refuse a URL in which two parsers see different hosts."""
     try:
         guarded, connected = urlsplit(url), parse_url(url)
-        same = (guarded.hostname or "").lower() == (connected.host or "").strip(
-            "[]"
-        ).lower() and guarded.port == connected.port
+        hosts = (guarded.hostname or "").lower(), (connected.host or "").strip("[]").lower()
+        same = hosts[0] == hosts[1] and guarded.port == connected.port
     except ValueError as error:  # "Invalid IPv6 URL", an invalid port
         raise DownloadRefused(f"invalid URL: {error}") from error
     if guarded.scheme not in ("http", "https"):

@@ -19,13 +19,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each w
 
 
 def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
-    """
-    Return the properties of an image, and a thumbnail from the same decoded pixels.
-
-    Raises:
-        InvalidMedia: it is truncated, not decodable, or over a limit.
-        DiskFull: the temporary file could not be read.
-    """
+    """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, DiskFull, Transient."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     with _translate_decoder_errors(facts, limits):
         if truncation.is_truncated(fetched.file, kind):

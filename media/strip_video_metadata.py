@@ -40,12 +40,7 @@ _VIDEO_AND_AUDIO: Final = frozenset({1, 2})
 
 
 def strip_mp4(file: BinaryIO, size: int) -> None:
-    """
-    Overwrite the metadata of an MP4.
-
-    Raises:
-        InvalidMedia: a track that may contain the location, or malformed boxes.
-    """
+    """Overwrite the metadata; raises InvalidMedia for a track that may contain the location, or malformed boxes."""
     try:
         _strip_boxes(file, b"", 0, size)
     except iso_bmff.BoxError as error:
@@ -74,12 +69,7 @@ def _check_mp4_track(file: BinaryIO, media: Box) -> None:
 
 
 def strip_webm(file: BinaryIO, size: int) -> None:
-    """
-    Overwrite tags, attachments, chapters, title and date of a WebM.
-
-    Raises:
-        InvalidMedia: a track other than video and audio, or malformed elements.
-    """
+    """Overwrite tags, attachments, chapters, title and date; raises InvalidMedia as `strip_mp4`."""
     try:
         for offset, element in _list_elements(file, 0, size):
             if element.id == _SEGMENT:

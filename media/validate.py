@@ -25,9 +25,7 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
     Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
 
-    Raises:
-        InvalidMedia: another format, truncated, malformed, or over a limit; the facts have the measurements.
-        DiskFull: the temporary folder failed.
+    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), DiskFull, Transient.
     """
     head = _read_head(fetched)
     kind = sniff.detect_format(head)

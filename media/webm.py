@@ -30,12 +30,7 @@ class Element:
 
 
 def parse_webm(file: BinaryIO, size: int) -> VideoFacts:
-    """
-    Return size and duration of a WebM of `size` bytes.
-
-    Raises:
-        ContainerError: elements exceed the file, or the tracks, the video track or the data are missing.
-    """
+    """Return size and duration of a WebM of `size` bytes; raises ContainerError if it is not complete."""
     segment = next((e for e in iterate_elements(file, 0, size) if e.id == _SEGMENT), None)
     if segment is None:
         raise ContainerError("no segment: truncated or never finished")

@@ -29,15 +29,10 @@ _HINTS: Final = {
 
 class ApiClient:
     """
-    Client of one provider's API.
+    Client of one provider's API. `name` is for messages, `token_header` name and value, `max_bytes` limits a response.
 
     urllib3, not requests: requests reads proxies and `.netrc` from the environment (the latter replaces the token), and
     the receiver, which imports every provider, would load it without need.
-
-    Args:
-        name: of the provider, for messages.
-        token_header: name and value; None for a public API.
-        max_bytes: limit of a response.
     """
 
     def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
@@ -54,9 +49,6 @@ class ApiClient:
     def get(self, url: str, *, max_bytes: int | None = None) -> bytes:
         """
         Return the body of a 200 response.
-
-        Args:
-            max_bytes: limit of this response, if it differs.
 
         Raises:
             ProviderUnavailable: no complete response in time, 408, 425, 429 or 5xx.

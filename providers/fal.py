@@ -29,11 +29,9 @@ from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, signatures
-from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.jwks import KeySet
 from providers.signatures import Headers
-from providers.submit_client import SubmitClient
 
 _PREFIX: Final = "x-fal-webhook-"
 _WEBHOOK_STATUSES: Final[dict[str, PredictionStatus]] = {"OK": "succeeded", "ERROR": "failed"}
@@ -50,12 +48,7 @@ _EDIT_WORDS: Final = frozenset({"edit", "kontext", "redux"})
 
 
 class Fal(Provider):
-    """
-    fal.ai's queue, or a compatible server at FAL_QUEUE_URL.
-
-    A webhook is identified by the digest of its body: retries repeat the request id, so a second webhook with another
-    content would be dropped as a duplicate.
-    """
+    """fal.ai's queue, or a compatible server at FAL_QUEUE_URL."""
 
     name = "fal"
     webhook_setting = "FAL_KEY or FAL_USER_ID"
@@ -68,7 +61,7 @@ class Fal(Provider):
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting="FAL_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=())
+        super().__init__(settings, hosts=hosts)
         self._users = frozenset(settings.fal_user_id)
         self._queue_url = settings.fal_queue_url
         self._models = settings.fal_models
@@ -79,8 +72,7 @@ class Fal(Provider):
         if settings.fal_key:
             endpoints.require_secure_url(self._queue_url, hosts, "FAL_QUEUE_URL")
             header = endpoints.build_token_header("Key", settings.fal_key, "FAL_KEY")
-            self._api = ApiClient("fal", header, max_bytes=settings.webhook_max_bytes)
-            self._submit_client = SubmitClient("fal", header, max_bytes=settings.webhook_max_bytes)
+            self._create_clients("fal", header, max_bytes=settings.webhook_max_bytes)
 
     @property
     def has_secret(self) -> bool:
@@ -101,6 +93,7 @@ class Fal(Provider):
             raise KeysStale("fal's public keys could not be fetched")
         if not matches:
             raise BadSignature("no public key of fal matches the signature, or the body was changed in transit")
+        # No id: retries repeat the request id, so a second webhook with another content would be a duplicate.
         return VerifiedDelivery(webhook_id=None)
 
     def fetch_keys(self) -> None:
@@ -124,10 +117,7 @@ class Fal(Provider):
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
         """Request the status, then the result."""
-        api = self._require_api()
-        request_url = (
-            f"{self._queue_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"
-        )
+        api, request_url = self._require_api(), self._build_request_url(external_id, model)
         fields = _parse_response(api.request(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = to_storable(str(fields.get("status")), 100)
         status = _QUEUE_STATUSES.get(raw_status, "unknown")
@@ -155,11 +145,8 @@ class Fal(Provider):
 
     def cancel(self, external_id: str, model: str | None = None) -> None:
         """Cancel a queued or running request: PUT .../cancel."""
-        api = self._require_api()
-        url = (
-            f"{self._queue_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}/cancel"
-        )
-        code, body = api.request(url, statuses=(200, 202, 400), method="PUT")
+        api, url = self._require_api(), self._build_request_url(external_id, model)
+        code, body = api.request(f"{url}/cancel", statuses=(200, 202, 400), method="PUT")
         if code == 400 and _COMPLETED_CODE not in body.decode("utf-8", "replace"):
             raise ProviderRefused(f"fal returned {code} to a cancellation", facts={"status": code})
 
@@ -171,6 +158,9 @@ class Fal(Provider):
     def get_input_schema(self, model: str) -> None:
         """Return None: fal documents no schema. Raises ProviderRefused for an invalid model name."""
         _parse_queue_name(model)
+
+    def _build_request_url(self, external_id: str, model: str | None) -> str:
+        return f"{self._queue_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"
 
     def _files(self, payload: Any) -> tuple[OutputFile, ...]:
         """Return the files of a result: objects with a `url`; without any, plain URLs."""

@@ -15,12 +15,7 @@ _MAX_SHOWN_CHARS: Final = 60
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """
-    Parse a body as a JSON object; integers are exact, NaN and Infinity are accepted.
-
-    Raises:
-        MalformedPayload: it is not UTF-8, not JSON, nested too deeply, or not an object.
-    """
+    """Parse a body as a JSON object (NaN and Infinity are accepted); raises MalformedPayload."""
     try:
         value = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -35,12 +30,7 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
 
 
 def require_id(value: object, field: str) -> str:
-    """
-    Return the provider's id of a prediction; an integer is converted to text.
-
-    Raises:
-        MalformedPayload: it is missing, empty, too long, or not storable; the message names the field.
-    """
+    """Return the provider's id of a prediction, also from an integer; raises MalformedPayload with the field's name."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not text:
         raise MalformedPayload(f"{field} is missing or not an id")

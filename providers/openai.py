@@ -31,10 +31,9 @@ from moorage.provider_types import (
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, signatures
-from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.signatures import Headers
-from providers.submit_client import SubmitClient, SubmitResponse
+from providers.submit_client import SubmitResponse
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
     "queued": "queued",
@@ -69,10 +68,7 @@ class OpenAI(Provider):
         if settings.openai_api_key:
             endpoints.require_secure_url(self._api_url, hosts, "OPENAI_API_URL")
             header = endpoints.build_token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
-            self._api = ApiClient("OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES)
-            self._submit_client = SubmitClient(
-                "OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES, response_seconds=_RESPONSE_SECONDS
-            )
+            self._create_clients("OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES, response_seconds=_RESPONSE_SECONDS)
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets))
@@ -186,12 +182,7 @@ def _request_id(response: SubmitResponse) -> str | None:
 
 
 def build_images_request(request: SubmitRequest) -> dict[str, Any]:
-    """
-    Return the body: the input, its model, and base64 instead of URLs if the model has the choice.
-
-    Raises:
-        ProviderRefused: the input requests streaming.
-    """
+    """Return the body, with base64 instead of URLs if the model has the choice; raises ProviderRefused for `stream`."""
     if request.input.get("stream"):
         raise ProviderRefused("streaming is not supported: remove `stream` from the input")
     body = {**request.input, "model": request.model}
@@ -203,12 +194,7 @@ def build_images_request(request: SubmitRequest) -> dict[str, Any]:
 def build_report(
     response: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
 ) -> PredictionReport:
-    """
-    Return success, with a file for each item of `data`.
-
-    Raises:
-        MalformedPayload: `data` is not a list, or has more than 1,000 items.
-    """
+    """Return success, with a file for each item of `data`; raises MalformedPayload."""
     data = response.get("data")
     if not isinstance(data, list):
         raise MalformedPayload("data is missing or not a list")

@@ -22,10 +22,8 @@ from moorage.provider_types import (
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, replicate_list, replicate_models, signatures
-from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.signatures import Headers
-from providers.submit_client import SubmitClient
 
 log = logs.get_logger(__name__)
 
@@ -40,6 +38,7 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 }
 # The prediction ended already (status not documented by Replicate); the next poll returns its status.
 _ENDED: Final = (400, 409, 422)
+_LIFETIME_SECONDS: Final = 3600.0  # then Replicate deletes the data of API predictions
 
 
 class Replicate(Provider):
@@ -48,23 +47,22 @@ class Replicate(Provider):
     name = "replicate"
     webhook_setting = "REPLICATE_WEBHOOK_SECRET"
     submit_setting = "REPLICATE_API_TOKEN"
-    output_lifetime_seconds: ClassVar[float | None] = 3600.0  # then Replicate deletes the data of API predictions
+    output_lifetime_seconds: ClassVar[float | None] = _LIFETIME_SECONDS
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, "REPLICATE_WEBHOOK_SECRET")
+        secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
+        self._token_header: dict[str, str] = {}
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting="REPLICATE_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=secrets)
         self._api_url = settings.replicate_api_url
-        self._token_header: dict[str, str] = {}
         self._models = settings.replicate_models
         endpoints.validate_models(self._models, replicate_models.ModelName.parse, "REPLICATE_MODELS")
         if settings.replicate_api_token:
             endpoints.require_secure_url(self._api_url, hosts, "REPLICATE_API_URL")
             header = endpoints.build_token_header("Bearer", settings.replicate_api_token, "REPLICATE_API_TOKEN")
-            self._token_header = {header[0]: header[1]}
-            self._api = ApiClient("Replicate", header, max_bytes=settings.webhook_max_bytes)
-            self._submit_client = SubmitClient("Replicate", header, max_bytes=settings.webhook_max_bytes)
+            self._token_header = dict([header])
+            self._create_clients("Replicate", header, max_bytes=settings.webhook_max_bytes)
 
     @property
     def can_list(self) -> bool:
@@ -88,7 +86,7 @@ class Replicate(Provider):
             error=json_fields.optional_text(prediction.get("error")),
             data_removed=prediction.get("data_removed") is True,
             completed_at=completed_at,
-            expires_at=self._get_expiry(completed_at),
+            expires_at=_get_expiry(completed_at),
             model=json_fields.optional_model(prediction),
         )
 
@@ -149,10 +147,9 @@ class Replicate(Provider):
             return {}
         return dict(self._token_header)
 
-    def _get_expiry(self, completed_at: datetime | None) -> datetime | None:
-        if completed_at is None or self.output_lifetime_seconds is None:
-            return None
-        try:
-            return completed_at + timedelta(seconds=self.output_lifetime_seconds)
-        except OverflowError:  # the last hour of the year 9999
-            return None
+
+def _get_expiry(completed_at: datetime | None) -> datetime | None:
+    try:
+        return completed_at and completed_at + timedelta(seconds=_LIFETIME_SECONDS)
+    except OverflowError:  # the last hour of the year 9999
+        return None

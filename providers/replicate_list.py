@@ -16,13 +16,7 @@ _MAX_PAGES: Final = 2000  # 200,000 predictions
 
 
 def iterate_pages(api: ApiClient, list_url: str, since: datetime) -> Iterator[list[ListedPrediction]]:
-    """
-    Yield the pages of GET {list_url}?created_after=, 100 predictions each.
-
-    Raises:
-        ProviderUnavailable: no response, 429, 5xx, or a malformed list.
-        ProviderRefused: any other status, too many pages, or a page at another URL, to which the token is not sent.
-    """
+    """Yield the pages of GET {list_url}?created_after=, 100 predictions each; raises as `Provider.list_predictions`."""
     url = f"{list_url}?{urlencode({'created_after': since.astimezone(UTC).isoformat()})}"
     visited: set[str] = set()
     while url not in visited:

@@ -23,16 +23,10 @@ _CONCURRENT_REQUESTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """
-    A model as named in a fallback chain.
+    """A model as named in a fallback chain."""
 
-    Args:
-        path: "owner/name", "deployments/owner/name", or None for a bare version.
-        version: 64 hexadecimal digits, or None for the latest.
-    """
-
-    path: str | None
-    version: str | None
+    path: str | None  # "owner/name", "deployments/owner/name"; None for a bare version
+    version: str | None  # 64 hexadecimal digits; None for the latest
 
     @classmethod
     def parse(cls, text: str) -> "ModelName":
@@ -72,24 +66,14 @@ class ModelName:
 
 
 def describe_models(api: ApiClient, api_url: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """
-    Return the named models as `Provider.list_models` does, in this order, without those that Replicate does not know.
-
-    Sends up to four requests at once.
-    """
+    """Return the named models that Replicate knows, in this order, by up to four requests at once."""
     with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as executor:
         models = list(executor.map(lambda name: _describe_model(api, api_url, name), names))
     return [model for model in models if model is not None]
 
 
 def get_input_schema(api: ApiClient, api_url: str, name: ModelName) -> dict[str, Any] | None:
-    """
-    Return the JSON Schema of a model's input; None if it is not published.
-
-    Raises:
-        ProviderUnavailable: no usable response.
-        ProviderRefused: unknown model.
-    """
+    """Return the JSON Schema of a model's input; raises as `Provider.get_input_schema`."""
     path = name.schema_path()
     return None if path is None else _extract_schema(_fetch_model(api, f"{api_url}{path}"))
 

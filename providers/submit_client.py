@@ -36,16 +36,10 @@ class SubmitResponse:
 
 class SubmitClient:
     """
-    Client for submissions to one provider.
+    Client for submissions to one provider. `response_seconds` are from the connection to the end of the response.
 
     Every request has its own connection: on a reused one, a request that the server never read cannot be distinguished
     from one whose response was lost.
-
-    Args:
-        name: of the provider, for messages.
-        token_header: name and value.
-        max_bytes: limit of a response.
-        response_seconds: limit from the connection to the end of the response.
     """
 
     def __init__(
@@ -68,15 +62,12 @@ class SubmitClient:
         self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", timeout_seconds: float | None = None
     ) -> SubmitResponse:
         """
-        Send one submission and return the response.
+        Send one submission and return the response; raises as `Provider.submit`.
 
         Args:
             fields: the JSON body.
             webhook_url: its key is removed from error messages, as is the token.
             timeout_seconds: a limit below `response_seconds`.
-
-        Raises:
-            NotSubmitted, ProviderBusy, SubmitUncertain, BillingRefused, ProviderRefused: as `Provider.submit`.
         """
         body = self._encode(fields)
         connection = self._connect(url)
@@ -120,9 +111,8 @@ class SubmitClient:
         deadline = time.monotonic() + seconds
         try:
             connection.sock.settimeout(seconds)
-            with contextlib.suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # the server may refuse before it has read all
+            # The server may refuse before it has read all.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request("POST", path, body=body, headers=self._headers)
             source = cast("socket.socket", _DeadlineSocket(connection.sock, deadline))
             with contextlib.closing(http.client.HTTPResponse(source, method="POST")) as response:
@@ -161,7 +151,6 @@ class _DeadlineSocket(io.RawIOBase):
         self._deadline = deadline
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the file that `HTTPResponse` reads."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:

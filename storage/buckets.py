@@ -27,10 +27,7 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     Create missing buckets, allow public read access to the public one, and check that the private one has none.
 
     Existing buckets are only checked, which needs fewer permissions. Several processes may run it at once.
-    Does nothing if `settings.manage_buckets` is off.
-
-    Returns:
-        One line for each change.
+    Does nothing if `settings.manage_buckets` is off. Returns one line for each change.
 
     Raises:
         ConfigError: a missing permission (named in the message), or access that cannot be corrected.
@@ -141,15 +138,8 @@ def _put_probe(store: ObjectStore, bucket: str) -> None:
 def _add_policy(store: ObjectStore, bucket: str) -> None:
     """Add one statement to the bucket's policy; those of an operator are kept."""
     statements = [s for s in _get_policy_statements(store, bucket) if s.get("Sid") != _SID]
-    statements.append(
-        {
-            "Sid": _SID,
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{bucket}/*"],
-        }
-    )
+    added = {"Sid": _SID, "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"]}
+    statements.append(added | {"Resource": [f"arn:aws:s3:::{bucket}/*"]})
     policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
     with translate_errors("put policy", bucket):
         try:
