@@ -65,7 +65,7 @@ class ApiClient:
             with contextlib.closing(response):  # a fully read one is back in the pool already
                 return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise ProviderUnavailable(f"{self._name} did not respond: {_cause(error)}") from error
+            raise ProviderUnavailable(f"{self._name} did not respond: {describe_error(error)}") from error
 
     def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
         if response.status not in statuses:
@@ -90,5 +90,5 @@ class ApiClient:
         return ProviderRefused(f"{self._name} returned {status}: {hint}", facts=facts)
 
 
-def _cause(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]

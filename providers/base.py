@@ -6,19 +6,23 @@ and `cancel` send HTTP requests. An instance is created once per process, before
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
-from moorage.errors import BadSignature, ProviderRefused
+from pydantic import SecretStr
+
+from moorage.errors import BadSignature, ProviderRefused, ProviderUnavailable
 from moorage.provider_types import ListedPrediction, PredictionReport, SubmitRequest, SubmitResult, VerifiedDelivery
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
+from providers import endpoints, json_fields, signatures
 from providers.api_client import ApiClient
 from providers.signatures import Headers
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
 
+Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5
 _POLL_SPREAD: Final = 5.0  # maximum wait, as a multiple of the first
 _MAX_POLL_SECONDS: Final = 300.0  # a prediction may end right after a poll; its files must be kept before they expire
@@ -29,12 +33,14 @@ class Provider(ABC):
     """One provider; `hosts` serve its output files, `secrets` are the current webhook secrets, decoded."""
 
     name: ClassVar[str]  # in `/webhooks/{name}` and in every row
+    label: ClassVar[str] = ""  # in messages about its API
     new_delivery_status: ClassVar[int] = 202
     known_delivery_status: ClassVar[int] = 200
     output_lifetime_seconds: ClassVar[float | None] = None  # of URLs, after the end of a prediction; None: unknown
     # Headers of a delivery that are stored, in lower case; never a signature or key.
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
+    header_prefixes: ClassVar[Sequence[str]] = ("webhook-",)
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
     is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
@@ -44,15 +50,25 @@ class Provider(ABC):
         self._secrets = tuple(secrets)
         self._accepts_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
-        self._api: ApiClient | None = None  # both None without a token
+        self._api_url = ""
+        self._token_header: tuple[str, str] | None = None  # None without a token, as both clients
+        self._api: ApiClient | None = None
         self._submit_client: SubmitClient | None = None
         self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)  # submitted predictions that run at once
 
     def _create_clients(
-        self, label: str, header: tuple[str, str], *, max_bytes: int, response_seconds: float = RESPONSE_SECONDS
+        self,
+        scheme: str,
+        token: SecretStr,
+        url_setting: str,
+        max_bytes: int,
+        response_seconds: float = RESPONSE_SECONDS,
     ) -> None:
-        self._api = ApiClient(label, header, max_bytes=max_bytes)
-        self._submit_client = SubmitClient(label, header, max_bytes=max_bytes, response_seconds=response_seconds)
+        """Create the clients of the API at `_api_url`; raises ConfigError for an invalid URL or token."""
+        endpoints.require_secure_url(self._api_url, self.hosts, url_setting)
+        header = self._token_header = endpoints.build_token_header(scheme, token, str(self.submit_setting))
+        self._api = ApiClient(self.label, header, max_bytes=max_bytes)
+        self._submit_client = SubmitClient(self.label, header, max_bytes=max_bytes, response_seconds=response_seconds)
 
     @property
     def is_enabled(self) -> bool:
@@ -95,19 +111,25 @@ class Provider(ABC):
             return VerifiedDelivery(webhook_id=None)
         raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
 
-    def _require_api(self) -> ApiClient:
-        if self._api is None:
+    def _require(self, client: Client | None) -> Client:
+        if client is None:
             raise ProviderRefused(f"{self.name} has no API token: set {self.submit_setting}")
-        return self._api
+        return client
 
-    def _require_submit_client(self) -> SubmitClient:
-        if self._submit_client is None:
-            raise ProviderRefused(f"{self.name} has no API token: set {self.submit_setting}")
-        return self._submit_client
+    def _fetch_report(self, url: str, external_id: str, parse: Callable[[bytes], PredictionReport]) -> PredictionReport:
+        body = self._require(self._api).get(url)
+        with json_fields.translate_malformed(ProviderUnavailable, f"{self.label} returned a malformed status"):
+            report = parse(body)
+        if report.external_id != external_id:
+            raise ProviderUnavailable(f"{self.label} returned data about {report.external_id}, which was not requested")
+        return report
 
-    @abstractmethod
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        """Verify the provider's signature; `has_secret` is True."""
+        """Verify the signature, by default that of Standard Webhooks; `has_secret` is True."""
+        webhook_id = signatures.verify_standard_v1(
+            headers, body, now, secrets=self._secrets, prefixes=self.header_prefixes
+        )
+        return VerifiedDelivery(webhook_id)
 
     def fetch_keys(self) -> None:  # noqa: B027 (most providers have a secret instead)
         """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""

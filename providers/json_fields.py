@@ -1,11 +1,12 @@
 """Fields of a provider's JSON, converted to storable values or rejected."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from moorage.errors import MalformedPayload
+from moorage.errors import MalformedPayload, MoorageError
 from moorage.text import is_storable, to_storable
 
 MAX_ID_CHARS: Final = 200
@@ -27,6 +28,15 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedPayload(f"the body is JSON but not an object: {type(value).__name__}")
     return value
+
+
+@contextlib.contextmanager
+def translate_malformed(error_type: type[MoorageError], message: str) -> Iterator[None]:
+    """Convert MalformedPayload to an error of another type; its text is appended to the message."""
+    try:
+        yield
+    except MalformedPayload as error:
+        raise error_type(f"{message}: {error}") from error
 
 
 def require_id(value: object, field: str) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moorage.errors import MalformedPayload, ProviderRefused, ProviderUnavailable
+from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import to_storable
 from providers import endpoints, input_schemas, json_fields
 from providers.api_client import ApiClient
@@ -101,10 +101,8 @@ def _describe_model(api: ApiClient, api_url: str, model: str) -> dict[str, Any] 
 
 def _fetch_model(api: ApiClient, url: str) -> dict[str, Any]:
     body = api.get(url, max_bytes=_SCHEMA_BYTES)
-    try:
+    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned a malformed model"):
         return json_fields.parse_json_object(body)
-    except MalformedPayload as error:
-        raise ProviderUnavailable(f"Replicate returned a malformed model: {error}") from error
 
 
 def _extract_schema(fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -113,7 +111,5 @@ def _extract_schema(fields: Mapping[str, Any]) -> dict[str, Any] | None:
     document = version.get("openapi_schema") if isinstance(version, dict) else None
     if document is None:
         return None
-    try:
+    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned a malformed input schema"):
         return input_schemas.extract_input_schema(document)
-    except MalformedPayload as error:
-        raise ProviderUnavailable(f"Replicate returned a malformed input schema: {error}") from error

@@ -19,6 +19,7 @@ from urllib3.util import parse_url
 from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
 from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
+from providers.api_client import describe_error
 
 CONNECT_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 30.0
@@ -101,7 +102,7 @@ class SubmitClient:
             connection.connect()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
             connection.close()
-            raise NotSubmitted(f"no connection to {self._name}: {_cause(error)}") from error
+            raise NotSubmitted(f"no connection to {self._name}: {describe_error(error)}") from error
         return connection
 
     def _exchange(
@@ -119,7 +120,7 @@ class SubmitClient:
                 response.begin()
                 return response.status, response.headers, self._read_body(response)
         except (OSError, http.client.HTTPException) as error:
-            raise SubmitUncertain(f"{self._name} did not respond to a submission: {_cause(error)}") from error
+            raise SubmitUncertain(f"{self._name} did not respond to a submission: {describe_error(error)}") from error
 
     def _read_body(self, response: http.client.HTTPResponse) -> bytes:
         """Return the body; of an error only the first 64 KiB, which are enough for a reason."""
@@ -163,7 +164,3 @@ class _DeadlineSocket(io.RawIOBase):
             raise TimeoutError("timed out")
         self._sock.settimeout(left)
         return self._sock.recv_into(buffer)
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
