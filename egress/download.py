@@ -37,7 +37,6 @@ _BAD_URL = (
 )
 _BROKEN = (requests.exceptions.RequestException, HTTPError, http.client.HTTPException, ssl.SSLError, OSError)
 
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _GONE: Final = frozenset({401, 403, 404, 410})
 _RETRYABLE: Final = frozenset({408, 425, 429})
 
@@ -106,7 +105,8 @@ class _Download:
     def download(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> FetchedFile:
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
-                target = self._get_redirect(response)
+                self._status = response.status_code
+                target = self._session.get_redirect_target(response)  # of a 301, 302, 303, 307 or 308
                 if target is None:
                     return self._spool_body(response)
                 url = _join_url(self._url, target)
@@ -142,9 +142,8 @@ class _Download:
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
-            raise DownloadInterrupted(
-                _describe_cause(error), facts=self.facts(), event_kind="source_interrupted"
-            ) from error
+            cause, facts = _describe_cause(error), self.facts()
+            raise DownloadInterrupted(cause, facts=facts, event_kind="source_interrupted") from error
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
@@ -159,16 +158,9 @@ class _Download:
         timeout = (self._limits.connect_seconds, self._limits.idle_seconds)
         return self._session.get_adapter(url).send(prepared, stream=True, timeout=timeout)
 
-    def _get_redirect(self, response: requests.Response) -> str | None:
-        self._status = response.status_code
-        if response.status_code not in REDIRECTS or "Location" not in response.headers:
-            return None
-        return self._session.get_redirect_target(response)
-
     def _spool_body(self, response: requests.Response) -> FetchedFile:
         now = datetime.now(UTC)
-        error = classify_response(response.status_code, response.headers, now=now, facts=self.facts())
-        if error is not None:
+        if error := classify_response(response.status_code, response.headers, now=now, facts=self.facts()):
             raise error
         raw: urllib3.HTTPResponse = response.raw
         self._file.set_expected_bytes(raw.length_remaining)
@@ -225,9 +217,8 @@ def classify_response(
         return DownloadRefused(f"the server returned {status}", facts=facts)
     if status != 200:
         wait = parse_retry_after(headers.get("Retry-After"), now)
-        return DownloadInterrupted(
-            f"the server returned {status}", facts=facts, retry_after=wait, event_kind="source_unavailable"
-        )
+        message = f"the server returned {status}"
+        return DownloadInterrupted(message, facts=facts, retry_after=wait, event_kind="source_unavailable")
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):  # a small body could decompress to any size
         return DownloadRefused(f"the body is {encoding}-encoded, which was not requested", facts=facts)

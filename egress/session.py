@@ -42,7 +42,6 @@ class EgressGuard:
         self._resolve = resolve
 
     def refusal_reason(self, ip: str, port: int) -> str | None:
-        """Return the reason why an address must not be connected to, or None."""
         reason = ip_ranges.nonpublic_reason(ip)
         return None if reason and (_canonical(ip), port) in self._allow else reason
 

@@ -24,9 +24,7 @@ _KEPT: Final[dict[bytes, frozenset[bytes]]] = {
     b"mdia": frozenset({b"mdhd", b"hdlr", b"minf", b"elng"}),
     b"minf": frozenset({b"vmhd", b"smhd", b"hmhd", b"nmhd", b"gmhd", b"hdlr", b"dinf", b"stbl"}),
     b"moof": frozenset({b"mfhd", b"traf", b"pssh"}),
-    b"traf": frozenset(
-        {b"tfhd", b"tfdt", b"trun", b"saiz", b"saio", b"sbgp", b"sgpd", b"subs", b"senc", b"sdtp"}
-    ),
+    b"traf": frozenset({b"tfhd", b"tfdt", b"trun", b"saiz", b"saio", b"sbgp", b"sgpd", b"subs", b"senc", b"sdtp"}),
 }  # fmt: skip
 _TRACKS: Final = frozenset({b"vide", b"soun", b"tmcd", b"hint"})
 
@@ -102,9 +100,8 @@ def _strip_info(file: BinaryIO, start: int, end: int) -> None:
 
 def _check_webm_tracks(file: BinaryIO, start: int, end: int) -> None:
     tracks = [track for _, track in _list_elements(file, start, end) if track.id == _TRACK]
-    for field in (
-        field for track in tracks for _, field in _list_elements(file, track.start, track.end or track.start)
-    ):
+    fields = (field for track in tracks for _, field in _list_elements(file, track.start, track.end or track.start))
+    for field in fields:
         if field.id == _TRACK_TYPE and field.end is not None:
             kind = int.from_bytes(iso_bmff.read_bytes(file, field.start, min(8, field.end - field.start)), "big")
             if kind not in _VIDEO_AND_AUDIO:

@@ -73,8 +73,8 @@ def read_orientation(image: Image.Image, on_warning: WarningSink = _ignore_warni
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def read_upright_size(image: Image.Image, on_warning: WarningSink = _ignore_warning) -> tuple[int, int]:
-    return (image.height, image.width) if read_orientation(image, on_warning) >= 5 else image.size
+def read_upright_size(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if read_orientation(image) >= 5 else image.size
 
 
 def _to_resizable(image: Image.Image) -> Image.Image:

@@ -71,9 +71,8 @@ def _parse_element(file: BinaryIO, offset: int, end: int) -> Element:
             raise ContainerError(f"element {element_id:#x} at byte {offset} has no size")
         return Element(element_id, start, None)
     if start + size > end:
-        raise ContainerError(
-            f"element {element_id:#x} at byte {offset} has {size} bytes, {max(0, end - start)} are there"
-        )
+        left = max(0, end - start)
+        raise ContainerError(f"element {element_id:#x} at byte {offset} has {size} bytes, {left} are there")
     return Element(element_id, start, start + size)
 
 
@@ -94,7 +93,6 @@ def _read_unsigned(file: BinaryIO, element: Element | None) -> int:
 
 
 def _read_content(file: BinaryIO, element: Element | None) -> bytes:
-    """Return the content of a numeric element."""
     if element is None or element.end is None or element.end - element.start > 8:
         return b""
     file.seek(element.start)
