@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from uuid import UUID
 
-from db import dead_letters
+from db import dead_letters, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.leases import CLEAR_LEASE
-from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Delivery, Lease, Step
 from moorage.text import to_storable
@@ -29,8 +28,7 @@ LOCK = "SELECT id FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s 
 
 def lock_leased(conn: Connection, lease: Lease) -> None:
     """Lock a leased delivery, before any other row. Raises LeaseLost."""
-    if fetch_one(conn, LOCK, {"id": lease.row_id, "token": lease.token}) is None:
-        raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
+    leases.execute(conn, lease, LOCK)
 
 
 END = f"""
@@ -60,18 +58,8 @@ def end(
     job_id: UUID | None = None,
 ) -> None:
     """End a delivery as applied, ignored or dead. Raises LeaseLost."""
-    args = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "state": state,
-        "reason": reason,
-        "external_id": external_id,
-        "prediction_id": prediction_id,
-        "job_id": job_id,
-        "actor": lease.leased_by,
-    }
-    if fetch_one(conn, END, args) is None:
-        raise LeaseLost(f"delivery {lease.row_id}: the lease is lost")
+    ids = {"external_id": external_id, "prediction_id": prediction_id, "job_id": job_id}
+    leases.execute(conn, lease, END, state=state, reason=reason, **ids)
 
 
 MARK_UNMATCHED = f"""
@@ -96,15 +84,9 @@ def mark_unmatched(
     conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
 ) -> None:
     """Let a delivery wait for its prediction to be registered. Raises LeaseLost."""
-    args = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "external_id": external_id,
-        "wait_seconds": wait_seconds,
-        "unmatched_seconds": unmatched_seconds,
-        "actor": lease.leased_by,
-    }
     lock_leased(conn, lease)
+    times = {"wait_seconds": wait_seconds, "unmatched_seconds": unmatched_seconds}
+    args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "external_id": external_id, **times}
     conn.execute(MARK_UNMATCHED, args)
 
 
@@ -122,9 +104,8 @@ RETURNING d.id
 
 def make_unmatched_due(conn: Connection, provider: str, external_id: str) -> list[UUID]:
     """Make the unmatched deliveries of a newly registered prediction due; return their ids."""
-    return [
-        row["id"] for row in fetch_all(conn, MAKE_UNMATCHED_DUE, {"provider": provider, "external_id": external_id})
-    ]
+    args = {"provider": provider, "external_id": external_id}
+    return [row["id"] for row in fetch_all(conn, MAKE_UNMATCHED_DUE, args)]
 
 
 def dead_letter(

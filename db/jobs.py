@@ -18,26 +18,14 @@ _COLUMNS = (
     " variants"
 )
 
-ADD_REGISTERED = """
-WITH inserted AS (
-    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, notify, state,
-                      deadline_at, run_at)
-    VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(project_id)s, %(scene)s,
-            %(partial)s, %(notify)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
-    RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM inserted
-"""
-
 # ON CONFLICT waits for a concurrent transaction with the same key; then this one inserts nothing.
-ADD_REQUESTED = """
+ADD = """
 WITH inserted AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
                       fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
-            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(key)s, %(request_sha256)s,
-            'open', moment() + %(deadline)s, moment() + %(deadline)s)
+            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(idempotency_key)s,
+            %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
 )
@@ -57,23 +45,57 @@ def add_registered(
     actor: str,
 ) -> None:
     """Insert an open job for a registered prediction. `notify`: send a notification when it ends."""
-    args: dict[str, Any] = {
+    reason = f"{registration.provider} {registration.external_id}"
+    args = dict.fromkeys(("variants", "fallback_chain", "idempotency_key", "request_sha256")) | {"placeholder": False}
+    _add(conn, job_id, registration, args, deadline_seconds=deadline_seconds, notify=notify, reason=reason, actor=actor)
+
+
+def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
+    """Insert an open job with its fallback chain; return False if its owner has used the idempotency key."""
+    args = {
+        "variants": request.variants,
+        "fallback_chain": Jsonb([_to_json(entry) for entry in request.fallback_chain]),
+        "placeholder": request.placeholder,
+        "idempotency_key": request.idempotency_key,
+        "request_sha256": request.request_sha256,
+    }
+    reason, seconds = f"fallback chain of {len(request.fallback_chain)}", request.deadline_seconds
+    return _add(conn, job_id, request, args, deadline_seconds=seconds, notify=notify, reason=reason, actor=actor)
+
+
+def _add(
+    conn: Connection,
+    job_id: UUID,
+    request: Registration | JobRequest,
+    more: Mapping[str, Any],
+    *,
+    deadline_seconds: float,
+    notify: bool,
+    reason: str,
+    actor: str,
+) -> bool:
+    args = {
         "id": job_id,
-        "owner": registration.owner,
-        "kind": registration.kind,
-        "mode": registration.mode,
-        "room_type": registration.room_type,
-        "style": registration.style,
-        "prompt": registration.prompt,
-        "project_id": registration.project_id,
-        "scene": None if registration.scene is None else Jsonb(registration.scene),
-        "partial": registration.partial,
+        "owner": request.owner,
+        "kind": request.kind,
+        "mode": request.mode,
+        "room_type": request.room_type,
+        "style": request.style,
+        "prompt": request.prompt,
+        "project_id": request.project_id,
+        "scene": None if request.scene is None else Jsonb(request.scene),
+        "partial": request.partial,
         "notify": notify,
         "deadline": timedelta(seconds=deadline_seconds),
-        "reason": f"{registration.provider} {registration.external_id}",
+        "reason": reason,
         "actor": actor,
+        **more,
     }
-    conn.execute(ADD_REGISTERED, args)
+    return fetch_one(conn, ADD, args) is not None
+
+
+def _to_json(entry: FallbackEntry) -> dict[str, Any]:
+    return {"provider": entry.provider, "model": entry.model, "input": dict(entry.input), "seconds": entry.seconds}
 
 
 LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
@@ -233,36 +255,6 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
     """Return jobs, newest first, with their numbers of files; `filters`: owner, state, before."""
     return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
-
-
-def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
-    """Insert an open job with its fallback chain; return False if its owner has used the idempotency key."""
-    args: dict[str, Any] = {
-        "id": job_id,
-        "owner": request.owner,
-        "kind": request.kind,
-        "mode": request.mode,
-        "room_type": request.room_type,
-        "style": request.style,
-        "prompt": request.prompt,
-        "variants": request.variants,
-        "project_id": request.project_id,
-        "scene": None if request.scene is None else Jsonb(request.scene),
-        "partial": request.partial,
-        "fallback_chain": Jsonb([_to_json(entry) for entry in request.fallback_chain]),
-        "placeholder": request.placeholder,
-        "notify": notify,
-        "key": request.idempotency_key,
-        "request_sha256": request.request_sha256,
-        "deadline": timedelta(seconds=request.deadline_seconds),
-        "reason": f"fallback chain of {len(request.fallback_chain)}",
-        "actor": actor,
-    }
-    return fetch_one(conn, ADD_REQUESTED, args) is not None
-
-
-def _to_json(entry: FallbackEntry) -> dict[str, Any]:
-    return {"provider": entry.provider, "model": entry.model, "input": dict(entry.input), "seconds": entry.seconds}
 
 
 FIND_BY_KEY = """

@@ -8,10 +8,10 @@ another worker owns the row. A claim increments `attempt` and `crashes`; a write
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, fetch_all, fetch_one
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
 from moorage.transitions import EventKind
@@ -54,7 +54,7 @@ UPDATE {table}
    SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
        leased_until = moment() + make_interval(secs => %(lease_seconds)s)
  WHERE id = (SELECT id FROM {table}
-              WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
+              WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
                 AND run_at <= moment() AND crashes < %(max_crashes)s
                 AND {unpaused}
                 FOR UPDATE SKIP LOCKED)
@@ -75,7 +75,7 @@ def claim(
     """Claim a due, unleased row; return None if there is none, it is paused, or it reached the crash limit."""
     token = uuid.uuid4()
     args = {
-        "row_id": row_id,
+        "id": row_id,
         "states": list(states),
         "token": token,
         "leased_by": leased_by,
@@ -88,36 +88,36 @@ def claim(
 
 IS_POISON = _for_each("""
 SELECT id FROM {table}
- WHERE id = %(row_id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL AND run_at <= moment()
+ WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL AND run_at <= moment()
    AND crashes >= %(max_crashes)s AND {unpaused}
 """)
 
 
 def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
     """Return True if a due, unleased row reached the crash limit."""
-    args = {"row_id": row_id, "states": list(states), "max_crashes": max_crashes}
+    args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
     return fetch_one(conn, IS_POISON[table], args) is not None
 
 
 RENEW = _for_each("""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE id = %(row_id)s AND lease_token = %(token)s
+ WHERE id = %(id)s AND lease_token = %(token)s
 RETURNING id
 """)
 
 
 def renew(conn: Connection, lease: Lease, *, lease_seconds: float) -> bool:
     """Extend a lease, also an expired one that was not released; return False if it is lost."""
-    args = {"row_id": lease.row_id, "token": lease.token, "lease_seconds": lease_seconds}
+    args = {"id": lease.row_id, "token": lease.token, "lease_seconds": lease_seconds}
     return fetch_one(conn, RENEW[lease.table], args) is not None
 
 
-IS_CURRENT = _for_each("SELECT id FROM {table} WHERE id = %(row_id)s AND lease_token = %(token)s")
+IS_CURRENT = _for_each("SELECT id FROM {table} WHERE id = %(id)s AND lease_token = %(token)s")
 
 
 def is_current(conn: Connection, lease: Lease) -> bool:
     """Return True if the row still has the lease's token. Decides whether an uncertain COMMIT took place."""
-    return fetch_one(conn, IS_CURRENT[lease.table], {"row_id": lease.row_id, "token": lease.token}) is not None
+    return fetch_one(conn, IS_CURRENT[lease.table], {"id": lease.row_id, "token": lease.token}) is not None
 
 
 RESCHEDULE = _for_each("""
@@ -125,7 +125,7 @@ WITH moved AS (
     UPDATE {table}
        SET {clear}, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END, woken_at = NULL,
            run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = %(reason)s
-     WHERE id = %(row_id)s AND lease_token = %(token)s
+     WHERE id = %(id)s AND lease_token = %(token)s
     RETURNING id, {job} AS job_id, state
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
@@ -149,17 +149,20 @@ def reschedule(
     Args:
         counts_as_error: False if the worker is stopping or an internal service failed.
     """
-    args: dict[str, Any] = {
-        "row_id": lease.row_id,
-        "token": lease.token,
-        "wait_seconds": max(wait_seconds, 0.0),
-        "reason": reason,
-        "counts_as_error": counts_as_error,
-        "kind": kind,
-        "actor": lease.leased_by,
-    }
-    if fetch_one(conn, RESCHEDULE[lease.table], args) is None:
-        raise LeaseLost(f"{lease.table} {lease.row_id}: the lease is lost")
+    args = {"reason": reason, "counts_as_error": counts_as_error, "kind": kind}
+    execute(conn, lease, RESCHEDULE[lease.table], wait_seconds=max(wait_seconds, 0.0), **args)
+
+
+def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
+    """
+    Execute a statement that checks the lease's token and return its row. Raises LeaseLost if there is none.
+
+    The statement also receives `id`, `token` and `actor` of the lease.
+    """
+    row = fetch_one(conn, sql, {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, **args})
+    if row is None:
+        raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
+    return row
 
 
 def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
@@ -168,7 +171,7 @@ def build_end_statement(table: WorkTable, from_state: str, to_state: str, values
 WITH moved AS (
     UPDATE {table}
        SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
-     WHERE id = %(row_id)s AND lease_token = %(token)s AND state = '{from_state}'
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
     RETURNING id, {_JOB[table]} AS job_id
 )
 INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
@@ -179,11 +182,7 @@ RETURNING job_id
 
 def execute_end(conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object) -> UUID:
     """Execute a statement of `build_end_statement` on a leased row of a job; return the job's id. Raises LeaseLost."""
-    args = {"row_id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "reason": reason, **values}
-    row = fetch_one(conn, statement, args)
-    if row is None:
-        raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
-    return UUID(str(row["job_id"]))
+    return UUID(str(execute(conn, lease, statement, reason=reason, **values)["job_id"]))
 
 
 # Releases record the lease: the audit compares it with object keys, which contain the lease that stored them.

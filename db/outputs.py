@@ -8,7 +8,6 @@ from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
-from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
@@ -91,9 +90,7 @@ RETURNING id
 
 def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: datetime | None) -> None:
     """Record that a new URL was requested from the provider, and the URL if there is one. Raises LeaseLost."""
-    args = {"id": lease.row_id, "token": lease.token, "url": url, "expires_at": expires_at}
-    if fetch_one(conn, RECORD_REFRESH, args) is None:
-        raise LeaseLost(f"output {lease.row_id}: the lease is lost")
+    leases.execute(conn, lease, RECORD_REFRESH, url=url, expires_at=expires_at)
 
 
 GET = """

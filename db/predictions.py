@@ -169,9 +169,7 @@ RETURNING id
 
 def schedule_next_poll(conn: Connection, lease: Lease, *, wait_seconds: float, was_polled: bool) -> None:
     """Release a polled prediction until its next poll, at the latest at its deadline. Raises LeaseLost."""
-    args = {"id": lease.row_id, "token": lease.token, "wait_seconds": wait_seconds, "polled": int(was_polled)}
-    if fetch_one(conn, SCHEDULE_NEXT_POLL, args) is None:
-        raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
+    leases.execute(conn, lease, SCHEDULE_NEXT_POLL, wait_seconds=wait_seconds, polled=int(was_polled))
 
 
 ABANDON = f"""
@@ -190,15 +188,7 @@ RETURNING subject_id AS id
 
 def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for a prediction; a late result still counts during `output_life_seconds`. Raises LeaseLost."""
-    args = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "life": timedelta(seconds=output_life_seconds),
-        "reason": reason,
-        "actor": lease.leased_by,
-    }
-    if fetch_one(conn, ABANDON, args) is None:
-        raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
+    leases.execute(conn, lease, ABANDON, life=timedelta(seconds=output_life_seconds), reason=reason)
 
 
 MAKE_DUE_BY_JOB = """

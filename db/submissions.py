@@ -4,10 +4,10 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from db import leases
 from db.connection import Connection, fetch_one
 from db.leases import CLEAR_LEASE
 from moorage import ids
-from moorage.errors import LeaseLost
 from moorage.model import FallbackEntry, Job, Lease, Prediction
 from moorage.transitions import EventKind
 
@@ -111,14 +111,7 @@ RETURNING subject_id AS id
 
 def mark_submitting(conn: Connection, lease: Lease, *, key_sha256: str, deadline_seconds: float) -> None:
     """Record that a prediction is about to be submitted; its deadline starts, the lease remains. Raises LeaseLost."""
-    _execute_leased(
-        conn,
-        MARK_SUBMITTING,
-        lease,
-        key_sha256=key_sha256,
-        time_limit=timedelta(seconds=deadline_seconds),
-        actor=lease.leased_by,
-    )
+    leases.execute(conn, lease, MARK_SUBMITTING, key_sha256=key_sha256, time_limit=timedelta(seconds=deadline_seconds))
 
 
 POSTPONE = f"""
@@ -132,7 +125,7 @@ RETURNING id
 
 def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searched: bool = False) -> None:
     """Make a prediction due after a wait that is not an error: no capacity, or the next search. Raises LeaseLost."""
-    _execute_leased(conn, POSTPONE, lease, wait_seconds=max(wait_seconds, 0.0), has_searched=int(has_searched))
+    leases.execute(conn, lease, POSTPONE, wait_seconds=max(wait_seconds, 0.0), has_searched=int(has_searched))
 
 
 RETURN_TO_PLANNED = f"""
@@ -156,17 +149,8 @@ def return_to_planned(
     conn: Connection, lease: Lease, *, wait_seconds: float, reason: str, counts_as_error: bool, kind: EventKind
 ) -> None:
     """Reset a prediction that the provider certainly did not accept to `planned`. Raises LeaseLost."""
-    wait_seconds = max(wait_seconds, 0.0)
-    _execute_leased(
-        conn,
-        RETURN_TO_PLANNED,
-        lease,
-        wait_seconds=wait_seconds,
-        reason=reason,
-        counts_as_error=counts_as_error,
-        kind=kind,
-        actor=lease.leased_by,
-    )
+    args = {"reason": reason, "counts_as_error": counts_as_error, "kind": kind}
+    leases.execute(conn, lease, RETURN_TO_PLANNED, wait_seconds=max(wait_seconds, 0.0), **args)
 
 
 MARK_RUNNING = f"""
@@ -190,7 +174,8 @@ RETURNING subject_id AS id
 def mark_running(conn: Connection, lease: Lease, external_id: str, *, first_poll_seconds: float, reason: str) -> bool:
     """Record that the provider accepted a submission; return False if the lease is lost or another row has the id."""
     args = {
-        **_lease_args(lease),
+        "id": lease.row_id,
+        "token": lease.token,
         "external_id": external_id,
         "first_poll": timedelta(seconds=first_poll_seconds),
         "reason": reason,
@@ -216,9 +201,7 @@ RETURNING subject_id AS id
 
 def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reason: str) -> None:
     """Stop waiting for an uncertain submission; its webhook counts during `output_life_seconds`. Raises LeaseLost."""
-    _execute_leased(
-        conn, ABANDON, lease, life=timedelta(seconds=output_life_seconds), reason=reason, actor=lease.leased_by
-    )
+    leases.execute(conn, lease, ABANDON, life=timedelta(seconds=output_life_seconds), reason=reason)
 
 
 MARK_UNCERTAIN = """
@@ -228,7 +211,7 @@ UPDATE predictions SET submit_uncertain = true WHERE id = %(id)s AND lease_token
 
 def mark_uncertain(conn: Connection, lease: Lease) -> None:
     """Record that it is unknown whether the provider accepted a submission. Raises LeaseLost."""
-    _execute_leased(conn, MARK_UNCERTAIN, lease)
+    leases.execute(conn, lease, MARK_UNCERTAIN)
 
 
 WAS_RESUBMITTED = """
@@ -296,12 +279,3 @@ def assign_external_id(
         "actor": actor,
     }
     return fetch_one(conn, ASSIGN_EXTERNAL_ID, args) is not None
-
-
-def _lease_args(lease: Lease) -> dict[str, Any]:
-    return {"id": lease.row_id, "token": lease.token}
-
-
-def _execute_leased(conn: Connection, sql: str, lease: Lease, **args: Any) -> None:
-    if fetch_one(conn, sql, {**_lease_args(lease), **args}) is None:
-        raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")

@@ -1,9 +1,10 @@
 """Records deliveries: one statement and one commit each, within a deadline."""
 
 import asyncio
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import psycopg
@@ -64,8 +65,7 @@ class DeliveryRecorder:
         """
         Commit a delivery, or return the existing one.
 
-        Raises:
-            DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
+        Raises DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
         """
         task = asyncio.create_task(self._insert_until_committed(delivery))
         try:
@@ -127,32 +127,16 @@ FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webho
 
 async def insert_delivery(conn: Connection, delivery: NewDelivery) -> RecordedDelivery:
     """
-    Insert a delivery and its event in one statement, which is one transaction; return the present row.
+    Insert a delivery and its event in one statement; return the present row.
 
-    Raises:
-        DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
+    Raises DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
     """
     failpoint("receive.before_commit")
-    row = await _fetch_one(conn, INSERT, _parameters(delivery))
+    parameters = dataclasses.asdict(delivery) | {"headers": Jsonb(delivery.headers)}
+    row = await (await conn.execute(INSERT, parameters)).fetchone()
     failpoint("receive.after_commit")
     if row is None:  # an equal webhook was committed concurrently: it is not in this statement's snapshot
-        row = await _fetch_one(conn, FIND, {"provider": delivery.provider, "webhook_id": delivery.webhook_id})
+        row = await (await conn.execute(FIND, parameters)).fetchone()
     if row is None:
         raise DatabaseUnavailable("the delivery disappeared while it was being recorded")
     return RecordedDelivery(row["id"], is_new=row["id"] == delivery.id, is_pending=row["state"] in ("new", "unmatched"))
-
-
-async def _fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> dict[str, Any] | None:
-    return await (await conn.execute(sql, args)).fetchone()
-
-
-def _parameters(delivery: NewDelivery) -> dict[str, Any]:
-    return {
-        "id": delivery.id,
-        "provider": delivery.provider,
-        "webhook_id": delivery.webhook_id,
-        "headers": Jsonb(delivery.headers),
-        "body": delivery.body,
-        "body_sha256": delivery.body_sha256,
-        "key_sha256": delivery.key_sha256,
-    }

@@ -49,12 +49,6 @@ class WebhookReceiver:
         self.in_flight = request_body.BytesInFlight(settings.constants.bytes_in_flight)
 
     def get_enabled_provider(self, name: str) -> Provider:
-        """
-        Return an enabled provider.
-
-        Raises:
-            Refused: 404, with the setting that enables it.
-        """
         provider = self._providers.get(name)
         if provider is None:
             known = ", ".join(sorted(self._providers))
@@ -70,12 +64,8 @@ class WebhookReceiver:
         """
         Record one webhook and return the response after the commit: 202 new, 200 known, or the provider's own values.
 
-        Args:
-            query: of the URL; it may contain the key of a prediction that moorage submitted.
-
-        Raises:
-            Refused: 4xx, nothing is recorded.
-            Transient: 503, it cannot be recorded now.
+        `query` may contain the key of a prediction that moorage submitted. Raises Refused: 4xx, nothing is recorded;
+        Transient: 503, it cannot be recorded now.
         """
         provider = self.get_enabled_provider(name)
         async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:

@@ -105,17 +105,11 @@ def _to_text(value: object) -> str:
 
 
 def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """Return the secrets of MOORAGE_NOTIFY_SECRET; raises ConfigError if one is malformed."""
     return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 
 def build_headers(notification_id: UUID, body: bytes, timestamp: int, secrets: tuple[bytes, ...]) -> dict[str, str]:
-    """
-    Return the headers of a notification, with one signature per secret; the id is the same at each attempt.
-
-    Args:
-        timestamp: seconds since 1970.
-    """
+    """Return the headers of a notification, with one signature per secret; `timestamp`: seconds since 1970."""
     headers = {
         "Content-Type": "application/json",
         "Connection": "close",  # notifications are rare: the server would close an idle connection before the next

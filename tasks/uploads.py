@@ -39,14 +39,11 @@ _MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 @dataclass(frozen=True, slots=True)
 class StoredUpload:
-    """An upload whose object is stored but not recorded in a row yet."""
-
     upload: Upload
     stored_at: float  # monotonic clock, before the request
 
 
 def upload_limits(limits: Limits, max_bytes: int) -> Limits:
-    """Return the limits of outputs, reduced to the maximum size of an upload."""
     return replace(
         limits,
         image_max_bytes=min(limits.image_max_bytes, max_bytes),
@@ -85,12 +82,7 @@ def sanitize_and_store(
 
 
 def require_recent(stored: StoredUpload) -> Upload:
-    """
-    Return the upload to record.
-
-    Raises:
-        StorageUnavailable: it was stored so long ago that the orphan sweep may have deleted it.
-    """
+    """Return the upload to record. Raises StorageUnavailable if the orphan sweep may have deleted it by now."""
     if time.monotonic() - stored.stored_at > MAX_RECORD_DELAY_SECONDS:
         raise StorageUnavailable("the file was stored too long ago to be recorded: upload it again")
     return stored.upload

@@ -67,7 +67,7 @@ SECOND_HALF = {
     "test_page_browser.py",
     "test_page_filters.py",
     "test_projects.py",
-    "test_steering_kills.py",
+    "test_job_action_kills.py",
     "test_submit_kills.py",
 }
 OWN_PROCESSES = {"test_drill.py", "test_up.py", "test_compose.py"}

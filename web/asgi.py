@@ -1,9 +1,4 @@
-"""
-One ASGI application with the API, the page and the receiver.
-
-`granian --interface asgi --workers 1 web.asgi:app`. The receiver alone is `receiver.app:app`, the API alone
-`web.app:app`.
-"""
+"""One ASGI application with the API, the page and the receiver: `granian --interface asgi --workers 1 web.asgi:app`."""
 
 import asyncio
 import importlib
@@ -29,12 +24,10 @@ class AppLifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> Message:
-        """Return the reply, `lifespan.startup.complete` or `.failed`."""
         self._task = asyncio.create_task(self._run())
         return await self._send_event("lifespan.startup", self._task)
 
     async def stop(self) -> Message:
-        """Return the reply to `lifespan.shutdown`."""
         return await self._send_event("lifespan.shutdown", cast(asyncio.Task[None], self._task))
 
     async def _run(self) -> None:

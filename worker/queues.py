@@ -38,11 +38,7 @@ def dead_letter_queue_name(queue: str) -> str:
 
 
 def dead_letter_queue(queue: str) -> KombuQueue:
-    """
-    Return a queue's dead-letter queue, on the default exchange.
-
-    On RabbitMQ it is a classic queue: a quorum queue would drop a message that a failing drain returned too often.
-    """
+    """Return the dead-letter queue: a classic queue, as a quorum queue drops what a failing drain returns too often."""
     name = dead_letter_queue_name(queue)
     return KombuQueue(name, routing_key=name, durable=True)
 

@@ -42,18 +42,16 @@ SETTINGS: Final = {
 
 
 @click.command()
-@click.option(
-    "--jobs", default=1000, show_default=True, help="Of three files each; one in seven a job request, of two."
-)
+@click.option("--jobs", default=1000, show_default=True, help="Number of jobs; one in seven is a job request.")
 @click.option("--minutes", default=5.0, show_default=True, help="Duration of load and faults.")
-@click.option("--seed", type=int, help="Of the schedule of faults; random by default.")
+@click.option("--seed", type=int, help="Seed of the fault schedule; random by default.")
 @click.option("--every", "every_seconds", default=2.5, show_default=True, help="Seconds between faults, on average.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("drill"), show_default=".moorage/drill"
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Also write the result as JSON to this file.")
 def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, folder: Path, report: Path | None) -> None:
-    """Break everything while work runs, then account for everything that was sent."""
+    """Inject faults under load and verify that nothing is lost."""
     console = Console(highlight=False, soft_wrap=True)
     seed = secrets.randbelow(10**6) if seed is None else seed
     if folder.exists():
@@ -84,7 +82,6 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
 
 
 def _proxy_settings(stack: Stack, proxies: dict[str, Proxy]) -> dict[str, str]:
-    """Return the settings that make our processes connect to the servers through the proxies."""
     direct = stack.environment()
     ports = {
         "DATABASE_URL": (stack.postgres.port, proxies["postgres"].port),
@@ -106,7 +103,6 @@ class Drill:
         self._schedule = FaultSchedule(targets, self._recovery, seed=seed, every_seconds=every_seconds)
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Run load and faults for a time, wait for the end of all work, and print and return the result."""
         self._load.start()
         started = printed = time.monotonic()
         while not self._load.is_done or time.monotonic() - started < seconds:

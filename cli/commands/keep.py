@@ -49,7 +49,6 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _report_unreadable() -> Iterator[None]:
-    """Turn an OSError into a ConfigError that names the file."""
     try:
         yield
     except OSError as error:
@@ -57,7 +56,6 @@ def _report_unreadable() -> Iterator[None]:
 
 
 def _require_worker() -> None:
-    """Raise ConfigError if no worker consumes the queue, instead of waiting forever."""
     try:
         replies = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
     except publish.BROKER_ERRORS as error:
@@ -114,7 +112,6 @@ def _print_result(
     rows: Sequence[dict[str, Any]],
     as_json: bool,
 ) -> bool:
-    """Print the URL of each file, or why it is not kept; returns True if all are kept."""
     kept = [row for row in rows if row["state"] == "kept"]
     if as_json:
         fields = ("state", "reason", "sha256", "bytes", "key", "thumb_key")

@@ -1,4 +1,4 @@
-"""`moorage up`: the whole stack on this machine until Ctrl-C, with lines to copy."""
+"""`moorage up`: run the complete stack locally, and print its addresses and example commands."""
 
 import os
 import signal
@@ -21,33 +21,37 @@ OWNER: Final = "me"
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("up"), show_default=".moorage/up"
 )
-@click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
+@click.option(
+    "--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image folder for the stand-in."
+)
 def up(folder: Path, pictures: Path | None) -> None:
-    """Run servers, receiver, workers, beat, Flower and a stand-in for providers until Ctrl-C; data stays."""
+    """Run servers, receiver, workers, beat, Flower and a provider stand-in until Ctrl-C. Data is kept in the folder."""
     console = Console(highlight=False, soft_wrap=True)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    console.print(
-        "starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, a stand-in for providers ..."
-    )
+    console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, Flower, the provider stand-in ...")
     with (
         Standin(pictures=pictures).start(folder / "standin") as standin,
         LocalDeployment(folder, standin=standin, flower=True) as local,
     ):
         env_file = _write_environment(local)
         console.print(
-            _addresses(local, standin, env_file), _to_try(local, standin), _page(local), sep="\n", soft_wrap=True
+            _format_addresses(local, standin, env_file),
+            _format_examples(local, standin),
+            _format_page_url(local),
+            sep="\n",
+            soft_wrap=True,
         )
         while not stop.wait(1.0):
             for name in local.restart_dead():
-                console.print(f"{name} had died and was started again; see {folder / 'logs'}")
+                console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
         console.print("stopping ...")
         env_file.unlink(missing_ok=True)
 
 
 def _write_environment(local: LocalDeployment) -> Path:
-    """Write the settings of the running stack where the other commands find them; readable by its owner alone."""
+    """Write the settings of the running stack to the file that other commands read; readable only by the user."""
     path = data_folder("up.env")
     names = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "PYTHONUNBUFFERED", "LOG_LEVEL", "LOG_FORMAT")
     lines = [f"{name}='{value}'\n" for name, value in sorted(local.environment().items()) if name not in names]
@@ -58,7 +62,7 @@ def _write_environment(local: LocalDeployment) -> Path:
     return path
 
 
-def _addresses(local: LocalDeployment, standin: Standin, env_file: Path) -> str:
+def _format_addresses(local: LocalDeployment, standin: Standin, env_file: Path) -> str:
     token = local.secrets["api_token"]
     flower = local.secrets["flower_password"]
     environment = local.environment()
@@ -75,16 +79,16 @@ def _addresses(local: LocalDeployment, standin: Standin, env_file: Path) -> str:
 """
 
 
-def _to_try(local: LocalDeployment, standin: Standin) -> str:
+def _format_examples(local: LocalDeployment, standin: Standin) -> str:
     token = local.secrets["api_token"]
     return f"""[bold]Try it[/bold] in another terminal, in this folder:
 
-  # have a picture made: by the first, where that fails by the second
+  # generate an image; the second entry is used if the first one fails
   curl -s {local.url}/v1/jobs -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\
     -d '{{"owner": "{OWNER}", "input": {{"prompt": "a boat"}}, "placeholder": true, "chain": [
          {{"provider": "fal", "model": "standin/failing"}}, {{"provider": "replicate", "model": "standin/pictures"}}]}}'
 
-  # or start one at the stand-in yourself, as an application would at Replicate, and tell moorage about it
+  # or start a prediction at the stand-in, as an application does at Replicate, and register it
   ID=$(curl -s {standin.url}/v1/predictions \\
     -H 'Authorization: Bearer {standin.token}' -H 'Content-Type: application/json' \\
     -d '{{"version": "5c7d5dc6", "input": {{"prompt": "a boat"}}, "webhook": "{local.url}/webhooks/replicate"}}' \\
@@ -92,23 +96,23 @@ def _to_try(local: LocalDeployment, standin: Standin) -> str:
   curl -s {local.url}/v1/predictions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' \\
     -d '{{"provider": "replicate", "external_id": "'$ID'", "owner": "{OWNER}", "project_id": "house", "scene": 1}}'
 
-  # what became of it (or the job_id of the answer)
+  # its state and history (the job_id of the response works, too)
   .venv/bin/moorage show $ID
   .venv/bin/moorage status
   .venv/bin/moorage keep FOLDER-WITH-PICTURES --owner {OWNER}
 """
 
 
-def _page(local: LocalDeployment) -> str:
-    """Return the address of the page with a token, asked for as an application asks for its users'."""
-    answer = requests.post(
+def _format_page_url(local: LocalDeployment) -> str:
+    """Return the URL of the page with an owner token, created as an application creates them for its users."""
+    response = requests.post(
         f"{local.url}/v1/owner-tokens",
         json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS},
         headers={"Authorization": f"Bearer {local.secrets['api_token']}"},
         timeout=10,
     )
-    answer.raise_for_status()
-    return f"""[bold]See it[/bold] arrive (for a day; then start again, or ask POST /v1/owner-tokens):
+    response.raise_for_status()
+    return f"""[bold]Page with the results[/bold] (valid for a day; POST /v1/owner-tokens creates a new token):
 
-  {local.url}/#token={answer.json()["token"]}
+  {local.url}/#token={response.json()["token"]}
 """

@@ -31,7 +31,6 @@ class ListingScan:
     subject: str
 
     def _compare_all(self, page: Page, expected: Iterable[ExpectedObject], listing: Iterator[ListedObject]) -> Page:
-        """Compare expected with listed objects, and report listed ones that no row names."""
         unnamed: list[ListedObject] = []
         for row, listed in merge_by_key(iter(expected), listing):
             page.checked[self.name] += listed is not None
@@ -134,7 +133,6 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], scop
 
 
 def recheck_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings whose object still exists and is still not named by a row."""
     storage = deps.storage
     orphans = [finding for finding in findings if finding.subject == "object"]
     named = deps.database.run(lambda conn: object_rows.find_referenced_keys(conn, [finding.id for finding in orphans]))

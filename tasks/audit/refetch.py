@@ -35,9 +35,6 @@ def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
 
     The original is read from storage if it is intact (then only the thumbnail is restored), otherwise from its recorded
     URL, and if that has expired from a new URL of the provider.
-
-    Raises:
-        StorageUnavailable, StorageRefused, DatabaseUnavailable
     """
     output = deps.database.run(lambda conn: outputs.get(conn, output_id))
     rows = deps.database.run(lambda conn: objects.get_output_objects(conn, [output_id]))
@@ -104,7 +101,6 @@ def _refresh_url(deps: Deps, output: Output) -> Output | None:
 
 
 def _restore_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[bool, str]:
-    """Store the thumbnail of an intact original again if it does not match its row."""
     key, thumb = row["thumb_key"], examined.thumb
     if key is None or compute_digest(deps, deps.storage.public_bucket, key, Counter()) == row["thumb_sha256"]:
         return True, "its objects match its row"

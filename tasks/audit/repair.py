@@ -29,12 +29,7 @@ class RepairResult:
 
 
 def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send: SendWakes) -> Iterator[RepairResult]:
-    """
-    Repair findings one by one, each in its own transactions.
-
-    Raises:
-        DatabaseUnavailable, StorageUnavailable, StorageRefused: earlier repairs remain.
-    """
+    """Repair findings one by one, each in its own transactions: after an error earlier repairs remain."""
     repairer = _Repairer(deps, actor, send)
     for finding in findings:
         if finding.check in REPAIRABLE:

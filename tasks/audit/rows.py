@@ -57,7 +57,6 @@ class RowScan:
 
 
 def statement_parameters(deps: Deps) -> dict[str, Any]:
-    """Return the parameters of the checks' statements other than keys."""
     return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
 
 

@@ -14,22 +14,24 @@ REASON = "cancelled by the application"
 
 
 @dataclass(frozen=True, slots=True)
-class CancelOutcome:
+class ActionOutcome:
     """
-    The result of a cancellation.
+    The result of a cancellation or a retry.
 
     Attributes:
         wakes: to be published after the HTTP response; dispatch publishes lost ones again.
-        refused: why nothing was changed; None: the job is cancelled, now or before.
+        replayed: number of dead letters that a retry replayed.
+        refused: why nothing was changed; None: the action succeeded, now or before.
     """
 
     before: JobState
     after: JobState
     wakes: tuple[Wake, ...] = ()
+    replayed: int = 0
     refused: str | None = None
 
 
-def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> CancelOutcome:  # noqa: ARG001 (as retry_job)
+def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> ActionOutcome:  # noqa: ARG001 (as retry_job)
     """
     Cancel an open or keeping job.
 
@@ -44,16 +46,16 @@ def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str)
     return outcome
 
 
-def _cancel(conn: Connection, job_id: UUID, actor: str) -> CancelOutcome:
+def _cancel(conn: Connection, job_id: UUID, actor: str) -> ActionOutcome:
     job = jobs.lock(conn, job_id)
     if job.state in TERMINAL_JOB_STATES:
         refused = None if job.state == "cancelled" else f"the job is {job.state} already"
-        return CancelOutcome(job.state, job.state, refused=refused)
+        return ActionOutcome(job.state, job.state, refused=refused)
     jobs.change_state(conn, job, "cancelled", actor=actor, reason=REASON)
     wakes = cancel_predictions(conn, job.id, reason=REASON, actor=actor)
     cancellation.cancel_waiting_outputs(conn, job.id, reason=REASON, actor=actor)
     discarded = discarding.mark_discarding(conn, job.id, REASON, actor, include_placeholder=True)
-    return CancelOutcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
+    return ActionOutcome(job.state, "cancelled", (*wakes, *(Wake("discard", output_id) for output_id in discarded)))
 
 
 def cancel_predictions(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:

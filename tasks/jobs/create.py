@@ -17,15 +17,11 @@ from providers.base import Provider
 
 
 class ForeignProject(Refused):
-    """The project belongs to another owner."""
-
     def __init__(self) -> None:
         super().__init__("names a project that this owner does not have", status=422)
 
 
 class IdempotencyConflict(Refused):
-    """The owner sent another job request with this key."""
-
     def __init__(self, job_id: UUID) -> None:
         super().__init__(f"this Idempotency-Key was sent with another body, for job {job_id}", status=409)
 
@@ -50,9 +46,7 @@ def create_job(
     """
     Insert a job with its first prediction, planned and due now, unless its Idempotency-Key is known.
 
-    Raises:
-        IdempotencyConflict: another request has this key.
-        ForeignProject: the project belongs to another owner.
+    Raises IdempotencyConflict or ForeignProject.
     """
     created = database.run(lambda conn: insert_job(conn, settings, providers, request))
     failpoint("order.after_commit")
@@ -62,7 +56,6 @@ def create_job(
 def insert_job(
     conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
 ) -> CreatedJob:
-    """Insert a job in the caller's transaction; see `create_job`."""
     existing = find_existing_job(conn, request)
     if existing is not None:
         return existing
@@ -82,12 +75,7 @@ def insert_job(
 
 
 def find_existing_job(conn: Connection, request: JobRequest) -> CreatedJob | None:
-    """
-    Return the job that an equal request created; None if there is none or the request has no key.
-
-    Raises:
-        IdempotencyConflict: another request has this key.
-    """
+    """Return the job of an equal request with the same key, if there is one. Raises IdempotencyConflict."""
     row = jobs.find_by_key(conn, request.owner, request.idempotency_key) if request.idempotency_key else None
     if row is None:
         return None
@@ -113,12 +101,9 @@ def register_prediction(
     database: Database, settings: Settings, provider: Provider, registration: Registration
 ) -> RegisteredJob:
     """
-    Insert a job with its running prediction, then wake the deliveries received before.
+    Insert a job with its running prediction, then wake the deliveries received before. Raises ForeignProject.
 
     The deliveries are woken after the commit: ingest does not see an uncommitted prediction.
-
-    Raises:
-        ForeignProject: the project belongs to another owner.
     """
     job_id, prediction_id, is_new = database.run(
         lambda conn: insert_registration(conn, settings, provider, registration, actor="api")

@@ -12,12 +12,7 @@ class JobNotSettled(Exception):
 
 
 def delete_render(conn: Connection, render_id: UUID, *, asset_base: str, actor: str, reason: str) -> bool:
-    """
-    Delete a render; returns False if it does not exist. Deleting again has no effect.
-
-    Raises:
-        JobNotSettled: its job is not settled.
-    """
+    """Delete a render; returns False if it does not exist. Deleting again has no effect. Raises JobNotSettled."""
     if not renders.exists(conn, render_id):
         return False
     job = jobs.lock(conn, render_id)

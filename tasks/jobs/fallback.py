@@ -64,7 +64,6 @@ def _end_with_placeholder(
 
 
 def _reopen(conn: Connection, job: Job, decision: DeadLetterDecision, actor: str) -> Job:
-    """Set a keeping job back to open, with its present deadline."""
     if job.state == "open":
         return job
     remaining = job.deadline_at - current_time(conn)

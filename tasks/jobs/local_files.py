@@ -20,8 +20,6 @@ PROVIDER = "direct"
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file to keep: a URL, or a local path."""
-
     name: str
     url: str | None = None
     path: Path | None = None
@@ -45,12 +43,7 @@ def spool_file(deps: Deps, path: Path) -> str:
 def create_keep_job(
     deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
 ) -> tuple[UUID, list[Wake]]:
-    """
-    Create a job with the sources as outputs; returns its id and wakes.
-
-    Args:
-        sources: each with the key of its spooled file, or None for a URL.
-    """
+    """Create a job with the sources (each with the key of its spooled file) as outputs; returns its id and wakes."""
     return deps.database.run(lambda conn: _insert_keep_job(conn, deps, sources, owner, actor))
 
 

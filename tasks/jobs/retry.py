@@ -6,7 +6,6 @@ deleted its files would prevent every restart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -15,33 +14,16 @@ from db.connection import Connection, Database
 from db.dead_letters import DeadLetterFilter
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import DeadLetter, Job, JobState, Wake
+from moorage.model import DeadLetter, Job, Wake
 from moorage.settings import Settings
 from tasks.jobs import replay
+from tasks.jobs.cancel import ActionOutcome
 
 REASON = "retried by the application"
 MAX_DEAD_LETTERS = 1000  # read per job
 
 
-@dataclass(frozen=True, slots=True)
-class RetryOutcome:
-    """
-    The result of a retry.
-
-    Attributes:
-        wakes: to be published after the HTTP response; dispatch publishes lost ones again.
-        replayed: number of replayed dead letters; 0: the chain restarted, or the retry was refused.
-        refused: why nothing was changed.
-    """
-
-    before: JobState
-    after: JobState
-    wakes: tuple[Wake, ...] = ()
-    replayed: int = 0
-    refused: str | None = None
-
-
-def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> RetryOutcome:
+def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> ActionOutcome:
     """
     Retry a failed or partial job with a new deadline (MOORAGE_JOB_DEADLINE_SECONDS). A published render remains.
 
@@ -55,27 +37,26 @@ def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) 
     return outcome
 
 
-def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> RetryOutcome:
+def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> ActionOutcome:
     job = jobs.lock(conn, job_id)
     if job.state not in ("failed", "partial"):
-        return RetryOutcome(
+        return ActionOutcome(
             job.state, job.state, refused=f"the job is {job.state}: only failed and partial jobs can be retried"
         )
     if renders.is_deleted(conn, job.id):
-        return RetryOutcome(job.state, job.state, refused="its render was deleted: create a new job")
+        return ActionOutcome(job.state, job.state, refused="its render was deleted: create a new job")
     refused = _explain_no_restart(conn, job)
     wakes = _replay_dead_letters(conn, job.id, actor, include_replayed=refused is not None)
     if wakes:
-        return RetryOutcome(job.state, jobs.lock(conn, job.id).state, tuple(wakes), replayed=len(wakes))
+        return ActionOutcome(job.state, jobs.lock(conn, job.id).state, tuple(wakes), replayed=len(wakes))
     if refused is not None:
-        return RetryOutcome(job.state, job.state, refused=refused)
+        return ActionOutcome(job.state, job.state, refused=refused)
     jobs.change_state(conn, job, "open", actor=actor, reason=REASON, check_after=deadline)
     first = submissions.plan(conn, job.id, 0, submissions.parse_fallback_chain(job)[0], reason=REASON, actor=actor)
-    return RetryOutcome(job.state, "open", (Wake("submit", first),))
+    return ActionOutcome(job.state, "open", (Wake("submit", first),))
 
 
 def _explain_no_restart(conn: Connection, job: Job) -> str | None:
-    """Return why a job's chain cannot restart; None: it can."""
     if job.fallback_chain is None:
         return "not submitted by moorage; no dead letter can be replayed"
     if job.state == "partial" and not placeholders.is_placeholder_chosen(conn, job.id):

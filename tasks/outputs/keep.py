@@ -22,12 +22,7 @@ CACHE_ONE_DAY = "public, max-age=86400"
 
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
-    """
-    Keep one output and settle its job if it was the last; returns wakes. No transaction is open during network I/O.
-
-    Raises:
-        MoorageError: typed by the action that follows.
-    """
+    """Keep one output and settle its job if it was the last; returns wakes. Network I/O is outside transactions."""
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
@@ -56,7 +51,6 @@ def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGu
 
 @contextlib.contextmanager
 def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
-    """Yield the output's bytes from its source: placeholder, inline data, object or URL."""
     if output.is_placeholder:
         with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
             yield fetched

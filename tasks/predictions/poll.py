@@ -24,12 +24,7 @@ log = logs.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """
-    The provider's answer.
-
-    Attributes:
-        cancel_reason: why cancellation was requested before the poll; None: it was not.
-    """
+    """The provider's answer; `cancel_reason`: why cancellation was requested before the poll."""
 
     provider: Provider | None
     cancel_reason: str | None

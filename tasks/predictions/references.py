@@ -49,17 +49,11 @@ class Reference:
 
     @property
     def label(self) -> str:
-        """Return "upload 0199..." or "variant 0199.../0"."""
         return f"{self.kind} {self.file_id}" + ("" if self.idx is None else f"/{self.idx}")
 
 
 def find_references(value: Any) -> list[Reference]:
-    """
-    Return every reference in a JSON value, in document order.
-
-    Raises:
-        ReferenceGone: a reference is malformed; `facts` has its path and the problem.
-    """
+    """Return all references in document order. Raises ReferenceGone with path and problem of a malformed one."""
     return [_parse(path, item) for path, item in _walk(value, "")]
 
 
@@ -70,13 +64,7 @@ def find_missing(conn: Connection, owner: str, references: Sequence[Reference]) 
 
 
 def resolve_references(deps: "Deps", owner: str, value: Any) -> Any:
-    """
-    Return the value with every reference replaced by a presigned URL, valid for ten minutes.
-
-    Raises:
-        ReferenceGone: a file does not exist for this owner; the message names each.
-        DatabaseUnavailable: PostgreSQL is unavailable.
-    """
+    """Replace every reference by a URL that is valid for ten minutes. Raises ReferenceGone, naming missing files."""
     references = find_references(value)
     if not references:
         return value

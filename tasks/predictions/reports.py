@@ -27,13 +27,7 @@ from tasks.jobs import cancel, fallback, settle
 
 @dataclass(frozen=True, slots=True)
 class ReportOutcome:
-    """
-    The effect of a report.
-
-    Attributes:
-        changed: the report had an effect.
-        ended: the prediction is in a terminal state.
-    """
+    """The effect of a report; `ended`: the prediction is in a terminal state."""
 
     changed: bool
     ended: bool
@@ -43,8 +37,6 @@ class ReportOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ReportSource:
-    """How a report was received."""
-
     channel: Literal["webhook", "poll"]
     received_at: datetime
     actor: str
@@ -104,7 +96,6 @@ def _poll_now(conn: Connection, prediction: Prediction, report: PredictionReport
 def _choose(
     conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, source: ReportSource
 ) -> ReportOutcome:
-    """Make the files of the first success the job's outputs, each once, in document order."""
     actor, reason = source.actor, f"{len(report.outputs)} files"
     _end(conn, prediction, "succeeded", report, source, reason=None)
     dead_letters.close_by_subject(conn, "prediction", prediction.id, reason="a late success arrived", actor=actor)

@@ -30,8 +30,6 @@ BUSY_WAIT_SECONDS: Final = 5.0  # after a 429 without Retry-After
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An entry to be sent to a provider, and the single-use key in its webhook URL."""
-
     provider: Provider
     entry: FallbackEntry
     key: str = field(repr=False)
@@ -86,7 +84,6 @@ def _load(conn: Connection, lease: Lease) -> tuple[Prediction, Job]:
 
 
 def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list[Wake]:
-    """End a planned prediction that cannot be submitted, and advance the chain."""
     decision = DeadLetterDecision(error.category, type(error).__name__, str(error), error.retryable)
 
     def end(conn: Connection) -> list[Wake]:
@@ -139,12 +136,7 @@ def _send(deps: Deps, guard: LeaseGuard, prediction: Prediction, submission: Sub
 def record_submission(
     conn: Connection, deps: Deps, lease: Lease, provider: Provider, result: SubmitResult | MoorageError
 ) -> list[Wake]:
-    """
-    Record the outcome of a submission under the lease that sent it; returns wakes.
-
-    Raises:
-        LeaseLost: its webhook was faster, or another worker looks it up.
-    """
+    """Record the result of a submission; returns wakes. Raises LeaseLost after its webhook or another worker."""
     job, prediction = submit_outcome.lock_leased(conn, lease)
     if isinstance(result, SubmitResult):
         return _record_result(conn, deps, lease, job, prediction, provider, result)

@@ -81,11 +81,7 @@ def abandon_submission(
 def bind_external_id(
     conn: Connection, provider: Provider, key_sha256: str | None, external_id: str, *, actor: str
 ) -> Prediction | None:
-    """
-    Assign the provider's id to the prediction that was submitted with a key; returns it, locked.
-
-    None if no prediction was submitted with that key.
-    """
+    """Assign the provider's id to the prediction submitted with a key; returns it locked, None if there is none."""
     ref = submissions.find_by_webhook_key(conn, provider.name, key_sha256) if key_sha256 else None
     if ref is None:
         return None

@@ -32,7 +32,6 @@ def is_recoverable(provider: Provider) -> bool:
 def recover_submission(
     deps: Deps, lease: Lease, guard: LeaseGuard, prediction: Prediction, provider: Provider | None
 ) -> list[Wake]:
-    """Look up a submitted prediction, or wait until the next lookup; returns wakes."""
     submitted_at, first_delay = prediction.submitted_at, LOOKUP_DELAYS_SECONDS[0]
     if submitted_at is None:
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")

@@ -42,21 +42,12 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
 
 
 def count_expired(deps: Deps) -> dict[str, int]:
-    """Return how many of each kind `delete_expired` would delete now."""
     limits = retention_seconds(deps.settings)
     return deps.database.run(lambda conn: retention.count_old_rows(conn, limits, list(limits)))
 
 
 def delete_expired(deps: Deps, actor: str, *, seconds: float | None = None) -> dict[str, int]:
-    """
-    Delete what is old enough; returns counts by kind.
-
-    Args:
-        seconds: begin no batch after this time; the next run continues.
-
-    Raises:
-        DatabaseUnavailable: PostgreSQL became unavailable; finished batches remain deleted.
-    """
+    """Delete what is old enough; returns counts by kind. Begins no batch after `seconds`: the next run continues."""
     until = None if seconds is None else time.monotonic() + seconds
     counts: dict[str, int] = {}
     for kind, limit in retention_seconds(deps.settings).items():
@@ -95,7 +86,6 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
 
 
 def count_storage_use(deps: Deps) -> dict[str, Any]:
-    """Recompute storage use by owner and bucket; returns objects and bytes by bucket."""
     deps.database.run(usage.recompute_usage)
     rows = deps.database.run(usage.list_totals)
     return {row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in rows}

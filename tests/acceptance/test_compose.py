@@ -22,7 +22,7 @@ from embedded import ports
 from embedded.process import Process
 from embedded.stack import Stack
 from tests.acceptance import compose_file
-from tests.acceptance.patience import patient
+from tests.acceptance.retry_503 import patient
 from tests.acceptance.world import until
 
 PIXEL = (

@@ -2,7 +2,7 @@
 
 import uuid
 
-from tests.acceptance.ordering import application, entry, tries
+from tests.acceptance.api_caller import application, entry, tries
 from tests.acceptance.world import Asked, until
 
 NEVER_ENDS = {"status": "processing"}

@@ -6,7 +6,7 @@ import json
 
 from PIL import Image
 
-from tests.acceptance.ordering import application, entry, owner
+from tests.acceptance.api_caller import application, entry, owner
 
 IMAGE_TO_VIDEO = "standin/image-to-video"
 GPS_IFD, MAKE = 0x8825, 0x010F

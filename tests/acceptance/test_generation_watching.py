@@ -7,9 +7,9 @@ import time
 import requests
 from standardwebhooks import Webhook
 
+from tests.acceptance.api_caller import application as shop_of
+from tests.acceptance.api_caller import entry, owner
 from tests.acceptance.conftest import NOTIFY_SECRET
-from tests.acceptance.ordering import application as shop_of
-from tests.acceptance.ordering import entry, owner
 from tests.acceptance.world import until
 
 

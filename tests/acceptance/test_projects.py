@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from db.connection import connect
-from tests.acceptance.patience import patient
+from tests.acceptance.retry_503 import patient
 from tests.acceptance.world import until
 
 SCENES, OUTPUTS = 20, 5

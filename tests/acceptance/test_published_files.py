@@ -6,7 +6,7 @@ import uuid
 import pytest
 import requests
 
-from tests.acceptance.ordering import application, entry, owner
+from tests.acceptance.api_caller import application, entry, owner
 from tests.acceptance.world import until
 
 HERE = {"Origin": "https://app.example"}  # a page of another origin asks

@@ -8,7 +8,7 @@ import uuid
 import pytest
 import requests
 
-from tests.acceptance.patience import patient
+from tests.acceptance.retry_503 import patient
 from tests.acceptance.test_failpoint_crashes import crashed, mended
 from tests.acceptance.world import Asked, until
 

@@ -26,7 +26,7 @@ from moorage.settings import Settings
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
 from storage import s3
-from tests.acceptance.patience import patient
+from tests.acceptance.retry_503 import patient
 
 LEASE_SECONDS = 6.0
 # Short waits, so that what takes minutes in earnest takes seconds; no guard is off.

@@ -9,7 +9,7 @@ from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import cancel
-from tasks.jobs.cancel import CancelOutcome
+from tasks.jobs.cancel import ActionOutcome
 from tasks.outputs import keep
 from tasks.predictions import poll
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
@@ -28,7 +28,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def cancelled(at: World, job_id: UUID) -> CancelOutcome:
+def cancelled(at: World, job_id: UUID) -> ActionOutcome:
     return cancel.cancel_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
@@ -156,7 +156,7 @@ def test_cancelling_twice_is_no_error(at: World) -> None:
     job_id = started(at)
     cancelled(at, job_id)
 
-    assert cancelled(at, job_id) == CancelOutcome("cancelled", "cancelled")
+    assert cancelled(at, job_id) == ActionOutcome("cancelled", "cancelled")
 
 
 @pytest.mark.parametrize("attempt", range(5))

@@ -28,7 +28,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def retried(at: World, job_id: UUID) -> retry.RetryOutcome:
+def retried(at: World, job_id: UUID) -> retry.ActionOutcome:
     return retry.retry_job(at.deps.database, at.deps.settings, job_id, "api")
 
 

@@ -130,7 +130,7 @@ def test_the_story_of_a_job_tells_what_happened_and_what_comes(
 
     assert "waiting > kept" in shown
     assert "keeping > partial" in shown
-    assert f"next: dead letter {letter} waits: moorage dead replay {letter}" in shown
+    assert f"next: dead letter {letter} is open: moorage dead replay {letter}" in shown
     assert [output["state"] for output in story["outputs"]] == ["kept", "dead"]
     assert story["deliveries"][0]["state"] == "applied"
     assert story["events"][0]["subject"] in ("job", "prediction")
@@ -141,4 +141,4 @@ def test_an_unknown_name_is_one_line_and_status_1(env: dict[str, str]) -> None:
     done = cli.run(env, "show", "nobody-knows-me")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "moorage: nothing is known as nobody-knows-me\n"
+    assert done.stderr == "moorage: no record matches nobody-knows-me\n"

@@ -42,13 +42,13 @@ def test_a_right_system_is_told_so(stack: Stack, database_url: str, deps: Deps, 
         "fal: no webhook secret, its webhooks are refused",
         "openai: no webhook secret, its webhooks are refused",
         "standard: no webhook secret, its webhooks are refused",
-        "no REPLICATE_API_TOKEN: webhooks that never come cannot be asked for",
+        "no REPLICATE_API_TOKEN: predictions with lost webhooks cannot be polled",
         "these sweeps never ran: discard, reconcile",
     ]
     assert f"schema version {migrate.SCHEMA_VERSION}" in told["ok"]
-    assert "the broker evicts nothing (noeviction)" in told["ok"]
+    assert "the broker evicts no messages (noeviction)" in told["ok"]
     assert "anyone can read bucket moorage-public" in " ".join(told["ok"])
-    assert "nobody else can read bucket moorage-private" in told["ok"]
+    assert "anonymous readers cannot read bucket moorage-private" in told["ok"]
     assert [x.key for x in deps.storage.list_objects("moorage-public", "doctor/")] == []
 
 
@@ -70,7 +70,7 @@ def test_servers_that_are_away_are_each_told(stack: Stack, database_url: str) ->
         "the",
         "storage:",
     ]
-    assert "PUBLIC_URL is http://127.0.0.1:8000: no provider reaches it" in done.stdout
+    assert "PUBLIC_URL is http://127.0.0.1:8000: providers cannot reach it" in done.stdout
     for secret in ("verysecret", "shortsecret", env["REPLICATE_WEBHOOK_SECRET"]):
         assert secret not in done.stdout + done.stderr
 
@@ -104,7 +104,7 @@ def test_a_broker_that_evicts_is_a_failure(stack: Stack, database_url: str) -> N
         client.config_set("maxmemory-policy", before)
         client.close()
 
-    assert told["the broker may throw wakes away (allkeys-lru)"] == "fail"
+    assert told["the broker may evict messages (allkeys-lru)"] == "fail"
 
 
 def test_a_broker_is_asked_by_the_name_it_has(stack: Stack, database_url: str) -> None:

@@ -31,7 +31,7 @@ def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
 
     assert told.returncode == 0, told.stderr
     assert "replicate a/model (60 s), then fal b/model (10 min)" in told.stdout
-    assert "submitted now, if there is room at replicate" in told.stdout
+    assert "submitted now if replicate has capacity" in told.stdout
     (replicate,) = [one for one in seen["providers"] if one["provider"] == "replicate"]
     assert (replicate["takes_orders"], replicate["planned"], replicate["at_work"]) == (True, 1, 0)
     assert replicate["at_once"] == 10
@@ -69,8 +69,8 @@ def test_doctor_tells_who_takes_orders_and_whom_ends_are_told(stack: Stack, data
     without = cli.run(cli.environment(stack, database_url), "doctor").stdout
 
     for name in ("replicate", "fal", "openai"):
-        assert f"{name}: takes orders, at most 10 at once" in with_keys
-        assert f"{name}: takes orders" not in without
-    assert "applications are told at http://127.0.0.1:1/hooks, signed with 1 secret" in with_keys
+        assert f"{name}: accepts submissions, at most 10 in flight" in with_keys
+        assert f"{name}: accepts submissions" not in without
+    assert "notifications go to http://127.0.0.1:1/hooks, signed with 1 secret" in with_keys
     assert "openai: no webhook secret" not in with_keys
     assert "openai: no webhook secret" in without

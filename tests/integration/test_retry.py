@@ -9,7 +9,7 @@ from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import retry
-from tasks.jobs.retry import RetryOutcome
+from tasks.jobs.cancel import ActionOutcome
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
 from tests.integration.core import World, database_of, png, world
 
@@ -25,7 +25,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
         yield made
 
 
-def retried(at: World, job_id: UUID) -> RetryOutcome:
+def retried(at: World, job_id: UUID) -> ActionOutcome:
     return retry.retry_job(at.deps.database, at.deps.settings, job_id, "api")
 
 
@@ -43,7 +43,7 @@ def test_a_failed_chain_starts_again_with_a_new_deadline(at: World) -> None:
 
     outcome = retried(at, job_id)
 
-    assert outcome == RetryOutcome("failed", "open", (Wake("submit", planned(at, job_id)),))
+    assert outcome == ActionOutcome("failed", "open", (Wake("submit", planned(at, job_id)),))
     fail_all(at, job_id, 1)
     _, works = running(at, job_id)
     hear(at, works, "succeeded", [at.source.picture()])
@@ -153,7 +153,7 @@ def test_what_has_files_or_goes_on_is_not_tried_again(at: World, state: str, why
         kept(at, job_id)
     assert at.state("jobs", job_id) == state
 
-    assert retried(at, job_id) == RetryOutcome(state, state, refused=why)
+    assert retried(at, job_id) == ActionOutcome(state, state, refused=why)
 
 
 def test_what_moorage_did_not_start_is_not_started_by_it(at: World) -> None:

@@ -25,11 +25,11 @@ def prediction(**columns: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("subject", "row", "told"),
+    ("subject", "row", "action"),
     [
         ("output", output(), "output output[1]: attempt 3 in 12 s"),
         ("output", output(run_at=later(-1)), "output output[1]: attempt 3 now"),
-        ("output", output(expires_at=later(600)), "output output[1]: attempt 3 in 12 s, its URL dies in 10 min"),
+        ("output", output(expires_at=later(600)), "output output[1]: attempt 3 in 12 s, its URL expires in 10 min"),
         (
             "output",
             output(leased_by="n/t", leased_until=later(20)),
@@ -40,35 +40,35 @@ def prediction(**columns: Any) -> dict[str, Any]:
         (
             "prediction",
             prediction(state="abandoned"),
-            "prediction abc: a late answer still counts, asked a last time in 30 s",
+            "prediction abc: a late result still counts, last poll in 30 s",
         ),
         (
             "delivery",
             {"state": "unmatched", "run_at": later(5), "unmatched_until": later(86400 * 3), "leased_by": None},
-            "delivery: looked up again in 5 s, given up in 3 d",
+            "delivery: matched again in 5 s, given up in 3 d",
         ),
         ("job", {"state": "open", "deadline_at": later(90)}, "job: waits for files, its deadline is in 90 s"),
         (
             "job",
             {"state": "keeping", "run_at": later(90)},
-            "job: ends with its last file, which is counted again in 90 s",
+            "job: ends with its last file; recounted in 90 s",
         ),
     ],
 )
-def test_what_comes_next_is_told_with_its_time(subject: str, row: dict[str, Any], told: str) -> None:
-    """Who waits wants to know for what and how long."""
-    assert show.describe_next_actions([(subject, row)], [], NOW) == [told]
+def test_the_next_action_has_a_time(subject: str, row: dict[str, Any], action: str) -> None:
+    """An operator sees what a row waits for, and how long."""
+    assert show.describe_next_actions([(subject, row)], [], NOW) == [action]
 
 
-def test_an_open_dead_letter_names_the_command_that_helps() -> None:
-    """The next step is a person's, and is ready to be pasted."""
+def test_an_open_dead_letter_names_the_command() -> None:
+    """The next action is an operator's; the command can be copied."""
     letters = [{"id": "d1", "state": "open"}, {"id": "d2", "state": "replayed"}]
 
-    told = show.describe_next_actions([("output", output(state="dead"))], letters, NOW)
+    actions = show.describe_next_actions([("output", output(state="dead"))], letters, NOW)
 
-    assert told == ["dead letter d1 waits: moorage dead replay d1"]
+    assert actions == ["dead letter d1 is open: moorage dead replay d1"]
 
 
-def test_what_is_over_is_said_to_be_over() -> None:
-    """Silence could mean that something was forgotten."""
-    assert show.describe_next_actions([("output", output(state="kept"))], [], NOW) == ["nothing more: it is over"]
+def test_an_ended_record_has_no_next_action() -> None:
+    """The line says so: no output could mean that something was missed."""
+    assert show.describe_next_actions([("output", output(state="kept"))], [], NOW) == ["nothing: it has ended"]

@@ -29,20 +29,13 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class StreamRange:
-    """
-    The events of one stream.
-
-    Attributes:
-        after: the id to resume after; None: start with new events.
-        joined_at_id: later events come from the feed.
-        ends_at: by time.monotonic().
-    """
+    """The events of one stream."""
 
     owner: str | None
     job_id: UUID | None
-    after: int | None
-    joined_at_id: int
-    ends_at: float
+    after: int | None  # the id to resume after; None: start with new events
+    joined_at_id: int  # later events come from the feed
+    ends_at: float  # by time.monotonic()
 
 
 async def stream_events(request: Request) -> Response:

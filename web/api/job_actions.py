@@ -1,7 +1,7 @@
 """POST /v1/jobs/{job_id}/cancel and /retry."""
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 from starlette.requests import Request
@@ -12,13 +12,10 @@ from db.connection import Database
 from moorage import logs
 from moorage.settings import Settings
 from tasks.jobs import cancel, retry
-from tasks.jobs.cancel import CancelOutcome
-from tasks.jobs.retry import RetryOutcome
+from tasks.jobs.cancel import ActionOutcome
 from web.http import ids, permissions, problems
 from web.http.problems import Problem
 from web.services import context
-
-Outcome = TypeVar("Outcome", CancelOutcome, RetryOutcome)
 
 log = logs.get_logger(__name__)
 
@@ -41,21 +38,14 @@ async def retry_job(request: Request) -> Response:
 
 
 async def _apply_action(
-    request: Request, action: Callable[[Database, Settings, UUID, str], Outcome]
-) -> tuple[UUID, Outcome]:
-    """
-    Apply an action to the job in the path.
-
-    Raises:
-        Problem: 404 no such job, 409 the action is refused in the job's present state.
-    """
+    request: Request, action: Callable[[Database, Settings, UUID, str], ActionOutcome]
+) -> tuple[UUID, ActionOutcome]:
+    """Apply an action to the job in the path. Raises Problem: 404 no such job, 409 refused in its present state."""
     ctx, caller = context.get_context(request), permissions.get_caller(request)
     job_id = ids.parse_id(request.path_params["job_id"], "job")
 
-    def apply(database: Database) -> Outcome:
-        row = database.run(lambda conn: jobs.get_with_render(conn, job_id))
-        if row is None or not caller.can_see(row["owner"]):
-            raise ids.not_found("job")
+    def apply(database: Database) -> ActionOutcome:
+        caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
         outcome = action(database, ctx.settings, job_id, ACTOR)
         ctx.relay.enqueue(*outcome.wakes)
         return outcome

@@ -57,8 +57,7 @@ async def check_inputs(ctx: AppContext, kind: str, entries: Sequence[ParsedEntry
     """
     Return the entries to store. An unavailable provider is no reason to reject an entry.
 
-    Raises:
-        Problem: 422 invalid input or unknown model; 503 a model is to be chosen and its provider is unavailable.
+    Raises Problem: 422 invalid input or unknown model; 503 a model is to be chosen and its provider is unavailable.
     """
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
@@ -116,7 +115,6 @@ async def _choose_model(ctx: AppContext, kind: str, parsed: ParsedEntry, field: 
 async def _find_image_optional_model(
     ctx: AppContext, provider: str, models: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Return the first model whose image field is not required."""
     for model in models[:_MAX_SCHEMA_LOOKUPS]:
         schema = await ctx.model_cache.get_schema(ctx.providers[provider], str(model["name"]))
         if schema is not None and model.get("picture_field") not in schema.get("required", ()):
@@ -143,12 +141,7 @@ class UnusableSchema(ValueError):
 
 
 def find_schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], field: str) -> list[FieldError]:
-    """
-    Return the first errors of an input against its model's schema, at most MAX_ERRORS.
-
-    Raises:
-        UnusableSchema: the input cannot be checked.
-    """
+    """Return the first MAX_ERRORS errors of an input. Raises UnusableSchema: the input cannot be checked."""
     validator = _build_validator(json.dumps(schema, sort_keys=True))
     try:
         return list(itertools.islice(_describe_errors(validator, value, field), validation.MAX_ERRORS))

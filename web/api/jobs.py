@@ -54,7 +54,7 @@ async def list_job_events(request: Request) -> Response:
     caller = permissions.get_caller(request)
 
     def read_events(conn: Connection) -> list[Row]:
-        _read_job(conn, job_id, caller)
+        caller.require_visible(jobs.get_with_render(conn, job_id), "job")
         return events.list_page_by_job(conn, job_id, params.after, params.limit + 1)
 
     rows = await context.get_context(request).database.transaction(read_events)
@@ -72,7 +72,7 @@ async def get_job(request: Request) -> Response:
 
 
 def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> dict[str, Any]:
-    job = _read_job(conn, job_id, caller)
+    job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
     variants = [build_variant(row, ctx.asset_base) for row in renders.list_variants(conn, job_id)]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     return {
@@ -88,13 +88,6 @@ def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller:
         "outputs": [_build_output(row, caller) for row in outputs.list_by_job(conn, job_id)],
         "errors": [{"job_id": job_id, **_select_fields(row, ERROR_FIELDS)} for row in jobs.list_errors(conn, job_id)],
     }
-
-
-def _read_job(conn: Connection, job_id: UUID, caller: Caller) -> Row:
-    job = jobs.get_with_render(conn, job_id)
-    if job is None or not caller.can_see(job["owner"]):
-        raise ids.not_found("job")
-    return job
 
 
 def _build_prediction(row: Row, caller: Caller) -> dict[str, Any]:

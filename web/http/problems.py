@@ -13,14 +13,7 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Problem(Exception):
-    """
-    A response other than 2xx. The client reads its text, so it must not reveal internals (hosts, users, paths).
-
-    Args:
-        status: one of `problem_json.KINDS`.
-        detail: the problem and the remedy.
-        errors: for 422, a `field` and a `message` each.
-    """
+    """A response other than 2xx. The client reads `detail`, so it must not reveal internals (hosts, users, paths)."""
 
     def __init__(
         self,

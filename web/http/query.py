@@ -74,22 +74,12 @@ class UploadQuery(Query):
 
 
 def parse_query(request: Request, model: type[Q]) -> Q:
-    """
-    Return a request's query as a model.
-
-    Raises:
-        Problem: 422 with every invalid, unknown or duplicate name.
-    """
+    """Return a request's query as a model; raises as `parse_pairs` does."""
     return parse_pairs(request.query_params.multi_items(), model)
 
 
 def parse_pairs(pairs: Iterable[tuple[str, str]], model: type[Q]) -> Q:
-    """
-    Return the names and values of a query or a form as a model.
-
-    Raises:
-        Problem: 422 with every invalid, unknown or duplicate name.
-    """
+    """Return names and values as a model. Raises Problem: 422 with every invalid, unknown or duplicate name."""
     values: dict[str, Any] = {}
     errors: list[dict[str, str]] = []
     for name, value in pairs:

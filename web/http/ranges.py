@@ -14,10 +14,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """
     Return the first and the last byte of a Range header; None if the whole file is to be sent.
 
-    Several ranges, other units and malformed headers yield the whole file, as RFC 9110 14.2 allows.
-
-    Raises:
-        RangeNotSatisfiable: respond 416.
+    That includes several ranges, other units and malformed headers, as RFC 9110 14.2 allows.
     """
     match = _SINGLE_RANGE.fullmatch(header) if header is not None else None
     if match is None or match.groups() == ("", ""):

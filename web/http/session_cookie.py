@@ -32,12 +32,7 @@ def read_token(headers: Headers, settings: Settings) -> str | None:
 
 
 def check_origin(method: str, headers: Headers, settings: Settings) -> None:
-    """
-    Check that a request authenticated by the cookie only reads, or comes from a page of this origin.
-
-    Raises:
-        Problem: 403 for another or an unknown origin.
-    """
+    """Raise Problem 403 unless the request, authenticated by the cookie, only reads or comes from this origin."""
     if method in _SAFE_METHODS:
         return
     values = dict(headers)
@@ -52,7 +47,6 @@ def check_origin(method: str, headers: Headers, settings: Settings) -> None:
 
 
 def _is_same_origin(origin: str, host: str, settings: Settings) -> bool:
-    """Return True if the origin is that of PUBLIC_URL or of the Host header."""
     public, sender = urlsplit(settings.public_url), urlsplit(origin)
     is_public = (sender.scheme, sender.netloc) == (public.scheme, public.netloc)
     return is_public or (sender.scheme in ("http", "https") and bool(host) and sender.netloc == host)

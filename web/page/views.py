@@ -72,12 +72,7 @@ def is_page_path(path: str) -> bool:
 
 
 async def authenticate_viewer(authenticator: Authenticator, scope: Scope) -> Caller:
-    """
-    Return the caller, or an anonymous caller without a valid session.
-
-    Raises:
-        Problem: 403, the request comes from another origin.
-    """
+    """Return the caller, or an anonymous caller without a valid session. Raises Problem: 403 from another origin."""
     try:
         return await authenticator.authenticate(scope)
     except Problem as problem:
@@ -147,12 +142,7 @@ async def post_action(request: Request) -> Response:
 
 
 async def apply_action(request: Request, owner: str, job_id: UUID, action: str) -> str:
-    """
-    Cancel or retry an owner's job; return the key of RESULT_MESSAGES.
-
-    Raises:
-        Problem: 404, the owner has no such job, or there is no such action.
-    """
+    """Cancel or retry an owner's job; return the key of RESULT_MESSAGES. Raises Problem: 404 no such job or action."""
     if action not in ("cancel", "retry"):
         raise ids.not_found("action")
     ctx = context.get_context(request)
@@ -225,7 +215,6 @@ def _html_response(request: Request, template: str, **variables: Any) -> Respons
 
 
 def _content_security_policy(asset_base: str) -> str:
-    """Return the policy: the page's own files, and images and videos from storage."""
     parts = urlsplit(asset_base)
     files = f"'self' {parts.scheme}://{parts.netloc}"
     return (

@@ -40,12 +40,7 @@ class AssetStreamer:
     async def build_response(
         self, key: str, byte_range: tuple[int, int] | None, status: int, headers: Mapping[str, str]
     ) -> Response:
-        """
-        Return a response that streams an object, or its bytes from the first to the last of `byte_range`.
-
-        Raises:
-            Problem: 404 no such object, 503 storage is unavailable or MAX_STREAMS is reached.
-        """
+        """Return a response that streams an object. Raises Problem: 404 no such object, 503 unavailable or limit."""
         if self._streams >= MAX_STREAMS:
             raise unavailable("too many open streams, retry")
         with contextlib.ExitStack() as cleanup:
@@ -69,7 +64,6 @@ class AssetStreamer:
             raise unavailable("storage unavailable, retry") from error
 
     def close(self) -> None:
-        """Cancel queued reads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _release_slot(self) -> None:

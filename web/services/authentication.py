@@ -33,9 +33,8 @@ class Authenticator:
         """
         Return the caller of a request.
 
-        Raises:
-            Problem: 401 missing or invalid token, 403 session cookie sent from another origin, 503 no token is
-                configured, or PostgreSQL is needed and unavailable.
+        Raises Problem: 401 missing or invalid token, 403 session cookie sent from another origin, 503 no token is
+        configured, or PostgreSQL is needed and unavailable.
         """
         authorization = [value for name, value in scope["headers"] if name == b"authorization"]
         if authorization:

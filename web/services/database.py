@@ -41,8 +41,7 @@ class DatabaseThreads:
         """
         Run `work`, which may contain several transactions, in a thread and return its result.
 
-        Raises:
-            Problem: 503 if PostgreSQL is unavailable or the time limit is exceeded; `work` may still complete then.
+        Raises Problem: 503, unavailable or not in time; `work` may still complete then.
         """
         try:
             async with asyncio.timeout(self._answer_seconds):

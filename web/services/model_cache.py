@@ -56,9 +56,7 @@ class ModelCache:
         """
         Return the JSON Schema of a model's input, None if the provider publishes none.
 
-        Raises:
-            ProviderUnavailable: not cached, and the fetch failed.
-            ProviderRefused: no such model.
+        Raises ProviderUnavailable: not cached, and the fetch failed. Raises ProviderRefused: no such model.
         """
         key = (provider.name, "schema", model)
         schema: Mapping[str, Any] | None = await self._get_or_fetch(key, lambda: provider.get_input_schema(model))

@@ -112,10 +112,9 @@ class UploadSpool:
 
     async def store(self, spooled: SpooledFile, owner: str, upload_id: UUID) -> tuple[Upload, datetime]:
         """
-        Validate, sanitize, store and record a complete file, and close it; return the upload and its creation time.
+        Validate, sanitize, store, record and close a complete file; return the upload and its creation time.
 
-        Raises:
-            Problem: 422 rejected, 503 storage or PostgreSQL is unavailable, or too slow. No row is written then.
+        Raises Problem: 422 rejected, 503 storage or PostgreSQL is unavailable, or too slow. No row is written then.
         """
         await spooled.flush()
         stored = await self.run_storage(

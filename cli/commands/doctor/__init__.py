@@ -1,1 +1,1 @@
-"""`moorage doctor`: checks of settings and servers."""
+"""Checks of `moorage doctor`."""

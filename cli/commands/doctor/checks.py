@@ -1,4 +1,4 @@
-"""The doctor's checks of PostgreSQL, broker and settings; those of storage are in storage_checks.py."""
+"""Checks of PostgreSQL, broker, providers and settings."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from moorage.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How something stands; `advice` is empty where nothing is to be done. No secret is in either."""
+    """The result of a check; `advice` is empty if no action is needed. Contains no secrets."""
 
     level: Literal["ok", "warn", "fail"]
     what: str
@@ -28,65 +28,60 @@ class CheckResult:
 
 
 def ok(what: str) -> CheckResult:
-    """Return that all is well."""
     return CheckResult("ok", what)
 
 
 def warn(what: str, advice: str) -> CheckResult:
-    """Return that it works, but not as well as it should."""
     return CheckResult("warn", what, advice)
 
 
 def fail(what: str, advice: str) -> CheckResult:
-    """Return that it cannot work like this."""
     return CheckResult("fail", what, advice)
 
 
-CLOCK_SECONDS: Final = 5.0  # signatures bear 300; a computer that keeps time is within one
+CLOCK_SECONDS: Final = 5.0  # signatures tolerate 300; synchronised clocks differ by less than one
 BROKER_SECONDS: Final = 3.0
 API_SECONDS: Final = 5.0
 TOKEN_CHARS: Final = 32
 
 
 def check_postgres(settings: Settings) -> Iterator[CheckResult]:
-    """Check that PostgreSQL answers, is new enough, has our schema and the same time."""
     try:
         conn = connect(settings.database_url.get_secret_value(), name="moorage-doctor")
     except MoorageError as error:
         yield fail(str(error), "start it, or correct DATABASE_URL")
         return
     try:
-        yield _version(conn)
-        yield from _schema(conn)
+        yield _check_version(conn)
+        yield from _check_schema(conn)
     except psycopg.Error as error:
-        yield fail(f"PostgreSQL refuses: {type(error).__name__}", "see its log; our user must own its tables")
+        yield fail(f"PostgreSQL refuses: {type(error).__name__}", "see its log; moorage's user must own the tables")
     finally:
         conn.close()
 
 
-def _version(conn: Connection) -> CheckResult:
+def _check_version(conn: Connection) -> CheckResult:
     number = conn.info.server_version
     name = f"PostgreSQL {number // 10000}.{number % 10000} at {conn.info.host}:{conn.info.port}"
-    return ok(name) if number >= 160000 else fail(name, "16 or newer is needed: upgrade it")
+    return ok(name) if number >= 160000 else fail(name, "upgrade it to 16 or newer")
 
 
-def _schema(conn: Connection) -> Iterator[CheckResult]:
+def _check_schema(conn: Connection) -> Iterator[CheckResult]:
     version = migrate.get_schema_version(conn)
     if version < migrate.SCHEMA_VERSION:
         yield fail(f"database schema {version} is older than {migrate.SCHEMA_VERSION}", "run moorage migrate")
         return
     yield ok(f"schema version {version}")
-    apart = abs((datetime.now(UTC) - current_time(conn)).total_seconds())
-    if apart > CLOCK_SECONDS:
-        yield fail(
-            f"our clock and PostgreSQL's are {apart:.0f} s apart", "keep both by NTP: signatures and URLs expire"
-        )
+    offset = abs((datetime.now(UTC) - current_time(conn)).total_seconds())
+    if offset > CLOCK_SECONDS:
+        advice = "synchronise both clocks (NTP): signatures and URLs expire"
+        yield fail(f"the clocks of this machine and of PostgreSQL differ by {offset:.0f} s", advice)
     else:
-        yield ok("our clock and PostgreSQL's agree")
+        yield ok("the clocks of this machine and of PostgreSQL agree")
 
 
 def check_broker(settings: Settings) -> Iterator[CheckResult]:
-    """Check that a Redis or Valkey answers, throws nothing away and survives a restart. RabbitMQ is told by use."""
+    """Check connection, eviction policy and persistence of Redis or Valkey. RabbitMQ is checked by using it."""
     url = settings.broker_url.get_secret_value()
     if not url.startswith(("redis://", "rediss://")):
         return
@@ -104,26 +99,23 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
         return
     finally:
         client.close()
-    yield _eviction(str(memory.get("maxmemory_policy", "noeviction")))
-    yield _persistence(bool(persistence.get("aof_enabled")))
+    yield _check_eviction(str(memory.get("maxmemory_policy", "noeviction")))
+    yield _check_persistence(bool(persistence.get("aof_enabled")))
 
 
-def _eviction(policy: str) -> CheckResult:
+def _check_eviction(policy: str) -> CheckResult:
     if policy == "noeviction":
-        return ok("the broker evicts nothing (noeviction)")
-    return fail(f"the broker may throw wakes away ({policy})", "set maxmemory-policy noeviction")
+        return ok("the broker evicts no messages (noeviction)")
+    return fail(f"the broker may evict messages ({policy})", "set maxmemory-policy noeviction")
 
 
-def _persistence(is_on: bool) -> CheckResult:
-    if is_on:
-        return ok("the broker keeps its messages over a restart (appendonly)")
-    return warn(
-        "the broker forgets its messages in a restart", "set appendonly yes; without it a restart costs seconds"
-    )
+def _check_persistence(is_enabled: bool) -> CheckResult:
+    if is_enabled:
+        return ok("the broker's messages survive a restart (appendonly)")
+    return warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
 
 
 def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
-    """Check each provider's webhook secret and whether it takes orders, webhooks out, and our own API token."""
     try:
         loaded = providers.load(settings)
     except ConfigError as error:
@@ -132,22 +124,22 @@ def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
     for name, provider in loaded.items():
         secret = provider.webhook_setting
         if name in settings.allow_unsigned:
-            yield warn(f"{name}: webhooks are taken unsigned", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
+            yield warn(f"{name}: accepts unsigned webhooks", f"set {secret}, unset MOORAGE_ALLOW_UNSIGNED")
         elif provider.is_enabled:
-            yield ok(f"{name}: a webhook secret is set and can be read")
-        elif not (provider.is_synchronous and provider.can_submit):  # that one answers orders with the files themselves
+            yield ok(f"{name}: a valid webhook secret is set")
+        elif not (provider.is_synchronous and provider.can_submit):  # then its responses contain the files
             yield warn(f"{name}: no webhook secret, its webhooks are refused", f"set {secret} if you use {name}")
         if provider.can_submit:
-            yield ok(f"{name}: takes orders, at most {provider.max_in_flight} at once")
+            yield ok(f"{name}: accepts submissions, at most {provider.max_in_flight} in flight")
     if settings.notify_url:
         count = len(settings.notify_secret)
-        yield ok(f"applications are told at {settings.notify_url.partition('?')[0]}, signed with {count} secrets")
-    yield _api_token(settings)
+        yield ok(f"notifications go to {settings.notify_url.partition('?')[0]}, signed with {count} secrets")
+    yield _check_api_token(settings)
 
 
-def _api_token(settings: Settings) -> CheckResult:
+def _check_api_token(settings: Settings) -> CheckResult:
     length = len(settings.api_token.get_secret_value()) if settings.api_token else 0
-    advice = "set MOORAGE_API_TOKEN to what `openssl rand -hex 32` prints"
+    advice = "set MOORAGE_API_TOKEN to the output of `openssl rand -hex 32`"
     if not length:
         return warn("no API token: predictions cannot be registered", advice)
     if length < TOKEN_CHARS:
@@ -156,44 +148,41 @@ def _api_token(settings: Settings) -> CheckResult:
 
 
 def check_replicate_token(settings: Settings) -> Iterator[CheckResult]:
-    """Check that Replicate takes our token: one GET of the account it belongs to."""
     if settings.replicate_api_token is None:
         if settings.replicate_webhook_secret:
-            yield warn("no REPLICATE_API_TOKEN: webhooks that never come cannot be asked for", "set it")
+            yield warn("no REPLICATE_API_TOKEN: predictions with lost webhooks cannot be polled", "set it")
         return
     headers = {"Authorization": f"Bearer {settings.replicate_api_token.get_secret_value()}"}
     try:
-        answer = requests.get(
+        response = requests.get(
             f"{settings.replicate_api_url}/v1/account", headers=headers, timeout=API_SECONDS, allow_redirects=False
         )
     except requests.RequestException as error:
-        yield fail(f"{settings.replicate_api_url} does not answer: {type(error).__name__}", "is there a way out?")
+        yield fail(
+            f"{settings.replicate_api_url} does not answer: {type(error).__name__}", "check outbound network access"
+        )
         return
-    yield _taken(answer.status_code, settings.replicate_api_url)
+    yield _check_token_status(response.status_code, settings.replicate_api_url)
 
 
-def _taken(status: int, url: str) -> CheckResult:
+def _check_token_status(status: int, url: str) -> CheckResult:
     if status in (401, 403):
-        return fail(f"Replicate refuses our token ({status})", "set REPLICATE_API_TOKEN to a live one")
+        return fail(f"Replicate refuses the token ({status})", "set REPLICATE_API_TOKEN to a valid one")
     if status == 200:
-        return ok("Replicate takes our token")
-    if status == 404:  # what answers like Replicate need not know accounts
-        return warn(f"{url} knows no accounts: the token is untested", "nothing, if this is not Replicate itself")
-    return warn(f"{url} answers {status} now", "look again later")
+        return ok("Replicate accepts the token")
+    if status == 404:  # a compatible API without accounts
+        return warn(f"{url} has no accounts: the token is not checked", "no action, if this is not Replicate itself")
+    return warn(f"{url} returns {status}", "check again later")
 
 
 def check_public_url(settings: Settings) -> Iterator[CheckResult]:
-    """Check that the address providers are given can be theirs."""
     parts = urlsplit(settings.public_url)
     level = fail if settings.env == "production" else warn
     if _is_local(parts.hostname or ""):
-        yield level(
-            f"PUBLIC_URL is {settings.public_url}: no provider reaches it", "set the address the outside reaches"
-        )
+        yield level(f"PUBLIC_URL is {settings.public_url}: providers cannot reach it", "set the public address")
     elif parts.scheme != "https":
-        yield level(
-            f"PUBLIC_URL {settings.public_url} is not https", "put TLS before the receiver: Replicate asks for it"
-        )
+        advice = "terminate TLS before the receiver: Replicate requires it"
+        yield level(f"PUBLIC_URL {settings.public_url} is not https", advice)
     else:
         yield ok(f"PUBLIC_URL is {settings.public_url}")
 

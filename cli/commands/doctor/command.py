@@ -1,4 +1,4 @@
-"""`moorage doctor`: check every setting and server, and say what to do."""
+"""`moorage doctor`: check settings and servers, with advice for each problem."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,24 +23,24 @@ LATE_SECONDS: Final = 30.0
 @click.command()
 @console.json_option
 def doctor(as_json: bool) -> None:
-    """Check every setting and server, and say what to do. Exit status 1 when a check fails."""
-    found = []
-    for check in _checks():
-        found.append(check)
+    """Check settings and servers, with advice for each problem. Exit status 1 if a check fails."""
+    results = []
+    for result in _run_checks():
+        results.append(result)
         if not as_json:
-            _tell(check)
+            _print_result(result)
     if as_json:
-        console.print_json(found)
-    if any(check.level == "fail" for check in found):
+        console.print_json(results)
+    if any(result.level == "fail" for result in results):
         raise SystemExit(1)
 
 
-def _tell(check: CheckResult) -> None:
-    advice = f"  ({check.advice})" if check.advice else ""
-    click.echo(f"{check.level:<5} {console.escape_control_chars(check.what)}{console.escape_control_chars(advice)}")
+def _print_result(result: CheckResult) -> None:
+    advice = f"  ({result.advice})" if result.advice else ""
+    click.echo(f"{result.level:<5} {console.escape_control_chars(result.what)}{console.escape_control_chars(advice)}")
 
 
-def _checks() -> Iterator[CheckResult]:
+def _run_checks() -> Iterator[CheckResult]:
     try:
         settings = settings_module.get_settings()
     except ConfigError as error:
@@ -55,34 +55,34 @@ def _checks() -> Iterator[CheckResult]:
     yield from checks.check_provider_settings(settings)
     yield from checks.check_replicate_token(settings)
     yield from checks.check_public_url(settings)
-    if not any(check.level == "fail" for check in (*postgres, *broker)):
-        yield from _processes(settings)
+    if not any(result.level == "fail" for result in (*postgres, *broker)):
+        yield from _check_processes(settings)
 
 
-def _processes(settings: Settings) -> Iterator[CheckResult]:
-    """Check that a worker answers and that beat ticks; asked only when what they need is there."""
-    from worker import inspect_cluster, schedule  # the app reads the settings: not before they are known to be right
+def _check_processes(settings: Settings) -> Iterator[CheckResult]:
+    """Check that a worker answers and beat runs. Requires PostgreSQL and the broker."""
+    from worker import inspect_cluster, schedule  # the app reads the settings, which are valid by now
 
     names = inspect_cluster.ping_workers()
     if names is None:
         yield fail("the broker does not answer", "start it, or correct CELERY_BROKER_URL")
     elif names:
-        yield ok(f"workers that answer: {', '.join(names)}")
+        yield ok(f"workers: {', '.join(names)}")
     else:
         yield fail("no worker answers", "start one: moorage worker")
     try:
-        yield from boot.get_deps().database.run(lambda conn: _beat(conn, set(schedule.sweep_periods(settings))))
+        yield from boot.get_deps().database.run(lambda conn: _check_beat(conn, set(schedule.sweep_periods(settings))))
     except MoorageError as error:
         yield fail(f"beat: {error}", "see above")
 
 
-def _beat(conn: Connection, sweeps: set[str]) -> list[CheckResult]:
+def _check_beat(conn: Connection, sweeps: set[str]) -> list[CheckResult]:
     last = [row for row in ticks.list_latest(conn) if row["sweep"] in sweeps]
     newest: Row | None = max(last, key=lambda row: row["started_at"], default=None)
-    at: datetime = current_time(conn)
-    if newest is None or (at - newest["started_at"]).total_seconds() > LATE_SECONDS:
-        told = format_age(newest["started_at"] if newest else None, at)
-        return [fail(f"beat ticked last: {told}", "start one: moorage beat (and a worker for the queue quick)")]
+    now: datetime = current_time(conn)
+    if newest is None or (now - newest["started_at"]).total_seconds() > LATE_SECONDS:
+        age = format_age(newest["started_at"] if newest else None, now)
+        return [fail(f"last tick of beat: {age}", "start one: moorage beat (and a worker for the queue quick)")]
     if missing := sorted(sweeps - {row["sweep"] for row in last}):
-        return [warn(f"these sweeps never ran: {', '.join(missing)}", "look again in a minute")]
-    return [ok(f"beat ticks: {format_age(newest['started_at'], at)}")]
+        return [warn(f"these sweeps never ran: {', '.join(missing)}", "check again in a minute")]
+    return [ok(f"beat runs; last tick: {format_age(newest['started_at'], now)}")]

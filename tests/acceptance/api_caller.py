@@ -6,7 +6,7 @@ from typing import Any
 
 import requests
 
-from tests.acceptance.patience import patient
+from tests.acceptance.retry_503 import patient
 from tests.acceptance.world import World, until
 
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import requests
 
-from tests.acceptance.ordering import application, entry, tries
+from tests.acceptance.api_caller import application, entry, tries
 from tests.acceptance.test_failpoint_crashes import mended
 from tests.acceptance.world import Asked, until
 
