@@ -41,7 +41,7 @@ drill: $(STAMP)  ## Break everything while 1,100 jobs with 3,000 files run, and 
 prove: $(STAMP)  ## Run the long forms of tests: many rounds of kills, deep searches, measured recovery (half an hour)
 	@$(BIN)/python -m pytest -q -m prove -o timeout=900
 
-check: $(STAMP)  ## Lint, types, import contract, and the size of the house
+check: $(STAMP)  ## Check format, lint, types, import contracts and sizes
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
