@@ -24,8 +24,6 @@ MAX_WEBHOOK_ID_CHARS: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """A webhook with a valid signature, to be recorded."""
-
     id: UUID
     provider: str
     webhook_id: str
@@ -54,19 +52,13 @@ def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
 
 
 class DeliveryRecorder:
-    """Records deliveries with a deadline of `answer_seconds`."""
-
     def __init__(self, connections: ConnectionPool, *, answer_seconds: float) -> None:
         self._connections = connections
         self._answer_seconds = answer_seconds
         self._cancelled: set[asyncio.Task[RecordedDelivery]] = set()
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
-        """
-        Commit a delivery, or return the existing one.
-
-        Raises DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
-        """
+        """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
         task = asyncio.create_task(self._insert_until_committed(delivery))
         try:
             done, _ = await asyncio.wait({task}, timeout=self._answer_seconds)
@@ -97,10 +89,8 @@ class DeliveryRecorder:
                 async with self._connections.acquire() as conn:
                     return await insert_delivery(conn, delivery)
             except psycopg.OperationalError as error:
-                log_failure = log.warning if attempt == 1 else log.debug
-                log_failure(
-                    "delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__
-                )
+                level = log.warning if attempt == 1 else log.debug
+                level("delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__)
             except psycopg.Error as error:
                 log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
                 raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error

@@ -37,12 +37,7 @@ class BytesInFlight:
 async def read_body(
     receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight
 ) -> AsyncIterator[bytes]:
-    """
-    Yield the whole body; its bytes count as in flight until the block ends.
-
-    Raises Refused: 413 above `max_bytes` (reading stops), 400 when the request ends before its body. Raises
-    BytesInFlightExceeded.
-    """
+    """Yield the body, in flight until the block ends. Raises Refused: 413, 400 incomplete; BytesInFlightExceeded."""
     declared = _content_length(headers)
     if declared > max_bytes:
         raise _too_large(max_bytes)

@@ -35,8 +35,6 @@ _PROBLEM: Final = {
         },
     },
 }
-
-
 _SCHEMES: Final = {
     "token": {
         "type": "http",

@@ -73,7 +73,9 @@ def _find_prediction(
     if prediction is None:
         prediction = submit_outcome.bind_external_id(conn, provider, delivery.key_sha256, external_id, actor=actor)
     if prediction is None and deps.settings.adopt:
-        registration = Registration(provider.name, external_id, owner="adopted", kind="mixed", model=report.model)
+        registration = Registration(
+            provider=provider.name, external_id=external_id, owner="adopted", kind="mixed", model=report.model
+        )
         create.insert_registration(conn, deps.settings, provider, registration, actor=actor)
         prediction = predictions.find_by_external_id(conn, provider.name, external_id)
     return prediction

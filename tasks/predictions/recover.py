@@ -78,7 +78,9 @@ def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *
 
 
 def _register(deps: Deps, provider: Provider, listed: ListedPrediction, owner: str) -> tuple[bool, list[Wake]]:
-    registration = Registration(provider.name, listed.external_id, owner=owner, kind="mixed", model=listed.model)
+    registration = Registration(
+        provider=provider.name, external_id=listed.external_id, owner=owner, kind="mixed", model=listed.model
+    )
 
     def add(conn: Connection) -> tuple[bool, list[UUID]]:
         key_sha256 = webhook_keys.hash_key_in_url(listed.webhook)

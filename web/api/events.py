@@ -29,8 +29,6 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class StreamRange:
-    """The events of one stream."""
-
     owner: str | None
     job_id: UUID | None
     after: int | None  # the id to resume after; None: start with new events
@@ -88,7 +86,6 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
 
 
 async def _find_reset_reason(ctx: AppContext, after: int, joined_at_id: int) -> str | None:
-    """Return why a stream cannot resume after an event, None if it can."""
     oldest_id, last_id = await ctx.database.transaction(
         lambda conn: (events.get_oldest_id(conn), events.get_last_id(conn))
     )

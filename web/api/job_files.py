@@ -21,8 +21,6 @@ _MAX_DEPTH: Final = 64  # of the whole job; an input in it has a lower limit
 
 @dataclass(frozen=True, slots=True)
 class JobBody:
-    """The body of a job request and the files sent with it."""
-
     sent: dict[str, Any]  # as received, for the hash of the request
     resolved: dict[str, Any]  # with each `{"file": name}` replaced by `{"upload": id}`
     files: Mapping[UUID, SpooledFile] = field(default_factory=dict)  # by the id of the upload they become
@@ -40,11 +38,7 @@ class JobBody:
 
 
 def parse_job_form(form: Form) -> JobBody:
-    """
-    Return the job in a form with its files.
-
-    Raises Problem: 400 the job is not JSON; 422 no job, an unreferenced file, or a reference without a file.
-    """
+    """Return the job in a form with its files. Raises Problem: 400 not JSON, 422 files and references differ."""
     if JOB_FIELD not in form.fields:
         raise validation.invalid_field(JOB_FIELD, "is required: the job as JSON")
     body = json_body.parse_object(form.fields[JOB_FIELD].encode())

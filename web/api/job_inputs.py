@@ -19,8 +19,8 @@ from moorage.model import FallbackEntry
 from tasks.predictions import references
 from web.api.job_schema import AUTO_MODEL, ParsedEntry
 from web.http import validation
-from web.http.problems import Problem, unavailable
-from web.http.validation import FieldError, field_error
+from web.http.problems import FieldError, Problem, unavailable
+from web.http.validation import field_error
 from web.services import model_cache
 from web.services.context import AppContext
 
@@ -39,33 +39,22 @@ _TYPE_NAMES: Final = {"object": "an object", "array": "a list", "string": "text"
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedChain:
-    """Entries with their models chosen, and the reason of each entry that could not be checked."""
-
-    entries: tuple[FallbackEntry, ...]
-    unchecked: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _CheckedEntry:
     entry: FallbackEntry
     errors: list[FieldError]
     unchecked: str | None
 
 
-async def check_inputs(ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]) -> CheckedChain:
-    """
-    Return the entries to store. An unavailable provider is no reason to reject an entry.
-
-    Raises Problem: 422 invalid input or unknown model; 503 a model is to be chosen and its provider is unavailable.
-    """
+async def check_inputs(
+    ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]
+) -> tuple[tuple[FallbackEntry, ...], list[str]]:
+    """Return entries with their models chosen, and why some are unchecked. Raises Problem: 422, 503 for "auto"."""
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
     errors = [error for result in checked for error in result.errors]
     if errors:
         raise validation.invalid_fields(errors)
-    chain = tuple(result.entry for result in checked)
-    return CheckedChain(chain, [result.unchecked for result in checked if result.unchecked])
+    return tuple(result.entry for result in checked), [result.unchecked for result in checked if result.unchecked]
 
 
 async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: str) -> _CheckedEntry:

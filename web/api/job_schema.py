@@ -15,7 +15,8 @@ from moorage.text import to_storable
 from tasks.predictions import references
 from tasks.predictions.references import Reference, ReferenceGone
 from web.http import validation
-from web.http.validation import Body, FieldError, Name, ProjectId, SceneName, Storable, field_error
+from web.http.problems import FieldError
+from web.http.validation import Body, Name, ProjectId, SceneName, Storable, field_error
 
 MAX_ENTRIES: Final = 8
 MAX_DEADLINE_SECONDS: Final = 7 * 86400
@@ -75,8 +76,6 @@ class ChainEntry(Body):
 
 @dataclass(frozen=True, slots=True)
 class ParsedEntry:
-    """An entry with its complete input."""
-
     entry: FallbackEntry
     input_field: str  # where the input was given, "input" or "chain[0].input"
     references: Sequence[Reference]

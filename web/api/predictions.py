@@ -1,6 +1,5 @@
 """POST /v1/predictions: register a prediction that the application started at a provider."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -11,8 +10,6 @@ from db import jobs
 from db.connection import Database
 from moorage import logs
 from moorage.model import Registration
-from moorage.text import to_storable
-from providers.base import Provider
 from tasks.jobs import create
 from tasks.jobs.create import ForeignProject, RegisteredJob
 from web.api.job_schema import ResultFields
@@ -27,7 +24,10 @@ async def register_prediction(request: Request) -> Response:
     """Register a prediction; one that is already registered is returned unchanged."""
     ctx = context.get_context(request)
     registration = parse_registration(await json_body.read_object(request), partial=ctx.settings.partial)
-    provider = _find_provider(ctx.providers, registration.provider)
+    provider = ctx.get_provider(registration.provider)
+    if not provider.is_enabled and not provider.can_poll:
+        message = f"{provider.name} is not configured: set {provider.webhook_setting} on the server"
+        raise invalid_field("provider", message)
 
     def register(database: Database) -> tuple[RegisteredJob, str]:
         try:
@@ -63,16 +63,6 @@ def parse_registration(body: dict[str, Any], *, partial: Literal["keep", "discar
     """Return a body as a registration. `partial`: the policy for partial results if the body has none."""
     parsed = validation.parse_body(body, PredictionCreate, validation.find_scene_errors(body))
     return Registration(partial=parsed.policy or partial, **parsed.model_dump(exclude={"policy"}))
-
-
-def _find_provider(providers: Mapping[str, Provider], name: str) -> Provider:
-    provider = providers.get(name)
-    if provider is None:
-        known = ", ".join(sorted(providers))
-        raise invalid_field("provider", f"{to_storable(name, 60)!r} does not exist: use one of {known}")
-    if not provider.is_enabled and not provider.can_poll:
-        raise invalid_field("provider", f"{name} is not configured: set {provider.webhook_setting} on the server")
-    return provider
 
 
 def _read_job_state(database: Database, registered: RegisteredJob) -> str:

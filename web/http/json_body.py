@@ -20,11 +20,7 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 async def read_object_and_text(request: Request) -> tuple[dict[str, Any], str]:
-    """
-    Return the JSON object in a request's body, and its text with every digit.
-
-    Raises Problem: 400 not JSON or incomplete, 408 too slow, 413 too large, 415 another media type, 422 not an object.
-    """
+    """Return a request's JSON object, and its text with every digit. Raises Problem: 400, 408, 413, 415 or 422."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Problem(415, "Content-Type must be application/json")

@@ -24,8 +24,6 @@ class Level(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a request's token."""
-
     level: Level
     owner: str | None = None  # at level OWNER, the only owner whose rows are visible
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire

@@ -27,18 +27,8 @@ class Query(BaseModel):
 
 
 class PageQuery(Query):
-    """One page of a list, newest first."""
-
     before: UUID | None = Field(None, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
-
-
-class RenderQuery(PageQuery):
-    owner: Name | None = None
-    kind: Literal["image", "video", "mixed"] | None = None
-    state: JobStateFilter | None = None
-    style: Name | None = None
-    project_id: Name | None = None
 
 
 class JobQuery(PageQuery):
@@ -46,9 +36,13 @@ class JobQuery(PageQuery):
     state: JobStateFilter | None = None
 
 
-class EventPageQuery(Query):
-    """One page of a job's events, oldest first."""
+class RenderQuery(JobQuery):
+    kind: Literal["image", "video", "mixed"] | None = None
+    style: Name | None = None
+    project_id: Name | None = None
 
+
+class EventPageQuery(Query):
     after: EventId = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 

@@ -9,10 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from moorage.text import is_storable, to_storable
-from web.http.problems import Problem
+from web.http.problems import FieldError, Problem
 
 B = TypeVar("B", bound=BaseModel)
-FieldError = dict[str, str]  # `field` and `message`
 
 MAX_ERRORS: Final = 20  # of one response
 MAX_NAME_CHARS: Final = 200
@@ -69,7 +68,6 @@ def invalid_field(field: str, message: str) -> Problem:
 
 
 def invalid_fields(errors: list[FieldError]) -> Problem:
-    """Return the 422 of several fields, limited to MAX_ERRORS."""
     errors = errors[:MAX_ERRORS]
     first = f"{errors[0]['field']} {errors[0]['message']}".strip()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -97,7 +95,6 @@ def parse_body(
 
 
 def find_scene_errors(body: dict[str, Any]) -> list[FieldError]:
-    """Return the error of a scene without a project, if any."""
     if body.get("scene") is None or body.get("project_id") is not None:
         return []
     return [{"field": "scene", "message": "requires project_id"}]

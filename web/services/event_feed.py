@@ -22,8 +22,6 @@ START_TIMEOUT_SECONDS: Final = 4.0
 
 
 class Subscription:
-    """The buffer of one stream."""
-
     def __init__(self, owner: str | None) -> None:
         self.owner: Final = owner  # None: events of all owners
         self.is_ended = False

@@ -37,12 +37,7 @@ def is_form(request: Request) -> bool:
 
 
 async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> Form:
-    """
-    Return the form in a request's body.
-
-    Raises Problem: 400 malformed or incomplete, 408 too slow, 413 too large, 422 duplicate name or too many parts,
-    503 the disk is full.
-    """
+    """Return the form in a request's body. Raises Problem: 400, 408, 413, 422, or 503 if the disk is full."""
     boundary = _media_type(request).get_param("boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
         raise Problem(400, "Content-Type must have a boundary of 1 to 70 ASCII characters")
