@@ -23,12 +23,7 @@ class Box:
 
 
 def iterate_boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
-    """
-    Yield the boxes between two offsets, in order.
-
-    Raises:
-        BoxError: a header is malformed, or a box is longer than its parent.
-    """
+    """Yield the boxes between two offsets, in order; raises BoxError."""
     offset = start
     for _ in range(_MAX_BOXES):
         if offset == end:
@@ -82,12 +77,7 @@ def read_bytes(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def unpack_fields(file: BinaryIO, box: Box, layout: str, offset: int = 0) -> tuple[int, ...]:
-    """
-    Return numbers from the content of a box, by a `struct` layout.
-
-    Raises:
-        BoxError: the box is too short.
-    """
+    """Return numbers from the content of a box, by a `struct` layout; raises BoxError if it is too short."""
     size = struct.calcsize(layout)
     if box.start + offset + size > box.end:
         raise BoxError(f"box {box.type.decode('latin-1')!r} has only {box.end - box.start} bytes")

@@ -7,6 +7,7 @@ without its last checksum decodes without error.
 
 import mmap
 import re
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from media import iso_bmff
@@ -21,7 +22,7 @@ def is_truncated(file: BinaryIO, kind: FileFormat) -> bool:
     """Return True if a non-empty image file ends early."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if kind.name == "png":
-            return not _has_png_end(data)
+            return not any(chunk == b"IEND" and end <= len(data) for chunk, _, end in iterate_png_chunks(data))
         if kind.name == "jpeg":
             return not _has_jpeg_end(data)
         if kind.name == "gif":
@@ -31,14 +32,13 @@ def is_truncated(file: BinaryIO, kind: FileFormat) -> bool:
         return kind.name == "avif" and iso_bmff.find_box_error(file, len(data)) is not None
 
 
-def _has_png_end(data: mmap.mmap) -> bool:
+def iterate_png_chunks(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the type, start and end of each chunk; the last one may extend beyond the data."""
     offset = 8
     while offset + 12 <= len(data):
         end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
-        if data[offset + 4 : offset + 8] == b"IEND":
-            return end <= len(data)
+        yield data[offset + 4 : offset + 8], offset, end
         offset = end
-    return False
 
 
 def _has_jpeg_end(data: mmap.mmap) -> bool:

@@ -45,8 +45,6 @@ class RenderKey:
 
 @dataclass(frozen=True, slots=True)
 class InputKey:
-    """The parts of the key of an input file."""
-
     upload_id: UUID
     extension: str
 
@@ -79,17 +77,14 @@ def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
     """
     Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`.
 
-    The owner is percent-encoded as one path segment, or replaced by its digest if too long. The owner of a key is read
-    from the row only.
+    The owner is percent-encoded as one path segment, or replaced by its digest if too long.
     """
-    return f"{_encode_owner(owner)}/inputs/{upload_id}.{extension}"
-
-
-def _encode_owner(owner: str) -> str:
     encoded = quote(owner, safe="")
     if encoded in _RESERVED or not encoded.strip("."):  # "." and ".." are not valid segments
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
-    return encoded if len(encoded) <= _MAX_OWNER else f"sha256-{digest(owner.encode()).hexdigest()}"
+    if len(encoded) > _MAX_OWNER:
+        encoded = f"sha256-{digest(owner.encode()).hexdigest()}"
+    return f"{encoded}/inputs/{upload_id}.{extension}"
 
 
 def build_quarantine_key(key: str) -> str:

@@ -39,7 +39,8 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     deps = boot.get_deps()
     with _report_unreadable():
         spooled = [(source, local_files.spool_file(deps, source.path) if source.path else None) for source in sources]
-    job_id, wakes = local_files.create_keep_job(deps, spooled, owner, "cli")
+    settings = deps.settings
+    job_id, wakes = deps.database.run(lambda conn: local_files.insert_keep_job(conn, settings, spooled, owner, "cli"))
     publish.publish_wakes(wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
         rows = _wait_until_settled(deps, job_id, status)

@@ -123,22 +123,13 @@ def insert_registration(
     if existing is not None:
         return existing.job_id, existing.id, False
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
-    first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
-    job_id, prediction_id = ids.uuid7(), ids.uuid7()
-    notify = settings.notify_url is not None
+    first = provider.first_poll_seconds() if provider.can_poll else deadline
+    job_id, prediction_id, notify = ids.uuid7(), ids.uuid7(), settings.notify_url is not None
     _require_project(conn, registration.project_id, registration.owner)
     with conn.transaction() as savepoint:  # the same registration may commit meanwhile
         jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, notify=notify, actor=actor)
         is_new = predictions.add(
-            conn,
-            prediction_id,
-            job_id,
-            provider=registration.provider,
-            external_id=registration.external_id,
-            model=registration.model,
-            deadline_seconds=deadline,
-            first_poll_seconds=first_poll,
-            actor=actor,
+            conn, prediction_id, job_id, registration, deadline_seconds=deadline, first_poll_seconds=first, actor=actor
         )
         if not is_new:
             raise psycopg.Rollback(savepoint)
