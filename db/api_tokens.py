@@ -38,7 +38,6 @@ LIST_TOKENS = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORD
 
 
 def list_tokens(conn: Connection) -> list[Row]:
-    """Return all tokens, the oldest first; at most 1,000."""
     return fetch_all(conn, LIST_TOKENS)
 
 

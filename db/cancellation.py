@@ -3,22 +3,19 @@
 from uuid import UUID
 
 from db.connection import Connection, fetch_all
+from db.events import build_event_insert
 
 
 def _build_end_statement(table: str, subject: str, from_state: str, values: str) -> str:
     """Return the statement that ends a job's rows in a state, leased or not: it clears the lease."""
     return f"""
 WITH moved AS (
-    UPDATE {table}
-       SET {values}, reason = %(reason)s, run_at = NULL, ended_at = moment(),
+    UPDATE {table} SET {values}, reason = %(reason)s, run_at = NULL, ended_at = moment(),
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END,
            lease_token = NULL, leased_by = NULL, leased_until = NULL
      WHERE job_id = %(job_id)s AND state = '{from_state}'
     RETURNING id, job_id, state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{subject}', id, job_id, '{from_state}', state, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert(subject, f"'{from_state}'", "state", "%(reason)s")}
 """
 
 
@@ -27,15 +24,13 @@ CANCEL_PLANNED = _build_end_statement("predictions", "prediction", "planned", "s
 
 
 def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
-    """Cancel a locked job's predictions that are not submitted yet; return their ids."""
     args = {"job_id": job_id, "reason": reason, "actor": actor}
     return [row["id"] for row in fetch_all(conn, CANCEL_PLANNED, args)]
 
 
 # A submission in progress completes first: without an external id it cannot be cancelled.
 REQUEST_CANCELLATION = """
-UPDATE predictions
-   SET cancel_reason = %(reason)s, woken_at = NULL,
+UPDATE predictions SET cancel_reason = %(reason)s, woken_at = NULL,
        run_at = CASE WHEN state = 'submitting' THEN run_at ELSE least(run_at, moment()) END
  WHERE job_id = %(job_id)s AND cancel_reason IS NULL
    AND (state IN ('submitting', 'running') OR (state = 'abandoned' AND external_id IS NOT NULL))

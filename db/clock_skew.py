@@ -2,8 +2,7 @@
 
 from db.connection import Connection, fetch_all, fetch_one
 
-# A tick or an event in the future proves that the clock was set back. Ticks alone do not show a change while no beat
-# ran.
+# Ticks alone do not show a change while no beat ran.
 WAS_CLOCK_SET_BACK = """
 SELECT 1 AS was_set_back
  WHERE EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
@@ -12,43 +11,31 @@ SELECT 1 AS was_set_back
 
 
 def was_clock_set_back(conn: Connection) -> bool:
-    """Return True if the database has rows written more than a minute in the future."""
     return fetch_one(conn, WAS_CLOCK_SET_BACK, {}) is not None
 
 
+_WAITING = {
+    "deliveries": "state IN ('new', 'unmatched')",
+    "predictions": "(state IN ('planned', 'submitting') OR (state = 'running' AND run_at < deadline_at))",
+    "outputs": "state IN ('waiting', 'discarding')",
+    "notifications": "state = 'waiting'",
+}
+_SUBMITTED_AT = ", submitted_at = least(submitted_at, moment())"
+
 # Waits are five minutes at most. Only a longer Retry-After of a server is shortened by this.
 MAKE_DUE = {
-    "deliveries": """
-UPDATE deliveries SET run_at = moment(), woken_at = NULL
- WHERE state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at > moment() + interval '10 min'
-RETURNING id
-""",
-    "predictions": """
-UPDATE predictions
-   SET run_at = moment(), woken_at = NULL,
-       submitted_at = CASE WHEN submitted_at > moment() THEN moment() ELSE submitted_at END
- WHERE (state IN ('planned', 'submitting') OR (state = 'running' AND run_at < deadline_at))
-   AND lease_token IS NULL AND run_at > moment() + interval '10 min'
-RETURNING id
-""",
-    "notifications": """
-UPDATE notifications SET run_at = moment(), woken_at = NULL
- WHERE state = 'waiting' AND lease_token IS NULL AND run_at > moment() + interval '10 min'
-RETURNING id
-""",
-    "outputs": """
-UPDATE outputs SET run_at = moment(), woken_at = NULL
- WHERE state IN ('waiting', 'discarding') AND lease_token IS NULL AND run_at > moment() + interval '10 min'
-RETURNING id
-""",
+    table: f"""
+UPDATE {table} SET run_at = moment(), woken_at = NULL{_SUBMITTED_AT if table == "predictions" else ""}
+ WHERE {condition} AND lease_token IS NULL AND run_at > moment() + interval '10 min' RETURNING id
+"""
+    for table, condition in _WAITING.items()
 }
 
 # A live worker renews within a third of its lease; that of a dead worker now expires in time.
 SHORTEN_LEASES = {
     table: f"""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s)
-RETURNING id
+ WHERE lease_token IS NOT NULL AND leased_until > moment() + make_interval(secs => 2 * %(lease_seconds)s) RETURNING id
 """
     for table in MAKE_DUE
 }

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
@@ -34,12 +34,7 @@ class CommitUncertain(DatabaseUnavailable):
 
 
 def connect(url: str, *, name: str = "moorage") -> Connection:
-    """
-    Open a connection in autocommit mode, with rows as dicts.
-
-    Raises:
-        DatabaseUnavailable: no connection within 3 s.
-    """
+    """Open a connection in autocommit mode. Raises DatabaseUnavailable if there is none within 3 s."""
     try:
         return psycopg.connect(
             url,
@@ -81,13 +76,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """
-        Run a short transaction with signals blocked until it ends.
-
-        Raises:
-            DatabaseUnavailable: the connection failed before COMMIT; nothing was written.
-            CommitUncertain: the connection failed during COMMIT.
-        """
+        """Run a transaction with signals blocked. Raises DatabaseUnavailable before COMMIT, else CommitUncertain."""
         with block_signals():
             conn = self._begin()
             try:
@@ -152,11 +141,11 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> Row | None:
+def fetch_one(conn: Connection, sql: str, args: Mapping[str, Any]) -> Row | None:
     return conn.execute(sql, args).fetchone()
 
 
-def fetch_all(conn: Connection, sql: str, args: dict[str, Any] | None = None) -> list[Row]:
+def fetch_all(conn: Connection, sql: str, args: Mapping[str, Any] | None = None) -> list[Row]:
     return conn.execute(sql, args).fetchall()
 
 

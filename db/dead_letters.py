@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage import ids
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import DeadLetter
@@ -16,17 +17,15 @@ from moorage.text import to_storable
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
        created_at, closed_at, closed_by"""
 
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO dead_letters (id, subject, subject_id, job_id, provider, step, category, error, reason, retryable,
                               facts)
     VALUES (%(id)s, %(subject)s, %(subject_id)s, %(job_id)s, %(provider)s, %(step)s, %(category)s, %(error)s,
             %(reason)s, %(retryable)s, %(facts)s)
     ON CONFLICT (subject, subject_id) WHERE state = 'open' DO NOTHING
     RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'dead_letter', id, %(job_id)s, 'open', %(reason)s, %(actor)s FROM inserted
+) {build_event_insert("dead_letter", "NULL", "'open'", "%(reason)s", job_id="%(job_id)s")}
 """
 
 
@@ -43,32 +42,18 @@ def add(
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Insert an open dead letter; call it in the transaction that ends the row."""
-    args: dict[str, Any] = {
-        "id": ids.uuid7(),
-        "subject": subject,
-        "subject_id": subject_id,
-        "job_id": job_id,
-        "provider": provider,
-        "step": step,
-        "category": decision.category,
-        "error": decision.error,
-        "reason": to_storable(decision.reason),
-        "retryable": decision.retryable,
-        "facts": Jsonb({k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}),
-        "actor": actor,
-    }
-    conn.execute(ADD, args)
+    storable = {k: to_storable(v) if isinstance(v, str) else v for k, v in (facts or {}).items()}
+    args = {"subject": subject, "subject_id": subject_id, "job_id": job_id, "provider": provider, "step": step}
+    args |= {**asdict(decision), "reason": to_storable(decision.reason), "facts": Jsonb(storable)}
+    conn.execute(ADD, {"id": ids.uuid7(), "actor": actor, **args})
 
 
-CLOSE = """
+CLOSE = f"""
 WITH moved AS (
     UPDATE dead_letters SET state = %(state)s, closed_at = moment(), closed_by = %(actor)s
      WHERE id = %(id)s AND state = 'open'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'dead_letter', id, job_id, 'open', %(state)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("dead_letter", "'open'", "%(state)s")}
 """
 
 
@@ -77,14 +62,12 @@ def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> boo
     return fetch_one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
 
 
-CLOSE_BY_SUBJECT = """
+CLOSE_BY_SUBJECT = f"""
 WITH moved AS (
     UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
      WHERE subject = %(subject)s AND subject_id = %(subject_id)s AND state = 'open'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'dead_letter', id, job_id, 'open', 'replayed', %(reason)s, %(actor)s FROM moved
+) {build_event_insert("dead_letter", "'open'", "'replayed'", "%(reason)s")}
 """
 
 
@@ -122,20 +105,17 @@ COUNT_GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
        (array_agg(reason ORDER BY created_at DESC))[1] AS example
-  FROM dead_letters WHERE {_MATCHES}
- GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
+  FROM dead_letters WHERE {_MATCHES} GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 
 
 def count_groups(conn: Connection, criteria: DeadLetterFilter) -> list[Row]:
-    """Return counts by provider, step, category and error, the largest first."""
     return fetch_all(conn, COUNT_GROUPS, asdict(criteria))
 
 
 LIST_NEWEST = f"""
 SELECT {_COLUMNS} FROM dead_letters
- WHERE {_MATCHES}
- ORDER BY created_at DESC, id LIMIT %(limit)s
+ WHERE {_MATCHES} ORDER BY created_at DESC, id LIMIT %(limit)s
 """
 
 
@@ -143,11 +123,8 @@ def list_newest(conn: Connection, criteria: DeadLetterFilter, *, limit: int) -> 
     return [DeadLetter(**row) for row in fetch_all(conn, LIST_NEWEST, {**asdict(criteria), "limit": limit})]
 
 
-LIST_IDS = f"""
-SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s
-"""
+LIST_IDS = f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORDER BY id LIMIT %(limit)s"
 
 
 def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
-    """Return ids in order, after `after`: one page of an iteration over all."""
     return [row["id"] for row in fetch_all(conn, LIST_IDS, {**asdict(criteria), "after": after, "limit": limit})]

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from db import dead_letters, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Delivery, Lease, Step
@@ -35,15 +36,11 @@ END = f"""
 WITH old AS (
     SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
 ), moved AS (
-    UPDATE deliveries d
-       SET state = %(state)s, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = %(reason)s,
+    UPDATE deliveries d SET state = %(state)s, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = %(reason)s,
            external_id = coalesce(%(external_id)s, d.external_id), prediction_id = %(prediction_id)s
       FROM old WHERE d.id = old.id
     RETURNING d.id, old.state AS from_state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'delivery', id, %(job_id)s, from_state, %(state)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("delivery", "from_state", "%(state)s", "%(reason)s", job_id="%(job_id)s")}
 """
 
 
@@ -120,17 +117,12 @@ def dead_letter(
     )
 
 
-REPLAY = """
+REPLAY = f"""
 WITH moved AS (
-    UPDATE deliveries
-       SET state = 'new', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
+    UPDATE deliveries SET state = 'new', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            unmatched_until = NULL
-     WHERE id = %(id)s AND state = 'dead' AND body IS NOT NULL
-    RETURNING id
-)
-INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor)
-SELECT 'delivery', id, 'dead', 'new', 'replayed', %(actor)s FROM moved
-RETURNING subject_id AS id
+     WHERE id = %(id)s AND state = 'dead' AND body IS NOT NULL RETURNING id
+) {build_event_insert("delivery", "'dead'", "'new'", "'replayed'", job_id="NULL")}
 """
 
 
@@ -146,5 +138,4 @@ SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) 
 
 
 def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
-    """Return the deliveries applied to a prediction, without their bodies."""
     return fetch_all(conn, LIST_BY_PREDICTION, {"prediction_id": prediction_id})

@@ -4,19 +4,17 @@ from uuid import UUID
 
 from db import leases
 from db.connection import Connection, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage.model import Lease
 
-MARK_DISCARDING = """
+MARK_DISCARDING = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
            crashes = 0, thumb_missing = NULL, reason = %(reason)s
      WHERE job_id = %(job_id)s AND state = 'kept' AND (NOT is_placeholder OR %(placeholder_too)s)
        AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
     RETURNING id, job_id, reason
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("output", "'kept'", "'discarding'", "reason")}
 """
 
 
@@ -34,7 +32,6 @@ SELECT id FROM outputs WHERE prediction_id = %(id)s AND state IN ('discarding', 
 
 
 def has_discarded_files(conn: Connection, prediction_id: UUID) -> bool:
-    """Return True if files of a prediction are discarding or discarded."""
     return fetch_one(conn, HAS_DISCARDED_FILES, {"id": prediction_id}) is not None
 
 
@@ -49,8 +46,7 @@ def end_discarded(conn: Connection, lease: Lease) -> None:
 
 
 SPOOLED = """
-SELECT o.id, o.source AS key
-  FROM outputs o JOIN jobs j ON j.id = o.job_id
+SELECT o.id, o.source AS key FROM outputs o JOIN jobs j ON j.id = o.job_id
  WHERE o.source_kind = 'object' AND o.source IS NOT NULL AND o.ended_at IS NOT NULL AND j.settled_at IS NOT NULL
  ORDER BY o.ended_at LIMIT 200
 """
@@ -64,5 +60,4 @@ def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
 
 
 def clear_spooled_input(conn: Connection, output_id: UUID, key: str) -> None:
-    """Clear the key of a deleted spooled input file."""
     conn.execute(CLEAR_SPOOLED_INPUT, {"id": output_id, "key": key})

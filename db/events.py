@@ -1,71 +1,42 @@
 """Events: every state transition, inserted in the transaction that makes it."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 
-ADD = """
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-VALUES (%(subject)s, %(subject_id)s, %(job_id)s, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s)
-"""
+
+def build_event_insert(
+    subject: str,
+    from_state: str,
+    to_state: str,
+    reason: str = "NULL",
+    *,
+    job_id: str = "job_id",
+    kind: str = "NULL",
+    lease: str = "NULL",
+) -> str:
+    """
+    Return the part of a statement that inserts an event for each row of its CTE `moved`; it returns `id` and `job_id`.
+
+    The arguments after `subject` are SQL expressions over `moved`.
+    """
+    return f"""
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor, kind, lease)
+SELECT '{subject}', id, {job_id}, {from_state}, {to_state}, {reason}, %(actor)s, {kind}, {lease} FROM moved
+RETURNING subject_id AS id, job_id"""
+
 
 MAX_ID_SPAN: Final = 500  # ids a page covers: bounds the cost of a filter that matches nothing
 
 GET_LAST_ID = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS id FROM events_id_seq"
 
 LIST_WRITERS = """
-SELECT virtualtransaction AS writer
-  FROM pg_locks
+SELECT virtualtransaction AS writer FROM pg_locks
  WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-
-
-def add(
-    conn: Connection,
-    subject: str,
-    subject_id: UUID,
-    transition: tuple[str | None, str],
-    *,
-    actor: str,
-    job_id: UUID | None = None,
-    reason: str | None = None,
-) -> None:
-    """Record a transition, (from_state, to_state), that another statement made."""
-    args = {
-        "subject": subject,
-        "subject_id": subject_id,
-        "job_id": job_id,
-        "from_state": transition[0],
-        "to_state": transition[1],
-        "reason": reason,
-        "actor": actor,
-    }
-    conn.execute(ADD, args)
-
-
-LIST_BY_JOB = """
-SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-  FROM events WHERE job_id = %(job_id)s ORDER BY id LIMIT %(limit)s
-"""
-
-
-def list_by_job(conn: Connection, job_id: UUID, limit: int = 1000) -> list[Row]:
-    """Return the events of a job, its predictions, outputs and notifications, oldest first."""
-    return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id, "limit": limit})
-
-
-LIST_BY_SUBJECT = """
-SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-  FROM events WHERE subject = %(subject)s AND subject_id = %(subject_id)s ORDER BY id LIMIT %(limit)s
-"""
-
-
-def list_by_subject(conn: Connection, subject: str, subject_id: UUID, limit: int = 1000) -> list[Row]:
-    """Return the events of one row, oldest first."""
-    return fetch_all(conn, LIST_BY_SUBJECT, {"subject": subject, "subject_id": subject_id, "limit": limit})
 
 
 LIST_PAGE_BY_JOB = """
@@ -75,7 +46,6 @@ SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
 
 
 def list_page_by_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[Row]:
-    """Return the events of a job after an event id, oldest first."""
     return fetch_all(conn, LIST_PAGE_BY_JOB, {"job_id": job_id, "after": after, "limit": limit})
 
 
@@ -97,8 +67,7 @@ class Watermark:
 
 
 def read_watermark(conn: Connection) -> Watermark:
-    """Return the last assigned id and then the writing transactions: the order matters."""
-    event_id = get_last_id(conn)
+    event_id = get_last_id(conn)  # before the writing transactions: the order matters
     return Watermark(event_id, _list_writers(conn))
 
 
@@ -117,32 +86,23 @@ GET_OLDEST_ID = "SELECT min(id) AS id FROM events"
 
 
 def get_oldest_id(conn: Connection) -> int | None:
-    """Return the lowest id not deleted by retention; None without events."""
     row = fetch_one(conn, GET_OLDEST_ID, {})
     return row["id"] if row else None
 
 
 LIST_BETWEEN = """
 SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_state, e.reason, e.at
-  FROM events e LEFT JOIN jobs j ON j.id = e.job_id
- WHERE e.id > %(after)s AND e.id <= %(until)s
+  FROM events e LEFT JOIN jobs j ON j.id = e.job_id WHERE e.id > %(after)s AND e.id <= %(until)s
    AND (%(job_id)s::uuid IS NULL OR e.job_id = %(job_id)s)
-   AND (%(owner)s::text IS NULL OR j.owner = %(owner)s)
- ORDER BY e.id
+   AND (%(owner)s::text IS NULL OR j.owner = %(owner)s) ORDER BY e.id
 """
 
 
 def list_between(
     conn: Connection, after: int, until: int, *, job_id: UUID | None = None, owner: str | None = None
 ) -> list[Row]:
-    """
-    Return the events with after < id <= until, by id, optionally of one job or owner.
-
-    Args:
-        until: final (`is_final`), and at most MAX_ID_SPAN above `after`.
-    """
-    args: dict[str, Any] = {"after": after, "until": until, "job_id": job_id, "owner": owner}
-    return fetch_all(conn, LIST_BETWEEN, args)
+    """Return events with after < id <= until, by id. `until`: final, and at most MAX_ID_SPAN above `after`."""
+    return fetch_all(conn, LIST_BETWEEN, {"after": after, "until": until, "job_id": job_id, "owner": owner})
 
 
 def _list_writers(conn: Connection) -> frozenset[str]:

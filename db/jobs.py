@@ -1,6 +1,7 @@
 """Jobs: requests of applications. The lock on the job's row serializes all changes to its rows."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -9,9 +10,10 @@ from psycopg.types.json import Jsonb
 
 from db import notifications, progress
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage import ids
 from moorage.lifecycle import OutputCounts
-from moorage.model import FallbackEntry, Job, JobRequest, Registration
+from moorage.model import Job, JobRequest, Registration
 
 _COLUMNS = (
     "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
@@ -19,8 +21,8 @@ _COLUMNS = (
 )
 
 # ON CONFLICT waits for a concurrent transaction with the same key; then this one inserts nothing.
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
                       fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
@@ -28,10 +30,7 @@ WITH inserted AS (
             %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'job', id, id, 'open', %(reason)s, %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("job", "NULL", "'open'", "%(reason)s", job_id="id")}
 """
 
 
@@ -45,57 +44,22 @@ def add_registered(
     actor: str,
 ) -> None:
     """Insert an open job for a registered prediction. `notify`: send a notification when it ends."""
+    unset = dict.fromkeys(("variants", "fallback_chain", "idempotency_key", "request_sha256"))
+    args = {"deadline_seconds": deadline_seconds, "notify": notify, "placeholder": False, "actor": actor}
     reason = f"{registration.provider} {registration.external_id}"
-    args = dict.fromkeys(("variants", "fallback_chain", "idempotency_key", "request_sha256")) | {"placeholder": False}
-    _add(conn, job_id, registration, args, deadline_seconds=deadline_seconds, notify=notify, reason=reason, actor=actor)
+    _add(conn, job_id, {**asdict(registration), **unset, **args, "reason": reason})
 
 
 def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
     """Insert an open job with its fallback chain; return False if its owner has used the idempotency key."""
-    args = {
-        "variants": request.variants,
-        "fallback_chain": Jsonb([_to_json(entry) for entry in request.fallback_chain]),
-        "placeholder": request.placeholder,
-        "idempotency_key": request.idempotency_key,
-        "request_sha256": request.request_sha256,
-    }
-    reason, seconds = f"fallback chain of {len(request.fallback_chain)}", request.deadline_seconds
-    return _add(conn, job_id, request, args, deadline_seconds=seconds, notify=notify, reason=reason, actor=actor)
+    args = {**asdict(request), "notify": notify, "reason": f"fallback chain of {len(request.fallback_chain)}"}
+    return _add(conn, job_id, {**args, "fallback_chain": Jsonb(args["fallback_chain"]), "actor": actor})
 
 
-def _add(
-    conn: Connection,
-    job_id: UUID,
-    request: Registration | JobRequest,
-    more: Mapping[str, Any],
-    *,
-    deadline_seconds: float,
-    notify: bool,
-    reason: str,
-    actor: str,
-) -> bool:
-    args = {
-        "id": job_id,
-        "owner": request.owner,
-        "kind": request.kind,
-        "mode": request.mode,
-        "room_type": request.room_type,
-        "style": request.style,
-        "prompt": request.prompt,
-        "project_id": request.project_id,
-        "scene": None if request.scene is None else Jsonb(request.scene),
-        "partial": request.partial,
-        "notify": notify,
-        "deadline": timedelta(seconds=deadline_seconds),
-        "reason": reason,
-        "actor": actor,
-        **more,
-    }
-    return fetch_one(conn, ADD, args) is not None
-
-
-def _to_json(entry: FallbackEntry) -> dict[str, Any]:
-    return {"provider": entry.provider, "model": entry.model, "input": dict(entry.input), "seconds": entry.seconds}
+def _add(conn: Connection, job_id: UUID, args: Mapping[str, Any]) -> bool:
+    scene = None if args["scene"] is None else Jsonb(args["scene"])
+    deadline = timedelta(seconds=args["deadline_seconds"])
+    return fetch_one(conn, ADD, {**args, "id": job_id, "scene": scene, "deadline": deadline}) is not None
 
 
 LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
@@ -115,8 +79,7 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen) AS dead,
        count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders
   FROM (SELECT o.state, o.is_placeholder, o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
-          FROM outputs o JOIN jobs j ON j.id = o.job_id
-         WHERE o.job_id = %(id)s) counted
+          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
 """
 
 
@@ -128,8 +91,7 @@ def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
 
 CHANGE_STATE = f"""
 WITH moved AS (
-    UPDATE jobs
-       SET state = %(to_state)s, chosen_id = coalesce(%(chosen_id)s, chosen_id), category = %(category)s,
+    UPDATE jobs SET state = %(to_state)s, chosen_id = coalesce(%(chosen_id)s, chosen_id), category = %(category)s,
            reason = %(reason)s, run_at = CASE WHEN %(live)s THEN moment() + %(check_after)s END,
            settled_at = CASE WHEN %(live)s THEN NULL ELSE moment() END,
            deadline_at = CASE WHEN %(to_state)s = 'open' THEN moment() + %(check_after)s ELSE deadline_at END,
@@ -161,34 +123,21 @@ def change_state(
     """
     Change the state of a locked job, with its event and, if requested, its notification; update its project's status.
 
-    Args:
-        check_after: to `keeping`: when a sweep counts its outputs again; to `open`: the new deadline.
+    `check_after`: to `keeping`: when a sweep counts its outputs again; to `open`: the new deadline.
     """
-    args: dict[str, Any] = {
-        "id": job.id,
-        "from_state": job.state,
-        "to_state": to_state,
-        "live": to_state in ("open", "keeping"),
-        "chosen_id": chosen_id,
-        "category": category,
-        "reason": reason,
-        "check_after": check_after,
-        "notification_id": ids.uuid7(),
-        "actor": actor,
-    }
-    if fetch_one(conn, CHANGE_STATE, args) is None:
+    is_live = to_state in ("open", "keeping")
+    args = {"id": job.id, "from_state": job.state, "to_state": to_state, "live": is_live, "actor": actor}
+    result = {"chosen_id": chosen_id, "category": category, "reason": reason, "check_after": check_after}
+    if fetch_one(conn, CHANGE_STATE, {**args, **result, "notification_id": ids.uuid7()}) is None:
         raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
-    if job.project_id is not None and args["live"] != (job.state in ("open", "keeping")):
+    if job.project_id is not None and is_live != (job.state in ("open", "keeping")):
         progress.update_status(conn, job.project_id)
 
 
-DUE = """
-SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() ORDER BY run_at LIMIT %(limit)s
-"""
+DUE = "SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() ORDER BY run_at LIMIT %(limit)s"
 
 
 def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
-    """Return jobs whose deadline or next check is due."""
     return [row["id"] for row in fetch_all(conn, DUE, {"limit": limit})]
 
 
@@ -208,13 +157,11 @@ SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_
                                                      WITH ORDINALITY AS x (e, n)), '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
        (SELECT count(*) FROM render_variants v WHERE v.render_id = j.id) AS variants_created
-  FROM jobs j LEFT JOIN renders r ON r.id = j.id
- WHERE j.id = %(id)s
+  FROM jobs j LEFT JOIN renders r ON r.id = j.id WHERE j.id = %(id)s
 """
 
 
 def get_with_render(conn: Connection, job_id: UUID) -> Row | None:
-    """Return a job with its render, deleted or not, and the number of its variants."""
     return fetch_one(conn, GET_WITH_RENDER, {"id": job_id})
 
 
@@ -228,13 +175,11 @@ SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, 
 SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.retryable, false), d.id
   FROM predictions p
   LEFT JOIN dead_letters d ON d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open'
- WHERE p.job_id = %(id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned')
- ORDER BY 1, 4
+ WHERE p.job_id = %(id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned') ORDER BY 1, 4
 """
 
 
 def list_errors(conn: Connection, job_id: UUID) -> list[Row]:
-    """Return the errors of a job: dead outputs, and predictions that ended without files or were abandoned."""
     return fetch_all(conn, LIST_ERRORS, {"id": job_id})
 
 
@@ -247,8 +192,7 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
                        FROM outputs WHERE job_id = j.id AND prediction_id = j.chosen_id) o
  WHERE (%(owner)s::text IS NULL OR j.owner = %(owner)s)
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
-   AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
- ORDER BY j.id DESC LIMIT %(limit)s
+   AND (%(before)s::uuid IS NULL OR j.id < %(before)s) ORDER BY j.id DESC LIMIT %(limit)s
 """
 
 
@@ -265,5 +209,4 @@ SELECT j.id, j.state, j.request_sha256,
 
 
 def find_by_key(conn: Connection, owner: str, key: str) -> Row | None:
-    """Return id, state, request_sha256 and first prediction_id of the job with an idempotency key."""
     return fetch_one(conn, FIND_BY_KEY, {"owner": owner, "key": key})

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage.errors import LeaseLost
 from moorage.model import Lease, WorkTable
 from moorage.transitions import EventKind
@@ -26,7 +27,7 @@ SUBJECT: Final[Mapping[WorkTable, str]] = {
 # Part of every write by the lease holder that ends the lease.
 CLEAR_LEASE: Final = "lease_token = NULL, leased_by = NULL, leased_until = NULL, crashes = crashes - 1"
 
-_JOB: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
+JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs": "job_id", "notifications": "job_id"}
 
 # The condition that a row is not paused. The list of pauses is read once a statement. With an empty list no provider
 # is looked up, and the planner does not underestimate the rows, which would make it skip the index. A pause affects
@@ -43,21 +44,16 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
 
 
 def _for_each(sql: str) -> dict[WorkTable, str]:
-    return {
-        t: sql.format(table=t, subject=SUBJECT[t], job=_JOB[t], clear=CLEAR_LEASE, unpaused=UNPAUSED[t])
-        for t in SUBJECT
-    }
+    return {t: sql.format(table=t, subject=SUBJECT[t], job=JOB_ID[t], unpaused=UNPAUSED[t]) for t in SUBJECT}
 
 
 CLAIM = _for_each("""
-UPDATE {table}
-   SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
+UPDATE {table} SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
        leased_until = moment() + make_interval(secs => %(lease_seconds)s)
  WHERE id = (SELECT id FROM {table}
               WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
                 AND run_at <= moment() AND crashes < %(max_crashes)s
-                AND {unpaused}
-                FOR UPDATE SKIP LOCKED)
+                AND {unpaused} FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
 
@@ -74,15 +70,10 @@ def claim(
 ) -> Lease | None:
     """Claim a due, unleased row; return None if there is none, it is paused, or it reached the crash limit."""
     token = uuid.uuid4()
-    args = {
-        "id": row_id,
-        "states": list(states),
-        "token": token,
-        "leased_by": leased_by,
-        "lease_seconds": lease_seconds,
-        "max_crashes": max_crashes,
-    }
-    row = fetch_one(conn, CLAIM[table], args)
+    args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
+    row = fetch_one(
+        conn, CLAIM[table], {**args, "token": token, "leased_by": leased_by, "lease_seconds": lease_seconds}
+    )
     return Lease(table, row_id, token, leased_by, row["claimed_at"], row["attempt"], row["crashes"]) if row else None
 
 
@@ -94,15 +85,13 @@ SELECT id FROM {table}
 
 
 def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
-    """Return True if a due, unleased row reached the crash limit."""
     args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
     return fetch_one(conn, IS_POISON[table], args) is not None
 
 
 RENEW = _for_each("""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE id = %(id)s AND lease_token = %(token)s
-RETURNING id
+ WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """)
 
 
@@ -120,17 +109,14 @@ def is_current(conn: Connection, lease: Lease) -> bool:
     return fetch_one(conn, IS_CURRENT[lease.table], {"id": lease.row_id, "token": lease.token}) is not None
 
 
-RESCHEDULE = _for_each("""
+RESCHEDULE = _for_each(f"""
 WITH moved AS (
-    UPDATE {table}
-       SET {clear}, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END, woken_at = NULL,
+    UPDATE {{table}}
+       SET {CLEAR_LEASE}, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END, woken_at = NULL,
            run_at = moment() + make_interval(secs => %(wait_seconds)s), reason = %(reason)s
      WHERE id = %(id)s AND lease_token = %(token)s
-    RETURNING id, {job} AS job_id, state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
-SELECT '{subject}', id, job_id, state, state, %(kind)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+    RETURNING id, {{job}} AS job_id, state
+) {build_event_insert("{subject}", "state", "state", "%(reason)s", kind="%(kind)s")}
 """)
 
 
@@ -146,8 +132,7 @@ def reschedule(
     """
     End the lease and make the row due again after a wait. Raises LeaseLost.
 
-    Args:
-        counts_as_error: False if the worker is stopping or an internal service failed.
+    `counts_as_error`: False if the worker is stopping or an internal service failed.
     """
     args = {"reason": reason, "counts_as_error": counts_as_error, "kind": kind}
     execute(conn, lease, RESCHEDULE[lease.table], wait_seconds=max(wait_seconds, 0.0), **args)
@@ -169,14 +154,10 @@ def build_end_statement(table: WorkTable, from_state: str, to_state: str, values
     """Return a statement for `execute_end`; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
-    UPDATE {table}
-       SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
+    UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
      WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
-    RETURNING id, {_JOB[table]} AS job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{SUBJECT[table]}', id, job_id, '{from_state}', '{to_state}', %(reason)s, %(actor)s FROM moved
-RETURNING job_id
+    RETURNING id, {JOB_ID[table]} AS job_id
+) {build_event_insert(SUBJECT[table], f"'{from_state}'", f"'{to_state}'", "%(reason)s")}
 """
 
 
@@ -185,51 +166,37 @@ def execute_end(conn: Connection, lease: Lease, statement: str, *, reason: str |
     return UUID(str(execute(conn, lease, statement, reason=reason, **values)["job_id"]))
 
 
-# Releases record the lease: the audit compares it with object keys, which contain the lease that stored them.
-RELEASE_HELD_BY = _for_each("""
+# A release records the lease: the audit compares it with object keys, which contain the lease that stored them.
+def _build_release(condition: str, kind: EventKind, reason: str) -> dict[WorkTable, str]:
+    return _for_each(f"""
 WITH held AS MATERIALIZED (
-    SELECT id, left(lease_token::text, 8) AS lease FROM {table}
-     WHERE leased_by = %(leased_by)s AND lease_token IS NOT NULL
-       FOR UPDATE
+    SELECT id, left(lease_token::text, 8) AS lease FROM {{table}} WHERE lease_token IS NOT NULL AND {condition}
 ), moved AS (
-    UPDATE {table} t
-       SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
+    UPDATE {{table}} t SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
       FROM held WHERE t.id = held.id
-    RETURNING t.id, {job} AS job_id, t.state, held.lease
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
-SELECT '{subject}', id, job_id, state, state, 'worker_died', lease, %(reason)s || ' (lease ' || lease || ')',
-       %(leased_by)s
-  FROM moved
-RETURNING subject_id AS id
+    RETURNING t.id, {{job}} AS job_id, t.state, held.lease
+) {build_event_insert("{subject}", "state", "state", reason, kind=f"'{kind}'", lease="lease")}
 """)
+
+
+RELEASE_HELD_BY = _build_release(
+    "leased_by = %(actor)s FOR UPDATE", "worker_died", "%(reason)s || ' (lease ' || lease || ')'"
+)
 
 
 def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
     """Release the rows of a dead worker process, which counts as a crash of each; return them."""
-    args = {"leased_by": leased_by, "reason": reason}
+    args = {"actor": leased_by, "reason": reason}
     return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_HELD_BY[table], args)]
 
 
 # In the first 30 s after a start of PostgreSQL expired leases may be in use: their holders could not renew them.
-RELEASE_EXPIRED = _for_each("""
-WITH expired AS MATERIALIZED (
-    SELECT id, left(lease_token::text, 8) AS lease FROM {table}
-     WHERE lease_token IS NOT NULL AND leased_until < moment()
-       AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'
-     ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED
-), moved AS (
-    UPDATE {table} t
-       SET lease_token = NULL, leased_by = NULL, leased_until = NULL, woken_at = NULL
-      FROM expired WHERE t.id = expired.id
-    RETURNING t.id, {job} AS job_id, t.state, expired.lease
+RELEASE_EXPIRED = _build_release(
+    "leased_until < moment() AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'"
+    " ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED",
+    "lease_expired",
+    "'the lease ' || lease || ' expired: its worker has died or hangs'",
 )
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, lease, reason, actor)
-SELECT '{subject}', id, job_id, state, state, 'lease_expired', lease,
-       'the lease ' || lease || ' expired: its worker has died or hangs', %(actor)s
-  FROM moved
-RETURNING subject_id AS id
-""")
 
 
 def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID]:
@@ -267,11 +234,9 @@ def wake_due(
     conn: Connection, step: str, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
 ) -> list[UUID]:
     """
-    Mark the most urgent due rows of a step as woken and return their ids; no row twice within 30 s.
+    Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty.
 
-    Args:
-        queue_is_empty: include rows woken less than 30 s ago.
-        synchronous: providers that return files in the response; step generate submits to them, submit to the others.
+    `synchronous`: providers that return files in the response; step generate submits to them, submit to the others.
     """
     args = {"limit": limit, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
     return [row["id"] for row in fetch_all(conn, DUE[step], args)]

@@ -35,9 +35,8 @@ def migrate(conn: Connection) -> list[str]:
     """
     Migrate the database to the current schema; return the names of the files applied.
 
-    Raises:
-        ConfigError: an applied migration was changed afterwards, a migration refused (a worker of an older version
-            holds a lease), or the server is older than PostgreSQL 16.
+    Raises ConfigError if an applied file was changed, a migration refused (an older worker holds a lease), or the
+    server is older than PostgreSQL 16.
     """
     if conn.info.server_version < 160000:
         raise ConfigError(f"PostgreSQL 16 or newer is required; this server is {conn.info.server_version // 10000}")
@@ -89,7 +88,6 @@ def _execute(conn: Connection, text: str) -> None:
 
 
 def list_migrations() -> list[tuple[int, Path]]:
-    """Return the migrations by number; 0001 is the first schema.sql."""
     return [(int(path.name[:4]), path) for path in sorted(MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))]
 
 

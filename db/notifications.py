@@ -7,6 +7,7 @@ from uuid import UUID
 
 from db import dead_letters, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Lease, Step
 from moorage.text import to_storable
@@ -78,17 +79,14 @@ def dead_letter(
     dead_letters.add(conn, "notification", lease.row_id, decision, step=step, job_id=job_id, facts=facts, actor=actor)
 
 
-REPLAY = """
+REPLAY = f"""
 WITH moved AS (
     UPDATE notifications
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL
      WHERE id = %(id)s AND state = 'dead'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'notification', id, job_id, 'dead', 'waiting', 'replayed', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("notification", "'dead'", "'waiting'", "'replayed'")}
 """
 
 

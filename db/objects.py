@@ -9,10 +9,8 @@ from db.projects import LIST_PLACED
 
 # Whole jobs, by job id: keys begin with it, so this is the order of a bucket listing.
 LIST_OUTPUT_OBJECTS: Final = """
-SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
-  FROM outputs
- WHERE job_id > %(after)s AND key IS NOT NULL
- ORDER BY job_id FETCH FIRST %(limit)s ROWS WITH TIES
+SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256 FROM outputs
+ WHERE job_id > %(after)s AND key IS NOT NULL ORDER BY job_id FETCH FIRST %(limit)s ROWS WITH TIES
 """
 
 
@@ -28,17 +26,13 @@ SELECT id, job_id, state, key, bytes, sha256, thumb_key, thumb_bytes, thumb_sha2
 
 
 def get_output_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    """Return the objects of these outputs as recorded now."""
     return fetch_all(conn, GET_OUTPUT_OBJECTS, {"ids": list(ids)})
 
 
-SAMPLE_KEPT_OUTPUTS: Final = """
-SELECT id FROM outputs WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
-"""
+SAMPLE_KEPT_OUTPUTS: Final = "SELECT id FROM outputs WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s"
 
 
 def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]:
-    """Return the ids of kept outputs chosen at random, each with the same probability."""
     conn.execute(LONG_TIMEOUT)
     return [row["id"] for row in fetch_all(conn, SAMPLE_KEPT_OUTPUTS, {"limit": limit})]
 
@@ -54,17 +48,14 @@ LIST_LEASE_PREFIXES: Final = "SELECT left(lease_token::text, 8) AS name FROM out
 
 
 def find_referenced_keys(conn: Connection, keys: Sequence[str]) -> set[str]:
-    """Return those of the keys that a row references."""
     return {row["name"] for row in fetch_all(conn, FIND_REFERENCED_KEYS, {"keys": list(keys)})}
 
 
 def list_lease_prefixes(conn: Connection) -> set[str]:
-    """Return the first 8 hex digits of every lease token held on an output."""
     return {row["name"] for row in fetch_all(conn, LIST_LEASE_PREFIXES)}
 
 
 def list_placements(conn: Connection, project_id: str) -> list[Row]:
-    """Return a project's placements in order: render_id, idx, scene, scene_key, key."""
     return fetch_all(conn, LIST_PLACED, {"id": project_id})
 
 

@@ -20,11 +20,8 @@ def find_reference(
     """
     Return how an output row references a key, or None if no row can ever reference it.
 
-    An expired lease still counts: its holder may renew it.
-
-    Args:
-        lock: take the output's row lock first, to wait for a worker that is recording the key; the references are
-            then read by a second statement, with a snapshot that sees what the lock waited for.
+    An expired lease still counts: its holder may renew it. `lock` waits for a worker that is recording the key; a
+    second statement, with a later snapshot, then reads the references.
     """
     row = fetch_one(conn, LOCK_OUTPUT if lock else GET_LEASE, {"render_id": render_id, "idx": idx})
     if key in objects.find_referenced_keys(conn, [key]):
@@ -45,7 +42,6 @@ LOAD_CURSOR: Final = "SELECT place, after_key FROM cursors WHERE sweep = %(sweep
 
 
 def load_cursor(conn: Connection, sweep: str) -> ScanCursor | None:
-    """Return the position of a sweep's last run, or None if it was completed."""
     row = fetch_one(conn, LOAD_CURSOR, {"sweep": sweep})
     return ScanCursor(row["place"], row["after_key"]) if row else None
 

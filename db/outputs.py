@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
 from moorage.text import to_storable
 
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, ended_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
@@ -25,10 +25,7 @@ WITH inserted AS (
            CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
     ON CONFLICT (prediction_id, path) DO NOTHING
     RETURNING id, job_id, state
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'output', id, job_id, state, coalesce(%(problem)s, %(path)s), %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("output", "NULL", "state", "coalesce(%(problem)s, %(path)s)")}
 """
 
 
@@ -46,31 +43,19 @@ def add(
     """
     Insert a file of a prediction: `waiting`, or `dead` if it has a problem; return False if the path exists.
 
-    Args:
-        object_key: the file is stored in the private bucket under this key.
+    `object_key`: the file is stored in the private bucket under this key.
     """
     kind = "object" if object_key else ("inline" if file.data is not None else "url")
-    args: dict[str, Any] = {
-        "id": output_id,
-        "job_id": job_id,
-        "prediction_id": prediction_id,
-        "path": file.path,
-        "source_kind": kind,
-        "source": object_key or file.url,
-        "source_data": file.data,
-        "expires_at": expires_at,
-        "state": "dead" if file.problem else "waiting",
-        "problem": file.problem,
-        "actor": actor,
-    }
-    return fetch_one(conn, ADD, args) is not None
+    args = {"id": output_id, "job_id": job_id, "prediction_id": prediction_id, "expires_at": expires_at, "actor": actor}
+    source = {"source_kind": kind, "source": object_key or file.url, "source_data": file.data, "path": file.path}
+    state = {"state": "dead" if file.problem else "waiting", "problem": file.problem}
+    return fetch_one(conn, ADD, {**args, **source, **state}) is not None
 
 
 UPDATE_SOURCE_URL = """
 UPDATE outputs SET source = %(url)s, expires_at = %(expires_at)s
  WHERE prediction_id = %(prediction_id)s AND path = %(path)s AND state = 'waiting' AND source_kind = 'url'
-   AND source IS DISTINCT FROM %(url)s
-RETURNING id
+   AND source IS DISTINCT FROM %(url)s RETURNING id
 """
 
 
@@ -83,8 +68,7 @@ def update_source_url(conn: Connection, prediction_id: UUID, file: OutputFile, e
 RECORD_REFRESH = """
 UPDATE outputs SET source = coalesce(%(url)s, source), expires_at = coalesce(%(expires_at)s, expires_at),
        refreshed_at = moment()
- WHERE id = %(id)s AND lease_token = %(token)s
-RETURNING id
+ WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """
 
 
@@ -96,8 +80,7 @@ def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: 
 GET = """
 SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
        o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder
-  FROM outputs o JOIN predictions p ON p.id = o.prediction_id
- WHERE o.id = %(id)s
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """
 
 
@@ -107,36 +90,22 @@ def get(conn: Connection, output_id: UUID) -> Output | None:
     return Output(**row) if row else None
 
 
+_FACTS = """media format content_type bytes sha256 width_px height_px frames duration_s notes key thumb_key thumb_bytes
+thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
+_SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 END_KEPT = leases.build_end_statement(
-    "outputs",
-    "waiting",
-    "kept",
-    """category = NULL, reason = NULL, source_data = NULL,
-           media = %(media)s, format = %(format)s, content_type = %(content_type)s, bytes = %(bytes)s,
-           sha256 = %(sha256)s, width_px = %(width_px)s, height_px = %(height_px)s, frames = %(frames)s,
-           duration_s = %(duration_s)s, notes = %(notes)s, key = %(key)s, thumb_key = %(thumb_key)s,
-           thumb_bytes = %(thumb_bytes)s, thumb_sha256 = %(thumb_sha256)s, thumb_width_px = %(thumb_width_px)s,
-           thumb_height_px = %(thumb_height_px)s, color = %(color)s, thumb_missing = %(thumb_missing)s""",
+    "outputs", "waiting", "kept", f"category = NULL, reason = NULL, source_data = NULL, {_SET_FACTS}"
 )
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     """Record the stored file of an output. Raises LeaseLost."""
     thumb = stored.thumb
-    facts: dict[str, Any] = {
-        **{key: value for key, value in asdict(stored.media).items() if key != "extension"},
-        "bytes": stored.bytes,
-        "sha256": stored.sha256,
-        "key": stored.key,
-        "thumb_key": stored.thumb_key,
-        "thumb_bytes": len(thumb.data) if thumb else None,
-        "thumb_sha256": thumb.sha256 if thumb else None,
-        "color": thumb.color if thumb else None,
-        "thumb_width_px": thumb.width_px if thumb else None,
-        "thumb_height_px": thumb.height_px if thumb else None,
-        "thumb_missing": stored.thumb_missing,
-    }
-    leases.execute_end(conn, lease, END_KEPT, **facts)
+    sizes = (thumb.color, len(thumb.data), thumb.sha256, thumb.width_px, thumb.height_px) if thumb else (None,) * 5
+    columns = ("color", "thumb_bytes", "thumb_sha256", "thumb_width_px", "thumb_height_px")
+    file = {"bytes": stored.bytes, "sha256": stored.sha256, "key": stored.key, "thumb_key": stored.thumb_key}
+    facts = asdict(stored.media) | file | dict(zip(columns, sizes, strict=True))
+    leases.execute_end(conn, lease, END_KEPT, **facts, thumb_missing=stored.thumb_missing)
 
 
 END_DEAD = leases.build_end_statement(
@@ -178,17 +147,13 @@ def dead_letter(
     return job
 
 
-REPLAY = """
+REPLAY = f"""
 WITH moved AS (
-    UPDATE outputs
-       SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
+    UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
      WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'dead', 'waiting', 'replayed', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
 """
 
 

@@ -35,13 +35,11 @@ LIST_PAUSES = """
 SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.predictions
   FROM pauses s
   CROSS JOIN LATERAL (
-       SELECT count(*) AS outputs, min(w.expires_at) AS expires_at
-         FROM outputs w
+       SELECT count(*) AS outputs, min(w.expires_at) AS expires_at FROM outputs w
         WHERE w.state = 'waiting' AND w.lease_token IS NULL
           AND s.target IN ('keep', (SELECT provider FROM predictions WHERE id = w.prediction_id))) o
   CROSS JOIN LATERAL (
-       SELECT count(*) AS predictions
-         FROM predictions r
+       SELECT count(*) AS predictions FROM predictions r
         WHERE r.state IN ('planned', 'submitting', 'running', 'abandoned') AND r.lease_token IS NULL
           AND r.provider = s.target) p
  ORDER BY s.paused_at, s.target
@@ -49,34 +47,29 @@ SELECT s.target, s.paused_at, s.paused_by, s.reason, o.outputs, o.expires_at, p.
 
 
 def list_pauses(conn: Connection) -> list[Row]:
-    """
-    Return every pause, the oldest first.
-
-    Columns: target, paused_at, paused_by, reason; outputs and predictions: how many rows it blocks; expires_at: when
-    the first URL of these outputs expires, null for never.
-    """
+    """Return every pause, with the numbers of outputs and predictions it blocks and their first URL's expires_at."""
     return fetch_all(conn, LIST_PAUSES)
 
 
-MAKE_OUTPUTS_DUE = """
+def _build_due_statement(table: str, condition: str) -> str:
+    return f"""
 WITH waiting AS MATERIALIZED (
-    SELECT id FROM outputs
-     WHERE state = 'waiting' AND lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL)
-       AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))
+    SELECT id FROM {table}
+     WHERE lease_token IS NULL AND (run_at > moment() OR woken_at IS NOT NULL) AND {condition}
      ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE outputs t SET run_at = least(t.run_at, moment()), woken_at = NULL
+UPDATE {table} t SET run_at = least(t.run_at, moment()), woken_at = NULL
   FROM waiting WHERE t.id = waiting.id RETURNING t.id
 """
 
-MAKE_PREDICTIONS_DUE = """
-WITH waiting AS MATERIALIZED (
-    SELECT id FROM predictions
-     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
-       AND (run_at > moment() OR woken_at IS NOT NULL) AND provider = %(target)s
-     ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-UPDATE predictions t SET run_at = least(t.run_at, moment()), woken_at = NULL
-  FROM waiting WHERE t.id = waiting.id RETURNING t.id
-"""
+
+MAKE_OUTPUTS_DUE = _build_due_statement(
+    "outputs",
+    "state = 'waiting'"
+    " AND %(target)s IN ('keep', (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id))",
+)
+MAKE_PREDICTIONS_DUE = _build_due_statement(
+    "predictions", "state IN ('planned', 'submitting', 'running', 'abandoned') AND provider = %(target)s"
+)
 
 
 def make_outputs_due(conn: Connection, target: str, *, limit: int) -> list[UUID]:

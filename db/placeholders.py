@@ -4,36 +4,31 @@ from typing import Any, Final
 from uuid import UUID
 
 from db.connection import Connection, fetch_one
+from db.events import build_event_insert
 from moorage import ids
 
 PROVIDER: Final = "placeholder"  # of the prediction that a placeholder belongs to
 
 # The job's id as external id limits placeholders to one a job. `reason` is why the fallback chain failed.
-ADD_PREDICTION = """
-WITH inserted AS (
+ADD_PREDICTION = f"""
+WITH moved AS (
     INSERT INTO predictions (id, job_id, seq, provider, external_id, reason, state, deadline_at, ended_at, ended_by)
     SELECT %(id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(provider)s,
            j.id::text, %(reason)s, 'succeeded', moment(), moment(), 'us'
       FROM jobs j WHERE j.id = %(job_id)s
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'succeeded', 'fallback chain yielded no files: placeholder', %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "NULL", "'succeeded'", "'fallback chain yielded no files: placeholder'")}
 """
 
 # The keep step renders the image: no transaction waits for that.
-ADD_OUTPUT = """
-WITH inserted AS (
+ADD_OUTPUT = f"""
+WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, run_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s), 'placeholder', true, 'inline',
            'waiting', moment()
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'output', id, job_id, 'waiting', 'placeholder', %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("output", "NULL", "'waiting'", "'placeholder'")}
 """
 
 
@@ -43,7 +38,6 @@ def add_prediction(conn: Connection, job_id: UUID, reason: str, actor: str) -> U
 
 
 def add_output(conn: Connection, job_id: UUID, prediction_id: UUID, actor: str) -> UUID:
-    """Insert the placeholder as a waiting output; return its id."""
     return _insert(conn, ADD_OUTPUT, {"job_id": job_id, "prediction_id": prediction_id, "actor": actor})
 
 
@@ -58,7 +52,6 @@ GET_PLACEHOLDER = "SELECT prediction_id, state FROM outputs WHERE job_id = %(job
 
 
 def get_placeholder(conn: Connection, job_id: UUID) -> tuple[UUID, str] | None:
-    """Return prediction id and state of a job's placeholder, or None."""
     row = fetch_one(conn, GET_PLACEHOLDER, {"job_id": job_id})
     return (row["prediction_id"], row["state"]) if row else None
 

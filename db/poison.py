@@ -6,6 +6,7 @@ from uuid import UUID
 
 from db import dead_letters, deliveries, jobs, leases, predictions
 from db.connection import Connection, fetch_one
+from db.events import build_event_insert
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Step, WorkTable
 
@@ -24,16 +25,12 @@ def _build_end_statement(table: WorkTable, states: tuple[str, ...], values: str)
 WITH old AS (
     SELECT id, state FROM {table}
      WHERE id = %(id)s AND state IN ({", ".join(f"'{state}'" for state in states)}) AND lease_token IS NULL
-       AND crashes >= %(max_crashes)s
-       FOR UPDATE
+       AND crashes >= %(max_crashes)s FOR UPDATE
 ), moved AS (
     UPDATE {table} t SET {values}, reason = %(reason)s, run_at = NULL, ended_at = moment()
       FROM old WHERE t.id = old.id
     RETURNING t.id, old.state AS from_state, t.state AS to_state
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT '{leases.SUBJECT[table]}', id, %(job_id)s, from_state, to_state, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert(leases.SUBJECT[table], "from_state", "to_state", "%(reason)s", job_id="%(job_id)s")}
 """
 
 

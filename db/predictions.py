@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from db import dead_letters, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import Job, Lease, Prediction, PredictionState, Step
+from moorage.model import Job, Lease, Prediction, PredictionState, Registration, Step
 from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
@@ -21,8 +21,8 @@ _COLUMNS = (
     " key_sha256, submitted_at, cancel_reason"
 )
 
-ADD = """
-WITH inserted AS (
+ADD = f"""
+WITH moved AS (
     INSERT INTO predictions (id, job_id, seq, provider, external_id, model, state, deadline_at, run_at, ended_at)
     VALUES (%(id)s, %(job_id)s, %(seq)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
             moment() + %(deadline)s,
@@ -30,10 +30,7 @@ WITH inserted AS (
             CASE WHEN %(state)s = 'running' THEN NULL ELSE moment() END)
     ON CONFLICT (provider, external_id) DO NOTHING
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'prediction', id, job_id, %(state)s, %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "NULL", "%(state)s")}
 """
 
 
@@ -41,30 +38,20 @@ def add(
     conn: Connection,
     prediction_id: UUID,
     job_id: UUID,
+    registration: Registration,
     *,
-    provider: str,
-    external_id: str,
-    model: str | None,
     deadline_seconds: float,
-    first_poll_seconds: float,
+    first_poll_seconds: float | None = None,
     actor: str,
     state: PredictionState = "running",
     seq: int = 0,
 ) -> bool:
     """Insert a prediction that is running at its provider, or has succeeded; return False if the external id exists."""
-    args: dict[str, Any] = {
-        "id": prediction_id,
-        "job_id": job_id,
-        "seq": seq,
-        "provider": provider,
-        "external_id": external_id,
-        "model": model,
-        "state": state,
-        "deadline": timedelta(seconds=deadline_seconds),
-        "first_poll": timedelta(seconds=first_poll_seconds),
-        "actor": actor,
-    }
-    return fetch_one(conn, ADD, args) is not None
+    first_poll = deadline_seconds if first_poll_seconds is None else first_poll_seconds
+    times = {"deadline": timedelta(seconds=deadline_seconds), "first_poll": timedelta(seconds=first_poll)}
+    args = {"id": prediction_id, "job_id": job_id, "seq": seq, "state": state, "actor": actor}
+    names = {key: getattr(registration, key) for key in ("provider", "external_id", "model")}
+    return fetch_one(conn, ADD, {**args, **names, **times}) is not None
 
 
 FIND_BY_EXTERNAL_ID = (
@@ -84,7 +71,6 @@ SELECT external_id, id, state FROM predictions
 
 
 def find_by_external_ids(conn: Connection, provider: str, external_ids: Sequence[str]) -> dict[str, Row]:
-    """Return external_id, id and state of the predictions that exist, keyed by external id."""
     rows = fetch_all(conn, FIND_BY_EXTERNAL_IDS, {"provider": provider, "external_ids": list(external_ids)})
     return {row["external_id"]: row for row in rows}
 
@@ -116,19 +102,15 @@ def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) ->
 
 
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
-END = """
+END = f"""
 WITH moved AS (
-    UPDATE predictions
-       SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
+    UPDATE predictions SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
            raw_status = coalesce(%(raw_status)s, raw_status), run_at = NULL, ended_at = moment(),
            lease_token = NULL, leased_by = NULL, leased_until = NULL,
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END
      WHERE id = %(id)s AND state = %(from_state)s
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "%(from_state)s", "%(to_state)s", "%(reason)s")}
 """
 
 
@@ -143,27 +125,17 @@ def end(
     reason: str | None = None,
     raw_status: str | None = None,
 ) -> None:
-    args = {
-        "id": prediction.id,
-        "from_state": prediction.state,
-        "to_state": to_state,
-        "category": category,
-        "reason": reason,
-        "ended_by": ended_by,
-        "raw_status": raw_status,
-        "actor": actor,
-    }
-    if fetch_one(conn, END, args) is None:
+    args = {"id": prediction.id, "from_state": prediction.state, "to_state": to_state, "actor": actor}
+    result = {"category": category, "reason": reason, "ended_by": ended_by, "raw_status": raw_status}
+    if fetch_one(conn, END, args | result) is None:
         raise LookupError(f"prediction {prediction.id} is not {prediction.state}: it was not locked")
 
 
 SCHEDULE_NEXT_POLL = f"""
-UPDATE predictions
-   SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
+UPDATE predictions SET {CLEAR_LEASE}, polls = polls + %(polled)s, woken_at = NULL, attempt = crashes - 1,
        run_at = least(moment() + make_interval(secs => %(wait_seconds)s),
                       greatest(CASE WHEN state = 'abandoned' THEN output_until ELSE deadline_at END, moment()))
- WHERE id = %(id)s AND lease_token = %(token)s
-RETURNING id
+ WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """
 
 
@@ -179,10 +151,7 @@ WITH moved AS (
            attempt = crashes - 1, output_until = moment() + %(life)s, run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'running'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'running', 'abandoned', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'running'", "'abandoned'", "%(reason)s")}
 """
 
 
@@ -194,8 +163,7 @@ def abandon(conn: Connection, lease: Lease, *, output_life_seconds: float, reaso
 MAKE_DUE_BY_JOB = """
 UPDATE predictions SET run_at = moment(), woken_at = NULL
  WHERE job_id = %(job_id)s AND state = 'running' AND lease_token IS NULL
-   AND run_at > moment()
-RETURNING id
+   AND run_at > moment() RETURNING id
 """
 
 LIST_AWAITED = """
@@ -250,7 +218,7 @@ def dead_letter(
     return job
 
 
-REPLAY = """
+REPLAY = f"""
 WITH moved AS (
     UPDATE predictions
        SET state = 'running', run_at = moment(), woken_at = NULL, ended_at = NULL, ended_by = NULL, attempt = 0,
@@ -258,10 +226,7 @@ WITH moved AS (
            cancel_reason = NULL
      WHERE id = %(id)s AND state = 'lost' AND external_id IS NOT NULL
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'lost', 'running', 'replayed', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'lost'", "'running'", "'replayed'")}
 """
 
 
@@ -278,10 +243,8 @@ SELECT id, seq, provider, external_id, model, state, category, reason, raw_statu
 
 
 def list_by_job(conn: Connection, job_id: UUID) -> list[Row]:
-    """Return a job's predictions, oldest first."""
     return fetch_all(conn, LIST_BY_JOB, {"job_id": job_id})
 
 
 def get_wait_end(prediction: Prediction) -> datetime:
-    """Return the time at which waiting for a live prediction ends."""
     return prediction.output_until or prediction.deadline_at

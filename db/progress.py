@@ -41,8 +41,7 @@ def list_wrong_statuses(conn: Connection, after: str, limit: int) -> tuple[list[
 # Files expected of a job: the outputs of its chosen prediction; before that the number requested, else one. All files
 # of a settled job count as done, kept or not.
 GET_PROGRESS = f"""
-SELECT {STATUS} AS status, c.*
-  FROM projects p
+SELECT {STATUS} AS status, c.* FROM projects p
  CROSS JOIN LATERAL (
        SELECT count(*) AS jobs, count(*) FILTER (WHERE settled_at IS NOT NULL) AS settled,
               count(*) FILTER (WHERE state IN ('failed', 'cancelled')) AS failed,
@@ -56,8 +55,7 @@ SELECT {STATUS} AS status, c.*
         CROSS JOIN LATERAL (
               SELECT count(*) AS files, count(*) FILTER (WHERE state = 'kept') AS kept,
                      count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded')) AS dead
-                FROM outputs o
-               WHERE o.job_id = j.id AND o.prediction_id = j.chosen_id AND NOT o.is_placeholder) chosen
+                FROM outputs o WHERE o.job_id = j.id AND o.prediction_id = j.chosen_id AND NOT o.is_placeholder) chosen
         CROSS JOIN LATERAL (SELECT coalesce(nullif(chosen.files, 0), j.variants, 1) AS expected) requested
         CROSS JOIN LATERAL (
               SELECT count(*) FILTER (WHERE NOT v.is_placeholder) AS kept,
@@ -69,17 +67,15 @@ SELECT {STATUS} AS status, c.*
 
 LIST_FAILED_JOBS = """
 SELECT id AS job_id, scene, state, category, reason, settled_at
-  FROM jobs WHERE project_id = %(id)s AND state IN ('failed', 'cancelled')
- ORDER BY id LIMIT %(limit)s
+  FROM jobs WHERE project_id = %(id)s AND state IN ('failed', 'cancelled') ORDER BY id LIMIT %(limit)s
 """
 
 
 def get_progress(conn: Connection, project_id: str) -> dict[str, Any]:
     """
-    Return a project's progress: status, jobs, settled, failed, placeholders, files_asked, files_kept, files_failed.
+    Return a project's status and numbers of jobs and files, by the names of GET_PROGRESS.
 
-    `image_upload_progress` is the percentage of files kept or failed: 100 only when every job is settled, 0 without
-    files.
+    `image_upload_progress`: percentage of files kept or failed: 100 only when all jobs are settled, 0 without files.
     """
     row = fetch_one(conn, GET_PROGRESS, {"id": project_id}) or {}
     files_done, files_asked = row.pop("files_done", 0), row.get("files_asked", 0)
@@ -89,5 +85,4 @@ def get_progress(conn: Connection, project_id: str) -> dict[str, Any]:
 
 
 def list_failed_jobs(conn: Connection, project_id: str, limit: int = 100) -> list[Row]:
-    """Return a project's failed and cancelled jobs, oldest first."""
     return fetch_all(conn, LIST_FAILED_JOBS, {"id": project_id, "limit": limit})

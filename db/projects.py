@@ -41,9 +41,8 @@ def add(conn: Connection, project_id: str, owner: str, envelope: str) -> bool:
     """
     Insert a project with its document; return False if the id exists.
 
-    Args:
-        envelope: JSON text of an object with the document under `document`. PostgreSQL parses it, so that no number
-            loses precision in this process.
+    `envelope`: JSON text of an object with the document under `document`. PostgreSQL parses it, so that no number
+    loses precision in this process.
     """
     return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "envelope": envelope}) is not None
 
@@ -53,8 +52,7 @@ UPDATE projects SET document = %(envelope)s::jsonb -> 'document', updated_at = m
 """
 
 ADD_SCENE = """
-UPDATE projects
-   SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(),
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
                             THEN document -> 'scenes' ELSE '[]' END
                             || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
@@ -63,8 +61,7 @@ UPDATE projects
 
 # These statements write a document once, whatever the number of scenes: it may be 1 MB.
 REMOVE_SCENES = """
-UPDATE projects
-   SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(),
        document = jsonb_set(document, '{scenes}', coalesce((
            SELECT jsonb_agg(s.scene ORDER BY s.n)
              FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
@@ -73,8 +70,7 @@ UPDATE projects
 """
 
 REORDER_SCENES = """
-UPDATE projects
-   SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(),
        document = jsonb_set(document, '{scenes}', (
            SELECT jsonb_agg(s.scene ORDER BY o.target)
              FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (position, target)
@@ -114,12 +110,10 @@ ON CONFLICT DO NOTHING
 """
 
 LIST_PLACED = """
-SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key
-  FROM placements p
+SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key FROM placements p
   JOIN render_variants v USING (render_id, idx)
   JOIN renders r ON r.id = p.render_id
-  JOIN outputs o ON o.id = v.output_id
- WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
+  JOIN outputs o ON o.id = v.output_id WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
    AND (NOT o.is_placeholder
         OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
                         WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
@@ -133,8 +127,7 @@ UPDATE placements SET scene_key = %(scene_key)s
 
 # Writes only imageUrls, by scene position: the rest of the document never passes through this process.
 SET_IMAGE_URLS = """
-UPDATE projects
-   SET document = jsonb_set(document, '{scenes}', (
+UPDATE projects SET document = jsonb_set(document, '{scenes}', (
            SELECT jsonb_agg(CASE WHEN w.value IS NULL THEN s.scene
                                  ELSE s.scene || jsonb_build_object('imageUrls', w.value) END ORDER BY s.n)
              FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
@@ -181,9 +174,7 @@ def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
     conn.execute(SET_COMPUTED_MD5, {"id": project["id"]})
 
 
-OVERWRITTEN = """
-SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER BY id LIMIT %(limit)s
-"""
+OVERWRITTEN = "SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER BY id LIMIT %(limit)s"
 
 
 def list_overwritten(conn: Connection, limit: int = 50) -> list[str]:
@@ -191,9 +182,7 @@ def list_overwritten(conn: Connection, limit: int = 50) -> list[str]:
     return [row["id"] for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
 
 
-GET = """
-SELECT id, owner, document::text AS document, created_at, updated_at FROM projects WHERE id = %(id)s
-"""
+GET = "SELECT id, owner, document::text AS document, created_at, updated_at FROM projects WHERE id = %(id)s"
 
 
 def get(conn: Connection, project_id: str) -> Row | None:
@@ -223,7 +212,6 @@ def _parse_document(row: Row | None) -> Row | None:
 
 
 def _urls_by_scene(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
-    """Return the URLs of the files of each scene, by scene key."""
     urls: dict[str, list[str]] = defaultdict(list)
     for row, scene_key in placed:
         if scene_key is not None:

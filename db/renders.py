@@ -5,19 +5,17 @@ from typing import Any
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 
-PUBLISH = """
-WITH inserted AS (
+PUBLISH = f"""
+WITH moved AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
            (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
-      FROM jobs j
-     WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
+      FROM jobs j WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
     RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, actor)
-SELECT 'render', id, id, 'published', %(actor)s FROM inserted
+) {build_event_insert("render", "NULL", "'published'", job_id="id")}
 """
 
 ADD_VARIANTS = """
@@ -29,7 +27,7 @@ RETURNING idx
 """
 
 # A cover stays, unless it is a placeholder: the first file published later replaces that.
-REPLACE_PLACEHOLDER_COVER = """
+REPLACE_PLACEHOLDER_COVER = f"""
 WITH moved AS (
     UPDATE renders r SET cover_idx = first.idx
       FROM (SELECT v.idx FROM render_variants v JOIN outputs o ON o.id = v.output_id
@@ -38,9 +36,7 @@ WITH moved AS (
        AND EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
                     WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.is_placeholder)
     RETURNING r.id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'render', id, id, 'published', 'published', 'files replace the placeholder', %(actor)s FROM moved
+) {build_event_insert("render", "'published'", "'published'", "'files replace the placeholder'", job_id="id")}
 """
 
 
@@ -63,7 +59,6 @@ IS_DELETED = "SELECT id FROM renders WHERE id = %(job_id)s AND deleted_at IS NOT
 
 
 def is_deleted(conn: Connection, job_id: UUID) -> bool:
-    """Return True if a job's render was deleted: nothing may be added to it."""
     return fetch_one(conn, IS_DELETED, {"job_id": job_id}) is not None
 
 
@@ -85,8 +80,7 @@ def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> li
 _PUBLISHED = """
 SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id,
        j.scene, j.state, j.reason, j.created_at, j.settled_at
-  FROM renders r JOIN jobs j ON j.id = r.id
- WHERE r.deleted_at IS NULL
+  FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 
 # By id, not by published_at: ids are in the order of job creation, and the index on (owner, id) serves it.
@@ -109,7 +103,6 @@ def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[
 
 
 def get_published(conn: Connection, render_id: UUID) -> Row | None:
-    """Return a published render joined with its job, or None if absent or deleted."""
     return fetch_one(conn, GET_PUBLISHED, {"id": render_id})
 
 
@@ -120,5 +113,4 @@ SELECT key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
 
 
 def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
-    """Return key, size and digest of a published file and its thumbnail, or None if not published."""
     return fetch_one(conn, GET_FILE, {"render_id": render_id, "idx": idx})

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.events import build_event_insert
 from db.objects import LONG_TIMEOUT
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
@@ -25,35 +26,28 @@ OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(li
 
 LOCK_RENDER: Final = f"SELECT j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
 
-DISCARD_PUBLISHED: Final = """
+DISCARD_PUBLISHED: Final = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
            crashes = 0, thumb_missing = NULL, reason = 'render deleted'
      WHERE job_id = %(id)s AND state = 'kept'
     RETURNING id, job_id, reason
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'output', id, job_id, 'kept', 'discarding', reason, %(actor)s FROM moved
+) {build_event_insert("output", "'kept'", "'discarding'", "reason")}
 """
 
-MARK_DELETED: Final = """
+MARK_DELETED: Final = f"""
 WITH moved AS (
     UPDATE renders SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'render', id, id, 'published', 'deleted', %(reason)s, %(actor)s FROM moved
+) {build_event_insert("render", "'published'", "'deleted'", "%(reason)s", job_id="id")}
 """
 
 # Dead outputs of a deleted render cannot be published later: their dead letters are closed.
-CLOSE_DEAD_LETTERS: Final = """
+CLOSE_DEAD_LETTERS: Final = f"""
 WITH moved AS (
     UPDATE dead_letters d SET state = 'discarded', closed_at = moment(), closed_by = %(actor)s
-      FROM outputs o
-     WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
+      FROM outputs o WHERE o.job_id = %(id)s AND d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
     RETURNING d.id, o.job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'dead_letter', id, job_id, 'open', 'discarded', 'render deleted', %(actor)s FROM moved
+) {build_event_insert("dead_letter", "'open'", "'discarded'", "'render deleted'")}
 """
 
 
@@ -194,8 +188,7 @@ _NO_LIVE_ROWS: Final = """
 """
 
 _FAILED_JOBS: Final = f"""
-  FROM jobs j
- WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
+  FROM jobs j WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
    AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id) {_NO_LIVE_ROWS}
 """
 
@@ -227,8 +220,7 @@ LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s FOR UPDATE SKIP LOCKED"
 DROP_JOB: Final = {
     "letters": """
 WITH deleted AS (
-    DELETE FROM dead_letters
-     WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
+    DELETE FROM dead_letters WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
         OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
         OR (subject = 'notification' AND subject_id IN (SELECT id FROM notifications WHERE job_id = %(id)s))
         OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))

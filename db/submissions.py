@@ -1,11 +1,12 @@
 """Submissions: predictions that moorage submits to a provider, from `planned` to `running`."""
 
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from db import leases
 from db.connection import Connection, fetch_one
+from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage import ids
 from moorage.model import FallbackEntry, Job, Lease, Prediction
@@ -13,17 +14,14 @@ from moorage.transitions import EventKind
 
 SUBMIT_STATES = ("planned", "submitting")
 
-PLAN = """
-WITH inserted AS (
+PLAN = f"""
+WITH moved AS (
     INSERT INTO predictions (id, job_id, seq, entry, provider, model, state, deadline_at, run_at)
     SELECT %(id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(entry)s,
            %(provider)s, %(model)s, 'planned', j.deadline_at, moment()
       FROM jobs j WHERE j.id = %(job_id)s
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'planned', %(reason)s, %(actor)s FROM inserted
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "NULL", "'planned'", "%(reason)s")}
 """
 
 
@@ -31,16 +29,8 @@ def plan(
     conn: Connection, job_id: UUID, entry_index: int, entry: FallbackEntry, *, reason: str | None, actor: str
 ) -> UUID:
     """Insert the next prediction of a locked or newly inserted job, due now; return its id."""
-    args: dict[str, Any] = {
-        "id": ids.uuid7(),
-        "job_id": job_id,
-        "entry": entry_index,
-        "provider": entry.provider,
-        "model": entry.model,
-        "reason": reason,
-        "actor": actor,
-    }
-    row = fetch_one(conn, PLAN, args)
+    args = {"id": ids.uuid7(), "job_id": job_id, "entry": entry_index, "reason": reason, "actor": actor}
+    row = fetch_one(conn, PLAN, args | {"provider": entry.provider, "model": entry.model})
     if row is None:
         raise LookupError(f"no job {job_id}")
     return UUID(str(row["id"]))
@@ -50,17 +40,12 @@ def plan(
 GET_NEXT_ENTRY_INDEX = """
 SELECT entry + CASE WHEN state = 'cancelled' AND (submitted_at IS NULL OR cancel_reason IS NOT NULL) THEN 0
                     ELSE 1 END AS entry
-  FROM predictions WHERE job_id = %(job_id)s AND entry IS NOT NULL
- ORDER BY seq DESC LIMIT 1
+  FROM predictions WHERE job_id = %(job_id)s AND entry IS NOT NULL ORDER BY seq DESC LIMIT 1
 """
 
 
 def get_next_entry_index(conn: Connection, job_id: UUID) -> int:
-    """
-    Return the index of the next entry of a job's fallback chain: its length after the last one.
-
-    An entry whose prediction was cancelled by moorage is returned again.
-    """
+    """Return the index of the next entry of a job's fallback chain: its length after the last one."""
     row = fetch_one(conn, GET_NEXT_ENTRY_INDEX, {"job_id": job_id})
     return row["entry"] if row else 0
 
@@ -95,17 +80,14 @@ def has_capacity(conn: Connection, provider: str, limit: int) -> bool:
     return row is not None and row["n"] < limit
 
 
-MARK_SUBMITTING = """
+MARK_SUBMITTING = f"""
 WITH moved AS (
     UPDATE predictions
        SET state = 'submitting', key_sha256 = %(key_sha256)s, submitted_at = moment(), polls = 0, reason = NULL,
            category = NULL, cancel_reason = NULL, deadline_at = least(deadline_at, moment() + %(time_limit)s)
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'planned'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, actor)
-SELECT 'prediction', id, job_id, 'planned', 'submitting', %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'planned'", "'submitting'")}
 """
 
 
@@ -115,11 +97,9 @@ def mark_submitting(conn: Connection, lease: Lease, *, key_sha256: str, deadline
 
 
 POSTPONE = f"""
-UPDATE predictions
-   SET {CLEAR_LEASE}, woken_at = NULL, attempt = attempt - 1, polls = polls + %(has_searched)s,
+UPDATE predictions SET {CLEAR_LEASE}, woken_at = NULL, attempt = attempt - 1, polls = polls + %(has_searched)s,
        run_at = moment() + make_interval(secs => %(wait_seconds)s)
- WHERE id = %(id)s AND lease_token = %(token)s
-RETURNING id
+ WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
 """
 
 
@@ -130,18 +110,14 @@ def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searche
 
 RETURN_TO_PLANNED = f"""
 WITH moved AS (
-    UPDATE predictions
-       SET state = 'planned', {CLEAR_LEASE}, woken_at = NULL, key_sha256 = NULL, submitted_at = NULL,
+    UPDATE predictions SET state = 'planned', {CLEAR_LEASE}, woken_at = NULL, key_sha256 = NULL, submitted_at = NULL,
            reason = %(reason)s,
            attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END,
            deadline_at = (SELECT j.deadline_at FROM jobs j WHERE j.id = predictions.job_id),
            run_at = moment() + make_interval(secs => %(wait_seconds)s)
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, kind, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'planned', %(kind)s, %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'submitting'", "'planned'", "%(reason)s", kind="%(kind)s")}
 """
 
 
@@ -164,24 +140,15 @@ WITH moved AS (
        AND NOT EXISTS (SELECT FROM predictions k
                         WHERE k.provider = predictions.provider AND k.external_id = %(external_id)s)
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'running', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'submitting'", "'running'", "%(reason)s")}
 """
 
 
 def mark_running(conn: Connection, lease: Lease, external_id: str, *, first_poll_seconds: float, reason: str) -> bool:
     """Record that the provider accepted a submission; return False if the lease is lost or another row has the id."""
-    args = {
-        "id": lease.row_id,
-        "token": lease.token,
-        "external_id": external_id,
-        "first_poll": timedelta(seconds=first_poll_seconds),
-        "reason": reason,
-        "actor": lease.leased_by,
-    }
-    return fetch_one(conn, MARK_RUNNING, args) is not None
+    row = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by}
+    args = {"external_id": external_id, "first_poll": timedelta(seconds=first_poll_seconds), "reason": reason}
+    return fetch_one(conn, MARK_RUNNING, {**row, **args}) is not None
 
 
 ABANDON = f"""
@@ -192,10 +159,7 @@ WITH moved AS (
            run_at = moment() + %(life)s
      WHERE id = %(id)s AND lease_token = %(token)s AND state = 'submitting'
     RETURNING id, job_id
-)
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-SELECT 'prediction', id, job_id, 'submitting', 'abandoned', %(reason)s, %(actor)s FROM moved
-RETURNING subject_id AS id
+) {build_event_insert("prediction", "'submitting'", "'abandoned'", "%(reason)s")}
 """
 
 
@@ -226,9 +190,7 @@ def was_resubmitted(conn: Connection, prediction_id: UUID) -> bool:
     return fetch_one(conn, WAS_RESUBMITTED, {"id": prediction_id}) is not None
 
 
-FIND_BY_WEBHOOK_KEY = """
-SELECT id, job_id FROM predictions WHERE key_sha256 = %(key_sha256)s AND provider = %(provider)s
-"""
+FIND_BY_WEBHOOK_KEY = "SELECT id, job_id FROM predictions WHERE key_sha256 = %(key_sha256)s AND provider = %(provider)s"
 
 
 class PredictionRef(NamedTuple):
@@ -237,7 +199,6 @@ class PredictionRef(NamedTuple):
 
 
 def find_by_webhook_key(conn: Connection, provider: str, key_sha256: str) -> PredictionRef | None:
-    """Return the prediction whose webhook URL contained a key, or None."""
     row = fetch_one(conn, FIND_BY_WEBHOOK_KEY, {"provider": provider, "key_sha256": key_sha256})
     return PredictionRef(row["id"], row["job_id"]) if row else None
 
@@ -248,8 +209,7 @@ WITH old AS (
     SELECT id, state FROM predictions
      WHERE id = %(id)s AND external_id IS NULL AND state IN ('submitting', 'abandoned', 'lost') FOR UPDATE
 ), moved AS (
-    UPDATE predictions p
-       SET state = CASE old.state WHEN 'submitting' THEN 'running' ELSE old.state END,
+    UPDATE predictions p SET state = CASE old.state WHEN 'submitting' THEN 'running' ELSE old.state END,
            external_id = %(external_id)s, woken_at = NULL, polls = 0,
            run_at = CASE WHEN old.state = 'lost' THEN NULL
                          WHEN p.cancel_reason IS NOT NULL THEN moment()
@@ -271,11 +231,5 @@ def assign_external_id(
     conn: Connection, prediction: Prediction, external_id: str, *, first_poll_seconds: float, reason: str, actor: str
 ) -> bool:
     """Set the external id of a locked prediction from its webhook; return False if it has one or does not need one."""
-    args = {
-        "id": prediction.id,
-        "external_id": external_id,
-        "first_poll": timedelta(seconds=first_poll_seconds),
-        "reason": reason,
-        "actor": actor,
-    }
-    return fetch_one(conn, ASSIGN_EXTERNAL_ID, args) is not None
+    args = {"external_id": external_id, "first_poll": timedelta(seconds=first_poll_seconds), "reason": reason}
+    return fetch_one(conn, ASSIGN_EXTERNAL_ID, {"id": prediction.id, "actor": actor, **args}) is not None

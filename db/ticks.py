@@ -40,5 +40,4 @@ SELECT DISTINCT ON (sweep) sweep, slot, started_at, finished_at, result
 
 
 def list_latest(conn: Connection) -> list[Row]:
-    """Return the latest run of each sweep."""
     return fetch_all(conn, LIST_LATEST)

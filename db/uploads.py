@@ -1,7 +1,7 @@
 """Uploads: input files. The row is inserted after its object is stored and marked deleted before it is deleted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -32,24 +32,7 @@ RETURNING created_at
 
 def add(conn: Connection, upload: Upload) -> datetime:
     """Insert an upload whose object is stored; return its creation time."""
-    media = upload.media
-    row = fetch_one(
-        conn,
-        ADD,
-        {
-            "id": upload.id,
-            "owner": upload.owner,
-            "key": upload.key,
-            "media": media.media,
-            "format": media.format,
-            "content_type": media.content_type,
-            "bytes": upload.bytes,
-            "sha256": upload.sha256,
-            "width_px": media.width_px,
-            "height_px": media.height_px,
-            "duration_s": media.duration_s,
-        },
-    )
+    row = fetch_one(conn, ADD, {**asdict(upload), **asdict(upload.media)})
     created_at: datetime = row["created_at"] if row else None  # type: ignore[assignment]  # RETURNING yields a row
     return created_at
 
@@ -61,13 +44,10 @@ SELECT id, owner, key, media, format, content_type, bytes, sha256, width_px, hei
 
 
 def get(conn: Connection, upload_id: UUID) -> Row | None:
-    """Return an upload, or None if absent or deleted."""
     return fetch_one(conn, GET, {"id": upload_id})
 
 
-MARK_DELETED: Final = """
-UPDATE uploads SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING key
-"""
+MARK_DELETED: Final = "UPDATE uploads SET deleted_at = moment() WHERE id = %(id)s AND deleted_at IS NULL RETURNING key"
 
 
 def mark_deleted(conn: Connection, upload_id: UUID) -> str | None:
@@ -80,7 +60,6 @@ GET_OWNER: Final = "SELECT owner FROM uploads WHERE id = %(id)s"
 
 
 def get_owner(conn: Connection, upload_id: UUID) -> str | None:
-    """Return the owner of an upload, deleted or not; None if it never existed."""
     row = fetch_one(conn, GET_OWNER, {"id": upload_id})
     return str(row["owner"]) if row else None
 
@@ -92,7 +71,6 @@ SELECT id, key, media, format, bytes, width_px, height_px
 
 
 def list_by_owner(conn: Connection, owner: str, ids: Sequence[UUID]) -> list[Row]:
-    """Return those of the uploads that belong to an owner and are not deleted."""
     return fetch_all(conn, LIST_BY_OWNER, {"owner": owner, "ids": list(ids)})
 
 
@@ -107,12 +85,8 @@ SELECT v.render_id, v.idx, v.key, v.media, v.format, v.bytes, v.width_px, v.heig
 
 def list_variants_by_owner(conn: Connection, owner: str, references: Sequence[tuple[UUID, int]]) -> list[Row]:
     """Return those of the variants, by render id and idx, that belong to an owner and are published."""
-    args = {
-        "owner": owner,
-        "renders": [render_id for render_id, _ in references],
-        "idxs": [idx for _, idx in references],
-    }
-    return fetch_all(conn, LIST_VARIANTS_BY_OWNER, args)
+    renders, idxs = [render_id for render_id, _ in references], [idx for _, idx in references]
+    return fetch_all(conn, LIST_VARIANTS_BY_OWNER, {"owner": owner, "renders": renders, "idxs": idxs})
 
 
 LIST_UPLOAD_OBJECTS: Final = """
@@ -122,7 +96,6 @@ SELECT id, key, bytes, sha256 FROM uploads
 
 
 def list_upload_objects(conn: Connection, after: str, *, limit: int = 500) -> list[Row]:
-    """Return uploads by key, the order of a bucket listing, after a key."""
     return fetch_all(conn, LIST_UPLOAD_OBJECTS, {"after": after, "limit": limit})
 
 
@@ -132,5 +105,4 @@ GET_UPLOAD_OBJECTS: Final = (
 
 
 def get_upload_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    """Return the objects of these uploads as recorded now."""
     return fetch_all(conn, GET_UPLOAD_OBJECTS, {"ids": list(ids)})

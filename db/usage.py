@@ -18,9 +18,7 @@ INSERT INTO storage_use (bucket, owner, objects, bytes, rank)
 SELECT bucket, owner, objects, bytes, row_number() OVER (PARTITION BY bucket ORDER BY bytes DESC, owner)
   FROM (SELECT 'public' AS bucket, j.owner, count(o.key) + count(o.thumb_key) AS objects,
                sum(o.bytes + coalesce(o.thumb_bytes, 0)) AS bytes
-          FROM outputs o JOIN jobs j ON j.id = o.job_id
-         WHERE o.key IS NOT NULL
-         GROUP BY j.owner
+          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.key IS NOT NULL GROUP BY j.owner
         UNION ALL
         SELECT 'private', owner, count(*), sum(bytes)
           FROM (SELECT j.owner, coalesce(o.bytes, 0) AS bytes
@@ -53,7 +51,6 @@ SELECT bucket, CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, objects
 
 
 def list_largest(conn: Connection) -> list[Row]:
-    """Return the 100 largest owners of each bucket, and the sum of all others."""
     return fetch_all(conn, LIST_LARGEST, {"max_owners": MAX_OWNERS})
 
 
@@ -64,5 +61,4 @@ SELECT bucket, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes, max
 
 
 def list_totals(conn: Connection) -> list[Row]:
-    """Return objects and bytes of each bucket as last counted; empty before the first count."""
     return fetch_all(conn, LIST_TOTALS, {"max_owners": MAX_OWNERS})

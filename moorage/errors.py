@@ -21,31 +21,31 @@ Category = Literal[
 
 
 class MoorageError(Exception):
-    """
-    Base class of all moorage errors.
+    """Base class. `facts`: measurements (sizes, limits, statuses), stored with the dead letter as JSON."""
 
-    Attributes:
-        category: stored with the row and the dead letter.
-        is_internal: our own storage, database or disk failed; does not count toward the error limit.
-        event_kind: `events.kind` of a retry after this error.
-        retryable: a later replay of the dead letter may succeed.
-        facts: measurements (sizes, limits, statuses), stored with the dead letter as JSON.
-    """
+    category: Category = "INTERNAL"  # stored with the row and the dead letter
+    event_kind: EventKind = "attempt_failed"  # `events.kind` of a retry after this error
+    is_internal: bool = False  # our own storage, database or disk failed; does not count toward the error limit
+    retryable: bool = False  # a later replay of the dead letter may succeed
 
-    category: Category = "INTERNAL"
-    event_kind: EventKind = "attempt_failed"
-    is_internal: bool = False
-    retryable: bool = False
+    def __init_subclass__(
+        cls,
+        category: Category | None = None,
+        event_kind: EventKind | None = None,
+        is_internal: bool | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        cls.category, cls.event_kind = category or cls.category, event_kind or cls.event_kind
+        cls.is_internal = cls.is_internal if is_internal is None else is_internal
+        cls.retryable = cls.retryable if retryable is None else retryable
 
     def __init__(self, message: str, *, facts: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.facts: dict[str, Any] = dict(facts or {})
 
 
-class Transient(MoorageError):
+class Transient(MoorageError, retryable=True):
     """May succeed later: retry after at least `retry_after` seconds."""
-
-    retryable = True
 
     def __init__(
         self, message: str, *, facts: Mapping[str, Any] | None = None, retry_after: float | None = None
@@ -70,13 +70,11 @@ class LeaseLost(MoorageError):
     """This worker no longer holds the lease of the row: stop and write nothing."""
 
 
-class StepInterrupted(MoorageError):
+class StepInterrupted(MoorageError, event_kind="worker_stopping"):
     """The worker is shutting down and the step cannot end in time: release the row, do not count the attempt."""
 
-    event_kind: EventKind = "worker_stopping"
 
-
-# --- webhooks -------------------------------------------------------------------------------------------------
+# --- webhooks
 
 
 class BadSignature(Refused):
@@ -86,43 +84,31 @@ class BadSignature(Refused):
         super().__init__(message, status=401)
 
 
-class KeysStale(Transient):
+class KeysStale(Transient, category="PROVIDER_FAILED"):
     """The public keys must be fetched before the signature can be verified."""
 
-    category: Category = "PROVIDER_FAILED"
 
-
-class MalformedPayload(Permanent):
+class MalformedPayload(Permanent, category="VALIDATION_FAILED"):
     """A signed body or a provider's response that does not have the documented format."""
-
-    category: Category = "VALIDATION_FAILED"
 
 
 class UnrelatedEvent(MoorageError):
     """A correctly signed delivery that is not about a prediction: it is ignored."""
 
 
-class UnknownPrediction(Permanent):
+class UnknownPrediction(Permanent, category="UNKNOWN_PREDICTION", retryable=True):
     """A delivery for a prediction that was not registered in time."""
 
-    category: Category = "UNKNOWN_PREDICTION"
-    retryable = True
+
+# --- providers
 
 
-# --- providers ------------------------------------------------------------------------------------------------
-
-
-class ProviderUnavailable(Transient):
+class ProviderUnavailable(Transient, category="PROVIDER_FAILED"):
     """The provider's API did not respond, or returned 429 or 5xx."""
 
-    category: Category = "PROVIDER_FAILED"
 
-
-class ProviderRefused(Permanent):
+class ProviderRefused(Permanent, category="PROVIDER_FAILED", retryable=True):
     """The provider's API rejected the request: invalid token, unknown prediction, invalid input."""
-
-    category: Category = "PROVIDER_FAILED"
-    retryable = True
 
 
 class NotSubmitted(ProviderUnavailable):
@@ -137,19 +123,15 @@ class SubmitUncertain(ProviderUnavailable):
     """A submission was sent without a usable response: look the prediction up before submitting again."""
 
 
-class BillingRefused(ProviderRefused):
+class BillingRefused(ProviderRefused, category="BILLING_FAILED"):
     """No credit or quota at the provider: an operator must act."""
 
-    category: Category = "BILLING_FAILED"
+
+# --- downloads
 
 
-# --- downloads ------------------------------------------------------------------------------------------------
-
-
-class DownloadInterrupted(Transient):
+class DownloadInterrupted(Transient, category="DOWNLOAD_FAILED"):
     """No connection, timeout, 408, 425, 429, 5xx, or a body shorter than announced."""
-
-    category: Category = "DOWNLOAD_FAILED"
 
     def __init__(
         self,
@@ -163,87 +145,53 @@ class DownloadInterrupted(Transient):
         self.event_kind = event_kind
 
 
-class OutputGone(Permanent):
+class OutputGone(Permanent, category="DOWNLOAD_FAILED", retryable=True):
     """The server returned 401, 403, 404 or 410: the file is deleted or its URL expired. Request a fresh URL once."""
 
-    category: Category = "DOWNLOAD_FAILED"
-    retryable = True
 
-
-class DownloadRefused(Permanent):
+class DownloadRefused(Permanent, category="DOWNLOAD_FAILED"):
     """The download is not allowed: private address, unlisted host, file too large, too many redirects, bad URL."""
 
-    category: Category = "DOWNLOAD_FAILED"
+
+# --- validation
 
 
-# --- validation -----------------------------------------------------------------------------------------------
-
-
-class InvalidMedia(Permanent):
+class InvalidMedia(Permanent, category="VALIDATION_FAILED"):
     """The file is not a complete image or video of an accepted format within the limits."""
 
-    category: Category = "VALIDATION_FAILED"
+
+# --- notifications
 
 
-# --- notifications --------------------------------------------------------------------------------------------
-
-
-class NotificationFailed(Transient):
+class NotificationFailed(Transient, category="NOTIFY_FAILED"):
     """The application did not return 2xx to a notification in time."""
 
-    category: Category = "NOTIFY_FAILED"
 
-
-class NotificationRefused(Permanent):
+class NotificationRefused(Permanent, category="NOTIFY_FAILED", retryable=True):
     """The application returned 410, or MOORAGE_NOTIFY_URL is not set."""
 
-    category: Category = "NOTIFY_FAILED"
-    retryable = True
+
+# --- own servers
 
 
-# --- own servers ----------------------------------------------------------------------------------------------
-
-
-class StorageUnavailable(Transient):
+class StorageUnavailable(Transient, category="STORAGE_FAILED", event_kind="storage_failed", is_internal=True):
     """The object store did not respond, or returned 5xx or SlowDown."""
 
-    category: Category = "STORAGE_FAILED"
-    event_kind: EventKind = "storage_failed"
-    is_internal = True
+
+class StorageRefused(Transient, category="STORAGE_FAILED", event_kind="storage_failed", is_internal=True):
+    """The object store rejected a request. Transient: wrong credentials must not dead-letter every file that is due."""
 
 
-class StorageRefused(Transient):
-    """
-    The object store rejected the request: missing permission or bucket, wrong key.
-
-    Transient, because an operator can correct it: wrong credentials must not dead-letter every file that is due.
-    """
-
-    category: Category = "STORAGE_FAILED"
-    event_kind: EventKind = "storage_failed"
-    is_internal = True
-
-
-class ObjectRefused(Permanent):
+class ObjectRefused(Permanent, category="STORAGE_FAILED", retryable=True):
     """The object is larger than the store accepts."""
 
-    category: Category = "STORAGE_FAILED"
-    retryable = True
 
-
-class DatabaseUnavailable(Transient):
+class DatabaseUnavailable(Transient, category="DATABASE_FAILED", is_internal=True):
     """PostgreSQL did not respond."""
 
-    category: Category = "DATABASE_FAILED"
-    is_internal = True
 
-
-class DiskFull(Transient):
+class DiskFull(Transient, category="STORAGE_FAILED", event_kind="disk_failed", is_internal=True):
     """The temporary folder is full or not writable."""
-
-    category: Category = "STORAGE_FAILED"
-    event_kind: EventKind = "disk_failed"
-    is_internal = True
 
 
 class ConfigError(MoorageError):

@@ -39,8 +39,6 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterDecision:
-    """Give the row up and write a dead letter."""
-
     category: Category
     error: str
     reason: str
@@ -105,8 +103,6 @@ class PredictionContext:
 
 @dataclass(frozen=True, slots=True)
 class IgnoreReport:
-    """Record the report without effect."""
-
     reason: str
 
 
@@ -139,8 +135,6 @@ class LateSuccess:
 
 @dataclass(frozen=True, slots=True)
 class EndPrediction:
-    """The prediction ended without files."""
-
     state: PredictionState
     category: Category
     reason: str
@@ -198,28 +192,17 @@ def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecis
 
 @dataclass(frozen=True, slots=True)
 class OutputCounts:
-    """
-    A job's outputs by state, counted in a separate statement after the job was locked.
+    """A job's outputs by state, counted in a separate statement after the job was locked."""
 
-    Args:
-        waiting: of all predictions: a placeholder may be in flight when a late success is chosen.
-        kept, dead: of the chosen prediction, without placeholders.
-        placeholders: kept placeholders.
-    """
-
-    waiting: int = 0
-    kept: int = 0
-    dead: int = 0
-    placeholders: int = 0
+    waiting: int = 0  # of all predictions: a placeholder may be in flight when a late success is chosen
+    kept: int = 0  # of the chosen prediction, without placeholders
+    dead: int = 0  # as kept
+    placeholders: int = 0  # kept
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """
-    End the job: publish or discard its kept outputs.
-
-    `failed` means that the chosen prediction yields no files; `on_no_files` decides what follows.
-    """
+    """How a job ends. `failed`: the chosen prediction yields no files; `on_no_files` decides what follows."""
 
     state: JobState
     publish: bool
@@ -227,12 +210,7 @@ class Settlement:
 
 
 def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool = False) -> Settlement | None:
-    """
-    Return how a `keeping` job ends; None while an output is waiting.
-
-    Args:
-        has_next_entry: the fallback chain continues; its next entry takes precedence over a published placeholder.
-    """
+    """Return how a `keeping` job ends; None while an output is waiting. A next entry precedes a placeholder."""
     if counts.waiting:
         return None
     if counts.kept and not counts.dead:
@@ -249,18 +227,11 @@ def on_output_counts(counts: OutputCounts, partial: str, *, has_next_entry: bool
 
 @dataclass(frozen=True, slots=True)
 class FallbackState:
-    """
-    The options of a job without files, read under its lock.
+    """The options of a job without files, read under its lock."""
 
-    Args:
-        pending_predictions: predictions that may still yield files within their deadline.
-        next_entry: index in the fallback chain; None after the last one or after the job's deadline.
-        placeholder: wanted: requested and not stored yet; kept: stored; none: not requested, or it could not be stored.
-    """
-
-    pending_predictions: int
-    next_entry: int | None
-    placeholder: Literal["none", "wanted", "kept"]
+    pending_predictions: int  # that may still yield files within their deadline
+    next_entry: int | None  # index in the fallback chain; None after the last one or after the job's deadline
+    placeholder: Literal["none", "wanted", "kept"]  # wanted: not stored yet; none: not requested, or not storable
 
 
 FallbackDecision = Literal["await", "entry", "placeholder", "show placeholder", "fail"]

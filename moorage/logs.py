@@ -55,7 +55,6 @@ def bind_fields(**fields: Any) -> Iterator[None]:
 
 
 def redact_url(url: str) -> str:
-    """Return a URL without query, fragment, user and password."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

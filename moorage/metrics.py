@@ -74,7 +74,6 @@ class _GaugeCollector(Collector):
 
 
 def render_metrics(gauges: Iterable[Gauge]) -> bytes:
-    """Return the process's counters and the given gauges in Prometheus text format."""
     registry = CollectorRegistry()
     registry.register(_GaugeCollector(gauges))
     return generate_latest(REGISTRY) + generate_latest(registry)

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, BinaryIO, Literal
 from uuid import UUID
 
-Subject = Literal["delivery", "job", "prediction", "output", "notification", "dead_letter", "render"]
 WorkTable = Literal["deliveries", "predictions", "outputs", "notifications"]
 DeliveryState = Literal["new", "unmatched", "applied", "ignored", "dead"]
 JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
@@ -41,8 +40,6 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One inbound webhook request as received."""
-
     id: UUID
     provider: str
     webhook_id: str
@@ -57,8 +54,6 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an application requested."""
-
     id: UUID
     owner: str
     kind: str
@@ -76,8 +71,6 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One run at one provider."""
-
     id: UUID
     job_id: UUID
     seq: int
@@ -97,8 +90,6 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file that the chosen prediction produced."""
-
     id: UUID
     job_id: UUID
     prediction_id: UUID
@@ -120,21 +111,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """A broker message that names a row to process."""
-
     step: Step
     row_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """A prediction that the application submitted itself and registers with moorage."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDescription:
+    """What an application states about a job, whether moorage submits its predictions or not."""
 
-    provider: str
-    external_id: str
     owner: str
     kind: str = "image"
-    model: str | None = None
     mode: str | None = None
     room_type: str | None = None
     style: str | None = None
@@ -142,44 +128,38 @@ class Registration:
     partial: Literal["keep", "discard"] = "keep"
     project_id: str | None = None
     scene: SceneRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration(JobDescription):
+    """A prediction that the application submitted itself and registers with moorage."""
+
+    provider: str
+    external_id: str
+    model: str | None = None
     deadline_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FallbackEntry:
-    """One model of a fallback chain, its input and its time limit."""
-
     provider: str
     model: str
     input: Mapping[str, Any]  # as the model accepts it, except for references to stored files
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class JobRequest:
-    """What an application requests from moorage."""
-
-    owner: str
-    kind: str
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest(JobDescription):
     fallback_chain: tuple[FallbackEntry, ...]
     deadline_seconds: float
-    mode: str | None = None
-    room_type: str | None = None
-    style: str | None = None
-    prompt: str | None = None
     variants: int | None = None
-    partial: Literal["keep", "discard"] = "keep"
     placeholder: bool = False
-    project_id: str | None = None
-    scene: SceneRef | None = None
     idempotency_key: str | None = None
     request_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A row that moorage gave up on, with the reason."""
-
     id: UUID
     subject: str
     subject_id: UUID
@@ -209,27 +189,21 @@ class FetchedFile:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """
-    The result of validation.
-
-    Width and height are those after EXIF orientation. `notes` lists unreadable metadata that was ignored.
-    """
+    """The result of validation."""
 
     media: MediaKind
     format: str  # png jpeg webp gif avif mp4 webm
     content_type: str
     extension: str
-    width_px: int | None = None
+    width_px: int | None = None  # after EXIF orientation, as the height
     height_px: int | None = None
     frames: int | None = None
     duration_s: float | None = None
-    notes: str | None = None
+    notes: str | None = None  # unreadable metadata that was ignored
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A WebP image that fits the thumbnail square."""
-
     data: bytes = field(repr=False)
     sha256: str
     width_px: int
@@ -239,8 +213,6 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True)
 class StoredOutput:
-    """The facts of a stored file, as recorded with its output."""
-
     media: Media
     bytes: int
     sha256: str

@@ -54,12 +54,7 @@ def encode(key: bytes, token: OwnerToken) -> str:
 
 
 def decode(key: bytes, text: str, now: float) -> OwnerToken:
-    """
-    Verify and decode a token.
-
-    Args:
-        now: Unix seconds.
-    """
+    """Verify and decode a token. Raises InvalidToken. `now`: Unix seconds."""
     signed = _decode_base64(text)
     payload, mac = signed[:-_MAC_BYTES], signed[-_MAC_BYTES:]
     # The signature first: nothing unsigned is parsed.

@@ -26,17 +26,6 @@ KINDS: Final = {
 
 
 def build_problem(status: int, detail: str, *, kind: str | None = None) -> dict[str, Any]:
-    """
-    Return the fields of a problem.
-
-    Args:
-        status: one of KINDS.
-        detail: the problem and its remedy, for the client.
-        kind: the last part of `type`, if it is not the one of KINDS.
-    """
-    return {
-        "type": f"urn:moorage:problem:{kind or KINDS[status]}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
+    """Return a problem. `detail`: the problem and its remedy; `kind`: the last part of `type`, if not that of KINDS."""
+    urn = f"urn:moorage:problem:{kind or KINDS[status]}"
+    return {"type": urn, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}

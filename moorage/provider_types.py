@@ -11,29 +11,17 @@ PredictionStatus = Literal["queued", "running", "succeeded", "failed", "cancelle
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """
-    One file in a provider's response.
+    """One file in a provider's response."""
 
-    Args:
-        path: its position in the JSON document: "output", "output[2]", "output.images[0].url".
-        url: None for a `data:` URI.
-        data: the decoded bytes of a `data:` URI, or None.
-        problem: the reason why it must not be downloaded ("host evil.example is not allowed ..."), or None.
-    """
-
-    path: str
-    url: str | None = None
-    data: bytes | None = None
-    problem: str | None = None
+    path: str  # its position in the JSON document: "output", "output[2]", "output.images[0].url"
+    url: str | None = None  # None for a `data:` URI
+    data: bytes | None = None  # the decoded bytes of a `data:` URI
+    problem: str | None = None  # the reason why it must not be downloaded ("host evil.example is not allowed ...")
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionReport:
-    """
-    The status of one prediction, from a webhook or a poll.
-
-    `needs_fetch`: the report has neither files nor a reason; a poll returns them. Never set in the result of a poll.
-    """
+    """The status of one prediction, from a webhook or a poll."""
 
     external_id: str
     status: PredictionStatus
@@ -44,13 +32,11 @@ class PredictionReport:
     completed_at: datetime | None = None
     expires_at: datetime | None = None  # of the URLs, if the provider states it
     model: str | None = None
-    needs_fetch: bool = False
+    needs_fetch: bool = False  # neither files nor a reason: a poll returns them; never set in the result of a poll
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPrediction:
-    """One prediction in a provider's list."""
-
     external_id: str
     raw_status: str
     webhook: str | None = None  # URL that the submission named
@@ -59,18 +45,11 @@ class ListedPrediction:
 
 @dataclass(frozen=True, slots=True)
 class SubmitRequest:
-    """
-    Args:
-        input: the model's input; references to stored files are replaced by signed URLs.
-        webhook_url: contains the single-use key in its query.
-        timeout_seconds: of its fallback entry; a synchronous provider must respond within it.
-    """
-
     prediction_id: UUID
     model: str
-    input: Mapping[str, Any]
-    webhook_url: str
-    timeout_seconds: float | None = None
+    input: Mapping[str, Any]  # references to stored files are replaced by signed URLs
+    webhook_url: str  # contains the single-use key in its query
+    timeout_seconds: float | None = None  # of its fallback entry; a synchronous provider must respond within it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +62,4 @@ class SubmitResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedDelivery:
-    """A delivery with a valid signature."""
-
     webhook_id: str | None  # the sender's id; None: use the digest of the body

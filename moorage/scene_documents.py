@@ -30,12 +30,9 @@ def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None
 
 def diff_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> dict[int, list[str]]:
     """
-    Return the new `imageUrls` of each scene in which they differ, by its position from 0.
+    Return the new `imageUrls` of each scene in which they differ, by its position from 0. `urls`: by scene key.
 
     Only these fields may be written: the rest of the document belongs to the application.
-
-    Args:
-        urls: the URLs of each scene, by its key.
     """
     changed: dict[int, list[str]] = {}
     used_keys: set[str] = set()
@@ -49,7 +46,6 @@ def diff_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str
 
 
 def replace_image_urls(document: Mapping[str, Any], urls: Mapping[str, Sequence[str]]) -> Document:
-    """Return the document with the `imageUrls` of every scene updated."""
     changed = diff_image_urls(document, urls)
     if not changed:
         return dict(document)
@@ -81,7 +77,6 @@ def _fraction(digits: str) -> float | str:
 
 
 def get_scenes(document: Mapping[str, Any]) -> list[Any]:
-    """Return the list of scenes; empty if the document has none."""
     scenes = document.get("scenes")
     return scenes if isinstance(scenes, list) else []
 

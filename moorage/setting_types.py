@@ -27,16 +27,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_in_flight(value: Any) -> Any:
-    """
-    Return the limit of each provider from `PROVIDER=NUMBER` separated by commas; the default where none is given.
-
-    A value that is not text is returned unchanged: pydantic validates the default, too.
-
-    Raises:
-        ValueError: an entry has another form, an unknown provider or a wrong number, or is given twice.
-    """
+    """Return the limit of each provider from `PROVIDER=NUMBER` separated by commas; the default where none is given."""
     if not isinstance(value, str):
-        return value
+        return value  # pydantic validates the default, too
     limits: dict[str, int] = {}
     for entry in split(value):
         provider, _, number = (part.strip() for part in entry.partition("="))

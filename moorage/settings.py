@@ -213,12 +213,7 @@ def env_names_by_field() -> dict[str, list[str]]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """
-    Read the settings.
-
-    Raises:
-        ConfigError: a value is wrong or missing, or an unknown `MOORAGE_` name is set; the message has a line for each.
-    """
+    """Read the settings. Raises ConfigError with a line for each wrong or missing value and unknown `MOORAGE_` name."""
     problems = settings_sources.unknown_names([name for choices in env_names_by_field().values() for name in choices])
     dotenv = {"_env_file": settings_sources.dotenv_path()}
     constants = _read(Constants, dotenv, problems)
@@ -239,5 +234,4 @@ def _read(kind: type[S], values: Mapping[str, Any], problems: list[str]) -> S | 
 
 @functools.cache
 def get_settings() -> Settings:
-    """Return the settings of this process, loaded once."""
     return load_settings()

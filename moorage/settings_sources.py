@@ -37,7 +37,6 @@ class FileTwins(PydanticBaseSettingsSource):
     """For every setting NAME, the contents of the file that NAME_FILE names."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Return the value, its key and that it is not complex; pydantic's contract."""
         for name in names_of(field_name, field):
             path = os.environ.get(f"{name}_FILE")
             if path:
@@ -48,7 +47,6 @@ class FileTwins(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Return the values of these files by field name."""
         contents = {n: self.get_field_value(f, n)[0] for n, f in self.settings_cls.model_fields.items()}
         return {name: value for name, value in contents.items() if value is not None}
 

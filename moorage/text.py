@@ -8,7 +8,6 @@ def to_storable(text: str, max_chars: int = 2000) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Return True if PostgreSQL can store the text unchanged."""
     if "\x00" in text:
         return False
     try:

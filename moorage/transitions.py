@@ -17,91 +17,46 @@ EventKind = Literal[
     "attempt_failed",  # any other error
 ]
 
+
+def _from(state: str | None, *to_states: str) -> frozenset[Transition]:
+    return frozenset((state, to_state) for to_state in to_states)
+
+
+# A state that follows itself: its row was retried, polled again, returned, or its lease was released.
 TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
-    "delivery": frozenset(
-        {
-            (None, "new"),
-            ("new", "new"),  # retried after a failure
-            ("new", "unmatched"),
-            ("unmatched", "unmatched"),
-            ("new", "applied"),
-            ("new", "ignored"),
-            ("new", "dead"),
-            ("unmatched", "applied"),
-            ("unmatched", "ignored"),
-            ("unmatched", "dead"),
-            ("dead", "new"),  # replay
-        }
-    ),
-    "job": frozenset(
-        {
-            (None, "open"),
-            (None, "keeping"),
-            ("open", "keeping"),
-            ("open", "failed"),
-            ("open", "cancelled"),
-            ("keeping", "succeeded"),
-            ("keeping", "partial"),
-            ("keeping", "failed"),
-            ("keeping", "cancelled"),
-            ("keeping", "open"),  # none of the chosen files could be kept: next entry of the fallback chain
-            ("keeping", "keeping"),  # a late success is chosen while the placeholder is kept
-            ("open", "partial"),  # the retry failed: the placeholder remains
-            # reopened
-            ("partial", "keeping"),
-            ("partial", "open"),
-            ("failed", "keeping"),
-            ("failed", "open"),
-        }
-    ),
-    "prediction": frozenset(
-        {
-            (None, "planned"),
-            (None, "running"),
-            (None, "succeeded"),
-            ("planned", "planned"),  # in-flight limit reached, or own storage unavailable
-            ("planned", "submitting"),
-            ("planned", "cancelled"),
-            ("planned", "failed"),  # an input file is deleted, or the job's deadline passed
-            ("submitting", "planned"),  # no prediction was created: submitted again
-            ("submitting", "submitting"),  # outcome unknown: looked up
-            ("submitting", "running"),
-            ("submitting", "abandoned"),  # not found: only its webhook can still report it
-            ("submitting", "failed"),
-            ("planned", "lost"),  # too many crashes
-            ("submitting", "lost"),
-            ("running", "running"),  # polled, or retried
-            ("running", "abandoned"),
-            ("abandoned", "abandoned"),
-            *((live, end) for live in ("running", "abandoned") for end in ("succeeded", "failed", "cancelled", "lost")),
-            ("lost", "running"),  # replay
-            ("lost", "succeeded"),  # a late success that reopens its job
-        }
-    ),
-    "output": frozenset(
-        {
-            (None, "waiting"),
-            (None, "dead"),
-            ("waiting", "waiting"),  # retried, returned, lease released
-            ("waiting", "kept"),
-            ("waiting", "dead"),
-            ("kept", "discarding"),  # partial results discarded by policy
-            ("discarding", "discarding"),
-            ("discarding", "discarded"),
-            ("dead", "waiting"),  # replay
-        }
-    ),
-    "notification": frozenset(
-        {
-            (None, "waiting"),
-            ("waiting", "waiting"),  # retried
-            ("waiting", "sent"),
-            ("waiting", "dead"),
-            ("dead", "waiting"),  # replay
-        }
-    ),
-    "dead_letter": frozenset({(None, "open"), ("open", "replayed"), ("open", "discarded")}),
-    "render": frozenset({(None, "published"), ("published", "published"), ("published", "deleted")}),
+    "delivery": _from(None, "new")
+    | _from("new", "new", "unmatched", "applied", "ignored", "dead")
+    | _from("unmatched", "unmatched", "applied", "ignored", "dead")
+    | _from("dead", "new"),  # replay
+    "job": _from(None, "open", "keeping")
+    | _from("open", "keeping", "failed", "cancelled")
+    | _from("open", "partial")  # the retry failed: the placeholder remains
+    | _from("keeping", "succeeded", "partial", "failed", "cancelled")
+    | _from("keeping", "open")  # none of the chosen files could be kept: next entry of the fallback chain
+    | _from("keeping", "keeping")  # a late success is chosen while the placeholder is kept
+    | _from("partial", "keeping", "open")  # reopened
+    | _from("failed", "keeping", "open"),
+    "prediction": _from(None, "planned", "running", "succeeded")
+    | _from("planned", "planned")  # in-flight limit reached, or own storage unavailable
+    | _from("planned", "submitting", "cancelled")
+    | _from("planned", "failed")  # an input file is deleted, or the job's deadline passed
+    | _from("planned", "lost")  # too many crashes
+    | _from("submitting", "planned")  # no prediction was created: submitted again
+    | _from("submitting", "submitting")  # outcome unknown: looked up
+    | _from("submitting", "abandoned")  # not found: only its webhook can still report it
+    | _from("submitting", "running", "failed", "lost")
+    | _from("running", "running", "abandoned", "succeeded", "failed", "cancelled", "lost")
+    | _from("abandoned", "abandoned", "succeeded", "failed", "cancelled", "lost")
+    | _from("lost", "running")  # replay
+    | _from("lost", "succeeded"),  # a late success that reopens its job
+    "output": _from(None, "waiting", "dead")
+    | _from("waiting", "waiting", "kept", "dead")
+    | _from("kept", "discarding")  # partial results discarded by policy
+    | _from("discarding", "discarding", "discarded")
+    | _from("dead", "waiting"),  # replay
+    "notification": _from(None, "waiting") | _from("waiting", "waiting", "sent", "dead") | _from("dead", "waiting"),
+    "dead_letter": _from(None, "open") | _from("open", "replayed", "discarded"),
+    "render": _from(None, "published") | _from("published", "published", "deleted"),
 }
 
 TERMINAL_PREDICTION_STATES: Final = frozenset({"succeeded", "failed", "cancelled", "lost"})

@@ -36,12 +36,7 @@ class Endpoint(NamedTuple):
 
 
 def parse_endpoint(url: str) -> Endpoint:
-    """
-    Return the scheme, host and port of a URL.
-
-    Raises:
-        DownloadRefused: it is not a plain http: or https: URL; the message states the reason.
-    """
+    """Return the scheme, host and port of a URL. Raises DownloadRefused if it is not a plain http: or https: URL."""
     if len(url) > MAX_URL_CHARS:
         raise DownloadRefused(f"the URL has {len(url)} characters, more than {MAX_URL_CHARS}")
     if _CONTROL.search(url) or not is_storable(url):
@@ -100,15 +95,9 @@ class HostPattern:
 
 class HostAllowlist:
     """
-    The hosts of one provider's files, and the exceptions for private addresses.
+    The hosts of one provider's files (`HostPattern`). Raises ConfigError if a pattern of `setting` is invalid.
 
-    Args:
-        patterns: see `HostPattern`.
-        egress_allow: exact ADDRESS:PORT for which http: is allowed, too.
-        setting: the name of the setting with the patterns, for messages.
-
-    Raises:
-        ConfigError: a pattern is invalid.
+    `egress_allow`: exact ADDRESS:PORT of private addresses, for which http: is allowed, too.
     """
 
     def __init__(self, patterns: Iterable[str], egress_allow: Iterable[str], *, setting: str) -> None:

@@ -20,12 +20,10 @@ def build_webhook_url(public_url: str, provider: str, key: str) -> str:
 
 
 def hash_key(key: str) -> str:
-    """Return the SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
 def hash_key_in_query(query: str) -> str | None:
-    """Return the hash of the key in a URL's query, or None if it has no key."""
     keys = parse_qs(query).get(_PARAMETER)
     return hash_key(keys[0]) if keys else None
 

@@ -24,11 +24,6 @@ QUERY_SECONDS: Final = 2.0
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
-def liveness() -> Response:
-    """Return 200 while the process is running."""
-    return json_response(200, {"status": "ok"})
-
-
 class Readiness:
     """Checks that webhooks can be recorded, at most every CACHE_SECONDS. The broker is not required."""
 
@@ -39,7 +34,6 @@ class Readiness:
         self._until = float("-inf")
 
     async def check(self) -> Response:
-        """Return 200, or 503 with the problem."""
         async with self._lock:
             if time.monotonic() >= self._until:
                 self._problem = await self._query_problem()

@@ -105,7 +105,6 @@ def _to_text(value: object) -> str:
 
 
 def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """Return the secrets of MOORAGE_NOTIFY_SECRET; raises ConfigError if one is malformed."""
     return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 

@@ -37,8 +37,6 @@ class LeaseGuard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """The dependencies of one process."""
-
     settings: Settings
     database: Database
     storage: ObjectStore
@@ -49,7 +47,6 @@ class Deps:
 
     @property
     def asset_base(self) -> str:
-        """Return the prefix of asset URLs, without a trailing slash."""
         return self.storage.build_asset_url("").rstrip("/")
 
 

@@ -107,7 +107,6 @@ def dead_letter_message(deps: Deps, task: str, body: bytes, *, why: str, queue: 
 
 
 def _describe_broker_reason(message: Message) -> str:
-    """Return why RabbitMQ dead-lettered a message."""
     deaths = message.headers.get("x-death")
     reason = deaths[0].get("reason") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
     texts = {"rejected": "was rejected: no worker knows its task", "delivery_limit": "was delivered too often"}

@@ -18,7 +18,6 @@ _USAGE_CRON: Final = "7 * * * *"
 
 
 def sweep_periods(settings: Settings) -> Mapping[str, float]:
-    """Return the period in seconds of each periodic sweep."""
     return {
         "dispatch": settings.constants.dispatch_seconds,
         "reconcile": settings.constants.reconcile_seconds,

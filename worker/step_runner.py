@@ -25,8 +25,6 @@ log = logs.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """The table of a step's rows, the states in which it claims them, and its function."""
-
     table: WorkTable
     states: tuple[str, ...]
     run: Callable[[Deps, Lease, LeaseGuard], list[Wake]]

@@ -35,14 +35,7 @@ _OTHER_SCANS: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("
 @click.option("--repair", is_flag=True, help="Repair findings: wake rows, fetch missing objects. Deletes nothing.")
 @click.option("--yes", is_flag=True, help="Repair without confirmation.")
 @console.json_option
-def audit(
-    deep: bool,
-    sample: int,
-    second_look_seconds: float | None,
-    repair: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bool, yes: bool, as_json: bool) -> None:
     """
     Check the rules of docs/design.md over PostgreSQL and storage.
 
@@ -96,7 +89,6 @@ def _repair(report: AuditReport, *, ask: bool) -> list[RepairResult]:
 
 
 def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str, Any]:
-    """Return the JSON document of a report."""
     by_finding = {result.finding: result for result in results}
     return {
         "version": VERSION,
@@ -126,7 +118,6 @@ def _repair_fields(result: RepairResult) -> dict[str, Any]:
 
 
 def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:
-    """Return number, title, checked things by scan, and the number of all findings of each rule."""
     findings = Counter(finding.rule for finding in report.findings)
     for check, count in report.unlisted.items():
         findings[check.rule] += count

@@ -112,7 +112,6 @@ def _find(conn: Connection, text: str) -> DeadLetter:
 
 
 def _confirm(deps: Deps, letters: list[DeadLetter], criteria: DeadLetterFilter, name: str) -> bool:
-    """Print the selected dead letters or groups to standard error, and ask for confirmation."""
     if letters:
         count = len(letters)
         click.echo("\n".join(_format_group(_to_group(letter)) for letter in letters), err=True)
@@ -136,7 +135,6 @@ def _format_group(group: Row) -> str:
 
 
 def _iterate_ids(deps: Deps, criteria: DeadLetterFilter) -> Iterator[UUID]:
-    """Yield the ids of all matches, reading them page by page."""
     after = UUID(int=0)
     while ids := deps.database.run(partial(dead_letters.list_ids, criteria=criteria, after=after, limit=PAGE)):
         yield from ids

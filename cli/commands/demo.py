@@ -58,7 +58,6 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
 
 
 def _run(console: Console, local: LocalDeployment, standin: Standin, listener: WebhookListener) -> bool:
-    """Run every case to its end and print the comparison; return True if the sources agree."""
     os.environ.update(local.environment())
     settings_module.get_settings.cache_clear()
     conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-demo")
@@ -90,7 +89,6 @@ def _run(console: Console, local: LocalDeployment, standin: Standin, listener: W
 
 
 def _run_cases(console: Console, conn: Connection, application: Application) -> bool:
-    """Register, request, cancel and retry; return True if all work ended in time."""
     application.create_project()
     application.request_jobs(cases.job_requests())
     application.start_predictions(cases.registered_cases())

@@ -82,7 +82,6 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
 
 
 def _proxy_settings(stack: Stack, proxies: dict[str, Proxy]) -> dict[str, str]:
-    """Return the settings that make our processes connect to the servers through the proxies."""
     direct = stack.environment()
     ports = {
         "DATABASE_URL": (stack.postgres.port, proxies["postgres"].port),
@@ -104,7 +103,6 @@ class Drill:
         self._schedule = FaultSchedule(targets, self._recovery, seed=seed, every_seconds=every_seconds)
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Run load and faults for a time, wait for the end of all work, and print and return the result."""
         self._load.start()
         started = printed = time.monotonic()
         while not self._load.is_done or time.monotonic() - started < seconds:

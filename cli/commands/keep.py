@@ -39,7 +39,8 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     deps = boot.get_deps()
     with _report_unreadable():
         spooled = [(source, local_files.spool_file(deps, source.path) if source.path else None) for source in sources]
-    job_id, wakes = local_files.create_keep_job(deps, spooled, owner, "cli")
+    settings = deps.settings
+    job_id, wakes = deps.database.run(lambda conn: local_files.insert_keep_job(conn, settings, spooled, owner, "cli"))
     publish.publish_wakes(wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
         rows = _wait_until_settled(deps, job_id, status)
@@ -49,7 +50,6 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _report_unreadable() -> Iterator[None]:
-    """Turn an OSError into a ConfigError that names the file."""
     try:
         yield
     except OSError as error:
@@ -57,7 +57,6 @@ def _report_unreadable() -> Iterator[None]:
 
 
 def _require_worker() -> None:
-    """Raise ConfigError if no worker consumes the queue, instead of waiting forever."""
     try:
         replies = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
     except publish.BROKER_ERRORS as error:
@@ -114,7 +113,6 @@ def _print_result(
     rows: Sequence[dict[str, Any]],
     as_json: bool,
 ) -> bool:
-    """Print the URL of each file, or why it is not kept; returns True if all are kept."""
     kept = [row for row in rows if row["state"] == "kept"]
     if as_json:
         fields = ("state", "reason", "sha256", "bytes", "key", "thumb_key")

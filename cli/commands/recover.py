@@ -34,7 +34,6 @@ class _Duration(click.ParamType[timedelta]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Parse 90s, 30m, 2h or 1d."""
         if isinstance(value, timedelta):
             return value
         match = _DURATION.fullmatch(str(value))
@@ -45,8 +44,6 @@ class _Duration(click.ParamType[timedelta]):
 
 @dataclass
 class _Preview:
-    """Counts of the listed predictions by match, and the first ones to be registered or polled."""
-
     counts: Counter[Match] = field(default_factory=Counter)
     first: list[ListedMatch] = field(default_factory=list)
 
@@ -68,8 +65,6 @@ class _Result:
 
 
 class _Progress:
-    """Prints a line on standard error for each thousand."""
-
     def __init__(self, verb: str) -> None:
         self._verb = verb
         self._count = 0

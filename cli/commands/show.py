@@ -179,7 +179,6 @@ def _format_value(value: Any, now: datetime) -> Any:
 
 
 def describe_next_actions(rows: Sequence[tuple[str, Columns]], letters: Sequence[Columns], now: datetime) -> list[str]:
-    """Return a line for each live row (given with its subject) and each open dead letter."""
     actions = [_describe_row(subject, row, now) for subject, row in rows if row["state"] in _LIVE]
     actions += [
         f"dead letter {x['id']} is open: moorage dead replay {x['id']}" for x in letters if x["state"] == "open"

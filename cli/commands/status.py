@@ -52,7 +52,6 @@ def _check_storage(deps: Deps) -> str:
 
 
 def _build_data(deps: Deps, overview: Overview, answers: dict[str, Any]) -> dict[str, Any]:
-    """Return everything shown as plain values, the structure of --json."""
     return {
         "at": overview.read_at,
         "providers": [

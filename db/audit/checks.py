@@ -25,15 +25,12 @@ TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "not
 PAGES: Final[Mapping[str, str]] = {
     table: f"""
 SELECT id::text AS key FROM {table} WHERE id > %(after)s::{"text" if table == "projects" else "uuid"}
- ORDER BY id LIMIT %(limit)s
-"""
+ ORDER BY id LIMIT %(limit)s"""
     for table in TABLES
 } | {
     scope: f"""
 SELECT DISTINCT subject_id::text AS key, subject_id FROM events
- WHERE subject = '{subject}' AND subject_id > %(after)s::uuid
- ORDER BY subject_id LIMIT %(limit)s
-"""
+ WHERE subject = '{subject}' AND subject_id > %(after)s::uuid ORDER BY subject_id LIMIT %(limit)s"""
     for subject, scope in EVENTS_OF.items()
 }
 
@@ -51,13 +48,6 @@ def list_keys(conn: Connection, scope: str, after: str, *, limit: int) -> list[s
 
 
 def find_violations(conn: Connection, check: Check, keys: Sequence[str], args: Mapping[str, Any]) -> list[Row]:
-    """
-    Return the violations among these rows: subject, id (text), what.
-
-    Args:
-        args: lease_seconds; overdue_seconds: how long an unleased row may be overdue.
-    """
+    """Return violations: subject, id (text), what. `args`: lease_seconds, overdue_seconds (of unleased rows)."""
     conn.execute(LONG_TIMEOUTS)
-    sql = CHECKS[check]
-    parameters = {name: value for name, value in args.items() if f"%({name})s" in sql}
-    return fetch_all(conn, sql, {**parameters, "ids": list(keys)})
+    return fetch_all(conn, CHECKS[check], {**args, "ids": list(keys)})

@@ -33,11 +33,9 @@ _EDGES: Final = {
     Check(7, table, "edge"): f"""
 SELECT e.subject, e.subject_id::text AS id, 'event ' || e.id || ': invalid transition from ' ||
        coalesce(e.from_state, 'none') || ' to ' || e.to_state AS what
-  FROM events e
- WHERE e.subject = '{subject}' AND e.subject_id {_THESE}
+  FROM events e WHERE e.subject = '{subject}' AND e.subject_id {_THESE}
    AND NOT EXISTS (SELECT FROM (VALUES {_edges(subject)}) AS a (f, t)
-                    WHERE a.t = e.to_state AND a.f IS NOT DISTINCT FROM e.from_state)
-"""
+                    WHERE a.t = e.to_state AND a.f IS NOT DISTINCT FROM e.from_state)"""
     for subject, (table, _) in _ROWS.items()
 }
 
@@ -47,8 +45,7 @@ SELECT subject, subject_id::text AS id, 'event ' || id || ': from_state is ' || 
        ', but the state was ' || coalesce(before, 'none') AS what
   FROM (SELECT id, subject, subject_id, from_state, lag(to_state) OVER (PARTITION BY subject_id ORDER BY id) AS before
           FROM events WHERE subject = '{subject}' AND subject_id {_THESE}) chain
- WHERE from_state IS DISTINCT FROM before
-"""
+ WHERE from_state IS DISTINCT FROM before"""
     for subject, (table, _) in _ROWS.items()
 }
 
@@ -59,8 +56,7 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'state is ' || {state} || ', bu
   FROM {table} t
   LEFT JOIN LATERAL (SELECT to_state FROM events WHERE subject = '{subject}' AND subject_id = t.id
                       ORDER BY id DESC LIMIT 1) e ON true
- WHERE t.id {_THESE} AND e.to_state IS DISTINCT FROM {state}
-"""
+ WHERE t.id {_THESE} AND e.to_state IS DISTINCT FROM {state}"""
     for subject, (table, state) in _ROWS.items()
 }
 
@@ -75,8 +71,7 @@ SELECT 'job' AS subject, job_id::text AS id, 'event ' || id || ': ' || to_state 
                         WHEN from_state = 'waiting' AND to_state <> 'waiting' THEN -1 ELSE 0 END)
                OVER (PARTITION BY job_id ORDER BY id) AS waiting
           FROM events WHERE job_id {_THESE} AND subject IN ('job', 'output')) history
- WHERE subject = 'job' AND to_state IN ('succeeded', 'partial', 'failed') AND waiting <> 0
-""",
+ WHERE subject = 'job' AND to_state IN ('succeeded', 'partial', 'failed') AND waiting <> 0""",
     Check(7, "renders", "apart"): f"""
 SELECT 'render' AS subject, e.subject_id::text AS id, 'event ' || e.id || ': published, but its job then became ' ||
        coalesce(s.to_state, 'none') AS what
@@ -84,27 +79,20 @@ SELECT 'render' AS subject, e.subject_id::text AS id, 'event ' || e.id || ': pub
   LEFT JOIN LATERAL (SELECT to_state FROM events WHERE subject = 'job' AND subject_id = e.subject_id AND id > e.id
                       ORDER BY id LIMIT 1) s ON true
  WHERE e.subject = 'render' AND e.subject_id {_THESE} AND e.to_state = 'published'
-   AND coalesce(s.to_state NOT IN ('succeeded', 'partial'), true)
-""",
+   AND coalesce(s.to_state NOT IN ('succeeded', 'partial'), true)""",
     Check(7, "jobs", "unpublished"): f"""
 SELECT 'job' AS subject, e.subject_id::text AS id, 'event ' || e.id || ': ' || e.to_state ||
        ' without a render published before' AS what
-  FROM events e
- WHERE e.subject = 'job' AND e.subject_id {_THESE} AND e.to_state IN ('succeeded', 'partial')
-   AND NOT EXISTS (SELECT FROM events p WHERE p.subject = 'render' AND p.subject_id = e.subject_id AND p.id < e.id)
-""",
+  FROM events e WHERE e.subject = 'job' AND e.subject_id {_THESE} AND e.to_state IN ('succeeded', 'partial')
+   AND NOT EXISTS (SELECT FROM events p WHERE p.subject = 'render' AND p.subject_id = e.subject_id AND p.id < e.id)""",
     # A key contains the lease under which its object was stored; a release records the lease it ended.
     Check(6, "outputs", "lost"): f"""
 SELECT 'output' AS subject, o.id::text AS id, 'ended under a lease that event ' || e.id || ' had released' AS what
   FROM outputs o JOIN events e ON e.subject = 'output' AND e.subject_id = o.id
- WHERE o.id {_THESE}
-   AND e.lease = substring(o.key FROM '-([0-9a-f]{{8}})[.][a-z0-9]+$')
-""",
+ WHERE o.id {_THESE} AND e.lease = substring(o.key FROM '-([0-9a-f]{{8}})[.][a-z0-9]+$')""",
     Check(6, "outputs", "thief"): f"""
 SELECT 'output' AS subject, id::text AS id, 'file and thumbnail were stored under different leases' AS what
-  FROM outputs
- WHERE id {_THESE} AND thumb_key <> regexp_replace(key, '[.][a-z0-9]+$', '') || '_thumb.webp'
-""",
+  FROM outputs WHERE id {_THESE} AND thumb_key <> regexp_replace(key, '[.][a-z0-9]+$', '') || '_thumb.webp'""",
 }
 
 HISTORY: Final[Mapping[Check, str]] = {**_EDGES, **_CHAINS, **_STATES, **_ENDS}
@@ -114,7 +102,6 @@ GONE: Final[Mapping[Check, str]] = {
     Check(7, EVENTS_OF[subject], "gone"): f"""
 SELECT '{subject}' AS subject, gone::text AS id, 'has events, but no row' AS what
   FROM unnest(%(ids)s::uuid[]) gone WHERE NOT EXISTS (SELECT FROM {table} t WHERE t.id = gone)
-   AND EXISTS (SELECT FROM events e WHERE e.subject = '{subject}' AND e.subject_id = gone)
-"""
+   AND EXISTS (SELECT FROM events e WHERE e.subject = '{subject}' AND e.subject_id = gone)"""
     for subject, (table, _) in _ROWS.items()
 }

@@ -10,10 +10,8 @@ from moorage.model import Step, WorkTable
 
 CLEAR_WAKE: Final[Mapping[WorkTable, str]] = {
     table: f"""
-UPDATE {table} SET woken_at = NULL
- WHERE id = %(id)s AND run_at <= moment() AND lease_token IS NULL
-RETURNING state
-"""
+UPDATE {table} SET woken_at = NULL WHERE id = %(id)s AND run_at <= moment() AND lease_token IS NULL
+RETURNING state"""
     for table in SUBJECT
 }
 
@@ -40,7 +38,6 @@ IS_LEASED: Final[Mapping[WorkTable, str]] = {
 
 
 def is_leased(conn: Connection, table: WorkTable, row_id: UUID) -> bool:
-    """Return True if a row is leased; the lease may be expired."""
     return fetch_one(conn, IS_LEASED[table], {"id": row_id}) is not None
 
 

@@ -20,14 +20,12 @@ _LATE: Final = "run_at < moment() - make_interval(secs => %(overdue_seconds)s)"
 _TIMES: Final = {
     Check(2, table, "time"): f"""
 SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, state || ' without run_at' AS what
-  FROM {table} WHERE {_THESE} AND state IN {live} AND run_at IS NULL
-"""
+  FROM {table} WHERE {_THESE} AND state IN {live} AND run_at IS NULL"""
     for table, live in _LIVE.items()
 } | {
     Check(2, table, "far"): f"""
 SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, state || ' and not due before ' || run_at AS what
-  FROM {table} WHERE {_THESE} AND state IN {live} AND run_at > moment() + interval '31 d'
-"""
+  FROM {table} WHERE {_THESE} AND state IN {live} AND run_at > moment() + interval '31 d'"""
     for table, live in _LIVE.items()
 }
 
@@ -38,16 +36,14 @@ _OVERDUE: Final = (
     {
         Check(2, table, "overdue"): f"""
 SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, state || ' and overdue since ' || run_at AS what
-  FROM {table}
- WHERE {_THESE} AND state IN {live} AND {_LATE} AND {_CLAIMABLE[table]}
+  FROM {table} WHERE {_THESE} AND state IN {live} AND {_LATE} AND {_CLAIMABLE[table]}
 """
         for table, live in _LIVE.items()
     }
     | {
         Check(2, table, "held"): f"""
 SELECT '{subject}' AS subject, id::text AS id, 'lease expired at ' || leased_until || ' and was not released' AS what
-  FROM {table}
- WHERE {_THESE} AND lease_token IS NOT NULL
+  FROM {table} WHERE {_THESE} AND lease_token IS NOT NULL
    AND leased_until < moment() - make_interval(secs => 10 * %(lease_seconds)s)
 """
         for table, subject in SUBJECT.items()
@@ -55,13 +51,11 @@ SELECT '{subject}' AS subject, id::text AS id, 'lease expired at ' || leased_unt
     | {
         Check(2, "deliveries", "unmatched"): f"""
 SELECT 'delivery' AS subject, id::text AS id, 'unmatched although unmatched_until has passed' AS what
-  FROM deliveries WHERE {_THESE} AND state = 'unmatched' AND unmatched_until < moment() - interval '1 h'
-""",
+  FROM deliveries WHERE {_THESE} AND state = 'unmatched' AND unmatched_until < moment() - interval '1 h'""",
         Check(2, "outputs", "orphaned"): """
 SELECT 'output' AS subject, o.id::text AS id, 'waiting, but its job is ' || coalesce(j.state, 'missing') AS what
   FROM outputs o LEFT JOIN jobs j ON j.id = o.job_id
- WHERE o.id = ANY(%(ids)s::uuid[]) AND o.state = 'waiting' AND j.state IS DISTINCT FROM 'keeping'
-""",
+ WHERE o.id = ANY(%(ids)s::uuid[]) AND o.state = 'waiting' AND j.state IS DISTINCT FROM 'keeping'""",
     }
 )
 
@@ -76,8 +70,7 @@ SELECT '{subject}' AS subject, id::text AS id, CASE
        WHEN state NOT IN {_LIVE[table]} THEN state || ' and leased'
        WHEN leased_by IS NULL OR leased_until IS NULL THEN 'lease without leased_by or leased_until'
        ELSE 'lease ends as late as ' || leased_until END AS what
-  FROM {table}
- WHERE {_THESE} AND lease_token IS NOT NULL
+  FROM {table} WHERE {_THESE} AND lease_token IS NOT NULL
    AND (state NOT IN {_LIVE[table]} OR leased_by IS NULL OR leased_until IS NULL
         OR leased_until > moment() + make_interval(secs => 3 * %(lease_seconds)s + 60))
 """
@@ -86,8 +79,7 @@ SELECT '{subject}' AS subject, id::text AS id, CASE
     | {
         Check(6, table, "token"): f"""
 SELECT '{subject}' AS subject, t.id::text AS id, 'another row has the same lease token' AS what
-  FROM {table} t
- WHERE t.id = ANY(%(ids)s::uuid[]) AND t.lease_token IS NOT NULL
+  FROM {table} t WHERE t.id = ANY(%(ids)s::uuid[]) AND t.lease_token IS NOT NULL
    AND EXISTS (SELECT FROM ({_HELD}) held WHERE held.lease_token = t.lease_token AND held.id <> t.id)
 """
         for table, subject in SUBJECT.items()

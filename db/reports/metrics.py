@@ -4,11 +4,10 @@ Gauges for `/metrics`: live work, counted through partial indexes, and recently 
 The cost of a scrape depends on the live rows, not on all rows.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
-from db.connection import Connection, fetch_all
-from db.leases import UNPAUSED
+from db.connection import Connection
+from db.leases import SUBJECT, UNPAUSED
 from moorage.metrics import Gauge
 
 SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '5s'"
@@ -22,11 +21,9 @@ SELECT state, provider, count(*) AS value
 """
 
 JOBS: Final = """
-SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value
-  FROM jobs j
+SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value FROM jobs j
   LEFT JOIN LATERAL (SELECT provider FROM predictions WHERE job_id = j.id ORDER BY seq DESC LIMIT 1) p ON true
- WHERE j.state IN ('open', 'keeping')
- GROUP BY j.state, coalesce(p.provider, '')
+ WHERE j.state IN ('open', 'keeping') GROUP BY j.state, coalesce(p.provider, '')
 """
 
 PREDICTIONS: Final = """
@@ -39,9 +36,7 @@ SELECT state, provider, count(*) AS value
 """
 
 OUTPUTS: Final = """
-SELECT o.state, p.provider, count(*) AS value
-  FROM outputs o
-  JOIN predictions p ON p.id = o.prediction_id
+SELECT o.state, p.provider, count(*) AS value FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.state IN ('waiting', 'discarding')
  GROUP BY o.state, p.provider
 """
@@ -57,15 +52,10 @@ SELECT state, count(*) AS value
  GROUP BY state
 """
 
-LEASES: Final = """
-SELECT 'deliveries' AS "table", count(*) AS value FROM deliveries WHERE lease_token IS NOT NULL
-UNION ALL
-SELECT 'predictions', count(*) FROM predictions WHERE lease_token IS NOT NULL
-UNION ALL
-SELECT 'outputs', count(*) FROM outputs WHERE lease_token IS NOT NULL
-UNION ALL
-SELECT 'notifications', count(*) FROM notifications WHERE lease_token IS NOT NULL
-"""
+LEASES: Final = " UNION ALL ".join(
+    f"""SELECT '{table}' AS "table", count(*) AS value FROM {table} WHERE lease_token IS NOT NULL"""
+    for table in SUBJECT
+)
 
 # Paused rows are not overdue: see `moorage_paused_seconds`.
 OLDEST_DUE: Final = f"""
@@ -89,38 +79,31 @@ SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0)
 """
 
 SOONEST_EXPIRY: Final = """
-SELECT extract(epoch FROM min(expires_at) - moment()) AS value
-  FROM outputs
+SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
  WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition selects the index
 HAVING min(expires_at) IS NOT NULL
 """
 
 DEAD_LETTERS: Final = """
 SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value
-  FROM dead_letters
- WHERE state = 'open'
- GROUP BY coalesce(provider, ''), step, category
+  FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
 """
 
-JOBS_ENDED: Final = """
-SELECT state, count(*) AS value
-  FROM jobs
- WHERE settled_at IS NOT NULL AND settled_at > moment() - interval '24 hours'
- GROUP BY state
+
+def _build_ended(table: str, column: str) -> str:
+    return f"""
+SELECT state, count(*) AS value FROM {table}
+ WHERE {column} IS NOT NULL AND {column} > moment() - interval '24 hours' GROUP BY state
 """
 
-OUTPUTS_ENDED: Final = """
-SELECT state, count(*) AS value
-  FROM outputs
- WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours'
- GROUP BY state
-"""
+
+JOBS_ENDED: Final = _build_ended("jobs", "settled_at")
+OUTPUTS_ENDED: Final = _build_ended("outputs", "ended_at")
 
 # One hour only, so that an alert ends soon after its cause. ended_by = poll indicates a missing webhook.
 PREDICTIONS_ENDED: Final = """
 SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
-  FROM predictions
- WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour'
+  FROM predictions WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour'
  GROUP BY provider, state, coalesce(ended_by, '')
 """
 
@@ -131,14 +114,12 @@ SELECT j.state, CASE WHEN p.id IS NULL OR j.state IN ('failed', 'cancelled') THE
                      WHEN coalesce(p.entry, p.seq) = 0 THEN 'first' ELSE 'fallback' END AS answer, count(*) AS value
   FROM jobs j
   LEFT JOIN predictions p ON p.id = j.chosen_id
- WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour'
- GROUP BY 1, 2
+ WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour' GROUP BY 1, 2
 """
 
 # Submissions refused for missing credit: only the account owner can resolve this.
 BILLING_REFUSED: Final = """
-SELECT provider, count(*) AS value
-  FROM predictions
+SELECT provider, count(*) AS value FROM predictions
  WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND category = 'BILLING_FAILED'
  GROUP BY provider
 """
@@ -153,8 +134,7 @@ _SENDERS: Final = """sender (provider) AS (
 
 LAST_WEBHOOK: Final = f"""
 WITH RECURSIVE {_SENDERS}
-SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value
-  FROM sender s
+SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value FROM sender s
   JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = s.provider
                  ORDER BY received_at DESC LIMIT 1) d ON true
 """
@@ -162,8 +142,7 @@ SELECT s.provider, extract(epoch FROM moment() - d.received_at) AS value
 # Mean of the last 1,000 intervals within 7 days; requires 20 deliveries.
 WEBHOOK_INTERVAL: Final = f"""
 WITH RECURSIVE {_SENDERS}
-SELECT s.provider, d.value
-  FROM sender s
+SELECT s.provider, d.value FROM sender s
   JOIN LATERAL (SELECT count(*) AS count,
                        extract(epoch FROM max(received_at) - min(received_at)) / greatest(count(*) - 1, 1) AS value
                   FROM (SELECT received_at FROM deliveries
@@ -177,89 +156,52 @@ PAUSED: Final = "SELECT target, extract(epoch FROM moment() - paused_at) AS valu
 LAST_TICK: Final = "SELECT sweep, extract(epoch FROM max(started_at)) AS value FROM ticks GROUP BY sweep"
 
 # Counted by a sweep: the 100 largest owners of each bucket, and the sum of the others.
-STORAGE_BYTES: Final = """
-SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, bytes AS value
-  FROM storage_use WHERE rank <= 100
-"""
+_OWNER: Final = "CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner"
+STORAGE_BYTES: Final = f"SELECT {_OWNER}, bucket, bytes AS value FROM storage_use WHERE rank <= 100"
+STORAGE_OBJECTS: Final = f"SELECT {_OWNER}, bucket, objects AS value FROM storage_use WHERE rank <= 100"
 
-STORAGE_OBJECTS: Final = """
-SELECT CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, bucket, objects AS value
-  FROM storage_use WHERE rank <= 100
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class GaugeQuery:
-    """A gauge and its statement, which returns one column a label, and `value`."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    sql: str
-
-
+# name, help, statement: its columns are the labels of the gauge, and `value`
 GAUGE_QUERIES: Final = (
-    GaugeQuery("moorage_deliveries", "Live deliveries.", ("state", "provider"), DELIVERIES),
-    GaugeQuery("moorage_jobs", "Live jobs, by the provider of their latest prediction.", ("state", "provider"), JOBS),
-    GaugeQuery("moorage_predictions", "Live predictions.", ("state", "provider"), PREDICTIONS),
-    GaugeQuery("moorage_outputs", "Live outputs.", ("state", "provider"), OUTPUTS),
-    GaugeQuery(
-        "moorage_notifications", "Notifications waiting, or ended in the last 24 hours.", ("state",), NOTIFICATIONS
-    ),
-    GaugeQuery("moorage_leases", "Rows leased by workers.", ("table",), LEASES),
-    GaugeQuery("moorage_oldest_due_seconds", "How long the oldest due row has waited.", ("table",), OLDEST_DUE),
-    GaugeQuery(
-        "moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", (), SOONEST_EXPIRY
-    ),
-    GaugeQuery(
-        "moorage_dead_letters_open",
-        "Open dead letters.",
-        ("provider", "step", "category"),
-        DEAD_LETTERS,
-    ),
-    GaugeQuery("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", ("state",), JOBS_ENDED),
-    GaugeQuery("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", ("state",), OUTPUTS_ENDED),
-    GaugeQuery(
+    ("moorage_deliveries", "Live deliveries.", DELIVERIES),
+    ("moorage_jobs", "Live jobs, by the provider of their latest prediction.", JOBS),
+    ("moorage_predictions", "Live predictions.", PREDICTIONS),
+    ("moorage_outputs", "Live outputs.", OUTPUTS),
+    ("moorage_notifications", "Notifications waiting, or ended in the last 24 hours.", NOTIFICATIONS),
+    ("moorage_leases", "Rows leased by workers.", LEASES),
+    ("moorage_oldest_due_seconds", "How long the oldest due row has waited.", OLDEST_DUE),
+    ("moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", SOONEST_EXPIRY),
+    ("moorage_dead_letters_open", "Open dead letters.", DEAD_LETTERS),
+    ("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", JOBS_ENDED),
+    ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
+    (
         "moorage_predictions_ended_1h",
         "Predictions ended in the last hour, by the source of the result.",
-        ("provider", "state", "ended_by"),
         PREDICTIONS_ENDED,
     ),
-    GaugeQuery(
+    (
         "moorage_jobs_settled_1h",
         "Jobs settled in the last hour, by the origin of their files: first, fallback, placeholder, none.",
-        ("state", "answer"),
         JOBS_SETTLED,
     ),
-    GaugeQuery(
-        "moorage_billing_refused_1h",
-        "Predictions refused for missing credit in the last hour.",
-        ("provider",),
-        BILLING_REFUSED,
-    ),
-    GaugeQuery("moorage_last_webhook_seconds", "Seconds since the last webhook.", ("provider",), LAST_WEBHOOK),
-    GaugeQuery("moorage_webhook_interval_seconds", "Mean time between two webhooks.", ("provider",), WEBHOOK_INTERVAL),
-    GaugeQuery("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", ("target",), PAUSED),
-    GaugeQuery("moorage_storage_bytes", "Bytes stored, as last counted.", ("owner", "bucket"), STORAGE_BYTES),
-    GaugeQuery("moorage_storage_objects", "Objects stored, as last counted.", ("owner", "bucket"), STORAGE_OBJECTS),
-    GaugeQuery("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", ("sweep",), LAST_TICK),
+    ("moorage_billing_refused_1h", "Predictions refused for missing credit in the last hour.", BILLING_REFUSED),
+    ("moorage_last_webhook_seconds", "Seconds since the last webhook.", LAST_WEBHOOK),
+    ("moorage_webhook_interval_seconds", "Mean time between two webhooks.", WEBHOOK_INTERVAL),
+    ("moorage_paused_seconds", "Seconds since a provider, or keep, was paused.", PAUSED),
+    ("moorage_storage_bytes", "Bytes stored, as last counted.", STORAGE_BYTES),
+    ("moorage_storage_objects", "Objects stored, as last counted.", STORAGE_OBJECTS),
+    ("moorage_sweep_last_tick_timestamp_seconds", "When each sweep last started.", LAST_TICK),
 )
 
 
 def collect_gauges(conn: Connection) -> list[Gauge]:
-    """
-    Read all gauges in one read-only snapshot.
-
-    Raises:
-        psycopg.Error: PostgreSQL is unavailable, or a statement took more than 5 s.
-    """
+    """Read all gauges in one read-only snapshot. Raises psycopg.Error, also if a statement took more than 5 s."""
     with conn.transaction():
         conn.execute(SNAPSHOT)
-        return [_gauge(conn, stat) for stat in GAUGE_QUERIES]
+        return [_read_gauge(conn, *query) for query in GAUGE_QUERIES]
 
 
-def _gauge(conn: Connection, stat: GaugeQuery) -> Gauge:
-    series = tuple(
-        (tuple(str(row[label]) for label in stat.labels), float(row["value"])) for row in fetch_all(conn, stat.sql)
-    )
-    return Gauge(stat.name, stat.help, stat.labels, series)
+def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Gauge:
+    cursor = conn.execute(sql)
+    labels = tuple(column.name for column in cursor.description or () if column.name != "value")
+    series = tuple((tuple(str(row[label]) for label in labels), float(row["value"])) for row in cursor)
+    return Gauge(name, help_text, labels, series)

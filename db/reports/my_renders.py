@@ -77,5 +77,4 @@ SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY 
 
 
 def list_filter_choices(conn: Connection, owner: str) -> Row:
-    """Return the styles and projects of an owner's latest 500 jobs."""
     return fetch_one(conn, LIST_FILTER_CHOICES, {"owner": owner}) or {"styles": [], "projects": []}

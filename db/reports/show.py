@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.leases import SUBJECT
 
 MIN_PREFIX: Final = 8
 MAX_MATCHES: Final = 10
@@ -19,22 +20,19 @@ class RowMatch:
 
 
 # An id prefix is a range of ids: each branch reads the primary key.
-BY_ID: Final = """
-SELECT 'job' AS subject, id FROM jobs WHERE id BETWEEN %(low)s AND %(high)s
-UNION ALL
-SELECT 'prediction', id FROM predictions WHERE id BETWEEN %(low)s AND %(high)s
-UNION ALL
-SELECT 'output', id FROM outputs WHERE id BETWEEN %(low)s AND %(high)s
-UNION ALL
-SELECT 'delivery', id FROM deliveries WHERE id BETWEEN %(low)s AND %(high)s
-UNION ALL
-SELECT 'notification', id FROM notifications WHERE id BETWEEN %(low)s AND %(high)s
-UNION ALL
-SELECT 'upload', id FROM uploads WHERE id BETWEEN %(low)s AND %(high)s
-UNION ALL
-SELECT 'dead_letter', id FROM dead_letters WHERE id BETWEEN %(low)s AND %(high)s
-LIMIT %(limit)s
-"""
+_ID_TABLES: Final = {
+    "job": "jobs",
+    **{subject: table for table, subject in SUBJECT.items()},
+    "upload": "uploads",
+    "dead_letter": "dead_letters",
+}
+BY_ID: Final = (
+    " UNION ALL ".join(
+        f"SELECT '{subject}' AS subject, id FROM {table} WHERE id BETWEEN %(low)s AND %(high)s"
+        for subject, table in _ID_TABLES.items()
+    )
+    + " LIMIT %(limit)s"
+)
 
 # The unique indexes begin with the provider.
 BY_NAME: Final = """
@@ -65,8 +63,7 @@ DELIVERY: Final = """
 SELECT d.id, d.provider, d.webhook_id, d.external_id, d.prediction_id, p.job_id, d.received_at, d.state, d.reason,
        octet_length(d.body) AS bytes, d.body_sha256, d.headers, d.unmatched_until, d.run_at, d.attempt, d.crashes,
        d.leased_by, d.leased_until, d.ended_at
-  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id
- WHERE d.id = %(id)s
+  FROM deliveries d LEFT JOIN predictions p ON p.id = d.prediction_id WHERE d.id = %(id)s
 """
 
 PREDICTION: Final = """
@@ -97,18 +94,10 @@ SELECT id, owner, CASE WHEN deleted_at IS NULL THEN 'stored' ELSE 'deleted' END 
   FROM uploads WHERE id = %(id)s
 """
 
-_ROWS: Final = {
-    "delivery": DELIVERY,
-    "prediction": PREDICTION,
-    "output": OUTPUT,
-    "notification": NOTIFICATION,
-    "upload": UPLOAD,
-}
-
 
 def get_row(conn: Connection, match: RowMatch) -> Row | None:
-    """Return the readable columns of a delivery, prediction, output, notification or upload."""
-    return fetch_one(conn, _ROWS[match.subject], {"id": match.id})
+    rows = {"delivery": DELIVERY, "prediction": PREDICTION, "output": OUTPUT, "notification": NOTIFICATION}
+    return fetch_one(conn, rows.get(match.subject, UPLOAD), {"id": match.id})
 
 
 DEAD_LETTERS: Final = """
@@ -120,19 +109,15 @@ SELECT id, subject, subject_id, step, category, error, reason, retryable, state,
 
 
 def list_dead_letters(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
-    """Return the dead letters of these rows, open or closed, oldest first."""
     return fetch_all(conn, DEAD_LETTERS, {"ids": list(ids)})
 
 
 TIMELINE: Final = """
-SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-  FROM (SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-          FROM events WHERE job_id = %(job_id)s
-        UNION
-        SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-          FROM events
-         WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')
-           AND subject_id = ANY(%(ids)s::uuid[])) timeline
+SELECT id, subject, subject_id, from_state, to_state, reason, actor, at FROM events
+ WHERE id IN (SELECT id FROM events WHERE job_id = %(job_id)s
+              UNION SELECT id FROM events
+                     WHERE subject IN ('delivery', 'prediction', 'output', 'notification', 'dead_letter')
+                       AND subject_id = ANY(%(ids)s::uuid[]))
  ORDER BY at, id LIMIT %(limit)s
 """
 

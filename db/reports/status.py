@@ -7,11 +7,11 @@ from typing import Final
 
 from db import pauses, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
+from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
 
 LAST_WEBHOOKS: Final = """
-SELECT p.provider, d.received_at
-  FROM unnest(%(providers)s::text[]) AS p (provider)
+SELECT p.provider, d.received_at FROM unnest(%(providers)s::text[]) AS p (provider)
   LEFT JOIN LATERAL (SELECT received_at FROM deliveries WHERE provider = p.provider
                       ORDER BY received_at DESC LIMIT 1) d ON true
  ORDER BY p.provider
@@ -19,27 +19,19 @@ SELECT p.provider, d.received_at
 
 # Predictions submitted by applications do not count, as in submissions.has_capacity.
 IN_FLIGHT: Final = """
-SELECT provider, count(*) AS value
-  FROM predictions
- WHERE state IN ('submitting', 'running') AND entry IS NOT NULL
- GROUP BY provider
+SELECT provider, count(*) AS value FROM predictions
+ WHERE state IN ('submitting', 'running') AND entry IS NOT NULL GROUP BY provider
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
-HELD: Final = """
+_HELD: Final = " UNION ALL ".join(
+    f"SELECT '{subject}' AS subject, id, {JOB_ID[table]} AS job_id, leased_by, attempt, leased_until"
+    f" FROM {table} WHERE lease_token IS NOT NULL"
+    for table, subject in SUBJECT.items()
+)
+HELD: Final = f"""
 SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
-  FROM (SELECT 'delivery' AS subject, id, NULL::uuid AS job_id, leased_by, attempt, leased_until
-          FROM deliveries WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT 'prediction', id, job_id, leased_by, attempt, leased_until
-          FROM predictions WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT 'output', id, job_id, leased_by, attempt, leased_until
-          FROM outputs WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT 'notification', id, job_id, leased_by, attempt, leased_until
-          FROM notifications WHERE lease_token IS NOT NULL) held
- ORDER BY leased_by, leased_until LIMIT %(limit)s
+  FROM ({_HELD}) held ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
 
 

@@ -79,6 +79,5 @@ def _requeue_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) 
 
 
 def discard_dead_letter(conn: Connection, dead_letter_id: UUID, actor: str) -> None:
-    """Close a dead letter without processing its row again. Raises Refused if it is not open."""
     if not dead_letters.close(conn, dead_letter_id, "discarded", actor):
         raise Refused(f"dead letter {dead_letter_id} is not open", status=409)

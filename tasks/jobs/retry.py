@@ -57,7 +57,6 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> A
 
 
 def _explain_no_restart(conn: Connection, job: Job) -> str | None:
-    """Return why a job's chain cannot restart; None: it can."""
     if job.fallback_chain is None:
         return "not submitted by moorage; no dead letter can be replayed"
     if job.state == "partial" and not placeholders.is_placeholder_chosen(conn, job.id):

@@ -28,8 +28,6 @@ ACTOR: Final = "cli"
 
 @dataclass(frozen=True, slots=True)
 class ListedMatch:
-    """A prediction of the provider's list, with its row if there is one."""
-
     listed: ListedPrediction
     match: Match
     prediction_id: UUID | None = None
@@ -70,7 +68,6 @@ def _match(listed: ListedPrediction, row: Row | None, public_url: str | None) ->
 
 
 def is_own_webhook(webhook: str | None, public_url: str) -> bool:
-    """Return True if a webhook URL is below PUBLIC_URL."""
     return webhook is not None and webhook.startswith(f"{public_url.rstrip('/')}/")
 
 

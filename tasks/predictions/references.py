@@ -49,7 +49,6 @@ class Reference:
 
     @property
     def label(self) -> str:
-        """Return "upload 0199..." or "variant 0199.../0"."""
         return f"{self.kind} {self.file_id}" + ("" if self.idx is None else f"/{self.idx}")
 
 

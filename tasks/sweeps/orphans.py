@@ -46,14 +46,11 @@ REASON_TEXTS: Final[dict[Reason, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ListedPrefix:
-    """A bucket and an exact prefix to list."""
-
     bucket: Literal["public", "private"]
     prefix: str
 
     @property
     def name(self) -> str:
-        """Return the name stored in a cursor."""
         return f"{self.bucket} {self.prefix}"
 
 
@@ -69,8 +66,6 @@ PREFIXES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OrphanCandidate:
-    """An object older than the age limit and without a row, and the reason to delete or leave it."""
-
     bucket: str
     key: str
     bytes: int
@@ -147,7 +142,6 @@ class _OrphanScan:
         self.report = OrphanReport()
 
     def run(self, start: ScanCursor | None) -> Iterator[ScanCursor]:
-        """Scan all prefixes; yields the position after each page."""
         names = [listed_prefix.name for listed_prefix in PREFIXES]
         first = names.index(start.listing) if start and start.listing in names else 0
         for number, prefix in enumerate(PREFIXES[first:]):
@@ -164,7 +158,6 @@ class _OrphanScan:
             yield ScanCursor(prefix.name, self._process_page(prefix, page))
 
     def _process_page(self, prefix: ListedPrefix, page: list[ListedObject]) -> str:
-        """Process a page up to the cap; returns the last processed key."""
         for listed, candidate in self._classify_page(prefix, page):
             self.report.looked_at += 1
             if candidate is not None:

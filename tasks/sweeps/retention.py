@@ -42,7 +42,6 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
 
 
 def count_expired(deps: Deps) -> dict[str, int]:
-    """Return how many of each kind `delete_expired` would delete now."""
     limits = retention_seconds(deps.settings)
     return deps.database.run(lambda conn: retention.count_old_rows(conn, limits, list(limits)))
 
@@ -87,7 +86,6 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
 
 
 def count_storage_use(deps: Deps) -> dict[str, Any]:
-    """Recompute storage use by owner and bucket; returns objects and bytes by bucket."""
     deps.database.run(usage.recompute_usage)
     rows = deps.database.run(usage.list_totals)
     return {row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in rows}

@@ -23,7 +23,8 @@ def test_an_order_is_told_with_its_chain_and_its_place_in_the_queue(
         FallbackEntry("replicate", "a/model", {"prompt": "a boat"}, 60.0),
         FallbackEntry("fal", "b/model", {"prompt": "a boat"}, 600.0),
     )
-    made = create.create_job(deps.database, deps.settings, deps.providers, JobRequest("ada", "image", chain, 3600.0))
+    request = JobRequest(owner="ada", fallback_chain=chain, deadline_seconds=3600.0)
+    made = create.create_job(deps.database, deps.settings, deps.providers, request)
     env = cli.environment(stack, database_url, **KEYS)
 
     told = cli.run(env, "show", str(made.job_id))

@@ -37,7 +37,7 @@ def ended(conn: Connection) -> list[uuid.UUID]:
     """Return ended jobs, the first of which was reopened and cancelled."""
     job_ids = [ids.uuid7() for _ in ENDS]
     for job_id, state in zip(job_ids, ENDS, strict=True):
-        registration = Registration("replicate", job_id.hex, "demo")
+        registration = Registration(provider="replicate", external_id=job_id.hex, owner="demo")
         jobs.add_registered(conn, job_id, registration, deadline_seconds=60, notify=True, actor="test")
         end(conn, job_id, state)
     end(conn, job_ids[0], "open")

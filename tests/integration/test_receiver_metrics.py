@@ -74,8 +74,8 @@ def test_live_rows_are_counted_by_state_and_provider(database_url: str, conn: Co
 
 @pytest.mark.parametrize(
     "sql",
-    [stat.sql for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
-    ids=[stat.name for stat in metrics.GAUGE_QUERIES if stat.name != "moorage_sweep_last_tick_timestamp_seconds"],
+    [sql for name, _, sql in metrics.GAUGE_QUERIES if name != "moorage_sweep_last_tick_timestamp_seconds"],
+    ids=[name for name, _, _ in metrics.GAUGE_QUERIES if name != "moorage_sweep_last_tick_timestamp_seconds"],
 )
 def test_no_count_reads_a_whole_table(conn: Connection, sql: str) -> None:
     """A scrape every 15 seconds over all history would become the most expensive query."""

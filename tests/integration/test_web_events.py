@@ -13,12 +13,16 @@ from uuid import UUID
 
 import pytest
 
-from db import events
 from db.connection import Connection, connect
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 from web.api import events as stream_module
 from web.services import event_feed
+
+ADD_EVENT = """
+INSERT INTO events (subject, subject_id, job_id, to_state, actor)
+VALUES ('job', %(job_id)s, %(job_id)s, %(to_state)s, 'test')
+"""
 
 
 @pytest.fixture
@@ -86,7 +90,7 @@ def listening(
 def write(conn: Connection, job_id: UUID, to_state: str) -> None:
     """Write a transition of a job as the product does: first its row, then the event."""
     conn.execute("UPDATE jobs SET reason = %s WHERE id = %s", [to_state, job_id])
-    events.add(conn, "job", job_id, (None, to_state), job_id=job_id, actor="test")
+    conn.execute(ADD_EVENT, {"job_id": job_id, "to_state": to_state})
 
 
 def job(front: wp.Front, name: str, owner: str = "ada") -> UUID:

@@ -36,12 +36,7 @@ def describe_outage(provider: str, error: ProviderUnavailable) -> str:
 
 
 class ModelCache:
-    """
-    Models and schemas by provider.
-
-    Concurrent requests for one key share a fetch. A provider that hangs blocks at most MAX_THREADS threads, and
-    each request for FETCH_TIMEOUT_SECONDS.
-    """
+    """Concurrent requests for one key share a fetch; a provider that hangs delays each by FETCH_TIMEOUT_SECONDS."""
 
     def __init__(
         self, *, fetch_timeout_seconds: float = FETCH_TIMEOUT_SECONDS, ttl_seconds: float = TTL_SECONDS
@@ -53,13 +48,7 @@ class ModelCache:
         self._executor = ThreadPoolExecutor(MAX_THREADS, "model-cache")
 
     async def get_schema(self, provider: Provider, model: str) -> Mapping[str, Any] | None:
-        """
-        Return the JSON Schema of a model's input, None if the provider publishes none.
-
-        Raises:
-            ProviderUnavailable: not cached, and the fetch failed.
-            ProviderRefused: no such model.
-        """
+        """Return a model's JSON Schema, if published. Raises ProviderUnavailable; ProviderRefused: no such model."""
         key = (provider.name, "schema", model)
         schema: Mapping[str, Any] | None = await self._get_or_fetch(key, lambda: provider.get_input_schema(model))
         return schema

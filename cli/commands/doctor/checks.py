@@ -32,12 +32,10 @@ def ok(what: str) -> CheckResult:
 
 
 def warn(what: str, advice: str) -> CheckResult:
-    """Report a problem that limits operation."""
     return CheckResult("warn", what, advice)
 
 
 def fail(what: str, advice: str) -> CheckResult:
-    """Report a problem that prevents operation."""
     return CheckResult("fail", what, advice)
 
 
@@ -48,7 +46,6 @@ TOKEN_CHARS: Final = 32
 
 
 def check_postgres(settings: Settings) -> Iterator[CheckResult]:
-    """Check connection, version and schema of PostgreSQL, and that its clock agrees with this machine's."""
     try:
         conn = connect(settings.database_url.get_secret_value(), name="moorage-doctor")
     except MoorageError as error:
@@ -119,7 +116,6 @@ def _check_persistence(is_enabled: bool) -> CheckResult:
 
 
 def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
-    """Check webhook secrets, submissions, notifications and the API token."""
     try:
         loaded = providers.load(settings)
     except ConfigError as error:
@@ -152,7 +148,6 @@ def _check_api_token(settings: Settings) -> CheckResult:
 
 
 def check_replicate_token(settings: Settings) -> Iterator[CheckResult]:
-    """Check that Replicate accepts the token, by one GET of its account."""
     if settings.replicate_api_token is None:
         if settings.replicate_webhook_secret:
             yield warn("no REPLICATE_API_TOKEN: predictions with lost webhooks cannot be polled", "set it")
@@ -181,7 +176,6 @@ def _check_token_status(status: int, url: str) -> CheckResult:
 
 
 def check_public_url(settings: Settings) -> Iterator[CheckResult]:
-    """Check that providers can reach PUBLIC_URL."""
     parts = urlsplit(settings.public_url)
     level = fail if settings.env == "production" else warn
     if _is_local(parts.hostname or ""):

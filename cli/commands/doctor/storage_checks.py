@@ -19,7 +19,6 @@ GET_SECONDS: Final = 5.0
 
 
 def check_buckets(settings: Settings) -> Iterator[CheckResult]:
-    """Check both buckets with a small temporary object."""
     storage = s3.ObjectStore(settings)
     try:
         storage.check_connection()
@@ -68,7 +67,6 @@ def _check_private(storage: ObjectStore, bucket: str, key: str) -> CheckResult:
 
 
 def _get_anonymously(url: str) -> int | str:
-    """Return the status of a request without credentials, or the name of its error."""
     try:
         with requests.get(url, timeout=GET_SECONDS, allow_redirects=True, stream=True) as response:
             return response.status_code
