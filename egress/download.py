@@ -75,14 +75,12 @@ def download_url(
 
 @contextlib.contextmanager
 def spool_bytes(data: bytes, limits: Limits) -> Iterator[FetchedFile]:
-    """Write bytes to a temporary file, as a download does."""
     with spool_chunks(iter((data,)), limits, lambda: None) as fetched:
         yield fetched
 
 
 @contextlib.contextmanager
 def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressCallback) -> Iterator[FetchedFile]:
-    """Write the chunks of a stored object to a temporary file, as a download does."""
     with spool.open_spool(limits) as file:
         for chunk in chunks:
             on_progress()
@@ -91,8 +89,6 @@ def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressC
 
 
 class _Download:
-    """The state of one download: its clock and its measurements."""
-
     def __init__(
         self, session: requests.Session, limits: Limits, file: spool.Spool, on_progress: ProgressCallback
     ) -> None:
@@ -113,7 +109,6 @@ class _Download:
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
 
     def check_limits(self) -> None:
-        """Call `on_progress`, then check time and speed."""
         self._on_progress()
         now, limits = time.monotonic(), self._limits
         if now - self._started > limits.total_seconds:
@@ -210,7 +205,6 @@ def _describe_cause(error: BaseException) -> str:
 def classify_response(
     status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]
 ) -> MoorageError | None:
-    """Return the error for a response, or None if its body can be read."""
     if status in _GONE:
         return OutputGone(f"the server returned {status}", facts=facts)
     if 400 <= status < 500 and status not in _RETRYABLE:

@@ -50,18 +50,17 @@ def _parse_box(file: BinaryIO, offset: int, end: int) -> Box:
     return Box(kind, offset + header_size, offset + size)
 
 
-def find_box_error(file: BinaryIO, size: int) -> str | None:
-    """Return the problem with the top-level boxes, or None if they fill the file exactly."""
+def has_complete_boxes(file: BinaryIO, size: int) -> bool:
+    """Return True if the top-level boxes fill the file exactly."""
     try:
         for _ in iterate_boxes(file, 0, size):
             pass
-    except BoxError as error:
-        return str(error)
-    return None
+    except BoxError:
+        return False
+    return True
 
 
 def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
-    """Return the first box at a path of types below a box."""
     box: Box | None = within
     for kind in path:
         if box is None:

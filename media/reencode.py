@@ -26,9 +26,8 @@ def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None
             return None
         if (media.frames or 1) > 1:
             reason = "" if media.format == "avif" else " with an EXIF rotation"
-            raise InvalidMedia(
-                f"an animated {media.format}{reason} is not supported: send an upright GIF or WebP, or a video"
-            )
+            remedy = "send an upright GIF or WebP, or a video"
+            raise InvalidMedia(f"an animated {media.format}{reason} is not supported: {remedy}")
         image.load()
         upright = image.transpose(transform) if transform is not None else image
         file.seek(0)

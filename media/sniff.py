@@ -41,7 +41,6 @@ _HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|script)\b", re.IG
 
 
 def detect_format(head: bytes) -> FileFormat | None:
-    """Return the format of a file with these first bytes, or None if it is not accepted."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return PNG
     if head.startswith(b"\xff\xd8\xff"):

@@ -82,9 +82,8 @@ def strip_gif(data: Data) -> Iterator[bytes]:
         is_frame = block == 0x2C
         if block not in (0x2C, 0x21) or (is_frame and offset + 9 >= len(data)):
             break
-        offset = skip_gif_sub_blocks(
-            data, offset + 11 + gif_color_table_bytes(data[offset + 9]) if is_frame else offset + 2
-        )
+        header_bytes = 11 + gif_color_table_bytes(data[offset + 9]) if is_frame else 2
+        offset = skip_gif_sub_blocks(data, offset + header_bytes)
         if is_frame or data[start + 1] == _GIF_CONTROL or data[start + 2 : start + 14] in _GIF_LOOPS:
             yield data[start:offset]
     raise InvalidMedia("the gif has no end")

@@ -29,7 +29,7 @@ def is_truncated(file: BinaryIO, kind: FileFormat) -> bool:
             return not _has_gif_end(data)
         if kind.name == "webp":
             return 8 + int.from_bytes(data[4:8], "little") > len(data)
-        return kind.name == "avif" and iso_bmff.find_box_error(file, len(data)) is not None
+        return kind.name == "avif" and not iso_bmff.has_complete_boxes(file, len(data))
 
 
 def iterate_png_chunks(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
@@ -71,7 +71,6 @@ def _has_gif_end(data: mmap.mmap) -> bool:
 
 
 def gif_color_table_bytes(flags: int) -> int:
-    """Return the size of the colour table that the flags describe."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

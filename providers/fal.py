@@ -104,7 +104,6 @@ class Fal(Provider):
         )
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
-        """Request the status, then the result."""
         api, request_url = self._require(self._api), self._build_request_url(external_id, model)
         fields = _parse_response(api.request(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = to_storable(str(fields.get("status")), 100)
@@ -120,7 +119,6 @@ class Fal(Provider):
         return PredictionReport(external_id, "succeeded", raw_status, outputs=self._files(payload))
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """Queue a request: POST {queue}/{model}?fal_webhook=."""
         client = self._require(self._submit_client)
         _parse_queue_name(request.model)  # refuses a model that could not be polled later
         path = "/".join(endpoints.split_model_name(request.model))
@@ -130,7 +128,6 @@ class Fal(Provider):
             return SubmitResult(json_fields.require_id(response.fields.get("request_id"), "request_id"))
 
     def cancel(self, external_id: str, model: str | None = None) -> None:
-        """Cancel a queued or running request: PUT .../cancel."""
         api, url = self._require(self._api), self._build_request_url(external_id, model)
         code, body = api.request(f"{url}/cancel", statuses=(200, 202, 400), method="PUT")
         if code == 400 and _COMPLETED_CODE not in body.decode("utf-8", "replace"):

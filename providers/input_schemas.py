@@ -41,8 +41,6 @@ def is_video_schema(schema: Mapping[str, Any]) -> bool:
 
 
 class _Resolver:
-    """Resolves references and counts the resulting parts."""
-
     def __init__(self, schemas: Mapping[str, Any]) -> None:
         self._schemas = schemas
         self._nodes = 0

@@ -79,6 +79,5 @@ def optional_datetime(value: object) -> datetime | None:
 
 
 def optional_model(fields: Mapping[str, Any]) -> str | None:
-    """Return the field `model`, None if it is missing or not text."""
     model = fields.get("model")
     return to_storable(model, _MAX_MODEL_CHARS) if isinstance(model, str) and model else None

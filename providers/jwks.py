@@ -60,7 +60,6 @@ class KeySet:
                 self._attempted_at = self._clock()  # at the end: other threads wait for this fetch
 
     def replace_keys(self, document: bytes) -> None:
-        """Replace the keys by those of a JSON Web Key Set; raises MalformedPayload."""
         self.keys = parse_ed25519_keys(document)
         self._fetched_at = self._attempted_at = self._clock()
 

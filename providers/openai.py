@@ -79,7 +79,6 @@ class OpenAI(Provider):
         return self._fetch_report(url, external_id, self._parse_response)
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """POST /v1/images/generations, which takes minutes."""
         client = self._require(self._submit_client)
         url, body = f"{self._api_url}/v1/images/generations", build_images_request(request)
         response = client.send(url, body, timeout_seconds=request.timeout_seconds)
@@ -120,9 +119,8 @@ class OpenAI(Provider):
                 continue
             path, result = f"output[{index}].result", item.get("result")
             if isinstance(result, str) and result:
-                yield from output_files.extract_files(result, path, self.refusal_reason) or (
-                    output_files.decode_base64_file(path, result),
-                )
+                files = output_files.extract_files(result, path, self.refusal_reason)
+                yield from files or (output_files.decode_base64_file(path, result),)
 
 
 def _get_error(response: dict[str, Any]) -> str | None:

@@ -91,7 +91,6 @@ class Replicate(Provider):
         return replicate_list.iterate_pages(self._require(self._api), f"{self._api_url}/v1/predictions", since)
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """Create a prediction with a webhook for its end only."""
         client = self._require(self._submit_client)
         model = replicate_models.ModelName.parse(request.model)
         fields = {
@@ -118,7 +117,6 @@ class Replicate(Provider):
         return [model for model in models if model["kind"] == kind]
 
     def get_input_schema(self, model: str) -> Mapping[str, Any] | None:
-        """Return the schema of a model's latest version, or of the given one."""
         if self._api is None:
             return None
         return replicate_models.get_input_schema(self._api, self._api_url, replicate_models.ModelName.parse(model))

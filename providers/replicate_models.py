@@ -23,8 +23,6 @@ _CONCURRENT_REQUESTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model as named in a fallback chain."""
-
     path: str | None  # "owner/name", "deployments/owner/name"; None for a bare version
     version: str | None  # 64 hexadecimal digits; None for the latest
 
@@ -55,11 +53,9 @@ class ModelName:
         return f"/v1/{self.path}/predictions" if self.is_deployment else f"/v1/models/{self.path}/predictions"
 
     def version_field(self) -> dict[str, str]:
-        """Return the request field for the version; empty without one."""
         return {} if self.version is None else {"version": self.version}
 
     def schema_path(self) -> str | None:
-        """Return the path of the description; None for a bare version or a deployment."""
         if self.path is None or self.is_deployment:
             return None
         return f"/v1/models/{self.path}" + (f"/versions/{self.version}" if self.version else "")
@@ -106,7 +102,6 @@ def _fetch_model(api: ApiClient, url: str) -> dict[str, Any]:
 
 
 def _extract_schema(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the input schema of a model's latest version, or of a version."""
     version = fields.get("latest_version", fields)
     document = version.get("openapi_schema") if isinstance(version, dict) else None
     if document is None:

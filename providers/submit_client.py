@@ -29,8 +29,6 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SubmitResponse:
-    """The JSON object of a 2xx response, and its headers."""
-
     fields: dict[str, Any]
     headers: http.client.HTTPMessage
 
@@ -158,7 +156,6 @@ class _DeadlineSocket(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read available bytes; raises TimeoutError at the deadline."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")

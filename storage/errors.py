@@ -54,7 +54,6 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
 
 
 def get_http_status(error: ClientError) -> int:
-    """Return the HTTP status of the response, 0 without one."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 

@@ -33,8 +33,6 @@ _UPLOAD: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RenderKey:
-    """The parts of the key of an original or its thumbnail."""
-
     render_id: UUID
     idx: int
     sha256_start: str  # the first 16 hex digits, of the original's bytes also in a thumbnail's key
@@ -69,7 +67,6 @@ def build_thumbnail_key(render_id: UUID, idx: int, sha256: str, token: UUID) -> 
 
 
 def build_input_key(upload_id: UUID, extension: str) -> str:
-    """Return the key of an input file in the private bucket: `inputs/{upload_id}.{extension}`."""
     return f"{INPUT_PREFIX}{upload_id}.{extension}"
 
 
@@ -88,12 +85,10 @@ def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
 
 
 def build_quarantine_key(key: str) -> str:
-    """Return the key of an orphan in quarantine, in the private bucket: `quarantine/{key}`."""
     return f"{QUARANTINE_PREFIX}{key}"
 
 
 def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:
-    """Return the parts of a key, or None if it has none of the forms above."""
     if match := _RENDER.fullmatch(key):
         return RenderKey(
             render_id=UUID(match["render"]),

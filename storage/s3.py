@@ -59,7 +59,6 @@ class ObjectReader:
             return bytes(self._body.read(size))
 
     def iterate_chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """Yield the rest of the object in chunks of at most `size` bytes."""
         while chunk := self.read(size):
             yield chunk
 
@@ -129,9 +128,8 @@ class ObjectStore:
                 if get_http_status(error) == 404:
                     return None
                 raise
-        return ObjectStat(
-            response["ContentLength"], _decode_checksum(response.get("ChecksumSHA256")), response.get("ContentType", "")
-        )
+        sha256 = _decode_checksum(response.get("ChecksumSHA256"))
+        return ObjectStat(response["ContentLength"], sha256, response.get("ContentType", ""))
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object; no error if it is missing."""
