@@ -10,7 +10,7 @@ from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import Job, Lease, Prediction, PredictionState, Step
+from moorage.model import Job, Lease, Prediction, PredictionState, Registration, Step
 from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")
@@ -38,21 +38,20 @@ def add(
     conn: Connection,
     prediction_id: UUID,
     job_id: UUID,
+    registration: Registration,
     *,
-    provider: str,
-    external_id: str,
-    model: str | None,
     deadline_seconds: float,
-    first_poll_seconds: float,
+    first_poll_seconds: float | None = None,
     actor: str,
     state: PredictionState = "running",
     seq: int = 0,
 ) -> bool:
     """Insert a prediction that is running at its provider, or has succeeded; return False if the external id exists."""
-    times = {"deadline": timedelta(seconds=deadline_seconds), "first_poll": timedelta(seconds=first_poll_seconds)}
+    first_poll = deadline_seconds if first_poll_seconds is None else first_poll_seconds
+    times = {"deadline": timedelta(seconds=deadline_seconds), "first_poll": timedelta(seconds=first_poll)}
     args = {"id": prediction_id, "job_id": job_id, "seq": seq, "state": state, "actor": actor}
-    run = {"provider": provider, "external_id": external_id, "model": model}
-    return fetch_one(conn, ADD, {**args, **run, **times}) is not None
+    names = {key: getattr(registration, key) for key in ("provider", "external_id", "model")}
+    return fetch_one(conn, ADD, {**args, **names, **times}) is not None
 
 
 FIND_BY_EXTERNAL_ID = (

@@ -37,7 +37,6 @@ _BAD_URL = (
 )
 _BROKEN = (requests.exceptions.RequestException, HTTPError, http.client.HTTPException, ssl.SSLError, OSError)
 
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _GONE: Final = frozenset({401, 403, 404, 410})
 _RETRYABLE: Final = frozenset({408, 425, 429})
 
@@ -76,14 +75,12 @@ def download_url(
 
 @contextlib.contextmanager
 def spool_bytes(data: bytes, limits: Limits) -> Iterator[FetchedFile]:
-    """Write bytes to a temporary file, as a download does."""
     with spool_chunks(iter((data,)), limits, lambda: None) as fetched:
         yield fetched
 
 
 @contextlib.contextmanager
 def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressCallback) -> Iterator[FetchedFile]:
-    """Write the chunks of a stored object to a temporary file, as a download does."""
     with spool.open_spool(limits) as file:
         for chunk in chunks:
             on_progress()
@@ -92,8 +89,6 @@ def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressC
 
 
 class _Download:
-    """The state of one download: its clock and its measurements."""
-
     def __init__(
         self, session: requests.Session, limits: Limits, file: spool.Spool, on_progress: ProgressCallback
     ) -> None:
@@ -104,17 +99,16 @@ class _Download:
         self._url = ""
 
     def download(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> FetchedFile:
-        """Follow redirects and spool the body."""
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
-                target = self._get_redirect(response)
+                self._status = response.status_code
+                target = self._session.get_redirect_target(response)  # of a 301, 302, 303, 307 or 308
                 if target is None:
                     return self._spool_body(response)
                 url = _join_url(self._url, target)
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
 
     def check_limits(self) -> None:
-        """Call `on_progress`, then check time and speed."""
         self._on_progress()
         now, limits = time.monotonic(), self._limits
         if now - self._started > limits.total_seconds:
@@ -124,7 +118,6 @@ class _Download:
             raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
 
     def facts(self) -> dict[str, Any]:
-        """Return the measurements so far."""
         return {
             "url": logs.redact_url(self._url),
             "status": self._status,
@@ -144,9 +137,8 @@ class _Download:
         except _BAD_URL as error:
             raise DownloadRefused(f"invalid URL: {error}", facts=self.facts()) from error
         except _BROKEN as error:
-            raise DownloadInterrupted(
-                _describe_cause(error), facts=self.facts(), event_kind="source_interrupted"
-            ) from error
+            cause, facts = _describe_cause(error), self.facts()
+            raise DownloadInterrupted(cause, facts=facts, event_kind="source_interrupted") from error
 
     def _get(self, url: str, headers_for: HeadersFor, check_url: UrlCheck) -> requests.Response:
         self.check_limits()
@@ -161,16 +153,9 @@ class _Download:
         timeout = (self._limits.connect_seconds, self._limits.idle_seconds)
         return self._session.get_adapter(url).send(prepared, stream=True, timeout=timeout)
 
-    def _get_redirect(self, response: requests.Response) -> str | None:
-        self._status = response.status_code
-        if response.status_code not in REDIRECTS or "Location" not in response.headers:
-            return None
-        return self._session.get_redirect_target(response)
-
     def _spool_body(self, response: requests.Response) -> FetchedFile:
         now = datetime.now(UTC)
-        error = classify_response(response.status_code, response.headers, now=now, facts=self.facts())
-        if error is not None:
+        if error := classify_response(response.status_code, response.headers, now=now, facts=self.facts()):
             raise error
         raw: urllib3.HTTPResponse = response.raw
         self._file.set_expected_bytes(raw.length_remaining)
@@ -200,9 +185,8 @@ def _require_unambiguous(url: str) -> None:
     """Refuse a URL in which two parsers see different hosts."""
     try:
         guarded, connected = urlsplit(url), parse_url(url)
-        same = (guarded.hostname or "").lower() == (connected.host or "").strip(
-            "[]"
-        ).lower() and guarded.port == connected.port
+        hosts = (guarded.hostname or "").lower(), (connected.host or "").strip("[]").lower()
+        same = hosts[0] == hosts[1] and guarded.port == connected.port
     except ValueError as error:  # "Invalid IPv6 URL", an invalid port
         raise DownloadRefused(f"invalid URL: {error}") from error
     if guarded.scheme not in ("http", "https"):
@@ -221,16 +205,14 @@ def _describe_cause(error: BaseException) -> str:
 def classify_response(
     status: int, headers: Mapping[str, str], *, now: datetime, facts: Mapping[str, Any]
 ) -> MoorageError | None:
-    """Return the error for a response, or None if its body can be read."""
     if status in _GONE:
         return OutputGone(f"the server returned {status}", facts=facts)
     if 400 <= status < 500 and status not in _RETRYABLE:
         return DownloadRefused(f"the server returned {status}", facts=facts)
     if status != 200:
         wait = parse_retry_after(headers.get("Retry-After"), now)
-        return DownloadInterrupted(
-            f"the server returned {status}", facts=facts, retry_after=wait, event_kind="source_unavailable"
-        )
+        message = f"the server returned {status}"
+        return DownloadInterrupted(message, facts=facts, retry_after=wait, event_kind="source_unavailable")
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):  # a small body could decompress to any size
         return DownloadRefused(f"the body is {encoding}-encoded, which was not requested", facts=facts)

@@ -34,9 +34,7 @@ class EgressGuard:
     """
     Decides which addresses may be connected to, and creates sessions that enforce it.
 
-    Args:
-        allow: exact private ADDRESS:PORT that are allowed: "127.0.0.1:8081".
-        resolve: name lookup, as `socket.getaddrinfo`.
+    `allow` has the exact private addresses that are allowed ("127.0.0.1:8081").
     """
 
     def __init__(self, allow: Collection[str] = (), *, resolve: Resolver = socket.getaddrinfo) -> None:
@@ -44,7 +42,6 @@ class EgressGuard:
         self._resolve = resolve
 
     def refusal_reason(self, ip: str, port: int) -> str | None:
-        """Return the reason why an address must not be connected to, or None."""
         reason = ip_ranges.nonpublic_reason(ip)
         return None if reason and (_canonical(ip), port) in self._allow else reason
 
@@ -62,12 +59,7 @@ class EgressGuard:
         return session
 
     def connect(self, conn: HTTPConnection, seconds: float) -> socket.socket:
-        """
-        Connect to the first allowed address of the host that accepts.
-
-        Raises:
-            DownloadRefused: every address of the host is refused.
-        """
+        """Connect to the first allowed address of the host that accepts; raises DownloadRefused if there is none."""
         last_error: OSError | None = None
         for family, address in self._resolve_allowed(conn):
             try:

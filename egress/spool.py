@@ -49,10 +49,7 @@ class Spool:
         with _translate_disk_errors():
             self._file.flush()
             self._file.seek(0)
-        file = cast(BinaryIO, self._file)
-        return FetchedFile(
-            file=file, size_bytes=self.size_bytes, sha256=self._hash.hexdigest(), declared_type=declared_type
-        )
+        return FetchedFile(cast(BinaryIO, self._file), self.size_bytes, self._hash.hexdigest(), declared_type)
 
     def _check(self) -> None:
         size = max(self.size_bytes, self.expected_bytes or 0)

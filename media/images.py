@@ -19,13 +19,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each w
 
 
 def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
-    """
-    Return the properties of an image, and a thumbnail from the same decoded pixels.
-
-    Raises:
-        InvalidMedia: it is truncated, not decodable, or over a limit.
-        DiskFull: the temporary file could not be read.
-    """
+    """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, DiskFull, Transient."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     with _translate_decoder_errors(facts, limits):
         if truncation.is_truncated(fetched.file, kind):
@@ -59,21 +53,16 @@ def _decode(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[st
 
 def _check_size(image: Image.Image, frames: int, limits: Limits, facts: dict[str, Any]) -> None:
     facts.update(width_px=image.width, height_px=image.height, frames=frames)
-    if frames > limits.max_frames:
-        raise InvalidMedia(
-            f"{frames} frames, the limit is {limits.max_frames}", facts={**facts, "limit": limits.max_frames}
-        )
+    if frames > (limit := limits.max_frames):
+        raise InvalidMedia(f"{frames} frames, the limit is {limit}", facts={**facts, "limit": limit})
     pixels = image.width * image.height * frames
     if pixels > limits.image_max_pixels:
         raise _too_many_pixels(pixels, limits, facts)
 
 
 def _too_many_pixels(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> InvalidMedia:
-    shown = "too many" if pixels is None else str(pixels)
-    return InvalidMedia(
-        f"{shown} pixels, the limit is {limits.image_max_pixels}",
-        facts={**facts, "pixels": pixels, "limit": limits.image_max_pixels},
-    )
+    shown, limit = "too many" if pixels is None else str(pixels), limits.image_max_pixels
+    return InvalidMedia(f"{shown} pixels, the limit is {limit}", facts={**facts, "pixels": pixels, "limit": limit})
 
 
 @contextmanager
@@ -95,9 +84,8 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
             if isinstance(error, OSError) and error.errno is not None:
                 raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
             reason = to_storable(f"{type(error).__name__}: {error}", 500)
-            raise InvalidMedia(
-                f"not decodable as {facts['format']}: {reason}", facts={**facts, "decoder": reason}
-            ) from error
+            message = f"not decodable as {facts['format']}: {reason}"
+            raise InvalidMedia(message, facts={**facts, "decoder": reason}) from error
 
 
 def _parse_pixels(error: Exception) -> int | None:

@@ -23,12 +23,7 @@ class Box:
 
 
 def iterate_boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
-    """
-    Yield the boxes between two offsets, in order.
-
-    Raises:
-        BoxError: a header is malformed, or a box is longer than its parent.
-    """
+    """Yield the boxes between two offsets, in order; raises BoxError."""
     offset = start
     for _ in range(_MAX_BOXES):
         if offset == end:
@@ -55,18 +50,17 @@ def _parse_box(file: BinaryIO, offset: int, end: int) -> Box:
     return Box(kind, offset + header_size, offset + size)
 
 
-def find_box_error(file: BinaryIO, size: int) -> str | None:
-    """Return the problem with the top-level boxes, or None if they fill the file exactly."""
+def has_complete_boxes(file: BinaryIO, size: int) -> bool:
+    """Return True if the top-level boxes fill the file exactly."""
     try:
         for _ in iterate_boxes(file, 0, size):
             pass
-    except BoxError as error:
-        return str(error)
-    return None
+    except BoxError:
+        return False
+    return True
 
 
 def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:
-    """Return the first box at a path of types below a box."""
     box: Box | None = within
     for kind in path:
         if box is None:
@@ -82,12 +76,7 @@ def read_bytes(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def unpack_fields(file: BinaryIO, box: Box, layout: str, offset: int = 0) -> tuple[int, ...]:
-    """
-    Return numbers from the content of a box, by a `struct` layout.
-
-    Raises:
-        BoxError: the box is too short.
-    """
+    """Return numbers from the content of a box, by a `struct` layout; raises BoxError if it is too short."""
     size = struct.calcsize(layout)
     if box.start + offset + size > box.end:
         raise BoxError(f"box {box.type.decode('latin-1')!r} has only {box.end - box.start} bytes")

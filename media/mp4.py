@@ -11,12 +11,7 @@ _MAX_OFFSETS_BYTES: Final = 64 * 2**20  # of one chunk table; 8 million chunks
 
 
 def parse_mp4(file: BinaryIO, size: int) -> VideoFacts:
-    """
-    Return size and duration of an MP4 of `size` bytes.
-
-    Raises:
-        ContainerError: boxes exceed the file; index (`moov`), data or video track is missing; the index is invalid.
-    """
+    """Return size and duration of an MP4 of `size` bytes; raises ContainerError if it is not complete."""
     try:
         return _parse(file, size)
     except BoxError as error:

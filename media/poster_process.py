@@ -42,7 +42,6 @@ class SharedFile(io.RawIOBase):
 
 
 def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, seconds: int) -> int:
-    """Write the poster and return the exit status."""
     try:
         limit_resources(memory_bytes, seconds)
         write_first_frame(format_name, square_px, max_pixels)
@@ -66,7 +65,6 @@ def limit_resources(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_
 
 
 def write_first_frame(format_name: str, square_px: int, max_pixels: int) -> None:
-    """Decode, rotate and shrink the first frame."""
     import av  # after the limits, which include the loading
     from PIL import Image
 

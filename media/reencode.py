@@ -17,10 +17,7 @@ def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None
     Return format and bytes of the upright image with its colour profile; None if the image can stay as it is.
 
     A JPEG keeps its quantization, a lossless WebP remains lossless. An AVIF becomes a PNG, which is lossless and which
-    models accept.
-
-    Raises:
-        InvalidMedia: it needs re-encoding but has several frames.
+    models accept. Raises InvalidMedia if an animation needs it.
     """
     file.seek(0)
     with Image.open(file, formats=[_FORMATS[media.format]]) as image:
@@ -29,9 +26,8 @@ def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None
             return None
         if (media.frames or 1) > 1:
             reason = "" if media.format == "avif" else " with an EXIF rotation"
-            raise InvalidMedia(
-                f"an animated {media.format}{reason} is not supported: send an upright GIF or WebP, or a video"
-            )
+            remedy = "send an upright GIF or WebP, or a video"
+            raise InvalidMedia(f"an animated {media.format}{reason} is not supported: {remedy}")
         image.load()
         upright = image.transpose(transform) if transform is not None else image
         file.seek(0)

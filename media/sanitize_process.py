@@ -22,9 +22,8 @@ def main(request: dict[str, Any]) -> int:
     """
     Write the file and its properties, and return the exit status.
 
-    Args:
-        request: `out` (file descriptor to write to), `bytes` and `sha256` of the input, `limits` as for `Limits`, and
-            the limits of this process: `memory_bytes`, `seconds`, `max_file_bytes`.
+    The request has `out` (file descriptor to write to), `bytes` and `sha256` of the input, `limits` as for `Limits`,
+    and the limits of this process: `memory_bytes`, `seconds`, `max_file_bytes`.
     """
     limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"])
     from moorage.errors import Permanent  # after the limits, which include imports
@@ -54,9 +53,7 @@ def _sanitize(request: dict[str, Any]) -> dict[str, Any]:
                 _sanitize_video(source, out, media.format)
             out.flush()
             size = os.fstat(out.fileno()).st_size
-            sanitized = validate.validate_file(
-                FetchedFile(out, size, ""), limits
-            ).media  # the stored bytes are validated, too
+            sanitized = validate.validate_file(FetchedFile(out, size, ""), limits).media  # the stored bytes, too
         except Transient as error:
             raise InvalidMedia(f"needs too much memory or disk space: {error}") from error
     return asdict(sanitized)

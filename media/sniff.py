@@ -11,8 +11,6 @@ HEAD_BYTES: Final = 512  # enough for every format below, accepted or not
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """An accepted format."""
-
     media: MediaKind
     name: str
     content_type: str
@@ -31,27 +29,18 @@ _OTHER_BRANDS: Final = {
     b"heis": "a HEIC image", b"mif1": "a HEIF image", b"msf1": "a HEIF sequence", b"crx ": "a raw photo",
     b"qt  ": "a QuickTime movie", b"M4A ": "an audio file", b"M4B ": "an audio file", b"jp2 ": "a JPEG 2000 image",
 }  # fmt: skip
-_OTHER_MAGIC: Final = (
-    (b"%PDF", "a PDF"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "gzip data"),
-    (b"BM", "a BMP image"),
-    (b"II*\x00", "a TIFF image"),
-    (b"MM\x00*", "a TIFF image"),
-    (b"\xff\x0a", "a JPEG XL image"),
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
-    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
-    (b"OggS", "an Ogg file"),
-    (b"ID3", "an audio file"),
-    (b"\x1aE\xdf\xa3", "a Matroska file that is not WebM"),
-    (b"RIFF", "a RIFF file that is not WebP"),
-)
+_OTHER_MAGIC: Final = {
+    b"%PDF": "a PDF", b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip data", b"BM": "a BMP image",
+    b"II*\x00": "a TIFF image", b"MM\x00*": "a TIFF image", b"\xff\x0a": "a JPEG XL image",
+    b"\x00\x00\x00\x0cJXL ": "a JPEG XL image", b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image", b"OggS": "an Ogg file",
+    b"ID3": "an audio file", b"RIFF": "a RIFF file that is not WebP",
+    b"\x1aE\xdf\xa3": "a Matroska file that is not WebM",
+}  # fmt: skip
 _EBML_DOC_TYPE = re.compile(rb"\x42\x82(?:[\x80-\xff]|\x40.)webm", re.DOTALL)
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|script)\b", re.IGNORECASE)
 
 
 def detect_format(head: bytes) -> FileFormat | None:
-    """Return the format of a file with these first bytes, or None if it is not accepted."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return PNG
     if head.startswith(b"\xff\xd8\xff"):
@@ -88,7 +77,7 @@ def describe_unknown_format(head: bytes) -> str:
         return "an XML document"
     if head[4:8] == b"ftyp":
         return _OTHER_BRANDS.get(head[8:12], "an unknown ISO media file")
-    known = next((description for magic, description in _OTHER_MAGIC if head.startswith(magic)), None)
+    known = next((description for magic, description in _OTHER_MAGIC.items() if head.startswith(magic)), None)
     return known or _describe_text(text)
 
 

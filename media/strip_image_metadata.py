@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from media.truncation import JPEG_MARKER, gif_color_table_bytes, skip_gif_sub_blocks
+from media.truncation import JPEG_MARKER, gif_color_table_bytes, iterate_png_chunks, skip_gif_sub_blocks
 from moorage.errors import InvalidMedia
 
 Data = bytes | mmap.mmap
@@ -62,15 +62,11 @@ def _strip_jpeg_segment(marker: int, content: bytes) -> bytes | None:
 def strip_png(data: Data) -> Iterator[bytes]:
     """Yield pixels, palette, colour, density and frames, up to the end chunk."""
     yield data[:8]
-    offset = 8
-    while offset + 12 <= len(data):
-        end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
-        kind = data[offset + 4 : offset + 8]
+    for kind, start, end in iterate_png_chunks(data):
         if kind in _PNG_KEPT:
-            yield data[offset:end]
+            yield data[start:end]
         if kind == b"IEND":
             return
-        offset = end
     raise InvalidMedia("the png has no end")
 
 
@@ -86,9 +82,8 @@ def strip_gif(data: Data) -> Iterator[bytes]:
         is_frame = block == 0x2C
         if block not in (0x2C, 0x21) or (is_frame and offset + 9 >= len(data)):
             break
-        offset = skip_gif_sub_blocks(
-            data, offset + 11 + gif_color_table_bytes(data[offset + 9]) if is_frame else offset + 2
-        )
+        header_bytes = 11 + gif_color_table_bytes(data[offset + 9]) if is_frame else 2
+        offset = skip_gif_sub_blocks(data, offset + header_bytes)
         if is_frame or data[start + 1] == _GIF_CONTROL or data[start + 2 : start + 14] in _GIF_LOOPS:
             yield data[start:offset]
     raise InvalidMedia("the gif has no end")
@@ -97,9 +92,7 @@ def strip_gif(data: Data) -> Iterator[bytes]:
 def strip_webp(data: Data) -> Iterator[bytes]:
     """Yield image data, transparency, animation and colour profile."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    parts = [
-        part for part in (_strip_webp_chunk(kind, content) for kind, content in _iterate_chunks(data, 12, end)) if part
-    ]
+    parts = [part for chunk in _iterate_chunks(data, 12, end) if (part := _strip_webp_chunk(*chunk))]
     yield b"RIFF" + (4 + sum(map(len, parts))).to_bytes(4, "little") + b"WEBP"
     yield from parts
 
@@ -129,8 +122,5 @@ def _build_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 STRIP_BY_FORMAT: Final[dict[str, Callable[[Data], Iterator[bytes]]]] = {
-    "jpeg": strip_jpeg,
-    "png": strip_png,
-    "gif": strip_gif,
-    "webp": strip_webp,
-}
+    "jpeg": strip_jpeg, "png": strip_png, "gif": strip_gif, "webp": strip_webp
+}  # fmt: skip

@@ -24,9 +24,7 @@ _KEPT: Final[dict[bytes, frozenset[bytes]]] = {
     b"mdia": frozenset({b"mdhd", b"hdlr", b"minf", b"elng"}),
     b"minf": frozenset({b"vmhd", b"smhd", b"hmhd", b"nmhd", b"gmhd", b"hdlr", b"dinf", b"stbl"}),
     b"moof": frozenset({b"mfhd", b"traf", b"pssh"}),
-    b"traf": frozenset(
-        {b"tfhd", b"tfdt", b"trun", b"saiz", b"saio", b"sbgp", b"sgpd", b"subs", b"senc", b"sdtp"}
-    ),
+    b"traf": frozenset({b"tfhd", b"tfdt", b"trun", b"saiz", b"saio", b"sbgp", b"sgpd", b"subs", b"senc", b"sdtp"}),
 }  # fmt: skip
 _TRACKS: Final = frozenset({b"vide", b"soun", b"tmcd", b"hint"})
 
@@ -40,12 +38,7 @@ _VIDEO_AND_AUDIO: Final = frozenset({1, 2})
 
 
 def strip_mp4(file: BinaryIO, size: int) -> None:
-    """
-    Overwrite the metadata of an MP4.
-
-    Raises:
-        InvalidMedia: a track that may contain the location, or malformed boxes.
-    """
+    """Overwrite the metadata; raises InvalidMedia for a track that may contain the location, or malformed boxes."""
     try:
         _strip_boxes(file, b"", 0, size)
     except iso_bmff.BoxError as error:
@@ -74,12 +67,7 @@ def _check_mp4_track(file: BinaryIO, media: Box) -> None:
 
 
 def strip_webm(file: BinaryIO, size: int) -> None:
-    """
-    Overwrite tags, attachments, chapters, title and date of a WebM.
-
-    Raises:
-        InvalidMedia: a track other than video and audio, or malformed elements.
-    """
+    """Overwrite tags, attachments, chapters, title and date; raises InvalidMedia as `strip_mp4`."""
     try:
         for offset, element in _list_elements(file, 0, size):
             if element.id == _SEGMENT:
@@ -112,9 +100,8 @@ def _strip_info(file: BinaryIO, start: int, end: int) -> None:
 
 def _check_webm_tracks(file: BinaryIO, start: int, end: int) -> None:
     tracks = [track for _, track in _list_elements(file, start, end) if track.id == _TRACK]
-    for field in (
-        field for track in tracks for _, field in _list_elements(file, track.start, track.end or track.start)
-    ):
+    fields = (field for track in tracks for _, field in _list_elements(file, track.start, track.end or track.start))
+    for field in fields:
         if field.id == _TRACK_TYPE and field.end is not None:
             kind = int.from_bytes(iso_bmff.read_bytes(file, field.start, min(8, field.end - field.start)), "big")
             if kind not in _VIDEO_AND_AUDIO:

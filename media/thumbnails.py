@@ -39,8 +39,7 @@ def render_thumbnail(image: Image.Image, limits: Limits, on_warning: WarningSink
     """
     Return a WebP that fits the thumbnail square and is never larger than the image, which is not modified.
 
-    Args:
-        on_warning: called with a description of unreadable metadata, which is ignored.
+    Unreadable metadata is ignored, and described to `on_warning`.
     """
     small = _shrink(_to_resizable(image), limits.thumbnail_px)
     small = _to_srgb(small, image.info.get("icc_profile"), on_warning)
@@ -74,9 +73,8 @@ def read_orientation(image: Image.Image, on_warning: WarningSink = _ignore_warni
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def read_upright_size(image: Image.Image, on_warning: WarningSink = _ignore_warning) -> tuple[int, int]:
-    """Return width and height after EXIF orientation."""
-    return (image.height, image.width) if read_orientation(image, on_warning) >= 5 else image.size
+def read_upright_size(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if read_orientation(image) >= 5 else image.size
 
 
 def _to_resizable(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ without its last checksum decodes without error.
 
 import mmap
 import re
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from media import iso_bmff
@@ -21,24 +22,23 @@ def is_truncated(file: BinaryIO, kind: FileFormat) -> bool:
     """Return True if a non-empty image file ends early."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if kind.name == "png":
-            return not _has_png_end(data)
+            return not any(chunk == b"IEND" and end <= len(data) for chunk, _, end in iterate_png_chunks(data))
         if kind.name == "jpeg":
             return not _has_jpeg_end(data)
         if kind.name == "gif":
             return not _has_gif_end(data)
         if kind.name == "webp":
             return 8 + int.from_bytes(data[4:8], "little") > len(data)
-        return kind.name == "avif" and iso_bmff.find_box_error(file, len(data)) is not None
+        return kind.name == "avif" and not iso_bmff.has_complete_boxes(file, len(data))
 
 
-def _has_png_end(data: mmap.mmap) -> bool:
+def iterate_png_chunks(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the type, start and end of each chunk; the last one may extend beyond the data."""
     offset = 8
     while offset + 12 <= len(data):
         end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
-        if data[offset + 4 : offset + 8] == b"IEND":
-            return end <= len(data)
+        yield data[offset + 4 : offset + 8], offset, end
         offset = end
-    return False
 
 
 def _has_jpeg_end(data: mmap.mmap) -> bool:
@@ -71,7 +71,6 @@ def _has_gif_end(data: mmap.mmap) -> bool:
 
 
 def gif_color_table_bytes(flags: int) -> int:
-    """Return the size of the colour table that the flags describe."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

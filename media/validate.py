@@ -25,21 +25,14 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
     Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
 
-    Raises:
-        InvalidMedia: another format, truncated, malformed, or over a limit; the facts have the measurements.
-        DiskFull: the temporary folder failed.
+    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), DiskFull, Transient.
     """
     head = _read_head(fetched)
     kind = sniff.detect_format(head)
     if kind is None:
-        raise InvalidMedia(
-            f"{sniff.describe_unknown_format(head)} instead of an image or video",
-            facts={
-                "bytes": fetched.size_bytes,
-                "declared_type": to_storable(fetched.declared_type or "", 200) or None,
-                "starts": head[:32].hex(),
-            },
-        )
+        declared_type = to_storable(fetched.declared_type or "", 200) or None
+        facts = {"bytes": fetched.size_bytes, "declared_type": declared_type, "starts": head[:32].hex()}
+        raise InvalidMedia(f"{sniff.describe_unknown_format(head)} instead of an image or video", facts=facts)
     try:
         return _validate(fetched, kind, limits)
     finally:
@@ -56,11 +49,10 @@ def _read_head(fetched: FetchedFile) -> bytes:
 
 def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
-    if fetched.size_bytes > cap:
-        raise InvalidMedia(
-            f"{fetched.size_bytes} bytes, the limit is {cap}",
-            facts={"format": kind.name, "bytes": fetched.size_bytes, "limit": cap},
-        )
+    size = fetched.size_bytes
+    if size > cap:
+        facts = {"format": kind.name, "bytes": size, "limit": cap}
+        raise InvalidMedia(f"{size} bytes, the limit is {cap}", facts=facts)
     if kind.media == "image":
         media, thumbnail = images.validate_image(fetched, kind, limits)
         return ValidatedFile(media, thumbnail, None)

@@ -27,20 +27,12 @@ class PosterError(Exception):
 
 
 def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
-    """
-    Raises:
-        ContainerError: it is truncated, malformed, or has no video track.
-    """
+    """Return the facts of a video; raises ContainerError."""
     return mp4.parse_mp4(file, size) if kind.name == "mp4" else webm.parse_webm(file, size)
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:
-    """
-    Return the first frame as a thumbnail.
-
-    Raises:
-        PosterError: the extra `video` is not installed, or the decoder failed, crashed or exceeded its limits.
-    """
+    """Return the first frame as a thumbnail; raises PosterError also if the extra `video` is not installed."""
     if importlib.util.find_spec("av") is None:
         raise PosterError("no video decoder is installed (the extra `video`)")
     with _open_temporary_file() as out:
@@ -49,11 +41,8 @@ def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnai
         if status == poster_process.FAILED:
             raise PosterError(out.read(500).decode("utf-8", "replace"))
         if status:
-            raise PosterError(
-                f"the decoder was killed by signal {-status}"
-                if status < 0
-                else f"the decoder exited with status {status}"
-            )
+            end = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+            raise PosterError(f"the decoder {end}")
         return _render_thumbnail(out, limits)
 
 

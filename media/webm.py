@@ -30,12 +30,7 @@ class Element:
 
 
 def parse_webm(file: BinaryIO, size: int) -> VideoFacts:
-    """
-    Return size and duration of a WebM of `size` bytes.
-
-    Raises:
-        ContainerError: elements exceed the file, or the tracks, the video track or the data are missing.
-    """
+    """Return size and duration of a WebM of `size` bytes; raises ContainerError if it is not complete."""
     segment = next((e for e in iterate_elements(file, 0, size) if e.id == _SEGMENT), None)
     if segment is None:
         raise ContainerError("no segment: truncated or never finished")
@@ -76,9 +71,8 @@ def _parse_element(file: BinaryIO, offset: int, end: int) -> Element:
             raise ContainerError(f"element {element_id:#x} at byte {offset} has no size")
         return Element(element_id, start, None)
     if start + size > end:
-        raise ContainerError(
-            f"element {element_id:#x} at byte {offset} has {size} bytes, {max(0, end - start)} are there"
-        )
+        left = max(0, end - start)
+        raise ContainerError(f"element {element_id:#x} at byte {offset} has {size} bytes, {left} are there")
     return Element(element_id, start, start + size)
 
 
@@ -99,7 +93,6 @@ def _read_unsigned(file: BinaryIO, element: Element | None) -> int:
 
 
 def _read_content(file: BinaryIO, element: Element | None) -> bytes:
-    """Return the content of a numeric element."""
     if element is None or element.end is None or element.end - element.start > 8:
         return b""
     file.seek(element.start)

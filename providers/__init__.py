@@ -15,12 +15,7 @@ PROVIDER_TYPES: Final[tuple[Callable[[Settings], Provider], ...]] = (Fal, OpenAI
 
 
 def load(settings: Settings) -> Mapping[str, Provider]:
-    """
-    Return every provider by name, enabled or not.
-
-    Raises:
-        ConfigError: a secret, a host pattern or an API URL is invalid, or MOORAGE_ALLOW_UNSIGNED has an unknown name.
-    """
+    """Return every provider by name, enabled or not; raises ConfigError for an invalid setting."""
     loaded = {provider.name: provider for provider in (kind(settings) for kind in PROVIDER_TYPES)}
     for name in settings.allow_unsigned:
         if name not in loaded:

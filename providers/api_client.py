@@ -29,15 +29,10 @@ _HINTS: Final = {
 
 class ApiClient:
     """
-    Client of one provider's API.
+    Client of one provider's API. `name` is for messages, `token_header` name and value, `max_bytes` limits a response.
 
     urllib3, not requests: requests reads proxies and `.netrc` from the environment (the latter replaces the token), and
     the receiver, which imports every provider, would load it without need.
-
-    Args:
-        name: of the provider, for messages.
-        token_header: name and value; None for a public API.
-        max_bytes: limit of a response.
     """
 
     def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
@@ -55,9 +50,6 @@ class ApiClient:
         """
         Return the body of a 200 response.
 
-        Args:
-            max_bytes: limit of this response, if it differs.
-
         Raises:
             ProviderUnavailable: no complete response in time, 408, 425, 429 or 5xx.
             ProviderRefused: any other status, including redirects, or a response above the limit.
@@ -73,7 +65,7 @@ class ApiClient:
             with contextlib.closing(response):  # a fully read one is back in the pool already
                 return response.status, self._body(response, statuses, max_bytes or self._max_bytes)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise ProviderUnavailable(f"{self._name} did not respond: {_cause(error)}") from error
+            raise ProviderUnavailable(f"{self._name} did not respond: {describe_error(error)}") from error
 
     def _body(self, response: urllib3.BaseHTTPResponse, statuses: Collection[int], max_bytes: int) -> bytes:
         if response.status not in statuses:
@@ -98,5 +90,5 @@ class ApiClient:
         return ProviderRefused(f"{self._name} returned {status}: {hint}", facts=facts)
 
 
-def _cause(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]

@@ -6,67 +6,72 @@ and `cancel` send HTTP requests. An instance is created once per process, before
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
-from moorage.errors import BadSignature, ProviderRefused
+from pydantic import SecretStr
+
+from moorage.errors import BadSignature, ProviderRefused, ProviderUnavailable
 from moorage.provider_types import ListedPrediction, PredictionReport, SubmitRequest, SubmitResult, VerifiedDelivery
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
+from providers import endpoints, json_fields, signatures
 from providers.api_client import ApiClient
 from providers.signatures import Headers
-from providers.submit_client import SubmitClient
+from providers.submit_client import RESPONSE_SECONDS, SubmitClient
 
+Client = TypeVar("Client", ApiClient, SubmitClient)
 _POLL_GROWTH: Final = 1.5
 _POLL_SPREAD: Final = 5.0  # maximum wait, as a multiple of the first
-_MAX_POLL_SECONDS: Final = 300.0
+_MAX_POLL_SECONDS: Final = 300.0  # a prediction may end right after a poll; its files must be kept before they expire
 _MAX_HEADER_CHARS: Final = 500
 
 
 class Provider(ABC):
-    """
-    One provider.
+    """One provider; `hosts` serve its output files, `secrets` are the current webhook secrets, decoded."""
 
-    Args:
-        hosts: hosts of its output files.
-        secrets: the current webhook secrets, decoded.
-
-    Attributes:
-        name: used in `/webhooks/{name}` and in every row.
-        new_delivery_status, known_delivery_status: HTTP status for a new and for a repeated delivery.
-        webhook_setting: the setting that webhooks are verified with.
-        submit_setting: the setting that submissions are authorized with; None: it accepts none.
-        can_list: it lists its predictions with their webhook URLs: an uncertain submission can be looked up.
-        is_synchronous: the response to a submission has the files; there is nothing to look up or poll.
-        max_in_flight: number of predictions submitted by moorage that may run at once.
-        output_lifetime_seconds: lifetime of output URLs after the end of a prediction; None: unknown.
-        recorded_headers: headers of a delivery that are stored, in lower case; never a signature or key.
-    """
-
-    name: ClassVar[str]
+    name: ClassVar[str]  # in `/webhooks/{name}` and in every row
+    label: ClassVar[str] = ""  # in messages about its API
     new_delivery_status: ClassVar[int] = 202
     known_delivery_status: ClassVar[int] = 200
-    output_lifetime_seconds: ClassVar[float | None] = None
+    output_lifetime_seconds: ClassVar[float | None] = None  # of URLs, after the end of a prediction; None: unknown
+    # Headers of a delivery that are stored, in lower case; never a signature or key.
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
-    webhook_setting: ClassVar[str]
-    submit_setting: ClassVar[str | None] = None
-    is_synchronous: ClassVar[bool] = False
+    header_prefixes: ClassVar[Sequence[str]] = ("webhook-",)
+    webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
+    submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
+    is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
 
-    def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes]) -> None:
+    def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes] = ()) -> None:
         self.hosts: Final = hosts
         self._secrets = tuple(secrets)
         self._accepts_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
-        self._api: ApiClient | None = None  # both None without a token
+        self._api_url = ""
+        self._token_header: tuple[str, str] | None = None  # None without a token, as both clients
+        self._api: ApiClient | None = None
         self._submit_client: SubmitClient | None = None
-        self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)
+        self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)  # submitted predictions that run at once
+
+    def _create_clients(
+        self,
+        scheme: str,
+        token: SecretStr,
+        url_setting: str,
+        max_bytes: int,
+        response_seconds: float = RESPONSE_SECONDS,
+    ) -> None:
+        """Create the clients of the API at `_api_url`; raises ConfigError for an invalid URL or token."""
+        endpoints.require_secure_url(self._api_url, self.hosts, url_setting)
+        header = self._token_header = endpoints.build_token_header(scheme, token, str(self.submit_setting))
+        self._api = ApiClient(self.label, header, max_bytes=max_bytes)
+        self._submit_client = SubmitClient(self.label, header, max_bytes=max_bytes, response_seconds=response_seconds)
 
     @property
     def is_enabled(self) -> bool:
-        """Return True if webhooks are accepted: a secret is set, or MOORAGE_ALLOW_UNSIGNED names the provider."""
         return self.has_secret or self._accepts_unsigned
 
     @property
@@ -85,6 +90,7 @@ class Provider(ABC):
 
     @property
     def can_list(self) -> bool:
+        """Return True if it lists its predictions with their webhook URLs: uncertain submissions can be looked up."""
         return False
 
     @property
@@ -93,17 +99,11 @@ class Provider(ABC):
 
     def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         """
-        Verify the signature of a delivery.
+        Verify the signature of a delivery; `now` is in Unix seconds. Raises BadSignature, or KeysStale: call
+        `fetch_keys` first.
 
         MOORAGE_ALLOW_UNSIGNED applies only to a provider without a secret. An unsigned delivery is identified by its
         body, since its id could be forged.
-
-        Args:
-            now: Unix seconds.
-
-        Raises:
-            BadSignature: the delivery is not signed correctly.
-            KeysStale: `fetch_keys` must run first.
         """
         if self.has_secret:
             return self._verify(headers, body, now)
@@ -111,44 +111,40 @@ class Provider(ABC):
             return VerifiedDelivery(webhook_id=None)
         raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
 
-    def _require_api(self) -> ApiClient:
-        if self._api is None:
+    def _require(self, client: Client | None) -> Client:
+        if client is None:
             raise ProviderRefused(f"{self.name} has no API token: set {self.submit_setting}")
-        return self._api
+        return client
 
-    def _require_submit_client(self) -> SubmitClient:
-        if self._submit_client is None:
-            raise ProviderRefused(f"{self.name} has no API token: set {self.submit_setting}")
-        return self._submit_client
+    def _fetch_report(self, url: str, external_id: str, parse: Callable[[bytes], PredictionReport]) -> PredictionReport:
+        body = self._require(self._api).get(url)
+        with json_fields.translate_malformed(ProviderUnavailable, f"{self.label} returned a malformed status"):
+            report = parse(body)
+        if report.external_id != external_id:
+            raise ProviderUnavailable(f"{self.label} returned data about {report.external_id}, which was not requested")
+        return report
 
-    @abstractmethod
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        """Verify the provider's signature; `has_secret` is True."""
+        """Verify the signature, by default that of Standard Webhooks; `has_secret` is True."""
+        webhook_id = signatures.verify_standard_v1(
+            headers, body, now, secrets=self._secrets, prefixes=self.header_prefixes
+        )
+        return VerifiedDelivery(webhook_id)
 
     def fetch_keys(self) -> None:  # noqa: B027 (most providers have a secret instead)
         """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""
 
     def select_headers(self, headers: Headers) -> dict[str, str]:
-        """Return the headers that are stored, with names in lower case."""
         decoded = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
         return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in decoded if name in self.recorded_headers}
 
     @abstractmethod
     def parse_report(self, body: bytes) -> PredictionReport:
-        """
-        Parse the body of a delivery.
-
-        Raises:
-            MalformedPayload: it does not have the documented format.
-            UnrelatedEvent: it is not about a prediction.
-        """
+        """Parse the body of a delivery; raises MalformedPayload, or UnrelatedEvent if it is not about a prediction."""
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (for subclasses)
         """
-        Request the status of a prediction.
-
-        Args:
-            model: as registered, for providers whose URLs contain it.
+        Request the status of a prediction; `model` as registered, for providers whose URLs contain it.
 
         Raises:
             ProviderUnavailable: no response, 429 or 5xx; `retry_after` if the provider states it.
@@ -157,13 +153,7 @@ class Provider(ABC):
         raise ProviderRefused(f"{self.name} has no status endpoint to poll {to_storable(external_id, 100)}")
 
     def list_predictions(self, since: datetime) -> Iterator[list[ListedPrediction]]:
-        """
-        Yield the predictions created since a time, one page at a time, newest first.
-
-        Raises:
-            ProviderUnavailable: no response, 429, 5xx, or a malformed list, possibly after some pages.
-            ProviderRefused: the provider has no list, or returned any other status.
-        """
+        """Yield the predictions created since a time in pages, newest first; raises as `poll`, possibly after some."""
         raise ProviderRefused(f"{self.name} has no list of predictions since {since:%Y-%m-%d %H:%M}")
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
@@ -181,21 +171,13 @@ class Provider(ABC):
         raise ProviderRefused(f"{self.name} accepts no submissions from moorage: {model} was not submitted")
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (for subclasses)
-        """
-        Request the cancellation of a prediction; no error if it ended. Webhook or poll report the result.
-
-        Raises:
-            ProviderUnavailable, ProviderRefused: as `poll`.
-        """
+        """Request the cancellation; no error if it ended. Webhook or poll report the result. Raises as `poll`."""
         raise ProviderRefused(f"{self.name} cannot cancel {to_storable(external_id, 100)}")
 
     def list_models(self, kind: str) -> list[dict[str, Any]]:  # noqa: ARG002 (for subclasses)
         """
         Return the models of a kind (image or video): `name`, `description`, `kind`, `accepts` ("image": it has an image
-        input) and `picture_field`.
-
-        Raises:
-            ProviderUnavailable, ProviderRefused: as `poll`.
+        input) and `picture_field`. Raises as `poll`.
         """
         return []
 
@@ -203,9 +185,7 @@ class Provider(ABC):
         """
         Return the JSON Schema of a model's input; None if the provider publishes none.
 
-        Raises:
-            ProviderUnavailable: it cannot be fetched now; inputs are accepted unchecked then.
-            ProviderRefused: unknown model.
+        Raises ProviderUnavailable (inputs are accepted unchecked then), or ProviderRefused for an unknown model.
         """
         return None
 
@@ -214,11 +194,7 @@ class Provider(ABC):
         return self._first_poll_seconds
 
     def next_poll_seconds(self, polls: int) -> float:
-        """
-        Return the wait after `polls` polls: it grows by half each time, up to 5 times the first wait.
-
-        At most 300 s: a prediction may end right after a poll, and its files must be downloaded before they expire.
-        """
+        """Return the wait after `polls` polls: it grows by half each time, up to 5 times the first and 300 s."""
         growth = min(_POLL_GROWTH ** min(max(polls, 0), 10), _POLL_SPREAD)
         return min(self._first_poll_seconds * growth, _MAX_POLL_SECONDS)
 

@@ -15,12 +15,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 def require_secure_url(url: str, hosts: HostAllowlist, setting: str) -> None:
-    """
-    Check that a token may be sent to a URL: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW.
-
-    Raises:
-        ConfigError: it may not, or it is not a URL; the message names the setting.
-    """
+    """Raise ConfigError unless a token may be sent to a URL: by https:, or to an address in MOORAGE_EGRESS_ALLOW."""
     try:
         is_safe = hosts.is_safe_for_secrets(url)
     except DownloadRefused as error:
@@ -57,12 +52,7 @@ def quote_path_segment(external_id: str) -> str:
 
 
 def split_model_name(model: str) -> tuple[str, ...]:
-    """
-    Return the segments of a model name ("owner/name"), each of which is safe in a URL path.
-
-    Raises:
-        ProviderRefused: fewer than two segments, or an unsafe one.
-    """
+    """Return the segments of "owner/name"; raises ProviderRefused for one that is not safe in a URL path."""
     segments = tuple(model.strip("/").split("/"))
     if not 2 <= len(segments) <= 12 or not all(_SEGMENT.fullmatch(segment) for segment in segments):
         raise ProviderRefused(f"{to_storable(model, 100)!r} is not a model: write it as owner/name")

@@ -6,17 +6,10 @@ read 2026-11. Webhooks of all fal users are signed with the same keys: FAL_USER_
 """
 
 import re
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
-from moorage.errors import (
-    BadSignature,
-    KeysStale,
-    MalformedPayload,
-    ProviderRefused,
-    ProviderUnavailable,
-    SubmitUncertain,
-)
+from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUnavailable, SubmitUncertain
 from moorage.provider_types import (
     OutputFile,
     PredictionReport,
@@ -29,11 +22,9 @@ from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, signatures
-from providers.api_client import ApiClient
 from providers.base import Provider
 from providers.jwks import KeySet
 from providers.signatures import Headers
-from providers.submit_client import SubmitClient
 
 _PREFIX: Final = "x-fal-webhook-"
 _WEBHOOK_STATUSES: Final[dict[str, PredictionStatus]] = {"OK": "succeeded", "ERROR": "failed"}
@@ -50,37 +41,27 @@ _EDIT_WORDS: Final = frozenset({"edit", "kontext", "redux"})
 
 
 class Fal(Provider):
-    """
-    fal.ai's queue, or a compatible server at FAL_QUEUE_URL.
+    """fal.ai's queue, or a compatible server at FAL_QUEUE_URL."""
 
-    A webhook is identified by the digest of its body: retries repeat the request id, so a second webhook with another
-    content would be dropped as a duplicate.
-    """
-
-    name = "fal"
+    name = label = "fal"
     webhook_setting = "FAL_KEY or FAL_USER_ID"
     submit_setting = "FAL_KEY"
-    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {
-        "x-fal-webhook-request-id",
-        "x-fal-webhook-timestamp",
-        "x-fal-webhook-user-id",
+    recorded_headers = Provider.recorded_headers | {
+        f"{_PREFIX}{part}" for part in ("request-id", "timestamp", "user-id")
     }
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.fal_output_hosts, settings.egress_allow, setting="FAL_OUTPUT_HOSTS")
-        super().__init__(settings, hosts=hosts, secrets=())
+        super().__init__(settings, hosts=hosts)
         self._users = frozenset(settings.fal_user_id)
-        self._queue_url = settings.fal_queue_url
+        self._api_url = settings.fal_queue_url
         self._models = settings.fal_models
         endpoints.validate_models(self._models, _parse_queue_name, "FAL_MODELS")
         for url in settings.constants.fal_jwks_url:
             endpoints.require_secure_url(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
         self.key_set: Final = KeySet("fal's key set", settings.constants.fal_jwks_url)
         if settings.fal_key:
-            endpoints.require_secure_url(self._queue_url, hosts, "FAL_QUEUE_URL")
-            header = endpoints.build_token_header("Key", settings.fal_key, "FAL_KEY")
-            self._api = ApiClient("fal", header, max_bytes=settings.webhook_max_bytes)
-            self._submit_client = SubmitClient("fal", header, max_bytes=settings.webhook_max_bytes)
+            self._create_clients("Key", settings.fal_key, "FAL_QUEUE_URL", settings.webhook_max_bytes)
 
     @property
     def has_secret(self) -> bool:
@@ -101,10 +82,10 @@ class Fal(Provider):
             raise KeysStale("fal's public keys could not be fetched")
         if not matches:
             raise BadSignature("no public key of fal matches the signature, or the body was changed in transit")
+        # No id: retries repeat the request id, so a second webhook with another content would be a duplicate.
         return VerifiedDelivery(webhook_id=None)
 
     def fetch_keys(self) -> None:
-        """Fetch the key set, at most once in 5 minutes; known keys remain valid if it fails."""
         self.key_set.fetch()
 
     def parse_report(self, body: bytes) -> PredictionReport:
@@ -123,11 +104,7 @@ class Fal(Provider):
         )
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:
-        """Request the status, then the result."""
-        api = self._require_api()
-        request_url = (
-            f"{self._queue_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"
-        )
+        api, request_url = self._require(self._api), self._build_request_url(external_id, model)
         fields = _parse_response(api.request(f"{request_url}/status", statuses=(200, 202))[1])
         raw_status = to_storable(str(fields.get("status")), 100)
         status = _QUEUE_STATUSES.get(raw_status, "unknown")
@@ -142,35 +119,30 @@ class Fal(Provider):
         return PredictionReport(external_id, "succeeded", raw_status, outputs=self._files(payload))
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """Queue a request: POST {queue}/{model}?fal_webhook=."""
-        client = self._require_submit_client()
+        client = self._require(self._submit_client)
         _parse_queue_name(request.model)  # refuses a model that could not be polled later
         path = "/".join(endpoints.split_model_name(request.model))
-        url = f"{self._queue_url}/{path}?{urlencode({'fal_webhook': request.webhook_url})}"
+        url = f"{self._api_url}/{path}?{urlencode({'fal_webhook': request.webhook_url})}"
         response = client.send(url, request.input, webhook_url=request.webhook_url)
-        try:
+        with json_fields.translate_malformed(SubmitUncertain, "fal accepted a submission without a request id"):
             return SubmitResult(json_fields.require_id(response.fields.get("request_id"), "request_id"))
-        except MalformedPayload as error:
-            raise SubmitUncertain(f"fal accepted a submission without a request id: {error}") from error
 
     def cancel(self, external_id: str, model: str | None = None) -> None:
-        """Cancel a queued or running request: PUT .../cancel."""
-        api = self._require_api()
-        url = (
-            f"{self._queue_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}/cancel"
-        )
-        code, body = api.request(url, statuses=(200, 202, 400), method="PUT")
+        api, url = self._require(self._api), self._build_request_url(external_id, model)
+        code, body = api.request(f"{url}/cancel", statuses=(200, 202, 400), method="PUT")
         if code == 400 and _COMPLETED_CODE not in body.decode("utf-8", "replace"):
             raise ProviderRefused(f"fal returned {code} to a cancellation", facts={"status": code})
 
     def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in FAL_MODELS: fal documents no list. Their properties are derived from their names."""
-        models = [_describe_model(name) for name in self._models]
-        return [model for model in models if model["kind"] == kind]
+        return [model for model in map(_describe_model, self._models) if model["kind"] == kind]
 
     def get_input_schema(self, model: str) -> None:
         """Return None: fal documents no schema. Raises ProviderRefused for an invalid model name."""
         _parse_queue_name(model)
+
+    def _build_request_url(self, external_id: str, model: str | None) -> str:
+        return f"{self._api_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"
 
     def _files(self, payload: Any) -> tuple[OutputFile, ...]:
         """Return the files of a result: objects with a `url`; without any, plain URLs."""
@@ -179,10 +151,8 @@ class Fal(Provider):
 
 
 def _parse_response(body: bytes) -> dict[str, Any]:
-    try:
+    with json_fields.translate_malformed(ProviderUnavailable, "fal returned a malformed response"):
         return json_fields.parse_json_object(body)
-    except MalformedPayload as error:
-        raise ProviderUnavailable(f"fal returned a malformed response: {error}") from error
 
 
 def _join_error(error: object, payload: object) -> str | None:

@@ -1,11 +1,12 @@
 """Fields of a provider's JSON, converted to storable values or rejected."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from moorage.errors import MalformedPayload
+from moorage.errors import MalformedPayload, MoorageError
 from moorage.text import is_storable, to_storable
 
 MAX_ID_CHARS: Final = 200
@@ -15,12 +16,7 @@ _MAX_SHOWN_CHARS: Final = 60
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """
-    Parse a body as a JSON object; integers are exact, NaN and Infinity are accepted.
-
-    Raises:
-        MalformedPayload: it is not UTF-8, not JSON, nested too deeply, or not an object.
-    """
+    """Parse a body as a JSON object (NaN and Infinity are accepted); raises MalformedPayload."""
     try:
         value = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -34,13 +30,17 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def require_id(value: object, field: str) -> str:
-    """
-    Return the provider's id of a prediction; an integer is converted to text.
+@contextlib.contextmanager
+def translate_malformed(error_type: type[MoorageError], message: str) -> Iterator[None]:
+    """Convert MalformedPayload to an error of another type; its text is appended to the message."""
+    try:
+        yield
+    except MalformedPayload as error:
+        raise error_type(f"{message}: {error}") from error
 
-    Raises:
-        MalformedPayload: it is missing, empty, too long, or not storable; the message names the field.
-    """
+
+def require_id(value: object, field: str) -> str:
+    """Return the provider's id of a prediction, also from an integer; raises MalformedPayload with the field's name."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not text:
         raise MalformedPayload(f"{field} is missing or not an id")
@@ -79,6 +79,5 @@ def optional_datetime(value: object) -> datetime | None:
 
 
 def optional_model(fields: Mapping[str, Any]) -> str | None:
-    """Return the field `model`, None if it is missing or not text."""
     model = fields.get("model")
     return to_storable(model, _MAX_MODEL_CHARS) if isinstance(model, str) and model else None

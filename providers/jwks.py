@@ -25,14 +25,9 @@ _KEY_BYTES: Final = 32
 
 class KeySet:
     """
-    The Ed25519 keys from the first of several URLs that responds.
+    The Ed25519 keys from the first of several URLs that responds. `name` is for messages, `clock` in monotonic seconds.
 
     `keys` and `may_fetch` never block; `fetch` sends HTTP requests: call it in a thread if an event loop runs.
-
-    Args:
-        name: of the provider, for messages.
-        urls: tried in order.
-        clock: monotonic seconds.
     """
 
     def __init__(self, name: str, urls: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,11 +50,7 @@ class KeySet:
         return self._attempted_at is None or self._clock() - self._attempted_at >= wait
 
     def fetch(self) -> None:
-        """
-        Fetch the keys unless another thread just did; known keys remain valid if every URL fails.
-
-        Blocks while another thread fetches.
-        """
+        """Fetch the keys, or wait for another thread that does; known keys remain valid if every URL fails."""
         with self._fetching:
             if not self.may_fetch():
                 return
@@ -69,12 +60,6 @@ class KeySet:
                 self._attempted_at = self._clock()  # at the end: other threads wait for this fetch
 
     def replace_keys(self, document: bytes) -> None:
-        """
-        Replace the keys by those of a JSON Web Key Set; keys of other types are ignored.
-
-        Raises:
-            MalformedPayload: no Ed25519 key, or too many keys.
-        """
         self.keys = parse_ed25519_keys(document)
         self._fetched_at = self._attempted_at = self._clock()
 
@@ -89,12 +74,7 @@ class KeySet:
 
 
 def parse_ed25519_keys(document: bytes) -> tuple[Ed25519PublicKey, ...]:
-    """
-    Return the Ed25519 keys of a JSON Web Key Set (RFC 8037), in order.
-
-    Raises:
-        MalformedPayload: not a key set, no Ed25519 key, or more than 32 keys.
-    """
+    """Return the Ed25519 keys of a JSON Web Key Set (RFC 8037) in order, at least one; raises MalformedPayload."""
     entries = json_fields.parse_json_object(document).get("keys")
     if not isinstance(entries, list):
         raise MalformedPayload("keys is missing or not a list: not a JSON Web Key Set")

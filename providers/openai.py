@@ -8,33 +8,17 @@ Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), open
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from pydantic import SecretStr
 
-from moorage.errors import (
-    ConfigError,
-    MalformedPayload,
-    ProviderRefused,
-    ProviderUnavailable,
-    SubmitUncertain,
-    UnrelatedEvent,
-)
-from moorage.provider_types import (
-    OutputFile,
-    PredictionReport,
-    PredictionStatus,
-    SubmitRequest,
-    SubmitResult,
-    VerifiedDelivery,
-)
+from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, SubmitUncertain, UnrelatedEvent
+from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, signatures
-from providers.api_client import ApiClient
 from providers.base import Provider
-from providers.signatures import Headers
-from providers.submit_client import SubmitClient, SubmitResponse
+from providers.submit_client import SubmitResponse
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
     "queued": "queued",
@@ -56,10 +40,11 @@ class OpenAI(Provider):
     """The Images API for submissions, and the Responses API with the image generation tool, at OPENAI_API_URL."""
 
     name = "openai"
+    label = "OpenAI"
     is_synchronous = True
     webhook_setting = "OPENAI_WEBHOOK_SECRET"
     submit_setting = "OPENAI_API_KEY"
-    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
+    recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
         hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
@@ -67,15 +52,9 @@ class OpenAI(Provider):
         self._api_url = settings.openai_api_url
         self._models = settings.openai_models
         if settings.openai_api_key:
-            endpoints.require_secure_url(self._api_url, hosts, "OPENAI_API_URL")
-            header = endpoints.build_token_header("Bearer", settings.openai_api_key, "OPENAI_API_KEY")
-            self._api = ApiClient("OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES)
-            self._submit_client = SubmitClient(
-                "OpenAI", header, max_bytes=_MAX_RESPONSE_BYTES, response_seconds=_RESPONSE_SECONDS
+            self._create_clients(
+                "Bearer", settings.openai_api_key, "OPENAI_API_URL", _MAX_RESPONSE_BYTES, _RESPONSE_SECONDS
             )
-
-    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets))
 
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse an event: a response ended; its result must be polled. Raises as `Provider.parse_report`."""
@@ -96,31 +75,20 @@ class OpenAI(Provider):
         )
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
-        """GET /v1/responses/{id}."""
-        body = self._require_api().get(f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}")
-        try:
-            report = self._parse_response(json_fields.parse_json_object(body))
-        except MalformedPayload as error:
-            raise ProviderUnavailable(f"OpenAI returned a malformed response: {error}") from error
-        if report.external_id != external_id:
-            raise ProviderUnavailable(f"OpenAI returned a response about {report.external_id}, which was not requested")
-        return report
+        url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}"
+        return self._fetch_report(url, external_id, self._parse_response)
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """POST /v1/images/generations, which takes minutes."""
-        client = self._require_submit_client()
+        client = self._require(self._submit_client)
         url, body = f"{self._api_url}/v1/images/generations", build_images_request(request)
         response = client.send(url, body, timeout_seconds=request.timeout_seconds)
         external_id = _request_id(response) or str(request.prediction_id)
-        try:
+        with json_fields.translate_malformed(SubmitUncertain, "OpenAI accepted a submission without images"):
             report = build_report(response.fields, external_id, request.model, self.refusal_reason)
-        except MalformedPayload as error:
-            raise SubmitUncertain(f"OpenAI accepted a submission without images in the response: {error}") from error
         return SubmitResult(external_id, report)
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
-        """POST /v1/responses/{id}/cancel."""
-        api = self._require_api()
+        api = self._require(self._api)
         url = f"{self._api_url}/v1/responses/{endpoints.quote_path_segment(external_id)}/cancel"
         api.request(url, statuses=(200, 202, *_ENDED), method="POST")
 
@@ -131,7 +99,8 @@ class OpenAI(Provider):
         facts: dict[str, Any] = {"description": None, "kind": kind, "accepts": [], "picture_field": None}
         return [{"name": name, **facts} for name in self._models]
 
-    def _parse_response(self, response: dict[str, Any]) -> PredictionReport:
+    def _parse_response(self, body: bytes) -> PredictionReport:
+        response = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(response.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
         return PredictionReport(
@@ -150,9 +119,8 @@ class OpenAI(Provider):
                 continue
             path, result = f"output[{index}].result", item.get("result")
             if isinstance(result, str) and result:
-                yield from output_files.extract_files(result, path, self.refusal_reason) or (
-                    output_files.decode_base64_file(path, result),
-                )
+                files = output_files.extract_files(result, path, self.refusal_reason)
+                yield from files or (output_files.decode_base64_file(path, result),)
 
 
 def _get_error(response: dict[str, Any]) -> str | None:
@@ -186,12 +154,7 @@ def _request_id(response: SubmitResponse) -> str | None:
 
 
 def build_images_request(request: SubmitRequest) -> dict[str, Any]:
-    """
-    Return the body: the input, its model, and base64 instead of URLs if the model has the choice.
-
-    Raises:
-        ProviderRefused: the input requests streaming.
-    """
+    """Return the body, with base64 instead of URLs if the model has the choice; raises ProviderRefused for `stream`."""
     if request.input.get("stream"):
         raise ProviderRefused("streaming is not supported: remove `stream` from the input")
     body = {**request.input, "model": request.model}
@@ -203,12 +166,7 @@ def build_images_request(request: SubmitRequest) -> dict[str, Any]:
 def build_report(
     response: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
 ) -> PredictionReport:
-    """
-    Return success, with a file for each item of `data`.
-
-    Raises:
-        MalformedPayload: `data` is not a list, or has more than 1,000 items.
-    """
+    """Return success, with a file for each item of `data`; raises MalformedPayload."""
     data = response.get("data")
     if not isinstance(data, list):
         raise MalformedPayload("data is missing or not a list")

@@ -29,15 +29,12 @@ def extract_files(
     Return the files in a JSON value: each string that starts with `https:`, `http:` or `data:`, at any depth.
 
     Replicate's client accepts `https:` and `data:` (helpers.py, transform_output). `http:` is included, to be
-    refused with a reason.
+    refused with a reason. Raises MalformedPayload for more than 1,000 files.
 
     Args:
         path: of the value itself ("output"); the rest is appended as `output[2]`, `output.images[0].url`.
         check_url: returns None for a URL that may be downloaded, else the problem.
         key: only strings under this key of an object.
-
-    Raises:
-        MalformedPayload: more than 1,000 files.
     """
     files: list[OutputFile] = []
     for file_path, name, text in _iterate_strings(value, path):
@@ -99,11 +96,7 @@ def _decode_base64(data: bytes) -> bytes:
 
 
 def _iterate_strings(value: Any, path: str) -> Iterator[tuple[str, str | None, str]]:
-    """
-    Yield every string with its path, and its key if it is in an object.
-
-    Iterative, since a body may be nested as deeply as JSON can be parsed.
-    """
+    """Yield every string with its path, and its key if it is in an object. Not recursive: JSON may be nested deeply."""
     levels: list[Iterator[_Item]] = [iter([(path, None, value)])]
     while levels:
         for item_path, name, item in levels[-1]:

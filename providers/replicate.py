@@ -10,22 +10,18 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from moorage import logs
-from moorage.errors import MalformedPayload, ProviderUnavailable, SubmitUncertain
+from moorage.errors import SubmitUncertain
 from moorage.provider_types import (
     ListedPrediction,
     PredictionReport,
     PredictionStatus,
     SubmitRequest,
     SubmitResult,
-    VerifiedDelivery,
 )
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import endpoints, json_fields, output_files, replicate_list, replicate_models, signatures
-from providers.api_client import ApiClient
 from providers.base import Provider
-from providers.signatures import Headers
-from providers.submit_client import SubmitClient
 
 log = logs.get_logger(__name__)
 
@@ -40,38 +36,33 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 }
 # The prediction ended already (status not documented by Replicate); the next poll returns its status.
 _ENDED: Final = (400, 409, 422)
+_LIFETIME_SECONDS: Final = 3600.0  # then Replicate deletes the data of API predictions
 
 
 class Replicate(Provider):
     """replicate.com, or a compatible server at REPLICATE_API_URL."""
 
     name = "replicate"
+    label = "Replicate"
     webhook_setting = "REPLICATE_WEBHOOK_SECRET"
     submit_setting = "REPLICATE_API_TOKEN"
-    output_lifetime_seconds: ClassVar[float | None] = 3600.0  # then Replicate deletes the data of API predictions
+    output_lifetime_seconds: ClassVar[float | None] = _LIFETIME_SECONDS
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
-        secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, "REPLICATE_WEBHOOK_SECRET")
+        secrets = signatures.decode_standard_secrets(settings.replicate_webhook_secret, self.webhook_setting)
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting="REPLICATE_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=secrets)
         self._api_url = settings.replicate_api_url
-        self._token_header: dict[str, str] = {}
         self._models = settings.replicate_models
         endpoints.validate_models(self._models, replicate_models.ModelName.parse, "REPLICATE_MODELS")
         if settings.replicate_api_token:
-            endpoints.require_secure_url(self._api_url, hosts, "REPLICATE_API_URL")
-            header = endpoints.build_token_header("Bearer", settings.replicate_api_token, "REPLICATE_API_TOKEN")
-            self._token_header = {header[0]: header[1]}
-            self._api = ApiClient("Replicate", header, max_bytes=settings.webhook_max_bytes)
-            self._submit_client = SubmitClient("Replicate", header, max_bytes=settings.webhook_max_bytes)
+            token, max_bytes = settings.replicate_api_token, settings.webhook_max_bytes
+            self._create_clients("Bearer", token, "REPLICATE_API_URL", max_bytes)
 
     @property
     def can_list(self) -> bool:
         return self._api is not None
-
-    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=self._secrets))
 
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse a prediction; a training has the same fields. Raises as `Provider.parse_report`."""
@@ -88,28 +79,19 @@ class Replicate(Provider):
             error=json_fields.optional_text(prediction.get("error")),
             data_removed=prediction.get("data_removed") is True,
             completed_at=completed_at,
-            expires_at=self._get_expiry(completed_at),
+            expires_at=_get_expiry(completed_at),
             model=json_fields.optional_model(prediction),
         )
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
-        """GET /v1/predictions/{id}."""
-        body = self._require_api().get(f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}")
-        try:
-            report = self.parse_report(body)
-        except MalformedPayload as error:
-            raise ProviderUnavailable(f"Replicate returned a malformed prediction: {error}") from error
-        if report.external_id != external_id:
-            raise ProviderUnavailable(f"Replicate returned data about {report.external_id}, which was not requested")
-        return report
+        url = f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}"
+        return self._fetch_report(url, external_id, self.parse_report)
 
     def list_predictions(self, since: datetime) -> Iterator[list[ListedPrediction]]:
-        """GET /v1/predictions?created_after=, 100 per page."""
-        return replicate_list.iterate_pages(self._require_api(), f"{self._api_url}/v1/predictions", since)
+        return replicate_list.iterate_pages(self._require(self._api), f"{self._api_url}/v1/predictions", since)
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
-        """Create a prediction with a webhook for its end only."""
-        client = self._require_submit_client()
+        client = self._require(self._submit_client)
         model = replicate_models.ModelName.parse(request.model)
         fields = {
             **model.version_field(),
@@ -118,27 +100,23 @@ class Replicate(Provider):
             "webhook_events_filter": ["completed"],
         }
         response = client.send(f"{self._api_url}{model.submit_path()}", fields, webhook_url=request.webhook_url)
-        try:
+        with json_fields.translate_malformed(SubmitUncertain, "Replicate accepted a submission without an id"):
             external_id = json_fields.require_id(response.fields.get("id"), "id")
-        except MalformedPayload as error:
-            raise SubmitUncertain(f"Replicate accepted a submission without a prediction id: {error}") from error
         if response.fields.get("webhook") != request.webhook_url:  # dropped silently in replicate-javascript #321
             log.warning("submit.webhook_not_echoed", provider=self.name, external_id=external_id)
         return SubmitResult(external_id)
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
-        """POST /v1/predictions/{id}/cancel."""
-        api = self._require_api()
+        api = self._require(self._api)
         url = f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}/cancel"
         api.request(url, statuses=(200, 201, 202, *_ENDED), method="POST")
 
     def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in REPLICATE_MODELS that exist, described by their schemas."""
-        models = replicate_models.describe_models(self._require_api(), self._api_url, self._models)
+        models = replicate_models.describe_models(self._require(self._api), self._api_url, self._models)
         return [model for model in models if model["kind"] == kind]
 
     def get_input_schema(self, model: str) -> Mapping[str, Any] | None:
-        """Return the schema of a model's latest version, or of the given one."""
         if self._api is None:
             return None
         return replicate_models.get_input_schema(self._api, self._api_url, replicate_models.ModelName.parse(model))
@@ -147,12 +125,11 @@ class Replicate(Provider):
         """Return the token for the allowed hosts (some files need it), over https: or to an exact exempt address."""
         if not self._token_header or self.refusal_reason(url) is not None or not self.hosts.is_safe_for_secrets(url):
             return {}
-        return dict(self._token_header)
+        return dict([self._token_header])
 
-    def _get_expiry(self, completed_at: datetime | None) -> datetime | None:
-        if completed_at is None or self.output_lifetime_seconds is None:
-            return None
-        try:
-            return completed_at + timedelta(seconds=self.output_lifetime_seconds)
-        except OverflowError:  # the last hour of the year 9999
-            return None
+
+def _get_expiry(completed_at: datetime | None) -> datetime | None:
+    try:
+        return completed_at and completed_at + timedelta(seconds=_LIFETIME_SECONDS)
+    except OverflowError:  # the last hour of the year 9999
+        return None

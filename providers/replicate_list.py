@@ -16,13 +16,7 @@ _MAX_PAGES: Final = 2000  # 200,000 predictions
 
 
 def iterate_pages(api: ApiClient, list_url: str, since: datetime) -> Iterator[list[ListedPrediction]]:
-    """
-    Yield the pages of GET {list_url}?created_after=, 100 predictions each.
-
-    Raises:
-        ProviderUnavailable: no response, 429, 5xx, or a malformed list.
-        ProviderRefused: any other status, too many pages, or a page at another URL, to which the token is not sent.
-    """
+    """Yield the pages of GET {list_url}?created_after=, 100 predictions each; raises as `Provider.list_predictions`."""
     url = f"{list_url}?{urlencode({'created_after': since.astimezone(UTC).isoformat()})}"
     visited: set[str] = set()
     while url not in visited:
@@ -41,14 +35,12 @@ def iterate_pages(api: ApiClient, list_url: str, since: datetime) -> Iterator[li
 
 def _parse_page(body: bytes) -> tuple[list[ListedPrediction], str | None]:
     """Return the predictions of a page and the URL of the next one; raises ProviderUnavailable if malformed."""
-    try:
+    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned no list of predictions"):
         page = json_fields.parse_json_object(body)
         results, next_url = page.get("results"), page.get("next")
         if not isinstance(results, list) or not isinstance(next_url, str | None):
             raise MalformedPayload("results is not a list, or next not a URL")
         return [_parse_prediction(item) for item in results], next_url or None
-    except MalformedPayload as error:
-        raise ProviderUnavailable(f"Replicate returned no list of predictions: {error}") from error
 
 
 def _parse_prediction(item: object) -> ListedPrediction:

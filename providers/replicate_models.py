@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moorage.errors import MalformedPayload, ProviderRefused, ProviderUnavailable
+from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import to_storable
 from providers import endpoints, input_schemas, json_fields
 from providers.api_client import ApiClient
@@ -23,16 +23,8 @@ _CONCURRENT_REQUESTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """
-    A model as named in a fallback chain.
-
-    Args:
-        path: "owner/name", "deployments/owner/name", or None for a bare version.
-        version: 64 hexadecimal digits, or None for the latest.
-    """
-
-    path: str | None
-    version: str | None
+    path: str | None  # "owner/name", "deployments/owner/name"; None for a bare version
+    version: str | None  # 64 hexadecimal digits; None for the latest
 
     @classmethod
     def parse(cls, text: str) -> "ModelName":
@@ -61,35 +53,23 @@ class ModelName:
         return f"/v1/{self.path}/predictions" if self.is_deployment else f"/v1/models/{self.path}/predictions"
 
     def version_field(self) -> dict[str, str]:
-        """Return the request field for the version; empty without one."""
         return {} if self.version is None else {"version": self.version}
 
     def schema_path(self) -> str | None:
-        """Return the path of the description; None for a bare version or a deployment."""
         if self.path is None or self.is_deployment:
             return None
         return f"/v1/models/{self.path}" + (f"/versions/{self.version}" if self.version else "")
 
 
 def describe_models(api: ApiClient, api_url: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """
-    Return the named models as `Provider.list_models` does, in this order, without those that Replicate does not know.
-
-    Sends up to four requests at once.
-    """
+    """Return the named models that Replicate knows, in this order, by up to four requests at once."""
     with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as executor:
         models = list(executor.map(lambda name: _describe_model(api, api_url, name), names))
     return [model for model in models if model is not None]
 
 
 def get_input_schema(api: ApiClient, api_url: str, name: ModelName) -> dict[str, Any] | None:
-    """
-    Return the JSON Schema of a model's input; None if it is not published.
-
-    Raises:
-        ProviderUnavailable: no usable response.
-        ProviderRefused: unknown model.
-    """
+    """Return the JSON Schema of a model's input; raises as `Provider.get_input_schema`."""
     path = name.schema_path()
     return None if path is None else _extract_schema(_fetch_model(api, f"{api_url}{path}"))
 
@@ -117,19 +97,14 @@ def _describe_model(api: ApiClient, api_url: str, model: str) -> dict[str, Any] 
 
 def _fetch_model(api: ApiClient, url: str) -> dict[str, Any]:
     body = api.get(url, max_bytes=_SCHEMA_BYTES)
-    try:
+    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned a malformed model"):
         return json_fields.parse_json_object(body)
-    except MalformedPayload as error:
-        raise ProviderUnavailable(f"Replicate returned a malformed model: {error}") from error
 
 
 def _extract_schema(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the input schema of a model's latest version, or of a version."""
     version = fields.get("latest_version", fields)
     document = version.get("openapi_schema") if isinstance(version, dict) else None
     if document is None:
         return None
-    try:
+    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned a malformed input schema"):
         return input_schemas.extract_input_schema(document)
-    except MalformedPayload as error:
-        raise ProviderUnavailable(f"Replicate returned a malformed input schema: {error}") from error

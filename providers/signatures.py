@@ -32,12 +32,7 @@ _HEX_SIGNATURE: Final = re.compile(rb"[0-9a-fA-F]{128}")
 
 
 def decode_standard_secrets(values: Iterable[SecretStr], setting: str) -> tuple[bytes, ...]:
-    """
-    Decode Standard Webhooks secrets: base64, with or without the prefix `whsec_` and padding.
-
-    Raises:
-        ConfigError: a secret is invalid; the message names the setting and never shows the secret.
-    """
+    """Decode Standard Webhooks secrets: base64, with or without `whsec_` and padding; raises ConfigError."""
     return tuple(_decode_secret(value.get_secret_value(), number, setting) for number, value in enumerate(values, 1))
 
 
@@ -47,13 +42,8 @@ def verify_standard_v1(
     """
     Verify a Standard Webhooks 1.0 `v1` signature (HMAC-SHA256 over `id.timestamp.body`, base64) and return the id.
 
-    Args:
-        now: Unix seconds.
-        secrets: any of them may match any of the signatures.
-        prefixes: of the three headers; the first one in the request is used.
-
-    Raises:
-        BadSignature: a header is missing, repeated or malformed, the time stamp is over 300 s off, nothing matches.
+    Any secret may match any of the signatures. `now` is in Unix seconds. Of the `prefixes` of the three headers, the
+    first one in the request is used. Raises BadSignature.
     """
     names = _find_header_names(headers, prefixes)
     webhook_id, timestamp, signatures = (_get_single_header(headers, name) for name in names)
@@ -93,12 +83,7 @@ def parse_digest_signature(headers: Headers, body: bytes, now: float, *, prefix:
     """
     Return the signed message: `request id, user id, time stamp, hex(sha256(body))`, joined by newlines.
 
-    Args:
-        now: Unix seconds.
-        prefix: of the four headers: `x-fal-webhook-` and then `request-id`, `user-id`, `timestamp`, `signature`.
-
-    Raises:
-        BadSignature: a header is missing, repeated or malformed, or the time stamp is more than 300 s off.
+    `now` is in Unix seconds. Raises BadSignature for a malformed header or a time stamp that is over 300 s off.
     """
     names = [f"{prefix}{part}" for part in ("request-id", "user-id", "timestamp", "signature")]
     request_id, user_id, timestamp, signature = (_get_single_header(headers, name) for name in names)

@@ -6,15 +6,14 @@ The specification does not define `data`. Read from it: the id, the first of `id
 `data.output`, else `data.outputs`, else all of `data`.
 """
 
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from moorage.errors import MalformedPayload
-from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus, VerifiedDelivery
+from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
 from providers import json_fields, output_files, signatures
 from providers.base import Provider
-from providers.signatures import Headers
 
 _ID_FIELDS: Final = ("id", "prediction_id", "request_id", "job_id", "task_id")
 _OUTPUT_FIELDS: Final = ("output", "outputs")
@@ -35,30 +34,20 @@ class Standard(Provider):
 
     name = "standard"
     webhook_setting = "STANDARD_WEBHOOK_SECRET"
-    recorded_headers: ClassVar[frozenset[str]] = Provider.recorded_headers | {
-        "webhook-id",
-        "webhook-timestamp",
-        "svix-id",
-        "svix-timestamp",
-    }
+    header_prefixes = ("webhook-", "svix-")
+    recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp", "svix-id", "svix-timestamp"}
 
     def __init__(self, settings: Settings) -> None:
         secrets = signatures.decode_standard_secrets(settings.standard_webhook_secret, "STANDARD_WEBHOOK_SECRET")
         hosts = HostAllowlist(settings.standard_output_hosts, settings.egress_allow, setting="STANDARD_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=secrets)
 
-    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        prefixes = ("webhook-", "svix-")
-        return VerifiedDelivery(
-            signatures.verify_standard_v1(headers, body, now, secrets=self._secrets, prefixes=prefixes)
-        )
-
     def parse_report(self, body: bytes) -> PredictionReport:
         event = json_fields.parse_json_object(body)
         data = event.get("data")
         if not isinstance(data, dict):
             raise MalformedPayload("data is missing or not an object")
-        raw_status = _raw_status(event, data)
+        raw_status = _parse_raw_status(event, data)
         status = _STATUSES.get(raw_status.lower(), "unknown")
         return PredictionReport(
             external_id=_external_id(data),
@@ -78,7 +67,7 @@ class Standard(Provider):
         return output_files.extract_files(data, "data", self.refusal_reason)
 
 
-def _raw_status(event: dict[str, Any], data: dict[str, Any]) -> str:
+def _parse_raw_status(event: dict[str, Any], data: dict[str, Any]) -> str:
     if data.get("status") is not None:
         return json_fields.require_text(data["status"], "data.status")
     kind = event.get("type")

@@ -19,6 +19,7 @@ from urllib3.util import parse_url
 from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
 from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
+from providers.api_client import describe_error
 
 CONNECT_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 30.0
@@ -28,24 +29,16 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SubmitResponse:
-    """The JSON object of a 2xx response, and its headers."""
-
     fields: dict[str, Any]
     headers: http.client.HTTPMessage
 
 
 class SubmitClient:
     """
-    Client for submissions to one provider.
+    Client for submissions to one provider. `response_seconds` are from the connection to the end of the response.
 
     Every request has its own connection: on a reused one, a request that the server never read cannot be distinguished
     from one whose response was lost.
-
-    Args:
-        name: of the provider, for messages.
-        token_header: name and value.
-        max_bytes: limit of a response.
-        response_seconds: limit from the connection to the end of the response.
     """
 
     def __init__(
@@ -68,15 +61,12 @@ class SubmitClient:
         self, url: str, fields: Mapping[str, Any], *, webhook_url: str = "", timeout_seconds: float | None = None
     ) -> SubmitResponse:
         """
-        Send one submission and return the response.
+        Send one submission and return the response; raises as `Provider.submit`.
 
         Args:
             fields: the JSON body.
             webhook_url: its key is removed from error messages, as is the token.
             timeout_seconds: a limit below `response_seconds`.
-
-        Raises:
-            NotSubmitted, ProviderBusy, SubmitUncertain, BillingRefused, ProviderRefused: as `Provider.submit`.
         """
         body = self._encode(fields)
         connection = self._connect(url)
@@ -110,7 +100,7 @@ class SubmitClient:
             connection.connect()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
             connection.close()
-            raise NotSubmitted(f"no connection to {self._name}: {_cause(error)}") from error
+            raise NotSubmitted(f"no connection to {self._name}: {describe_error(error)}") from error
         return connection
 
     def _exchange(
@@ -120,16 +110,15 @@ class SubmitClient:
         deadline = time.monotonic() + seconds
         try:
             connection.sock.settimeout(seconds)
-            with contextlib.suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # the server may refuse before it has read all
+            # The server may refuse before it has read all.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request("POST", path, body=body, headers=self._headers)
             source = cast("socket.socket", _DeadlineSocket(connection.sock, deadline))
             with contextlib.closing(http.client.HTTPResponse(source, method="POST")) as response:
                 response.begin()
                 return response.status, response.headers, self._read_body(response)
         except (OSError, http.client.HTTPException) as error:
-            raise SubmitUncertain(f"{self._name} did not respond to a submission: {_cause(error)}") from error
+            raise SubmitUncertain(f"{self._name} did not respond to a submission: {describe_error(error)}") from error
 
     def _read_body(self, response: http.client.HTTPResponse) -> bytes:
         """Return the body; of an error only the first 64 KiB, which are enough for a reason."""
@@ -161,20 +150,14 @@ class _DeadlineSocket(io.RawIOBase):
         self._deadline = deadline
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the file that `HTTPResponse` reads."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read available bytes; raises TimeoutError at the deadline."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         self._sock.settimeout(left)
         return self._sock.recv_into(buffer)
-
-
-def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]

@@ -36,11 +36,7 @@ def classify_response(
     Return the error for a response.
 
     A 5xx may come from a proxy whose server continues, a redirect from one that did; some servers return 408 when their
-    own work took too long. All three leave the outcome uncertain.
-
-    Args:
-        body: possibly truncated.
-        secrets: removed from the message.
+    own work took too long. All three leave the outcome uncertain. The `secrets` are removed from the message.
     """
     fields = _parse_fields(body)
     code, reason = _get_code(fields), _redact(_get_reason(fields), secrets)

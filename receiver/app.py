@@ -13,7 +13,7 @@ from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
 from receiver.deliveries import DeliveryRecorder
-from receiver.responses import KINDS, Response, problem_response, send_response
+from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay
 
@@ -98,7 +98,7 @@ class Receiver:
         if scope["method"] not in ("GET", "HEAD"):
             return problem_response(405, "method not allowed: use GET", ALLOW_READ)
         if path == "/healthz":
-            return health.liveness()
+            return json_response(200, {"status": "ok"})
         if path == "/readyz":
             return await self._readiness.check()
         return await health.scrape_metrics(self._database_url)

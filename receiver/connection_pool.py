@@ -30,12 +30,7 @@ class ConnectionPool:
 
     @contextlib.asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """
-        Yield a connection; it is closed, not reused, after an exception.
-
-        Raises:
-            psycopg.OperationalError: PostgreSQL is unavailable.
-        """
+        """Yield a connection; it is closed after an exception. Raises psycopg.OperationalError: none available."""
         async with self._slots:
             conn = await self._pop_usable() or await self._connect()
             try:
@@ -46,7 +41,6 @@ class ConnectionPool:
             self._idle.append(conn)
 
     async def close(self) -> None:
-        """Close the idle connections; call it after the last request."""
         while self._idle:
             await self._idle.pop().close()
 

@@ -1,9 +1,10 @@
 """Records deliveries: one statement and one commit each, within a deadline."""
 
 import asyncio
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import psycopg
@@ -23,8 +24,6 @@ MAX_WEBHOOK_ID_CHARS: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """A webhook with a valid signature, to be recorded."""
-
     id: UUID
     provider: str
     webhook_id: str
@@ -53,20 +52,13 @@ def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
 
 
 class DeliveryRecorder:
-    """Records deliveries with a deadline of `answer_seconds`."""
-
     def __init__(self, connections: ConnectionPool, *, answer_seconds: float) -> None:
         self._connections = connections
         self._answer_seconds = answer_seconds
         self._cancelled: set[asyncio.Task[RecordedDelivery]] = set()
 
     async def record(self, delivery: NewDelivery) -> RecordedDelivery:
-        """
-        Commit a delivery, or return the existing one.
-
-        Raises:
-            DatabaseUnavailable: no commit in time, or an uncertain one; a retry with the same id is safe.
-        """
+        """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
         task = asyncio.create_task(self._insert_until_committed(delivery))
         try:
             done, _ = await asyncio.wait({task}, timeout=self._answer_seconds)
@@ -97,10 +89,8 @@ class DeliveryRecorder:
                 async with self._connections.acquire() as conn:
                     return await insert_delivery(conn, delivery)
             except psycopg.OperationalError as error:
-                log_failure = log.warning if attempt == 1 else log.debug
-                log_failure(
-                    "delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__
-                )
+                level = log.warning if attempt == 1 else log.debug
+                level("delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__)
             except psycopg.Error as error:
                 log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
                 raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error
@@ -127,32 +117,16 @@ FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webho
 
 async def insert_delivery(conn: Connection, delivery: NewDelivery) -> RecordedDelivery:
     """
-    Insert a delivery and its event in one statement, which is one transaction; return the present row.
+    Insert a delivery and its event in one statement; return the present row.
 
-    Raises:
-        DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
+    Raises DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
     """
     failpoint("receive.before_commit")
-    row = await _fetch_one(conn, INSERT, _parameters(delivery))
+    parameters = dataclasses.asdict(delivery) | {"headers": Jsonb(delivery.headers)}
+    row = await (await conn.execute(INSERT, parameters)).fetchone()
     failpoint("receive.after_commit")
     if row is None:  # an equal webhook was committed concurrently: it is not in this statement's snapshot
-        row = await _fetch_one(conn, FIND, {"provider": delivery.provider, "webhook_id": delivery.webhook_id})
+        row = await (await conn.execute(FIND, parameters)).fetchone()
     if row is None:
         raise DatabaseUnavailable("the delivery disappeared while it was being recorded")
     return RecordedDelivery(row["id"], is_new=row["id"] == delivery.id, is_pending=row["state"] in ("new", "unmatched"))
-
-
-async def _fetch_one(conn: Connection, sql: str, args: dict[str, Any]) -> dict[str, Any] | None:
-    return await (await conn.execute(sql, args)).fetchone()
-
-
-def _parameters(delivery: NewDelivery) -> dict[str, Any]:
-    return {
-        "id": delivery.id,
-        "provider": delivery.provider,
-        "webhook_id": delivery.webhook_id,
-        "headers": Jsonb(delivery.headers),
-        "body": delivery.body,
-        "body_sha256": delivery.body_sha256,
-        "key_sha256": delivery.key_sha256,
-    }

@@ -1,6 +1,7 @@
 """/healthz, /readyz and /metrics."""
 
 import asyncio
+import contextlib
 import time
 from typing import Final
 
@@ -24,11 +25,6 @@ QUERY_SECONDS: Final = 2.0
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
 
 
-def liveness() -> Response:
-    """Return 200 while the process is running."""
-    return json_response(200, {"status": "ok"})
-
-
 class Readiness:
     """Checks that webhooks can be recorded, at most every CACHE_SECONDS. The broker is not required."""
 
@@ -39,7 +35,6 @@ class Readiness:
         self._until = float("-inf")
 
     async def check(self) -> Response:
-        """Return 200, or 503 with the problem."""
         async with self._lock:
             if time.monotonic() >= self._until:
                 self._problem = await self._query_problem()
@@ -71,16 +66,9 @@ async def scrape_metrics(database_url: str) -> Response:
 def _read_gauges(database_url: str) -> list[Gauge]:
     """Query on a separate connection: a scrape never occupies one of the pool."""
     try:
-        conn = connection.connect(database_url, name="moorage metrics")
-        try:
-            gauges = collect_gauges(conn)
-        finally:
-            conn.close()
+        with contextlib.closing(connection.connect(database_url, name="moorage metrics")) as conn:
+            gauges, is_up = collect_gauges(conn), 1.0
     except (DatabaseUnavailable, psycopg.Error) as error:
         log.warning("metrics.database_unavailable", error=type(error).__name__)
-        return [_database_up(0.0)]
-    return [_database_up(1.0), *gauges]
-
-
-def _database_up(value: float) -> Gauge:
-    return Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), value),))
+        gauges, is_up = [], 0.0
+    return [Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), is_up),)), *gauges]

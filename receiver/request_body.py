@@ -24,7 +24,6 @@ class BytesInFlight:
         self.bytes = 0
 
     def check(self, more: int) -> None:
-        """Raise BytesInFlightExceeded if `more` bytes would exceed the limit."""
         if self.bytes + more > self._limit:
             raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
 
@@ -38,13 +37,7 @@ class BytesInFlight:
 async def read_body(
     receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight
 ) -> AsyncIterator[bytes]:
-    """
-    Yield the whole body; its bytes count as in flight until the block ends.
-
-    Raises:
-        Refused: 413 above `max_bytes` (reading stops), 400 when the request ends before its body.
-        BytesInFlightExceeded: too many bytes in flight.
-    """
+    """Yield the body, in flight until the block ends. Raises Refused: 413, 400 incomplete; BytesInFlightExceeded."""
     declared = _content_length(headers)
     if declared > max_bytes:
         raise _too_large(max_bytes)
@@ -58,31 +51,24 @@ async def read_body(
 
 
 async def _read_within_limit(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
+    size, more = 0, True
     try:
         async with asyncio.timeout(READ_SECONDS):
-            await _read_chunks(receive, chunks, max_bytes, in_flight)
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Refused("the request ended before its body (short body or broken chunking): retry")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                in_flight.add(len(chunk))
+                chunks.append(chunk)
     except TimeoutError as error:
         raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: retry") from error
 
 
-async def _read_chunks(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise Refused("the request ended before its body (short body or broken chunking): retry")
-        chunk = message.get("body", b"")
-        more = message.get("more_body", False)
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        in_flight.add(len(chunk))
-        chunks.append(chunk)
-
-
 def _content_length(headers: Headers) -> int:
-    """Return the declared size, 0 without Content-Length (chunked)."""
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 18:

@@ -18,13 +18,7 @@ class SignatureVerifier:
         self._fetches: dict[str, asyncio.Task[None]] = {}
 
     async def verify(self, provider: Provider, headers: Headers, body: bytes) -> VerifiedDelivery:
-        """
-        Return what a webhook's signature authenticates.
-
-        Raises:
-            BadSignature: missing, invalid or stale signature.
-            KeysStale: the keys could not be fetched in time: 503.
-        """
+        """Return what a signature authenticates. Raises BadSignature; KeysStale: keys not fetched in time (503)."""
         try:
             return provider.verify(headers, body, time.time())
         except KeysStale:

@@ -12,6 +12,7 @@ from moorage.provider_types import VerifiedDelivery
 from moorage.settings import Settings
 from providers.base import Provider
 from receiver import deliveries, request_body
+from receiver.deliveries import DeliveryRecorder
 from receiver.responses import Headers, Response, json_response
 from receiver.verification import SignatureVerifier
 from worker.publish import WakeRelay
@@ -32,14 +33,8 @@ def parse_provider_name(path: str) -> str | None:
 
 
 class WebhookReceiver:
-    """Receives webhooks of the enabled providers."""
-
     def __init__(
-        self,
-        settings: Settings,
-        providers: Mapping[str, Provider],
-        recorder: deliveries.DeliveryRecorder,
-        relay: WakeRelay,
+        self, settings: Settings, providers: Mapping[str, Provider], recorder: DeliveryRecorder, relay: WakeRelay
     ) -> None:
         self._max_bytes = settings.webhook_max_bytes
         self._providers = providers
@@ -49,34 +44,17 @@ class WebhookReceiver:
         self.in_flight = request_body.BytesInFlight(settings.constants.bytes_in_flight)
 
     def get_enabled_provider(self, name: str) -> Provider:
-        """
-        Return an enabled provider.
-
-        Raises:
-            Refused: 404, with the setting that enables it.
-        """
         provider = self._providers.get(name)
         if provider is None:
             known = ", ".join(sorted(self._providers))
             raise Refused(f"unknown provider {name[:MAX_NAME_CHARS]!r}: use one of {known}", status=404)
         if not provider.is_enabled:
-            raise Refused(
-                f"{name} is not enabled: set {provider.webhook_setting}, or add it to MOORAGE_ALLOW_UNSIGNED",
-                status=404,
-            )
+            remedy = f"set {provider.webhook_setting}, or add it to MOORAGE_ALLOW_UNSIGNED"
+            raise Refused(f"{name} is not enabled: {remedy}", status=404)
         return provider
 
     async def receive(self, name: str, headers: Headers, receive: Receive, *, query: bytes = b"") -> Response:
-        """
-        Record one webhook and return the response after the commit: 202 new, 200 known, or the provider's own values.
-
-        Args:
-            query: of the URL; it may contain the key of a prediction that moorage submitted.
-
-        Raises:
-            Refused: 4xx, nothing is recorded.
-            Transient: 503, it cannot be recorded now.
-        """
+        """Record a webhook, respond after the commit. Raises Refused: 4xx, not recorded; Transient: 503, retry."""
         provider = self.get_enabled_provider(name)
         async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)

@@ -1,8 +1,10 @@
 """Creation of the two buckets, and checks that only the public one is publicly readable."""
 
+import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Final, Literal, cast
 
 from botocore.exceptions import ClientError
@@ -27,10 +29,7 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     Create missing buckets, allow public read access to the public one, and check that the private one has none.
 
     Existing buckets are only checked, which needs fewer permissions. Several processes may run it at once.
-    Does nothing if `settings.manage_buckets` is off.
-
-    Returns:
-        One line for each change.
+    Does nothing if `settings.manage_buckets` is off. Returns one line for each change.
 
     Raises:
         ConfigError: a missing permission (named in the message), or access that cannot be corrected.
@@ -60,14 +59,12 @@ def _create_if_missing(store: ObjectStore, bucket: str, region: str) -> bool:
 
 
 def _exists(store: ObjectStore, bucket: str) -> bool:
-    with translate_errors("head", bucket):
+    with _require_permission("head", bucket, "s3:ListBucket", "or the bucket belongs to another account"):
         try:
             store.clients.authenticated().head_bucket(Bucket=bucket)
         except ClientError as error:
             if get_http_status(error) == 404:
                 return False
-            if get_http_status(error) == 403:
-                raise _permission_error(bucket, "s3:ListBucket", "or the bucket belongs to another account") from error
             raise
     return True
 
@@ -77,14 +74,12 @@ def _create_bucket(store: ObjectStore, bucket: str, region: str) -> bool:
     options: dict[str, Any] = {}
     if region != "us-east-1":  # S3 rejects its default region here
         options["CreateBucketConfiguration"] = {"LocationConstraint": region}
-    with translate_errors("create", bucket):
+    with _require_permission("create", bucket, "s3:CreateBucket", _MANUALLY):
         try:
             store.clients.authenticated().create_bucket(Bucket=bucket, **options)
         except ClientError as error:
             if get_error_code(error) in _CREATED_CONCURRENTLY:
                 return False
-            if get_http_status(error) == 403:
-                raise _permission_error(bucket, "s3:CreateBucket", _MANUALLY) from error
             raise
     return True
 
@@ -141,41 +136,39 @@ def _put_probe(store: ObjectStore, bucket: str) -> None:
 def _add_policy(store: ObjectStore, bucket: str) -> None:
     """Add one statement to the bucket's policy; those of an operator are kept."""
     statements = [s for s in _get_policy_statements(store, bucket) if s.get("Sid") != _SID]
-    statements.append(
-        {
-            "Sid": _SID,
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{bucket}/*"],
-        }
-    )
+    added = {"Sid": _SID, "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"]}
+    statements.append(added | {"Resource": [f"arn:aws:s3:::{bucket}/*"]})
     policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
-    with translate_errors("put policy", bucket):
-        try:
-            store.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
-        except ClientError as error:
-            if get_http_status(error) == 403:
-                hint = f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
-                raise _permission_error(bucket, "s3:PutBucketPolicy", hint) from error
-            raise
+    hint = f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
+    with _require_permission("put policy", bucket, "s3:PutBucketPolicy", hint):
+        store.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
 
 
 def _get_policy_statements(store: ObjectStore, bucket: str) -> list[dict[str, Any]]:
-    with translate_errors("get policy", bucket):
+    with _require_permission("get policy", bucket, "s3:GetBucketPolicy", _MANUALLY):
         try:
             text = store.clients.authenticated().get_bucket_policy(Bucket=bucket)["Policy"]
         except ClientError as error:
             if get_http_status(error) == 404:
                 return []
-            if get_http_status(error) == 403:
-                raise _permission_error(bucket, "s3:GetBucketPolicy", _MANUALLY) from error
             raise
     statements = json.loads(text).get("Statement", [])
     return cast("list[dict[str, Any]]", statements if isinstance(statements, list) else [statements])
 
 
 _Permission = Literal["s3:ListBucket", "s3:CreateBucket", "s3:PutObject", "s3:GetBucketPolicy", "s3:PutBucketPolicy"]
+
+
+@contextlib.contextmanager
+def _require_permission(operation: str, bucket: str, permission: _Permission, hint: str) -> Iterator[None]:
+    """Convert a 403 to the ConfigError that names the permission, other errors as `translate_errors` does."""
+    with translate_errors(operation, bucket):
+        try:
+            yield
+        except ClientError as error:
+            if get_http_status(error) == 403:
+                raise _permission_error(bucket, permission, hint) from error
+            raise
 
 
 def _permission_error(bucket: str, permission: _Permission, hint: str) -> ConfigError:

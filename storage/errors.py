@@ -17,9 +17,6 @@ class ObjectMissing(Permanent):
     category: Category = "STORAGE_FAILED"
 
 
-_TOO_LARGE: Final = "EntityTooLarge"
-
-
 # Retryable codes below 500: the store is busy, or a clock or token will be corrected.
 _RETRYABLE: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
@@ -42,8 +39,7 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
 
     Raises:
         StorageUnavailable: no connection, timeout, 5xx, SlowDown.
-        ObjectMissing: no such key.
-        ObjectRefused: the object is too large.
+        ObjectMissing, ObjectRefused: no such key; the object is too large.
         StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
     """
     request = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
@@ -58,7 +54,6 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
 
 
 def get_http_status(error: ClientError) -> int:
-    """Return the HTTP status of the response, 0 without one."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
@@ -76,6 +71,6 @@ def _from_response(error: ClientError, request: str) -> MoorageError:
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":
         return ObjectMissing(message, facts=facts)
-    if code == _TOO_LARGE:
+    if code == "EntityTooLarge":
         return ObjectRefused(message, facts=facts)
     return StorageRefused(message, facts=facts)

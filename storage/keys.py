@@ -33,8 +33,6 @@ _UPLOAD: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RenderKey:
-    """The parts of the key of an original or its thumbnail."""
-
     render_id: UUID
     idx: int
     sha256_start: str  # the first 16 hex digits, of the original's bytes also in a thumbnail's key
@@ -45,8 +43,6 @@ class RenderKey:
 
 @dataclass(frozen=True, slots=True)
 class InputKey:
-    """The parts of the key of an input file."""
-
     upload_id: UUID
     extension: str
 
@@ -71,7 +67,6 @@ def build_thumbnail_key(render_id: UUID, idx: int, sha256: str, token: UUID) -> 
 
 
 def build_input_key(upload_id: UUID, extension: str) -> str:
-    """Return the key of an input file in the private bucket: `inputs/{upload_id}.{extension}`."""
     return f"{INPUT_PREFIX}{upload_id}.{extension}"
 
 
@@ -79,26 +74,21 @@ def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
     """
     Return the key of an upload in the private bucket: `{owner}/inputs/{upload_id}.{extension}`.
 
-    The owner is percent-encoded as one path segment, or replaced by its digest if too long. The owner of a key is read
-    from the row only.
+    The owner is percent-encoded as one path segment, or replaced by its digest if too long.
     """
-    return f"{_encode_owner(owner)}/inputs/{upload_id}.{extension}"
-
-
-def _encode_owner(owner: str) -> str:
     encoded = quote(owner, safe="")
     if encoded in _RESERVED or not encoded.strip("."):  # "." and ".." are not valid segments
         encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
-    return encoded if len(encoded) <= _MAX_OWNER else f"sha256-{digest(owner.encode()).hexdigest()}"
+    if len(encoded) > _MAX_OWNER:
+        encoded = f"sha256-{digest(owner.encode()).hexdigest()}"
+    return f"{encoded}/inputs/{upload_id}.{extension}"
 
 
 def build_quarantine_key(key: str) -> str:
-    """Return the key of an orphan in quarantine, in the private bucket: `quarantine/{key}`."""
     return f"{QUARANTINE_PREFIX}{key}"
 
 
 def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:
-    """Return the parts of a key, or None if it has none of the forms above."""
     if match := _RENDER.fullmatch(key):
         return RenderKey(
             render_id=UUID(match["render"]),

@@ -34,8 +34,6 @@ _ATTEMPTS: Final = 2  # further retries are the row's
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """The properties of one object."""
-
     size_bytes: int
     sha256: str | None  # hex, of the whole object; None if stored without it or in parts
     content_type: str
@@ -43,8 +41,6 @@ class ObjectStat:
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One object of a listing."""
-
     key: str
     size_bytes: int
     modified_at: datetime
@@ -63,17 +59,14 @@ class ObjectReader:
             return bytes(self._body.read(size))
 
     def iterate_chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """Yield the rest of the object in chunks of at most `size` bytes."""
         while chunk := self.read(size):
             yield chunk
 
 
 class ObjectStore:
     """
-    The objects of both buckets.
-
-    Every method that sends a request raises StorageUnavailable if the store does not respond, and StorageRefused if it
-    rejects the request; the message names the operation, bucket and key.
+    The objects of both buckets. Every method that sends a request raises StorageUnavailable if the store does not
+    respond, and StorageRefused if it rejects the request.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -83,7 +76,6 @@ class ObjectStore:
         self._asset_base = urls.get_asset_base_url(settings)
 
     def check_connection(self) -> None:
-        """Send a HEAD of the public bucket."""
         with translate_errors("head", self.public_bucket):
             self.clients.authenticated().head_bucket(Bucket=self.public_bucket)
 
@@ -101,38 +93,26 @@ class ObjectStore:
         """
         Store an object by one request, streamed from the start of `body`; the store verifies the digest.
 
-        One request, not a multipart upload: otherwise the checksum that a HEAD returns is not the digest of the bytes.
-
-        Args:
-            sha256: of the bytes, hex.
-            size: in bytes; S3 accepts up to 5 GiB in one request.
+        One request (up to 5 GiB), not a multipart upload: then the checksum that a HEAD returns would not be the digest
+        of the bytes. `sha256` is in hex, `size` in bytes.
         """
         optional: dict[str, Any] = {"CacheControl": cache_control} if cache_control else {}
         if not isinstance(body, bytes):
             body.seek(0)  # from another offset, the store waits for the rest until the timeout
         failpoint("storage.before_put")
         with translate_errors("put", bucket, key):
+            checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
             self.clients.authenticated().put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=body,
-                ContentLength=size,
-                ContentType=content_type,
-                ChecksumSHA256=base64.b64encode(bytes.fromhex(sha256)).decode(),
-                **optional,
-            )
+                Bucket=bucket, Key=key, Body=body, ContentLength=size, ContentType=content_type,
+                ChecksumSHA256=checksum, **optional,
+            )  # fmt: skip
         failpoint("storage.after_put")
 
     @contextlib.contextmanager
     def open_object(
         self, bucket: str, key: str, *, byte_range: tuple[int, int] | None = None
     ) -> Iterator[ObjectReader]:
-        """
-        Open an object for reading. Raises ObjectMissing.
-
-        Args:
-            byte_range: first and last byte; None: all.
-        """
+        """Open an object, from the first to the last byte of the range if given; raises ObjectMissing."""
         optional: dict[str, Any] = {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"} if byte_range else {}
         with translate_errors("get", bucket, key):
             response = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
@@ -148,9 +128,8 @@ class ObjectStore:
                 if get_http_status(error) == 404:
                     return None
                 raise
-        return ObjectStat(
-            response["ContentLength"], _decode_checksum(response.get("ChecksumSHA256")), response.get("ContentType", "")
-        )
+        sha256 = _decode_checksum(response.get("ChecksumSHA256"))
+        return ObjectStat(response["ContentLength"], sha256, response.get("ContentType", ""))
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object; no error if it is missing."""

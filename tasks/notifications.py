@@ -48,7 +48,6 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     Raises:
         NotificationFailed: no response within 15 s, or not 2xx.
         NotificationRefused: the endpoint returned 410, or MOORAGE_NOTIFY_URL is not set any more.
-        LeaseLost: another worker owns the notification.
     """
     loaded = deps.database.run(lambda conn: _build_body(conn, deps, lease.row_id))
     if loaded is None:
@@ -105,7 +104,6 @@ def _to_text(value: object) -> str:
 
 
 def load_signing_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """Return the secrets of MOORAGE_NOTIFY_SECRET; raises ConfigError if one is malformed."""
     return signatures.decode_standard_secrets(settings.notify_secret, "MOORAGE_NOTIFY_SECRET")
 
 

@@ -39,19 +39,13 @@ _MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 @dataclass(frozen=True, slots=True)
 class StoredUpload:
-    """An upload whose object is stored but not recorded in a row yet."""
-
     upload: Upload
     stored_at: float  # monotonic clock, before the request
 
 
 def upload_limits(limits: Limits, max_bytes: int) -> Limits:
-    """Return the limits of outputs, reduced to the maximum size of an upload."""
-    return replace(
-        limits,
-        image_max_bytes=min(limits.image_max_bytes, max_bytes),
-        video_max_bytes=min(limits.video_max_bytes, max_bytes),
-    )
+    image, video = min(limits.image_max_bytes, max_bytes), min(limits.video_max_bytes, max_bytes)
+    return replace(limits, image_max_bytes=image, video_max_bytes=video)
 
 
 def sanitize_and_store(
@@ -60,21 +54,18 @@ def sanitize_and_store(
     """
     Validate a file, remove its metadata and store it; the caller records it after `require_recent`.
 
-    The orphan sweep deletes the object if it is not recorded.
-
     Args:
         file: has a file descriptor (a temporary file); it is read from its start.
         limits: from `upload_limits`.
 
     Raises:
         InvalidMedia: not a complete image or video, over a limit, or its metadata could not be removed.
-        StorageUnavailable, StorageRefused, DiskFull: internal.
         Transient: the sanitizer process could not be started, or failed independently of the file.
     """
     with _create_temporary_file() as clean:
         media = _sanitize(file, clean, limits)
         clean.seek(0)
-        sha256, size = _digest(clean), clean.tell()
+        sha256, size = hashlib.file_digest(clean, "sha256").hexdigest(), clean.tell()  # type: ignore[arg-type]
         key = keys.build_upload_key(owner, upload_id, media.extension)
         stored = StoredUpload(Upload(upload_id, owner, key, media, size, sha256), time.monotonic())
         failpoint("uploads.before_put")
@@ -136,13 +127,6 @@ def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subproce
         raise InvalidMedia(f"not decodable: the decoder took longer than {TIMEOUT_SECONDS:g} s") from error
     except OSError as error:  # out of memory or processes
         raise Transient(f"the upload could not be validated: {error}") from error
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _create_temporary_file() -> BinaryIO:

@@ -95,7 +95,8 @@ class ApiApp:
     async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Outermost exception handler of a request; `_on_unexpected_error` has sent the response already."""
         try:
-            _check_header_size(scope)
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+                raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
             permissions.set_caller(scope, await self._authenticate(scope))
             await self._routes(scope, receive, send)
         except Problem as problem:
@@ -109,11 +110,6 @@ class ApiApp:
         if page.is_page_path(scope["path"]):
             return await page.authenticate_viewer(self._authenticator, scope)
         return await self._authenticator.authenticate(scope)
-
-
-def _check_header_size(scope: Scope) -> None:
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-        raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
 
 
 def _load_streamer(settings: Settings) -> "AssetStreamer | None":

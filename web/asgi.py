@@ -1,13 +1,8 @@
-"""
-One ASGI application with the API, the page and the receiver.
-
-`granian --interface asgi --workers 1 web.asgi:app`. The receiver alone is `receiver.app:app`, the API alone
-`web.app:app`.
-"""
+"""One ASGI application with the API, the page and the receiver: `granian --interface asgi --workers 1 web.asgi:app`."""
 
 import asyncio
 import importlib
-from typing import Final, cast
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,28 +21,23 @@ class AppLifespan:
         self._scope = dict(scope)
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._replies: asyncio.Queue[Message] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None]  # set by `start`
 
     async def start(self) -> Message:
-        """Return the reply, `lifespan.startup.complete` or `.failed`."""
-        self._task = asyncio.create_task(self._run())
-        return await self._send_event("lifespan.startup", self._task)
+        self._task = asyncio.ensure_future(self._app(self._scope, self._events.get, self._replies.put))
+        return await self._send_event("lifespan.startup")
 
     async def stop(self) -> Message:
-        """Return the reply to `lifespan.shutdown`."""
-        return await self._send_event("lifespan.shutdown", cast(asyncio.Task[None], self._task))
+        return await self._send_event("lifespan.shutdown")
 
-    async def _run(self) -> None:
-        await self._app(self._scope, self._events.get, self._replies.put)
-
-    async def _send_event(self, event: str, task: asyncio.Task[None]) -> Message:
+    async def _send_event(self, event: str) -> Message:
         await self._events.put({"type": event})
         reply = asyncio.create_task(self._replies.get())
-        await asyncio.wait({reply, task}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({reply, self._task}, return_when=asyncio.FIRST_COMPLETED)
         if reply.done() or not self._replies.empty():
             return await reply
         reply.cancel()
-        task.result()
+        self._task.result()
         raise RuntimeError(f"the application ended without a reply to {event}")
 
 

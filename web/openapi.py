@@ -35,8 +35,6 @@ _PROBLEM: Final = {
         },
     },
 }
-
-
 _SCHEMES: Final = {
     "token": {
         "type": "http",
@@ -72,10 +70,7 @@ def build_document() -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "security": [{"token": []}, {"session": []}],
         "paths": paths,
-        "components": {
-            "schemas": {"Problem": _PROBLEM, **_body_schemas()},
-            "securitySchemes": _SCHEMES,
-        },
+        "components": {"schemas": {"Problem": _PROBLEM, **_body_schemas()}, "securitySchemes": _SCHEMES},
     }
 
 
@@ -121,7 +116,6 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
 
 
 def _body_schemas() -> dict[str, Any]:
-    """Return the schemas of all bodies and of the models in them, by name."""
     described: dict[str, Any] = {}
     for name, model in routes.body_models().items():
         schema = model.model_json_schema(ref_template=_REF)
@@ -139,7 +133,6 @@ def _file_content(media_type: str) -> dict[str, Any]:
 
 
 def _job_form_content(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a form with the JSON in the field `job`, and files under the names that it references."""
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     job = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     form = {"type": "object", "required": ["job"], "properties": {"job": job}, "additionalProperties": file}

@@ -114,12 +114,10 @@ OPERATIONS: Final = (
 
 
 def body_models() -> dict[str, type[BaseModel]]:
-    """Return the models of all bodies, by schema name."""
     return {operation.body_model.__name__: operation.body_model for operation in OPERATIONS if operation.body_model}
 
 
 def is_public_path(path: str) -> bool:
-    """Return True if a path requires no token."""
     return path.startswith(tuple(prefix + assets.PREFIX for prefix in PREFIXES))
 
 

@@ -1,8 +1,4 @@
-"""
-Shutdown hook: runs before the server waits for open streams.
-
-granian (2.x) sends lifespan.shutdown only after every response has ended, and a stream does not end by itself.
-"""
+"""Shutdown hook: granian (2.x) sends lifespan.shutdown only after every response has ended, and streams do not end."""
 
 import asyncio
 import signal

@@ -72,13 +72,7 @@ def dead_letter_poison(deps: Deps, table: WorkTable, step: Step, row_id: UUID, a
 
 
 def _dead_letter_poison(
-    conn: Connection,
-    deps: Deps,
-    table: WorkTable,
-    step: Step,
-    row_id: UUID,
-    decision: DeadLetterDecision,
-    actor: str,
+    conn: Connection, deps: Deps, table: WorkTable, step: Step, row_id: UUID, decision: DeadLetterDecision, actor: str
 ) -> list[Wake]:
     limit = deps.settings.constants.max_crashes
     job = poison.dead_letter(conn, table, row_id, decision, step=step, max_crashes=limit, actor=actor)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 
 def granian_flags(host: str, port: int) -> list[str]:
-    """Return the arguments with which granian serves the receiver and the API."""
     return [
         "--interface", "asgi", "--host", host, "--port", str(port), "--workers", "1", "--no-access-log",
         "--workers-kill-timeout", "10", "--log-level", "warning", "web.asgi:app",

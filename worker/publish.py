@@ -92,7 +92,6 @@ class WakeRelay:
                 metrics.WAKES_DROPPED.labels("full").inc()
 
     def stop(self, *, timeout_seconds: float = 2.0) -> None:
-        """Publish the remaining wakes while the broker accepts them, then end the thread."""
         self._stopping.set()
         self._thread.join(timeout_seconds)
 

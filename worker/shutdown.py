@@ -15,6 +15,5 @@ def begin_shutdown(grace_seconds: float) -> None:
 
 
 def is_grace_over() -> bool:
-    """Return True if the worker is stopping and the grace period has passed."""
     until = float(struct.unpack("d", _shared[:])[0])
     return 0.0 < until <= time.monotonic()

@@ -55,7 +55,6 @@ def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
 
 
 def get_queue_depth(queue: Queue) -> int | None:
-    """Return the number of messages in a queue; None while the broker is unavailable."""
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)

@@ -31,17 +31,19 @@ STREAM_SECONDS = 10.0
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("demo"), show_default=".moorage/demo"
 )
-@click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
-@click.option("--leave", is_flag=True, help="Leave data and logs in the folder.")
+@click.option(
+    "--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image folder for the stand-in."
+)
+@click.option("--leave", is_flag=True, help="Keep data and logs in the folder.")
 def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
-    """Run the main job on embedded servers and compare what was sent with what was kept."""
+    """Run the main scenarios on embedded servers and verify the results."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     if folder.exists():
         shutil.rmtree(folder)
     started = time.monotonic()
     with WebhookListener() as listener, Standin(pictures=pictures).start(folder / "standin") as standin:
         overrides = {name: value for name, (value, _) in cases.SETTINGS.items()} | listener.environment()
-        console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, a stand-in for providers ...")
+        console.print("starting PostgreSQL, Valkey, SeaweedFS, receiver, workers, beat, the provider stand-in ...")
         with LocalDeployment(folder, standin=standin, overrides=overrides) as local:
             console.print(f"all up after {time.monotonic() - started:.1f} s. Settings that differ from the defaults:")
             for name, (value, reason) in cases.SETTINGS.items():
@@ -56,7 +58,6 @@ def demo(folder: Path, pictures: Path | None, leave: bool) -> None:
 
 
 def _run(console: Console, local: LocalDeployment, standin: Standin, listener: WebhookListener) -> bool:
-    """Run every case to its end and print the comparison; return True if the sources agree."""
     os.environ.update(local.environment())
     settings_module.get_settings.cache_clear()
     conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-demo")
@@ -88,7 +89,6 @@ def _run(console: Console, local: LocalDeployment, standin: Standin, listener: W
 
 
 def _run_cases(console: Console, conn: Connection, application: Application) -> bool:
-    """Register, request, cancel and retry; return True if all work ended in time."""
     application.create_project()
     application.request_jobs(cases.job_requests())
     application.start_predictions(cases.registered_cases())

@@ -42,18 +42,16 @@ SETTINGS: Final = {
 
 
 @click.command()
-@click.option(
-    "--jobs", default=1000, show_default=True, help="Of three files each; one in seven a job request, of two."
-)
+@click.option("--jobs", default=1000, show_default=True, help="Number of jobs; one in seven is a job request.")
 @click.option("--minutes", default=5.0, show_default=True, help="Duration of load and faults.")
-@click.option("--seed", type=int, help="Of the schedule of faults; random by default.")
+@click.option("--seed", type=int, help="Seed of the fault schedule; random by default.")
 @click.option("--every", "every_seconds", default=2.5, show_default=True, help="Seconds between faults, on average.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("drill"), show_default=".moorage/drill"
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Also write the result as JSON to this file.")
 def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, folder: Path, report: Path | None) -> None:
-    """Break everything while work runs, then account for everything that was sent."""
+    """Inject faults under load and verify that nothing is lost."""
     console = Console(highlight=False, soft_wrap=True)
     seed = secrets.randbelow(10**6) if seed is None else seed
     if folder.exists():
@@ -84,7 +82,6 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
 
 
 def _proxy_settings(stack: Stack, proxies: dict[str, Proxy]) -> dict[str, str]:
-    """Return the settings that make our processes connect to the servers through the proxies."""
     direct = stack.environment()
     ports = {
         "DATABASE_URL": (stack.postgres.port, proxies["postgres"].port),
@@ -106,7 +103,6 @@ class Drill:
         self._schedule = FaultSchedule(targets, self._recovery, seed=seed, every_seconds=every_seconds)
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Run load and faults for a time, wait for the end of all work, and print and return the result."""
         self._load.start()
         started = printed = time.monotonic()
         while not self._load.is_done or time.monotonic() - started < seconds:
@@ -133,13 +129,11 @@ class Drill:
         while time.monotonic() < until:
             self._schedule.step(injects=False)
             if is_quiet(read_progress(conn), jobs):
-                has_reported = has_reported or is_reported(self._read_ledger(), self._load.runs)
+                index = LedgerIndex.build(self._standin.get_ledger())
+                has_reported = has_reported or is_reported(index, self._load.runs)
                 if has_reported and is_quiet(read_progress(conn), jobs):
                     return True
         return False
-
-    def _read_ledger(self) -> LedgerIndex:
-        return LedgerIndex.build(self._standin.get_ledger())
 
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
         deps, schedule = boot.get_deps(), self._schedule
@@ -152,18 +146,15 @@ class Drill:
         self._print(conn, verdict, audit_findings)
         is_clean = verdict.is_clean and not audit_findings
         self._console.print(f"seed {self._seed}: {'[green]clean[/green]' if is_clean else '[red]NOT clean[/red]'}")
+        counted = ("files", "acknowledged", "kept", "orphans", "lost", "doubled", "unexpected", "unexplained")
         return {
             "seed": self._seed,
             "clean": is_clean,
             "jobs": len(self._load.runs),
-            "files": verdict.files,
             "job_requests": asdict(verdict.job_requests),
-            "acknowledged": verdict.acknowledged,
-            "kept": verdict.kept,
             "faults": dict(schedule.count_by_kind()),
             "kills": schedule.kill_count,
-            **{name: getattr(verdict, name) for name in ("lost", "doubled", "unexpected", "unexplained")},
-            "orphans": verdict.orphans,
+            **{name: getattr(verdict, name) for name in counted},
             "audit": audit_findings,
             "recovery": [{"fault": k, "count": n, "median_s": m, "worst_s": w} for k, n, m, w in recovery],
         }
@@ -176,9 +167,8 @@ class Drill:
         table.add_row("sent", f"{len(load.runs)} jobs, {requests}, with {verdict.files} files; {retries}")
         table.add_row("acknowledged", f"{len(load.runs)} jobs, {verdict.acknowledged} webhooks")
         table.add_row("job requests", str(verdict.job_requests))
-        table.add_row(
-            "kept", f"{verdict.kept} files; {len(verdict.expired)} jobs have files that expired in clock jumps"
-        )
+        expired = f"{len(verdict.expired)} jobs have files that expired in clock jumps"
+        table.add_row("kept", f"{verdict.kept} files; {expired}")
         for row in count_dead_letters(conn):
             table.add_row("dead letters", f"{row['count']} {row['category']} {row['error']}")
         table.add_row("faults", f"{len(schedule.landed)} landed, {schedule.kill_count} of them kills")

@@ -21,7 +21,9 @@ OWNER: Final = "me"
 @click.option(
     "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("up"), show_default=".moorage/up"
 )
-@click.option("--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Serve these files.")
+@click.option(
+    "--pictures", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image folder for the stand-in."
+)
 def up(folder: Path, pictures: Path | None) -> None:
     """Run servers, receiver, workers, beat, Flower and a provider stand-in until Ctrl-C. Data is kept in the folder."""
     console = Console(highlight=False, soft_wrap=True)

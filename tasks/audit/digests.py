@@ -17,8 +17,6 @@ from tasks.step import Deps
 
 @dataclass(frozen=True, slots=True)
 class ExpectedObject:
-    """An object that a row names."""
-
     key: str
     output_id: UUID
     bytes: int
@@ -67,7 +65,6 @@ class DigestSample:
         return page
 
     def recheck(self, findings: list[Finding]) -> list[Finding]:
-        """Request the digests of the findings from storage again."""
         return self._check([UUID(finding.id) for finding in findings], Counter())
 
     def _check(self, output_ids: list[UUID], checked: Counter[str]) -> list[Finding]:

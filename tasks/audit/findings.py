@@ -11,19 +11,11 @@ MAX_LISTED: Final = 1000  # findings per check in a report
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """
-    One violation of a rule.
+    """One violation of a rule."""
 
-    Attributes:
-        rule: its number in docs/design.md 5.
-        subject: delivery, job, prediction, output, render, dead_letter, project, upload, or object.
-        id: the row's id, or the object's key.
-        what: the problem.
-    """
-
-    rule: int
-    subject: str
-    id: str
+    rule: int  # its number in docs/design.md 5
+    subject: str  # a table in the singular, or "object"
+    id: str  # of the row, or the object's key
     what: str
     check: Check
 
@@ -35,19 +27,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Tally:
-    """
-    Counts and findings.
+    """Counts and findings."""
 
-    Attributes:
-        checked: number of things checked, by scan.
-        found: number of findings by check; `findings` contains the first 1,000 of each.
-        notes: the first 1,000 observations that violate no rule.
-    """
-
-    checked: Counter[str] = field(default_factory=Counter)
+    checked: Counter[str] = field(default_factory=Counter)  # by scan
     found: Counter[Check] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # the first 1,000 of each check
+    notes: list[Finding] = field(default_factory=list)  # the first 1,000 observations that violate no rule
 
     def add(self, finding: Finding) -> None:
         self.found[finding.check] += 1

@@ -31,7 +31,6 @@ class ListingScan:
     subject: str
 
     def _compare_all(self, page: Page, expected: Iterable[ExpectedObject], listing: Iterator[ListedObject]) -> Page:
-        """Compare expected with listed objects, and report listed ones that no row names."""
         unnamed: list[ListedObject] = []
         for row, listed in merge_by_key(iter(expected), listing):
             page.checked[self.name] += listed is not None
@@ -45,9 +44,12 @@ class ListingScan:
         report_unnamed(self.deps, page, unnamed, self.name)
         return page
 
-    def _recheck_objects(self, expected: Iterable[ExpectedObject], findings: list[Finding]) -> list[Finding]:
+    def _load(self, ids: list[UUID]) -> Iterable[ExpectedObject]:
+        raise NotImplementedError
+
+    def recheck(self, findings: list[Finding]) -> list[Finding]:
         page = Page()
-        for row in expected:
+        for row in self._load([UUID(finding.id) for finding in findings if finding.subject == self.subject]):
             stat = self.deps.storage.head(_bucket(self.deps, row.key), row.key)
             self._compare(page, row, ListedObject(row.key, stat.size_bytes, datetime.now(UTC)) if stat else None)
         return page.findings + recheck_unnamed(self.deps, findings)
@@ -81,10 +83,8 @@ class ObjectScan(ListingScan):
         page = Page(after=last)
         return self._compare_all(page, expected_objects(rows), self._listing(after, last))
 
-    def recheck(self, findings: list[Finding]) -> list[Finding]:
-        ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
-        rows = self.deps.database.run(lambda conn: object_rows.get_output_objects(conn, ids))
-        return self._recheck_objects(expected_objects(rows), findings)
+    def _load(self, ids: list[UUID]) -> list[ExpectedObject]:
+        return expected_objects(self.deps.database.run(lambda conn: object_rows.get_output_objects(conn, ids)))
 
     def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
         """List the objects after those of one job up to the last of another: "0" is the character after "/"."""
@@ -127,22 +127,16 @@ def report_unnamed(deps: Deps, page: Page, objects: Sequence[ListedObject], scop
         in_flight = isinstance(key, RenderKey) and key.token_start in leased
         what = f"no row names it; {listed.size_bytes} bytes, stored {listed.modified_at:%Y-%m-%d %H:%M:%S} UTC"
         finding = Finding(5, "object", listed.key, what, Check(5, scope, "unnamed"))
-        if in_flight or datetime.now(UTC) - listed.modified_at < limit:
-            page.add_note(finding)
-        else:
-            page.add(finding)
+        add = page.add_note if in_flight or datetime.now(UTC) - listed.modified_at < limit else page.add
+        add(finding)
 
 
 def recheck_unnamed(deps: Deps, findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings whose object still exists and is still not named by a row."""
     storage = deps.storage
     orphans = [finding for finding in findings if finding.subject == "object"]
     named = deps.database.run(lambda conn: object_rows.find_referenced_keys(conn, [finding.id for finding in orphans]))
-    return [
-        finding
-        for finding in orphans
-        if finding.id not in named and storage.head(_bucket(deps, finding.id), finding.id) is not None
-    ]
+    unnamed = (finding for finding in orphans if finding.id not in named)
+    return [finding for finding in unnamed if storage.head(_bucket(deps, finding.id), finding.id) is not None]
 
 
 def _bucket(deps: Deps, key: str) -> str:

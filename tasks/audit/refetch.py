@@ -1,11 +1,7 @@
 """Repair a missing or damaged object: store it again under its key if the fetched bytes are identical."""
 
-import contextlib
-import io
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import BinaryIO
 from uuid import UUID
 
 from db import objects, outputs
@@ -42,20 +38,14 @@ def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
         return True, "it is no longer kept"
     row = rows[0]
     try:
-        with _open_stored(deps, row) as fetched:
-            return _restore_thumbnail(deps, row, validate.validate_file(fetched, deps.limits))
+        with (
+            deps.storage.open_object(deps.storage.public_bucket, row["key"]) as stored,
+            download.spool_chunks(stored.iterate_chunks(), deps.limits, _ignore_progress) as fetched,
+        ):
+            examined = validate.validate_file(_require_identical(fetched, row), deps.limits)
+            return _restore_thumbnail(deps, row, examined)
     except (ObjectMissing, DigestMismatch):
         return _restore_from_source(deps, output, row)
-
-
-@contextlib.contextmanager
-def _open_stored(deps: Deps, row: Row) -> Iterator[FetchedFile]:
-    storage = deps.storage
-    with (
-        storage.open_object(storage.public_bucket, row["key"]) as stored,
-        download.spool_chunks(stored.iterate_chunks(), deps.limits, _ignore_progress) as fetched,
-    ):
-        yield _require_identical(fetched, row)
 
 
 def _require_identical(fetched: FetchedFile, row: Row) -> FetchedFile:
@@ -84,8 +74,8 @@ def _restore_from_source(deps: Deps, output: Output, row: Row) -> tuple[bool, st
 def _fetch(deps: Deps, output: Output, row: Row) -> tuple[bool, str]:
     with keep.open_source(deps, output, _ignore_progress) as fetched:
         examined = validate.validate_file(_require_identical(fetched, row), deps.limits)
-        content_type = examined.media.content_type
-        _put(deps, row["key"], fetched.file, fetched.size_bytes, row["sha256"], content_type, keep.CACHE_IMMUTABLE)
+        key, media, size = row["key"], examined.media, fetched.size_bytes
+        keep.put_public(deps, key, fetched.file, size, row["sha256"], media.content_type, keep.CACHE_IMMUTABLE)
     is_restored, message = _restore_thumbnail(deps, row, examined)
     return is_restored, f"fetched again, byte for byte; {message}"
 
@@ -101,16 +91,10 @@ def _refresh_url(deps: Deps, output: Output) -> Output | None:
 
 
 def _restore_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[bool, str]:
-    """Store the thumbnail of an intact original again if it does not match its row."""
     key, thumb = row["thumb_key"], examined.thumb
     if key is None or compute_digest(deps, deps.storage.public_bucket, key, Counter()) == row["thumb_sha256"]:
         return True, "its objects match its row"
     if thumb is None or thumb.sha256 != row["thumb_sha256"]:
         return False, "its original is intact, but a new thumbnail of it differs from the recorded one"
-    _put(deps, key, io.BytesIO(thumb.data), len(thumb.data), thumb.sha256, "image/webp", keep.CACHE_ONE_DAY)
+    keep.put_public(deps, key, thumb.data, len(thumb.data), thumb.sha256, "image/webp", keep.CACHE_ONE_DAY)
     return True, "its thumbnail was stored again"
-
-
-def _put(deps: Deps, key: str, body: BinaryIO, size: int, sha256: str, content_type: str, cache_control: str) -> None:
-    storage, bucket = deps.storage, deps.storage.public_bucket
-    storage.put(bucket, key, body, size=size, sha256=sha256, content_type=content_type, cache_control=cache_control)

@@ -33,8 +33,7 @@ def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send
     repairer = _Repairer(deps, actor, send)
     for finding in findings:
         if finding.check in REPAIRABLE:
-            is_done, message = repairer.repair(finding)
-            yield RepairResult(finding, is_done, message)
+            yield RepairResult(finding, *repairer.by_code[finding.check.code](finding))
         else:
             yield RepairResult(finding, False, f"not repaired automatically: {get_advice(finding)}")
 
@@ -42,7 +41,7 @@ def repair_findings(deps: Deps, findings: Sequence[Finding], *, actor: str, send
 class _Repairer:
     def __init__(self, deps: Deps, actor: str, send: SendWakes) -> None:
         self._deps, self._actor, self._send = deps, actor, send
-        self._by_code: Final[Mapping[str, Callable[[Finding], tuple[bool, str]]]] = {
+        self.by_code: Final[Mapping[str, Callable[[Finding], tuple[bool, str]]]] = {
             "overdue": self._wake,
             "held": self._release_lease,
             "unsettled": self._check_job,
@@ -52,9 +51,6 @@ class _Repairer:
             "unplaced": self._place_files,
             "document": self._repair_document,
         }
-
-    def repair(self, finding: Finding) -> tuple[bool, str]:
-        return self._by_code[finding.check.code](finding)
 
     def _wake(self, finding: Finding) -> tuple[bool, str]:
         if finding.subject == "job":

@@ -1,10 +1,10 @@
 """The audit of rows: run the checks of db/audit/checks.py over pages of keys."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from db.audit import checks as rules
 from db.audit.check import Check
@@ -38,12 +38,8 @@ class RowScan:
         ids: dict[Check, dict[str, None]] = defaultdict(dict)  # without duplicates: a row may violate a rule twice
         for finding in findings:
             ids[finding.check][finding.id] = None
-        return [
-            finding
-            for check, keys in ids.items()
-            for chunk in _split(list(keys))
-            for finding in self._run_check(check, chunk)
-        ]
+        chunks = ((check, list(keys)[i : i + PAGE]) for check, keys in ids.items() for i in range(0, len(keys), PAGE))
+        return [finding for check, chunk in chunks for finding in self._run_check(check, chunk)]
 
     def _checks(self) -> list[Check]:
         return rules.list_checks(self.name, deep=self.deep) + ([DOCUMENT_CHECK] if self.name == "projects" else [])
@@ -51,15 +47,6 @@ class RowScan:
     def _run_check(self, check: Check, keys: Sequence[str]) -> Iterable[Finding]:
         if check == DOCUMENT_CHECK:
             return documents.check_documents(self.deps, keys, check)
-        parameters = statement_parameters(self.deps)
+        parameters = {"lease_seconds": self.deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
         rows = self.deps.database.run(lambda conn: rules.find_violations(conn, check, keys, parameters))
         return (Finding(check.rule, row["subject"], row["id"], row["what"], check) for row in rows)
-
-
-def statement_parameters(deps: Deps) -> dict[str, Any]:
-    """Return the parameters of the checks' statements other than keys."""
-    return {"lease_seconds": deps.settings.lease_seconds, "overdue_seconds": OVERDUE_SECONDS}
-
-
-def _split(keys: list[str]) -> Iterator[list[str]]:
-    return (keys[start : start + PAGE] for start in range(0, len(keys), PAGE))

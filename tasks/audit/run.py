@@ -26,8 +26,7 @@ class AuditReport:
 
     Attributes:
         findings: violations that were still present at the recheck.
-        checked: the number of things checked: rows by table, `objects`, `inputs`, `uploads`, `sample` (objects
-            whose digest was requested from storage), `histories`, and `bytes` read by a deep audit.
+        checked: number of things checked: rows by table, objects by scan, `histories`, `bytes` read by a deep audit.
         notes: objects that no row references and that the next orphan sweep may quarantine.
         unlisted: by check, the number of first findings beyond the 1,000 that are listed and rechecked.
     """
@@ -54,37 +53,19 @@ def run_audit(
     Args:
         deep: also read every kept object and every recorded body and compare its digest.
         second_look_seconds: age of the last finding at the recheck; a lease by default.
-        sample: number of kept files, chosen at random, whose digest is requested from storage; ignored if deep.
-
-    Raises:
-        DatabaseUnavailable, StorageUnavailable, StorageRefused
-    """
+        sample: number of kept files, chosen at random, whose digest is requested from storage; ignored if deep."""
     wait_seconds = deps.settings.lease_seconds if second_look_seconds is None else second_look_seconds
     started_at, tally = deps.database.run(current_time), Tally()
-    scans = _list_scans(deps, deep=deep, sample=0 if deep else sample)
+    digests = DigestSample(deps, 0 if deep else sample)
+    scans: list[Scan] = [RowScan(deps, name, deep) for name in rules.PAGES]
+    scans += [ObjectScan(deps, deep), InputScan(deps), UploadScan(deps, deep), digests]
     last_finding = _scan_all(scans, tally)
     if last_finding is not None:
         time.sleep(max(last_finding + wait_seconds - time.monotonic(), 0.0))
-    return AuditReport(
-        findings=sorted(_recheck(scans, tally)),
-        checked=dict(tally.checked),
-        notes=tally.notes,
-        unlisted=_count_unlisted(tally),
-        started_at=started_at,
-        ended_at=deps.database.run(current_time),
-        deep=deep,
-        second_look_seconds=wait_seconds,
-    )
-
-
-def _list_scans(deps: Deps, *, deep: bool, sample: int) -> list[Scan]:
-    return [
-        *(RowScan(deps, name, deep) for name in rules.PAGES),
-        ObjectScan(deps, deep),
-        InputScan(deps),
-        UploadScan(deps, deep),
-        DigestSample(deps, sample),
-    ]
+    findings, listed = sorted(_recheck(scans, tally)), Counter(finding.check for finding in tally.findings)
+    unlisted = {check: count - listed[check] for check, count in tally.found.items() if count > listed[check]}
+    ended_at, checked = deps.database.run(current_time), dict(tally.checked)
+    return AuditReport(findings, checked, tally.notes, unlisted, started_at, ended_at, deep, wait_seconds)
 
 
 def _scan_all(scans: list[Scan], tally: Tally) -> float | None:
@@ -108,8 +89,3 @@ def _recheck(scans: list[Scan], tally: Tally) -> list[Finding]:
         findings = [finding for finding in tally.findings if finding.check.scope == scan.name]
         present += [finding for finding in scan.recheck(findings) if finding.key in first] if findings else []
     return present
-
-
-def _count_unlisted(tally: Tally) -> dict[Check, int]:
-    listed = Counter(finding.check for finding in tally.findings)
-    return {check: count - listed[check] for check, count in tally.found.items() if count > listed[check]}

@@ -13,7 +13,7 @@ from storage.keys import UploadKey
 from storage.s3 import ListedObject
 from tasks.audit import objects
 from tasks.audit.digests import ExpectedObject
-from tasks.audit.findings import Finding, Page
+from tasks.audit.findings import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,8 @@ class UploadScan(objects.ListingScan):
         last = str(rows[-1]["key"]) if rows else None
         return self._compare_all(Page(after=last), map(_expected, rows), self._listing(after, last))
 
-    def recheck(self, findings: list[Finding]) -> list[Finding]:
-        ids = [UUID(finding.id) for finding in findings if finding.subject == self.subject]
-        rows = self.deps.database.run(lambda conn: uploads.get_upload_objects(conn, ids))
-        return self._recheck_objects(map(_expected, rows), findings)
+    def _load(self, ids: list[UUID]) -> Iterator[ExpectedObject]:
+        return map(_expected, self.deps.database.run(lambda conn: uploads.get_upload_objects(conn, ids)))
 
     def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
         """List the uploads after one key up to another; the bucket has other objects, too."""

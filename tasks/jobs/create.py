@@ -17,15 +17,11 @@ from providers.base import Provider
 
 
 class ForeignProject(Refused):
-    """The project belongs to another owner."""
-
     def __init__(self) -> None:
         super().__init__("names a project that this owner does not have", status=422)
 
 
 class IdempotencyConflict(Refused):
-    """The owner sent another job request with this key."""
-
     def __init__(self, job_id: UUID) -> None:
         super().__init__(f"this Idempotency-Key was sent with another body, for job {job_id}", status=409)
 
@@ -60,7 +56,6 @@ def create_job(
 def insert_job(
     conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
 ) -> CreatedJob:
-    """Insert a job in the caller's transaction; see `create_job`."""
     existing = find_existing_job(conn, request)
     if existing is not None:
         return existing
@@ -128,22 +123,13 @@ def insert_registration(
     if existing is not None:
         return existing.job_id, existing.id, False
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
-    first_poll = provider.first_poll_seconds() if provider.can_poll else deadline
-    job_id, prediction_id = ids.uuid7(), ids.uuid7()
-    notify = settings.notify_url is not None
+    first = provider.first_poll_seconds() if provider.can_poll else deadline
+    job_id, prediction_id, notify = ids.uuid7(), ids.uuid7(), settings.notify_url is not None
     _require_project(conn, registration.project_id, registration.owner)
     with conn.transaction() as savepoint:  # the same registration may commit meanwhile
         jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, notify=notify, actor=actor)
         is_new = predictions.add(
-            conn,
-            prediction_id,
-            job_id,
-            provider=registration.provider,
-            external_id=registration.external_id,
-            model=registration.model,
-            deadline_seconds=deadline,
-            first_poll_seconds=first_poll,
-            actor=actor,
+            conn, prediction_id, job_id, registration, deadline_seconds=deadline, first_poll_seconds=first, actor=actor
         )
         if not is_new:
             raise psycopg.Rollback(savepoint)

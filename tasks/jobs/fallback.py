@@ -1,7 +1,6 @@
 """The fallback chain: what follows a prediction that ended without files."""
 
 from dataclasses import replace
-from uuid import UUID
 
 from db import jobs, placeholders, predictions, submissions
 from db.connection import Connection, current_time
@@ -19,12 +18,7 @@ def advance(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: 
     job's deadline, adds the placeholder if the job requested one, else fails the job. A job that is not open is left
     unchanged: it has files or has ended.
     """
-    return _advance(conn, job, decision, actor) if job.state == "open" else []
-
-
-def advance_after_files(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
-    """Advance the chain of a locked keeping job none of whose outputs was stored; returns wakes."""
-    return _advance(conn, job, decision, actor)
+    return advance_after_files(conn, job, decision, actor=actor) if job.state == "open" else []
 
 
 def find_next_entry(conn: Connection, job: Job) -> tuple[int, FallbackEntry] | None:
@@ -36,7 +30,8 @@ def find_next_entry(conn: Connection, job: Job) -> tuple[int, FallbackEntry] | N
     return index, chain[index]
 
 
-def _advance(conn: Connection, job: Job, decision: DeadLetterDecision, actor: str) -> list[Wake]:
+def advance_after_files(conn: Connection, job: Job, decision: DeadLetterDecision, *, actor: str) -> list[Wake]:
+    """Advance the chain of a locked job that is open, or keeping with none of its outputs stored; returns wakes."""
     entry, existing = find_next_entry(conn, job), placeholders.get_placeholder(conn, job.id)
     awaited = len(predictions.list_awaited(conn, job.id))
     state = FallbackState(awaited, entry[0] if entry else None, placeholder.placeholder_state(job, existing))
@@ -45,28 +40,16 @@ def _advance(conn: Connection, job: Job, decision: DeadLetterDecision, actor: st
         jobs.change_state(conn, job, "failed", actor=actor, category=decision.category, reason=decision.reason)
         return []
     if action == "show placeholder" and existing is not None:  # published before the job was reopened
-        _end_with_placeholder(conn, job, existing[0], decision, actor)
+        reason = placeholder.placeholder_reason(decision.reason)
+        jobs.change_state(conn, job, "partial", actor=actor, chosen_id=existing[0], reason=reason)
         return []
-    job = _reopen(conn, job, decision, actor)
+    if job.state != "open":  # keeps its present deadline
+        remaining = job.deadline_at - current_time(conn)
+        jobs.change_state(conn, job, "open", actor=actor, reason=decision.reason, check_after=remaining)
+        job = replace(job, state="open")
     if action == "placeholder":
         return placeholder.choose_placeholder(conn, job, decision, actor=actor)
     if entry is None or action == "await":
         return []
     # `submit` passes predictions of synchronous providers to `generate`.
     return [Wake("submit", submissions.plan(conn, job.id, *entry, reason=decision.reason, actor=actor))]
-
-
-def _end_with_placeholder(
-    conn: Connection, job: Job, prediction_id: UUID, decision: DeadLetterDecision, actor: str
-) -> None:
-    reason = placeholder.placeholder_reason(decision.reason)
-    jobs.change_state(conn, job, "partial", actor=actor, chosen_id=prediction_id, reason=reason)
-
-
-def _reopen(conn: Connection, job: Job, decision: DeadLetterDecision, actor: str) -> Job:
-    """Set a keeping job back to open, with its present deadline."""
-    if job.state == "open":
-        return job
-    remaining = job.deadline_at - current_time(conn)
-    jobs.change_state(conn, job, "open", actor=actor, reason=decision.reason, check_after=remaining)
-    return replace(job, state="open")

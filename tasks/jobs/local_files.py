@@ -12,6 +12,7 @@ from db.connection import Connection
 from moorage import ids
 from moorage.model import Registration, Wake
 from moorage.provider_types import OutputFile
+from moorage.settings import Settings
 from storage import keys
 from tasks.step import Deps
 
@@ -20,8 +21,6 @@ PROVIDER = "direct"
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file to keep: a URL, or a local path."""
-
     name: str
     url: str | None = None
     path: Path | None = None
@@ -42,45 +41,20 @@ def spool_file(deps: Deps, path: Path) -> str:
     return key
 
 
-def create_keep_job(
-    deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
+def insert_keep_job(
+    conn: Connection, settings: Settings, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
 ) -> tuple[UUID, list[Wake]]:
     """Create a job with the sources (each with the key of its spooled file) as outputs; returns its id and wakes."""
-    return deps.database.run(lambda conn: _insert_keep_job(conn, deps, sources, owner, actor))
-
-
-def _insert_keep_job(
-    conn: Connection, deps: Deps, sources: Sequence[tuple[FileSource, str | None]], owner: str, actor: str
-) -> tuple[UUID, list[Wake]]:
-    job_id, prediction_id = ids.uuid7(), ids.uuid7()
-    deadline = deps.settings.job_deadline_seconds
+    job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
     registration = Registration(provider=PROVIDER, external_id=str(job_id), owner=owner, kind="mixed")
     jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, actor=actor)
     predictions.add(
-        conn,
-        prediction_id,
-        job_id,
-        provider=PROVIDER,
-        external_id=str(job_id),
-        model=None,
-        deadline_seconds=deadline,
-        first_poll_seconds=deadline,
-        actor=actor,
-        state="succeeded",
+        conn, prediction_id, job_id, registration, deadline_seconds=deadline, actor=actor, state="succeeded"
     )
     jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
     wakes = []
     for number, (source, key) in enumerate(sources):
-        output_id = ids.uuid7()
-        outputs.add(
-            conn,
-            output_id,
-            job_id=job_id,
-            prediction_id=prediction_id,
-            file=OutputFile(path=f"file[{number}]", url=source.url),
-            expires_at=None,
-            actor=actor,
-            object_key=key,
-        )
-        wakes.append(Wake("keep", output_id))
+        row, file = {"job_id": job_id, "prediction_id": prediction_id}, OutputFile(f"file[{number}]", url=source.url)
+        wakes.append(Wake("keep", ids.uuid7()))
+        outputs.add(conn, wakes[-1].row_id, **row, file=file, expires_at=None, actor=actor, object_key=key)
     return job_id, wakes

@@ -38,14 +38,12 @@ log = logs.get_logger(__name__)
 
 
 def placeholder_state(job: Job, existing: tuple[UUID, str] | None) -> Literal["none", "wanted", "kept"]:
-    """Return the state of a job's placeholder, given the id of its prediction and the state of its output."""
     if existing is None:
         return "wanted" if job.placeholder else "none"
     return "kept" if existing[1] == "kept" else "none"
 
 
 def placeholder_reason(reason: str) -> str:
-    """Return the reason of a job that shows a placeholder."""
     return f"placeholder: {reason}"
 
 
@@ -71,7 +69,6 @@ def load_image(deps: Deps, output: Output) -> bytes:
 
 
 def check_placeholder_file(settings: Settings, limits: Limits) -> None:
-    """Raise ConfigError if MOORAGE_PLACEHOLDER_FILE cannot be read or is not a complete image."""
     file = settings.placeholder_file
     if file is None:
         return
@@ -122,7 +119,6 @@ def _limit(width: float, height: float) -> tuple[int, int]:
 
 
 def draw_image(size: tuple[int, int]) -> bytes:
-    """Return a PNG: a grey gradient with an image icon in the centre."""
     shade = Image.linear_gradient("L").resize(size)
     image = Image.composite(Image.new("RGB", size, _BOTTOM), Image.new("RGB", size, _TOP), shade)
     side = min(size) // 4
@@ -134,7 +130,6 @@ def draw_image(size: tuple[int, int]) -> bytes:
 
 
 def _draw_icon(side: int) -> Image.Image:
-    """Return a mask: a framed landscape with a sun over two hills."""
     mask = Image.new("L", (side, side), 0)
     pen, unit = ImageDraw.Draw(mask), side / 24
     pen.rounded_rectangle((2 * unit, 4 * unit, 22 * unit, 20 * unit), 2 * unit, outline=255, width=round(1.3 * unit))

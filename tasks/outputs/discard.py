@@ -35,7 +35,6 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
 
 
 def delete_spooled_inputs(deps: Deps) -> int:
-    """Delete the spooled inputs of settled jobs from the private bucket; returns their number."""
     inputs = deps.database.run(discarding.list_spooled_inputs)
     for output_id, key in inputs:
         deps.storage.delete(deps.storage.private_bucket, key)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from db import jobs, outputs
 from db.connection import Connection
@@ -51,7 +52,6 @@ def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGu
 
 @contextlib.contextmanager
 def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
-    """Yield the output's bytes from its source: placeholder, inline data, object or URL."""
     if output.is_placeholder:
         with download.spool_bytes(placeholder.load_image(deps, output), deps.limits) as fetched:
             yield fetched
@@ -100,13 +100,8 @@ def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) ->
     expires_at = None
     if report and url:
         expires_at = reports.compute_expiry(report, lease.claimed_at, provider.output_lifetime_seconds)
-
-    def record(conn: Connection) -> Output | None:
-        outputs.record_refresh(conn, lease, url, expires_at)
-        return outputs.get(conn, output.id)
-
-    refreshed = deps.database.run(record)
-    return refreshed if url else None
+    deps.database.run(lambda conn: outputs.record_refresh(conn, lease, url, expires_at))
+    return deps.database.run(lambda conn: outputs.get(conn, output.id)) if url else None
 
 
 def store_output(
@@ -123,35 +118,17 @@ def store_output(
     thumb_key = keys.build_thumbnail_key(output.job_id, output.idx, fetched.sha256, lease.token) if thumb else None
     guard.ensure_held()
     failpoint("keep.before_upload")
-    fetched.file.seek(0)
-    deps.storage.put(
-        deps.storage.public_bucket,
-        key,
-        fetched.file,
-        size=fetched.size_bytes,
-        sha256=fetched.sha256,
-        content_type=media.content_type,
-        cache_control=CACHE_IMMUTABLE,
-    )
+    put_public(deps, key, fetched.file, fetched.size_bytes, fetched.sha256, media.content_type, CACHE_IMMUTABLE)
     failpoint("keep.after_upload")
     if thumb is not None and thumb_key is not None:
         guard.ensure_held()
-        deps.storage.put(
-            deps.storage.public_bucket,
-            thumb_key,
-            thumb.data,
-            size=len(thumb.data),
-            sha256=thumb.sha256,
-            content_type="image/webp",
-            cache_control=CACHE_ONE_DAY,
-        )
+        put_public(deps, thumb_key, thumb.data, len(thumb.data), thumb.sha256, "image/webp", CACHE_ONE_DAY)
         failpoint("keep.after_thumbnail")
-    return StoredOutput(
-        media=media,
-        bytes=fetched.size_bytes,
-        sha256=fetched.sha256,
-        key=key,
-        thumb=thumb,
-        thumb_key=thumb_key,
-        thumb_missing=examined.thumb_missing,
-    )
+    return StoredOutput(media, fetched.size_bytes, fetched.sha256, key, thumb, thumb_key, examined.thumb_missing)
+
+
+def put_public(
+    deps: Deps, key: str, body: BinaryIO | bytes, size: int, sha256: str, content_type: str, cache_control: str
+) -> None:
+    storage, bucket = deps.storage, deps.storage.public_bucket
+    storage.put(bucket, key, body, size=size, sha256=sha256, content_type=content_type, cache_control=cache_control)

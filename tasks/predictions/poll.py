@@ -1,6 +1,6 @@
 """The poll step: query the provider about a prediction without a webhook, and give up past its deadline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from db import dead_letters, jobs, leases, predictions
@@ -9,12 +9,12 @@ from moorage import logs
 from moorage.errors import LeaseLost, MoorageError, ProviderRefused, ProviderUnavailable
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import Job, Lease, Prediction, PredictionState, Wake
+from moorage.model import Lease, Prediction, PredictionState, Wake
 from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import fallback
 from tasks.predictions import reports, submit_outcome
+from tasks.predictions.submit_outcome import LeasedPrediction
 from tasks.step import Deps, LeaseGuard, commit_step
 
 GONE_STATUSES = (404, 410)
@@ -47,9 +47,8 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("poll.after_answer")
 
     def apply_locked(conn: Connection) -> list[Wake]:
-        job = jobs.lock(conn, prediction.job_id)
-        current = predictions.lock(conn, prediction.id)
-        return _apply_result(conn, deps, lease, job, current, result)
+        job, current = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)
+        return _apply_result(LeasedPrediction(conn, lease, job, current), deps.asset_base, result)
 
     wakes = commit_step(deps, lease, guard, apply_locked)
     failpoint("poll.after_commit")
@@ -79,33 +78,30 @@ def _poll(provider: Provider | None, prediction: Prediction) -> PollResult:
     return PollResult(provider, prediction.cancel_reason, report)
 
 
-def _apply_result(
-    conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, result: PollResult
-) -> list[Wake]:
+def _apply_result(leased: LeasedPrediction, asset_base: str, result: PollResult) -> list[Wake]:
+    conn, lease, prediction = leased.conn, leased.lease, leased.prediction
     now, error = current_time(conn), result.error
     if prediction.state not in predictions.LIVE_STATES:
         return []  # a webhook ended the prediction and with it this lease
     if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
     if result.report is not None:
-        source = reports.ReportSource("poll", now, lease.leased_by, deps.asset_base, result.output_life_seconds)
-        outcome = reports.apply_report(conn, job, prediction, result.report, source)
+        source = reports.ReportSource("poll", now, lease.leased_by, asset_base, result.output_life_seconds)
+        outcome = reports.apply_report(conn, leased.job, prediction, result.report, source)
         if outcome.ended:
             return outcome.wakes
     if isinstance(error, ProviderRefused) and error.facts.get("status") in GONE_STATUSES:
         decision = DeadLetterDecision("PROVIDER_FAILED", "ProviderRefused", to_storable(str(error)), retryable=False)
-        return _end_without_answer(conn, lease, job, prediction, decision)
+        return _end_without_answer(leased, decision)
     if now >= predictions.get_wait_end(prediction):
-        return _time_out(conn, lease, job, prediction, result)
-    _schedule_next_poll(conn, lease, prediction, result, now)
+        return _time_out(leased, result)
+    _schedule_next_poll(leased, result, now)
     return []
 
 
-def _schedule_next_poll(
-    conn: Connection, lease: Lease, prediction: Prediction, result: PollResult, now: datetime
-) -> None:
+def _schedule_next_poll(leased: LeasedPrediction, result: PollResult, now: datetime) -> None:
     """Use the provider's poll interval and Retry-After; the wait ends at the prediction's deadline at the latest."""
-    provider, error = result.provider, result.error
+    prediction, provider, error = leased.prediction, result.provider, result.error
     can_poll = provider is not None and provider.can_poll and prediction.external_id is not None
     remaining = (predictions.get_wait_end(prediction) - now).total_seconds()
     seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_poll else remaining
@@ -113,36 +109,33 @@ def _schedule_next_poll(
         seconds = max(seconds, error.retry_after)
     if prediction.cancel_reason != result.cancel_reason:  # cancellation was requested meanwhile
         seconds = 0.0
-    predictions.schedule_next_poll(conn, lease, wait_seconds=seconds, was_polled=can_poll)
+    predictions.schedule_next_poll(leased.conn, leased.lease, wait_seconds=seconds, was_polled=can_poll)
 
 
-def _time_out(conn: Connection, lease: Lease, job: Job, prediction: Prediction, result: PollResult) -> list[Wake]:
+def _time_out(leased: LeasedPrediction, result: PollResult) -> list[Wake]:
     """Abandon a prediction past its deadline; past its output life, too, it is lost."""
+    prediction = leased.prediction
     suffix = f"; the last poll failed: {to_storable(str(result.error), 500)}" if result.error else ""
     if prediction.state == "abandoned" or prediction.cancel_reason is not None:
         reason = f"no answer before the end of the output life{suffix}"
-        decision = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
-        return _end_without_answer(conn, lease, job, prediction, decision)
+        return _end_without_answer(leased, DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True))
     reason = f"no answer within the time limit{suffix}"
     life_seconds = result.output_life_seconds or submit_outcome.DEFAULT_OUTPUT_LIFE_SECONDS
-    predictions.abandon(conn, lease, output_life_seconds=life_seconds, reason=reason)
-    decision = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
-    return fallback.advance(conn, job, decision, actor=lease.leased_by)
+    predictions.abandon(leased.conn, leased.lease, output_life_seconds=life_seconds, reason=reason)
+    return leased.advance_chain(DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True))
 
 
-def _end_without_answer(
-    conn: Connection, lease: Lease, job: Job, prediction: Prediction, decision: DeadLetterDecision
-) -> list[Wake]:
+def _end_without_answer(leased: LeasedPrediction, decision: DeadLetterDecision) -> list[Wake]:
     """End as lost with a dead letter, unless it was cancelled or its provider may never have created it."""
-    actor, ended_by = lease.leased_by, "deadline" if decision.category == "TIMED_OUT" else "poll"
+    conn, job, prediction, actor = leased.conn, leased.job, leased.prediction, leased.lease.leased_by
     state, reason = _choose_end_state(prediction, decision)
-    predictions.end(conn, prediction, state, ended_by=ended_by, actor=actor, category=decision.category, reason=reason)
+    ended_by, provider = "deadline" if decision.category == "TIMED_OUT" else "poll", prediction.provider
+    leased.end(state, replace(decision, reason=reason), ended_by=ended_by)
     if state == "lost":
-        provider = prediction.provider
         dead_letters.add(
             conn, "prediction", prediction.id, decision, step="poll", job_id=job.id, provider=provider, actor=actor
         )
-    return fallback.advance(conn, job, decision, actor=actor)
+    return leased.advance_chain(decision)
 
 
 def _choose_end_state(prediction: Prediction, decision: DeadLetterDecision) -> tuple[PredictionState, str]:

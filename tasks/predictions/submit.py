@@ -15,13 +15,14 @@ from db.connection import Connection, current_time
 from moorage import lifecycle, webhook_keys
 from moorage.errors import LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy, StepInterrupted
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
+from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.model import FallbackEntry, Job, Lease, Prediction, Wake
 from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import fallback
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
+from tasks.predictions.submit_outcome import LeasedPrediction, lock_leased
 from tasks.step import Deps, LeaseGuard, commit_step
 
 CAPACITY_WAIT_SECONDS: Final = 1.0  # while the provider's in-flight limit is reached; plus up to half at random
@@ -30,8 +31,6 @@ BUSY_WAIT_SECONDS: Final = 5.0  # after a 429 without Retry-After
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An entry to be sent to a provider, and the single-use key in its webhook URL."""
-
     provider: Provider
     entry: FallbackEntry
     key: str = field(repr=False)
@@ -86,30 +85,23 @@ def _load(conn: Connection, lease: Lease) -> tuple[Prediction, Job]:
 
 
 def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list[Wake]:
-    """End a planned prediction that cannot be submitted, and advance the chain."""
     decision = DeadLetterDecision(error.category, type(error).__name__, str(error), error.retryable)
-
-    def end(conn: Connection) -> list[Wake]:
-        job, prediction = submit_outcome.lock_leased(conn, lease)
-        return submit_outcome.fail_prediction(conn, lease, job, prediction, decision)
-
-    return commit_step(deps, lease, guard, end) or []
+    return commit_step(deps, lease, guard, lambda conn: lock_leased(conn, lease).fail(decision)) or []
 
 
 def _begin(conn: Connection, lease: Lease, submission: Submission) -> tuple[bool, list[Wake]]:
     """Mark the prediction as submitting if it is still needed and the provider has capacity. Idempotent."""
-    job, prediction = submit_outcome.lock_leased(conn, lease)
+    leased = lock_leased(conn, lease)
+    job, prediction = leased.job, leased.prediction
     if prediction.key_sha256 == submission.key_sha256:
         return True, []  # an uncertain COMMIT had succeeded
     if job.state != "open":
         reason = f"not submitted: the job was {job.state} already"
         predictions.end(conn, prediction, "cancelled", ended_by="us", actor=lease.leased_by, reason=reason)
-        decision = DeadLetterDecision("TIMED_OUT", "Unneeded", reason, retryable=False)
-        return False, fallback.advance(conn, job, decision, actor=lease.leased_by)
+        return False, leased.advance_chain(DeadLetterDecision("TIMED_OUT", "Unneeded", reason, retryable=False))
     if current_time(conn) >= job.deadline_at:
         reason = "the job's deadline passed before it could be submitted"
-        decision = DeadLetterDecision("TIMED_OUT", "NoTime", reason, retryable=True)
-        return False, submit_outcome.fail_prediction(conn, lease, job, prediction, decision)
+        return False, leased.fail(DeadLetterDecision("TIMED_OUT", "NoTime", reason, retryable=True))
     if not submissions.has_capacity(conn, prediction.provider, submission.provider.max_in_flight):
         wait = CAPACITY_WAIT_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311 (spreads retries; nothing secret)
         submissions.postpone(conn, lease, wait_seconds=wait)
@@ -140,73 +132,62 @@ def record_submission(
     conn: Connection, deps: Deps, lease: Lease, provider: Provider, result: SubmitResult | MoorageError
 ) -> list[Wake]:
     """Record the result of a submission; returns wakes. Raises LeaseLost after its webhook or another worker."""
-    job, prediction = submit_outcome.lock_leased(conn, lease)
+    leased = lock_leased(conn, lease)
     if isinstance(result, SubmitResult):
-        return _record_result(conn, deps, lease, job, prediction, provider, result)
+        return _record_result(leased, deps.asset_base, provider, result)
     reason = to_storable(str(result))
     if isinstance(result, StepInterrupted):
         reason, kind = f"not sent: {reason}", result.event_kind
         submissions.return_to_planned(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
     elif isinstance(result, NotSubmitted):
-        return _retry_or_fail(conn, deps, lease, job, prediction, result)
+        return _retry_or_fail(leased, deps.policy, result)
     elif isinstance(result, Permanent):
-        decision = DeadLetterDecision(result.category, type(result).__name__, reason, result.retryable)
-        return submit_outcome.fail_prediction(conn, lease, job, prediction, decision)
+        return leased.fail(DeadLetterDecision(result.category, type(result).__name__, reason, result.retryable))
     elif submit_recovery.is_recoverable(provider):
         reason, wait = f"{submit_outcome.UNCERTAIN}: {reason}", submit_recovery.LOOKUP_DELAYS_SECONDS[0]
         submissions.mark_uncertain(conn, lease)
         leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=False)
     else:
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, reason, not_created=False)
+        return submit_outcome.abandon_submission(leased, provider, reason)
     return []
 
 
-def _record_result(
-    conn: Connection,
-    deps: Deps,
-    lease: Lease,
-    job: Job,
-    prediction: Prediction,
-    provider: Provider,
-    result: SubmitResult,
-) -> list[Wake]:
+def _record_result(leased: LeasedPrediction, asset_base: str, provider: Provider, result: SubmitResult) -> list[Wake]:
     """Record the external id. A report in the response is applied like any other report."""
-    wakes = submit_outcome.record_external_id(conn, lease, job, prediction, provider, result.external_id)
-    current = predictions.lock(conn, prediction.id)
+    conn, actor, life_seconds = leased.conn, leased.lease.leased_by, provider.output_lifetime_seconds
+    wakes = submit_outcome.record_external_id(leased, provider, result.external_id)
+    current = predictions.lock(conn, leased.prediction.id)
     if result.report is None or current.external_id != result.external_id:
         return wakes
-    source = reports.ReportSource(
-        "poll", current_time(conn), lease.leased_by, deps.asset_base, provider.output_lifetime_seconds
-    )
-    return reports.apply_report(conn, job, current, result.report, source).wakes
+    source = reports.ReportSource("poll", current_time(conn), actor, asset_base, life_seconds)
+    return reports.apply_report(conn, leased.job, current, result.report, source).wakes
 
 
-def _retry_or_fail(
-    conn: Connection, deps: Deps, lease: Lease, job: Job, prediction: Prediction, error: NotSubmitted
-) -> list[Wake]:
+def _retry_or_fail(leased: LeasedPrediction, policy: RetryPolicy, error: NotSubmitted) -> list[Wake]:
     """Plan the submission again, or fail it after too many errors or if the retry would exceed the deadline."""
-    now, jitter = current_time(conn), random.random()  # noqa: S311 (spreads retries; nothing secret)
+    now, jitter = current_time(leased.conn), random.random()  # noqa: S311 (spreads retries; nothing secret)
     if isinstance(error, ProviderBusy):
         pause = (error.retry_after or BUSY_WAIT_SECONDS) * (1.0 + 0.2 * jitter)
         decision: Retry | DeadLetterDecision = Retry(now + timedelta(seconds=pause), str(error), is_counted=False)
     else:
-        ctx = RetryContext(lease.errors)
-        decision = lifecycle.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
-    if isinstance(decision, Retry) and decision.run_at >= _submit_deadline(conn, job, prediction):
+        ctx = RetryContext(leased.lease.errors)
+        decision = lifecycle.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=policy)
+    if isinstance(decision, Retry) and decision.run_at >= _submit_deadline(leased):
         reason = f"{decision.reason}; the next retry would exceed the deadline"
         decision = DeadLetterDecision(error.category, type(error).__name__, reason, error.retryable)
     if isinstance(decision, DeadLetterDecision):
-        return submit_outcome.fail_prediction(conn, lease, job, prediction, decision)
-    wait, reason = (decision.run_at - now).total_seconds(), to_storable(decision.reason)
+        return leased.fail(decision)
+    wait, reason, counted = (decision.run_at - now).total_seconds(), to_storable(decision.reason), decision.is_counted
     submissions.return_to_planned(
-        conn, lease, wait_seconds=wait, reason=reason, counts_as_error=decision.is_counted, kind=decision.kind
+        leased.conn, leased.lease, wait_seconds=wait, reason=reason, counts_as_error=counted, kind=decision.kind
     )
     return []
 
 
-def _submit_deadline(conn: Connection, job: Job, prediction: Prediction) -> datetime:
+def _submit_deadline(leased: LeasedPrediction) -> datetime:
     """Return the latest time to submit: the entry's deadline if another entry follows, else the job's."""
+    job, prediction = leased.job, leased.prediction
     entry = submissions.get_entry(job, prediction)
-    if entry is None or fallback.find_next_entry(conn, job) is None:
+    if entry is None or fallback.find_next_entry(leased.conn, job) is None:
         return job.deadline_at
     return min(job.deadline_at, prediction.created_at + timedelta(seconds=entry.seconds))

@@ -1,12 +1,13 @@
 """Outcomes of a submission under its lease: running, failed, abandoned, or identified by its webhook key."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from db import deliveries, jobs, leases, predictions, submissions
 from db.connection import Connection
 from moorage.errors import LeaseLost
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import Job, Lease, Prediction, Wake
+from moorage.model import Job, Lease, Prediction, PredictionState, Wake
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import fallback
@@ -16,48 +17,52 @@ UNCERTAIN: Final = "submit uncertain"  # begins the reason of predictions with s
 DEFAULT_OUTPUT_LIFE_SECONDS: Final = 3600.0  # how long to wait for a webhook if the provider declares no output life
 
 
-def lock_leased(conn: Connection, lease: Lease) -> tuple[Job, Prediction]:
+@dataclass(frozen=True, slots=True)
+class LeasedPrediction:
+    """A leased prediction and its job, both locked in the transaction of a connection."""
+
+    conn: Connection
+    lease: Lease
+    job: Job
+    prediction: Prediction
+
+    def end(self, state: PredictionState, decision: DeadLetterDecision, *, ended_by: str = "us") -> None:
+        category, reason, actor = decision.category, to_storable(decision.reason), self.lease.leased_by
+        predictions.end(
+            self.conn, self.prediction, state, ended_by=ended_by, actor=actor, category=category, reason=reason
+        )
+
+    def advance_chain(self, decision: DeadLetterDecision) -> list[Wake]:
+        return fallback.advance(self.conn, self.job, decision, actor=self.lease.leased_by)
+
+    def fail(self, decision: DeadLetterDecision) -> list[Wake]:
+        """End a prediction that was refused or has invalid input, without a dead letter, and advance the chain."""
+        self.end("failed", decision)
+        return self.advance_chain(decision)
+
+
+def lock_leased(conn: Connection, lease: Lease) -> LeasedPrediction:
     """Lock the job, then the prediction of a lease. Raises LeaseLost if the row carries another token."""
     row = predictions.get(conn, lease.row_id)
     if row is None:
         raise LeaseLost(f"prediction {lease.row_id} is gone")
-    job, prediction = jobs.lock(conn, row.job_id), predictions.lock(conn, row.id)
+    leased = LeasedPrediction(conn, lease, jobs.lock(conn, row.job_id), predictions.lock(conn, row.id))
     if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {lease.row_id}: the lease is lost")
-    return job, prediction
+    return leased
 
 
-def record_external_id(
-    conn: Connection, lease: Lease, job: Job, prediction: Prediction, provider: Provider, external_id: str
-) -> list[Wake]:
+def record_external_id(leased: LeasedPrediction, provider: Provider, external_id: str) -> list[Wake]:
     """Record that the provider accepted the submission under this id; returns wakes."""
-    name = to_storable(f"{provider.name} {external_id}", 200)
-    first_poll = provider.first_poll_seconds()
-    if submissions.mark_running(conn, lease, external_id, first_poll_seconds=first_poll, reason=name):
+    name, first_poll = to_storable(f"{provider.name} {external_id}", 200), provider.first_poll_seconds()
+    if submissions.mark_running(leased.conn, leased.lease, external_id, first_poll_seconds=first_poll, reason=name):
         return []
     reason = f"provider id {name} already belongs to another job"
-    decision = DeadLetterDecision("PROVIDER_FAILED", "DuplicateExternalId", reason, retryable=False)
-    return fail_prediction(conn, lease, job, prediction, decision)
-
-
-def fail_prediction(
-    conn: Connection, lease: Lease, job: Job, prediction: Prediction, decision: DeadLetterDecision
-) -> list[Wake]:
-    """End a prediction that was refused or has invalid input, without a dead letter, and advance the chain."""
-    category, reason, actor = decision.category, to_storable(decision.reason), lease.leased_by
-    predictions.end(conn, prediction, "failed", ended_by="us", actor=actor, category=category, reason=reason)
-    return fallback.advance(conn, job, decision, actor=actor)
+    return leased.fail(DeadLetterDecision("PROVIDER_FAILED", "DuplicateExternalId", reason, retryable=False))
 
 
 def abandon_submission(
-    conn: Connection,
-    lease: Lease,
-    job: Job,
-    prediction: Prediction,
-    provider: Provider | None,
-    cause: str,
-    *,
-    not_created: bool,
+    leased: LeasedPrediction, provider: Provider | None, cause: str, *, not_created: bool = False
 ) -> list[Wake]:
     """
     Abandon a submission with an unknown outcome and advance the chain; its webhook still counts.
@@ -65,17 +70,17 @@ def abandon_submission(
     Args:
         not_created: the provider's list does not contain it: its entry is submitted once more before the next one.
     """
+    conn, job, prediction, actor = leased.conn, leased.job, leased.prediction, leased.lease.leased_by
     life_seconds = (provider and provider.output_lifetime_seconds) or DEFAULT_OUTPUT_LIFE_SECONDS
-    reason, actor = to_storable(f"{UNCERTAIN}: {cause}"), lease.leased_by
-    submissions.abandon(conn, lease, output_life_seconds=life_seconds, reason=reason)
+    reason = to_storable(f"{UNCERTAIN}: {cause}")
+    submissions.abandon(conn, leased.lease, output_life_seconds=life_seconds, reason=reason)
     entry = submissions.get_entry(job, prediction)
     may_resubmit = not_created and job.state == "open" and prediction.cancel_reason is None
     if may_resubmit and submissions.was_resubmitted(conn, prediction.id):
         may_resubmit = False
     if may_resubmit and entry is not None and prediction.entry is not None:
         return [Wake("submit", submissions.plan(conn, job.id, prediction.entry, entry, reason=reason, actor=actor))]
-    decision = DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True)
-    return fallback.advance(conn, job, decision, actor=actor)
+    return leased.advance_chain(DeadLetterDecision("PROVIDER_FAILED", "SubmitUncertain", reason, retryable=True))
 
 
 def bind_external_id(

@@ -32,7 +32,6 @@ def is_recoverable(provider: Provider) -> bool:
 def recover_submission(
     deps: Deps, lease: Lease, guard: LeaseGuard, prediction: Prediction, provider: Provider | None
 ) -> list[Wake]:
-    """Look up a submitted prediction, or wait until the next lookup; returns wakes."""
     submitted_at, first_delay = prediction.submitted_at, LOOKUP_DELAYS_SECONDS[0]
     if submitted_at is None:
         raise LeaseLost(f"prediction {prediction.id} is no longer being submitted")
@@ -70,40 +69,38 @@ def _search_list(
 
 
 def _record(conn: Connection, lease: Lease, provider: Provider, result: str | MoorageError | None) -> list[Wake]:
-    job, prediction = submit_outcome.lock_leased(conn, lease)
+    leased = submit_outcome.lock_leased(conn, lease)
     if isinstance(result, str):
-        return submit_outcome.record_external_id(conn, lease, job, prediction, provider, result)
+        return submit_outcome.record_external_id(leased, provider, result)
     now, last_delay = current_time(conn), LOOKUP_DELAYS_SECONDS[-1]
-    age = (now - (prediction.submitted_at or now)).total_seconds()
+    age = (now - (leased.prediction.submitted_at or now)).total_seconds()
     next_delay = next((delay for delay in LOOKUP_DELAYS_SECONDS if delay > age), None)
     if next_delay is not None:
         wait = min(next_delay - age, last_delay)
         submissions.postpone(conn, lease, wait_seconds=wait, has_searched=result is None)
     elif result is None:
         cause = f"not in the list of {provider.name} after {last_delay:g} s"
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=True)
-    elif now < prediction.deadline_at:
+        return submit_outcome.abandon_submission(leased, provider, cause, not_created=True)
+    elif now < leased.prediction.deadline_at:
         submissions.postpone(conn, lease, wait_seconds=LOOKUP_DELAYS_SECONDS[0])
     else:
         cause = f"the list of {provider.name} cannot be read: {result}"
-        return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=False)
+        return submit_outcome.abandon_submission(leased, provider, cause)
     return []
 
 
 def _await_webhook(conn: Connection, lease: Lease, provider: Provider) -> list[Wake]:
     """Wait until the prediction's deadline, at most as long as a list would be searched."""
-    job, prediction = submit_outcome.lock_leased(conn, lease)
-    now, last_delay = current_time(conn), LOOKUP_DELAYS_SECONDS[-1]
+    leased = submit_outcome.lock_leased(conn, lease)
+    prediction, now, last_delay = leased.prediction, current_time(conn), LOOKUP_DELAYS_SECONDS[-1]
     end = min(prediction.deadline_at, (prediction.submitted_at or now) + timedelta(seconds=last_delay))
     remaining = (end - now).total_seconds()
     if remaining > 0:  # more than the last delay if the clock was set back
         submissions.postpone(conn, lease, wait_seconds=min(remaining, last_delay))
         return []
     cause = f"{provider.name} has no list, and no webhook was received in time"
-    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=False)
+    return submit_outcome.abandon_submission(leased, provider, cause)
 
 
 def _end_unrecoverable(conn: Connection, lease: Lease, provider: Provider | None) -> list[Wake]:
-    job, prediction = submit_outcome.lock_leased(conn, lease)
-    cause = UNRECOVERABLE_REASON
-    return submit_outcome.abandon_submission(conn, lease, job, prediction, provider, cause, not_created=False)
+    return submit_outcome.abandon_submission(submit_outcome.lock_leased(conn, lease), provider, UNRECOVERABLE_REASON)

@@ -32,20 +32,13 @@ log = logs.get_logger(__name__)
 
 
 def reconcile(deps: Deps, actor: str, send: SendWakes) -> dict[str, Any]:
-    """Run the five repairs and send their wakes; returns counts."""
     clock = correct_clock(deps)
     released = release_leases(deps, actor)
     checked, wakes = check_deadlines(deps, actor)
     documents = repair_documents(deps)
     statuses = correct_statuses(deps)
     send(released + wakes)
-    return {
-        "released": len(released),
-        "jobs": checked,
-        "documents": documents,
-        "clock": clock,
-        "statuses": statuses,
-    }
+    return {"released": len(released), "jobs": checked, "documents": documents, "clock": clock, "statuses": statuses}
 
 
 def correct_clock(deps: Deps) -> int:
@@ -60,7 +53,6 @@ def correct_clock(deps: Deps) -> int:
 
 
 def release_leases(deps: Deps, actor: str) -> list[Wake]:
-    """Release expired leases; returns wakes for their rows."""
     wakes: list[Wake] = []
     for table, step in STEP_BY_TABLE.items():
         row_ids = deps.database.run(partial(leases.release_expired, table=table, actor=actor))
@@ -70,7 +62,6 @@ def release_leases(deps: Deps, actor: str) -> list[Wake]:
 
 
 def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
-    """Check the jobs whose time has come; returns their number and wakes."""
     job_ids = deps.database.run(jobs.list_due)
     wakes: list[Wake] = []
     for job_id in job_ids:
@@ -98,7 +89,6 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 
 
 def repair_documents(deps: Deps) -> int:
-    """Compute `imageUrls` of project documents that an application overwrote; returns their number."""
     project_ids = deps.database.run(projects.list_overwritten)
     for project_id in project_ids:
         try:

@@ -30,19 +30,13 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is retained after its end, in the order of deletion; without those never deleted."""
     days = {
         "renders": settings.retention_renders_days,
-        "bodies": settings.retention_bodies_days,
-        "failed_bodies": settings.retention_bodies_days,
-        "failed_sources": settings.retention_bodies_days,
-        "deliveries": settings.retention_rows_days,
-        "dead_letters": settings.retention_rows_days,
-        "notifications": settings.retention_rows_days,
-        "jobs": settings.retention_rows_days,
+        **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), settings.retention_bodies_days),
+        **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs"), settings.retention_rows_days),
     }
     return {kind: limit * _DAY for kind, limit in days.items() if limit > 0}
 
 
 def count_expired(deps: Deps) -> dict[str, int]:
-    """Return how many of each kind `delete_expired` would delete now."""
     limits = retention_seconds(deps.settings)
     return deps.database.run(lambda conn: retention.count_old_rows(conn, limits, list(limits)))
 
@@ -87,7 +81,6 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
 
 
 def count_storage_use(deps: Deps) -> dict[str, Any]:
-    """Recompute storage use by owner and bucket; returns objects and bytes by bucket."""
     deps.database.run(usage.recompute_usage)
     rows = deps.database.run(usage.list_totals)
     return {row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in rows}

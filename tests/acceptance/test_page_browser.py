@@ -200,7 +200,7 @@ def test_a_link_that_ran_out_says_so(chromium, world):
     page = context.new_page()
     page.goto(f"{world.local.url}/#token=moo_nonsense")
 
-    page.get_by_text("link has expired").wait_for()
+    page.get_by_text("This link has expired").wait_for()
     assert "token" not in page.url
     assert drive.violations(page) == []
     context.close()

@@ -12,7 +12,7 @@ from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
 from moorage.lifecycle import DeadLetterDecision, Retry, RetryPolicy
-from moorage.model import Lease, Media, StoredOutput, Thumbnail, WorkTable
+from moorage.model import Lease, Media, Registration, StoredOutput, Thumbnail, WorkTable
 from storage import keys
 from tasks.jobs import replay
 from tasks.outputs import keep
@@ -83,9 +83,10 @@ class Real:
 
     def _second(self) -> UUID:
         made = ids.uuid7()
+        registration = Registration(provider="replicate", external_id=f"{self.name}-1", owner="ann")
         self.deps.database.run(
             lambda conn: predictions.add(
-                conn, made, self.job_id, provider="replicate", external_id=f"{self.name}-1", model=None,
+                conn, made, self.job_id, registration,
                 deadline_seconds=600, first_poll_seconds=0, actor="api", seq=1,
             )
         )  # fmt: skip
@@ -262,7 +263,8 @@ class Real:
             column = "output_until" if prediction.state == "abandoned" else "deadline_at"
             conn.execute(long_ago.format(column).encode(), {"id": lease.row_id})
             prediction = predictions.lock(conn, lease.row_id)
-        answered = poll._apply_result(conn, self.deps, lease, job, prediction, poll.PollResult(provider, None, report))
+        leased = poll.LeasedPrediction(conn, lease, job, prediction)
+        answered = poll._apply_result(leased, self.deps.asset_base, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
 

@@ -7,6 +7,7 @@ import pytest
 
 from db import leases
 from embedded.stack import Stack
+from moorage.errors import LeaseLost
 from moorage.model import Wake
 from tasks.jobs import cancel
 from tasks.jobs.cancel import ActionOutcome
@@ -121,7 +122,7 @@ def test_a_worker_that_keeps_a_file_meanwhile_records_nothing(at: World) -> None
 
     cancelled(at, job_id)
 
-    with pytest.raises(keep.outputs.LeaseLost):
+    with pytest.raises(LeaseLost):
         at.deps.database.run(lambda conn: keep.outputs.end_kept(conn, lease, facts(job_id, 0, lease)))
     row = at.row("outputs", output_id)
     assert (row["state"], row["crashes"], row["lease_token"]) == ("dead", 0, None)

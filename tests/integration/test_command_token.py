@@ -27,7 +27,7 @@ def test_a_token_is_shown_once_and_ends(stack: Stack, database_url: str, conn: C
     assert "shop" in listed.stdout
     assert token not in listed.stdout + json.dumps(row)
     assert token not in str(conn.execute("SELECT * FROM api_tokens").fetchall())
-    assert (again.returncode, "no token" in again.stderr) == (1, True)
+    assert (again.returncode, "no active token" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

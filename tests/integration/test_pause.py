@@ -203,7 +203,7 @@ def test_a_misspelt_target_is_refused_in_one_line(stack: Stack, database_url: st
 
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "write one of keep, direct, fal, openai, replicate, standard" in done.stderr
+    assert "use one of keep, direct, fal, openai, replicate, standard" in done.stderr
 
 
 def test_reading_pauses_costs_what_is_live(conn: Connection) -> None:

@@ -67,7 +67,7 @@ def test_no_row_is_woken_twice_within_half_a_minute(at: World) -> None:
     assert len(run_dispatch(at, Broker(keep=1))) == 3
     assert run_dispatch(at, Broker(keep=1)) == []
     with at.later("31 seconds") as then:
-        assert len(dispatch(then, Broker(keep=1))) == 3
+        assert len(run_dispatch(then, Broker(keep=1))) == 3
 
 
 def test_an_emptied_queue_costs_one_tick(at: World) -> None:
@@ -164,7 +164,7 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     assert run_reconcile(at)[0]["released"] == 0
 
     with at.later("31 seconds") as then:
-        result, sent = reconcile(then)
+        result, sent = run_reconcile(then)
 
     row = at.row("outputs", output_id)
     assert (result["released"], sent) == (1, [Wake("keep", output_id)])
@@ -219,7 +219,7 @@ def test_an_open_job_past_its_deadline_polls_what_it_awaits(at: World) -> None:
     at.conn.execute("UPDATE predictions SET run_at = moment() + '3 hours', deadline_at = moment() + '3 hours'")
 
     with at.later("61 minutes") as then:
-        _, sent = reconcile(then)
+        _, sent = run_reconcile(then)
 
     assert sent == [Wake("poll", made.prediction_id)]
     assert at.state("jobs", made.job_id) == "open"
@@ -234,7 +234,7 @@ def test_a_keeping_job_whose_settling_was_missed_is_counted_again(at: World) -> 
     at.conn.execute(dead, (output_id,))
 
     with at.later("6 minutes") as then:
-        reconcile(then)
+        run_reconcile(then)
 
     assert at.state("jobs", made.job_id) == "failed"
 

@@ -50,7 +50,7 @@ def test_an_alert_says_what_it_means_and_leads_to_its_section(rule):
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     assert page == "docs/runbook.md"
     assert rule["alert"] in sections()[section], "the section does not name its alert"
-    for label in ("What it means", "Look at", "Do", "Wake somebody"):
+    for label in ("What it means", "Look at", "Do", "Escalate"):
         assert f"**{label}" in sections()[section], label
 
 

@@ -28,7 +28,8 @@ def event(kind: object, data: object = RESPONSE) -> bytes:
 
 def response(**fields: Any) -> Any:
     """Return what a response of the API is read as."""
-    return openai()._parse_response({"id": "resp_1", "object": "response", "status": "completed", **fields})
+    body = {"id": "resp_1", "object": "response", "status": "completed", **fields}
+    return openai()._parse_response(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(

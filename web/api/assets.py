@@ -1,8 +1,4 @@
-"""
-GET /v1/assets/renders/{render_id}/{name}: a published file or its thumbnail under a permanent URL.
-
-Public: a render's id cannot be guessed, and the files are in the public bucket.
-"""
+"""GET /v1/assets/renders/{render_id}/{name}: a published file. Public, since a render's id cannot be guessed."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from db import renders
-from db.connection import Row
 from storage import urls
 from web.http import ids, ranges
 from web.http.problems import Problem
+from web.http.ranges import ByteRange
 from web.services import context
 from web.services.context import AppContext
 
@@ -93,10 +89,12 @@ async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
         raise ids.not_found("file")
     if extension and not row["key"].endswith(f".{extension}"):
         raise ids.not_found("file")
-    return _thumbnail(row) if thumb else _original(row)
+    if thumb:
+        return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)
+    return AssetFile(row["key"], row["bytes"], row["sha256"], row["content_type"], _CACHE_ORIGINAL)
 
 
-def _requested_range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+def _requested_range(request: Request, size: int, etag: str) -> ByteRange:
     """Return the first and the last byte of the request's range; None without one, and if If-Range does not match."""
     header = request.headers.get("range") if request.method == "GET" else None
     if request.headers.get("if-range", etag) != etag:
@@ -106,11 +104,3 @@ def _requested_range(request: Request, size: int, etag: str) -> tuple[int, int] 
     except ranges.RangeNotSatisfiable as error:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Problem(416, f"the range starts after the end of the file ({size} bytes)", headers=headers) from error
-
-
-def _original(row: Row) -> AssetFile:
-    return AssetFile(row["key"], row["bytes"], row["sha256"], row["content_type"], _CACHE_ORIGINAL)
-
-
-def _thumbnail(row: Row) -> AssetFile:
-    return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)

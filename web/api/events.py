@@ -29,20 +29,11 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @dataclass(frozen=True, slots=True)
 class StreamRange:
-    """
-    The events of one stream.
-
-    Attributes:
-        after: the id to resume after; None: start with new events.
-        joined_at_id: later events come from the feed.
-        ends_at: by time.monotonic().
-    """
-
     owner: str | None
     job_id: UUID | None
-    after: int | None
-    joined_at_id: int
-    ends_at: float
+    after: int | None  # the id to resume after; None: start with new events
+    joined_at_id: int  # later events come from the feed
+    ends_at: float  # by time.monotonic()
 
 
 async def stream_events(request: Request) -> Response:
@@ -95,7 +86,6 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
 
 
 async def _find_reset_reason(ctx: AppContext, after: int, joined_at_id: int) -> str | None:
-    """Return why a stream cannot resume after an event, None if it can."""
     oldest_id, last_id = await ctx.database.transaction(
         lambda conn: (events.get_oldest_id(conn), events.get_last_id(conn))
     )

@@ -40,19 +40,12 @@ async def retry_job(request: Request) -> Response:
 async def _apply_action(
     request: Request, action: Callable[[Database, Settings, UUID, str], ActionOutcome]
 ) -> tuple[UUID, ActionOutcome]:
-    """
-    Apply an action to the job in the path.
-
-    Raises:
-        Problem: 404 no such job, 409 the action is refused in the job's present state.
-    """
+    """Apply an action to the job in the path. Raises Problem: 404 no such job, 409 refused in its present state."""
     ctx, caller = context.get_context(request), permissions.get_caller(request)
     job_id = ids.parse_id(request.path_params["job_id"], "job")
 
     def apply(database: Database) -> ActionOutcome:
-        row = database.run(lambda conn: jobs.get_with_render(conn, job_id))
-        if row is None or not caller.can_see(row["owner"]):
-            raise ids.not_found("job")
+        caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")
         outcome = action(database, ctx.settings, job_id, ACTOR)
         ctx.relay.enqueue(*outcome.wakes)
         return outcome

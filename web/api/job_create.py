@@ -65,48 +65,34 @@ async def _check_and_store(
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(ANSWER_SECONDS) as limit:
-            existing = await _find_existing(ctx, job_request)
-            if existing is not None:
-                return existing, []
+            if job_request.idempotency_key is not None:  # whether or not its files and models still exist
+                existing = await ctx.database.transaction(lambda conn: create.find_existing_job(conn, job_request))
+                if existing is not None:
+                    return existing, []
             await ctx.database.transaction(
                 lambda conn: _check_references(conn, job_request.owner, entries, body.files.keys())
             )
-            checked = await job_inputs.check_inputs(ctx, job_request.kind, entries)
+            chain, unchecked = await job_inputs.check_inputs(ctx, job_request.kind, entries)
             if body.files:
                 limit.reschedule(None)
                 await body.store_files(ctx.upload_spool, job_request.owner)
                 limit.reschedule(loop.time() + ANSWER_SECONDS)
-            complete = dataclasses.replace(job_request, fallback_chain=checked.entries)
-            return await ctx.database.run(lambda database: _store_job(database, ctx, complete)), checked.unchecked
+            complete = dataclasses.replace(job_request, fallback_chain=chain)
+            return await ctx.database.run(lambda database: _store_job(database, ctx, complete)), unchecked
+    except IdempotencyConflict as error:
+        raise Problem(409, str(error)) from error
     except TimeoutError as error:
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
 
 
-def _response_fields(created: CreatedJob, unchecked: list[str]) -> dict[str, Any]:
-    fields = {
-        "job_id": created.job_id,
-        "prediction_id": created.prediction_id,
-        "state": created.state,
-        "is_new": created.is_new,
-    }
-    return fields | ({"checked": not unchecked, "unchecked": unchecked} if created.is_new else {})
-
-
-async def _find_existing(ctx: AppContext, job_request: JobRequest) -> CreatedJob | None:
-    """Return the job of an equal request, whether or not its files and models still exist."""
-    if job_request.idempotency_key is None:
-        return None
-    try:
-        return await ctx.database.transaction(lambda conn: create.find_existing_job(conn, job_request))
-    except IdempotencyConflict as error:
-        raise Problem(409, str(error)) from error
+def _response_fields(job: CreatedJob, unchecked: list[str]) -> dict[str, Any]:
+    fields = {"job_id": job.job_id, "prediction_id": job.prediction_id, "state": job.state, "is_new": job.is_new}
+    return fields | ({"checked": not unchecked, "unchecked": unchecked} if job.is_new else {})
 
 
 def _store_job(database: Database, ctx: AppContext, job_request: JobRequest) -> CreatedJob:
     try:
         created = create.create_job(database, ctx.settings, ctx.providers, job_request)
-    except IdempotencyConflict as error:
-        raise Problem(409, str(error)) from error
     except ForeignProject as error:
         raise validation.invalid_field("project_id", str(error)) from error
     ctx.relay.enqueue(*created.wakes)

@@ -21,18 +21,9 @@ _MAX_DEPTH: Final = 64  # of the whole job; an input in it has a lower limit
 
 @dataclass(frozen=True, slots=True)
 class JobBody:
-    """
-    The body of a job request and the files sent with it.
-
-    Attributes:
-        sent: as received, for the hash of the request.
-        resolved: with each `{"file": name}` replaced by `{"upload": id}`.
-        files: by the id of the upload they become.
-    """
-
-    sent: dict[str, Any]
-    resolved: dict[str, Any]
-    files: Mapping[UUID, SpooledFile] = field(default_factory=dict)
+    sent: dict[str, Any]  # as received, for the hash of the request
+    resolved: dict[str, Any]  # with each `{"file": name}` replaced by `{"upload": id}`
+    files: Mapping[UUID, SpooledFile] = field(default_factory=dict)  # by the id of the upload they become
 
     async def compute_sha256(self) -> str:
         """Return the hash of the body and the files; independent of white space and the order of names."""
@@ -41,27 +32,16 @@ class JobBody:
         return hashlib.sha256(text.encode()).hexdigest()
 
     async def store_files(self, spool: UploadSpool, owner: str) -> None:
-        """
-        Store every file as an upload of the owner.
-
-        Raises:
-            Problem: 422 a file is rejected, 503 storage or PostgreSQL is unavailable. Files stored before remain
-                uploads.
-        """
+        """Store every file as an upload; raises as `UploadSpool.store` does. Files stored before an error remain."""
         for upload_id, file in self.files.items():
             await spool.store(file, owner, upload_id)
 
 
 def parse_job_form(form: Form) -> JobBody:
-    """
-    Return the job in a form with its files.
-
-    Raises:
-        Problem: 400 the job is not JSON; 422 no job, a file that it does not reference, or a reference without a file.
-    """
+    """Return the job in a form with its files. Raises Problem: 400 not JSON, 422 files and references differ."""
     if JOB_FIELD not in form.fields:
         raise validation.invalid_field(JOB_FIELD, "is required: the job as JSON")
-    body = json_body.parse_object(form.fields[JOB_FIELD])
+    body = json_body.parse_object(form.fields[JOB_FIELD].encode())
     if validation.is_nested_deeper(body, _MAX_DEPTH):
         raise validation.invalid_field(JOB_FIELD, f"is nested more than {_MAX_DEPTH} levels deep")
     names = [name for name, _ in form.files]

@@ -19,8 +19,8 @@ from moorage.model import FallbackEntry
 from tasks.predictions import references
 from web.api.job_schema import AUTO_MODEL, ParsedEntry
 from web.http import validation
-from web.http.problems import Problem, unavailable
-from web.http.validation import FieldError, field_error
+from web.http.problems import FieldError, Problem, unavailable
+from web.http.validation import field_error
 from web.services import model_cache
 from web.services.context import AppContext
 
@@ -39,34 +39,22 @@ _TYPE_NAMES: Final = {"object": "an object", "array": "a list", "string": "text"
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedChain:
-    """Entries with their models chosen, and the reason of each entry that could not be checked."""
-
-    entries: tuple[FallbackEntry, ...]
-    unchecked: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _CheckedEntry:
     entry: FallbackEntry
     errors: list[FieldError]
     unchecked: str | None
 
 
-async def check_inputs(ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]) -> CheckedChain:
-    """
-    Return the entries to store. An unavailable provider is no reason to reject an entry.
-
-    Raises:
-        Problem: 422 invalid input or unknown model; 503 a model is to be chosen and its provider is unavailable.
-    """
+async def check_inputs(
+    ctx: AppContext, kind: str, entries: Sequence[ParsedEntry]
+) -> tuple[tuple[FallbackEntry, ...], list[str]]:
+    """Return entries with their models chosen, and why some are unchecked. Raises Problem: 422, 503 for "auto"."""
     tasks = (_check_entry(ctx, kind, parsed, f"chain[{index}]") for index, parsed in enumerate(entries))
     checked = await asyncio.gather(*tasks)
     errors = [error for result in checked for error in result.errors]
     if errors:
         raise validation.invalid_fields(errors)
-    chain = tuple(result.entry for result in checked)
-    return CheckedChain(chain, [result.unchecked for result in checked if result.unchecked])
+    return tuple(result.entry for result in checked), [result.unchecked for result in checked if result.unchecked]
 
 
 async def _check_entry(ctx: AppContext, kind: str, parsed: ParsedEntry, field: str) -> _CheckedEntry:
@@ -116,7 +104,6 @@ async def _choose_model(ctx: AppContext, kind: str, parsed: ParsedEntry, field: 
 async def _find_image_optional_model(
     ctx: AppContext, provider: str, models: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Return the first model whose image field is not required."""
     for model in models[:_MAX_SCHEMA_LOOKUPS]:
         schema = await ctx.model_cache.get_schema(ctx.providers[provider], str(model["name"]))
         if schema is not None and model.get("picture_field") not in schema.get("required", ()):
@@ -143,12 +130,7 @@ class UnusableSchema(ValueError):
 
 
 def find_schema_errors(value: Mapping[str, Any], schema: Mapping[str, Any], field: str) -> list[FieldError]:
-    """
-    Return the first errors of an input against its model's schema, at most MAX_ERRORS.
-
-    Raises:
-        UnusableSchema: the input cannot be checked.
-    """
+    """Return the first MAX_ERRORS errors of an input. Raises UnusableSchema: the input cannot be checked."""
     validator = _build_validator(json.dumps(schema, sort_keys=True))
     try:
         return list(itertools.islice(_describe_errors(validator, value, field), validation.MAX_ERRORS))

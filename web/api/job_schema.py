@@ -1,6 +1,7 @@
 """Request schema of POST /v1/jobs: parses the body into entries with complete inputs and their references."""
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
@@ -14,7 +15,8 @@ from moorage.text import to_storable
 from tasks.predictions import references
 from tasks.predictions.references import Reference, ReferenceGone
 from web.http import validation
-from web.http.validation import FieldError, Name, ProjectId, SceneName, Storable, field_error
+from web.http.problems import FieldError
+from web.http.validation import Body, Name, ProjectId, SceneName, Storable, field_error
 
 MAX_ENTRIES: Final = 8
 MAX_DEADLINE_SECONDS: Final = 7 * 86400
@@ -62,10 +64,8 @@ ModelInput = Annotated[dict[str, Any], Field(min_length=1), BeforeValidator(_che
 InputMap = Annotated[dict[Name, Name], Field(min_length=1, max_length=100), BeforeValidator(_check_object)]
 
 
-class ChainEntry(BaseModel):
+class ChainEntry(Body):
     """One entry of the fallback chain: the next one is started when it yields no files."""
-
-    model_config = validation.BODY_CONFIG
 
     provider: Annotated[str, Field(max_length=60), Storable]
     model: Name = Field(description='as the provider names it; "auto": one that accepts the input')
@@ -76,59 +76,48 @@ class ChainEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ParsedEntry:
-    """
-    An entry with its complete input.
-
-    Attributes:
-        input_field: where the input was given, "input" or "chain[0].input".
-        references: the file references in the input.
-    """
-
     entry: FallbackEntry
-    input_field: str
+    input_field: str  # where the input was given, "input" or "chain[0].input"
     references: Sequence[Reference]
 
 
-class JobCreate(BaseModel):
-    """A job request: what to generate, the fallback chain of models, and where the files belong."""
-
-    model_config = validation.BODY_CONFIG
+class ResultFields(Body):
+    """What a job generates, and where its files belong."""
 
     owner: Name
     kind: Literal["image", "video"] = "image"
-    chain: Annotated[list[ChainEntry], Field(min_length=1, max_length=MAX_ENTRIES)]
-    input: ModelInput | None = Field(None, description="of every entry that has none of its own")
     mode: Name | None = None
     room_type: Name | None = None
     style: Name | None = None
     prompt: Annotated[str, Field(max_length=20_000), Storable] | None = None
-    variants: Annotated[int, Field(ge=1, le=100)] | None = None
     project_id: ProjectId | None = None
     scene: SceneName = None
     policy: Literal["keep", "discard"] | None = None  # of partial results
-    placeholder: bool = False
     deadline_seconds: Seconds | None = None
+
+
+class JobCreate(ResultFields):
+    """A job request: what to generate, the fallback chain of models, and where the files belong."""
+
+    chain: Annotated[list[ChainEntry], Field(min_length=1, max_length=MAX_ENTRIES)]
+    input: ModelInput | None = Field(None, description="of every entry that has none of its own")
+    variants: Annotated[int, Field(ge=1, le=100)] | None = None
+    placeholder: bool = False
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> Self:
-        """Return the body as a model. Raises Problem: 422 with every invalid field."""
         return validation.parse_body(body, cls, validation.find_scene_errors(body), _explain_error)
 
     def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
-        """
-        Return the entries, each with its complete input and the references in it.
-
-        Raises:
-            Problem: 422 for an entry without input, a `map` that names an unknown field, or too much input.
-        """
+        """Return entries with complete inputs. Raises Problem: 422 no input, unknown name in `map`, too much input."""
         errors: list[FieldError] = []
         default_seconds = settings.video_seconds if self.kind == "video" else settings.image_seconds
         entries = [
             self._parse_entry(entry, f"chain[{index}]", default_seconds, errors)
             for index, entry in enumerate(self.chain)
         ]
-        inputs = [parsed.entry.input for parsed in entries]
-        if not errors and validation.json_size_bytes(inputs) > validation.MAX_CHAIN_BYTES:
+        input_bytes = sum(len(json.dumps(dict(parsed.entry.input))) for parsed in entries)
+        if not errors and input_bytes > validation.MAX_CHAIN_BYTES:
             message = f"holds more than {validation.MAX_CHAIN_BYTES} bytes of input: upload files and reference them"
             errors.append({"field": "chain", "message": message})
         if errors:
@@ -177,12 +166,6 @@ class JobCreate(BaseModel):
 
 
 def parse_idempotency_key(values: list[str]) -> str | None:
-    """
-    Return the Idempotency-Key of a request, None without the header.
-
-    Raises:
-        Problem: 422 for an invalid key.
-    """
     if not values:
         return None
     if len(values) > 1:

@@ -54,7 +54,7 @@ async def list_job_events(request: Request) -> Response:
     caller = permissions.get_caller(request)
 
     def read_events(conn: Connection) -> list[Row]:
-        _read_job(conn, job_id, caller)
+        caller.require_visible(jobs.get_with_render(conn, job_id), "job")
         return events.list_page_by_job(conn, job_id, params.after, params.limit + 1)
 
     rows = await context.get_context(request).database.transaction(read_events)
@@ -72,7 +72,7 @@ async def get_job(request: Request) -> Response:
 
 
 def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> dict[str, Any]:
-    job = _read_job(conn, job_id, caller)
+    job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
     variants = [build_variant(row, ctx.asset_base) for row in renders.list_variants(conn, job_id)]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     return {
@@ -84,34 +84,22 @@ def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller:
         "published_at": job["published_at"] if is_published else None,
         "variants_created": len(variants),
         "variants": variants,
-        "predictions": [_build_prediction(row, caller) for row in predictions.list_by_job(conn, job_id)],
-        "outputs": [_build_output(row, caller) for row in outputs.list_by_job(conn, job_id)],
+        "predictions": [
+            {"prediction_id": row["id"], **_build_work(row, caller), **_select_fields(row, PREDICTION_FIELDS)}
+            for row in predictions.list_by_job(conn, job_id)
+        ],
+        "outputs": [  # without the source URLs, which may contain the provider's signature
+            {"output_id": row["id"], **_build_work(row, caller), **_select_fields(row, OUTPUT_FIELDS)}
+            for row in outputs.list_by_job(conn, job_id)
+        ],
         "errors": [{"job_id": job_id, **_select_fields(row, ERROR_FIELDS)} for row in jobs.list_errors(conn, job_id)],
     }
 
 
-def _read_job(conn: Connection, job_id: UUID, caller: Caller) -> Row:
-    job = jobs.get_with_render(conn, job_id)
-    if job is None or not caller.can_see(job["owner"]):
-        raise ids.not_found("job")
-    return job
-
-
-def _build_prediction(row: Row, caller: Caller) -> dict[str, Any]:
-    result = {"prediction_id": row["id"], "type": row["category"], "message": _visible_reason(row, caller)}
-    return result | _select_fields(row, PREDICTION_FIELDS)
-
-
-def _build_output(row: Row, caller: Caller) -> dict[str, Any]:
-    """Return an output without its source URL, which may contain the provider's signature."""
-    result = {"output_id": row["id"], "type": row["category"], "message": _visible_reason(row, caller)}
-    return result | _select_fields(row, OUTPUT_FIELDS)
-
-
-def _visible_reason(row: Row, caller: Caller) -> str | None:
-    """Return a row's reason; None to owners while it is being retried, since it may then name internal servers."""
-    is_retried = row["state"] in _RETRIED_STATES
-    return None if is_retried and caller.level < Level.APPLICATION else row["reason"]
+def _build_work(row: Row, caller: Caller) -> dict[str, Any]:
+    """Return why a row ended. Owners get no reason while it is being retried: it may then name internal servers."""
+    is_hidden = row["state"] in _RETRIED_STATES and caller.level < Level.APPLICATION
+    return {"type": row["category"], "message": None if is_hidden else row["reason"]}
 
 
 def _select_fields(row: Row, names: tuple[str, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import is_storable, to_storable
 from providers.base import Provider
-from web.http import ids, problems, query, validation
+from web.http import ids, problems, query
 from web.http.problems import Problem
 from web.services import context, model_cache
 from web.services.context import AppContext
@@ -23,7 +23,7 @@ async def list_models(request: Request) -> Response:
     params = query.parse_query(request, query.ModelQuery)
     kinds = (params.kind,) if params.kind else ("image", "video")
     if params.provider is not None:
-        _require_provider(ctx, params.provider)
+        ctx.get_provider(params.provider)
     providers = [p for p in ctx.providers.values() if p.can_submit and params.provider in (None, p.name)]
     results = await asyncio.gather(*(_fetch_models(ctx, provider, kind) for provider in providers for kind in kinds))
     models = [model for models_of_kind, _ in results for model in models_of_kind]
@@ -31,16 +31,9 @@ async def list_models(request: Request) -> Response:
     return problems.json_response(200, {"models": models, "unavailable": list(errors.values())})
 
 
-def _require_provider(ctx: AppContext, name: str) -> Provider:
-    if name not in ctx.providers:
-        raise validation.invalid_field("provider", f"does not exist: use one of {', '.join(sorted(ctx.providers))}")
-    return ctx.providers[name]
-
-
 async def _fetch_models(
     ctx: AppContext, provider: Provider, kind: str
 ) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
-    """Return a provider's models of a kind, or none and the error."""
     try:
         models = await ctx.model_cache.get_models(provider, kind)
     except ProviderUnavailable as error:
@@ -53,7 +46,7 @@ async def _fetch_models(
 async def get_model_schema(request: Request) -> Response:
     """Return the JSON Schema of a model's input."""
     ctx = context.get_context(request)
-    provider = _require_provider(ctx, query.parse_query(request, query.SchemaQuery).provider)
+    provider = ctx.get_provider(query.parse_query(request, query.SchemaQuery).provider)
     model = "{owner}/{name}".format(**request.path_params)
     if not is_storable(model):
         raise ids.not_found("model")

@@ -1,9 +1,8 @@
 """POST /v1/predictions: register a prediction that the application started at a provider."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,12 +10,11 @@ from db import jobs
 from db.connection import Database
 from moorage import logs
 from moorage.model import Registration
-from moorage.text import to_storable
-from providers.base import Provider
 from tasks.jobs import create
 from tasks.jobs.create import ForeignProject, RegisteredJob
+from web.api.job_schema import ResultFields
 from web.http import json_body, problems, validation
-from web.http.validation import Name, ProjectId, SceneName, Storable, invalid_field
+from web.http.validation import Name, Storable, invalid_field
 from web.services import context
 
 log = logs.get_logger(__name__)
@@ -26,7 +24,10 @@ async def register_prediction(request: Request) -> Response:
     """Register a prediction; one that is already registered is returned unchanged."""
     ctx = context.get_context(request)
     registration = parse_registration(await json_body.read_object(request), partial=ctx.settings.partial)
-    provider = _find_provider(ctx.providers, registration.provider)
+    provider = ctx.get_provider(registration.provider)
+    if not provider.is_enabled and not provider.can_poll:
+        message = f"{provider.name} is not configured: set {provider.webhook_setting} on the server"
+        raise invalid_field("provider", message)
 
     def register(database: Database) -> tuple[RegisteredJob, str]:
         try:
@@ -50,48 +51,18 @@ async def register_prediction(request: Request) -> Response:
     return problems.json_response(201 if job.is_new else 200, fields, {"Location": location})
 
 
-class PredictionCreate(BaseModel):
+class PredictionCreate(ResultFields):
     """A prediction that the application started at a provider, and where its files belong."""
-
-    model_config = validation.BODY_CONFIG
 
     provider: Annotated[str, Field(max_length=60), Storable]
     external_id: Annotated[str, Field(max_length=500), Storable]  # the provider's id of the prediction
-    owner: Name
-    kind: Literal["image", "video"] = "image"
     model: Name | None = None
-    mode: Name | None = None
-    room_type: Name | None = None
-    style: Name | None = None
-    prompt: Annotated[str, Field(max_length=20_000), Storable] | None = None
-    policy: Literal["keep", "discard"] | None = None  # of partial results
-    project_id: ProjectId | None = None
-    scene: SceneName = None
-    deadline_seconds: Annotated[float, Field(ge=1, le=7 * 86400)] | None = None
 
 
 def parse_registration(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Registration:
-    """
-    Return a request's body as a registration.
-
-    Args:
-        partial: the policy for partial results if the body has none.
-
-    Raises:
-        Problem: 422 with every invalid field.
-    """
+    """Return a body as a registration. `partial`: the policy for partial results if the body has none."""
     parsed = validation.parse_body(body, PredictionCreate, validation.find_scene_errors(body))
     return Registration(partial=parsed.policy or partial, **parsed.model_dump(exclude={"policy"}))
-
-
-def _find_provider(providers: Mapping[str, Provider], name: str) -> Provider:
-    provider = providers.get(name)
-    if provider is None:
-        known = ", ".join(sorted(providers))
-        raise invalid_field("provider", f"{to_storable(name, 60)!r} does not exist: use one of {known}")
-    if not provider.is_enabled and not provider.can_poll:
-        raise invalid_field("provider", f"{name} is not configured: set {provider.webhook_setting} on the server")
-    return provider
 
 
 def _read_job_state(database: Database, registered: RegisteredJob) -> str:

@@ -9,41 +9,36 @@ from moorage.model import SceneRef
 from web.http import validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.http.validation import Name, SceneName, invalid_field
+from web.http.validation import Body, Name, SceneName, invalid_field
 
 B = TypeVar("B", bound=BaseModel)
 MAX_SCENES: Final = 1000
 MAX_DEPTH: Final = 64
 
 
-class ProjectBody(BaseModel):
+class ProjectBody(Body):
     """A project's owner, and the application's document: any object whose `scenes` is a list of objects."""
-
-    model_config = validation.BODY_CONFIG
 
     owner: Name | None = None  # not with an owner token, which determines it
     document: dict[str, Any]
 
 
-class SceneBody(BaseModel):
+class SceneBody(Body):
     """A scene: its name, and any other fields of the application."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     id: SceneName = None  # generated if there is neither id nor index
     index: SceneName = None
 
 
-class SceneOrderBody(BaseModel):
+class SceneOrderBody(Body):
     """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
-
-    model_config = validation.BODY_CONFIG
 
     order: Annotated[list[str | int | float], Field(max_length=MAX_SCENES)]
 
 
 def parse_document_body(body: dict[str, Any], model: type[B]) -> B:
-    """Return a body as a model. Raises Problem: 422 with every invalid field."""
     parsed = validation.parse_body(body, model)
     if validation.is_nested_deeper(body, MAX_DEPTH):
         raise invalid_field("", f"is nested more than {MAX_DEPTH} levels deep")
@@ -51,12 +46,7 @@ def parse_document_body(body: dict[str, Any], model: type[B]) -> B:
 
 
 def check_project_body(body: dict[str, Any], caller: Caller) -> str:
-    """
-    Validate the body of a project and return its owner.
-
-    Raises:
-        Problem: 422 invalid fields; 403 another owner than the caller's.
-    """
+    """Validate the body of a project and return its owner. Raises Problem: 422, or 403 not the caller's owner."""
     parsed = parse_document_body(body, ProjectBody)
     owner = caller.resolve_owner(parsed.owner)
     if owner is None:
@@ -70,12 +60,7 @@ def check_project_body(body: dict[str, Any], caller: Caller) -> str:
 
 
 def choose_scene_name(document: dict[str, Any], scene: SceneBody) -> str | None:
-    """
-    Return the name of a new scene, None if it has neither id nor index.
-
-    Raises:
-        Problem: 409 if another scene has its id or index, or the document has MAX_SCENES scenes.
-    """
+    """Return the name of a new scene, None without id and index. Raises Problem: 409 duplicate or too many."""
     if len(scene_documents.get_scenes(document)) >= MAX_SCENES:
         raise Problem(409, f"the project has {MAX_SCENES} scenes already")
     names = [scene_documents.normalize_scene_name(name) for name in (scene.id, scene.index) if name is not None]
@@ -86,12 +71,7 @@ def choose_scene_name(document: dict[str, Any], scene: SceneBody) -> str | None:
 
 
 def resolve_scene_order(document: dict[str, Any], order: list[SceneRef]) -> list[int]:
-    """
-    Return the present positions of a document's scenes in a new order.
-
-    Raises:
-        Problem: 422 for an unknown name, or a scene that is named twice.
-    """
+    """Return the present positions of a document's scenes in a new order. Raises Problem: 422 unknown or duplicate."""
     positions = scene_documents.index_scene_positions(document)
     ordered: list[int] = []
     for scene in order:

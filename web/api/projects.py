@@ -55,12 +55,7 @@ async def put_project(request: Request) -> Response:
 
 
 async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
-    """
-    Run a transaction that writes a document and return its result.
-
-    Raises:
-        Problem: 422 for JSON that PostgreSQL cannot store: NUL, half a surrogate, a number of 131,072 digits.
-    """
+    """Run a transaction that writes a document. Raises Problem: 422 for JSON that PostgreSQL cannot store."""
     try:
         return await ctx.database.transaction(work)
     except psycopg.DataError as error:
@@ -68,7 +63,6 @@ async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
 
 
 def parse_project_id(request: Request) -> str:
-    """Return the id in a request's path. Raises Problem: 404 for an impossible id."""
     project_id = str(request.path_params["project_id"])
     if not is_storable(project_id) or len(project_id) > validation.MAX_NAME_CHARS:
         raise ids.not_found("project")
@@ -76,15 +70,8 @@ def parse_project_id(request: Request) -> str:
 
 
 def lock_project(conn: Connection, project_id: str, caller: Caller, if_match: str | None) -> Row:
-    """
-    Lock a project for writing and return it with its document.
-
-    Raises:
-        Problem: 404 also for another owner's, 412 if it is not the version in `If-Match`.
-    """
-    project = projects.lock(conn, project_id)
-    if project is None or not caller.can_see(project["owner"]):
-        raise ids.not_found("project")
+    """Lock a project and return it with its document. Raises Problem: 404 also for another owner's, 412 If-Match."""
+    project = caller.require_visible(projects.lock(conn, project_id), "project")
     tags = [] if if_match is None else [tag.strip() for tag in if_match.split(",")]
     if if_match is not None and "*" not in tags and _etag(project["document"]) not in tags:
         raise Problem(412, "the document was changed: read it again and retry with its new ETag")
@@ -102,9 +89,7 @@ def _etag(document: dict[str, Any]) -> str:
 
 def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[str, Any]:
     """Return the fields of a project's response. Raises Problem: 404 also for another owner's."""
-    row = projects.get_with_image_urls(conn, project_id, base)
-    if row is None or not caller.can_see(row["owner"]):
-        raise ids.not_found("project")
+    row = caller.require_visible(projects.get_with_image_urls(conn, project_id, base), "project")
     counts = progress.get_progress(conn, project_id)
     unplaced = [
         {**{name: file[name] for name in ("render_id", "idx", "scene")}, "url": urls.build_asset_url(base, file["key"])}

@@ -50,9 +50,7 @@ async def get_render(request: Request) -> Response:
     render_id = ids.parse_id(request.path_params["render_id"], "render")
 
     def read_render(conn: Connection) -> dict[str, Any]:
-        row = renders.get_published(conn, render_id)
-        if row is None or not caller.can_see(row["owner"]):
-            raise ids.not_found("render")
+        row = caller.require_visible(renders.get_published(conn, render_id), "render")
         return _build_renders(conn, [row], ctx.asset_base)[0]
 
     return problems.json_response(200, await ctx.database.read(read_render))
@@ -64,9 +62,7 @@ async def delete_render(request: Request) -> Response:
     render_id = ids.parse_id(request.path_params["render_id"], "render")
 
     def delete(conn: Connection) -> bool:
-        job = jobs.get_with_render(conn, render_id)
-        if job is None or not caller.can_see(job["owner"]):
-            return False
+        caller.require_visible(jobs.get_with_render(conn, render_id), "render")
         return tasks.jobs.delete_render.delete_render(
             conn, render_id, asset_base=ctx.asset_base, actor="api", reason="deleted by the application"
         )

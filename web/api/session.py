@@ -1,9 +1,4 @@
-"""
-/v1/session: an owner token as a cookie, for pages, whose EventSource and links cannot send a header.
-
-The cookie is HttpOnly (no access by scripts) and SameSite=Strict (not sent by other sites). A request authenticated
-by it must also come from the same origin if it changes anything.
-"""
+"""/v1/session: an owner token in an HttpOnly, SameSite=Strict cookie, for pages: EventSource cannot send a header."""
 
 import time
 from datetime import UTC, datetime

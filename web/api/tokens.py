@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,25 +13,21 @@ from db.connection import Row
 from moorage import logs, owner_tokens
 from moorage.owner_tokens import OwnerToken
 from web.http import ids, json_body, problems, validation
-from web.http.validation import Name
+from web.http.validation import Body, Name
 from web.services import context
 
 log = logs.get_logger(__name__)
 
 
-class OwnerTokenCreate(BaseModel):
+class OwnerTokenCreate(Body):
     """The owner and the lifetime of a new owner token."""
-
-    model_config = validation.BODY_CONFIG
 
     owner: Name
     seconds: Annotated[int, Field(ge=1, le=owner_tokens.MAX_LIFETIME_SECONDS)] | None = None
 
 
-class TokenCreate(BaseModel):
+class TokenCreate(Body):
     """The name and the role of a new API token."""
-
-    model_config = validation.BODY_CONFIG
 
     name: Name
     role: Literal["application", "admin"] = "application"

@@ -53,9 +53,8 @@ async def get_upload(request: Request) -> Response:
     ctx = context.get_context(request)
     upload_id = ids.parse_id(request.path_params["upload_id"], "upload")
     row = await ctx.database.transaction(lambda conn: uploads.get(conn, upload_id))
-    if row is None or not permissions.get_caller(request).can_see(row["owner"]):
-        raise ids.not_found("upload")
-    return problems.json_response(200, _upload_fields(ctx, row))
+    upload = permissions.get_caller(request).require_visible(row, "upload")
+    return problems.json_response(200, _upload_fields(ctx, upload))
 
 
 async def delete_upload(request: Request) -> Response:

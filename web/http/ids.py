@@ -6,15 +6,7 @@ from web.http.problems import Problem
 
 
 def parse_id(text: str, noun: str) -> UUID:
-    """
-    Return the id in a path.
-
-    Args:
-        noun: what the id identifies, for the message: "job".
-
-    Raises:
-        Problem: 404, also for a UUID in another than the canonical form.
-    """
+    """Return the id in a path. Raises Problem: 404, also for a UUID in another than the canonical form."""
     try:
         parsed = UUID(text)
     except ValueError as error:

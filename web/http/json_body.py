@@ -15,30 +15,21 @@ READ_SECONDS: Final = 5.0
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """
-    Return the JSON object in a request's body.
-
-    Raises:
-        Problem: 400 not JSON or incomplete, 408 too slow, 413 above 1 MiB, 415 another media type, 422 not an object.
-    """
+    """Return the JSON object in a request's body; raises as `read_object_and_text` does."""
     return (await read_object_and_text(request))[0]
 
 
 async def read_object_and_text(request: Request) -> tuple[dict[str, Any], str]:
-    """Return the JSON object in a request's body, and its text with every digit; raises as `read_object` does."""
+    """Return a request's JSON object, and its text with every digit. Raises Problem: 400, 408, 413, 415 or 422."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Problem(415, "Content-Type must be application/json")
     body = await _read_bytes(request)
-    return _parse_object(body), body.decode("utf-8")
+    return parse_object(body), body.decode("utf-8")
 
 
-def parse_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text. Raises Problem: 400 not JSON, 422 not an object."""
-    return _parse_object(text.encode())
-
-
-def _parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body. Raises Problem: 400 not JSON, 422 not an object."""
     value = _parse(body)
     if not isinstance(value, dict):
         message = f"is {type(value).__name__}: send a JSON object"

@@ -2,11 +2,12 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from starlette.requests import Request
 from starlette.types import Scope
 
+from web.http.ids import not_found
 from web.http.problems import Problem
 
 _SCOPE_KEY: Final = "moorage.caller"  # in the scope of a request
@@ -23,31 +24,23 @@ class Level(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """
-    The holder of a request's token.
-
-    Attributes:
-        owner: at level OWNER, the only owner whose rows are visible.
-        expires_unix: when the token expires, in Unix seconds; None: it does not expire.
-    """
-
     level: Level
-    owner: str | None = None
-    expires_unix: int | None = None
+    owner: str | None = None  # at level OWNER, the only owner whose rows are visible
+    expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
 
     def can_see(self, owner: str | None) -> bool:
-        """Return True if rows of this owner are visible; otherwise respond exactly as if the row did not exist."""
         if self.level is Level.OWNER:
             return owner is not None and owner == self.owner
         return self.level >= Level.APPLICATION
 
-    def resolve_owner(self, requested: str | None) -> str | None:
-        """
-        Return the owner to filter by, from the owner that the request names; None for all owners.
+    def require_visible(self, row: dict[str, Any] | None, noun: str) -> dict[str, Any]:
+        """Return a row whose owner is visible. Raises Problem: 404 otherwise, exactly as if it did not exist."""
+        if row is None or not self.can_see(row["owner"]):
+            raise not_found(noun)
+        return row
 
-        Raises:
-            Problem: 403 if an owner token names another owner, whether that one exists or not.
-        """
+    def resolve_owner(self, requested: str | None) -> str | None:
+        """Return the owner to filter by, None for all. Raises Problem: 403, an owner token for another owner."""
         if self.level is not Level.OWNER:
             return requested
         if requested not in (None, self.owner):
@@ -67,6 +60,5 @@ def get_caller(request: Request) -> Caller:
 
 
 def require_level(caller: Caller, min_level: Level) -> None:
-    """Raise Problem 403 if the caller's level is too low."""
     if caller.level < min_level:
         raise Problem(403, f"a token of level {min_level.name.lower()} is required")

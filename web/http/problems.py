@@ -1,34 +1,24 @@
 """JSON responses, and errors as `application/problem+json` (RFC 9457)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from moorage.problem_json import CONTENT_TYPE, build_problem
 
+FieldError = dict[str, str]  # `field` and `message`
+
 _NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Problem(Exception):
-    """
-    A response other than 2xx. The client reads its text, so it must not reveal internals (hosts, users, paths).
-
-    Args:
-        status: one of `problem_json.KINDS`.
-        detail: the problem and the remedy.
-        errors: for 422, a `field` and a `message` each.
-    """
+    """A response other than 2xx. The client reads `detail`, so it must not reveal internals (hosts, users, paths)."""
 
     def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        errors: list[dict[str, str]] | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(detail)
         self.status: Final = status
@@ -38,7 +28,7 @@ class Problem(Exception):
 
     def response(self) -> Response:
         fields = build_problem(self.status, self.detail)
-        if self.errors is not None:
+        if self.errors:
             fields["errors"] = self.errors
         return _build_response(self.status, fields, CONTENT_TYPE, self.headers)
 

@@ -27,18 +27,8 @@ class Query(BaseModel):
 
 
 class PageQuery(Query):
-    """One page of a list, newest first."""
-
     before: UUID | None = Field(None, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
-
-
-class RenderQuery(PageQuery):
-    owner: Name | None = None
-    kind: Literal["image", "video", "mixed"] | None = None
-    state: JobStateFilter | None = None
-    style: Name | None = None
-    project_id: Name | None = None
 
 
 class JobQuery(PageQuery):
@@ -46,9 +36,13 @@ class JobQuery(PageQuery):
     state: JobStateFilter | None = None
 
 
-class EventPageQuery(Query):
-    """One page of a job's events, oldest first."""
+class RenderQuery(JobQuery):
+    kind: Literal["image", "video", "mixed"] | None = None
+    style: Name | None = None
+    project_id: Name | None = None
 
+
+class EventPageQuery(Query):
     after: EventId = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
 
@@ -74,22 +68,12 @@ class UploadQuery(Query):
 
 
 def parse_query(request: Request, model: type[Q]) -> Q:
-    """
-    Return a request's query as a model.
-
-    Raises:
-        Problem: 422 with every invalid, unknown or duplicate name.
-    """
+    """Return a request's query as a model; raises as `parse_pairs` does."""
     return parse_pairs(request.query_params.multi_items(), model)
 
 
 def parse_pairs(pairs: Iterable[tuple[str, str]], model: type[Q]) -> Q:
-    """
-    Return the names and values of a query or a form as a model.
-
-    Raises:
-        Problem: 422 with every invalid, unknown or duplicate name.
-    """
+    """Return names and values as a model. Raises Problem: 422 with every invalid, unknown or duplicate name."""
     values: dict[str, Any] = {}
     errors: list[dict[str, str]] = []
     for name, value in pairs:

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+ByteRange = tuple[int, int] | None  # the first and the last byte; None: the whole file
+
 _SINGLE_RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 
 
@@ -10,15 +12,8 @@ class RangeNotSatisfiable(Exception):
     """The range starts after the end of the file."""
 
 
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """
-    Return the first and the last byte of a Range header; None if the whole file is to be sent.
-
-    Several ranges, other units and malformed headers yield the whole file, as RFC 9110 14.2 allows.
-
-    Raises:
-        RangeNotSatisfiable: respond 416.
-    """
+def parse_range(header: str | None, size: int) -> ByteRange:
+    """Return the first and last byte of a Range header; None for the whole file, also if malformed (RFC 9110 14.2)."""
     match = _SINGLE_RANGE.fullmatch(header) if header is not None else None
     if match is None or match.groups() == ("", ""):
         return None

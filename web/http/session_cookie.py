@@ -32,34 +32,22 @@ def read_token(headers: Headers, settings: Settings) -> str | None:
 
 
 def check_origin(method: str, headers: Headers, settings: Settings) -> None:
-    """
-    Check that a request authenticated by the cookie only reads, or comes from a page of this origin.
-
-    Raises:
-        Problem: 403 for another or an unknown origin.
-    """
+    """Raise Problem 403 unless the request, authenticated by the cookie, only reads or comes from this origin."""
     if method in _SAFE_METHODS:
         return
     values = dict(headers)
     site, origin = values.get(b"sec-fetch-site"), values.get(b"origin")
-    if site is not None and site != b"same-origin":
-        raise _foreign_origin()
-    if origin is not None:
-        if not _is_same_origin(origin.decode("latin-1"), values.get(b"host", b"").decode("latin-1"), settings):
-            raise _foreign_origin()
-    elif site is None:
-        raise _foreign_origin()
+    host = values.get(b"host", b"").decode("latin-1")
+    is_own_origin = origin is None or _is_same_origin(origin.decode("latin-1"), host, settings)
+    if site not in (None, b"same-origin") or not is_own_origin or (site is None and origin is None):
+        detail = "a session cookie is accepted from the same origin only: send Authorization: Bearer TOKEN"
+        raise Problem(403, detail)
 
 
 def _is_same_origin(origin: str, host: str, settings: Settings) -> bool:
-    """Return True if the origin is that of PUBLIC_URL or of the Host header."""
     public, sender = urlsplit(settings.public_url), urlsplit(origin)
     is_public = (sender.scheme, sender.netloc) == (public.scheme, public.netloc)
     return is_public or (sender.scheme in ("http", "https") and bool(host) and sender.netloc == host)
-
-
-def _foreign_origin() -> Problem:
-    return Problem(403, "a session cookie is accepted from the same origin only: send Authorization: Bearer TOKEN")
 
 
 def set_token(response: Response, settings: Settings, token: str, seconds: int) -> None:

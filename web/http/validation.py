@@ -1,19 +1,17 @@
 """Field types of request bodies, and validation errors as problems."""
 
 import difflib
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from moorage.text import is_storable, to_storable
-from web.http.problems import Problem
+from web.http.problems import FieldError, Problem
 
 B = TypeVar("B", bound=BaseModel)
-FieldError = dict[str, str]  # `field` and `message`
 
 MAX_ERRORS: Final = 20  # of one response
 MAX_NAME_CHARS: Final = 200
@@ -25,11 +23,12 @@ MAX_CHAIN_BYTES: Final = 2**21  # of all entries' inputs together, as JSON
 _FIELD_CHARS: Final = 200
 _UNSTORABLE: Final = "contains a NUL character or a lone surrogate, which cannot be stored"
 
-BODY_CONFIG: Final = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _check_text(value: Any) -> Any:
-    """Reject text that PostgreSQL cannot store."""
     if isinstance(value, str):
         if not is_storable(value):
             raise ValueError(_UNSTORABLE)
@@ -65,12 +64,10 @@ SceneName = Annotated[str | int | float | None, BeforeValidator(_check_scene_nam
 
 
 def invalid_field(field: str, message: str) -> Problem:
-    """Return the 422 of one field."""
-    return invalid_fields([{"field": field, "message": message}])
+    return invalid_fields([field_error(field, message)])
 
 
 def invalid_fields(errors: list[FieldError]) -> Problem:
-    """Return the 422 of several fields, limited to MAX_ERRORS."""
     errors = errors[:MAX_ERRORS]
     first = f"{errors[0]['field']} {errors[0]['message']}".strip()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -83,17 +80,9 @@ def parse_body(
     errors: Sequence[FieldError] = (),
     explain: Callable[[ErrorDetails, type[B]], Iterable[FieldError]] | None = None,
 ) -> B:
-    """
-    Return a request's body as a model.
-
-    Args:
-        errors: found by the caller already; reported with those of the model.
-        explain: the errors of one item of pydantic, if not `explain_error`.
-
-    Raises:
-        Problem: 422 with every invalid field.
-    """
-    other_errors = [unknown_field(name, model) for name in unstorable_names(body)] + list(errors)
+    """Return a request's body as a model. Raises Problem: 422 with every invalid field, and with `errors`."""
+    unstorable = [name for name in body if not is_storable(name)][:MAX_ERRORS]
+    other_errors = [unknown_field(name, model) for name in unstorable] + list(errors)
     try:
         parsed = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
@@ -106,7 +95,6 @@ def parse_body(
 
 
 def find_scene_errors(body: dict[str, Any]) -> list[FieldError]:
-    """Return the error of a scene without a project, if any."""
     if body.get("scene") is None or body.get("project_id") is not None:
         return []
     return [{"field": "scene", "message": "requires project_id"}]
@@ -115,11 +103,6 @@ def find_scene_errors(body: dict[str, Any]) -> list[FieldError]:
 def limited_errors(error: ValidationError) -> list[ErrorDetails]:
     """Return the first MAX_ERRORS errors: a body may contain a hundred thousand unknown names."""
     return error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
-
-
-def unstorable_names(body: dict[str, Any]) -> list[str]:
-    """Return the names of a body that cannot be stored, at most MAX_ERRORS."""
-    return [name for name in body if not is_storable(name)][:MAX_ERRORS]
 
 
 def explain_error(item: ErrorDetails, model: type[BaseModel]) -> FieldError:
@@ -162,7 +145,6 @@ def find_value_errors(value: Any, field: str, depth: int = 0) -> Iterator[FieldE
 
 
 def has_too_many_values(value: Any) -> bool:
-    """Return True if a JSON value holds more than MAX_VALUES values, itself included."""
     level, count = [value], 0
     while level:
         count += len(level)
@@ -184,10 +166,5 @@ def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def json_size_bytes(inputs: Iterable[Mapping[str, Any]]) -> int:
-    return sum(len(json.dumps(dict(value))) for value in inputs)
-
-
 def field_error(field: str, message: str) -> FieldError:
-    """Return the error of a field whose name and message may contain any text."""
     return {"field": to_storable(field, _FIELD_CHARS), "message": to_storable(message, 500)}

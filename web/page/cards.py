@@ -39,8 +39,6 @@ _MAX_REASON_CHARS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class CardFile:
-    """One published file."""
-
     idx: int
     url: str
     thumb_url: str | None
@@ -139,7 +137,6 @@ def _build_file(row: Row, base: str) -> CardFile:
 
 
 def _to_sentence(text: str | None) -> str | None:
-    """Return a reason with a capital letter, cut to _MAX_REASON_CHARS."""
     if not text:
         return None
     sentence = text[:1].upper() + text[1:]
@@ -154,5 +151,4 @@ def summarize_filters(filters: dict[str, str]) -> str:
 
 
 def encode_filters(filters: dict[str, str], **extra: str) -> str:
-    """Return the filters that are not empty as a query string."""
     return urlencode({name: value for name, value in {**filters, **extra}.items() if value}, quote_via=quote)

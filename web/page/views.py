@@ -43,6 +43,7 @@ RESULT_MESSAGES: Final = {
     "refused": "This action is no longer possible: the job has changed.",
 }
 ACTOR: Final = "page"
+_ACTIONS: Final = {"cancel": cancel.cancel_job, "retry": retry.retry_job}
 
 
 class CardQuery(query.PageQuery):
@@ -72,12 +73,7 @@ def is_page_path(path: str) -> bool:
 
 
 async def authenticate_viewer(authenticator: Authenticator, scope: Scope) -> Caller:
-    """
-    Return the caller, or an anonymous caller without a valid session.
-
-    Raises:
-        Problem: 403, the request comes from another origin.
-    """
+    """Return the caller, or an anonymous caller without a valid session. Raises Problem: 403 from another origin."""
     try:
         return await authenticator.authenticate(scope)
     except Problem as problem:
@@ -110,8 +106,7 @@ async def get_page(request: Request) -> Response:
         filter_summary=cards.summarize_filters(params.filters),
         kinds=cards.KINDS,
         states=cards.JOB_STATES,
-        styles=choices["styles"],
-        projects=choices["projects"],
+        **choices,
         message=RESULT_MESSAGES.get(params.result, ""),
     )
 
@@ -137,35 +132,24 @@ async def get_card(request: Request) -> Response:
 
 async def post_action(request: Request) -> Response:
     """Cancel or retry a job, then redirect (303) to the page, which shows the result."""
-    owner = permissions.get_caller(request).owner
+    ctx, owner = context.get_context(request), permissions.get_caller(request).owner
     if owner is None:
         return RedirectResponse(HOME, 303)
     job_id = ids.parse_id(request.path_params["job_id"], "job")
     filters = _parse_card_query(request).filters  # those of the page that the form is on
-    result = await apply_action(request, owner, job_id, request.path_params["action"])
-    return RedirectResponse(f"{HOME}?{cards.encode_filters(filters, result=result)}", 303, problems.NO_STORE)
-
-
-async def apply_action(request: Request, owner: str, job_id: UUID, action: str) -> str:
-    """
-    Cancel or retry an owner's job; return the key of RESULT_MESSAGES.
-
-    Raises:
-        Problem: 404, the owner has no such job, or there is no such action.
-    """
-    if action not in ("cancel", "retry"):
+    action = request.path_params["action"]
+    if action not in _ACTIONS:
         raise ids.not_found("action")
-    ctx = context.get_context(request)
-    apply_to_job = cancel.cancel_job if action == "cancel" else retry.retry_job
 
     def apply(database: Database) -> str:
         if database.run(lambda conn: my_renders.get_card(conn, owner, job_id)) is None:
             raise ids.not_found("job")
-        outcome = apply_to_job(database, ctx.settings, job_id, ACTOR)
+        outcome = _ACTIONS[action](database, ctx.settings, job_id, ACTOR)
         ctx.relay.enqueue(*outcome.wakes)
         return "refused" if outcome.refused else action
 
-    return await ctx.database.run(apply)
+    query_text = cards.encode_filters(filters, result=await ctx.database.run(apply))
+    return RedirectResponse(f"{HOME}?{query_text}", 303, problems.NO_STORE)
 
 
 async def get_static_file(request: Request) -> Response:
@@ -198,12 +182,11 @@ def _parse_card_query(request: Request) -> CardQuery:
 
 
 def _filter_values(params: CardQuery) -> dict[str, Any]:
+    values = {name: value or None for name, value in params.filters.items()}
     return {
-        "kind": params.kind or None,
+        **values,
+        "shown": values["state"],
         "states": list(cards.JOB_STATES[params.state]) if params.state else None,
-        "shown": params.state or None,
-        "style": params.style or None,
-        "project_id": params.project_id or None,
     }
 
 
@@ -219,16 +202,11 @@ def _list_cards(conn: Connection, owner: str, params: CardQuery, base: str) -> t
 
 def _html_response(request: Request, template: str, **variables: Any) -> Response:
     body = _TEMPLATES.get_template(template).render(**variables)
-    policy = _content_security_policy(context.get_context(request).asset_base)
-    headers = {**problems.NO_STORE, "Content-Security-Policy": policy, **_SECURITY_HEADERS}
-    return Response(body, media_type="text/html", headers=headers)
-
-
-def _content_security_policy(asset_base: str) -> str:
-    """Return the policy: the page's own files, and images and videos from storage."""
-    parts = urlsplit(asset_base)
-    files = f"'self' {parts.scheme}://{parts.netloc}"
-    return (
+    parts = urlsplit(context.get_context(request).asset_base)
+    files = f"'self' {parts.scheme}://{parts.netloc}"  # images and videos from storage
+    policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {files};"
         f" media-src {files}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
+    headers = {**problems.NO_STORE, "Content-Security-Policy": policy, **_SECURITY_HEADERS}
+    return Response(body, media_type="text/html", headers=headers)

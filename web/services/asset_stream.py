@@ -17,6 +17,7 @@ from storage.errors import ObjectMissing
 from storage.s3 import ObjectReader
 from web.http import ids
 from web.http.problems import unavailable
+from web.http.ranges import ByteRange
 
 T = TypeVar("T")
 
@@ -38,14 +39,9 @@ class AssetStreamer:
         self._streams = 0
 
     async def build_response(
-        self, key: str, byte_range: tuple[int, int] | None, status: int, headers: Mapping[str, str]
+        self, key: str, byte_range: ByteRange, status: int, headers: Mapping[str, str]
     ) -> Response:
-        """
-        Return a response that streams an object, or its bytes from the first to the last of `byte_range`.
-
-        Raises:
-            Problem: 404 no such object, 503 storage is unavailable or MAX_STREAMS is reached.
-        """
+        """Return a response that streams an object. Raises Problem: 404 no such object, 503 unavailable or limit."""
         if self._streams >= MAX_STREAMS:
             raise unavailable("too many open streams, retry")
         with contextlib.ExitStack() as cleanup:
@@ -55,9 +51,7 @@ class AssetStreamer:
             cleanup.callback(self._executor.submit, stack.close)
             return AssetResponse(self._chunks(body), status, headers, cleanup.pop_all().close)
 
-    async def _open_within_limit(
-        self, key: str, byte_range: tuple[int, int] | None
-    ) -> tuple[contextlib.ExitStack, ObjectReader]:
+    async def _open_within_limit(self, key: str, byte_range: ByteRange) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self._in_thread(lambda: self._open(key, byte_range))
@@ -69,17 +63,14 @@ class AssetStreamer:
             raise unavailable("storage unavailable, retry") from error
 
     def close(self) -> None:
-        """Cancel queued reads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _release_slot(self) -> None:
         self._streams -= 1
 
-    def _open(self, key: str, byte_range: tuple[int, int] | None) -> tuple[contextlib.ExitStack, ObjectReader]:
-        stack = contextlib.ExitStack()
-        return stack, stack.enter_context(
-            self._storage.open_object(self._storage.public_bucket, key, byte_range=byte_range)
-        )
+    def _open(self, key: str, byte_range: ByteRange) -> tuple[contextlib.ExitStack, ObjectReader]:
+        stack, bucket = contextlib.ExitStack(), self._storage.public_bucket
+        return stack, stack.enter_context(self._storage.open_object(bucket, key, byte_range=byte_range))
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):
@@ -106,7 +97,6 @@ class AssetResponse(StreamingResponse):
         self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until sending one chunk exceeds the limit."""
         is_stalled = False
 
         async def send_within_limit(message: Message) -> None:

@@ -30,13 +30,7 @@ class Authenticator:
         self._owner_key = owner_tokens.derive_signing_key(settings)
 
     async def authenticate(self, scope: Scope) -> Caller:
-        """
-        Return the caller of a request.
-
-        Raises:
-            Problem: 401 missing or invalid token, 403 session cookie sent from another origin, 503 no token is
-                configured, or PostgreSQL is needed and unavailable.
-        """
+        """Return the caller. Raises Problem: 401, 403 cookie from another origin, 503 no token set or no database."""
         authorization = [value for name, value in scope["headers"] if name == b"authorization"]
         if authorization:
             return await self._check_bearer(authorization)

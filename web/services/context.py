@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, cast
 from starlette.requests import Request
 
 from moorage.settings import Settings
+from moorage.text import to_storable
 from providers.base import Provider
+from web.http.validation import invalid_field
 from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed
 from web.services.model_cache import ModelCache
@@ -29,6 +31,13 @@ class AppContext:
     upload_spool: UploadSpool
     asset_base: str  # URL prefix of object keys
     streamer: "AssetStreamer | None" = None  # None: assets are redirected to storage
+
+    def get_provider(self, name: str) -> Provider:
+        """Return a provider by the field `provider` of a request. Raises Problem: 422 with the known names."""
+        if name not in self.providers:
+            known = ", ".join(sorted(self.providers))
+            raise invalid_field("provider", f"{to_storable(name, 60)!r} does not exist: use one of {known}")
+        return self.providers[name]
 
 
 def get_context(request: Request) -> AppContext:

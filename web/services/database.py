@@ -23,12 +23,7 @@ USE_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONL
 
 
 class DatabaseThreads:
-    """
-    At most eight threads, started on demand, each with its own connection to PostgreSQL.
-
-    Not the loop's default executor: with an unresponsive server at most eight threads hang, and queued work is
-    cancelled when its request times out.
-    """
+    """Threads with a connection each. Not the loop's executor, which an unresponsive server would block."""
 
     def __init__(self, database_url: str, *, limit: int = MAX_THREADS, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._database_url = database_url
@@ -38,12 +33,7 @@ class DatabaseThreads:
         self._databases: list[Database] = []
 
     async def run(self, work: Callable[[Database], T]) -> T:
-        """
-        Run `work`, which may contain several transactions, in a thread and return its result.
-
-        Raises:
-            Problem: 503 if PostgreSQL is unavailable or the time limit is exceeded; `work` may still complete then.
-        """
+        """Run `work` in a thread. Raises Problem: 503 unavailable or too slow; `work` may still complete then."""
         try:
             async with asyncio.timeout(self._answer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._executor, self._run_in_thread, work)

@@ -22,8 +22,6 @@ START_TIMEOUT_SECONDS: Final = 4.0
 
 
 class Subscription:
-    """The buffer of one stream."""
-
     def __init__(self, owner: str | None) -> None:
         self.owner: Final = owner  # None: events of all owners
         self.is_ended = False
@@ -70,12 +68,7 @@ class EventFeed:
         self._is_closed = False
 
     async def subscribe(self, owner: str | None) -> Subscription:
-        """
-        Return a subscription to the events after `position` of an owner, or all; `unsubscribe` it at the end.
-
-        Raises:
-            Problem: 503 at the limits, on shutdown, and if PostgreSQL does not respond.
-        """
+        """Subscribe to the events after `position` of an owner, or all. Raises Problem: 503 at the limits or closed."""
         of_owner = sum(1 for subscription in self._subscriptions if subscription.owner == owner)
         is_owner_full = owner is not None and of_owner >= MAX_STREAMS_PER_OWNER
         if self._is_closed or len(self._subscriptions) >= MAX_STREAMS or is_owner_full:
@@ -94,14 +87,12 @@ class EventFeed:
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Remove a subscription; polling stops with the last one."""
         self._subscriptions.discard(subscription)
         if not self._subscriptions and self._task is not None:
             self._task.cancel()
             self._task = None
 
     def close(self) -> None:
-        """End every stream and reject new ones."""
         self._is_closed = True
         self._end_all()
 

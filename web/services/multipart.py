@@ -9,8 +9,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
-from web.http import validation
 from web.http.problems import Problem
+from web.http.validation import invalid_field
 from web.services import upload_spool
 from web.services.upload_spool import SpooledFile, UploadSpool
 
@@ -37,13 +37,7 @@ def is_form(request: Request) -> bool:
 
 
 async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> Form:
-    """
-    Return the form in a request's body.
-
-    Raises:
-        Problem: 400 malformed or incomplete, 408 too slow, 413 too large, 422 duplicate name or too many parts,
-            503 the disk is full.
-    """
+    """Return the form in a request's body. Raises Problem: 400, 408, 413, 422, or 503 if the disk is full."""
     boundary = _media_type(request).get_param("boundary")
     if not isinstance(boundary, str) or not 0 < len(boundary) <= 70 or not boundary.isascii():
         raise Problem(400, "Content-Type must have a boundary of 1 to 70 ASCII characters")
@@ -58,7 +52,6 @@ async def read_form(request: Request, spool: UploadSpool, *, max_files: int) -> 
 
 
 def check_content_length(request: Request, max_bytes: int) -> None:
-    """Raise Problem 413 if Content-Length is above the limit."""
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > max_bytes):
         raise upload_spool.file_too_large(max_bytes)
@@ -86,13 +79,13 @@ def _start_part(
 ) -> SpooledFile | bytearray:
     if part.is_file:
         if len(form.files) >= max_files:
-            raise _field_problem(part.name, f"exceeds the limit of {max_files} files")
+            raise invalid_field(part.name, f"exceeds the limit of {max_files} files")
         form.files.append((part.name, spool.create_file()))
         return form.files[-1][1]
     if part.name in texts or len(texts) >= MAX_FIELDS:
         is_duplicate = part.name in texts
         message = "is given more than once" if is_duplicate else f"exceeds the limit of {MAX_FIELDS} fields"
-        raise _field_problem(part.name, message)
+        raise invalid_field(part.name, message)
     return texts.setdefault(part.name, bytearray())
 
 
@@ -100,11 +93,7 @@ def _decode_field(name: str, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise _field_problem(name, f"is not UTF-8 (byte {error.start})") from error
-
-
-def _field_problem(name: str, message: str) -> Problem:
-    return validation.invalid_fields([validation.field_error(name, message)])
+        raise invalid_field(name, f"is not UTF-8 (byte {error.start})") from error
 
 
 def _media_type(request: Request) -> Message:
@@ -146,7 +135,6 @@ class _PartParser:
         return out
 
     def check_end(self) -> None:
-        """Raise Problem 400 if the final boundary is missing."""
         if not self._ended:
             raise Problem(400, "the form ended before its final boundary: retry")
 

@@ -111,12 +111,7 @@ class UploadSpool:
             raise _disk_error(error) from error
 
     async def store(self, spooled: SpooledFile, owner: str, upload_id: UUID) -> tuple[Upload, datetime]:
-        """
-        Validate, sanitize, store and record a complete file, and close it; return the upload and its creation time.
-
-        Raises:
-            Problem: 422 rejected, 503 storage or PostgreSQL is unavailable, or too slow. No row is written then.
-        """
+        """Sanitize, store, record and close a file. Raises Problem: 422 rejected, 503; no row is written then."""
         await spooled.flush()
         stored = await self.run_storage(
             lambda: uploads.sanitize_and_store(

@@ -19,7 +19,6 @@ GET_SECONDS: Final = 5.0
 
 
 def check_buckets(settings: Settings) -> Iterator[CheckResult]:
-    """Check both buckets with a small temporary object."""
     storage = s3.ObjectStore(settings)
     try:
         storage.check_connection()
@@ -42,10 +41,8 @@ def _check_bucket(storage: ObjectStore, bucket: str, *, is_public: bool) -> Iter
         finally:
             storage.delete(bucket, key)
     except MoorageError as error:
-        yield fail(
-            f"bucket {bucket}: {error}",
-            "moorage's keys need s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket",
-        )
+        advice = "moorage's keys need s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket"
+        yield fail(f"bucket {bucket}: {error}", advice)
 
 
 def _check_public(storage: ObjectStore, bucket: str, key: str) -> CheckResult:
@@ -68,7 +65,6 @@ def _check_private(storage: ObjectStore, bucket: str, key: str) -> CheckResult:
 
 
 def _get_anonymously(url: str) -> int | str:
-    """Return the status of a request without credentials, or the name of its error."""
     try:
         with requests.get(url, timeout=GET_SECONDS, allow_redirects=True, stream=True) as response:
             return response.status_code
