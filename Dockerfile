@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
-# One image, many commands: receiver, worker, beat, flower, migrate, and every other `moorage` command.
+# One image for all commands: receiver, worker, beat, flower, migrate, and every other `moorage` command.
 
 FROM python:3.13-slim AS builder
-# VIDEO=no leaves out `av`, whose wheels carry GPL codecs: videos are then kept without a poster (see NOTICE).
+# VIDEO=no omits `av`, whose wheels contain GPL codecs: videos are then stored without a poster (see NOTICE).
 ARG VIDEO=yes
 RUN python -m venv /opt/venv
 COPY requirements.runtime.lock /tmp/
@@ -21,7 +21,7 @@ COPY . /app
 RUN /opt/venv/bin/python -m compileall -q /app
 
 FROM python:3.13-slim
-# /spool holds downloads while they are checked; its files have no name, so a killed process leaves nothing behind.
+# /spool has the temporary files of downloads; they have no name, so a killed process leaves nothing behind.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin moorage \
     && install -d -o moorage -g moorage /spool
 COPY --from=builder /opt/venv /opt/venv

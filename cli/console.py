@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -13,6 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+RecordColumns = Mapping[str, str | Callable[[Any], object]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -36,6 +38,12 @@ def build_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         built.add_row(*(format_cell(value) for value in row))
     return built
+
+
+def build_record_table(title: str, columns: RecordColumns, records: Iterable[Any]) -> Table:
+    """Return a table of records; each column is a key of the record, or a function that returns its cell."""
+    rows = ([record[c] if isinstance(c, str) else c(record) for c in columns.values()] for record in records)
+    return build_table(title, tuple(columns), rows)
 
 
 def format_cell(value: object) -> Text:

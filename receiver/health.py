@@ -1,6 +1,7 @@
 """/healthz, /readyz and /metrics."""
 
 import asyncio
+import contextlib
 import time
 from typing import Final
 
@@ -65,16 +66,9 @@ async def scrape_metrics(database_url: str) -> Response:
 def _read_gauges(database_url: str) -> list[Gauge]:
     """Query on a separate connection: a scrape never occupies one of the pool."""
     try:
-        conn = connection.connect(database_url, name="moorage metrics")
-        try:
-            gauges = collect_gauges(conn)
-        finally:
-            conn.close()
+        with contextlib.closing(connection.connect(database_url, name="moorage metrics")) as conn:
+            gauges, is_up = collect_gauges(conn), 1.0
     except (DatabaseUnavailable, psycopg.Error) as error:
         log.warning("metrics.database_unavailable", error=type(error).__name__)
-        return [_database_up(0.0)]
-    return [_database_up(1.0), *gauges]
-
-
-def _database_up(value: float) -> Gauge:
-    return Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), value),))
+        gauges, is_up = [], 0.0
+    return [Gauge("moorage_database_up", "1 if PostgreSQL responded to this scrape.", (), (((), is_up),)), *gauges]

@@ -48,7 +48,6 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     Raises:
         NotificationFailed: no response within 15 s, or not 2xx.
         NotificationRefused: the endpoint returned 410, or MOORAGE_NOTIFY_URL is not set any more.
-        LeaseLost: another worker owns the notification.
     """
     loaded = deps.database.run(lambda conn: _build_body(conn, deps, lease.row_id))
     if loaded is None:

@@ -51,24 +51,16 @@ class Deps:
 
 
 def build_retry_policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(
-        max_errors=settings.max_errors,
-        wait_base_seconds=settings.constants.wait_base_seconds,
-        wait_cap_seconds=settings.constants.wait_cap_seconds,
-    )
+    base, cap = settings.constants.wait_base_seconds, settings.constants.wait_cap_seconds
+    return RetryPolicy(max_errors=settings.max_errors, wait_base_seconds=base, wait_cap_seconds=cap)
 
 
 def commit_step(deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
     """
-    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable.
+    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, for seven minutes.
 
     After an error in COMMIT the row decides: if it still carries the token, the transaction did not commit. Otherwise
     it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
-
-    Raises:
-        LeaseLost: the row carries another token.
-        StepInterrupted: the worker is stopping.
-        DatabaseUnavailable: PostgreSQL was unavailable for seven minutes.
     """
     give_up_at = time.monotonic() + COMMIT_RETRY_SECONDS
     is_uncertain = False

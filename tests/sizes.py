@@ -20,7 +20,8 @@ PRODUCT = (
     "cli",
     "schema.sql",
 )
-APART = ("embedded", "bench", "simulation", "tests")
+APART = ("embedded", "bench", "simulation", "clients", "tests")
+MAX_PRODUCT, MAX_SIMULATION, MAX_SETTINGS = 24_500, 5_000, 65
 
 
 def lines(folders: tuple[str, ...]) -> int:
@@ -31,7 +32,15 @@ def lines(folders: tuple[str, ...]) -> int:
     return sum(file.read_text(encoding="utf-8").count("\n") for file in files if file.exists())
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Print the sizes; return 1 if one is above its limit."""
+    settings = len(Settings.model_fields)
+    product, simulation = lines(PRODUCT), lines(("simulation",))
     apart = ", ".join(f"{folder} {lines((folder,))}" for folder in APART)
-    sys.stdout.write(f"settings: {len(Settings.model_fields)}\n")
-    sys.stdout.write(f"lines: product {lines(PRODUCT)} ({', '.join(PRODUCT)}); apart: {apart}\n")
+    sys.stdout.write(f"settings: {settings} (at most {MAX_SETTINGS})\n")
+    sys.stdout.write(f"lines: product {product} (at most {MAX_PRODUCT}: {', '.join(PRODUCT)}); apart: {apart}\n")
+    return int(settings > MAX_SETTINGS or product > MAX_PRODUCT or simulation > MAX_SIMULATION)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -46,11 +46,9 @@ def _deps(_pid: int) -> Deps:
 
 def check_dependencies() -> None:
     """
-    Wait until PostgreSQL and storage are available, then check schema and buckets; leaves no connection open.
+    Wait until PostgreSQL and storage are available, and check schema, buckets, secrets and the placeholder file.
 
-    Raises:
-        ConfigError: the schema is outdated, a bucket lacks a permission, a secret is malformed, or the placeholder
-            file is not an image.
+    Leaves no connection open. Raises ConfigError.
     """
     deps = get_deps()
     notifications.load_signing_secrets(deps.settings)

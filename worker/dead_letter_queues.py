@@ -14,7 +14,7 @@ from db import dead_letters, leases
 from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision
-from moorage.model import Step, Wake
+from moorage.model import Wake
 from moorage.text import to_storable
 from tasks.step import Deps
 from worker import publish, queues, step_runner
@@ -72,8 +72,12 @@ def _process(deps: Deps, message: Message, queue: str, actor: str) -> Literal["s
 
 def _wake_row(deps: Deps, task: str, message: Message) -> int | None:
     """Wake the row that a message names if it is live; returns the number of wakes, None without such a row."""
-    step, row_id = _parse_wake(task, message)
-    if step is None or row_id is None:
+    step = _STEP_BY_TASK.get(task)
+    try:
+        row_id = uuid.UUID(json.loads(_body(message))[0][0])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None
+    if step is None:
         return None
     spec = step_runner.STEPS[step]
     state = deps.database.run(lambda conn: leases.get_state(conn, spec.table, row_id))
@@ -82,24 +86,11 @@ def _wake_row(deps: Deps, task: str, message: Message) -> int | None:
     return publish.publish_wakes([Wake(step, row_id)] if state in spec.states else [])
 
 
-def _parse_wake(task: str, message: Message) -> tuple[Step | None, uuid.UUID | None]:
-    step = _STEP_BY_TASK.get(task)
-    try:
-        args = json.loads(_body(message))[0]
-        return step, uuid.UUID(args[0])
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return step, None
-
-
 def dead_letter_message(deps: Deps, task: str, body: bytes, *, why: str, queue: str, actor: str) -> None:
     """Record a message that names no row as a dead letter, once for equal messages."""
     decision = DeadLetterDecision("VALIDATION_FAILED", "DroppedMessage", f"a broker message {why}", retryable=False)
-    facts = {
-        "queue": queue,
-        "task": task,
-        "bytes": len(body),
-        "body": to_storable(body.decode("utf-8", "replace"), 1000),
-    }
+    text = to_storable(body.decode("utf-8", "replace"), 1000)
+    facts = {"queue": queue, "task": task, "bytes": len(body), "body": text}
     subject_id = uuid.uuid5(_ID_NAMESPACE, body.hex())
     deps.database.run(
         lambda conn: dead_letters.add(conn, "message", subject_id, decision, step="drain", facts=facts, actor=actor)

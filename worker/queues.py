@@ -1,31 +1,16 @@
 """Queues and task names. Other processes depend on them: task names and the format of a wake never change."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, get_args
 
 from kombu import Exchange
 from kombu import Queue as KombuQueue
 
 from moorage.model import Queue, Step
 
-TASK_BY_STEP: Final[Mapping[Step, str]] = {
-    "ingest": "moorage.ingest",
-    "submit": "moorage.submit",
-    "generate": "moorage.generate",
-    "poll": "moorage.poll",
-    "keep": "moorage.keep",
-    "discard": "moorage.discard",
-    "notify": "moorage.notify",
-}
-QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {
-    "ingest": "quick",
-    "submit": "quick",
-    "generate": "keep",  # takes a minute: sweeps must not wait behind it
-    "poll": "quick",
-    "keep": "keep",
-    "discard": "keep",
-    "notify": "quick",
-}
+TASK_BY_STEP: Final[Mapping[Step, str]] = {step: f"moorage.{step}" for step in get_args(Step)}
+_KEEP_STEPS: Final = ("generate", "keep", "discard")  # generate takes a minute: sweeps must not wait behind it
+QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {step: "keep" if step in _KEEP_STEPS else "quick" for step in TASK_BY_STEP}
 SWEEP_TASK: Final = "moorage.sweep"
 QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep")
 DELIVERY_LIMIT: Final = 5  # after more deliveries to dying consumers, RabbitMQ dead-letters the message
@@ -57,17 +42,9 @@ def build_queues(broker_url: str) -> list[KombuQueue]:
     """
     if not is_rabbitmq(broker_url):
         return [KombuQueue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
+    quorum = {"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-delivery-limit": DELIVERY_LIMIT}
+    arguments = {name: {**quorum, "x-dead-letter-routing-key": dead_letter_queue_name(name)} for name in QUEUES}
     return [
-        KombuQueue(
-            name,
-            Exchange(name, type="direct"),
-            routing_key=name,
-            queue_arguments={
-                "x-queue-type": "quorum",
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": dead_letter_queue_name(name),
-                "x-delivery-limit": DELIVERY_LIMIT,
-            },
-        )
+        KombuQueue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments[name])
         for name in QUEUES
     ]

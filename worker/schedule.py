@@ -28,12 +28,9 @@ def sweep_periods(settings: Settings) -> Mapping[str, float]:
 
 def sweep_crontabs(settings: Settings) -> Mapping[str, crontab]:
     """
-    Return when each maintenance sweep runs, in UTC; empty if they are off.
+    Return when each maintenance sweep runs, in UTC; empty if they are off. Raises ConfigError.
 
     Retention runs 20 minutes after orphans within the hour: each may occupy a quick worker for minutes.
-
-    Raises:
-        ConfigError: MOORAGE_MAINTENANCE_CRON is not a cron line.
     """
     line = settings.maintenance_cron.strip()
     if line.lower() == OFF:

@@ -142,13 +142,9 @@ def _record_failure(deps: Deps, lease: Lease, step: Step, error: MoorageError, g
         return []
     except StepInterrupted:
         return []  # PostgreSQL was unavailable while the worker stopped: the lease expires
-    _log_failure(decision, lease, error)
-    return wakes
-
-
-def _log_failure(decision: Retry | DeadLetterDecision | None, lease: Lease, error: MoorageError) -> None:
     name, reason = type(error).__name__, str(error)
     if isinstance(decision, Retry):
         log.warning("step.retry", attempt=lease.attempt, run_at=decision.run_at.isoformat(), error=name, reason=reason)
     elif isinstance(decision, DeadLetterDecision):
         log.error("step.dead_letter", attempt=lease.attempt, category=decision.category, error=name, reason=reason)
+    return wakes

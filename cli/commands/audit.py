@@ -89,21 +89,13 @@ def _repair(report: AuditReport, *, ask: bool) -> list[RepairResult]:
 
 
 def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str, Any]:
-    by_finding = {result.finding: result for result in results}
+    repaired = {result.finding: {"repaired": result.is_done, "repair": result.message} for result in results}
     return {
         "version": VERSION,
-        "started_at": report.started_at,
-        "ended_at": report.ended_at,
-        "deep": report.deep,
-        "second_look_seconds": report.second_look_seconds,
-        "checked": report.checked,
+        **{x: getattr(report, x) for x in ("started_at", "ended_at", "deep", "second_look_seconds", "checked")},
         "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
                   for rule, title, checked, findings in summarize_rules(report)],
-        "findings": [
-            {**_fields(finding), "todo": get_advice(finding)}
-            | (_repair_fields(by_finding[finding]) if finding in by_finding else {})
-            for finding in report.findings
-        ],
+        "findings": [{**_fields(x), "todo": get_advice(x), **repaired.get(x, {})} for x in report.findings],
         "unlisted": {str(check): count for check, count in report.unlisted.items()},
         "notes": [_fields(note) for note in report.notes],
     }  # fmt: skip
@@ -111,10 +103,6 @@ def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str
 
 def _fields(finding: Finding) -> dict[str, Any]:
     return {**dataclasses.asdict(finding), "check": str(finding.check)}
-
-
-def _repair_fields(result: RepairResult) -> dict[str, Any]:
-    return {"repaired": result.is_done, "repair": result.message}
 
 
 def summarize_rules(report: AuditReport) -> list[tuple[int, str, dict[str, int], int]]:

@@ -1,6 +1,7 @@
 """`moorage dead`: list, replay and discard dead letters, singly or in bulk."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -23,7 +24,7 @@ ACTOR: Final = "cli"
 PAGE: Final = 100
 REFUSALS_SHOWN: Final = 20
 
-Action = Callable[[Connection, UUID, str], Wake | None]
+Action = Callable[..., Wake | None]  # of connection, dead_letter_id and actor
 
 
 @click.group()
@@ -68,11 +69,11 @@ def list_dead_letters(is_ungrouped: bool, limit: int, as_json: bool, **filters: 
 @console.json_option
 def show_dead_letter(dead_letter: str, as_json: bool) -> None:
     """Show one dead letter with its facts."""
-    letter = _get(boot.get_deps(), dead_letter)
+    letter = boot.get_deps().database.run(partial(_get, text=dead_letter))
     if as_json:
         console.print_json(letter)
         return
-    pairs = {name: getattr(letter, name) for name in letter.__dataclass_fields__ if name != "facts"}
+    pairs = {name: value for name, value in asdict(letter).items() if name != "facts"}
     console.print_parts(*console.format_facts({**pairs, **{f"fact {k}": v for k, v in letter.facts.items()}}))
 
 
@@ -87,7 +88,7 @@ def _add_bulk_command(name: str, action: Action, done: str) -> None:
         deps, criteria = boot.get_deps(), DeadLetterFilter(**filters)
         if bool(names) == bool(all_open or any(filters.values())):
             raise click.UsageError("name dead letters by id, or select them by filters or --all")
-        letters = [_get(deps, text) for text in names]
+        letters = [deps.database.run(partial(_get, text=text)) for text in names]
         if not yes and not _confirm(deps, letters, criteria, name):
             raise click.Abort
         ids: Iterable[UUID] = [letter.id for letter in letters] if letters else _iterate_ids(deps, criteria)
@@ -98,11 +99,7 @@ _add_bulk_command("replay", replay.replay_dead_letter, "replayed")
 _add_bulk_command("discard", replay.discard_dead_letter, "discarded")
 
 
-def _get(deps: Deps, text: str) -> DeadLetter:
-    return deps.database.run(lambda conn: _find(conn, text))
-
-
-def _find(conn: Connection, text: str) -> DeadLetter:
+def _get(conn: Connection, text: str) -> DeadLetter:
     matches = [match for match in find_rows(conn, text, ()) if match.subject == "dead_letter"]
     letter = dead_letters.get(conn, matches[0].id) if len(matches) == 1 else None
     if letter is None:
@@ -114,7 +111,7 @@ def _find(conn: Connection, text: str) -> DeadLetter:
 def _confirm(deps: Deps, letters: list[DeadLetter], criteria: DeadLetterFilter, name: str) -> bool:
     if letters:
         count = len(letters)
-        click.echo("\n".join(_format_group(_to_group(letter)) for letter in letters), err=True)
+        click.echo("\n".join(_format_group(asdict(x) | {"example": x.reason}) for x in letters), err=True)
     else:
         groups = deps.database.run(lambda conn: dead_letters.count_groups(conn, criteria))
         count = sum(group["count"] for group in groups)
@@ -122,11 +119,6 @@ def _confirm(deps: Deps, letters: list[DeadLetter], criteria: DeadLetterFilter, 
     if not count:
         return True  # the result says that nothing matched
     return click.confirm(f"{name.capitalize()} {count} dead letter{'s' if count > 1 else ''}?", err=True)
-
-
-def _to_group(letter: DeadLetter) -> Row:
-    return {"provider": letter.provider, "step": letter.step, "category": letter.category, "error": letter.error,
-            "example": letter.reason}  # fmt: skip
 
 
 def _format_group(group: Row) -> str:
@@ -149,7 +141,7 @@ def _apply_action(deps: Deps, ids: Iterable[UUID], action: Action) -> dict[str, 
         wakes = []
         for dead_letter_id in page:
             try:
-                wake = deps.database.run(partial(_run_action, action=action, dead_letter_id=dead_letter_id))
+                wake = deps.database.run(partial(action, dead_letter_id=dead_letter_id, actor=ACTOR))
             except Refused as error:
                 refused.append({"id": dead_letter_id, "reason": str(error)})
                 continue
@@ -157,10 +149,6 @@ def _apply_action(deps: Deps, ids: Iterable[UUID], action: Action) -> dict[str, 
             wakes += [wake] if wake else []
         unsent += len(wakes) - publish.publish_wakes(wakes) if wakes else 0
     return {"done": done, "refused": refused, "unsent_wakes": unsent}
-
-
-def _run_action(conn: Connection, action: Action, dead_letter_id: UUID) -> Wake | None:
-    return action(conn, dead_letter_id, ACTOR)
 
 
 def _print_result(result: dict[str, Any], done: str, as_json: bool) -> None:

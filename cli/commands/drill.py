@@ -129,13 +129,11 @@ class Drill:
         while time.monotonic() < until:
             self._schedule.step(injects=False)
             if is_quiet(read_progress(conn), jobs):
-                has_reported = has_reported or is_reported(self._read_ledger(), self._load.runs)
+                index = LedgerIndex.build(self._standin.get_ledger())
+                has_reported = has_reported or is_reported(index, self._load.runs)
                 if has_reported and is_quiet(read_progress(conn), jobs):
                     return True
         return False
-
-    def _read_ledger(self) -> LedgerIndex:
-        return LedgerIndex.build(self._standin.get_ledger())
 
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
         deps, schedule = boot.get_deps(), self._schedule
@@ -148,18 +146,15 @@ class Drill:
         self._print(conn, verdict, audit_findings)
         is_clean = verdict.is_clean and not audit_findings
         self._console.print(f"seed {self._seed}: {'[green]clean[/green]' if is_clean else '[red]NOT clean[/red]'}")
+        counted = ("files", "acknowledged", "kept", "orphans", "lost", "doubled", "unexpected", "unexplained")
         return {
             "seed": self._seed,
             "clean": is_clean,
             "jobs": len(self._load.runs),
-            "files": verdict.files,
             "job_requests": asdict(verdict.job_requests),
-            "acknowledged": verdict.acknowledged,
-            "kept": verdict.kept,
             "faults": dict(schedule.count_by_kind()),
             "kills": schedule.kill_count,
-            **{name: getattr(verdict, name) for name in ("lost", "doubled", "unexpected", "unexplained")},
-            "orphans": verdict.orphans,
+            **{name: getattr(verdict, name) for name in counted},
             "audit": audit_findings,
             "recovery": [{"fault": k, "count": n, "median_s": m, "worst_s": w} for k, n, m, w in recovery],
         }
@@ -172,9 +167,8 @@ class Drill:
         table.add_row("sent", f"{len(load.runs)} jobs, {requests}, with {verdict.files} files; {retries}")
         table.add_row("acknowledged", f"{len(load.runs)} jobs, {verdict.acknowledged} webhooks")
         table.add_row("job requests", str(verdict.job_requests))
-        table.add_row(
-            "kept", f"{verdict.kept} files; {len(verdict.expired)} jobs have files that expired in clock jumps"
-        )
+        expired = f"{len(verdict.expired)} jobs have files that expired in clock jumps"
+        table.add_row("kept", f"{verdict.kept} files; {expired}")
         for row in count_dead_letters(conn):
             table.add_row("dead letters", f"{row['count']} {row['category']} {row['error']}")
         table.add_row("faults", f"{len(schedule.landed)} landed, {schedule.kill_count} of them kills")

@@ -44,8 +44,11 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     publish.publish_wakes(wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
         rows = _wait_until_settled(deps, job_id, status)
-    are_all_kept = _print_result(deps, console, job_id, sources, rows, as_json)
-    raise SystemExit(0 if are_all_kept else 1)
+    urls = [deps.storage.build_asset_url(row["key"]) if row["key"] else None for row in rows]
+    files = [{**row, "source": x.name, "url": url} for x, row, url in zip(sources, rows, urls, strict=True)]
+    kept = sum(row["state"] == "kept" for row in rows)
+    _print_result(console, job_id, files, kept, as_json)
+    raise SystemExit(0 if kept == len(rows) else 1)
 
 
 @contextlib.contextmanager
@@ -62,9 +65,7 @@ def _require_worker() -> None:
     except publish.BROKER_ERRORS as error:
         raise ConfigError("the broker does not answer: start it, or correct CELERY_BROKER_URL") from error
     if not any(queue["name"] == "keep" for queues in replies.values() for queue in queues or ()):
-        raise ConfigError(
-            "no worker consumes the queue keep: start one with `moorage worker`, or all with `moorage up`"
-        )
+        raise ConfigError("no worker consumes the queue keep: start one with `moorage worker`, or run `moorage up`")
 
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
@@ -105,30 +106,14 @@ def _wait_until_settled(deps: Deps, job_id: UUID, status: Status) -> list[dict[s
         time.sleep(0.2)
 
 
-def _print_result(
-    deps: Deps,
-    console: Console,
-    job_id: UUID,
-    sources: Sequence[FileSource],
-    rows: Sequence[dict[str, Any]],
-    as_json: bool,
-) -> bool:
-    kept = [row for row in rows if row["state"] == "kept"]
+def _print_result(console: Console, job_id: UUID, files: Sequence[dict[str, Any]], kept: int, as_json: bool) -> None:
     if as_json:
-        fields = ("state", "reason", "sha256", "bytes", "key", "thumb_key")
-        files = [
-            {"source": source.name, "url": _build_url(deps, row), **{name: row[name] for name in fields}}
-            for source, row in zip(sources, rows, strict=True)
-        ]
-        print_json({"job_id": job_id, "render_id": job_id if kept else None, "files": files})
-        return len(kept) == len(rows)
-    for source, row in zip(sources, rows, strict=True):
-        media = f"{row['format']} {row['width_px']}x{row['height_px']} {row['bytes']:,} B" if row["key"] else ""
-        console.print(f"{row['state']:6} {source.name}  {media}", markup=False)
-        console.print(f"       {_build_url(deps, row) or row['reason']}", markup=False)
-    console.print(f"{len(kept)} of {len(rows)} kept as render {job_id}")
-    return len(kept) == len(rows)
-
-
-def _build_url(deps: Deps, row: dict[str, Any]) -> str | None:
-    return deps.storage.build_asset_url(row["key"]) if row["key"] else None
+        fields = ("source", "url", "state", "reason", "sha256", "bytes", "key", "thumb_key")
+        listed = [{name: file[name] for name in fields} for file in files]
+        print_json({"job_id": job_id, "render_id": job_id if kept else None, "files": listed})
+        return
+    for file in files:
+        media = f"{file['format']} {file['width_px']}x{file['height_px']} {file['bytes']:,} B" if file["key"] else ""
+        console.print(f"{file['state']:6} {file['source']}  {media}", markup=False)
+        console.print(f"       {file['url'] or file['reason']}", markup=False)
+    console.print(f"{kept} of {len(files)} kept as render {job_id}")

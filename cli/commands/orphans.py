@@ -1,7 +1,5 @@
 """`moorage orphans`: list or delete objects that no row names. A dry run without --delete."""
 
-from typing import Any
-
 import click
 
 from cli import console
@@ -21,19 +19,11 @@ def orphans(delete: bool, as_json: bool) -> None:
     """
     report = scan_orphans(boot.get_deps(), delete=delete)
     if as_json:
-        console.print_json({"deleted": delete, **_to_json(report)})
+        counts = {"looked_at": report.looked_at, "objects": report.objects, "bytes": report.bytes}
+        at_end = report.stopped_at is None
+        console.print_json({"deleted": delete, **counts, "listed": report.listed, "at_end": at_end})
     else:
         _print_report(report, delete=delete)
-
-
-def _to_json(report: OrphanReport) -> dict[str, Any]:
-    return {
-        "looked_at": report.looked_at,
-        "objects": dict(report.objects),
-        "bytes": dict(report.bytes),
-        "listed": report.listed,
-        "at_end": report.stopped_at is None,
-    }
 
 
 def _print_report(report: OrphanReport, *, delete: bool) -> None:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import click
@@ -39,7 +39,7 @@ def pause(target: str, reason: str | None, by: str | None, as_json: bool) -> Non
     _check_target(deps, target)
     paused_by, reason = to_storable(by or _user()), to_storable(reason) if reason else None
     began = deps.database.run(partial(pauses.add, target=target, paused_by=paused_by, reason=reason))
-    rows, now = deps.database.run(_read)
+    rows, now = deps.database.run(lambda conn: (pauses.list_pauses(conn), current_time(conn)))
     row = next((row for row in rows if row["target"] == target), None)
     if as_json:
         console.print_json({"target": target, "changed": began is not None, "pause": row})
@@ -58,7 +58,10 @@ def resume(target: str, as_json: bool) -> None:
     _check_target(deps, target)
     # Rows are made due before the pause is removed: after a crash in between, the command can be repeated.
     is_paused = any(row["target"] == target for row in deps.database.run(pauses.list_pauses))
-    due = _make_due(deps, target) if is_paused else {"outputs": 0, "predictions": 0}
+    due = {"outputs": 0, "predictions": 0}
+    if is_paused:  # for `keep` no predictions
+        due["outputs"] = _run_in_pages(deps, partial(pauses.make_outputs_due, target=target, limit=PAGE))
+        due["predictions"] = _run_in_pages(deps, partial(pauses.make_predictions_due, target=target, limit=PAGE))
     since = deps.database.run(partial(pauses.remove, target=target))
     if as_json:
         console.print_json({"target": target, "changed": since is not None, "paused_at": since, "due": due})
@@ -74,15 +77,9 @@ def format_pause(row: Row, now: datetime) -> list[str]:
     expiry = None
     if expires_at is not None:
         expiry = f"expired {format_age(expires_at, now)}" if expires_at <= now else format_age(expires_at, now)
-    return console.format_facts(
-        {
-            "paused": format_age(row["paused_at"], now),
-            "by": row["paused_by"],
-            "reason": row["reason"],
-            "waiting": f"{row['outputs']} outputs, {row['predictions']} predictions",
-            "soonest expiry": expiry,
-        }
-    )
+    waiting = f"{row['outputs']} outputs, {row['predictions']} predictions"
+    facts = {"paused": format_age(row["paused_at"], now), "by": row["paused_by"], "reason": row["reason"]}
+    return console.format_facts({**facts, "waiting": waiting, "soonest expiry": expiry})
 
 
 def _check_target(deps: Deps, target: str) -> None:
@@ -90,16 +87,6 @@ def _check_target(deps: Deps, target: str) -> None:
     if target not in targets:
         name = console.escape_control_chars(target)
         raise ConfigError(f"{name!r} cannot be paused: use one of {', '.join(targets)}")
-
-
-def _read(conn: Connection) -> tuple[list[Row], datetime]:
-    return pauses.list_pauses(conn), current_time(conn)
-
-
-def _make_due(deps: Deps, target: str) -> dict[str, Any]:
-    outputs = _run_in_pages(deps, partial(pauses.make_outputs_due, target=target, limit=PAGE))
-    predictions = _run_in_pages(deps, partial(pauses.make_predictions_due, target=target, limit=PAGE))  # none for keep
-    return {"outputs": outputs, "predictions": predictions}
 
 
 def _run_in_pages(deps: Deps, make_due: Callable[[Connection], list[UUID]]) -> int:

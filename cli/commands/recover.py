@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,7 +14,7 @@ from db import pauses
 from db.connection import current_time
 from moorage.errors import ConfigError
 from providers.base import Provider
-from tasks.predictions.recover import MATCHES, ListedMatch, Match, count_matches, register_page, scan
+from tasks.predictions.recover import MATCHES, ListedMatch, Match, register_page, scan
 from tasks.step import Deps
 from worker import boot, publish
 
@@ -45,34 +46,11 @@ class _Duration(click.ParamType[timedelta]):
 @dataclass
 class _Preview:
     counts: Counter[Match] = field(default_factory=Counter)
-    first: list[ListedMatch] = field(default_factory=list)
-
-    def add(self, page: list[ListedMatch]) -> None:
-        self.counts += count_matches(page)
-        to_poll = [item for item in page if item.match in ("unknown", "live")]
-        self.first += to_poll[: LINES_SHOWN - len(self.first)]
+    first: list[ListedMatch] = field(default_factory=list)  # of those to be registered or polled
 
     @property
     def poll_count(self) -> int:
         return self.counts["unknown"] + self.counts["live"]
-
-
-@dataclass
-class _Result:
-    registered: int = 0
-    polled: int = 0
-    unsent_wakes: int = 0
-
-
-class _Progress:
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        before, self._count = self._count, self._count + count
-        if self._count // PROGRESS_EVERY > before // PROGRESS_EVERY:
-            click.echo(f"{self._verb} {self._count} predictions", err=True)
 
 
 @click.command()
@@ -90,47 +68,56 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
     For outages longer than the provider's webhook retries. Repeating it is safe: nothing is registered twice.
     """
     deps = boot.get_deps()
-    source = _get_provider(deps, provider)
+    if provider not in deps.providers:
+        names = " or ".join(sorted(deps.providers))
+        raise ConfigError(f"unknown provider {console.escape_control_chars(provider)!r}: use {names}")
+    source = deps.providers[provider]
     begin = deps.database.run(current_time) - since
-    preview = _build_preview(deps, source, begin, include_foreign=each)
+    preview = _build_preview(scan(deps, source, begin, include_foreign=each))
     must_ask = preview.poll_count > 0 and not dry_run and not yes
     if must_ask or not as_json:
         _print_preview(preview, source.name, begin, on_stderr=as_json)
     if must_ask:
         click.confirm(f"Register {preview.counts['unknown']} and poll {preview.poll_count}?", abort=True, err=True)
-    result = _Result() if dry_run else _register_all(deps, source, begin, include_foreign=each, owner=owner)
+    # The list is read again, because it may have changed.
+    pages = iter(()) if dry_run else scan(deps, source, begin, include_foreign=each)
+    result = _register_all(deps, source, pages, owner)
     if as_json:
-        console.print_json(_to_json(preview, result, source.name, begin, dry_run=dry_run))
+        found = {match: preview.counts[match] for match in MATCHES}
+        first = [{"fate": item.match, **asdict(item.listed)} for item in preview.first]
+        about = {"provider": source.name, "since": begin, "dry_run": dry_run}
+        console.print_json({**about, "found": found, "first": first, **result})
     elif not dry_run:
         _print_result(deps, result, source.name)
 
 
-def _get_provider(deps: Deps, name: str) -> Provider:
-    if name not in deps.providers:
-        names = " or ".join(sorted(deps.providers))
-        raise ConfigError(f"unknown provider {console.escape_control_chars(name)!r}: use {names}")
-    return deps.providers[name]
+def _show_progress(pages: Iterator[list[ListedMatch]], verb: str) -> Iterator[list[ListedMatch]]:
+    """Yield the pages; print a line on standard error for each thousand predictions."""
+    count = 0
+    for page in pages:
+        yield page
+        before, count = count, count + len(page)
+        if count // PROGRESS_EVERY > before // PROGRESS_EVERY:
+            click.echo(f"{verb} {count} predictions", err=True)
 
 
-def _build_preview(deps: Deps, provider: Provider, begin: datetime, *, include_foreign: bool) -> _Preview:
+def _build_preview(pages: Iterator[list[ListedMatch]]) -> _Preview:
     """Read the whole list once; only counts and the first lines are held in memory."""
-    preview, progress = _Preview(), _Progress("read")
-    for page in scan(deps, provider, begin, include_foreign=include_foreign):
-        preview.add(page)
-        progress.add(len(page))
+    preview = _Preview()
+    for page in _show_progress(pages, "read"):
+        preview.counts.update(item.match for item in page)
+        to_poll = [item for item in page if item.match in ("unknown", "live")]
+        preview.first += to_poll[: LINES_SHOWN - len(preview.first)]
     return preview
 
 
-def _register_all(deps: Deps, provider: Provider, begin: datetime, *, include_foreign: bool, owner: str) -> _Result:
-    """Read the list again, because it may have changed, and process each page."""
-    result, progress = _Result(), _Progress("processed")
-    for page in scan(deps, provider, begin, include_foreign=include_foreign):
-        recovered = register_page(deps, provider, page, owner=owner)
-        result.registered += recovered.registered
-        result.polled += sum(wake.step == "poll" for wake in recovered.wakes)
-        sent = publish.publish_wakes(recovered.wakes) if recovered.wakes else 0
-        result.unsent_wakes += len(recovered.wakes) - sent
-        progress.add(len(page))
+def _register_all(deps: Deps, provider: Provider, pages: Iterator[list[ListedMatch]], owner: str) -> Counter[str]:
+    result = Counter(registered=0, polled=0, unsent_wakes=0)
+    for page in _show_progress(pages, "processed"):
+        registered, wakes = register_page(deps, provider, page, owner=owner)
+        sent = publish.publish_wakes(wakes) if wakes else 0
+        polled = sum(wake.step == "poll" for wake in wakes)
+        result.update(registered=registered, polled=polled, unsent_wakes=len(wakes) - sent)
     return result
 
 
@@ -148,20 +135,9 @@ def _print_preview(preview: _Preview, provider: str, begin: datetime, *, on_stde
         click.echo(f"  and {preview.poll_count - len(preview.first)} more", err=on_stderr)
 
 
-def _print_result(deps: Deps, result: _Result, provider: str) -> None:
-    click.echo(f"{result.registered} registered, {result.polled} due for a poll now")
-    if result.unsent_wakes:
+def _print_result(deps: Deps, result: Counter[str], provider: str) -> None:
+    click.echo(f"{result['registered']} registered, {result['polled']} due for a poll now")
+    if result["unsent_wakes"]:
         click.echo("the broker is unavailable: processing starts when it is available again")
-    if result.polled and any(row["target"] == provider for row in deps.database.run(pauses.list_pauses)):
+    if result["polled"] and any(row["target"] == provider for row in deps.database.run(pauses.list_pauses)):
         click.echo(f"{provider} is paused: nothing is polled before moorage resume {provider}")
-
-
-def _to_json(preview: _Preview, result: _Result, provider: str, begin: datetime, *, dry_run: bool) -> dict[str, Any]:
-    return {
-        "provider": provider,
-        "since": begin,
-        "dry_run": dry_run,
-        "found": {match: preview.counts[match] for match in MATCHES},
-        "first": [{"fate": item.match, **asdict(item.listed)} for item in preview.first],
-        **asdict(result),
-    }

@@ -151,25 +151,17 @@ def _build_row_tables(report: RecordReport) -> list[Table]:
 
 def _build_timeline(report: RecordReport) -> list[Table | str]:
     paths = {row["id"]: f"output {row['path']}" for row in report.outputs}
-    rows = [
-        (
-            format_age(event["at"], report.at),
-            paths.get(event["subject_id"], event["subject"]),
-            _format_transition(event),
-            _format_value(event["reason"], report.at),
-            event["actor"],
-        )
-        for event in report.events
-    ]
-    columns = ("time", "subject", "transition", "reason", "actor")
-    parts: list[Table | str] = [console.build_table("Timeline", columns, rows)]
+    columns: console.RecordColumns = {
+        "time": lambda event: format_age(event["at"], report.at),
+        "subject": lambda event: paths.get(event["subject_id"], event["subject"]),
+        "transition": lambda x: (f"{x['from_state']} > " if x["from_state"] else "created ") + x["to_state"],
+        "reason": lambda event: _format_value(event["reason"], report.at),
+        "actor": "actor",
+    }
+    parts: list[Table | str] = [console.build_record_table("Timeline", columns, report.events)]
     if len(report.events) == MAX_EVENTS:
         parts.append(f"only the first {MAX_EVENTS} events are shown")
     return parts
-
-
-def _format_transition(event: Row) -> str:
-    return f"{event['from_state']} > {event['to_state']}" if event["from_state"] else f"created {event['to_state']}"
 
 
 def _format_value(value: Any, now: datetime) -> Any:
@@ -187,25 +179,16 @@ def describe_next_actions(rows: Sequence[tuple[str, Columns]], letters: Sequence
 
 
 def _describe_row(subject: str, row: Columns, now: datetime) -> str:
+    if subject == "job" and row["state"] == "open":
+        return f"job: waits for files, its deadline is {format_age(row['deadline_at'], now)}"
     if subject == "job":
-        return _describe_job(row, now)
-    name = _format_name(subject, row)
+        return f"job: ends with its last file; recounted {_due(row, now)}"
+    names = {"output": lambda: row["path"], "prediction": lambda: row["external_id"] or row["id"]}
+    name = f"{subject} {names[subject]()}" if subject in names else subject
     if row.get("leased_by"):
         lease = format_age(row["leased_until"], now)
         return f"{name}: attempt {row['attempt']} runs at {row['leased_by']}, its lease ends {lease}"
     return f"{name}: {_describe_wait(row, now)}"
-
-
-def _format_name(subject: str, row: Columns) -> str:
-    if subject == "output":
-        return f"output {row['path']}"
-    return f"{subject} {row['external_id'] or row['id']}" if subject == "prediction" else subject
-
-
-def _describe_job(row: Columns, now: datetime) -> str:
-    if row["state"] == "open":
-        return f"job: waits for files, its deadline is {format_age(row['deadline_at'], now)}"
-    return f"job: ends with its last file; recounted {_due(row, now)}"
 
 
 def _describe_wait(row: Columns, now: datetime) -> str:

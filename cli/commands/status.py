@@ -1,7 +1,8 @@
 """`moorage status`: rows, queues, workers, sweeps, dead letters and storage on one screen."""
 
 from collections import Counter
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any, Final
 
 import click
@@ -21,6 +22,7 @@ LATE_AFTER_PERIODS: Final = 3.0
 LATE_AFTER_SECONDS: Final = 10.0  # while a worker starts, no sweep is late
 LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # for a sweep with a cron expression
 OWNERS_SHOWN: Final = 10
+TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
 
 
 @click.command()
@@ -30,11 +32,8 @@ def status(as_json: bool) -> None:
     deps = boot.get_deps()
     names = sorted({*deps.providers, "direct"})
     overview = deps.database.run(lambda conn: read_overview(conn, names))
-    calls = {
-        "queues": inspect_cluster.read_queue_depths,
-        "workers": inspect_cluster.ping_workers,
-        "storage": lambda: _check_storage(deps),
-    }
+    calls: dict[str, Callable[[], Any]] = {"storage": lambda: _check_storage(deps)}
+    calls |= {"queues": inspect_cluster.read_queue_depths, "workers": inspect_cluster.ping_workers}
     answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
     data = _build_data(deps, overview, answers)
     if as_json:
@@ -52,22 +51,20 @@ def _check_storage(deps: Deps) -> str:
 
 
 def _build_data(deps: Deps, overview: Overview, answers: dict[str, Any]) -> dict[str, Any]:
+    now, lease_seconds = overview.read_at, deps.settings.lease_seconds
     return {
-        "at": overview.read_at,
-        "providers": [
-            _provider_fields(deps, overview, name) for name in overview.last_webhooks if name in deps.providers
-        ],
-        "jobs": _count_by_state(overview.jobs),
-        "deliveries": _count_by_state(overview.deliveries),
-        "predictions": _count_by_state(overview.predictions),
-        "outputs": _count_by_state(overview.outputs),
-        "notifications": _count_by_state(overview.notifications),
+        "at": now,
+        "providers": [_provider_fields(deps, overview, x) for x in overview.last_webhooks if x in deps.providers],
+        **{table: _count_by_state(getattr(overview, table)) for table in TABLES},
         "oldest_due_seconds": overview.oldest_due_seconds,
         "soonest_expiry_seconds": overview.soonest_expiry_seconds,
         "broker": "unavailable" if answers.get("queues") is None else "ok",
         "queues": answers.get("queues"),
         "workers": answers.get("workers"),
-        "leases": [_lease_fields(row, overview.read_at, deps.settings.lease_seconds) for row in overview.leases],
+        "leases": [
+            {**row, "renewed_seconds_ago": max(lease_seconds - (row["leased_until"] - now).total_seconds(), 0.0)}
+            for row in overview.leases
+        ],
         "sweeps": _list_sweeps(overview, deps.settings),
         "dead_letters": [{**row, "value": int(row["value"])} for row in overview.dead_letters],
         "pauses": overview.pauses,
@@ -76,7 +73,7 @@ def _build_data(deps: Deps, overview: Overview, answers: dict[str, Any]) -> dict
     }
 
 
-def _count_by_state(rows: list[Row]) -> dict[str, int]:
+def _count_by_state(rows: Iterable[Row]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for row in rows:
         counts[row["state"]] += int(row["value"])
@@ -84,8 +81,8 @@ def _count_by_state(rows: list[Row]) -> dict[str, int]:
 
 
 def _provider_fields(deps: Deps, overview: Overview, name: str) -> dict[str, Any]:
-    deliveries = {row["state"]: int(row["value"]) for row in overview.deliveries if row["provider"] == name}
-    predictions = {row["state"]: int(row["value"]) for row in overview.predictions if row["provider"] == name}
+    deliveries = _count_by_state(row for row in overview.deliveries if row["provider"] == name)
+    predictions = _count_by_state(row for row in overview.predictions if row["provider"] == name)
     provider = deps.providers[name]
     return {
         "provider": name,
@@ -99,11 +96,6 @@ def _provider_fields(deps: Deps, overview: Overview, name: str) -> dict[str, Any
         "new": deliveries.get("new", 0),
         "unmatched": deliveries.get("unmatched", 0),
     }
-
-
-def _lease_fields(row: Row, now: datetime, lease_seconds: float) -> dict[str, Any]:
-    renewed_seconds_ago = lease_seconds - (row["leased_until"] - now).total_seconds()
-    return {**row, "renewed_seconds_ago": max(renewed_seconds_ago, 0.0)}
 
 
 def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]:
@@ -140,56 +132,43 @@ def _build_screen(data: dict[str, Any]) -> list[Table | str]:
 
 
 def _provider_table(data: dict[str, Any]) -> Table:
-    rows = [
-        (
-            p["provider"],
-            "signed" if p["takes_webhooks"] else "no secret",
-            "polled" if p["can_poll"] else "no token",
-            format_age(p["last_webhook_at"], data["at"]),
-            p["new"],
-            p["unmatched"],
-            f"{p['at_work']} of {p['at_once']}" if p["takes_orders"] else "disabled",
-            p["planned"],
-        )
-        for p in data["providers"]
-    ]
-    columns = ("provider", "webhooks", "status", "last webhook", "new", "unmatched", "in flight", "planned")
-    return console.build_table("Providers", columns, rows)
+    columns: console.RecordColumns = {
+        "provider": "provider",
+        "webhooks": lambda p: "signed" if p["takes_webhooks"] else "no secret",
+        "status": lambda p: "polled" if p["can_poll"] else "no token",
+        "last webhook": lambda p: format_age(p["last_webhook_at"], data["at"]),
+        "new": "new",
+        "unmatched": "unmatched",
+        "in flight": lambda p: f"{p['at_work']} of {p['at_once']}" if p["takes_orders"] else "disabled",
+        "planned": "planned",
+    }
+    return console.build_record_table("Providers", columns, data["providers"])
 
 
 def _pause_table(data: dict[str, Any]) -> list[Table | str]:
-    if not data["pauses"]:
-        return []
-    rows = [
-        (
-            pause["target"],
-            f"{format_age(pause['paused_at'], data['at'])} by {pause['paused_by']}",
-            pause["reason"],
-            f"{pause['outputs']} outputs, {pause['predictions']} predictions",
-            format_age(pause["expires_at"], data["at"]) if pause["expires_at"] else "none",
-        )
-        for pause in data["pauses"]
-    ]
-    columns = ("target", "since", "reason", "waiting", "soonest expiry")
-    return [console.build_table("Paused (moorage resume)", columns, rows)]
+    columns: console.RecordColumns = {
+        "target": "target",
+        "since": lambda pause: f"{format_age(pause['paused_at'], data['at'])} by {pause['paused_by']}",
+        "reason": "reason",
+        "waiting": lambda pause: f"{pause['outputs']} outputs, {pause['predictions']} predictions",
+        "soonest expiry": lambda pause: format_age(pause["expires_at"], data["at"]) if pause["expires_at"] else "none",
+    }
+    title = "Paused (moorage resume)"
+    return [console.build_record_table(title, columns, data["pauses"])] if data["pauses"] else []
 
 
 def _row_table(data: dict[str, Any]) -> Table:
-    due, expiry = data["oldest_due_seconds"], data["soonest_expiry_seconds"]
-    text = None
+    due, expiry, text = data["oldest_due_seconds"], data["soonest_expiry_seconds"], None
     if expiry is not None:
         age = format_duration(abs(expiry))
         text = f"soonest expiry in {age}" if expiry > 0 else f"expired {age} ago"
-    rows = [
-        (
-            name,
-            ", ".join(f"{count} {state}" for state, count in data[name].items()) or "none",
-            f"{format_duration(due[name])} ago" if due.get(name, 0) > 0 else "none",
-            text if name == "outputs" else None,
-        )
-        for name in ("deliveries", "jobs", "predictions", "outputs", "notifications")
-    ]
-    return console.build_table("Live rows", ("table", "states", "oldest due", ""), rows)
+    columns: console.RecordColumns = {
+        "table": lambda name: name,
+        "states": lambda name: ", ".join(f"{count} {state}" for state, count in data[name].items()) or "none",
+        "oldest due": lambda name: f"{format_duration(due[name])} ago" if due.get(name, 0) > 0 else "none",
+        "": lambda name: text if name == "outputs" else None,
+    }
+    return console.build_record_table("Live rows", columns, TABLES)
 
 
 def _queue_table(data: dict[str, Any]) -> Table:
@@ -202,47 +181,41 @@ def _worker_table(data: dict[str, Any]) -> list[Table | str]:
     if names is None:
         line = "workers  unknown: the broker is unavailable"
     else:
-        line = f"workers  {', '.join(names)}" if names else "workers  none answers: start one with moorage worker"
+        line = f"workers  {', '.join(names) or 'none answers: start one with moorage worker'}"
     if not data["leases"]:
         return [line, ""]
-    rows = [
-        (
-            lease["leased_by"],
-            f"{lease['subject']} {lease['id']}",
-            lease["attempt"],
-            f"renewed {format_duration(lease['renewed_seconds_ago'])} ago",
-            "late" if lease["is_over"] else f"until {format_age(lease['leased_until'], data['at'])}",
-        )
-        for lease in data["leases"]
-    ]
-    return [line, console.build_table("Leases", ("worker/task", "row", "attempt", "lease", ""), rows)]
+    columns: console.RecordColumns = {
+        "worker/task": "leased_by",
+        "row": lambda lease: f"{lease['subject']} {lease['id']}",
+        "attempt": "attempt",
+        "lease": lambda lease: f"renewed {format_duration(lease['renewed_seconds_ago'])} ago",
+        "": lambda lease: "late" if lease["is_over"] else f"until {format_age(lease['leased_until'], data['at'])}",
+    }
+    return [line, console.build_record_table("Leases", columns, data["leases"])]
 
 
 def _sweep_table(data: dict[str, Any]) -> Table:
-    rows = [
-        (
-            s["sweep"],
-            f"every {format_duration(s['period_seconds'])}" if "period_seconds" in s else f"at {s['cron']}",
-            format_age(s["last_at"], data["at"]),
-            "late" if s["is_late"] else "ok",
-        )
-        for s in data["sweeps"]
-    ]
-    return console.build_table("Sweeps", ("sweep", "period", "last tick", ""), rows)
+    columns: console.RecordColumns = {
+        "sweep": "sweep",
+        "period": lambda s: f"at {s['cron']}" if "cron" in s else f"every {format_duration(s['period_seconds'])}",
+        "last tick": lambda s: format_age(s["last_at"], data["at"]),
+        "": lambda s: "late" if s["is_late"] else "ok",
+    }
+    return console.build_record_table("Sweeps", columns, data["sweeps"])
 
 
 def _dead_letter_table(data: dict[str, Any]) -> list[Table | str]:
     if not data["dead_letters"]:
         return ["dead letters  none open"]
-    rows = [(d["provider"], d["step"], d["category"], d["value"]) for d in data["dead_letters"]]
-    title = "Open dead letters (moorage dead list)"
-    return [console.build_table(title, ("provider", "step", "category", "count"), rows)]
+    columns = {"provider": "provider", "step": "step", "category": "category", "count": "value"}
+    return [console.build_record_table("Open dead letters (moorage dead list)", columns, data["dead_letters"])]
 
 
 def _storage_use_table(data: dict[str, Any]) -> list[Table | str]:
     largest = data["storage_use"][:OWNERS_SHOWN]
     if not largest:
         return []
-    rows = [(use["bucket"], use["owner"], use["objects"], f"{use['bytes']:,}") for use in largest]
+    columns: console.RecordColumns = {name: name for name in ("bucket", "owner", "objects")}
+    columns = {**columns, "bytes": lambda use: f"{use['bytes']:,}"}
     title = f"Storage used, counted {format_age(largest[0]['computed_at'], data['at'])}"
-    return [console.build_table(title, ("bucket", "owner", "objects", "bytes"), rows)]
+    return [console.build_record_table(title, columns, largest)]

@@ -53,18 +53,12 @@ def list_tokens(as_json: bool) -> None:
     if as_json:
         console.print_json({"tokens": rows})
         return
-    columns = ("id", "name", "role", "created", "revoked")
-    cells = [
-        (
-            row["id"],
-            row["name"],
-            row["role"],
-            console.format_age(row["created_at"], now),
-            console.format_age(row["revoked_at"], now) if row["revoked_at"] else "",
-        )
-        for row in rows
-    ]
-    console.print_parts(console.build_table("API tokens", columns, cells) if rows else "no tokens")
+    columns: console.RecordColumns = {
+        **{name: name for name in ("id", "name", "role")},
+        "created": lambda row: console.format_age(row["created_at"], now),
+        "revoked": lambda row: console.format_age(row["revoked_at"], now) if row["revoked_at"] else "",
+    }
+    console.print_parts(console.build_record_table("API tokens", columns, rows) if rows else "no tokens")
 
 
 @token.command("revoke")

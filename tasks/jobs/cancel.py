@@ -15,31 +15,20 @@ REASON = "cancelled by the application"
 
 @dataclass(frozen=True, slots=True)
 class ActionOutcome:
-    """
-    The result of a cancellation or a retry.
-
-    Attributes:
-        wakes: to be published after the HTTP response; dispatch publishes lost ones again.
-        replayed: number of dead letters that a retry replayed.
-        refused: why nothing was changed; None: the action succeeded, now or before.
-    """
+    """The result of a cancellation or a retry."""
 
     before: JobState
     after: JobState
-    wakes: tuple[Wake, ...] = ()
-    replayed: int = 0
-    refused: str | None = None
+    wakes: tuple[Wake, ...] = ()  # to be published after the HTTP response; dispatch publishes lost ones again
+    replayed: int = 0  # number of dead letters that a retry replayed
+    refused: str | None = None  # why nothing was changed; None: the action succeeded, now or before
 
 
 def cancel_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> ActionOutcome:  # noqa: ARG001 (as retry_job)
     """
-    Cancel an open or keeping job.
+    Cancel an open or keeping job; repeating is safe. Raises LookupError.
 
     A published render remains. The end of a prediction that is running is recorded, but its files are not downloaded.
-
-    Raises:
-        LookupError: no such job.
-        DatabaseUnavailable: nothing was changed, or (CommitUncertain) the result is unknown; repeating is safe.
     """
     outcome = database.run(lambda conn: _cancel(conn, job_id, actor))
     failpoint("cancel.after_commit")

@@ -9,16 +9,12 @@ from moorage.errors import Refused
 from moorage.model import DeadLetter, Job, Wake
 from moorage.transitions import TERMINAL_JOB_STATES
 
+REOPENED = "reopened by a replay"
 REPLAY_DEADLINE = timedelta(minutes=15)  # how long a replayed prediction is waited for
 
 
 def replay_dead_letter(conn: Connection, dead_letter_id: UUID, actor: str) -> Wake | None:
-    """
-    Reset the row of an open dead letter, so that its step runs again; return its wake.
-
-    Raises:
-        Refused: the dead letter is not open, or its row cannot be processed again.
-    """
+    """Reset the row of an open dead letter, so that its step runs again. Raises Refused if that is impossible."""
     letter = dead_letters.get(conn, dead_letter_id)
     if letter is None:
         raise Refused(f"no dead letter {dead_letter_id}", status=404)
@@ -44,9 +40,7 @@ def _requeue(conn: Connection, letter: DeadLetter, job: Job | None, actor: str) 
         if not predictions.replay(conn, letter.subject_id, deadline=REPLAY_DEADLINE, actor=actor):
             raise Refused("prediction is no longer lost, or has no external id", status=409)
         if job.state == "failed":
-            jobs.change_state(
-                conn, job, "open", actor=actor, reason="reopened by a replay", check_after=REPLAY_DEADLINE
-            )
+            jobs.change_state(conn, job, "open", actor=actor, reason=REOPENED, check_after=REPLAY_DEADLINE)
         return Wake("poll", letter.subject_id)
     if letter.subject == "output" and job is not None:
         return _requeue_output(conn, letter, job, actor)
@@ -71,8 +65,7 @@ def _requeue_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) 
     if job.state in TERMINAL_JOB_STATES:
         if job.state in ("succeeded", "cancelled"):
             raise Refused(f"job is {job.state} and cannot be reopened", status=409)
-        reason = "reopened by a replay"
-        jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=reason)
+        jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=REOPENED)
     elif output.prediction_id != job.chosen_id:
         raise Refused("placeholder upload in progress; retry later", status=409)
     return Wake("keep", letter.subject_id)

@@ -24,13 +24,7 @@ MAX_DEAD_LETTERS = 1000  # read per job
 
 
 def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) -> ActionOutcome:
-    """
-    Retry a failed or partial job with a new deadline (MOORAGE_JOB_DEADLINE_SECONDS). A published render remains.
-
-    Raises:
-        LookupError: no such job.
-        DatabaseUnavailable: nothing was changed, or (CommitUncertain) the result is unknown: read the job.
-    """
+    """Retry a failed or partial job with a new deadline; a published render remains. Raises LookupError."""
     deadline = timedelta(seconds=settings.job_deadline_seconds)
     outcome = database.run(lambda conn: _retry(conn, job_id, deadline, actor))
     failpoint("retry.after_commit")
@@ -40,17 +34,16 @@ def retry_job(database: Database, settings: Settings, job_id: UUID, actor: str) 
 def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> ActionOutcome:
     job = jobs.lock(conn, job_id)
     if job.state not in ("failed", "partial"):
-        return ActionOutcome(
-            job.state, job.state, refused=f"the job is {job.state}: only failed and partial jobs can be retried"
-        )
+        refused = f"the job is {job.state}: only failed and partial jobs can be retried"
+        return ActionOutcome(job.state, job.state, refused=refused)
     if renders.is_deleted(conn, job.id):
         return ActionOutcome(job.state, job.state, refused="its render was deleted: create a new job")
-    refused = _explain_no_restart(conn, job)
-    wakes = _replay_dead_letters(conn, job.id, actor, include_replayed=refused is not None)
+    why_not = _explain_no_restart(conn, job)
+    wakes = _replay_dead_letters(conn, job.id, actor, include_replayed=why_not is not None)
     if wakes:
         return ActionOutcome(job.state, jobs.lock(conn, job.id).state, tuple(wakes), replayed=len(wakes))
-    if refused is not None:
-        return ActionOutcome(job.state, job.state, refused=refused)
+    if why_not is not None:
+        return ActionOutcome(job.state, job.state, refused=why_not)
     jobs.change_state(conn, job, "open", actor=actor, reason=REASON, check_after=deadline)
     first = submissions.plan(conn, job.id, 0, submissions.parse_fallback_chain(job)[0], reason=REASON, actor=actor)
     return ActionOutcome(job.state, "open", (Wake("submit", first),))

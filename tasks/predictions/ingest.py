@@ -25,13 +25,7 @@ class ProviderGone(Permanent):
 
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
-    """
-    Apply one delivery; returns wakes for its outputs.
-
-    Raises:
-        MalformedPayload: the body is not in the provider's format.
-        UnknownPrediction: its prediction was not registered in time.
-    """
+    """Apply one delivery. Raises MalformedPayload, or UnknownPrediction if it was not registered in time."""
     delivery = deps.database.run(lambda conn: deliveries.get(conn, lease.row_id))
     if delivery is None or delivery.body is None:
         raise ProviderGone("the body of this delivery was purged")
@@ -60,23 +54,12 @@ def _apply(
         return _wait_for_registration(conn, deps, lease, delivery, report)
     job = jobs.lock(conn, prediction.job_id)
     prediction = predictions.lock(conn, prediction.id)
-    source = reports.ReportSource(
-        "webhook",
-        delivery.received_at,
-        lease.leased_by,
-        deps.asset_base,
-        provider.output_lifetime_seconds,
-        provider.can_poll,
-    )
+    received_at, life_seconds, can_poll = delivery.received_at, provider.output_lifetime_seconds, provider.can_poll
+    source = reports.ReportSource("webhook", received_at, lease.leased_by, deps.asset_base, life_seconds, can_poll)
     outcome = reports.apply_report(conn, job, prediction, report, source)
+    state, external_id = "applied" if outcome.changed else "ignored", report.external_id
     deliveries.end(
-        conn,
-        lease,
-        "applied" if outcome.changed else "ignored",
-        outcome.reason,
-        external_id=report.external_id,
-        prediction_id=prediction.id,
-        job_id=job.id,
+        conn, lease, state, outcome.reason, external_id=external_id, prediction_id=prediction.id, job_id=job.id
     )
     return outcome.wakes
 
@@ -105,13 +88,8 @@ def _wait_for_registration(
     if until is not None and now >= until:
         raise UnknownPrediction(f"{delivery.provider} prediction {report.external_id} was not registered in time")
     lifetime = deps.providers[delivery.provider].output_lifetime_seconds or 86400.0
-    deliveries.mark_unmatched(
-        conn,
-        lease,
-        report.external_id,
-        wait_seconds=next_match_delay(delivery, now),
-        unmatched_seconds=min(deps.settings.unmatched_seconds, lifetime),
-    )
+    wait, limit = next_match_delay(delivery, now), min(deps.settings.unmatched_seconds, lifetime)
+    deliveries.mark_unmatched(conn, lease, report.external_id, wait_seconds=wait, unmatched_seconds=limit)
     return []
 
 

@@ -1,6 +1,5 @@
 """Recover predictions from the provider's list: register unknown ones, poll those still awaited."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,23 +32,12 @@ class ListedMatch:
     prediction_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RecoveredPage:
-    """The result of one page; the wakes are not sent yet."""
-
-    registered: int
-    wakes: list[Wake]
-
-
 def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bool) -> Iterator[list[ListedMatch]]:
     """
     Yield the provider's predictions since then, page by page, matched with rows; changes nothing.
 
     Args:
         include_foreign: treat predictions whose webhook URL is not below PUBLIC_URL as unknown.
-
-    Raises:
-        ProviderUnavailable, ProviderRefused: see `Provider.list_predictions`.
     """
     public_url = None if include_foreign else deps.settings.public_url
     for page in provider.list_predictions(since):
@@ -71,13 +59,9 @@ def is_own_webhook(webhook: str | None, public_url: str) -> bool:
     return webhook is not None and webhook.startswith(f"{public_url.rstrip('/')}/")
 
 
-def count_matches(page: Sequence[ListedMatch]) -> Counter[Match]:
-    return Counter(listed.match for listed in page)
-
-
-def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *, owner: str) -> RecoveredPage:
+def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *, owner: str) -> tuple[int, list[Wake]]:
     """
-    Register a page's unknown predictions; make them and the live ones due for a poll now.
+    Register a page's unknown predictions; make them and the live ones due for a poll now. Returns their number, wakes.
 
     Each registration is its own transaction. A prediction that was registered meanwhile is polled, too.
     """
@@ -90,7 +74,7 @@ def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *
     live = [item.prediction_id for item in page if item.match == "live" and item.prediction_id is not None]
     due = deps.database.run(lambda conn: predictions.make_due_by_id(conn, live)) if live else []
     wakes += [Wake("poll", prediction_id) for prediction_id in due]
-    return RecoveredPage(registered, wakes)
+    return registered, wakes
 
 
 def _register(deps: Deps, provider: Provider, listed: ListedPrediction, owner: str) -> tuple[bool, list[Wake]]:

@@ -33,19 +33,12 @@ class ReferenceGone(Permanent):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """
-    A file reference in a job's input.
+    """A file reference in a job's input."""
 
-    Attributes:
-        path: position in the input, for example "images[0]".
-        file_id: id of the upload or of the render.
-        idx: index of the variant.
-    """
-
-    path: str
+    path: str  # its position in the input, for example "images[0]"
     kind: Literal["upload", "variant"]
-    file_id: UUID
-    idx: int | None = None
+    file_id: UUID  # of the upload or of the render
+    idx: int | None = None  # of the variant
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ An orphan is copied into the quarantine and deleted; the same sweep deletes quar
 between two requests an object is at worst in both places, and the next run continues.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -75,21 +76,13 @@ class OrphanCandidate:
 
 @dataclass(slots=True)
 class OrphanReport:
-    """
-    The result of a run.
+    """The result of a run."""
 
-    Attributes:
-        looked_at: number of listed objects.
-        objects, bytes: of the candidates, by reason.
-        listed: the first 1,000 candidates.
-        stopped_at: position at which the cap or the time limit ended the run; None: it is complete.
-    """
-
-    looked_at: int = 0
-    objects: Counter[str] = field(default_factory=Counter)
-    bytes: Counter[str] = field(default_factory=Counter)
-    listed: list[OrphanCandidate] = field(default_factory=list)
-    stopped_at: ScanCursor | None = None
+    looked_at: int = 0  # number of listed objects
+    objects: Counter[str] = field(default_factory=Counter)  # by reason
+    bytes: Counter[str] = field(default_factory=Counter)  # by reason
+    listed: list[OrphanCandidate] = field(default_factory=list)  # the first 1,000
+    stopped_at: ScanCursor | None = None  # where the cap or the time limit ended the run; None: it is complete
 
     def add(self, candidate: OrphanCandidate) -> None:
         self.objects[candidate.reason] += 1
@@ -106,27 +99,17 @@ def sweep_orphans(deps: Deps) -> dict[str, Any]:
 
 
 def scan_orphans(
-    deps: Deps,
-    *,
-    delete: bool,
-    start: ScanCursor | None = None,
-    seconds: float | None = None,
-    save_cursor: bool = False,
+    deps: Deps, *, delete: bool, start: ScanCursor | None = None, seconds: float = math.inf, save_cursor: bool = False
 ) -> OrphanReport:
     """
-    Scan the prefixes of both buckets page by page for orphans.
+    Scan both buckets page by page for orphans; with `delete`, quarantine or delete them.
 
     Args:
-        delete: quarantine or delete them; if False, only report.
         start: continue after this key.
         seconds: stop at the end of a page after this time.
         save_cursor: save the position after each page, so that the next run continues after a crash.
-
-    Raises:
-        DatabaseUnavailable, StorageUnavailable, StorageRefused: PostgreSQL or a listing failed, or storage failed for
-            three objects. Earlier changes remain.
     """
-    scan = _OrphanScan(deps, delete=delete, until=None if seconds is None else time.monotonic() + seconds)
+    scan = _OrphanScan(deps, delete=delete, until=time.monotonic() + seconds)
     for cursor in scan.run(start):
         if save_cursor:
             deps.database.run(partial(orphans.save_cursor, sweep=SWEEP, position=cursor))
@@ -136,7 +119,7 @@ def scan_orphans(
 
 
 class _OrphanScan:
-    def __init__(self, deps: Deps, *, delete: bool, until: float | None) -> None:
+    def __init__(self, deps: Deps, *, delete: bool, until: float) -> None:
         self._deps, self._storage, self._delete, self._until = deps, deps.storage, delete, until
         self._remaining = dict.fromkeys(("orphan", "quarantined"), deps.settings.constants.orphans_per_run)
         self.report = OrphanReport()
@@ -147,7 +130,7 @@ class _OrphanScan:
         for number, prefix in enumerate(PREFIXES[first:]):
             after = start.after_key if start and number == 0 and start.listing == prefix.name else ""
             for cursor in self._scan_prefix(prefix, after):
-                if self._must_stop():
+                if 0 in self._remaining.values() or time.monotonic() > self._until:
                     self.report.stopped_at = cursor
                     return
                 yield cursor
@@ -162,7 +145,7 @@ class _OrphanScan:
             self.report.looked_at += 1
             if candidate is not None:
                 self._process(candidate)
-            if self._is_full():
+            if 0 in self._remaining.values():
                 return listed.key
         return page[-1].key
 
@@ -194,10 +177,9 @@ class _OrphanScan:
         if not isinstance(key, RenderKey):
             return candidate("orphan")
         # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
+        find = partial(orphans.find_reference, lock=self._delete)
         reference = self._deps.database.run(
-            lambda conn: orphans.find_reference(
-                conn, listed.key, key.render_id, key.idx, key.token_start, lock=self._delete
-            )
+            lambda conn: find(conn, listed.key, key.render_id, key.idx, key.token_start)
         )
         if reference == "named":
             return None
@@ -235,9 +217,3 @@ class _OrphanScan:
 
     def _bucket(self, prefix: ListedPrefix) -> str:
         return self._storage.public_bucket if prefix.bucket == "public" else self._storage.private_bucket
-
-    def _is_full(self) -> bool:
-        return 0 in self._remaining.values()
-
-    def _must_stop(self) -> bool:
-        return self._is_full() or (self._until is not None and time.monotonic() > self._until)

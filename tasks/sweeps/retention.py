@@ -30,13 +30,8 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is retained after its end, in the order of deletion; without those never deleted."""
     days = {
         "renders": settings.retention_renders_days,
-        "bodies": settings.retention_bodies_days,
-        "failed_bodies": settings.retention_bodies_days,
-        "failed_sources": settings.retention_bodies_days,
-        "deliveries": settings.retention_rows_days,
-        "dead_letters": settings.retention_rows_days,
-        "notifications": settings.retention_rows_days,
-        "jobs": settings.retention_rows_days,
+        **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), settings.retention_bodies_days),
+        **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs"), settings.retention_rows_days),
     }
     return {kind: limit * _DAY for kind, limit in days.items() if limit > 0}
 

@@ -82,7 +82,8 @@ class Real:
         self.server: Connection | None = None
 
     def _second(self) -> UUID:
-        made, registration = ids.uuid7(), Registration("replicate", f"{self.name}-1", owner="ann")
+        made = ids.uuid7()
+        registration = Registration(provider="replicate", external_id=f"{self.name}-1", owner="ann")
         self.deps.database.run(
             lambda conn: predictions.add(
                 conn, made, self.job_id, registration,

@@ -31,7 +31,7 @@ def test_with_no_worker_it_says_so_within_five_seconds(stack: Stack, database_ur
         pytest.fail(f"it took {took:.1f} s, of which {start:.1f} s to start")
 
     assert done.returncode == 1
-    assert done.stderr.startswith("moorage: no worker serves the queue keep: start one with `moorage worker`")
+    assert done.stderr.startswith("moorage: no worker consumes the queue keep: start one with `moorage worker`")
 
 
 def timed(env: dict[str, str], name: str) -> tuple[float, subprocess.CompletedProcess[str]]:

@@ -493,10 +493,10 @@ def test_a_recovery_gives_an_uncertain_try_its_id_instead_of_a_second_job(at: Wo
     replicate = at.deps.providers["replicate"]
     (page,) = recover.scan(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), include_foreign=True)
 
-    taken = recover.register_page(at.deps, replicate, page, owner="ann")
+    registered, _ = recover.register_page(at.deps, replicate, page, owner="ann")
 
     row = at.row("predictions", made.prediction_id)
-    assert (row["state"], row["external_id"], taken.registered) == ("running", "p1", 0)
+    assert (row["state"], row["external_id"], registered) == ("running", "p1", 0)
     assert at.one("SELECT count(*) FROM jobs") == 1
 
 

@@ -5,7 +5,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 from moorage import logs
@@ -23,12 +22,6 @@ MAX_PENDING: Final = 32  # fetches in flight and queued: bounds the wait behind 
 MAX_CACHED: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class _CacheEntry:
-    value: Any
-    fetched_at: float  # monotonic
-
-
 def describe_outage(provider: str, error: ProviderUnavailable) -> str:
     """Return a message for clients, without the provider's URL (which is in the log)."""
     status = error.facts.get("status")
@@ -43,7 +36,7 @@ class ModelCache:
     ) -> None:
         self._fetch_timeout_seconds = fetch_timeout_seconds
         self._ttl_seconds = ttl_seconds
-        self._entries: OrderedDict[CacheKey, _CacheEntry] = OrderedDict()
+        self._entries: OrderedDict[CacheKey, tuple[Any, float]] = OrderedDict()  # value, monotonic time of the fetch
         self._pending: dict[CacheKey, Future[Any]] = {}
         self._executor = ThreadPoolExecutor(MAX_THREADS, "model-cache")
 
@@ -64,17 +57,17 @@ class ModelCache:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _get_or_fetch(self, key: CacheKey, fetch: Callable[[], Any]) -> Any:
-        entry = self._entries.get(key)
-        if entry is not None and time.monotonic() - entry.fetched_at < self._ttl_seconds:
-            return entry.value
+        value, fetched_at = self._entries.get(key, (None, None))
+        if fetched_at is not None and time.monotonic() - fetched_at < self._ttl_seconds:
+            return value
         try:
             return await self._fetch(key, fetch)
         except ProviderUnavailable as error:
             provider, what, model = key
             log.warning("model_cache.provider_unavailable", provider=provider, what=what, model=model, error=str(error))
-            if entry is None:
+            if fetched_at is None:
                 raise
-            return entry.value
+            return value
 
     async def _fetch(self, key: CacheKey, fetch: Callable[[], Any]) -> Any:
         """Join or start the fetch of a key; its result is cached even if it arrives too late for this request."""
@@ -95,7 +88,7 @@ class ModelCache:
         self._pending.pop(key, None)
         if future.cancelled() or future.exception() is not None:
             return
-        self._entries[key] = _CacheEntry(future.result(), time.monotonic())
+        self._entries[key] = (future.result(), time.monotonic())
         self._entries.move_to_end(key)
         if len(self._entries) > MAX_CACHED:
             self._entries.popitem(last=False)

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -27,17 +28,7 @@ class CheckResult:
     advice: str = ""
 
 
-def ok(what: str) -> CheckResult:
-    return CheckResult("ok", what)
-
-
-def warn(what: str, advice: str) -> CheckResult:
-    return CheckResult("warn", what, advice)
-
-
-def fail(what: str, advice: str) -> CheckResult:
-    return CheckResult("fail", what, advice)
-
+ok, warn, fail = (partial(CheckResult, level) for level in ("ok", "warn", "fail"))
 
 CLOCK_SECONDS: Final = 5.0  # signatures tolerate 300; synchronised clocks differ by less than one
 BROKER_SECONDS: Final = 3.0
@@ -52,18 +43,14 @@ def check_postgres(settings: Settings) -> Iterator[CheckResult]:
         yield fail(str(error), "start it, or correct DATABASE_URL")
         return
     try:
-        yield _check_version(conn)
+        number = conn.info.server_version
+        name = f"PostgreSQL {number // 10000}.{number % 10000} at {conn.info.host}:{conn.info.port}"
+        yield ok(name) if number >= 160000 else fail(name, "upgrade it to 16 or newer")
         yield from _check_schema(conn)
     except psycopg.Error as error:
         yield fail(f"PostgreSQL refuses: {type(error).__name__}", "see its log; moorage's user must own the tables")
     finally:
         conn.close()
-
-
-def _check_version(conn: Connection) -> CheckResult:
-    number = conn.info.server_version
-    name = f"PostgreSQL {number // 10000}.{number % 10000} at {conn.info.host}:{conn.info.port}"
-    return ok(name) if number >= 160000 else fail(name, "upgrade it to 16 or newer")
 
 
 def _check_schema(conn: Connection) -> Iterator[CheckResult]:
@@ -93,26 +80,19 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
         memory: Any = client.info("memory")
         persistence: Any = client.info("persistence")
     except redis.RedisError as error:
-        yield fail(
-            f"the broker at {where} does not answer: {type(error).__name__}", "start it, or correct CELERY_BROKER_URL"
-        )
+        what = f"the broker at {where} does not answer: {type(error).__name__}"
+        yield fail(what, "start it, or correct CELERY_BROKER_URL")
         return
     finally:
         client.close()
-    yield _check_eviction(str(memory.get("maxmemory_policy", "noeviction")))
-    yield _check_persistence(bool(persistence.get("aof_enabled")))
-
-
-def _check_eviction(policy: str) -> CheckResult:
-    if policy == "noeviction":
-        return ok("the broker evicts no messages (noeviction)")
-    return fail(f"the broker may evict messages ({policy})", "set maxmemory-policy noeviction")
-
-
-def _check_persistence(is_enabled: bool) -> CheckResult:
-    if is_enabled:
-        return ok("the broker's messages survive a restart (appendonly)")
-    return warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
+    if (policy := memory.get("maxmemory_policy", "noeviction")) == "noeviction":
+        yield ok("the broker evicts no messages (noeviction)")
+    else:
+        yield fail(f"the broker may evict messages ({policy})", "set maxmemory-policy noeviction")
+    if persistence.get("aof_enabled"):
+        yield ok("the broker's messages survive a restart (appendonly)")
+    else:
+        yield warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
 
 
 def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:
@@ -153,16 +133,13 @@ def check_replicate_token(settings: Settings) -> Iterator[CheckResult]:
             yield warn("no REPLICATE_API_TOKEN: predictions with lost webhooks cannot be polled", "set it")
         return
     headers = {"Authorization": f"Bearer {settings.replicate_api_token.get_secret_value()}"}
+    url = settings.replicate_api_url
     try:
-        response = requests.get(
-            f"{settings.replicate_api_url}/v1/account", headers=headers, timeout=API_SECONDS, allow_redirects=False
-        )
+        response = requests.get(f"{url}/v1/account", headers=headers, timeout=API_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
-        yield fail(
-            f"{settings.replicate_api_url} does not answer: {type(error).__name__}", "check outbound network access"
-        )
+        yield fail(f"{url} does not answer: {type(error).__name__}", "check outbound network access")
         return
-    yield _check_token_status(response.status_code, settings.replicate_api_url)
+    yield _check_token_status(response.status_code, url)
 
 
 def _check_token_status(status: int, url: str) -> CheckResult:

@@ -41,10 +41,8 @@ def _check_bucket(storage: ObjectStore, bucket: str, *, is_public: bool) -> Iter
         finally:
             storage.delete(bucket, key)
     except MoorageError as error:
-        yield fail(
-            f"bucket {bucket}: {error}",
-            "moorage's keys need s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket",
-        )
+        advice = "moorage's keys need s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket"
+        yield fail(f"bucket {bucket}: {error}", advice)
 
 
 def _check_public(storage: ObjectStore, bucket: str, key: str) -> CheckResult:
