@@ -7,15 +7,23 @@ from db.connection import Connection, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Lease
 
-MARK_DISCARDING = f"""
+
+def build_discard_statement(condition: str) -> str:
+    """Return the statement that sets a job's kept outputs to `discarding`."""
+    return f"""
 WITH moved AS (
     UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
            crashes = 0, thumb_missing = NULL, reason = %(reason)s
-     WHERE job_id = %(job_id)s AND state = 'kept' AND (NOT is_placeholder OR %(placeholder_too)s)
-       AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)
-    RETURNING id, job_id, reason
-) {build_event_insert("output", "'kept'", "'discarding'", "reason")}
+     WHERE job_id = %(job_id)s AND state = 'kept' AND {condition}
+    RETURNING id, job_id
+) {build_event_insert("output", "'kept'", "'discarding'", "%(reason)s")}
 """
+
+
+MARK_DISCARDING = build_discard_statement(
+    "(NOT is_placeholder OR %(placeholder_too)s)"
+    " AND NOT EXISTS (SELECT FROM render_variants v WHERE v.output_id = outputs.id)"
+)
 
 
 def mark_discarding(

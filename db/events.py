@@ -7,24 +7,16 @@ from uuid import UUID
 from db.connection import Connection, Row, fetch_all, fetch_one
 
 
-def build_event_insert(
-    subject: str,
-    from_state: str,
-    to_state: str,
-    reason: str = "NULL",
-    *,
-    job_id: str = "job_id",
-    kind: str = "NULL",
-    lease: str = "NULL",
-) -> str:
+def build_event_insert(subject: str, from_state: str, to_state: str, reason: str = "NULL", **columns: str) -> str:
     """
     Return the part of a statement that inserts an event for each row of its CTE `moved`; it returns `id` and `job_id`.
 
-    The arguments after `subject` are SQL expressions over `moved`.
+    The other arguments are SQL expressions over `moved`. `columns`: kind, lease, and job_id if `moved` has none.
     """
+    columns = {"job_id": "job_id", **columns}
     return f"""
-INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor, kind, lease)
-SELECT '{subject}', id, {job_id}, {from_state}, {to_state}, {reason}, %(actor)s, {kind}, {lease} FROM moved
+INSERT INTO events (subject, subject_id, from_state, to_state, reason, actor, {", ".join(columns)})
+SELECT '{subject}', id, {from_state}, {to_state}, {reason}, %(actor)s, {", ".join(columns.values())} FROM moved
 RETURNING subject_id AS id, job_id"""
 
 

@@ -109,10 +109,7 @@ def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
 
 
 END_DEAD = leases.build_end_statement(
-    "outputs",
-    "waiting",
-    "dead",
-    "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s",
+    "outputs", "waiting", "dead", "category = %(category)s, reason = %(reason)s, source_expired = %(source_expired)s"
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from db.discarding import build_discard_statement
 from db.events import build_event_insert
 from db.objects import LONG_TIMEOUT
 
@@ -26,14 +27,7 @@ OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(li
 
 LOCK_RENDER: Final = f"SELECT j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
 
-DISCARD_PUBLISHED: Final = f"""
-WITH moved AS (
-    UPDATE outputs SET state = 'discarding', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0,
-           crashes = 0, thumb_missing = NULL, reason = 'render deleted'
-     WHERE job_id = %(id)s AND state = 'kept'
-    RETURNING id, job_id, reason
-) {build_event_insert("output", "'kept'", "'discarding'", "reason")}
-"""
+DISCARD_PUBLISHED: Final = build_discard_statement("true")
 
 MARK_DELETED: Final = f"""
 WITH moved AS (
@@ -63,7 +57,7 @@ def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | 
 
 def discard_render_files(conn: Connection, render_id: UUID, actor: str) -> None:
     """Set the outputs of a render, whose job is locked, to `discarding`: the discard step deletes their objects."""
-    conn.execute(DISCARD_PUBLISHED, {"id": render_id, "actor": actor})
+    conn.execute(DISCARD_PUBLISHED, {"job_id": render_id, "reason": "render deleted", "actor": actor})
 
 
 def mark_render_deleted(conn: Connection, render_id: UUID, actor: str, reason: str) -> None:

@@ -48,10 +48,16 @@ class Transient(MoorageError, retryable=True):
     """May succeed later: retry after at least `retry_after` seconds."""
 
     def __init__(
-        self, message: str, *, facts: Mapping[str, Any] | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+        event_kind: EventKind | None = None,
     ) -> None:
         super().__init__(message, facts=facts)
         self.retry_after: Final = retry_after
+        self.event_kind = event_kind or self.event_kind
 
 
 class Permanent(MoorageError):
@@ -132,17 +138,6 @@ class BillingRefused(ProviderRefused, category="BILLING_FAILED"):
 
 class DownloadInterrupted(Transient, category="DOWNLOAD_FAILED"):
     """No connection, timeout, 408, 425, 429, 5xx, or a body shorter than announced."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        facts: Mapping[str, Any] | None = None,
-        retry_after: float | None = None,
-        event_kind: EventKind = "attempt_failed",
-    ) -> None:
-        super().__init__(message, facts=facts, retry_after=retry_after)
-        self.event_kind = event_kind
 
 
 class OutputGone(Permanent, category="DOWNLOAD_FAILED", retryable=True):

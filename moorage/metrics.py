@@ -44,10 +44,7 @@ WAKES_SENT: Final = Counter(
     "moorage_wakes_sent_total", "Wakes that this process sent to the broker.", registry=REGISTRY
 )
 WAKES_DROPPED: Final = Counter(
-    "moorage_wakes_dropped_total",
-    "Wakes left to the dispatch sweep, by reason.",
-    ["reason"],
-    registry=REGISTRY,
+    "moorage_wakes_dropped_total", "Wakes left to the dispatch sweep, by reason.", ["reason"], registry=REGISTRY
 )
 
 

@@ -13,18 +13,14 @@ Document = dict[str, Any]
 _MAX_DIGITS: Final = 4000
 
 
-def find_scene_key(document: Mapping[str, Any], scene: SceneRef | None) -> str | None:
+def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None]) -> list[str | None]:
     """
-    Return the key of the scene that a job's `scene` refers to, or None if there is none.
+    Return the key of the scene that each job's `scene` refers to, or None if there is none.
 
     `id` is compared first, over all scenes, then `index`, then the position from 1 among the scenes with neither. A
     number and its text are equal ("3" and 3). Keys have the form "id:...", "index:..." or "position:...".
     """
-    return _match_key(_all_keys(get_scenes(document)), scene)
-
-
-def find_scene_keys(document: Mapping[str, Any], names: Iterable[SceneRef | None]) -> list[str | None]:
-    keys = _all_keys(get_scenes(document))
+    keys = {key for of_scene in _keys_by_scene(get_scenes(document)) for key in of_scene}
     return [_match_key(keys, scene) for scene in names]
 
 
@@ -147,10 +143,6 @@ def _match_key(keys: Set[str], scene: SceneRef | None) -> str | None:
     name = None if scene is None else normalize_scene_name(scene)
     candidates = (f"{kind}:{name}" for kind in ("id", "index", "position"))
     return None if name is None else next((key for key in candidates if key in keys), None)
-
-
-def _all_keys(scenes: Sequence[Any]) -> set[str]:
-    return {key for of_scene in _keys_by_scene(scenes) for key in of_scene}
 
 
 def _is_name(value: Any) -> bool:

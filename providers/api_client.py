@@ -16,6 +16,7 @@ from moorage.retry_after import parse_retry_after
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 15.0
 TOTAL_SECONDS: Final = 30.0
+JSON_HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "moorage"}
 _CHUNK_BYTES: Final = 64 * 1024
 _KEPT_CONNECTIONS: Final = 4
 _RETRYABLE: Final = frozenset({408, 425, 429})
@@ -37,9 +38,7 @@ class ApiClient:
 
     def __init__(self, name: str, token_header: tuple[str, str] | None, *, max_bytes: int) -> None:
         self._name = name
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "moorage"}
-        if token_header is not None:
-            self._headers[token_header[0]] = token_header[1]
+        self._headers = JSON_HEADERS | dict([token_header] if token_header else [])
         self._max_bytes = max_bytes
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._pool = urllib3.PoolManager(

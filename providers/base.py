@@ -43,6 +43,7 @@ class Provider(ABC):
     header_prefixes: ClassVar[Sequence[str]] = ("webhook-",)
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions
+    submit_response_seconds: ClassVar[float] = RESPONSE_SECONDS
     is_synchronous: ClassVar[bool] = False  # the response to a submission has the files: nothing to look up or poll
 
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes] = ()) -> None:
@@ -56,19 +57,13 @@ class Provider(ABC):
         self._submit_client: SubmitClient | None = None
         self.max_in_flight: Final[int] = settings.in_flight.get(self.name, 1)  # submitted predictions that run at once
 
-    def _create_clients(
-        self,
-        scheme: str,
-        token: SecretStr,
-        url_setting: str,
-        max_bytes: int,
-        response_seconds: float = RESPONSE_SECONDS,
-    ) -> None:
+    def _create_clients(self, scheme: str, token: SecretStr, url_setting: str, max_bytes: int) -> None:
         """Create the clients of the API at `_api_url`; raises ConfigError for an invalid URL or token."""
         endpoints.require_secure_url(self._api_url, self.hosts, url_setting)
         header = self._token_header = endpoints.build_token_header(scheme, token, str(self.submit_setting))
         self._api = ApiClient(self.label, header, max_bytes=max_bytes)
-        self._submit_client = SubmitClient(self.label, header, max_bytes=max_bytes, response_seconds=response_seconds)
+        seconds = self.submit_response_seconds
+        self._submit_client = SubmitClient(self.label, header, max_bytes=max_bytes, response_seconds=seconds)
 
     @property
     def is_enabled(self) -> bool:
@@ -126,10 +121,8 @@ class Provider(ABC):
 
     def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
         """Verify the signature, by default that of Standard Webhooks; `has_secret` is True."""
-        webhook_id = signatures.verify_standard_v1(
-            headers, body, now, secrets=self._secrets, prefixes=self.header_prefixes
-        )
-        return VerifiedDelivery(webhook_id)
+        secrets, prefixes = self._secrets, self.header_prefixes
+        return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=secrets, prefixes=prefixes))
 
     def fetch_keys(self) -> None:  # noqa: B027 (most providers have a secret instead)
         """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""

@@ -30,7 +30,6 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 }
 _END_EVENTS: Final = frozenset({"completed", "failed", "incomplete", "cancelled"})
 _MAX_RESPONSE_BYTES: Final = 128 * 2**20  # includes the images as base64
-_RESPONSE_SECONDS: Final = 180.0  # an image of high quality takes up to two minutes
 _ENDED: Final = (400, 404, 409)  # the response ended already; the next poll returns its status
 
 URL_LIFETIME: Final = timedelta(minutes=60)
@@ -42,6 +41,7 @@ class OpenAI(Provider):
     name = "openai"
     label = "OpenAI"
     is_synchronous = True
+    submit_response_seconds = 180.0  # an image of high quality takes up to two minutes
     webhook_setting = "OPENAI_WEBHOOK_SECRET"
     submit_setting = "OPENAI_API_KEY"
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
@@ -52,9 +52,7 @@ class OpenAI(Provider):
         self._api_url = settings.openai_api_url
         self._models = settings.openai_models
         if settings.openai_api_key:
-            self._create_clients(
-                "Bearer", settings.openai_api_key, "OPENAI_API_URL", _MAX_RESPONSE_BYTES, _RESPONSE_SECONDS
-            )
+            self._create_clients("Bearer", settings.openai_api_key, "OPENAI_API_URL", _MAX_RESPONSE_BYTES)
 
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse an event: a response ended; its result must be polled. Raises as `Provider.parse_report`."""

@@ -19,7 +19,7 @@ from urllib3.util import parse_url
 from moorage.errors import MalformedPayload, NotSubmitted, ProviderRefused, SubmitUncertain
 from moorage.urls import parse_endpoint
 from providers import json_fields, submit_errors
-from providers.api_client import describe_error
+from providers.api_client import JSON_HEADERS, describe_error
 
 CONNECT_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 30.0
@@ -46,14 +46,8 @@ class SubmitClient:
     ) -> None:
         self._name = name
         self._token = token_header[1].partition(" ")[2]
-        self._headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Connection": "close",
-            "Content-Type": "application/json",
-            "User-Agent": "moorage",
-            token_header[0]: token_header[1],
-        }
+        self._headers = {**JSON_HEADERS, "Connection": "close", "Content-Type": "application/json"}
+        self._headers[token_header[0]] = token_header[1]
         self._max_bytes = max_bytes
         self._response_seconds = response_seconds
 
@@ -89,13 +83,11 @@ class SubmitClient:
 
     def _connect(self, url: str) -> http.client.HTTPConnection:
         endpoint = parse_endpoint(url)
-        connection: http.client.HTTPConnection
+        host, port = endpoint.host, endpoint.port
+        connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
         if endpoint.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                endpoint.host, endpoint.port, timeout=CONNECT_SECONDS, context=_get_tls_context()
-            )
-        else:
-            connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=CONNECT_SECONDS)
+            context = _get_tls_context()
+            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
         try:
             connection.connect()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode

@@ -183,8 +183,8 @@ def _describe_row(subject: str, row: Columns, now: datetime) -> str:
         return f"job: waits for files, its deadline is {format_age(row['deadline_at'], now)}"
     if subject == "job":
         return f"job: ends with its last file; recounted {_due(row, now)}"
-    names = {"output": lambda: row["path"], "prediction": lambda: row["external_id"] or row["id"]}
-    name = f"{subject} {names[subject]()}" if subject in names else subject
+    label = {"output": "path", "prediction": "external_id"}.get(subject)
+    name = f"{subject} {row[label] or row['id']}" if label else subject
     if row.get("leased_by"):
         lease = format_age(row["leased_until"], now)
         return f"{name}: attempt {row['attempt']} runs at {row['leased_by']}, its lease ends {lease}"

@@ -49,11 +49,6 @@ def _cancel(conn: Connection, job_id: UUID, actor: str) -> ActionOutcome:
 
 def cancel_predictions(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[Wake]:
     """Cancel the live predictions of a locked job; returns wakes for those to be cancelled at their provider."""
-    cancel_planned(conn, job_id, reason=reason, actor=actor)
+    cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor)
     prediction_ids = cancellation.request_cancellation(conn, job_id, reason=reason)
     return [Wake("poll", prediction_id) for prediction_id in prediction_ids]
-
-
-def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> bool:
-    """End the predictions of a locked job that are not submitted yet; returns False if there is none."""
-    return bool(cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor))

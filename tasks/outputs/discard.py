@@ -3,7 +3,6 @@
 from functools import partial
 
 from db import discarding, outputs
-from db.connection import Connection
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
 from tasks.step import Deps, LeaseGuard, commit_step
@@ -25,11 +24,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         if key is not None:
             deps.storage.delete(deps.storage.public_bucket, key)
     failpoint("discard.after_delete")
-
-    def record(conn: Connection) -> None:
-        discarding.end_discarded(conn, lease)
-
-    commit_step(deps, lease, guard, record)
+    commit_step(deps, lease, guard, lambda conn: discarding.end_discarded(conn, lease))
     failpoint("discard.after_record")
     return []
 

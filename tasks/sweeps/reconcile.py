@@ -8,13 +8,13 @@ from uuid import UUID
 
 import psycopg
 
-from db import clock_skew, jobs, leases, orphans, predictions, progress, projects
+from db import cancellation, clock_skew, jobs, leases, orphans, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Step, Wake, WorkTable
-from tasks.jobs import cancel, fallback, settle
+from tasks.jobs import fallback, settle
 from tasks.step import Deps, SendWakes
 
 # A released prediction that is still to be submitted is not taken by a poll: dispatch wakes it within a second.
@@ -32,24 +32,18 @@ log = logs.get_logger(__name__)
 
 
 def reconcile(deps: Deps, actor: str, send: SendWakes) -> dict[str, Any]:
-    clock = correct_clock(deps)
+    clock = deps.database.run(partial(correct_clock, lease_seconds=deps.settings.lease_seconds))
     released = release_leases(deps, actor)
     checked, wakes = check_deadlines(deps, actor)
     documents = repair_documents(deps)
-    statuses = correct_statuses(deps)
+    statuses = deps.database.run(correct_statuses)
     send(released + wakes)
     return {"released": len(released), "jobs": checked, "documents": documents, "clock": clock, "statuses": statuses}
 
 
-def correct_clock(deps: Deps) -> int:
+def correct_clock(conn: Connection, lease_seconds: float) -> int:
     """Move times that lie too far ahead to the present after PostgreSQL's clock was set back; returns rows."""
-
-    def correct(conn: Connection) -> int:
-        if not clock_skew.was_clock_set_back(conn):
-            return 0
-        return clock_skew.correct_future_times(conn, deps.settings.lease_seconds)
-
-    return deps.database.run(correct)
+    return clock_skew.correct_future_times(conn, lease_seconds) if clock_skew.was_clock_set_back(conn) else 0
 
 
 def release_leases(deps: Deps, actor: str) -> list[Wake]:
@@ -81,7 +75,7 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
     if job.state == "keeping":
         return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     reason = "the job's deadline has passed"
-    if not cancel.cancel_planned(conn, job_id, reason=reason, actor=actor):
+    if not cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor):
         reason = "no answer within the time limit"
     polls = [Wake("poll", prediction_id) for prediction_id in predictions.make_due_by_job(conn, job_id)]
     decision = DeadLetterDecision("TIMED_OUT", "NoAnswer", reason, retryable=True)
@@ -105,12 +99,8 @@ def repair_document(conn: Connection, project_id: str, asset_base: str) -> None:
         projects.update_image_urls(conn, project, asset_base)
 
 
-def correct_statuses(deps: Deps) -> int:
+def correct_statuses(conn: Connection) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
-    return deps.database.run(_correct_statuses)
-
-
-def _correct_statuses(conn: Connection) -> int:
     cursor = orphans.load_cursor(conn, "progress")
     project_ids, after = progress.list_wrong_statuses(conn, cursor.after_key if cursor else "", STATUSES_PER_RUN)
     for project_id in project_ids:

@@ -5,6 +5,7 @@ A render becomes a tombstone, and the discard step deletes its objects. Rows are
 that the rules hold for the remaining rows.
 """
 
+import math
 import time
 from functools import partial
 from typing import Any, Final
@@ -41,13 +42,12 @@ def count_expired(deps: Deps) -> dict[str, int]:
     return deps.database.run(lambda conn: retention.count_old_rows(conn, limits, list(limits)))
 
 
-def delete_expired(deps: Deps, actor: str, *, seconds: float | None = None) -> dict[str, int]:
+def delete_expired(deps: Deps, actor: str, *, seconds: float = math.inf) -> dict[str, int]:
     """Delete what is old enough; returns counts by kind. Begins no batch after `seconds`: the next run continues."""
-    until = None if seconds is None else time.monotonic() + seconds
-    counts: dict[str, int] = {}
+    until, counts = time.monotonic() + seconds, dict[str, int]()
     for kind, limit in retention_seconds(deps.settings).items():
         counts[kind] = 0
-        while (until is None or time.monotonic() < until) and (count := _delete_batch(deps, kind, limit, actor)):
+        while time.monotonic() < until and (count := _delete_batch(deps, kind, limit, actor)):
             counts[kind] += count
             failpoint("retention.after_batch")
     if any(counts.values()):

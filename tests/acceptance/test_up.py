@@ -17,7 +17,7 @@ from tests.support import fork_server
 
 READY = re.compile(r"(http://\S+)/#token=(\S+)")
 ORDER = re.compile(r"curl -s (\S+/v1/jobs) -H 'Authorization: Bearer (\S+)'.*?-d '(\{.*?\})'\n", re.DOTALL)
-STARTED_BY_HAND = re.compile(r"^ *ID=\$\(curl.*?(?=^ *# what became of it)", re.DOTALL | re.MULTILINE)
+STARTED_BY_HAND = re.compile(r"^ *ID=\$\(curl.*?(?=^ *#)", re.DOTALL | re.MULTILINE)
 MOORAGE = (sys.executable, "-m", "cli.main")
 
 

@@ -24,7 +24,7 @@ MIXED = {"scenes": [{"id": "a", "index": 7}, {"index": 1}, {"title": "third"}, "
 )
 def test_a_scene_is_found_by_id_then_index_then_position(scene, key):
     """In this order, each over all scenes."""
-    assert scene_documents.find_scene_key(MIXED, scene) == key
+    assert scene_documents.find_scene_keys(MIXED, [scene]) == [key]
 
 
 def test_urls_stand_in_their_scene_and_all_else_is_left():
@@ -48,12 +48,12 @@ def test_a_file_is_placed_in_one_of_two_scenes_of_the_same_name():
 @pytest.mark.parametrize("document", [{}, {"scenes": None}, {"scenes": {}}, {"scenes": []}, {"scenes": [1, "x", None]}])
 def test_a_document_without_scenes_has_no_place(document):
     """And is given back as it was."""
-    assert scene_documents.find_scene_key(document, "a") is None
-    assert scene_documents.find_scene_key(document, 1) is None
+    assert scene_documents.find_scene_keys(document, ["a"]) == [None]
+    assert scene_documents.find_scene_keys(document, [1]) == [None]
     assert scene_documents.replace_image_urls(document, {"id:a": ["u"]}) == document
 
 
 @pytest.mark.parametrize("name", [None, True, "", [], {}])
 def test_what_is_no_name_makes_a_scene_nameless(name):
     """It is then found by its position."""
-    assert scene_documents.find_scene_key({"scenes": [{"id": name, "index": name}]}, 1) == "position:1"
+    assert scene_documents.find_scene_keys({"scenes": [{"id": name, "index": name}]}, [1]) == ["position:1"]
