@@ -10,8 +10,8 @@ from psycopg.types.json import Jsonb
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage import ids
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import DeadLetter
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,

@@ -7,8 +7,8 @@ from db import dead_letters, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Delivery, Lease, Step
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 LIVE_STATES = ("new", "unmatched")

@@ -8,8 +8,8 @@ from uuid import UUID
 from db import dead_letters, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Lease, Step
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 # Part of jobs.CHANGE_STATE, after its CTEs `moved` and `event`.

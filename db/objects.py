@@ -5,7 +5,6 @@ from typing import Final
 from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all
-from db.projects import LIST_PLACED
 
 # Whole jobs, by job id: keys begin with it, so this is the order of a bucket listing.
 LIST_OUTPUT_OBJECTS: Final = """
@@ -53,10 +52,6 @@ def find_referenced_keys(conn: Connection, keys: Sequence[str]) -> set[str]:
 
 def list_lease_prefixes(conn: Connection) -> set[str]:
     return {row["name"] for row in fetch_all(conn, LIST_LEASE_PREFIXES)}
-
-
-def list_placements(conn: Connection, project_id: str) -> list[Row]:
-    return fetch_all(conn, LIST_PLACED, {"id": project_id})
 
 
 LONG_TIMEOUT: Final = "SET LOCAL statement_timeout = '15min'"

@@ -8,9 +8,9 @@ from uuid import UUID
 from db import dead_letters, discarding, jobs, leases
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 ADD = f"""

@@ -7,8 +7,8 @@ from uuid import UUID
 from db import dead_letters, deliveries, jobs, leases, predictions
 from db.connection import Connection, fetch_one
 from db.events import build_event_insert
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Step, WorkTable
+from moorage.retry_policy import DeadLetterDecision
 
 CONTEXT: Final[Mapping[WorkTable, str]] = {
     "deliveries": "SELECT NULL::uuid AS job_id, provider, NULL AS path FROM deliveries WHERE id = %(id)s",

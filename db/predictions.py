@@ -9,8 +9,8 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Prediction, PredictionState, Registration, Step
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 LIVE_STATES = ("planned", "submitting", "running", "abandoned")

@@ -1,12 +1,11 @@
-"""Projects, their documents, and the placements of published files in them (rule 9)."""
+"""Projects and their documents."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from db import placements
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import scene_documents
 
@@ -80,7 +79,7 @@ UPDATE projects SET updated_at = moment(),
 
 
 def replace_document(conn: Connection, project_id: str, envelope: str) -> None:
-    """Replace the document of a locked project; call `update_image_urls` afterwards. `envelope`: see `add`."""
+    """Replace the document of a locked project; then `update_image_urls`. `envelope`: see `add`."""
     conn.execute(REPLACE_DOCUMENT, {"id": project_id, "envelope": envelope})
 
 
@@ -101,77 +100,10 @@ def reorder_scenes(conn: Connection, project_id: str, positions: Sequence[int]) 
 
 LOCK = "SELECT id, owner, document::text AS document FROM projects WHERE id = %(id)s FOR UPDATE"
 
-ADD_PLACEMENTS = """
-INSERT INTO placements (render_id, idx, project_id, scene)
-SELECT v.render_id, v.idx, j.project_id, j.scene
-  FROM render_variants v JOIN jobs j ON j.id = v.render_id
- WHERE v.render_id = %(job_id)s AND j.project_id IS NOT NULL
-ON CONFLICT DO NOTHING
-"""
-
-LIST_PLACED = """
-SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key FROM placements p
-  JOIN render_variants v USING (render_id, idx)
-  JOIN renders r ON r.id = p.render_id
-  JOIN outputs o ON o.id = v.output_id WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
-   AND (NOT o.is_placeholder
-        OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
-                        WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
- ORDER BY p.render_id, p.idx
-"""
-
-SET_SCENE_KEY = """
-UPDATE placements SET scene_key = %(scene_key)s
- WHERE render_id = %(render_id)s AND idx = %(idx)s AND scene_key IS DISTINCT FROM %(scene_key)s
-"""
-
-# Writes only imageUrls, by scene position: the rest of the document never passes through this process.
-SET_IMAGE_URLS = """
-UPDATE projects SET document = jsonb_set(document, '{scenes}', (
-           SELECT jsonb_agg(CASE WHEN w.value IS NULL THEN s.scene
-                                 ELSE s.scene || jsonb_build_object('imageUrls', w.value) END ORDER BY s.n)
-             FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
-             LEFT JOIN jsonb_each(%(urls)s::jsonb) AS w ON w.key = (s.n - 1)::text))
- WHERE id = %(id)s
-"""
-
-SET_COMPUTED_MD5 = """
-UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
- WHERE id = %(id)s AND computed_md5 IS DISTINCT FROM document_md5
-"""
-
 
 def lock(conn: Connection, project_id: str) -> Row | None:
     """Lock a project: after outputs, before inserting rows that reference it."""
     return _parse_document(fetch_one(conn, LOCK, {"id": project_id}))
-
-
-def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
-    """Insert placements for a job's published files in its locked project, and update the document."""
-    conn.execute(ADD_PLACEMENTS, {"job_id": job_id})
-    update_image_urls(conn, project, asset_base)
-
-
-def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
-    """
-    Recompute the placements of a locked project's files and write its `imageUrls`.
-
-    The document was read under the lock, so changes of other writers are preserved.
-    """
-    placed = fetch_all(conn, LIST_PLACED, {"id": project["id"]})
-    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
-    for row, scene_key in zip(placed, keys, strict=True):
-        if scene_key != row["scene_key"]:
-            conn.execute(SET_SCENE_KEY, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
-    changed = scene_documents.diff_image_urls(
-        project["document"], _urls_by_scene(zip(placed, keys, strict=True), asset_base)
-    )
-    if changed:
-        conn.execute(
-            SET_IMAGE_URLS,
-            {"id": project["id"], "urls": Jsonb({str(position): urls for position, urls in changed.items()})},
-        )
-    conn.execute(SET_COMPUTED_MD5, {"id": project["id"]})
 
 
 OVERWRITTEN = "SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER BY id LIMIT %(limit)s"
@@ -198,10 +130,10 @@ def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> R
     project = get(conn, project_id)
     if project is None:
         return None
-    placed = fetch_all(conn, LIST_PLACED, {"id": project_id})
+    placed = placements.list_placements(conn, project_id)
     keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     document = scene_documents.replace_image_urls(
-        project["document"], _urls_by_scene(zip(placed, keys, strict=True), asset_base)
+        project["document"], placements.group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
     )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
     return {**project, "document": document, "unplaced": unplaced}
@@ -209,11 +141,3 @@ def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> R
 
 def _parse_document(row: Row | None) -> Row | None:
     return row and {**row, "document": scene_documents.parse_document(row["document"])}
-
-
-def _urls_by_scene(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
-    urls: dict[str, list[str]] = defaultdict(list)
-    for row, scene_key in placed:
-        if scene_key is not None:
-            urls[scene_key].append(f"{asset_base}/{row['key']}")
-    return urls

@@ -156,7 +156,7 @@ _IN_BATCHES: Final = {
 }
 
 
-def purge_batch(conn: Connection, kind: str, seconds: float, limit: int) -> int:
+def expire_batch(conn: Connection, kind: str, seconds: float, limit: int) -> int:
     """Purge or delete one batch of a kind (`bodies`, `deliveries`, ...); return the number of rows."""
     return len(fetch_all(conn, _IN_BATCHES[kind][0], {"seconds": seconds, "limit": limit}))
 
@@ -267,7 +267,7 @@ COUNTS: Final = {
 }
 
 
-def count_old_rows(conn: Connection, seconds: dict[str, float], kinds: Sequence[str]) -> dict[str, int]:
+def count_expired_rows(conn: Connection, seconds: dict[str, float], kinds: Sequence[str]) -> dict[str, int]:
     """Return the number of old rows of each kind."""
     conn.execute(LONG_TIMEOUT)
     rows = {kind: fetch_one(conn, COUNTS[kind], {"seconds": seconds[kind]}) for kind in kinds}

@@ -29,7 +29,7 @@ def main(request: dict[str, Any]) -> int:
     from moorage.errors import Permanent  # after the limits, which include imports
 
     try:
-        facts = _sanitize(request)
+        facts = _validate_and_sanitize(request)
     except (Permanent, MemoryError) as error:
         return _write_result({"problem": str(error)[:_MAX_MESSAGE] or "needs too much memory"}, FAILED)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
@@ -37,7 +37,7 @@ def main(request: dict[str, Any]) -> int:
     return _write_result(facts, 0)
 
 
-def _sanitize(request: dict[str, Any]) -> dict[str, Any]:
+def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
     from media import validate
     from media.limits import Limits
     from moorage.errors import InvalidMedia, Transient

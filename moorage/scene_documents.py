@@ -59,15 +59,15 @@ def parse_document(text: str) -> Document:
     jsonb accepts integers and fractions of any length. Python refuses to parse more than 4,300 digits, and serializes a
     number beyond a float as Infinity, which is not JSON.
     """
-    document: Document = json.loads(text, parse_int=_integer, parse_float=_fraction)
+    document: Document = json.loads(text, parse_int=_integer, parse_float=_parse_finite_float)
     return document
 
 
 def _integer(digits: str) -> int | float | str:
-    return int(digits) if len(digits) <= _MAX_DIGITS else _fraction(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS else _parse_finite_float(digits)
 
 
-def _fraction(digits: str) -> float | str:
+def _parse_finite_float(digits: str) -> float | str:
     number = float(digits)
     return number if math.isfinite(number) else digits
 
@@ -100,7 +100,7 @@ def get_scene_name(scene: Mapping[str, Any]) -> str | None:
     return next((normalize_scene_name(scene[kind]) for kind in ("id", "index") if _is_name(scene.get(kind))), None)
 
 
-def list_scene_images(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_scenes_with_image_urls(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return `id`, `index` (default: position from 1) and `imageUrls` of every scene."""
     images = []
     for position, scene in enumerate(get_scenes(document), 1):

@@ -12,8 +12,8 @@ from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
 from moorage import logs
 from moorage.errors import DatabaseUnavailable
-from moorage.lifecycle import RetryPolicy
 from moorage.model import Lease, Wake
+from moorage.retry_policy import RetryPolicy
 from moorage.settings import Settings
 from providers.base import Provider
 from storage.s3 import ObjectStore

@@ -21,7 +21,7 @@ def create_app() -> Celery:
     settings = settings_module.get_settings()
     broker = settings.broker_url.get_secret_value()
     bootsteps.touch_liveness_file(settings.alive_file)
-    app = Celery("moorage", broker=broker, include=["worker.steps"])
+    app = Celery("moorage", broker=broker, include=["worker.celery_tasks"])
     app.conf.update(
         task_queues=queues.build_queues(broker),
         task_default_queue="quick",

@@ -13,8 +13,8 @@ from kombu import Message
 from db import dead_letters, leases
 from moorage import logs
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Wake
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from tasks.step import Deps
 from worker import publish, queues, step_runner

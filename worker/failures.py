@@ -6,11 +6,11 @@ from uuid import UUID
 
 from db import deliveries, leases, notifications, outputs, poison, predictions
 from db.connection import Connection, current_time
-from moorage import lifecycle
+from moorage import retry_policy
 from moorage.errors import MoorageError
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext
 from moorage.model import Job, Lease, Step, Wake, WorkTable
+from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
 from tasks.step import Deps, LeaseGuard, commit_step
@@ -37,7 +37,7 @@ def _record(
     output = outputs.get(conn, lease.row_id) if step == "keep" else None
     ctx = RetryContext(errors=lease.errors, expires_at=output.expires_at if output else None)
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
-    decision = lifecycle.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
+    decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
     if isinstance(decision, DeadLetterDecision):
         return decision, dead_letter_row(conn, deps, lease, step, decision, error.facts)
     wait = max((decision.run_at - now).total_seconds(), 0.0)

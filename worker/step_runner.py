@@ -11,8 +11,8 @@ from db import deliveries, leases, predictions, submissions
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision, Retry
 from moorage.model import Lease, Step, Wake, WorkTable
+from moorage.retry_policy import DeadLetterDecision, Retry
 from tasks import notifications
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest, poll, submit

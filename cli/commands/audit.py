@@ -51,7 +51,7 @@ def audit(deep: bool, sample: int, second_look_seconds: float | None, repair: bo
     if as_json:
         console.print_json(build_document(report, results))
     elif results:
-        _print_results(results)
+        _print_repair_results(results)
     done = sum(result.is_done for result in results)
     if len(report.findings) > done or report.unlisted:
         raise SystemExit(EXIT_FINDINGS)
@@ -138,7 +138,7 @@ def _print_report(report: AuditReport) -> None:
     click.echo(f"{len(report.findings)} findings{f', and {unlisted} more of the same kinds' if unlisted else ''}")
 
 
-def _print_results(results: list[RepairResult]) -> None:
+def _print_repair_results(results: list[RepairResult]) -> None:
     columns = ("", "rule", "subject", "id", "result")
     rows = (
         ("done" if item.is_done else "left", item.finding.rule, item.finding.subject, item.finding.id, item.message)

@@ -1,10 +1,9 @@
 """Rule 9 for documents: a project's `imageUrls` and scene keys equal those computed from its placements."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from db import objects, projects
+from db import placements, projects
 from db.audit.check import Check
 from db.connection import Connection, Row
 from moorage import scene_documents
@@ -22,15 +21,11 @@ def _check_project(conn: Connection, project_id: str, asset_base: str) -> list[s
     project = projects.get(conn, project_id)
     if project is None:
         return []
-    placements = objects.list_placements(conn, project_id)
-    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placements))
-    problems: list[str] = []
-    urls: dict[str, list[str]] = defaultdict(list)
-    for row, key in zip(placements, keys, strict=True):
-        if row["scene_key"] != key:
-            problems.append(_describe_misplacement(row, key))
-        if key is not None:
-            urls[key].append(f"{asset_base}/{row['key']}")
+    placed = placements.list_placements(conn, project_id)
+    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
+    pairs = list(zip(placed, keys, strict=True))
+    problems = [_describe_misplacement(row, key) for row, key in pairs if row["scene_key"] != key]
+    urls = placements.group_urls_by_scene(pairs, asset_base)
     if scene_documents.replace_image_urls(project["document"], urls) != project["document"]:
         problems.append("imageUrls of its document do not match its placements")
     return problems

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final, cast
 from uuid import UUID
 
-from db import jobs, leases, projects
+from db import jobs, leases, placements, projects
 from db.audit import repair
 from db.connection import Connection
 from db.leases import SUBJECT
@@ -110,4 +110,4 @@ def _place_files(conn: Connection, render_id: UUID, asset_base: str) -> None:
     job = jobs.lock(conn, render_id)
     project = projects.lock(conn, job.project_id) if job.project_id else None
     if project is not None:
-        projects.place_files(conn, project, job.id, asset_base)
+        placements.place_files(conn, project, job.id, asset_base)

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from db import jobs, projects, renders, retention
+from db import jobs, placements, projects, renders, retention
 from db.connection import Connection
 from moorage import transitions
 
@@ -32,4 +32,4 @@ def create_tombstone(
     project = projects.lock(conn, project_id) if project_id else None
     retention.mark_render_deleted(conn, render_id, actor, reason)
     if project is not None:
-        projects.update_image_urls(conn, project, asset_base)
+        placements.update_image_urls(conn, project, asset_base)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from db import jobs, placeholders, predictions, submissions
 from db.connection import Connection, current_time
 from moorage import lifecycle
-from moorage.lifecycle import DeadLetterDecision, FallbackState
+from moorage.lifecycle import FallbackState
 from moorage.model import FallbackEntry, Job, Wake
+from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import placeholder
 
 

@@ -16,8 +16,8 @@ from media import validate
 from media.limits import Limits
 from moorage import logs
 from moorage.errors import ConfigError, InvalidMedia
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Output, Wake
+from moorage.retry_policy import DeadLetterDecision
 from moorage.settings import Settings
 from moorage.text import to_storable
 from tasks.step import Deps

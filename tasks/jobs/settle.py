@@ -2,12 +2,13 @@
 
 from uuid import UUID
 
-from db import discarding, jobs, placeholders, projects, renders
+from db import discarding, jobs, placeholders, placements, projects, renders
 from db.connection import Connection
 from moorage import lifecycle
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision, OutputCounts, Settlement
+from moorage.lifecycle import OutputCounts, Settlement
 from moorage.model import Job, Wake
+from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, placeholder
 
 DISCARD_REASON = "partial results are discarded by policy"
@@ -56,7 +57,7 @@ def _publish(
         chosen_id = existing[0] if existing else None
     jobs.change_state(conn, job, settlement.state, actor=actor, reason=reason, chosen_id=chosen_id)
     if project is not None:
-        projects.place_files(conn, project, job.id, asset_base)
+        placements.place_files(conn, project, job.id, asset_base)
 
 
 def _explain_no_files(conn: Connection, job_id: UUID, counts: OutputCounts) -> DeadLetterDecision:

@@ -8,9 +8,9 @@ from db.connection import Connection, current_time
 from moorage import logs
 from moorage.errors import LeaseLost, MoorageError, ProviderRefused, ProviderUnavailable
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Lease, Prediction, PredictionState, Wake
 from moorage.provider_types import PredictionReport
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.predictions import reports, submit_outcome

@@ -7,9 +7,10 @@ from typing import Literal
 from db import dead_letters, jobs, outputs, placeholders, predictions, renders
 from db.connection import Connection
 from moorage import ids, lifecycle
-from moorage.lifecycle import DeadLetterDecision, EndPrediction, PredictionContext
+from moorage.lifecycle import EndPrediction, PredictionContext
 from moorage.model import Job, Prediction, Wake
 from moorage.provider_types import OutputFile, PredictionReport
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from moorage.transitions import TERMINAL_PREDICTION_STATES
 from tasks.jobs import cancel, fallback, settle

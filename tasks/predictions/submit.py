@@ -12,12 +12,12 @@ from typing import Final
 
 from db import jobs, leases, predictions, submissions
 from db.connection import Connection, current_time
-from moorage import lifecycle, webhook_keys
+from moorage import retry_policy, webhook_keys
 from moorage.errors import LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy, StepInterrupted
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.model import FallbackEntry, Job, Lease, Prediction, Wake
 from moorage.provider_types import SubmitRequest, SubmitResult
+from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import fallback
@@ -64,7 +64,10 @@ def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     except Permanent as error:
         return _fail(deps, lease, guard, error)
     submission = Submission(provider, replace(entry, input=model_input), webhook_keys.create_key())
-    has_begun, wakes = commit_step(deps, lease, guard, lambda conn: _begin(conn, lease, submission)) or (False, [])
+    has_begun, wakes = commit_step(deps, lease, guard, lambda conn: _begin_if_allowed(conn, lease, submission)) or (
+        False,
+        [],
+    )
     if not has_begun:
         return wakes
     failpoint("submit.after_begin")
@@ -89,7 +92,7 @@ def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list
     return commit_step(deps, lease, guard, lambda conn: lock_leased(conn, lease).fail(decision)) or []
 
 
-def _begin(conn: Connection, lease: Lease, submission: Submission) -> tuple[bool, list[Wake]]:
+def _begin_if_allowed(conn: Connection, lease: Lease, submission: Submission) -> tuple[bool, list[Wake]]:
     """Mark the prediction as submitting if it is still needed and the provider has capacity. Idempotent."""
     leased = lock_leased(conn, lease)
     job, prediction = leased.job, leased.prediction
@@ -171,7 +174,7 @@ def _retry_or_fail(leased: LeasedPrediction, policy: RetryPolicy, error: NotSubm
         decision: Retry | DeadLetterDecision = Retry(now + timedelta(seconds=pause), str(error), is_counted=False)
     else:
         ctx = RetryContext(leased.lease.errors)
-        decision = lifecycle.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=policy)
+        decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=policy)
     if isinstance(decision, Retry) and decision.run_at >= _submit_deadline(leased):
         reason = f"{decision.reason}; the next retry would exceed the deadline"
         decision = DeadLetterDecision(error.category, type(error).__name__, reason, error.retryable)

@@ -6,8 +6,8 @@ from typing import Final
 from db import deliveries, jobs, leases, predictions, submissions
 from db.connection import Connection
 from moorage.errors import LeaseLost
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Job, Lease, Prediction, PredictionState, Wake
+from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import fallback

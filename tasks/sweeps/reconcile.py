@@ -8,12 +8,12 @@ from uuid import UUID
 
 import psycopg
 
-from db import cancellation, clock_skew, jobs, leases, orphans, predictions, progress, projects
+from db import cancellation, clock_skew, jobs, leases, orphans, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Step, Wake, WorkTable
+from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, settle
 from tasks.step import Deps, SendWakes
 
@@ -96,7 +96,7 @@ def repair_documents(deps: Deps) -> int:
 def repair_document(conn: Connection, project_id: str, asset_base: str) -> None:
     project = projects.lock(conn, project_id)
     if project is not None:
-        projects.update_image_urls(conn, project, asset_base)
+        placements.update_image_urls(conn, project, asset_base)
 
 
 def correct_statuses(conn: Connection) -> int:

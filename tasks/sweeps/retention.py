@@ -39,7 +39,7 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
 
 def count_expired(deps: Deps) -> dict[str, int]:
     limits = retention_seconds(deps.settings)
-    return deps.database.run(lambda conn: retention.count_old_rows(conn, limits, list(limits)))
+    return deps.database.run(lambda conn: retention.count_expired_rows(conn, limits, list(limits)))
 
 
 def delete_expired(deps: Deps, actor: str, *, seconds: float = math.inf) -> dict[str, int]:
@@ -62,7 +62,7 @@ def _delete_batch(deps: Deps, kind: str, limit: float, actor: str) -> int:
     if kind == "jobs":
         job_ids = deps.database.run(partial(retention.list_old_jobs, seconds=limit, limit=_JOBS))
         return sum(deps.database.run(partial(retention.delete_job, job_id=job_id)) for job_id in job_ids)
-    return deps.database.run(partial(retention.purge_batch, kind=kind, seconds=limit, limit=_BATCH))
+    return deps.database.run(partial(retention.expire_batch, kind=kind, seconds=limit, limit=_BATCH))
 
 
 def _delete_renders(deps: Deps, limit: float, actor: str) -> int:

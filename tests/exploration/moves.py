@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moorage.lifecycle import DeadLetterDecision
+from moorage.retry_policy import DeadLetterDecision
 from tests.exploration.state import (
     DELIVERIES,
     IDLE,

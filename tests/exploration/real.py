@@ -11,8 +11,8 @@ from db import jobs as jobs_table
 from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
-from moorage.lifecycle import DeadLetterDecision, Retry, RetryPolicy
 from moorage.model import Lease, Media, Registration, StoredOutput, Thumbnail, WorkTable
+from moorage.retry_policy import DeadLetterDecision, Retry, RetryPolicy
 from storage import keys
 from tasks.jobs import replay
 from tasks.outputs import keep

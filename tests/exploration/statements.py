@@ -5,20 +5,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from moorage import lifecycle
+from moorage import lifecycle, retry_policy
 from moorage.errors import DownloadInterrupted, MoorageError, OutputGone, StorageUnavailable
 from moorage.lifecycle import (
     ChoosePrediction,
-    DeadLetterDecision,
     EndPrediction,
     LateSuccess,
     OutputCounts,
     PredictionContext,
     ReportDecision,
-    RetryContext,
-    RetryPolicy,
 )
 from moorage.provider_types import OutputFile, PredictionReport
+from moorage.retry_policy import DeadLetterDecision, RetryContext, RetryPolicy
 from tests.exploration.state import (
     ENDED_JOB,
     JOB,
@@ -240,10 +238,10 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
         view.put(JOB, job._replace(state="open"))
 
 
-def verdict_on(row: Row, failure: str) -> lifecycle.Retry | DeadLetterDecision:
+def verdict_on(row: Row, failure: str) -> retry_policy.Retry | DeadLetterDecision:
     """failures._record: errors are attempts less crashes"""
     work = RetryContext(errors=row.attempt - row.crashes)
-    return lifecycle.decide_after_failure(ERRORS[failure], work, now=NOW, jitter=0.5, policy=POLICY)
+    return retry_policy.decide_after_failure(ERRORS[failure], work, now=NOW, jitter=0.5, policy=POLICY)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from db import projects
+from db import placements, projects
 from db.connection import Connection, Database
 
 WIDE = "1" + "0" * 400 + ".5"
@@ -13,7 +13,7 @@ def compute(database: Database, project_id: str) -> None:
     def work(conn: Connection) -> None:
         project = projects.lock(conn, project_id)
         assert project is not None
-        projects.update_image_urls(conn, project, "https://cdn.example")
+        placements.update_image_urls(conn, project, "https://cdn.example")
 
     database.run(work)
 

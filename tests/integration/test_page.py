@@ -5,8 +5,8 @@ import re
 from urllib.parse import urlencode
 
 from db.connection import Connection
-from moorage.lifecycle import DeadLetterDecision
 from moorage.provider_types import OutputFile
+from moorage.retry_policy import DeadLetterDecision
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
 from web.page import cards

@@ -7,7 +7,7 @@ import pytest
 
 from embedded.stack import Stack
 from moorage import ids
-from moorage.lifecycle import DeadLetterDecision
+from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import replay
 from tasks.outputs import keep
 from tests.integration.core import World, database_of, kept, prediction, together, world

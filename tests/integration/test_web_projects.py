@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from db.connection import Connection
-from moorage.lifecycle import DeadLetterDecision
 from moorage.provider_types import OutputFile
+from moorage.retry_policy import DeadLetterDecision
 from tests.integration import web_process as wp
 from tests.integration.test_web_reads import end, hear
 

@@ -10,9 +10,9 @@ from psycopg.types.json import Jsonb
 
 from db import dead_letters, jobs, leases, outputs, predictions
 from db.connection import Connection
-from moorage.lifecycle import DeadLetterDecision
 from moorage.model import Media, StoredOutput, Thumbnail
 from moorage.provider_types import OutputFile, PredictionReport
+from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import settle
 from tasks.predictions import reports
 from tests.integration import web_process as wp

@@ -60,11 +60,11 @@ def test_every_file_is_imported_by_an_earlier_one(subject: str) -> None:
 def test_every_wake_is_a_step_that_a_worker_runs(subject: str) -> None:
     """Between processes a wake replaces the import: the worker loads the file of the step."""
     entries = [entry for entry in read_paths()[subject] if entry[1]]
-    loaded = {"worker/steps.py"} | imported_files("worker/step_runner.py")
+    loaded = {"worker/celery_tasks.py"} | imported_files("worker/step_runner.py")
 
     assert {wake for _, wake in entries} <= set(queues.TASK_BY_STEP)
     assert {path for path, _ in entries} <= loaded
-    assert entries[0][0] == "worker/steps.py"
+    assert entries[0][0] == "worker/celery_tasks.py"
 
 
 def test_a_job_request_passes_through_few_files() -> None:

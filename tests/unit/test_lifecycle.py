@@ -4,11 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from moorage import lifecycle, transitions
+from moorage import lifecycle, retry_policy, transitions
 from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
 from moorage.lifecycle import (
     ChoosePrediction,
-    DeadLetterDecision,
     EndPrediction,
     FallbackState,
     IgnoreReport,
@@ -18,12 +17,10 @@ from moorage.lifecycle import (
     PredictionContext,
     RecordStatus,
     RefreshUrls,
-    Retry,
-    RetryContext,
-    RetryPolicy,
     Settlement,
 )
 from moorage.provider_types import OutputFile, PredictionReport
+from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from tasks.predictions.reports import compute_expiry
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -33,7 +30,7 @@ FILE = (OutputFile("output", url="https://files.example/x.png"),)
 def after(error, errors=0, expires_in=None, jitter=0.5, **policy):
     expires_at = None if expires_in is None else NOW + timedelta(seconds=expires_in)
     work = RetryContext(errors=errors, expires_at=expires_at)
-    return lifecycle.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy(**policy))
+    return retry_policy.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy(**policy))
 
 
 def wait_of(verdict):
@@ -43,10 +40,10 @@ def wait_of(verdict):
 
 def test_the_wait_doubles_up_to_its_cap_and_is_spread():
     """A thousand workers must not come back together."""
-    waits = [lifecycle.backoff(attempt, 1.0) for attempt in (1, 2, 3, 8, 20, 5000)]
+    waits = [retry_policy.backoff(attempt, 1.0) for attempt in (1, 2, 3, 8, 20, 5000)]
 
     assert waits == [4.0, 8.0, 16.0, 300.0, 300.0, 300.0]
-    assert lifecycle.backoff(3, 0.25) == 4.0
+    assert retry_policy.backoff(3, 0.25) == 4.0
 
 
 def test_a_permanent_failure_is_given_up_at_once():

@@ -8,21 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage import lifecycle
+from moorage import lifecycle, retry_policy
 from moorage.errors import DownloadInterrupted, InvalidMedia, MoorageError, OutputGone, StorageUnavailable, Transient
-from moorage.lifecycle import (
-    ChoosePrediction,
-    DeadLetterDecision,
-    EndPrediction,
-    LateSuccess,
-    OutputCounts,
-    PredictionContext,
-    Retry,
-    RetryContext,
-    RetryPolicy,
-)
+from moorage.lifecycle import ChoosePrediction, EndPrediction, LateSuccess, OutputCounts, PredictionContext
 from moorage.model import DeliveryState, JobState, OutputState, PredictionState
 from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
+from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.transitions import TERMINAL_JOB_STATES, TERMINAL_PREDICTION_STATES, TRANSITIONS
 
 settings.register_profile("moorage", deadline=None, derandomize=True)  # a shared processor is slow by turns
@@ -182,7 +173,7 @@ def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
     error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: RetryPolicy
 ) -> None:
     """A retry behind the URL's death is a silent loss; one in the past spins."""
-    verdict = lifecycle.decide_after_failure(
+    verdict = retry_policy.decide_after_failure(
         error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
     )
 
@@ -199,7 +190,7 @@ def test_a_retry_within_the_lifetime_honours_retry_after(
     """Retry-After is honoured up to the last try."""
     policy = RetryPolicy(max_errors=20)
 
-    verdict = lifecycle.decide_after_failure(
+    verdict = retry_policy.decide_after_failure(
         error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
     )
 
@@ -214,7 +205,7 @@ def test_the_error_limit_is_reached_exactly(error: MoorageError, jitter: float, 
     """Twelve errors mean twelve: not eleven, which gives up early, nor thirteen."""
     tries = 0
     while True:
-        verdict = lifecycle.decide_after_failure(error, RetryContext(tries), now=NOW, jitter=jitter, policy=policy)
+        verdict = retry_policy.decide_after_failure(error, RetryContext(tries), now=NOW, jitter=jitter, policy=policy)
         tries += 1
         if isinstance(verdict, DeadLetterDecision):
             break
@@ -230,7 +221,7 @@ def test_our_own_outage_never_counts_nor_ends_anything(
     """A night without storage must not cost one file whose URL lives."""
     alive = RetryContext(errors, NOW + timedelta(days=1))
 
-    verdict = lifecycle.decide_after_failure(error, alive, now=NOW, jitter=jitter, policy=policy)
+    verdict = retry_policy.decide_after_failure(error, alive, now=NOW, jitter=jitter, policy=policy)
 
     assert isinstance(verdict, Retry)
     assert not verdict.is_counted
@@ -243,7 +234,7 @@ def test_after_the_last_attempt_follows_a_dead_letter(
     """Every wait ends: also that for our own storage, when the URL dies."""
     work = RetryContext(errors, NOW + timedelta(seconds=left))
 
-    verdict = lifecycle.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy())
+    verdict = retry_policy.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy())
 
     assert isinstance(verdict, DeadLetterDecision)
     assert not verdict.retryable
@@ -256,7 +247,7 @@ def test_what_will_never_work_is_not_tried_again(
     error: MoorageError, errors: int, expires_at: datetime | None, jitter: float, policy: RetryPolicy
 ) -> None:
     """A dead letter keeps the error's own word on whether a replay could succeed."""
-    verdict = lifecycle.decide_after_failure(
+    verdict = retry_policy.decide_after_failure(
         error, RetryContext(errors, expires_at), now=NOW, jitter=jitter, policy=policy
     )
 
@@ -266,11 +257,11 @@ def test_what_will_never_work_is_not_tried_again(
 @given(st.integers(1, 10_000), jitters, st.floats(0.001, 100), st.floats(0.001, 1e4))
 def test_backoff_stays_within_its_bounds(attempt: int, jitter: float, base: float, cap: float) -> None:
     """Full jitter: anything from nothing to the bound, which doubles and is capped."""
-    wait = lifecycle.backoff(attempt, jitter, base=base, cap=cap)
+    wait = retry_policy.backoff(attempt, jitter, base=base, cap=cap)
 
     assert 0 <= wait <= cap
     assert wait <= base * 2.0 ** min(attempt, 30)
-    assert lifecycle.backoff(attempt + 1, jitter, base=base, cap=cap) >= wait
+    assert retry_policy.backoff(attempt + 1, jitter, base=base, cap=cap) >= wait
 
 
 # --- counts -----------------------------------------------------------------------------------------------------

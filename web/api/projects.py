@@ -7,7 +7,7 @@ import psycopg
 from starlette.requests import Request
 from starlette.responses import Response
 
-from db import progress, projects
+from db import placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
 from moorage.text import is_storable
@@ -48,7 +48,7 @@ async def put_project(request: Request) -> Response:
         if not is_new:
             projects.replace_document(conn, project_id, text)
             project = lock_project(conn, project_id, caller, None)
-        projects.update_image_urls(conn, project, ctx.asset_base)
+        placements.update_image_urls(conn, project, ctx.asset_base)
         return 201 if is_new else 200, read_project(conn, project_id, caller, ctx.asset_base)
 
     return project_response(*await write_document(ctx, write))
@@ -102,7 +102,7 @@ def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -
         "image_upload_progress": counts["image_upload_progress"],
         "progress": {name: counts[name] for name in _COUNTS},
         "failures": progress.list_failed_jobs(conn, project_id),
-        "generated_output": {"scenes": scene_documents.list_scene_images(row["document"])},
+        "generated_output": {"scenes": scene_documents.list_scenes_with_image_urls(row["document"])},
         "document": row["document"],
         "unplaced": unplaced,
         "created_at": row["created_at"],

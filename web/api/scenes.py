@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from db import projects
+from db import placements, projects
 from db.connection import Connection
 from moorage import ids, scene_documents
 from web.api import project_schema
@@ -66,7 +66,7 @@ async def _change_document(request: Request, status: int, change: DocumentChange
     def write(conn: Connection) -> dict[str, Any]:
         project = lock_project(conn, project_id, caller, if_match)
         change(conn, project["document"], project_id)
-        projects.update_image_urls(conn, lock_project(conn, project_id, caller, None), ctx.asset_base)
+        placements.update_image_urls(conn, lock_project(conn, project_id, caller, None), ctx.asset_base)
         return read_project(conn, project_id, caller, ctx.asset_base)
 
     return project_response(status, await write_document(ctx, write))

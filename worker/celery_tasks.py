@@ -3,20 +3,14 @@
 from typing import Any
 from uuid import UUID
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Task, signals
 
-from db import leases
-from db.connection import Database
 from moorage import logs
 from moorage import settings as settings_module
-from moorage.errors import ConfigError, DatabaseUnavailable
+from moorage.errors import ConfigError
 from moorage.model import Step, Wake
-from tasks.sweeps.reconcile import STEP_BY_TABLE
-from worker import boot, dead_letter_queues, publish, queues, shutdown, step_runner, sweep_runner
+from worker import boot, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
 from worker.celery import app
-
-log = logs.get_logger(__name__)
 
 
 def _leased_by(task: Any) -> str:
@@ -68,19 +62,4 @@ def _stop(**_: object) -> None:
     shutdown.begin_shutdown(settings_module.get_settings().stop_grace_seconds)
 
 
-@signals.task_failure.connect
-def _release(sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_: object) -> None:
-    """Release the lease of a pool child that died, from the main process, over a separate connection."""
-    if not isinstance(exception, WorkerLostError | TimeLimitExceeded):
-        return
-    leased_by = f"{sender.request.hostname or ''}/{task_id}"
-    database = Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-release")
-    try:
-        rows = database.run(lambda conn: leases.release_held_by(conn, leased_by, f"its process died: {exception}"))
-    except DatabaseUnavailable as error:
-        log.warning("lease.release_failed", by=leased_by, error=str(error))  # it expires
-        return
-    finally:
-        database.close()
-    log.warning("lease.released", by=leased_by, rows=len(rows), error=type(exception).__name__)
-    publish.publish_wakes([Wake(STEP_BY_TABLE[table], row_id) for table, row_id in rows])
+signals.task_failure.connect(worker_lost.release_leases)

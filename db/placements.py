@@ -1,0 +1,89 @@
+"""Placements of published files in a project's scenes, and the `imageUrls` computed from them (rule 9)."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from db.connection import Connection, Row, fetch_all
+from moorage import scene_documents
+
+ADD_PLACEMENTS = """
+INSERT INTO placements (render_id, idx, project_id, scene)
+SELECT v.render_id, v.idx, j.project_id, j.scene
+  FROM render_variants v JOIN jobs j ON j.id = v.render_id
+ WHERE v.render_id = %(job_id)s AND j.project_id IS NOT NULL
+ON CONFLICT DO NOTHING
+"""
+
+LIST_PLACED = """
+SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key FROM placements p
+  JOIN render_variants v USING (render_id, idx)
+  JOIN renders r ON r.id = p.render_id
+  JOIN outputs o ON o.id = v.output_id WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
+   AND (NOT o.is_placeholder
+        OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
+                        WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
+ ORDER BY p.render_id, p.idx
+"""
+
+SET_SCENE_KEY = """
+UPDATE placements SET scene_key = %(scene_key)s
+ WHERE render_id = %(render_id)s AND idx = %(idx)s AND scene_key IS DISTINCT FROM %(scene_key)s
+"""
+
+# Writes only imageUrls, by scene position: the rest of the document never passes through this process.
+SET_IMAGE_URLS = """
+UPDATE projects SET document = jsonb_set(document, '{scenes}', (
+           SELECT jsonb_agg(CASE WHEN w.value IS NULL THEN s.scene
+                                 ELSE s.scene || jsonb_build_object('imageUrls', w.value) END ORDER BY s.n)
+             FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
+             LEFT JOIN jsonb_each(%(urls)s::jsonb) AS w ON w.key = (s.n - 1)::text))
+ WHERE id = %(id)s
+"""
+
+SET_COMPUTED_MD5 = """
+UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
+ WHERE id = %(id)s AND computed_md5 IS DISTINCT FROM document_md5
+"""
+
+
+def list_placements(conn: Connection, project_id: str) -> list[Row]:
+    return fetch_all(conn, LIST_PLACED, {"id": project_id})
+
+
+def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
+    """Insert placements for a job's published files in its locked project, and update the document."""
+    conn.execute(ADD_PLACEMENTS, {"job_id": job_id})
+    update_image_urls(conn, project, asset_base)
+
+
+def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
+    """
+    Recompute the placements of a locked project's files and write its `imageUrls`.
+
+    The document was read under the lock, so changes of other writers are preserved.
+    """
+    placed = list_placements(conn, project["id"])
+    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
+    for row, scene_key in zip(placed, keys, strict=True):
+        if scene_key != row["scene_key"]:
+            conn.execute(SET_SCENE_KEY, {"render_id": row["render_id"], "idx": row["idx"], "scene_key": scene_key})
+    changed = scene_documents.diff_image_urls(
+        project["document"], group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
+    )
+    if changed:
+        conn.execute(
+            SET_IMAGE_URLS,
+            {"id": project["id"], "urls": Jsonb({str(position): urls for position, urls in changed.items()})},
+        )
+    conn.execute(SET_COMPUTED_MD5, {"id": project["id"]})
+
+
+def group_urls_by_scene(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
+    urls: dict[str, list[str]] = defaultdict(list)
+    for row, scene_key in placed:
+        if scene_key is not None:
+            urls[scene_key].append(f"{asset_base}/{row['key']}")
+    return urls
