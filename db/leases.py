@@ -161,7 +161,9 @@ WITH moved AS (
 """
 
 
-def execute_end(conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object) -> UUID:
+def end_and_return_job_id(
+    conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object
+) -> UUID:
     """Execute a statement of `build_end_statement` on a leased row of a job; return the job's id. Raises LeaseLost."""
     return UUID(str(execute(conn, lease, statement, reason=reason, **values)["job_id"]))
 

@@ -105,7 +105,7 @@ def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     columns = ("color", "thumb_bytes", "thumb_sha256", "thumb_width_px", "thumb_height_px")
     file = {"bytes": stored.bytes, "sha256": stored.sha256, "key": stored.key, "thumb_key": stored.thumb_key}
     facts = asdict(stored.media) | file | dict(zip(columns, sizes, strict=True))
-    leases.execute_end(conn, lease, END_KEPT, **facts, thumb_missing=stored.thumb_missing)
+    leases.end_and_return_job_id(conn, lease, END_KEPT, **facts, thumb_missing=stored.thumb_missing)
 
 
 END_DEAD = leases.build_end_statement(
@@ -115,7 +115,7 @@ END_DEAD = leases.build_end_statement(
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """End an output as `dead`, without a dead letter. Raises LeaseLost."""
-    leases.execute_end(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
+    leases.end_and_return_job_id(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 def dead_letter(

@@ -60,8 +60,8 @@ def resume(target: str, as_json: bool) -> None:
     is_paused = any(row["target"] == target for row in deps.database.run(pauses.list_pauses))
     due = {"outputs": 0, "predictions": 0}
     if is_paused:  # for `keep` no predictions
-        due["outputs"] = _run_in_pages(deps, partial(pauses.make_outputs_due, target=target, limit=PAGE))
-        due["predictions"] = _run_in_pages(deps, partial(pauses.make_predictions_due, target=target, limit=PAGE))
+        due["outputs"] = _make_due_in_batches(deps, partial(pauses.make_outputs_due, target=target, limit=PAGE))
+        due["predictions"] = _make_due_in_batches(deps, partial(pauses.make_predictions_due, target=target, limit=PAGE))
     since = deps.database.run(partial(pauses.remove, target=target))
     if as_json:
         console.print_json({"target": target, "changed": since is not None, "paused_at": since, "due": due})
@@ -89,7 +89,7 @@ def _check_target(deps: Deps, target: str) -> None:
         raise ConfigError(f"{name!r} cannot be paused: use one of {', '.join(targets)}")
 
 
-def _run_in_pages(deps: Deps, make_due: Callable[[Connection], list[UUID]]) -> int:
+def _make_due_in_batches(deps: Deps, make_due: Callable[[Connection], list[UUID]]) -> int:
     """Run short transactions until one returns less than a page, so that none locks all rows; returns the total."""
     total = 0
     while count := len(deps.database.run(make_due)):

@@ -85,18 +85,18 @@ def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller:
         "variants_created": len(variants),
         "variants": variants,
         "predictions": [
-            {"prediction_id": row["id"], **_build_work(row, caller), **_select_fields(row, PREDICTION_FIELDS)}
+            {"prediction_id": row["id"], **_build_end_reason(row, caller), **_select_fields(row, PREDICTION_FIELDS)}
             for row in predictions.list_by_job(conn, job_id)
         ],
         "outputs": [  # without the source URLs, which may contain the provider's signature
-            {"output_id": row["id"], **_build_work(row, caller), **_select_fields(row, OUTPUT_FIELDS)}
+            {"output_id": row["id"], **_build_end_reason(row, caller), **_select_fields(row, OUTPUT_FIELDS)}
             for row in outputs.list_by_job(conn, job_id)
         ],
         "errors": [{"job_id": job_id, **_select_fields(row, ERROR_FIELDS)} for row in jobs.list_errors(conn, job_id)],
     }
 
 
-def _build_work(row: Row, caller: Caller) -> dict[str, Any]:
+def _build_end_reason(row: Row, caller: Caller) -> dict[str, Any]:
     """Return why a row ended. Owners get no reason while it is being retried: it may then name internal servers."""
     is_hidden = row["state"] in _RETRIED_STATES and caller.level < Level.APPLICATION
     return {"type": row["category"], "message": None if is_hidden else row["reason"]}
