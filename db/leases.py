@@ -151,7 +151,7 @@ def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
 
 
 def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
-    """Return a statement for `execute_end`; `values` are its assignments in addition to the work columns."""
+    """Return a statement for `end_and_return_job_id`; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
