@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from moorage import settings_sources
-from moorage.constants import Constants
+from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.errors import ConfigError
 from moorage.setting_types import (
     IN_FLIGHT,
@@ -218,6 +218,9 @@ def load_settings(**overrides: Any) -> Settings:
     dotenv = {"_env_file": settings_sources.dotenv_path()}
     constants = _read(Constants, dotenv, problems)
     settings = _read(Settings, {**dotenv, **overrides}, problems)
+    if settings and settings.env == "production" and constants and constants.model_fields_set:
+        names = ", ".join(f"{DEVELOPER_PREFIX}{field.upper()}" for field in sorted(constants.model_fields_set))
+        problems.append(f"{names}: developer overrides are refused in production: unset them")
     if problems or constants is None or settings is None:
         raise ConfigError("\n".join(problems))
     settings._constants = constants

@@ -290,3 +290,10 @@ def test_a_wrong_developer_override_is_refused(env, name, value, says):
 
     assert says in message
     assert len(message.splitlines()) == 1
+
+
+def test_production_refuses_developer_overrides(env):
+    """They shorten waits for tests: in a deployment one would go unnoticed."""
+    message = refusal(env, MOORAGE_ENV="production", MOORAGE_DEV_MAX_CRASHES="50", MOORAGE_DEV_QUEUE_DEPTH="1")
+
+    assert "MOORAGE_DEV_MAX_CRASHES, MOORAGE_DEV_QUEUE_DEPTH: developer overrides are refused in production" in message
