@@ -292,9 +292,10 @@ class TracingServer(Server):
         first = not (self.folder / "started").exists()
         (self.folder / "started").touch()
         failing = "print('bind: address already in use', *range(40), sep='\\n'); raise SystemExit(255)"
-        code = failing if first else "import time; print('ready', flush=True); time.sleep(60)"
+        # not "ready", which the first start's "already in use" contains
+        code = failing if first else "import time; print('serving', flush=True); time.sleep(60)"
         log = self.folder / "log"
-        return Process([sys.executable, "-c", code], log_path=log, ready=lambda: "ready" in log.read_text())
+        return Process([sys.executable, "-c", code], log_path=log, ready=lambda: "serving" in log.read_text())
 
 
 def test_a_port_conflict_is_recognised_before_a_long_trace(tmp_path):

@@ -194,7 +194,7 @@ def test_data_is_removed_at_its_expiry(standin: Standin) -> None:
 def test_a_prediction_that_never_ends_succeeds_on_request(standin: Standin) -> None:
     """A test of a late success should decide itself when it comes."""
     created = standin.create_prediction({"standin": {"duration_s": 0, "status": "processing", "outputs": 2}})
-    wait_for(lambda: standin.get_prediction(created["id"])["logs"].endswith("1/2\n"))
+    wait_for(lambda: (standin.get_prediction(created["id"])["logs"] or "").endswith("1/2\n"))
 
     standin.end_prediction(created["id"])
 
