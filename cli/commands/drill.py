@@ -17,6 +17,7 @@ from db.connection import Connection, connect
 from embedded.proxy import Proxy
 from embedded.stack import Stack
 from moorage import settings as settings_module
+from moorage.errors import DatabaseUnavailable
 from simulation.chaos.faults import Targets
 from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
@@ -116,12 +117,23 @@ class Drill:
         self._console.print("no more faults; waiting for the end of all work ...")
         while not self._schedule.is_healed:
             self._schedule.step(injects=False)
-        conn = connect(self._url, name="moorage-drill")
-        is_settled = self._await_settled(conn, time.monotonic() + max(QUIET_SECONDS, seconds / 4))
+        until = time.monotonic() + max(QUIET_SECONDS, seconds / 4)
+        conn = self._connect(until)
+        is_settled = self._await_settled(conn, until)
         result = self._judge(conn, is_settled=is_settled)
         conn.close()
         self._recovery.close()
         return result
+
+    def _connect(self, until: float) -> Connection:
+        """Connect as soon as PostgreSQL has recovered: the last fault may have killed it a moment ago."""
+        while True:
+            self._schedule.step(injects=False)
+            try:
+                return connect(self._url, name="moorage-drill")
+            except DatabaseUnavailable:
+                if time.monotonic() > until:
+                    raise
 
     def _await_settled(self, conn: Connection, until: float) -> bool:
         """Return True if all work ended in time. A prediction of a job request that still runs may reopen its job."""
