@@ -6,28 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from db import migrate
 from db.connection import Database, connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable
 from tasks.sweeps import reconcile
 from tests.integration.core import LEASED_BY, world
-from tests.support.standby import Standby, create_primary
+from tests.support.standby import Standby, replicated
 
 
 @pytest.fixture
 def standby(tmp_path: Path) -> Iterator[Standby]:
-    """Return a standby whose primary runs a migrated database."""
-    primary = create_primary(tmp_path)
-    copy = Standby(primary, tmp_path)
-    with contextlib.ExitStack() as stops:
-        stops.callback(primary.stop)
-        primary.start()
-        with contextlib.closing(connect(primary.create_database("moorage"))) as conn:
-            migrate.migrate(conn)
-        stops.callback(copy.stop)
-        copy.follow()
-        yield copy
+    with replicated(tmp_path) as made:
+        yield made
 
 
 def test_a_step_continues_on_the_promoted_standby(stack: Stack, standby: Standby) -> None:
@@ -43,7 +33,7 @@ def test_a_step_continues_on_the_promoted_standby(stack: Stack, standby: Standby
         before = at.one("SELECT place FROM cursors WHERE sweep = 'timeline'")
 
         def fail_over(_path: str) -> None:
-            standby._primary.kill()
+            standby.primary.kill()
             standby.promote()
 
         at.source.before_file = fail_over
