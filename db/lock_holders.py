@@ -70,7 +70,7 @@ class HolderReader:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._done.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout=1)  # behind PgBouncer it may wait for a session
 
     def watch(self, conn: psycopg.Connection[Row]) -> None:
         """Begin to look for whom the session of `conn` waits; call in its transaction: PgBouncer exchanges sessions."""
