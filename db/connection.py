@@ -48,7 +48,7 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             keepalives_count=3,
             tcp_user_timeout=15_000,
         )
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
         raise DatabaseUnavailable(f"PostgreSQL connection failed: {_first_line(error)}") from error
 
 

@@ -185,8 +185,16 @@ class DatabaseUnavailable(Transient, category="DATABASE_FAILED", is_internal=Tru
     """PostgreSQL did not respond."""
 
 
-class DiskFull(Transient, category="STORAGE_FAILED", event_kind="disk_failed", is_internal=True):
-    """The temporary folder is full or not writable."""
+class LocalFailure(Transient, category="STORAGE_FAILED", event_kind="disk_failed", is_internal=True):
+    """An operation of this machine failed, whatever file it was for (moorage/local_errors.py has the errno values)."""
+
+
+class DiskFull(LocalFailure):
+    """A disk of this machine, nearly always the temporary folder, is full, read-only or broken."""
+
+
+class ResourceExhausted(LocalFailure):
+    """Memory, processes or file descriptors of this machine are exhausted."""
 
 
 class ConfigError(MoorageError):

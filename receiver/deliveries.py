@@ -88,7 +88,7 @@ class DeliveryRecorder:
             try:
                 async with self._connections.acquire() as conn:
                     return await insert_delivery(conn, delivery)
-            except psycopg.OperationalError as error:
+            except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
                 level = log.warning if attempt == 1 else log.debug
                 level("delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__)
             except psycopg.Error as error:

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from db import deliveries, leases, predictions, submissions
-from moorage import logs
+from moorage import local_errors, logs
 from moorage.errors import DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
@@ -114,12 +114,15 @@ def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: Le
     except MoorageError as error:
         return _record_failure(deps, lease, step, error, guard)
     except Exception as error:  # border: the step runner
-        facts = {"traceback": traceback.format_exc()[-4000:]}
-        unexpected = UnexpectedError(f"{type(error).__name__}: {error}", facts=facts)
-        log.error("step.unexpected", exc_info=True)
-        return _record_failure(deps, lease, step, unexpected, guard)
+        failure = local_errors.find_local_failure(error) or _describe_bug(error)
+        log.error("step.unexpected", exc_info=True, error=str(failure))
+        return _record_failure(deps, lease, step, failure, guard)
     log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3))
     return wakes
+
+
+def _describe_bug(error: Exception) -> UnexpectedError:
+    return UnexpectedError(f"{type(error).__name__}: {error}", facts={"traceback": traceback.format_exc()[-4000:]})
 
 
 def _return_row(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
