@@ -13,7 +13,7 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
-from moorage.errors import LeaseLost
+from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
 from moorage.model import Lease, WorkTable
 from moorage.transitions import EventKind
 
@@ -138,6 +138,12 @@ def reschedule(
     execute(conn, lease, RESCHEDULE[lease.table], wait_seconds=max(wait_seconds, 0.0), **args)
 
 
+def hand_back(conn: Connection, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
+    """End the lease of a step that did not run to its end through no fault of the row. Raises LeaseLost."""
+    wait = error.retry_after or 0.0 if isinstance(error, DatabaseLocked) else 0.0
+    reschedule(conn, lease, wait_seconds=wait, reason=str(error), counts_as_error=False, kind=error.event_kind)
+
+
 def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
     """
     Execute a statement that checks the lease's token and return its row. Raises LeaseLost if there is none.
@@ -182,12 +188,12 @@ WITH held AS MATERIALIZED (
 
 
 RELEASE_HELD_BY = _build_release(
-    "leased_by = %(actor)s FOR UPDATE", "worker_died", "%(reason)s || ' (lease ' || lease || ')'"
+    "leased_by = %(actor)s FOR UPDATE SKIP LOCKED", "worker_died", "%(reason)s || ' (lease ' || lease || ')'"
 )
 
 
 def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
-    """Release the rows of a dead worker process, which counts as a crash of each; return them."""
+    """Release the rows of a dead worker process, which counts as a crash of each; return them, without locked ones."""
     args = {"actor": leased_by, "reason": reason}
     return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_HELD_BY[table], args)]
 

@@ -182,7 +182,11 @@ class ObjectRefused(Permanent, category="STORAGE_FAILED", retryable=True):
 
 
 class DatabaseUnavailable(Transient, category="DATABASE_FAILED", is_internal=True):
-    """PostgreSQL did not respond."""
+    """PostgreSQL did not respond, or refused the work itself: read-only, disk full, shutting down."""
+
+
+class DatabaseLocked(Transient, category="DATABASE_FAILED", is_internal=True):
+    """Another transaction holds a lock on the row. Not an outage: other rows can be processed."""
 
 
 class LocalFailure(Transient, category="STORAGE_FAILED", event_kind="disk_failed", is_internal=True):

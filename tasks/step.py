@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
+from uuid import UUID
 
 import requests
 
-from db import leases
+from db import jobs, leases
 from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import DatabaseUnavailable
+from moorage.errors import DatabaseLocked, DatabaseUnavailable, StepInterrupted
 from moorage.model import Lease, Wake
 from moorage.retry_policy import RetryPolicy
 from moorage.settings import Settings
@@ -22,6 +23,7 @@ T = TypeVar("T")
 SendWakes = Callable[[list[Wake]], int]  # returns how many the broker accepted
 log = logs.get_logger(__name__)
 
+LOCK_CHECK_MS: Final = 50
 COMMIT_RETRY_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less a download
 
 
@@ -33,6 +35,9 @@ class LeaseGuard(Protocol):
 
     def ensure_held(self) -> None:
         """Return once the lease is certainly held, waiting for PostgreSQL if needed. Call before external writes."""
+
+    def hand_back_later(self, error: StepInterrupted | DatabaseLocked) -> None:
+        """Hand back the row, which another transaction has locked, as soon as possible, while later steps run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,31 @@ def build_retry_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(max_errors=settings.max_errors, wait_base_seconds=base, wait_cap_seconds=cap)
 
 
-def commit_step(deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
+def require_unlocked(deps: Deps, job_id: UUID) -> None:
+    """Lock and release a job before a download or request. Raises DatabaseLocked: its result could not be recorded."""
+    deps.database.run(lambda conn: jobs.lock(conn, job_id), lock_ms=LOCK_CHECK_MS)
+
+
+def run_unless_locked(deps: Deps, work: Callable[[Connection], T], **row: object) -> T | None:
+    """Run a sweep's transaction on one row; return None if another one has locked it: a later run repeats it."""
+    try:
+        return deps.database.run(work, lock_ms=LOCK_CHECK_MS)
+    except DatabaseLocked as error:
+        log.warning("row.locked", error=str(error), **row)
+        return None
+
+
+def commit_step(
+    deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T], *, is_repeatable: bool = True
+) -> T | None:
     """
     Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, for seven minutes.
 
     After an error in COMMIT the row decides: if it still carries the token, the transaction did not commit. Otherwise
     it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
+
+    Args:
+        is_repeatable: False if the step cannot be repeated (a submission was sent): locks are waited for as well.
     """
     give_up_at = time.monotonic() + COMMIT_RETRY_SECONDS
     is_uncertain = False
@@ -74,5 +98,9 @@ def commit_step(deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Con
             log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
             if time.monotonic() > give_up_at:
                 raise
+        except DatabaseLocked as error:
+            if is_repeatable or time.monotonic() > give_up_at:
+                raise
+            log.warning("commit.locked", error=str(error))
         time.sleep(1.0)
         guard.check()

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from db import deliveries, leases, predictions, submissions
 from moorage import local_errors, logs
-from moorage.errors import DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
+from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry
@@ -59,6 +59,9 @@ def run_step(step: Step, row_id: UUID, leased_by: str) -> None:
             # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
             log.warning("step.database_unavailable", error=str(error))
             return
+        except DatabaseLocked as error:  # nothing is recorded, as above
+            log.warning("step.locked", error=str(error))
+            return
         if wakes:
             publish.publish_wakes(wakes)
 
@@ -105,7 +108,7 @@ def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: Le
         log.warning("lease.lost", attempt=lease.attempt)
         return []
     except StepInterrupted as error:
-        _return_row(deps, lease, error)
+        _return_row(deps, lease, error, guard)
         return []
     except DatabaseUnavailable as error:
         if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
@@ -125,14 +128,14 @@ def _describe_bug(error: Exception) -> UnexpectedError:
     return UnexpectedError(f"{type(error).__name__}: {error}", facts={"traceback": traceback.format_exc()[-4000:]})
 
 
-def _return_row(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
-    reason, kind = str(error), error.event_kind
+def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocked, guard: LeaseGuard) -> None:
     try:
-        deps.database.run(
-            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
-        )
+        deps.database.run(lambda conn: leases.hand_back(conn, lease, error))
     except LeaseLost:
-        log.warning("lease.lost", attempt=lease.attempt, error=reason)
+        log.warning("lease.lost", attempt=lease.attempt, error=str(error))
+    except DatabaseLocked:
+        guard.hand_back_later(error)
+        log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
     else:
         log.info("lease.returned", attempt=lease.attempt)
 
@@ -145,6 +148,9 @@ def _record_failure(deps: Deps, lease: Lease, step: Step, error: MoorageError, g
         return []
     except StepInterrupted:
         return []  # PostgreSQL was unavailable while the worker stopped: the lease expires
+    except DatabaseLocked as locked:  # the row cannot end, because its job is locked
+        _return_row(deps, lease, locked, guard)
+        return []
     name, reason = type(error).__name__, str(error)
     if isinstance(decision, Retry):
         log.warning("step.retry", attempt=lease.attempt, run_at=decision.run_at.isoformat(), error=name, reason=reason)

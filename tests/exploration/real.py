@@ -140,7 +140,7 @@ class Real:
         told = keys.parse_key(key)
         assert isinstance(told, keys.RenderKey)
         start = lease.token.hex[:8]
-        return orphans.find_reference(conn, key, told.render_id, told.idx, start, lock=False) is None
+        return orphans.find_reference(conn, key, told.render_id, told.idx, start, lock=False) == "unreferenced"
 
     # --- doing --------------------------------------------------------------------------------------------------
 

@@ -335,6 +335,9 @@ class Held:
     def check(self) -> None:
         """Go on."""
 
+    def hand_back_later(self, error: object) -> None:
+        """Leave it to the lease."""
+
     def ensure_held(self) -> None:
         """Go on."""
 
