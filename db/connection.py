@@ -13,6 +13,7 @@ from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from db import lock_holders, sqlstates
+from moorage import time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class Database:
             CommitUncertain: in COMMIT.
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
-        with block_signals():
+        with block_signals(), time_limit.suspend_limit():
             conn = self._begin(lock_ms)
             try:
                 yield conn
