@@ -28,7 +28,7 @@ def main(request: dict[str, Any]) -> int:
     and the limits of this process: `memory_bytes`, `seconds`, `max_file_bytes`.
     """
     limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"])
-    from moorage.errors import Permanent, Transient  # after the limits, which include imports
+    from moorage.errors import Permanent  # after the limits, which include imports
     from moorage.local_errors import find_local_failure
 
     try:
@@ -37,7 +37,7 @@ def main(request: dict[str, Any]) -> int:
         return _write_result({"problem": str(error)[:_MAX_MESSAGE] or "needs too much memory"}, FAILED)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
         failure, message = find_local_failure(error), f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]
-        if failure.facts["errno"] in _OWN_LIMITS if failure else isinstance(error, Transient):
+        if failure and failure.facts["errno"] in _OWN_LIMITS:
             return _write_result({"problem": f"needs too much memory or disk space: {message}"}, FAILED)
         return _write_result({"error": message}, FAILED)
     return _write_result(facts, 0)

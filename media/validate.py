@@ -26,7 +26,7 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
     Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
 
-    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), Transient.
+    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), LocalFailure.
     """
     head = _read_head(fetched)
     kind = sniff.detect_format(head)

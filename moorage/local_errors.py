@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import os
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def find_local_failure(error: BaseException) -> LocalFailure | None:
         # The errno of an SSLError is a code of OpenSSL: 5 is a closed connection, not EIO.
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno in LOCAL_ERRNOS:
             return build_failure("this machine", cause)
+        if isinstance(cause, MemoryError):
+            return build_failure("this machine", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from db.connection import connect
 from egress import download, spool
 from media import video
 from media.limits import Limits
@@ -135,9 +136,10 @@ def keep_without_descriptors(_folder: Path, first: str, *others: str) -> list[di
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(files), limits[1]))
         for file in files:
             os.close(file)
+        connected = outcome(lambda: connect(os.environ["DATABASE_URL"]))
         full = [keep(output_id)]
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        found.append({"full": full, "free": keep(output_id)})
+        found.append({"connect": connected, "full": full, "free": keep(output_id)})
     return found
 
 

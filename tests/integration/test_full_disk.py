@@ -104,6 +104,7 @@ def test_missing_file_descriptors_are_not_counted_against_a_file(at: World, fold
 
     for one in found:
         assert [counts(row) for row in one["full"]] == [("waiting", 0, 0)], one
+        assert one["connect"]["error"] == "DatabaseUnavailable", one  # also for a heartbeat, which is retried
         assert "EMFILE" in one["full"][0]["reason"], one
     assert [counts(one["free"]) for one in found] == [("kept", 1, 0)] * 2
 

@@ -1,5 +1,6 @@
 """Errors of this machine: found behind the errors of libraries, and told apart from those of files and hosts."""
 
+import asyncio
 import errno
 import os
 import re
@@ -11,11 +12,15 @@ import pytest
 import requests
 import urllib3
 
+import web.app
 from media import poster_process
 from moorage.errors import DatabaseUnavailable, DownloadInterrupted, InvalidMedia, NotSubmitted, StorageUnavailable
 from moorage.local_errors import LOCAL_ERRNOS, find_local_failure
+from moorage.settings import Settings
+from receiver import app
 from tests.unit.test_lifecycle import after
 
+ANY = Settings(_env_file=None, database_url="postgresql://u:p@127.0.0.1/d", broker_url="redis://127.0.0.1/0")
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/errors.md"
 
 
@@ -50,6 +55,7 @@ def test_an_error_of_this_machine_is_found_behind_a_library(code):
         ssl.SSLError(ssl.SSL_ERROR_SYSCALL, "violation of protocol"),  # 5, as EIO
         TypeError("ours"),
     ],
+    ids=repr,
 )
 def test_an_error_of_a_file_or_a_host_is_none_of_this_machine(cause):
     """They are counted: else a file that cannot be decoded would be downloaded for ever."""
@@ -69,6 +75,32 @@ def test_an_outage_of_a_server_keeps_its_name(error):
     decision = after(caused(error, OSError(errno.ENOMEM, "Cannot allocate memory")))
 
     assert (decision.kind, decision.is_counted) == (error.event_kind, False)
+
+
+def test_missing_memory_is_none_of_the_file():
+    """A decoder that gets no memory within our limits needs a larger machine, not another file."""
+    assert not after(caused(InvalidMedia("not decodable"), MemoryError())).is_counted
+
+
+def test_the_receiver_answers_503_while_the_machine_is_short_of_descriptors(monkeypatch):
+    """After a 500 some providers send a webhook no more; 503 says that it may be sent again."""
+    receiver = app.Receiver(ANY)
+    monkeypatch.setattr(receiver, "_handle_webhook", lambda *_: fail(OSError(errno.EMFILE, "Too many open files")))
+
+    scope = {"type": "http", "method": "POST", "path": "/webhooks/replicate", "headers": []}
+    response = asyncio.run(receiver._handle_request(scope, None))
+
+    assert (response.status, dict(response.headers)[b"retry-after"]) == (503, b"1")
+
+
+@pytest.mark.parametrize(("error", "status"), [(OSError(errno.EMFILE, "Too many open files"), 503), (TypeError(), 500)])
+def test_the_api_answers_503_while_the_machine_is_short_of_descriptors(error, status):
+    """A bug remains a 500."""
+    assert asyncio.run(web.app._on_unexpected_error(None, error)).status_code == status
+
+
+async def fail(error):
+    raise error
 
 
 def test_an_error_raised_in_place_of_another_hides_it():
