@@ -198,10 +198,26 @@ def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple
     return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_HELD_BY[table], args)]
 
 
+# A promoted standby continues on a new timeline. The first one that is seen, at the epoch, is no promotion.
+RECORD_TIMELINE: Final = """
+WITH present AS (SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline)
+INSERT INTO cursors (sweep, place, after_key, moved_at) SELECT 'timeline', timeline, '', 'epoch' FROM present
+ WHERE NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline' AND place = timeline)
+ON CONFLICT (sweep) DO UPDATE SET place = excluded.place, moved_at = clock_timestamp()
+"""
+
+
+def record_timeline(conn: Connection) -> None:
+    """Record PostgreSQL's timeline, and when it changed. Raises psycopg.Error on a server that has none."""
+    conn.execute(RECORD_TIMELINE)
+
+
 # A lease that expired while PostgreSQL was unavailable may be in use: its holder could not renew it. So it ends only
-# after several runs of the sweep since its last renewal, and not in the first 30 s after a start of PostgreSQL.
+# after several runs of the sweep since its last renewal, and not in the first 30 s after a start or promotion.
 RELEASE_EXPIRED = _build_release(
     "leased_until < moment() AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'"
+    " AND NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline'"
+    " AND moved_at BETWEEN clock_timestamp() - interval '30 s' AND clock_timestamp())"
     " AND (SELECT count(*) FROM ticks WHERE sweep = 'reconcile'"
     " AND started_at > leased_until - make_interval(secs => %(lease_seconds)s)) >= %(min_ticks)s"
     " ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED",

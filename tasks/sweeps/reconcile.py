@@ -50,6 +50,11 @@ def correct_clock(conn: Connection, lease_seconds: float) -> int:
 
 
 def release_leases(deps: Deps, actor: str) -> list[Wake]:
+    try:
+        deps.database.run(leases.record_timeline)
+    except psycopg.Error as error:  # a server without a write-ahead log of its own starts anew at a failover
+        log.debug("timeline.unknown", error=str(error))
+    failpoint("reconcile.after_timeline")
     wakes: list[Wake] = []
     seconds, period = deps.settings.lease_seconds, deps.settings.constants.reconcile_seconds
     min_ticks = max(1, int(RENEWED_BY * seconds / period))

@@ -1,14 +1,23 @@
 """What PostgreSQL refuses: which error each SQLSTATE becomes, and what happens to the connection."""
 
 import contextlib
+import subprocess
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from db.connection import Connection, Database, connect
+from embedded import unprivileged
+from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable
-from tests.integration.core import wait_until
+from tests.integration import command_line as cli
+from tests.integration import web_process
+from tests.integration.core import wait_until, world
+from tests.support import fork_server
 
 INSERT = "INSERT INTO pauses (target, paused_by) VALUES ('keep', 'test')"
 BACKEND = "SELECT pg_backend_pid() AS pid"
@@ -119,3 +128,104 @@ def test_what_is_not_in_the_table_stays_ours(
     """A fault of moorage must be counted, or the row would be repeated for ever."""
     with pytest.raises(error):
         database.run(work)
+
+
+# --- what each process does meanwhile
+
+
+def test_the_api_and_the_receiver_answer_503_and_continue(database_url: str, conn: Connection) -> None:
+    """A provider and an application try again at 503; after 500 they give up."""
+    given = {**web_process.BEARER, "content-type": "application/json"}
+    project = b'{"owner": "ada", "document": {"scenes": []}}'
+    body = b'{"id": "abc", "status": "processing"}'
+    with web_process.running(database_url, MOORAGE_DEV_ANSWER_SECONDS="1") as front:
+        with read_only(conn):
+            replies = [front.register(external_id="abc"), front.ask("PUT", "/v1/projects/p", project, given)]
+            webhook = front.post(body, webhook_id="msg_1")
+            read = front.get("/v1/jobs")
+        # A connection that only read stays read-only until its first write closes it: the application repeats that.
+        wait_until(lambda: front.register(external_id="abc").status in (200, 201))
+        wait_until(lambda: front.post(body, webhook_id="msg_1")[0] in (200, 202))
+        with contextlib.closing(connect(database_url)) as holder:
+            holder.execute("BEGIN")
+            (job,) = holder.execute("SELECT id FROM jobs FOR UPDATE").fetchall()
+            locked = front.ask("POST", f"/v1/jobs/{job['id']}/cancel", b"", given)
+        log = front.log()
+
+    assert [(reply.status, reply.headers.get("retry-after")) for reply in replies] == [(503, "1")] * 2
+    assert (webhook[0], webhook[1]["retry-after"]) == (503, "1")
+    assert read.status == 200
+    assert (locked.status, locked.headers.get("retry-after")) == (503, "1")
+    assert "locked" in locked.fields["detail"]
+    assert "Traceback" not in log
+
+
+SWEEPS = """
+from moorage import logs
+from worker import sweep_runner
+logs.configure_logging()
+for name in ("dispatch", "reconcile", "discard", "drain", "retention", "usage", "orphans"):
+    sweep_runner.run_sweep(name, "node/1")
+"""
+
+
+def test_a_sweep_logs_one_line(stack: Stack, database_url: str, conn: Connection) -> None:
+    """A traceback each second fills the disk of the one who has to find the cause."""
+    with read_only(conn):
+        done = fork_server.run(["-c", SWEEPS], env=cli.environment(stack, database_url), cwd=cli.ROOT)
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.split()[2] for line in lines] == ["sweep.database_unavailable"] * 7
+    assert "25006" in lines[0]
+
+
+def test_a_finished_download_is_recorded_after_a_failover(stack: Stack, database_url: str) -> None:
+    """The server became read-only in the middle of a step: its child waits and writes to the new primary."""
+    with world(stack, database_url) as at, contextlib.ExitStack() as refusing:
+        job_id = at.keeping([at.source.picture()]).job_id
+        (output_id,) = at.outputs(job_id)
+
+        def fail_over(_path: str) -> None:
+            refusing.enter_context(read_only(at.conn))
+            at.deps.database.close()
+            threading.Timer(2.0, refusing.close).start()
+
+        at.source.before_file = fail_over
+        at.step("keep", output_id)
+
+        row = at.row("outputs", output_id)
+        assert (row["state"], row["attempt"], row["crashes"]) == ("kept", 1, 0)
+
+
+def test_a_full_disk_of_postgresql_is_an_outage(
+    stack: Stack, database_url: str, conn: Connection, database: Database
+) -> None:
+    """53100, on a real file system of one megabyte that holds a table."""
+    with small_disk() as folder:
+        conn.execute(f"CREATE TABLESPACE small LOCATION '{folder}'")
+        try:
+            conn.execute("CREATE TABLE filler (a text) TABLESPACE small")
+            fill = "INSERT INTO filler SELECT repeat(md5(n::text), 30) FROM generate_series(1, 2000) n"
+            with pytest.raises(DatabaseUnavailable, match=r"refused \(53100\)"):
+                database.run(lambda c: c.execute(fill))
+        finally:
+            conn.execute("DROP TABLE IF EXISTS filler")
+            conn.execute("DROP TABLESPACE small")
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """Mount a tmpfs that the user of PostgreSQL owns; skip where that is not allowed."""
+    user = unprivileged.find_user()
+    options = f"size=1m,mode=700,uid={user.uid},gid={user.gid}" if user else ""
+    place = Path(tempfile.mkdtemp(prefix="moorage-disk-"))  # the folders of pytest are closed to other users
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", place], capture_output=True, check=False)
+    if done.returncode:
+        place.rmdir()
+        pytest.skip("no tmpfs can be mounted")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
