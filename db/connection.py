@@ -13,6 +13,7 @@ from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from db import lock_holders, sqlstates
+from moorage import time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             keepalives_count=3,
             tcp_user_timeout=15_000,
         )
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
         raise DatabaseUnavailable(f"PostgreSQL connection failed: {sqlstates.first_line(error)}") from error
 
 
@@ -87,7 +88,7 @@ class Database:
             CommitUncertain: in COMMIT.
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
-        with block_signals():
+        with block_signals(), time_limit.suspend_limit():
             conn = self._begin(lock_ms)
             try:
                 yield conn

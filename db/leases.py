@@ -212,21 +212,30 @@ def record_timeline(conn: Connection) -> None:
     conn.execute(RECORD_TIMELINE)
 
 
-# In the first 30 s after a start or promotion of PostgreSQL expired leases may be in use: their holders could not renew
-# them.
+# A lease that expired while PostgreSQL was unavailable may be in use: its holder could not renew it. So it ends only
+# after several runs of the sweep since its last renewal, and not in the first 30 s after a start or promotion.
 RELEASE_EXPIRED = _build_release(
     "leased_until < moment() AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'"
     " AND NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline'"
     " AND moved_at BETWEEN clock_timestamp() - interval '30 s' AND clock_timestamp())"
+    " AND (SELECT count(*) FROM ticks WHERE sweep = 'reconcile'"
+    " AND started_at > leased_until - make_interval(secs => %(lease_seconds)s)) >= %(min_ticks)s"
     " ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED",
     "lease_expired",
     "'the lease ' || lease || ' expired: its worker has died or hangs'",
 )
 
 
-def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID]:
-    """Release expired leases, which counts as a crash of each row; return the rows, at most 500."""
-    return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], {"actor": actor})]
+def release_expired(
+    conn: Connection, table: WorkTable, actor: str, *, lease_seconds: float, min_ticks: int
+) -> list[UUID]:
+    """
+    Release expired leases, which counts as a crash of each row; return the rows, at most 500.
+
+    `min_ticks`: runs of the reconcile sweep since the last renewal, in all of which it could have been renewed.
+    """
+    args = {"actor": actor, "lease_seconds": lease_seconds, "min_ticks": min_ticks}
+    return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], args)]
 
 
 def _build_wake_statement(table: WorkTable, condition: str, order: str = "run_at") -> str:

@@ -89,13 +89,17 @@ class DeliveryRecorder:
             try:
                 async with self._connections.acquire() as conn:
                     return await insert_delivery(conn, delivery)
-            except psycopg.Error as error:
-                if sqlstates.translate(error) is None and error.sqlstate not in sqlstates.REPEATED:
+            except (psycopg.Error, OSError) as error:  # OSError: no file descriptor is free
+                if isinstance(error, psycopg.Error) and not _is_outage(error):
                     log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
                     raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error
                 level = log.warning if attempt == 1 else log.debug
                 level("delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__)
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _is_outage(error: psycopg.Error) -> bool:
+    return sqlstates.translate(error) is not None or error.sqlstate in sqlstates.REPEATED
 
 
 INSERT = """

@@ -11,7 +11,7 @@ import requests
 from db import jobs, leases
 from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
-from moorage import logs
+from moorage import logs, time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable, StepInterrupted
 from moorage.model import Lease, Wake
 from moorage.retry_policy import RetryPolicy
@@ -24,7 +24,7 @@ SendWakes = Callable[[list[Wake]], int]  # returns how many the broker accepted
 log = logs.get_logger(__name__)
 
 LOCK_CHECK_MS: Final = 50
-COMMIT_RETRY_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less a download
+LOG_EVERY: Final = 60  # attempts to commit
 
 
 class LeaseGuard(Protocol):
@@ -78,7 +78,7 @@ def commit_step(
     deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T], *, is_repeatable: bool = True
 ) -> T | None:
     """
-    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, for seven minutes.
+    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, until the worker stops.
 
     After an error in COMMIT the row decides: if it still carries the token, the transaction did not commit. Otherwise
     it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
@@ -86,21 +86,22 @@ def commit_step(
     Args:
         is_repeatable: False if the step cannot be repeated (a submission was sent): locks are waited for as well.
     """
-    give_up_at = time.monotonic() + COMMIT_RETRY_SECONDS
-    is_uncertain = False
-    while True:
-        try:
-            if is_uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
-                return None
-            return deps.database.run(work)
-        except DatabaseUnavailable as error:
-            is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
-            log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
-            if time.monotonic() > give_up_at:
-                raise
-        except DatabaseLocked as error:
-            if is_repeatable or time.monotonic() > give_up_at:
-                raise
-            log.warning("commit.locked", error=str(error))
-        time.sleep(1.0)
-        guard.check()
+    is_uncertain, attempts = False, 0
+    with time_limit.suspend_limit():
+        while True:
+            try:
+                if is_uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
+                    return None
+                return deps.database.run(work)
+            except DatabaseUnavailable as error:
+                is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
+                if attempts % LOG_EVERY == 0:
+                    log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
+            except DatabaseLocked as error:
+                if is_repeatable:
+                    raise
+                if attempts % LOG_EVERY == 0:
+                    log.warning("commit.locked", error=str(error))
+            attempts += 1
+            time.sleep(1.0)
+            guard.check()

@@ -8,14 +8,26 @@ from typing import Final, Self
 
 from db import leases
 from db.connection import BLOCKED_SIGNALS, Database
-from moorage import logs
-from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, StepInterrupted
+from moorage import logs, time_limit
+from moorage.errors import (
+    DatabaseLocked,
+    DatabaseUnavailable,
+    LeaseLost,
+    MoorageError,
+    ResourceExhausted,
+    StepInterrupted,
+    Transient,
+)
 from moorage.model import Lease
 from worker import shutdown
 
 log = logs.get_logger(__name__)
 
 HAND_BACK_LOCK_MS: Final = 8000  # below the limit of a statement: nearly always first in the queue for the lock
+
+
+class RenewalFailed(Transient):
+    """A bug in the renewal: the step stops, and is repeated within the error limit."""
 
 
 class Heartbeat:
@@ -33,30 +45,37 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._held_until = claimed_monotonic + lease_seconds
         self._lost = False
+        self._failure: MoorageError | None = None  # why the lease is not renewed
         self._hand_back_error: StepInterrupted | DatabaseLocked | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many processes
+            self._failure = ResourceExhausted(f"this machine: {error}")
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._done.set()
-        if self._hand_back_error is None:
+        if self._hand_back_error is None and self._thread.ident is not None:
             self._thread.join(timeout=5)
 
     def check(self) -> None:
         if self._lost:
             raise LeaseLost(f"{self._lease.table} {self._lease.row_id}: the lease is lost")
+        if self._failure is not None:
+            raise self._failure
         if shutdown.is_grace_over():
             raise StepInterrupted("the worker is stopping")
 
     def ensure_held(self) -> None:
         self.check()
-        while time.monotonic() >= self._held_until:
-            time.sleep(0.2)
-            self.check()
+        with time_limit.suspend_limit():
+            while time.monotonic() >= self._held_until:
+                time.sleep(0.2)
+                self.check()
 
     def hand_back_later(self, error: StepInterrupted | DatabaseLocked) -> None:
         self._hand_back_error = error
@@ -68,8 +87,9 @@ class Heartbeat:
             self._renew()
             if self._hand_back_error is not None:
                 self._hand_back(self._hand_back_error)
-        except Exception:  # border: the outermost line of a thread
-            self._lost = True  # it is not renewed any more: the step must stop, not wait for a renewal
+        except Exception as error:  # border: the outermost line of a thread
+            self._failure = RenewalFailed(f"the lease cannot be renewed: {type(error).__name__}: {error}")
+            self._failure.__cause__ = error
             log.error("lease.heartbeat_failed", exc_info=True, row_id=self._lease.row_id)
         finally:
             self._database.close()

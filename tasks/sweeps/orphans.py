@@ -30,7 +30,7 @@ from tasks.step import Deps, run_unless_locked
 log = logs.get_logger(__name__)
 
 SWEEP: Final = "orphans"
-SECONDS: Final = 240.0  # per run by beat; Celery's hard limit is 600 s
+SECONDS: Final = 240.0  # per run by beat; the limit of a sweep is 600 s
 MAX_LISTED: Final = 1000  # objects in a report
 _PAGE: Final = 500
 _MAX_FAILURES: Final = 3  # tolerates single bad objects, but not an unavailable storage

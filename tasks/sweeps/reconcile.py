@@ -27,6 +27,7 @@ STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
 }
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
 STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs
+RENEWED_BY: Final = 2 / 3  # of a lease's duration: its second renewal is due by then
 ROW_ERRORS: Final = (psycopg.Error, LookupError, DatabaseLocked)  # of one row: the others are still processed
 LOCK_MS: Final = 50  # a locked row is skipped: the next run finds it again
 
@@ -55,8 +56,11 @@ def release_leases(deps: Deps, actor: str) -> list[Wake]:
         log.debug("timeline.unknown", error=str(error))
     failpoint("reconcile.after_timeline")
     wakes: list[Wake] = []
+    seconds, period = deps.settings.lease_seconds, deps.settings.constants.reconcile_seconds
+    min_ticks = max(1, int(RENEWED_BY * seconds / period))
     for table, step in STEP_BY_TABLE.items():
-        row_ids = deps.database.run(partial(leases.release_expired, table=table, actor=actor))
+        release = partial(leases.release_expired, table=table, actor=actor, lease_seconds=seconds, min_ticks=min_ticks)
+        row_ids = deps.database.run(release)
         failpoint("reconcile.after_release")
         wakes += [Wake(step, row_id) for row_id in row_ids]
     return wakes

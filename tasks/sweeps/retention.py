@@ -21,7 +21,7 @@ from tasks.step import Deps, run_unless_locked
 
 log = logs.get_logger(__name__)
 
-SECONDS: Final = 240.0  # per run by beat; Celery's hard limit is 600 s
+SECONDS: Final = 240.0  # per run by beat; the limit of a sweep is 600 s
 _BATCH: Final = 500
 _JOBS: Final = 100  # in separate transactions
 _DAY: Final = 86400.0
