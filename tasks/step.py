@@ -84,7 +84,7 @@ def commit_step(
     it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
 
     Args:
-        is_repeatable: False if the step cannot be repeated (a submission was sent): locks are waited for as well.
+        is_repeatable: False if the result would be lost (that of a submission): locks are waited for as well.
     """
     is_uncertain, attempts = False, 0
     with time_limit.suspend_limit():

@@ -74,7 +74,11 @@ def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
     recorded = commit_step(
-        deps, lease, guard, lambda conn: record_submission(conn, deps, lease, provider, result), is_repeatable=False
+        deps,
+        lease,
+        guard,
+        lambda conn: record_submission(conn, deps, lease, provider, result),
+        is_repeatable=provider.can_list,  # the list has the result, too
     )
     failpoint("submit.after_commit")
     wakes = recorded or []
