@@ -25,6 +25,7 @@ log = logs.get_logger(__name__)
 
 LOCK_CHECK_MS: Final = 50
 LOG_EVERY: Final = 60  # attempts to commit
+CHECK_EVERY: Final = 10  # attempts to commit
 
 
 class LeaseGuard(Protocol):
@@ -83,10 +84,12 @@ def commit_step(
     After an error in COMMIT the row decides: if it still carries the token, the transaction did not commit. Otherwise
     it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
 
+    Raises DatabaseUnavailable if this transaction fails although the row can be written: it is handed back.
+
     Args:
         is_repeatable: False if the result would be lost (that of a submission): locks are waited for as well.
     """
-    is_uncertain, attempts = False, 0
+    is_uncertain, is_writable, attempts = False, False, 0
     with time_limit.suspend_limit():
         while True:
             try:
@@ -94,6 +97,8 @@ def commit_step(
                     return None
                 return deps.database.run(work)
             except DatabaseUnavailable as error:
+                if is_writable:
+                    raise  # no outage: this transaction alone fails, as by the time limit of its statements
                 is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
                 if attempts % LOG_EVERY == 0:
                     log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
@@ -105,3 +110,11 @@ def commit_step(
             attempts += 1
             time.sleep(1.0)
             guard.check()
+            is_writable = attempts % CHECK_EVERY == 0 and not is_uncertain and _is_row_writable(deps, lease)
+
+
+def _is_row_writable(deps: Deps, lease: Lease) -> bool:
+    try:
+        return deps.database.run(lambda conn: leases.renew(conn, lease, lease_seconds=deps.settings.lease_seconds))
+    except (DatabaseUnavailable, DatabaseLocked):
+        return False

@@ -108,6 +108,24 @@ def test_an_outcome_is_recorded_however_long_postgresql_is_unavailable(
     assert counts(at, output_id) == expected
 
 
+def test_a_transaction_that_fails_alone_does_not_hold_its_worker(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that always exceeds its time limit would otherwise be repeated for ever."""
+    output_id = waiting(at, at.source.picture())
+    monkeypatch.setattr(step, "time", Clock(lambda: None))
+    at.conn.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = '57014'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON render_variants FOR EACH ROW EXECUTE FUNCTION refuse()
+    """)
+
+    try:
+        at.step("keep", output_id)
+    finally:
+        at.conn.execute("DROP FUNCTION refuse CASCADE")
+
+    assert counts(at, output_id) == ("waiting", 0, 0, False)
+
+
 def test_a_stopping_worker_does_not_wait_for_postgresql(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lease expires: nothing can be written."""
     output_id = waiting(at, at.source.picture())
