@@ -8,7 +8,7 @@ from uuid import UUID
 
 import requests
 
-from db import jobs, leases
+from db import jobs, leases, progress
 from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
 from moorage import logs, time_limit
@@ -62,8 +62,18 @@ def build_retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def require_unlocked(deps: Deps, job_id: UUID) -> None:
-    """Lock and release a job before a download or request. Raises DatabaseLocked: its result could not be recorded."""
-    deps.database.run(lambda conn: jobs.lock(conn, job_id), lock_ms=LOCK_CHECK_MS)
+    """
+    Lock and release a job and its project before a download or request.
+
+    Raises DatabaseLocked: another transaction holds one of them, so that the result could not be recorded.
+    """
+
+    def lock(conn: Connection) -> None:
+        job = jobs.lock(conn, job_id)
+        if job.project_id is not None:
+            progress.lock_project(conn, job.project_id)
+
+    deps.database.run(lock, lock_ms=LOCK_CHECK_MS)
 
 
 def run_unless_locked(deps: Deps, work: Callable[[Connection], T], **row: object) -> T | None:

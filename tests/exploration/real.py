@@ -234,7 +234,7 @@ class Real:
     def _leave_open(self, work: Work) -> None:
         """Run a transaction whose COMMIT is on its way when its client loses the connection."""
         self.server = another_connection(self.deps)
-        self.server.execute(BEGIN)
+        self.server.execute(BEGIN.format(lock_ms=10_000))
         work(self.server)
 
     def _end(self, commits: bool) -> None:

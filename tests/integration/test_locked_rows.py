@@ -134,6 +134,19 @@ def test_files_of_a_locked_job_are_handed_back_without_a_download(at: World) -> 
     assert {counters(at, "outputs", output_id)[1] for output_id in ids} == {0}
 
 
+def test_files_of_a_locked_project_are_not_downloaded(at: World) -> None:
+    """The last one would write the project's document; an application that holds it would have it fetched each time."""
+    at.conn.execute("INSERT INTO projects (id, owner) VALUES ('p1', 'ann')")
+    (output_id,) = at.outputs(at.keeping([at.source.picture()], project_id="p1").job_id)
+
+    with forgotten(at, "UPDATE projects SET document = '{}'"):
+        asked = len(at.source.asked)
+        at.step("keep", output_id)
+
+    assert len(at.source.asked) == asked
+    assert counters(at, "outputs", output_id) == HANDED_BACK
+
+
 @pytest.mark.parametrize("answer", ["the file", "404"])
 def test_a_job_that_is_locked_during_the_download_counts_nothing(at: World, answer: str) -> None:
     """Neither the record of a file nor a dead letter can be written then: both wait, uncounted."""
