@@ -81,6 +81,7 @@ def temporary_files(conn: Connection, _eyes: Connection) -> None:
 
 
 REFUSALS = {"25P03": idle_too_long, "57P01": terminated, "57014": too_long, "53400": temporary_files}
+ENDED = ("25P03", "57P01")  # the session, with the refusal
 
 
 @pytest.mark.parametrize("sqlstate", sorted(REFUSALS))
@@ -93,7 +94,8 @@ def test_what_the_server_refuses_is_an_outage(database: Database, conn: Connecti
 
     cause = raised.value.__cause__
     assert isinstance(cause, psycopg.Error)
-    assert cause.sqlstate == sqlstate
+    ended = (None,) if sqlstate in ENDED else ()  # the socket may be closed before the server's last words are read
+    assert cause.sqlstate in (sqlstate, *ended)
     assert backend(database) != before
 
 

@@ -11,7 +11,7 @@ import pytest
 from db.connection import connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseLocked
-from tests.integration.core import World, world
+from tests.integration.core import World, wait_until, world
 from tests.support.pgbouncer import SERVER_CONNECTIONS, Pgbouncer, needs_pgbouncer
 
 pytestmark = needs_pgbouncer
@@ -56,6 +56,10 @@ def test_the_holder_of_a_lock_is_named_behind_it(stack: Stack, at: World) -> Non
     with contextlib.closing(connect(stack.postgres.url(at.conn.info.dbname), name="console")) as holder:
         holder.execute("BEGIN")
         holder.execute(lock, (job_id,))
-        with pytest.raises(DatabaseLocked) as raised:
-            at.deps.database.run(lambda conn: conn.execute(lock, (job_id,)), lock_ms=50)
-        assert raised.value.facts["pid"] == holder.info.backend_pid
+
+        def named() -> int | None:
+            with pytest.raises(DatabaseLocked) as raised:
+                at.deps.database.run(lambda conn: conn.execute(lock, (job_id,)), lock_ms=50)
+            return raised.value.facts.get("pid")
+
+        assert wait_until(named) == holder.info.backend_pid
