@@ -16,7 +16,7 @@ import pytest
 from embedded.seaweedfs import Seaweedfs
 from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.settings import Settings
-from storage import buckets, s3
+from storage import buckets, clients, s3
 from storage.errors import ObjectMissing
 
 
@@ -144,7 +144,7 @@ def test_wrong_keys_are_refused(server):
     """Retrying with a wrong secret can only make it worse."""
     blobs = s3.ObjectStore(settings_for(server.url).model_copy(update={"aws_access_key_id": "nobody"}))
 
-    with pytest.raises(StorageRefused, match=r"put of moorage-public/a\.png: 403 InvalidAccessKeyId"):
+    with pytest.raises(StorageRefused, match="checksum probe of bucket moorage-private: 403 InvalidAccessKeyId"):
         put(blobs, "a.png", b"x")
 
 
@@ -322,7 +322,7 @@ def test_a_large_video_is_put_in_flat_memory(server, blobs):
 
 def test_storage_that_answers_nothing_is_an_outage(server, monkeypatch):
     """A store that accepts connections and then stalls must end in an error that is tried again."""
-    monkeypatch.setattr(s3, "_READ_SECONDS", 0.5)
+    monkeypatch.setattr(clients, "_READ_SECONDS", 0.5)
     stalled = s3.ObjectStore(settings_for(server.url))
     os.kill(server.pid, signal.SIGSTOP)
     try:
