@@ -56,7 +56,7 @@ def _ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     for bucket in (store.public_bucket, store.private_bucket):
         if _create_if_missing(store, bucket, settings.aws_region):
             changes.append(f"created bucket {bucket}")
-    store.probe()
+    _probe_checksums(store)
     if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket):
         changes.append(f"allowed public read access to {store.public_bucket}")
     _require_private(store, store.private_bucket)
@@ -138,6 +138,15 @@ def _is_public(store: ObjectStore, bucket: str) -> bool:
                 return False
             raise
     return True
+
+
+def _probe_checksums(store: ObjectStore) -> None:
+    try:
+        store.probe()
+    except StorageRefused as error:
+        if error.facts.get("status") == 403:
+            raise _permission_error(store.private_bucket, "s3:PutObject", str(error)) from error
+        raise
 
 
 def _put_probe(store: ObjectStore, bucket: str) -> None:

@@ -62,6 +62,11 @@ def is_from_sts(error: ClientError) -> bool:
     return error.operation_name.startswith(("AssumeRole", "GetRoleCredentials"))
 
 
+def is_unsupported(error: ClientError) -> bool:
+    """Return whether the store refuses what was asked of it, and not who asked (403), where (404) or when."""
+    return get_http_status(error) in {400, 405, 501} and get_error_code(error) not in _RETRYABLE
+
+
 def get_error_code(error: ClientError) -> str:
     """Return the S3 error code ("NoSuchKey"); the status as text for a response without a body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))

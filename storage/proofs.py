@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 from botocore.exceptions import ClientError
 
 from moorage.errors import StorageRefused, StorageUnavailable
-from storage.errors import ObjectMissing, get_http_status, translate_errors
+from storage.errors import ObjectMissing, get_http_status, is_unsupported, translate_errors
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -26,7 +26,6 @@ CHUNK_BYTES: Final = 1 << 16
 _PROBE: Final = b"moorage stores this object to find out which checksums the store supports.\n"
 _SHA256_KEY: Final = "moorage-checksum-sha256.txt"
 _MD5_KEY: Final = "moorage-checksum-md5.txt"
-_UNSUPPORTED: Final = {400, 405, 501}  # 403 and 404 are missing permissions and buckets
 
 
 def find_proof(client: "S3Client", bucket: str, *, again: bool = False) -> Proof:
@@ -121,7 +120,7 @@ def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -
         arguments = build_arguments(proof, _PROBE, sha256)
         return client.put_object(Bucket=bucket, Key=key, Body=_PROBE, ContentType="text/plain", **arguments)["ETag"]
     except ClientError as error:
-        if get_http_status(error) in _UNSUPPORTED:
+        if is_unsupported(error):
             return None
         raise
 
@@ -130,7 +129,7 @@ def _reports_sha256(client: "S3Client", bucket: str) -> bool:
     try:
         response = client.head_object(Bucket=bucket, Key=_SHA256_KEY, ChecksumMode="ENABLED")
     except ClientError as error:
-        if get_http_status(error) in {*_UNSUPPORTED, 404}:
+        if is_unsupported(error) or get_http_status(error) == 404:
             return False
         raise
     return decode_sha256(response.get("ChecksumSHA256")) == hashlib.sha256(_PROBE).hexdigest()

@@ -109,8 +109,9 @@ def test_a_single_sign_on_is_used(use, tmp_path, monkeypatch):
 
 
 def test_the_agent_of_a_container_is_asked(use, tmp_path, identity):
-    """ECS, and pod identities of EKS."""
+    """ECS, and pod identities of EKS; keys that a compose file empties are none."""
     used = use(
+        **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), ""),
         AWS_CONTAINER_CREDENTIALS_FULL_URI=f"{identity.url}/v1/credentials",
         AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=write(tmp_path / "agent", "b"),
     )
