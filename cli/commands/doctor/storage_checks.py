@@ -19,9 +19,9 @@ PREFIX: Final = "doctor/"
 BYTES: Final = b"moorage doctor checks that this object can be written and who can read it.\n"
 GET_SECONDS: Final = 5.0
 PROOFS: Final[dict[Proof, str]] = {
-    "sha256": "it verifies the SHA-256 of an upload and reports it later",
-    "md5": "it verifies the MD5 of an upload and reports no SHA-256: digests are checked by reading objects back",
-    "none": "it verifies no checksum: each upload is read back, and digests are checked by reading objects back",
+    "sha256": "an upload is proved by the SHA-256 that the store verifies and reports",
+    "md5": "an upload is proved by Content-MD5 and ETag; the audit reads objects back to compare their SHA-256",
+    "none": "no checksum is supported: an upload is proved by reading it back, and the audit reads objects back",
 }
 
 
