@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 # none: neither; size and bytes are read back. The values of S3_CHECKSUMS, besides "auto".
 Proof = Literal["sha256", "md5", "none"]
 
+DESCRIPTIONS: Final[dict[Proof, str]] = {
+    "sha256": "an upload is proved by the SHA-256 that the store verifies and reports",
+    "md5": "an upload is proved by Content-MD5 and ETag; the audit reads objects back to compare their SHA-256",
+    "none": "no checksum is supported: an upload is proved by reading it back, and the audit reads objects back",
+}
 CHUNK_BYTES: Final = 1 << 16
 _PROBE: Final = b"moorage stores this object to find out which checksums the store supports.\n"
 _SHA256_KEY: Final = "moorage-checksum-sha256.txt"

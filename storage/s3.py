@@ -70,6 +70,13 @@ class ObjectStore:
             self.probe()
         return cast(Proof, self._proof)
 
+    def find_known_proof(self) -> Proof | None:
+        """Return the proof if it is known. Stores nothing: whoever only reads may lack the permission."""
+        if self._proof is None:
+            with contextlib.suppress(StorageRefused):
+                self._proof = proofs.recall(self.clients.authenticated(), self.private_bucket)
+        return self._proof
+
     def probe(self, *, again: bool = False) -> None:
         """Find out how this store proves an upload, unless S3_CHECKSUMS says so; `again` even if a probe was made."""
         if self._checksums == "auto":
@@ -170,12 +177,5 @@ class ObjectStore:
         return urls.build_asset_url(self._asset_base, key)
 
     def _checksum_mode(self) -> dict[str, Any]:
-        """
-        Return the argument that requests checksums: of a HEAD for the audit, of a GET so that botocore compares them.
-
-        Some stores refuse it. Nothing is stored to find out: whoever only reads may lack the permission.
-        """
-        if self._proof is None:
-            with contextlib.suppress(StorageRefused):
-                self._proof = proofs.recall(self.clients.authenticated(), self.private_bucket)
-        return {"ChecksumMode": "ENABLED"} if self._proof == "sha256" else {}
+        """Return the argument that requests checksums: of a HEAD for the audit, of a GET so that botocore compares."""
+        return {"ChecksumMode": "ENABLED"} if self.find_known_proof() == "sha256" else {}

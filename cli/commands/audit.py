@@ -13,6 +13,7 @@ import click
 from cli import console
 from db.audit.checks import CHECKS
 from moorage.errors import MoorageError
+from storage.proofs import DESCRIPTIONS
 from tasks.audit.advice import REPAIRABLE, RULES, get_advice
 from tasks.audit.findings import Finding
 from tasks.audit.repair import RepairResult, repair_findings
@@ -98,6 +99,7 @@ def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str
     return {
         "version": VERSION,
         **{x: getattr(report, x) for x in ("started_at", "ended_at", "deep", "second_look_seconds", "checked")},
+        "proof": report.proof,
         "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
                   for rule, title, checked, findings in summarize_rules(report)],
         "findings": [{**_fields(x), "todo": get_advice(x), **repaired.get(x, {})} for x in report.findings],
@@ -132,6 +134,7 @@ def _print_report(report: AuditReport) -> None:
     click.echo(
         f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {describe_proof(report)}"
     )
+    click.echo(f"storage: {DESCRIPTIONS[report.proof] if report.proof else 'checksums unknown: run moorage doctor'}")
     if report.notes:
         click.echo(f"notes: {len(report.notes)} objects that no row names; the next sweep quarantines them")
     if not report.findings:

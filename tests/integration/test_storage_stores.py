@@ -181,7 +181,7 @@ def test_the_doctor_says_how_a_store_proves_uploads(known):
     checks = list(storage_checks.check_buckets(settings))
 
     assert {check.level for check in checks} == {"ok"}
-    assert checks[0].what == f"storage: {storage_checks.PROOFS[proof]} (found by a probe)"
+    assert checks[0].what == f"storage: {proofs.DESCRIPTIONS[proof]} (found by a probe)"
     assert f"files of bucket {settings.s3_public_bucket} are read by signed URLs: it need not be public" in [
         check.what for check in checks
     ]
@@ -216,7 +216,7 @@ def test_the_audit_says_what_its_digests_rest_on(stack, deps, limits, proof):
 
         damaged = audit.run_audit(deps, second_look_seconds=0.0)
 
-    assert (sound.findings, sound.checked["sample"]) == ([], 2)
+    assert (sound.findings, sound.checked["sample"], sound.proof) == ([], 2, proof)
     expected = (
         "2 by storage's SHA-256" if proof == "sha256" else "2 read back, because storage reports no SHA-256 of them"
     )

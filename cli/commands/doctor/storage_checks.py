@@ -12,17 +12,12 @@ from moorage.errors import MoorageError
 from moorage.settings import Settings
 from storage import s3
 from storage.buckets import NOT_PUBLIC
-from storage.proofs import Proof
+from storage.proofs import DESCRIPTIONS
 from storage.s3 import ObjectStore
 
 PREFIX: Final = "doctor/"
 BYTES: Final = b"moorage doctor checks that this object can be written and who can read it.\n"
 GET_SECONDS: Final = 5.0
-PROOFS: Final[dict[Proof, str]] = {
-    "sha256": "an upload is proved by the SHA-256 that the store verifies and reports",
-    "md5": "an upload is proved by Content-MD5 and ETag; the audit reads objects back to compare their SHA-256",
-    "none": "no checksum is supported: an upload is proved by reading it back, and the audit reads objects back",
-}
 
 
 def check_buckets(settings: Settings) -> Iterator[CheckResult]:
@@ -35,7 +30,7 @@ def check_buckets(settings: Settings) -> Iterator[CheckResult]:
         yield fail(f"storage: {error}", f"correct AWS_ENDPOINT_URL_S3 and its keys; if the bucket is missing, {hint}")
         return
     origin = "found by a probe" if settings.s3_checksums == "auto" else f"S3_CHECKSUMS={settings.s3_checksums}"
-    yield ok(f"storage: {PROOFS[storage.proof]} ({origin})")
+    yield ok(f"storage: {DESCRIPTIONS[storage.proof]} ({origin})")
     yield from _check_bucket(storage, settings, storage.public_bucket)
     yield from _check_bucket(storage, settings, storage.private_bucket)
 
