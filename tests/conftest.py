@@ -15,6 +15,7 @@ from embedded.stack import Stack
 from tests.support.databases import Databases
 
 os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
+os.environ.pop("AWS_SESSION_TOKEN", None)  # nor are the credentials
 
 # Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
 LISTED_SKIPS = {
