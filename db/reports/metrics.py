@@ -4,6 +4,7 @@ Gauges for `/metrics`: live work, counted through partial indexes, and recently 
 The cost of a scrape depends on the live rows, not on all rows.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from db.connection import Connection
@@ -58,25 +59,36 @@ LEASES: Final = " UNION ALL ".join(
 )
 
 # Paused rows are not overdue: see `moorage_paused_seconds`.
-OLDEST_DUE: Final = f"""
+_DUE: Final = {
+    "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
+    "jobs": ("state IN ('open', 'keeping')",),
+    "predictions": (
+        "state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL"
+        f" AND {UNPAUSED['predictions']}",
+    ),
+    "outputs": (
+        f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']}",
+        "state = 'discarding' AND lease_token IS NULL",
+    ),
+    "notifications": ("state = 'waiting' AND lease_token IS NULL",),
+}
+
+
+def _build_oldest_due(tables: Iterable[str]) -> str:
+    parts = [
+        f"""SELECT '{table}' AS "table", min(run_at) AS run_at FROM {table} WHERE {condition}"""
+        for table in tables
+        for condition in _DUE[table]
+    ]
+    return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
-  FROM (SELECT 'deliveries' AS "table", min(run_at) AS run_at
-          FROM deliveries WHERE state IN ('new', 'unmatched') AND lease_token IS NULL
-        UNION ALL
-        SELECT 'jobs', min(run_at) FROM jobs WHERE state IN ('open', 'keeping')
-        UNION ALL
-        SELECT 'predictions', min(run_at) FROM predictions
-         WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
-           AND {UNPAUSED["predictions"]}
-        UNION ALL
-        SELECT 'outputs', min(run_at) FROM outputs
-         WHERE state = 'waiting' AND lease_token IS NULL AND {UNPAUSED["outputs"]}
-        UNION ALL
-        SELECT 'outputs', min(run_at) FROM outputs WHERE state = 'discarding' AND lease_token IS NULL
-        UNION ALL
-        SELECT 'notifications', min(run_at) FROM notifications WHERE state = 'waiting' AND lease_token IS NULL) due
+  FROM ({" UNION ALL ".join(parts)}) due
  GROUP BY "table"
 """
+
+
+OLDEST_DUE: Final = _build_oldest_due(_DUE)
+OLDEST_DUE_BY_TABLE: Final = {table: _build_oldest_due([table]) for table in _DUE}
 
 SOONEST_EXPIRY: Final = """
 SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
