@@ -96,6 +96,34 @@ SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
 HAVING min(expires_at) IS NOT NULL
 """
 
+_LAST_KEPT: Final = """(SELECT ended_at FROM outputs
+          WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND state = 'kept'
+          ORDER BY ended_at DESC LIMIT 1)"""
+
+# How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
+KEEP_STALLED: Final = f"""
+SELECT extract(epoch FROM moment() - greatest(min(created_at), {_LAST_KEPT})) AS value FROM outputs
+ WHERE state IN ('waiting', 'discarding') AND state = 'waiting' AND {UNPAUSED["outputs"]}
+HAVING min(created_at) IS NOT NULL
+"""
+
+# Since the first failure after the last kept file, while files wait.
+STORAGE_FAILING: Final = f"""
+SELECT extract(epoch FROM moment() - min(at)) AS value FROM events
+ WHERE at > greatest(moment() - interval '1 hour', {_LAST_KEPT}) AND kind = 'storage_failed'
+   AND EXISTS (SELECT FROM outputs WHERE state IN ('waiting', 'discarding'))
+HAVING min(at) IS NOT NULL
+"""
+
+# Counted by the drain sweep. An older count says nothing: then no worker runs sweeps.
+QUEUE_CONSUMERS: Final = """
+SELECT c.queue, c.value::integer AS value
+  FROM (SELECT result FROM ticks
+         WHERE sweep = 'drain' AND result ? 'consumers' AND started_at > moment() - interval '2 min'
+         ORDER BY started_at DESC LIMIT 1) t
+ CROSS JOIN LATERAL jsonb_each_text(t.result -> 'consumers') AS c (queue, value)
+"""
+
 DEAD_LETTERS: Final = """
 SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value
   FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
@@ -182,6 +210,9 @@ GAUGE_QUERIES: Final = (
     ("moorage_leases", "Rows leased by workers.", LEASES),
     ("moorage_oldest_due_seconds", "How long the oldest due row has waited.", OLDEST_DUE),
     ("moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", SOONEST_EXPIRY),
+    ("moorage_keep_stalled_seconds", "How long files have waited with none kept.", KEEP_STALLED),
+    ("moorage_storage_failing_seconds", "Time since storage first failed with no file kept after it.", STORAGE_FAILING),
+    ("moorage_queue_consumers", "Workers that consume a queue, as last counted.", QUEUE_CONSUMERS),
     ("moorage_dead_letters_open", "Open dead letters.", DEAD_LETTERS),
     ("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", JOBS_ENDED),
     ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
