@@ -1,15 +1,18 @@
 """`moorage status` against real servers, and with each of them away."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from typing import Any
 
-from db.connection import Connection
+from db.connection import Connection, connect
+from db.reports import metrics
 from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
+from tests.integration.core import wait_until
 
 
 def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:
@@ -134,5 +137,8 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
             process.wait(30)
 
     assert found["workers"] == ["only@here"]
+    assert found["consumers"] == {"quick": 1, "keep": 1}
+    with contextlib.closing(connect(database_url)) as conn:
+        wait_until(lambda: conn.execute(metrics.QUEUE_CONSUMERS.encode()).fetchall())
     assert "ok    workers: only@here" in told
     assert not any(line.startswith("fail") for line in told.splitlines()), told

@@ -1,10 +1,7 @@
 """The start of a worker while storage is silent: what needs no storage runs."""
 
 import contextlib
-import os
-import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +12,7 @@ from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import receiver_process as rp
-from tests.support import fork_server
+from tests.integration.worker_process import running_worker
 
 NEW = """
 INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256)
@@ -52,17 +49,3 @@ def test_webhooks_are_ingested_while_storage_is_silent(
 def state(conn: Connection) -> str:
     row = conn.execute("SELECT state FROM deliveries").fetchone()
     return str(row["state"]) if row else ""
-
-
-@contextlib.contextmanager
-def running_worker(env: dict[str, str], *flags: str) -> Iterator[None]:
-    """Run a worker until the block ends."""
-    with tempfile.TemporaryFile() as log:
-        command = ["-m", "cli.main", "worker", "-c", "1", "-l", "error", *flags]
-        worker = fork_server.popen(command, cwd=cli.ROOT, env=env, stdout=log, stderr=log)
-        try:
-            yield
-            assert worker.poll() is None, os.pread(log.fileno(), 10_000, 0).decode()
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(60)
