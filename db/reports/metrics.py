@@ -4,14 +4,20 @@ Gauges for `/metrics`: live work, counted through partial indexes, and recently 
 The cost of a scrape depends on the live rows, not on all rows.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import Final
+
+from psycopg.errors import LockNotAvailable
 
 from db.connection import Connection
 from db.leases import SUBJECT, UNPAUSED
 from moorage.metrics import Gauge
 
-SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '5s'"
+SNAPSHOT: Final = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+    " SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '150ms'"
+)
 
 DELIVERIES: Final = """
 SELECT state, provider, count(*) AS value
@@ -237,10 +243,18 @@ GAUGE_QUERIES: Final = (
 
 
 def collect_gauges(conn: Connection) -> list[Gauge]:
-    """Read all gauges in one read-only snapshot. Raises psycopg.Error, also if a statement took more than 5 s."""
+    """
+    Read all gauges in one read-only snapshot, without those of a table that another transaction has locked.
+
+    Raises psycopg.Error, also if a statement took more than 5 s.
+    """
+    gauges = []
     with conn.transaction():
         conn.execute(SNAPSHOT)
-        return [_read_gauge(conn, *query) for query in GAUGE_QUERIES]
+        for query in GAUGE_QUERIES:
+            with contextlib.suppress(LockNotAvailable), conn.transaction():
+                gauges.append(_read_gauge(conn, *query))
+    return gauges
 
 
 def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Gauge:

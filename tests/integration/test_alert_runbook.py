@@ -67,8 +67,12 @@ def gauges(conn: Connection) -> list[Sample]:
     ]
 
 
+def metrics_text(receiver: rp.Receiver) -> str:
+    return receiver.call("GET", "/metrics")[2].decode()
+
+
 def scrape(receiver: rp.Receiver) -> list[Sample]:
-    families = text_string_to_metric_families(receiver.call("GET", "/metrics")[2].decode())
+    families = text_string_to_metric_families(metrics_text(receiver))
     return [Sample(one.name, one.labels, one.value) for family in families for one in family.samples]
 
 
@@ -85,6 +89,11 @@ def test_a_forgotten_session_is_found_and_ended(database_url: str) -> None:
 
         assert receiver.post(BODY, webhook_id="msg_1")[0] == 503
         assert "MoorageRequestsUnavailable" in firing(scrape(receiver), before)
+        # The lock hides only what it locks: other alerts go on.
+        assert receiver.metric("moorage_database_up") == 1
+        names = {line.split()[2] for line in metrics_text(receiver).splitlines() if line.startswith("# TYPE")}
+        assert "moorage_outputs" in names
+        assert "moorage_deliveries" not in names
         assert b"holds a lock on deliveries" in receiver.call("GET", "/readyz")[2]
 
         with contextlib.closing(connect(database_url)) as conn:
