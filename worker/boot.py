@@ -58,9 +58,9 @@ def check_dependencies(queues: Collection[str]) -> None:
     placeholder.check_placeholder_file(deps.settings, deps.limits)
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
-    if "keep" in queues and "quick" in queues:
-        storage_check.check_beside(partial(_await_buckets, deps))
-    elif "keep" in queues:
+    if "quick" in queues:
+        storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
+    else:
         _await_buckets(deps)
     _deps.cache_clear()  # pool children create their own
 

@@ -1,5 +1,5 @@
 """
-The check of the buckets beside a worker that also serves the queue `quick`, which needs no storage.
+The check of the buckets beside a worker that serves the queue `quick`, which needs no storage.
 
 It runs in a process of its own: a thread would exist when the pool forks. It ends with its result, or with the worker.
 """
@@ -16,20 +16,21 @@ from moorage.errors import ConfigError
 
 log = logs.get_logger(__name__)
 
-WAIT_SECONDS: Final = 5.0  # long enough that a usual refusal by storage still prevents the start
+WAIT_SECONDS: Final = 3.0  # long enough that a usual refusal by storage still prevents the start
 
 CheckStorage = Callable[[Callable[[], bool]], None]
 
 
-def check_beside(check: CheckStorage, *, wait_seconds: float = WAIT_SECONDS) -> None:
+def check_beside(check: CheckStorage, *, needs_storage: bool, wait_seconds: float = WAIT_SECONDS) -> None:
     """
     Start the check, which repeats until its argument returns False, and return after its success or the wait.
 
-    Raises ConfigError. A ConfigError after the wait stops this process by SIGTERM.
+    Raises ConfigError. A ConfigError after the wait stops this process by SIGTERM if it needs storage, and is logged.
     """
     context = multiprocessing.get_context("fork")
     results, sender = context.Pipe(duplex=False)
-    context.Process(target=_run, args=(check, results, sender, os.getpid()), daemon=True).start()
+    args = (check, results, sender, os.getpid(), needs_storage)
+    context.Process(target=_run, args=args, daemon=True).start()
     sender.close()
     with results:
         if not results.poll(wait_seconds):
@@ -38,7 +39,7 @@ def check_beside(check: CheckStorage, *, wait_seconds: float = WAIT_SECONDS) -> 
             raise ConfigError(problem)
 
 
-def _run(check: CheckStorage, results: Connection, sender: Connection, worker_pid: int) -> None:
+def _run(check: CheckStorage, results: Connection, sender: Connection, worker_pid: int, needs_storage: bool) -> None:
     results.close()  # held open here, it would accept a result that nobody reads
     problem = ""
     try:
@@ -51,5 +52,6 @@ def _run(check: CheckStorage, results: Connection, sender: Connection, worker_pi
         if not problem:
             log.info("boot.storage_available")
         elif os.getppid() == worker_pid:
-            log.error("boot.storage_refused", error=problem)
-            os.kill(worker_pid, signal.SIGTERM)
+            log.error("boot.storage_refused", error=problem, stops=needs_storage)
+            if needs_storage:
+                os.kill(worker_pid, signal.SIGTERM)
