@@ -86,6 +86,7 @@ def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
         "at": now,
         "postgresql": "ok",
         "locked": overview.locked,
+        "lock_holders": overview.lock_holders,
         "providers": [_provider_fields(deps, overview, x) for x in overview.last_webhooks if x in deps.providers],
         **{t: None if t in overview.locked else _count_by_state(getattr(overview, t)) for t in TABLES},
         "oldest_due_seconds": overview.oldest_due_seconds,
@@ -149,8 +150,9 @@ def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]
 
 def _build_screen(data: dict[str, Any]) -> list[Table | str]:
     return [
+        *_lock_table(data),  # first, as the next two: they explain why rows wait or are not shown
         *_locked_line(data),
-        *_pause_table(data),  # first: it explains why other rows wait
+        *_pause_table(data),
         _provider_table(data),
         _row_table(data),
         _queue_table(data),
@@ -165,7 +167,10 @@ def _build_screen(data: dict[str, Any]) -> list[Table | str]:
 def _locked_line(data: dict[str, Any]) -> list[Table | str]:
     if not data["locked"]:
         return []
-    return [f"locked by another transaction, not shown: {', '.join(data['locked'])} (see pg_stat_activity)", ""]
+    return [
+        f"locked by another transaction, not shown: {', '.join(data['locked'])} (docs/runbook.md)",
+        "",
+    ]
 
 
 def _provider_table(data: dict[str, Any]) -> Table:
@@ -194,6 +199,20 @@ def _pause_table(data: dict[str, Any]) -> list[Table | str]:
     }
     title = "Paused (moorage resume)"
     return [console.build_record_table(title, columns, data["pauses"])] if data["pauses"] else []
+
+
+def _lock_table(data: dict[str, Any]) -> list[Table | str]:
+    columns: console.RecordColumns = {
+        "pid": "pid",
+        "application": "application_name",
+        "user": "usename",
+        "state": lambda holder: holder["state"] or "unknown: grant pg_monitor",
+        "since": lambda holder: format_duration(holder["state_seconds"]) if holder["state"] else None,
+        "transaction": lambda holder: format_duration(holder["transaction_seconds"]) if holder["state"] else None,
+        "blocks": lambda holder: f"{holder['waiting']} sessions",
+    }
+    title = "Sessions that hold locks (docs/runbook.md)"
+    return [console.build_record_table(title, columns, data["lock_holders"])] if data["lock_holders"] else []
 
 
 def _row_table(data: dict[str, Any]) -> Table:

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from cli.commands.doctor import storage_checks
+from db import lock_holders
 from db.connection import Connection, connect
 from db.reports.metrics import collect_gauges
 from embedded.stack import Stack
@@ -76,14 +77,15 @@ def scrape(receiver: rp.Receiver) -> list[Sample]:
     return [Sample(one.name, one.labels, one.value) for family in families for one in family.samples]
 
 
-def test_a_forgotten_session_is_found_and_ended(database_url: str) -> None:
-    """All webhooks get 503 behind somebody's console; the section's statements find its pid and end it."""
-    find, end = re.findall(r"    (SELECT [^;]+;)", section("MoorageRequestsUnavailable"))
+def test_a_forgotten_session_is_found_and_ended(stack: Stack, database_url: str) -> None:
+    """All webhooks get 503 behind somebody's console; status names its pid, and the runbook's statement ends it."""
+    assert "[end it](#a-transaction-holds-locks)" in section("MoorageRequestsUnavailable")
+    (end,) = set(re.findall(r"`(SELECT pg_terminate_backend\(PID\))`", RUNBOOK))
     with (
         contextlib.closing(psycopg.connect(database_url, application_name="console")) as console,
         rp.running(database_url, MOORAGE_DEV_ANSWER_SECONDS="2") as receiver,
-        ThreadPoolExecutor(1) as pool,
     ):
+        env = cli.environment(stack, database_url)
         before = scrape(receiver)
         console.execute("LOCK TABLE deliveries")
 
@@ -97,9 +99,8 @@ def test_a_forgotten_session_is_found_and_ended(database_url: str) -> None:
         assert b"holds a lock on deliveries" in receiver.call("GET", "/readyz")[2]
 
         with contextlib.closing(connect(database_url)) as conn:
-            pool.submit(receiver.post, BODY, webhook_id="msg_2")
-            rp.until(lambda: bool(holders(conn, find)))
-            (holder,) = holders(conn, find)
+            rp.until(lambda: bool(lock_holders.list_holders(conn)))  # those that are idle for ten seconds
+            (holder,) = json.loads(cli.run(env, "status", "--json").stdout)["lock_holders"]
             assert holder["application_name"] == "console"
             conn.execute(end.replace("PID", str(holder["pid"])).encode())
 
@@ -107,10 +108,6 @@ def test_a_forgotten_session_is_found_and_ended(database_url: str) -> None:
         before = scrape(receiver)
         assert receiver.post(BODY, webhook_id="msg_1")[0] == 202
         assert "MoorageRequestsUnavailable" not in firing(scrape(receiver), before)
-
-
-def holders(conn: Connection, find: str) -> list[dict[str, Any]]:
-    return conn.execute(find.encode()).fetchall()
 
 
 @pytest.mark.parametrize(
