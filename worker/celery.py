@@ -8,7 +8,7 @@ from celery.exceptions import SecurityWarning
 
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
-from worker import bootsteps, queues, schedule
+from worker import bootsteps, queues, redis_transport, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
@@ -20,6 +20,7 @@ def create_app() -> Celery:
     """Return the application, configured from the settings; only a worker imports the steps."""
     settings = settings_module.get_settings()
     broker = settings.broker_url.get_secret_value()
+    redis_transport.register_transports()
     bootsteps.touch_liveness_file(settings.alive_file)
     app = Celery("moorage", broker=broker, include=["worker.celery_tasks"])
     app.conf.update(
@@ -55,7 +56,7 @@ def create_app() -> Celery:
         broker_transport_options=_transport(broker),
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
         worker_consumer="worker.consumer:Consumer",
-        beat_scheduler="celery.beat:Scheduler",
+        beat_scheduler="worker.beat:Scheduler",
         beat_enable_remote_control=True,
         beat_max_loop_interval=1,
         beat_schedule=schedule.build_beat_schedule(settings),

@@ -1,0 +1,137 @@
+"""
+kombu's transports for Redis and Sentinel, with two changes.
+
+A reply that refuses (OOM, READONLY, ...) is an outage like a lost connection: kombu 5.7 counts only lost connections,
+and Celery ends the worker at any other error. A list entry that is no message is delivered as a message of unknown
+content, which becomes a dead letter; a broadcast that is none is dropped.
+"""
+
+import base64
+import json
+import uuid
+from typing import Any, Final
+
+import kombu.transport
+import redis
+from kombu.exceptions import KombuError
+from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from moorage import logs
+
+log = logs.get_logger(__name__)
+
+# What decoding raises for a text that is no message.
+NOT_A_MESSAGE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_MAX_ENTRY_BYTES: Final = 4096  # of an entry that is no message: a dead letter shows the beginning
+
+
+def register_transports() -> None:
+    """Have kombu use these transports for their URLs, also for the second one of a list. Call it before connecting."""
+    here = f"{__name__}:"
+    aliases = {"redis": "RedisTransport", "rediss": "RedisTransport", "sentinel": "SentinelTransport"}
+    kombu.transport.TRANSPORT_ALIASES.update({scheme: here + name for scheme, name in aliases.items()})
+
+
+def is_message(entry: bytes) -> bool:
+    """Return True if kombu can build a message from a list entry."""
+    try:
+        return _has_message_types(loads(bytes_to_str(entry)))
+    except NOT_A_MESSAGE:
+        return False
+
+
+def _has_message_types(payload: Any) -> bool:
+    properties = payload["properties"]
+    info, body, encoding = properties["delivery_info"], payload.get("body"), properties.get("body_encoding")
+    texts = (properties["delivery_tag"], info["exchange"], info["routing_key"])
+    texts_or_none = (body, payload.get("content-type"), payload.get("content-encoding"))
+    if body:
+        kombu_redis.Channel.codecs[encoding].decode(body) if encoding else None
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(text, str | None) for text in texts_or_none)
+        and isinstance(payload.get("headers"), dict | None)
+    )
+
+
+def wrap_entry(entry: bytes, queue: str) -> bytes:
+    """Return a message whose body is an entry that is none. Its type is not JSON: it is no call of a task."""
+    info = {"exchange": queue, "routing_key": queue}
+    message = {
+        "body": base64.b64encode(entry[:_MAX_ENTRY_BYTES]).decode(),
+        "content-type": "application/data",
+        "content-encoding": "binary",
+        "headers": {},
+        "properties": {"delivery_tag": str(uuid.uuid4()), "delivery_info": info, "body_encoding": "base64"},
+    }
+    return json.dumps(message).encode()
+
+
+class BrokerClient(redis.Redis):
+    """Returns only messages from queues."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """Return a reply; an entry of a queue that is no message, wrapped in one."""
+        reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name == "BRPOP" and reply:
+            key, entry = reply
+            queue = bytes_to_str(key).rsplit(kombu_redis.Channel.sep, 1)[0]
+            return [key, entry if is_message(entry) else wrap_entry(entry, queue)]
+        if command_name == "RPOP" and reply and not is_message(reply):
+            return wrap_entry(reply, "")
+        return reply
+
+
+class _QoS(kombu_redis.QoS):
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Return an unacknowledged message to its queue; delete what is no message, or no other is ever returned."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (redis.RedisError, OSError):
+            raise
+        except NOT_A_MESSAGE as error:
+            log.warning("broker.not_a_message", key="unacked", error=repr(error)[:200])
+            self.reject(tag)
+
+
+class _ChannelChanges:
+    """The changes to kombu's channels, for Redis and Sentinel."""
+
+    QoS: Any = _QoS
+
+    def _get_client(self) -> type[redis.Redis]:
+        return BrokerClient
+
+    def _receive_one(self, pubsub: Any) -> Any:
+        """Deliver a control command or an event; drop one that is none, as others may publish there, too."""
+        try:
+            return super()._receive_one(pubsub)  # type: ignore[misc]  # of kombu's channel
+        except (redis.RedisError, OSError):
+            raise
+        except (*NOT_A_MESSAGE, KombuError) as error:
+            log.warning("broker.not_a_message", key="a broadcast", error=repr(error)[:200])
+            return False
+
+
+class RedisChannel(_ChannelChanges, kombu_redis.Channel):
+    """A channel of one server."""
+
+
+class SentinelChannel(_ChannelChanges, kombu_redis.SentinelChannel):
+    """A channel of the primary that Sentinel names."""
+
+
+class RedisTransport(kombu_redis.Transport):
+    """Redis and Valkey."""
+
+    Channel = RedisChannel
+    connection_errors = (*kombu_redis.Transport.connection_errors, redis.RedisError)
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """Redis and Valkey behind Sentinel."""
+
+    Channel = SentinelChannel
+    connection_errors = (*kombu_redis.SentinelTransport.connection_errors, redis.RedisError)
