@@ -67,7 +67,7 @@ def explain(error: BaseException) -> BrokerFinding:
         return BrokerFinding(f"the broker refuses ({reply}): {REPLIES[reply].what}", REPLIES[reply].advice)
     if isinstance(error, redis.exceptions.ResponseError):
         return BrokerFinding(f"the broker refuses: {str(error)[:200]}", "see its log")
-    return BrokerFinding(f"the broker does not answer: {type(error).__name__}", f"start it, or correct {SETTING}")
+    return BrokerFinding("the broker does not answer", f"start it, or correct {SETTING}")
 
 
 def find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:

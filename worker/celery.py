@@ -6,6 +6,7 @@ import warnings
 from celery import Celery
 from celery.exceptions import SecurityWarning
 
+from moorage import broker_urls
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from worker import bootsteps, queues, redis_transport, schedule
@@ -19,7 +20,8 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 def create_app() -> Celery:
     """Return the application, configured from the settings; only a worker imports the steps."""
     settings = settings_module.get_settings()
-    broker = settings.broker_url.get_secret_value()
+    spec = broker_urls.parse_broker_url(settings.broker_url.get_secret_value())
+    broker = spec.url
     redis_transport.register_transports()
     bootsteps.touch_liveness_file(settings.alive_file)
     app = Celery("moorage", broker=broker, include=["worker.celery_tasks"])
@@ -53,7 +55,8 @@ def create_app() -> Celery:
         broker_heartbeat=20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
         broker_pool_limit=10,
         broker_pool_acquire_timeout=2,
-        broker_transport_options=_transport(broker),
+        broker_transport_options=redis_transport.build_options(spec) or {"confirm_publish": True},
+        broker_use_ssl=spec.ssl or False,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
         worker_consumer="worker.consumer:Consumer",
         beat_scheduler="worker.beat:Scheduler",
@@ -65,20 +68,6 @@ def create_app() -> Celery:
     )
     app.steps["worker"].add(bootsteps.ChildReaper)
     return app
-
-
-def _transport(broker: str) -> dict[str, object]:
-    if queues.is_rabbitmq(broker):
-        return {"confirm_publish": True}
-    return {
-        "visibility_timeout": 1800,
-        "unacked_restore_interval": 10,
-        "unacked_restore_throttle": 1,
-        "socket_timeout": 5,
-        "socket_connect_timeout": 2,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-    }
 
 
 try:

@@ -75,7 +75,9 @@ class Consumer(consumer.Consumer):
 
         def log_error(error: Exception, seconds: float) -> None:
             finding = explain(error)
-            log.error("broker.unavailable", what=finding.what, advice=finding.advice, retry_s=seconds)
+            log.error(
+                "broker.unavailable", what=finding.what, advice=finding.advice, error=str(error)[:200], retry_s=seconds
+            )
 
         conn = conn.ensure_connection(log_error, interval_max=MAX_RETRY_SECONDS, callback=state.maybe_shutdown)
         self.first_connection_attempt = False

@@ -45,7 +45,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
                 failpoint(f"publish.after_{item.step}")
                 sent += 1
     except BROKER_ERRORS as error:
-        log.warning("wake.dropped", error=explain(error).what, sent=sent)
+        log.warning("wake.dropped", error=type(error).__name__, what=explain(error).what, sent=sent)
     return sent
 
 

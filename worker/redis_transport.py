@@ -7,10 +7,13 @@ content, which becomes a dead letter; a broadcast that is none is dropped.
 """
 
 import base64
+import contextlib
 import json
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import kombu
 import kombu.transport
 import redis
 from kombu.exceptions import KombuError
@@ -19,11 +22,19 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from moorage import logs
+from moorage.broker_urls import BrokerSpec, parse_broker_url
 
 log = logs.get_logger(__name__)
 
 # What decoding raises for a text that is no message.
 NOT_A_MESSAGE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_SOCKET: Final[Mapping[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
+_OPTIONS: Final[Mapping[str, Any]] = {
+    "visibility_timeout": 1800,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    "health_check_interval": 10,
+}
 _MAX_ENTRY_BYTES: Final = 4096  # of an entry that is no message: a dead letter shows the beginning
 
 
@@ -32,6 +43,29 @@ def register_transports() -> None:
     here = f"{__name__}:"
     aliases = {"redis": "RedisTransport", "rediss": "RedisTransport", "sentinel": "SentinelTransport"}
     kombu.transport.TRANSPORT_ALIASES.update({scheme: here + name for scheme, name in aliases.items()})
+
+
+def build_options(spec: BrokerSpec) -> dict[str, Any]:
+    """Return kombu's transport options; none for RabbitMQ."""
+    if spec.scheme not in ("redis", "rediss", "sentinel"):
+        return {}
+    if spec.scheme != "sentinel":
+        return {**_OPTIONS, **_SOCKET}
+    account = {name: spec.parameters.get(f"sentinel_{name}") for name in ("username", "password")}
+    sentinel = {**_SOCKET, **{name: value for name, value in account.items() if value}}
+    return {**_OPTIONS, **_SOCKET, "master_name": spec.parameters["master_name"], "sentinel_kwargs": sentinel}
+
+
+@contextlib.contextmanager
+def open_client(url: str, *, seconds: int) -> Iterator[redis.Redis]:
+    """Connect to Redis or Valkey; to the primary if the URL names sentinels. Raises BROKER_ERRORS."""
+    register_transports()
+    spec = parse_broker_url(url)
+    options = {**build_options(spec), "socket_timeout": seconds, "socket_connect_timeout": seconds}
+    with kombu.Connection(spec.url, ssl=dict(spec.ssl or {}) or False, transport_options=options) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=seconds)
+        channel: Any = connection.default_channel
+        yield channel.client
 
 
 def is_message(entry: bytes) -> bool:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.commands.doctor.broker_checks import check_broker
 from db.connection import connect
 from embedded.stack import Stack
 from moorage import ids
+from moorage.settings import load_settings
 from tests.integration import command_line as cli
 from tests.integration.core import wait_until
 from tests.support import fork_server
@@ -57,6 +59,7 @@ class Worker:
     def __init__(self, process: fork_server.Forked, log: Path, database_url: str, valkey: RefusingValkey) -> None:
         self.process, self.log, self.valkey = process, log, valkey
         self.conn = connect(database_url)
+        self.settings = load_settings(_env_file=None, database_url=database_url, broker_url=valkey.url())
 
     def read(self, start: int = 0) -> str:
         """Return what was logged since a position."""
@@ -137,9 +140,13 @@ def test_a_worker_outlives(worker: Worker, prefix: str) -> None:
     worker.valkey.refuse(prefix)
 
     worker.await_line(prefix, start)
+    found = [check for check in check_broker(worker.settings) if check.level == "fail"]
     worker.valkey.accept(prefix)
 
     worker.check_consumes()
+    if prefix != "WRONGTYPE":  # concerns one key, not the server
+        assert [check.what.partition(":")[0] for check in found] == [f"the broker refuses ({prefix})"]
+    assert {check.level for check in check_broker(worker.settings)} == {"ok"}
 
 
 @pytest.mark.timeout(400)

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from cli import console
-from cli.commands.doctor import checks, storage_checks
+from cli.commands.doctor import broker_checks, checks, storage_checks
 from cli.commands.doctor.checks import CheckResult, fail, ok, warn
 from cli.console import format_age
 from db import ticks
@@ -49,7 +49,7 @@ def _run_checks() -> Iterator[CheckResult]:
     yield ok("settings can be read")
     postgres = list(checks.check_postgres(settings))
     yield from postgres
-    broker = list(checks.check_broker(settings))
+    broker = list(broker_checks.check_broker(settings))
     yield from broker
     yield from storage_checks.check_buckets(settings)
     yield from checks.check_provider_settings(settings)
