@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import amqp.exceptions
 import kombu.exceptions
 import redis.exceptions
+import redis.sentinel
 
 BROKER_ERRORS: Final = (
     kombu.exceptions.KombuError,
@@ -65,6 +66,8 @@ def explain(error: BaseException) -> BrokerFinding:
         return BrokerFinding(f"the broker's certificate is refused: {certificate.verify_message}", advice)
     if (reply := find_reply(error)) is not None:
         return BrokerFinding(f"the broker refuses ({reply}): {REPLIES[reply].what}", REPLIES[reply].advice)
+    if any(isinstance(cause, redis.sentinel.MasterNotFoundError) for cause in _causes(error)):
+        return BrokerFinding("the sentinels name no primary", f"start them, or correct master_name in {SETTING}")
     if isinstance(error, redis.exceptions.ResponseError):
         return BrokerFinding(f"the broker refuses: {str(error)[:200]}", "see its log")
     return BrokerFinding("the broker does not answer", f"start it, or correct {SETTING}")

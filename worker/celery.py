@@ -55,6 +55,8 @@ def create_app() -> Celery:
         broker_heartbeat=20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
         broker_pool_limit=10,
         broker_pool_acquire_timeout=2,
+        broker_read_url=broker,  # before broker_url, which Celery reads from the environment, parameters and all
+        broker_write_url=broker,
         broker_transport_options=redis_transport.build_options(spec) or {"confirm_publish": True},
         broker_use_ssl=spec.ssl or False,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},

@@ -1,6 +1,5 @@
 """One worker and one beat meet every refusal of a real Valkey, and messages that are none: they stay and go on."""
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from cli.commands.doctor.broker_checks import check_broker
-from db.connection import connect
 from embedded.stack import Stack
-from moorage import ids
 from moorage.settings import load_settings
 from tests.integration import command_line as cli
+from tests.integration.broker_worker import Worker, running
 from tests.integration.core import wait_until
-from tests.support import fork_server
-from tests.support.valkey import REFUSALS, RefusingValkey, envelope, wake
+from tests.support.valkey import REFUSALS, RefusingValkey, envelope
 from worker import queues
 
 RUBBISH = {
@@ -53,41 +50,6 @@ LONG = ("LOADING", "MASTERDOWN")  # they take ten seconds
 BROADCASTS = ("/0.celery.pidbox", "/0.celeryev/worker.heartbeat", "/0.reply.celery.pidbox")
 
 
-class Worker:
-    """One worker process, as typed, on a Valkey of its own."""
-
-    def __init__(self, process: fork_server.Forked, log: Path, database_url: str, valkey: RefusingValkey) -> None:
-        self.process, self.log, self.valkey = process, log, valkey
-        self.conn = connect(database_url)
-        self.settings = load_settings(_env_file=None, database_url=database_url, broker_url=valkey.url())
-
-    def read(self, start: int = 0) -> str:
-        """Return what was logged since a position."""
-        return self.log.read_bytes()[start:].decode(errors="replace")
-
-    @property
-    def position(self) -> int:
-        return self.log.stat().st_size
-
-    def await_line(self, text: str, start: int) -> None:
-        """Wait until the worker logged a text; it must not end meanwhile."""
-        wait_until(lambda: text in self.read(start) or self.process.poll() is not None, seconds=120)
-        assert self.process.poll() is None, self.read(start)[-3000:]
-
-    def check_consumes(self) -> None:
-        """Wait until the worker processes a message that is sent now."""
-        row_id = ids.uuid7()
-        self.conn.execute(
-            "INSERT INTO deliveries (id, provider, webhook_id, body, body_sha256) VALUES (%s, 'replicate', %s, %s, '')",
-            (row_id, str(row_id), b"{}"),
-        )
-        self.valkey.push("quick", wake("moorage.ingest", str(row_id)))
-        look = "SELECT state FROM deliveries WHERE id = %s AND state <> 'new'"
-        ended = self.process.poll
-        wait_until(lambda: self.conn.execute(look, (row_id,)).fetchone() or ended() is not None, seconds=120)
-        assert ended() is None, self.read()[-3000:]
-
-
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RefusingValkey]:
     folder = tmp_path_factory.mktemp("refusing")
@@ -101,20 +63,6 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RefusingValkey]
 def environment(stack: Stack, template_database: str, valkey: RefusingValkey) -> dict[str, str]:
     url = stack.postgres.create_database("moorage_refusals", template=template_database)
     return cli.environment(stack, url, CELERY_BROKER_URL=valkey.url(), MOORAGE_DEV_DRAIN_SECONDS="1")
-
-
-@contextlib.contextmanager
-def running(args: list[str], environment: dict[str, str], log: Path) -> Iterator[tuple[fork_server.Forked, Path]]:
-    """Run `celery -A worker ARGS`, as typed."""
-    with log.open("wb") as output:
-        process = fork_server.popen(
-            ["-m", "celery", "-A", "worker", *args], cwd=cli.ROOT, env=environment, stdout=output, stderr=output
-        )
-    try:
-        yield process, log
-    finally:
-        process.terminate()
-        process.wait(120)
 
 
 @pytest.fixture(scope="module")
@@ -134,27 +82,28 @@ def worker(
 @pytest.mark.parametrize(
     "prefix", [pytest.param(name, marks=[pytest.mark.prove] * (name in LONG)) for name in REFUSALS]
 )
-def test_a_worker_outlives(worker: Worker, prefix: str) -> None:
+def test_a_worker_outlives(worker: Worker, valkey: RefusingValkey, prefix: str) -> None:
     """Each of these ended a worker with status 1: "Unrecoverable error"."""
+    settings = load_settings(_env_file=None, database_url="postgresql://", broker_url=valkey.url())
     start = 0 if prefix == REFUSALS[0] else worker.position
-    worker.valkey.refuse(prefix)
+    valkey.refuse(prefix)
 
     worker.await_line(prefix, start)
-    found = [check for check in check_broker(worker.settings) if check.level == "fail"]
-    worker.valkey.accept(prefix)
+    found = [check for check in check_broker(settings) if check.level == "fail"]
+    valkey.accept(prefix)
 
     worker.check_consumes()
     if prefix != "WRONGTYPE":  # concerns one key, not the server
         assert [check.what.partition(":")[0] for check in found] == [f"the broker refuses ({prefix})"]
-    assert {check.level for check in check_broker(worker.settings)} == {"ok"}
+    assert {check.level for check in check_broker(settings)} == {"ok"}
 
 
 @pytest.mark.timeout(400)
-def test_what_is_no_message_becomes_a_dead_letter(worker: Worker) -> None:
+def test_what_is_no_message_becomes_a_dead_letter(worker: Worker, valkey: RefusingValkey) -> None:
     """`LPUSH keep null` ended every worker of the queue; each of these is seen by an operator, and work goes on."""
     for queue, entry in itertools.product(queues.QUEUES, RUBBISH.values()):
-        worker.valkey.push(queue, entry)
-    with worker.valkey.client() as broker:
+        valkey.push(queue, entry)
+    with valkey.client() as broker:
         for channel, entry in itertools.product(BROADCASTS, RUBBISH.values()):
             broker.publish(channel, entry)
 
