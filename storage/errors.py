@@ -1,6 +1,7 @@
 """Conversion of S3 errors to error types of moorage."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -17,6 +18,11 @@ class ObjectMissing(Permanent):
     category: Category = "STORAGE_FAILED"
 
 
+class CertificateRefused(StorageUnavailable):
+    """The store's certificate is not that of its host, or its issuer is unknown."""
+
+
+_CERTIFICATE: Final = re.compile("CERTIFICATE_VERIFY_FAILED|doesn't match")  # OpenSSL's words, and urllib3's for a host
 # Retryable codes below 500: the store is busy, or a clock or token will be corrected.
 _RETRYABLE: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
@@ -38,7 +44,7 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     Convert errors of the S3 client; messages name the operation, bucket and key.
 
     Raises:
-        StorageUnavailable: no connection, timeout, 5xx, SlowDown.
+        StorageUnavailable: no connection, timeout, 5xx, SlowDown; its subclass CertificateRefused.
         ObjectMissing, ObjectRefused: no such key; the object is too large.
         StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
     """
@@ -47,6 +53,13 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
         yield
     except ClientError as error:
         raise _from_response(error, request) from error
+    except botocore.exceptions.SSLError as error:
+        if not _CERTIFICATE.search(str(error)):
+            raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
+        advice = (
+            "correct AWS_ENDPOINT_URL_S3: its host name, or set AWS_CA_BUNDLE to a file with its issuer's certificates"
+        )
+        raise CertificateRefused(f"{request}: the store's certificate is refused: {advice}: {error}") from error
     except _BROKEN_CONNECTION as error:
         raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
     except botocore.exceptions.BotoCoreError as error:

@@ -13,6 +13,13 @@ log = logs.get_logger(__name__)
 class Scheduler(beat.Scheduler):
     """Celery's scheduler without a schedule file; Celery 5.7 logs two hundred lines for each tick that fails."""
 
+    def _ensure_connected(self) -> Any:
+        def log_error(error: Exception, seconds: float) -> None:
+            finding = explain(error)
+            log.error("broker.unavailable", what=finding.what, advice=finding.advice, retry_s=seconds)
+
+        return self.connection.ensure_connection(log_error)
+
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Send one tick. The next one repeats what was not sent."""
         try:
