@@ -49,16 +49,6 @@ def create_app() -> Celery:
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_detect_quorum_queues=True,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_connection_timeout=2,
-        broker_heartbeat=20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
-        broker_pool_limit=10,
-        broker_pool_acquire_timeout=2,
-        broker_read_url=broker,  # before broker_url, which Celery reads from the environment, parameters and all
-        broker_write_url=broker,
-        broker_transport_options=redis_transport.build_options(spec) or {"confirm_publish": True},
-        broker_use_ssl=spec.ssl or False,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
         worker_consumer="worker.consumer:Consumer",
         beat_scheduler="worker.beat:Scheduler",
@@ -68,8 +58,24 @@ def create_app() -> Celery:
         enable_utc=True,
         timezone="UTC",
     )
+    app.conf.update(_describe_broker(spec))
     app.steps["worker"].add(bootsteps.ChildReaper)
     return app
+
+
+def _describe_broker(spec: broker_urls.BrokerSpec) -> dict[str, object]:
+    return {
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 2,
+        "broker_heartbeat": 20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
+        "broker_pool_limit": 10,
+        "broker_pool_acquire_timeout": 2,
+        "broker_read_url": spec.url,  # before broker_url, which Celery reads from the environment, parameters and all
+        "broker_write_url": spec.url,
+        "broker_transport_options": redis_transport.build_options(spec) or {"confirm_publish": True},
+        "broker_use_ssl": spec.ssl or False,
+    }
 
 
 try:

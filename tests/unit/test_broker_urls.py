@@ -2,6 +2,7 @@
 
 import json
 import ssl
+from pathlib import Path
 
 import pytest
 import redis.exceptions
@@ -11,6 +12,7 @@ from redis._parsers.base import BaseParser
 from moorage.broker_urls import parse_broker_url
 from worker import broker_errors, redis_transport
 
+ROOT = Path(__file__).resolve().parents[2]
 SENTINELS = "sentinel://u:p@a:1/2;sentinel://b:2?master_name=m&sentinel_password=s"
 
 
@@ -83,6 +85,16 @@ def test_a_certificate_names_the_setting():
 
     assert "self-signed certificate" in found.what
     assert "CELERY_BROKER_URL" in found.advice
+
+
+def test_the_page_of_error_classes_lists_every_reply():
+    """An operator looks the reply up there."""
+    page = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
+
+    for reply, finding in broker_errors.REPLIES.items():
+        assert f"| `{reply}` | {finding.what} | {finding.advice} |" in page.replace(
+            "`CELERY_BROKER_URL`", "CELERY_BROKER_URL"
+        )
 
 
 def test_an_entry_that_is_no_message_is_wrapped_in_one():
