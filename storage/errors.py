@@ -1,7 +1,6 @@
 """Conversion of S3 errors to error types of moorage."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -9,6 +8,7 @@ import botocore.exceptions
 import urllib3.exceptions
 from botocore.exceptions import ClientError
 
+from moorage.certificates import find_certificate_error
 from moorage.errors import Category, MoorageError, ObjectRefused, Permanent, StorageRefused, StorageUnavailable
 
 
@@ -22,7 +22,6 @@ class CertificateRefused(StorageUnavailable):
     """The store's certificate is not that of its host, or its issuer is unknown."""
 
 
-_CERTIFICATE: Final = re.compile("CERTIFICATE_VERIFY_FAILED|doesn't match")  # OpenSSL's words, and urllib3's for a host
 # Retryable codes below 500: the store is busy, or a clock or token will be corrected.
 _RETRYABLE: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
@@ -53,15 +52,13 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
         yield
     except ClientError as error:
         raise _from_response(error, request) from error
-    except botocore.exceptions.SSLError as error:
-        if not _CERTIFICATE.search(str(error)):
+    except _BROKEN_CONNECTION as error:
+        if find_certificate_error(error) is None:
             raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
         advice = (
             "correct AWS_ENDPOINT_URL_S3: its host name, or set AWS_CA_BUNDLE to a file with its issuer's certificates"
         )
         raise CertificateRefused(f"{request}: the store's certificate is refused: {advice}: {error}") from error
-    except _BROKEN_CONNECTION as error:
-        raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
     except botocore.exceptions.BotoCoreError as error:
         raise StorageRefused(f"{request}: {error}", facts={"error": type(error).__name__}) from error
 

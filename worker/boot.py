@@ -13,6 +13,7 @@ from egress.session import EgressGuard
 from media.limits import Limits
 from moorage import logs
 from moorage import settings as settings_module
+from moorage.certificates import find_certificate_error
 from moorage.errors import ConfigError, Transient
 from moorage.settings import Settings
 from storage import buckets, s3
@@ -73,7 +74,7 @@ def _check_broker_certificate(settings: Settings) -> None:
         with redis_transport.open_client(url, seconds=BROKER_SECONDS):
             pass
     except broker_errors.BROKER_ERRORS as error:
-        if broker_errors.find_certificate_error(error):
+        if find_certificate_error(error):
             raise ConfigError(": ".join(broker_errors.explain(error))) from error
 
 

@@ -2,14 +2,15 @@
 
 import logging
 import re
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import amqp.exceptions
 import kombu.exceptions
 import redis.exceptions
 import redis.sentinel
+
+from moorage.certificates import find_certificate_error, iterate_causes
 
 BROKER_ERRORS: Final = (
     kombu.exceptions.KombuError,
@@ -52,7 +53,7 @@ _WORD: Final = re.compile(r"\b[A-Z]{3,}\b")
 
 def find_reply(error: BaseException) -> str | None:
     """Return the first word of the reply by which the broker refused; None for another error."""
-    for cause in _causes(error):
+    for cause in iterate_causes(error):
         words: list[str] = [str(getattr(cause, "status_code", None) or ""), *_WORD.findall(str(cause))]
         if known := [word for word in words if word in REPLIES]:
             return known[0]
@@ -63,18 +64,15 @@ def explain(error: BaseException) -> BrokerFinding:
     """Return what an error of the broker means. Contains no secrets."""
     if (certificate := find_certificate_error(error)) is not None:
         advice = f"correct {SETTING}: its host name, or ?ssl_ca_certs=FILE with the certificates of its issuer"
-        return BrokerFinding(f"the broker's certificate is refused: {certificate.verify_message}", advice)
+        reason = getattr(certificate, "verify_message", certificate)
+        return BrokerFinding(f"the broker's certificate is refused: {reason}", advice)
     if (reply := find_reply(error)) is not None:
         return BrokerFinding(f"the broker refuses ({reply}): {REPLIES[reply].what}", REPLIES[reply].advice)
-    if any(isinstance(cause, redis.sentinel.MasterNotFoundError) for cause in _causes(error)):
+    if any(isinstance(cause, redis.sentinel.MasterNotFoundError) for cause in iterate_causes(error)):
         return BrokerFinding("the sentinels name no primary", f"start them, or correct master_name in {SETTING}")
     if isinstance(error, redis.exceptions.ResponseError):
         return BrokerFinding(f"the broker refuses: {str(error)[:200]}", "see its log")
     return BrokerFinding("the broker does not answer", f"start it, or correct {SETTING}")
-
-
-def find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
 
 
 def drop_traceback(record: logging.LogRecord) -> bool:
@@ -82,12 +80,3 @@ def drop_traceback(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], redis.exceptions.RedisError | kombu.exceptions.KombuError):
         record.exc_info = record.exc_text = None
     return True
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__
