@@ -12,6 +12,7 @@ from moorage.settings import load_settings
 from tests.integration import command_line as cli
 from tests.integration.broker_worker import Worker, running
 from tests.integration.core import wait_until
+from tests.support import fork_server
 from tests.support.valkey import REFUSALS, RefusingValkey, envelope
 from worker import queues
 
@@ -47,6 +48,14 @@ RUBBISH = {
     "compression that is none": envelope('[["id"], {}, {}]', task="moorage.keep", compression="gzip"),
 }
 LONG = ("LOADING", "MASTERDOWN")  # they take ten seconds
+PUBLISH = """
+import uuid
+from moorage import logs
+from moorage.model import Wake
+from worker import publish
+logs.configure_logging()
+print(publish.publish_wakes([Wake("keep", uuid.uuid4()), Wake("ingest", uuid.uuid4())]))
+"""
 BROADCASTS = ("/0.celery.pidbox", "/0.celeryev/worker.heartbeat", "/0.reply.celery.pidbox")
 
 
@@ -74,6 +83,8 @@ def worker(
     log = tmp_path_factory.mktemp("worker") / "worker.log"
     with running(["worker", "-c", "1", "-n", "refused@%h"], environment, log) as (process, _):
         made = Worker(process, log, environment["DATABASE_URL"], valkey)
+        made.await_line(REFUSALS[0], 0)
+        valkey.accept(REFUSALS[0])
         yield made
         made.conn.close()
 
@@ -85,7 +96,7 @@ def worker(
 def test_a_worker_outlives(worker: Worker, valkey: RefusingValkey, prefix: str) -> None:
     """Each of these ended a worker with status 1: "Unrecoverable error"."""
     settings = load_settings(_env_file=None, database_url="postgresql://", broker_url=valkey.url())
-    start = 0 if prefix == REFUSALS[0] else worker.position
+    start = worker.position
     valkey.refuse(prefix)
 
     worker.await_line(prefix, start)
@@ -104,12 +115,30 @@ def test_what_is_no_message_becomes_a_dead_letter(worker: Worker, valkey: Refusi
     for queue, entry in itertools.product(queues.QUEUES, RUBBISH.values()):
         valkey.push(queue, entry)
     with valkey.client() as broker:
+        broker.hset("unacked", "tag", "null")
+        broker.zadd("unacked_index", {"tag": 0})  # to be returned to its queue, within ten seconds
         for channel, entry in itertools.product(BROADCASTS, RUBBISH.values()):
             broker.publish(channel, entry)
 
         worker.check_consumes()
         dead = [queues.dead_letter_queue_name(queue) for queue in queues.QUEUES]
         wait_until(lambda: sum(broker.llen(name) for name in dead) == len(queues.QUEUES) * len(RUBBISH))
+        wait_until(lambda: not broker.exists("unacked", "unacked_index"))
+
+
+def test_publishers_and_commands_name_the_refusal(environment: dict[str, str], valkey: RefusingValkey) -> None:
+    """The receiver goes on without its wakes, and a command ends with one line instead of a traceback."""
+    valkey.refuse("READONLY")
+
+    sent = fork_server.run(["-c", PUBLISH], cwd=cli.ROOT, env=environment)
+    keep = cli.run(environment, "keep", str(cli.ROOT / "docs/page/dark.png"))
+    valkey.accept("READONLY")
+
+    assert (sent.stdout, sent.stderr.count("\n")) == ("0\n", 1)
+    assert "wake.dropped" in sent.stderr
+    assert "READONLY" in sent.stderr
+    assert keep.stderr.startswith("moorage: the broker refuses (READONLY): it is a replica: promote it")
+    assert keep.stderr.count("\n") == 1
 
 
 @pytest.mark.timeout(400)
