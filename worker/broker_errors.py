@@ -29,6 +29,7 @@ class BrokerFinding(NamedTuple):
     advice: str
 
 
+NO_ANSWER: Final = BrokerFinding("the broker does not answer", f"start it, or correct {SETTING}")
 # By the first word of the reply. All of them are outages: work waits and goes on without a restart.
 REPLIES: Final[Mapping[str, BrokerFinding]] = {
     "OOM": BrokerFinding("the memory limit is reached", "raise maxmemory, or remove what others store there"),
@@ -70,9 +71,10 @@ def explain(error: BaseException) -> BrokerFinding:
         return BrokerFinding(f"the broker refuses ({reply}): {REPLIES[reply].what}", REPLIES[reply].advice)
     if any(isinstance(cause, redis.sentinel.MasterNotFoundError) for cause in iterate_causes(error)):
         return BrokerFinding("the sentinels name no primary", f"start them, or correct master_name in {SETTING}")
-    if isinstance(error, redis.exceptions.ResponseError):
-        return BrokerFinding(f"the broker refuses: {str(error)[:200]}", "see its log")
-    return BrokerFinding("the broker does not answer", f"start it, or correct {SETTING}")
+    replies = [cause for cause in iterate_causes(error) if isinstance(cause, redis.exceptions.ResponseError)]
+    if replies:
+        return BrokerFinding(f"the broker refuses: {str(replies[0])[:200]}", "see its log")
+    return NO_ANSWER
 
 
 def drop_traceback(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ from kombu.exceptions import KombuError
 
 from moorage import logs
 from worker import queues
-from worker.broker_errors import BROKER_ERRORS, REPLIES, explain, find_reply
+from worker.broker_errors import BROKER_ERRORS, NO_ANSWER, explain
 from worker.publish import abandon_on_error
 
 log = logs.get_logger(__name__)
@@ -163,8 +163,9 @@ class Consumer(consumer.Consumer):
 
 
 def _log_refusal(error: Exception) -> None:
-    if (reply := find_reply(error)) is not None:
-        log.error("broker.refuses", reply=reply, what=REPLIES[reply].what, advice=REPLIES[reply].advice)
+    finding = explain(error)
+    if finding != NO_ANSWER:  # Celery's own line shows the class of an error, not the reply
+        log.error("broker.refuses", what=finding.what, advice=finding.advice)
 
 
 def _check_call(message: Message) -> None:

@@ -74,6 +74,14 @@ def test_the_reason_of_an_aborted_transaction_is_its_reply():
     assert broker_errors.find_reply(error) == "OOM"
 
 
+def test_a_reply_that_the_table_does_not_name_is_quoted():
+    """A managed server may forbid commands; an operator needs its words, a worker waits as for any other refusal."""
+    error = BaseParser.parse_error("ERR unknown command 'EVALSHA'")
+
+    assert broker_errors.explain(error).what == "the broker refuses: unknown command 'EVALSHA'"
+    assert broker_errors.explain(OSError("no route")) == broker_errors.NO_ANSWER
+
+
 def test_a_certificate_names_the_setting():
     """redis-py raises its own error while it handles that of the certificate."""
     refused = ssl.SSLCertVerificationError(1, "certificate verify failed")
