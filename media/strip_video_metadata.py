@@ -40,7 +40,9 @@ _VIDEO_AND_AUDIO: Final = frozenset({1, 2})
 def strip_mp4(file: BinaryIO, size: int) -> None:
     """Overwrite the metadata; raises InvalidMedia for a track that may contain the location, or malformed boxes."""
     try:
-        _strip_boxes(file, b"", 0, size)
+        end = iso_bmff.list_top_boxes(file, size)[0][-1].end
+        file.truncate(end)  # what follows the last box may be anything
+        _strip_boxes(file, b"", 0, end)
     except iso_bmff.BoxError as error:
         raise InvalidMedia(f"the mp4 is malformed: {error}") from error
 

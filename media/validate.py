@@ -69,7 +69,7 @@ def _validate_video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> V
         ) from error
     media = Media(
         "video", kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
-        duration_s=facts.duration_s,
+        duration_s=facts.duration_s, notes=facts.note,
     )  # fmt: skip
     try:
         return ValidatedFile(media, video.extract_poster(fetched.file, kind, limits), None)
