@@ -112,12 +112,11 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
     """Yield frames. FFmpeg's own decoders of VP8 and VP9 leave out the alpha channel, those of libvpx do not."""
     import av
 
-    decoder = _ALPHA_DECODERS.get(stream.codec.name)
-    if decoder is None or stream.metadata.get("alpha_mode") != "1":
-        yield from container.decode(stream)
-        return
-    context: Any = av.CodecContext.create(decoder, "r")
+    context: Any = None
     for packet in container.demux(stream):
+        if context is None and packet.size and packet.has_sidedata("matroska_block_additional"):
+            context = av.CodecContext.create(_ALPHA_DECODERS.get(stream.codec.name, stream.codec.name), "r")
+        context = context or stream.codec_context
         yield from context.decode(packet)
 
 
