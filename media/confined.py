@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from moorage.errors import Transient
+from moorage.errors import DecoderBusy
 
 _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # no credentials
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _LOCK_POLL_SECONDS: Final = 0.05
-LOCK_SECONDS: Final = 240.0  # below Celery's hard limit of 600 s, less a download and a decoder
+LOCK_SECONDS: Final = 100.0  # a download, this and a decoder stay below Celery's hard limit of 600 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def run_decoder(
     """
     Run a program with the file as standard input; its output is returned, or written to `out`.
 
-    `alone` waits for other decoders on this machine to end. Raises Transient if that takes too long, OSError if the
+    `alone` waits for other decoders on this machine to end. Raises DecoderBusy if that takes too long, OSError if the
     process cannot be started.
     """
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -78,6 +78,6 @@ def _hold_lock() -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > give_up_at:
-                    raise Transient("other files are being decoded") from error
+                    raise DecoderBusy("other files are being decoded on this machine") from error
             time.sleep(_LOCK_POLL_SECONDS)
         yield

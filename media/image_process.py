@@ -28,6 +28,8 @@ def main(request: dict[str, Any]) -> int:
     try:
         facts = _validate(request)
     except MoorageError as error:
+        if error.is_internal:  # the disk
+            return _write({"internal": str(error)}, FAILED)
         # A decoder reports a failed allocation in many ways, some of them as a damaged file.
         width, height = error.facts.get("width_px") or 0, error.facts.get("height_px") or 0
         needs_memory = error.retryable or _read_peak_bytes() + 4 * width * height > limits["decoder_memory_bytes"]

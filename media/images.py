@@ -212,6 +212,8 @@ def _validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, 
 
 
 def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) -> MoorageError:
+    if "internal" in result:
+        return DiskFull(result["internal"], facts=facts)
     if "error" in result:
         return Transient(f"the image could not be validated: {result['error']}", facts=facts)
     facts = {**facts, **result.get("facts", {})}

@@ -155,6 +155,10 @@ class InvalidMedia(Permanent, category="VALIDATION_FAILED"):
     """The file is not a complete image or video of an accepted format within the limits."""
 
 
+class DecoderBusy(Transient, category="VALIDATION_FAILED", is_internal=True):
+    """Other files were being decoded on this machine for too long."""
+
+
 # --- notifications
 
 
