@@ -43,7 +43,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
     if fetched.size_bytes > _INLINE_BYTES and not limits.is_confined:
         return _validate_in_process(fetched, limits, facts)
     with _translate_decoder_errors(facts, limits):
-        scan = _scan(fetched.file, kind, fetched.size_bytes)
+        scan = scan_image(fetched.file, kind, fetched.size_bytes)
         _check_size(scan.width_px, scan.height_px, scan.frames, limits, facts)
         pixels = scan.width_px * scan.height_px
         is_large = pixels > _INLINE_PIXELS or pixels * scan.frames > _INLINE_ANIMATION_PIXELS
@@ -52,7 +52,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
     return _validate_in_process(fetched, limits, facts)
 
 
-def _scan(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
+def scan_image(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
     if kind.name == "avif":
         return avif.scan_avif(file, size)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -81,10 +81,9 @@ def _decode(
     file: BinaryIO, kind: FileFormat, scan: ImageScan, limits: Limits, facts: dict[str, Any]
 ) -> tuple[Media, Thumbnail]:
     notes = list(scan.notes)
-    with _open(file, kind, scan.pieces) as image:
+    with open_image(file, kind, scan) as image:
         frames = int(getattr(image, "n_frames", 1))
         _check_size(image.width, image.height, frames, limits, facts)
-        image.info.update(scan.info)
         _check_pixel_data(file, kind, scan)
         image.load()
         digest = _hash_pixels(image) if isinstance(scan, jpeg.JpegScan) else b""
@@ -104,6 +103,13 @@ def _decode(
         "image", kind.name, kind.content_type, kind.extension, width, height, frames - first,
         notes=to_storable("; ".join(dict.fromkeys(notes)), 1000) or None,
     ), thumbnail  # fmt: skip
+
+
+def open_image(file: BinaryIO, kind: FileFormat, scan: ImageScan) -> Image.Image:
+    """Open an image without the parts that could make the decoder fail; the caller closes it."""
+    image = _open(file, kind, scan.pieces)
+    image.info.update(scan.info)
+    return image
 
 
 def _open(file: BinaryIO, kind: FileFormat, pieces: list[Piece]) -> Image.Image:

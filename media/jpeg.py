@@ -13,7 +13,7 @@ Data = bytes | mmap.mmap
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
 MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
+_RESTART: Final = re.compile(rb"\xff+[\xd0-\xd7]")  # after any fill bytes
 _SOI, _EOI, _SOS, _TEM, _COM, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0x01, 0xFE, 0xC4, 0xDD
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = 0xC2
@@ -133,8 +133,11 @@ def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:
         start, following = piece[0], 0
         for match in _RESTART.finditer(data, *piece):
             pieces += [(start, match.start()), filler]
-            start, following = match.start(), (data[match.start() + 1] + 1) % 8
-        pieces += [(start, piece[1]), filler]
+            start, following = match.start(), (data[match.end() - 1] + 1) % 8
+        end = piece[1]
+        while end > start and data[end - 1] == 0xFF:  # a fill byte and what follows it would be a marker
+            end -= 1
+        pieces += [(start, end), filler]
         if scan.has_restarts:  # further intervals: one that is missing has no marker to resume at
             pieces += [bytes([0xFF, 0xD0 + (following + index) % 8]) + filler for index in range(8)]
     return pieces

@@ -23,7 +23,7 @@ class Limits:
     poster_seconds: float = 20.0
     decoder_memory_bytes: int = 2_500_000_000
     decoder_cpu_seconds: int = 60
-    decoder_seconds: int = 150  # by the clock, on a busy machine
+    decoder_seconds: int = 180  # by the clock, on a busy machine
     is_confined: bool = False  # this process is a decoder process itself
 
     @classmethod

@@ -6,6 +6,7 @@ memory, only this process ends. Exit status 0 and a PNG, or 3 and the reason as 
 """
 
 import contextlib
+import ctypes
 import io
 import os
 import resource
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 FAILED: Final = 3
+_PR_SET_PDEATHSIG: Final = 1
 _MAX_PNG_BYTES: Final = 32 * 2**20
 
 
@@ -71,11 +73,12 @@ def limit_resources(
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write("1000")  # the kernel ends this process first if memory runs out
     if sys.platform == "linux":  # not enforced elsewhere; the time limits below remain
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the lock for one decoder ends with the parent
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # SIGXCPU; at the second one SIGKILL
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(clock_seconds or seconds + 1)  # also ends it if the parent was killed
+    signal.alarm(clock_seconds or seconds + 1)
 
 
 def write_first_frame(format_name: str, square_px: int, max_pixels: int) -> None:

@@ -7,6 +7,7 @@ refused.
 """
 
 import mmap
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -61,7 +62,8 @@ def strip_png(data: Data) -> Iterator[bytes]:
     """Yield pixels, palette, colour, density and frames, up to the end chunk."""
     yield data[:8]
     for kind, start, end in png.iterate_chunks(data):
-        if kind in _PNG_KEPT:
+        checksum = int.from_bytes(data[end - 4 : end], "big")
+        if kind in _PNG_KEPT and zlib.crc32(data[start + 4 : end - 4]) == checksum:
             yield data[start:end]
         if kind == b"IEND":
             return

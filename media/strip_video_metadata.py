@@ -71,6 +71,8 @@ def _check_mp4_track(file: BinaryIO, media: Box) -> None:
 def strip_webm(file: BinaryIO, size: int) -> None:
     """Overwrite tags, attachments, chapters, title and date; raises InvalidMedia as `strip_mp4`."""
     try:
+        size = webm.walk_file(file, size, webm.SegmentScan())
+        file.truncate(size)  # what follows may be anything
         for offset, element in _list_elements(file, 0, size):
             if element.id == _SEGMENT:
                 _strip_segment(file, element.start, size if element.end is None else element.end)

@@ -49,27 +49,31 @@ class SegmentScan:
 
 def parse_webm(file: BinaryIO, size: int) -> VideoFacts:
     """Return size and duration of a WebM of `size` bytes; raises ContainerError if it is not complete."""
-    segment = next((e for e in iterate_elements(file, 0, size) if e.id == _SEGMENT), None)
-    if segment is None:
-        raise ContainerError("no segment: truncated or never finished")
     walk = SegmentScan()
-    note = _walk_segment(file, segment, size, walk)
+    end = walk_file(file, size, walk)
     tracks, info = walk.first_elements.get(_TRACKS), walk.first_elements.get(_INFO)
     if tracks is None or _CLUSTER not in walk.first_elements:
         raise ContainerError("no tracks" if tracks is None else "no data (cluster)")
     width, height = _read_size(file, tracks)
     duration_s = _read_duration(file, info) or _measure_duration(file, info, walk)
-    if segment.end is not None and segment.end < size:
-        note = f"{size - segment.end} bytes behind the segment ignored"
+    note = f"{size - end} bytes behind the last element ignored" if end < size else None
     return VideoFacts(width, height, duration_s, note)
 
 
-def _walk_segment(file: BinaryIO, segment: Element, size: int, walk: SegmentScan) -> str | None:
-    """Collect the elements of a segment; returns a note if other data follows a segment of unknown size."""
+def walk_file(file: BinaryIO, size: int, walk: SegmentScan) -> int:
+    """Collect the elements of the segment; returns where it ends. Raises ContainerError if it is not complete."""
+    segment = next((e for e in iterate_elements(file, 0, size) if e.id == _SEGMENT), None)
+    if segment is None:
+        raise ContainerError("no segment: truncated or never finished")
+    return _walk_segment(file, segment, size, walk)
+
+
+def _walk_segment(file: BinaryIO, segment: Element, size: int, walk: SegmentScan) -> int:
+    """Return the end of a segment; if it states no size, where its known elements end."""
     if segment.end is not None:
         for element in iterate_elements(file, segment.start, segment.end):
             walk.add(element)
-        return None
+        return segment.end
     end = segment.start
     try:
         for element in iterate_elements(file, segment.start, size):
@@ -82,7 +86,7 @@ def _walk_segment(file: BinaryIO, segment: Element, size: int, walk: SegmentScan
         header = file.read(4)
         if _CLUSTER not in walk.first_elements or any(_starts_with(header, known) for known in _KNOWN):
             raise
-    return f"{size - end} bytes behind the last element ignored" if end < size else None
+    return end
 
 
 def _starts_with(header: bytes, element_id: int) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import io
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -232,3 +233,27 @@ def test_a_lock_ends_with_the_process_that_holds_it():
 
     with confined._hold_lock():
         assert os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for the signal")
+def test_a_decoder_process_ends_with_its_parent():
+    """Otherwise the next worker would decode beside it, with the memory of two."""
+    decoder = (
+        "import os, time\nfrom media.poster_process import limit_resources\n"
+        "limit_resources(2**32, 60, 2**20, 500)\nos.write(1, b'ready')\ntime.sleep(500)"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {decoder!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.read(5)\nprint(child.pid, flush=True)\ntime.sleep(500)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as process:
+        pid = int(process.stdout.readline())
+        descriptor = os.pidfd_open(pid)
+
+        process.kill()
+
+        assert select.select([descriptor], [], [], 60)[0]
+        os.close(descriptor)
