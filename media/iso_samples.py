@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 from media.containers import ContainerError
 from media.iso_bmff import Box, BoxError, find_box, iterate_boxes, read_bytes, unpack_fields
 
-_MAX_OFFSETS_BYTES: Final = 64 * 2**20  # of one table; 8 million chunks
+_MAX_TABLE_BYTES: Final = 16 * 2**20  # of one table; 4 million chunks
 _STSD_ENTRY: Final = 86  # header and fixed fields of a visual sample entry
 _BASE_OFFSET, _DEFAULT_DURATION, _DEFAULT_SIZE, _BASE_IS_MOOF = 0x1, 0x8, 0x10, 0x20000
 _DATA_OFFSET, _FIRST_FLAGS, _DURATION, _SIZE, _FLAGS, _COMPOSITION = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
@@ -47,7 +47,7 @@ def _read_array(file: BinaryIO, box: Box, count_offset: int, code: str, width: i
     """Return the numbers that follow their count; raises ContainerError if there are fewer."""
     count = unpack_fields(file, box, ">I", count_offset)[0]
     start = box.start + count_offset + 4
-    if count * width > min(box.end - start, _MAX_OFFSETS_BYTES):
+    if count * width > min(box.end - start, _MAX_TABLE_BYTES):
         raise ContainerError(f"a table of {count} entries does not fit its box ({box.type.decode('latin-1')})")
     numbers = array.array(code, read_bytes(file, start, count * width))
     if sys.byteorder == "little":
@@ -61,7 +61,7 @@ def _measure_chunk(file: BinaryIO, table: Box, index: int, chunks: int) -> int:
     if runs is None or sizes is None:
         return 0
     count = unpack_fields(file, runs, ">I", 4)[0]
-    if count * 12 > min(runs.end - runs.start - 8, _MAX_OFFSETS_BYTES):
+    if count * 12 > min(runs.end - runs.start - 8, _MAX_TABLE_BYTES):
         raise ContainerError(f"a table of {count} entries does not fit its box (stsc)")
     entries = array.array("I", read_bytes(file, runs.start + 8, count * 12))
     if sys.byteorder == "little":
@@ -127,8 +127,9 @@ def scan_fragments(file: BinaryIO, top: list[Box], moov: Box, size: int) -> floa
     scales, defaults = _read_track_defaults(file, moov)
     ends: dict[int, int] = {}
     for moof in (box for box in top if box.type == b"moof"):
-        for traf in (box for box in iterate_boxes(file, moof.start, moof.end) if box.type == b"traf"):
-            _scan_fragment(file, moof, traf, defaults, ends, size)
+        fragments = [box for box in iterate_boxes(file, moof.start, moof.end) if box.type == b"traf"]
+        for index, traf in enumerate(fragments):
+            _scan_fragment(file, moof, traf, defaults, ends, size, is_first=index == 0)
     return max((units / scales[track] for track, units in ends.items() if scales.get(track)), default=None)
 
 
@@ -149,7 +150,14 @@ def _read_track_defaults(file: BinaryIO, moov: Box) -> tuple[dict[int, int], dic
 
 
 def _scan_fragment(
-    file: BinaryIO, moof: Box, traf: Box, defaults: dict[int, tuple[int, int]], ends: dict[int, int], size: int
+    file: BinaryIO,
+    moof: Box,
+    traf: Box,
+    defaults: dict[int, tuple[int, int]],
+    ends: dict[int, int],
+    size: int,
+    *,
+    is_first: bool,
 ) -> None:
     tfhd = find_box(file, traf, b"tfhd")
     if tfhd is None:
@@ -164,7 +172,7 @@ def _scan_fragment(
         duration, offset = unpack_fields(file, tfhd, ">I", offset)[0], offset + 4
     if flags & _DEFAULT_SIZE:
         sample_size = unpack_fields(file, tfhd, ">I", offset)[0]
-    if base is None and flags & _BASE_IS_MOOF:
+    if base is None and (flags & _BASE_IS_MOOF or is_first):
         base = moof.start - 8
     tfdt = find_box(file, traf, b"tfdt")
     if tfdt is not None:
@@ -186,7 +194,7 @@ def _scan_run(file: BinaryIO, run: Box, duration: int, sample_size: int, base: i
     offset += 4 if flags & _FIRST_FLAGS else 0
     fields = [flag for flag in (_DURATION, _SIZE, _FLAGS, _COMPOSITION) if flags & flag]
     width = len(fields)
-    if count * width * 4 > run.end - run.start - offset:
+    if count * width * 4 > min(run.end - run.start - offset, _MAX_TABLE_BYTES):
         raise ContainerError(f"a run of {count} samples does not fit its box")
     numbers = array.array("I", read_bytes(file, run.start + offset, count * width * 4))
     if sys.byteorder == "little":

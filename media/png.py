@@ -17,6 +17,7 @@ _KNOWN_CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _ANIMATION: Final = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _DECODED: Final = _KNOWN_CRITICAL | _ANIMATION | {b"eXIf"}  # others are parsed here: tRNS, iCCP, cICP, gAMA
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _MAX_PROFILE_BYTES: Final = 16 * 2**20
@@ -37,9 +38,9 @@ def scan_png(data: Data) -> ImageScan:
     notes: list[str] = []
     chunks = _list_valid_chunks(data, notes)
     header = data[16:29]
-    if not chunks or chunks[0][0] != b"IHDR" or len(header) < 13 or header[9] not in _CHANNELS:
+    if not chunks or chunks[0][0] != b"IHDR" or header[8] not in _DEPTHS.get(header[9], ()) or any(header[10:12]):
         raise ContainerError("damaged: no valid header")
-    _check_order(chunks)
+    _check_order(chunks, header[9])
     scan = _build_scan(chunks, header, notes)
     _parse_colors(data, {kind: (start + 8, end - 4) for kind, start, end in reversed(chunks)}, scan)
     return scan
@@ -68,10 +69,13 @@ def _list_valid_chunks(data: Data, notes: list[str]) -> list[Chunk]:
     raise ContainerError("truncated: its end is missing")
 
 
-def _check_order(chunks: list[Chunk]) -> None:
-    groups = sum(kind == b"IDAT" for kind, _ in itertools.groupby(kind for kind, _, _ in chunks))
+def _check_order(chunks: list[Chunk], color_type: int) -> None:
+    kinds = [kind for kind, _, _ in chunks]
+    groups = sum(kind == b"IDAT" for kind, _ in itertools.groupby(kinds))
     if groups != 1:
         raise ContainerError("damaged: its pixels are interrupted" if groups else "damaged: it has no pixels")
+    if color_type == _PALETTE and b"PLTE" not in kinds[: kinds.index(b"IDAT")]:
+        raise ContainerError("damaged: it has no palette")
 
 
 def _build_scan(chunks: list[Chunk], header: bytes, notes: list[str]) -> ImageScan:

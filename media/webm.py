@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -17,6 +18,7 @@ _FIRST_LEVEL: Final = frozenset({_CLUSTER, _INFO, _TRACKS, _SEEK_HEAD, _CUES, _C
 _IN_CLUSTER: Final = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xAF, 0xEC, 0xBF})
 _KNOWN: Final = _FIRST_LEVEL | _IN_CLUSTER | {_EBML, _SEGMENT}
 _TIMESTAMP, _SIMPLE_BLOCK, _GROUP, _BLOCK, _BLOCK_DURATION = 0xE7, 0xA3, 0xA0, 0xA1, 0x9B
+_LAST_BLOCKS: Final = 256  # of the last cluster, to find its end
 _MAX_ELEMENTS: Final = 5_000_000  # enough for a live recording; limits the time for a file of empty elements
 
 _MAX_SECONDS: Final = 10 * 365 * 86_400.0
@@ -37,14 +39,23 @@ class SegmentScan:
 
     def __init__(self) -> None:
         self.first_elements: dict[int, Element] = {}
-        self.cluster: list[Element] = []
+        self.cluster: Element | None = None
+        self.cluster_start: Element | None = None
+        self.blocks: deque[Element] = deque(maxlen=_LAST_BLOCKS)
 
     def add(self, element: Element) -> None:
         self.first_elements.setdefault(element.id, element)
         if element.id == _CLUSTER:
-            self.cluster = [element]
-        elif self.cluster and element.id in _IN_CLUSTER:
-            self.cluster.append(element)
+            self.cluster = element
+            self.blocks.clear()
+        else:
+            self.add_to_cluster(element)
+
+    def add_to_cluster(self, element: Element) -> None:
+        if element.id == _TIMESTAMP:
+            self.cluster_start = element
+        elif element.id in (_SIMPLE_BLOCK, _GROUP):
+            self.blocks.append(element)
 
 
 def parse_webm(file: BinaryIO, size: int) -> VideoFacts:
@@ -177,10 +188,11 @@ def _measure_duration(file: BinaryIO, info: Element | None, walk: SegmentScan) -
     """Return the end of a live recording in seconds, from the blocks of its last cluster."""
     fields = {e.id: e for e in _list_children(file, info)} if info else {}
     scale_ns = _read_unsigned(file, fields.get(_TIMESTAMP_SCALE)) or 1_000_000
-    cluster, *elements = walk.cluster
-    children = elements if cluster.end is None else _list_children(file, cluster)
-    start = next((_read_unsigned(file, e) for e in children if e.id == _TIMESTAMP), 0)
-    ends = sorted({0, *(_read_block_end(file, e) for e in children if e.id in (_SIMPLE_BLOCK, _GROUP))})
+    if walk.cluster is not None and walk.cluster.end is not None:
+        for element in iterate_elements(file, walk.cluster.start, walk.cluster.end):
+            walk.add_to_cluster(element)
+    start = _read_unsigned(file, walk.cluster_start)
+    ends = sorted({0, *(_read_block_end(file, element) for element in walk.blocks)})
     interval = ends[-1] - ends[-2] if len(ends) > 1 else 0  # the last block lasts as long as the one before
     seconds = (start + ends[-1] + interval) * scale_ns / 1e9
     return seconds if 0 < seconds < _MAX_SECONDS else None

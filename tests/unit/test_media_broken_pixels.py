@@ -119,6 +119,16 @@ def test_a_png_whose_pixel_data_ends_early_is_refused(depth, color_type, channel
     assert "end early" in refusal(build(total // 2))
 
 
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [(bytes(41 * 30), {"color_type": 3}), (bytes(121 * 30), {"color_type": 1}), (bytes(121 * 30), {"depth": 4}),
+     (bytes(121 * 29) + b"\5" + bytes(120), {}), (bytes(121 * 30), {"size": (0, 30)})],
+)  # fmt: skip
+def test_a_png_against_the_standard_is_refused(rows, options):
+    """No palette, no such colour type or depth, no such filter, no pixels: browsers refuse them, too."""
+    refusal(png(rows, **options))
+
+
 def test_a_later_frame_of_an_apng_that_ends_early_is_refused():
     frames = [noise((40, 30), seed=seed) for seed in range(3)]
     data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
