@@ -89,8 +89,10 @@ def validate() -> None:
             result = f"kept {media.width_px} x {media.height_px}"
         except MoorageError as error:
             result = f"{type(error).__name__}: {error} {error.facts.get('decoder', '')}"
-    peaks = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    facts = dict(zip(("worker", "decoder"), peaks, strict=True), seconds=time.monotonic() - started, result=result)
+    with open("/proc/self/status", encoding="ascii") as status:  # ru_maxrss of this process is that of its parent
+        worker = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
+    decoder = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    facts = {"worker": worker, "decoder": decoder, "seconds": time.monotonic() - started, "result": result}
     sys.stdout.write(json.dumps(facts))
 
 

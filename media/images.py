@@ -28,7 +28,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each w
 
 # Above one of these, an image is decoded in a process of its own: the worker stays below 256 MB (make bench-media).
 _INLINE_PIXELS: Final = 2**22  # of a frame
-_INLINE_ANIMATION_PIXELS: Final = 2**26
+_INLINE_ANIMATION_PIXELS: Final = 2**24  # decoders of video codecs hold several frames
 _INLINE_BYTES: Final = 16 * 2**20
 _BAND_PX: Final = 8
 _MIN_FRAME_PIXELS: Final = 2**14  # what a frame counts at least: decoding costs time also for one pixel
