@@ -86,15 +86,33 @@ class FieldReader:
 
 
 def _read_properties(file: BinaryIO, meta: Box, scan: ImageScan) -> None:
-    """Read the largest size (of the image, not its tiles), and the colours of the first item that has any."""
+    """Read the largest size (of the image, not its tiles), and the colours of the primary item."""
     properties = find_box(file, meta, b"iprp", b"ipco")
-    for box in iterate_boxes(file, properties.start, properties.end) if properties else ():
+    primary = _list_primary_properties(file, meta)
+    boxes = iterate_boxes(file, properties.start, properties.end) if properties else ()
+    for number, box in enumerate(boxes, start=1):
         if box.type == b"ispe":
             width, height = unpack_fields(file, box, ">II", 4)
             if width * height > scan.width_px * scan.height_px:
                 scan.width_px, scan.height_px = width, height
-        elif box.type == b"colr":
+        elif box.type == b"colr" and number in primary:
             _read_colors(file, box, scan)
+
+
+def _list_primary_properties(file: BinaryIO, meta: Box) -> set[int]:
+    """Return the numbers of the properties of the primary item, from 1; a gain map has colours of its own."""
+    item, associations = find_box(file, meta, b"pitm"), find_box(file, meta, b"iprp", b"ipma")
+    if item is None or associations is None:
+        return set()
+    primary = unpack_fields(file, item, ">H" if unpack_fields(file, item, ">B")[0] == 0 else ">I", _FULL_BOX)[0]
+    reader = FieldReader(read_bytes(file, associations.start, associations.end - associations.start))
+    version, flags = reader.read(1), reader.read(3)
+    for _ in range(min(reader.read(4), _MAX_ITEMS)):
+        number = reader.read(4 if version else 2)
+        found = {reader.read(2) & 0x7FFF if flags & 1 else reader.read(1) & 0x7F for _ in range(reader.read(1))}
+        if number == primary:
+            return found
+    return set()
 
 
 def _read_colors(file: BinaryIO, box: Box, scan: ImageScan) -> None:

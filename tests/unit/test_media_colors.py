@@ -86,6 +86,16 @@ def test_wide_primaries_become_srgb(build):
     assert thumbnail(build((100, 200, 50), 13, SRGB)).getpixel((30, 20)) == pytest.approx((100, 200, 50), abs=4)
 
 
+def test_only_the_colours_of_the_primary_item_of_an_avif_count():
+    """A gain map for HDR screens is an item with colours of its own, beside an ordinary image."""
+    data = bytearray(hdr_avif((148,) * 3, PQ))
+    associations = data.index(b"ipma") + 15
+    colors_at = associations + list(data[associations : associations + data[associations - 1]]).index(4)
+    data[colors_at] = 1
+
+    assert thumbnail(bytes(data)).getpixel((30, 20)) == pytest.approx((148,) * 3, abs=4)
+
+
 def test_alpha_survives_tone_mapping():
     image = Image.new("RGBA", (8, 8), (10, 20, 30, 40))
 
