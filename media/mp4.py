@@ -30,7 +30,10 @@ def _parse(file: BinaryIO, size: int) -> VideoFacts:
         iso_samples.check_samples(file, track, size)
     fragments_seconds = iso_samples.scan_fragments(file, top, moov, size)
     width, height = iso_samples.read_track_size(file, video_tracks[0])
-    return VideoFacts(width, height, _read_duration(file, moov) or fragments_seconds, note)
+    duration_s = max(
+        _read_duration(file, moov) or 0.0, fragments_seconds or 0.0
+    )  # moov may state the first fragment only
+    return VideoFacts(width, height, duration_s or None, note)
 
 
 def _read_handler(file: BinaryIO, track: Box) -> bytes:
