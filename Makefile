@@ -27,7 +27,6 @@ up: $(STAMP)  ## Run the complete stack locally until Ctrl-C
 
 # Compiled tests are cached: compiling them takes half of the start of each process.
 test test-unit: export PYTHONDONTWRITEBYTECODE :=
-test test-unit: export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
 test: $(STAMP)  ## Run all tests except the long forms
 	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder

@@ -38,9 +38,9 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     Convert errors of the S3 client; messages name the operation, bucket and key.
 
     Raises:
-        StorageUnavailable: no connection, timeout, 5xx, SlowDown.
+        StorageUnavailable: no connection, timeout, 5xx but 501, SlowDown.
         ObjectMissing, ObjectRefused: no such key; the object is too large.
-        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
+        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, NotImplemented, no credentials).
     """
     request = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
     try:
@@ -57,6 +57,16 @@ def get_http_status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def is_from_sts(error: ClientError) -> bool:
+    """Return whether the store was not reached: the credentials for it were refused."""
+    return error.operation_name.startswith(("AssumeRole", "GetRoleCredentials"))
+
+
+def is_unsupported(error: ClientError) -> bool:
+    """Return whether the store refuses what was asked of it, and not who asked (403), where (404) or when."""
+    return get_http_status(error) in {400, 405, 501} and get_error_code(error) not in _RETRYABLE
+
+
 def get_error_code(error: ClientError) -> str:
     """Return the S3 error code ("NoSuchKey"); the status as text for a response without a body (HEAD)."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -65,9 +75,11 @@ def get_error_code(error: ClientError) -> str:
 def _from_response(error: ClientError, request: str) -> MoorageError:
     status, code = get_http_status(error), get_error_code(error)
     detail = error.response.get("Error", {}).get("Message", "")
+    if is_from_sts(error):
+        request += f", for which {error.operation_name} was sent"
     message = f"{request}: {status} {code} {detail}".rstrip()
     facts: dict[str, Any] = {"status": status, "code": code}
-    if status >= 500 or status == 429 or code in _RETRYABLE:
+    if (status >= 500 and status != 501) or status == 429 or code in _RETRYABLE:
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":
         return ObjectMissing(message, facts=facts)

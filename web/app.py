@@ -113,7 +113,7 @@ class ApiApp:
 
 
 def _load_streamer(settings: Settings) -> "AssetStreamer | None":
-    """Return the streamer if configured. Imported by name: only this setting loads boto3."""
+    """Return the streamer unless files are redirected to a public bucket. Imported by name: only it loads boto3."""
     if settings.assets == "redirect":
         return None
     return cast("AssetStreamer", importlib.import_module("web.services.asset_stream").AssetStreamer(settings))
