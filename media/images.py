@@ -46,7 +46,8 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
         scan = scan_image(fetched.file, kind, fetched.size_bytes)
         _check_size(scan.width_px, scan.height_px, scan.frames, limits, facts)
         pixels = scan.width_px * scan.height_px
-        is_large = pixels > _INLINE_PIXELS or pixels * scan.frames > _INLINE_ANIMATION_PIXELS
+        total = max(pixels, _MIN_FRAME_PIXELS) * scan.frames
+        is_large = pixels > _INLINE_PIXELS or (scan.frames > 1 and total > _INLINE_ANIMATION_PIXELS)
         if limits.is_confined or not is_large:
             return _decode(fetched.file, kind, scan, limits, facts)
     return _validate_in_process(fetched, limits, facts)

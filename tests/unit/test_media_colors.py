@@ -135,6 +135,29 @@ def test_the_transparent_colour_of_a_png_stays_transparent(depth, color_type, cl
     assert (image.getpixel((10, 20))[3], image.getpixel((50, 20))[3]) == (0, 255)
 
 
+@pytest.mark.parametrize("alpha", [b"\0", b"\xff\0", b"\0\x80\xff"])
+def test_the_palette_of_a_png_keeps_its_alpha(alpha):
+    """One transparent entry, and one value for each entry, are separate cases of the decoder."""
+    palette = png_chunk(b"PLTE", bytes((255, 0, 0, 0, 255, 0, 0, 0, 255)))
+    data = png(halves(8, 1, (0,), (1,)), (64, 48), 8, 3, palette + png_chunk(b"tRNS", alpha))
+
+    image = thumbnail(data).convert("RGBA")
+
+    expected = (*alpha, 255, 255)[:2]
+    assert (image.getpixel((10, 20))[3], image.getpixel((50, 20))[3]) == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_grey_png_with_an_alpha_channel_keeps_it(depth):
+    top = (1 << depth) - 1
+    data = png(halves(depth, 2, (top, 0), (top // 2, top)), (64, 48), depth, 4)
+
+    image = thumbnail(data).convert("RGBA")
+
+    assert image.getpixel((10, 20))[3] == 0
+    assert image.getpixel((50, 20)) == pytest.approx((127, 127, 127, 255), abs=3)
+
+
 def gif_with_small_frame(transparent):
     """A canvas of 60 x 40 with a background colour, and a red frame of 20 x 20 in the middle."""
     frame = encoded(Image.new("P", (20, 20), 1), "GIF")
