@@ -6,6 +6,7 @@ decoder.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from moorage.errors import DecoderBusy
+from moorage.errors import ResourceExhausted
+from moorage.local_errors import translate_local_errors
 
 _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # no credentials
 _ROOT: Final = Path(__file__).resolve().parents[1]
@@ -45,23 +47,24 @@ def run_decoder(
     """
     Run a program with the file as standard input; its output is returned, or written to `out`.
 
-    `alone` waits for other decoders on this machine to end. Raises DecoderBusy if that takes too long, OSError if the
-    process cannot be started.
+    `alone` waits for other decoders on this machine to end. Raises LocalFailure if that takes too long, or the process
+    cannot be started.
     """
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     texts = [argument if isinstance(argument, str) else json.dumps(argument) for argument in arguments]
     with _hold_lock() if alone else contextlib.nullcontext():
         try:
-            process = subprocess.run(
-                [sys.executable, "-P", program, *texts],
-                stdin=file,
-                stdout=subprocess.PIPE if out is None else out,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                timeout=timeout_seconds,
-                check=False,
-            )
+            with translate_local_errors("the decoder did not start", ResourceExhausted):
+                process = subprocess.run(
+                    [sys.executable, "-P", program, *texts],
+                    stdin=file,
+                    stdout=subprocess.PIPE if out is None else out,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                    timeout=timeout_seconds,
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
             return ProcessResult(None, b"")
     return ProcessResult(process.returncode, process.stdout or b"")
@@ -78,6 +81,7 @@ def _hold_lock() -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > give_up_at:
-                    raise DecoderBusy("other files are being decoded on this machine") from error
+                    message = "other files are being decoded on this machine"
+                    raise ResourceExhausted(message, facts={"errno": errno.EAGAIN}) from error
             time.sleep(_LOCK_POLL_SECONDS)
         yield

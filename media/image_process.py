@@ -6,6 +6,7 @@ Exit status 0, or 3 and the reason; always one line of JSON.
 """
 
 import base64
+import errno
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from media.poster_process import FAILED, limit_resources
 
+_OWN_LIMITS: Final = (errno.EFBIG, errno.ENOMEM)  # of this process: exceeded by the file
 _MAX_OUTPUT_BYTES: Final = 32 * 2**20
 
 
@@ -23,13 +25,13 @@ def main(request: dict[str, Any]) -> int:
     limit_resources(
         limits["decoder_memory_bytes"], limits["decoder_cpu_seconds"], _MAX_OUTPUT_BYTES, limits["decoder_seconds"]
     )
-    from moorage.errors import MoorageError  # after the limits, which include imports
+    from moorage.errors import LocalFailure, MoorageError  # after the limits, which include imports
 
     try:
         facts = _validate(request)
     except MoorageError as error:
-        if error.is_internal:  # the disk
-            return _write({"internal": str(error)}, FAILED)
+        if isinstance(error, LocalFailure) and error.facts["errno"] not in _OWN_LIMITS:
+            return _write({"errno": error.facts["errno"] or errno.EIO}, FAILED)
         # A decoder reports a failed allocation in many ways, some of them as a damaged file.
         width, height = error.facts.get("width_px") or 0, error.facts.get("height_px") or 0
         needs_memory = error.retryable or _read_peak_bytes() + 4 * width * height > limits["decoder_memory_bytes"]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import mmap
+import os
 import re
 import signal
 import warnings
@@ -20,7 +21,8 @@ from media.containers import ContainerError
 from media.image_scan import ImageScan, Piece, open_pieces
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import DiskFull, InvalidMedia, MoorageError, Transient
+from moorage.errors import InvalidMedia, MoorageError, Transient
+from moorage.local_errors import build_failure, find_local_failure
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
 
@@ -38,7 +40,7 @@ _SCANS: Final[dict[str, Callable[[mmap.mmap], ImageScan]]] = {
 
 
 def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
-    """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, DiskFull, Transient."""
+    """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, LocalFailure."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     if fetched.size_bytes > _INLINE_BYTES and not limits.is_confined:
         return _validate_in_process(fetched, limits, facts)
@@ -176,11 +178,12 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
             raise InvalidMedia(f"the {name} is {error}", facts=facts) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_many_pixels(_parse_pixels(error), limits, facts) from error
-        except MemoryError as error:
-            raise Transient("not enough memory to decode", facts=facts) from error
         except Exception as error:  # the one call into a decoder, which raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
-                raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
+                raise build_failure("reading the temporary file", error) from error
+            if failure := find_local_failure(error):  # not enough memory
+                failure.facts.update(facts)
+                raise failure from error
             message = f"the {name} is damaged: its pixels cannot be decoded"
             raise InvalidMedia(message, facts={**facts, "decoder": describe_error(error)}) from error
 
@@ -197,13 +200,9 @@ def _parse_pixels(error: Exception) -> int | None:
 
 def _validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
     request = {"limits": asdict(limits), "bytes": fetched.size_bytes}
-    fetched.file.flush()
-    try:
-        done = confined.run_decoder(
-            image_process.__file__, [request], fetched.file, timeout_seconds=limits.decoder_seconds + 5
-        )
-    except OSError as error:  # out of memory or processes
-        raise Transient(f"the decoder did not start: {error.strerror}", facts=facts) from error
+    done = confined.run_decoder(
+        image_process.__file__, [request], fetched.file, timeout_seconds=limits.decoder_seconds + 5
+    )
     if done.status is None or -done.status in (signal.SIGKILL, signal.SIGTERM, signal.SIGALRM):
         raise Transient("the decoder was ended by the system or took too long", facts={**facts, "status": done.status})
     if -done.status == signal.SIGXCPU:
@@ -219,8 +218,8 @@ def _validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, 
 
 
 def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) -> MoorageError:
-    if "internal" in result:
-        return DiskFull(result["internal"], facts=facts)
+    if "errno" in result:
+        return build_failure("the decoder", OSError(result["errno"], os.strerror(result["errno"])))
     if "error" in result:
         return Transient(f"the image could not be validated: {result['error']}", facts=facts)
     facts = {**facts, **result.get("facts", {})}

@@ -2,11 +2,13 @@
 A separate program: decodes the first frame of the video on standard input to a PNG on standard output.
 
 It is started by file path and imports no other module of moorage: if a hostile file crashes the decoder or exhausts its
-memory, only this process ends. Exit status 0 and a PNG, or 3 and the reason as text.
+memory, only this process ends. Exit status 0 and a PNG, 3 and the reason as text, or 64 and more if this
+machine failed.
 """
 
 import contextlib
 import ctypes
+import errno
 import io
 import os
 import resource
@@ -16,6 +18,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 FAILED: Final = 3
+LOCAL_ERROR: Final = 64  # plus the errno of a failure of this machine
+# As in moorage/local_errors.py, but for EFBIG and ENOMEM: the file exceeded a limit that is set below.
+LOCAL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 _PR_SET_PDEATHSIG: Final = 1
 _MAX_PNG_BYTES: Final = 32 * 2**20
 
@@ -57,12 +62,21 @@ def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, s
         limit_resources(memory_bytes, seconds)
         write_first_frame(format_name, square_px, max_pixels)
     except PosterFailed as error:
-        os.write(1, str(error).encode())
-        return FAILED
+        return _write_reason(str(error))
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
-        os.write(1, f"no frame could be decoded ({type(error).__name__})".encode())
-        return FAILED
+        # Exactly OSError: PyAV derives its own errors from it, and reports a damaged file as EIO.
+        if type(error) is OSError and error.errno in LOCAL_ERRNOS:
+            return LOCAL_ERROR + error.errno
+        return _write_reason(f"no frame could be decoded ({type(error).__name__})")
     return 0
+
+
+def _write_reason(reason: str) -> int:
+    try:
+        os.write(1, reason.encode())
+    except OSError as error:
+        return LOCAL_ERROR + (error.errno or 0)
+    return FAILED
 
 
 def limit_resources(

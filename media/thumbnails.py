@@ -10,6 +10,7 @@ from PIL import Image, ImageChops, ImageCms
 
 from media import colors
 from media.limits import Limits
+from moorage.local_errors import find_local_failure
 from moorage.model import Thumbnail
 
 WarningSink = Callable[[str], None]
@@ -80,7 +81,9 @@ def read_orientation(image: Image.Image, on_warning: WarningSink = _ignore_warni
         exif = Image.Exif()
         exif.load(image.info.get("exif") or b"")
         value = exif.get(_ORIENTATION_TAG, 1)
-    except METADATA_ERRORS:
+    except METADATA_ERRORS as error:
+        if find_local_failure(error):
+            raise
         on_warning("EXIF unreadable")
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

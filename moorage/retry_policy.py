@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from moorage import local_errors
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.transitions import EventKind
 
@@ -58,7 +59,13 @@ def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.
 def decide_after_failure(
     error: MoorageError, ctx: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy
 ) -> Retry | DeadLetterDecision:
-    """Return the action after a failure. Internal outages are limited by the URL's expiry only."""
+    """
+    Return the action after a failure. Internal outages are limited by the URL's expiry only.
+
+    An error caused by this machine (a socket without a file descriptor) is one of these, whatever its own type.
+    """
+    if not error.is_internal:
+        error = local_errors.find_local_failure(error) or error
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):

@@ -19,7 +19,7 @@ from PIL import Image
 from egress import download
 from media import confined, image_process, images, validate
 from media.limits import Limits
-from moorage.errors import DecoderBusy, InvalidMedia, MoorageError, Transient
+from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
 
 LIMITS = Limits()
 
@@ -223,7 +223,7 @@ def test_waiting_for_another_decoder_ends(program, monkeypatch):
 
     with Path(confined.__file__).open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        error = refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=DecoderBusy)
+        error = refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=ResourceExhausted)
 
     assert "other files" in str(error)
 
