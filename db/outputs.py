@@ -96,7 +96,8 @@ WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
        AND run_at <= moment() ORDER BY id FOR UPDATE SKIP LOCKED)
 UPDATE outputs o SET woken_at = NULL,
-       run_at = least(moment() + make_interval(secs => %(seconds)s), greatest(moment(), expires_at - interval '10 s'))
+       run_at = least(moment() + make_interval(secs => %(seconds)s),
+                      CASE WHEN expires_at > moment() + interval '10 s' THEN expires_at - interval '10 s' END)
   FROM due WHERE o.id = due.id
 """
 

@@ -3,7 +3,8 @@
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import providers
@@ -18,6 +19,7 @@ from storage import buckets, s3
 from tasks import notifications
 from tasks.jobs import placeholder
 from tasks.step import Deps, build_retry_policy
+from worker import storage_check
 
 log = logs.get_logger(__name__)
 
@@ -44,9 +46,10 @@ def _deps(_pid: int) -> Deps:
     )
 
 
-def check_dependencies() -> None:
+def check_dependencies(queues: Collection[str]) -> None:
     """
-    Wait until PostgreSQL and storage are available, and check schema, buckets, secrets and the placeholder file.
+    Wait until PostgreSQL is available, and storage if a worker of these queues can do nothing without it; check schema,
+    buckets, secrets and the placeholder file.
 
     Leaves no connection open. Raises ConfigError.
     """
@@ -55,12 +58,19 @@ def check_dependencies() -> None:
     _retry("disk space", lambda: placeholder.check_placeholder_file(deps.settings, deps.limits))
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
-    _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings))
+    if "quick" in queues:
+        storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
+    else:
+        _await_buckets(deps)
     _deps.cache_clear()  # pool children create their own
 
 
-def _retry(dependency: str, check: Callable[[], object]) -> None:
-    while True:
+def _await_buckets(deps: Deps, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings), is_wanted)
+
+
+def _retry(dependency: str, check: Callable[[], object], is_wanted: Callable[[], bool] = lambda: True) -> None:
+    while is_wanted():
         try:
             check()
         except Transient as error:

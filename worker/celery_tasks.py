@@ -53,9 +53,9 @@ def _set_up_logging(**_: object) -> None:
 
 
 @signals.worker_init.connect
-def _check(**_: object) -> None:
+def _check(sender: Any, **_: object) -> None:
     try:
-        boot.check_dependencies()
+        boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
 

@@ -13,7 +13,7 @@ import redis
 import requests
 
 import providers
-from db import migrate
+from db import migrate, write_probe
 from db.connection import Connection, connect, current_time
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
@@ -47,6 +47,7 @@ def check_postgres(settings: Settings) -> Iterator[CheckResult]:
         name = f"PostgreSQL {number // 10000}.{number % 10000} at {conn.info.host}:{conn.info.port}"
         yield ok(name) if number >= 160000 else fail(name, "upgrade it to 16 or newer")
         yield from _check_schema(conn)
+        yield _check_writes(conn)
     except psycopg.Error as error:
         yield fail(f"PostgreSQL refuses: {type(error).__name__}", "see its log; moorage's user must own the tables")
     finally:
@@ -65,6 +66,16 @@ def _check_schema(conn: Connection) -> Iterator[CheckResult]:
         yield fail(f"the clocks of this machine and of PostgreSQL differ by {offset:.0f} s", advice)
     else:
         yield ok("the clocks of this machine and of PostgreSQL agree")
+
+
+def _check_writes(conn: Connection) -> CheckResult:
+    """Write as a webhook does, and roll back: a server that answers queries may refuse every webhook."""
+    try:
+        conn.execute(write_probe.WRITE_PROBE)
+    except psycopg.Error as error:
+        problem, _, advice = write_probe.describe_refusal(error).partition(": ")
+        return fail(f"webhooks cannot be recorded: {problem}", advice)
+    return ok("webhooks can be recorded (written and rolled back)")
 
 
 def check_broker(settings: Settings) -> Iterator[CheckResult]:
