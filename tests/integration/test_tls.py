@@ -14,7 +14,7 @@ import sys
 from moorage.errors import ConfigError
 from worker import boot
 try:
-    boot.check_dependencies()
+    boot.check_dependencies({"quick", "keep"})
 except ConfigError as error:
     sys.exit(f"moorage: {error}")
 """
