@@ -16,6 +16,20 @@ from db.objects import LONG_TIMEOUT
 
 _OLD: Final = "moment() - make_interval(secs => %(seconds)s)"
 
+
+def _lock_with_letters(rows: str, subject: str) -> str:
+    """Return the expressions that lock a batch of rows as `old`; without those whose dead letters are locked."""
+    letters = f"FROM dead_letters l JOIN unlocked u ON l.subject = '{subject}' AND l.subject_id = u.id"
+    return f"""unlocked AS MATERIALIZED (
+    SELECT id {rows} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), unlocked_letters AS MATERIALIZED (
+    SELECT l.id {letters} FOR UPDATE OF l SKIP LOCKED
+), old AS MATERIALIZED (
+    SELECT id FROM unlocked
+    EXCEPT SELECT u.id {letters} AND l.id NOT IN (SELECT id FROM unlocked_letters)
+)"""
+
+
 # --- renders ------------------------------------------------------------------------------------------------------
 
 _RENDERS: Final = f"""
@@ -79,9 +93,7 @@ UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
 
 # A dead row without its body or bytes cannot be replayed: its open dead letter becomes not retryable.
 PURGE_DEAD_BODIES: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_BODIES} AND state = 'dead' ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), letters AS (
+WITH {_lock_with_letters(f"{_BODIES} AND state = 'dead'", "delivery")}, letters AS (
     UPDATE dead_letters l SET retryable = false
       FROM old WHERE l.subject = 'delivery' AND l.subject_id = old.id AND l.state = 'open'
 )
@@ -91,9 +103,7 @@ UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
 _SOURCES: Final = f"FROM outputs WHERE state = 'dead' AND source_data IS NOT NULL AND ended_at < {_OLD}"
 
 PURGE_SOURCES: Final = f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_SOURCES} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), letters AS (
+WITH {_lock_with_letters(_SOURCES, "output")}, letters AS (
     UPDATE dead_letters l SET retryable = false
       FROM old WHERE l.subject = 'output' AND l.subject_id = old.id AND l.state = 'open'
 )
@@ -115,9 +125,7 @@ def _ended(table: str, subject: str) -> str:
 def _build_delete_statement(table: str, subject: str) -> str:
     """Return the statement that deletes such rows, their dead letters, and the events of both."""
     return f"""
-WITH old AS MATERIALIZED (
-    SELECT id {_ended(table, subject)} ORDER BY ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), letters AS (
+WITH {_lock_with_letters(_ended(table, subject), subject)}, letters AS (
     DELETE FROM dead_letters l USING old WHERE l.subject = '{subject}' AND l.subject_id = old.id RETURNING l.id
 ), row_events AS (
     DELETE FROM events e USING old WHERE e.subject = '{subject}' AND e.subject_id = old.id

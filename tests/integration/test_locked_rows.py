@@ -322,6 +322,25 @@ def test_retention_deletes_beside_locked_rows(at: World) -> None:
     assert at.one("SELECT count(*) FROM jobs") == 1
 
 
+def test_retention_passes_rows_whose_dead_letters_are_locked(at: World) -> None:
+    """One letter in somebody's console kept the whole batch of its kind, and with it every later one."""
+    changed = at.changed(retention_rows_days=1, retention_bodies_days=1)
+    ids = [at.delivered({"id": name}) for name in ("one", "two")]
+    for row_id in ids:
+        at.step("ingest", row_id)
+    at.conn.execute("UPDATE deliveries SET ended_at = moment() - interval '2 days'")
+    lock = "SELECT FROM dead_letters WHERE subject_id = %s FOR UPDATE"
+
+    with forgotten(at, lock, ids[0]):
+        purged = retention.delete_expired(changed.deps, LEASED_BY)["failed_bodies"]
+    at.conn.execute("UPDATE dead_letters SET state = 'discarded', closed_at = moment(), closed_by = 'test'")
+    with forgotten(at, lock, ids[0]):
+        deleted = retention.delete_expired(changed.deps, LEASED_BY)["deliveries"]
+
+    assert (purged, deleted) == (1, 1)
+    assert retention.delete_expired(changed.deps, LEASED_BY)["deliveries"] == 1
+
+
 def test_a_spooled_input_of_a_locked_row_is_cleared_later(at: World) -> None:
     """The discard sweep goes on to the next one."""
     job_id = at.keeping([at.source.picture(n) for n in range(2)]).job_id
