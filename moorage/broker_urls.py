@@ -6,6 +6,7 @@ parameters, so that one setting names a broker.
 """
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +20,9 @@ _FORMS: Final = (
 )
 _SENTINEL: Final = ("master_name", "sentinel_username", "sentinel_password")
 _CERTIFICATES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {"redis": (), "rediss": _CERTIFICATES, "sentinel": _SENTINEL}
+_PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "redis": (), "rediss": _CERTIFICATES, "sentinel": _SENTINEL, "amqps": _CERTIFICATES
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,17 @@ def parse_broker_url(url: str) -> BrokerSpec:
         if not parameters.get("master_name"):
             raise ValueError("append ?master_name=NAME, the name of the primary in the sentinels' configuration")
         servers = _share_account(servers)
-    # A certificate is always verified: without options kombu accepts any.
-    ssl = {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **parameters} if scheme == "rediss" else None
-    return BrokerSpec(";".join(f"{scheme}://{netloc}{path}" for netloc, path in servers), ssl, parameters)
+    plain = ";".join(f"{scheme}://{netloc}{path}" for netloc, path in servers)
+    return BrokerSpec(plain, _build_tls_options(scheme, parameters), parameters)
+
+
+def _build_tls_options(scheme: str, parameters: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """Have every certificate verified: without options kombu accepts any of Redis, and of RabbitMQ any host."""
+    if scheme == "rediss":
+        return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **parameters}
+    if scheme == "amqps":  # py-amqp's names; worker/redis_transport.py adds the host
+        return {"cert_reqs": ssl.CERT_REQUIRED, **{key.removeprefix("ssl_"): x for key, x in parameters.items()}}
+    return None
 
 
 def _share_account(servers: list[tuple[str, str]]) -> list[tuple[str, str]]:

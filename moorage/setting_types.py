@@ -5,6 +5,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
@@ -48,6 +49,12 @@ def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("write a URL that starts with https:// (or http:// on a private network)")
     return value.rstrip("/")
+
+
+def is_same_place(url: str, other: str) -> bool:
+    """Return True if two URLs differ at most in scheme, default port and the case of the host."""
+    places = [(re.sub(":(80|443)$", "", x.netloc.lower()), x.path) for x in (urlsplit(url), urlsplit(other))]
+    return places[0] == places[1]
 
 
 def _postgres_url(value: SecretStr) -> SecretStr:

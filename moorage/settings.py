@@ -28,6 +28,7 @@ from moorage.setting_types import (
     Positive,
     PostgresUrl,
     Secrets,
+    is_same_place,
 )
 
 S = TypeVar("S", bound=BaseSettings)
@@ -185,6 +186,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together, and to AWS_SESSION_TOKEN: write both, or"
                 " none for boto3's own search"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _assets(self) -> "Settings":
+        base = self.asset_base_url
+        if self.assets == "redirect" and base and is_same_place(base, f"{self.public_url}/v1/assets"):
+            raise ValueError(
+                "ASSET_BASE_URL is the API's own address, which redirects to it: write the public bucket's address, or"
+                " MOORAGE_ASSETS=signed or stream"
             )
         return self
 

@@ -73,10 +73,10 @@ def check_dependencies(queues: Collection[str]) -> None:
 def _check_broker_certificate(settings: Settings) -> None:
     """Refuse a broker with a wrong certificate; Celery waits for one that is unavailable."""
     url = settings.broker_url.get_secret_value()
-    if not url.startswith("rediss://"):
+    if not url.startswith(("rediss://", "amqps://")):
         return
     try:
-        with redis_transport.open_client(url, seconds=BROKER_SECONDS):
+        with redis_transport.open_connection(url, seconds=BROKER_SECONDS):
             pass
     except broker_errors.BROKER_ERRORS as error:
         if find_certificate_error(error):

@@ -1,5 +1,5 @@
 """
-kombu's transports for Redis and Sentinel, with two changes.
+kombu's transports for Redis and Sentinel, with two changes, and for RabbitMQ behind TLS.
 
 A reply that refuses (OOM, READONLY, ...) is an outage like a lost connection: kombu 5.7 counts only lost connections,
 and Celery ends the worker at any other error. A list entry that is no message is delivered as a message of unknown
@@ -17,6 +17,7 @@ import kombu
 import kombu.transport
 import redis
 from kombu.exceptions import KombuError
+from kombu.transport import pyamqp
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
@@ -42,6 +43,7 @@ def register_transports() -> None:
     """Have kombu use these transports for their URLs, also for the second one of a list. Call it before connecting."""
     here = f"{__name__}:"
     aliases = {"redis": "RedisTransport", "rediss": "RedisTransport", "sentinel": "SentinelTransport"}
+    aliases["amqps"] = "AmqpsTransport"
     kombu.transport.TRANSPORT_ALIASES.update({scheme: here + name for scheme, name in aliases.items()})
 
 
@@ -57,13 +59,22 @@ def build_options(spec: BrokerSpec) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_client(url: str, *, seconds: int) -> Iterator[redis.Redis]:
-    """Connect to Redis or Valkey; to the primary if the URL names sentinels. Raises BROKER_ERRORS."""
+def open_connection(url: str, *, seconds: int) -> Iterator[kombu.Connection]:
+    """Connect to a broker of any kind. Raises BROKER_ERRORS."""
     register_transports()
     spec = parse_broker_url(url)
-    options = {**build_options(spec), "socket_timeout": seconds, "socket_connect_timeout": seconds}
-    with kombu.Connection(spec.url, ssl=dict(spec.ssl or {}) or False, transport_options=options) as connection:
+    if options := build_options(spec):
+        options |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    tls = dict(spec.ssl or {}) or False
+    with kombu.Connection(spec.url, ssl=tls, transport_options=options, connect_timeout=seconds) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=seconds)
+        yield connection
+
+
+@contextlib.contextmanager
+def open_client(url: str, *, seconds: int) -> Iterator[redis.Redis]:
+    """Connect to Redis or Valkey; to the primary if the URL names sentinels. Raises BROKER_ERRORS."""
+    with open_connection(url, seconds=seconds) as connection:
         channel: Any = connection.default_channel
         yield channel.client
 
@@ -169,3 +180,12 @@ class SentinelTransport(kombu_redis.SentinelTransport):
 
     Channel = SentinelChannel
     connection_errors = (*kombu_redis.SentinelTransport.connection_errors, redis.RedisError)
+
+
+class AmqpsTransport(pyamqp.SSLTransport):
+    """RabbitMQ behind TLS."""
+
+    def establish_connection(self) -> Any:
+        """Connect, and compare the certificate with the name of the server that this connection is to, of a list."""
+        self.client.ssl = {**(self.client.ssl or {}), "server_hostname": self.client.hostname}
+        return super().establish_connection()

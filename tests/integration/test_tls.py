@@ -66,6 +66,28 @@ def test_a_broker_with_a_wrong_certificate_is_refused(
     check_refusal(done, "CELERY_BROKER_URL")
 
 
+def test_a_rabbitmq_with_a_wrong_certificate_is_refused(
+    authority: Authority, stack: Stack, database_url: str, wrong: str
+) -> None:
+    """Its host was not compared. Without a server behind it, what is accepted is only closed."""
+    parameters = "" if wrong == WRONG[1] else f"?ssl_ca_certs={authority.file}"
+    with (
+        authority.serve(stack.valkey.port, "localhost" if wrong == WRONG[1] else "other.example") as refused,
+        authority.serve(1) as accepted,
+    ):
+        urls = [f"amqps://u:p@localhost:{refused}//{parameters}",
+                f"amqps://u:p@localhost:{accepted}//?ssl_ca_certs={authority.file}"]  # fmt: skip
+        found = [
+            next(iter(check_broker(load_settings(_env_file=None, database_url=database_url, broker_url=url))))
+            for url in urls
+        ]
+        done = boot(cli.environment(stack, database_url, CELERY_BROKER_URL=urls[0]))
+
+    assert found[0].what.startswith("the broker's certificate is refused")
+    assert found[1].what == "the broker does not answer"
+    check_refusal(done, "CELERY_BROKER_URL")
+
+
 def test_a_store_with_the_right_certificate_is_used(authority: Authority, stack: Stack, database_url: str) -> None:
     """AWS_CA_BUNDLE is the name that boto3 and the AWS command line know."""
     with authority.serve(stack.seaweedfs.port) as port:

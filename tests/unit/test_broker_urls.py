@@ -32,6 +32,10 @@ def test_certificates_are_always_verified():
     assert plain.ssl == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
     assert own.ssl == {**plain.ssl, "ssl_ca_certs": "/ca.pem"}
     assert parse_broker_url("redis://a:1/0").ssl is None
+    spec = parse_broker_url("amqps://u:p@a:1//?ssl_ca_certs=/ca.pem")
+    assert (spec.url, spec.ssl) == (
+        "amqps://u:p@a:1//", {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": "/ca.pem"}
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,7 @@ def test_certificates_are_always_verified():
         ("redis://a;amqp://b", "one scheme"),
         ("sentinel://a:26379/0", "master_name"),
         ("redis://a?ssl_ca_certs=/ca.pem", "rediss://"),
+        ("amqps://a?ssl_cert_reqs=none", "ssl_cert_reqs is no parameter"),
         ("rediss://a?ssl_cert_reqs=none", "ssl_cert_reqs is no parameter"),
         ("redis://:secret@a?socket_timeout=5", "socket_timeout is no parameter"),
     ],

@@ -311,3 +311,13 @@ def test_production_refuses_developer_overrides(env):
 def test_a_part_of_the_keys_of_s3_is_refused(env, given):
     """Another key would be searched for, and the one that was written ignored."""
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together" in refusal(env, **given)
+
+
+@pytest.mark.parametrize("base", ["https://Moorage.example/v1/assets/", "http://moorage.example:80/v1/assets"])
+def test_files_that_would_be_redirected_to_themselves_are_refused(env, base):
+    """Every reader would follow the same answer until it gives up."""
+    given = {"PUBLIC_URL": "https://moorage.example", "ASSET_BASE_URL": base}
+
+    assert "MOORAGE_ASSETS=signed or stream" in refusal(env, **given)
+    env(MOORAGE_ASSETS="stream", **given)
+    assert settings.load_settings().asset_base_url == base.rstrip("/")

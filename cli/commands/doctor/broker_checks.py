@@ -16,11 +16,15 @@ PROBE_SECONDS: Final = 60  # then the broker deletes what an interrupted check l
 
 
 def check_broker(settings: Settings) -> Iterator[CheckResult]:
-    """Check Redis or Valkey, and write to it as a worker does. RabbitMQ is checked by using it."""
+    """Check Redis or Valkey, and write to it as a worker does. Of RabbitMQ only the connection."""
     url = settings.broker_url.get_secret_value()
-    if not url.startswith(("redis://", "rediss://", "sentinel://")):
+    if url.startswith("memory://"):
         return
     try:
+        if url.startswith(("amqp://", "amqps://")):
+            with redis_transport.open_connection(url, seconds=BROKER_SECONDS):
+                yield ok("the broker answers")
+            return
         with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
             yield from _check_server(client)
             _write_probe(client)
