@@ -9,7 +9,7 @@ from typing import Any, Final
 import amqp.exceptions
 
 from worker import queues
-from worker.broker_errors import BROKER_ERRORS
+from worker.broker_errors import BROKER_ERRORS, explain
 
 PING_SECONDS: Final = 1.0
 _BEAT: Final = "celerybeat@"  # beat answers pings too, but is not a worker
@@ -33,16 +33,16 @@ def call_concurrently(calls: Mapping[str, Callable[[], Any]], *, seconds: float)
     return dict(results)
 
 
-def read_queue_depths() -> dict[str, int] | None:
-    """Return the number of messages in each queue and dead-letter queue; None while the broker is unavailable."""
+def read_queue_depths() -> dict[str, int] | str:
+    """Return the number of messages in each queue and dead-letter queue; else why the broker does not tell."""
     from worker.celery import app  # the app reads the settings: only when it is needed
 
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             return {name: _depth(connection, name) for name in ALL_QUEUES}
-    except BROKER_ERRORS:
-        return None
+    except BROKER_ERRORS as error:
+        return explain(error).what
 
 
 def _depth(connection: Any, name: str) -> int:

@@ -8,6 +8,7 @@ from db import ticks
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, MoorageError, Transient
 from moorage.failpoints import failpoint
+from moorage.local_errors import find_local_failure
 from moorage.model import Queue
 from tasks.step import Deps
 from tasks.sweeps import dispatch, orphans, reconcile, retention
@@ -19,10 +20,10 @@ log = logs.get_logger(__name__)
 
 def run_sweep(name: str, actor: str) -> None:
     """Run a sweep if its current slot is not claimed yet; after a failure the next tick repeats it."""
-    deps = boot.get_deps()
-    period = schedule.slot_seconds(deps.settings, name)
     with logs.bind_fields(sweep=name):
         try:
+            deps = boot.get_deps()
+            period = schedule.slot_seconds(deps.settings, name)
             slot = deps.database.run(lambda conn: ticks.claim_slot(conn, name, period))
             if slot is None:
                 return
@@ -39,6 +40,11 @@ def run_sweep(name: str, actor: str) -> None:
             log.warning("sweep.interrupted", error=str(error))
         except MoorageError as error:
             log.error("sweep.refused", error=str(error))  # by storage: an operator must act, the next tick repeats it
+        except Exception as error:
+            failure = find_local_failure(error)
+            if failure is None:
+                raise
+            log.warning("sweep.interrupted", error=str(failure))
 
 
 def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:

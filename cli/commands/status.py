@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from cli import console
+from cli.commands.doctor import broker_checks
 from cli.console import format_age, format_duration
 from db.connection import Row
 from db.reports.status import Overview, read_overview
@@ -34,6 +35,7 @@ def status(as_json: bool) -> None:
         "overview": lambda: _read_overview(deps),
         "storage": lambda: _check_storage(deps),
         "queues": inspect_cluster.read_queue_depths,
+        "refusal": lambda: broker_checks.find_refusal(deps.settings),
         "consumers": inspect_cluster.list_consumers,
     }
     answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
@@ -48,7 +50,7 @@ def status(as_json: bool) -> None:
     elif isinstance(overview, Overview):
         console.print_parts(*_build_screen(data))
     else:
-        console.print_parts(_queue_table(data), *_worker_lines(data), f"storage  {data['storage']}")
+        console.print_parts(*_queue_table(data), *_worker_lines(data), f"storage  {data['storage']}")
     if not isinstance(overview, Overview):
         raise DatabaseUnavailable(overview)
 
@@ -70,13 +72,15 @@ def _check_storage(deps: Deps) -> str:
 
 def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
     """Return what the servers other than PostgreSQL answered in time."""
-    consumers = answers.get("consumers")
+    consumers, silent = answers.get("consumers"), f"no answer within {ANSWER_SECONDS:g} s"
+    depths = answers.get("queues", silent)
+    refusal = depths if isinstance(depths, str) else answers.get("refusal", silent)
     return {
-        "broker": "unavailable" if answers.get("queues") is None else "ok",
-        "queues": answers.get("queues"),
+        "broker": f"unavailable: {refusal}" if refusal else "ok",
+        "queues": None if isinstance(depths, str) else depths,
         "workers": None if consumers is None else list(consumers),
         "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
-        "storage": answers.get("storage", f"unavailable: no answer within {ANSWER_SECONDS:g} s"),
+        "storage": answers.get("storage", f"unavailable: {silent}"),
     }
 
 
@@ -155,7 +159,7 @@ def _build_screen(data: dict[str, Any]) -> list[Table | str]:
         *_pause_table(data),
         _provider_table(data),
         _row_table(data),
-        _queue_table(data),
+        *_queue_table(data),
         *_worker_table(data),
         _sweep_table(data),
         *_dead_letter_table(data),
@@ -241,10 +245,11 @@ def _format_due(seconds: float | None) -> str:
     return f"{format_duration(seconds)} ago" if seconds > 0 else "none"
 
 
-def _queue_table(data: dict[str, Any]) -> Table:
-    depths, consumers = data["queues"], data["consumers"] or {}
-    rows = [("broker", "unavailable", None)] if depths is None else [(q, depths[q], consumers.get(q)) for q in depths]
-    return console.build_table("Queues", ("queue", "messages", "workers"), rows)
+def _queue_table(data: dict[str, Any]) -> list[Table | str]:
+    depths, consumers = data["queues"] or {}, data["consumers"] or {}
+    rows = [(queue, depths[queue], consumers.get(queue)) for queue in depths]
+    table = [console.build_table("Queues", ("queue", "messages", "workers"), rows)] if rows else []
+    return [*table, *([] if data["broker"] == "ok" else [f"broker  {data['broker']}", ""])]
 
 
 def _worker_lines(data: dict[str, Any]) -> list[Table | str]:

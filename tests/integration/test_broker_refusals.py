@@ -1,6 +1,7 @@
 """One worker and one beat meet every refusal of a real Valkey, and messages that are none: they stay and go on."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,8 +133,13 @@ def test_publishers_and_commands_name_the_refusal(environment: dict[str, str], v
 
     sent = fork_server.run(["-c", PUBLISH], cwd=cli.ROOT, env=environment)
     keep = cli.run(environment, "keep", str(cli.ROOT / "docs/page/dark.png"))
+    screen = cli.run(environment, "status")
+    status = json.loads(cli.run(environment, "status", "--json").stdout)
     valkey.accept("READONLY")
 
+    assert "broker  unavailable: the broker refuses (READONLY): it is a replica" in screen.stdout, screen.stderr
+    assert (screen.returncode, set(status["queues"])) == (0, {"quick", "quick.dead", "keep", "keep.dead"})
+    assert status["broker"].startswith("unavailable: the broker refuses (READONLY)")
     assert (sent.stdout, sent.stderr.count("\n")) == ("0\n", 1)
     assert "wake.dropped" in sent.stderr
     assert "READONLY" in sent.stderr

@@ -182,6 +182,24 @@ def test_a_sweep_logs_one_line(stack: Stack, database_url: str, conn: Connection
     assert "25006" in lines[0]
 
 
+NO_FILES = """
+import os, resource
+import worker.sweep_runner
+lowest = os.dup(0)
+os.close(lowest)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+"""
+
+
+def test_a_sweep_without_file_descriptors_logs_one_line(stack: Stack, database_url: str) -> None:
+    """An OSError of this machine was a traceback at each tick; the next tick repeats the sweep."""
+    done = fork_server.run(["-c", NO_FILES + SWEEPS], env=cli.environment(stack, database_url), cwd=cli.ROOT)
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stderr.splitlines()] == ["sweep.interrupted"] * 7
+    assert "EMFILE" in done.stderr
+
+
 def test_a_finished_download_is_recorded_after_a_failover(stack: Stack, database_url: str) -> None:
     """The server became read-only in the middle of a step: its child waits and writes to the new primary."""
     with world(stack, database_url) as at, contextlib.ExitStack() as refusing:

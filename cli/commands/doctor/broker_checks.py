@@ -34,6 +34,12 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
         yield fail(finding.what, finding.advice)
 
 
+def find_refusal(settings: Settings) -> str | None:
+    """Return why the broker takes no messages, although it may answer; None if it does."""
+    last = [*check_broker(settings)][-1:]  # that of the probe, or the error that prevented it
+    return last[0].what if last and last[0].level == "fail" else None
+
+
 def _check_server(client: redis.Redis) -> Iterator[CheckResult]:
     info: Any = client.info("server")
     yield ok(f"broker {info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}")
