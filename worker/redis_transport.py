@@ -130,6 +130,27 @@ class BrokerClient(redis.Redis):
 
 
 class _QoS(kombu_redis.QoS):
+    def ack(self, delivery_tag: Any) -> None:
+        """
+        Acknowledge a message. If the broker refuses, another worker gets it after `visibility_timeout`.
+
+        Celery logs an error and goes on. Counted as unacknowledged, the message would keep its place of the prefetch
+        limit: with as many as there are children, the worker would consume no more, and never meet the error again.
+        """
+        try:
+            super().ack(delivery_tag)
+        except (redis.RedisError, OSError):
+            self._quick_ack(delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
+        """Reject a message; an error as in `ack`."""
+        try:
+            super().reject(delivery_tag, requeue=requeue)
+        except (redis.RedisError, OSError):
+            self._quick_ack(delivery_tag)
+            raise
+
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Return an unacknowledged message to its queue; delete what is no message, or no other is ever returned."""
         try:

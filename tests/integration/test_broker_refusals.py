@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.integration import command_line as cli
 from tests.integration.broker_worker import Worker, running
 from tests.integration.core import wait_until
 from tests.support import fork_server
-from tests.support.valkey import REFUSALS, RefusingValkey, envelope
+from tests.support.valkey import REFUSALS, RefusingValkey, envelope, wake
 from worker import queues
 
 RUBBISH = {
@@ -108,6 +109,23 @@ def test_a_worker_outlives(worker: Worker, valkey: RefusingValkey, prefix: str) 
     if prefix != "WRONGTYPE":  # concerns one key, not the server
         assert [check.what.partition(":")[0] for check in found] == [f"the broker refuses ({prefix})"]
     assert {check.level for check in check_broker(settings)} == {"ok"}
+
+
+@pytest.mark.timeout(400)
+def test_a_refused_acknowledgement_does_not_stop_a_worker(worker: Worker, valkey: RefusingValkey) -> None:
+    """Its message counted as unacknowledged for ever; with as many of them as children nothing was consumed again."""
+    start, settings = (
+        worker.position,
+        load_settings(_env_file=None, database_url="postgresql://", broker_url=valkey.url()),
+    )
+    with valkey.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "-zrem", "-hdel")
+        assert [*check_broker(settings)][-1].what.startswith("the broker refuses (NOPERM)")
+        valkey.push("quick", wake("moorage.ingest", str(uuid.uuid4())))
+        worker.await_line("Couldn't ack", start)
+        admin.execute_command("ACL", "SETUSER", "default", "+@all")
+
+    worker.check_consumes()
 
 
 @pytest.mark.timeout(400)

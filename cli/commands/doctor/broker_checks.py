@@ -69,4 +69,6 @@ def _write_probe(client: Any) -> None:
         client.expire(name, PROBE_SECONDS)
     client.execute_command("BRPOP", key, 1)
     client.publish(key, "probe")
-    client.delete(*(name for _, name, _ in commands))
+    with client.pipeline(transaction=True) as acknowledgement:
+        acknowledgement.zrem(f"{key}.index", "a").hdel(f"{key}.hash", "a")
+        acknowledgement.delete(*(name for _, name, _ in commands)).execute()
