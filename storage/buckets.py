@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from moorage.errors import ConfigError, StorageRefused
 from moorage.settings import Settings
-from storage.errors import get_error_code, get_http_status, is_from_sts, translate_errors
+from storage.errors import WRONG_KEYS, get_error_code, get_http_status, is_from_sts, translate_errors
 from storage.s3 import ObjectStore
 
 # Read anonymously to check public access; outside the prefixes that sweeps list.
@@ -81,6 +81,9 @@ def _exists(store: ObjectStore, bucket: str) -> bool:
         except ClientError as error:
             if get_http_status(error) == 404:
                 return False
+            if get_http_status(error) != 403:
+                raise
+            store.clients.authenticated().list_objects_v2(Bucket=bucket, MaxKeys=1)  # its error has a code
             raise
     return True
 
@@ -195,7 +198,8 @@ def _require_permission(operation: str, bucket: str, permission: _Permission, hi
         try:
             yield
         except ClientError as error:
-            if get_http_status(error) == 403 and not is_from_sts(error):
+            wrong_keys = is_from_sts(error) or get_error_code(error) in WRONG_KEYS
+            if get_http_status(error) == 403 and not wrong_keys:
                 raise _permission_error(bucket, permission, hint) from error
             raise
 

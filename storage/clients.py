@@ -76,6 +76,8 @@ class S3Clients:
             ),
         )
         client.meta.events.register("before-sign.s3.PutBucketPolicy", _use_content_md5)
+        if endpoint is not None:
+            client.meta.events.register("before-parameter-build.s3", _follow_no_redirect)
         return client
 
 
@@ -94,3 +96,8 @@ def _use_content_md5(request: AWSRequest, **_event: object) -> None:
         del request.headers[name]  # no error if it is missing
     body = request.body.encode() if isinstance(request.body, str) else request.body
     request.headers["Content-MD5"] = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def _follow_no_redirect(context: dict[str, Any], **_event: object) -> None:
+    """Mark a request as redirected already: only AWS has regions, and botocore asks others for them without end."""
+    context.setdefault("s3_redirect", {})["redirected"] = True

@@ -27,6 +27,13 @@ _RETRYABLE: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
      "OperationAborted", "ExpiredToken", "RequestTimeTooSkewed"}
 )  # fmt: skip
+# Codes of a 403 that is no missing permission.
+WRONG_KEYS: Final = _RETRYABLE | {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "AuthorizationHeaderMalformed",
+}
 _BROKEN_CONNECTION: Final = (
     botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
@@ -45,7 +52,8 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     Raises:
         StorageUnavailable: no connection, timeout, 5xx but 501, SlowDown; its subclass CertificateRefused.
         ObjectMissing, ObjectRefused: no such key; the object is too large.
-        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, NotImplemented, no credentials).
+        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, NotImplemented, no credentials), and a
+            response without a field that the block reads.
     """
     request = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
     try:
@@ -59,6 +67,8 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
             "correct AWS_ENDPOINT_URL_S3: its host name, or set AWS_CA_BUNDLE to a file with its issuer's certificates"
         )
         raise CertificateRefused(f"{request}: the store's certificate is refused: {advice}: {error}") from error
+    except KeyError as error:
+        raise StorageRefused(f"{request}: the response has no {error.args[0]}: is a proxy in between?") from error
     except botocore.exceptions.BotoCoreError as error:
         raise StorageRefused(f"{request}: {error}", facts={"error": type(error).__name__}) from error
 

@@ -73,20 +73,24 @@ def read_back(client: "S3Client", bucket: str, key: str, *, size: int, sha256: s
     try:
         with translate_errors("read back", bucket, key):
             response = client.get_object(Bucket=bucket, Key=key)
-            if response["ContentLength"] == size:
+            stored_bytes = response["ContentLength"]
+            if stored_bytes == size:
                 for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
                     digest.update(chunk)
             response["Body"].close()
     except ObjectMissing as error:  # permanent elsewhere: here the store has just accepted it
         raise StorageUnavailable(f"{error}, after it was stored") from error
-    if response["ContentLength"] != size or digest.hexdigest() != sha256:
-        facts = {"bytes": response["ContentLength"], "sha256": digest.hexdigest()}
+    if stored_bytes != size or digest.hexdigest() != sha256:
+        facts = {"bytes": stored_bytes, "sha256": digest.hexdigest()}
         raise StorageRefused(f"put of {bucket}/{key}: the store returns other bytes than it was sent", facts=facts)
 
 
 def decode_sha256(checksum: str | None) -> str | None:
-    """Return a base64 checksum as hex; None for one of a multipart upload ("...-3")."""
-    return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
+    """Return a base64 checksum as hex; None for one of a multipart upload ("...-3"), and for a text that is none."""
+    try:
+        return base64.b64decode(checksum or "", validate=True).hex() or None
+    except ValueError:
+        return None
 
 
 def _recall(client: "S3Client", bucket: str) -> Proof | None:
@@ -94,7 +98,7 @@ def _recall(client: "S3Client", bucket: str) -> Proof | None:
     if _reports_sha256(client, bucket):
         return "sha256"
     try:
-        etag = client.head_object(Bucket=bucket, Key=_MD5_KEY)["ETag"]
+        etag = client.head_object(Bucket=bucket, Key=_MD5_KEY).get("ETag", "")
     except ClientError as error:
         if get_http_status(error) == 404:
             return None
@@ -123,7 +127,8 @@ def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -
     """Store the probe; return its ETag, None if the store refuses the checksum."""
     try:
         arguments = build_arguments(proof, _PROBE, sha256)
-        return client.put_object(Bucket=bucket, Key=key, Body=_PROBE, ContentType="text/plain", **arguments)["ETag"]
+        response = client.put_object(Bucket=bucket, Key=key, Body=_PROBE, ContentType="text/plain", **arguments)
+        return response.get("ETag", "")
     except ClientError as error:
         if is_unsupported(error):
             return None

@@ -126,8 +126,9 @@ class ObjectStore:
         optional |= self._checksum_mode()
         with translate_errors("get", bucket, key):
             response = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
+            size = response["ContentLength"]
         with contextlib.closing(response["Body"]) as body:
-            yield ObjectReader(body, response["ContentLength"], response.get("ContentType", ""), bucket, key)
+            yield ObjectReader(body, size, response.get("ContentType", ""), bucket, key)
 
     def head(self, bucket: str, key: str) -> ObjectStat | None:
         """Return size, digest and type of an object; None if it or the bucket is missing (both return 404)."""
@@ -135,12 +136,13 @@ class ObjectStore:
         with translate_errors("head", bucket, key):
             try:
                 response = self.clients.authenticated().head_object(Bucket=bucket, Key=key, **mode)
+                size = response["ContentLength"]
             except ClientError as error:
                 if get_http_status(error) == 404:
                     return None
                 raise
         sha256 = proofs.decode_sha256(response.get("ChecksumSHA256"))
-        return ObjectStat(response["ContentLength"], sha256, response.get("ContentType", ""))
+        return ObjectStat(size, sha256, response.get("ContentType", ""))
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object; no error if it is missing."""

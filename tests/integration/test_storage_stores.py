@@ -25,6 +25,7 @@ STORES = {
     "supabase": (s3_stores.SUPABASE, "md5"),
     "without-sha256-on-head": (s3_stores.WITHOUT_SHA256_ON_HEAD, "md5"),
     "without-checksums": (s3_stores.WITHOUT_CHECKSUMS, "none"),
+    "without-etag": (s3_stores.WITHOUT_ETAG, "none"),
     "echoing": (s3_stores.ECHOING, "md5"),
 }
 
@@ -143,6 +144,47 @@ def test_a_probe_again_follows_a_store_that_has_changed(stack):
 
         assert blobs.proof == "sha256"
         assert s3.ObjectStore(settings).proof == "sha256"
+
+
+def test_a_response_without_a_length_is_named(stack):
+    """It was a KeyError: a traceback at the start, and a counted failure of our own for each file."""
+    with limited(stack, s3_stores.WITHOUT_LENGTH) as store:
+        settings = settings_for(stack, store)
+        blobs = s3.ObjectStore(settings)
+        buckets.ensure_buckets(blobs, settings)
+        with pytest.raises(ConfigError, match="ContentLength"):
+            buckets.ensure_buckets(blobs, settings)
+        put(blobs, "renders/a", b"bytes")
+        for read in (blobs.head, lambda *key: blobs.open_object(*key).__enter__()):
+            with pytest.raises(StorageRefused, match="no ContentLength"):
+                read(blobs.public_bucket, "renders/a")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_a_wrong_setting_at_once(stack, status):
+    """A proxy redirects http: to https:. botocore asked for the bucket's region until the recursion was too deep."""
+    with limited(stack, s3_stores.Limits(redirect_status=status)) as store:
+        settings = settings_for(stack, store)
+        with pytest.raises(ConfigError, match=f"{status} .*correct AWS_ENDPOINT_URL_S3"):
+            buckets.ensure_buckets(s3.ObjectStore(settings), settings)
+        with pytest.raises(StorageRefused, match=f": {status} "):
+            s3.ObjectStore(settings).delete("bucket", "key")
+
+    assert len(store.requests) == 2
+
+
+def test_wrong_keys_are_no_missing_permission(stack):
+    """The response to a HEAD has no code: the advice was a permission, whatever was wrong with the keys."""
+    with limited(stack, s3_stores.Limits()) as store:
+        settings = settings_for(stack, store)
+        wrong = settings.model_copy(update={"aws_access_key_id": "nobody", "s3_endpoint_url": stack.seaweedfs.url})
+        with pytest.raises(ConfigError, match=r"InvalidAccessKeyId.*correct AWS_ENDPOINT_URL_S3"):
+            buckets.ensure_buckets(s3.ObjectStore(wrong), wrong)
+
+
+def test_a_checksum_that_is_none_is_not_trusted():
+    """A traceback of base64 would be a counted failure of our own."""
+    assert [proofs.decode_sha256(text) for text in ("%%%none", "abcde", "x-2", None)] == [None] * 4
 
 
 def test_a_missing_permission_is_no_missing_feature(stack):

@@ -31,6 +31,7 @@ class Limits:
     refused_headers: tuple[str, ...] = ()  # 400 InvalidArgument, as B2
     ignored_headers: tuple[str, ...] = ()  # of requests
     hidden_headers: tuple[str, ...] = ()  # of responses
+    redirect_status: int | None = None  # of every response
     policy_status: int | None = None
     anonymous_status: int | None = None
     etag: Callable[[str, int], str] = field(default=lambda etag, _size: etag)  # from the MD5 and the size
@@ -54,6 +55,8 @@ WITHOUT_SHA256_ON_HEAD = Limits(hidden_headers=("x-amz-checksum-",))
 WITHOUT_CHECKSUMS = Limits(
     refused_headers=(*CHECKSUM_HEADERS, "content-md5"), etag=lambda _etag, size: f'"{size:016x}"'
 )
+WITHOUT_ETAG = Limits(hidden_headers=("x-amz-checksum-", "etag"))
+WITHOUT_LENGTH = Limits(hidden_headers=("content-length",))  # as a proxy that compresses or sends chunks
 ECHOING = Limits(ignored_headers=CHECKSUM_HEADERS, echoes_sha256=True)
 
 
@@ -89,6 +92,8 @@ class LimitedStore:
     def refusal(self, path: str, headers: dict[str, str]) -> tuple[int, str, str] | None:
         """Return status, code and message with which the store refuses a request."""
         query, limits = parse_qs(urlsplit(path).query, keep_blank_values=True), self.limits
+        if limits.redirect_status:
+            return limits.redirect_status, "Found", "The document has moved."
         for name in headers:
             if name.startswith(limits.refused_headers or ("\n",)):
                 return 400, "InvalidArgument", f"Unsupported header '{name}' received for this API call."
@@ -157,7 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() != "transfer-encoding":
                 self.send_header(name, value)
-        if "content-length" not in names and status != 204:
+        if "content-length" in self.store.limits.hidden_headers:
+            self.send_header("Connection", "close")
+        elif "content-length" not in names and status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
