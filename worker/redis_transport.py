@@ -130,6 +130,8 @@ class BrokerClient(redis.Redis):
 
 
 class _QoS(kombu_redis.QoS):
+    _quick_ack: Any  # kombu's, without a type
+
     def ack(self, delivery_tag: Any) -> None:
         """
         Acknowledge a message. If the broker refuses, another worker gets it after `visibility_timeout`.
@@ -208,5 +210,6 @@ class AmqpsTransport(pyamqp.SSLTransport):
 
     def establish_connection(self) -> Any:
         """Connect, and compare the certificate with the name of the server that this connection is to, of a list."""
-        self.client.ssl = {**(self.client.ssl or {}), "server_hostname": self.client.hostname}
+        client: Any = self.client
+        client.ssl = {**(client.ssl or {}), "server_hostname": client.hostname}
         return super().establish_connection()
