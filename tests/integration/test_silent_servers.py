@@ -1,6 +1,7 @@
 """`moorage status` and `moorage doctor` while servers accept connections and never answer, or a table is locked."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -11,10 +12,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cli.commands.doctor.background_check import BackgroundCheck
+from cli.commands.doctor.checks import CheckResult, ok
 from db.connection import Connection
 from db.reports.status import read_overview
 from embedded.server import Server
 from embedded.stack import Stack
+from moorage.settings import Settings, load_settings
 from tasks.step import Deps
 from tests.integration import command_line as cli
 
@@ -115,3 +119,17 @@ def test_an_overview_names_what_is_locked(conn: Connection, database_url: str, t
     assert overview.locked
     assert len(overview.locked) < 10
     assert [name for name in overview.oldest_due_seconds if name == table] == []
+
+
+def test_a_check_that_breaks_off_is_a_failure_in_one_line(stack: Stack) -> None:
+    """A traceback of its thread, and an answer that is missing, do not say that this machine has no file free."""
+
+    def check(_settings: Settings) -> Iterator[CheckResult]:
+        yield ok("begun")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    settings = load_settings(_env_file=None, database_url="postgresql://", broker_url=stack.valkey.url())
+    begun, failed = BackgroundCheck("the disk", check, settings).list_results()
+
+    assert begun.level == "ok"
+    assert (failed.level, failed.what) == ("fail", "the disk: OSError: [Errno 24] Too many open files")

@@ -25,8 +25,11 @@ class BackgroundCheck:
         threading.Thread(target=self._run, args=(check, settings), name=name, daemon=True).start()
 
     def _run(self, check: Check, settings: Settings) -> None:
-        for result in check(settings):
-            self._results.put(result)
+        try:
+            for result in check(settings):
+                self._results.put(result)
+        except Exception as error:  # noqa: BLE001 (the outermost line of a thread: the other checks go on)
+            self._results.put(fail(f"{self._name}: {type(error).__name__}: {error}", "see docs/reference/errors.md"))
         self._results.put(None)
 
     def list_results(self) -> Iterator[CheckResult]:
