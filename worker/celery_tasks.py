@@ -10,7 +10,17 @@ from moorage import logs, time_limit
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.model import Step, Wake
-from worker import boot, broker_errors, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
+from worker import (
+    boot,
+    broker_errors,
+    dead_letter_queues,
+    queues,
+    schedule,
+    shutdown,
+    step_runner,
+    sweep_runner,
+    worker_lost,
+)
 from worker.celery import app
 
 SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
@@ -20,6 +30,13 @@ def _leased_by(task: Any) -> str:
     return f"{task.request.hostname}/{task.request.id}"
 
 
+def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> None:
+    body = repr((args, kwargs)).encode()
+    dead_letter_queues.dead_letter_message(
+        boot.get_deps(), task.name, body, why=why, queue=queue, actor=_leased_by(task)
+    )
+
+
 def _define(step: Step) -> None:
     @app.task(name=queues.TASK_BY_STEP[step], bind=True)
     def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
@@ -27,11 +44,7 @@ def _define(step: Step) -> None:
             (row_id,) = args
             wake = Wake(step, UUID(row_id))
         except (ValueError, TypeError, AttributeError):  # without this, Celery would only log it
-            body = repr((args, kwargs)).encode()
-            reason = "has arguments that do not name a row"
-            dead_letter_queues.dead_letter_message(
-                boot.get_deps(), self.name, body, why=reason, queue=queues.QUEUE_BY_STEP[step], actor=_leased_by(self)
-            )
+            _dead_letter(self, args, kwargs, "has arguments that do not name a row", queues.QUEUE_BY_STEP[step])
         else:
             with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
                 step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
@@ -42,9 +55,12 @@ for _step in queues.TASK_BY_STEP:
 
 
 @app.task(name=queues.SWEEP_TASK, bind=True, time_limit=SWEEP_SECONDS)
-def sweep(self: Task[Any, Any], name: str) -> None:
+def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
-    sweep_runner.run_sweep(name, _leased_by(self))
+    if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:
+        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", "quick")
+    else:
+        sweep_runner.run_sweep(args[0], _leased_by(self))
 
 
 @signals.setup_logging.connect

@@ -10,6 +10,7 @@ from moorage.errors import ConfigError
 from moorage.settings import Settings
 from worker import queues
 
+SWEEPS: Final = ("dispatch", "reconcile", "drain", "discard", "orphans", "retention", "usage")
 SLOT_SECONDS: Final = 60.0  # of a sweep with a cron expression
 OFF: Final = "off"
 _CRON_EXPIRES_SECONDS: Final = 3600.0

@@ -49,6 +49,7 @@ RUBBISH = {
     "pickle": envelope("gASV", task="moorage.keep").replace(b"application/json", b"application/x-python-serialize"),
     "compression that is none": envelope('[["id"], {}, {}]', task="moorage.keep", compression="gzip"),
 }
+NO_SWEEPS = [("none",), (), ("drain", 1), ({},), (None,), (5,)]
 LONG = ("LOADING", "MASTERDOWN")  # they take ten seconds
 PUBLISH = """
 import uuid
@@ -135,6 +136,8 @@ def test_what_is_no_message_becomes_a_dead_letter(worker: Worker, valkey: Refusi
     with valkey.client() as broker:
         broker.hset("unacked", "tag", "null")
         broker.zadd("unacked_index", {"tag": 0})  # to be returned to its queue, within ten seconds
+        for args in NO_SWEEPS:
+            valkey.push("quick", wake("moorage.sweep", *args))
         for channel, entry in itertools.product(BROADCASTS, RUBBISH.values()):
             broker.publish(channel, entry)
 
@@ -142,6 +145,8 @@ def test_what_is_no_message_becomes_a_dead_letter(worker: Worker, valkey: Refusi
         dead = [queues.dead_letter_queue_name(queue) for queue in queues.QUEUES]
         wait_until(lambda: sum(broker.llen(name) for name in dead) == len(queues.QUEUES) * len(RUBBISH))
         wait_until(lambda: not broker.exists("unacked", "unacked_index"))
+    sweeps = "SELECT FROM dead_letters WHERE facts ->> 'task' = 'moorage.sweep' AND reason LIKE '%name a sweep'"
+    wait_until(lambda: len(worker.conn.execute(sweeps).fetchall()) >= len(NO_SWEEPS))
 
 
 def test_publishers_and_commands_name_the_refusal(environment: dict[str, str], valkey: RefusingValkey) -> None:
