@@ -80,12 +80,19 @@ def spool_bytes(data: bytes, limits: Limits) -> Iterator[FetchedFile]:
 
 
 @contextlib.contextmanager
-def spool_chunks(chunks: Iterator[bytes], limits: Limits, on_progress: ProgressCallback) -> Iterator[FetchedFile]:
+def spool_chunks(
+    chunks: Iterator[bytes],
+    limits: Limits,
+    on_progress: ProgressCallback,
+    *,
+    content_type: str | None = None,
+    extension: str | None = None,
+) -> Iterator[FetchedFile]:
     with spool.open_spool(limits) as file:
         for chunk in chunks:
             on_progress()
             file.write(chunk)
-        yield file.finish()
+        yield file.finish(content_type, extension)
 
 
 class _Download:
@@ -164,7 +171,7 @@ class _Download:
             self.check_limits()
             self._file.write(chunk)
         self._require_complete()
-        return self._file.finish(response.headers.get("Content-Type"))
+        return self._file.finish(response.headers.get("Content-Type"), find_extension(self._url))
 
     def _require_complete(self) -> None:
         received, expected = self._file.size_bytes, self._file.expected_bytes
@@ -179,6 +186,12 @@ def _join_url(base: str, target: str) -> str:
         return urljoin(base, target)
     except ValueError as error:
         raise DownloadRefused(f"redirect to an invalid URL: {error}") from error
+
+
+def find_extension(url: str) -> str | None:
+    """Return the extension at the end of a URL's path, in lower case."""
+    name = urlsplit(url).path.rpartition("/")[2]
+    return name.rpartition(".")[2].lower() if "." in name else None
 
 
 def _require_unambiguous(url: str) -> None:

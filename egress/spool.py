@@ -44,12 +44,12 @@ class Spool:
         with translate_local_errors("the temporary folder"):
             self._file.write(chunk)
 
-    def finish(self, declared_type: str | None = None) -> FetchedFile:
+    def finish(self, declared_type: str | None = None, declared_extension: str | None = None) -> FetchedFile:
         """Return the complete file, positioned at 0."""
         with translate_local_errors("the temporary folder"):
             self._file.flush()
             self._file.seek(0)
-        return FetchedFile(self._file, self.size_bytes, self._hash.hexdigest(), declared_type)
+        return FetchedFile(self._file, self.size_bytes, self._hash.hexdigest(), declared_type, declared_extension)
 
     def _check(self) -> None:
         size = max(self.size_bytes, self.expected_bytes or 0)
@@ -71,4 +71,4 @@ def _size_limit(head: bytes, limits: Limits) -> int:
     if len(head) < 12:  # not identifiable yet
         return limits.max_bytes
     kind = sniff.detect_format(head)
-    return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
+    return limits.get_size_limit(kind.media if kind else "image")[0]

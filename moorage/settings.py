@@ -15,8 +15,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from moorage import settings_sources
 from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.errors import ConfigError
+from moorage.formats import ACCEPT
 from moorage.setting_types import (
     IN_FLIGHT,
+    Accept,
     Addresses,
     BrokerUrl,
     Count,
@@ -128,7 +130,8 @@ class Settings(BaseSettings):
     image_max_pixels: Count = 2**27  # of one frame
     animation_max_pixels: Count = 1_000_000_000  # of all frames
     decoder_memory_bytes: Count = 2_500_000_000  # address space of the process that decodes large images
-    video_max_bytes: Count = 500_000_000
+    video_max_bytes: Count = 500_000_000  # of files that are no images, too
+    accept: Accept = ACCEPT  # formats of outputs, and as upload:FORMAT those of uploads
     thumbnail_px: Count = 400
 
     # --- submitting

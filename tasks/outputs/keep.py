@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import BinaryIO
 
 from db import jobs, outputs
 from db.connection import Connection
@@ -12,7 +12,8 @@ from media import validate
 from media.validate import ValidatedFile
 from moorage.errors import DatabaseLocked, DownloadRefused, OutputGone, Permanent
 from moorage.failpoints import failpoint
-from moorage.model import FetchedFile, Lease, Output, StoredOutput, Wake
+from moorage.formats import FORMATS
+from moorage.model import FetchedFile, Lease, Media, Output, StoredOutput, Thumbnail, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks.jobs import placeholder, settle
@@ -52,7 +53,8 @@ def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGu
     failpoint("keep.before_download")
     with open_source(deps, output, guard.check) as fetched:
         failpoint("keep.after_download")
-        examined = validate.validate_file(fetched, deps.limits)
+        limits = replace(deps.limits, accept=FORMATS) if output.is_placeholder else deps.limits
+        examined = validate.validate_file(fetched, limits)
         guard.check()
         return store_output(deps, lease, output, fetched, examined, guard)
 
@@ -68,10 +70,7 @@ def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> 
     elif output.source is None:
         raise DownloadRefused("the source of this file was removed: submit it again")
     elif output.source_kind == "object":
-        with (
-            deps.storage.open_object(deps.storage.private_bucket, output.source) as opened,
-            download.spool_chunks(opened.iterate_chunks(), deps.limits, on_progress) as fetched,
-        ):
+        with spool_object(deps, deps.storage.private_bucket, output.source, on_progress) as fetched:
             yield fetched
     else:
         provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
@@ -82,6 +81,16 @@ def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> 
             headers_for=provider.download_headers if provider else lambda _url: {},
             check_url=provider.refusal_reason if provider else lambda _url: None,
             on_progress=on_progress,
+        ) as fetched:
+            yield fetched
+
+
+@contextlib.contextmanager
+def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
+    with deps.storage.open_object(bucket, key) as opened:
+        chunks, extension = opened.iterate_chunks(), download.find_extension(key)
+        with download.spool_chunks(
+            chunks, deps.limits, on_progress, content_type=opened.content_type, extension=extension
         ) as fetched:
             yield fetched
 
@@ -125,17 +134,25 @@ def store_output(
     thumb_key = keys.build_thumbnail_key(output.job_id, output.idx, fetched.sha256, lease.token) if thumb else None
     guard.ensure_held()
     failpoint("keep.before_upload")
-    put_public(deps, key, fetched.file, fetched.size_bytes, fetched.sha256, media.content_type, CACHE_IMMUTABLE)
+    put_original(deps, key, fetched, media)
     failpoint("keep.after_upload")
     if thumb is not None and thumb_key is not None:
         guard.ensure_held()
-        put_public(deps, thumb_key, thumb.data, len(thumb.data), thumb.sha256, "image/webp", CACHE_ONE_DAY)
+        put_thumbnail(deps, thumb_key, thumb)
         failpoint("keep.after_thumbnail")
     return StoredOutput(media, fetched.size_bytes, fetched.sha256, key, thumb, thumb_key, examined.thumb_missing)
 
 
-def put_public(
-    deps: Deps, key: str, body: BinaryIO | bytes, size: int, sha256: str, content_type: str, cache_control: str
-) -> None:
-    storage, bucket = deps.storage, deps.storage.public_bucket
-    storage.put(bucket, key, body, size=size, sha256=sha256, content_type=content_type, cache_control=cache_control)
+def put_original(deps: Deps, key: str, fetched: FetchedFile, media: Media) -> None:
+    """Store a file in the public bucket; a browser downloads what is neither an image nor a video."""
+    deps.storage.put(
+        deps.storage.public_bucket, key, fetched.file, size=fetched.size_bytes, sha256=fetched.sha256,
+        content_type=media.content_type, cache_control=CACHE_IMMUTABLE, is_attachment=media.media == "file",
+    )  # fmt: skip
+
+
+def put_thumbnail(deps: Deps, key: str, thumb: Thumbnail) -> None:
+    deps.storage.put(
+        deps.storage.public_bucket, key, thumb.data, size=len(thumb.data), sha256=thumb.sha256,
+        content_type="image/webp", cache_control=CACHE_ONE_DAY,
+    )  # fmt: skip
