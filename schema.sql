@@ -200,8 +200,8 @@ CREATE TABLE outputs (
     leased_until  timestamptz,
     ended_at      timestamptz,
     -- properties of the file, set when it is kept
-    media         text CHECK (media IN ('image', 'video')),
-    format        text,                                -- png jpeg webp gif avif mp4 webm
+    media         text CHECK (media IN ('image', 'video', 'file')),
+    format        text,                                -- one of FORMATS in moorage/formats.py
     content_type  text,
     bytes         bigint CHECK (bytes > 0),
     sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
@@ -224,9 +224,10 @@ CREATE TABLE outputs (
     CHECK ((state IN ('waiting', 'discarding')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
     CHECK (state NOT IN ('kept', 'discarding') OR num_nulls(media, format, content_type, bytes, sha256, key) = 0),
-    CHECK (state NOT IN ('kept', 'discarding') OR media = 'video' OR thumb_key IS NOT NULL),
+    CHECK (state NOT IN ('kept', 'discarding') OR media IN ('video', 'file') OR thumb_key IS NOT NULL),
     CHECK (num_nulls(thumb_key, thumb_bytes, thumb_sha256) IN (0, 3)),
-    CHECK (state <> 'kept' OR (thumb_key IS NULL) = (thumb_missing IS NOT NULL)),
+    CHECK (state <> 'kept' OR CASE WHEN media = 'file' THEN num_nonnulls(thumb_key, thumb_missing) = 0
+                                   ELSE (thumb_key IS NULL) = (thumb_missing IS NOT NULL) END),
     CHECK (state <> 'dead' OR category IS NOT NULL),
     CHECK (NOT source_expired OR state = 'dead')
 );
@@ -243,7 +244,7 @@ CREATE INDEX outputs_leftover ON outputs (ended_at) WHERE state = 'dead' AND sou
 CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
-    cover_idx    integer NOT NULL,
+    cover_idx    integer,                        -- of an image or video; null: it has other files only
     published_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz
 );
@@ -263,7 +264,8 @@ CREATE TABLE render_variants (
 CREATE VIEW variants AS
 SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_type, o.bytes, o.sha256,
        o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
-       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder, v.idx = r.cover_idx AS is_cover
+       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder,
+       v.idx IS NOT DISTINCT FROM r.cover_idx AS is_cover
   FROM render_variants v
   JOIN renders r ON r.id = v.render_id
   JOIN outputs o ON o.id = v.output_id
@@ -278,7 +280,7 @@ CREATE TABLE uploads (
     id           uuid PRIMARY KEY,
     owner        text NOT NULL CHECK (owner <> ''),
     key          text COLLATE "C" NOT NULL UNIQUE,   -- read in the order of an S3 listing
-    media        text NOT NULL CHECK (media IN ('image', 'video')),
+    media        text NOT NULL CHECK (media IN ('image', 'video', 'file')),
     format       text NOT NULL,
     content_type text NOT NULL,
     bytes        bigint NOT NULL CHECK (bytes > 0),

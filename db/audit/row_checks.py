@@ -83,9 +83,12 @@ SELECT 'render' AS subject, r.id::text AS id, 'published, but its job is ' || co
 SELECT 'render' AS subject, r.id::text AS id, 'no variants' AS what
   FROM renders r WHERE r.id {_THESE} AND NOT EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id)""",
     Check(3, "renders", "cover"): f"""
-SELECT 'render' AS subject, r.id::text AS id, 'cover_idx is not one of its variants' AS what
-  FROM renders r WHERE r.id {_THESE} AND EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id)
-   AND NOT EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id AND v.idx = r.cover_idx)""",
+SELECT 'render' AS subject, r.id::text AS id, 'cover_idx is not one of its images and videos' AS what
+  FROM renders r WHERE r.id {_THESE}
+   AND EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                WHERE v.render_id = r.id AND (r.cover_idx IS NOT NULL OR NOT o.is_placeholder AND o.media <> 'file'))
+   AND NOT EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                    WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.media <> 'file')""",
     Check(3, "renders", "uncovered"): f"""
 SELECT 'render' AS subject, r.id::text AS id, 'cover is the placeholder, although it has files' AS what
   FROM renders r
@@ -121,7 +124,8 @@ _FILES: Final = {
     Check(4, "outputs", "thumbnail"): f"""
 SELECT 'output' AS subject, id::text AS id, 'kept without a thumbnail' AS what
   FROM outputs
- WHERE id {_THESE} AND state = 'kept' AND thumb_key IS NULL AND (media <> 'video' OR thumb_missing IS NULL)""",
+ WHERE id {_THESE} AND state = 'kept' AND thumb_key IS NULL AND media <> 'file'
+   AND (media <> 'video' OR thumb_missing IS NULL)""",
     Check(4, "outputs", "facts"): f"""
 SELECT 'output' AS subject, id::text AS id, 'kept with incomplete file properties' AS what
   FROM outputs WHERE id {_THESE} AND state = 'kept' AND (num_nulls(media, format, content_type, bytes, sha256, key) > 0
