@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from simulation.cases import MODELS, Case, Entry
+from simulation.provider import pictures
 
 REQUEST_SHARE: Final = 0.15  # of job requests among the jobs
 REGISTERED_OUTPUTS: Final = 3
@@ -35,6 +36,7 @@ FAILURES: Final = {"failed": 9, "invalid": 6, "no_credit": 4, "dead files": 6, "
 ENTRY_WEBHOOKS: Final = {"late": 8, "double": 6, "double_new_id": 6, "missing": 10, "out_of_order": 4}
 ENTRY_FILES: Final = {"500_twice": 5, "truncated_once": 5, "slow": 5}
 
+_FORMATS: Final = (*pictures.FORMATS, *pictures.FILE_FORMATS)
 _FAILURE_SCRIPTS: Final[dict[str, dict[str, Any]]] = {
     "failed": {"status": "failed"},
     "invalid": {"submit": "invalid"},
@@ -54,6 +56,7 @@ def draw_registered_case(rng: random.Random, number: int) -> Case:
     script = {
         "duration_s": round(rng.uniform(0.1, 2.0), 2),
         "outputs": REGISTERED_OUTPUTS,
+        "formats": [_FORMATS[(number + index) % len(_FORMATS)] for index in range(REGISTERED_OUTPUTS)],
         "seed": number % 50,
         "webhook": webhook,
         "output_life_s": LIFE_SECONDS,
