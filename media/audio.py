@@ -109,9 +109,10 @@ def _parse_frame(header: bytes) -> tuple[int, float] | None:
 
 def _read_stated_bytes(data: Data, offset: int) -> int:
     """Return the bytes of all frames, as the first one states them (Xing); 0 if it does not."""
-    is_mono, is_v1 = data[offset + 3] >> 6 == 3, data[offset + 1] >> 3 & 3 == 3
-    start = offset + 4 + ((17 if is_mono else 32) if is_v1 else (9 if is_mono else 17))
-    if data[start : start + 4] not in (b"Xing", b"Info") or not data[start + 7] & 2:
+    frame = data[offset : offset + 64]
+    is_mono, is_v1 = frame[3] >> 6 == 3, frame[1] >> 3 & 3 == 3
+    tag = frame[4 + ((17 if is_mono else 32) if is_v1 else (9 if is_mono else 17)) :]
+    if len(tag) < 16 or tag[:4] not in (b"Xing", b"Info") or not tag[7] & 2:
         return 0
-    start += 12 if data[start + 7] & 1 else 8
-    return int.from_bytes(data[start : start + 4], "big")
+    start = 12 if tag[7] & 1 else 8
+    return int.from_bytes(tag[start : start + 4], "big")

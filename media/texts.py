@@ -46,7 +46,7 @@ def parse_svg(data: Data) -> FileFacts:
         for offset in range(0, len(data), _CHUNK_BYTES):
             parser.Parse(data[offset : offset + _CHUNK_BYTES])
         parser.Parse(b"", True)
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise ContainerError(f"truncated or malformed: {error}") from error
     return FileFacts()
 

@@ -1,13 +1,16 @@
 """Files that are neither images nor MP4 or WebM: kept if they are complete, refused if they are cut or damaged."""
 
+import contextlib
 import dataclasses
+import io
 import json
+import random
 import struct
 
 import pytest
 
 from egress import download
-from media import sniff, texts, validate, video
+from media import files, sniff, texts, validate, video
 from media.containers import ContainerError
 from media.limits import Limits
 from moorage.errors import InvalidMedia
@@ -249,14 +252,32 @@ def test_entities_do_not_cost_memory():
     data = f'<!DOCTYPE svg [<!ENTITY e0 "lol">{levels}]><svg xmlns="http://www.w3.org/2000/svg">&e11;</svg>'.encode()
 
     assert refusal(data).startswith("the svg is truncated or malformed: ")
-    with pytest.raises(ContainerError):
-        texts.parse_svg(b"<svg><a></svg>")
+    for malformed in (b"<svg><a></svg>", b'<?xml version="1.0" encoding="unknown"?><svg/>', b"<svg/><svg/>"):
+        with pytest.raises(ContainerError):
+            texts.parse_svg(malformed)
 
 
 def test_bytes_behind_a_file_are_noted():
     """Some programs pad; the decoders of all of them stop at the stated end."""
     for name in ("glb", "zip"):
         assert "ignored" in (examine(FILES[name] + bytes(7)).media.notes or "")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("mov", "mkv")])
+def test_damage_of_any_kind_is_a_refusal(name):
+    """An unexpected error would be retried for hours."""
+    rng = random.Random(name)
+    for _ in range(150):
+        data = bytearray(FILES[name])
+        for _ in range(rng.choice((1, 1, 3, 20))):
+            start, length = rng.randrange(min(len(data), rng.choice((40, 300, 10**6)))), rng.choice((0, 1, 4, 16))
+            data[start : start + length] = rng.choice((rng.randbytes(length), rng.randbytes(1), b"", b"\xff" * length))
+        with contextlib.suppress(ContainerError):
+            files.PARSERS.get(name, mp4_of_bytes)(bytes(data))
+
+
+def mp4_of_bytes(data):
+    video.parse_container(io.BytesIO(data), len(data), sniff.M4A)
 
 
 def test_only_named_formats_are_accepted():
