@@ -63,7 +63,7 @@ class _InflateReader:
 
 
 class ContentReader:
-    """Decodes a body by its Content-Encoding. Raises DownloadInterrupted if it is damaged, or cannot be decoded here."""
+    """Decodes a body by its Content-Encoding; raises DownloadInterrupted if it is damaged or cannot be decoded here."""
 
     def __init__(self, content_encoding: str) -> None:
         names = [name.strip().lower() for name in content_encoding.split(",")]

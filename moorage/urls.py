@@ -178,18 +178,25 @@ class HostAllowlist:
             endpoint = parse_endpoint(url)
         except DownloadRefused as error:
             return str(error)
-        is_exempt = (endpoint.host, endpoint.port) in self._egress
         shown = _shown(endpoint)
-        if endpoint.scheme == "http" and not is_exempt:
+        if endpoint.scheme == "http" and not self._is_exempt(endpoint):
             return f"http: is not allowed for {shown}: use https:, or an exact address in MOORAGE_EGRESS_ALLOW"
-        if not any(pattern.matches(endpoint, any_port=is_exempt) for pattern in self._patterns):
+        if not self.contains(endpoint):
             return f"host {shown} is not allowed: add it to {self._setting}"
         return None
+
+    def contains(self, endpoint: Endpoint) -> bool:
+        """Return True if the host and port are allowed, by any scheme."""
+        is_exempt = self._is_exempt(endpoint)
+        return any(pattern.matches(endpoint, any_port=is_exempt) for pattern in self._patterns)
 
     def is_safe_for_secrets(self, url: str) -> bool:
         """Return True if a token may be sent there: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW."""
         endpoint = parse_endpoint(url)
-        return endpoint.scheme == "https" or (endpoint.host, endpoint.port) in self._egress
+        return endpoint.scheme == "https" or self._is_exempt(endpoint)
+
+    def _is_exempt(self, endpoint: Endpoint) -> bool:
+        return (endpoint.host, endpoint.port) in self._egress
 
 
 def _shown(endpoint: Endpoint) -> str:

@@ -70,18 +70,20 @@ class Replicate(Provider):
         raw_status = json_fields.require_text(prediction.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
         completed_at = json_fields.optional_datetime(prediction.get("completed_at"))
-        output = prediction.get("output") if status == "succeeded" else None
-        return PredictionReport(
+        files = self.extract_files(prediction.get("output") if status == "succeeded" else None, "output")
+        report = PredictionReport(
             external_id=json_fields.require_id(prediction.get("id"), "id"),
             status=status,
             raw_status=raw_status,
-            outputs=output_files.extract_files(output, "output", self.refusal_reason),
+            outputs=files.outputs,
+            mentions=files.mentions,
             error=json_fields.optional_text(prediction.get("error")),
             data_removed=prediction.get("data_removed") is True,
             completed_at=completed_at,
             expires_at=_get_expiry(completed_at),
             model=json_fields.optional_model(prediction),
         )
+        return output_files.drop_inputs(report, prediction.get("input"))
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
         url = f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}"
