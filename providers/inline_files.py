@@ -12,8 +12,11 @@ from moorage.provider_types import OutputFile
 _PIECE: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|.){1,4096}", re.DOTALL)
 _DATA_TEXT: Final = re.compile(r"data:(?:\s|[^,;/]+,|[^,;/]*$)", re.IGNORECASE)  # not a URI: "data: see below"
 _KEY: Final = re.compile(r"(?:.*[_.-])?(?:b64|base64)(?:_json|_data)?", re.IGNORECASE)
-# The first bytes of PNG, JPEG, RIFF (WebP), GIF, ISO media (MP4, AVIF) and EBML (WebM), in both alphabets.
-_SIGNATURE: Final = re.compile(r"iVBORw0KGg|[/_]9j[/_]|UklGR|R0lGODlh|R0lGODdh|AAAA..Z0eX|GkXfo")
+# The first bytes, in both alphabets, of PNG, JPEG, RIFF (WebP, WAV), GIF, ISO media (MP4, AVIF), EBML (WebM), MP3 (two
+# forms), Ogg, FLAC, ZIP, PDF and GLB.
+_SIGNATURE: Final = re.compile(
+    r"iVBORw0KGg|[/_]9j[/_]|UklGR|R0lGODlh|R0lGODdh|AAAA..Z0eX|GkXfo|SUQz|[/_]{2}[uvk]|T2dnU|ZkxhQ|UEsDB|JVBERi|Z2xURg"
+)
 _BASE64_TEXT: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MIN_SIGNED_CHARS: Final = 64  # a shorter text is no picture
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")

@@ -64,16 +64,18 @@ def extract_files(value: Any, path: str, hosts: HostAllowlist, own: Collection[E
     outputs: list[OutputFile] = []
     mentions: list[OutputFile] = []
     paths: dict[str, str] = {}  # by URL or text, of the first occurrence
+    requested = _find_requested(value, path, hosts)
     for item in _iterate_strings(value, path):
         text = item.value.strip()
         for reference in _find_references(item, text, hosts):
-            same = paths.setdefault(reference.url or text, item.path) if reference.problem is None else item.path
-            if item.is_request:
+            name = reference.url or text
+            same = paths.setdefault(name, item.path) if reference.problem is None else item.path
+            if item.is_request or name in requested:
                 mentions.append(_mention(reference, "repeats the request"))
-            elif same != item.path:
-                mentions.append(_mention(reference, f"names the same file as {same}"))
             elif reference.is_mention:
                 mentions.append(reference)
+            elif same != item.path:
+                mentions.append(_mention(reference, f"names the same file as {same}"))
             else:
                 file = _check_host(reference, item.key, hosts, own)
                 (mentions if file.is_mention else outputs).append(file)
@@ -82,6 +84,13 @@ def extract_files(value: Any, path: str, hosts: HostAllowlist, own: Collection[E
         if len(mentions) > MAX_FILES:
             mentions[MAX_FILES:] = [OutputFile(path, problem="further ones are not listed", is_mention=True)]
     return ExtractionResult(tuple(outputs), tuple(mentions))
+
+
+def _find_requested(value: Any, path: str, hosts: HostAllowlist) -> set[str]:
+    """Return the URLs and texts under the keys of a repeated request: elsewhere they are no outputs, either."""
+    requests = ((item, item.value.strip()) for item in _iterate_strings(value, path) if item.is_request)
+    found = ((file, text) for item, text in requests for file in _find_references(item, text, hosts))
+    return {file.url or text for file, text in found if not file.is_mention}
 
 
 def keep_outputs(files: ExtractionResult, paths: Collection[str], reason: str) -> ExtractionResult:
