@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from json import dumps
 from typing import Any, Final, NamedTuple
 
@@ -67,7 +68,7 @@ def extract_files(value: Any, path: str, hosts: HostAllowlist, own: Collection[E
     requested = _find_requested(value, path, hosts)
     for item in _iterate_strings(value, path):
         text = item.value.strip()
-        for reference in _find_references(item, text, hosts):
+        for reference in islice(_find_references(item, text, hosts), MAX_FILES + 1):
             name = reference.url or text
             same = paths.setdefault(name, item.path) if reference.problem is None else item.path
             if item.is_request or name in requested:
