@@ -17,8 +17,9 @@ from moorage.provider_types import ListedPrediction, PredictionReport, SubmitReq
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist, parse_endpoint
-from providers import endpoints, json_fields, output_files, signatures
+from providers import endpoints, json_fields, output_files, output_schemas, signatures
 from providers.api_client import ApiClient
+from providers.output_schemas import Declares
 from providers.signatures import Headers
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
 
@@ -133,12 +134,18 @@ class Provider(ABC):
         decoded = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
         return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in decoded if name in self.recorded_headers}
 
-    def extract_files(self, value: Any, path: str) -> output_files.ExtractionResult:
-        return output_files.extract_files(value, path, self.hosts, self._own_endpoints)
+    def extract_files(
+        self, value: Any, path: str, declares: Declares = output_schemas.say_nothing
+    ) -> output_files.ExtractionResult:
+        return output_files.extract_files(value, path, self.hosts, self._own_endpoints, declares)
 
     @abstractmethod
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse the body of a delivery; raises MalformedPayload, or UnrelatedEvent if it is not about a prediction."""
+
+    def refine_report(self, report: PredictionReport, body: bytes) -> PredictionReport:  # noqa: ARG002 (for subclasses)
+        """Return the report by the model's output schema, if it is unclear and the schema is known; sends a request."""
+        return report
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (for subclasses)
         """

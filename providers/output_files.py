@@ -17,9 +17,12 @@ from moorage.errors import DownloadRefused, MalformedPayload
 from moorage.provider_types import OutputFile, PredictionReport
 from moorage.text import to_storable
 from moorage.urls import MAX_URL_CHARS, Endpoint, HostAllowlist, parse_endpoint
+from providers import output_schemas
 from providers.inline_files import decode_base64_file, decode_data_uri, is_base64_file, is_data_uri
+from providers.output_schemas import Declares
 
 MAX_FILES: Final = 1000
+REPEATS_REQUEST: Final = "repeats the request"
 _MAX_PATH_CHARS: Final = 400
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 # Keys under which a response repeats its request, at any depth.
@@ -53,7 +56,13 @@ class _Item(NamedTuple):
     value: Any
 
 
-def extract_files(value: Any, path: str, hosts: HostAllowlist, own: Collection[Endpoint] = ()) -> ExtractionResult:
+def extract_files(
+    value: Any,
+    path: str,
+    hosts: HostAllowlist,
+    own: Collection[Endpoint] = (),
+    declares: Declares = output_schemas.say_nothing,
+) -> ExtractionResult:
     """
     Return the files in a JSON value, at any depth. Raises MalformedPayload for more than 1,000 outputs.
 
@@ -61,6 +70,7 @@ def extract_files(value: Any, path: str, hosts: HostAllowlist, own: Collection[E
         path: of the value itself ("output"); the rest is appended as `output[2]`, `output.images[0].url`.
         hosts: a URL on another host is an output with a problem; `is_foreign` is set.
         own: addresses of moorage: signed URLs of inputs, webhooks.
+        declares: what the model's schema says about a path; it decides where key and host do not make it clear.
     """
     outputs: list[OutputFile] = []
     mentions: list[OutputFile] = []
@@ -71,14 +81,14 @@ def extract_files(value: Any, path: str, hosts: HostAllowlist, own: Collection[E
         for reference in islice(_find_references(item, text, hosts), MAX_FILES + 1):
             name = reference.url or text
             same = paths.setdefault(name, item.path) if reference.problem is None else item.path
-            if item.is_request or name in requested:
-                mentions.append(_mention(reference, "repeats the request"))
+            if (item.is_request or name in requested) and not declares(item.path):
+                mentions.append(_mention(reference, REPEATS_REQUEST))
             elif reference.is_mention:
                 mentions.append(reference)
             elif same != item.path:
                 mentions.append(_mention(reference, f"names the same file as {same}"))
             else:
-                file = _check_host(reference, item.key, hosts, own)
+                file = _check_host(reference, item.key, hosts, own, declares)
                 (mentions if file.is_mention else outputs).append(file)
         if len(outputs) > MAX_FILES:
             raise MalformedPayload(f"{path} has more than {MAX_FILES} files")
@@ -98,6 +108,12 @@ def keep_outputs(files: ExtractionResult, paths: Collection[str], reason: str) -
     """Return the files with the outputs at these paths only; the others become mentions."""
     others = tuple(_mention(file, reason) for file in files.outputs if file.path not in paths)
     return ExtractionResult(tuple(file for file in files.outputs if file.path in paths), files.mentions + others)
+
+
+def is_unclear(report: PredictionReport) -> bool:
+    """Return True if a model's output schema could decide otherwise than key and host did."""
+    repeats_request = any(file.problem == REPEATS_REQUEST for file in report.mentions)
+    return repeats_request or any(file.is_foreign for file in report.outputs)
 
 
 def drop_inputs(report: PredictionReport, request: Any) -> PredictionReport:
@@ -132,7 +148,9 @@ def _is_spaced_url(text: str, hosts: HostAllowlist) -> bool:
     return len(text) <= MAX_URL_CHARS and bool(_SPACED_URL.fullmatch(text)) and hosts.refusal_reason(text) is None
 
 
-def _check_host(file: OutputFile, key: str | None, hosts: HostAllowlist, own: Collection[Endpoint]) -> OutputFile:
+def _check_host(
+    file: OutputFile, key: str | None, hosts: HostAllowlist, own: Collection[Endpoint], declares: Declares
+) -> OutputFile:
     """Add to a URL the reason why it may not be downloaded, if there is one."""
     if file.url is None or (problem := hosts.refusal_reason(file.url)) is None:
         return file
@@ -142,8 +160,11 @@ def _check_host(file: OutputFile, key: str | None, hosts: HostAllowlist, own: Co
     is_foreign = not hosts.contains(endpoint) if endpoint else not _URL.match(file.url)
     if is_foreign and key in _LINK_KEYS:
         return _mention(file, "is a link to the provider's API")
+    declared = declares(file.path) if is_foreign else None
+    if declared is False:
+        return _mention(file, "is a text by the model's output schema")
     url = to_storable(file.url, MAX_URL_CHARS)
-    return dataclasses.replace(file, url=url, problem=problem, is_foreign=is_foreign)
+    return dataclasses.replace(file, url=url, problem=problem, is_foreign=is_foreign and not declared)
 
 
 def _parse_endpoint(url: str) -> Endpoint | None:

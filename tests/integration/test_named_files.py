@@ -15,6 +15,7 @@ from embedded.stack import Stack
 from moorage import ids
 from moorage.model import Registration, Wake
 from tasks.jobs import create, replay
+from tests.integration import chains
 from tests.integration.core import World, database_of, prediction, world
 
 FOREIGN = "https://cdn.evil.example/x.png"
@@ -201,3 +202,68 @@ def test_files_reported_after_no_output_reopen_the_job(at: World) -> None:
     assert at.state("predictions", made.prediction_id) == "succeeded"
     assert at.state("jobs", made.job_id) == "succeeded"
     assert at.row("jobs", made.job_id)["reopened"] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "count", "state"),
+    [({"type": "string"}, 1, "succeeded"), ({"type": "string", "format": "uri"}, 2, "partial"), (None, 2, "succeeded")],
+    ids=["a text", "a file", "no schema"],
+)
+def test_the_schema_of_a_model_decides_about_another_host(at: World, field: Any, count: int, state: str) -> None:
+    """A text that is a link is no file; a declared file that cannot be kept makes its job partial."""
+    made = at.registered("p1")
+    body = prediction("p1", "succeeded", {"image": at.source.picture(), "link": FOREIGN}, model="owner/name")
+    if field is not None:
+        schemas = {"Output": {"type": "object", "properties": {"link": field}}}
+        version = {"latest_version": {"openapi_schema": {"components": {"schemas": schemas}}}}
+        at.source.files["/v1/models/owner/name"] = (200, json.dumps(version).encode())
+
+    at.step("ingest", at.delivered(body))
+    at.keep_all(made.job_id)
+
+    assert "/v1/models/owner/name" in at.source.asked
+    assert len(at.outputs(made.job_id)) == len(at.letters()) + 1 == count
+    assert at.state("jobs", made.job_id) == state
+
+
+def test_a_clear_answer_asks_for_no_schema(at: World) -> None:
+    """One request less for nearly every webhook."""
+    made = at.registered("p1")
+
+    at.step("ingest", at.delivered(prediction("p1", "succeeded", [at.source.picture()], model="owner/name")))
+
+    assert at.state("jobs", made.job_id) == "keeping"
+    assert at.source.asked == []
+
+
+def test_an_input_of_the_job_request_is_no_output(at: World) -> None:
+    """moorage knows what it submitted, also where the provider's answer does not repeat it."""
+    given, picture = at.source.picture(1), at.source.picture(2)
+    chain = [{"provider": "replicate", "model": "m", "input": {"images": [given]}, "seconds": 60.0}]
+    job_id = chains.started(at, 1, chain=chain)
+    _, external_id = chains.running(at, job_id)
+
+    chains.hear(at, external_id, "succeeded", [picture, given])
+    at.keep_all(job_id)
+
+    assert at.state("jobs", job_id) == "succeeded"
+    assert [at.row("outputs", one)["source"] for one in at.outputs(job_id)] == [picture]
+    assert notes(at, job_id) == [f"output[1] repeats the input: {given}"]
+
+
+def test_files_reported_after_the_next_entry_was_published_are_late(at: World) -> None:
+    """The chain goes on after the second answer without files; what comes then changes no published job."""
+    job_id = chains.started(at, 2)
+    first, external_id = chains.running(at, job_id)
+    at.source.predictions[external_id] = prediction(external_id, "succeeded", [])
+    (wake,) = chains.hear(at, external_id, "succeeded", None)
+    at.step(wake.step, wake.row_id)
+    _, other_id = chains.running(at, job_id)
+    chains.hear(at, other_id, "succeeded", [at.source.picture()])
+    at.keep_all(job_id)
+
+    chains.hear(at, external_id, "succeeded", [at.source.picture()])
+
+    assert at.state("jobs", job_id) == "succeeded"
+    assert len(at.outputs(job_id)) == 1
+    assert at.row("predictions", first)["reason"] == "late: the job was succeeded already"
