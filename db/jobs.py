@@ -147,10 +147,14 @@ def add_notes(conn: Connection, job_id: UUID, notes: Sequence[str], actor: str) 
     conn.execute(ADD_NOTES, {"id": job_id, "notes": list(notes), "actor": actor})
 
 
-DUE = "SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() ORDER BY run_at LIMIT %(limit)s"
+DUE = """
+SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment()
+ ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
 
 
 def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
+    """Return jobs that are due and not locked: locked ones would keep the others out of the limit."""
     return [row["id"] for row in fetch_all(conn, DUE, {"limit": limit})]
 
 

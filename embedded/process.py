@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, ClassVar, Final, NamedTuple
 
 from moorage import logs
 from moorage.errors import ConfigError
@@ -51,6 +51,8 @@ class Process:
         lock_path: a file that stays locked while the child or a child of it lives. A start waits for the lock, so that
             two servers never share one data folder.
     """
+
+    spawn: ClassVar[Callable[..., subprocess.Popen[bytes]]] = subprocess.Popen
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Process:
             return
         with self._lock() as lock, _open_log(self.log_path) as output:
             self._log_start = output.tell()
-            self._child = subprocess.Popen(
+            self._child = self.spawn(
                 self.argv,
                 env=self._env,
                 cwd=self._cwd,

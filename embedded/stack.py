@@ -95,6 +95,8 @@ class Stack:
             "AWS_ENDPOINT_URL_S3": self.seaweedfs.url,
             "AWS_ACCESS_KEY_ID": self._keys.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": self._keys.s3_secret_key,
+            "AWS_SESSION_TOKEN": "",  # the caller's, of another store
+            "AWS_SECURITY_TOKEN": "",
             "AWS_REGION": "us-east-1",
             "S3_PUBLIC_BUCKET": "moorage-public",
             "S3_PRIVATE_BUCKET": "moorage-private",

@@ -7,7 +7,8 @@ from media import images, sniff, video
 from media.containers import ContainerError
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import DiskFull, InvalidMedia
+from moorage.errors import InvalidMedia
+from moorage.local_errors import translate_local_errors
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
 
@@ -25,7 +26,7 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
     Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
 
-    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), DiskFull, Transient.
+    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), LocalFailure.
     """
     head = _read_head(fetched)
     kind = sniff.detect_format(head)
@@ -40,19 +41,18 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
 
 
 def _read_head(fetched: FetchedFile) -> bytes:
-    try:
+    with translate_local_errors("reading the temporary file"):
         fetched.file.seek(0, os.SEEK_SET)
         return fetched.file.read(sniff.HEAD_BYTES)
-    except OSError as error:
-        raise DiskFull(f"reading the temporary file: {error}", facts={"errno": error.errno}) from error
 
 
 def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
+    setting = "MOORAGE_IMAGE_MAX_BYTES" if kind.media == "image" else "MOORAGE_VIDEO_MAX_BYTES"
     size = fetched.size_bytes
     if size > cap:
         facts = {"format": kind.name, "bytes": size, "limit": cap}
-        raise InvalidMedia(f"{size} bytes, the limit is {cap}", facts=facts)
+        raise InvalidMedia(f"{size} bytes, the limit is {cap} ({setting})", facts=facts)
     if kind.media == "image":
         media, thumbnail = images.validate_image(fetched, kind, limits)
         return ValidatedFile(media, thumbnail, None)
@@ -69,7 +69,7 @@ def _validate_video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> V
         ) from error
     media = Media(
         "video", kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
-        duration_s=facts.duration_s,
+        duration_s=facts.duration_s, notes=facts.note,
     )  # fmt: skip
     try:
         return ValidatedFile(media, video.extract_poster(fetched.file, kind, limits), None)

@@ -2,23 +2,18 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import BinaryIO, Final
 
 from PIL import Image
 
-from media import mp4, poster_process, thumbnails, webm
+from media import confined, mp4, poster_process, thumbnails, webm
 from media.containers import VideoFacts
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import DiskFull
+from moorage.local_errors import build_failure, find_local_failure, open_temporary_file
 from moorage.model import Thumbnail
 
 _DEMUXERS: Final = {"mp4": "mov", "webm": "matroska"}
-_INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # no credentials
 _EXTRA_SECONDS: Final = 2.0
 
 
@@ -32,14 +27,20 @@ def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:
-    """Return the first frame as a thumbnail; raises PosterError also if the extra `video` is not installed."""
+    """
+    Return the first frame as a thumbnail. Raises LocalFailure if this machine prevented it, for any other reason
+    PosterError, also if the extra `video` is not installed.
+    """
     if importlib.util.find_spec("av") is None:
         raise PosterError("no video decoder is installed (the extra `video`)")
-    with _open_temporary_file() as out:
+    with open_temporary_file() as out:
         status = _run_decoder(file, out, kind, limits)
         out.seek(0)
         if status == poster_process.FAILED:
             raise PosterError(out.read(500).decode("utf-8", "replace"))
+        if status >= poster_process.LOCAL_ERROR:
+            code = status - poster_process.LOCAL_ERROR
+            raise build_failure("the decoder", OSError(code, os.strerror(code)))
         if status:
             end = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
             raise PosterError(f"the decoder {end}")
@@ -47,34 +48,30 @@ def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnai
 
 
 def _run_decoder(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int:
-    numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
-    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.name]]
-    try:
-        return subprocess.run(
-            [*command, *(str(int(number)) for number in numbers)],
-            stdin=file,
-            stdout=out,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
-            timeout=limits.poster_seconds + _EXTRA_SECONDS,
-            check=False,
-        ).returncode
-    except subprocess.TimeoutExpired as error:
-        raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s") from error
-    except OSError as error:  # out of memory or processes
-        raise PosterError(f"the decoder did not start: {error}") from error
+    numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.decoder_memory_bytes, int(limits.poster_seconds))
+    status = confined.run_decoder(
+        poster_process.__file__,
+        [_DEMUXERS[kind.name], *numbers],
+        file,
+        out=out,
+        timeout_seconds=limits.poster_seconds + _EXTRA_SECONDS,
+        alone=not limits.is_confined,
+    ).status
+    if status is None:
+        raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s")
+    return status
 
 
 def _render_thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
     try:
         with Image.open(out, formats=["PNG"]) as image:
-            return thumbnails.render_thumbnail(image, limits)
+            return thumbnails.render_thumbnail(image, limits, cicp=_parse_colors(image))
     except (*thumbnails.METADATA_ERRORS, Image.DecompressionBombError) as error:
-        raise PosterError(f"the decoder returned no image: {error}") from error
+        if failure := find_local_failure(error):
+            raise failure from error
+        raise PosterError("the decoder returned no image") from error
 
 
-def _open_temporary_file() -> BinaryIO:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError as error:
-        raise DiskFull(f"the temporary folder: {error.strerror}", facts={"errno": error.errno}) from error
+def _parse_colors(image: Image.Image) -> tuple[int, int] | None:
+    primaries, found, transfer = str(image.info.get(poster_process.COLORS_KEY, "")).partition(",")
+    return (int(primaries), int(transfer)) if found else None

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from moorage.errors import Category, MoorageError, Permanent, Transient
+from moorage import local_errors
+from moorage.errors import Category, DatabaseLocked, MoorageError, Permanent, Transient
 from moorage.transitions import EventKind
 
 
@@ -58,7 +59,13 @@ def backoff(attempt: int, jitter: float, *, base: float = 2.0, cap: float = 300.
 def decide_after_failure(
     error: MoorageError, ctx: RetryContext, *, now: datetime, jitter: float, policy: RetryPolicy
 ) -> Retry | DeadLetterDecision:
-    """Return the action after a failure. Internal outages are limited by the URL's expiry only."""
+    """
+    Return the action after a failure. Internal outages are limited by the URL's expiry only.
+
+    An error caused by this machine (a socket without a file descriptor) is one of these, whatever its own type.
+    """
+    if not error.is_internal:
+        error = local_errors.find_local_failure(error) or error
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):
@@ -67,7 +74,8 @@ def decide_after_failure(
         reason = f"{reason} (given up after {ctx.errors + 1} errors)"
         return DeadLetterDecision(error.category, name, reason, retryable=True)
     last_run_at = ctx.expires_at - policy.expiry_margin if ctx.expires_at else None
-    if last_run_at is not None and now >= last_run_at:
+    is_expired = last_run_at is not None and now >= last_run_at
+    if is_expired and not isinstance(error, DatabaseLocked):  # nothing of a locked job can end
         reason = f"{reason}; the source expired before it could be kept"
         return DeadLetterDecision(error.category, name, reason, retryable=False, source_expired=True)
     if error.is_internal:
@@ -76,6 +84,6 @@ def decide_after_failure(
         wait = backoff(ctx.errors + 1, jitter, base=policy.wait_base_seconds, cap=policy.wait_cap_seconds)
     requested = error.retry_after if isinstance(error, Transient) and error.retry_after else 0.0
     run_at = now + timedelta(seconds=max(wait, requested))
-    if last_run_at is not None:
+    if last_run_at is not None and not is_expired:
         run_at = min(run_at, last_run_at)
     return Retry(run_at, reason, is_counted=not error.is_internal, kind=error.event_kind)

@@ -80,16 +80,20 @@ class Settings(BaseSettings):
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
         "auto", validation_alias=env_names("S3_ADDRESSING_STYLE")
     )
+    s3_checksums: Literal["auto", "sha256", "md5", "none"] = Field("auto", validation_alias=env_names("S3_CHECKSUMS"))
     aws_region: str = Field("us-east-1", validation_alias=env_names("AWS_REGION", "AWS_DEFAULT_REGION"))
     aws_access_key_id: str | None = Field(None, validation_alias=env_names("AWS_ACCESS_KEY_ID"))
     aws_secret_access_key: SecretStr | None = Field(None, validation_alias=env_names("AWS_SECRET_ACCESS_KEY"))
+    aws_session_token: SecretStr | None = Field(
+        None, validation_alias=env_names("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+    )
     manage_buckets: bool = True  # create missing buckets and the public one's policy; off: an operator does
     asset_base_url: HttpUrl | None = Field(None, validation_alias=env_names("ASSET_BASE_URL"))
 
     # --- HTTP
     public_url: HttpUrl = Field("http://127.0.0.1:8000", validation_alias=env_names("PUBLIC_URL"))
     api_token: SecretStr | None = None
-    assets: Literal["redirect", "stream"] = "redirect"  # redirect to storage, or send the bytes
+    assets: Literal["redirect", "signed", "stream"] = "redirect"  # to the public bucket or a signed URL, or the bytes
     egress_allow: Addresses = ()  # private ADDRESS:PORT that downloads may use; refused in production
     allow_unsigned: Names = ()  # providers whose webhooks are accepted without a signature
 
@@ -120,8 +124,10 @@ class Settings(BaseSettings):
 
     # --- downloads and media
     download_total_seconds: Positive = 300.0
-    image_max_bytes: Count = 50_000_000
-    image_max_pixels: Count = 64_000_000
+    image_max_bytes: Count = 200_000_000
+    image_max_pixels: Count = 2**27  # of one frame
+    animation_max_pixels: Count = 1_000_000_000  # of all frames
+    decoder_memory_bytes: Count = 2_500_000_000  # address space of the process that decodes large images
     video_max_bytes: Count = 500_000_000
     thumbnail_px: Count = 400
 
@@ -171,6 +177,16 @@ class Settings(BaseSettings):
         copy = self.model_copy()
         copy._constants = self._constants.model_copy(update=changes)
         return copy
+
+    @model_validator(mode="after")
+    def _s3_keys(self) -> "Settings":
+        are_set = {bool(self.aws_access_key_id), bool(self.aws_secret_access_key)}
+        if len(are_set) == 2 or (self.aws_session_token and are_set == {False}):
+            raise ValueError(
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together, and to AWS_SESSION_TOKEN: write both, or"
+                " none for boto3's own search"
+            )
+        return self
 
     @model_validator(mode="after")
     def _production(self) -> "Settings":

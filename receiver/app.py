@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 import providers
-from moorage import logs, metrics
+from moorage import local_errors, logs, metrics
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp, Receive, Scope, Send
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
@@ -13,6 +13,7 @@ from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
 from receiver.deliveries import DeliveryRecorder
+from receiver.parent_watch import end_with_parent
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay
@@ -46,6 +47,7 @@ class Receiver:
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        end_with_parent()
         self._relay.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -60,8 +62,10 @@ class Receiver:
             if name is not None:
                 return await self._handle_webhook(name, scope, receive)
             return await self._handle_probe(scope)
-        except Exception:
+        except Exception as error:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
+            if failure := local_errors.find_local_failure(error):
+                return problem_response(503, f"{failure}. Retry", (b"retry-after", b"1"))
             return problem_response(500, "internal server error")
 
     async def _handle_webhook(self, name: str, scope: Scope, receive: Receive) -> Response:

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from moorage.errors import ConfigError, StorageRefused
 from moorage.settings import Settings
-from storage.errors import get_error_code, get_http_status, translate_errors
+from storage.errors import get_error_code, get_http_status, is_from_sts, translate_errors
 from storage.s3 import ObjectStore
 
 # Read anonymously to check public access; outside the prefixes that sweeps list.
@@ -22,6 +22,12 @@ _CREATED_CONCURRENTLY: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"
 _TIMEOUT_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.1
 _MANUALLY: Final = "or create the buckets manually and set MOORAGE_MANAGE_BUCKETS=false"
+_ELSEWHERE: Final = (
+    "open the bucket in the store's own console and set MOORAGE_MANAGE_BUCKETS=false and ASSET_BASE_URL to the address"
+    " at which it is served, or set MOORAGE_ASSETS=signed, which needs no public bucket"
+)
+# Of an anonymous GET. Some stores return 404 instead of 403; R2 returns 400, Supabase and Scality 501.
+NOT_PUBLIC: Final = {400, 401, 403, 404, 405, 501}
 
 
 def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
@@ -29,19 +35,29 @@ def ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     Create missing buckets, allow public read access to the public one, and check that the private one has none.
 
     Existing buckets are only checked, which needs fewer permissions. Several processes may run it at once.
-    Does nothing if `settings.manage_buckets` is off. Returns one line for each change.
+    Does nothing if `settings.manage_buckets` is off, and opens no bucket if files are served without a public one.
+    Returns one line for each change.
 
     Raises:
-        ConfigError: a missing permission (named in the message), or access that cannot be corrected.
+        ConfigError: a missing permission (named in the message), access that cannot be corrected, or a refusal.
         StorageUnavailable: the store does not respond.
     """
     if not settings.manage_buckets:
         return []
+    try:
+        return _ensure_buckets(store, settings)
+    except StorageRefused as error:  # it will refuse again: waiting does not help
+        hint = "correct AWS_ENDPOINT_URL_S3, AWS_REGION and the credentials"
+        raise ConfigError(f"{error} ({hint}, {_MANUALLY})") from error
+
+
+def _ensure_buckets(store: ObjectStore, settings: Settings) -> list[str]:
     changes = []
     for bucket in (store.public_bucket, store.private_bucket):
         if _create_if_missing(store, bucket, settings.aws_region):
             changes.append(f"created bucket {bucket}")
-    if _allow_public_read(store, store.public_bucket):
+    _probe_checksums(store)
+    if settings.assets == "redirect" and _allow_public_read(store, store.public_bucket):
         changes.append(f"allowed public read access to {store.public_bucket}")
     _require_private(store, store.private_bucket)
     return changes
@@ -97,7 +113,7 @@ def _allow_public_read(store: ObjectStore, bucket: str) -> bool:
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"bucket {bucket} has a public read policy, but an anonymous GET is refused: turn off its"
-                " Block Public Access, or serve it otherwise and set MOORAGE_MANAGE_BUCKETS=false and ASSET_BASE_URL"
+                f" Block Public Access, or {_ELSEWHERE}"
             )
         time.sleep(_POLL_SECONDS)
     return True
@@ -118,11 +134,19 @@ def _is_public(store: ObjectStore, bucket: str) -> bool:
         try:
             store.clients.anonymous().get_object(Bucket=bucket, Key=_PROBE_KEY)["Body"].close()
         except ClientError as error:
-            # Some stores return 404 instead of 403 to anonymous readers.
-            if get_http_status(error) in {401, 403, 404}:
+            if get_http_status(error) in NOT_PUBLIC:
                 return False
             raise
     return True
+
+
+def _probe_checksums(store: ObjectStore) -> None:
+    try:
+        store.probe()
+    except StorageRefused as error:
+        if error.facts.get("status") == 403:
+            raise _permission_error(store.private_bucket, "s3:PutObject", str(error)) from error
+        raise
 
 
 def _put_probe(store: ObjectStore, bucket: str) -> None:
@@ -135,13 +159,18 @@ def _put_probe(store: ObjectStore, bucket: str) -> None:
 
 def _add_policy(store: ObjectStore, bucket: str) -> None:
     """Add one statement to the bucket's policy; those of an operator are kept."""
-    statements = [s for s in _get_policy_statements(store, bucket) if s.get("Sid") != _SID]
-    added = {"Sid": _SID, "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"]}
-    statements.append(added | {"Resource": [f"arn:aws:s3:::{bucket}/*"]})
-    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
-    hint = f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
-    with _require_permission("put policy", bucket, "s3:PutBucketPolicy", hint):
-        store.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
+    try:
+        statements = [s for s in _get_policy_statements(store, bucket) if s.get("Sid") != _SID]
+        added = {"Sid": _SID, "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"]}
+        statements.append(added | {"Resource": [f"arn:aws:s3:::{bucket}/*"]})
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        hint = f"or Block Public Access forbids it: turn it off for this bucket, {_MANUALLY}"
+        with _require_permission("put policy", bucket, "s3:PutBucketPolicy", hint):
+            store.clients.authenticated().put_bucket_policy(Bucket=bucket, Policy=policy)
+    except StorageRefused as error:
+        raise ConfigError(
+            f"this store does not let moorage open bucket {bucket} to everyone ({error}): {_ELSEWHERE}"
+        ) from error
 
 
 def _get_policy_statements(store: ObjectStore, bucket: str) -> list[dict[str, Any]]:
@@ -166,7 +195,7 @@ def _require_permission(operation: str, bucket: str, permission: _Permission, hi
         try:
             yield
         except ClientError as error:
-            if get_http_status(error) == 403:
+            if get_http_status(error) == 403 and not is_from_sts(error):
                 raise _permission_error(bucket, permission, hint) from error
             raise
 

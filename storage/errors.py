@@ -8,6 +8,7 @@ import botocore.exceptions
 import urllib3.exceptions
 from botocore.exceptions import ClientError
 
+from moorage.certificates import find_certificate_error
 from moorage.errors import Category, MoorageError, ObjectRefused, Permanent, StorageRefused, StorageUnavailable
 
 
@@ -15,6 +16,10 @@ class ObjectMissing(Permanent):
     """No object has this key."""
 
     category: Category = "STORAGE_FAILED"
+
+
+class CertificateRefused(StorageUnavailable):
+    """The store's certificate is not that of its host, or its issuer is unknown."""
 
 
 # Retryable codes below 500: the store is busy, or a clock or token will be corrected.
@@ -38,9 +43,9 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     Convert errors of the S3 client; messages name the operation, bucket and key.
 
     Raises:
-        StorageUnavailable: no connection, timeout, 5xx, SlowDown.
+        StorageUnavailable: no connection, timeout, 5xx but 501, SlowDown; its subclass CertificateRefused.
         ObjectMissing, ObjectRefused: no such key; the object is too large.
-        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, no credentials).
+        StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, NotImplemented, no credentials).
     """
     request = f"{operation} of {bucket}/{key}" if key else f"{operation} of bucket {bucket}"
     try:
@@ -48,13 +53,28 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     except ClientError as error:
         raise _from_response(error, request) from error
     except _BROKEN_CONNECTION as error:
-        raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
+        if find_certificate_error(error) is None:
+            raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
+        advice = (
+            "correct AWS_ENDPOINT_URL_S3: its host name, or set AWS_CA_BUNDLE to a file with its issuer's certificates"
+        )
+        raise CertificateRefused(f"{request}: the store's certificate is refused: {advice}: {error}") from error
     except botocore.exceptions.BotoCoreError as error:
         raise StorageRefused(f"{request}: {error}", facts={"error": type(error).__name__}) from error
 
 
 def get_http_status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_from_sts(error: ClientError) -> bool:
+    """Return whether the store was not reached: the credentials for it were refused."""
+    return error.operation_name.startswith(("AssumeRole", "GetRoleCredentials"))
+
+
+def is_unsupported(error: ClientError) -> bool:
+    """Return whether the store refuses what was asked of it, and not who asked (403), where (404) or when."""
+    return get_http_status(error) in {400, 405, 501} and get_error_code(error) not in _RETRYABLE
 
 
 def get_error_code(error: ClientError) -> str:
@@ -65,9 +85,11 @@ def get_error_code(error: ClientError) -> str:
 def _from_response(error: ClientError, request: str) -> MoorageError:
     status, code = get_http_status(error), get_error_code(error)
     detail = error.response.get("Error", {}).get("Message", "")
+    if is_from_sts(error):
+        request += f", for which {error.operation_name} was sent"
     message = f"{request}: {status} {code} {detail}".rstrip()
     facts: dict[str, Any] = {"status": status, "code": code}
-    if status >= 500 or status == 429 or code in _RETRYABLE:
+    if (status >= 500 and status != 501) or status == 429 or code in _RETRYABLE:
         return StorageUnavailable(message, facts=facts)
     if code == "NoSuchKey":
         return ObjectMissing(message, facts=facts)

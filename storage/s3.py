@@ -1,41 +1,27 @@
 """Objects in one public and one private bucket."""
 
-import base64
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import Any, BinaryIO, cast
 
-import boto3.session
-import botocore.session
-from botocore import UNSIGNED
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from botocore.loaders import Loader
 from botocore.response import StreamingBody
 
+from moorage.errors import StorageRefused
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
-from storage import urls
+from storage import proofs, urls
+from storage.clients import S3Clients
 from storage.errors import get_http_status, translate_errors
-
-if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
-
-_CHUNK_BYTES = 1 << 16
-
-_CONNECT_SECONDS: Final = 3
-_READ_SECONDS: Final = 20
-_DESCRIPTIONS: Final = Loader()  # the S3 API, 1 MB of JSON: parsed once, also for forked workers
-_ATTEMPTS: Final = 2  # further retries are the row's
+from storage.proofs import Proof
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
     size_bytes: int
-    sha256: str | None  # hex, of the whole object; None if stored without it or in parts
+    sha256: str | None  # hex, of the whole object; None if the store reports none or the object is stored in parts
     content_type: str
 
 
@@ -58,7 +44,7 @@ class ObjectReader:
         with translate_errors("read", self._bucket, self._key):
             return bytes(self._body.read(size))
 
-    def iterate_chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
+    def iterate_chunks(self, size: int = proofs.CHUNK_BYTES) -> Iterator[bytes]:
         while chunk := self.read(size):
             yield chunk
 
@@ -74,6 +60,27 @@ class ObjectStore:
         self.private_bucket = settings.s3_private_bucket
         self.clients = S3Clients(settings)
         self._asset_base = urls.get_asset_base_url(settings)
+        self._checksums = settings.s3_checksums
+        self._proof: Proof | None = None if self._checksums == "auto" else self._checksums
+
+    @property
+    def proof(self) -> Proof:
+        """How this store proves an upload: as S3_CHECKSUMS says, or as a probe found, which the first use may send."""
+        if self._proof is None:
+            self.probe()
+        return cast(Proof, self._proof)
+
+    def find_known_proof(self) -> Proof | None:
+        """Return the proof if it is known. Stores nothing: whoever only reads may lack the permission."""
+        if self._proof is None:
+            with contextlib.suppress(StorageRefused):
+                self._proof = proofs.recall(self.clients.authenticated(), self.private_bucket)
+        return self._proof
+
+    def probe(self, *, again: bool = False) -> None:
+        """Find out how this store proves an upload, unless S3_CHECKSUMS says so; `again` even if a probe was made."""
+        if self._checksums == "auto":
+            self._proof = proofs.find_proof(self.clients.authenticated(), self.private_bucket, again=again)
 
     def check_connection(self) -> None:
         with translate_errors("head", self.public_bucket):
@@ -91,22 +98,24 @@ class ObjectStore:
         cache_control: str | None = None,
     ) -> None:
         """
-        Store an object by one request, streamed from the start of `body`; the store verifies the digest.
+        Store an object by one request, streamed from the start of `body`, and prove that the store has these bytes.
 
         One request (up to 5 GiB), not a multipart upload: then the checksum that a HEAD returns would not be the digest
-        of the bytes. `sha256` is in hex, `size` in bytes.
+        of the bytes. `sha256` is in hex, `size` in bytes. An object that is not proved remains, and is not named.
         """
         optional: dict[str, Any] = {"CacheControl": cache_control} if cache_control else {}
+        proof, client = self.proof, self.clients.authenticated()
+        checksum = proofs.build_arguments(proof, body, sha256)
         if not isinstance(body, bytes):
             body.seek(0)  # from another offset, the store waits for the rest until the timeout
         failpoint("storage.before_put")
         with translate_errors("put", bucket, key):
-            checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-            self.clients.authenticated().put_object(
-                Bucket=bucket, Key=key, Body=body, ContentLength=size, ContentType=content_type,
-                ChecksumSHA256=checksum, **optional,
-            )  # fmt: skip
+            response = client.put_object(
+                Bucket=bucket, Key=key, Body=body, ContentLength=size, ContentType=content_type, **checksum, **optional
+            )
         failpoint("storage.after_put")
+        if not proofs.is_proved(proof, checksum, response.get("ETag", "")):
+            proofs.read_back(client, bucket, key, size=size, sha256=sha256)
 
     @contextlib.contextmanager
     def open_object(
@@ -114,6 +123,7 @@ class ObjectStore:
     ) -> Iterator[ObjectReader]:
         """Open an object, from the first to the last byte of the range if given; raises ObjectMissing."""
         optional: dict[str, Any] = {"Range": f"bytes={byte_range[0]}-{byte_range[1]}"} if byte_range else {}
+        optional |= self._checksum_mode()
         with translate_errors("get", bucket, key):
             response = self.clients.authenticated().get_object(Bucket=bucket, Key=key, **optional)
         with contextlib.closing(response["Body"]) as body:
@@ -121,14 +131,15 @@ class ObjectStore:
 
     def head(self, bucket: str, key: str) -> ObjectStat | None:
         """Return size, digest and type of an object; None if it or the bucket is missing (both return 404)."""
+        mode = self._checksum_mode()
         with translate_errors("head", bucket, key):
             try:
-                response = self.clients.authenticated().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                response = self.clients.authenticated().head_object(Bucket=bucket, Key=key, **mode)
             except ClientError as error:
                 if get_http_status(error) == 404:
                     return None
                 raise
-        sha256 = _decode_checksum(response.get("ChecksumSHA256"))
+        sha256 = proofs.decode_sha256(response.get("ChecksumSHA256"))
         return ObjectStat(response["ContentLength"], sha256, response.get("ContentType", ""))
 
     def delete(self, bucket: str, key: str) -> None:
@@ -165,57 +176,6 @@ class ObjectStore:
     def build_asset_url(self, key: str) -> str:
         return urls.build_asset_url(self._asset_base, key)
 
-
-def _decode_checksum(checksum: str | None) -> str | None:
-    """Return a base64 checksum as hex; None for one of a multipart upload ("...-3")."""
-    return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
-
-
-class S3Clients:
-    """The S3 clients of this process, created on first use."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._clients: dict[tuple[int, str], S3Client] = {}
-
-    def authenticated(self) -> "S3Client":
-        return self._get_client("signing", self._settings.s3_endpoint_url)
-
-    def anonymous(self) -> "S3Client":
-        """Return the client without credentials, for public access only."""
-        return self._get_client("anonymous", self._settings.s3_endpoint_url, signature_version=UNSIGNED)
-
-    def presigning(self) -> "S3Client":
-        """Return the client that creates URLs for the public endpoint. It sends no requests."""
-        endpoint, style = self._settings.s3_public_endpoint_url or self._settings.s3_endpoint_url, {}
-        if endpoint is None and self._settings.s3_addressing_style == "auto":
-            # "auto" signs for s3.amazonaws.com, which redirects to the bucket's region, where the signature is invalid.
-            style = {"s3": {"addressing_style": "virtual"}}
-        return self._get_client("public", endpoint, **style)
-
-    def _get_client(self, kind: str, endpoint: str | None, **config: Any) -> "S3Client":
-        name = (os.getpid(), kind)
-        if name not in self._clients:
-            usual = {"signature_version": "s3v4", "s3": {"addressing_style": self._settings.s3_addressing_style}}
-            self._clients[name] = self._create_client(endpoint, {**usual, **config})
-        return self._clients[name]
-
-    def _create_client(self, endpoint: str | None, config: dict[str, Any]) -> "S3Client":
-        secret = self._settings.aws_secret_access_key
-        # Not the default session of boto3, which is not thread-safe.
-        session = botocore.session.Session()
-        session.register_component("data_loader", _DESCRIPTIONS)
-        return boto3.session.Session(botocore_session=session).client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=self._settings.aws_region,
-            aws_access_key_id=self._settings.aws_access_key_id,
-            aws_secret_access_key=secret.get_secret_value() if secret else None,
-            config=Config(
-                connect_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
-                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-                tcp_keepalive=True,
-                **config,
-            ),
-        )
+    def _checksum_mode(self) -> dict[str, Any]:
+        """Return the argument that requests checksums: of a HEAD for the audit, of a GET so that botocore compares."""
+        return {"ChecksumMode": "ENABLED"} if self.find_known_proof() == "sha256" else {}

@@ -1,7 +1,6 @@
 """Fixtures for all tests: one embedded stack a session, a fresh database a test, made from a migrated template."""
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -13,18 +12,22 @@ from xdist.scheduler import LoadFileScheduling
 from db import migrate
 from db.connection import Connection, Database, connect
 from embedded.stack import Stack
+from tests.support.databases import Databases
 
-_numbers = itertools.count(1)
 os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
+os.environ.pop("AWS_SESSION_TOKEN", None)  # nor are the credentials
 
 # Every skip there may be: the beginning of its reason, and when that is all right. Another skip fails the run.
 LISTED_SKIPS = {
     "reads /proc": "not on Linux",
     "macOS has no parent death signal": "not on Linux",
     "no RabbitMQ is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
+    "no PgBouncer is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
     "no Chromium is installed": "no wheel holds one; .ci/browser installs the distribution's where it may",
     "no playwright is installed": "make browser installs it; not needed for anything else",
+    "no tmpfs can be mounted": "neither as root nor in a user namespace",
     "only root makes folders that the server's user cannot enter": "run as an ordinary user",
+    "only root mounts a file system that the server sees": "run as an ordinary user, or where mounts are forbidden",
 }
 _unlisted: list[str] = []
 
@@ -116,10 +119,18 @@ def template_database(stack: Stack) -> str:
     return "moorage_template"
 
 
+@pytest.fixture(scope="session")
+def databases(stack: Stack, template_database: str) -> Databases:
+    """Return the databases of single tests."""
+    return Databases(stack, template_database)
+
+
 @pytest.fixture
-def database_url(stack: Stack, template_database: str) -> str:
-    """Return the URL of a fresh, migrated database."""
-    return stack.postgres.create_database(f"moorage_test_{next(_numbers)}", template=template_database)
+def database_url(databases: Databases) -> Iterator[str]:
+    """Return the URL of an empty, migrated database."""
+    url = databases.take()
+    yield url
+    databases.give_back(url)
 
 
 @pytest.fixture

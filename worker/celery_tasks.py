@@ -1,16 +1,19 @@
 """The Celery tasks, and the signal handlers of the worker's main process."""
 
-from typing import Any
+import logging
+from typing import Any, Final
 from uuid import UUID
 
 from celery import Task, signals
 
-from moorage import logs
+from moorage import logs, time_limit
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.model import Step, Wake
-from worker import boot, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
+from worker import boot, broker_errors, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
 from worker.celery import app
+
+SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
 
 
 def _leased_by(task: Any) -> str:
@@ -30,14 +33,15 @@ def _define(step: Step) -> None:
                 boot.get_deps(), self.name, body, why=reason, queue=queues.QUEUE_BY_STEP[step], actor=_leased_by(self)
             )
         else:
-            step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
+            with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
+                step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
 
 
 for _step in queues.TASK_BY_STEP:
     _define(_step)
 
 
-@app.task(name=queues.SWEEP_TASK, bind=True)
+@app.task(name=queues.SWEEP_TASK, bind=True, time_limit=SWEEP_SECONDS)
 def sweep(self: Task[Any, Any], name: str) -> None:
     """Run a sweep if its current slot is free."""
     sweep_runner.run_sweep(name, _leased_by(self))
@@ -47,14 +51,21 @@ def sweep(self: Task[Any, Any], name: str) -> None:
 def _set_up_logging(**_: object) -> None:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(broker_errors.drop_traceback)
 
 
 @signals.worker_init.connect
-def _check(**_: object) -> None:
+def _check(sender: Any, **_: object) -> None:
     try:
-        boot.check_dependencies()
+        boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
+
+
+@signals.worker_process_init.connect
+def _enable_time_limit(**_: object) -> None:
+    time_limit.enable()
 
 
 @signals.worker_shutting_down.connect

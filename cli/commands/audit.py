@@ -13,6 +13,7 @@ import click
 from cli import console
 from db.audit.checks import CHECKS
 from moorage.errors import MoorageError
+from storage.proofs import DESCRIPTIONS
 from tasks.audit.advice import REPAIRABLE, RULES, get_advice
 from tasks.audit.findings import Finding
 from tasks.audit.repair import RepairResult, repair_findings
@@ -23,13 +24,18 @@ VERSION: Final = 1  # of the JSON document; increased when a field is removed or
 EXIT_FINDINGS, EXIT_UNFINISHED = 1, 2
 
 # Scans whose checks are not SQL statements, by rule.
-_OTHER_SCANS: Final = {4: ("objects", "sample"), 5: ("objects", "inputs"), 6: ("histories",), 7: ("histories",)}
+_OTHER_SCANS: Final = {
+    4: ("objects", "sample", "read_back"),
+    5: ("objects", "inputs"),
+    6: ("histories",),
+    7: ("histories",),
+}
 
 
 @click.command()
 @click.option("--deep", is_flag=True, help="Also read every kept object and recorded body and compare its digest.")
 @click.option("--sample", default=DEFAULT_SAMPLE_SIZE, show_default=True, metavar="N",
-              help="Number of random files whose digest is requested from storage.")  # fmt: skip
+              help="Number of random files whose digest storage reports, or which are read back.")  # fmt: skip
 @click.option("--second-look", "second_look_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
               help="Delay before findings are rechecked; default: a lease. Use 0 for a stopped system.")  # fmt: skip
 @click.option("--repair", is_flag=True, help="Repair findings: wake rows, fetch missing objects. Deletes nothing.")
@@ -93,6 +99,7 @@ def build_document(report: AuditReport, results: list[RepairResult]) -> dict[str
     return {
         "version": VERSION,
         **{x: getattr(report, x) for x in ("started_at", "ended_at", "deep", "second_look_seconds", "checked")},
+        "proof": report.proof,
         "rules": [{"rule": rule, "title": title, "checked": checked, "findings": findings}
                   for rule, title, checked, findings in summarize_rules(report)],
         "findings": [{**_fields(x), "todo": get_advice(x), **repaired.get(x, {})} for x in report.findings],
@@ -124,8 +131,10 @@ def _print_report(report: AuditReport) -> None:
         for rule, title, checked, findings in summarize_rules(report)
     ]
     console.print_parts(console.build_table("Rules of docs/design.md", ("rule", "text", "checked", "findings"), rows))
-    depth = f"{report.checked.get('bytes', 0)} bytes read" if report.deep else "existence and size of objects"
-    click.echo(f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {depth}")
+    click.echo(
+        f"from {report.started_at:%Y-%m-%d %H:%M:%S} to {report.ended_at:%H:%M:%S} UTC; {describe_proof(report)}"
+    )
+    click.echo(f"storage: {DESCRIPTIONS[report.proof] if report.proof else 'checksums unknown: run moorage doctor'}")
     if report.notes:
         click.echo(f"notes: {len(report.notes)} objects that no row names; the next sweep quarantines them")
     if not report.findings:
@@ -136,6 +145,16 @@ def _print_report(report: AuditReport) -> None:
     console.print_parts(console.build_table("Findings", columns, lines))
     unlisted = sum(report.unlisted.values())
     click.echo(f"{len(report.findings)} findings{f', and {unlisted} more of the same kinds' if unlisted else ''}")
+
+
+def describe_proof(report: AuditReport) -> str:
+    """Return what the audit of objects rests on: storage reports digests, or objects were read."""
+    if report.deep:
+        return f"{report.checked.get('bytes', 0)} bytes read"
+    sample, read_back = report.checked.get("sample", 0), report.checked.get("read_back", 0)
+    proofs = [f"{sample - read_back} by storage's SHA-256"] if sample > read_back else []
+    proofs += [f"{read_back} read back, because storage reports no SHA-256 of them"] if read_back else []
+    return f"existence and size of objects; digests of {sample}: {', '.join(proofs) or 'none'}"
 
 
 def _print_repair_results(results: list[RepairResult]) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from db.audit import checks as rules
 from db.audit.check import Check
 from db.connection import current_time
+from storage.proofs import Proof
 from tasks.audit.digests import DigestSample
 from tasks.audit.findings import Finding, Scan, Tally
 from tasks.audit.objects import InputScan, ObjectScan
@@ -28,6 +29,7 @@ class AuditReport:
         findings: violations that were still present at the recheck.
         checked: number of things checked: rows by table, objects by scan, `histories`, `bytes` read by a deep audit.
         notes: objects that no row references and that the next orphan sweep may quarantine.
+        proof: how storage proves an upload; None if that is not known yet.
         unlisted: by check, the number of first findings beyond the 1,000 that are listed and rechecked.
     """
 
@@ -39,6 +41,7 @@ class AuditReport:
     ended_at: datetime
     deep: bool
     second_look_seconds: float
+    proof: Proof | None
 
 
 def run_audit(
@@ -64,8 +67,9 @@ def run_audit(
         time.sleep(max(last_finding + wait_seconds - time.monotonic(), 0.0))
     findings, listed = sorted(_recheck(scans, tally)), Counter(finding.check for finding in tally.findings)
     unlisted = {check: count - listed[check] for check, count in tally.found.items() if count > listed[check]}
+    proof = deps.storage.find_known_proof()
     ended_at, checked = deps.database.run(current_time), dict(tally.checked)
-    return AuditReport(findings, checked, tally.notes, unlisted, started_at, ended_at, deep, wait_seconds)
+    return AuditReport(findings, checked, tally.notes, unlisted, started_at, ended_at, deep, wait_seconds, proof)
 
 
 def _scan_all(scans: list[Scan], tally: Tally) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LONG = {"jobs": 60, "minutes": 0.7, "files": 120, "job_requests": 5, "kills": 5}
-SHORT = {"jobs": 30, "minutes": 0.35, "files": 60, "job_requests": 2, "kills": 2}
+SHORT = {"jobs": 20, "minutes": 0.25, "files": 40, "job_requests": 1, "kills": 1}
 
 
 @pytest.mark.timeout(600)  # twice what the long one takes on two busy cores, and more

@@ -39,6 +39,7 @@ POINTS = {
     "dispatch.after_tick": OK,
     "dispatch.after_commit": OK,
     "reconcile.after_tick": OK,
+    "reconcile.after_timeline": OK,
     "reconcile.after_release": OK,
     "drain.after_tick": OK,
     "discard.after_tick": OK,
@@ -69,6 +70,13 @@ POINTS = {
     "publish.before_discard": HALF,
     "publish.after_discard": HALF,
 }
+# The points round a sweep are the same lines for each sweep: `make test` crashes dispatch there, `make prove` all.
+ROUND_A_SWEEP = {
+    f"{sweep}.{point}"
+    for sweep in ("reconcile", "drain", "discard")
+    for point in ("after_tick", "before_finish", "after_finish")
+}
+CASES = [pytest.param(point, marks=pytest.mark.prove if point in ROUND_A_SWEEP else ()) for point in POINTS]
 # Points of the receiver, which its supervisor starts again; the provider sends again what was not answered.
 RECEIVER = (
     "receive.before_commit",
@@ -79,7 +87,7 @@ RECEIVER = (
 )
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", CASES)
 def test_a_crash_of_a_worker_loses_and_doubles_nothing(world, point):
     """Wherever a worker dies, the row says what is left to do, and another does it."""
     script, registered = POINTS[point]

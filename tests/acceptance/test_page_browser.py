@@ -158,7 +158,7 @@ def refuse_once(route, refused):
         route.fulfill(status=503, body="away")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.prove)])
 def test_axe_finds_nothing_at_any_size(chromium, world, owner, scheme):
     """Contrast, names and order hold in both colour schemes, on a desk and on a phone."""
     world.await_end(world.ask({"outputs": 2}, owner=owner, prompt="a boat", style="oil"))

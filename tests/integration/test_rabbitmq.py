@@ -119,6 +119,7 @@ def test_the_dead_have_a_queue_before_anything_can_die(world, server):
         until(lambda: exists(server, "quick.dead"), "the worker declared it")
 
 
+@pytest.mark.prove  # the same commands on Valkey: test_command_status.py
 def test_status_and_ping_see_broker_and_workers(world):
     """What an operator looks at first must not depend on the kind of broker."""
     # Each asks for a few seconds alone, in which a busy computer may not answer.
@@ -200,7 +201,7 @@ def test_an_emptied_broker_loses_nothing(world, server):
     finish(world, asked, before)
 
 
-@pytest.mark.parametrize("data", ["kept", "lost"])
+@pytest.mark.parametrize("data", [pytest.param("kept", marks=pytest.mark.prove), "lost"])
 def test_a_broker_that_is_killed_delays_only(world, server, data):
     """Webhooks are recorded without it; when it is back, empty or not, dispatch sends what is due."""
     before = world.pids()

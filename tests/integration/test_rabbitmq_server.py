@@ -30,6 +30,7 @@ def test_its_absence_is_told_in_one_line(server, monkeypatch):
 
 
 @rabbit.needs_rabbitmq
+@pytest.mark.prove  # a broker that is killed: test_rabbitmq.py
 def test_a_killed_server_has_what_it_confirmed_and_a_stopped_one_leaves_nothing(server):
     """A crash that loses confirmed messages, or a process that stays, would spoil every test after it."""
     server.start()

@@ -3,9 +3,11 @@
 import itertools
 import json
 import multiprocessing
+import os
 import urllib.error
 import urllib.request
 import uuid
+from hashlib import sha256
 
 import pytest
 
@@ -25,12 +27,13 @@ def server(tmp_path_factory):
 
 
 class LimitedSeaweedfs(Seaweedfs):
-    """A server that also knows a user who may read and write objects, but may not manage buckets."""
+    """A server that also knows users who may not manage buckets: one may read and write objects, one may read them."""
 
     def _identities(self):
         known = super()._identities()
-        keys = {"accessKey": "limited", "secretKey": "a-secret-for-tests"}
-        known["identities"].append({"name": "limited", "credentials": [keys], "actions": ["Read", "Write", "List"]})
+        for name, actions in (("limited", ["Read", "Write", "List"]), ("reader", ["Read", "List"])):
+            keys = {"accessKey": name, "secretKey": "a-secret-for-tests"}
+            known["identities"].append({"name": name, "credentials": [keys], "actions": actions})
         return known
 
 
@@ -177,9 +180,49 @@ def test_a_missing_permission_to_open_the_bucket_is_named(settings):
         buckets.ensure_buckets(s3.ObjectStore(limited), limited)
 
 
+def test_a_missing_permission_to_write_is_named(settings):
+    """The probe of checksums is the first that writes; whoever only reads is not stopped by it."""
+    client = s3.ObjectStore(settings).clients.authenticated()
+    client.create_bucket(Bucket=settings.s3_public_bucket)
+    client.create_bucket(Bucket=settings.s3_private_bucket)
+    client.put_object(Bucket=settings.s3_public_bucket, Key="renders/1", Body=b"x")
+    reader = s3.ObjectStore(settings.model_copy(update={"aws_access_key_id": "reader"}))
+
+    with pytest.raises(ConfigError, match=rf"{settings.s3_private_bucket}.*s3:PutObject"):
+        buckets.ensure_buckets(reader, settings)
+    assert reader.head(settings.s3_public_bucket, "renders/1").size_bytes == 1
+
+
 def test_an_unavailable_store_is_not_a_wrong_setting(settings):
     """A worker that starts before storage waits for it; the operator has nothing to change."""
     away = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
 
     with pytest.raises(StorageUnavailable):
         buckets.ensure_buckets(s3.ObjectStore(away), away)
+
+
+@pytest.mark.parametrize("assets", ["signed", "stream"])
+def test_no_bucket_is_opened_if_none_need_be_public(settings, assets):
+    """Files are then read through the API or by signed URLs only."""
+    settings = settings.model_copy(update={"assets": assets})
+    blobs = s3.ObjectStore(settings)
+
+    done = buckets.ensure_buckets(blobs, settings)
+
+    assert done == [f"created bucket {settings.s3_public_bucket}", f"created bucket {settings.s3_private_bucket}"]
+    blobs.put(settings.s3_public_bucket, "renders/1", b"x", size=1, sha256=sha256(b"x").hexdigest(), content_type="a/b")
+    assert anonymous_status(settings, settings.s3_public_bucket, key="renders/1") == 403
+    with urllib.request.urlopen(blobs.presign_get(settings.s3_public_bucket, "renders/1", 60), timeout=60) as answer:
+        assert answer.read() == b"x"
+
+
+def test_credentials_that_cannot_be_found_are_a_wrong_setting(settings, monkeypatch):
+    """Without any, a worker waited for ever as for an outage."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    none = settings.model_copy(update={"aws_access_key_id": None, "aws_secret_access_key": None})
+
+    with pytest.raises(ConfigError, match=r"Unable to locate credentials \(correct .*credentials"):
+        buckets.ensure_buckets(s3.ObjectStore(none), none)

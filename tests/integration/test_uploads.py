@@ -274,14 +274,24 @@ def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
     assert private(deps) == set()
 
 
-def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps) -> None:
     """Two at once must leave room for everything else in the process's container."""
-    monkeypatch.setattr(uploads, "MEMORY_BYTES", 2**28)
+    deps = replace(deps, limits=replace(deps.limits, decoder_memory_bytes=2**28))
     out = io.BytesIO()
     Image.new("RGB", (7900, 7900)).save(out, "PNG")
 
     with pytest.raises(InvalidMedia):
         put(deps, data=out.getvalue())
+
+
+def test_an_upload_that_grows_beyond_the_limit_of_its_process_is_refused(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of the size is the file's fault, unlike a full disk: sending it again does not help."""
+    monkeypatch.setattr(uploads, "_MAX_GROWTH", 0)
+
+    with pytest.raises(InvalidMedia, match="too much memory or disk space"):
+        put(deps)
 
 
 def test_an_upload_that_nobody_finishes_leaves_nothing(

@@ -1,13 +1,16 @@
 """Files under permanent URLs: redirected to storage, or streamed from a real one."""
 
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
 
 from db.connection import Connection
 from embedded.stack import Stack
+from storage import urls
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
@@ -39,6 +42,12 @@ def redirecting(url: str, storage: dict[str, str]) -> Iterator[wp.Front]:
 @pytest.fixture(scope="module")
 def streaming(url: str, storage: dict[str, str]) -> Iterator[wp.Front]:
     with wp.running(url, MOORAGE_ASSETS="stream", **storage) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def signing(url: str, storage: dict[str, str]) -> Iterator[wp.Front]:
+    with wp.running(url, MOORAGE_ASSETS="signed", **storage) as process:
         yield process
 
 
@@ -94,6 +103,36 @@ def test_a_file_is_streamed_unchanged(streaming: wp.Front, deps: Deps, render_id
     assert (thumbnail[1]["cache-control"], thumbnail[1]["content-type"]) == ("public, max-age=86400", "image/webp")
     assert thumbnail[1]["etag"] == f'"{row["thumb_sha256"]}"'
     assert (head[0], head[2], head[1]["content-length"]) == (200, b"", str(row["bytes"]))
+
+
+def test_a_file_is_redirected_to_a_signed_url(
+    signing: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]
+) -> None:
+    """For stores without public buckets: the URL works for anyone, and longer than a cache holds the redirect."""
+    for name, key in (("0.png", row["key"]), ("0_thumb.webp", row["thumb_key"])):
+        status, headers, _ = fetch(signing, f"{render_id}/{name}")
+
+        assert (status, headers["cache-control"]) == (302, "public, max-age=300")
+        assert parse_qs(urlsplit(headers["location"]).query)["X-Amz-Expires"] == ["600"]
+        with urllib.request.urlopen(headers["location"], timeout=60) as response:
+            assert response.read() == content(deps, key)
+
+
+def test_without_a_public_bucket_urls_lead_to_the_api(
+    signing: wp.Front, streaming: wp.Front, deps: Deps, render_id: UUID, row: dict[str, Any]
+) -> None:
+    """The URLs in documents, notifications and responses must work although nobody can read the bucket."""
+    settings = deps.settings.model_copy(update={"assets": "signed", "public_url": "https://moorage.example"})
+    url = urls.build_asset_url(urls.get_asset_base_url(settings), row["key"])
+    assert url == f"https://moorage.example/v1/assets/{row['key']}"
+    path = urlsplit(url).path
+    variant = signing.get(f"/v1/renders/{render_id}").fields["variants"][0]
+
+    assert urlsplit(variant["url"]).path == path
+    assert signing.call("GET", path)[0] == 302
+    for key in (row["key"], row["thumb_key"]):
+        assert streaming.call("GET", f"/v1/assets/{key}")[2] == content(deps, key)
+    assert signing.call("GET", path.replace(row["sha256"][:16], "0" * 16))[0] == 404
 
 
 def test_a_cached_file_is_not_sent_again(streaming: wp.Front, render_id: UUID, row: dict[str, Any]) -> None:

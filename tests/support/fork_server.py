@@ -112,7 +112,7 @@ def close() -> None:
 
 def popen(
     args: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str], stdout: IO[Any], stderr: IO[Any],
-    stdin: IO[Any] | None = None,
+    stdin: IO[Any] | None = None, own_session: bool = False,
 ) -> Forked | subprocess.Popen[bytes]:  # fmt: skip
     """Start `python ARGS`, which begin with `-m MODULE` or `-c CODE`; a stream of None is the null device."""
     with contextlib.ExitStack() as null:
@@ -122,9 +122,18 @@ def popen(
             return subprocess.Popen(argv, env=dict(env), cwd=cwd, stdin=source, stdout=stdout, stderr=stderr)
         if not _running:
             _running.append(_Server())
-        request = {"args": list(args), "env": dict(env), "cwd": os.fspath(cwd)}
+        request = {"args": list(args), "env": dict(env), "cwd": os.fspath(cwd), "own_session": own_session}
         pid = _running[0].ask(request, [source.fileno(), stdout.fileno(), stderr.fileno()])
     return Forked(_running[0], pid, args)
+
+
+def spawn(
+    argv: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path | None, stdout: IO[Any], **options: Any
+) -> Forked | subprocess.Popen[bytes]:
+    """Replace `Process.spawn`: fork `python -m MODULE` of this interpreter; start anything else as it does."""
+    if sys.platform != "linux" or tuple(argv[:2]) != (sys.executable, "-m") or env is None or cwd is None:
+        return subprocess.Popen(argv, env=env, cwd=cwd, stdout=stdout, **options)
+    return popen(argv[1:], env=env, cwd=cwd, stdout=stdout, stderr=stdout, own_session=True)
 
 
 def run(
@@ -156,7 +165,8 @@ def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
         message, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST_BYTES, 3)
         if not message:
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                kill = os.killpg if os.getpgid(pid) == pid else os.kill
+                kill(pid, signal.SIGKILL)
             sys.exit()
         request = json.loads(message)
         if pid := request.get("reap"):
@@ -178,6 +188,8 @@ def _become(request: dict[str, Any], fds: list[int]) -> None:
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
         os.close(fd)
+    if request["own_session"]:
+        os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

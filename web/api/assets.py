@@ -16,7 +16,8 @@ from web.services import context
 from web.services.context import AppContext
 
 PREFIX: Final = "/assets/"  # below the API's prefix; every path below it is public
-_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,8})(?:(_thumb\.webp)|\.([a-z0-9]{1,8}))?")
+# As in the API's description, or as at the end of an object's key: then ASSET_BASE_URL may be that of this endpoint.
+_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,8})(-[0-9a-f]{16}-[0-9a-f]{8})?(?:(_thumb\.webp)|\.([a-z0-9]{1,8}))?")
 _CACHE_ORIGINAL: Final = "public, max-age=31536000, immutable"  # the bytes of a published idx never change
 _CACHE_THUMBNAIL: Final = "public, max-age=86400"
 _CACHE_REDIRECT: Final = "public, max-age=300"  # the storage URL may change, and a render may be deleted
@@ -59,8 +60,10 @@ async def get_asset(request: Request) -> Response:
 async def _build_response(request: Request) -> Response:
     ctx = context.get_context(request)
     file = await _find_file(request, ctx)
-    if ctx.streamer is None:
-        redirect = {"Location": urls.build_asset_url(ctx.asset_base, file.key), "Cache-Control": _CACHE_REDIRECT}
+    if ctx.streamer is None or ctx.settings.assets == "signed":
+        signer, base = ctx.streamer, ctx.asset_base
+        url = await signer.build_signed_url(file.key) if signer else urls.build_asset_url(base, file.key)
+        redirect = {"Location": url, "Cache-Control": _CACHE_REDIRECT}
         return Response(status_code=302, headers={**_CORS_HEADERS, **redirect})
     etag = f'"{file.sha256}"'
     headers = {**_CORS_HEADERS, "ETag": etag, "Cache-Control": file.cache_control}
@@ -83,11 +86,14 @@ async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
     match = _NAME.fullmatch(request.path_params["name"])
     if match is None:
         raise ids.not_found("file")
-    idx, thumb, extension = match.groups()
+    idx, from_key, thumb, extension = match.groups()
     row = await ctx.database.transaction(lambda conn: renders.get_file(conn, render_id, int(idx)))
     if row is None or (thumb and row["thumb_key"] is None):
         raise ids.not_found("file")
     if extension and not row["key"].endswith(f".{extension}"):
+        raise ids.not_found("file")
+    key: str = row["thumb_key"] if thumb else row["key"]
+    if from_key and key != f"renders/{render_id}/{match[0]}":
         raise ids.not_found("file")
     if thumb:
         return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)

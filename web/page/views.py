@@ -17,6 +17,7 @@ from db import renders
 from db.connection import Connection, Database, Row
 from db.reports import my_renders
 from moorage.text import is_storable
+from storage import urls
 from tasks.jobs import cancel, retry
 from web.http import ids, permissions, problems, query
 from web.http.permissions import ANONYMOUS, Caller
@@ -202,8 +203,9 @@ def _list_cards(conn: Connection, owner: str, params: CardQuery, base: str) -> t
 
 def _html_response(request: Request, template: str, **variables: Any) -> Response:
     body = _TEMPLATES.get_template(template).render(**variables)
-    parts = urlsplit(context.get_context(request).asset_base)
-    files = f"'self' {parts.scheme}://{parts.netloc}"  # images and videos from storage
+    ctx = context.get_context(request)
+    bases = [ctx.asset_base, *([urls.get_bucket_url(ctx.settings)] if ctx.settings.assets == "signed" else ())]
+    files = " ".join(["'self'", *(f"{base.scheme}://{base.netloc}" for base in map(urlsplit, bases))])
     policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {files};"
         f" media-src {files}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

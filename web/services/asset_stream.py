@@ -1,4 +1,4 @@
-"""Streams files of the public bucket. Loaded only with MOORAGE_ASSETS=stream: it imports boto3."""
+"""Streams or signs files of the public bucket. Not loaded with MOORAGE_ASSETS=redirect: it imports boto3."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,13 @@ MAX_STREAMS: Final = 64
 MAX_THREADS: Final = 8  # used for one chunk at a time: a slow client occupies none
 OPEN_SECONDS: Final = 5.0
 CHUNK_BYTES: Final = 1 << 16  # the server buffers about fifty of them for a client that reads nothing
+# Longer than the redirect is cached. Temporary credentials are refreshed 10 minutes before they expire, and their URLs.
+SIGNED_SECONDS: Final = 600
 STALL_SECONDS: Final = 30.0  # limit for sending one chunk: without a token, stalled clients could occupy all streams
 
 
 class AssetStreamer:
-    """Reads a bounded number of files from storage, with one chunk of each in memory."""
+    """Reads a bounded number of files from storage, with one chunk of each in memory, and signs URLs of others."""
 
     def __init__(self, settings: Settings) -> None:
         self._storage = s3.ObjectStore(settings)
@@ -58,6 +60,16 @@ class AssetStreamer:
         except ObjectMissing as error:
             log.error("asset.missing", key=key)  # a row names it: rule 4 is violated, or it was deleted at this moment
             raise ids.not_found("file") from error
+        except (StorageUnavailable, StorageRefused, TimeoutError) as error:
+            log.warning("asset.storage_unavailable", key=key, error=str(error))
+            raise unavailable("storage unavailable, retry") from error
+
+    async def build_signed_url(self, key: str) -> str:
+        """Return a URL of an object that expires. Raises Problem: 503 no credentials. May ask for new ones first."""
+        storage = self._storage
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await self._in_thread(lambda: storage.presign_get(storage.public_bucket, key, SIGNED_SECONDS))
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
             log.warning("asset.storage_unavailable", key=key, error=str(error))
             raise unavailable("storage unavailable, retry") from error

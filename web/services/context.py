@@ -30,7 +30,7 @@ class AppContext:
     model_cache: ModelCache
     upload_spool: UploadSpool
     asset_base: str  # URL prefix of object keys
-    streamer: "AssetStreamer | None" = None  # None: assets are redirected to storage
+    streamer: "AssetStreamer | None" = None  # None: assets are redirected to the public bucket
 
     def get_provider(self, name: str) -> Provider:
         """Return a provider by the field `provider` of a request. Raises Problem: 422 with the known names."""

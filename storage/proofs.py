@@ -1,0 +1,150 @@
+"""
+How a store proves that it holds the bytes that were sent: by a SHA-256, by an MD5, or by returning them.
+
+Stores differ (docs/how-to/use-your-own-servers.md), so a probe finds out with two objects in the private bucket. They
+are not deleted: a process that starts later only reads them, and concurrent probes write the same bytes.
+"""
+
+import base64
+import contextlib
+import hashlib
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+
+from botocore.exceptions import ClientError
+
+from moorage.errors import StorageRefused, StorageUnavailable
+from storage.errors import ObjectMissing, get_http_status, is_unsupported, translate_errors
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+# sha256: the store verifies a SHA-256 and returns it on HEAD. md5: it verifies Content-MD5, and its ETag is the MD5.
+# none: neither; size and bytes are read back. The values of S3_CHECKSUMS, besides "auto".
+Proof = Literal["sha256", "md5", "none"]
+
+DESCRIPTIONS: Final[dict[Proof, str]] = {
+    "sha256": "an upload is proved by the SHA-256 that the store verifies and reports",
+    "md5": "an upload is proved by Content-MD5 and ETag; the audit reads objects back to compare their SHA-256",
+    "none": "no checksum is supported: an upload is proved by reading it back, and the audit reads objects back",
+}
+CHUNK_BYTES: Final = 1 << 16
+_PROBE: Final = b"moorage stores this object to find out which checksums the store supports.\n"
+_SHA256_KEY: Final = "moorage-checksum-sha256.txt"
+_MD5_KEY: Final = "moorage-checksum-md5.txt"
+
+
+def find_proof(client: "S3Client", bucket: str, *, again: bool = False) -> Proof:
+    """
+    Return the strongest proof that the store gives: the result of the last probe, or of one `again`.
+
+    Raises:
+        StorageRefused, StorageUnavailable: no object could be written or read; nothing is known then.
+    """
+    with contextlib.suppress(StorageRefused):  # the response to a HEAD has no reason: that to a PUT does
+        if not again and (proof := recall(client, bucket)):
+            return proof
+    with translate_errors("checksum probe", bucket):
+        return _probe(client, bucket)
+
+
+def recall(client: "S3Client", bucket: str) -> Proof | None:
+    """Return the result of the last probe, None without one. Sends no object."""
+    with translate_errors("checksum probe", bucket):
+        return _recall(client, bucket)
+
+
+def build_arguments(proof: Proof, body: BinaryIO | bytes, sha256: str) -> dict[str, Any]:
+    """Return the arguments of `put_object` that make the store verify the body; a file is read from its start."""
+    if proof == "sha256":
+        return {"ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()}
+    return {"ContentMD5": base64.b64encode(_compute_md5(body)).decode()} if proof == "md5" else {}
+
+
+def is_proved(proof: Proof, arguments: dict[str, Any], etag: str) -> bool:
+    """Return whether the response of `put_object` proves the object. An ETag is no MD5 if the store split the file."""
+    if proof == "md5":
+        return base64.b64decode(arguments["ContentMD5"]).hex() == etag.strip('"').lower()
+    return proof == "sha256"
+
+
+def read_back(client: "S3Client", bucket: str, key: str, *, size: int, sha256: str) -> None:
+    """Compare size and bytes of a stored object. Raises StorageRefused if they differ."""
+    digest = hashlib.sha256()
+    try:
+        with translate_errors("read back", bucket, key):
+            response = client.get_object(Bucket=bucket, Key=key)
+            if response["ContentLength"] == size:
+                for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
+                    digest.update(chunk)
+            response["Body"].close()
+    except ObjectMissing as error:  # permanent elsewhere: here the store has just accepted it
+        raise StorageUnavailable(f"{error}, after it was stored") from error
+    if response["ContentLength"] != size or digest.hexdigest() != sha256:
+        facts = {"bytes": response["ContentLength"], "sha256": digest.hexdigest()}
+        raise StorageRefused(f"put of {bucket}/{key}: the store returns other bytes than it was sent", facts=facts)
+
+
+def decode_sha256(checksum: str | None) -> str | None:
+    """Return a base64 checksum as hex; None for one of a multipart upload ("...-3")."""
+    return None if checksum is None or "-" in checksum else base64.b64decode(checksum).hex()
+
+
+def _recall(client: "S3Client", bucket: str) -> Proof | None:
+    """Return what the objects of the last probe show: that of the MD5 exists only if a SHA-256 is not supported."""
+    if _reports_sha256(client, bucket):
+        return "sha256"
+    try:
+        etag = client.head_object(Bucket=bucket, Key=_MD5_KEY)["ETag"]
+    except ClientError as error:
+        if get_http_status(error) == 404:
+            return None
+        raise
+    return "md5" if etag.strip('"') == _compute_md5(_PROBE).hex() else "none"
+
+
+def _probe(client: "S3Client", bucket: str) -> Proof:
+    digest = hashlib.sha256(_PROBE).hexdigest()
+    other = hashlib.sha256(b"other bytes").hexdigest()
+    # A store that accepts a wrong digest ignores it, even if HEAD returns it.
+    if (
+        _put(client, bucket, _SHA256_KEY, "sha256", other) is None
+        and _put(client, bucket, _SHA256_KEY, "sha256", digest) is not None
+        and _reports_sha256(client, bucket)
+    ):
+        return "sha256"
+    etag = _put(client, bucket, _MD5_KEY, "md5", digest)
+    if etag is not None:
+        return "md5" if etag.strip('"') == _compute_md5(_PROBE).hex() else "none"
+    client.put_object(Bucket=bucket, Key=_MD5_KEY, Body=_PROBE)
+    return "none"
+
+
+def _put(client: "S3Client", bucket: str, key: str, proof: Proof, sha256: str) -> str | None:
+    """Store the probe; return its ETag, None if the store refuses the checksum."""
+    try:
+        arguments = build_arguments(proof, _PROBE, sha256)
+        return client.put_object(Bucket=bucket, Key=key, Body=_PROBE, ContentType="text/plain", **arguments)["ETag"]
+    except ClientError as error:
+        if is_unsupported(error):
+            return None
+        raise
+
+
+def _reports_sha256(client: "S3Client", bucket: str) -> bool:
+    try:
+        response = client.head_object(Bucket=bucket, Key=_SHA256_KEY, ChecksumMode="ENABLED")
+    except ClientError as error:
+        if is_unsupported(error) or get_http_status(error) == 404:
+            return False
+        raise
+    return decode_sha256(response.get("ChecksumSHA256")) == hashlib.sha256(_PROBE).hexdigest()
+
+
+def _compute_md5(body: BinaryIO | bytes) -> bytes:
+    if isinstance(body, bytes):
+        return hashlib.md5(body, usedforsecurity=False).digest()
+    body.seek(0)
+    digest = hashlib.md5(usedforsecurity=False)
+    while chunk := body.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.digest()

@@ -1,0 +1,93 @@
+"""
+Databases that tests use one after the other: emptied between two tests, not made anew.
+
+To copy the template costs a tenth of a second of processor time, to empty a copy a fifth of that. A copy that a test
+left in use, made large or changed in more than its rows is not used again.
+"""
+
+import itertools
+import time
+from typing import Any
+
+import psycopg
+
+from db.connection import Connection, connect
+from embedded.stack import Stack
+from moorage.errors import DatabaseUnavailable
+
+_MAX_BYTES = 30_000_000
+# What differs where the schema or a row of the template was changed.
+_STATE = """
+SELECT pg_database_size(current_database()) > %(max_bytes)s AS is_large,
+       (SELECT array_agg((c.oid, c.xmin::text) ORDER BY c.oid)::text FROM pg_class c
+         WHERE c.relnamespace = 'public'::regnamespace) AS relations,
+       (SELECT max(xmin::text::bigint) FROM pg_attribute) AS attributes,
+       (SELECT max(xmin::text::bigint) FROM pg_proc) AS functions,
+       (SELECT max(xmin::text::bigint) FROM pg_constraint) AS constraints,
+       (SELECT max(xmin::text::bigint) FROM pg_trigger) AS triggers,
+       (SELECT array_agg(m ORDER BY version)::text FROM schema_migrations m) AS migrations
+"""
+_SESSIONS = """
+SELECT count(*) AS n FROM pg_stat_activity
+ WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+_SESSION_END_SECONDS = 0.5  # a closed connection's server process takes a moment to end
+_TABLES = """
+SELECT quote_ident(relname) AS name FROM pg_class
+ WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'schema_migrations'
+"""
+
+
+class Databases:
+    """The copies of one template on one server."""
+
+    def __init__(self, stack: Stack, template: str) -> None:
+        self._postgres, self._template = stack.postgres, template
+        self._numbers = itertools.count(1)
+        self._free: list[str] = []
+        self._states: dict[str, dict[str, Any]] = {}
+
+    def take(self) -> str:
+        """Return the URL of an empty, migrated database."""
+        if self._free:
+            return self._free.pop()
+        url = self._postgres.create_database(f"moorage_test_{next(self._numbers)}", template=self._template)
+        with connect(url) as conn:
+            self._states[url] = _read_state(conn)
+        return url
+
+    def give_back(self, url: str) -> None:
+        """Empty a database for the next test."""
+        try:
+            with connect(url) as conn:
+                if _has_no_other_session(conn) and _read_state(conn) == self._states[url]:
+                    _empty(conn)
+                    self._free.append(url)
+        except (psycopg.OperationalError, DatabaseUnavailable):  # a test ended the server or closed the database
+            return
+
+
+def _has_no_other_session(conn: Connection) -> bool:
+    until = time.monotonic() + _SESSION_END_SECONDS
+    while conn.execute(_SESSIONS).fetchall() != [{"n": 0}]:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _read_state(conn: Connection) -> dict[str, Any]:
+    (row,) = conn.execute(_STATE, {"max_bytes": _MAX_BYTES}).fetchall()
+    return row
+
+
+def _empty(conn: Connection) -> None:
+    """Delete all rows, in any order, and have numbers start at 1 again."""
+    tables = [row["name"] for row in conn.execute(_TABLES)]
+    deletions = "; ".join(f"DELETE FROM {table}" for table in tables)
+    conn.execute(
+        "SET session_replication_role = replica; "
+        f"{deletions}; "
+        "SELECT setval(seqrelid::regclass, seqstart, false) FROM pg_sequence; "
+        f"ALTER DATABASE {conn.info.dbname} RESET ALL"  # a shifted clock
+    )
