@@ -141,7 +141,8 @@ def _choose(received: _Received) -> ReportOutcome:
     for file in received.report.outputs:
         wakes += _add_output(received, file)
     notes = [f"{file.path} {file.problem}: {logs.redact_url(file.url or 'data:')}" for file in received.report.mentions]
-    jobs.add_notes(conn, job.id, [to_storable(note, 1000) for note in notes], actor)
+    if notes:
+        jobs.add_notes(conn, job.id, [to_storable(note, 1000) for note in notes], actor)
     job = jobs.lock(conn, job.id)
     wakes += settle.settle_if_last(conn, job, asset_base=source.asset_base, actor=actor)
     return ReportOutcome(True, True, f"chosen: {reason}", wakes)
