@@ -30,7 +30,6 @@ DEAD = {
     "empty": "DOWNLOAD_FAILED",
     "slow_forever": "DOWNLOAD_FAILED",  # last: three attempts of ten seconds
 }
-FOREIGN = {"private_url", "other_host"}  # on a host that is not the provider's: they make no job partial
 KEPT = [name for name, fault in script.FAULTS.items() if fault.expected == "kept"]
 
 
@@ -60,11 +59,11 @@ def test_a_lasting_fault_is_a_dead_letter_and_its_sibling_is_kept(world, faulty,
     """What cannot be kept has a reason that a person can act on, and takes nothing else down."""
     world.await_end(faulty[fault], seconds=120)
 
-    assert world.job(faulty[fault])["state"] == ("succeeded" if fault in FOREIGN else "partial")
+    assert world.job(faulty[fault])["state"] == "partial"
     (letter,) = world.letters(faulty[fault])
     assert (letter["path"], letter["category"], letter["state"]) == ("output[0]", DEAD[fault], "open")
     assert letter["reason"]
-    assert world.outputs(faulty[fault])[0]["category"] == ("FOREIGN_HOST" if fault in FOREIGN else DEAD[fault])
+    assert world.outputs(faulty[fault])[0]["category"] == DEAD[fault]
     assert world.standin.get_ledger()["summary"]["traps"] == 0  # nobody came to the private port
     world.check(faulty[fault])
 

@@ -56,8 +56,8 @@ def _telling(deps: Deps) -> Deps:
 def a_varied_world(deps: Deps) -> None:
     """Succeeded, partial, failed, running and unmatched; a dead letter open, one discarded, one replayed."""
     world.kept(deps, "whole", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
-    world.kept(deps, "part", [world.picture("green"), "data:image/png;base64,a*b"])
     world.kept(deps, "none", ["https://evil.example/y.png"])
+    world.kept(deps, "part", [world.picture("green"), "data:image/png;base64,a*b"])
     world.kept(deps, "half", [world.picture("red"), "data:image/png;base64,a*b"], partial="discard")
     cli.register_one(deps, "running")
     world.work(deps, world.deliver(deps, b"not json"))
