@@ -9,7 +9,7 @@ from typing import Any, Final
 import amqp.exceptions
 
 from worker import queues
-from worker.publish import BROKER_ERRORS
+from worker.broker_errors import BROKER_ERRORS
 
 PING_SECONDS: Final = 1.0
 _BEAT: Final = "celerybeat@"  # beat answers pings too, but is not a worker

@@ -11,7 +11,7 @@ from moorage.failpoints import failpoint
 from moorage.model import Queue
 from tasks.step import Deps
 from tasks.sweeps import dispatch, orphans, reconcile, retention
-from worker import boot, dead_letter_queues, inspect_cluster, publish, schedule
+from worker import boot, broker_errors, dead_letter_queues, inspect_cluster, publish, schedule
 from worker.celery import app
 
 log = logs.get_logger(__name__)
@@ -66,6 +66,6 @@ def get_queue_depth(queue: Queue) -> int | None:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
             return int(declared.message_count)
-    except publish.BROKER_ERRORS as error:
-        log.warning("broker.unavailable", error=type(error).__name__)
+    except broker_errors.BROKER_ERRORS as error:
+        log.warning("broker.unavailable", what=broker_errors.explain(error).what)
         return None

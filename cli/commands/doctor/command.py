@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from cli import console
-from cli.commands.doctor import checks, storage_checks
+from cli.commands.doctor import broker_checks, checks, storage_checks
 from cli.commands.doctor.background_check import BackgroundCheck
 from cli.commands.doctor.checks import CheckResult, fail, ok, warn
 from cli.console import format_age
@@ -50,7 +50,7 @@ def _run_checks() -> Iterator[CheckResult]:
     yield ok("settings can be read")
     # All at once, so that several silent servers cost no more time than one.
     postgres = BackgroundCheck("PostgreSQL", checks.check_postgres, settings)
-    broker = BackgroundCheck("the broker", checks.check_broker, settings)
+    broker = BackgroundCheck("the broker", broker_checks.check_broker, settings)
     storage = BackgroundCheck("storage", storage_checks.check_buckets, settings)
     replicate = BackgroundCheck("Replicate", checks.check_replicate_token, settings)
     processes = BackgroundCheck("workers and beat", _check_processes, settings)
