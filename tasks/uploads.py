@@ -43,8 +43,8 @@ class StoredUpload:
     stored_at: float  # monotonic clock, before the request
 
 
-def upload_limits(settings: Settings) -> Limits:
-    limits, max_bytes = Limits.from_settings(settings), settings.upload_max_bytes
+def upload_limits(limits: Limits, settings: Settings) -> Limits:
+    max_bytes = settings.upload_max_bytes
     image, video = min(limits.image_max_bytes, max_bytes), min(limits.video_max_bytes, max_bytes)
     accept = list_accepted(settings.accept, of_uploads=True)
     return replace(limits, image_max_bytes=image, video_max_bytes=video, accept=accept)

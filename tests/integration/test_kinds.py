@@ -149,7 +149,7 @@ def test_uploads_have_a_list_of_their_own(at: World) -> None:
     """What a user sends is restricted: its metadata is removed where that is possible."""
 
     def store(data: bytes, accept: tuple[str, ...] = ACCEPT) -> Upload:
-        limits = uploads.upload_limits(at.deps.settings.model_copy(update={"accept": accept}))
+        limits = uploads.upload_limits(at.deps.limits, at.deps.settings.model_copy(update={"accept": accept}))
         with tempfile.TemporaryFile() as file:
             file.write(data)
             file.flush()
