@@ -19,8 +19,8 @@ from moorage.errors import ObjectRefused, StorageRefused
 from moorage.ids import uuid7
 from storage import keys, s3
 from tasks.audit import run as audit
-from tasks.jobs import replay
-from tasks.outputs import keep
+from tasks.jobs import local_files, replay
+from tasks.outputs import discard, keep
 from tasks.step import Deps
 from tasks.sweeps import orphans, retention
 from tests.integration.core import World, database_of, png, world
@@ -425,6 +425,45 @@ def test_an_empty_file_is_refused_without_an_object(at: World) -> None:
     at.step("keep", output_id)
 
     assert (at.state("outputs", output_id), at.row("outputs", output_id)["quarantine_key"]) == ("dead", None)
+
+
+def kept_file(at: World, path: Path) -> Any:
+    """Return the output of `moorage keep FILE`, refused, and its job."""
+    key = local_files.spool_file(at.deps, path)
+    source = local_files.FileSource(path.name, path=path)
+    job_id, _ = at.deps.database.run(
+        lambda conn: local_files.insert_keep_job(conn, at.deps.settings, [(source, key)], "ann", "cli")
+    )
+    small(at).keep_all(job_id)
+    assert at.state("jobs", job_id) == "failed"
+    return at.outputs(job_id)[0], key
+
+
+def test_the_copy_of_a_local_file_stays_while_its_dead_letter_is_open(at: World, tmp_path: Path) -> None:
+    """It is the source: without it no replay is possible when the quarantine has ended."""
+    path = tmp_path / "lent.png"
+    path.write_bytes(png(19))
+    output_id, key = kept_file(at, path)
+
+    assert discard.delete_spooled_inputs(at.deps) == 0
+    retention.delete_expired(at.changed(quarantine_seconds=0.001).deps, "cli")
+    again(at, output_id)
+
+    assert at.state("outputs", output_id) == "kept"
+    assert discard.delete_spooled_inputs(at.deps) == 1
+    assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
+
+
+def test_the_copy_of_a_local_file_goes_when_its_dead_letter_is_discarded(at: World, tmp_path: Path) -> None:
+    """A local file is lent to us."""
+    path = tmp_path / "lent.png"
+    path.write_bytes(png(20))
+    output_id, key = kept_file(at, path)
+    (letter,) = at.letters(output_id)
+    at.deps.database.run(lambda conn: replay.discard_dead_letter(conn, letter["id"], "cli"))
+
+    assert discard.delete_spooled_inputs(at.deps) == 1
+    assert at.deps.storage.head(at.deps.storage.private_bucket, key) is None
 
 
 # --- sweeps and audit
