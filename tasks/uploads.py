@@ -73,7 +73,7 @@ def sanitize_and_store(
         failpoint("uploads.before_put")
         storage.put(
             storage.private_bucket, key, clean, size=size, sha256=sha256, content_type=media.content_type,
-            is_attachment=media.media == "file",
+            disposition="attachment" if media.media == "file" else None,
         )  # fmt: skip
         failpoint("uploads.after_put")
     log.info("upload.stored", upload_id=upload_id, bytes=size, format=media.format)

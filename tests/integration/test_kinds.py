@@ -134,13 +134,18 @@ def test_pages_and_errors_with_status_200_are_refused(at: World, name: str) -> N
 
 
 def test_a_format_that_is_not_accepted_is_a_dead_letter(at: World) -> None:
-    """MOORAGE_ACCEPT; a change and a replay bring it back."""
-    made = at.keeping([at.source.file("a.glb", kinds.build_glb())])
+    """MOORAGE_ACCEPT; a change and a replay bring it back from quarantine, text without a signature, too."""
+    names = {"a.glb": kinds.build_glb(), "b.json": kinds.JSON}
+    made = at.keeping([at.source.file(name, data, "application/json") for name, data in names.items()])
     dataclasses.replace(at, deps=dataclasses.replace(at.deps, limits=Limits(accept=("png",)))).keep_all(made.job_id)
 
-    (letter,) = at.letters()
-    assert letter["reason"] == "the format glb is not accepted (MOORAGE_ACCEPT)"
-    at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "test"))
+    letters = at.letters()
+    assert {letter["reason"] for letter in letters} == {
+        f"the format {name} is not accepted (MOORAGE_ACCEPT)" for name in ("glb", "json")
+    }
+    at.source.files.clear()
+    for letter in letters:
+        at.deps.database.run(lambda conn, row=letter: replay.replay_dead_letter(conn, row["id"], "test"))
     at.keep_all(made.job_id)
     assert at.state("jobs", made.job_id) == "succeeded"
 
