@@ -199,6 +199,21 @@ def test_a_repeat_in_a_clock_jump_has_the_time_of_the_jumped_clock(deps: Deps, c
     assert explained.unexplained == []
 
 
+def test_webhooks_must_be_ingested_while_storage_is_away(deps: Deps, conn: Connection) -> None:
+    """A worker that waits for storage at its start ingests none, and nothing is lost: only the time shows it."""
+    world.kept(deps)
+    ledger, now = build_ledger(conn), time.time()
+    fault = LandedFault("quick without storage", now - 10, now + 60, "quick")
+    ingested = judged(deps, conn, ledger, [fault])
+
+    conn.execute("UPDATE deliveries SET ended_at = ended_at + interval '5 min'")
+
+    assert ingested.is_clean
+    assert judged(deps, conn, ledger, [fault]).unexpected == [
+        "none of 1 webhooks was ingested while storage was unavailable"
+    ]
+
+
 def test_a_webhook_of_fal_is_identified_by_its_prediction(deps: Deps, conn: Connection) -> None:
     """It has no id: the delivery stores the digest of its body instead."""
     world.kept(deps)
