@@ -413,7 +413,8 @@ CREATE TABLE pauses (
     reason    text
 );
 
--- Where a sweep over a long listing stopped; no row: its next run starts at the beginning.
+-- Where a sweep over a long listing stopped; no row: its next run starts at the beginning. 'timeline': PostgreSQL's own,
+-- as reconcile saw it last, and since when.
 CREATE TABLE cursors (
     sweep     text PRIMARY KEY,
     place     text NOT NULL,                     -- which listing

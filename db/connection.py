@@ -12,7 +12,9 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import dict_row
 
-from moorage.errors import DatabaseUnavailable
+from db import lock_holders, sqlstates
+from moorage import time_limit
+from moorage.errors import DatabaseLocked, DatabaseUnavailable
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -24,9 +26,11 @@ RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
 # One round trip; SET LOCAL, because a session setting does not survive PgBouncer in transaction mode.
 BEGIN: Final = (
-    "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '10s';"
+    "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
     " SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
+LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below the statement's own limit
+OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who holds the lock
 
 
 class CommitUncertain(DatabaseUnavailable):
@@ -48,8 +52,8 @@ def connect(url: str, *, name: str = "moorage") -> Connection:
             keepalives_count=3,
             tcp_user_timeout=15_000,
         )
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL connection failed: {_first_line(error)}") from error
+    except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
+        raise DatabaseUnavailable(f"PostgreSQL connection failed: {sqlstates.first_line(error)}") from error
 
 
 class Database:
@@ -75,30 +79,41 @@ class Database:
         self._connection = None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Run a transaction with signals blocked. Raises DatabaseUnavailable before COMMIT, else CommitUncertain."""
-        with block_signals():
-            conn = self._begin()
+    def transaction(self, lock_ms: int = LOCK_MS) -> Iterator[Connection]:
+        """
+        Run a transaction with signals blocked.
+
+        Raises:
+            DatabaseUnavailable: before COMMIT. The connection is closed: a new one may reach another server.
+            CommitUncertain: in COMMIT.
+            DatabaseLocked: a statement waited for a lock for `lock_ms`.
+        """
+        with block_signals(), time_limit.suspend_limit():
+            conn = self._begin(lock_ms)
             try:
                 yield conn
             except BaseException as error:
-                self._roll_back(conn)
-                if isinstance(error, psycopg.OperationalError) and not isinstance(error, RETRYABLE_ERRORS):
-                    raise DatabaseUnavailable(f"PostgreSQL connection lost: {_first_line(error)}") from error
+                translated = sqlstates.translate(error)
+                if isinstance(translated, DatabaseUnavailable):
+                    self.close()
+                else:
+                    self._roll_back(conn)
+                if translated is not None:
+                    raise translated from error
                 raise
             self._commit(conn)
 
-    def _begin(self) -> Connection:
+    def _begin(self, lock_ms: int) -> Connection:
         """Begin a transaction; reconnect once if the idle connection was closed (a restart of PostgreSQL)."""
         reused = self._connection is not None
         try:
             conn = self.connection()
-            conn.execute(BEGIN)
-        except psycopg.OperationalError as error:
+            conn.execute(BEGIN.format(lock_ms=lock_ms))
+        except psycopg.Error as error:
             self.close()
             if reused:
-                return self._begin()
-            raise DatabaseUnavailable(f"PostgreSQL connection lost: {_first_line(error)}") from error
+                return self._begin(lock_ms)
+            raise DatabaseUnavailable(f"PostgreSQL connection lost: {sqlstates.first_line(error)}") from error
         return conn
 
     def _commit(self, conn: Connection) -> None:
@@ -107,9 +122,12 @@ class Database:
         except RETRYABLE_ERRORS:
             self._roll_back(conn)
             raise
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
+            if sqlstates.translate(error) is None:  # a deferred constraint: certainly not committed
+                self._roll_back(conn)
+                raise
             self.close()
-            raise CommitUncertain(f"PostgreSQL connection lost during COMMIT: {_first_line(error)}") from error
+            raise CommitUncertain(f"PostgreSQL failed during COMMIT: {sqlstates.first_line(error)}") from error
 
     def _roll_back(self, conn: Connection) -> None:
         try:
@@ -117,15 +135,38 @@ class Database:
         except psycopg.Error:
             self.close()
 
-    def run(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction; repeat it up to 20 times after a deadlock or serialization failure."""
+    def run(self, work: Callable[[Connection], T], *, lock_ms: int = LOCK_MS) -> T:
+        """
+        Run `work` in a transaction and return its result; repeat it up to 20 times after a deadlock.
+
+        Raises as `transaction` does. After a wait for a lock `work` is run once more, to name the lock's holder.
+        """
         for _ in range(20):
             try:
-                with self.transaction() as conn:
+                with self.transaction(lock_ms) as conn:
                     return work(conn)
             except RETRYABLE_ERRORS:
                 continue
-        raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
+            except DatabaseLocked as error:
+                locked = error
+                break
+        else:
+            raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
+        return self._run_observed(work, locked)
+
+    def _run_observed(self, work: Callable[[Connection], T], locked: DatabaseLocked) -> T:
+        """Run `work` while another connection looks who blocks this one. Raises DatabaseLocked, with the holder."""
+        try:
+            eyes = connect(self._url, name=f"{self._name}-locks")
+        except DatabaseUnavailable as error:
+            raise locked from error
+        with contextlib.closing(eyes), lock_holders.HolderReader(eyes) as reader:
+            try:
+                with self.transaction(OBSERVED_LOCK_MS) as conn:
+                    reader.watch(conn)
+                    return work(conn)
+            except (DatabaseLocked, *RETRYABLE_ERRORS) as error:
+                raise reader.explain(locked) from error
 
 
 @contextlib.contextmanager
@@ -156,7 +197,3 @@ def current_time(conn: Connection) -> datetime:
     """Return the database's time, the only clock that decisions use."""
     row = conn.execute(NOW).fetchone()
     return cast(datetime, row["now"] if row else None)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -134,10 +134,14 @@ def change_state(
         progress.update_status(conn, job.project_id)
 
 
-DUE = "SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment() ORDER BY run_at LIMIT %(limit)s"
+DUE = """
+SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment()
+ ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
 
 
 def list_due(conn: Connection, limit: int = 100) -> list[UUID]:
+    """Return jobs that are due and not locked: locked ones would keep the others out of the limit."""
     return [row["id"] for row in fetch_all(conn, DUE, {"limit": limit})]
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
-from moorage.errors import LeaseLost
+from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
 from moorage.model import Lease, WorkTable
 from moorage.transitions import EventKind
 
@@ -138,6 +138,12 @@ def reschedule(
     execute(conn, lease, RESCHEDULE[lease.table], wait_seconds=max(wait_seconds, 0.0), **args)
 
 
+def hand_back(conn: Connection, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
+    """End the lease of a step that did not run to its end through no fault of the row. Raises LeaseLost."""
+    wait = error.retry_after or 0.0 if isinstance(error, DatabaseLocked) else 0.0
+    reschedule(conn, lease, wait_seconds=wait, reason=str(error), counts_as_error=False, kind=error.event_kind)
+
+
 def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
     """
     Execute a statement that checks the lease's token and return its row. Raises LeaseLost if there is none.
@@ -182,28 +188,54 @@ WITH held AS MATERIALIZED (
 
 
 RELEASE_HELD_BY = _build_release(
-    "leased_by = %(actor)s FOR UPDATE", "worker_died", "%(reason)s || ' (lease ' || lease || ')'"
+    "leased_by = %(actor)s FOR UPDATE SKIP LOCKED", "worker_died", "%(reason)s || ' (lease ' || lease || ')'"
 )
 
 
 def release_held_by(conn: Connection, leased_by: str, reason: str) -> list[tuple[WorkTable, UUID]]:
-    """Release the rows of a dead worker process, which counts as a crash of each; return them."""
+    """Release the rows of a dead worker process, which counts as a crash of each; return them, without locked ones."""
     args = {"actor": leased_by, "reason": reason}
     return [(table, row["id"]) for table in SUBJECT for row in fetch_all(conn, RELEASE_HELD_BY[table], args)]
 
 
-# In the first 30 s after a start of PostgreSQL expired leases may be in use: their holders could not renew them.
+# A promoted standby continues on a new timeline. The first one that is seen, at the epoch, is no promotion.
+RECORD_TIMELINE: Final = """
+WITH present AS (SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline)
+INSERT INTO cursors (sweep, place, after_key, moved_at) SELECT 'timeline', timeline, '', 'epoch' FROM present
+ WHERE NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline' AND place = timeline)
+ON CONFLICT (sweep) DO UPDATE SET place = excluded.place, moved_at = clock_timestamp()
+"""
+
+
+def record_timeline(conn: Connection) -> None:
+    """Record PostgreSQL's timeline, and when it changed. Raises psycopg.Error on a server that has none."""
+    conn.execute(RECORD_TIMELINE)
+
+
+# A lease that expired while PostgreSQL was unavailable may be in use: its holder could not renew it. So it ends only
+# after several runs of the sweep since its last renewal, and not in the first 30 s after a start or promotion.
 RELEASE_EXPIRED = _build_release(
     "leased_until < moment() AND pg_postmaster_start_time() < clock_timestamp() - interval '30 s'"
+    " AND NOT EXISTS (SELECT FROM cursors WHERE sweep = 'timeline'"
+    " AND moved_at BETWEEN clock_timestamp() - interval '30 s' AND clock_timestamp())"
+    " AND (SELECT count(*) FROM ticks WHERE sweep = 'reconcile'"
+    " AND started_at > leased_until - make_interval(secs => %(lease_seconds)s)) >= %(min_ticks)s"
     " ORDER BY leased_until LIMIT 500 FOR UPDATE SKIP LOCKED",
     "lease_expired",
     "'the lease ' || lease || ' expired: its worker has died or hangs'",
 )
 
 
-def release_expired(conn: Connection, table: WorkTable, actor: str) -> list[UUID]:
-    """Release expired leases, which counts as a crash of each row; return the rows, at most 500."""
-    return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], {"actor": actor})]
+def release_expired(
+    conn: Connection, table: WorkTable, actor: str, *, lease_seconds: float, min_ticks: int
+) -> list[UUID]:
+    """
+    Release expired leases, which counts as a crash of each row; return the rows, at most 500.
+
+    `min_ticks`: runs of the reconcile sweep since the last renewal, in all of which it could have been renewed.
+    """
+    args = {"actor": actor, "lease_seconds": lease_seconds, "min_ticks": min_ticks}
+    return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], args)]
 
 
 def _build_wake_statement(table: WorkTable, condition: str, order: str = "run_at") -> str:

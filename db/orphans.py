@@ -7,7 +7,7 @@ from uuid import UUID
 from db import objects
 from db.connection import Connection, fetch_one
 
-ReferenceKind = Literal["named", "leased"]
+ReferenceKind = Literal["named", "leased", "unreferenced"]
 
 GET_LEASE: Final = "SELECT lease_token FROM outputs WHERE job_id = %(render_id)s AND idx = %(idx)s"
 
@@ -16,9 +16,9 @@ LOCK_OUTPUT: Final = f"{GET_LEASE} FOR UPDATE"
 
 def find_reference(
     conn: Connection, key: str, render_id: UUID, idx: int, token_prefix: str, *, lock: bool
-) -> ReferenceKind | None:
+) -> ReferenceKind:
     """
-    Return how an output row references a key, or None if no row can ever reference it.
+    Return how an output row references a key; `unreferenced`: no row can ever reference it.
 
     An expired lease still counts: its holder may renew it. `lock` waits for a worker that is recording the key; a
     second statement, with a later snapshot, then reads the references.
@@ -27,7 +27,7 @@ def find_reference(
     if key in objects.find_referenced_keys(conn, [key]):
         return "named"
     token: UUID | None = row["lease_token"] if row else None
-    return "leased" if token is not None and token.hex.startswith(token_prefix) else None
+    return "leased" if token is not None and token.hex.startswith(token_prefix) else "unreferenced"
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,23 @@ def read_expiry(conn: Connection, output_id: UUID) -> tuple[datetime | None, Seq
     return (row["expires_at"], row["attempts"]) if row else (None, ())
 
 
+# At most to the attempt just before the source expires, as in moorage/retry_policy.py.
+POSTPONE_WAITING = """
+WITH due AS MATERIALIZED (
+    SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
+       AND run_at <= moment() ORDER BY id FOR UPDATE SKIP LOCKED)
+UPDATE outputs o SET woken_at = NULL,
+       run_at = least(moment() + make_interval(secs => %(seconds)s),
+                      CASE WHEN expires_at > moment() + interval '10 s' THEN expires_at - interval '10 s' END)
+  FROM due WHERE o.id = due.id
+"""
+
+
+def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
+    """Postpone the due, unleased outputs of a job that another transaction has locked."""
+    conn.execute(POSTPONE_WAITING, {"job_id": job_id, "seconds": seconds})
+
+
 _FACTS = """media format content_type bytes sha256 width_px height_px frames duration_s notes key thumb_key thumb_bytes
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())

@@ -16,13 +16,17 @@ RETURNING status
 """
 
 
+def lock_project(conn: Connection, project_id: str) -> None:
+    conn.execute(LOCK_PROJECT, {"id": project_id})
+
+
 def update_status(conn: Connection, project_id: str) -> None:
     """
     Recompute a project's status after one of its jobs settled or was reopened.
 
     Two statements, so that the second sees what the lock waited for; in one, two last jobs would miss each other.
     """
-    conn.execute(LOCK_PROJECT, {"id": project_id})
+    lock_project(conn, project_id)
     conn.execute(UPDATE_STATUS, {"id": project_id})
 
 

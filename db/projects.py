@@ -106,11 +106,14 @@ def lock(conn: Connection, project_id: str) -> Row | None:
     return _parse_document(fetch_one(conn, LOCK, {"id": project_id}))
 
 
-OVERWRITTEN = "SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5 ORDER BY id LIMIT %(limit)s"
+OVERWRITTEN = """
+SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5
+ ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
 
 
 def list_overwritten(conn: Connection, limit: int = 50) -> list[str]:
-    """Return ids of projects whose document another writer changed since `imageUrls` was computed."""
+    """Return ids of unlocked projects whose document another writer changed since `imageUrls` was computed."""
     return [row["id"] for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
 
 

@@ -2,13 +2,13 @@
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Iterator
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO
 
 from media import sniff
 from media.limits import Limits
-from moorage.errors import DiskFull, DownloadRefused
+from moorage.errors import DownloadRefused
+from moorage.local_errors import open_temporary_file, translate_local_errors
 from moorage.model import FetchedFile
 
 
@@ -17,11 +17,11 @@ class Spool:
     A file that is being written. Its size limit is that of the largest kind until the first bytes identify the kind.
 
     Raises, from every method:
-        DiskFull: the temporary folder is full or not writable.
+        DiskFull, ResourceExhausted: the temporary folder is full or not usable.
         DownloadRefused: the announced or written size exceeds the limit.
     """
 
-    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self._file, self._limits = file, limits
         self._hash = hashlib.sha256()
         self._head = b""
@@ -41,15 +41,15 @@ class Spool:
         self.size_bytes += len(chunk)
         self._check()
         self._hash.update(chunk)
-        with _translate_disk_errors():
+        with translate_local_errors("the temporary folder"):
             self._file.write(chunk)
 
     def finish(self, declared_type: str | None = None) -> FetchedFile:
         """Return the complete file, positioned at 0."""
-        with _translate_disk_errors():
+        with translate_local_errors("the temporary folder"):
             self._file.flush()
             self._file.seek(0)
-        return FetchedFile(cast(BinaryIO, self._file), self.size_bytes, self._hash.hexdigest(), declared_type)
+        return FetchedFile(self._file, self.size_bytes, self._hash.hexdigest(), declared_type)
 
     def _check(self) -> None:
         size = max(self.size_bytes, self.expected_bytes or 0)
@@ -63,10 +63,7 @@ class Spool:
 
 @contextlib.contextmanager
 def open_spool(limits: Limits) -> Iterator[Spool]:
-    """Open a spool over an unnamed file, which the kernel deletes with a killed process."""
-    with contextlib.ExitStack() as stack:
-        with _translate_disk_errors():
-            file = stack.enter_context(tempfile.TemporaryFile())
+    with open_temporary_file() as file:
         yield Spool(file, limits)
 
 
@@ -75,11 +72,3 @@ def _size_limit(head: bytes, limits: Limits) -> int:
         return limits.max_bytes
     kind = sniff.detect_format(head)
     return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
-
-
-@contextlib.contextmanager
-def _translate_disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DiskFull(f"the temporary folder: {error.strerror or error}", facts={"errno": error.errno}) from error

@@ -11,7 +11,8 @@ from PIL import AvifImagePlugin, Image
 from media import thumbnails, truncation
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import DiskFull, InvalidMedia, MoorageError, Transient
+from moorage.errors import InvalidMedia, MoorageError
+from moorage.local_errors import build_failure, find_local_failure
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
 
@@ -19,7 +20,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each w
 
 
 def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
-    """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, DiskFull, Transient."""
+    """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, LocalFailure."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
     with _translate_decoder_errors(facts, limits):
         if truncation.is_truncated(fetched.file, kind):
@@ -78,11 +79,11 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_many_pixels(_parse_pixels(error), limits, facts) from error
-        except MemoryError as error:
-            raise Transient("not enough memory to decode", facts=facts) from error
         except Exception as error:  # the one call into a decoder, which raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
-                raise DiskFull(f"reading the temporary file: {error}", facts={**facts, "errno": error.errno}) from error
+                raise build_failure("reading the temporary file", error) from error
+            if failure := find_local_failure(error):  # not enough memory
+                raise failure from error
             reason = to_storable(f"{type(error).__name__}: {error}", 500)
             message = f"not decodable as {facts['format']}: {reason}"
             raise InvalidMedia(message, facts={**facts, "decoder": reason}) from error

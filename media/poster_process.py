@@ -2,10 +2,12 @@
 A separate program: decodes the first frame of the video on standard input to a PNG on standard output.
 
 It is started by file path and imports no other module of moorage: if a hostile file crashes the decoder or exhausts its
-memory, only this process ends. Exit status 0 and a PNG, or 3 and the reason as text.
+memory, only this process ends. Exit status 0 and a PNG, 3 and the reason as text, or 64 and more if this
+machine failed.
 """
 
 import contextlib
+import errno
 import io
 import os
 import resource
@@ -14,6 +16,9 @@ import sys
 from typing import Any, Final
 
 FAILED: Final = 3
+LOCAL_ERROR: Final = 64  # plus the errno of a failure of this machine
+# As in moorage/local_errors.py, but for EFBIG and ENOMEM: the file exceeded a limit that is set below.
+LOCAL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 _MAX_PNG_BYTES: Final = 32 * 2**20
 
 
@@ -46,9 +51,19 @@ def main(format_name: str, square_px: int, max_pixels: int, memory_bytes: int, s
         limit_resources(memory_bytes, seconds)
         write_first_frame(format_name, square_px, max_pixels)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
-        os.write(1, f"{type(error).__name__}: {error}"[:500].encode())
-        return FAILED
+        # Exactly OSError: PyAV derives its own errors from it, and reports a damaged file as EIO.
+        if type(error) is OSError and error.errno in LOCAL_ERRNOS:
+            return LOCAL_ERROR + error.errno
+        return _write_reason(f"{type(error).__name__}: {error}"[:500])
     return 0
+
+
+def _write_reason(reason: str) -> int:
+    try:
+        os.write(1, reason.encode())
+    except OSError as error:
+        return LOCAL_ERROR + (error.errno or 0)
+    return FAILED
 
 
 def limit_resources(memory_bytes: int, seconds: int, max_file_bytes: int = _MAX_PNG_BYTES) -> None:

@@ -5,6 +5,7 @@ It is started by file path, so that a hostile file affects this process within i
 webhooks. Exit status 0 and the properties as JSON on standard output, or 3 and the reason.
 """
 
+import errno
 import json
 import mmap
 import os
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO, Final
 from media.poster_process import FAILED, limit_resources
 
 _MAX_MESSAGE: Final = 500
+_OWN_LIMITS: Final = (errno.EFBIG, errno.ENOMEM)  # of this process: exceeded by the file
 
 
 def main(request: dict[str, Any]) -> int:
@@ -27,35 +29,35 @@ def main(request: dict[str, Any]) -> int:
     """
     limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"])
     from moorage.errors import Permanent  # after the limits, which include imports
+    from moorage.local_errors import find_local_failure
 
     try:
         facts = _validate_and_sanitize(request)
     except (Permanent, MemoryError) as error:
         return _write_result({"problem": str(error)[:_MAX_MESSAGE] or "needs too much memory"}, FAILED)
     except Exception as error:  # noqa: BLE001 (the outermost line of a process)
-        return _write_result({"error": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]}, FAILED)
+        failure, message = find_local_failure(error), f"{type(error).__name__}: {error}"[:_MAX_MESSAGE]
+        if failure and failure.facts["errno"] in _OWN_LIMITS:
+            return _write_result({"problem": f"needs too much memory or disk space: {message}"}, FAILED)
+        return _write_result({"error": message}, FAILED)
     return _write_result(facts, 0)
 
 
 def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
     from media import validate
     from media.limits import Limits
-    from moorage.errors import InvalidMedia, Transient
     from moorage.model import FetchedFile
 
     limits = Limits(**request["limits"])
     with open(0, "rb", closefd=False) as source, open(request["out"], "w+b", closefd=False) as out:
-        try:
-            media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
-            if media.media == "image":
-                _sanitize_image(source, out, media)
-            else:
-                _sanitize_video(source, out, media.format)
-            out.flush()
-            size = os.fstat(out.fileno()).st_size
-            sanitized = validate.validate_file(FetchedFile(out, size, ""), limits).media  # the stored bytes, too
-        except Transient as error:
-            raise InvalidMedia(f"needs too much memory or disk space: {error}") from error
+        media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
+        if media.media == "image":
+            _sanitize_image(source, out, media)
+        else:
+            _sanitize_video(source, out, media.format)
+        out.flush()
+        size = os.fstat(out.fileno()).st_size
+        sanitized = validate.validate_file(FetchedFile(out, size, ""), limits).media  # the stored bytes, too
     return asdict(sanitized)
 
 

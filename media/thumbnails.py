@@ -9,6 +9,7 @@ from typing import Final
 from PIL import Image, ImageCms
 
 from media.limits import Limits
+from moorage.local_errors import find_local_failure
 from moorage.model import Thumbnail
 
 WarningSink = Callable[[str], None]
@@ -68,6 +69,8 @@ def read_orientation(image: Image.Image, on_warning: WarningSink = _ignore_warni
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except METADATA_ERRORS as error:
+        if find_local_failure(error):
+            raise
         on_warning(f"EXIF unreadable: {error}"[:200])
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -7,7 +7,8 @@ from media import images, sniff, video
 from media.containers import ContainerError
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import DiskFull, InvalidMedia
+from moorage.errors import InvalidMedia
+from moorage.local_errors import translate_local_errors
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
 
@@ -25,7 +26,7 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
     Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
 
-    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), DiskFull, Transient.
+    Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), LocalFailure.
     """
     head = _read_head(fetched)
     kind = sniff.detect_format(head)
@@ -40,11 +41,9 @@ def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
 
 
 def _read_head(fetched: FetchedFile) -> bytes:
-    try:
+    with translate_local_errors("reading the temporary file"):
         fetched.file.seek(0, os.SEEK_SET)
         return fetched.file.read(sniff.HEAD_BYTES)
-    except OSError as error:
-        raise DiskFull(f"reading the temporary file: {error}", facts={"errno": error.errno}) from error
 
 
 def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -14,7 +13,8 @@ from media import mp4, poster_process, thumbnails, webm
 from media.containers import VideoFacts
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import DiskFull
+from moorage.errors import ResourceExhausted
+from moorage.local_errors import build_failure, find_local_failure, open_temporary_file, translate_local_errors
 from moorage.model import Thumbnail
 
 _DEMUXERS: Final = {"mp4": "mov", "webm": "matroska"}
@@ -32,14 +32,20 @@ def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:
-    """Return the first frame as a thumbnail; raises PosterError also if the extra `video` is not installed."""
+    """
+    Return the first frame as a thumbnail. Raises LocalFailure if this machine prevented it, for any other reason
+    PosterError, also if the extra `video` is not installed.
+    """
     if importlib.util.find_spec("av") is None:
         raise PosterError("no video decoder is installed (the extra `video`)")
-    with _open_temporary_file() as out:
+    with open_temporary_file() as out:
         status = _run_decoder(file, out, kind, limits)
         out.seek(0)
         if status == poster_process.FAILED:
             raise PosterError(out.read(500).decode("utf-8", "replace"))
+        if status >= poster_process.LOCAL_ERROR:
+            code = status - poster_process.LOCAL_ERROR
+            raise build_failure("the decoder", OSError(code, os.strerror(code)))
         if status:
             end = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
             raise PosterError(f"the decoder {end}")
@@ -50,19 +56,18 @@ def _run_decoder(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits
     numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
     command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.name]]
     try:
-        return subprocess.run(
-            [*command, *(str(int(number)) for number in numbers)],
-            stdin=file,
-            stdout=out,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
-            timeout=limits.poster_seconds + _EXTRA_SECONDS,
-            check=False,
-        ).returncode
+        with translate_local_errors("the decoder did not start", ResourceExhausted):
+            return subprocess.run(
+                [*command, *(str(int(number)) for number in numbers)],
+                stdin=file,
+                stdout=out,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+                timeout=limits.poster_seconds + _EXTRA_SECONDS,
+                check=False,
+            ).returncode
     except subprocess.TimeoutExpired as error:
         raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s") from error
-    except OSError as error:  # out of memory or processes
-        raise PosterError(f"the decoder did not start: {error}") from error
 
 
 def _render_thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
@@ -70,11 +75,6 @@ def _render_thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
         with Image.open(out, formats=["PNG"]) as image:
             return thumbnails.render_thumbnail(image, limits)
     except (*thumbnails.METADATA_ERRORS, Image.DecompressionBombError) as error:
+        if failure := find_local_failure(error):
+            raise failure from error
         raise PosterError(f"the decoder returned no image: {error}") from error
-
-
-def _open_temporary_file() -> BinaryIO:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError as error:
-        raise DiskFull(f"the temporary folder: {error.strerror}", facts={"errno": error.errno}) from error

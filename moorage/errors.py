@@ -182,11 +182,23 @@ class ObjectRefused(Permanent, category="STORAGE_FAILED", retryable=True):
 
 
 class DatabaseUnavailable(Transient, category="DATABASE_FAILED", is_internal=True):
-    """PostgreSQL did not respond."""
+    """PostgreSQL did not respond, or refused the work itself: read-only, disk full, shutting down."""
 
 
-class DiskFull(Transient, category="STORAGE_FAILED", event_kind="disk_failed", is_internal=True):
-    """The temporary folder is full or not writable."""
+class DatabaseLocked(Transient, category="DATABASE_FAILED", is_internal=True):
+    """Another transaction holds a lock on the row. Not an outage: other rows can be processed."""
+
+
+class LocalFailure(Transient, category="STORAGE_FAILED", event_kind="disk_failed", is_internal=True):
+    """An operation of this machine failed, whatever file it was for (moorage/local_errors.py has the errno values)."""
+
+
+class DiskFull(LocalFailure):
+    """A disk of this machine, nearly always the temporary folder, is full, read-only or broken."""
+
+
+class ResourceExhausted(LocalFailure):
+    """Memory, processes or file descriptors of this machine are exhausted."""
 
 
 class ConfigError(MoorageError):

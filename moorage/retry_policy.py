@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final, get_args
 
+from moorage import local_errors
 from moorage.errors import Category, MoorageError, Permanent, Transient
 from moorage.transitions import EventKind, SourceEventKind
 
@@ -68,8 +69,11 @@ def decide_after_failure(
     """
     Return the action after a failure.
 
-    Internal outages are not limited. `expires_at` orders attempts and ends none by itself: a clock may be wrong.
+    Internal outages are not limited. `expires_at` orders attempts and ends none by itself: a clock may be wrong. An
+    error caused by this machine (a socket without a file descriptor) is internal, whatever its own type.
     """
+    if not error.is_internal:
+        error = local_errors.find_local_failure(error) or error
     reason = str(error)
     name = type(error).__name__
     if isinstance(error, Permanent):

@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 import providers
-from moorage import logs, metrics
+from moorage import local_errors, logs, metrics
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp, Receive, Scope, Send
 from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
@@ -60,8 +60,10 @@ class Receiver:
             if name is not None:
                 return await self._handle_webhook(name, scope, receive)
             return await self._handle_probe(scope)
-        except Exception:
+        except Exception as error:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
+            if failure := local_errors.find_local_failure(error):
+                return problem_response(503, f"{failure}. Retry", (b"retry-after", b"1"))
             return problem_response(500, "internal server error")
 
     async def _handle_webhook(self, name: str, scope: Scope, receive: Receive) -> Response:

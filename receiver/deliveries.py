@@ -10,6 +10,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
+from db import sqlstates
 from moorage import logs
 from moorage.errors import DatabaseUnavailable
 from moorage.failpoints import failpoint
@@ -81,20 +82,24 @@ class DeliveryRecorder:
             log.debug("delivery.insert_cancelled", error=type(task.exception()).__name__)
 
     async def _insert_until_committed(self, delivery: NewDelivery) -> RecordedDelivery:
-        """Insert, with retries after a broken connection, until cancelled. The unique key makes retries safe."""
+        """Insert, with retries over a new connection, until cancelled. The unique key makes retries safe."""
         attempt = 0
         while True:
             attempt += 1
             try:
                 async with self._connections.acquire() as conn:
                     return await insert_delivery(conn, delivery)
-            except psycopg.OperationalError as error:
+            except (psycopg.Error, OSError) as error:  # OSError: no file descriptor is free
+                if isinstance(error, psycopg.Error) and not _is_outage(error):
+                    log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
+                    raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error
                 level = log.warning if attempt == 1 else log.debug
                 level("delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__)
-            except psycopg.Error as error:
-                log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
-                raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _is_outage(error: psycopg.Error) -> bool:
+    return sqlstates.translate(error) is not None or error.sqlstate in sqlstates.REPEATED
 
 
 INSERT = """

@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
+from uuid import UUID
 
 import requests
 
-from db import leases
+from db import jobs, leases, progress
 from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
-from moorage import logs
-from moorage.errors import DatabaseUnavailable
+from moorage import logs, time_limit
+from moorage.errors import DatabaseLocked, DatabaseUnavailable, StepInterrupted
 from moorage.model import Lease, Wake
 from moorage.retry_policy import RetryPolicy
 from moorage.settings import Settings
@@ -22,7 +23,9 @@ T = TypeVar("T")
 SendWakes = Callable[[list[Wake]], int]  # returns how many the broker accepted
 log = logs.get_logger(__name__)
 
-COMMIT_RETRY_SECONDS: Final = 420.0  # below Celery's hard limit of 600 s, less a download
+LOCK_CHECK_MS: Final = 50
+LOG_EVERY: Final = 60  # attempts to commit
+CHECK_EVERY: Final = 10  # attempts to commit
 
 
 class LeaseGuard(Protocol):
@@ -33,6 +36,9 @@ class LeaseGuard(Protocol):
 
     def ensure_held(self) -> None:
         """Return once the lease is certainly held, waiting for PostgreSQL if needed. Call before external writes."""
+
+    def hand_back_later(self, error: StepInterrupted | DatabaseLocked) -> None:
+        """Hand back the row, which another transaction has locked, as soon as possible, while later steps run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +66,70 @@ def build_retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def commit_step(deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T]) -> T | None:
+def require_unlocked(deps: Deps, job_id: UUID) -> None:
     """
-    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, for seven minutes.
+    Lock and release a job and its project before a download or request.
+
+    Raises DatabaseLocked: another transaction holds one of them, so that the result could not be recorded.
+    """
+
+    def lock(conn: Connection) -> None:
+        job = jobs.lock(conn, job_id)
+        if job.project_id is not None:
+            progress.lock_project(conn, job.project_id)
+
+    deps.database.run(lock, lock_ms=LOCK_CHECK_MS)
+
+
+def run_unless_locked(deps: Deps, work: Callable[[Connection], T], **row: object) -> T | None:
+    """Run a sweep's transaction on one row; return None if another one has locked it: a later run repeats it."""
+    try:
+        return deps.database.run(work, lock_ms=LOCK_CHECK_MS)
+    except DatabaseLocked as error:
+        log.warning("row.locked", error=str(error), **row)
+        return None
+
+
+def commit_step(
+    deps: Deps, lease: Lease, guard: LeaseGuard, work: Callable[[Connection], T], *, is_repeatable: bool = True
+) -> T | None:
+    """
+    Run the transaction that ends a step; retry each second while PostgreSQL is unavailable, until the worker stops.
 
     After an error in COMMIT the row decides: if it still carries the token, the transaction did not commit. Otherwise
     it did, or another worker owns the row; then the result is None, and dispatch publishes the lost wakes again.
+
+    Raises DatabaseUnavailable if this transaction fails although the row can be written: it is handed back.
+
+    Args:
+        is_repeatable: False if the result would be lost (that of a submission): locks are waited for as well.
     """
-    give_up_at = time.monotonic() + COMMIT_RETRY_SECONDS
-    is_uncertain = False
-    while True:
-        try:
-            if is_uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
-                return None
-            return deps.database.run(work)
-        except DatabaseUnavailable as error:
-            is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
-            log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
-            if time.monotonic() > give_up_at:
-                raise
-        time.sleep(1.0)
-        guard.check()
+    is_uncertain, is_writable, attempts = False, False, 0
+    with time_limit.suspend_limit():
+        while True:
+            try:
+                if is_uncertain and not deps.database.run(lambda conn: leases.is_current(conn, lease)):
+                    return None
+                return deps.database.run(work)
+            except DatabaseUnavailable as error:
+                if is_writable:
+                    raise  # no outage: this transaction alone fails, as by the time limit of its statements
+                is_uncertain = is_uncertain or isinstance(error, CommitUncertain)
+                if attempts % LOG_EVERY == 0:
+                    log.warning("commit.retrying", error=str(error), uncertain=is_uncertain)
+            except DatabaseLocked as error:
+                if is_repeatable:
+                    raise
+                if attempts % LOG_EVERY == 0:
+                    log.warning("commit.locked", error=str(error))
+            attempts += 1
+            time.sleep(1.0)
+            guard.check()
+            is_writable = attempts % CHECK_EVERY == 0 and not is_uncertain and _is_row_writable(deps, lease)
+
+
+def _is_row_writable(deps: Deps, lease: Lease) -> bool:
+    try:
+        return deps.database.run(lambda conn: leases.renew(conn, lease, lease_seconds=deps.settings.lease_seconds))
+    except (DatabaseUnavailable, DatabaseLocked):
+        return False

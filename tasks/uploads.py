@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from db.uploads import Upload
 from media import sanitize_process
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import DiskFull, InvalidMedia, StorageUnavailable, Transient
+from moorage.errors import InvalidMedia, ResourceExhausted, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
+from moorage.local_errors import open_temporary_file, translate_local_errors
 from moorage.model import Media
 from storage import keys
 
@@ -62,7 +62,7 @@ def sanitize_and_store(
         InvalidMedia: not a complete image or video, over a limit, or its metadata could not be removed.
         Transient: the sanitizer process could not be started, or failed independently of the file.
     """
-    with _create_temporary_file() as clean:
+    with open_temporary_file() as clean:
         media = _sanitize(file, clean, limits)
         clean.seek(0)
         sha256, size = hashlib.file_digest(clean, "sha256").hexdigest(), clean.tell()  # type: ignore[arg-type]
@@ -113,24 +113,16 @@ def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subproce
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     try:
-        return subprocess.run(
-            [sys.executable, "-P", str(Path(sanitize_process.__file__)), json.dumps(arguments)],
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**environment, "PYTHONPATH": path},
-            pass_fds=(clean.fileno(),),
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+        with translate_local_errors("the sanitizer did not start", ResourceExhausted):
+            return subprocess.run(
+                [sys.executable, "-P", str(Path(sanitize_process.__file__)), json.dumps(arguments)],
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**environment, "PYTHONPATH": path},
+                pass_fds=(clean.fileno(),),
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
     except subprocess.TimeoutExpired as error:
         raise InvalidMedia(f"not decodable: the decoder took longer than {TIMEOUT_SECONDS:g} s") from error
-    except OSError as error:  # out of memory or processes
-        raise Transient(f"the upload could not be validated: {error}") from error
-
-
-def _create_temporary_file() -> BinaryIO:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError as error:
-        raise DiskFull(f"the temporary folder: {error.strerror}", facts={"errno": error.errno}) from error

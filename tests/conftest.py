@@ -22,8 +22,10 @@ LISTED_SKIPS = {
     "reads /proc": "not on Linux",
     "macOS has no parent death signal": "not on Linux",
     "no RabbitMQ is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
+    "no PgBouncer is installed": "no wheel holds one; .ci/run installs the distribution's where it may",
     "no Chromium is installed": "no wheel holds one; .ci/browser installs the distribution's where it may",
     "no playwright is installed": "make browser installs it; not needed for anything else",
+    "no tmpfs can be mounted": "neither as root nor in a user namespace",
     "only root makes folders that the server's user cannot enter": "run as an ordinary user",
 }
 _unlisted: list[str] = []

@@ -12,14 +12,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 import providers
-from moorage import logs
+from moorage import local_errors, logs
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp
 from moorage.settings import Settings
 from storage import urls
 from web import openapi, routes, shutdown
 from web.http import permissions
-from web.http.problems import Problem
+from web.http.problems import Problem, unavailable
 from web.page import views as page
 from web.services.authentication import Authenticator
 from web.services.context import AppContext
@@ -131,8 +131,10 @@ async def _on_http_exception(_request: Request, error: Exception) -> Response:
     return Problem(404, "not found").response()
 
 
-async def _on_unexpected_error(_request: Request, _error: Exception) -> Response:
-    """Return 500; Starlette re-raises the error, and `_handle_request` logs it."""
+async def _on_unexpected_error(_request: Request, error: Exception) -> Response:
+    """Return 503 for a failure of this machine, else 500; Starlette re-raises the error, `_handle_request` logs it."""
+    if local_errors.find_local_failure(error):
+        return unavailable("the server is short of disk space or memory, retry").response()
     return Problem(500, "internal server error").response()
 
 

@@ -52,7 +52,7 @@ def check_dependencies() -> None:
     """
     deps = get_deps()
     notifications.load_signing_secrets(deps.settings)
-    placeholder.check_placeholder_file(deps.settings, deps.limits)
+    _retry("disk space", lambda: placeholder.check_placeholder_file(deps.settings, deps.limits))
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
     _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings))

@@ -36,7 +36,6 @@ def create_app() -> Celery:
         task_acks_on_timeout=True,
         task_reject_on_worker_lost=False,
         task_retry_on_worker_lost=False,
-        task_time_limit=600,
         task_send_sent_event=False,
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=500,

@@ -1,16 +1,18 @@
 """The Celery tasks, and the signal handlers of the worker's main process."""
 
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from celery import Task, signals
 
-from moorage import logs
+from moorage import logs, time_limit
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.model import Step, Wake
 from worker import boot, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
 from worker.celery import app
+
+SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
 
 
 def _leased_by(task: Any) -> str:
@@ -30,14 +32,15 @@ def _define(step: Step) -> None:
                 boot.get_deps(), self.name, body, why=reason, queue=queues.QUEUE_BY_STEP[step], actor=_leased_by(self)
             )
         else:
-            step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
+            with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
+                step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
 
 
 for _step in queues.TASK_BY_STEP:
     _define(_step)
 
 
-@app.task(name=queues.SWEEP_TASK, bind=True)
+@app.task(name=queues.SWEEP_TASK, bind=True, time_limit=SWEEP_SECONDS)
 def sweep(self: Task[Any, Any], name: str) -> None:
     """Run a sweep if its current slot is free."""
     sweep_runner.run_sweep(name, _leased_by(self))
@@ -55,6 +58,11 @@ def _check(**_: object) -> None:
         boot.check_dependencies()
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
+
+
+@signals.worker_process_init.connect
+def _enable_time_limit(**_: object) -> None:
+    time_limit.enable()
 
 
 @signals.worker_shutting_down.connect

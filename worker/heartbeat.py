@@ -4,16 +4,30 @@ import signal
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from db import leases
 from db.connection import BLOCKED_SIGNALS, Database
-from moorage import logs
-from moorage.errors import DatabaseUnavailable, LeaseLost, StepInterrupted
+from moorage import logs, time_limit
+from moorage.errors import (
+    DatabaseLocked,
+    DatabaseUnavailable,
+    LeaseLost,
+    MoorageError,
+    ResourceExhausted,
+    StepInterrupted,
+    Transient,
+)
 from moorage.model import Lease
 from worker import shutdown
 
 log = logs.get_logger(__name__)
+
+HAND_BACK_LOCK_MS: Final = 8000  # below the limit of a statement: nearly always first in the queue for the lock
+
+
+class RenewalFailed(Transient):
+    """A bug in the renewal: the step stops, and is repeated within the error limit."""
 
 
 class Heartbeat:
@@ -31,36 +45,51 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._held_until = claimed_monotonic + lease_seconds
         self._lost = False
+        self._failure: MoorageError | None = None  # why the lease is not renewed
+        self._hand_back_error: StepInterrupted | DatabaseLocked | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many processes
+            self._failure = ResourceExhausted(f"this machine: {error}")
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._done.set()
-        self._thread.join(timeout=5)
+        if self._hand_back_error is None and self._thread.ident is not None:
+            self._thread.join(timeout=5)
 
     def check(self) -> None:
         if self._lost:
             raise LeaseLost(f"{self._lease.table} {self._lease.row_id}: the lease is lost")
+        if self._failure is not None:
+            raise self._failure
         if shutdown.is_grace_over():
             raise StepInterrupted("the worker is stopping")
 
     def ensure_held(self) -> None:
         self.check()
-        while time.monotonic() >= self._held_until:
-            time.sleep(0.2)
-            self.check()
+        with time_limit.suspend_limit():
+            while time.monotonic() >= self._held_until:
+                time.sleep(0.2)
+                self.check()
+
+    def hand_back_later(self, error: StepInterrupted | DatabaseLocked) -> None:
+        self._hand_back_error = error
 
     def _run(self) -> None:
         # A signal delivered to this thread would be handled by the main thread, even inside its COMMIT.
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
             self._renew()
-        except Exception:  # border: the outermost line of a thread
-            self._lost = True  # it is not renewed any more: the step must stop, not wait for a renewal
+            if self._hand_back_error is not None:
+                self._hand_back(self._hand_back_error)
+        except Exception as error:  # border: the outermost line of a thread
+            self._failure = RenewalFailed(f"the lease cannot be renewed: {type(error).__name__}: {error}")
+            self._failure.__cause__ = error
             log.error("lease.heartbeat_failed", exc_info=True, row_id=self._lease.row_id)
         finally:
             self._database.close()
@@ -73,7 +102,7 @@ class Heartbeat:
                 is_renewed = self._database.run(
                     lambda conn: leases.renew(conn, self._lease, lease_seconds=self._lease_seconds)
                 )
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, DatabaseLocked) as error:
                 log.warning("lease.renewal_failed", row_id=self._lease.row_id, error=str(error))
                 wait = 1.0
                 continue
@@ -82,3 +111,16 @@ class Heartbeat:
                 return
             self._held_until = started + self._lease_seconds
             wait = self._lease_seconds / 3
+
+    def _hand_back(self, error: StepInterrupted | DatabaseLocked) -> None:
+        """Hand the row back under its own token, before the sweep releases it as a crash."""
+        while not shutdown.is_grace_over():
+            try:
+                self._database.run(lambda conn: leases.hand_back(conn, self._lease, error), lock_ms=HAND_BACK_LOCK_MS)
+            except LeaseLost:
+                return
+            except (DatabaseUnavailable, DatabaseLocked):
+                time.sleep(0.2)
+            else:
+                log.info("lease.returned", attempt=self._lease.attempt, row_id=self._lease.row_id)
+                return

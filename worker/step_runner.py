@@ -8,8 +8,8 @@ from typing import Final
 from uuid import UUID
 
 from db import deliveries, leases, predictions, submissions
-from moorage import logs
-from moorage.errors import DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
+from moorage import local_errors, logs
+from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry
@@ -40,13 +40,13 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
     "notify": StepSpec("notifications", ("waiting",), notifications.run),
 }
 
-# The failure of a step by PostgreSQL is recorded only within this time: commit_step retries for up to 420 s, and
-# Celery's hard limit is 600 s.
-MAX_RECORDABLE_SECONDS: Final = 150.0
-
 
 class UnexpectedError(Transient):
     """A bug, here or in a library: retried within the error limit, then dead-lettered with its traceback."""
+
+
+class FailureUnrecorded(UnexpectedError):
+    """A bug in the recording of a failure, such as a fact that PostgreSQL cannot store. Counted, without its facts."""
 
 
 def run_step(step: Step, row_id: UUID, leased_by: str) -> None:
@@ -58,6 +58,9 @@ def run_step(step: Step, row_id: UUID, leased_by: str) -> None:
         except DatabaseUnavailable as error:
             # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
             log.warning("step.database_unavailable", error=str(error))
+            return
+        except DatabaseLocked as error:  # nothing is recorded, as above
+            log.warning("step.locked", error=str(error))
             return
         if wakes:
             publish.publish_wakes(wakes)
@@ -105,31 +108,30 @@ def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: Le
         log.warning("lease.lost", attempt=lease.attempt)
         return []
     except StepInterrupted as error:
-        _return_row(deps, lease, error)
+        _return_row(deps, lease, error, guard)
         return []
-    except DatabaseUnavailable as error:
-        if time.monotonic() - started > MAX_RECORDABLE_SECONDS:
-            raise  # no time is left to wait for PostgreSQL again
-        return _record_failure(deps, lease, step, error, guard)  # counted neither as an error nor as a crash
     except MoorageError as error:
         return _record_failure(deps, lease, step, error, guard)
     except Exception as error:  # border: the step runner
-        facts = {"traceback": traceback.format_exc()[-4000:]}
-        unexpected = UnexpectedError(f"{type(error).__name__}: {error}", facts=facts)
-        log.error("step.unexpected", exc_info=True)
-        return _record_failure(deps, lease, step, unexpected, guard)
+        failure = local_errors.find_local_failure(error) or _describe_bug(error)
+        log.error("step.unexpected", exc_info=True, error=str(failure))
+        return _record_failure(deps, lease, step, failure, guard)
     log.info("step.done", attempt=lease.attempt, seconds=round(time.monotonic() - started, 3))
     return wakes
 
 
-def _return_row(deps: Deps, lease: Lease, error: StepInterrupted) -> None:
-    reason, kind = str(error), error.event_kind
+def _describe_bug(error: Exception) -> UnexpectedError:
+    return UnexpectedError(f"{type(error).__name__}: {error}", facts={"traceback": traceback.format_exc()[-4000:]})
+
+
+def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocked, guard: LeaseGuard) -> None:
     try:
-        deps.database.run(
-            lambda conn: leases.reschedule(conn, lease, wait_seconds=0, reason=reason, counts_as_error=False, kind=kind)
-        )
+        deps.database.run(lambda conn: leases.hand_back(conn, lease, error))
     except LeaseLost:
-        log.warning("lease.lost", attempt=lease.attempt, error=reason)
+        log.warning("lease.lost", attempt=lease.attempt, error=str(error))
+    except DatabaseLocked:
+        guard.hand_back_later(error)
+        log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
     else:
         log.info("lease.returned", attempt=lease.attempt)
 
@@ -140,11 +142,27 @@ def _record_failure(deps: Deps, lease: Lease, step: Step, error: MoorageError, g
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
         return []
-    except StepInterrupted:
-        return []  # PostgreSQL was unavailable while the worker stopped: the lease expires
-    name, reason = type(error).__name__, str(error)
-    if isinstance(decision, Retry):
-        log.warning("step.retry", attempt=lease.attempt, run_at=decision.run_at.isoformat(), error=name, reason=reason)
-    elif isinstance(decision, DeadLetterDecision):
-        log.error("step.dead_letter", attempt=lease.attempt, category=decision.category, error=name, reason=reason)
+    except DatabaseLocked as locked:  # the row cannot end, because its job is locked
+        _return_row(deps, lease, locked, guard)
+        return []
+    except (StepInterrupted, Transient) as stopped:  # while PostgreSQL was unavailable: the lease expires
+        log.warning("lease.not_returned", attempt=lease.attempt, error=str(stopped))
+        return []
+    except Exception as bug:  # border: the step runner
+        log.error("step.failure_not_recorded", exc_info=True)
+        if isinstance(error, FailureUnrecorded):
+            raise  # the lease expires, which counts a crash: the row ends as POISON
+        unrecorded = FailureUnrecorded(f"its failure could not be recorded: {type(bug).__name__}")
+        return _record_failure(deps, lease, step, unrecorded, guard)
+    _log_decision(lease, decision, error)
     return wakes
+
+
+def _log_decision(lease: Lease, decision: Retry | DeadLetterDecision | None, error: MoorageError) -> None:
+    name = type(error).__name__
+    if isinstance(decision, Retry):
+        run_at, reason = decision.run_at.isoformat(), decision.reason
+        log.warning("step.retry", attempt=lease.attempt, run_at=run_at, error=name, reason=reason)
+    elif isinstance(decision, DeadLetterDecision):
+        category, reason = decision.category, decision.reason
+        log.error("step.dead_letter", attempt=lease.attempt, category=category, error=name, reason=reason)

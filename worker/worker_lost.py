@@ -8,7 +8,7 @@ from db import leases
 from db.connection import Database
 from moorage import logs
 from moorage import settings as settings_module
-from moorage.errors import DatabaseUnavailable
+from moorage.errors import DatabaseLocked, DatabaseUnavailable
 from moorage.model import Wake
 from tasks.sweeps.reconcile import STEP_BY_TABLE
 from worker import publish
@@ -28,7 +28,7 @@ def release_leases(sender: Any = None, task_id: str = "", exception: BaseExcepti
     database = Database(settings_module.get_settings().database_url.get_secret_value(), name="moorage-release")
     try:
         rows = database.run(lambda conn: leases.release_held_by(conn, leased_by, f"its process died: {exception}"))
-    except DatabaseUnavailable as error:
+    except (DatabaseUnavailable, DatabaseLocked) as error:
         log.warning("lease.release_failed", by=leased_by, error=str(error))  # it expires
         return
     finally:

@@ -4,8 +4,10 @@ import os
 import sys
 
 import click
+import psycopg
 
 from db import migrate as migrations
+from db import sqlstates
 from db.connection import connect
 from moorage import settings as settings_module
 from worker.launch import granian_flags, worker_flags
@@ -17,8 +19,14 @@ _PASS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def migrate() -> None:
     """Migrate the database to the current schema. Repeated and concurrent runs are safe."""
     conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-migrate")
-    applied = migrations.migrate(conn)
-    conn.close()
+    try:
+        applied = migrations.migrate(conn)
+    except psycopg.Error as error:
+        if (refusal := sqlstates.translate(error)) is not None:
+            raise refusal from error
+        raise
+    finally:
+        conn.close()
     click.echo(f"applied: {', '.join(applied)}" if applied else "nothing to do: the schema is up to date")
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli import console
 from cli.console import format_age, format_duration
+from db import lock_holders
 from db.connection import Row
 from db.reports.status import Overview, read_overview
 from moorage.errors import MoorageError
@@ -36,6 +37,7 @@ def status(as_json: bool) -> None:
     calls |= {"queues": inspect_cluster.read_queue_depths, "workers": inspect_cluster.ping_workers}
     answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
     data = _build_data(deps, overview, answers)
+    data["lock_holders"] = deps.database.run(lock_holders.list_holders)
     if as_json:
         console.print_json(data)
     else:
@@ -119,7 +121,8 @@ def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]
 
 def _build_screen(data: dict[str, Any]) -> list[Table | str]:
     return [
-        *_pause_table(data),  # first: it explains why other rows wait
+        *_pause_table(data),  # first, as the next one: they explain why other rows wait
+        *_lock_table(data),
         _provider_table(data),
         _row_table(data),
         _queue_table(data),
@@ -155,6 +158,20 @@ def _pause_table(data: dict[str, Any]) -> list[Table | str]:
     }
     title = "Paused (moorage resume)"
     return [console.build_record_table(title, columns, data["pauses"])] if data["pauses"] else []
+
+
+def _lock_table(data: dict[str, Any]) -> list[Table | str]:
+    columns: console.RecordColumns = {
+        "pid": "pid",
+        "application": "application_name",
+        "user": "usename",
+        "state": lambda holder: holder["state"] or "unknown: grant pg_monitor",
+        "since": lambda holder: format_duration(holder["state_seconds"]) if holder["state"] else None,
+        "transaction": lambda holder: format_duration(holder["transaction_seconds"]) if holder["state"] else None,
+        "blocks": lambda holder: f"{holder['waiting']} sessions",
+    }
+    title = "Sessions that hold locks (docs/runbook.md)"
+    return [console.build_record_table(title, columns, data["lock_holders"])] if data["lock_holders"] else []
 
 
 def _row_table(data: dict[str, Any]) -> Table:

@@ -64,7 +64,8 @@ class _Repairer:
 
     def _release_lease(self, finding: Finding) -> tuple[bool, str]:
         table = _table(finding)
-        while released := self._deps.database.run(partial(leases.release_expired, table=table, actor=self._actor)):
+        release = partial(leases.release_expired, table=table, actor=self._actor, lease_seconds=0, min_ticks=0)
+        while released := self._deps.database.run(release):
             if UUID(finding.id) in released:
                 break
         self._wake(finding)

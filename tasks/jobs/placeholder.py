@@ -15,7 +15,8 @@ from egress import download
 from media import validate
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import ConfigError, InvalidMedia
+from moorage.errors import ConfigError, InvalidMedia, ResourceExhausted
+from moorage.local_errors import find_local_failure
 from moorage.model import Job, Output, Wake
 from moorage.retry_policy import DeadLetterDecision
 from moorage.settings import Settings
@@ -62,6 +63,9 @@ def load_image(deps: Deps, output: Output) -> bytes:
         try:
             return file.read_bytes()
         except OSError as error:  # logged, and an image is drawn: the job must not fail
+            failure = find_local_failure(error)
+            if isinstance(failure, ResourceExhausted):
+                raise failure from error
             log.error("placeholder.file_unreadable", file=str(file), error=f"{type(error).__name__}: {error}")
     job = deps.database.run(lambda conn: jobs.lock(conn, output.job_id))
     inputs = (entry["input"] for entry in job.fallback_chain or ())

@@ -5,7 +5,7 @@ from functools import partial
 from db import discarding, outputs
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
-from tasks.step import Deps, LeaseGuard, commit_step
+from tasks.step import Deps, LeaseGuard, commit_step, run_unless_locked
 
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
@@ -34,5 +34,6 @@ def delete_spooled_inputs(deps: Deps) -> int:
     for output_id, key in inputs:
         deps.storage.delete(deps.storage.private_bucket, key)
         failpoint("discard.after_spooled")
-        deps.database.run(partial(discarding.clear_spooled_input, output_id=output_id, key=key))
+        clear = partial(discarding.clear_spooled_input, output_id=output_id, key=key)
+        run_unless_locked(deps, clear, output_id=str(output_id))
     return len(inputs)

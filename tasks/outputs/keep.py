@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import BinaryIO
 
 from db import jobs, outputs
@@ -9,14 +10,14 @@ from db.connection import Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
-from moorage.errors import DownloadRefused, OutputGone, Permanent
+from moorage.errors import DatabaseLocked, DownloadRefused, OutputGone, Permanent
 from moorage.failpoints import failpoint
 from moorage.model import FetchedFile, Lease, Output, StoredOutput, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks.jobs import placeholder, settle
 from tasks.predictions import reports
-from tasks.step import Deps, LeaseGuard, commit_step
+from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
 CACHE_ONE_DAY = "public, max-age=86400"
@@ -27,6 +28,12 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
+    try:
+        require_unlocked(deps, output.job_id)
+    except DatabaseLocked as error:  # one attempt for all files of the job, not each of them
+        postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
+        deps.database.run(postpone)
+        raise
     deps.storage.check_connection()  # no download while storage is unavailable
     try:
         stored = _download_and_store(deps, lease, output, guard)

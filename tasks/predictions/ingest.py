@@ -15,6 +15,7 @@ from tasks.predictions import reports, submit_outcome
 from tasks.step import Deps, LeaseGuard
 
 MAX_MATCH_DELAY_SECONDS = 300.0
+LOCK_MS = 500  # sweeps wait behind it in the same queue
 
 
 class ProviderGone(Permanent):
@@ -40,7 +41,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         return []
     guard.check()
     failpoint("ingest.before_commit")
-    wakes = deps.database.run(lambda conn: _apply(conn, deps, lease, delivery, provider, report))
+    wakes = deps.database.run(lambda conn: _apply(conn, deps, lease, delivery, provider, report), lock_ms=LOCK_MS)
     failpoint("ingest.after_commit")
     return wakes
 

@@ -15,7 +15,7 @@ from moorage.text import to_storable
 from providers.base import Provider
 from tasks.predictions import reports, submit_outcome
 from tasks.predictions.submit_outcome import LeasedPrediction
-from tasks.step import Deps, LeaseGuard, commit_step
+from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 
 GONE_STATUSES = (404, 410)
 
@@ -41,6 +41,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     prediction = deps.database.run(lambda conn: predictions.get(conn, lease.row_id))
     if prediction is None:
         return []
+    require_unlocked(deps, prediction.job_id)
     provider = deps.providers.get(prediction.provider)
     _cancel(provider, prediction)
     result = _poll(provider, prediction)

@@ -23,7 +23,7 @@ from providers.base import Provider
 from tasks.jobs import fallback
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.predictions.submit_outcome import LeasedPrediction, lock_leased
-from tasks.step import Deps, LeaseGuard, commit_step
+from tasks.step import LOCK_CHECK_MS, Deps, LeaseGuard, commit_step
 
 CAPACITY_WAIT_SECONDS: Final = 1.0  # while the provider's in-flight limit is reached; plus up to half at random
 BUSY_WAIT_SECONDS: Final = 5.0  # after a 429 without Retry-After
@@ -52,7 +52,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
 
 def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Submit one prediction, or look up a submission whose response was not recorded; returns wakes."""
-    prediction, job = deps.database.run(lambda conn: _load(conn, lease))
+    prediction, job = deps.database.run(lambda conn: _load(conn, lease), lock_ms=LOCK_CHECK_MS)
     provider = deps.providers.get(prediction.provider)
     if prediction.state == "submitting":
         return submit_recovery.recover_submission(deps, lease, guard, prediction, provider)
@@ -73,8 +73,15 @@ def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_begin")
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
-    wakes = commit_step(deps, lease, guard, lambda conn: record_submission(conn, deps, lease, provider, result)) or []
+    recorded = commit_step(
+        deps,
+        lease,
+        guard,
+        lambda conn: record_submission(conn, deps, lease, provider, result),
+        is_repeatable=provider.can_list,  # the list has the result, too
+    )
     failpoint("submit.after_commit")
+    wakes = recorded or []
     if isinstance(result, SubmitResult):
         wakes = wakes + submit_outcome.match_deliveries(deps, provider, result.external_id)
     return wakes

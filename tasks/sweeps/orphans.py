@@ -25,12 +25,12 @@ from storage import keys
 from storage.errors import ObjectMissing
 from storage.keys import RenderKey, UploadKey
 from storage.s3 import ListedObject
-from tasks.step import Deps
+from tasks.step import Deps, run_unless_locked
 
 log = logs.get_logger(__name__)
 
 SWEEP: Final = "orphans"
-SECONDS: Final = 240.0  # per run by beat; Celery's hard limit is 600 s
+SECONDS: Final = 240.0  # per run by beat; the limit of a sweep is 600 s
 MAX_LISTED: Final = 1000  # objects in a report
 _PAGE: Final = 500
 _MAX_FAILURES: Final = 3  # tolerates single bad objects, but not an unavailable storage
@@ -38,7 +38,7 @@ _MAX_FAILURES: Final = 3  # tolerates single bad objects, but not an unavailable
 Reason = Literal["orphan", "leased", "unreadable", "quarantined", "failed"]
 REASON_TEXTS: Final[dict[Reason, str]] = {
     "orphan": "no row names it or can name it later",
-    "leased": "left: the lease that stored it is live",
+    "leased": "left: the lease that stored it is live, or its row is locked",
     "unreadable": "left: its key was not created by moorage",
     "quarantined": "its quarantine period has ended",
     "failed": "left: storage failed, see the log",
@@ -178,12 +178,12 @@ class _OrphanScan:
             return candidate("orphan")
         # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
         find = partial(orphans.find_reference, lock=self._delete)
-        reference = self._deps.database.run(
-            lambda conn: find(conn, listed.key, key.render_id, key.idx, key.token_start)
+        reference = run_unless_locked(
+            self._deps, lambda conn: find(conn, listed.key, key.render_id, key.idx, key.token_start), key=listed.key
         )
         if reference == "named":
             return None
-        return candidate("leased" if reference == "leased" else "orphan")
+        return candidate("orphan" if reference == "unreferenced" else "leased")
 
     def _process(self, candidate: OrphanCandidate) -> None:
         if self._delete and candidate.reason in self._remaining:

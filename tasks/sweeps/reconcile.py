@@ -11,6 +11,7 @@ import psycopg
 from db import cancellation, clock_skew, jobs, leases, orphans, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
+from moorage.errors import DatabaseLocked
 from moorage.failpoints import failpoint
 from moorage.model import Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision
@@ -26,7 +27,9 @@ STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
 }
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
 STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs
-ROW_ERRORS: Final = (psycopg.Error, LookupError)  # of one row: the others are still processed
+RENEWED_BY: Final = 2 / 3  # of a lease's duration: its second renewal is due by then
+ROW_ERRORS: Final = (psycopg.Error, LookupError, DatabaseLocked)  # of one row: the others are still processed
+LOCK_MS: Final = 50  # a locked row is skipped: the next run finds it again
 
 log = logs.get_logger(__name__)
 
@@ -36,7 +39,7 @@ def reconcile(deps: Deps, actor: str, send: SendWakes) -> dict[str, Any]:
     released = release_leases(deps, actor)
     checked, wakes = check_deadlines(deps, actor)
     documents = repair_documents(deps)
-    statuses = deps.database.run(correct_statuses)
+    statuses = correct_statuses(deps)
     send(released + wakes)
     return {"released": len(released), "jobs": checked, "documents": documents, "clock": clock, "statuses": statuses}
 
@@ -47,9 +50,17 @@ def correct_clock(conn: Connection, lease_seconds: float) -> int:
 
 
 def release_leases(deps: Deps, actor: str) -> list[Wake]:
+    try:
+        deps.database.run(leases.record_timeline)
+    except psycopg.Error as error:  # a server without a write-ahead log of its own starts anew at a failover
+        log.debug("timeline.unknown", error=str(error))
+    failpoint("reconcile.after_timeline")
     wakes: list[Wake] = []
+    seconds, period = deps.settings.lease_seconds, deps.settings.constants.reconcile_seconds
+    min_ticks = max(1, int(RENEWED_BY * seconds / period))
     for table, step in STEP_BY_TABLE.items():
-        row_ids = deps.database.run(partial(leases.release_expired, table=table, actor=actor))
+        release = partial(leases.release_expired, table=table, actor=actor, lease_seconds=seconds, min_ticks=min_ticks)
+        row_ids = deps.database.run(release)
         failpoint("reconcile.after_release")
         wakes += [Wake(step, row_id) for row_id in row_ids]
     return wakes
@@ -60,7 +71,8 @@ def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
     wakes: list[Wake] = []
     for job_id in job_ids:
         try:
-            wakes += deps.database.run(partial(_check_job, deps=deps, job_id=job_id, actor=actor))
+            work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
+            wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
         except ROW_ERRORS as error:
             log.error("job.check_failed", job_id=str(job_id), error=f"{type(error).__name__}: {error}")
@@ -86,7 +98,8 @@ def repair_documents(deps: Deps) -> int:
     project_ids = deps.database.run(projects.list_overwritten)
     for project_id in project_ids:
         try:
-            deps.database.run(partial(repair_document, project_id=project_id, asset_base=deps.asset_base))
+            work = partial(repair_document, project_id=project_id, asset_base=deps.asset_base)
+            deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_mend")
         except ROW_ERRORS as error:
             log.error("project.repair_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
@@ -99,11 +112,17 @@ def repair_document(conn: Connection, project_id: str, asset_base: str) -> None:
         placements.update_image_urls(conn, project, asset_base)
 
 
-def correct_statuses(conn: Connection) -> int:
+def correct_statuses(deps: Deps) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
-    cursor = orphans.load_cursor(conn, "progress")
-    project_ids, after = progress.list_wrong_statuses(conn, cursor.after_key if cursor else "", STATUSES_PER_RUN)
+    cursor = deps.database.run(lambda conn: orphans.load_cursor(conn, "progress"))
+    project_ids, after = deps.database.run(
+        lambda conn: progress.list_wrong_statuses(conn, cursor.after_key if cursor else "", STATUSES_PER_RUN)
+    )
     for project_id in project_ids:
-        progress.update_status(conn, project_id)
-    orphans.save_cursor(conn, "progress", orphans.ScanCursor("projects", after) if after else None)
+        try:
+            deps.database.run(partial(progress.update_status, project_id=project_id), lock_ms=LOCK_MS)
+        except ROW_ERRORS as error:
+            log.error("project.status_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
+    position = orphans.ScanCursor("projects", after) if after else None
+    deps.database.run(lambda conn: orphans.save_cursor(conn, "progress", position))
     return len(project_ids)

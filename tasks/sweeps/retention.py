@@ -17,11 +17,11 @@ from moorage import logs
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
 from tasks.jobs import delete_render
-from tasks.step import Deps
+from tasks.step import Deps, run_unless_locked
 
 log = logs.get_logger(__name__)
 
-SECONDS: Final = 240.0  # per run by beat; Celery's hard limit is 600 s
+SECONDS: Final = 240.0  # per run by beat; the limit of a sweep is 600 s
 _BATCH: Final = 500
 _JOBS: Final = 100  # in separate transactions
 _DAY: Final = 86400.0
@@ -61,14 +61,18 @@ def _delete_batch(deps: Deps, kind: str, limit: float, actor: str) -> int:
         return _delete_renders(deps, limit, actor)
     if kind == "jobs":
         job_ids = deps.database.run(partial(retention.list_old_jobs, seconds=limit, limit=_JOBS))
-        return sum(deps.database.run(partial(retention.delete_job, job_id=job_id)) for job_id in job_ids)
-    return deps.database.run(partial(retention.expire_batch, kind=kind, seconds=limit, limit=_BATCH))
+        return sum(
+            bool(run_unless_locked(deps, partial(retention.delete_job, job_id=job_id), job_id=str(job_id)))
+            for job_id in job_ids
+        )
+    expire = partial(retention.expire_batch, kind=kind, seconds=limit, limit=_BATCH)
+    return run_unless_locked(deps, expire, kind=kind) or 0
 
 
 def _delete_renders(deps: Deps, limit: float, actor: str) -> int:
     render_ids = deps.database.run(partial(retention.list_old_renders, seconds=limit, limit=_JOBS))
     delete = partial(_delete_render, asset_base=deps.asset_base, limit=limit, actor=actor)
-    return sum(deps.database.run(partial(delete, render_id=render_id)) for render_id in render_ids)
+    return sum(bool(run_unless_locked(deps, partial(delete, render_id=x), render_id=str(x))) for x in render_ids)
 
 
 def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, render_id: UUID) -> bool:

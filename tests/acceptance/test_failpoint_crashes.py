@@ -39,6 +39,7 @@ POINTS = {
     "dispatch.after_tick": OK,
     "dispatch.after_commit": OK,
     "reconcile.after_tick": OK,
+    "reconcile.after_timeline": OK,
     "reconcile.after_release": OK,
     "drain.after_tick": OK,
     "discard.after_tick": OK,

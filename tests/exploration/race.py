@@ -26,7 +26,7 @@ class Racer:
 
     def _run(self) -> None:
         try:
-            self.conn.execute(BEGIN)
+            self.conn.execute(BEGIN.format(lock_ms=10_000))
             self.work(_Asking(self.conn, self))  # type: ignore[arg-type]  # stands in for the one method that is used
             self.ask()
             self.conn.execute("COMMIT")

@@ -140,7 +140,7 @@ class Real:
         told = keys.parse_key(key)
         assert isinstance(told, keys.RenderKey)
         start = lease.token.hex[:8]
-        return orphans.find_reference(conn, key, told.render_id, told.idx, start, lock=False) is None
+        return orphans.find_reference(conn, key, told.render_id, told.idx, start, lock=False) == "unreferenced"
 
     # --- doing --------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Real:
     def _leave_open(self, work: Work) -> None:
         """Run a transaction whose COMMIT is on its way when its client loses the connection."""
         self.server = another_connection(self.deps)
-        self.server.execute(BEGIN)
+        self.server.execute(BEGIN.format(lock_ms=10_000))
         work(self.server)
 
     def _end(self, commits: bool) -> None:

@@ -270,6 +270,7 @@ def world(stack: Stack, database_url: str, **changes: Any) -> Iterator[World]:
         try:
             made = World(deps, conn, source, database_url)
             yield made
+            conn = made.conn = conn if not conn.closed else connect(database_url)  # its server may have died
             assert strange_edges(conn) == []
             assert waiting_without_end(conn) == []
         finally:
@@ -334,6 +335,9 @@ class Held:
 
     def check(self) -> None:
         """Go on."""
+
+    def hand_back_later(self, error: object) -> None:
+        """Leave it to the lease."""
 
     def ensure_held(self) -> None:
         """Go on."""

@@ -36,6 +36,9 @@ class Calm:
     def check(self) -> None:
         """Go on."""
 
+    def hand_back_later(self, error: object) -> None:
+        """Leave it to the lease."""
+
     def ensure_held(self) -> None:
         """Go on."""
 

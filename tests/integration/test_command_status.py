@@ -1,15 +1,20 @@
 """`moorage status` against real servers, and with each of them away."""
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
-from db.connection import Connection
+from db import lock_holders
+from db.connection import Connection, connect
 from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
+from tests.integration.core import wait_until
 
 
 def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:
@@ -136,3 +141,20 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
     assert found["workers"] == ["only@here"]
     assert "ok    workers: only@here" in told
     assert not any(line.startswith("fail") for line in told.splitlines()), told
+
+
+def test_a_session_that_holds_locks_is_named_first(stack: Stack, database_url: str, conn: Connection) -> None:
+    """Rows that wait for somebody's console are otherwise a riddle."""
+    with contextlib.closing(connect(database_url, name="console")) as holder, contextlib.ExitStack() as ended:
+        eyes = ended.enter_context(contextlib.closing(connect(database_url)))
+        holder.execute("BEGIN; LOCK TABLE projects")
+        waiting = threading.Thread(target=lambda: conn.execute("BEGIN; LOCK TABLE projects; ROLLBACK"))
+        waiting.start()
+        ended.callback(waiting.join)
+        ended.callback(holder.rollback)
+        wait_until(lambda: lock_holders.list_holders(eyes))
+
+        text = cli.run(cli.environment(stack, database_url), "status").stdout
+
+    assert text.startswith("Sessions that hold locks")
+    assert re.search(r"console +moorage +idle in transaction .* 1 sessions", text)

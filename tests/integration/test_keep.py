@@ -265,7 +265,7 @@ def test_a_stopping_worker_whose_lease_is_lost_stops_quietly(at: World, stoppabl
     lease = leased(at)
     at.conn.execute("UPDATE outputs SET lease_token = %s", (uuid4(),))
 
-    step_runner._return_row(at.deps, lease, StepInterrupted("the worker is stopping"))
+    step_runner._return_row(at.deps, lease, StepInterrupted("the worker is stopping"), Held())
 
     assert at.row("outputs", lease.row_id)["attempt"] == 1
 

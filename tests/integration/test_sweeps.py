@@ -156,6 +156,12 @@ def old_enough(at: World) -> bool:
     return bool(at.one("SELECT pg_postmaster_start_time() < clock_timestamp() - interval '31 s'"))
 
 
+def add_ticks(at: World, count: int) -> None:
+    """Record runs of the sweep, as its schedule does every two seconds."""
+    for _ in range(count):
+        at.conn.execute("INSERT INTO ticks (sweep, slot) SELECT 'reconcile', count(*) FROM ticks")
+
+
 def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     """Its worker never wrote back."""
     wait_until(lambda: old_enough(at))  # before the claim: a lease is as short as this wait may be long
@@ -164,12 +170,33 @@ def test_an_expired_lease_is_freed_with_its_crash_counted(at: World) -> None:
     assert run_reconcile(at)[0]["released"] == 0
 
     with at.later("31 seconds") as then:
+        add_ticks(then, 9)
+        assert run_reconcile(then)[0]["released"] == 0, "released after an outage, before it could be renewed"
+        add_ticks(then, 1)
         result, sent = run_reconcile(then)
 
     row = at.row("outputs", output_id)
     assert (result["released"], sent) == (1, [Wake("keep", output_id)])
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 1)
     assert at.one("SELECT lease FROM events WHERE subject_id = %s AND kind = 'lease_expired'", output_id) == token[:8]
+
+
+def test_after_a_promotion_leases_get_the_same_time_as_after_a_start(at: World) -> None:
+    """A promoted standby started long ago, but nobody could renew a lease since the old primary died."""
+    wait_until(lambda: old_enough(at))
+    (output_id,) = waiting(at, 1)
+    run_reconcile(at)
+    at.claimed_output(output_id)
+    add_ticks(at, 10)
+    at.conn.execute("UPDATE cursors SET place = '00000000' WHERE sweep = 'timeline'")  # as on the old primary
+    at.conn.execute("UPDATE outputs SET leased_until = moment() - interval '1 s'")
+
+    at_promotion = run_reconcile(at)[0]["released"]
+    again = run_reconcile(at)[0]["released"]
+    at.conn.execute("UPDATE cursors SET moved_at = clock_timestamp() - interval '31 s' WHERE sweep = 'timeline'")
+    later = run_reconcile(at)[0]["released"]
+
+    assert (at_promotion, again, later) == (0, 0, 1)
 
 
 def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:

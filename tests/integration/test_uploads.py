@@ -284,6 +284,16 @@ def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps, monkeypatch: pytes
         put(deps, data=out.getvalue())
 
 
+def test_an_upload_that_grows_beyond_the_limit_of_its_process_is_refused(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of the size is the file's fault, unlike a full disk: sending it again does not help."""
+    monkeypatch.setattr(uploads, "_MAX_GROWTH", 0)
+
+    with pytest.raises(InvalidMedia, match="too much memory or disk space"):
+        put(deps)
+
+
 def test_an_upload_that_nobody_finishes_leaves_nothing(
     database_url: str, environment: dict[str, str], deps: Deps, conn: Connection
 ) -> None:

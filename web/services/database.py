@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from db.connection import Connection, Database
 from moorage import logs
-from moorage.errors import DatabaseUnavailable
+from moorage.errors import DatabaseLocked, DatabaseUnavailable
 from web.http.problems import unavailable
 
 T = TypeVar("T")
@@ -43,6 +43,9 @@ class DatabaseThreads:
         except DatabaseUnavailable as error:
             log.warning("request.database_unavailable", error=str(error))  # may name hosts and users: log only
             raise unavailable("database unavailable, retry") from error
+        except DatabaseLocked as error:
+            log.warning("request.database_locked", error=str(error))
+            raise unavailable("a row is locked by another transaction, retry") from error
 
     async def transaction(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction and return its result; raises as `run` does."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import importlib
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,9 @@ import db.uploads
 from db.uploads import Upload
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import InvalidMedia, MoorageError, StorageRefused
+from moorage.errors import InvalidMedia, LocalFailure, MoorageError, StorageRefused
 from moorage.failpoints import failpoint
+from moorage.local_errors import open_temporary_file
 from moorage.settings import Settings
 from tasks import uploads
 from web.http.problems import Problem, unavailable
@@ -106,8 +106,8 @@ class UploadSpool:
     def create_file(self) -> SpooledFile:
         """Return an empty unnamed file, which the kernel removes if the process is killed."""
         try:
-            return SpooledFile(tempfile.TemporaryFile(), self.max_bytes, self._disk_executor)
-        except OSError as error:
+            return SpooledFile(open_temporary_file(), self.max_bytes, self._disk_executor)
+        except LocalFailure as error:
             raise _disk_error(error) from error
 
     async def store(self, spooled: SpooledFile, owner: str, upload_id: UUID) -> tuple[Upload, datetime]:
@@ -167,6 +167,6 @@ def file_too_large(max_bytes: int) -> Problem:
     return Problem(413, f"the file is larger than {max_bytes} bytes (MOORAGE_UPLOAD_MAX_BYTES)")
 
 
-def _disk_error(error: OSError) -> Problem:
+def _disk_error(error: Exception) -> Problem:
     log.error("upload.disk_error", error=str(error))
     return unavailable("no disk space for the file, retry")

@@ -1,0 +1,65 @@
+"""Behind PgBouncer in transaction mode: many clients, four sessions, and none of them belongs to anybody."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from db.connection import connect
+from embedded.stack import Stack
+from moorage.errors import DatabaseLocked
+from tests.integration.core import World, wait_until, world
+from tests.support.pgbouncer import SERVER_CONNECTIONS, Pgbouncer, needs_pgbouncer
+
+pytestmark = needs_pgbouncer
+
+CLIENTS = 12
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+@pytest.fixture
+def at(stack: Stack, database_url: str, tmp_path: Path) -> Iterator[World]:
+    pgbouncer = Pgbouncer(tmp_path / "pgbouncer", stack.postgres)
+    with contextlib.ExitStack() as stops:
+        stops.callback(pgbouncer.stop)
+        pgbouncer.start()
+        with world(stack, pgbouncer.url(database_url.rpartition("/")[2])) as made:
+            yield made
+
+
+def test_twelve_clients_share_four_sessions(stack: Stack, at: World) -> None:
+    """No statement depends on its session: leases, settings, locks and snapshots end with their transaction."""
+    jobs = [at.keeping([at.source.picture(2 * n), at.source.picture(2 * n + 1)]).job_id for n in range(CLIENTS)]
+
+    def keep(job_id: UUID) -> None:
+        with at.beside() as deps:
+            for output_id in at.outputs(job_id):
+                World(deps, at.conn, at.source, at.database_url).step("keep", output_id)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(keep, jobs))
+    with contextlib.closing(connect(stack.postgres.url(at.conn.info.dbname))) as direct:
+        (row,) = direct.execute(SESSIONS).fetchall()
+
+    assert {at.state("jobs", job_id) for job_id in jobs} == {"succeeded"}
+    assert 0 < row["count"] <= SERVER_CONNECTIONS
+
+
+def test_the_holder_of_a_lock_is_named_behind_it(stack: Stack, at: World) -> None:
+    """The process id that a client knows is PgBouncer's own, not the session's."""
+    job_id = at.keeping([at.source.picture()]).job_id
+    lock = "SELECT FROM jobs WHERE id = %s FOR UPDATE"
+
+    with contextlib.closing(connect(stack.postgres.url(at.conn.info.dbname), name="console")) as holder:
+        holder.execute("BEGIN")
+        holder.execute(lock, (job_id,))
+
+        def named() -> int | None:
+            with pytest.raises(DatabaseLocked) as raised:
+                at.deps.database.run(lambda conn: conn.execute(lock, (job_id,)), lock_ms=50)
+            return raised.value.facts.get("pid")
+
+        assert wait_until(named) == holder.info.backend_pid
