@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
-from db import dead_letters, discarding, jobs, leases
+from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
@@ -82,7 +82,8 @@ def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: 
 
 GET = """
 SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
-       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder
+       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder,
+       o.quarantine_key, o.quarantine_bytes, o.quarantine_sha256, o.quarantine_type, o.quarantined_at
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """
 
@@ -94,8 +95,8 @@ def get(conn: Connection, output_id: UUID) -> Output | None:
 
 
 # Since the output was added or replayed; failures of moorage's own servers are no attempts at the source.
-READ_EXPIRY = """
-SELECT o.expires_at, ARRAY(
+LIST_EXPIRED_ATTEMPTS = """
+SELECT ARRAY(
        SELECT e.at FROM events e
         WHERE e.subject = 'output' AND e.subject_id = o.id AND e.kind = ANY (%(kinds)s) AND e.at >= o.expires_at
           AND e.id > (SELECT max(id) FROM events
@@ -105,10 +106,10 @@ SELECT o.expires_at, ARRAY(
 """
 
 
-def read_expiry(conn: Connection, output_id: UUID) -> tuple[datetime | None, Sequence[datetime]]:
-    """Return when an output's source expires, and the times of failed attempts at it since then, oldest first."""
-    row = fetch_one(conn, READ_EXPIRY, {"id": output_id, "kinds": list(SOURCE_KINDS)})
-    return (row["expires_at"], row["attempts"]) if row else (None, ())
+def list_expired_attempts(conn: Connection, output_id: UUID) -> Sequence[datetime]:
+    """Return the times of failed attempts at an output's source since it expired, oldest first."""
+    row = fetch_one(conn, LIST_EXPIRED_ATTEMPTS, {"id": output_id, "kinds": list(SOURCE_KINDS)})
+    return row["attempts"] if row else ()
 
 
 # At most to the attempt just before the source expires, as in moorage/retry_policy.py.
@@ -132,7 +133,10 @@ _FACTS = """media format content_type bytes sha256 width_px height_px frames dur
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 END_KEPT = leases.build_end_statement(
-    "outputs", "waiting", "kept", f"category = NULL, reason = NULL, source_data = NULL, {_SET_FACTS}"
+    "outputs",
+    "waiting",
+    "kept",
+    f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}",
 )
 
 
@@ -168,7 +172,7 @@ def dead_letter(
     if output is None:
         return None
     job = jobs.lock(conn, output.job_id)
-    facts = {"path": output.path, "attempts": lease.attempt, **facts}
+    facts = {"path": output.path, "attempts": lease.attempt, **quarantine.get_facts(output), **facts}
     if step == "discard":
         discarding.end_discarded(conn, lease)
         facts["keys"] = [output.key, output.thumb_key]
@@ -186,7 +190,8 @@ REPLAY = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
-     WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
+     WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+           OR is_placeholder)
     RETURNING id, job_id
 ) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
 """

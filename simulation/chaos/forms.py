@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from simulation.chaos.cases import MAX_PIXELS
+
 LEASE_SECONDS: Final = 10.0
 SETTINGS: Final = {
     "MOORAGE_LEASE_SECONDS": f"{LEASE_SECONDS:.0f}",  # so that a frozen worker is fenced within the drill's time
     "MOORAGE_DEV_POLL_FIRST_SECONDS": "15",
     "MOORAGE_DEV_WAIT_CAP_SECONDS": "20",
+    "MOORAGE_IMAGE_MAX_PIXELS": str(MAX_PIXELS),  # refuses the files that are replayed at the end
 }
 # More crashes than in a year: the form `all` does not test poison.
 HIGH_LIMITS: Final = {"MOORAGE_DEV_MAX_CRASHES": "50", "MOORAGE_MAX_ERRORS": "50"}
