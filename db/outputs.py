@@ -1,6 +1,6 @@
 """Outputs: the files of chosen predictions, one unit of work each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
@@ -10,7 +10,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
-from moorage.retry_policy import DeadLetterDecision
+from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision
 from moorage.text import to_storable
 
 FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
@@ -94,7 +94,25 @@ def get(conn: Connection, output_id: UUID) -> Output | None:
     return Output(**row) if row else None
 
 
-# At most to the last attempt before the source expires, as in moorage/retry_policy.py.
+# Since the output was added or replayed; failures of moorage's own servers are no attempts at the source.
+LIST_EXPIRED_ATTEMPTS = """
+SELECT ARRAY(
+       SELECT e.at FROM events e
+        WHERE e.subject = 'output' AND e.subject_id = o.id AND e.kind = ANY (%(kinds)s) AND e.at >= o.expires_at
+          AND e.id > (SELECT max(id) FROM events
+                       WHERE subject = 'output' AND subject_id = o.id AND from_state IS DISTINCT FROM to_state)
+        ORDER BY e.id) AS attempts
+  FROM outputs o WHERE o.id = %(id)s
+"""
+
+
+def list_expired_attempts(conn: Connection, output_id: UUID) -> Sequence[datetime]:
+    """Return the times of failed attempts at an output's source since it expired, oldest first."""
+    row = fetch_one(conn, LIST_EXPIRED_ATTEMPTS, {"id": output_id, "kinds": list(SOURCE_KINDS)})
+    return row["attempts"] if row else ()
+
+
+# At most to the attempt just before the source expires, as in moorage/retry_policy.py.
 POSTPONE_WAITING = """
 WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL

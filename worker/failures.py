@@ -37,7 +37,8 @@ def _record(
     now = current_time(conn)
     output = outputs.get(conn, lease.row_id) if step == "keep" else None
     expires_at = quarantine.get_expiry(output, deps.settings.quarantine_seconds) if output else None
-    ctx = RetryContext(errors=lease.errors, expires_at=expires_at)
+    expired = outputs.list_expired_attempts(conn, output.id) if output else ()
+    ctx = RetryContext(errors=lease.errors, expires_at=expires_at, expired_attempts=expired)
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
     decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
     if isinstance(decision, DeadLetterDecision):

@@ -18,6 +18,7 @@ import kombu.transport
 import redis
 from kombu.exceptions import KombuError
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
@@ -119,6 +120,29 @@ class BrokerClient(redis.Redis):
 
 
 class _QoS(kombu_redis.QoS):
+    def ack(self, delivery_tag: Any) -> None:
+        try:
+            super().ack(delivery_tag)
+        except (redis.RedisError, OSError):
+            self._stop_counting(delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue)
+        except (redis.RedisError, OSError):
+            self._stop_counting(delivery_tag)
+            raise
+
+    def _stop_counting(self, delivery_tag: Any) -> None:
+        """
+        Let the consumer take another message in place of one whose end the broker refused.
+
+        Celery only logs the refusal. Where the consumer's own connection survives it, such messages would fill the
+        prefetch limit for ever. The broker keeps them and delivers them again after the visibility timeout.
+        """
+        virtual.QoS.ack(self, delivery_tag)
+
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Return an unacknowledged message to its queue; delete what is no message, or no other is ever returned."""
         try:
