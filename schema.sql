@@ -187,7 +187,7 @@ CREATE TABLE outputs (
     expires_at    timestamptz,                         -- when the source expires; null: never
     refreshed_at  timestamptz,                         -- when a fresh URL was requested from the provider
     state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
-    source_expired boolean NOT NULL DEFAULT false,     -- dead, because the source expired before it could be kept
+    source_expired boolean NOT NULL DEFAULT false,     -- dead after three attempts past the expiry of its source
     category      text,
     reason        text,
     created_at    timestamptz NOT NULL DEFAULT moment(),

@@ -1,6 +1,6 @@
 """Outputs: the files of chosen predictions, one unit of work each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
@@ -10,7 +10,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
-from moorage.retry_policy import DeadLetterDecision
+from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision
 from moorage.text import to_storable
 
 ADD = f"""
@@ -104,6 +104,24 @@ UPDATE outputs o SET woken_at = NULL,
 def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
     """Postpone the due, unleased outputs of a job that another transaction has locked."""
     conn.execute(POSTPONE_WAITING, {"job_id": job_id, "seconds": seconds})
+
+
+# Since the output was added or replayed; failures of moorage's own servers are no attempts at the source.
+READ_EXPIRY = """
+SELECT o.expires_at, ARRAY(
+       SELECT e.at FROM events e
+        WHERE e.subject = 'output' AND e.subject_id = o.id AND e.kind = ANY (%(kinds)s) AND e.at >= o.expires_at
+          AND e.id > (SELECT max(id) FROM events
+                       WHERE subject = 'output' AND subject_id = o.id AND from_state IS DISTINCT FROM to_state)
+        ORDER BY e.id) AS attempts
+  FROM outputs o WHERE o.id = %(id)s
+"""
+
+
+def read_expiry(conn: Connection, output_id: UUID) -> tuple[datetime | None, Sequence[datetime]]:
+    """Return when an output's source expires, and the times of failed attempts at it since then, oldest first."""
+    row = fetch_one(conn, READ_EXPIRY, {"id": output_id, "kinds": list(SOURCE_KINDS)})
+    return (row["expires_at"], row["attempts"]) if row else (None, ())
 
 
 _FACTS = """media format content_type bytes sha256 width_px height_px frames duration_s notes key thumb_key thumb_bytes

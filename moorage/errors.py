@@ -136,7 +136,7 @@ class BillingRefused(ProviderRefused, category="BILLING_FAILED"):
 # --- downloads
 
 
-class DownloadInterrupted(Transient, category="DOWNLOAD_FAILED"):
+class DownloadInterrupted(Transient, category="DOWNLOAD_FAILED", event_kind="source_interrupted"):
     """No connection, timeout, 408, 425, 429, 5xx, or a body shorter than announced."""
 
 

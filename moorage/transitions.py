@@ -5,17 +5,23 @@ from typing import Final, Literal
 
 Transition = tuple[str | None, str]
 
-# The reason why a lease ended without a result: `events.kind`.
-EventKind = Literal[
-    "worker_died",
-    "lease_expired",
-    "worker_stopping",
-    "storage_failed",
-    "disk_failed",
+SourceEventKind = Literal[
     "source_unavailable",  # the server of the file returned 408, 425, 429 or 5xx
-    "source_interrupted",  # the connection to it failed
-    "attempt_failed",  # any other error
+    "source_interrupted",  # the connection to it failed, or the file arrived too slowly or incomplete
 ]
+
+# The reason why a lease ended without a result: `events.kind`.
+EventKind = (
+    Literal[
+        "worker_died",
+        "lease_expired",
+        "worker_stopping",
+        "storage_failed",
+        "disk_failed",
+        "attempt_failed",  # any other error
+    ]
+    | SourceEventKind
+)
 
 
 def _from(state: str | None, *to_states: str) -> frozenset[Transition]:

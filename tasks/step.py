@@ -57,8 +57,13 @@ class Deps:
 
 
 def build_retry_policy(settings: Settings) -> RetryPolicy:
-    base, cap = settings.constants.wait_base_seconds, settings.constants.wait_cap_seconds
-    return RetryPolicy(max_errors=settings.max_errors, wait_base_seconds=base, wait_cap_seconds=cap)
+    constants = settings.constants
+    return RetryPolicy(
+        max_errors=settings.max_errors,
+        wait_base_seconds=constants.wait_base_seconds,
+        wait_cap_seconds=constants.wait_cap_seconds,
+        expired_source_seconds=constants.expired_source_seconds,
+    )
 
 
 def require_unlocked(deps: Deps, job_id: UUID) -> None:

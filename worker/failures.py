@@ -34,8 +34,7 @@ def _record(
     conn: Connection, deps: Deps, lease: Lease, step: Step, error: MoorageError
 ) -> tuple[Retry | DeadLetterDecision, list[Wake]]:
     now = current_time(conn)
-    output = outputs.get(conn, lease.row_id) if step == "keep" else None
-    ctx = RetryContext(errors=lease.errors, expires_at=output.expires_at if output else None)
+    ctx = RetryContext(lease.errors, *outputs.read_expiry(conn, lease.row_id) if step == "keep" else ())
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
     decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
     if isinstance(decision, DeadLetterDecision):

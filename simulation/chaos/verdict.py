@@ -9,7 +9,7 @@ from moorage.transitions import EventKind
 from simulation.cases import CaseRun
 from simulation.chaos.faults import KINDS
 from simulation.chaos.schedule import LandedFault
-from simulation.job_check import Verdict
+from simulation.job_check import JUMP_SECONDS, Verdict
 from simulation.ledger_check import check_ledger
 from storage.s3 import ObjectStore
 
@@ -17,7 +17,6 @@ from storage.s3 import ObjectStore
 # faults delay the sweep. An error is recorded as soon as PostgreSQL accepts it: at most 11 s after its fault so far.
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
-JUMP_SECONDS: Final = 3600.0
 KILLS: Final = frozenset({"pool child killed", "worker killed"})
 _POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
 _STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})

@@ -130,6 +130,20 @@ def test_a_damage_is_reported(deps: Deps, conn: Connection, damage: Damage, kind
     assert getattr(damaged, kind)
 
 
+def test_a_clock_jump_is_no_excuse_for_a_file(deps: Deps, conn: Connection) -> None:
+    """The clock alone ends no file: one that was given up as expired is lost, whatever the clock did."""
+    world.kept(deps)
+    ledger = build_ledger(conn)
+    world.loosen(conn)
+    conn.execute("DELETE FROM placements")
+    conn.execute("DELETE FROM render_variants")
+    conn.execute("UPDATE outputs SET state = 'dead', source_expired = true")
+
+    verdict = judged(deps, conn, ledger, [LandedFault("clock jump", time.time() - 300, time.time(), "")])
+
+    assert any("abc output[0]: dead" in finding for finding in verdict.lost)
+
+
 def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> None:
     """An unexplained attempt is a bug that the drill would otherwise hide."""
     job_id = world.kept(deps)

@@ -84,14 +84,68 @@ def test_the_last_try_is_ten_seconds_before_the_url_dies(retry_after):
     assert wait_of(after(DownloadInterrupted("500", retry_after=retry_after), errors=9, expires_in=40)) == 30
 
 
-@pytest.mark.parametrize("error", [DownloadInterrupted("500"), StorageUnavailable("away")])
-def test_after_the_last_try_it_is_given_up_with_the_reason(error):
-    """Also our own outage: there is nothing left to fetch."""
-    verdict = after(error, expires_in=10)
+def failing_past_expiry(*gaps, expired_ago=3600.0, error=None, **policy):
+    """Decide on a failure now, after earlier ones at the given distances in seconds, all past the expiry."""
+    times = [NOW]
+    for gap in reversed(gaps):
+        times.insert(0, times[0] - timedelta(seconds=gap))
+    expires_at = NOW - timedelta(seconds=expired_ago)
+    work = RetryContext(len(gaps), expires_at=expires_at, expired_attempts=tuple(times[:-1]))
+    error = error or DownloadInterrupted("500", event_kind="source_unavailable")
+    return retry_policy.decide_after_failure(error, work, now=NOW, jitter=0.5, policy=RetryPolicy(**policy))
 
-    assert isinstance(verdict, DeadLetterDecision)
-    assert "expired" in verdict.reason
-    assert verdict.source_expired
+
+@pytest.mark.parametrize("expired_ago", [-9, 0, 1, 3600, 86400])
+def test_one_failure_at_or_past_the_expiry_ends_nothing(expired_ago):
+    """An expiry by a clock that had jumped may lie in the past while the URL lives."""
+    assert isinstance(failing_past_expiry(expired_ago=expired_ago), Retry)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "kind"),
+    [
+        ((300, 299.9), Retry),
+        ((300, 300), DeadLetterDecision),
+        ((600,), Retry),  # two attempts
+        ((86400,), Retry),
+        ((3600, 10), Retry),  # a clock that jumped ahead in between
+        ((3600, -3590, 10), Retry),  # ahead and back
+        ((200, 200, 199.9), Retry),
+        ((200, 200, 200), DeadLetterDecision),
+        ((5, 5, 5, 5), Retry),
+    ],
+)
+def test_a_source_is_given_up_after_three_attempts_over_ten_minutes_past_its_expiry(gaps, kind):
+    """The clock alone is no proof: of each distance at most five minutes count."""
+    verdict = failing_past_expiry(*gaps, expired_ago=1e6)
+
+    assert isinstance(verdict, kind)
+    if isinstance(verdict, DeadLetterDecision):
+        assert "expired" in verdict.reason
+        assert (verdict.source_expired, verdict.retryable) == (True, True)
+
+
+def test_attempts_before_the_expiry_prove_nothing():
+    """Those were made while the URL lived, whatever the clock said then."""
+    assert isinstance(failing_past_expiry(300, 300, expired_ago=-60), Retry)
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), ProviderUnavailable("the refresh failed")])
+def test_only_failures_of_the_source_end_it_past_its_expiry(error):
+    """A night without storage is no answer of the source."""
+    assert isinstance(failing_past_expiry(300, 300, error=error), Retry)
+
+
+@pytest.mark.parametrize(("requested", "wait"), [(None, 8.0), (86400.0, 300.0)])
+def test_a_wait_past_the_expiry_is_at_most_five_minutes(requested, wait):
+    """A server that asks for a day would keep the row waiting for three."""
+    error = DownloadInterrupted("503", retry_after=requested, event_kind="source_unavailable")
+
+    assert wait_of(failing_past_expiry(1, 1, error=error)) == wait
+
+
+def test_the_time_past_the_expiry_is_a_constant_that_tests_shorten():
+    assert isinstance(failing_past_expiry(1, 1, expired_source_seconds=2.0), DeadLetterDecision)
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
