@@ -6,7 +6,7 @@ from db.connection import Connection, fetch_all
 from db.events import build_event_insert
 
 
-def build_end_statement(table: str, subject: str, from_state: str, values: str, condition: str = "true") -> str:
+def build_cancel_statement(table: str, subject: str, from_state: str, values: str, condition: str = "true") -> str:
     """Return the statement that ends a job's rows in a state, leased or not: it clears the lease."""
     return f"""
 WITH moved AS (
@@ -20,7 +20,7 @@ WITH moved AS (
 
 
 # A submit step that holds the lease loses it here: its next write raises LeaseLost, and no request is sent.
-CANCEL_PLANNED = build_end_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
+CANCEL_PLANNED = build_cancel_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
 
 
 def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
@@ -45,7 +45,9 @@ def request_cancellation(conn: Connection, job_id: UUID, *, reason: str) -> list
 
 
 # A keep step that holds the lease gets LeaseLost when it commits.
-CANCEL_WAITING_OUTPUTS = build_end_statement("outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'")
+CANCEL_WAITING_OUTPUTS = build_cancel_statement(
+    "outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'"
+)
 
 
 def cancel_waiting_outputs(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:

@@ -63,8 +63,8 @@ def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
 
 _DEFERRED: Final = "deferred_at IS NOT NULL"
 # A keep step that holds the lease gets LeaseLost when it commits.
-CANCEL_OTHERS = cancellation.build_end_statement(
-    "outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'",
+CANCEL_OTHERS = cancellation.build_cancel_statement(
+    "outputs", "output", "waiting", cancellation.CANCELLED,
     f"{_DEFERRED} AND prediction_id <> %(chosen_id)s",
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ SELECT o.id, o.path, o.attempt, o.category, o.reason, p.provider
                     WHERE s.prediction_id = o.prediction_id AND s.state = 'waiting' AND s.deferred_at IS NULL)
  ORDER BY o.id
 """
-END_INCOMPLETE = cancellation.build_end_statement("outputs", "output", "waiting", "state = 'dead'", "id = %(id)s")
+END_INCOMPLETE = cancellation.build_cancel_statement("outputs", "output", "waiting", "state = 'dead'", "id = %(id)s")
 
 
 def end_incomplete(conn: Connection, job: Job, actor: str) -> None:

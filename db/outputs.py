@@ -122,7 +122,7 @@ WITH failed AS MATERIALIZED (
       FROM outputs o WHERE o.id = %(id)s
 )
 SELECT expires_at, is_deferred, work, failing_since,
-       (SELECT count(*) FROM failed WHERE kind = 'attempt_failed') AS other_errors,
+       (SELECT count(*) FROM failed WHERE kind = ANY (%(kinds)s)) AS source_errors,
        ARRAY(SELECT at FROM failed WHERE kind = ANY (%(kinds)s) AND at >= expires_at ORDER BY id) AS expired_attempts
   FROM source
 """

@@ -30,14 +30,14 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetryContext:
-    """What the limit of attempts depends on. Only the work on a file with a URL has the times and `other_errors`."""
+    """What the limit of attempts depends on. Only the work on a file with a URL has the times and `source_errors`."""
 
     errors: int  # recorded failures before this one
     expires_at: datetime | None = None  # of the source; if the provider states none: a day after its first failure
     expired_attempts: Sequence[datetime] = ()  # earlier failures of the source at or past its expiry, oldest first
     work: Literal["file", "notification", "other"] = "other"
     failing_since: datetime | None = None  # the first of the recorded failures
-    other_errors: int = 0  # recorded failures that were not the source's
+    source_errors: int = 0  # of the recorded failures, those of the source
     is_deferred: bool = False  # the job no longer waits for the file
 
 
@@ -115,7 +115,7 @@ def _is_exhausted(error: MoorageError, ctx: RetryContext, now: datetime, policy:
     if ctx.work != "file":
         return True
     if error.category == "INTERNAL":
-        return min(ctx.errors, ctx.other_errors) + 1 >= policy.max_errors
+        return ctx.errors - ctx.source_errors + 1 >= policy.max_errors
     if error.event_kind in SOURCE_KINDS or ctx.expires_at is None:
         return False
     return now >= ctx.expires_at + timedelta(seconds=policy.expired_source_seconds)
