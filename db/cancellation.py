@@ -45,9 +45,8 @@ def request_cancellation(conn: Connection, job_id: UUID, *, reason: str) -> list
 
 
 # A keep step that holds the lease gets LeaseLost when it commits.
-CANCEL_WAITING_OUTPUTS = build_cancel_statement(
-    "outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'"
-)
+CANCELLED = "state = 'dead', category = 'CANCELLED'"
+CANCEL_WAITING_OUTPUTS = build_cancel_statement("outputs", "output", "waiting", CANCELLED)
 
 
 def cancel_waiting_outputs(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
