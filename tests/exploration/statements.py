@@ -163,7 +163,7 @@ def settle_on(view: View, counts: OutputCounts, rules: "Rules") -> None:
     if decision.state == "failed" and running(view):  # chain.after_files
         view.put(JOB, job._replace(state="open"))
         return
-    if decision.publish and counts.kept:
+    if decision.publish and counts.kept and rules.cancels_deferred:
         cancel_others(view)
     published = rules.publishes(kept, counts) if decision.publish else []
     variants = tuple(sorted({*job.variants, *published}))
@@ -339,6 +339,7 @@ class Rules:
     releases: bool = True  # the sweep frees leases that have ended
     releases_unproved: bool = False  # the sweep frees leases that have not ended
     deletes_after_uncertain: bool = False  # a worker takes its upload back when COMMIT gave no answer
+    cancels_deferred: bool = True  # files of one prediction end the attempts at those of others
     refuses: tuple[str, ...] = ("succeeded", "open")  # jobs whose dead files are not replayed
     orphans: str = "row lock"  # or "hash" (no token in the key, no look at leases), "two looks" (no lock)
 
