@@ -51,6 +51,9 @@ fmt: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder process for each image format (three minutes)
+	@$(BIN)/python bench/media_memory.py
+
 lock:  ## Regenerate requirements.lock, requirements.runtime.lock (the image) and requirements.browser.lock (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
 		--group dev --group build pyproject.toml -o requirements.lock
@@ -65,4 +68,4 @@ browser: $(STAMP)  ## Install the driver for the browser tests of the page (Chro
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
-.PHONY: help install demo up test test-unit drill prove check fmt lock browser clean
+.PHONY: help install demo up test test-unit drill prove check fmt bench-media lock browser clean

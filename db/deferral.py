@@ -79,7 +79,8 @@ LIST_INCOMPLETE = f"""
 SELECT o.id, o.path, o.attempt, o.category, o.reason, p.provider
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED}
-   AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting')
+   AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting'
+                                       AND s.category IS DISTINCT FROM 'FOREIGN_HOST')
    AND NOT EXISTS (SELECT FROM outputs s
                     WHERE s.prediction_id = o.prediction_id AND s.state = 'waiting' AND s.deferred_at IS NULL)
  ORDER BY o.id

@@ -13,6 +13,8 @@ from moorage.provider_types import OutputFile
 from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision, RetryContext
 from moorage.text import to_storable
 
+FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
+
 ADD = f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
@@ -20,7 +22,7 @@ WITH moved AS (
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s),
            %(path)s, %(source_kind)s, %(source)s, %(source_data)s, %(expires_at)s, %(state)s,
-           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE 'DOWNLOAD_FAILED' END, %(problem)s,
+           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE %(category)s END, %(problem)s,
            CASE WHEN %(problem)s::text IS NULL THEN moment() END,
            CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
     ON CONFLICT (prediction_id, path) DO NOTHING
@@ -49,7 +51,8 @@ def add(
     args = {"id": output_id, "job_id": job_id, "prediction_id": prediction_id, "expires_at": expires_at, "actor": actor}
     source = {"source_kind": kind, "source": object_key or file.url, "source_data": file.data, "path": file.path}
     state = {"state": "dead" if file.problem else "waiting", "problem": file.problem}
-    return fetch_one(conn, ADD, {**args, **source, **state}) is not None
+    category = FOREIGN_HOST if file.is_foreign else "DOWNLOAD_FAILED"
+    return fetch_one(conn, ADD, {**args, **source, **state, "category": category}) is not None
 
 
 UPDATE_SOURCE_URL = """
@@ -96,7 +99,8 @@ WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
        AND run_at <= moment() ORDER BY id FOR UPDATE SKIP LOCKED)
 UPDATE outputs o SET woken_at = NULL,
-       run_at = least(moment() + make_interval(secs => %(seconds)s), greatest(moment(), expires_at - interval '10 s'))
+       run_at = least(moment() + make_interval(secs => %(seconds)s),
+                      CASE WHEN expires_at > moment() + interval '10 s' THEN expires_at - interval '10 s' END)
   FROM due WHERE o.id = due.id
 """
 

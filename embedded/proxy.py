@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 from typing import Final, Self
 
@@ -16,10 +17,11 @@ class Proxy:
 
     Args:
         port: the target; the server need not be running.
+        tls: for clients of its port; the target is reached without.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._target, self._tls = port, tls
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
@@ -60,7 +62,7 @@ class Proxy:
     async def _serve(self) -> None:
         self._flowing.set()
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stopped.wait()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 class ContainerError(Exception):
-    """The container is truncated, malformed, or has no video track."""
+    """The container is truncated or malformed, or has no image or video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +14,4 @@ class VideoFacts:
     width_px: int | None
     height_px: int | None
     duration_s: float | None
+    note: str | None = None  # what was ignored

@@ -1,75 +1,172 @@
 """Validation of images: every frame is decoded completely, within the limits."""
 
+import base64
+import hashlib
+import json
+import math
+import mmap
+import os
 import re
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from dataclasses import asdict
+from typing import Any, BinaryIO, Final
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, ImageChops
 
-from media import thumbnails, truncation
+from media import avif, confined, gif, image_process, jpeg, png, thumbnails, webp
+from media.containers import ContainerError
+from media.image_scan import ImageScan, Piece, open_pieces
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import InvalidMedia, MoorageError
+from moorage.errors import InvalidMedia, MoorageError, Transient
 from moorage.local_errors import build_failure, find_local_failure
 from moorage.model import FetchedFile, Media, Thumbnail
 from moorage.text import to_storable
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each worker process
 
+# Above one of these, an image is decoded in a process of its own: the worker stays below 256 MB (make bench-media).
+_INLINE_PIXELS: Final = 2**22  # of a frame
+_INLINE_ANIMATION_PIXELS: Final = 2**24  # decoders of video codecs hold several frames
+_INLINE_BYTES: Final = 16 * 2**20
+_BAND_PX: Final = 8
+_MIN_FRAME_PIXELS: Final = 2**14  # what a frame counts at least: decoding costs time also for one pixel
+_SCANS: Final[dict[str, Callable[[mmap.mmap], ImageScan]]] = {
+    "png": png.scan_png, "jpeg": jpeg.scan_jpeg, "gif": gif.scan_gif, "webp": webp.scan_webp
+}  # fmt: skip
+
 
 def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
     """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, LocalFailure."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
+    if fetched.size_bytes > _INLINE_BYTES and not limits.is_confined:
+        return _validate_in_process(fetched, limits, facts)
     with _translate_decoder_errors(facts, limits):
-        if truncation.is_truncated(fetched.file, kind):
-            raise InvalidMedia(f"the {kind.name.upper()} is truncated: its end is missing", facts=facts)
-        _open(fetched.file, kind).verify()  # verifies the checksum of every PNG chunk, which load() does not
-        return _decode(_open(fetched.file, kind), kind, limits, facts)
+        scan = scan_image(fetched.file, kind, fetched.size_bytes)
+        _check_size(scan.width_px, scan.height_px, scan.frames, limits, facts)
+        pixels = scan.width_px * scan.height_px
+        total = max(pixels, _MIN_FRAME_PIXELS) * scan.frames
+        is_large = pixels > _INLINE_PIXELS or (scan.frames > 1 and total > _INLINE_ANIMATION_PIXELS)
+        if limits.is_confined or not is_large:
+            return _decode(fetched.file, kind, scan, limits, facts)
+    return _validate_in_process(fetched, limits, facts)
 
 
-def _open(file: BinaryIO, kind: FileFormat) -> Image.Image:
-    file.seek(0)
-    return Image.open(file, formats=[kind.name.upper()])
+def scan_image(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
+    if kind.name == "avif":
+        return avif.scan_avif(file, size)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _SCANS[kind.name](data)
 
 
-def _decode(image: Image.Image, kind: FileFormat, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
-    # A JPEG with further images inside (gain maps, previews of phones) opens as MPO: the first one is used.
-    frames = 1 if kind.name == "jpeg" else int(getattr(image, "n_frames", 1))
-    _check_size(image, frames, limits, facts)
-    notes: list[str] = []
-    image.load()
-    thumbnail = thumbnails.render_thumbnail(image, limits, notes.append)
-    width, height = thumbnails.read_upright_size(image)
-    for index in range(1, frames):
-        facts["frame"] = index
-        image.seek(index)
-        image.load()
-    return Media(
-        "image", kind.name, kind.content_type, kind.extension, width, height, frames,
-        notes=to_storable("; ".join(dict.fromkeys(notes)), 1000) or None,
-    ), thumbnail  # fmt: skip
-
-
-def _check_size(image: Image.Image, frames: int, limits: Limits, facts: dict[str, Any]) -> None:
-    facts.update(width_px=image.width, height_px=image.height, frames=frames)
-    if frames > (limit := limits.max_frames):
-        raise InvalidMedia(f"{frames} frames, the limit is {limit}", facts={**facts, "limit": limit})
-    pixels = image.width * image.height * frames
-    if pixels > limits.image_max_pixels:
-        raise _too_many_pixels(pixels, limits, facts)
+def _check_size(width: int, height: int, frames: int, limits: Limits, facts: dict[str, Any]) -> None:
+    facts.update(width_px=width, height_px=height, frames=frames)
+    if width * height > limits.image_max_pixels:
+        raise _too_many_pixels(width * height, limits, facts)
+    total, limit = max(width * height, _MIN_FRAME_PIXELS) * frames, limits.animation_max_pixels
+    if frames > 1 and total > limit:
+        raise InvalidMedia(
+            f"{frames} frames of {width} x {height} pixels: more than MOORAGE_ANIMATION_MAX_PIXELS ({limit})",
+            facts={**facts, "pixels": total, "limit": limit},
+        )
 
 
 def _too_many_pixels(pixels: int | None, limits: Limits, facts: dict[str, Any]) -> InvalidMedia:
     shown, limit = "too many" if pixels is None else str(pixels), limits.image_max_pixels
-    return InvalidMedia(f"{shown} pixels, the limit is {limit}", facts={**facts, "pixels": pixels, "limit": limit})
+    message = f"{shown} pixels, the limit is {limit} (MOORAGE_IMAGE_MAX_PIXELS)"
+    return InvalidMedia(message, facts={**facts, "pixels": pixels, "limit": limit})
+
+
+def _decode(
+    file: BinaryIO, kind: FileFormat, scan: ImageScan, limits: Limits, facts: dict[str, Any]
+) -> tuple[Media, Thumbnail]:
+    notes = list(scan.notes)
+    with open_image(file, kind, scan) as image:
+        frames = int(getattr(image, "n_frames", 1))
+        _check_size(image.width, image.height, frames, limits, facts)
+        _check_pixel_data(file, kind, scan)
+        image.load()
+        digest = _hash_pixels(image) if isinstance(scan, jpeg.JpegScan) else b""
+        first = 1 if frames > 1 and getattr(image, "default_image", False) else 0  # APNG: frame 0 may not be shown
+        if first:
+            image.seek(first)
+            image.load()
+        thumbnail = thumbnails.render_thumbnail(image, limits, notes.append, scan.cicp)
+        width, height = thumbnails.read_upright_size(image)
+        for index in range(first + 1, frames):
+            facts["frame"] = index
+            image.seek(index)
+            image.load()
+    if isinstance(scan, jpeg.JpegScan):
+        _check_entropy_data(file, kind, scan, digest, notes)
+    return Media(
+        "image", kind.name, kind.content_type, kind.extension, width, height, frames - first,
+        notes=to_storable("; ".join(dict.fromkeys(notes)), 1000) or None,
+    ), thumbnail  # fmt: skip
+
+
+def open_image(file: BinaryIO, kind: FileFormat, scan: ImageScan) -> Image.Image:
+    """Open an image without the parts that could make the decoder fail; the caller closes it."""
+    image = _open(file, kind, scan.pieces)
+    image.info.update(scan.info)
+    return image
+
+
+def _open(file: BinaryIO, kind: FileFormat, pieces: list[Piece]) -> Image.Image:
+    return Image.open(open_pieces(file, pieces), formats=[kind.name.upper()])
+
+
+def _check_pixel_data(file: BinaryIO, kind: FileFormat, scan: ImageScan) -> None:
+    if kind.name == "png":
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            png.check_pixels(data, is_animated=scan.frames > 1)
+
+
+def _check_entropy_data(file: BinaryIO, kind: FileFormat, scan: jpeg.JpegScan, digest: bytes, notes: list[str]) -> None:
+    """
+    Refuse a JPEG whose pixels change with bytes that a decoder of complete data does not read.
+
+    Up to one block is noted: some encoders omit its last bits.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        variants = jpeg.build_filled_variants(data, scan)
+    for pieces in variants:
+        with _open(file, kind, pieces) as filled:
+            filled.load()
+            if _hash_pixels(filled) == digest:
+                continue
+            with _open(file, kind, scan.pieces) as image:
+                if _count_changed_pixels(image, filled) > scan.block_pixels:
+                    raise ContainerError("truncated: its pixel data ends early")
+            notes.append("the data of one block of pixels ends early")
+
+
+def _count_changed_pixels(image: Image.Image, other: Image.Image) -> int:
+    """Return the area of the rectangles that differ, in bands of the height of a block."""
+    total = 0
+    for top in range(0, image.height, _BAND_PX):
+        band = (0, top, image.width, min(image.height, top + _BAND_PX))
+        if box := ImageChops.difference(image.crop(band), other.crop(band)).getbbox():
+            total += (box[2] - box[0]) * (box[3] - box[1])
+    return total
+
+
+def _hash_pixels(image: Image.Image) -> bytes:
+    digest = hashlib.blake2b()
+    rows = math.ceil(2**20 / image.width)
+    for top in range(0, image.height, rows):
+        digest.update(image.crop((0, top, image.width, min(image.height, top + rows))).tobytes())
+    return digest.digest()
 
 
 @contextmanager
 def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
     """Convert errors of the decoder: they are the fault of the file, except for errors of the machine."""
     Image.MAX_IMAGE_PIXELS = limits.image_max_pixels  # checked by Pillow before it decodes a frame
+    name = str(facts["format"]).upper()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -77,18 +174,57 @@ def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator
             yield
         except MoorageError:
             raise
+        except ContainerError as error:
+            raise InvalidMedia(f"the {name} is {error}", facts=facts) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_many_pixels(_parse_pixels(error), limits, facts) from error
         except Exception as error:  # the one call into a decoder, which raises a dozen types
             if isinstance(error, OSError) and error.errno is not None:
                 raise build_failure("reading the temporary file", error) from error
             if failure := find_local_failure(error):  # not enough memory
+                failure.facts.update(facts)
                 raise failure from error
-            reason = to_storable(f"{type(error).__name__}: {error}", 500)
-            message = f"not decodable as {facts['format']}: {reason}"
-            raise InvalidMedia(message, facts={**facts, "decoder": reason}) from error
+            message = f"the {name} is damaged: its pixels cannot be decoded"
+            raise InvalidMedia(message, facts={**facts, "decoder": describe_error(error)}) from error
+
+
+def describe_error(error: Exception) -> str:
+    """Return type and text of a decoder's error, without representations of objects."""
+    return to_storable(f"{type(error).__name__}: {re.sub('<[^>]*>', '(file)', str(error))}", 500)
 
 
 def _parse_pixels(error: Exception) -> int | None:
     match = re.search(r"\((\d+) pixels\)", str(error))
     return int(match.group(1)) if match else None
+
+
+def _validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
+    request = {"limits": asdict(limits), "bytes": fetched.size_bytes}
+    done = confined.run_decoder(
+        image_process.__file__, [request], fetched.file, timeout_seconds=limits.decoder_seconds + 5
+    )
+    if done.status is None or -done.status in (signal.SIGKILL, signal.SIGTERM, signal.SIGALRM):
+        raise Transient("the decoder was ended by the system or took too long", facts={**facts, "status": done.status})
+    if -done.status == signal.SIGXCPU:
+        raise InvalidMedia(f"decoding takes longer than {limits.decoder_cpu_seconds} s of CPU time", facts=facts)
+    try:
+        result: dict[str, Any] = json.loads(done.output)
+    except ValueError:
+        result = {"problem": "", "facts": {"status": done.status}, "needs_memory": True}
+    if done.status == 0 and "media" in result:
+        thumbnail = result["thumbnail"]
+        return Media(**result["media"]), Thumbnail(**{**thumbnail, "data": base64.b64decode(thumbnail["data"])})
+    raise _build_error(result, limits, facts)
+
+
+def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) -> MoorageError:
+    if "errno" in result:
+        return build_failure("the decoder", OSError(result["errno"], os.strerror(result["errno"])))
+    if "error" in result:
+        return Transient(f"the image could not be validated: {result['error']}", facts=facts)
+    facts = {**facts, **result.get("facts", {})}
+    if result.get("needs_memory"):
+        limit = limits.decoder_memory_bytes
+        message = f"decoding needs more memory than MOORAGE_DECODER_MEMORY_BYTES ({limit})"
+        return InvalidMedia(message, facts={**facts, "limit": limit})
+    return InvalidMedia(result["problem"], facts=facts)

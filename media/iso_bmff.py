@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 _MAX_BOXES: Final = 200_000  # enough for a fragmented video of hours; limits the time for a file of empty boxes
+_TOP_BOXES: Final = frozenset(
+    {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"meta", b"sidx", b"ssix", b"prft", b"emsg", b"pdin",
+     b"free", b"skip", b"wide", b"udta", b"uuid", b"idat"}
+)  # fmt: skip
 
 
 class BoxError(Exception):
@@ -50,14 +54,30 @@ def _parse_box(file: BinaryIO, offset: int, end: int) -> Box:
     return Box(kind, offset + header_size, offset + size)
 
 
-def has_complete_boxes(file: BinaryIO, size: int) -> bool:
-    """Return True if the top-level boxes fill the file exactly."""
+def list_top_boxes(file: BinaryIO, size: int) -> tuple[list[Box], str | None]:
+    """
+    Return the boxes of a file, and a note if other data follows them.
+
+    Raises BoxError if a box of a known type, or the first one, does not fit: then the file is truncated.
+    """
+    boxes: list[Box] = []
+    end = 0
     try:
-        for _ in iterate_boxes(file, 0, size):
-            pass
+        for box in iterate_boxes(file, 0, size):
+            if box.type not in _TOP_BOXES and not _is_plausible(box.type):
+                break
+            boxes.append(box)
+            end = box.end
     except BoxError:
-        return False
-    return True
+        kind = read_bytes(file, end + 4, 4)
+        is_known = bool(kind) and any(known.startswith(kind) for known in _TOP_BOXES)
+        if not boxes or len(boxes) >= _MAX_BOXES or is_known:
+            raise
+    return boxes, f"{size - end} bytes behind the last box ignored" if end < size else None
+
+
+def _is_plausible(kind: bytes) -> bool:
+    return all(0x20 <= byte < 0x7F for byte in kind)
 
 
 def find_box(file: BinaryIO, within: Box, *path: bytes) -> Box | None:

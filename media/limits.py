@@ -15,13 +15,16 @@ class Limits:
     min_bytes_per_second: int = 50_000
     slow_after_seconds: float = 10.0  # the minimum speed applies after this time
     max_redirects: int = 5
-    image_max_bytes: int = 50_000_000
-    image_max_pixels: int = 64_000_000  # width * height * frames
+    image_max_bytes: int = 200_000_000
+    image_max_pixels: int = 2**27  # of one frame
+    animation_max_pixels: int = 1_000_000_000  # of all frames
     video_max_bytes: int = 500_000_000
     thumbnail_px: int = 400
-    max_frames: int = 600
     poster_seconds: float = 20.0
-    poster_memory_bytes: int = 2**30
+    decoder_memory_bytes: int = 2_500_000_000
+    decoder_cpu_seconds: int = 60
+    decoder_seconds: int = 180  # by the clock, on a busy machine
+    is_confined: bool = False  # this process is a decoder process itself
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Limits":
@@ -33,6 +36,8 @@ class Limits:
             max_redirects=settings.constants.download_max_redirects,
             image_max_bytes=settings.image_max_bytes,
             image_max_pixels=settings.image_max_pixels,
+            animation_max_pixels=settings.animation_max_pixels,
+            decoder_memory_bytes=settings.decoder_memory_bytes,
             video_max_bytes=settings.video_max_bytes,
             thumbnail_px=settings.thumbnail_px,
         )

@@ -1,15 +1,14 @@
 """Images that must be re-encoded to look the same without metadata: rotated ones, and AVIF."""
 
 import io
+import os
 from typing import BinaryIO
 
 from PIL import Image, JpegImagePlugin
 
-from media import thumbnails
+from media import images, sniff, thumbnails
 from moorage.errors import InvalidMedia
 from moorage.model import Media
-
-_FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "avif": "AVIF"}
 
 
 def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None:
@@ -19,8 +18,9 @@ def reencode_if_needed(file: BinaryIO, media: Media) -> tuple[str, bytes] | None
     A JPEG keeps its quantization, a lossless WebP remains lossless. An AVIF becomes a PNG, which is lossless and which
     models accept. Raises InvalidMedia if an animation needs it.
     """
-    file.seek(0)
-    with Image.open(file, formats=[_FORMATS[media.format]]) as image:
+    kind = sniff.IMAGES[media.format]
+    scan = images.scan_image(file, kind, os.fstat(file.fileno()).st_size)
+    with images.open_image(file, kind, scan) as image:
         transform = thumbnails.UPRIGHT_TRANSFORMS.get(thumbnails.read_orientation(image))
         if transform is None and media.format != "avif":
             return None

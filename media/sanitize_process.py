@@ -48,7 +48,7 @@ def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
     from media.limits import Limits
     from moorage.model import FetchedFile
 
-    limits = Limits(**request["limits"])
+    limits = Limits(**{**request["limits"], "is_confined": True})
     with open(0, "rb", closefd=False) as source, open(request["out"], "w+b", closefd=False) as out:
         media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
         if media.media == "image":

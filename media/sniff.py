@@ -21,6 +21,7 @@ PNG, JPEG, WEBP, GIF, AVIF = (
     FileFormat("image", name, f"image/{name}", extension)
     for name, extension in (("png", "png"), ("jpeg", "jpg"), ("webp", "webp"), ("gif", "gif"), ("avif", "avif"))
 )
+IMAGES: Final = {kind.name: kind for kind in (PNG, JPEG, WEBP, GIF, AVIF)}
 MP4, WEBM = (FileFormat("video", name, f"video/{name}", name) for name in ("mp4", "webm"))
 
 # ISO base media files that are something else, by major brand.

@@ -7,10 +7,11 @@ refused.
 """
 
 import mmap
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from media.truncation import JPEG_MARKER, gif_color_table_bytes, iterate_png_chunks, skip_gif_sub_blocks
+from media import gif, jpeg, png
 from moorage.errors import InvalidMedia
 
 Data = bytes | mmap.mmap
@@ -22,15 +23,13 @@ _PNG_KEPT: Final = frozenset(
 _WEBP_KEPT: Final = frozenset({b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP"})
 _WEBP_FRAME_KEPT: Final = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 _WEBP_EXIF_XMP: Final = 0x0C  # flags in VP8X for metadata
-_GIF_LOOPS: Final = (b"\x0bNETSCAPE2.0", b"\x0bANIMEXTS1.0")
-_GIF_CONTROL: Final = 0xF9  # delay and transparent colour of the next frame
 
 
 def strip_jpeg(data: Data) -> Iterator[bytes]:
     """Yield tables, frames and scans, the JFIF header without its preview, the colour profile and Adobe's flag."""
     yield b"\xff\xd8"
     offset, in_scan = 2, False
-    while match := JPEG_MARKER.search(data, offset):
+    while match := jpeg.MARKER.search(data, offset):
         marker, start = data[match.start() + 1], match.end()
         if in_scan:
             yield data[offset : match.start()]
@@ -62,8 +61,9 @@ def _strip_jpeg_segment(marker: int, content: bytes) -> bytes | None:
 def strip_png(data: Data) -> Iterator[bytes]:
     """Yield pixels, palette, colour, density and frames, up to the end chunk."""
     yield data[:8]
-    for kind, start, end in iterate_png_chunks(data):
-        if kind in _PNG_KEPT:
+    for kind, start, end in png.iterate_chunks(data):
+        checksum = int.from_bytes(data[end - 4 : end], "big")
+        if kind in _PNG_KEPT and zlib.crc32(data[start + 4 : end - 4]) == checksum:
             yield data[start:end]
         if kind == b"IEND":
             return
@@ -72,21 +72,21 @@ def strip_png(data: Data) -> Iterator[bytes]:
 
 def strip_gif(data: Data) -> Iterator[bytes]:
     """Yield frames, their timing and the loop count, without comments and application blocks."""
-    offset = 13 + gif_color_table_bytes(data[10])
+    offset = 13 + gif.color_table_bytes(data[10])
     yield data[:offset]
     while offset < len(data):
         block, start = data[offset], offset
-        if block == 0x3B:
-            yield b"\x3b"
-            return
         is_frame = block == 0x2C
         if block not in (0x2C, 0x21) or (is_frame and offset + 9 >= len(data)):
             break
-        header_bytes = 11 + gif_color_table_bytes(data[offset + 9]) if is_frame else 2
-        offset = skip_gif_sub_blocks(data, offset + header_bytes)
-        if is_frame or data[start + 1] == _GIF_CONTROL or data[start + 2 : start + 14] in _GIF_LOOPS:
+        header_bytes = 11 + gif.color_table_bytes(data[offset + 9]) if is_frame else 2
+        end = gif.skip_sub_blocks(data, offset + header_bytes)
+        if end is None:
+            raise InvalidMedia("the gif has an incomplete block")
+        offset = end
+        if is_frame or data[start + 1] == gif.CONTROL or data[start + 2 : start + 14] in gif.LOOPS:
             yield data[start:offset]
-    raise InvalidMedia("the gif has no end")
+    yield b"\x3b"  # the file has none, or other data follows the last frame
 
 
 def strip_webp(data: Data) -> Iterator[bytes]:

@@ -40,7 +40,9 @@ _VIDEO_AND_AUDIO: Final = frozenset({1, 2})
 def strip_mp4(file: BinaryIO, size: int) -> None:
     """Overwrite the metadata; raises InvalidMedia for a track that may contain the location, or malformed boxes."""
     try:
-        _strip_boxes(file, b"", 0, size)
+        end = iso_bmff.list_top_boxes(file, size)[0][-1].end
+        file.truncate(end)  # what follows the last box may be anything
+        _strip_boxes(file, b"", 0, end)
     except iso_bmff.BoxError as error:
         raise InvalidMedia(f"the mp4 is malformed: {error}") from error
 
@@ -69,6 +71,8 @@ def _check_mp4_track(file: BinaryIO, media: Box) -> None:
 def strip_webm(file: BinaryIO, size: int) -> None:
     """Overwrite tags, attachments, chapters, title and date; raises InvalidMedia as `strip_mp4`."""
     try:
+        size = webm.walk_file(file, size, webm.SegmentScan())
+        file.truncate(size)  # what follows may be anything
         for offset, element in _list_elements(file, 0, size):
             if element.id == _SEGMENT:
                 _strip_segment(file, element.start, size if element.end is None else element.end)

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
+from media import colors
 from media.limits import Limits
 from moorage.local_errors import find_local_failure
 from moorage.model import Thumbnail
@@ -36,14 +37,24 @@ def _ignore_warning(_: str) -> None:
     pass
 
 
-def render_thumbnail(image: Image.Image, limits: Limits, on_warning: WarningSink = _ignore_warning) -> Thumbnail:
+def render_thumbnail(
+    image: Image.Image,
+    limits: Limits,
+    on_warning: WarningSink = _ignore_warning,
+    cicp: tuple[int, int] | None = None,
+) -> Thumbnail:
     """
     Return a WebP that fits the thumbnail square and is never larger than the image, which is not modified.
 
-    Unreadable metadata is ignored, and described to `on_warning`.
+    Unreadable metadata is ignored, and described to `on_warning`. A colour profile takes precedence over `cicp`.
     """
-    small = _shrink(_to_resizable(image), limits.thumbnail_px)
-    small = _to_srgb(small, image.info.get("icc_profile"), on_warning)
+    small = _shrink(_clear_around_frame(image, _to_resizable(image)), limits.thumbnail_px)
+    profile = image.info.get("icc_profile")
+    small = _to_srgb(small, profile, on_warning)
+    if cicp is not None and not profile:
+        small = colors.to_srgb(small, cicp)
+    elif not profile:
+        small = _apply_gamma(small, image.info.get("gamma"))
     transform = UPRIGHT_TRANSFORMS.get(read_orientation(image, on_warning))
     if transform is not None:
         small = small.transpose(transform)
@@ -65,13 +76,15 @@ def _mean_color(image: Image.Image) -> str:
 
 
 def read_orientation(image: Image.Image, on_warning: WarningSink = _ignore_warning) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if missing or unreadable."""
+    """Return the EXIF orientation, 1 to 8; 1 if missing or unreadable. XMP is not consulted, as in browsers."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        exif = Image.Exif()
+        exif.load(image.info.get("exif") or b"")
+        value = exif.get(_ORIENTATION_TAG, 1)
     except METADATA_ERRORS as error:
         if find_local_failure(error):
             raise
-        on_warning(f"EXIF unreadable: {error}"[:200])
+        on_warning("EXIF unreadable")
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -82,13 +95,48 @@ def read_upright_size(image: Image.Image) -> tuple[int, int]:
 
 def _to_resizable(image: Image.Image) -> Image.Image:
     """Convert the image to a mode that can be resampled and keeps its alpha channel."""
+    transparency = image.info.get("transparency")
+    if image.mode.startswith("I;16"):
+        return _convert_16_bit_grey(image, transparency)
+    if image.mode == "1":
+        grey = image.convert("L")
+        return _add_alpha(grey, _mask_value(grey, transparency)) if isinstance(transparency, int) else grey
     if image.mode in ("RGB", "RGBA", "L", "CMYK"):
-        return image.convert("RGBA") if image.mode != "CMYK" and "transparency" in image.info else image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")  # 16-bit grey
+        return image.convert("RGBA") if image.mode != "CMYK" and transparency is not None else image
+    if image.mode == "I":
+        return image.point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("P", "PA", "LA", "La", "RGBa"):
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("L" if image.mode == "1" else "RGB")
+    return image.convert("RGB")
+
+
+def _convert_16_bit_grey(image: Image.Image, transparency: object) -> Image.Image:
+    """Return the upper bytes, and alpha 0 where the value is the transparent one."""
+    halves = Image.frombytes("LA", image.size, image.tobytes()).split()
+    upper, lower = halves if image.mode == "I;16B" else reversed(halves)
+    if not isinstance(transparency, int):
+        return upper
+    # The larger of two masks is opaque where one of the halves differs.
+    mask = ImageChops.lighter(_mask_value(upper, transparency >> 8), _mask_value(lower, transparency & 0xFF))
+    return _add_alpha(upper, mask)
+
+
+def _mask_value(grey: Image.Image, transparent: int) -> Image.Image:
+    return grey.point([0 if value == transparent else 255 for value in range(256)])
+
+
+def _add_alpha(grey: Image.Image, alpha: Image.Image) -> Image.Image:
+    return Image.merge("RGBA", (grey, grey, grey, alpha))
+
+
+def _clear_around_frame(image: Image.Image, converted: Image.Image) -> Image.Image:
+    """Return a GIF with its first frame on a transparent canvas; the decoder fills the canvas with a colour."""
+    extent = getattr(image, "dispose_extent", None) if image.format == "GIF" else None
+    if not extent or tuple(extent) == (0, 0, *image.size):
+        return converted
+    canvas = Image.new("RGBA", image.size)
+    canvas.paste(converted.crop(extent), extent[:2])
+    return canvas
 
 
 def _shrink(image: Image.Image, square_px: int) -> Image.Image:
@@ -115,6 +163,15 @@ def _apply_profile(image: Image.Image, profile: bytes, on_warning: WarningSink) 
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
-    except METADATA_ERRORS as error:
-        on_warning(f"colour profile unusable: {error}"[:200])
+    except METADATA_ERRORS:
+        on_warning("colour profile unusable")
         return None
+
+
+def _apply_gamma(image: Image.Image, gamma: object) -> Image.Image:
+    """Convert from the gamma that a PNG states (`gAMA`) to that of sRGB; a difference of 5 % is not visible."""
+    if not isinstance(gamma, float) or not 0.05 < gamma < 20 or abs(gamma * 2.2 - 1) < 0.05:
+        return image
+    curve = [round(255 * (value / 255) ** (1 / (gamma * 2.2))) for value in range(256)]
+    identity = list(range(256))
+    return image.point(curve * 3 + (identity if image.mode == "RGBA" else []))

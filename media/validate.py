@@ -48,10 +48,11 @@ def _read_head(fetched: FetchedFile) -> bytes:
 
 def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
+    setting = "MOORAGE_IMAGE_MAX_BYTES" if kind.media == "image" else "MOORAGE_VIDEO_MAX_BYTES"
     size = fetched.size_bytes
     if size > cap:
         facts = {"format": kind.name, "bytes": size, "limit": cap}
-        raise InvalidMedia(f"{size} bytes, the limit is {cap}", facts=facts)
+        raise InvalidMedia(f"{size} bytes, the limit is {cap} ({setting})", facts=facts)
     if kind.media == "image":
         media, thumbnail = images.validate_image(fetched, kind, limits)
         return ValidatedFile(media, thumbnail, None)
@@ -68,7 +69,7 @@ def _validate_video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> V
         ) from error
     media = Media(
         "video", kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
-        duration_s=facts.duration_s,
+        duration_s=facts.duration_s, notes=facts.note,
     )  # fmt: skip
     try:
         return ValidatedFile(media, video.extract_poster(fetched.file, kind, limits), None)

@@ -2,23 +2,18 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import BinaryIO, Final
 
 from PIL import Image
 
-from media import mp4, poster_process, thumbnails, webm
+from media import confined, mp4, poster_process, thumbnails, webm
 from media.containers import VideoFacts
 from media.limits import Limits
 from media.sniff import FileFormat
-from moorage.errors import ResourceExhausted
-from moorage.local_errors import build_failure, find_local_failure, open_temporary_file, translate_local_errors
+from moorage.local_errors import build_failure, find_local_failure, open_temporary_file
 from moorage.model import Thumbnail
 
 _DEMUXERS: Final = {"mp4": "mov", "webm": "matroska"}
-_INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")  # no credentials
 _EXTRA_SECONDS: Final = 2.0
 
 
@@ -53,28 +48,30 @@ def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnai
 
 
 def _run_decoder(file: BinaryIO, out: BinaryIO, kind: FileFormat, limits: Limits) -> int:
-    numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.poster_memory_bytes, limits.poster_seconds)
-    command = [sys.executable, "-P", str(Path(poster_process.__file__)), _DEMUXERS[kind.name]]
-    try:
-        with translate_local_errors("the decoder did not start", ResourceExhausted):
-            return subprocess.run(
-                [*command, *(str(int(number)) for number in numbers)],
-                stdin=file,
-                stdout=out,
-                stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _INHERITED if name in os.environ},
-                timeout=limits.poster_seconds + _EXTRA_SECONDS,
-                check=False,
-            ).returncode
-    except subprocess.TimeoutExpired as error:
-        raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s") from error
+    numbers = (limits.thumbnail_px, limits.image_max_pixels, limits.decoder_memory_bytes, int(limits.poster_seconds))
+    status = confined.run_decoder(
+        poster_process.__file__,
+        [_DEMUXERS[kind.name], *numbers],
+        file,
+        out=out,
+        timeout_seconds=limits.poster_seconds + _EXTRA_SECONDS,
+        alone=not limits.is_confined,
+    ).status
+    if status is None:
+        raise PosterError(f"the decoder took longer than {limits.poster_seconds:g} s")
+    return status
 
 
 def _render_thumbnail(out: BinaryIO, limits: Limits) -> Thumbnail:
     try:
         with Image.open(out, formats=["PNG"]) as image:
-            return thumbnails.render_thumbnail(image, limits)
+            return thumbnails.render_thumbnail(image, limits, cicp=_parse_colors(image))
     except (*thumbnails.METADATA_ERRORS, Image.DecompressionBombError) as error:
         if failure := find_local_failure(error):
             raise failure from error
-        raise PosterError(f"the decoder returned no image: {error}") from error
+        raise PosterError("the decoder returned no image") from error
+
+
+def _parse_colors(image: Image.Image) -> tuple[int, int] | None:
+    primaries, found, transfer = str(image.info.get(poster_process.COLORS_KEY, "")).partition(",")
+    return (int(primaries), int(transfer)) if found else None

@@ -31,6 +31,9 @@ WEBHOOKS_REFUSED: Final = Counter(
 WEBHOOKS_UNAVAILABLE: Final = Counter(
     "moorage_webhooks_unavailable_total", "Webhooks refused with 503, by reason.", ["reason"], registry=REGISTRY
 )
+for _reason in ("database", "keys", "bytes_in_flight"):  # from zero on: a rate does not see the start of a series
+    WEBHOOKS_UNAVAILABLE.labels(_reason)
+API_UNAVAILABLE: Final = Counter("moorage_api_unavailable_total", "API requests answered with 503.", registry=REGISTRY)
 WEBHOOK_BYTES: Final = Counter(
     "moorage_webhook_bytes_total", "Body bytes of recorded and known webhooks.", registry=REGISTRY
 )

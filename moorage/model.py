@@ -86,6 +86,7 @@ class Prediction:
     key_sha256: str | None = None
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
+    raw_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from moorage import broker_urls
+
 # The providers that take submissions, and how many predictions moorage keeps in flight at each by default.
 IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
-_VALKEY: Final = re.compile(r"(^|;)valkey(s?)://")  # a URL may name several brokers
-_BROKERS: Final = ("redis://", "rediss://", "amqp://", "amqps://", "sentinel://", "memory://")
 
 
 def split(value: Any) -> Any:
@@ -57,11 +57,8 @@ def _postgres_url(value: SecretStr) -> SecretStr:
 
 
 def _broker_url(value: SecretStr) -> SecretStr:
-    # Valkey speaks Redis' protocol, and kombu knows it by that name alone.
-    url = _VALKEY.sub(r"\1redis\2://", value.get_secret_value())
-    if not url.startswith(_BROKERS):
-        raise ValueError("write redis://:PASSWORD@HOST:6379/0 or amqp://USER:PASSWORD@HOST:5672/")
-    return SecretStr(url)
+    broker_urls.parse_broker_url(value.get_secret_value())
+    return SecretStr(broker_urls.replace_valkey(value.get_secret_value()))
 
 
 def _long_secret(value: SecretStr) -> SecretStr:

@@ -124,8 +124,10 @@ class Settings(BaseSettings):
 
     # --- downloads and media
     download_total_seconds: Positive = 300.0
-    image_max_bytes: Count = 50_000_000
-    image_max_pixels: Count = 64_000_000
+    image_max_bytes: Count = 200_000_000
+    image_max_pixels: Count = 2**27  # of one frame
+    animation_max_pixels: Count = 1_000_000_000  # of all frames
+    decoder_memory_bytes: Count = 2_500_000_000  # address space of the process that decodes large images
     video_max_bytes: Count = 500_000_000
     thumbnail_px: Count = 400
 

@@ -13,6 +13,7 @@ from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
 from receiver.deliveries import DeliveryRecorder
+from receiver.parent_watch import end_with_parent
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay
@@ -46,6 +47,7 @@ class Receiver:
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        end_with_parent()
         self._relay.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -6,9 +6,8 @@ import time
 from typing import Final
 
 import psycopg
-from psycopg.errors import UndefinedTable
 
-from db import connection
+from db import connection, write_probe
 from db.migrate import SCHEMA_VERSION
 from db.reports.metrics import collect_gauges
 from moorage import logs, metrics
@@ -19,7 +18,7 @@ from receiver.responses import Response, json_response, problem_response
 
 log = logs.get_logger(__name__)
 
-CACHE_SECONDS: Final = 2.0  # a result of /readyz is reused for so long
+CACHE_SECONDS: Final = 1.0  # a result of /readyz is reused for so long
 QUERY_SECONDS: Final = 2.0
 
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM schema_migrations"
@@ -31,30 +30,41 @@ class Readiness:
     def __init__(self, connections: ConnectionPool) -> None:
         self._connections = connections
         self._lock = asyncio.Lock()
+        self._query: asyncio.Task[str | None] | None = None
         self._problem: str | None = None
         self._until = float("-inf")
 
     async def check(self) -> Response:
         async with self._lock:
             if time.monotonic() >= self._until:
-                self._problem = await self._query_problem()
+                self._problem = await self._find_problem()
                 self._until = time.monotonic() + CACHE_SECONDS
         if self._problem is None:
             return json_response(200, {"status": "ready"})
         return problem_response(503, self._problem, (b"retry-after", b"1"))
 
+    async def _find_problem(self) -> str | None:
+        """Query within QUERY_SECONDS. A query that hangs also delays its cancellation: none is started beside it."""
+        if self._query is None or self._query.done():
+            self._query = asyncio.create_task(self._query_problem())
+            await asyncio.wait({self._query}, timeout=QUERY_SECONDS)
+        if self._query.done():
+            return self._query.result()
+        self._query.cancel()
+        return f"PostgreSQL did not write within {QUERY_SECONDS:g} s: check its load, its disk and its standbys"
+
     async def _query_problem(self) -> str | None:
         try:
-            async with asyncio.timeout(QUERY_SECONDS), self._connections.acquire() as conn:
+            async with self._connections.acquire() as conn:
                 row = await (await conn.execute(VERSION)).fetchone()
-        except UndefinedTable:
-            return "the database has no schema: run `moorage migrate`"
-        except (psycopg.Error, TimeoutError) as error:
-            return f"PostgreSQL is unavailable ({type(error).__name__}): check DATABASE_URL and the server"
-        version = row["version"] if row else 0
-        if version >= SCHEMA_VERSION:
-            return None
-        return f"the database has schema {version} and this receiver needs {SCHEMA_VERSION}: run `moorage migrate`"
+                version = row["version"] if row else 0
+                if version < SCHEMA_VERSION:
+                    needed = f"this receiver needs {SCHEMA_VERSION}: run `moorage migrate`"
+                    return f"the database has schema {version} and {needed}"
+                await conn.execute(write_probe.WRITE_PROBE)
+        except psycopg.Error as error:
+            return write_probe.describe_refusal(error)
+        return None
 
 
 async def scrape_metrics(database_url: str) -> Response:

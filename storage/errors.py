@@ -8,6 +8,7 @@ import botocore.exceptions
 import urllib3.exceptions
 from botocore.exceptions import ClientError
 
+from moorage.certificates import find_certificate_error
 from moorage.errors import Category, MoorageError, ObjectRefused, Permanent, StorageRefused, StorageUnavailable
 
 
@@ -15,6 +16,10 @@ class ObjectMissing(Permanent):
     """No object has this key."""
 
     category: Category = "STORAGE_FAILED"
+
+
+class CertificateRefused(StorageUnavailable):
+    """The store's certificate is not that of its host, or its issuer is unknown."""
 
 
 # Retryable codes below 500: the store is busy, or a clock or token will be corrected.
@@ -38,7 +43,7 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     Convert errors of the S3 client; messages name the operation, bucket and key.
 
     Raises:
-        StorageUnavailable: no connection, timeout, 5xx but 501, SlowDown.
+        StorageUnavailable: no connection, timeout, 5xx but 501, SlowDown; its subclass CertificateRefused.
         ObjectMissing, ObjectRefused: no such key; the object is too large.
         StorageRefused: anything else (AccessDenied, NoSuchBucket, BadDigest, NotImplemented, no credentials).
     """
@@ -48,7 +53,12 @@ def translate_errors(operation: str, bucket: str, key: str = "") -> Iterator[Non
     except ClientError as error:
         raise _from_response(error, request) from error
     except _BROKEN_CONNECTION as error:
-        raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
+        if find_certificate_error(error) is None:
+            raise StorageUnavailable(f"{request}: {error}", facts={"error": type(error).__name__}) from error
+        advice = (
+            "correct AWS_ENDPOINT_URL_S3: its host name, or set AWS_CA_BUNDLE to a file with its issuer's certificates"
+        )
+        raise CertificateRefused(f"{request}: the store's certificate is refused: {advice}: {error}") from error
     except botocore.exceptions.BotoCoreError as error:
         raise StorageRefused(f"{request}: {error}", facts={"error": type(error).__name__}) from error
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 log = logs.get_logger(__name__)
 
 USER_URL_SECONDS: Final = 300  # validity of presigned URLs for users
-# Of address space: 64 Mpx as RGBA occupy 256 MB, and rotation or conversion needs two more copies.
-MEMORY_BYTES: Final = 2 * 2**30
 CPU_SECONDS: Final = 30
 TIMEOUT_SECONDS: Final = 45.0
 MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the minimum age of an orphan
@@ -106,7 +104,7 @@ def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subproce
         "bytes": os.fstat(file.fileno()).st_size,
         "sha256": "",
         "limits": asdict(limits),
-        "memory_bytes": MEMORY_BYTES,
+        "memory_bytes": limits.decoder_memory_bytes,
         "seconds": CPU_SECONDS,
         "max_file_bytes": _MAX_GROWTH * limits.max_bytes,
     }

@@ -27,6 +27,7 @@ LISTED_SKIPS = {
     "no playwright is installed": "make browser installs it; not needed for anything else",
     "no tmpfs can be mounted": "neither as root nor in a user namespace",
     "only root makes folders that the server's user cannot enter": "run as an ordinary user",
+    "only root mounts a file system that the server sees": "run as an ordinary user, or where mounts are forbidden",
 }
 _unlisted: list[str] = []
 

@@ -3,7 +3,8 @@
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import providers
@@ -13,15 +14,20 @@ from egress.session import EgressGuard
 from media.limits import Limits
 from moorage import logs
 from moorage import settings as settings_module
-from moorage.errors import Transient
+from moorage.certificates import find_certificate_error
+from moorage.errors import ConfigError, Transient
+from moorage.settings import Settings
 from storage import buckets, s3
+from storage.errors import CertificateRefused
 from tasks import notifications
 from tasks.jobs import placeholder
 from tasks.step import Deps, build_retry_policy
+from worker import broker_errors, redis_transport, storage_check
 
 log = logs.get_logger(__name__)
 
 RETRY_SECONDS: Final = 2.0
+BROKER_SECONDS: Final = 2
 
 
 def get_deps() -> Deps:
@@ -44,25 +50,49 @@ def _deps(_pid: int) -> Deps:
     )
 
 
-def check_dependencies() -> None:
+def check_dependencies(queues: Collection[str]) -> None:
     """
-    Wait until PostgreSQL and storage are available, and check schema, buckets, secrets and the placeholder file.
+    Wait until PostgreSQL is available, and storage if a worker of these queues can do nothing without it; check schema,
+    buckets, secrets and the placeholder file.
 
     Leaves no connection open. Raises ConfigError.
     """
     deps = get_deps()
+    _check_broker_certificate(deps.settings)
     notifications.load_signing_secrets(deps.settings)
     _retry("disk space", lambda: placeholder.check_placeholder_file(deps.settings, deps.limits))
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
-    _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings))
+    if "quick" in queues:
+        storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
+    else:
+        _await_buckets(deps)
     _deps.cache_clear()  # pool children create their own
 
 
-def _retry(dependency: str, check: Callable[[], object]) -> None:
-    while True:
+def _check_broker_certificate(settings: Settings) -> None:
+    """Refuse a broker with a wrong certificate; Celery waits for one that is unavailable."""
+    url = settings.broker_url.get_secret_value()
+    if not url.startswith("rediss://"):
+        return
+    try:
+        with redis_transport.open_client(url, seconds=BROKER_SECONDS):
+            pass
+    except broker_errors.BROKER_ERRORS as error:
+        if find_certificate_error(error):
+            raise ConfigError(": ".join(broker_errors.explain(error))) from error
+
+
+def _await_buckets(deps: Deps, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    _retry("storage", lambda: buckets.ensure_buckets(deps.storage, deps.settings), is_wanted)
+
+
+def _retry(dependency: str, check: Callable[[], object], is_wanted: Callable[[], bool] = lambda: True) -> None:
+    while is_wanted():
         try:
             check()
+        except CertificateRefused as error:  # waiting does not change it
+            raise ConfigError(str(error)) from error
         except Transient as error:
             log.warning("boot.waiting", waiting_for=dependency, error=str(error))
             time.sleep(RETRY_SECONDS)

@@ -6,9 +6,10 @@ import warnings
 from celery import Celery
 from celery.exceptions import SecurityWarning
 
+from moorage import broker_urls
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
-from worker import bootsteps, queues, schedule
+from worker import bootsteps, queues, redis_transport, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
@@ -19,7 +20,9 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 def create_app() -> Celery:
     """Return the application, configured from the settings; only a worker imports the steps."""
     settings = settings_module.get_settings()
-    broker = settings.broker_url.get_secret_value()
+    spec = broker_urls.parse_broker_url(settings.broker_url.get_secret_value())
+    broker = spec.url
+    redis_transport.register_transports()
     bootsteps.touch_liveness_file(settings.alive_file)
     app = Celery("moorage", broker=broker, include=["worker.celery_tasks"])
     app.conf.update(
@@ -45,37 +48,32 @@ def create_app() -> Celery:
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_detect_quorum_queues=True,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_connection_timeout=2,
-        broker_heartbeat=20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
-        broker_pool_limit=10,
-        broker_pool_acquire_timeout=2,
-        broker_transport_options=_transport(broker),
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.05},
         worker_consumer="worker.consumer:Consumer",
-        beat_scheduler="celery.beat:Scheduler",
+        beat_scheduler="worker.beat:Scheduler",
         beat_enable_remote_control=True,
         beat_max_loop_interval=1,
         beat_schedule=schedule.build_beat_schedule(settings),
         enable_utc=True,
         timezone="UTC",
     )
+    app.conf.update(_describe_broker(spec))
     app.steps["worker"].add(bootsteps.ChildReaper)
     return app
 
 
-def _transport(broker: str) -> dict[str, object]:
-    if queues.is_rabbitmq(broker):
-        return {"confirm_publish": True}
+def _describe_broker(spec: broker_urls.BrokerSpec) -> dict[str, object]:
     return {
-        "visibility_timeout": 1800,
-        "unacked_restore_interval": 10,
-        "unacked_restore_throttle": 1,
-        "socket_timeout": 5,
-        "socket_connect_timeout": 2,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 2,
+        "broker_heartbeat": 20,  # RabbitMQ: a worker detects a dead connection and reconnects within 40 s
+        "broker_pool_limit": 10,
+        "broker_pool_acquire_timeout": 2,
+        "broker_read_url": spec.url,  # before broker_url, which Celery reads from the environment, parameters and all
+        "broker_write_url": spec.url,
+        "broker_transport_options": redis_transport.build_options(spec) or {"confirm_publish": True},
+        "broker_use_ssl": spec.ssl or False,
     }
 
 

@@ -1,5 +1,6 @@
 """The Celery tasks, and the signal handlers of the worker's main process."""
 
+import logging
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from moorage import logs, time_limit
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
 from moorage.model import Step, Wake
-from worker import boot, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
+from worker import boot, broker_errors, dead_letter_queues, queues, shutdown, step_runner, sweep_runner, worker_lost
 from worker.celery import app
 
 SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
@@ -50,12 +51,14 @@ def sweep(self: Task[Any, Any], name: str) -> None:
 def _set_up_logging(**_: object) -> None:
     settings = settings_module.get_settings()
     logs.configure_logging(settings.log_level, settings.log_format)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(broker_errors.drop_traceback)
 
 
 @signals.worker_init.connect
-def _check(**_: object) -> None:
+def _check(sender: Any, **_: object) -> None:
     try:
-        boot.check_dependencies()
+        boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
 

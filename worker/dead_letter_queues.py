@@ -17,7 +17,7 @@ from moorage.model import Wake
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from tasks.step import Deps
-from worker import publish, queues, step_runner
+from worker import broker_errors, publish, queues, step_runner
 from worker.celery import app
 
 log = logs.get_logger(__name__)
@@ -35,8 +35,8 @@ def drain_queues(deps: Deps, actor: str) -> dict[str, Any]:
         with app.connection_for_write() as connection:
             for name in queues.QUEUES:
                 counts += _drain(deps, connection, name, actor)
-    except publish.BROKER_ERRORS as error:
-        return {"broker": "unavailable", "error": type(error).__name__}
+    except broker_errors.BROKER_ERRORS as error:
+        return {"broker": "unavailable", "error": broker_errors.explain(error).what}
     return {"woken": counts["woken"], "dead_letters": counts["dead_letter"]}
 
 

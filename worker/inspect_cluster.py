@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import amqp.exceptions
 
 from worker import queues
-from worker.publish import BROKER_ERRORS
+from worker.broker_errors import BROKER_ERRORS
 
 PING_SECONDS: Final = 1.0
 _BEAT: Final = "celerybeat@"  # beat answers pings too, but is not a worker
@@ -52,12 +53,19 @@ def _depth(connection: Any, name: str) -> int:
         return 0
 
 
-def ping_workers() -> list[str] | None:
-    """Return the names of the workers that answer within a second; None while the broker is unavailable."""
+def list_consumers() -> dict[str, list[str]] | None:
+    """Return the queues of each worker that answers within a second; None while the broker is unavailable."""
     from worker.celery import app
 
     try:
-        replies: list[dict[str, Any]] = app.control.ping(timeout=PING_SECONDS) or []
+        replies: dict[str, Any] = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
     except BROKER_ERRORS:
         return None
-    return sorted(name for reply in replies for name in reply if not name.startswith(_BEAT))
+    workers = {name: reply for name, reply in sorted(replies.items()) if not name.startswith(_BEAT)}
+    return {name: sorted(queue["name"] for queue in reply) for name, reply in workers.items()}
+
+
+def count_consumers(consumers: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return how many workers consume each queue."""
+    counts = Counter(queue for names in consumers.values() for queue in names)
+    return {queue: counts[queue] for queue in queues.QUEUES}

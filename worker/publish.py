@@ -6,25 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import amqp.exceptions
-import kombu.exceptions
-import redis.exceptions
 from kombu import Connection
 
 from moorage import logs, metrics
 from moorage.failpoints import failpoint
 from moorage.model import Wake
 from worker import queues
+from worker.broker_errors import BROKER_ERRORS, explain
 
 log = logs.get_logger(__name__)
-
-BROKER_ERRORS = (
-    kombu.exceptions.KombuError,
-    redis.exceptions.RedisError,
-    amqp.exceptions.AMQPError,
-    amqp.exceptions.MessageNacked,  # not an AMQPError: RabbitMQ rejects one message
-    OSError,
-)
 
 QUEUE_LENGTH: Final = 1000
 PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
@@ -55,7 +45,7 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
                 failpoint(f"publish.after_{item.step}")
                 sent += 1
     except BROKER_ERRORS as error:
-        log.warning("wake.dropped", error=type(error).__name__, sent=sent)
+        log.warning("wake.dropped", error=type(error).__name__, what=explain(error).what, sent=sent)
     return sent
 
 

@@ -11,7 +11,7 @@ from moorage.failpoints import failpoint
 from moorage.model import Queue
 from tasks.step import Deps
 from tasks.sweeps import dispatch, orphans, reconcile, retention
-from worker import boot, dead_letter_queues, publish, schedule
+from worker import boot, broker_errors, dead_letter_queues, inspect_cluster, publish, schedule
 from worker.celery import app
 
 log = logs.get_logger(__name__)
@@ -45,7 +45,7 @@ def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "dispatch": lambda: dispatch.dispatch_due(deps, get_queue_depth, publish.publish_wakes),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes),
-        "drain": lambda: dead_letter_queues.drain_queues(deps, actor),
+        "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
         "discard": lambda: dispatch.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
@@ -54,12 +54,18 @@ def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
     return runs[name]()
 
 
+def _count_consumers() -> dict[str, Any]:
+    """Return the number of workers of each queue for /metrics; nothing while the broker is unavailable."""
+    consumers = inspect_cluster.list_consumers()
+    return {} if consumers is None else {"consumers": inspect_cluster.count_consumers(consumers)}
+
+
 def get_queue_depth(queue: Queue) -> int | None:
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
             return int(declared.message_count)
-    except publish.BROKER_ERRORS as error:
-        log.warning("broker.unavailable", error=type(error).__name__)
+    except broker_errors.BROKER_ERRORS as error:
+        log.warning("broker.unavailable", what=broker_errors.explain(error).what)
         return None

@@ -18,7 +18,7 @@ from moorage.errors import ConfigError
 from tasks.jobs import local_files
 from tasks.jobs.local_files import FileSource
 from tasks.step import Deps
-from worker import boot, publish
+from worker import boot, broker_errors, publish
 from worker.celery import app
 
 PING_SECONDS: Final = 2.0
@@ -62,17 +62,17 @@ def _report_unreadable() -> Iterator[None]:
 def _require_worker() -> None:
     try:
         replies = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
-    except publish.BROKER_ERRORS as error:
-        raise ConfigError("the broker does not answer: start it, or correct CELERY_BROKER_URL") from error
+    except broker_errors.BROKER_ERRORS as error:
+        raise ConfigError(": ".join(broker_errors.explain(error))) from error
     if not any(queue["name"] == "keep" for queues in replies.values() for queue in queues or ()):
         raise ConfigError("no worker consumes the queue keep: start one with `moorage worker`, or run `moorage up`")
 
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
     for item in what:
-        path = Path(item)
-        if item.startswith(("http://", "https://")):
-            yield FileSource(item, url=item)
+        path, url = Path(item), item.strip()
+        if url.lower().startswith(("http://", "https://")):
+            yield FileSource(url, url=url)
         elif path.is_dir():
             yield from _find_media(path, console)
         elif path.is_file():

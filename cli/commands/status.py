@@ -10,10 +10,9 @@ from rich.table import Table
 
 from cli import console
 from cli.console import format_age, format_duration
-from db import lock_holders
 from db.connection import Row
 from db.reports.status import Overview, read_overview
-from moorage.errors import MoorageError
+from moorage.errors import DatabaseUnavailable, MoorageError
 from moorage.settings import Settings
 from tasks.step import Deps
 from worker import boot, inspect_cluster, schedule
@@ -31,17 +30,34 @@ TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications"
 def status(as_json: bool) -> None:
     """Show the state of rows, queues, workers, sweeps and storage. Exit status 1 only if PostgreSQL is unavailable."""
     deps = boot.get_deps()
-    names = sorted({*deps.providers, "direct"})
-    overview = deps.database.run(lambda conn: read_overview(conn, names))
-    calls: dict[str, Callable[[], Any]] = {"storage": lambda: _check_storage(deps)}
-    calls |= {"queues": inspect_cluster.read_queue_depths, "workers": inspect_cluster.ping_workers}
+    calls: dict[str, Callable[[], Any]] = {
+        "overview": lambda: _read_overview(deps),
+        "storage": lambda: _check_storage(deps),
+        "queues": inspect_cluster.read_queue_depths,
+        "consumers": inspect_cluster.list_consumers,
+    }
     answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
-    data = _build_data(deps, overview, answers)
-    data["lock_holders"] = deps.database.run(lock_holders.list_holders)
+    overview = answers.get("overview", f"PostgreSQL: no answer within {ANSWER_SECONDS:g} s")
+    data = _build_server_data(answers)
+    if isinstance(overview, Overview):
+        data |= _build_data(deps, overview)
+    else:
+        data["postgresql"] = f"unavailable: {overview}"
     if as_json:
         console.print_json(data)
-    else:
+    elif isinstance(overview, Overview):
         console.print_parts(*_build_screen(data))
+    else:
+        console.print_parts(_queue_table(data), *_worker_lines(data), f"storage  {data['storage']}")
+    if not isinstance(overview, Overview):
+        raise DatabaseUnavailable(overview)
+
+
+def _read_overview(deps: Deps) -> Overview | str:
+    try:
+        return deps.database.run(lambda conn: read_overview(conn, sorted({*deps.providers, "direct"})))
+    except MoorageError as error:
+        return str(error)
 
 
 def _check_storage(deps: Deps) -> str:
@@ -52,26 +68,37 @@ def _check_storage(deps: Deps) -> str:
     return "ok"
 
 
-def _build_data(deps: Deps, overview: Overview, answers: dict[str, Any]) -> dict[str, Any]:
+def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return what the servers other than PostgreSQL answered in time."""
+    consumers = answers.get("consumers")
+    return {
+        "broker": "unavailable" if answers.get("queues") is None else "ok",
+        "queues": answers.get("queues"),
+        "workers": None if consumers is None else list(consumers),
+        "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
+        "storage": answers.get("storage", f"unavailable: no answer within {ANSWER_SECONDS:g} s"),
+    }
+
+
+def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
     now, lease_seconds = overview.read_at, deps.settings.lease_seconds
     return {
         "at": now,
+        "postgresql": "ok",
+        "locked": overview.locked,
+        "lock_holders": overview.lock_holders,
         "providers": [_provider_fields(deps, overview, x) for x in overview.last_webhooks if x in deps.providers],
-        **{table: _count_by_state(getattr(overview, table)) for table in TABLES},
+        **{t: None if t in overview.locked else _count_by_state(getattr(overview, t)) for t in TABLES},
         "oldest_due_seconds": overview.oldest_due_seconds,
         "soonest_expiry_seconds": overview.soonest_expiry_seconds,
-        "broker": "unavailable" if answers.get("queues") is None else "ok",
-        "queues": answers.get("queues"),
-        "workers": answers.get("workers"),
         "leases": [
             {**row, "renewed_seconds_ago": max(lease_seconds - (row["leased_until"] - now).total_seconds(), 0.0)}
             for row in overview.leases
         ],
-        "sweeps": _list_sweeps(overview, deps.settings),
+        "sweeps": [] if "sweeps" in overview.locked else _list_sweeps(overview, deps.settings),
         "dead_letters": [{**row, "value": int(row["value"])} for row in overview.dead_letters],
         "pauses": overview.pauses,
         "storage_use": overview.storage_use,
-        "storage": answers.get("storage", f"unavailable: no answer within {ANSWER_SECONDS:g} s"),
     }
 
 
@@ -95,8 +122,10 @@ def _provider_fields(deps: Deps, overview: Overview, name: str) -> dict[str, Any
         "at_work": overview.in_flight.get(name, 0),
         "at_once": provider.max_in_flight,
         "last_webhook_at": overview.last_webhooks[name],
-        "new": deliveries.get("new", 0),
-        "unmatched": deliveries.get("unmatched", 0),
+        **{
+            state: None if "deliveries" in overview.locked else deliveries.get(state, 0)
+            for state in ("new", "unmatched")
+        },
     }
 
 
@@ -121,8 +150,9 @@ def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]
 
 def _build_screen(data: dict[str, Any]) -> list[Table | str]:
     return [
-        *_pause_table(data),  # first, as the next one: they explain why other rows wait
-        *_lock_table(data),
+        *_lock_table(data),  # first, as the next two: they explain why rows wait or are not shown
+        *_locked_line(data),
+        *_pause_table(data),
         _provider_table(data),
         _row_table(data),
         _queue_table(data),
@@ -134,12 +164,23 @@ def _build_screen(data: dict[str, Any]) -> list[Table | str]:
     ]
 
 
+def _locked_line(data: dict[str, Any]) -> list[Table | str]:
+    if not data["locked"]:
+        return []
+    return [
+        f"locked by another transaction, not shown: {', '.join(data['locked'])} (docs/runbook.md)",
+        "",
+    ]
+
+
 def _provider_table(data: dict[str, Any]) -> Table:
     columns: console.RecordColumns = {
         "provider": "provider",
         "webhooks": lambda p: "signed" if p["takes_webhooks"] else "no secret",
         "status": lambda p: "polled" if p["can_poll"] else "no token",
-        "last webhook": lambda p: format_age(p["last_webhook_at"], data["at"]),
+        "last webhook": lambda p: (
+            "" if "last webhooks" in data["locked"] else format_age(p["last_webhook_at"], data["at"])
+        ),
         "new": "new",
         "unmatched": "unmatched",
         "in flight": lambda p: f"{p['at_work']} of {p['at_once']}" if p["takes_orders"] else "disabled",
@@ -181,26 +222,41 @@ def _row_table(data: dict[str, Any]) -> Table:
         text = f"soonest expiry in {age}" if expiry > 0 else f"expired {age} ago"
     columns: console.RecordColumns = {
         "table": lambda name: name,
-        "states": lambda name: ", ".join(f"{count} {state}" for state, count in data[name].items()) or "none",
-        "oldest due": lambda name: f"{format_duration(due[name])} ago" if due.get(name, 0) > 0 else "none",
+        "states": lambda name: _format_states(data[name]),
+        "oldest due": lambda name: _format_due(due.get(name)),
         "": lambda name: text if name == "outputs" else None,
     }
     return console.build_record_table("Live rows", columns, TABLES)
 
 
+def _format_states(counts: dict[str, int] | None) -> str:
+    if counts is None:
+        return "locked"
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
+
+
+def _format_due(seconds: float | None) -> str:
+    if seconds is None:
+        return "locked"
+    return f"{format_duration(seconds)} ago" if seconds > 0 else "none"
+
+
 def _queue_table(data: dict[str, Any]) -> Table:
-    rows = [("broker", "unavailable")] if data["queues"] is None else list(data["queues"].items())
-    return console.build_table("Queues", ("queue", "messages"), rows)
+    depths, consumers = data["queues"], data["consumers"] or {}
+    rows = [("broker", "unavailable", None)] if depths is None else [(q, depths[q], consumers.get(q)) for q in depths]
+    return console.build_table("Queues", ("queue", "messages", "workers"), rows)
+
+
+def _worker_lines(data: dict[str, Any]) -> list[Table | str]:
+    names = data["workers"]
+    if names is None:
+        return ["workers  unknown: the broker is unavailable", ""]
+    return [f"workers  {', '.join(names) or 'none answers: start one with moorage worker'}", ""]
 
 
 def _worker_table(data: dict[str, Any]) -> list[Table | str]:
-    names = data["workers"]
-    if names is None:
-        line = "workers  unknown: the broker is unavailable"
-    else:
-        line = f"workers  {', '.join(names) or 'none answers: start one with moorage worker'}"
     if not data["leases"]:
-        return [line, ""]
+        return _worker_lines(data)
     columns: console.RecordColumns = {
         "worker/task": "leased_by",
         "row": lambda lease: f"{lease['subject']} {lease['id']}",
@@ -208,7 +264,7 @@ def _worker_table(data: dict[str, Any]) -> list[Table | str]:
         "lease": lambda lease: f"renewed {format_duration(lease['renewed_seconds_ago'])} ago",
         "": lambda lease: "late" if lease["is_over"] else f"until {format_age(lease['leased_until'], data['at'])}",
     }
-    return [line, console.build_record_table("Leases", columns, data["leases"])]
+    return [*_worker_lines(data)[:1], console.build_record_table("Leases", columns, data["leases"])]
 
 
 def _sweep_table(data: dict[str, Any]) -> Table:
@@ -223,7 +279,7 @@ def _sweep_table(data: dict[str, Any]) -> Table:
 
 def _dead_letter_table(data: dict[str, Any]) -> list[Table | str]:
     if not data["dead_letters"]:
-        return ["dead letters  none open"]
+        return [f"dead letters  {'locked' if 'dead letters' in data['locked'] else 'none open'}"]
     columns = {"provider": "provider", "step": "step", "category": "category", "count": "value"}
     return [console.build_record_table("Open dead letters (moorage dead list)", columns, data["dead_letters"])]
 

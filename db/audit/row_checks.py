@@ -34,6 +34,7 @@ SELECT 'job' AS subject, j.id::text AS id, j.state || ' without a render' AS wha
 SELECT 'job' AS subject, j.id::text AS id, 'succeeded, but ' || count(*) || ' of its files are not kept' AS what
   FROM jobs j JOIN outputs o ON o.job_id = j.id
  WHERE j.id {_THESE} AND j.state = 'succeeded' AND o.state <> 'kept' AND o.prediction_id = j.chosen_id
+   AND o.category IS DISTINCT FROM 'FOREIGN_HOST'
    AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id AND r.deleted_at IS NOT NULL)
  GROUP BY j.id""",
     Check(3, "jobs", "unsettled"): f"""

@@ -4,13 +4,20 @@ Gauges for `/metrics`: live work, counted through partial indexes, and recently 
 The cost of a scrape depends on the live rows, not on all rows.
 """
 
+import contextlib
+from collections.abc import Iterable
 from typing import Final
+
+from psycopg.errors import LockNotAvailable
 
 from db.connection import Connection
 from db.leases import SUBJECT, UNPAUSED
 from moorage.metrics import Gauge
 
-SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '5s'"
+SNAPSHOT: Final = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+    " SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '150ms'"
+)
 
 DELIVERIES: Final = """
 SELECT state, provider, count(*) AS value
@@ -58,30 +65,69 @@ LEASES: Final = " UNION ALL ".join(
 )
 
 # Paused rows are not overdue: see `moorage_paused_seconds`.
-OLDEST_DUE: Final = f"""
+_DUE: Final = {
+    "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
+    "jobs": ("state IN ('open', 'keeping')",),
+    "predictions": (
+        "state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL"
+        f" AND {UNPAUSED['predictions']}",
+    ),
+    "outputs": (
+        f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']}",
+        "state = 'discarding' AND lease_token IS NULL",
+    ),
+    "notifications": ("state = 'waiting' AND lease_token IS NULL",),
+}
+
+
+def _build_oldest_due(tables: Iterable[str]) -> str:
+    parts = [
+        f"""SELECT '{table}' AS "table", min(run_at) AS run_at FROM {table} WHERE {condition}"""
+        for table in tables
+        for condition in _DUE[table]
+    ]
+    return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
-  FROM (SELECT 'deliveries' AS "table", min(run_at) AS run_at
-          FROM deliveries WHERE state IN ('new', 'unmatched') AND lease_token IS NULL
-        UNION ALL
-        SELECT 'jobs', min(run_at) FROM jobs WHERE state IN ('open', 'keeping')
-        UNION ALL
-        SELECT 'predictions', min(run_at) FROM predictions
-         WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
-           AND {UNPAUSED["predictions"]}
-        UNION ALL
-        SELECT 'outputs', min(run_at) FROM outputs
-         WHERE state = 'waiting' AND lease_token IS NULL AND {UNPAUSED["outputs"]}
-        UNION ALL
-        SELECT 'outputs', min(run_at) FROM outputs WHERE state = 'discarding' AND lease_token IS NULL
-        UNION ALL
-        SELECT 'notifications', min(run_at) FROM notifications WHERE state = 'waiting' AND lease_token IS NULL) due
+  FROM ({" UNION ALL ".join(parts)}) due
  GROUP BY "table"
 """
+
+
+OLDEST_DUE: Final = _build_oldest_due(_DUE)
+OLDEST_DUE_BY_TABLE: Final = {table: _build_oldest_due([table]) for table in _DUE}
 
 SOONEST_EXPIRY: Final = """
 SELECT extract(epoch FROM min(expires_at) - moment()) AS value FROM outputs
  WHERE state IN ('waiting', 'discarding') AND state = 'waiting'  -- the first condition selects the index
 HAVING min(expires_at) IS NOT NULL
+"""
+
+_LAST_KEPT: Final = """(SELECT ended_at FROM outputs
+          WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND state = 'kept'
+          ORDER BY ended_at DESC LIMIT 1)"""
+
+# How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
+KEEP_STALLED: Final = f"""
+SELECT extract(epoch FROM moment() - greatest(min(created_at), {_LAST_KEPT})) AS value FROM outputs
+ WHERE state IN ('waiting', 'discarding') AND state = 'waiting' AND {UNPAUSED["outputs"]}
+HAVING min(created_at) IS NOT NULL
+"""
+
+# Since the first failure after the last kept file, while files wait.
+STORAGE_FAILING: Final = f"""
+SELECT extract(epoch FROM moment() - min(at)) AS value FROM events
+ WHERE at > greatest(moment() - interval '1 hour', {_LAST_KEPT}) AND kind = 'storage_failed'
+   AND EXISTS (SELECT FROM outputs WHERE state IN ('waiting', 'discarding'))
+HAVING min(at) IS NOT NULL
+"""
+
+# Counted by the drain sweep. An older count says nothing: then no worker runs sweeps.
+QUEUE_CONSUMERS: Final = """
+SELECT c.queue, c.value::integer AS value
+  FROM (SELECT result FROM ticks
+         WHERE sweep = 'drain' AND result ? 'consumers' AND started_at > moment() - interval '2 min'
+         ORDER BY started_at DESC LIMIT 1) t
+ CROSS JOIN LATERAL jsonb_each_text(t.result -> 'consumers') AS c (queue, value)
 """
 
 DEAD_LETTERS: Final = """
@@ -170,6 +216,9 @@ GAUGE_QUERIES: Final = (
     ("moorage_leases", "Rows leased by workers.", LEASES),
     ("moorage_oldest_due_seconds", "How long the oldest due row has waited.", OLDEST_DUE),
     ("moorage_soonest_expiry_seconds", "Time until the first URL of a waiting output expires.", SOONEST_EXPIRY),
+    ("moorage_keep_stalled_seconds", "How long files have waited with none kept.", KEEP_STALLED),
+    ("moorage_storage_failing_seconds", "Time since storage first failed with no file kept after it.", STORAGE_FAILING),
+    ("moorage_queue_consumers", "Workers that consume a queue, as last counted.", QUEUE_CONSUMERS),
     ("moorage_dead_letters_open", "Open dead letters.", DEAD_LETTERS),
     ("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", JOBS_ENDED),
     ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
@@ -194,10 +243,18 @@ GAUGE_QUERIES: Final = (
 
 
 def collect_gauges(conn: Connection) -> list[Gauge]:
-    """Read all gauges in one read-only snapshot. Raises psycopg.Error, also if a statement took more than 5 s."""
+    """
+    Read all gauges in one read-only snapshot, without those of a table that another transaction has locked.
+
+    Raises psycopg.Error, also if a statement took more than 5 s.
+    """
+    gauges = []
     with conn.transaction():
         conn.execute(SNAPSHOT)
-        return [_read_gauge(conn, *query) for query in GAUGE_QUERIES]
+        for query in GAUGE_QUERIES:
+            with contextlib.suppress(LockNotAvailable), conn.transaction():
+                gauges.append(_read_gauge(conn, *query))
+    return gauges
 
 
 def _read_gauge(conn: Connection, name: str, help_text: str, sql: str) -> Gauge:

@@ -1,11 +1,13 @@
 """Queries of `moorage status`: live work, read through partial indexes of live rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from db import pauses, ticks, usage
+from psycopg.errors import LockNotAvailable, QueryCanceled
+
+from db import lock_holders, pauses, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
 from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
@@ -24,28 +26,33 @@ SELECT provider, count(*) AS value FROM predictions
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
-_HELD: Final = " UNION ALL ".join(
-    f"SELECT '{subject}' AS subject, id, {JOB_ID[table]} AS job_id, leased_by, attempt, leased_until"
-    f" FROM {table} WHERE lease_token IS NOT NULL"
-    for table, subject in SUBJECT.items()
-)
-HELD: Final = f"""
-SELECT subject, id, job_id, leased_by, attempt, leased_until, leased_until < moment() AS is_over
-  FROM ({_HELD}) held ORDER BY leased_by, leased_until LIMIT %(limit)s
+HELD: Final = {
+    table: f"""
+SELECT '{subject}' AS subject, id, {JOB_ID[table]} AS job_id, leased_by, attempt, leased_until,
+       leased_until < moment() AS is_over
+  FROM {table} WHERE lease_token IS NOT NULL ORDER BY leased_by, leased_until LIMIT %(limit)s
 """
+    for table, subject in SUBJECT.items()
+}
+
+# Without the provider, whose table may be locked.
+JOBS: Final = "SELECT state, count(*) AS value FROM jobs WHERE state IN ('open', 'keeping') GROUP BY state"
+OUTPUTS: Final = "SELECT state, count(*) AS value FROM outputs WHERE state IN ('waiting', 'discarding') GROUP BY state"
+
+LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The state of all live work. The lists contain the columns of their statements."""
+    """The state of all live work. A part that another transaction has locked is empty, and named in `locked`."""
 
     read_at: datetime
     last_webhooks: dict[str, datetime | None]
     deliveries: list[Row]  # state, provider, value
-    jobs: list[Row]  # state, provider, value
+    jobs: list[Row]  # state, value
     predictions: list[Row]  # state, provider, value
     in_flight: dict[str, int]  # submissions by provider
-    outputs: list[Row]  # state, provider, value
+    outputs: list[Row]  # state, value
     notifications: list[Row]  # state, value: waiting, or ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
     soonest_expiry_seconds: float | None
@@ -54,26 +61,55 @@ class Overview:
     dead_letters: list[Row]  # provider, step, category, value
     pauses: list[Row]  # see pauses.list_pauses
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
+    lock_holders: list[Row]  # see lock_holders.list_holders
+    locked: list[str]
+
+
+class PartReader:
+    """Reads the parts of an overview, each in a savepoint, so that a locked table hides only what it contains."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self.locked: list[str] = []
+
+    def fetch(self, part: str, sql: str, args: Mapping[str, object] | None = None) -> list[Row]:
+        return self.read(part, lambda conn: fetch_all(conn, sql, args))
+
+    def read(self, part: str, query: Callable[[Connection], list[Row]]) -> list[Row]:
+        try:
+            with self._conn.transaction():
+                return query(self._conn)
+        except (LockNotAvailable, QueryCanceled):
+            self.locked.append(part)
+            return []
 
 
 def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int = 200) -> Overview:
-    """Read everything in the caller's transaction."""
-    expiry = fetch_all(conn, metrics.SOONEST_EXPIRY)
-    webhooks = fetch_all(conn, LAST_WEBHOOKS, {"providers": list(providers)})
+    """Read everything in the caller's transaction; waits only briefly for locks and for each statement."""
+    conn.execute(LIMITS)
+    parts = PartReader(conn)
+    webhooks = parts.fetch("last webhooks", LAST_WEBHOOKS, {"providers": list(providers)})
+    expiry = parts.fetch("soonest expiry", metrics.SOONEST_EXPIRY)
+    due = [
+        row for table, sql in metrics.OLDEST_DUE_BY_TABLE.items() for row in parts.fetch(f"oldest due: {table}", sql)
+    ]
+    held = [row for table, sql in HELD.items() for row in parts.fetch(f"leases: {table}", sql, {"limit": held_limit})]
     return Overview(
         read_at=current_time(conn),
-        last_webhooks={row["provider"]: row["received_at"] for row in webhooks},
-        deliveries=fetch_all(conn, metrics.DELIVERIES),
-        jobs=fetch_all(conn, metrics.JOBS),
-        predictions=fetch_all(conn, metrics.PREDICTIONS),
-        in_flight={row["provider"]: int(row["value"]) for row in fetch_all(conn, IN_FLIGHT)},
-        outputs=fetch_all(conn, metrics.OUTPUTS),
-        notifications=fetch_all(conn, metrics.NOTIFICATIONS),
-        oldest_due_seconds={row["table"]: float(row["value"]) for row in fetch_all(conn, metrics.OLDEST_DUE)},
+        last_webhooks=dict.fromkeys(providers) | {row["provider"]: row["received_at"] for row in webhooks},
+        deliveries=parts.fetch("deliveries", metrics.DELIVERIES),
+        jobs=parts.fetch("jobs", JOBS),
+        predictions=parts.fetch("predictions", metrics.PREDICTIONS),
+        in_flight={row["provider"]: int(row["value"]) for row in parts.fetch("in flight", IN_FLIGHT)},
+        outputs=parts.fetch("outputs", OUTPUTS),
+        notifications=parts.fetch("notifications", metrics.NOTIFICATIONS),
+        oldest_due_seconds={row["table"]: float(row["value"]) for row in due},
         soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
-        leases=fetch_all(conn, HELD, {"limit": held_limit}),
-        ticks=ticks.list_latest(conn),
-        dead_letters=fetch_all(conn, metrics.DEAD_LETTERS),
-        pauses=pauses.list_pauses(conn),
-        storage_use=usage.list_largest(conn),
+        leases=sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],
+        ticks=parts.read("sweeps", ticks.list_latest),
+        dead_letters=parts.fetch("dead letters", metrics.DEAD_LETTERS),
+        pauses=parts.read("pauses", pauses.list_pauses),
+        storage_use=parts.read("storage use", usage.list_largest),
+        lock_holders=parts.read("lock holders", lock_holders.list_holders),
+        locked=parts.locked,
     )

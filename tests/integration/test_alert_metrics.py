@@ -58,7 +58,22 @@ LETTER = """
 INSERT INTO dead_letters (id, subject, subject_id, provider, step, category, error, reason, retryable)
 VALUES (gen_random_uuid(), 'output', gen_random_uuid(), 'replicate', 'keep', 'DOWNLOAD_FAILED', 'OutputGone', '', true)
 """
+STORAGE_FAILED = """
+INSERT INTO events (subject, subject_id, from_state, to_state, actor, kind, at)
+VALUES ('output', md5('live')::uuid, 'waiting', 'waiting', 'a/1', 'storage_failed', moment() - interval '2 min')
+"""
+KEPT = """
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, state, ended_at, media, format,
+                     content_type, bytes, sha256, key, thumb_key, thumb_bytes, thumb_sha256)
+VALUES (md5('kept')::uuid, md5('live')::uuid, md5('live')::uuid, 2, 'output[2]', 'url', 'kept', moment(), 'image',
+        'png', 'image/png', 1, repeat('a', 64), 'key', 'thumb', 1, repeat('a', 64))
+"""
 TROUBLE = {
+    "MoorageRequestsUnavailable": "ALTER TABLE deliveries RENAME TO deliveries_away",
+    "MoorageNoFileKept": "UPDATE outputs SET created_at = moment() - interval '6 min' WHERE state = 'waiting'",
+    "MoorageStorageFails": STORAGE_FAILED,
+    "MoorageQueueWithoutWorker": "INSERT INTO ticks (sweep, slot, result)"
+    """ VALUES ('drain', 2, '{"consumers": {"quick": 1, "keep": 0}}')""",
     "MoorageDeadLettersOpen": LETTER,
     "MoorageOldestDue": "UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
     "MoorageNoWebhook": "UPDATE deliveries SET received_at = received_at - interval '11 min'",
@@ -75,6 +90,14 @@ TROUBLE = {
 }
 # What looks like trouble and is none.
 CALM = {
+    "one file waits long while another is kept": "UPDATE outputs SET created_at = moment() - interval '6 min'"
+    f" WHERE state = 'waiting'; {KEPT}",
+    "files of a paused provider wait": "INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann');"
+    " UPDATE outputs SET created_at = moment() - interval '6 min' WHERE state = 'waiting'",
+    "storage failed once, and a file was kept after it": f"{STORAGE_FAILED}; {KEPT}",
+    "storage failed once, and nothing waits": f"{STORAGE_FAILED}; DELETE FROM outputs",
+    "consumers were counted an hour ago": "INSERT INTO ticks (sweep, slot, started_at, result)"
+    """ VALUES ('drain', 2, moment() - interval '1 h', '{"consumers": {"quick": 1, "keep": 0}}')""",
     "a provider was paused": "INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann');"
     " UPDATE outputs SET run_at = moment() - interval '6 min' WHERE state = 'waiting'",
     "nothing runs, so nothing is awaited": "UPDATE deliveries SET received_at = received_at - interval '11 min';"
@@ -118,10 +141,11 @@ def scrape(receiver: rp.Receiver) -> list[Sample]:
     return [Sample(one.name, one.labels, one.value) for family in families for one in family.samples]
 
 
-def firing(receiver: rp.Receiver) -> dict[str, promql.Vector]:
-    """Return the alerts whose expression gives anything, with what it gives."""
+def firing(receiver: rp.Receiver, before: list[Sample] | None = None) -> dict[str, promql.Vector]:
+    """Return the alerts whose expression gives anything, with what it gives; rates since the scrape `before`."""
     samples, now = scrape(receiver), time.time()
-    found = {rule["alert"]: promql.evaluate(promql.parse(rule["expr"]), samples, now) for rule in RULES}
+    earlier = samples if before is None else before
+    found = {rule["alert"]: promql.evaluate(promql.parse(rule["expr"]), samples, now, earlier) for rule in RULES}
     return {name: value for name, value in found.items() if isinstance(value, dict) and value}
 
 
@@ -129,6 +153,7 @@ def test_every_metric_and_label_that_is_asked_for_is_in_a_scrape(house: Connecti
     """An alert on a name that does not exist never fires, and says nothing about it."""
     house.execute(LETTER.encode())
     house.execute(TROUBLE["MoorageBillingRefused"].encode())
+    house.execute(TROUBLE["MoorageQueueWithoutWorker"].encode())
     house.execute("INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann')")
     house.execute("INSERT INTO storage_use (bucket, owner, objects, bytes, rank) VALUES ('public', 'ann', 1, 1, 1)")
     receiver.post(b"{}", webhook_id="asked_1")
@@ -169,9 +194,14 @@ def test_what_looks_like_trouble_and_is_none_fires_nothing(house: Connection, re
 @pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES])
 def test_an_alert_fires_alone_for_its_own_trouble(house: Connection, receiver: rp.Receiver, alert: str) -> None:
     """Made of real rows, so that metric, label values, joins and threshold are all right, or it stays silent."""
+    before = scrape(receiver)
     house.execute(TROUBLE[alert].encode())
+    if alert == "MoorageRequestsUnavailable":
+        statuses = [receiver.post(b"{}", webhook_id=f"away_{n}")[0] for n in range(2)]
+        house.execute("ALTER TABLE deliveries_away RENAME TO deliveries")
+        assert statuses == [503, 503]
 
-    assert set(firing(receiver)) == {alert}
+    assert set(firing(receiver, before)) == {alert}
 
 
 def test_the_values_that_an_alert_tells_are_those_of_the_rows(house: Connection, receiver: rp.Receiver) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from db import lock_holders
 from db.connection import Connection, connect
+from db.reports import metrics
 from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
@@ -139,6 +140,9 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
             process.wait(30)
 
     assert found["workers"] == ["only@here"]
+    assert found["consumers"] == {"quick": 1, "keep": 1}
+    with contextlib.closing(connect(database_url)) as conn:
+        wait_until(lambda: conn.execute(metrics.QUEUE_CONSUMERS.encode()).fetchall())
     assert "ok    workers: only@here" in told
     assert not any(line.startswith("fail") for line in told.splitlines()), told
 

@@ -145,6 +145,20 @@ def test_files_of_a_locked_job_are_handed_back_without_a_download(at: World) -> 
     assert {counters(at, "outputs", output_id)[1] for output_id in ids} == {0}
 
 
+def test_files_of_a_locked_job_that_have_expired_wait_as_well(at: World) -> None:
+    """Their dead letters would end the job: an attempt to write them costs two seconds each time."""
+    job_id = at.keeping([at.source.picture(n) for n in range(2)]).job_id
+    at.conn.execute("UPDATE outputs SET expires_at = moment() - interval '1 s'")
+    first, second = at.outputs(job_id)
+
+    with forgotten(at, LOCK_JOB, job_id):
+        at.step("keep", first)
+
+    assert [counters(at, "outputs", output_id) for output_id in (first, second)] == [HANDED_BACK] * 2
+    assert at.one("SELECT count(*) FROM outputs WHERE run_at > moment()") == 2
+    assert at.letters() == []
+
+
 def test_files_of_a_locked_project_are_not_downloaded(at: World) -> None:
     """The last one would write the project's document; an application that holds it would have it fetched each time."""
     at.conn.execute("INSERT INTO projects (id, owner) VALUES ('p1', 'ann')")

@@ -102,6 +102,27 @@ def test_a_request_in_flight_completes_on_shutdown(postgres: Postgres) -> None:
         assert receiver.process.wait(timeout=60) == 0
 
 
+@pytest.mark.parametrize("app", ["receiver.app:app", "web.asgi:app"])
+def test_the_child_of_a_killed_main_process_leaves_the_port(
+    postgres: Postgres, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would serve the old version beside the new one, with nobody who stops it."""
+    monkeypatch.setattr(rp.Receiver, "app", app)
+    with rp.running(postgres.url()) as receiver:
+        receiver.process.kill()
+        receiver.process.wait(timeout=60)
+
+        rp.until(lambda: not is_listening(receiver))
+        assert "receiver.parent_died" in receiver.log()
+
+
+def is_listening(receiver: rp.Receiver) -> bool:
+    with contextlib.suppress(OSError):
+        receiver.connect().close()
+        return True
+    return False
+
+
 def test_killed_after_the_commit_the_repeated_webhook_is_known(postgres: Postgres, tmp_path: Path) -> None:
     """The sender got no response and retries: one row, and a correct status."""
     failpoint = f"receive.after_commit:once={tmp_path / 'once'}"

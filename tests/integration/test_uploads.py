@@ -274,9 +274,9 @@ def test_a_decoder_that_dies_or_hangs_costs_the_upload_alone(
     assert private(deps) == set()
 
 
-def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_eats_memory_is_refused_it(deps: Deps) -> None:
     """Two at once must leave room for everything else in the process's container."""
-    monkeypatch.setattr(uploads, "MEMORY_BYTES", 2**28)
+    deps = replace(deps, limits=replace(deps.limits, decoder_memory_bytes=2**28))
     out = io.BytesIO()
     Image.new("RGB", (7900, 7900)).save(out, "PNG")
 

@@ -1,14 +1,15 @@
 """
 A reader and evaluator of the part of PromQL that deploy/ uses: instant vectors, arithmetic, comparison, set operators.
 
-What it does not know it refuses, so that an expression is never half read. Range functions are read, for their names,
-and not evaluated.
+What it does not know it refuses, so that an expression is never half read. `rate` and `increase` are evaluated between
+two scrapes, without extrapolation to the whole range.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import add, ge, gt, le, lt, mul, sub, truediv
+from operator import add, ge, gt, le, lt, mul, sub
 from typing import Any
 
 Labels = frozenset[tuple[str, str]]
@@ -19,9 +20,17 @@ _TOKEN = re.compile(
     r"|(?P<range>\[[0-9]+[smhd]\])|(?P<op>=~|!~|!=|==|<=|>=|[-+*/<>=(){},]))"
 )
 _AGGREGATES: Mapping[str, Callable[[list[float]], float]] = {"sum": sum, "max": max, "min": min}
+_SCRAPE_SECONDS = 60.0  # between the two scrapes of a range
 _RANGES = frozenset({"rate", "increase"})
 _FUNCTIONS = _RANGES | {"time", "absent", "histogram_quantile"}
-_ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul, "/": truediv}
+
+
+def _divide(left: float, right: float) -> float:
+    """Divide as IEEE 754 does: no rate by no rate is no number, which no comparison keeps."""
+    return left / right if right else math.copysign(math.inf, left) if left else math.nan
+
+
+_ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {"+": add, "-": sub, "*": mul, "/": _divide}
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {">": gt, "<": lt, ">=": ge, "<=": le}
 _LEVELS = (("or",), ("and", "unless"), tuple(_COMPARE), ("+", "-"), ("*", "/"))
 
@@ -150,15 +159,20 @@ def parse(text: str) -> Node:
     return node
 
 
-def evaluate(node: Node, samples: Iterable[Sample], now: float) -> float | Vector:
-    """Return what an expression gives at a moment: a number, or a value for each set of labels (empty: no alert)."""
-    return _Evaluation(list(samples), now).of(node)
+def evaluate(node: Node, samples: Iterable[Sample], now: float, earlier: Iterable[Sample] = ()) -> float | Vector:
+    """
+    Return what an expression gives at a moment: a number, or a value for each set of labels (empty: no alert).
+
+    `earlier`: the scrape of a minute before, for `rate` and `increase`.
+    """
+    return _Evaluation(list(samples), now, list(earlier)).of(node)
 
 
 @dataclass
 class _Evaluation:
     samples: list[Sample]
     now: float
+    earlier: list[Sample]
 
     def of(self, node: Node) -> float | Vector:
         match node.kind:
@@ -173,9 +187,9 @@ class _Evaluation:
         left, right = (self.of(part) for part in node.parts)
         return _binary(node.value, left, right)
 
-    def select(self, node: Node) -> Vector:
+    def select(self, node: Node, samples: Iterable[Sample] | None = None) -> Vector:
         found: Vector = {}
-        for sample in self.samples:
+        for sample in self.samples if samples is None else samples:
             if sample.name == node.value and all(_matches(sample.labels.get(m[0], ""), *m[1:]) for m in node.matchers):
                 found[frozenset(sample.labels.items())] = sample.value
         return found
@@ -191,6 +205,11 @@ class _Evaluation:
     def call(self, node: Node) -> float | Vector:
         if node.value == "time":
             return self.now
+        if node.value in _RANGES and self.earlier:
+            (counter,) = node.parts
+            before = self.select(counter, self.earlier)
+            seconds = 1.0 if node.value == "increase" else _SCRAPE_SECONDS
+            return {labels: (v - before.get(labels, 0.0)) / seconds for labels, v in self.select(counter).items()}
         if node.value != "absent":
             raise ValueError(f"{node.value} needs more than one scrape")
         (inner,) = node.parts

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from cli import main
+from moorage import metrics
+from receiver import app
 from tests.support import promql
 from tests.support.promql import Sample
 
@@ -35,9 +37,9 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
 
 
-def test_there_are_nine_alerts_with_names_of_their_own():
+def test_there_are_thirteen_alerts_with_names_of_their_own():
     """Each more is one that people learn to ignore."""
-    assert len({rule["alert"] for rule in RULES}) == len(RULES) == 9
+    assert len({rule["alert"] for rule in RULES}) == len(RULES) == 13
 
 
 @alerts
@@ -154,3 +156,25 @@ def test_every_metric_of_an_expression_is_named_with_the_labels_asked_of_it():
     ]
     with pytest.raises(ValueError, match="more than one scrape"):
         found("rate(a[5m])", A1)
+
+
+def test_every_reason_of_a_503_is_a_series_from_the_start():
+    """A series that begins with its first increment has no rate until the second one."""
+    text = metrics.render_metrics([]).decode()
+
+    for reason in {*app._UNAVAILABLE_REASONS.values(), "bytes_in_flight"}:
+        assert f'moorage_webhooks_unavailable_total{{reason="{reason}"}} ' in text
+
+
+def test_a_rate_is_that_of_two_scrapes():
+    """Nothing divided by nothing is no alert; a counter that was not there before counts from zero."""
+    before = [Sample("a", {"x": "1"}, 60.0), Sample("b", {}, 5.0)]
+    now = [Sample("a", {"x": "1"}, 180.0), Sample("a", {"x": "2"}, 60.0), Sample("b", {}, 5.0)]
+
+    def of(text: str) -> Any:
+        return promql.evaluate(promql.parse(text), now, NOW, before)
+
+    assert of("sum(rate(a[5m]))") == {frozenset(): 3.0}
+    assert of("sum(increase(a[5m]))") == {frozenset(): 180.0}
+    assert of("sum(rate(b[5m])) / sum(rate(b[5m])) > 0") == {}
+    assert of("sum(rate(a[5m])) / sum(rate(b[5m])) > 5") == {frozenset(): float("inf")}

@@ -22,6 +22,7 @@ OF_COMPOSE = {
     "VALKEY_PASSWORD",
     "WORKER_QUICK_CONCURRENCY",
     "WORKER_KEEP_CONCURRENCY",
+    "WORKER_KEEP_MEMORY",
     "IMAGE_TAG",
 }
 # Filled in there, so that compose can be tried on one's own machine.

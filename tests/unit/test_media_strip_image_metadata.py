@@ -2,14 +2,16 @@
 
 import io
 import struct
+import tempfile
 import zlib
 from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageCms, PngImagePlugin
 
-from media import strip_image_metadata
+from media import reencode, strip_image_metadata
 from moorage.errors import InvalidMedia
+from moorage.model import Media
 
 SECRET = b"47.3769N 8.5417E"
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -148,3 +150,31 @@ def test_what_is_bare_stays_as_it_is() -> None:
         once = bare(form, data)
 
         assert bare(form, once) == once, name
+
+
+@pytest.mark.parametrize("end", [b"", b"rubbish"])
+def test_a_gif_gets_the_end_that_it_lacks(end: bytes) -> None:
+    """It is accepted without, and what is stored is complete."""
+    data = moving("GIF")
+
+    assert bare("gif", data[:-1] + end) == bare("gif", data)
+
+
+def test_a_chunk_of_a_png_with_a_wrong_checksum_is_removed() -> None:
+    """Decoders ignore it, or refuse the image because of it."""
+    data = saved("PNG")
+    wrong = b"\0\0\0\x04gAMA" + bytes(8)
+
+    assert bare("png", data[:33] + wrong + data[33:]) == bare("png", data)
+
+
+def test_an_image_with_unreadable_metadata_is_examined_for_reencoding() -> None:
+    """Text above 1 MiB must not fail the second decoder either."""
+    data = png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 2**20)))
+    media = Media("image", "png", "image/png", "png", 1, 1, 1)
+
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+
+        assert reencode.reencode_if_needed(file, media) is None

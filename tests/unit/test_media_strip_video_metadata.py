@@ -116,6 +116,14 @@ def test_a_track_that_is_neither_picture_nor_sound_is_refused() -> None:
         bare("webm", film[:kind] + b"\x83\x81\x21" + film[kind + 3 :])
 
 
+@pytest.mark.parametrize(("form", "options"), FILES)
+def test_what_follows_the_container_is_removed(form: str, options: dict[str, str]) -> None:
+    """It is ignored by players, and may be anything."""
+    data = made(form, options)
+
+    assert bare(form, data + b"\0" + SECRET.encode() * 9) == bare(form, data)
+
+
 @pytest.mark.parametrize("form", ["mp4", "webm"])
 def test_a_cut_video_is_refused_or_left_and_never_hangs(form: str) -> None:
     """What arrives here was walked before, but a parser that trusts that is one bug from a loop."""

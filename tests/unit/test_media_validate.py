@@ -78,7 +78,8 @@ def test_a_picture_cut_anywhere_is_refused(format_name):
     """A half-written render looks right in a list and is grey below."""
     data = encoded(picture(), format_name)
 
-    for end in {*range(1, len(data), 10), len(data) - 1}:
+    last = len(data) - (2 if format_name == "GIF" else 1)  # a GIF may lack its trailer
+    for end in {*range(1, last, 10), last}:
         assert refusal(data[:end]).category == "VALIDATION_FAILED", end
 
 
@@ -88,7 +89,8 @@ def test_an_animation_counts_its_frames_and_is_refused_when_cut(format_name):
     data = animated(format_name)
 
     assert examine(data).media.frames == 4
-    for end in {*range(1, len(data), 10), len(data) - 1}:
+    last = len(data) - (2 if format_name == "GIF" else 1)
+    for end in {*range(1, last, 10), last}:
         refusal(data[:end])
 
 
@@ -119,7 +121,7 @@ def test_a_wrong_checksum_in_a_png_is_refused():
     at = data.index(b"IDAT") + 4 + struct.unpack(">I", data[data.index(b"IDAT") - 4 : data.index(b"IDAT")])[0]
     data[at] ^= 0xFF
 
-    assert "decoder" in refusal(bytes(data)).facts
+    assert "the checksum of chunk IDAT" in str(refusal(bytes(data)))
 
 
 def test_a_broken_later_frame_is_refused():
@@ -130,7 +132,7 @@ def test_a_broken_later_frame_is_refused():
     broken = data[at : at + 4] + b"\xff" * (size - 4)
     data[at - 8 : at + size + 4] = png_chunk(b"fdAT", bytes(broken))
 
-    assert refusal(bytes(data)).facts["frame"] == 3
+    assert "the pixels of frame 3" in str(refusal(bytes(data)))
 
 
 def test_a_picture_with_other_pictures_inside_is_a_jpeg():
@@ -147,11 +149,11 @@ def test_a_bomb_is_refused_before_decoding_with_the_measured_pixels():
     error = refusal(bomb_png(20_000, 15_000))
 
     assert error.facts["pixels"] == 300_000_000
-    assert error.facts["limit"] == 64_000_000
+    assert error.facts["limit"] == 2**27
     assert "300000000 pixels" in str(error)
 
 
-@pytest.mark.parametrize(("size", "refused"), [((8000, 8000), False), ((8001, 8000), True), ((12_000, 12_000), True)])
+@pytest.mark.parametrize(("size", "refused"), [((8192, 16384), False), ((8193, 16384), True), ((17_000, 17_000), True)])
 def test_the_pixel_limit_holds_to_the_pixel(size, refused):
     """Between the limit and twice the limit Pillow only warns."""
     error = refusal(bomb_png(*size))
@@ -160,18 +162,14 @@ def test_the_pixel_limit_holds_to_the_pixel(size, refused):
 
 
 def test_the_pixels_of_all_frames_count():
-    """Many small frames take as much time as one large picture."""
-    data = animated("GIF", count=4)
+    """Many frames take as much time as one large picture."""
+    data = animated("GIF", count=4)  # each frame counts at least 2^14 pixels
 
-    error = refusal(data, Limits(image_max_pixels=40 * 30 * 4 - 1))
+    error = refusal(data, Limits(animation_max_pixels=4 * 2**14 - 1))
 
-    assert error.facts["pixels"] == 40 * 30 * 4
-    assert examine(data, Limits(image_max_pixels=40 * 30 * 4)).media.frames == 4
-
-
-def test_too_many_frames_are_refused():
-    """A one-pixel animation of a million frames passes every pixel limit."""
-    assert refusal(animated("GIF"), Limits(max_frames=3)).facts["frames"] == 4
+    assert (error.facts["pixels"], error.facts["frames"]) == (4 * 2**14, 4)
+    assert "MOORAGE_ANIMATION_MAX_PIXELS" in str(error)
+    assert examine(data, Limits(animation_max_pixels=4 * 2**14)).media.frames == 4
 
 
 def test_a_web_page_is_named_in_the_refusal():

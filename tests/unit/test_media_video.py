@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -108,13 +109,63 @@ def test_a_video_cut_anywhere_is_refused(format_name, options):
         refusal(data[:end])
 
 
+FRAGMENTS = "frag_every_frame"
+
+
+@pytest.mark.parametrize("flags", [FRAGMENTS, f"{FRAGMENTS}+empty_moov", f"{FRAGMENTS}+empty_moov+default_base_moof"])
 @pytest.mark.usefixtures("no_poster")
-def test_a_fragmented_mp4_is_kept_and_refused_when_cut_in_a_fragment():
-    """Streaming encoders write fragments; their index has no durations."""
-    data = made("mp4", options={"movflags": "frag_keyframe+empty_moov"})
+def test_a_fragmented_mp4_is_kept_and_refused_when_cut_in_a_fragment(flags):
+    """Streaming encoders write fragments; their index has no durations, or that of the first fragment."""
+    data = made("mp4", options={"movflags": flags})
+
+    media = examine(data).media
+
+    assert media.width_px == 160
+    assert media.duration_s == pytest.approx(1.0, abs=0.1)
+    start = data.rindex(b"moof")
+    for end in (start + 2, start + 40, data.rindex(b"mdat") + 6):
+        refusal(data[:end])
+    refusal(data[:-10])
+
+
+TRAILERS = [b"\0", bytes(7), bytes(64), b"abc", random.Random(3).randbytes(100), b"\r\n", b"<html>not found</html>"]
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+@pytest.mark.parametrize("extra", TRAILERS)
+@pytest.mark.parametrize(
+    ("format_name", "options"), [("mp4", {}), ("mp4", FRAGMENTED), ("webm", {}), ("webm", {"live": "1"})]
+)
+@pytest.mark.usefixtures("no_poster")
+def test_bytes_behind_a_video_never_cost_it(format_name, options, extra):
+    """Servers and editors append bytes; the frames are complete, so the video is kept with a note."""
+    out = Unseekable() if "live" in options else io.BytesIO()
+    encode(out, format_name, options=options)
+
+    media = examine(out.getvalue() + extra).media
+
+    assert media.duration_s == pytest.approx(1.0, abs=0.1)
+    assert "ignored" in media.notes
+
+
+def open_last_box(data):
+    """Return an MP4 whose last data box states no size: it extends to the end of the file."""
+    start = data.rindex(b"mdat") - 4
+    return data[:start] + bytes(4) + data[start + 4 :]
+
+
+@pytest.mark.parametrize("options", [{"movflags": "faststart"}, FRAGMENTED | {"write_tmcd": "0"}])
+@pytest.mark.usefixtures("no_poster")
+def test_an_mp4_of_open_size_that_is_cut_is_refused(options):
+    """Its boxes end with the file wherever that is cut; its last sample does not."""
+    data = made("mp4", options=options)
+    if b"mfra" in data:
+        data = data[: data.rindex(b"mfra") - 4]
+    data = open_last_box(data)
 
     assert examine(data).media.width_px == 160
-    refusal(data[:-10])
+    refusal(data[:-1])
+    refusal(data[: data.rindex(b"mdat") + 5])
 
 
 @pytest.mark.usefixtures("no_poster")
@@ -126,7 +177,8 @@ def test_a_live_webm_of_unknown_size_is_kept_and_refused_when_cut_in_an_element(
 
     media = examine(data).media
 
-    assert (media.width_px, media.height_px, media.duration_s) == (160, 120, None)
+    assert (media.width_px, media.height_px) == (160, 120)
+    assert media.duration_s == pytest.approx(1.0, abs=0.05)
     refusal(data[:-3])
 
 
@@ -177,7 +229,8 @@ def test_rubbish_sizes_and_durations_count_as_unknown():
 
     media = examine(bytes(rubbish)).media
 
-    assert (media.width_px, media.height_px, media.duration_s) == (None, None, None)
+    assert (media.width_px, media.height_px) == (None, None)
+    assert media.duration_s == pytest.approx(1.0, abs=0.1)  # from the blocks
 
 
 def test_a_failed_poster_keeps_the_video_and_records_the_reason():
@@ -197,7 +250,7 @@ def test_a_failed_poster_keeps_the_video_and_records_the_reason():
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (Limits(poster_memory_bytes=20_000_000), ""),
+        (Limits(decoder_memory_bytes=20_000_000), ""),
         (Limits(image_max_pixels=1000), "160 x 120 pixels are too many"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from moorage import metrics
 from moorage.problem_json import CONTENT_TYPE, build_problem
 
 FieldError = dict[str, str]  # `field` and `message`
@@ -34,7 +35,8 @@ class Problem(Exception):
 
 
 def unavailable(detail: str) -> Problem:
-    """Return a 503 with a Retry-After of one second."""
+    """Return a 503 with a Retry-After of one second, and count it."""
+    metrics.API_UNAVAILABLE.inc()
     return Problem(503, detail, headers={"Retry-After": "1"})
 
 

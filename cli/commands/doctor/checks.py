@@ -1,19 +1,18 @@
-"""Checks of PostgreSQL, broker, providers and settings."""
+"""Checks of PostgreSQL, providers and settings."""
 
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import psycopg
-import redis
 import requests
 
 import providers
-from db import migrate
+from db import migrate, write_probe
 from db.connection import Connection, connect, current_time
 from moorage.errors import ConfigError, MoorageError
 from moorage.settings import Settings
@@ -31,7 +30,6 @@ class CheckResult:
 ok, warn, fail = (partial(CheckResult, level) for level in ("ok", "warn", "fail"))
 
 CLOCK_SECONDS: Final = 5.0  # signatures tolerate 300; synchronised clocks differ by less than one
-BROKER_SECONDS: Final = 3.0
 API_SECONDS: Final = 5.0
 TOKEN_CHARS: Final = 32
 
@@ -47,6 +45,7 @@ def check_postgres(settings: Settings) -> Iterator[CheckResult]:
         name = f"PostgreSQL {number // 10000}.{number % 10000} at {conn.info.host}:{conn.info.port}"
         yield ok(name) if number >= 160000 else fail(name, "upgrade it to 16 or newer")
         yield from _check_schema(conn)
+        yield _check_writes(conn)
     except psycopg.Error as error:
         yield fail(f"PostgreSQL refuses: {type(error).__name__}", "see its log; moorage's user must own the tables")
     finally:
@@ -67,32 +66,14 @@ def _check_schema(conn: Connection) -> Iterator[CheckResult]:
         yield ok("the clocks of this machine and of PostgreSQL agree")
 
 
-def check_broker(settings: Settings) -> Iterator[CheckResult]:
-    """Check connection, eviction policy and persistence of Redis or Valkey. RabbitMQ is checked by using it."""
-    url = settings.broker_url.get_secret_value()
-    if not url.startswith(("redis://", "rediss://")):
-        return
-    client = redis.Redis.from_url(url, socket_timeout=BROKER_SECONDS, socket_connect_timeout=BROKER_SECONDS)
-    where = urlsplit(url).hostname
+def _check_writes(conn: Connection) -> CheckResult:
+    """Write as a webhook does, and roll back: a server that answers queries may refuse every webhook."""
     try:
-        info: Any = client.info("server")
-        yield ok(f"broker {info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}")
-        memory: Any = client.info("memory")
-        persistence: Any = client.info("persistence")
-    except redis.RedisError as error:
-        what = f"the broker at {where} does not answer: {type(error).__name__}"
-        yield fail(what, "start it, or correct CELERY_BROKER_URL")
-        return
-    finally:
-        client.close()
-    if (policy := memory.get("maxmemory_policy", "noeviction")) == "noeviction":
-        yield ok("the broker evicts no messages (noeviction)")
-    else:
-        yield fail(f"the broker may evict messages ({policy})", "set maxmemory-policy noeviction")
-    if persistence.get("aof_enabled"):
-        yield ok("the broker's messages survive a restart (appendonly)")
-    else:
-        yield warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
+        conn.execute(write_probe.WRITE_PROBE)
+    except psycopg.Error as error:
+        problem, _, advice = write_probe.describe_refusal(error).partition(": ")
+        return fail(f"webhooks cannot be recorded: {problem}", advice)
+    return ok("webhooks can be recorded (written and rolled back)")
 
 
 def check_provider_settings(settings: Settings) -> Iterator[CheckResult]:

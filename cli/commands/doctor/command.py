@@ -7,7 +7,8 @@ from typing import Final
 import click
 
 from cli import console
-from cli.commands.doctor import checks, storage_checks
+from cli.commands.doctor import broker_checks, checks, storage_checks
+from cli.commands.doctor.background_check import BackgroundCheck
 from cli.commands.doctor.checks import CheckResult, fail, ok, warn
 from cli.console import format_age
 from db import ticks
@@ -47,29 +48,35 @@ def _run_checks() -> Iterator[CheckResult]:
         yield from (fail(line, "correct it; see .env.example") for line in str(error).splitlines())
         return
     yield ok("settings can be read")
-    postgres = list(checks.check_postgres(settings))
-    yield from postgres
-    broker = list(checks.check_broker(settings))
-    yield from broker
-    yield from storage_checks.check_buckets(settings)
+    # All at once, so that several silent servers cost no more time than one.
+    postgres = BackgroundCheck("PostgreSQL", checks.check_postgres, settings)
+    broker = BackgroundCheck("the broker", broker_checks.check_broker, settings)
+    storage = BackgroundCheck("storage", storage_checks.check_buckets, settings)
+    replicate = BackgroundCheck("Replicate", checks.check_replicate_token, settings)
+    processes = BackgroundCheck("workers and beat", _check_processes, settings)
+    yield from postgres.list_results()
+    yield from broker.list_results()
+    yield from storage.list_results()
     yield from checks.check_provider_settings(settings)
-    yield from checks.check_replicate_token(settings)
+    yield from replicate.list_results()
     yield from checks.check_public_url(settings)
-    if not any(result.level == "fail" for result in (*postgres, *broker)):
-        yield from _check_processes(settings)
+    if not (postgres.has_failed or broker.has_failed):
+        yield from processes.list_results()
 
 
 def _check_processes(settings: Settings) -> Iterator[CheckResult]:
     """Check that a worker answers and beat runs. Requires PostgreSQL and the broker."""
     from worker import inspect_cluster, schedule  # the app reads the settings, which are valid by now
 
-    names = inspect_cluster.ping_workers()
-    if names is None:
+    consumers = inspect_cluster.list_consumers()
+    if consumers is None:
         yield fail("the broker does not answer", "start it, or correct CELERY_BROKER_URL")
-    elif names:
-        yield ok(f"workers: {', '.join(names)}")
-    else:
+    elif not consumers:
         yield fail("no worker answers", "start one: moorage worker")
+    else:
+        yield ok(f"workers: {', '.join(consumers)}")
+        for queue in (name for name, count in inspect_cluster.count_consumers(consumers).items() if not count):
+            yield fail(f"no worker consumes the queue {queue}", f"start one: moorage worker -Q {queue}")
     try:
         yield from boot.get_deps().database.run(lambda conn: _check_beat(conn, set(schedule.sweep_periods(settings))))
     except MoorageError as error:

@@ -1,0 +1,62 @@
+"""Checks of the broker: connection, certificate, refusals, eviction policy and persistence of Redis or Valkey."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import uuid4
+
+import redis
+
+from cli.commands.doctor.checks import CheckResult, fail, ok, warn
+from moorage.settings import Settings
+from worker import redis_transport
+from worker.broker_errors import BROKER_ERRORS, explain
+
+BROKER_SECONDS: Final = 3
+PROBE_SECONDS: Final = 60  # then the broker deletes what an interrupted check left
+
+
+def check_broker(settings: Settings) -> Iterator[CheckResult]:
+    """Check Redis or Valkey, and write to it as a worker does. RabbitMQ is checked by using it."""
+    url = settings.broker_url.get_secret_value()
+    if not url.startswith(("redis://", "rediss://", "sentinel://")):
+        return
+    try:
+        with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
+            yield from _check_server(client)
+            _write_probe(client)
+            yield ok("the broker accepts messages")
+    except BROKER_ERRORS as error:
+        finding = explain(error)
+        yield fail(finding.what, finding.advice)
+
+
+def _check_server(client: redis.Redis) -> Iterator[CheckResult]:
+    info: Any = client.info("server")
+    yield ok(f"broker {info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}")
+    memory: Any = client.info("memory")
+    persistence: Any = client.info("persistence")
+    if (policy := memory.get("maxmemory_policy", "noeviction")) == "noeviction":
+        yield ok("the broker evicts no messages (noeviction)")
+    else:
+        yield fail(f"the broker may evict messages ({policy})", "set maxmemory-policy noeviction")
+    if persistence.get("aof_enabled"):
+        yield ok("the broker's messages survive a restart (appendonly)")
+    else:
+        yield warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
+
+
+def _write_probe(client: Any) -> None:
+    """Send and receive a message, and use the other commands of a worker that a server may refuse."""
+    key = f"moorage.doctor.{uuid4()}"
+    commands: list[tuple[str, str, tuple[Any, ...]]] = [
+        ("LPUSH", key, ("probe",)),
+        ("HSET", f"{key}.hash", ("a", "b")),
+        ("SADD", f"{key}.set", ("a",)),
+        ("ZADD", f"{key}.index", (1, "a")),
+    ]
+    for command, name, values in commands:
+        client.execute_command(command, name, *values)
+        client.expire(name, PROBE_SECONDS)
+    client.execute_command("BRPOP", key, 1)
+    client.publish(key, "probe")
+    client.delete(*(name for _, name, _ in commands))

@@ -1,0 +1,143 @@
+"""JPEG without a decoder: its segments, and a variant that shows whether the entropy-coded data ends early."""
+
+import mmap
+import random
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from media.containers import ContainerError
+from media.image_scan import ImageScan, Piece
+
+Data = bytes | mmap.mmap
+
+# In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
+MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_RESTART: Final = re.compile(rb"\xff+[\xd0-\xd7]")  # after any fill bytes
+_SOI, _EOI, _SOS, _TEM, _COM, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0x01, 0xFE, 0xC4, 0xDD
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE: Final = 0xC2
+_HUFFMAN: Final = frozenset({0xC0, 0xC1, 0xC2})
+_NEVER: Final = 16
+_FILLERS: Final = 2
+_FILLER_BYTES: Final = 1024  # more than some blocks of any quality need
+
+
+@dataclass(slots=True)
+class JpegScan(ImageScan):
+    """Adds the type of the frame, the bits not sent yet of each coefficient, and the ranges of entropy-coded data."""
+
+    frame_marker: int = 0
+    missing_bits: dict[int, list[int]] = field(default_factory=dict)  # by component
+    block_pixels: int = 64  # of a unit of the interleaved components
+    has_restarts: bool = False
+    has_unused_table: bool = False  # a scan must follow a Huffman table
+    entropy: list[tuple[int, int]] = field(default_factory=list)
+
+
+def scan_jpeg(data: Data) -> JpegScan:
+    """Walk a JPEG to the end of its first image; raises ContainerError if it does not get there."""
+    scan = JpegScan(0, 0, 1, [(0, 2)])
+    offset, is_entropy = 2, False
+    while match := MARKER.search(data, offset):
+        marker, start = data[match.start() + 1], match.end()
+        if is_entropy:
+            scan.pieces.append((offset, match.start()))
+            scan.entropy.append((offset, match.start()))
+        if marker == _EOI:
+            scan.pieces.append(b"\xff\xd9")
+            _check_scans(scan)
+            return scan
+        if marker in (_SOI, _TEM):  # no length field
+            scan.pieces.append((match.start(), start))
+            offset, is_entropy = start, is_entropy and marker == _TEM
+            continue
+        offset, is_entropy = start + max(2, int.from_bytes(data[start : start + 2], "big")), marker == _SOS
+        if offset > len(data):
+            break
+        _add_segment(data, scan, marker, start, offset)
+    raise ContainerError("truncated: its end is missing")
+
+
+def _add_segment(data: Data, scan: JpegScan, marker: int, start: int, end: int) -> None:
+    content = data[start + 2 : min(end, start + 32)]
+    scan.has_unused_table = marker == _DHT or (scan.has_unused_table and marker != _SOS)
+    if marker == _DRI:
+        scan.has_restarts = any(content)
+    if marker in _FRAMES and not scan.frame_marker and len(content) >= 6:
+        scan.frame_marker = marker
+        scan.height_px, scan.width_px = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
+        factors = data[start + 9 : end : 3]
+        scan.block_pixels = 64 * (max(factors) >> 4) * max(f & 15 for f in factors) if len(factors) > 1 else 64
+        scan.missing_bits = {component: [_NEVER] * 64 for component in data[start + 8 : end : 3]}
+    if marker == _SOS and content and len(content) >= 4 + 2 * content[0]:
+        first, last, bits = content[1 + 2 * content[0] : 4 + 2 * content[0]]
+        if scan.frame_marker != _PROGRESSIVE:
+            first, last, bits = 0, 63, 0
+        for component in content[1 : 1 + 2 * content[0] : 2]:
+            if component in scan.missing_bits:
+                scan.missing_bits[component][first : last + 1] = [bits & 15] * (min(63, last) + 1 - first)
+    if _is_decoded(marker, content, end - start - 2):
+        scan.pieces.append((start - 2, end))
+
+
+def _is_decoded(marker: int, content: bytes, size: int) -> bool:
+    """Return False for metadata; colours depend on JFIF, Adobe's flag and the profile."""
+    if marker == 0xE0:
+        return content.startswith(b"JFIF\0") and size >= 14
+    if marker == 0xE1:
+        return content.startswith(b"Exif\0\0")
+    if marker == 0xE2:
+        return content.startswith(b"ICC_PROFILE\0")
+    if marker == 0xEE:
+        return content.startswith(b"Adobe") and size >= 12
+    return not (0xE0 <= marker <= 0xEF or marker == _COM)
+
+
+def _check_scans(scan: JpegScan) -> None:
+    if not scan.frame_marker:
+        raise ContainerError("damaged: it has no frame")
+    if any(bits[0] == _NEVER for bits in scan.missing_bits.values()):
+        raise ContainerError("truncated: the data of a colour component is missing")
+    if scan.has_unused_table:
+        raise ContainerError("truncated: its last scan is missing")
+    if any(map(any, scan.missing_bits.values())):
+        scan.notes.append("the JPEG has fewer scans than its full quality needs")
+
+
+def build_filled_variants(data: Data, scan: JpegScan) -> list[list[Piece]]:
+    """
+    Return the image with random bytes at the end of each run of entropy-coded data.
+
+    A decoder that has all blocks of a run skips what follows, and the pixels are the same. If the run ends early, it
+    decodes the bytes instead of the grey that it substitutes. A second variant is needed for progressive files: the
+    first bytes may happen to code an empty run. None for arithmetic coding, where a run may end early by design.
+    """
+    if scan.frame_marker not in _HUFFMAN:
+        return []
+    count = _FILLERS if scan.frame_marker == _PROGRESSIVE else 1
+    return [_fill(data, scan, _build_filler(seed)) for seed in range(count)]
+
+
+def _build_filler(seed: int) -> bytes:
+    return bytes(random.Random(seed).choices(range(255), k=_FILLER_BYTES))  # noqa: S311 (no FF: it would be a marker)
+
+
+def _fill(data: Data, scan: JpegScan, filler: bytes) -> list[Piece]:
+    ends = {end for _, end in scan.entropy}
+    pieces: list[Piece] = []
+    for piece in scan.pieces:
+        if isinstance(piece, bytes) or piece[1] not in ends:
+            pieces.append(piece)
+            continue
+        start, following = piece[0], 0
+        for match in _RESTART.finditer(data, *piece):
+            pieces += [(start, match.start()), filler]
+            start, following = match.start(), (data[match.end() - 1] + 1) % 8
+        end = piece[1]
+        while end > start and data[end - 1] == 0xFF:  # a fill byte and what follows it would be a marker
+            end -= 1
+        pieces += [(start, end), filler]
+        if scan.has_restarts:  # further intervals: one that is missing has no marker to resume at
+            pieces += [bytes([0xFF, 0xD0 + (following + index) % 8]) + filler for index in range(8)]
+    return pieces

@@ -1,0 +1,168 @@
+"""One worker and one beat meet every refusal of a real Valkey, and messages that are none: they stay and go on."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.commands.doctor.broker_checks import check_broker
+from embedded.stack import Stack
+from moorage.settings import load_settings
+from tests.integration import command_line as cli
+from tests.integration.broker_worker import Worker, running
+from tests.integration.core import wait_until
+from tests.support import fork_server
+from tests.support.valkey import REFUSALS, RefusingValkey, envelope
+from worker import queues
+
+RUBBISH = {
+    "null": b"null",
+    "a list": b"[]",
+    "a number": b"1",
+    "a text": b'"x"',
+    "an empty object": b"{}",
+    "no JSON": b"\xff{",
+    "too deep": b"[" * 100_000,
+    "a long number": b"1" * 5_000,
+    "a type of kombu's": b'{"__type__": "decimal", "__value__": "x"}',
+    "properties of another type": b'{"properties": [], "headers": {}, "body": ""}',
+    "a tag of another type": b'{"properties": {"delivery_tag": [], "delivery_info": {}}, "headers": {}, "body": ""}',
+    "headers of another type": b'{"properties": {"delivery_tag": "t", "delivery_info": {}}, "headers": 5, "body": ""}',
+    "a body of another type": b'{"properties": {"delivery_tag": "t", "delivery_info": {}}, "headers": {}, "body": 5}',
+    "an unknown encoding": b'{"properties": {"delivery_tag": "t", "delivery_info": {}, "body_encoding": "rot13"},'
+    b' "headers": {}, "body": "x"}',
+    "base64 that is none": b'{"properties": {"delivery_tag": "t", "delivery_info": {}, "body_encoding": "base64"},'
+    b' "headers": {}, "body": "x"}',
+    "a routing key of another type": b'{"properties": {"delivery_tag": "t", "delivery_info": {"routing_key": [],'
+    b' "exchange": {}}}, "headers": {}, "body": "e30="}',
+    "a task of another type": envelope("[[], {}, {}]", task=[]),
+    "an id of another type": envelope('[["id"], {}, {}]', task="moorage.keep", id={}),
+    "no id": envelope('[["id"], {}, {}]', task="moorage.keep", id=None),
+    "times of another type": envelope('[["id"], {}, {}]', task="moorage.keep", eta=5, expires=[], timelimit="soon"),
+    "a body that is no call": envelope("1", task="moorage.keep"),
+    "a body with too few parts": envelope("[[]]", task="moorage.keep"),
+    "a call with arguments of other types": envelope("[1, 2, 3]", task="moorage.keep"),
+    "a body that is not JSON": envelope("{", task="moorage.keep"),
+    "pickle": envelope("gASV", task="moorage.keep").replace(b"application/json", b"application/x-python-serialize"),
+    "compression that is none": envelope('[["id"], {}, {}]', task="moorage.keep", compression="gzip"),
+}
+LONG = ("LOADING", "MASTERDOWN")  # they take ten seconds
+PUBLISH = """
+import uuid
+from moorage import logs
+from moorage.model import Wake
+from worker import publish
+logs.configure_logging()
+print(publish.publish_wakes([Wake("keep", uuid.uuid4()), Wake("ingest", uuid.uuid4())]))
+"""
+BROADCASTS = ("/0.celery.pidbox", "/0.celeryev/worker.heartbeat", "/0.reply.celery.pidbox")
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RefusingValkey]:
+    folder = tmp_path_factory.mktemp("refusing")
+    made = RefusingValkey(folder / "valkey", "secret-of-a-test", folder / "valkey.log")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def environment(stack: Stack, template_database: str, valkey: RefusingValkey) -> dict[str, str]:
+    url = stack.postgres.create_database("moorage_refusals", template=template_database)
+    return cli.environment(stack, url, CELERY_BROKER_URL=valkey.url(), MOORAGE_DEV_DRAIN_SECONDS="1")
+
+
+@pytest.fixture(scope="module")
+def worker(
+    environment: dict[str, str], valkey: RefusingValkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Worker]:
+    """Start the worker on a broker that refuses already: a start meets what a reconnection meets."""
+    valkey.refuse(REFUSALS[0])
+    log = tmp_path_factory.mktemp("worker") / "worker.log"
+    with running(["worker", "-c", "1", "-n", "refused@%h"], environment, log) as (process, _):
+        made = Worker(process, log, environment["DATABASE_URL"], valkey)
+        made.await_line(REFUSALS[0], 0)
+        valkey.accept(REFUSALS[0])
+        yield made
+        made.conn.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "prefix", [pytest.param(name, marks=[pytest.mark.prove] * (name in LONG)) for name in REFUSALS]
+)
+def test_a_worker_outlives(worker: Worker, valkey: RefusingValkey, prefix: str) -> None:
+    """Each of these ended a worker with status 1: "Unrecoverable error"."""
+    settings = load_settings(_env_file=None, database_url="postgresql://", broker_url=valkey.url())
+    start = worker.position
+    valkey.refuse(prefix)
+
+    worker.await_line(prefix, start)
+    found = [check for check in check_broker(settings) if check.level == "fail"]
+    valkey.accept(prefix)
+
+    worker.check_consumes()
+    if prefix != "WRONGTYPE":  # concerns one key, not the server
+        assert [check.what.partition(":")[0] for check in found] == [f"the broker refuses ({prefix})"]
+    assert {check.level for check in check_broker(settings)} == {"ok"}
+
+
+@pytest.mark.timeout(400)
+def test_what_is_no_message_becomes_a_dead_letter(worker: Worker, valkey: RefusingValkey) -> None:
+    """`LPUSH keep null` ended every worker of the queue; each of these is seen by an operator, and work goes on."""
+    for queue, entry in itertools.product(queues.QUEUES, RUBBISH.values()):
+        valkey.push(queue, entry)
+    with valkey.client() as broker:
+        broker.hset("unacked", "tag", "null")
+        broker.zadd("unacked_index", {"tag": 0})  # to be returned to its queue, within ten seconds
+        for channel, entry in itertools.product(BROADCASTS, RUBBISH.values()):
+            broker.publish(channel, entry)
+
+        worker.check_consumes()
+        dead = [queues.dead_letter_queue_name(queue) for queue in queues.QUEUES]
+        wait_until(lambda: sum(broker.llen(name) for name in dead) == len(queues.QUEUES) * len(RUBBISH))
+        wait_until(lambda: not broker.exists("unacked", "unacked_index"))
+
+
+def test_publishers_and_commands_name_the_refusal(environment: dict[str, str], valkey: RefusingValkey) -> None:
+    """The receiver goes on without its wakes, and a command ends with one line instead of a traceback."""
+    valkey.refuse("READONLY")
+
+    sent = fork_server.run(["-c", PUBLISH], cwd=cli.ROOT, env=environment)
+    keep = cli.run(environment, "keep", str(cli.ROOT / "docs/page/dark.png"))
+    valkey.accept("READONLY")
+
+    assert (sent.stdout, sent.stderr.count("\n")) == ("0\n", 1)
+    assert "wake.dropped" in sent.stderr
+    assert "READONLY" in sent.stderr
+    assert keep.stderr.startswith("moorage: the broker refuses (READONLY): it is a replica: promote it")
+    assert keep.stderr.count("\n") == 1
+
+
+@pytest.mark.timeout(400)
+def test_beat_logs_one_line_for_a_tick_that_is_refused(
+    environment: dict[str, str], valkey: RefusingValkey, tmp_path: Path
+) -> None:
+    """13,083 lines were counted in one minute."""
+    with running(["beat"], environment, tmp_path / "beat.log") as (process, log):
+        with valkey.client() as broker:
+            broker.delete("quick")
+            wait_until(lambda: broker.llen("quick"), seconds=120)  # it ticks
+        start = log.stat().st_size
+        valkey.refuse("READONLY")
+
+        wait_until(lambda: len(refused_ticks(log, start)) >= 6 or process.poll() is not None, seconds=120)
+        lines = log.read_text()[start:].splitlines()
+        valkey.accept("READONLY")
+        with valkey.client() as broker:
+            broker.delete("quick")
+            wait_until(lambda: broker.llen("quick"), seconds=120)
+
+    assert len(lines) <= len(refused_ticks(log, start)) + 3  # what is said of the lost connection
+    assert "READONLY" in "".join(lines)
+
+
+def refused_ticks(log: Path, start: int) -> list[str]:
+    return [line for line in log.read_text()[start:].splitlines() if "beat.tick_not_sent" in line]

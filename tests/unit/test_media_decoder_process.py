@@ -1,0 +1,261 @@
+"""Large images are decoded in a process with limits; one at a time, and the worker survives whatever it does."""
+
+import contextlib
+import fcntl
+import io
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from egress import download
+from media import confined, image_process, images, validate
+from media.limits import Limits
+from moorage.errors import InvalidMedia, MoorageError, ResourceExhausted, Transient
+
+LIMITS = Limits()
+
+
+def encoded(image, format_name, **options):
+    out = io.BytesIO()
+    image.save(out, format_name, **options)
+    return out.getvalue()
+
+
+def examine(data, limits=LIMITS):
+    with download.spool_bytes(data, limits) as fetched:
+        return validate.validate_file(fetched, limits)
+
+
+def refusal(data, limits=LIMITS, kind=InvalidMedia):
+    with pytest.raises(kind) as caught:
+        examine(data, limits)
+    return caught.value
+
+
+@pytest.fixture
+def isolated(monkeypatch):
+    """Decode every image in a process, however small."""
+    monkeypatch.setattr(images, "_INLINE_PIXELS", 0)
+
+
+@pytest.fixture
+def program(monkeypatch, tmp_path, isolated):
+    """Replace the program of the process by some lines."""
+
+    def replace_by(text):
+        (tmp_path / "program.py").write_text(text)
+        monkeypatch.setattr(image_process, "__file__", str(tmp_path / "program.py"))
+
+    return replace_by
+
+
+def large_png(width, height):
+    """An image of one colour: large in memory, small as a file."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
+    packer = zlib.compressobj(1)
+    row = bytes(1 + width * 3)
+    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    chunks += [(b"IDAT", pixels), (b"IEND", b"")]
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.usefixtures("isolated")
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
+def test_the_process_returns_what_the_worker_would(format_name, monkeypatch):
+    data = encoded(Image.linear_gradient("L").convert("RGB"), format_name)
+
+    isolated = examine(data)
+    monkeypatch.undo()
+
+    assert isolated == examine(data)
+
+
+@pytest.mark.usefixtures("isolated")
+def test_a_refusal_of_the_process_has_its_reason_and_facts():
+    data = encoded(Image.linear_gradient("L"), "PNG")
+
+    error = refusal(data[:-30])
+
+    assert str(error) == "the PNG is truncated: its end is missing"
+    broken = bytearray(encoded(Image.linear_gradient("L"), "WEBP"))
+    broken[60:200] = bytes(140)
+    assert refusal(bytes(broken)).facts["format"] == "webp"
+
+
+def test_small_images_need_no_process(program):
+    """A process costs a quarter of a second."""
+    images._INLINE_PIXELS = 2**22  # undone by the fixture
+    program("raise SystemExit(1)")
+
+    assert examine(encoded(Image.new("RGB", (1024, 1024)), "PNG")).media.width_px == 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("size", [(8192, 8192), pytest.param((10_000, 10_000), marks=pytest.mark.prove)])
+def test_what_models_make_is_kept_and_takes_no_memory_of_the_worker(size):
+    data = large_png(*size)
+    code = (
+        "import os\n"
+        "from media import validate\nfrom media.limits import Limits\nfrom moorage.model import FetchedFile\n"
+        "file = open(0, 'rb', closefd=False)\n"
+        "media = validate.validate_file(FetchedFile(file, os.fstat(0).st_size, ''), Limits()).media\n"
+        "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM:')).split()[1]\n"
+        "print(media.width_px, media.height_px, peak)\n"
+    )
+    with download.spool_bytes(data, LIMITS) as fetched:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdin=fetched.file, capture_output=True, check=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+
+    width, height, peak_kb = map(int, done.stdout.split())
+    assert (width, height) == size
+    assert peak_kb < 128 * 1024
+
+
+@pytest.mark.parametrize(("size", "count"), [((1280, 720), 81), ((640, 360), 300), ((32, 32), 700)])
+def test_animations_of_models_are_within_the_limits(size, count):
+    images._check_size(*size, count, LIMITS, {})
+
+
+def test_a_gif_of_700_small_frames_is_kept():
+    frames = [Image.new("L", (32, 32), index % 256) for index in range(700)]
+
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=10)
+
+    assert examine(data).media.frames == 700
+
+
+def test_an_image_that_needs_more_memory_is_refused_with_the_name_of_the_setting():
+    """The worker lives, and an operator knows what to change before a replay."""
+    error = refusal(large_png(9000, 9000), replace(LIMITS, decoder_memory_bytes=2**28))
+
+    assert "MOORAGE_DECODER_MEMORY_BYTES" in str(error)
+    assert error.facts["limit"] == 2**28
+    assert error.facts["width_px"] == 9000
+
+
+@pytest.mark.usefixtures("isolated")
+@pytest.mark.parametrize("format_name", ["JPEG", "WEBP", "AVIF"])
+def test_no_decoder_reports_a_lack_of_memory_as_a_damaged_file(format_name):
+    data = encoded(Image.new("RGB", (5000, 4000)), format_name)
+
+    assert "MOORAGE_DECODER_MEMORY_BYTES" in str(refusal(data, replace(LIMITS, decoder_memory_bytes=200_000_000)))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGXCPU)", InvalidMedia, "60 s of CPU time"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", Transient, "ended by the system"),
+        ("raise SystemExit(1)", InvalidMedia, "MOORAGE_DECODER_MEMORY_BYTES"),
+        ('print(\'{"error": "ValueError: bug"}\')\nraise SystemExit(3)', Transient, "could not be validated"),
+    ],
+)
+def test_a_process_that_ends_by_itself_costs_the_file_alone(program, text, kind, reason):
+    """Memory corruption ends in a signal; a kill by the system says nothing about the file."""
+    program(text)
+
+    assert reason in str(refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=kind))
+
+
+def test_a_process_that_hangs_is_ended(program):
+    program("import time\ntime.sleep(600)")
+
+    error = refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), replace(LIMITS, decoder_seconds=-4), kind=Transient)
+
+    assert "too long" in str(error)
+
+
+def test_the_limit_of_cpu_time_ends_the_process(program):
+    """A file may be small in memory and endless in work."""
+    program(
+        "from media.poster_process import limit_resources\nlimit_resources(2**31, 1, 2**20, 100)\nwhile True:\n    pass"
+    )
+
+    assert "1 s of CPU time" in str(
+        refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), replace(LIMITS, decoder_cpu_seconds=1))
+    )
+
+
+def test_the_process_sees_no_credentials(program, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    program("import json, os\nprint(json.dumps({'error': sorted(os.environ)}))\nraise SystemExit(3)")
+
+    assert "AWS" not in str(refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=MoorageError))
+
+
+def test_one_decoder_runs_at_a_time(program):
+    """A worker with many processes needs the memory of one decoder."""
+    program("raise SystemExit(1)")
+    ended = threading.Event()
+
+    def run():
+        with contextlib.suppress(InvalidMedia):
+            examine(encoded(Image.new("RGB", (8, 8)), "PNG"))
+        ended.set()
+
+    thread = threading.Thread(target=run)
+    with Path(confined.__file__).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread.start()
+        assert not ended.wait(1)
+    assert ended.wait(60)
+    thread.join()
+
+
+def test_waiting_for_another_decoder_ends(program, monkeypatch):
+    program("raise SystemExit(1)")
+    monkeypatch.setattr(confined, "LOCK_SECONDS", 0.0)
+
+    with Path(confined.__file__).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        error = refusal(encoded(Image.new("RGB", (8, 8)), "PNG"), kind=ResourceExhausted)
+
+    assert "other files" in str(error)
+
+
+def test_a_lock_ends_with_the_process_that_holds_it():
+    """A worker that is killed while it decodes must not block the others."""
+    code = "import os\nfrom media import confined\nwith confined._hold_lock():\n    os.kill(os.getpid(), 9)\n"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == -9
+
+    with confined._hold_lock():
+        assert os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for the signal")
+def test_a_decoder_process_ends_with_its_parent():
+    """Otherwise the next worker would decode beside it, with the memory of two."""
+    decoder = (
+        "import os, time\nfrom media.poster_process import limit_resources\n"
+        "limit_resources(2**32, 60, 2**20, 500)\nos.write(1, b'ready')\ntime.sleep(500)"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {decoder!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.read(5)\nprint(child.pid, flush=True)\ntime.sleep(500)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as process:
+        pid = int(process.stdout.readline())
+        descriptor = os.pidfd_open(pid)
+
+        process.kill()
+
+        assert select.select([descriptor], [], [], 60)[0]
+        os.close(descriptor)

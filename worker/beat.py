@@ -1,0 +1,28 @@
+"""Beat's scheduler: a tick that the broker does not accept is one line in the log."""
+
+from typing import Any
+
+from celery import beat
+
+from moorage import logs
+from worker.broker_errors import explain
+
+log = logs.get_logger(__name__)
+
+
+class Scheduler(beat.Scheduler):
+    """Celery's scheduler without a schedule file; Celery 5.7 logs two hundred lines for each tick that fails."""
+
+    def _ensure_connected(self) -> Any:
+        def log_error(error: Exception, seconds: float) -> None:
+            finding = explain(error)
+            log.error("broker.unavailable", what=finding.what, advice=finding.advice, retry_s=seconds)
+
+        return self.connection.ensure_connection(log_error)
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        """Send one tick. The next one repeats what was not sent."""
+        try:
+            self.apply_async(entry, producer=producer, advance=False)
+        except beat.SchedulingError as error:
+            log.warning("beat.tick_not_sent", sweep=entry.args[0], what=explain(error).what)
