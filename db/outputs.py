@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
-from db import dead_letters, discarding, jobs, leases
+from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
@@ -82,7 +82,8 @@ def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: 
 
 GET = """
 SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
-       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder
+       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder,
+       o.quarantine_key, o.quarantine_bytes, o.quarantine_sha256, o.quarantine_type, o.quarantined_at
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """
 
@@ -143,7 +144,10 @@ _FACTS = """media format content_type bytes sha256 width_px height_px frames dur
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 END_KEPT = leases.build_end_statement(
-    "outputs", "waiting", "kept", f"category = NULL, reason = NULL, source_data = NULL, {_SET_FACTS}"
+    "outputs",
+    "waiting",
+    "kept",
+    f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}",
 )
 
 
@@ -179,7 +183,7 @@ def dead_letter(
     if output is None:
         return None
     job = jobs.lock(conn, output.job_id)
-    facts = {"path": output.path, "attempts": lease.attempt, **facts}
+    facts = {"path": output.path, "attempts": lease.attempt, **quarantine.get_facts(output), **facts}
     if step == "discard":
         discarding.end_discarded(conn, lease)
         facts["keys"] = [output.key, output.thumb_key]
@@ -197,7 +201,8 @@ REPLAY = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
-     WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
+     WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+           OR is_placeholder)
     RETURNING id, job_id
 ) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
 """

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from uuid import UUID
 
 from db import deferral, deliveries, leases, notifications, outputs, poison, predictions
@@ -13,6 +14,7 @@ from moorage.model import Job, Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
+from tasks.outputs import quarantine
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
@@ -48,7 +50,11 @@ def _record(
 
 def _read_context(conn: Connection, deps: Deps, lease: Lease, step: Step) -> RetryContext:
     if step == "keep":
-        return outputs.read_retry_context(conn, lease, deps.policy.source_seconds)
+        ctx = outputs.read_retry_context(conn, lease, deps.policy.source_seconds)
+        output = outputs.get(conn, lease.row_id)
+        if output is None or output.quarantine_key is None:
+            return ctx
+        return replace(ctx, expires_at=quarantine.get_expiry(output, deps.settings.quarantine_seconds))
     return RetryContext(lease.errors, work="notification" if step == "notify" else "other")
 
 

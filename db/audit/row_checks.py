@@ -132,6 +132,12 @@ SELECT 'output' AS subject, id::text AS id, 'key ' || key || ' does not match it
   FROM outputs WHERE id {_THESE}
    AND (NOT starts_with(key, 'renders/' || job_id || '/' || idx || '-' || left(sha256, 16) || '-')
         OR NOT starts_with(thumb_key, 'renders/' || job_id || '/' || idx || '-' || left(sha256, 16) || '-'))""",
+    Check(4, "outputs", "quarantine"): f"""
+SELECT 'output' AS subject, id::text AS id, 'key ' || quarantine_key || ' in quarantine does not match its job and idx,'
+       || ' or its properties are incomplete' AS what
+  FROM outputs WHERE id {_THESE} AND quarantine_key IS NOT NULL
+   AND (num_nulls(quarantine_bytes, quarantine_sha256, quarantined_at) > 0 OR NOT starts_with(quarantine_key,
+        'quarantine/renders/' || job_id || '/' || idx || '-' || left(quarantine_sha256, 16) || '-'))""",
 }
 
 _ROW_OF: Final = """
