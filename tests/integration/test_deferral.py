@@ -311,7 +311,7 @@ def test_unexpected_errors_keep_their_limit_and_do_not_inherit_the_server_s(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("tasks.outputs.keep._download_and_store", broken)
+    monkeypatch.setattr("tasks.outputs.keep._keep_from_source", broken)
     for _ in range(11):
         attempt(at, output_id)
     after_eleven = at.state("outputs", output_id)
