@@ -186,6 +186,7 @@ CREATE TABLE outputs (
     source_data   bytea,                               -- inline: the bytes of a data: URI
     expires_at    timestamptz,                         -- when the source expires; null: never
     refreshed_at  timestamptz,                         -- when a fresh URL was requested from the provider
+    deferred_at   timestamptz,                         -- since when its job does not wait for it; null: it waits
     state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
     source_expired boolean NOT NULL DEFAULT false,     -- dead after three attempts past the expiry of its source
     category      text,
@@ -394,7 +395,8 @@ CREATE TABLE events (
     to_state   text NOT NULL,
     -- why a lease ended before the work did (EventKind in moorage/transitions.py); else null
     kind       text CHECK (kind IN ('worker_died', 'lease_expired', 'worker_stopping', 'storage_failed', 'disk_failed',
-                                    'source_unavailable', 'source_interrupted', 'attempt_failed')),
+                                    'source_unavailable', 'source_interrupted', 'attempt_failed',
+                                    'deferred', 'resumed')),  -- the job no longer waits for the output, or does again
     -- of the released lease: the first 8 digits of its token, as in the keys of the objects stored under it
     lease      text CHECK (lease ~ '^[0-9a-f]{8}$'),
     reason     text,

@@ -79,14 +79,19 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
        count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders,
        count(*) FILTER (WHERE state = 'dead' AND is_chosen AND is_foreign) AS foreign
-  FROM (SELECT o.state, o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
+  FROM (SELECT CASE WHEN o.state = 'waiting' AND o.deferred_at IS NOT NULL THEN 'dead' ELSE o.state END AS state,
+               o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
           FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
 """
 
 
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
-    """Count a locked job's outputs, in a separate statement that sees what the lock waited for."""
+    """
+    Count a locked job's outputs, in a separate statement that sees what the lock waited for.
+
+    A deferred output counts as dead.
+    """
     row = fetch_one(conn, COUNT_OUTPUTS, {"id": job_id})
     return OutputCounts(**row) if row else OutputCounts()
 
@@ -187,7 +192,7 @@ SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, 
        coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
   LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
- WHERE o.job_id = %(id)s AND o.state = 'dead'
+ WHERE o.job_id = %(id)s AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
  UNION ALL
 SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.retryable, false), d.id
   FROM predictions p

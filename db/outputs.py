@@ -1,6 +1,6 @@
 """Outputs: the files of chosen predictions, one unit of work each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
@@ -10,7 +10,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
-from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision
+from moorage.retry_policy import SOURCE_KINDS, DeadLetterDecision, RetryContext
 from moorage.text import to_storable
 
 FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
@@ -94,25 +94,7 @@ def get(conn: Connection, output_id: UUID) -> Output | None:
     return Output(**row) if row else None
 
 
-# Since the output was added or replayed; failures of moorage's own servers are no attempts at the source.
-LIST_EXPIRED_ATTEMPTS = """
-SELECT ARRAY(
-       SELECT e.at FROM events e
-        WHERE e.subject = 'output' AND e.subject_id = o.id AND e.kind = ANY (%(kinds)s) AND e.at >= o.expires_at
-          AND e.id > (SELECT max(id) FROM events
-                       WHERE subject = 'output' AND subject_id = o.id AND from_state IS DISTINCT FROM to_state)
-        ORDER BY e.id) AS attempts
-  FROM outputs o WHERE o.id = %(id)s
-"""
-
-
-def list_expired_attempts(conn: Connection, output_id: UUID) -> Sequence[datetime]:
-    """Return the times of failed attempts at an output's source since it expired, oldest first."""
-    row = fetch_one(conn, LIST_EXPIRED_ATTEMPTS, {"id": output_id, "kinds": list(SOURCE_KINDS)})
-    return row["attempts"] if row else ()
-
-
-# At most to the attempt just before the source expires, as in moorage/retry_policy.py.
+# At most to the last attempt before the source expires, as in moorage/retry_policy.py.
 POSTPONE_WAITING = """
 WITH due AS MATERIALIZED (
     SELECT id FROM outputs WHERE job_id = %(job_id)s AND state = 'waiting' AND lease_token IS NULL
@@ -127,6 +109,35 @@ UPDATE outputs o SET woken_at = NULL,
 def postpone_waiting(conn: Connection, job_id: UUID, seconds: float) -> None:
     """Postpone the due, unleased outputs of a job that another transaction has locked."""
     conn.execute(POSTPONE_WAITING, {"job_id": job_id, "seconds": seconds})
+
+
+# Since the output was added or replayed; failures of moorage's own servers are no attempts at the source. A URL without
+# an expiry is taken to expire %(life)s seconds after its first failure.
+READ_FAILURES = """
+WITH failed AS MATERIALIZED (
+    SELECT id, at, kind FROM events
+     WHERE subject = 'output' AND subject_id = %(id)s AND kind = ANY (%(kinds)s || '{attempt_failed}'::text[])
+       AND id > (SELECT max(id) FROM events
+                  WHERE subject = 'output' AND subject_id = %(id)s AND from_state IS DISTINCT FROM to_state)
+), source AS (
+    SELECT o.deferred_at IS NOT NULL AS is_deferred,
+           CASE WHEN source_kind = 'url' AND NOT is_placeholder THEN 'file' ELSE 'other' END AS work,
+           (SELECT min(at) FROM failed) AS failing_since,
+           coalesce(o.expires_at, (SELECT min(at) FROM failed) + make_interval(secs => %(life)s)) AS expires_at
+      FROM outputs o WHERE o.id = %(id)s
+)
+SELECT expires_at, is_deferred, work, failing_since,
+       (SELECT count(*) FROM failed WHERE kind = ANY (%(kinds)s)) AS source_errors,
+       ARRAY(SELECT at FROM failed WHERE kind = ANY (%(kinds)s) AND at >= expires_at ORDER BY id) AS expired_attempts
+  FROM source
+"""
+
+
+def read_retry_context(conn: Connection, lease: Lease, life_seconds: float) -> RetryContext:
+    """Return what decides about another attempt at a leased output."""
+    args = {"id": lease.row_id, "kinds": list(SOURCE_KINDS), "life": life_seconds}
+    row = fetch_one(conn, READ_FAILURES, args)
+    return RetryContext(lease.errors, **row or {})
 
 
 _FACTS = """media format content_type bytes sha256 width_px height_px frames duration_s notes key thumb_key thumb_bytes
@@ -189,7 +200,7 @@ def dead_letter(
 REPLAY = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
+           category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
      WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
            OR is_placeholder)
     RETURNING id, job_id

@@ -126,6 +126,25 @@ def _explain_no_output(report: PredictionReport) -> str:
     return f"{reason}; {named}" if named else reason
 
 
+# --- a stored file --------------------------------------------------------------------------------------------------
+
+StoredFileDecision = Literal["settle", "choose", "wait"]
+
+
+def on_file_stored(job_state: JobState, *, is_awaited: bool, has_placeholder: bool) -> StoredFileDecision:
+    """
+    Return the effect of a stored file. `is_awaited`: of the chosen prediction, or the placeholder.
+
+    One that its job no longer waits for makes its prediction the chosen one (`choose`), as a late success does, but
+    not while files of another prediction are being stored (`wait`): theirs are published, and it is not needed.
+    """
+    if job_state != "keeping":
+        return "choose"
+    if is_awaited:
+        return "settle"
+    return "choose" if has_placeholder else "wait"
+
+
 # --- how a job ends ---------------------------------------------------------------------------------------------
 
 

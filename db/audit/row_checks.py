@@ -40,7 +40,7 @@ SELECT 'job' AS subject, j.id::text AS id, 'succeeded, but ' || count(*) || ' of
     Check(3, "jobs", "unsettled"): f"""
 SELECT 'job' AS subject, j.id::text AS id, 'not settled, although none of its files is waiting' AS what
   FROM jobs j WHERE j.id {_THESE} AND j.state = 'keeping'
-   AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting')""",
+   AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting' AND o.deferred_at IS NULL)""",
     Check(3, "jobs", "filelost"): f"""
 SELECT 'job' AS subject, j.id::text AS id, 'gaps in idx of its outputs: ' || count(*) || ' rows, largest idx '
        || max(o.idx) AS what

@@ -55,7 +55,8 @@ SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.re
   LEFT JOIN predictions p ON p.id = o.prediction_id
   LEFT JOIN predictions t ON e.subject = 'prediction' AND t.id = e.subject_id
   LEFT JOIN jobs j ON j.id = t.job_id
- WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction'))
+ WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction')
+        AND coalesce(e.kind, '') NOT IN ('deferred', 'resumed'))
     OR (e.subject = 'prediction' AND e.from_state = 'submitting' AND e.to_state = 'planned')
 """
 

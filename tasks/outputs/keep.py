@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from db import jobs, outputs
+from db import jobs, leases, outputs, placeholders
 from db.connection import Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
+from moorage import lifecycle
 from moorage.errors import (
     DatabaseLocked,
     DownloadInterrupted,
@@ -21,15 +22,17 @@ from moorage.errors import (
 )
 from moorage.failpoints import failpoint
 from moorage.formats import FORMATS
-from moorage.model import FetchedFile, Lease, Media, Output, StoredOutput, Thumbnail, Wake
+from moorage.lifecycle import StoredFileDecision
+from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, Thumbnail, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
-from tasks.jobs import placeholder, settle
+from tasks.jobs import placeholder, reopen, settle
 from tasks.outputs import quarantine
 from tasks.predictions import reports
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
+POSTPONE_SECONDS = 30.0  # of a deferred output, while its job stores files of another prediction
 CACHE_ONE_DAY = "public, max-age=86400"
 
 
@@ -39,11 +42,13 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if output is None:
         return []
     try:
-        require_unlocked(deps, output.job_id)
+        job = require_unlocked(deps, output.job_id)
     except DatabaseLocked as error:  # one attempt for all files of the job, not each of them
         postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
         deps.database.run(postpone)
         raise
+    if deps.database.run(partial(_decide_stored, job=job, output=output)) == "wait":
+        return deps.database.run(lambda conn: _postpone(conn, lease))
     deps.storage.check_connection()  # no download while storage is unavailable
     output = quarantine.forget_missing(deps, lease, output)
     try:
@@ -141,8 +146,25 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     job = jobs.lock(conn, output.job_id)  # lock order: job first
+    decision = _decide_stored(conn, job, output)
+    if decision == "wait":
+        return _postpone(conn, lease)
     outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it
+    if decision == "choose":
+        return reopen.choose_again(conn, job, output, asset_base=deps.asset_base, actor=lease.leased_by)
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=lease.leased_by)
+
+
+def _decide_stored(conn: Connection, job: Job, output: Output) -> StoredFileDecision:
+    is_awaited = output.is_placeholder or output.prediction_id == job.chosen_id
+    has_placeholder = not is_awaited and job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
+    return lifecycle.on_file_stored(job.state, is_awaited=is_awaited, has_placeholder=has_placeholder)
+
+
+def _postpone(conn: Connection, lease: Lease) -> list[Wake]:
+    reason = "files of another prediction are being stored"
+    leases.reschedule(conn, lease, wait_seconds=POSTPONE_SECONDS, reason=reason, counts_as_error=False)
+    return []
 
 
 def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> Output | None:

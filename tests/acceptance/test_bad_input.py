@@ -30,13 +30,18 @@ DEAD = {
     "empty": "DOWNLOAD_FAILED",
     "slow_forever": "DOWNLOAD_FAILED",  # last: three attempts of ten seconds
 }
+# Attempts go on until the URL expires; their jobs end before that.
+LASTING = ("500_always", "truncated_always", "empty", "slow_forever")
 KEPT = [name for name, fault in script.FAULTS.items() if fault.expected == "kept"]
 
 
 @pytest.fixture(scope="module")
 def faulty(shared_world):
     """One job for each fault, all at once: the fault first, a good sibling after it."""
-    return {name: shared_world.ask({"outputs": 2, "faults": {"0": name}}) for name in reversed([*KEPT, *DEAD])}
+    scripts = {name: {"outputs": 2, "faults": {"0": name}} for name in reversed([*KEPT, *DEAD])}
+    for name in LASTING:
+        scripts[name]["output_life_s"] = 40.0
+    return {name: shared_world.ask(asked) for name, asked in scripts.items()}
 
 
 def test_every_fault_of_the_stand_in_is_tried():

@@ -302,7 +302,7 @@ def waiting_without_end(conn: Connection) -> list[dict[str, Any]]:
     return conn.execute("""
         SELECT j.id, j.state FROM jobs j
          WHERE (j.state = 'keeping') IS DISTINCT FROM
-               EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting')
+               EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting' AND o.deferred_at IS NULL)
     """).fetchall()
 
 

@@ -149,21 +149,21 @@ def test_a_provider_that_is_away_was_not_asked_for_a_fresh_url(at: World) -> Non
     assert at.state("outputs", output_id) == "kept"
 
 
-def test_a_failing_server_is_tried_twelve_times(at: World) -> None:
-    """Then it is a dead letter, with what was measured."""
+def test_a_job_waits_for_twelve_errors_of_a_server(at: World) -> None:
+    """Then it ends as if the file was given up; attempts go on (test_deferral.py)."""
     made = at.keeping([at.source.broken(500)])
     (output_id,) = at.outputs(made.job_id)
 
+    states = []
     for _ in range(15):
         at.conn.execute("UPDATE outputs SET run_at = moment() WHERE run_at IS NOT NULL")
         at.step("keep", output_id)
+        states.append(at.state("jobs", made.job_id))
 
-    (letter,) = at.letters(output_id)
-    assert downloads(at) == 12
-    assert at.one("SELECT count(*) FROM events WHERE kind = 'source_unavailable'") == 11
-    assert not at.row("outputs", output_id)["source_expired"]
-    assert (letter["error"], letter["facts"]["attempts"]) == ("DownloadInterrupted", 12)
-    assert at.state("jobs", made.job_id) == "failed"
+    assert states == ["keeping"] * 11 + ["failed"] * 4
+    assert downloads(at) == 15
+    assert at.one("SELECT count(*) FROM events WHERE kind = 'source_unavailable'") == 15
+    assert (at.state("outputs", output_id), at.letters(output_id)) == ("waiting", [])
 
 
 def test_a_clock_that_jumps_past_the_expiry_ends_nothing(at: World) -> None:

@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from moorage import lifecycle, retry_policy, transitions
-from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
+from moorage.errors import (
+    DownloadInterrupted,
+    InvalidMedia,
+    OutputGone,
+    ProviderUnavailable,
+    StorageUnavailable,
+    Transient,
+)
 from moorage.lifecycle import (
     ChoosePrediction,
     EndPrediction,
@@ -354,3 +361,65 @@ def test_expiry_of_urls(says, completed, expected):
     report = PredictionReport("x", "succeeded", "succeeded", completed_at=at(completed), expires_at=at(says))
 
     assert compute_expiry(report, NOW, 3600.0) == at(expected)
+
+
+# --- files that fail for long ------------------------------------------------------------------------------------
+
+
+def fails(errors, *, since=0.0, jitter=0.5, error=None, expires_in=3600.0, **more):
+    """Return what follows when a file fails that has failed for so many seconds."""
+    work = RetryContext(
+        errors,
+        NOW + timedelta(seconds=expires_in),
+        work="file",
+        failing_since=NOW - timedelta(seconds=since),
+        **{"source_errors": errors, **more},
+    )
+    failure = error or DownloadInterrupted("503", event_kind="source_unavailable")
+    return retry_policy.decide_after_failure(failure, work, now=NOW, jitter=jitter, policy=RetryPolicy())
+
+
+@pytest.mark.parametrize("errors", [11, 12, 500])
+def test_a_file_is_not_given_up_while_its_url_lives(errors):
+    """Whatever the number of errors: the wait is at most five minutes."""
+    assert 0 < wait_of(fails(errors, jitter=0.999)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("errors", "since", "defers"), [(0, 0, False), (10, 400, False), (11, 400, True), (8, 700, True), (30, 2000, True)]
+)
+def test_a_job_waits_for_twelve_errors_or_fifteen_minutes(errors, since, defers):
+    """Full jitter spreads twelve errors over up to 28 minutes: the time is limited, too."""
+    assert fails(errors, since=since, jitter=0.9).defers is defers
+
+
+def test_a_file_is_deferred_once():
+    """Its job was settled without it."""
+    assert not fails(40, since=2000, is_deferred=True).defers
+
+
+def test_a_failure_of_our_own_defers_nothing():
+    """A job cannot be settled without storage."""
+    assert not fails(40, since=2000, error=StorageUnavailable("away")).defers
+
+
+@pytest.mark.parametrize(("errors", "source_errors", "kind"), [(11, 0, DeadLetterDecision), (30, 20, Retry)])
+def test_twelve_unexpected_errors_give_a_file_up(errors, source_errors, kind):
+    """Those of the server are not among them."""
+    bug = Transient("ZeroDivisionError")
+
+    assert isinstance(fails(errors, error=bug, source_errors=source_errors), kind)
+
+
+@pytest.mark.parametrize(("expires_in", "kind"), [(60.0, Retry), (-599.0, Retry), (-601.0, DeadLetterDecision)])
+def test_a_provider_that_gives_no_fresh_url_is_asked_until_the_source_has_ended(expires_in, kind):
+    """Its failures are not the source's, but without them nothing would end."""
+    assert isinstance(fails(20, error=ProviderUnavailable("503"), expires_in=expires_in), kind)
+
+
+def test_the_waits_of_a_notification_are_those_of_the_documentation():
+    """14 attempts over 72 hours, each wait longer than the one before."""
+    waits = retry_policy.NOTIFICATION_WAITS
+
+    assert list(waits) == sorted(set(waits))
+    assert sum(waits) == 72 * 3600
