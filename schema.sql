@@ -186,8 +186,9 @@ CREATE TABLE outputs (
     source_data   bytea,                               -- inline: the bytes of a data: URI
     expires_at    timestamptz,                         -- when the source expires; null: never
     refreshed_at  timestamptz,                         -- when a fresh URL was requested from the provider
+    deferred_at   timestamptz,                         -- since when its job does not wait for it; null: it waits
     state         text NOT NULL CHECK (state IN ('waiting', 'discarding', 'kept', 'dead', 'discarded')),
-    source_expired boolean NOT NULL DEFAULT false,     -- dead, because the source expired before it could be kept
+    source_expired boolean NOT NULL DEFAULT false,     -- dead after three attempts past the expiry of its source
     category      text,
     reason        text,
     created_at    timestamptz NOT NULL DEFAULT moment(),
@@ -200,8 +201,8 @@ CREATE TABLE outputs (
     leased_until  timestamptz,
     ended_at      timestamptz,
     -- properties of the file, set when it is kept
-    media         text CHECK (media IN ('image', 'video')),
-    format        text,                                -- png jpeg webp gif avif mp4 webm
+    media         text CHECK (media IN ('image', 'video', 'file')),
+    format        text,                                -- one of FORMATS in moorage/formats.py
     content_type  text,
     bytes         bigint CHECK (bytes > 0),
     sha256        text CHECK (sha256 ~ '^[0-9a-f]{64}$'),
@@ -218,17 +219,26 @@ CREATE TABLE outputs (
     color         text CHECK (color ~ '^#[0-9a-f]{6}$'), -- shown by a page while the file loads
     thumb_missing text,                                -- why a kept video has no thumbnail
     notes         text,                                -- metadata that could not be read; the file is kept nevertheless
+    -- the file as downloaded, in the private bucket, while it is refused: a replay reads it instead of the source
+    quarantine_key text COLLATE "C",                   -- read in the order of an S3 listing
+    quarantine_bytes bigint CHECK (quarantine_bytes > 0),
+    quarantine_sha256 text CHECK (quarantine_sha256 ~ '^[0-9a-f]{64}$'),
+    quarantine_type text,                              -- content type that the server declared
+    quarantined_at timestamptz,                        -- when it was last refused; retention counts from it
     UNIQUE (job_id, idx),
     UNIQUE (prediction_id, path),
     CHECK ((state IN ('waiting', 'discarding')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('waiting', 'discarding')) = (ended_at IS NULL)),
     CHECK (lease_token IS NULL OR (leased_by IS NOT NULL AND leased_until IS NOT NULL AND run_at IS NOT NULL)),
     CHECK (state NOT IN ('kept', 'discarding') OR num_nulls(media, format, content_type, bytes, sha256, key) = 0),
-    CHECK (state NOT IN ('kept', 'discarding') OR media = 'video' OR thumb_key IS NOT NULL),
+    CHECK (state NOT IN ('kept', 'discarding') OR media IN ('video', 'file') OR thumb_key IS NOT NULL),
     CHECK (num_nulls(thumb_key, thumb_bytes, thumb_sha256) IN (0, 3)),
-    CHECK (state <> 'kept' OR (thumb_key IS NULL) = (thumb_missing IS NOT NULL)),
+    CHECK (state <> 'kept' OR CASE WHEN media = 'file' THEN num_nonnulls(thumb_key, thumb_missing) = 0
+                                   ELSE (thumb_key IS NULL) = (thumb_missing IS NOT NULL) END),
     CHECK (state <> 'dead' OR category IS NOT NULL),
-    CHECK (NOT source_expired OR state = 'dead')
+    CHECK (NOT source_expired OR state = 'dead'),
+    CONSTRAINT outputs_quarantine_complete
+        CHECK (num_nulls(quarantine_key, quarantine_bytes, quarantine_sha256, quarantined_at) IN (0, 4))
 );
 CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
@@ -237,13 +247,15 @@ CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discar
 CREATE INDEX outputs_ended ON outputs (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
+CREATE UNIQUE INDEX outputs_quarantine_key ON outputs (quarantine_key) WHERE quarantine_key IS NOT NULL;
+CREATE INDEX outputs_quarantined ON outputs (quarantined_at) WHERE quarantine_key IS NOT NULL;
 CREATE INDEX outputs_leftover ON outputs (ended_at) WHERE state = 'dead' AND source_data IS NOT NULL;
 
 -- The published result of a job. deleted_at makes it a tombstone: it and its variants remain, hidden from readers.
 CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
-    cover_idx    integer NOT NULL,
+    cover_idx    integer,                        -- of an image or video; null: it has other files only
     published_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz
 );
@@ -263,7 +275,8 @@ CREATE TABLE render_variants (
 CREATE VIEW variants AS
 SELECT v.render_id, v.idx, v.output_id, r.owner, o.media, o.format, o.content_type, o.bytes, o.sha256,
        o.width_px, o.height_px, o.frames, o.duration_s, o.key, o.thumb_key, o.thumb_bytes, o.thumb_sha256,
-       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder, v.idx = r.cover_idx AS is_cover
+       o.thumb_width_px, o.thumb_height_px, o.thumb_missing, o.color, o.is_placeholder,
+       v.idx IS NOT DISTINCT FROM r.cover_idx AS is_cover
   FROM render_variants v
   JOIN renders r ON r.id = v.render_id
   JOIN outputs o ON o.id = v.output_id
@@ -278,7 +291,7 @@ CREATE TABLE uploads (
     id           uuid PRIMARY KEY,
     owner        text NOT NULL CHECK (owner <> ''),
     key          text COLLATE "C" NOT NULL UNIQUE,   -- read in the order of an S3 listing
-    media        text NOT NULL CHECK (media IN ('image', 'video')),
+    media        text NOT NULL CHECK (media IN ('image', 'video', 'file')),
     format       text NOT NULL,
     content_type text NOT NULL,
     bytes        bigint NOT NULL CHECK (bytes > 0),
@@ -382,7 +395,8 @@ CREATE TABLE events (
     to_state   text NOT NULL,
     -- why a lease ended before the work did (EventKind in moorage/transitions.py); else null
     kind       text CHECK (kind IN ('worker_died', 'lease_expired', 'worker_stopping', 'storage_failed', 'disk_failed',
-                                    'source_unavailable', 'source_interrupted', 'attempt_failed')),
+                                    'source_unavailable', 'source_interrupted', 'attempt_failed',
+                                    'deferred', 'resumed')),  -- the job no longer waits for the output, or does again
     -- of the released lease: the first 8 digits of its token, as in the keys of the objects stored under it
     lease      text CHECK (lease ~ '^[0-9a-f]{8}$'),
     reason     text,

@@ -6,21 +6,21 @@ from db.connection import Connection, fetch_all
 from db.events import build_event_insert
 
 
-def _build_end_statement(table: str, subject: str, from_state: str, values: str) -> str:
+def build_cancel_statement(table: str, subject: str, from_state: str, values: str, condition: str = "true") -> str:
     """Return the statement that ends a job's rows in a state, leased or not: it clears the lease."""
     return f"""
 WITH moved AS (
     UPDATE {table} SET {values}, reason = %(reason)s, run_at = NULL, ended_at = moment(),
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END,
            lease_token = NULL, leased_by = NULL, leased_until = NULL
-     WHERE job_id = %(job_id)s AND state = '{from_state}'
+     WHERE job_id = %(job_id)s AND state = '{from_state}' AND {condition}
     RETURNING id, job_id, state
 ) {build_event_insert(subject, f"'{from_state}'", "state", "%(reason)s")}
 """
 
 
 # A submit step that holds the lease loses it here: its next write raises LeaseLost, and no request is sent.
-CANCEL_PLANNED = _build_end_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
+CANCEL_PLANNED = build_cancel_statement("predictions", "prediction", "planned", "state = 'cancelled', ended_by = 'us'")
 
 
 def cancel_planned(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:
@@ -45,7 +45,8 @@ def request_cancellation(conn: Connection, job_id: UUID, *, reason: str) -> list
 
 
 # A keep step that holds the lease gets LeaseLost when it commits.
-CANCEL_WAITING_OUTPUTS = _build_end_statement("outputs", "output", "waiting", "state = 'dead', category = 'CANCELLED'")
+CANCELLED = "state = 'dead', category = 'CANCELLED'"
+CANCEL_WAITING_OUTPUTS = build_cancel_statement("outputs", "output", "waiting", CANCELLED)
 
 
 def cancel_waiting_outputs(conn: Connection, job_id: UUID, *, reason: str, actor: str) -> list[UUID]:

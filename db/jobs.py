@@ -1,6 +1,6 @@
 """Jobs: requests of applications. The lock on the job's row serializes all changes to its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -76,15 +76,22 @@ def lock(conn: Connection, job_id: UUID) -> Job:
 COUNT_OUTPUTS = """
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
-       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen) AS dead,
-       count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders
-  FROM (SELECT o.state, o.is_placeholder, o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
+       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
+       count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders,
+       count(*) FILTER (WHERE state = 'dead' AND is_chosen AND is_foreign) AS foreign
+  FROM (SELECT CASE WHEN o.state = 'waiting' AND o.deferred_at IS NOT NULL THEN 'dead' ELSE o.state END AS state,
+               o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
+               o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
           FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
 """
 
 
 def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
-    """Count a locked job's outputs, in a separate statement that sees what the lock waited for."""
+    """
+    Count a locked job's outputs, in a separate statement that sees what the lock waited for.
+
+    A deferred output counts as dead.
+    """
     row = fetch_one(conn, COUNT_OUTPUTS, {"id": job_id})
     return OutputCounts(**row) if row else OutputCounts()
 
@@ -134,6 +141,17 @@ def change_state(
         progress.update_status(conn, job.project_id)
 
 
+ADD_NOTES = """
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'job', id, id, state, state, note, %(actor)s FROM jobs, unnest(%(notes)s::text[]) AS note WHERE id = %(id)s
+"""
+
+
+def add_notes(conn: Connection, job_id: UUID, notes: Sequence[str], actor: str) -> None:
+    """Add notes to the history of a locked job that is `keeping`; its state is unchanged."""
+    conn.execute(ADD_NOTES, {"id": job_id, "notes": list(notes), "actor": actor})
+
+
 DUE = """
 SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment()
  ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -174,7 +192,7 @@ SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, 
        coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
   LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
- WHERE o.job_id = %(id)s AND o.state = 'dead'
+ WHERE o.job_id = %(id)s AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
  UNION ALL
 SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.retryable, false), d.id
   FROM predictions p

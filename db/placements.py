@@ -18,7 +18,7 @@ ON CONFLICT DO NOTHING
 """
 
 LIST_PLACED = """
-SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key FROM placements p
+SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key, o.media FROM placements p
   JOIN render_variants v USING (render_id, idx)
   JOIN renders r ON r.id = p.render_id
   JOIN outputs o ON o.id = v.output_id WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
@@ -82,8 +82,9 @@ def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
 
 
 def group_urls_by_scene(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:
+    """Return the URLs of the images and videos of each scene; other files are not among its `imageUrls`."""
     urls: dict[str, list[str]] = defaultdict(list)
     for row, scene_key in placed:
-        if scene_key is not None:
+        if scene_key is not None and row["media"] != "file":
             urls[scene_key].append(f"{asset_base}/{row['key']}")
     return urls

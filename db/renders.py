@@ -11,7 +11,8 @@ PUBLISH = f"""
 WITH moved AS (
     INSERT INTO renders (id, owner, cover_idx)
     SELECT j.id, j.owner,
-           (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' ORDER BY is_placeholder, idx LIMIT 1)
+           (SELECT idx FROM outputs WHERE job_id = j.id AND state = 'kept' AND media <> 'file'
+             ORDER BY is_placeholder, idx LIMIT 1)
       FROM jobs j WHERE j.id = %(job_id)s AND EXISTS (SELECT FROM outputs WHERE job_id = j.id AND state = 'kept')
     ON CONFLICT (id) DO NOTHING
     RETURNING id
@@ -26,17 +27,21 @@ ON CONFLICT DO NOTHING
 RETURNING idx
 """
 
-# A cover stays, unless it is a placeholder: the first file published later replaces that.
-REPLACE_PLACEHOLDER_COVER = f"""
+# A cover stays, unless it is a placeholder, or there was no image or video before.
+REPLACE_COVER = f"""
 WITH moved AS (
-    UPDATE renders r SET cover_idx = first.idx
-      FROM (SELECT v.idx FROM render_variants v JOIN outputs o ON o.id = v.output_id
-             WHERE v.render_id = %(job_id)s AND NOT o.is_placeholder ORDER BY v.idx LIMIT 1) first
-     WHERE r.id = %(job_id)s AND r.deleted_at IS NULL
-       AND EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
-                    WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.is_placeholder)
+    UPDATE renders r SET cover_idx = next.idx
+      FROM (SELECT (SELECT v.idx FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                     WHERE v.render_id = %(job_id)s AND NOT o.is_placeholder AND o.media <> 'file'
+                     ORDER BY v.idx LIMIT 1) AS idx
+             WHERE EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                            WHERE v.render_id = %(job_id)s AND NOT o.is_placeholder)) next
+     WHERE r.id = %(job_id)s AND r.deleted_at IS NULL AND r.cover_idx IS DISTINCT FROM next.idx
+       AND (r.cover_idx IS NULL
+            OR EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                        WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.is_placeholder))
     RETURNING r.id
-) {build_event_insert("render", "'published'", "'published'", "'files replace the placeholder'", job_id="id")}
+) {build_event_insert("render", "'published'", "'published'", "'its cover is the first image or video'", job_id="id")}
 """
 
 
@@ -44,7 +49,7 @@ def publish(conn: Connection, job_id: UUID, actor: str) -> list[int]:
     """Publish a locked job's kept outputs that are not published yet, and set the cover; return their idx."""
     conn.execute(PUBLISH, {"job_id": job_id, "actor": actor})
     added = sorted(row["idx"] for row in fetch_all(conn, ADD_VARIANTS, {"job_id": job_id}))
-    conn.execute(REPLACE_PLACEHOLDER_COVER, {"job_id": job_id, "actor": actor})
+    conn.execute(REPLACE_COVER, {"job_id": job_id, "actor": actor})
     return added
 
 
@@ -107,10 +112,20 @@ def get_published(conn: Connection, render_id: UUID) -> Row | None:
 
 
 GET_FILE = """
-SELECT key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
+SELECT idx, media, key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
   FROM variants WHERE render_id = %(render_id)s AND idx = %(idx)s
+"""
+
+# The first image or video, if the render has one.
+GET_FIRST_FILE = """
+SELECT idx, media, key, content_type, bytes, sha256, thumb_key, thumb_bytes, thumb_sha256
+  FROM variants WHERE render_id = %(render_id)s ORDER BY media = 'file', idx LIMIT 1
 """
 
 
 def get_file(conn: Connection, render_id: UUID, idx: int) -> Row | None:
     return fetch_one(conn, GET_FILE, {"render_id": render_id, "idx": idx})
+
+
+def get_first_file(conn: Connection, render_id: UUID) -> Row | None:
+    return fetch_one(conn, GET_FIRST_FILE, {"render_id": render_id})

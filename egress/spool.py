@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from media import sniff
 from media.limits import Limits
-from moorage.errors import DownloadRefused
+from moorage.errors import FileTooLarge
 from moorage.local_errors import open_temporary_file, translate_local_errors
 from moorage.model import FetchedFile
 
@@ -18,7 +18,7 @@ class Spool:
 
     Raises, from every method:
         DiskFull, ResourceExhausted: the temporary folder is full or not usable.
-        DownloadRefused: the announced or written size exceeds the limit.
+        FileTooLarge: the announced or written size exceeds the limit.
     """
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:
@@ -44,18 +44,18 @@ class Spool:
         with translate_local_errors("the temporary folder"):
             self._file.write(chunk)
 
-    def finish(self, declared_type: str | None = None) -> FetchedFile:
+    def finish(self, declared_type: str | None = None, declared_extension: str | None = None) -> FetchedFile:
         """Return the complete file, positioned at 0."""
         with translate_local_errors("the temporary folder"):
             self._file.flush()
             self._file.seek(0)
-        return FetchedFile(self._file, self.size_bytes, self._hash.hexdigest(), declared_type)
+        return FetchedFile(self._file, self.size_bytes, self._hash.hexdigest(), declared_type, declared_extension)
 
     def _check(self) -> None:
         size = max(self.size_bytes, self.expected_bytes or 0)
         if size > self._max_bytes:
             prefix = "at least " if size == self.size_bytes else ""
-            raise DownloadRefused(
+            raise FileTooLarge(
                 f"too large: {prefix}{size} bytes, the limit is {self._max_bytes}",
                 facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._max_bytes},
             )
@@ -71,4 +71,4 @@ def _size_limit(head: bytes, limits: Limits) -> int:
     if len(head) < 12:  # not identifiable yet
         return limits.max_bytes
     kind = sniff.detect_format(head)
-    return limits.video_max_bytes if kind and kind.media == "video" else limits.image_max_bytes
+    return limits.get_size_limit(kind.media if kind else "image")[0]

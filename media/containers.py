@@ -15,3 +15,13 @@ class VideoFacts:
     height_px: int | None
     duration_s: float | None
     note: str | None = None  # what was ignored
+    is_audio: bool = False  # it has sound and no picture
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the structure of a file states; `content_type` replaces that of its format."""
+
+    duration_s: float | None = None
+    note: str | None = None  # what was ignored
+    content_type: str | None = None

@@ -1,7 +1,10 @@
 """Limits of downloads and media files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moorage.formats import FORMATS, list_accepted
+from moorage.model import MediaKind
 from moorage.settings import Settings
 
 
@@ -18,7 +21,8 @@ class Limits:
     image_max_bytes: int = 200_000_000
     image_max_pixels: int = 2**27  # of one frame
     animation_max_pixels: int = 1_000_000_000  # of all frames
-    video_max_bytes: int = 500_000_000
+    video_max_bytes: int = 500_000_000  # of files that are no images, too
+    accept: Sequence[str] = FORMATS
     thumbnail_px: int = 400
     poster_seconds: float = 20.0
     decoder_memory_bytes: int = 2_500_000_000
@@ -40,8 +44,15 @@ class Limits:
             decoder_memory_bytes=settings.decoder_memory_bytes,
             video_max_bytes=settings.video_max_bytes,
             thumbnail_px=settings.thumbnail_px,
+            accept=list_accepted(settings.accept),
         )
 
     @property
     def max_bytes(self) -> int:
         return max(self.image_max_bytes, self.video_max_bytes)
+
+    def get_size_limit(self, media: MediaKind) -> tuple[int, str]:
+        """Return the largest size of a kind of file in bytes, and the name of its setting."""
+        if media == "image":
+            return self.image_max_bytes, "MOORAGE_IMAGE_MAX_BYTES"
+        return self.video_max_bytes, "MOORAGE_VIDEO_MAX_BYTES"

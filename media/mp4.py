@@ -23,17 +23,19 @@ def _parse(file: BinaryIO, size: int) -> VideoFacts:
     if not any(box.type == b"mdat" for box in top):
         raise ContainerError("no data (mdat)")
     tracks = [box for box in iterate_boxes(file, moov.start, moov.end) if box.type == b"trak"]
-    video_tracks = [track for track in tracks if _read_handler(file, track) == b"vide"]
-    if not video_tracks:
+    handlers = [_read_handler(file, track) for track in tracks]
+    video_tracks = [track for track, handler in zip(tracks, handlers, strict=True) if handler == b"vide"]
+    is_audio = not video_tracks and b"soun" in handlers
+    if not video_tracks and not is_audio:
         raise ContainerError("no video track")
     for track in tracks:
         iso_samples.check_samples(file, track, size)
     fragments_seconds = iso_samples.scan_fragments(file, top, moov, size)
-    width, height = iso_samples.read_track_size(file, video_tracks[0])
+    width, height = iso_samples.read_track_size(file, video_tracks[0]) if video_tracks else (None, None)
     duration_s = max(
         _read_duration(file, moov) or 0.0, fragments_seconds or 0.0
     )  # moov may state the first fragment only
-    return VideoFacts(width, height, duration_s or None, note)
+    return VideoFacts(width, height, duration_s or None, note, is_audio)
 
 
 def _read_handler(file: BinaryIO, track: Box) -> bytes:

@@ -51,6 +51,10 @@ def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
     limits = Limits(**{**request["limits"], "is_confined": True})
     with open(0, "rb", closefd=False) as source, open(request["out"], "w+b", closefd=False) as out:
         media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
+        if media.media == "file":
+            source.seek(0)
+            shutil.copyfileobj(source, out)
+            return asdict(media)
         if media.media == "image":
             _sanitize_image(source, out, media)
         else:

@@ -6,7 +6,7 @@ from typing import Final
 
 from moorage.model import MediaKind
 
-HEAD_BYTES: Final = 512  # enough for every format below, accepted or not
+HEAD_BYTES: Final = 4096  # enough for every format below, accepted or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,38 +23,79 @@ PNG, JPEG, WEBP, GIF, AVIF = (
 )
 IMAGES: Final = {kind.name: kind for kind in (PNG, JPEG, WEBP, GIF, AVIF)}
 MP4, WEBM = (FileFormat("video", name, f"video/{name}", name) for name in ("mp4", "webm"))
+MOV = FileFormat("video", "mov", "video/quicktime", "mov")
+MKV = FileFormat("video", "mkv", "video/x-matroska", "mkv")
+WAV, MP3, FLAC, OGG, M4A, SVG, GLB, ZIP, PDF, JSON, TEXT = (
+    FileFormat("file", name, content_type, name)
+    for name, content_type in (
+        ("wav", "audio/wav"), ("mp3", "audio/mpeg"), ("flac", "audio/flac"), ("ogg", "audio/ogg"), ("m4a", "audio/mp4"),
+        ("svg", "image/svg+xml"), ("glb", "model/gltf-binary"), ("zip", "application/zip"), ("pdf", "application/pdf"),
+        ("json", "application/json"), ("txt", "text/plain"),
+    )
+)  # fmt: skip
+_WITHOUT_SIGNATURE: Final = {kind.name: kind for kind in (JSON, TEXT)}
+_MAGIC: Final = {b"fLaC": FLAC, b"OggS": OGG, b"glTF": GLB, b"PK\x03\x04": ZIP, b"%PDF-": PDF, b"ID3": MP3}
 
 # ISO base media files that are something else, by major brand.
 _OTHER_BRANDS: Final = {
     b"heic": "a HEIC image", b"heix": "a HEIC image", b"hevc": "a HEIC sequence", b"heim": "a HEIC image",
     b"heis": "a HEIC image", b"mif1": "a HEIF image", b"msf1": "a HEIF sequence", b"crx ": "a raw photo",
-    b"qt  ": "a QuickTime movie", b"M4A ": "an audio file", b"M4B ": "an audio file", b"jp2 ": "a JPEG 2000 image",
+    b"jp2 ": "a JPEG 2000 image",
 }  # fmt: skip
 _OTHER_MAGIC: Final = {
-    b"%PDF": "a PDF", b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip data", b"BM": "a BMP image",
-    b"II*\x00": "a TIFF image", b"MM\x00*": "a TIFF image", b"\xff\x0a": "a JPEG XL image",
-    b"\x00\x00\x00\x0cJXL ": "a JPEG XL image", b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image", b"OggS": "an Ogg file",
-    b"ID3": "an audio file", b"RIFF": "a RIFF file that is not WebP",
-    b"\x1aE\xdf\xa3": "a Matroska file that is not WebM",
+    b"\x1f\x8b": "gzip data", b"BM": "a BMP image", b"II*\x00": "a TIFF image", b"MM\x00*": "a TIFF image",
+    b"\xff\x0a": "a JPEG XL image", b"\x00\x00\x00\x0cJXL ": "a JPEG XL image",
+    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image", b"RIFF": "a RIFF file that is neither WebP nor WAV",
+    b"\x1aE\xdf\xa3": "a file like Matroska, but of another type",
 }  # fmt: skip
-_EBML_DOC_TYPE = re.compile(rb"\x42\x82(?:[\x80-\xff]|\x40.)webm", re.DOTALL)
+_EBML_DOC_TYPE = re.compile(rb"\x42\x82(?:[\x80-\xff]|\x40.)(webm|matroska)", re.DOTALL)
+# What may precede the root of an SVG: declaration, comments, document type.
+_SVG = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE\s+(?:\w+:)?svg\b[^>\[]*(?:\[.*?\]\s*)?>\s*)*"
+    rb"<(?:[A-Za-z_][\w.-]*:)?svg[\s>/]",
+    re.DOTALL,
+)
+# QuickTime files from before the brand: the first box.
+_QUICKTIME_BOXES: Final = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|title|script)\b", re.IGNORECASE)
 
 
 def detect_format(head: bytes) -> FileFormat | None:
+    """Return the format of a file by its first bytes; None also for text, which has no signature."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return PNG
     if head.startswith(b"\xff\xd8\xff"):
         return JPEG
     if head.startswith((b"GIF87a", b"GIF89a")):
         return GIF
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return WEBP
+    if head[:4] in (b"RIFF", b"RF64"):
+        return {b"WEBP": WEBP, b"WAVE": WAV}.get(head[8:12])
     if head[4:8] == b"ftyp":
         return _detect_iso_format(head)
-    if head.startswith(b"\x1aE\xdf\xa3") and _EBML_DOC_TYPE.search(head[:80]):
-        return WEBM
-    return None
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        match = _EBML_DOC_TYPE.search(head[:80])
+        return {b"webm": WEBM, b"matroska": MKV}[match[1]] if match else None
+    if _is_mp3_frame(head):
+        return MP3
+    if known := next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None):
+        return known
+    if head[4:8] in _QUICKTIME_BOXES:
+        return MOV
+    return SVG if _SVG.match(head) else None
+
+
+def find_named_format(extension: str | None, content_type: str | None) -> FileFormat | None:
+    """Return a format without a signature, if the extension of the address and the content type both name it."""
+    kind = _WITHOUT_SIGNATURE.get((extension or "").lower())
+    stated = (content_type or "").partition(";")[0].strip().lower()
+    return kind if kind and stated == kind.content_type else None
+
+
+def _is_mp3_frame(head: bytes) -> bool:
+    """Return True for the header of a frame of MPEG audio, layer III."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return False
+    return head[1] >> 3 & 3 != 1 and head[2] >> 4 not in (0, 15) and head[2] >> 2 & 3 != 3
 
 
 def _detect_iso_format(head: bytes) -> FileFormat | None:
@@ -62,7 +103,12 @@ def _detect_iso_format(head: bytes) -> FileFormat | None:
     brands = {head[offset : offset + 4] for offset in (8, *range(16, end - 3, 4))}
     if brands & {b"avif", b"avis"}:
         return AVIF
-    return None if head[8:12] in _OTHER_BRANDS else MP4
+    major = head[8:12]
+    if major in (b"M4A ", b"M4B "):
+        return M4A
+    if major == b"qt  ":
+        return MOV
+    return None if major in _OTHER_BRANDS else MP4
 
 
 def describe_unknown_format(head: bytes) -> str:

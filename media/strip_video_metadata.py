@@ -141,4 +141,9 @@ def _write_zeros(file: BinaryIO, start: int, end: int) -> None:
         file.write(_ZEROS[: end - offset])
 
 
-STRIP_BY_FORMAT: Final[dict[str, Callable[[BinaryIO, int], None]]] = {"mp4": strip_mp4, "webm": strip_webm}
+STRIP_BY_FORMAT: Final[dict[str, Callable[[BinaryIO, int], None]]] = {
+    "mp4": strip_mp4,
+    "mov": strip_mp4,
+    "webm": strip_webm,
+    "mkv": strip_webm,
+}

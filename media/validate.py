@@ -1,10 +1,10 @@
-"""Validation of a file: a complete image or video of an accepted format within the limits."""
+"""Validation of a file: complete, of an accepted format, within the limits."""
 
 import os
 from dataclasses import dataclass
 
-from media import images, sniff, video
-from media.containers import ContainerError
+from media import files, images, sniff, video
+from media.containers import ContainerError, VideoFacts
 from media.limits import Limits
 from media.sniff import FileFormat
 from moorage.errors import InvalidMedia
@@ -15,7 +15,7 @@ from moorage.text import to_storable
 
 @dataclass(frozen=True, slots=True)
 class ValidatedFile:
-    """Only a video may lack the thumbnail; `thumb_missing` states the reason."""
+    """A video may lack the thumbnail, for the reason `thumb_missing`; a file of another kind has none."""
 
     media: Media
     thumb: Thumbnail | None
@@ -24,12 +24,12 @@ class ValidatedFile:
 
 def validate_file(fetched: FetchedFile, limits: Limits) -> ValidatedFile:
     """
-    Decode an image completely, or parse the container of a video, and render the thumbnail. Repositions the file at 0.
+    Decode an image completely, or walk the structure of another file, and render the thumbnail. Repositions it at 0.
 
     Raises InvalidMedia (another format, truncated, malformed, or over a limit; with measurements), LocalFailure.
     """
     head = _read_head(fetched)
-    kind = sniff.detect_format(head)
+    kind = sniff.detect_format(head) or sniff.find_named_format(fetched.declared_extension, fetched.declared_type)
     if kind is None:
         declared_type = to_storable(fetched.declared_type or "", 200) or None
         facts = {"bytes": fetched.size_bytes, "declared_type": declared_type, "starts": head[:32].hex()}
@@ -47,30 +47,49 @@ def _read_head(fetched: FetchedFile) -> bytes:
 
 
 def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
-    cap = limits.image_max_bytes if kind.media == "image" else limits.video_max_bytes
-    setting = "MOORAGE_IMAGE_MAX_BYTES" if kind.media == "image" else "MOORAGE_VIDEO_MAX_BYTES"
+    cap, setting = limits.get_size_limit(kind.media)
     size = fetched.size_bytes
     if size > cap:
         facts = {"format": kind.name, "bytes": size, "limit": cap}
         raise InvalidMedia(f"{size} bytes, the limit is {cap} ({setting})", facts=facts)
     if kind.media == "image":
+        _require_accepted(kind, size, limits)
         media, thumbnail = images.validate_image(fetched, kind, limits)
         return ValidatedFile(media, thumbnail, None)
-    return _validate_video(fetched, kind, limits)
-
-
-def _validate_video(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> ValidatedFile:
     try:
-        facts = video.parse_container(fetched.file, fetched.size_bytes, kind)
+        if kind.media == "file" and kind is not sniff.M4A:
+            _require_accepted(kind, size, limits)
+            return ValidatedFile(files.parse_file(fetched, kind), None, None)
+        container = video.parse_container(fetched.file, size, kind)
     except ContainerError as error:
-        raise InvalidMedia(
-            f"the {kind.name} is malformed: {error}",
-            facts={"format": kind.name, "bytes": fetched.size_bytes, "container": to_storable(str(error), 500)},
-        ) from error
+        problem = to_storable(str(error), 500)
+        message = f"the {kind.name} is {problem if kind.name in files.PARSERS else f'malformed: {problem}'}"
+        raise InvalidMedia(message, facts={"format": kind.name, "bytes": size, "container": problem}) from error
+    kind = _distinguish_audio(kind, container)
+    _require_accepted(kind, size, limits)
+    return _build_container_result(fetched, kind, container, limits)
+
+
+def _require_accepted(kind: FileFormat, size: int, limits: Limits) -> None:
+    if kind.name not in limits.accept:
+        message = f"the format {kind.name} is not accepted (MOORAGE_ACCEPT)"
+        raise InvalidMedia(message, facts={"format": kind.name, "bytes": size})
+
+
+def _distinguish_audio(kind: FileFormat, facts: VideoFacts) -> FileFormat:
+    """Return M4A for sound in an MP4, whatever its brand, and MP4 for pictures under a brand for sound."""
+    if facts.is_audio:
+        return sniff.M4A
+    return sniff.MP4 if kind is sniff.M4A else kind
+
+
+def _build_container_result(fetched: FetchedFile, kind: FileFormat, facts: VideoFacts, limits: Limits) -> ValidatedFile:
     media = Media(
-        "video", kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
+        kind.media, kind.name, kind.content_type, kind.extension, facts.width_px, facts.height_px,
         duration_s=facts.duration_s, notes=facts.note,
     )  # fmt: skip
+    if facts.is_audio:
+        return ValidatedFile(media, None, None)
     try:
         return ValidatedFile(media, video.extract_poster(fetched.file, kind, limits), None)
     except video.PosterError as error:

@@ -13,7 +13,7 @@ from media.sniff import FileFormat
 from moorage.local_errors import build_failure, find_local_failure, open_temporary_file
 from moorage.model import Thumbnail
 
-_DEMUXERS: Final = {"mp4": "mov", "webm": "matroska"}
+_DEMUXERS: Final = {"mp4": "mov", "mov": "mov", "webm": "matroska", "mkv": "matroska"}
 _EXTRA_SECONDS: Final = 2.0
 
 
@@ -22,8 +22,9 @@ class PosterError(Exception):
 
 
 def parse_container(file: BinaryIO, size: int, kind: FileFormat) -> VideoFacts:
-    """Return the facts of a video; raises ContainerError."""
-    return mp4.parse_mp4(file, size) if kind.name == "mp4" else webm.parse_webm(file, size)
+    """Return the facts of a video, or of sound in the container of one; raises ContainerError."""
+    parse = webm.parse_webm if _DEMUXERS.get(kind.name) == "matroska" else mp4.parse_mp4
+    return parse(file, size)
 
 
 def extract_poster(file: BinaryIO, kind: FileFormat, limits: Limits) -> Thumbnail:

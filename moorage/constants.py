@@ -30,6 +30,7 @@ class Constants(BaseSettings):
     # --- retries
     wait_base_seconds: Positive = 2.0  # a retry waits a random fraction of base * 2**attempt ...
     wait_cap_seconds: Positive = 300.0  # ... at most this
+    expired_source_seconds: Positive = 600.0  # attempts at a URL past its expiry: at least three, over this time
     step_seconds: Positive = 600.0  # longest step, without waits for PostgreSQL; then its process is ended
     max_crashes: Count = 5  # claims of one row that never wrote back, before it is a dead letter POISON
 

@@ -136,7 +136,7 @@ class BillingRefused(ProviderRefused, category="BILLING_FAILED"):
 # --- downloads
 
 
-class DownloadInterrupted(Transient, category="DOWNLOAD_FAILED"):
+class DownloadInterrupted(Transient, category="DOWNLOAD_FAILED", event_kind="source_interrupted"):
     """No connection, timeout, 408, 425, 429, 5xx, or a body shorter than announced."""
 
 
@@ -146,6 +146,10 @@ class OutputGone(Permanent, category="DOWNLOAD_FAILED", retryable=True):
 
 class DownloadRefused(Permanent, category="DOWNLOAD_FAILED"):
     """The download is not allowed: private address, unlisted host, file too large, too many redirects, bad URL."""
+
+
+class FileTooLarge(DownloadRefused):
+    """The file exceeds the byte limit of its kind: nothing of it is stored."""
 
 
 # --- validation

@@ -17,7 +17,7 @@ SceneRef = str | int | float
 Step = Literal["ingest", "submit", "generate", "poll", "keep", "discard", "notify"]
 Queue = Literal["quick", "keep"]
 
-MediaKind = Literal["image", "video"]
+MediaKind = Literal["image", "video", "file"]  # file: everything that has no picture to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class Prediction:
     key_sha256: str | None = None
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
+    raw_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ class Output:
     thumb_key: str | None = None
     model: str | None = None
     is_placeholder: bool = False
+    quarantine_key: str | None = None
+    quarantine_bytes: int | None = None
+    quarantine_sha256: str | None = None
+    quarantine_type: str | None = None  # content type that the server declared
+    quarantined_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +191,7 @@ class FetchedFile:
     size_bytes: int
     sha256: str  # hex
     declared_type: str | None = None  # Content-Type of the response; never trusted
+    declared_extension: str | None = None  # at the end of its address's path; never trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,7 @@ class Media:
     """The result of validation."""
 
     media: MediaKind
-    format: str  # png jpeg webp gif avif mp4 webm
+    format: str  # one of FORMATS
     content_type: str
     extension: str
     width_px: int | None = None  # after EXIF orientation, as the height

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from moorage import broker_urls
+from moorage.formats import check_accept
 
 # The providers that take submissions, and how many predictions moorage keeps in flight at each by default.
 IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
@@ -94,6 +95,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)]
 Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(_addresses)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)]
 InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
+Accept = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_accept)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]

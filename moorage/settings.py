@@ -15,8 +15,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from moorage import settings_sources
 from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.errors import ConfigError
+from moorage.formats import ACCEPT
 from moorage.setting_types import (
     IN_FLIGHT,
+    Accept,
     Addresses,
     BrokerUrl,
     Count,
@@ -129,7 +131,8 @@ class Settings(BaseSettings):
     image_max_pixels: Count = 2**27  # of one frame
     animation_max_pixels: Count = 1_000_000_000  # of all frames
     decoder_memory_bytes: Count = 2_500_000_000  # address space of the process that decodes large images
-    video_max_bytes: Count = 500_000_000
+    video_max_bytes: Count = 500_000_000  # of files that are no images, too
+    accept: Accept = ACCEPT  # formats of outputs, and as upload:FORMAT those of uploads
     thumbnail_px: Count = 400
 
     # --- submitting
@@ -160,7 +163,7 @@ class Settings(BaseSettings):
 
     # --- what is removed, and when. Days of 0: never
     maintenance_cron: str = "17 3 * * *"  # UTC, or "off"
-    quarantine_seconds: Positive = 7 * 86400.0  # time in the private bucket before an orphan is deleted
+    quarantine_seconds: Positive = 7 * 86400.0  # of refused files and orphans, in the private bucket
     retention_renders_days: Days = 0.0
     retention_bodies_days: Days = 30.0  # raw bodies of webhooks, inline bytes of dead outputs
     retention_rows_days: Days = 0.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders

@@ -5,17 +5,23 @@ from typing import Final, Literal
 
 Transition = tuple[str | None, str]
 
-# The reason why a lease ended without a result: `events.kind`.
-EventKind = Literal[
-    "worker_died",
-    "lease_expired",
-    "worker_stopping",
-    "storage_failed",
-    "disk_failed",
+SourceEventKind = Literal[
     "source_unavailable",  # the server of the file returned 408, 425, 429 or 5xx
-    "source_interrupted",  # the connection to it failed
-    "attempt_failed",  # any other error
+    "source_interrupted",  # the connection to it failed, or the file arrived too slowly or incomplete
 ]
+
+# The reason why a lease ended without a result: `events.kind`.
+EventKind = (
+    Literal[
+        "worker_died",
+        "lease_expired",
+        "worker_stopping",
+        "storage_failed",
+        "disk_failed",
+        "attempt_failed",  # any other error
+    ]
+    | SourceEventKind
+)
 
 
 def _from(state: str | None, *to_states: str) -> frozenset[Transition]:
@@ -33,7 +39,8 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("open", "partial")  # the retry failed: the placeholder remains
     | _from("keeping", "succeeded", "partial", "failed", "cancelled")
     | _from("keeping", "open")  # none of the chosen files could be kept: next entry of the fallback chain
-    | _from("keeping", "keeping")  # a late success is chosen while the placeholder is kept
+    | _from("keeping", "keeping")  # a late success is chosen while the placeholder is kept; a note on its files
+    | _from("succeeded", "keeping")  # replay of a file on a host that was not the provider's
     | _from("partial", "keeping", "open")  # reopened
     | _from("failed", "keeping", "open"),
     "prediction": _from(None, "planned", "running", "succeeded")
@@ -48,7 +55,8 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("running", "running", "abandoned", "succeeded", "failed", "cancelled", "lost")
     | _from("abandoned", "abandoned", "succeeded", "failed", "cancelled", "lost")
     | _from("lost", "running")  # replay
-    | _from("lost", "succeeded"),  # a late success that reopens its job
+    | _from("lost", "succeeded")  # a late success that reopens its job
+    | _from("failed", "succeeded"),  # as lost, after a success without files
     "output": _from(None, "waiting", "dead")
     | _from("waiting", "waiting", "kept", "dead")
     | _from("kept", "discarding")  # partial results discarded by policy

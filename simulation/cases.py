@@ -89,5 +89,4 @@ class CaseRun:
     case: Case
     job_ids: tuple[str, ...] = ()  # one per response; none for a prediction that is not registered
     external_id: str | None = None  # of the registered prediction
-    sent_at: float = 0.0  # of the first request, in Unix seconds
     view: Body = field(default_factory=dict)  # the job as the API shows it

@@ -11,7 +11,8 @@ from simulation.cases import Case, CaseRun
 from simulation.provider.ledger import LedgerIndex, Line
 
 FINAL_STATES: Final = ("succeeded", "partial", "failed", "cancelled")
-JUMP_SECONDS: Final = 300.0  # a clock jump may shorten the time limits of jobs that were requested this long before
+JUMP_SECONDS: Final = 3600.0  # of the database's clock, ahead or back
+JUMP_TOLERANCE_SECONDS: Final = 5.0  # PostgreSQL reads its configuration again a moment after it was told to
 
 Jumps = Sequence[tuple[float, float]]  # of the database's clock: begin and end in Unix seconds
 
@@ -24,7 +25,8 @@ SELECT id, idempotency_key AS name, state, category, reason,
 PREDICTIONS = """
 SELECT p.job_id, p.entry, p.provider, p.external_id, p.key_sha256, p.state, p.reason,
        p.submit_uncertain AS is_uncertain,
-       EXISTS (SELECT FROM outputs o WHERE o.prediction_id = p.id AND o.source_expired) AS is_expired
+       ARRAY(SELECT extract(epoch FROM e.at)::float8 FROM events e
+              WHERE e.subject = 'prediction' AND e.subject_id = p.id) AS times
   FROM predictions p JOIN jobs j ON j.id = p.job_id
  WHERE j.fallback_chain IS NOT NULL AND p.entry IS NOT NULL ORDER BY p.seq
 """
@@ -65,7 +67,6 @@ class Verdict:
     job_requests: JobRequestCounts = field(default_factory=JobRequestCounts)
     repeated: int = 0  # attempts
     orphans: int = 0  # objects without a row
-    expired: set[str] = field(default_factory=set)  # predictions with outputs that expired because the clock jumped
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -91,7 +92,7 @@ class _Job:
     predictions: Sequence[Row]  # without that of the placeholder
     visible: Sequence[Row]
     created: Sequence[Line]
-    is_excused: bool  # a clock jump may have ended its predictions early
+    jumps: Jumps
 
     @property
     def case(self) -> Case:
@@ -103,6 +104,10 @@ class _Job:
 
     def of_entry(self, number: int) -> list[Row]:
         return [row for row in self.predictions if row["entry"] == number]
+
+    def was_timed_wrongly(self, rows: Iterable[Row]) -> bool:
+        """Return True if a prediction has a time of a clock that was an hour off: its time limit may pass early."""
+        return any(is_in_jump(at, self.jumps) for row in rows for at in row["times"])
 
 
 def check_jobs(
@@ -122,14 +127,23 @@ def check_jobs(
         if has_one_job(run, rows, verdict):
             prompts = [run.case.prompt(number) for number in range(len(run.case.chain))]
             created = [line for prompt in prompts for line in index.created.get(prompt, ())]
-            is_excused = any(began - JUMP_SECONDS <= run.sent_at <= ended + 1 for began, ended in jumps)
             job_id = rows[0]["id"]
-            job = _Job(run, rows[0], predictions.get(job_id, []), visible.get(job_id, []), created, is_excused)
+            job = _Job(run, rows[0], predictions.get(job_id, []), visible.get(job_id, []), created, jumps)
             _count(job, verdict.job_requests)
             _check_end(job, index, verdict)
             _check_created(job, index, verdict)
             _check_expected(job, index, verdict)
     verdict.unexpected += [f"job {row['id']} was never requested" for rows in jobs.values() for row in rows]
+
+
+def is_in_jump(at: float, jumps: Jumps) -> bool:
+    """Return True if a recorded time can only be that of a clock that had jumped: it is an hour off a jump."""
+    true_times = (at - JUMP_SECONDS, at + JUMP_SECONDS)
+    return any(
+        began - JUMP_TOLERANCE_SECONDS <= true_time <= ended + JUMP_TOLERANCE_SECONDS
+        for began, ended in jumps
+        for true_time in true_times
+    )
 
 
 def group_rows(rows: Iterable[Row], *columns: str) -> dict[Any, list[Row]]:
@@ -184,12 +198,10 @@ def _check_files(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
         verdict.unexpected.append(f"{job.name} shows files of {external_id}, which was not created for it")
         return
     expected = index.files.get(external_id, {})
-    is_expired = job.is_excused and any(row["is_expired"] for row in job.predictions)
-    if job.row["state"] != "succeeded" and not is_expired:
+    if job.row["state"] != "succeeded":
         verdict.unexpected.append(f"{job.name} has files and the reason: {job.row['reason']}")
-    if not is_expired:
-        missing = expected.keys() - paths.keys()
-        verdict.lost += [f"{job.name} does not show {external_id} {path}" for path in missing]
+    missing = expected.keys() - paths.keys()
+    verdict.lost += [f"{job.name} does not show {external_id} {path}" for path in missing]
     for row in job.visible:
         line = expected.get(row["path"])
         if line is None or (row["sha256"], row["bytes"]) != (line["sha256"], line["bytes"]):
@@ -214,12 +226,13 @@ def _check_unused(job: _Job, index: LedgerIndex, verdict: Verdict) -> None:
         rows = job.of_entry(number)
         if not rows:
             verdict.lost.append(f"{job.name} never reached {job.case.prompt(number)}")
-        elif entry.failure is None and not job.is_excused and not any(row["is_uncertain"] for row in rows):
+        elif entry.failure is None and not (job.was_timed_wrongly(rows) or any(row["is_uncertain"] for row in rows)):
             result = f"{rows[-1]['state']} {rows[-1]['reason']}"
             verdict.lost.append(f"{job.name}: {job.case.prompt(number)} would have yielded files: {result}")
     for row in job.predictions:
         id_ = row["external_id"]
-        if index.statuses.get(id_) == "succeeded" and index.files.get(id_) and not job.is_excused:
+        is_successful = index.statuses.get(id_) == "succeeded" and index.files.get(id_)
+        if is_successful and not job.was_timed_wrongly([row]):
             verdict.lost.append(f"{job.name}: {id_} was created, is known, and is not kept: {row['state']}")
 
 
@@ -258,7 +271,7 @@ def _check_submission(job: _Job, line: Line, submitted: Sequence[Row], verdict: 
     verdict.job_requests.unseen += 1
     if not submitted:
         verdict.unexpected.append(f"{name} was created by no known submission")
-    elif line["provider"] == "replicate" and not job.is_excused:
+    elif line["provider"] == "replicate" and not job.was_timed_wrongly(submitted):
         verdict.unexpected.append(f"{name} was created and never seen, although its provider lists it")
     elif not any(row["is_uncertain"] and row["external_id"] is None for row in submitted):
         verdict.unexpected.append(f"{name} was created and never seen, and its submission is not uncertain")

@@ -15,7 +15,7 @@ from storage.s3 import ObjectStore
 WEBHOOK_IDS = "SELECT CASE provider WHEN 'fal' THEN external_id ELSE webhook_id END AS webhook_id FROM deliveries"
 
 OUTPUTS = """
-SELECT p.external_id, o.job_id, o.path, o.state, o.category, o.reason, o.source_expired, o.sha256, o.bytes, o.key,
+SELECT p.external_id, o.job_id, o.path, o.state, o.category, o.reason, o.sha256, o.bytes, o.key,
        o.thumb_key, o.thumb_bytes, o.thumb_sha256, o.is_placeholder, v.idx IS NOT NULL AS is_published,
        j.fallback_chain IS NOT NULL AS is_requested, p.state AS prediction_state
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id JOIN jobs j ON j.id = o.job_id
@@ -45,8 +45,6 @@ def check_ledger(
     expected = index.summary["expected"]
     verdict = Verdict(files=len(expected["kept"]) + len(expected["dead"]))
     rows = fetch_all(conn, OUTPUTS)
-    if jumps:
-        verdict.expired = {row["external_id"] for row in rows if row["source_expired"]}
     registered = [run for run in runs if not run.case.chain]
     requested = [run for run in runs if run.case.chain]
     _check_webhooks(conn, index, verdict, is_strict=is_strict)
@@ -82,8 +80,7 @@ def _check_registered_jobs(conn: Connection, runs: Sequence[CaseRun], verdict: V
         if run.case.registration == "never":
             continue
         rows = jobs.pop(run.external_id, [])
-        is_expired = run.external_id in verdict.expired
-        if has_one_job(run, rows, verdict) and rows[0]["state"] != run.case.state and not is_expired:
+        if has_one_job(run, rows, verdict) and rows[0]["state"] != run.case.state:
             ended = f"{rows[0]['state']} ({rows[0]['reason']})"
             verdict.unexpected.append(f"{run.case.name} ended {ended}, expected {run.case.state}")
     verdict.unexpected += [f"there is a job for {external_id}, which was not registered" for external_id in jobs]
@@ -111,8 +108,6 @@ def _check_output(line: Mapping[str, Any], rows: Sequence[Row], expected: str, v
         verdict.lost.append(f"{name}: no row, expected {expected}")
     elif len(rows) > 1:
         verdict.doubled.append(f"{name}: {len(rows)} rows")
-    elif rows[0]["source_expired"] and line["prediction"] in verdict.expired:
-        return  # its URL had expired by the jumped clock; a dead letter records that
     elif rows[0]["state"] != expected:
         findings = verdict.lost if expected == "kept" else verdict.unexpected
         findings.append(f"{name}: {rows[0]['state']} ({rows[0]['reason']}), expected {expected} ({line['fault']})")

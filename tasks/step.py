@@ -13,7 +13,7 @@ from db.connection import CommitUncertain, Connection, Database
 from media.limits import Limits
 from moorage import logs, time_limit
 from moorage.errors import DatabaseLocked, DatabaseUnavailable, StepInterrupted
-from moorage.model import Lease, Wake
+from moorage.model import Job, Lease, Wake
 from moorage.retry_policy import RetryPolicy
 from moorage.settings import Settings
 from providers.base import Provider
@@ -57,23 +57,29 @@ class Deps:
 
 
 def build_retry_policy(settings: Settings) -> RetryPolicy:
-    base, cap = settings.constants.wait_base_seconds, settings.constants.wait_cap_seconds
-    return RetryPolicy(max_errors=settings.max_errors, wait_base_seconds=base, wait_cap_seconds=cap)
+    constants = settings.constants
+    return RetryPolicy(
+        max_errors=settings.max_errors,
+        wait_base_seconds=constants.wait_base_seconds,
+        wait_cap_seconds=constants.wait_cap_seconds,
+        expired_source_seconds=constants.expired_source_seconds,
+    )
 
 
-def require_unlocked(deps: Deps, job_id: UUID) -> None:
+def require_unlocked(deps: Deps, job_id: UUID) -> Job:
     """
-    Lock and release a job and its project before a download or request.
+    Lock and release a job and its project before a download or request; return the job.
 
     Raises DatabaseLocked: another transaction holds one of them, so that the result could not be recorded.
     """
 
-    def lock(conn: Connection) -> None:
+    def lock(conn: Connection) -> Job:
         job = jobs.lock(conn, job_id)
         if job.project_id is not None:
             progress.lock_project(conn, job.project_id)
+        return job
 
-    deps.database.run(lock, lock_ms=LOCK_CHECK_MS)
+    return deps.database.run(lock, lock_ms=LOCK_CHECK_MS)
 
 
 def run_unless_locked(deps: Deps, work: Callable[[Connection], T], **row: object) -> T | None:

@@ -17,8 +17,10 @@ from media.limits import Limits
 from moorage import logs
 from moorage.errors import InvalidMedia, ResourceExhausted, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
+from moorage.formats import list_accepted
 from moorage.local_errors import open_temporary_file, translate_local_errors
 from moorage.model import Media
+from moorage.settings import Settings
 from storage import keys
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ class StoredUpload:
     stored_at: float  # monotonic clock, before the request
 
 
-def upload_limits(limits: Limits, max_bytes: int) -> Limits:
+def upload_limits(limits: Limits, settings: Settings) -> Limits:
+    max_bytes = settings.upload_max_bytes
     image, video = min(limits.image_max_bytes, max_bytes), min(limits.video_max_bytes, max_bytes)
-    return replace(limits, image_max_bytes=image, video_max_bytes=video)
+    accept = list_accepted(settings.accept, of_uploads=True)
+    return replace(limits, image_max_bytes=image, video_max_bytes=video, accept=accept)
 
 
 def sanitize_and_store(
@@ -67,7 +71,10 @@ def sanitize_and_store(
         key = keys.build_upload_key(owner, upload_id, media.extension)
         stored = StoredUpload(Upload(upload_id, owner, key, media, size, sha256), time.monotonic())
         failpoint("uploads.before_put")
-        storage.put(storage.private_bucket, key, clean, size=size, sha256=sha256, content_type=media.content_type)
+        storage.put(
+            storage.private_bucket, key, clean, size=size, sha256=sha256, content_type=media.content_type,
+            disposition="attachment" if media.media == "file" else None,
+        )  # fmt: skip
         failpoint("uploads.after_put")
     log.info("upload.stored", upload_id=upload_id, bytes=size, format=media.format)
     return stored

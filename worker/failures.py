@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from uuid import UUID
 
-from db import deliveries, leases, notifications, outputs, poison, predictions
+from db import deferral, deliveries, leases, notifications, outputs, poison, predictions
 from db.connection import Connection, current_time
 from moorage import retry_policy
 from moorage.errors import MoorageError
@@ -13,6 +14,7 @@ from moorage.model import Job, Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
+from tasks.outputs import quarantine
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
@@ -34,16 +36,26 @@ def _record(
     conn: Connection, deps: Deps, lease: Lease, step: Step, error: MoorageError
 ) -> tuple[Retry | DeadLetterDecision, list[Wake]]:
     now = current_time(conn)
-    output = outputs.get(conn, lease.row_id) if step == "keep" else None
-    ctx = RetryContext(errors=lease.errors, expires_at=output.expires_at if output else None)
+    ctx = _read_context(conn, deps, lease, step)
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
     decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
     if isinstance(decision, DeadLetterDecision):
         return decision, dead_letter_row(conn, deps, lease, step, decision, error.facts)
     wait = max((decision.run_at - now).total_seconds(), 0.0)
     reason, counted = to_storable(decision.reason), decision.is_counted
+    job = deferral.defer(conn, lease, error.category) if decision.defers else None
     leases.reschedule(conn, lease, wait_seconds=wait, reason=reason, counts_as_error=counted, kind=decision.kind)
-    return decision, []
+    return decision, _advance_job(conn, deps, job, step, decision, lease.leased_by)
+
+
+def _read_context(conn: Connection, deps: Deps, lease: Lease, step: Step) -> RetryContext:
+    if step == "keep":
+        ctx = outputs.read_retry_context(conn, lease, deps.policy.source_seconds)
+        output = outputs.get(conn, lease.row_id)
+        if output is None or output.quarantine_key is None:
+            return ctx
+        return replace(ctx, expires_at=quarantine.get_expiry(output, deps.settings.quarantine_seconds))
+    return RetryContext(lease.errors, work="notification" if step == "notify" else "other")
 
 
 def dead_letter_row(
@@ -80,10 +92,10 @@ def _dead_letter_poison(
 
 
 def _advance_job(
-    conn: Connection, deps: Deps, job: Job | None, step: Step, decision: DeadLetterDecision, actor: str
+    conn: Connection, deps: Deps, job: Job | None, step: Step, decision: Retry | DeadLetterDecision, actor: str
 ) -> list[Wake]:
     if job is None:
         return []
-    if step in ("keep", "discard"):
+    if isinstance(decision, Retry) or step in ("keep", "discard"):
         return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     return fallback.advance(conn, job, decision, actor=actor)

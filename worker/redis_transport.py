@@ -19,6 +19,7 @@ import redis
 from kombu.exceptions import KombuError
 from kombu.transport import pyamqp
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
@@ -130,28 +131,28 @@ class BrokerClient(redis.Redis):
 
 
 class _QoS(kombu_redis.QoS):
-    _quick_ack: Any  # kombu's, without a type
-
     def ack(self, delivery_tag: Any) -> None:
-        """
-        Acknowledge a message. If the broker refuses, another worker gets it after `visibility_timeout`.
-
-        Celery logs an error and goes on. Counted as unacknowledged, the message would keep its place of the prefetch
-        limit: with as many as there are children, the worker would consume no more, and never meet the error again.
-        """
         try:
             super().ack(delivery_tag)
         except (redis.RedisError, OSError):
-            self._quick_ack(delivery_tag)
+            self._stop_counting(delivery_tag)
             raise
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-        """Reject a message; an error as in `ack`."""
         try:
-            super().reject(delivery_tag, requeue=requeue)
+            super().reject(delivery_tag, requeue)
         except (redis.RedisError, OSError):
-            self._quick_ack(delivery_tag)
+            self._stop_counting(delivery_tag)
             raise
+
+    def _stop_counting(self, delivery_tag: Any) -> None:
+        """
+        Let the consumer take another message in place of one whose end the broker refused.
+
+        Celery only logs the refusal. Where the consumer's own connection survives it, such messages would fill the
+        prefetch limit for ever. The broker keeps them and delivers them again after the visibility timeout.
+        """
+        virtual.QoS.ack(self, delivery_tag)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Return an unacknowledged message to its queue; delete what is no message, or no other is ever returned."""

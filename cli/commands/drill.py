@@ -1,7 +1,6 @@
 """`moorage drill`: breaks everything on a random schedule while work runs; exits 0 only when nothing is lost."""
 
 import json
-import os
 import secrets
 import shutil
 import time
@@ -14,35 +13,29 @@ from rich.console import Console
 from rich.table import Table
 
 from db.connection import Connection, connect
-from embedded.proxy import Proxy
-from embedded.stack import Stack
-from moorage import settings as settings_module
 from moorage.errors import DatabaseUnavailable
-from simulation.chaos.faults import Targets
+from simulation.chaos import refused, small_disk
+from simulation.chaos.deployment import deploy
+from simulation.chaos.forms import FORMS, DrillForm
 from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
 from simulation.chaos.schedule import FaultSchedule
+from simulation.chaos.targets import Targets
 from simulation.chaos.verdict import judge_drill
 from simulation.job_check import Verdict
 from simulation.progress import count_dead_letters, is_quiet, read_progress
-from simulation.provider.client import Standin
 from simulation.provider.ledger import LedgerIndex
-from simulation.stack import LocalDeployment, data_folder
+from simulation.stack import data_folder
 from tasks.audit import run
 from worker import boot
 
-LEASE_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 300.0  # at least; a long drill may take a quarter of its time to finish delayed work
-SETTINGS: Final = {
-    "MOORAGE_LEASE_SECONDS": f"{LEASE_SECONDS:.0f}",  # so that a frozen worker is fenced within the drill's time
-    "MOORAGE_DEV_POLL_FIRST_SECONDS": "15",
-    "MOORAGE_DEV_WAIT_CAP_SECONDS": "20",
-    "MOORAGE_DEV_MAX_CRASHES": "50",  # more crashes than in a year: the drill does not test poison
-    "MOORAGE_MAX_ERRORS": "50",
-}
+FORM_LIST: Final = "\n".join(f"  {name:<20} {form.description}" for name, form in FORMS.items())
 
 
-@click.command()
+@click.command(epilog=f"\b\nForms:\n{FORM_LIST}")
+@click.option("--form", "form_name", type=click.Choice(list(FORMS)), default="all", show_default=True, metavar="NAME",
+              help="Which faults to inject; see below.")  # fmt: skip
 @click.option("--jobs", default=1000, show_default=True, help="Number of jobs; one in seven is a job request.")
 @click.option("--minutes", default=5.0, show_default=True, help="Duration of load and faults.")
 @click.option("--seed", type=int, help="Seed of the fault schedule; random by default.")
@@ -51,30 +44,28 @@ SETTINGS: Final = {
     "--folder", type=click.Path(path_type=Path), default=lambda: data_folder("drill"), show_default=".moorage/drill"
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Also write the result as JSON to this file.")
-def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, folder: Path, report: Path | None) -> None:
+def drill(
+    form_name: str, jobs: int, minutes: float, seed: int | None, every_seconds: float, folder: Path, report: Path | None
+) -> None:
     """Inject faults under load and verify that nothing is lost."""
-    console = Console(highlight=False, soft_wrap=True)
+    console, form = Console(highlight=False, soft_wrap=True), FORMS[form_name]
+    if form.small_disk and not small_disk.enter_mount_namespace():
+        console.print(
+            f"drill {form_name}: SKIPPED, nothing was tested: neither root nor a user namespace may mount here"
+        )
+        _write(report, {"form": form_name, "skipped": True})
+        return
     seed = secrets.randbelow(10**6) if seed is None else seed
     if folder.exists():
         shutil.rmtree(folder)
-    console.print(f"drill: {jobs} jobs, {minutes:g} minutes, seed {seed}")
-    console.print("settings that differ from the defaults: " + ", ".join(f"{k}={v}" for k, v in SETTINGS.items()))
-    with Standin().start(folder / "standin") as standin, Stack(folder / "local") as stack:
-        proxies = {server.name: Proxy(server.port).start() for server in stack.servers}
-        local = LocalDeployment(
-            folder / "local", stack=stack, standin=standin, keep_workers=2, concurrency=3, beats=2,
-            overrides={**SETTINGS, **_proxy_settings(stack, proxies)},
-        )  # fmt: skip
-        with local:
-            os.environ.update({**local.environment(), **stack.environment()})
-            settings_module.get_settings.cache_clear()
-            targets = Targets(local, standin, proxies, LEASE_SECONDS)
-            load = LoadGenerator(local, standin, jobs=jobs, seconds=minutes * 60, seed=seed)
-            result = Drill(console, targets, load, seed=seed, every_seconds=every_seconds).run(minutes * 60)
-        for proxy in proxies.values():
-            proxy.stop()
-    if report is not None:
-        report.write_text(json.dumps(result, indent=2) + "\n")
+    console.print(f"drill {form_name}: {jobs} jobs, {minutes:g} minutes, seed {seed}")
+    changed = ", ".join(f"{k}={v}" for k, v in form.environment.items())
+    console.print(f"settings that differ from the defaults: {changed}")
+    with deploy(form, folder) as targets:
+        load = LoadGenerator(targets.local, targets.standin, jobs=jobs, seconds=minutes * 60, seed=seed)
+        running = Drill(console, targets, load, form, seed=seed, every_seconds=every_seconds)
+        result = {"form": form_name, **running.run(minutes * 60)}
+    _write(report, result)
     if result["clean"]:
         shutil.rmtree(folder)
     else:
@@ -82,26 +73,29 @@ def drill(jobs: int, minutes: float, seed: int | None, every_seconds: float, fol
     raise SystemExit(0 if result["clean"] else 1)
 
 
-def _proxy_settings(stack: Stack, proxies: dict[str, Proxy]) -> dict[str, str]:
-    direct = stack.environment()
-    ports = {
-        "DATABASE_URL": (stack.postgres.port, proxies["postgres"].port),
-        "CELERY_BROKER_URL": (stack.valkey.port, proxies["valkey"].port),
-        "AWS_ENDPOINT_URL_S3": (stack.seaweedfs.port, proxies["seaweedfs"].port),
-    }
-    return {name: direct[name].replace(f":{port}", f":{proxy_port}") for name, (port, proxy_port) in ports.items()}
+def _write(report: Path | None, result: dict[str, Any]) -> None:
+    if report is not None:
+        report.write_text(json.dumps(result, indent=2) + "\n")
 
 
 class Drill:
     """One drill on running servers, over a connection that bypasses the proxies."""
 
     def __init__(
-        self, console: Console, targets: Targets, load: LoadGenerator, *, seed: int, every_seconds: float
+        self,
+        console: Console,
+        targets: Targets,
+        load: LoadGenerator,
+        form: DrillForm,
+        *,
+        seed: int,
+        every_seconds: float,
     ) -> None:
         self._console, self._standin, self._load, self._seed = console, targets.standin, load, seed
-        self._url = targets.local.stack.postgres.url()
+        self._local, self._replayed, self._downloads = targets.local, 0, 0
+        self._url = targets.database_url
         self._recovery = RecoveryMonitor(self._url)
-        self._schedule = FaultSchedule(targets, self._recovery, seed=seed, every_seconds=every_seconds)
+        self._schedule = FaultSchedule(targets, self._recovery, form.kinds, seed=seed, every_seconds=every_seconds)
 
     def run(self, seconds: float) -> dict[str, Any]:
         self._load.start()
@@ -120,6 +114,8 @@ class Drill:
         until = time.monotonic() + max(QUIET_SECONDS, seconds / 4)
         conn = self._connect(until)
         is_settled = self._await_settled(conn, until)
+        if is_settled:
+            is_settled = self._replay_refused(conn, until)
         result = self._judge(conn, is_settled=is_settled)
         conn.close()
         self._recovery.close()
@@ -147,6 +143,15 @@ class Drill:
                     return True
         return False
 
+    def _replay_refused(self, conn: Connection, until: float) -> bool:
+        """Replay the files above the limit once it is raised; return True if all work ended in time."""
+        served = refused.count_served(self._standin.get_ledger())
+        self._replayed = refused.replay_refused(conn, self._local)
+        self._console.print(f"{self._replayed} files were refused; the limit is raised and they are replayed ...")
+        is_settled = self._await_settled(conn, until)
+        self._downloads = refused.count_served(self._standin.get_ledger()) - served
+        return is_settled
+
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
         deps, schedule = boot.get_deps(), self._schedule
         verdict = judge_drill(conn, deps.storage, self._standin.get_ledger(), self._load.runs, schedule.landed)
@@ -154,6 +159,9 @@ class Drill:
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
         verdict.unexpected += self._recovery.unrecovered
+        verdict.lost += refused.list_lost(conn)
+        if self._downloads:
+            verdict.unexpected.append(f"replays downloaded {self._downloads} files instead of reading quarantine")
         recovery = self._recovery.recovery_times()
         self._print(conn, verdict, audit_findings)
         is_clean = verdict.is_clean and not audit_findings
@@ -166,6 +174,7 @@ class Drill:
             "job_requests": asdict(verdict.job_requests),
             "faults": dict(schedule.count_by_kind()),
             "kills": schedule.kill_count,
+            "replayed": self._replayed,
             **{name: getattr(verdict, name) for name in counted},
             "audit": audit_findings,
             "recovery": [{"fault": k, "count": n, "median_s": m, "worst_s": w} for k, n, m, w in recovery],
@@ -179,8 +188,8 @@ class Drill:
         table.add_row("sent", f"{len(load.runs)} jobs, {requests}, with {verdict.files} files; {retries}")
         table.add_row("acknowledged", f"{len(load.runs)} jobs, {verdict.acknowledged} webhooks")
         table.add_row("job requests", str(verdict.job_requests))
-        expired = f"{len(verdict.expired)} jobs have files that expired in clock jumps"
-        table.add_row("kept", f"{verdict.kept} files; {expired}")
+        table.add_row("kept", f"{verdict.kept} files")
+        table.add_row("refused, then kept", f"{self._replayed} files by replays of their dead letters")
         for row in count_dead_letters(conn):
             table.add_row("dead letters", f"{row['count']} {row['category']} {row['error']}")
         table.add_row("faults", f"{len(schedule.landed)} landed, {schedule.kill_count} of them kills")

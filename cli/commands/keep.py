@@ -34,7 +34,9 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     with _report_unreadable():
         sources = list(_find_sources(what, console))
     if not sources:
-        raise ConfigError("nothing to keep: name URLs, images, MP4 or WebM files, or folders of them")
+        raise ConfigError(
+            "nothing to keep: name URLs, files of an accepted format (MOORAGE_ACCEPT), or folders of them"
+        )
     _require_worker()
     deps = boot.get_deps()
     with _report_unreadable():
@@ -70,9 +72,9 @@ def _require_worker() -> None:
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
     for item in what:
-        path = Path(item)
-        if item.startswith(("http://", "https://")):
-            yield FileSource(item, url=item)
+        path, url = Path(item), item.strip()
+        if url.lower().startswith(("http://", "https://")):
+            yield FileSource(url, url=url)
         elif path.is_dir():
             yield from _find_media(path, console)
         elif path.is_file():
@@ -82,13 +84,14 @@ def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]
 
 
 def _find_media(folder: Path, console: Console) -> Iterable[FileSource]:
-    """Yield the images and videos in a folder, by their first bytes; print the files that are skipped."""
+    """Yield the files of known formats in a folder, by their first bytes; print the files that are skipped."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             with path.open("rb") as file:
                 kind = sniff.detect_format(file.read(sniff.HEAD_BYTES))
-            if kind is None:
-                console.print(f"skipped: {path} is not an image or video", style="dim")
+            named = sniff.find_named_format(path.suffix.lstrip("."), local_files.guess_content_type(path))
+            if kind is None and named is None:
+                console.print(f"skipped: {path} is of no known format", style="dim")
             else:
                 yield FileSource(str(path), path=path)
 
@@ -113,7 +116,8 @@ def _print_result(console: Console, job_id: UUID, files: Sequence[dict[str, Any]
         print_json({"job_id": job_id, "render_id": job_id if kept else None, "files": listed})
         return
     for file in files:
-        media = f"{file['format']} {file['width_px']}x{file['height_px']} {file['bytes']:,} B" if file["key"] else ""
+        size = f" {file['width_px']}x{file['height_px']}" if file["width_px"] else ""
+        media = f"{file['format']}{size} {file['bytes']:,} B" if file["key"] else ""
         console.print(f"{file['state']:6} {file['source']}  {media}", markup=False)
         console.print(f"       {file['url'] or file['reason']}", markup=False)
     console.print(f"{kept} of {len(files)} kept as render {job_id}")

@@ -60,17 +60,25 @@ SELECT '{subject}' AS subject, t.id::text AS id, 'state is ' || {state} || ', bu
     for subject, (table, state) in _ROWS.items()
 }
 
+# `awaited` is 1 after an event of an output that its job waits for: not since it was deferred.
+_AWAITED: Final = f"""
+(SELECT id, subject, subject_id, job_id, to_state,
+        CASE WHEN subject = 'output' AND to_state = 'waiting'
+              AND coalesce(max(id) FILTER (WHERE kind = 'deferred') OVER of_row, 0)
+                < max(id) FILTER (WHERE kind = 'resumed' OR from_state IS DISTINCT FROM 'waiting') OVER of_row
+             THEN 1 ELSE 0 END AS awaited
+   FROM events WHERE job_id {_THESE} AND subject IN ('job', 'output')
+ WINDOW of_row AS (PARTITION BY subject, subject_id ORDER BY id)) awaiting
+"""
+
 # The job lock orders the events of a job and its outputs, so that their ids are in the order of time.
 _ENDS: Final = {
     Check(7, "jobs", "early"): f"""
 SELECT 'job' AS subject, job_id::text AS id, 'event ' || id || ': ' || to_state || ' while ' || waiting ||
        ' of its files were waiting' AS what
-  FROM (SELECT id, subject, job_id, to_state,
-               sum(CASE WHEN subject <> 'output' THEN 0
-                        WHEN to_state = 'waiting' AND from_state IS DISTINCT FROM 'waiting' THEN 1
-                        WHEN from_state = 'waiting' AND to_state <> 'waiting' THEN -1 ELSE 0 END)
-               OVER (PARTITION BY job_id ORDER BY id) AS waiting
-          FROM events WHERE job_id {_THESE} AND subject IN ('job', 'output')) history
+  FROM (SELECT id, subject, job_id, to_state, sum(awaited - before) OVER (PARTITION BY job_id ORDER BY id) AS waiting
+          FROM (SELECT *, lag(awaited, 1, 0) OVER (PARTITION BY subject, subject_id ORDER BY id) AS before
+                  FROM {_AWAITED}) changed) history
  WHERE subject = 'job' AND to_state IN ('succeeded', 'partial', 'failed') AND waiting <> 0""",
     Check(7, "renders", "apart"): f"""
 SELECT 'render' AS subject, e.subject_id::text AS id, 'event ' || e.id || ': published, but its job then became ' ||

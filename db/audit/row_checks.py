@@ -34,12 +34,13 @@ SELECT 'job' AS subject, j.id::text AS id, j.state || ' without a render' AS wha
 SELECT 'job' AS subject, j.id::text AS id, 'succeeded, but ' || count(*) || ' of its files are not kept' AS what
   FROM jobs j JOIN outputs o ON o.job_id = j.id
  WHERE j.id {_THESE} AND j.state = 'succeeded' AND o.state <> 'kept' AND o.prediction_id = j.chosen_id
+   AND o.category IS DISTINCT FROM 'FOREIGN_HOST'
    AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id AND r.deleted_at IS NOT NULL)
  GROUP BY j.id""",
     Check(3, "jobs", "unsettled"): f"""
 SELECT 'job' AS subject, j.id::text AS id, 'not settled, although none of its files is waiting' AS what
   FROM jobs j WHERE j.id {_THESE} AND j.state = 'keeping'
-   AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting')""",
+   AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting' AND o.deferred_at IS NULL)""",
     Check(3, "jobs", "filelost"): f"""
 SELECT 'job' AS subject, j.id::text AS id, 'gaps in idx of its outputs: ' || count(*) || ' rows, largest idx '
        || max(o.idx) AS what
@@ -83,9 +84,12 @@ SELECT 'render' AS subject, r.id::text AS id, 'published, but its job is ' || co
 SELECT 'render' AS subject, r.id::text AS id, 'no variants' AS what
   FROM renders r WHERE r.id {_THESE} AND NOT EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id)""",
     Check(3, "renders", "cover"): f"""
-SELECT 'render' AS subject, r.id::text AS id, 'cover_idx is not one of its variants' AS what
-  FROM renders r WHERE r.id {_THESE} AND EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id)
-   AND NOT EXISTS (SELECT FROM render_variants v WHERE v.render_id = r.id AND v.idx = r.cover_idx)""",
+SELECT 'render' AS subject, r.id::text AS id, 'cover_idx is not one of its images and videos' AS what
+  FROM renders r WHERE r.id {_THESE}
+   AND EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                WHERE v.render_id = r.id AND (r.cover_idx IS NOT NULL OR NOT o.is_placeholder AND o.media <> 'file'))
+   AND NOT EXISTS (SELECT FROM render_variants v JOIN outputs o ON o.id = v.output_id
+                    WHERE v.render_id = r.id AND v.idx = r.cover_idx AND o.media <> 'file')""",
     Check(3, "renders", "uncovered"): f"""
 SELECT 'render' AS subject, r.id::text AS id, 'cover is the placeholder, although it has files' AS what
   FROM renders r
@@ -121,7 +125,8 @@ _FILES: Final = {
     Check(4, "outputs", "thumbnail"): f"""
 SELECT 'output' AS subject, id::text AS id, 'kept without a thumbnail' AS what
   FROM outputs
- WHERE id {_THESE} AND state = 'kept' AND thumb_key IS NULL AND (media <> 'video' OR thumb_missing IS NULL)""",
+ WHERE id {_THESE} AND state = 'kept' AND thumb_key IS NULL AND media <> 'file'
+   AND (media <> 'video' OR thumb_missing IS NULL)""",
     Check(4, "outputs", "facts"): f"""
 SELECT 'output' AS subject, id::text AS id, 'kept with incomplete file properties' AS what
   FROM outputs WHERE id {_THESE} AND state = 'kept' AND (num_nulls(media, format, content_type, bytes, sha256, key) > 0
@@ -131,6 +136,12 @@ SELECT 'output' AS subject, id::text AS id, 'key ' || key || ' does not match it
   FROM outputs WHERE id {_THESE}
    AND (NOT starts_with(key, 'renders/' || job_id || '/' || idx || '-' || left(sha256, 16) || '-')
         OR NOT starts_with(thumb_key, 'renders/' || job_id || '/' || idx || '-' || left(sha256, 16) || '-'))""",
+    Check(4, "outputs", "quarantine"): f"""
+SELECT 'output' AS subject, id::text AS id, 'key ' || quarantine_key || ' in quarantine does not match its job and idx,'
+       || ' or its properties are incomplete' AS what
+  FROM outputs WHERE id {_THESE} AND quarantine_key IS NOT NULL
+   AND (num_nulls(quarantine_bytes, quarantine_sha256, quarantined_at) > 0 OR NOT starts_with(quarantine_key,
+        'quarantine/renders/' || job_id || '/' || idx || '-' || left(quarantine_sha256, 16) || '-'))""",
 }
 
 _ROW_OF: Final = """

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from simulation.cases import MODELS, Case, Entry
+from simulation.provider import pictures
 
 REQUEST_SHARE: Final = 0.15  # of job requests among the jobs
 REGISTERED_OUTPUTS: Final = 3
@@ -15,6 +16,11 @@ LONG_SECONDS: Final = 600.0  # time limit of an entry that must yield files: lon
 SHORT_SECONDS: Final = 4.0  # time limit of an entry that takes SLOW_SECONDS
 SLOW_SECONDS: Final = 12.0
 LIFE_SECONDS: Final = 6 * 3600.0  # of a job and of its files: longer than a clock jump
+
+# Of registered predictions every eighth yields pictures above the limit of the drill, which is raised at its end.
+MAX_PIXELS: Final = 2_000_000
+REFUSED_EVERY: Final = 8
+REFUSED_SIZE: Final = {"width_px": 2048, "height_px": 1536}
 
 # Percentages. Faults of registered predictions:
 WEBHOOKS: Final = {
@@ -35,6 +41,7 @@ FAILURES: Final = {"failed": 9, "invalid": 6, "no_credit": 4, "dead files": 6, "
 ENTRY_WEBHOOKS: Final = {"late": 8, "double": 6, "double_new_id": 6, "missing": 10, "out_of_order": 4}
 ENTRY_FILES: Final = {"500_twice": 5, "truncated_once": 5, "slow": 5}
 
+_FORMATS: Final = (*pictures.FORMATS, *pictures.FILE_FORMATS)
 _FAILURE_SCRIPTS: Final[dict[str, dict[str, Any]]] = {
     "failed": {"status": "failed"},
     "invalid": {"submit": "invalid"},
@@ -54,11 +61,14 @@ def draw_registered_case(rng: random.Random, number: int) -> Case:
     script = {
         "duration_s": round(rng.uniform(0.1, 2.0), 2),
         "outputs": REGISTERED_OUTPUTS,
+        "formats": [_FORMATS[(number + index) % len(_FORMATS)] for index in range(REGISTERED_OUTPUTS)],
         "seed": number % 50,
         "webhook": webhook,
         "output_life_s": LIFE_SECONDS,
         "faults": faults,
     }
+    if number % REFUSED_EVERY == REFUSED_EVERY - 3:
+        script, faults = {**script, **REFUSED_SIZE, "faults": {}}, {}
     name, is_partial = f"job {number}", any(fault in DEAD_FAULTS for fault in faults.values())
     return Case(
         name, input={"prompt": name, "standin": script}, state="partial" if is_partial else "succeeded",

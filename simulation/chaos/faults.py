@@ -5,54 +5,15 @@ import os
 import random
 import resource
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import redis
 
 from db.connection import connect
-from embedded.proxy import Proxy
-from simulation.provider.client import Standin
-from simulation.stack import LocalDeployment
+from simulation.chaos import refusals
+from simulation.chaos.targets import ActiveFault, Injector, Targets
 
 FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this size of a file
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """The components that a drill can break. `proxies`: by the name of the server."""
-
-    local: LocalDeployment
-    standin: Standin
-    proxies: Mapping[str, Proxy]
-    lease_seconds: float
-
-    def draw_worker(self, rng: random.Random, *prefixes: str) -> str | None:
-        """Return the name of a running worker, None without one."""
-        names = [n for n, p in self.local.processes.items() if n.startswith(prefixes) and p.is_running]
-        return rng.choice(names) if names else None
-
-    def child_pids(self, worker: str) -> list[int]:
-        children: list[int] = []
-        for task in Path(f"/proc/{self.local.processes[worker].pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                children += [int(child) for child in task.read_text().split()]
-        return children
-
-
-@dataclass(slots=True)
-class ActiveFault:
-    """A fault that was injected."""
-
-    heal: Callable[[], None] | None = None  # to be called after `seconds`
-    seconds: float = 0.0
-    victim: str = ""  # node name of the worker, for faults that interrupt leases
-    is_kill: bool = False
-
-
-Injector = Callable[[Targets, random.Random], ActiveFault | None]  # None: there is nothing to break now
 
 
 def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
@@ -174,7 +135,7 @@ def jump_clock(targets: Targets, rng: random.Random) -> ActiveFault | None:
 
     def shift(hours: int) -> bool:
         try:
-            conn = connect(targets.local.stack.postgres.url(), name="moorage-drill")
+            conn = connect(targets.database_url, name="moorage-drill")
             conn.execute(f"ALTER SYSTEM SET moorage.clock_shift = '{hours} hours'".encode())
             conn.execute("SELECT pg_reload_conf()")
             conn.close()
@@ -196,25 +157,32 @@ def begin_provider_outage(targets: Targets, rng: random.Random) -> ActiveFault |
     return ActiveFault(seconds=seconds)
 
 
-# Injector and relative frequency of each kind.
-KINDS: Final[dict[str, tuple[Injector, int]]] = {
-    "pool child killed": (kill_pool_child, 12),
-    "worker killed": (kill_worker, 6),
-    "receiver killed": (kill_process("receiver"), 5),
-    "beat killed": (kill_process("beat1"), 3),
-    "no beat": (stop_all_beats, 2),
-    "PostgreSQL killed": (kill_server("postgres"), 4),
-    "broker killed": (kill_server("valkey"), 4),
-    "storage killed": (kill_server("seaweedfs"), 3),
-    "worker frozen": (freeze_worker, 2),
-    "broker emptied": (empty_broker, 4),
-    "broker cut": (cut_connections("valkey"), 2),
-    "broker stalled": (stall_connections("valkey"), 2),
-    "PostgreSQL cut": (cut_connections("postgres"), 2),
-    "PostgreSQL stalled": (stall_connections("postgres"), 2),
-    "storage cut": (cut_connections("seaweedfs"), 2),
-    "storage stalled": (stall_connections("seaweedfs"), 2),
-    "disk full": (fill_disk, 2),
-    "clock jump": (jump_clock, 1),
-    "provider outage": (begin_provider_outage, 2),
+KINDS: Final[dict[str, Injector]] = {
+    "pool child killed": kill_pool_child,
+    "worker killed": kill_worker,
+    "receiver killed": kill_process("receiver"),
+    "beat killed": kill_process("beat1"),
+    "no beat": stop_all_beats,
+    "PostgreSQL killed": kill_server("postgres"),
+    "broker killed": kill_server("valkey"),
+    "storage killed": kill_server("seaweedfs"),
+    "worker frozen": freeze_worker,
+    "broker emptied": empty_broker,
+    "broker cut": cut_connections("valkey"),
+    "broker stalled": stall_connections("valkey"),
+    "PostgreSQL cut": cut_connections("postgres"),
+    "PostgreSQL stalled": stall_connections("postgres"),
+    "storage cut": cut_connections("seaweedfs"),
+    "storage stalled": stall_connections("seaweedfs"),
+    "disk full": fill_disk,
+    "clock jump": jump_clock,
+    "provider outage": begin_provider_outage,
+    "broker full": refusals.fill_broker,
+    "broker read-only": refusals.demote_broker,
+    "PostgreSQL read-only": refusals.refuse_writes,
+    "PostgreSQL disk full": refusals.fill_database_disk,
+    "row locks held": refusals.hold_row_locks,
+    "primary lost": refusals.promote_standby,
+    "quick without storage": refusals.restart_quick_without_storage,
+    "worker disk full": refusals.fill_worker_disk,
 }

@@ -58,9 +58,9 @@ class LoadGenerator:
 
     def _request_job(self, number: int) -> CaseRun:
         """Request a job, sometimes twice, like an application that did not receive the response."""
-        case, sent_at = draw_job_request(self._requests_rng, number), time.time()
+        case = draw_job_request(self._requests_rng, number)
         job_ids = tuple(self.client.create_job(case) for _ in range(2 if case.is_repeated else 1))
-        return CaseRun(case, job_ids, sent_at=sent_at)
+        return CaseRun(case, job_ids)
 
 
 def is_reported(index: LedgerIndex, runs: Iterable[CaseRun]) -> bool:

@@ -101,8 +101,11 @@ TICKS: Final = Probe(
 # Measured from the end of the fault. Kinds that interrupt leases (LEASE_KINDS) are measured by the rows that were held.
 PROBES: Final[Mapping[str, Probe]] = {
     **dict.fromkeys(("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "clock jump"), WORK),
+    **dict.fromkeys(("PostgreSQL read-only", "PostgreSQL disk full", "primary lost", "row locks held"), WORK),
     **dict.fromkeys(("broker killed", "broker emptied", "broker cut", "broker stalled"), WAKES),
+    **dict.fromkeys(("broker full", "broker read-only"), WAKES),
     **dict.fromkeys(("storage killed", "storage cut", "storage stalled", "provider outage"), FILES),
+    **dict.fromkeys(("quick without storage", "worker disk full"), FILES),
     "disk full": FILES_OF_VICTIM,
     "receiver killed": WEBHOOKS,
     "beat killed": TICKS,

@@ -3,11 +3,13 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from simulation.chaos.faults import KINDS, ActiveFault, Targets
+from simulation.chaos.faults import KINDS
 from simulation.chaos.recovery import LEASE_KINDS, RecoveryMonitor
+from simulation.chaos.targets import ActiveFault, Targets
 
 TICK_SECONDS: Final = 0.05
 RESTART_SECONDS: Final = 1.0
@@ -16,6 +18,8 @@ DISTURBING: Final = frozenset(
     {
         *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "broker killed", "broker stalled"),
         *("storage killed", "storage stalled", "no beat", "clock jump", "provider outage"),
+        *("broker full", "broker read-only", "PostgreSQL read-only", "PostgreSQL disk full", "primary lost"),
+        *("row locks held", "quick without storage", "worker disk full"),
     }
 )
 
@@ -33,10 +37,18 @@ class LandedFault:
 class FaultSchedule:
     """Injects random faults by a seed. Call `step` in a loop from the main thread, because it starts processes."""
 
-    def __init__(self, targets: Targets, recovery: RecoveryMonitor, *, seed: int, every_seconds: float) -> None:
+    def __init__(
+        self,
+        targets: Targets,
+        recovery: RecoveryMonitor,
+        weights: Mapping[str, int],
+        *,
+        seed: int,
+        every_seconds: float,
+    ) -> None:
         self._targets, self._recovery = targets, recovery
         self._rng = random.Random(seed)  # noqa: S311 (reproducible on purpose)
-        self._every_seconds = every_seconds
+        self._every_seconds, self._weights = every_seconds, weights
         self._upcoming = self._shuffle_kinds()
         self._next_at = time.monotonic() + every_seconds
         self._active: list[tuple[float, str, ActiveFault, float]] = []  # heal at (monotonic), began at (Unix seconds)
@@ -46,7 +58,7 @@ class FaultSchedule:
         self.kill_count = 0
 
     def _shuffle_kinds(self) -> list[str]:
-        kinds = [kind for kind, (_, weight) in KINDS.items() for _ in range(weight)]
+        kinds = [kind for kind, weight in self._weights.items() for _ in range(weight)]
         self._rng.shuffle(kinds)
         return kinds
 
@@ -76,7 +88,7 @@ class FaultSchedule:
         if kind in DISTURBING:
             self._recovery.mark_disturbed()
         self._recovery.read_state()
-        fault = KINDS[kind][0](self._targets, self._rng)
+        fault = KINDS[kind](self._targets, self._rng)
         if fault is None:
             return
         self.kill_count += fault.is_kill
@@ -92,7 +104,7 @@ class FaultSchedule:
             _, kind, fault, began_at = entry
             if fault.heal is not None:
                 fault.heal()
-            if kind == "PostgreSQL killed":
+            if kind in ("PostgreSQL killed", "primary lost"):
                 self._leases_kept_until = now + 32.0
             self._active.remove(entry)
             self._end(kind, fault, began_at)

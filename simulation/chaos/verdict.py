@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
-from db.connection import Connection, Row, fetch_all
+from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage.transitions import EventKind
 from simulation.cases import CaseRun
 from simulation.chaos.faults import KINDS
 from simulation.chaos.schedule import LandedFault
-from simulation.job_check import Verdict
+from simulation.job_check import JUMP_SECONDS, Verdict
 from simulation.ledger_check import check_ledger
 from storage.s3 import ObjectStore
 
@@ -17,17 +18,21 @@ from storage.s3 import ObjectStore
 # faults delay the sweep. An error is recorded as soon as PostgreSQL accepts it: at most 11 s after its fault so far.
 AFTERMATH_SECONDS: Final = 90.0
 ERROR_AFTERMATH_SECONDS: Final = 45.0
-JUMP_SECONDS: Final = 3600.0
 KILLS: Final = frozenset({"pool child killed", "worker killed"})
-_POSTGRES: Final = frozenset({"PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled"})
-_STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled"})
+_POSTGRES: Final = frozenset(
+    {
+        *("PostgreSQL killed", "PostgreSQL cut", "PostgreSQL stalled", "PostgreSQL read-only", "PostgreSQL disk full"),
+        "primary lost",
+    }
+)
+_STORAGE: Final = frozenset({"storage killed", "storage cut", "storage stalled", "quick without storage"})
 
 # The kinds of fault that can cause a kind of event. No fault of a drill stops a worker gracefully.
 CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
     "worker_died": KILLS,
-    "lease_expired": KILLS | _POSTGRES | {"worker frozen", "clock jump"},
+    "lease_expired": KILLS | _POSTGRES | {"worker frozen", "clock jump", "quick without storage"},
     "worker_stopping": frozenset(),
-    "disk_failed": frozenset({"disk full"}),
+    "disk_failed": frozenset({"disk full", "worker disk full"}),
     "storage_failed": _STORAGE,
     "source_unavailable": frozenset({"provider outage"}),
     "source_interrupted": frozenset({"provider outage", "worker frozen"}),
@@ -35,7 +40,7 @@ CAUSES: Final[Mapping[EventKind, frozenset[str]]] = {
 }
 # Events that the provider's script can cause without a fault.
 OF_PROVIDER: Final = frozenset[EventKind]({"source_unavailable", "source_interrupted", "attempt_failed"})
-# Events that occur only at the worker that was hit.
+# Events that occur only at the worker that was hit, if the fault hits one.
 OF_VICTIM: Final = frozenset[EventKind]({"worker_died", "disk_failed"})
 # Events that are recorded as late as a lease ends; every other error is recorded at once.
 LATE: Final = frozenset[EventKind]({"lease_expired", "attempt_failed"})
@@ -50,8 +55,16 @@ SELECT e.subject, e.subject_id, coalesce(e.kind, 'attempt_failed') AS kind, e.re
   LEFT JOIN predictions p ON p.id = o.prediction_id
   LEFT JOIN predictions t ON e.subject = 'prediction' AND t.id = e.subject_id
   LEFT JOIN jobs j ON j.id = t.job_id
- WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction'))
+ WHERE (e.from_state = e.to_state AND e.subject IN ('delivery', 'output', 'prediction')
+        AND coalesce(e.kind, '') NOT IN ('deferred', 'resumed'))
     OR (e.subject = 'prediction' AND e.from_state = 'submitting' AND e.to_state = 'planned')
+"""
+
+# Webhooks that were received in the first half of a time, and how many of them were ingested within all of it.
+INGESTED: Final = """
+SELECT count(*) AS received, count(*) FILTER (WHERE ended_at < to_timestamp(%(ended_at)s)) AS ingested
+  FROM deliveries
+ WHERE received_at BETWEEN to_timestamp(%(began_at)s) AND to_timestamp((%(began_at)s + %(ended_at)s) / 2)
 """
 
 
@@ -72,7 +85,19 @@ def judge_drill(
     repeated = fetch_all(conn, REPEATED)
     verdict.repeated = len(repeated)
     verdict.unexplained += find_unexplained(repeated, landed, is_troubled)
+    verdict.unexpected += _find_waiting_quick(conn, landed)
     return verdict
+
+
+def _find_waiting_quick(conn: Connection, landed: Iterable[LandedFault]) -> list[str]:
+    """Ingesting a webhook needs no storage: a worker that starts without it works."""
+    times = [asdict(fault) for fault in landed if fault.kind == "quick without storage"]
+    counts = [row for time in times if (row := fetch_one(conn, INGESTED, time))]
+    return [
+        f"none of {row['received']} webhooks was ingested while storage was unavailable"
+        for row in counts
+        if row["received"] and not row["ingested"]
+    ]
 
 
 def find_unexplained(
@@ -109,7 +134,7 @@ def _covers(fault: LandedFault, time: float, aftermath_seconds: float) -> bool:
 
 def _explains(fault: LandedFault, row: Row, time: float) -> bool:
     kind: EventKind = row["kind"]
-    is_possible = fault.kind in CAUSES[kind] and (kind not in OF_VICTIM or fault.victim == row["node"])
+    is_possible = fault.kind in CAUSES[kind] and (kind not in OF_VICTIM or fault.victim in ("", row["node"]))
     return is_possible and _covers(fault, time, AFTERMATH_SECONDS if kind in LATE else ERROR_AFTERMATH_SECONDS)
 
 

@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw
 
 FORMATS: Final = ("png", "jpeg", "jpeg_rotated", "webp", "avif", "gif")
 VIDEO_FORMATS: Final = ("mp4",)
+FILE_FORMATS: Final = ("wav", "glb")
 _IMAGES: Final = ("png", "jpeg", "webp", "avif", "gif")
 CONTENT_TYPES: Final = {name: f"image/{name}" for name in _IMAGES} | {
-    "jpg": "image/jpeg", "mp4": "video/mp4", "webm": "video/webm",
+    "jpg": "image/jpeg", "mp4": "video/mp4", "webm": "video/webm", "wav": "audio/wav", "glb": "model/gltf-binary",
 }  # fmt: skip
 _VIDEO: Final = Path(__file__).with_name("harbour.mp4")  # 3 s of H.264, created for the stand-in
 _SIZES: Final = ((512, 512), (768, 512), (640, 896), (1024, 768))
@@ -33,6 +34,7 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "avif": {"quality": 60, "speed": 10},
     "gif": {"save_all": True, "duration": 200},
 }
+_CONTENT_BYTES: Final = 19_200  # of a WAV: 0.2 s
 _BOMB_PX: Final = (20_000, 15_000)
 
 
@@ -44,11 +46,14 @@ class File:
 
 def generate(format_: str, seed: int, size_px: tuple[int, int] | None = None) -> File:
     """
-    Return a file in one of FORMATS or VIDEO_FORMATS; equal seeds give equal bytes, different seeds different bytes.
+    Return a file in one of the formats above; equal seeds give equal bytes, different seeds different bytes.
 
     Args:
         size_px: width and height of a picture; default: one of four, by the seed. Ignored for a video.
     """
+    if format_ in FILE_FORMATS:
+        build = _build_wav if format_ == "wav" else _build_glb
+        return File(build(noise(_CONTENT_BYTES, seed)), content_type(format_))
     mark = _MARKERS[extension(format_)]
     whole = _VIDEO.read_bytes() if format_ in VIDEO_FORMATS else _encode(format_, seed % len(_SIZES), size_px)
     return File(mark(whole, f"seed {seed}".encode()), content_type(format_))
@@ -83,6 +88,17 @@ def noise(length: int, seed: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
+def _build_wav(samples: bytes) -> bytes:
+    header = struct.pack("<4sIHHIIHH4sI", b"fmt ", 16, 1, 1, 48_000, 96_000, 2, 16, b"data", len(samples))
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(header) + len(samples), b"WAVE") + header + samples
+
+
+def _build_glb(content: bytes) -> bytes:
+    text = b'{"asset":{"version":"2.0"}}'.ljust(28)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(content), b"BIN\0") + content
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
 def _encode(format_: str, variant: int, size_px: tuple[int, int] | None) -> bytes:
     image = _draw(size_px or _SIZES[variant], variant + 10 * FORMATS.index(format_))
     target, options = io.BytesIO(), _OPTIONS[format_]

@@ -194,7 +194,7 @@ def _parse_value(name: str, value: object, files: tuple[str, ...]) -> Any:
     if name == "formats":
         if not isinstance(value, list) or not value:
             raise ScriptError("standin.formats must be a list of at least one name")
-        known = (*pictures.FORMATS, *pictures.VIDEO_FORMATS, *files)
+        known = (*pictures.FORMATS, *pictures.VIDEO_FORMATS, *pictures.FILE_FORMATS, *files)
         return tuple(_parse_choice(item, known, "formats") for item in value)
     faults = _require_object(value, name).items()
     return {_parse_index(key): _parse_choice(item, tuple(FAULTS), f"faults[{key}]") for key, item in faults}

@@ -6,10 +6,11 @@ from uuid import UUID
 
 from db import objects, outputs
 from db.connection import Row
-from egress import download
 from media import validate
+from media.limits import Limits
 from media.validate import ValidatedFile
 from moorage.errors import MoorageError, OutputGone
+from moorage.formats import FORMATS
 from moorage.model import FetchedFile, Output
 from storage.errors import ObjectMissing
 from tasks.audit.digests import compute_digest
@@ -38,14 +39,16 @@ def refetch_output(deps: Deps, output_id: UUID) -> tuple[bool, str]:
         return True, "it is no longer kept"
     row = rows[0]
     try:
-        with (
-            deps.storage.open_object(deps.storage.public_bucket, row["key"]) as stored,
-            download.spool_chunks(stored.iterate_chunks(), deps.limits, _ignore_progress) as fetched,
-        ):
-            examined = validate.validate_file(_require_identical(fetched, row), deps.limits)
+        with keep.spool_object(deps, deps.storage.public_bucket, row["key"], _ignore_progress) as fetched:
+            examined = validate.validate_file(_require_identical(fetched, row), _accept_all(deps))
             return _restore_thumbnail(deps, row, examined)
     except (ObjectMissing, DigestMismatch):
         return _restore_from_source(deps, output, row)
+
+
+def _accept_all(deps: Deps) -> Limits:
+    """Return the limits without MOORAGE_ACCEPT, which may have changed since the file was kept."""
+    return replace(deps.limits, accept=FORMATS)
 
 
 def _require_identical(fetched: FetchedFile, row: Row) -> FetchedFile:
@@ -73,9 +76,8 @@ def _restore_from_source(deps: Deps, output: Output, row: Row) -> tuple[bool, st
 
 def _fetch(deps: Deps, output: Output, row: Row) -> tuple[bool, str]:
     with keep.open_source(deps, output, _ignore_progress) as fetched:
-        examined = validate.validate_file(_require_identical(fetched, row), deps.limits)
-        key, media, size = row["key"], examined.media, fetched.size_bytes
-        keep.put_public(deps, key, fetched.file, size, row["sha256"], media.content_type, keep.CACHE_IMMUTABLE)
+        examined = validate.validate_file(_require_identical(fetched, row), _accept_all(deps))
+        keep.put_original(deps, row["key"], fetched, examined.media)
     is_restored, message = _restore_thumbnail(deps, row, examined)
     return is_restored, f"fetched again, byte for byte; {message}"
 
@@ -96,5 +98,5 @@ def _restore_thumbnail(deps: Deps, row: Row, examined: ValidatedFile) -> tuple[b
         return True, "its objects match its row"
     if thumb is None or thumb.sha256 != row["thumb_sha256"]:
         return False, "its original is intact, but a new thumbnail of it differs from the recorded one"
-    keep.put_public(deps, key, thumb.data, len(thumb.data), thumb.sha256, "image/webp", keep.CACHE_ONE_DAY)
+    keep.put_thumbnail(deps, key, thumb)
     return True, "its thumbnail was stored again"

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from db import jobs, placements, projects, renders, retention
+from db import cancellation, jobs, placements, projects, renders, retention
 from db.connection import Connection
 from moorage import transitions
 
@@ -29,6 +29,7 @@ def create_tombstone(
 ) -> None:
     """Turn a render whose settled job is locked into a tombstone. Lock order: outputs, project, results."""
     retention.discard_render_files(conn, render_id, actor)
+    cancellation.cancel_waiting_outputs(conn, render_id, reason=reason, actor=actor)  # deferred ones
     project = projects.lock(conn, project_id) if project_id else None
     retention.mark_render_deleted(conn, render_id, actor, reason)
     if project is not None:

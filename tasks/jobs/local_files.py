@@ -35,10 +35,14 @@ def spool_file(deps: Deps, path: Path) -> str:
     extension = path.suffix.lstrip(".").lower()
     is_valid = extension.isalnum() and extension.isascii() and len(extension) <= 8
     key = keys.build_input_key(upload_id, extension if is_valid else "bin")
-    content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    content_type = guess_content_type(path)
     with path.open("rb") as file:
         deps.storage.put(deps.storage.private_bucket, key, file, size=size, sha256=sha256, content_type=content_type)
     return key
+
+
+def guess_content_type(path: Path) -> str:
+    return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
 def insert_keep_job(

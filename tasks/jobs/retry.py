@@ -1,6 +1,8 @@
 """
 Retry a failed or partial job: replay its dead letters, otherwise restart its fallback chain.
 
+Files that are still attempted although their job has ended are attempted at once, if neither is possible.
+
 Dead letters that failed again after a replay are not replayed if the chain can restart: otherwise a provider that has
 deleted its files would prevent every restart.
 """
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from db import dead_letters, jobs, placeholders, renders, submissions
+from db import dead_letters, deferral, jobs, placeholders, renders, submissions
 from db.connection import Connection, Database
 from db.dead_letters import DeadLetterFilter
 from moorage.errors import Refused
@@ -43,7 +45,8 @@ def _retry(conn: Connection, job_id: UUID, deadline: timedelta, actor: str) -> A
     if wakes:
         return ActionOutcome(job.state, jobs.lock(conn, job.id).state, tuple(wakes), replayed=len(wakes))
     if why_not is not None:
-        return ActionOutcome(job.state, job.state, refused=why_not)
+        due = tuple(Wake("keep", output_id) for output_id in deferral.make_due(conn, job.id))
+        return ActionOutcome(job.state, job.state, due, refused=None if due else why_not)
     jobs.change_state(conn, job, "open", actor=actor, reason=REASON, check_after=deadline)
     first = submissions.plan(conn, job.id, 0, submissions.parse_fallback_chain(job)[0], reason=REASON, actor=actor)
     return ActionOutcome(job.state, "open", (Wake("submit", first),))

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from db import discarding, jobs, placeholders, placements, projects, renders
+from db import deferral, discarding, jobs, placeholders, placements, projects, renders
 from db.connection import Connection
 from moorage import lifecycle
 from moorage.failpoints import failpoint
@@ -11,6 +11,7 @@ from moorage.model import Job, Wake
 from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, placeholder
 
+NOT_NEEDED = "files of another prediction were published"
 DISCARD_REASON = "partial results are discarded by policy"
 
 
@@ -22,6 +23,8 @@ def settle_if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -
     with lock and count in one statement, or without the lock, no worker settles the job. A job that is settled or not
     yet keeping is left unchanged. Where no output was stored, the fallback chain advances.
     """
+    if job.partial == "discard":
+        deferral.end_incomplete(conn, job, actor)
     if job.state != "keeping":
         return []
     counts = jobs.count_outputs(conn, job.id)
@@ -35,6 +38,8 @@ def settle_if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -
     failpoint("settle.before_publish")
     discarded = discarding.mark_discarding(conn, job.id, DISCARD_REASON, actor) if settlement.discard_kept else []
     wakes = [Wake("discard", output_id) for output_id in discarded]
+    if settlement.publish and counts.kept and not settlement.discard_kept:
+        deferral.cancel_others(conn, job.id, job.chosen_id, reason=NOT_NEEDED, actor=actor)
     if settlement.publish:
         _publish(conn, job, counts, settlement, asset_base, actor)
     else:
@@ -61,10 +66,10 @@ def _publish(
 
 
 def _explain_no_files(conn: Connection, job_id: UUID, counts: OutputCounts) -> DeadLetterDecision:
-    total = counts.kept + counts.dead
+    total = counts.kept + counts.dead + counts.foreign
     if counts.kept:
         reason = f"{counts.dead} of {total} files could not be kept; the rest is discarded by policy"
-    elif counts.dead:
+    elif total:
         reason = f"none of {total} files could be kept"
     else:  # the chosen prediction is the placeholder
         reason = placeholders.get_reason(conn, job_id) or "the fallback chain yielded no files"

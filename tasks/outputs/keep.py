@@ -2,24 +2,37 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import BinaryIO
 
-from db import jobs, outputs
+from db import jobs, leases, outputs, placeholders
 from db.connection import Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
-from moorage.errors import DatabaseLocked, DownloadRefused, OutputGone, Permanent
+from moorage import lifecycle
+from moorage.errors import (
+    DatabaseLocked,
+    DownloadInterrupted,
+    DownloadRefused,
+    FileTooLarge,
+    InvalidMedia,
+    OutputGone,
+    Permanent,
+)
 from moorage.failpoints import failpoint
-from moorage.model import FetchedFile, Lease, Output, StoredOutput, Wake
+from moorage.formats import FORMATS
+from moorage.lifecycle import StoredFileDecision
+from moorage.model import FetchedFile, Job, Lease, Media, Output, StoredOutput, Thumbnail, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
-from tasks.jobs import placeholder, settle
+from tasks.jobs import placeholder, reopen, settle
+from tasks.outputs import quarantine
 from tasks.predictions import reports
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 
 CACHE_IMMUTABLE = "public, max-age=31536000, immutable"
+POSTPONE_SECONDS = 30.0  # of a deferred output, while its job stores files of another prediction
 CACHE_ONE_DAY = "public, max-age=86400"
 
 
@@ -29,32 +42,70 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if output is None:
         return []
     try:
-        require_unlocked(deps, output.job_id)
+        job = require_unlocked(deps, output.job_id)
     except DatabaseLocked as error:  # one attempt for all files of the job, not each of them
         postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
         deps.database.run(postpone)
         raise
+    if deps.database.run(partial(_decide_stored, job=job, output=output)) == "wait":
+        return deps.database.run(lambda conn: _postpone(conn, lease))
     deps.storage.check_connection()  # no download while storage is unavailable
+    output = quarantine.forget_missing(deps, lease, output)
     try:
-        stored = _download_and_store(deps, lease, output, guard)
-    except OutputGone:
-        refreshed = _refresh_url(deps, lease, output, guard)
-        if refreshed is None:
+        if output.quarantine_key is None:
+            wakes = _keep_from_source(deps, lease, output, guard)
+        else:
+            wakes = _keep_from_quarantine(deps, lease, output, guard)
+    except FileTooLarge as error:
+        if output.source_kind != "url" or output.quarantine_key is not None:  # its bytes are stored
             raise
-        stored = _download_and_store(deps, lease, refreshed, guard)
-    failpoint("keep.before_record")
-    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
+        raise quarantine.explain_too_large(output, error) from error
     failpoint("keep.after_record")
     return wakes or []
 
 
-def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> StoredOutput:
+def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
+    try:
+        return _keep(deps, lease, output, guard, open_source)
+    except OutputGone:
+        refreshed = _refresh_url(deps, lease, output, guard)
+        if refreshed is None:
+            raise
+    return _keep(deps, lease, refreshed, guard, open_source)
+
+
+def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
+    """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
+    try:
+        return _keep(deps, lease, output, guard, quarantine.open_file)
+    except InvalidMedia as error:
+        if output.source_kind != "url" or output.source is None:
+            raise
+        refusal = error
+    try:
+        return _keep(deps, lease, output, guard, open_source)
+    except (OutputGone, DownloadInterrupted, DownloadRefused, InvalidMedia) as error:
+        refusal.facts["download"] = str(error)
+        raise refusal from error
+
+
+OpenFile = Callable[[Deps, Output, Callable[[], None]], contextlib.AbstractContextManager[FetchedFile]]
+
+
+def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
+    """Read, validate, store and record a file; if that fails after it was read, its bytes go to quarantine."""
     failpoint("keep.before_download")
-    with open_source(deps, output, guard.check) as fetched:
+    with (
+        open_file(deps, output, guard.check) as fetched,
+        quarantine.QuarantineGuard(deps, lease, output, fetched, guard),
+    ):
         failpoint("keep.after_download")
-        examined = validate.validate_file(fetched, deps.limits)
+        limits = replace(deps.limits, accept=FORMATS) if output.is_placeholder else deps.limits
+        examined = validate.validate_file(fetched, limits)
         guard.check()
-        return store_output(deps, lease, output, fetched, examined, guard)
+        stored = store_output(deps, lease, output, fetched, examined, guard)
+        failpoint("keep.before_record")
+        return commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
 
 
 @contextlib.contextmanager
@@ -68,10 +119,7 @@ def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> 
     elif output.source is None:
         raise DownloadRefused("the source of this file was removed: submit it again")
     elif output.source_kind == "object":
-        with (
-            deps.storage.open_object(deps.storage.private_bucket, output.source) as opened,
-            download.spool_chunks(opened.iterate_chunks(), deps.limits, on_progress) as fetched,
-        ):
+        with spool_object(deps, deps.storage.private_bucket, output.source, on_progress) as fetched:
             yield fetched
     else:
         provider = deps.providers.get(output.provider)  # None for URLs of `moorage keep`: any public host, no token
@@ -86,10 +134,37 @@ def open_source(deps: Deps, output: Output, on_progress: Callable[[], None]) -> 
             yield fetched
 
 
+@contextlib.contextmanager
+def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], None]) -> Iterator[FetchedFile]:
+    with deps.storage.open_object(bucket, key) as opened:
+        chunks, extension = opened.iterate_chunks(), download.find_extension(key)
+        with download.spool_chunks(
+            chunks, deps.limits, on_progress, content_type=opened.content_type, extension=extension
+        ) as fetched:
+            yield fetched
+
+
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
     job = jobs.lock(conn, output.job_id)  # lock order: job first
+    decision = _decide_stored(conn, job, output)
+    if decision == "wait":
+        return _postpone(conn, lease)
     outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it
+    if decision == "choose":
+        return reopen.choose_again(conn, job, output, asset_base=deps.asset_base, actor=lease.leased_by)
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=lease.leased_by)
+
+
+def _decide_stored(conn: Connection, job: Job, output: Output) -> StoredFileDecision:
+    is_awaited = output.is_placeholder or output.prediction_id == job.chosen_id
+    has_placeholder = not is_awaited and job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
+    return lifecycle.on_file_stored(job.state, is_awaited=is_awaited, has_placeholder=has_placeholder)
+
+
+def _postpone(conn: Connection, lease: Lease) -> list[Wake]:
+    reason = "files of another prediction are being stored"
+    leases.reschedule(conn, lease, wait_seconds=POSTPONE_SECONDS, reason=reason, counts_as_error=False)
+    return []
 
 
 def _refresh_url(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> Output | None:
@@ -125,17 +200,26 @@ def store_output(
     thumb_key = keys.build_thumbnail_key(output.job_id, output.idx, fetched.sha256, lease.token) if thumb else None
     guard.ensure_held()
     failpoint("keep.before_upload")
-    put_public(deps, key, fetched.file, fetched.size_bytes, fetched.sha256, media.content_type, CACHE_IMMUTABLE)
+    put_original(deps, key, fetched, media)
     failpoint("keep.after_upload")
     if thumb is not None and thumb_key is not None:
         guard.ensure_held()
-        put_public(deps, thumb_key, thumb.data, len(thumb.data), thumb.sha256, "image/webp", CACHE_ONE_DAY)
+        put_thumbnail(deps, thumb_key, thumb)
         failpoint("keep.after_thumbnail")
     return StoredOutput(media, fetched.size_bytes, fetched.sha256, key, thumb, thumb_key, examined.thumb_missing)
 
 
-def put_public(
-    deps: Deps, key: str, body: BinaryIO | bytes, size: int, sha256: str, content_type: str, cache_control: str
-) -> None:
-    storage, bucket = deps.storage, deps.storage.public_bucket
-    storage.put(bucket, key, body, size=size, sha256=sha256, content_type=content_type, cache_control=cache_control)
+def put_original(deps: Deps, key: str, fetched: FetchedFile, media: Media) -> None:
+    """Store a file in the public bucket; a browser downloads what is neither an image nor a video."""
+    disposition = "attachment" if media.media == "file" else None
+    deps.storage.put(
+        deps.storage.public_bucket, key, fetched.file, size=fetched.size_bytes, sha256=fetched.sha256,
+        content_type=media.content_type, cache_control=CACHE_IMMUTABLE, disposition=disposition,
+    )  # fmt: skip
+
+
+def put_thumbnail(deps: Deps, key: str, thumb: Thumbnail) -> None:
+    deps.storage.put(
+        deps.storage.public_bucket, key, thumb.data, size=len(thumb.data), sha256=thumb.sha256,
+        content_type="image/webp", cache_control=CACHE_ONE_DAY,
+    )  # fmt: skip

@@ -13,7 +13,9 @@ from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
 from tests.acceptance import browser as drive
 from tests.acceptance import landscapes
+from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import SETTINGS, Asked, World, until
+from tests.support import kinds
 
 # What was asked for, in which style, in which mood of `landscapes`, how many files, and what they suffer.
 PROMPTS: tuple[tuple[str, str, str, int, dict[str, str]], ...] = (
@@ -64,6 +66,7 @@ def _all(world: World, chromium: Any, folder: Path) -> None:
                 page.locator(".card.kept a.picture:not([data-video])").first.click()
                 until(lambda: page.evaluate("document.querySelector('#stage img')?.complete"), "it is shown")
                 _take(page, folder, "lightbox")
+    _show_files(world, chromium, folder)
     with _opened(world, chromium, "failed") as page:
         for prompt, style, *_ in PROMPTS[:2]:
             asked = world.ask({"faults": {"0": "corrupt"}}, owner="failed", prompt=prompt, style=style)
@@ -71,6 +74,22 @@ def _all(world: World, chromium: Any, folder: Path) -> None:
         _ask_in_vain(world, "failed")
         page.locator(".card.failed").nth(2).wait_for()
         _take(page, folder, "failed")
+
+
+def _show_files(world: World, chromium: Any, folder: Path) -> None:
+    """Show one file of every kind that is neither an image nor a video, beside a video."""
+    files = {**kinds.build_files(), **kinds.build_encoded_files()}
+    with tempfile.TemporaryDirectory() as given:
+        for name, data in files.items():
+            kind = "sound" if name in ("wav", "mp3", "flac", "ogg", "m4a") else "model"
+            (Path(given) / f"{kind}.{name}").write_bytes(data)
+        for kind in ("model", "sound"):
+            done = run(world, "keep", *map(str, sorted(Path(given).glob(f"{kind}.*"))), "--owner", "files")
+            if done.returncode:
+                raise RuntimeError(done.stdout + done.stderr)
+    with _opened(world, chromium, "files") as page:
+        page.locator("audio").nth(4).wait_for()
+        _take(page, folder, "files")
 
 
 def _working(world: World, chromium: Any, folder: Path) -> None:

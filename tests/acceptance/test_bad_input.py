@@ -30,13 +30,18 @@ DEAD = {
     "empty": "DOWNLOAD_FAILED",
     "slow_forever": "DOWNLOAD_FAILED",  # last: three attempts of ten seconds
 }
+# Attempts go on until the URL expires; their jobs end before that.
+LASTING = ("500_always", "truncated_always", "empty", "slow_forever")
 KEPT = [name for name, fault in script.FAULTS.items() if fault.expected == "kept"]
 
 
 @pytest.fixture(scope="module")
 def faulty(shared_world):
     """One job for each fault, all at once: the fault first, a good sibling after it."""
-    return {name: shared_world.ask({"outputs": 2, "faults": {"0": name}}) for name in reversed([*KEPT, *DEAD])}
+    scripts = {name: {"outputs": 2, "faults": {"0": name}} for name in reversed([*KEPT, *DEAD])}
+    for name in LASTING:
+        scripts[name]["output_life_s"] = 40.0
+    return {name: shared_world.ask(asked) for name, asked in scripts.items()}
 
 
 def test_every_fault_of_the_stand_in_is_tried():
@@ -63,7 +68,9 @@ def test_a_lasting_fault_is_a_dead_letter_and_its_sibling_is_kept(world, faulty,
     (letter,) = world.letters(faulty[fault])
     assert (letter["path"], letter["category"], letter["state"]) == ("output[0]", DEAD[fault], "open")
     assert letter["reason"]
-    assert world.outputs(faulty[fault])[0]["category"] == DEAD[fault]
+    row = world.outputs(faulty[fault])[0]
+    assert row["category"] == DEAD[fault]
+    assert (row["quarantine_key"] is not None) == (DEAD[fault] == "VALIDATION_FAILED")
     assert world.standin.get_ledger()["summary"]["traps"] == 0  # nobody came to the private port
     world.check(faulty[fault])
 

@@ -8,6 +8,7 @@ import requests
 from simulation.provider import pictures
 from tests.acceptance.test_failpoint_crashes import run
 from tests.acceptance.world import until
+from tests.support import kinds
 
 KINDS = (*pictures.FORMATS, *pictures.VIDEO_FORMATS)
 
@@ -24,10 +25,12 @@ def test_a_folder_a_file_and_a_url_are_kept_byte_for_byte(working, tmp_path):
     folder, alone = tmp_path / "pictures", tmp_path / "alone.png"
     folder.mkdir()
     lent = {folder / f"{n}.{pictures.extension(kind)}": pictures.generate(kind, n).data for n, kind in enumerate(KINDS)}
+    others = {**kinds.build_files(), **kinds.build_encoded_files()}
+    lent |= {folder / f"other.{name}": data for name, data in sorted(others.items())}
     lent[alone] = pictures.generate("png", 99).data
     for path, data in lent.items():
         path.write_bytes(data)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.html").write_text("<p>no picture")
     url = served(working)
 
     done = run(working, "keep", str(folder), str(alone), url, "--json")
@@ -35,7 +38,7 @@ def test_a_folder_a_file_and_a_url_are_kept_byte_for_byte(working, tmp_path):
     assert done.returncode == 0, done.stderr
     kept = json.loads(done.stdout)["files"]
     assert [one["source"] for one in kept] == [*(str(path) for path in lent), url]
-    assert "notes.txt is not an image or video" in done.stderr
+    assert "notes.html is of no known format" in done.stderr
     for one, data in zip(kept, [*lent.values(), requests.get(url, timeout=30).content], strict=True):
         assert requests.get(one["url"], timeout=30).content == data
     inputs = "the copies of local files are deleted"

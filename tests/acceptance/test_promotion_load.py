@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from embedded.standby import Standby
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment
 from tests.acceptance.world import World
-from tests.support.standby import Standby, replicated
+from tests.support.standby import replicated
 
 pytestmark = pytest.mark.prove  # two servers and a system of their own; integration/test_promotion.py is the short form
 

@@ -117,5 +117,8 @@ VARIANTS: Final = {
     "a file replayed while its job awaits another prediction": Broken(
         replace(CORRECT, refuses=("succeeded",)), scenarios.LATE, "rule 3"
     ),
+    "attempts that nobody needs go on": Broken(
+        replace(CORRECT, cancels_deferred=False), scenarios.SHORT["deferred"], "rule 2"
+    ),
     "nobody frees a dead worker's lease": Broken(replace(CORRECT, releases=False), _small(faults=1), "rule 2"),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.exploration import laws
 from tests.exploration.moves import Label, Scenario, steps
-from tests.exploration.state import JOB, LIVE, NAMES, Actor, State, Violation
+from tests.exploration.state import JOB, LIVE, NAMES, OUTPUTS, Actor, State, Violation
 from tests.exploration.statements import Rules
 
 
@@ -29,7 +29,9 @@ def _shown(state: State) -> list[str]:
     lines = [f"     job {job.state}, published {[NAMES[o] for o in job.variants]}"]
     for name, row in zip(NAMES[1:], rows, strict=True):
         if row.state:
-            more = [f"leased {row.token}"] * bool(row.token) + ["dead letter"] * row.letter
+            more = (
+                [f"leased {row.token}"] * bool(row.token) + ["dead letter"] * row.letter + ["deferred"] * row.deferred
+            )
             lines.append(f"     {name} {', '.join([row.state, *more])}")
     return lines
 
@@ -70,8 +72,9 @@ def _of_row(slot: int, row: Any, name: Any) -> Any:
     if slot == JOB:
         return row
     if row.state in LIVE[slot]:
-        return (row.state, name(row.token), row.over, row.attempt, row.crashes, name(row.key), row.letter)
-    return (row.state, name(row.key), row.letter)
+        return (row.state, name(row.token), row.over, row.attempt, row.crashes, name(row.key), row.letter,
+                row.deferred)  # fmt: skip
+    return (row.state, name(row.key), row.letter, row.stopped and slot in OUTPUTS)
 
 
 def _of_actor(actor: Any, name: Any) -> Any:

@@ -23,11 +23,16 @@ def broken(state: State) -> str | None:
 
 
 def _settled(state: State) -> str | None:
-    job, waiting = state.db[JOB], [o for o in OUTPUTS if state.db[o].state == "waiting"]
+    job, waiting = state.db[JOB], [o for o in OUTPUTS if state.db[o].state == "waiting" and not state.db[o].deferred]
     if job.state == "keeping" and not waiting:
         return "rule 3: no output is live, and nobody settled the job"
     if job.state != "keeping" and waiting:
         return f"rule 3: the job is {job.state}, but {NAMES[waiting[0]]} waits"
+    deferred = [o for o in OUTPUTS if state.db[o].deferred]
+    if deferred and job.state == "succeeded":
+        return f"rule 2: nobody needs {NAMES[deferred[0]]}, which is still attempted"
+    if any(PREDICTION_OF[o] != job.chosen for o in deferred) and job.variants:
+        return "rule 2: files of another prediction are published, and attempts go on"
     return None
 
 
@@ -61,7 +66,8 @@ def _objects(state: State) -> str | None:
 
 def _letters(state: State) -> str | None:
     for slot, row in enumerate(state.db[1:], start=1):
-        given_up = row.state in ("dead", "lost") or (row.state == "discarded" and row.letter)
+        cancelled = slot in OUTPUTS and row.stopped
+        given_up = (row.state in ("dead", "lost") and not cancelled) or (row.state == "discarded" and row.letter)
         if given_up != row.letter:
             return f"rule 8: {NAMES[slot]} is {row.state}, its dead letter is {'open' if row.letter else 'missing'}"
         if row.state not in LIVE[slot] and row.token:
@@ -81,6 +87,7 @@ def broken_by(before: State, step: Step) -> str | None:
         old.state in ENDED_JOB
         and new.state not in ENDED_JOB
         and not label.what.startswith(("replay", "ingest", "poll", "commits"))
+        and not (label.what.startswith("record") and before.db[label.slot].deferred)
     ):
         return f"rule 7: the job was opened again by: {label}"
     return _foreign(before, step)

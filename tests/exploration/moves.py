@@ -26,12 +26,13 @@ from tests.exploration.state import (
     committed,
     replaced,
 )
-from tests.exploration.statements import ERRORS, MAX_CRASHES, Rules, verdict_on
+from tests.exploration.statements import ERRORS, MAX_CRASHES, Rules, decide_stored, verdict_on
 
 WHO = ("worker 0", "worker 1", "sweep", "person", "server")
 WRITES_BACK = (
     "record",
     "bury",
+    "defer",
     "hand back",
     "poll",
     "discarded",
@@ -126,13 +127,18 @@ def _work(state: State, me: int, actor: Actor, scenario: Scenario, rules: Rules)
     row = state.db[actor.slot]
     if actor.doing == "unsure":
         yield from _asks_the_row(state, me, actor, rules)
+    elif actor.doing == "keep" and decide_stored(state.db[JOB], actor.slot) == "wait" and row.token == actor.token:
+        later = _row(state, actor.slot, token=0, over=False, attempt=row.attempt - 1, crashes=row.crashes - 1)
+        yield Step(Label(me, "postpones", actor.slot), _as(later, me, IDLE))
     elif actor.doing == "keep":
         objects = state.objects | {(actor.slot, rules.named(actor.token))}
         yield Step(Label(me, "uploads", actor.slot), _as(state, me, actor._replace(doing="record"), objects=objects))
         if state.failures and row.token == actor.token:
             for failure in scenario.failures:
                 verdict = verdict_on(row, failure)
-                doing = "bury" if isinstance(verdict, DeadLetterDecision) else "hand back"
+                doing = (
+                    "bury" if isinstance(verdict, DeadLetterDecision) else "defer" if verdict.defers else "hand back"
+                )
                 failed = _as(state, me, actor._replace(doing=doing, memo=verdict), failures=state.failures - 1)
                 yield Step(Label(me, "fails to download", actor.slot, failure), failed, goes_wrong=True)
     elif actor.doing == "discard":

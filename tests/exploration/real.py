@@ -51,7 +51,7 @@ TABLE: dict[int, WorkTable] = {
 }
 ROWS = """
 SELECT t.id, t.state, t.lease_token, t.attempt,
-       t.crashes, {key} AS key, {stopped} AS stopped,
+       t.crashes, {key} AS key, {stopped} AS stopped, {deferred} AS deferred,
        EXISTS (SELECT FROM dead_letters d WHERE d.subject_id = t.id AND d.state = 'open') AS letter
   FROM {table} t WHERE t.id = ANY(%(ids)s)
 """
@@ -102,9 +102,14 @@ class Real:
         found: dict[UUID, Row] = {}
         for table in ("predictions", "deliveries", "outputs"):
             key = "t.key" if table == "outputs" else "NULL"
-            stopped = "t.cancel_reason IS NOT NULL" if table == "predictions" else "false"
+            stopped = {
+                "predictions": "t.cancel_reason IS NOT NULL",
+                "outputs": "t.category IS NOT DISTINCT FROM 'CANCELLED'",
+            }
+            deferred = "t.state = 'waiting' AND t.deferred_at IS NOT NULL" if table == "outputs" else "false"
             for row in conn.execute(
-                ROWS.format(table=table, key=key, stopped=stopped).encode(), {"ids": list(self.ids.values())}
+                ROWS.format(table=table, key=key, stopped=stopped.get(table, "false"), deferred=deferred).encode(),
+                {"ids": list(self.ids.values())},
             ):
                 found[row["id"]] = self._as_row(row)
         rows = [found.get(self.ids.get(slot, UUID(int=0)), Row()) for slot in range(1, O0 + len(OUTPUTS))]
@@ -117,7 +122,7 @@ class Real:
         lease = row["lease_token"]
         token = self.tokens[lease] if lease else 0
         over, counts = lease in self.late, (row["attempt"], row["crashes"])
-        return Row(row["state"], token, over, *counts, key, row["letter"], row["stopped"])
+        return Row(row["state"], token, over, *counts, key, row["letter"], row["stopped"], row["deferred"])
 
     def _job(self, conn: Connection) -> Job:
         row = fetch_one(conn, "SELECT state, chosen_id, partial FROM jobs WHERE id = %(id)s", {"id": self.job_id})
@@ -169,7 +174,7 @@ class Real:
         assert lease is not None
         if name == "record":
             kept = self._kept(lease)
-            return lambda conn: keep._record(conn, deps, lease, self._output(conn, slot), kept)
+            return lambda conn: self._record(conn, lease, slot, kept)
         if name == "poll":
             return lambda conn: self._poll(conn, lease, memo)
         if name == "discarded":
@@ -224,6 +229,8 @@ class Real:
         elif label.what.startswith("releases") and holder:
             freed = database.run(lambda conn: leases.release_held_by(conn, holder.leased_by, "its process died"))
             assert freed == [(table, row_id)]
+        elif label.what == "postpones":
+            database.run(lambda conn: (keep._postpone(conn, self.leases[token]), self._make_due(conn, label.slot)))
         elif label.what.startswith("renews"):
             self.late.discard(self.leases[token].token)
             assert database.run(lambda conn: leases.renew(conn, self.leases[token], lease_seconds=30))
@@ -267,6 +274,14 @@ class Real:
         answered = poll._apply_result(leased, self.deps.asset_base, poll.PollResult(provider, None, report))
         conn.execute("UPDATE predictions SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [lease.row_id])
         return answered
+
+    def _record(self, conn: Connection, lease: Lease, slot: int, kept: StoredOutput) -> object:
+        recorded = keep._record(conn, self.deps, lease, self._output(conn, slot), kept)
+        self._make_due(conn, slot)
+        return recorded
+
+    def _make_due(self, conn: Connection, slot: int) -> None:
+        conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s AND run_at > moment()", [self.ids[slot]])
 
     def _check(self, conn: Connection) -> object:
         conn.execute("UPDATE jobs SET run_at = moment() WHERE id = %s AND run_at IS NOT NULL", [self.job_id])

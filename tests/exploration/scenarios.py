@@ -16,6 +16,14 @@ def keeping(partial: str = "keep", **budget: Any) -> State:
     return State((job, *rows), **budget)
 
 
+def failing(partial: str = "keep", **budget: Any) -> State:
+    """Two outputs of the chosen prediction have failed once: the next failure defers one. The other one runs."""
+    job = Job("keeping", 1, partial=partial)
+    once = Row("waiting", attempt=1)
+    rows = (Row("succeeded"), Row("running"), _DONE, Row("new"), once, once, _GONE)
+    return State((job, *rows), **budget)
+
+
 def awaiting(**budget: Any) -> State:
     """Two predictions run; the first's webhook has come, and the second's."""
     rows = (Row("running"), Row("running"), Row("new"), Row("new"), _GONE, _GONE, _GONE)
@@ -36,6 +44,10 @@ WHOLE: Final = Scenario(awaiting(faults=1, failures=2, replays=1), polled=(P1,),
 DISCARD: Final = Scenario(keeping("discard", faults=2, failures=1), failures=("gone", "interrupted"))
 STOPS: Final = Scenario(keeping(faults=1, failures=1, stops=1, replays=1), failures=("storage away",))
 LATE: Final = Scenario(lost(faults=1, failures=2, replays=2), silent=(P1,), failures=("gone",))
+DEFERRED: Final = Scenario(failing(faults=1, failures=2), polled=(), failures=("interrupted", "gone"))
+DEFERRED_DISCARD: Final = Scenario(
+    failing("discard", faults=1, failures=2), polled=(), failures=("interrupted", "gone")
+)
 DISORDER: Final = Scenario(awaiting(faults=1, failures=1), late="out of order", failures=("gone",))
 # What takes minutes on a busy machine, with one thing less that may go wrong.
 SHORT: Final = {
@@ -45,6 +57,8 @@ SHORT: Final = {
     "late": Scenario(lost(faults=1, failures=1, replays=1), silent=(P1,), failures=("gone",)),
     "disorder": Scenario(awaiting(faults=1), late="out of order"),
     "discard": Scenario(keeping("discard", faults=1, failures=1), failures=("gone", "interrupted")),
+    "deferred": Scenario(failing(failures=2), polled=(), failures=("interrupted",)),
+    "deferred discard": Scenario(failing("discard", failures=2), polled=(), failures=("interrupted",)),
 }
 ALL: Final = {
     "statements": STATEMENTS,
@@ -54,4 +68,6 @@ ALL: Final = {
     "stops": STOPS,
     "late": LATE,
     "disorder": DISORDER,
+    "deferred": DEFERRED,
+    "deferred discard": DEFERRED_DISCARD,
 }

@@ -44,7 +44,9 @@ class Row(NamedTuple):
     crashes: int = 0
     key: int = 0  # the token that the recorded key names
     letter: bool = False  # an open dead letter is about it
-    stopped: bool = False  # its provider is asked to stop it: another prediction was chosen
+    stopped: bool = False  # prediction: its provider is asked to stop it; output: ended as not needed. Both: another
+    # prediction was chosen
+    deferred: bool = False  # its job no longer waits for it
 
 
 Db = tuple[Any, ...]  # Job, then Rows

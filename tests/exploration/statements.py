@@ -27,6 +27,7 @@ from tests.exploration.state import (
     PREDICTION_OF,
     PREDICTIONS,
     Actor,
+    Job,
     Lost,
     Row,
     View,
@@ -72,15 +73,52 @@ def cleared(row: Row) -> Row:
 
 
 def end_kept(view: View, me: Actor, rules: "Rules") -> None:
-    """outputs.end_kept"""
+    """outputs.end_kept; keep._postpone; reopen.choose_again up to its settlement"""
+    row, job = _owned(view, me, ("waiting",)), view.get(JOB)
+    decision = decide_stored(job, me.slot)
+    if decision == "wait":
+        view.put(me.slot, cleared(row)._replace(attempt=row.attempt - 1))
+        return
+    view.put(me.slot, cleared(row)._replace(state="kept", key=rules.named(me.token), deferred=False))
+    if decision == "choose":
+        choose_again(view, PREDICTION_OF[me.slot])
+
+
+def decide_stored(job: Job, o: int) -> str:
+    """keep._decide_stored"""
+    is_awaited = job.chosen == PREDICTION_OF[o]
+    return lifecycle.on_file_stored(job.state, is_awaited=is_awaited, has_placeholder=False)
+
+
+def choose_again(view: View, p: int) -> None:
+    """reopen.choose_again"""
+    job = view.lock(JOB)
+    view.put(JOB, job._replace(state="keeping", chosen=p))
+    stop_others(view)
+    for o in OUTPUTS_OF[p]:
+        if job.partial == "discard" and view.get(o).deferred:  # deferral.resume
+            row = view.lock(o)
+            fresh = {} if row.token else {"attempt": 0, "crashes": 0}
+            view.put(o, row._replace(deferred=False, **fresh))
+
+
+def stop_others(view: View) -> None:
+    """cancel.cancel_predictions"""
+    for other in PREDICTIONS:
+        if view.get(other).state in LIVE[other]:
+            view.put(other, view.lock(other)._replace(stopped=True))
+
+
+def defer(view: View, me: Actor, _rules: "Rules") -> None:
+    """deferral.defer, leases.reschedule"""
     row = _owned(view, me, ("waiting",))
-    view.put(me.slot, cleared(row)._replace(state="kept", key=rules.named(me.token)))
+    view.put(me.slot, cleared(row)._replace(deferred=True))
 
 
 def end_dead(view: View, me: Actor, _rules: "Rules") -> None:
     """outputs.end_dead, dead_letters.add"""
     row = _owned(view, me, ("waiting",))
-    view.put(me.slot, cleared(row)._replace(state="dead", letter=True))
+    view.put(me.slot, cleared(row)._replace(state="dead", letter=True, deferred=False))
 
 
 def hand_back(view: View, me: Actor, _rules: "Rules") -> None:
@@ -97,7 +135,8 @@ def end_discarded(view: View, me: Actor, _rules: "Rules") -> None:
 
 def counted(view: View) -> OutputCounts:
     """jobs.count"""
-    states = [view.get(o).state for o in OUTPUTS if PREDICTION_OF[o] == view.get(JOB).chosen]
+    rows = [view.get(o) for o in OUTPUTS if PREDICTION_OF[o] == view.get(JOB).chosen]
+    states = ["dead" if row.deferred else row.state for row in rows]
     dead = sum(s in ("dead", "discarding", "discarded") for s in states)
     return OutputCounts(states.count("waiting"), states.count("kept"), dead)
 
@@ -109,6 +148,8 @@ def settle(view: View, _me: Actor, rules: "Rules") -> None:
 
 def settle_on(view: View, counts: OutputCounts, rules: "Rules") -> None:
     """settle.if_last, renders.publish, discards.begin, jobs.move"""
+    if view.get(JOB).partial == "discard" and end_incomplete(view):
+        counts = counted(view)
     if view.get(JOB).state != "keeping":
         return
     decision = lifecycle.on_output_counts(counts, view.get(JOB).partial)
@@ -122,11 +163,42 @@ def settle_on(view: View, counts: OutputCounts, rules: "Rules") -> None:
     if decision.state == "failed" and running(view):  # chain.after_files
         view.put(JOB, job._replace(state="open"))
         return
+    if decision.publish and counts.kept and rules.cancels_deferred:
+        cancel_others(view)
     published = rules.publishes(kept, counts) if decision.publish else []
     variants = tuple(sorted({*job.variants, *published}))
     view.took(JOB, job.state, decision.state)
     render = job.render or bool(kept and decision.publish)
     view.put(JOB, job._replace(state=decision.state, render=render, variants=variants))
+
+
+def cancel_others(view: View) -> None:
+    """deferral.cancel_others"""
+    for o in OUTPUTS:
+        row = view.get(o)
+        if row.deferred and PREDICTION_OF[o] != view.get(JOB).chosen:
+            end_deferred(view, o, stopped=True)
+
+
+def end_incomplete(view: View) -> bool:
+    """deferral.end_incomplete"""
+    ended = False
+    for outputs in OUTPUTS_OF.values():
+        rows = [view.get(o) for o in outputs if view.get(o).state]
+        over = any(row.state != "waiting" for row in rows)
+        if over and not any(row.state == "waiting" and not row.deferred for row in rows):
+            for o in outputs:
+                if view.get(o).deferred:
+                    end_deferred(view, o, letter=True)
+                    ended = True
+    return ended
+
+
+def end_deferred(view: View, o: int, **how: bool) -> None:
+    """cancellation.build_cancel_statement: also takes a lease away"""
+    row = view.lock(o)
+    crashes = row.crashes - (1 if row.token else 0)
+    view.put(o, row._replace(state="dead", token=0, over=False, crashes=crashes, deferred=False, **how))
 
 
 def running(view: View) -> bool:
@@ -163,9 +235,7 @@ def apply(view: View, p: int, report: PredictionReport, rules: "Rules") -> bool:
         view.put(p, row._replace(state=state, token=0, over=False, crashes=crashes, letter=False))
     if isinstance(verdict, ChoosePrediction):
         view.put(JOB, job._replace(state="keeping", chosen=p))
-        for other in PREDICTIONS:  # cancel.stop_others: a claim passes over them until the commit
-            if view.get(other).state in LIVE[other]:
-                view.put(other, view.lock(other)._replace(stopped=True))
+        stop_others(view)  # a claim passes over them until the commit
         for o in OUTPUTS_OF[p]:
             if not view.get(o).state:
                 view.put(o, Row("waiting"))
@@ -201,7 +271,7 @@ def poison(view: View, me: Actor, rules: "Rules") -> None:
     if row.token or row.state not in LIVE[me.slot] or row.crashes < MAX_CRASHES:
         raise Lost
     ends = {"waiting": "dead", "discarding": "discarded", "new": "dead"}
-    view.put(me.slot, row._replace(state=ends.get(row.state, "lost"), letter=True, key=0))
+    view.put(me.slot, row._replace(state=ends.get(row.state, "lost"), letter=True, key=0, deferred=False))
     if me.slot in PREDICTIONS:
         go_on(view)
     elif me.slot in OUTPUTS:
@@ -240,7 +310,8 @@ def revive(view: View, me: Actor, rules: "Rules") -> None:
 
 def verdict_on(row: Row, failure: str) -> retry_policy.Retry | DeadLetterDecision:
     """failures._record: errors are attempts less crashes"""
-    work = RetryContext(errors=row.attempt - row.crashes)
+    errors = row.attempt - row.crashes
+    work = RetryContext(errors, work="file", failing_since=NOW, source_errors=errors, is_deferred=row.deferred)
     return retry_policy.decide_after_failure(ERRORS[failure], work, now=NOW, jitter=0.5, policy=POLICY)
 
 
@@ -252,6 +323,7 @@ class Rules:
         default_factory=lambda: {
             "record": (lock_job, end_kept, settle),
             "bury": (lock_job, end_dead, settle),
+            "defer": (lock_job, defer, settle),
             "hand back": (hand_back,),
             "ingest": (lock_delivery, lock_job, hear),
             "poll": (lock_job, answer),
@@ -267,6 +339,7 @@ class Rules:
     releases: bool = True  # the sweep frees leases that have ended
     releases_unproved: bool = False  # the sweep frees leases that have not ended
     deletes_after_uncertain: bool = False  # a worker takes its upload back when COMMIT gave no answer
+    cancels_deferred: bool = True  # files of one prediction end the attempts at those of others
     refuses: tuple[str, ...] = ("succeeded", "open")  # jobs whose dead files are not replayed
     orphans: str = "row lock"  # or "hash" (no token in the key, no look at leases), "two looks" (no lock)
 

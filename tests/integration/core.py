@@ -47,6 +47,7 @@ class Source:
     port: int = 0
     predictions: dict[str, dict[str, Any] | int] = field(default_factory=dict)
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)  # content types of files that have one
     asked: list[str] = field(default_factory=list)
     before_file: Callable[[str], None] = lambda _path: None
 
@@ -55,6 +56,14 @@ class Source:
         name = f"/files/{secrets.token_hex(4)}.png"
         self.files[name] = (200, png(seed))
         return self.url(name)
+
+    def file(self, name: str, body: bytes, content_type: str | None = None) -> str:
+        """Return the URL of a file of this name."""
+        path = f"/files/{secrets.token_hex(4)}/{name}"
+        self.files[path] = (200, body)
+        if content_type is not None:
+            self.types[path] = content_type
+        return self.url(path)
 
     def broken(self, status: int = 404, body: bytes = b"") -> str:
         """Return a URL that answers with a status."""
@@ -90,6 +99,8 @@ def serving() -> Iterator[Source]:
             status, body = source.answer(self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            if content_type := source.types.get(self.path):
+                self.send_header("Content-Type", content_type)
             self.end_headers()
             self.wfile.write(body)
 
@@ -291,7 +302,7 @@ def waiting_without_end(conn: Connection) -> list[dict[str, Any]]:
     return conn.execute("""
         SELECT j.id, j.state FROM jobs j
          WHERE (j.state = 'keeping') IS DISTINCT FROM
-               EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting')
+               EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND o.state = 'waiting' AND o.deferred_at IS NULL)
     """).fetchall()
 
 

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import kombu
 import pytest
+import redis
 
 from cli.commands.doctor.broker_checks import check_broker
 from embedded.stack import Stack
@@ -16,7 +18,7 @@ from tests.integration.broker_worker import Worker, running
 from tests.integration.core import wait_until
 from tests.support import fork_server
 from tests.support.valkey import REFUSALS, RefusingValkey, envelope, wake
-from worker import queues
+from worker import queues, redis_transport
 
 RUBBISH = {
     "null": b"null",
@@ -90,6 +92,31 @@ def worker(
         valkey.accept(REFUSALS[0])
         yield made
         made.conn.close()
+
+
+@pytest.mark.parametrize("end", ["ack", "reject", "requeue"])
+def test_a_message_whose_end_was_refused_does_not_stop_its_consumer(valkey: RefusingValkey, end: str) -> None:
+    """
+    It stayed counted as being processed, as many as may be at once: the worker was connected and took no more.
+
+    A drill with a broker that became a replica while the worker was not waiting for messages found it.
+    """
+    redis_transport.register_transports()
+    bodies: list[str] = []
+    with kombu.Connection(valkey.url()) as connection, connection.SimpleQueue(f"limited_{end}") as queue:
+        queue.consumer.qos(prefetch_count=1)
+        queue.put("first")
+        queue.put("second")
+        message = queue.get(timeout=60)
+        valkey.refuse("READONLY")
+        with pytest.raises(redis.ReadOnlyError):
+            {"ack": message.ack, "reject": message.reject, "requeue": message.requeue}[end]()
+        valkey.accept("READONLY")
+
+        bodies.append(queue.get(timeout=60).payload)
+
+        queue.clear()
+    assert bodies == ["second"]
 
 
 @pytest.mark.timeout(400)

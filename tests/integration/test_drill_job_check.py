@@ -41,7 +41,7 @@ class Drill:
             " reason, deadline_at) VALUES (%s, 'drill', 'image', '[{}]', %s, 'x', %s, 'PROVIDER_FAILED', %s, moment())",
             (job_id, case.name, state, reason),
         )
-        self.runs.append(CaseRun(case, (str(job_id),), sent_at=NOW))
+        self.runs.append(CaseRun(case, (str(job_id),)))
         return job_id
 
     def add_prediction(
@@ -349,12 +349,22 @@ def test_a_failure_that_openai_reported_counts_as_seen(drill: Drill) -> None:
     assert not_received.job_requests.unseen == 2
 
 
-@pytest.mark.parametrize(
-    ("began", "is_excused"), [(NOW + 100, True), (NOW - 0.5, True), (NOW + 400, False), (NOW - 20, False)]
-)
-def test_a_clock_jump_excuses_only_jobs_at_its_time(drill: Drill, began: float, is_excused: bool) -> None:
-    """Time limits pass early in a jump; jobs that were requested at another time have no such excuse."""
-    give_up_a_healthy_entry(drill)
-    drill.jumps.append((began, began + 2))
+EVENT_OF_THE_HEALTHY_ENTRY = """
+INSERT INTO events (subject, subject_id, from_state, to_state, actor, at)
+SELECT 'prediction', id, 'running', 'abandoned', 'node/task', to_timestamp(%s) FROM predictions WHERE external_id = 'p2'
+"""
 
-    assert (drill.check().lost == []) is is_excused
+
+@pytest.mark.parametrize(
+    ("recorded", "is_explained"),
+    [(3600 + 1, True), (-3600 + 1, True), (1, False), (3600 + 60, False), (-3600 - 60, False)],
+)
+def test_a_clock_jump_explains_only_time_limits_that_were_recorded_in_it(
+    drill: Drill, recorded: float, is_explained: bool
+) -> None:
+    """A prediction that was abandoned by the right clock, although its job was requested before a jump, is lost."""
+    give_up_a_healthy_entry(drill)
+    drill.jumps.append((NOW, NOW + 2))
+    drill.conn.execute(EVENT_OF_THE_HEALTHY_ENTRY, [NOW + recorded])
+
+    assert (drill.check().lost == []) is is_explained

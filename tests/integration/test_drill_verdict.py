@@ -130,6 +130,20 @@ def test_a_damage_is_reported(deps: Deps, conn: Connection, damage: Damage, kind
     assert getattr(damaged, kind)
 
 
+def test_a_clock_jump_is_no_excuse_for_a_file(deps: Deps, conn: Connection) -> None:
+    """The clock alone ends no file: one that was given up as expired is lost, whatever the clock did."""
+    world.kept(deps)
+    ledger = build_ledger(conn)
+    world.loosen(conn)
+    conn.execute("DELETE FROM placements")
+    conn.execute("DELETE FROM render_variants")
+    conn.execute("UPDATE outputs SET state = 'dead', source_expired = true")
+
+    verdict = judged(deps, conn, ledger, [LandedFault("clock jump", time.time() - 300, time.time(), "")])
+
+    assert any("abc output[0]: dead" in finding for finding in verdict.lost)
+
+
 def test_a_repeat_needs_a_fault_to_explain_it(deps: Deps, conn: Connection) -> None:
     """An unexplained attempt is a bug that the drill would otherwise hide."""
     job_id = world.kept(deps)
@@ -183,6 +197,21 @@ def test_a_repeat_in_a_clock_jump_has_the_time_of_the_jumped_clock(deps: Deps, c
 
     assert len(unexplained.unexplained) == 1
     assert explained.unexplained == []
+
+
+def test_webhooks_must_be_ingested_while_storage_is_away(deps: Deps, conn: Connection) -> None:
+    """A worker that waits for storage at its start ingests none, and nothing is lost: only the time shows it."""
+    world.kept(deps)
+    ledger, now = build_ledger(conn), time.time()
+    fault = LandedFault("quick without storage", now - 10, now + 60, "quick")
+    ingested = judged(deps, conn, ledger, [fault])
+
+    conn.execute("UPDATE deliveries SET ended_at = ended_at + interval '5 min'")
+
+    assert ingested.is_clean
+    assert judged(deps, conn, ledger, [fault]).unexpected == [
+        "none of 1 webhooks was ingested while storage was unavailable"
+    ]
 
 
 def test_a_webhook_of_fal_is_identified_by_its_prediction(deps: Deps, conn: Connection) -> None:

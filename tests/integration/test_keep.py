@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -11,6 +12,7 @@ from db.connection import connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseUnavailable, StepInterrupted
 from moorage.model import Wake
+from tasks.jobs import replay
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shutdown, step_runner
 
@@ -147,34 +149,75 @@ def test_a_provider_that_is_away_was_not_asked_for_a_fresh_url(at: World) -> Non
     assert at.state("outputs", output_id) == "kept"
 
 
-def test_a_failing_server_is_tried_twelve_times(at: World) -> None:
-    """Then it is a dead letter, with what was measured."""
+def test_a_job_waits_for_twelve_errors_of_a_server(at: World) -> None:
+    """Then it ends as if the file was given up; attempts go on (test_deferral.py)."""
     made = at.keeping([at.source.broken(500)])
     (output_id,) = at.outputs(made.job_id)
 
+    states = []
     for _ in range(15):
         at.conn.execute("UPDATE outputs SET run_at = moment() WHERE run_at IS NOT NULL")
         at.step("keep", output_id)
+        states.append(at.state("jobs", made.job_id))
 
-    (letter,) = at.letters(output_id)
-    assert downloads(at) == 12
-    assert at.one("SELECT count(*) FROM events WHERE kind = 'source_unavailable'") == 11
-    assert not at.row("outputs", output_id)["source_expired"]
-    assert (letter["error"], letter["facts"]["attempts"]) == ("DownloadInterrupted", 12)
-    assert at.state("jobs", made.job_id) == "failed"
+    assert states == ["keeping"] * 11 + ["failed"] * 4
+    assert downloads(at) == 15
+    assert at.one("SELECT count(*) FROM events WHERE kind = 'source_unavailable'") == 15
+    assert (at.state("outputs", output_id), at.letters(output_id)) == ("waiting", [])
 
 
-def test_an_expired_source_is_tried_once_and_then_given_up(at: World) -> None:
-    """A URL may outlive its announcement, and no retry can bring it back."""
-    made = at.keeping([at.source.broken(500)])
+def test_a_clock_that_jumps_past_the_expiry_ends_nothing(at: World) -> None:
+    """The URL lives: one failure while the clock is wrong is an attempt like any other."""
+    url, picture = at.source.broken(500), at.source.picture()
+    made = at.keeping([url])
     (output_id,) = at.outputs(made.job_id)
 
     with at.later("2 hours") as then:
         then.step("keep", output_id)
+    waiting = at.state("outputs", output_id)
+    at.conn.execute("UPDATE outputs SET run_at = moment()")
+    at.source.files[urlsplit(url).path] = at.source.files[urlsplit(picture).path]
+    at.step("keep", output_id)
 
-    assert downloads(at) == 1
-    assert "expired" in at.letters(output_id)[0]["reason"]
+    assert waiting == "waiting"
+    assert at.state("outputs", output_id) == "kept"
+
+
+def test_an_expired_source_is_given_up_after_three_attempts_over_ten_minutes(at: World) -> None:
+    """A URL may outlive its announcement, and its expiry may be the mistake of a clock."""
+    made = at.keeping([at.source.broken(500)])
+    (output_id,) = at.outputs(made.job_id)
+
+    states = []
+    for minutes in (50, 121, 122, 127, 128, 133):
+        with at.later(f"{minutes} minutes") as then:
+            then.conn.execute("UPDATE outputs SET run_at = moment() WHERE state = 'waiting'")
+            then.step("keep", output_id)
+            states.append(at.state("outputs", output_id))
+
+    (letter,) = at.letters(output_id)
+    assert states == ["waiting"] * 5 + ["dead"]
+    assert downloads(at) == 6
+    assert "expired" in letter["reason"]
     assert at.row("outputs", output_id)["source_expired"]
+
+
+def test_a_replayed_output_begins_anew_past_its_expiry(at: World) -> None:
+    """Attempts before the replay are no proof against it: otherwise its first failure would end it."""
+    made = at.keeping([at.source.broken(500)])
+    (output_id,) = at.outputs(made.job_id)
+    for minutes in (121, 130, 140):
+        with at.later(f"{minutes} minutes") as then:
+            then.conn.execute("UPDATE outputs SET run_at = moment() WHERE state = 'waiting'")
+            then.step("keep", output_id)
+    given_up = at.state("outputs", output_id)
+
+    with at.later("150 minutes") as then:
+        replay.replay_dead_letter(then.conn, at.letters(output_id)[0]["id"], "test")
+        then.step("keep", output_id)
+
+    assert given_up == "dead"
+    assert at.state("outputs", output_id) == "waiting"
 
 
 def test_a_web_page_for_a_picture_is_a_dead_letter_and_its_sibling_is_kept(at: World) -> None:

@@ -13,6 +13,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from embedded.stack import Stack
 from moorage.errors import Refused
 from moorage.model import Wake
+from moorage.retry_policy import NOTIFICATION_WAITS
 from tasks import notifications
 from tasks.jobs import replay
 from tasks.sweeps import dispatch
@@ -36,7 +37,7 @@ def app() -> Iterator[Application]:
 @pytest.fixture
 def at(stack: Stack, url: str, app: Application) -> Iterator[World]:
     secrets = (SecretStr(OLD), SecretStr(NEW))
-    with world(stack, url, notify_url=app.url, notify_secret=secrets, max_errors=3) as made:
+    with world(stack, url, notify_url=app.url, notify_secret=secrets) as made:
         yield made
 
 
@@ -178,11 +179,12 @@ def test_410_ends_it_at_once(at: World, app: Application) -> None:
 
 
 def test_what_is_never_taken_is_a_dead_letter_that_can_be_replayed(at: World, app: Application) -> None:
-    """An application that was away for a day is told of all it missed by one command."""
+    """An application that was away for three days is told of all it missed by one command."""
     _, notification_id = ended(at)
-    app.answers = [(500, {})] * 3
-    for _ in range(3):
-        tell(at, notification_id)
+    app.answers = [(500, {})] * (len(NOTIFICATION_WAITS) + 1)
+    for _ in NOTIFICATION_WAITS:
+        assert tell(at, notification_id) == "waiting"
+    tell(at, notification_id)
     (letter,) = at.letters(notification_id)
     assert at.state("notifications", notification_id) == "dead"
 
@@ -193,6 +195,24 @@ def test_what_is_never_taken_is_a_dead_letter_that_can_be_replayed(at: World, ap
     assert {one.headers["webhook-id"] for one in app.heard} == {str(notification_id)}
     with pytest.raises(Refused):
         at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
+
+
+def test_the_waits_of_a_notification_grow_over_72_hours(at: World) -> None:
+    """An application may be away over a weekend; one that is away for good is not asked a thousand times."""
+    _, notification_id = ended(at)
+    away = at.changed({"wait_base_seconds": 2.0}, notify_url="http://127.0.0.1:9/hooks")
+
+    waits = []
+    while at.state("notifications", notification_id) == "waiting":
+        tell(away, notification_id)
+        wait = at.one(
+            "SELECT extract(epoch FROM run_at - moment())::float8 FROM notifications WHERE id = %s", notification_id
+        )
+        waits += [wait] * (wait is not None)
+
+    assert waits == sorted(waits)
+    assert 72 <= sum(waits) / 3600 + 0.01 <= 72 * 1.1 + 0.01
+    assert [letter["category"] for letter in at.letters(notification_id)] == ["NOTIFY_FAILED"]
 
 
 def test_an_application_that_is_away_costs_an_attempt(at: World, app: Application) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from db.connection import Database, connect
 from embedded.stack import Stack
+from embedded.standby import Standby
 from moorage.errors import DatabaseUnavailable
 from tasks.sweeps import reconcile
 from tests.integration.core import LEASED_BY, world
-from tests.support.standby import Standby, replicated
+from tests.support.standby import replicated
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def put(deps: Deps, owner: str = "ada", data: bytes | None = None) -> uploads.St
     with tempfile.TemporaryFile() as file:
         file.write(data or picture())
         file.flush()
-        limits = uploads.upload_limits(deps.limits, deps.settings.upload_max_bytes)
+        limits = uploads.upload_limits(deps.limits, deps.settings)
         return uploads.sanitize_and_store(deps.storage, file, upload_id=ids.uuid7(), owner=owner, limits=limits)
 
 

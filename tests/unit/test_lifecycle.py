@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from moorage import lifecycle, retry_policy, transitions
-from moorage.errors import DownloadInterrupted, InvalidMedia, OutputGone, ProviderUnavailable, StorageUnavailable
+from moorage.errors import (
+    DownloadInterrupted,
+    InvalidMedia,
+    OutputGone,
+    ProviderUnavailable,
+    StorageUnavailable,
+    Transient,
+)
 from moorage.lifecycle import (
     ChoosePrediction,
     EndPrediction,
@@ -14,6 +21,7 @@ from moorage.lifecycle import (
     LateSuccess,
     OutputCounts,
     PollNow,
+    PollRetry,
     PredictionContext,
     RecordStatus,
     RefreshUrls,
@@ -84,20 +92,75 @@ def test_the_last_try_is_ten_seconds_before_the_url_dies(retry_after):
     assert wait_of(after(DownloadInterrupted("500", retry_after=retry_after), errors=9, expires_in=40)) == 30
 
 
-@pytest.mark.parametrize("error", [DownloadInterrupted("500"), StorageUnavailable("away")])
-def test_after_the_last_try_it_is_given_up_with_the_reason(error):
-    """Also our own outage: there is nothing left to fetch."""
-    verdict = after(error, expires_in=10)
+def failing_past_expiry(*gaps, expired_ago=3600.0, error=None, **policy):
+    """Decide on a failure now, after earlier ones at the given distances in seconds, all past the expiry."""
+    times = [NOW]
+    for gap in reversed(gaps):
+        times.insert(0, times[0] - timedelta(seconds=gap))
+    expires_at = NOW - timedelta(seconds=expired_ago)
+    work = RetryContext(len(gaps), expires_at=expires_at, expired_attempts=tuple(times[:-1]))
+    error = error or DownloadInterrupted("500", event_kind="source_unavailable")
+    return retry_policy.decide_after_failure(error, work, now=NOW, jitter=0.5, policy=RetryPolicy(**policy))
 
-    assert isinstance(verdict, DeadLetterDecision)
-    assert "expired" in verdict.reason
-    assert verdict.source_expired
+
+@pytest.mark.parametrize("expired_ago", [-9, 0, 1, 3600, 86400])
+def test_one_failure_at_or_past_the_expiry_ends_nothing(expired_ago):
+    """An expiry by a clock that had jumped may lie in the past while the URL lives."""
+    assert isinstance(failing_past_expiry(expired_ago=expired_ago), Retry)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "kind"),
+    [
+        ((300, 299.9), Retry),
+        ((300, 300), DeadLetterDecision),
+        ((600,), Retry),  # two attempts
+        ((86400,), Retry),
+        ((3600, 10), Retry),  # a clock that jumped ahead in between
+        ((3600, -3590, 10), Retry),  # ahead and back
+        ((200, 200, 199.9), Retry),
+        ((200, 200, 200), DeadLetterDecision),
+        ((5, 5, 5, 5), Retry),
+    ],
+)
+def test_a_source_is_given_up_after_three_attempts_over_ten_minutes_past_its_expiry(gaps, kind):
+    """The clock alone is no proof: of each distance at most five minutes count."""
+    verdict = failing_past_expiry(*gaps, expired_ago=1e6)
+
+    assert isinstance(verdict, kind)
+    if isinstance(verdict, DeadLetterDecision):
+        assert "expired" in verdict.reason
+        assert (verdict.source_expired, verdict.retryable) == (True, True)
+
+
+def test_attempts_before_the_expiry_prove_nothing():
+    """Those were made while the URL lived, whatever the clock said then."""
+    assert isinstance(failing_past_expiry(300, 300, expired_ago=-60), Retry)
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), ProviderUnavailable("the refresh failed")])
+def test_only_failures_of_the_source_end_it_past_its_expiry(error):
+    """A night without storage is no answer of the source."""
+    assert isinstance(failing_past_expiry(300, 300, error=error), Retry)
+
+
+@pytest.mark.parametrize(("requested", "wait"), [(None, 8.0), (86400.0, 300.0)])
+def test_a_wait_past_the_expiry_is_at_most_five_minutes(requested, wait):
+    """A server that asks for a day would keep the row waiting for three."""
+    error = DownloadInterrupted("503", retry_after=requested, event_kind="source_unavailable")
+
+    assert wait_of(failing_past_expiry(1, 1, error=error)) == wait
+
+
+def test_the_time_past_the_expiry_is_a_constant_that_tests_shorten():
+    assert isinstance(failing_past_expiry(1, 1, expired_source_seconds=2.0), DeadLetterDecision)
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
-    stands_in = more.pop("stands_in", False)
+    stands_in, was_without_files = more.pop("stands_in", False), more.pop("was_without_files", False)
     report = PredictionReport("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
-    return lifecycle.on_report(report, PredictionContext(prediction, chosen, job, render, can_ask, stands_in))
+    ctx = PredictionContext(prediction, chosen, job, render, can_ask, stands_in, was_without_files)
+    return lifecycle.on_report(report, ctx)
 
 
 @pytest.mark.parametrize("prediction", ["running", "abandoned"])
@@ -166,7 +229,8 @@ def test_a_status_never_moves_backwards(ended, status):
     [
         (heard("failed", error="nsfw"), "failed"),
         (heard("cancelled"), "cancelled"),
-        (heard("succeeded", outputs=()), "failed"),
+        (heard("succeeded", outputs=(), can_ask=False), "failed"),
+        (heard("succeeded", outputs=(), was_without_files=True), "failed"),
         (heard("succeeded", outputs=(), data_removed=True), "lost"),
     ],
 )
@@ -174,6 +238,36 @@ def test_an_end_without_files(verdict, state):
     """Files that the provider removed are lost; a provider's own failure is none of ours."""
     assert isinstance(verdict, EndPrediction)
     assert verdict.state == state
+
+
+def test_a_success_without_files_is_asked_for_once_more():
+    """The status may be ahead of the list of files."""
+    assert heard("succeeded", outputs=()) == PollRetry()
+
+
+def test_the_reason_of_no_output_names_what_the_answer_mentions():
+    """Nothing that looks like a file is passed over in silence."""
+    mentioned = OutputFile("output.text", url="https://a.example/x", problem="is part of a text", is_mention=True)
+
+    verdict = heard("succeeded", outputs=(), was_without_files=True, mentions=(mentioned,))
+
+    assert verdict.reason.endswith("without any file; output.text is part of a text")
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ("open", ChoosePrediction(reopens_job=False)),
+        ("failed", ChoosePrediction(reopens_job=True)),
+        ("keeping", LateSuccess()),
+        ("succeeded", LateSuccess()),
+        ("cancelled", LateSuccess()),
+    ],
+)
+def test_a_later_success_with_files_counts_as_a_late_one(job, expected):
+    """After a success without files only; a failure of the provider stays one."""
+    assert heard("succeeded", "failed", job=job, was_without_files=True) == expected
+    assert isinstance(heard("succeeded", "failed", job=job), IgnoreReport)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +279,10 @@ def test_an_end_without_files(verdict, state):
         (OutputCounts(kept=2, dead=1), "discard", Settlement("failed", publish=False, discard_kept=True)),
         (OutputCounts(kept=3), "discard", Settlement("succeeded", publish=True)),
         (OutputCounts(dead=3), "keep", Settlement("failed", publish=False)),
+        (OutputCounts(kept=2, foreign=1), "keep", Settlement("succeeded", publish=True)),
+        (OutputCounts(kept=2, foreign=1), "discard", Settlement("succeeded", publish=True)),
+        (OutputCounts(kept=2, foreign=1, dead=1), "keep", Settlement("partial", publish=True)),
+        (OutputCounts(foreign=1), "keep", Settlement("failed", publish=False)),
         (OutputCounts(placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(dead=2, placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(kept=2, placeholders=1), "keep", Settlement("succeeded", publish=True)),
@@ -226,8 +324,14 @@ def test_terminal_states_are_left_through_known_doors_only():
     """Replay, a late success, or policy discard: nothing else revives a row."""
     doors = {
         "delivery": {("dead", "new")},
-        "job": {("partial", "keeping"), ("partial", "open"), ("failed", "keeping"), ("failed", "open")},
-        "prediction": {("lost", "running"), ("lost", "succeeded")},
+        "job": {
+            ("partial", "keeping"),
+            ("partial", "open"),
+            ("failed", "keeping"),
+            ("failed", "open"),
+            ("succeeded", "keeping"),
+        },
+        "prediction": {("lost", "running"), ("lost", "succeeded"), ("failed", "succeeded")},
         "output": {("dead", "waiting"), ("kept", "discarding")},
     }
     ended = {
@@ -257,3 +361,65 @@ def test_expiry_of_urls(says, completed, expected):
     report = PredictionReport("x", "succeeded", "succeeded", completed_at=at(completed), expires_at=at(says))
 
     assert compute_expiry(report, NOW, 3600.0) == at(expected)
+
+
+# --- files that fail for long ------------------------------------------------------------------------------------
+
+
+def fails(errors, *, since=0.0, jitter=0.5, error=None, expires_in=3600.0, **more):
+    """Return what follows when a file fails that has failed for so many seconds."""
+    work = RetryContext(
+        errors,
+        NOW + timedelta(seconds=expires_in),
+        work="file",
+        failing_since=NOW - timedelta(seconds=since),
+        **{"source_errors": errors, **more},
+    )
+    failure = error or DownloadInterrupted("503", event_kind="source_unavailable")
+    return retry_policy.decide_after_failure(failure, work, now=NOW, jitter=jitter, policy=RetryPolicy())
+
+
+@pytest.mark.parametrize("errors", [11, 12, 500])
+def test_a_file_is_not_given_up_while_its_url_lives(errors):
+    """Whatever the number of errors: the wait is at most five minutes."""
+    assert 0 < wait_of(fails(errors, jitter=0.999)) <= 300
+
+
+@pytest.mark.parametrize(
+    ("errors", "since", "defers"), [(0, 0, False), (10, 400, False), (11, 400, True), (8, 700, True), (30, 2000, True)]
+)
+def test_a_job_waits_for_twelve_errors_or_fifteen_minutes(errors, since, defers):
+    """Full jitter spreads twelve errors over up to 28 minutes: the time is limited, too."""
+    assert fails(errors, since=since, jitter=0.9).defers is defers
+
+
+def test_a_file_is_deferred_once():
+    """Its job was settled without it."""
+    assert not fails(40, since=2000, is_deferred=True).defers
+
+
+def test_a_failure_of_our_own_defers_nothing():
+    """A job cannot be settled without storage."""
+    assert not fails(40, since=2000, error=StorageUnavailable("away")).defers
+
+
+@pytest.mark.parametrize(("errors", "source_errors", "kind"), [(11, 0, DeadLetterDecision), (30, 20, Retry)])
+def test_twelve_unexpected_errors_give_a_file_up(errors, source_errors, kind):
+    """Those of the server are not among them."""
+    bug = Transient("ZeroDivisionError")
+
+    assert isinstance(fails(errors, error=bug, source_errors=source_errors), kind)
+
+
+@pytest.mark.parametrize(("expires_in", "kind"), [(60.0, Retry), (-599.0, Retry), (-601.0, DeadLetterDecision)])
+def test_a_provider_that_gives_no_fresh_url_is_asked_until_the_source_has_ended(expires_in, kind):
+    """Its failures are not the source's, but without them nothing would end."""
+    assert isinstance(fails(20, error=ProviderUnavailable("503"), expires_in=expires_in), kind)
+
+
+def test_the_waits_of_a_notification_are_those_of_the_documentation():
+    """14 attempts over 72 hours, each wait longer than the one before."""
+    waits = retry_policy.NOTIFICATION_WAITS
+
+    assert list(waits) == sorted(set(waits))
+    assert sum(waits) == 72 * 3600

@@ -1,5 +1,6 @@
 """What holds of the pure decisions whatever comes in: orders and doublings of reports, failures, counts, times."""
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -35,7 +36,9 @@ DOORS = {
     ("job", "partial", "open"),
     ("job", "failed", "keeping"),
     ("job", "failed", "open"),
+    ("job", "succeeded", "keeping"),
     ("prediction", "lost", "running"),
+    ("prediction", "failed", "succeeded"),
     ("prediction", "lost", "succeeded"),
     ("output", "dead", "waiting"),
     ("output", "kept", "discarding"),
@@ -179,7 +182,7 @@ def test_a_retry_is_never_in_the_past_nor_after_the_last_try(
 
     if isinstance(verdict, Retry):
         assert verdict.run_at >= NOW
-        if expires_at is not None:
+        if expires_at is not None and expires_at - policy.expiry_margin > NOW:
             assert verdict.run_at <= expires_at - policy.expiry_margin
 
 
@@ -197,6 +200,7 @@ def test_a_retry_within_the_lifetime_honours_retry_after(
     if isinstance(verdict, Retry) and error.retry_after:
         asked = NOW + timedelta(seconds=error.retry_after)
         last = expires_at - policy.expiry_margin if expires_at else asked
+        last = last if last > NOW else NOW + timedelta(seconds=policy.expired_source_seconds / 2)
         assert verdict.run_at >= min(asked, last)
 
 
@@ -227,17 +231,22 @@ def test_our_own_outage_never_counts_nor_ends_anything(
     assert not verdict.is_counted
 
 
-@given(theirs | ours, st.integers(0, 3), st.integers(-1000, 10), jitters)
-def test_after_the_last_attempt_follows_a_dead_letter(
-    error: MoorageError, errors: int, left: int, jitter: float
-) -> None:
-    """Every wait ends: also that for our own storage, when the URL dies."""
-    work = RetryContext(errors, NOW + timedelta(seconds=left))
+@given(
+    theirs | ours,
+    st.integers(0, 3),
+    st.lists(st.integers(0, 290) | st.integers(-100_000, 100_000), max_size=8),
+    jitters,
+)
+def test_the_clock_alone_never_ends_a_file(error: MoorageError, errors: int, gaps: list[int], jitter: float) -> None:
+    """However the clock jumps between the attempts: it ends nothing without three, ten minutes apart."""
+    times = list(itertools.accumulate(gaps, lambda at, gap: at - timedelta(seconds=gap), initial=NOW))
+    work = RetryContext(errors, min(times) - timedelta(seconds=1), tuple(reversed(times[1:])))
 
     verdict = retry_policy.decide_after_failure(error, work, now=NOW, jitter=jitter, policy=RetryPolicy())
 
-    assert isinstance(verdict, DeadLetterDecision)
-    assert not verdict.retryable
+    waited = sum(min(max(gap, 0), 300) for gap in gaps)
+    assert isinstance(verdict, DeadLetterDecision) == (error.category == "DOWNLOAD_FAILED" and waited >= 600)
+    assert isinstance(verdict, Retry) or len(gaps) >= 2
 
 
 @given(

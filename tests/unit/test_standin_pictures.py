@@ -7,6 +7,9 @@ import warnings
 import pytest
 from PIL import Image, ImageSequence
 
+from egress import download
+from media import validate
+from media.limits import Limits
 from simulation.provider import pictures, script
 from simulation.provider.ledger import Ledger
 from simulation.provider.outputs import Outputs
@@ -29,6 +32,18 @@ def test_a_generated_picture_decodes_completely(format_, seed):
     assert Image.MIME[image.format] == file.content_type
     assert len(frames) == (3 if format_ == "gif" else 1)
     assert 512 <= max(frames[0]) <= 1024
+
+
+@pytest.mark.parametrize("format_", pictures.FILE_FORMATS)
+def test_a_generated_file_passes_validation(format_):
+    """The drill includes outputs that are no pictures."""
+    file = pictures.generate(format_, 3)
+
+    with download.spool_bytes(file.data, Limits()) as fetched:
+        media = validate.validate_file(fetched, Limits()).media
+
+    assert (media.media, media.content_type) == ("file", file.content_type)
+    assert file.data != pictures.generate(format_, 4).data
 
 
 def test_files_are_equal_for_equal_seeds_only():

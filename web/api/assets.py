@@ -3,11 +3,13 @@
 import re
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from db import renders
+from db.connection import Connection, Row
 from storage import urls
 from web.http import ids, ranges
 from web.http.problems import Problem
@@ -20,6 +22,7 @@ PREFIX: Final = "/assets/"  # below the API's prefix; every path below it is pub
 _NAME: Final = re.compile(r"(0|[1-9][0-9]{0,8})(-[0-9a-f]{16}-[0-9a-f]{8})?(?:(_thumb\.webp)|\.([a-z0-9]{1,8}))?")
 _CACHE_ORIGINAL: Final = "public, max-age=31536000, immutable"  # the bytes of a published idx never change
 _CACHE_THUMBNAIL: Final = "public, max-age=86400"
+_CACHE_FIRST: Final = "public, max-age=300"  # of 0 if it is not variant 0: an image may be published later
 _CACHE_REDIRECT: Final = "public, max-age=300"  # the storage URL may change, and a render may be deleted
 _CORS_HEADERS: Final = {
     "Access-Control-Allow-Origin": "*",
@@ -41,6 +44,7 @@ class AssetFile:
     sha256: str
     content_type: str
     cache_control: str
+    is_attachment: bool = False
 
 
 async def preflight_asset(_request: Request) -> Response:
@@ -72,6 +76,8 @@ async def _build_response(request: Request) -> Response:
     byte_range = _requested_range(request, file.bytes, etag)
     size = file.bytes if byte_range is None else byte_range[1] - byte_range[0] + 1
     headers |= {"Content-Type": file.content_type, "Content-Length": str(size), "Accept-Ranges": "bytes"}
+    if file.is_attachment:
+        headers["Content-Disposition"] = "attachment"
     headers["Content-Security-Policy"] = "default-src 'none'; sandbox"  # a file must never run as a page of this origin
     if byte_range is not None:
         headers["Content-Range"] = f"bytes {byte_range[0]}-{byte_range[1]}/{file.bytes}"
@@ -87,7 +93,8 @@ async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
     if match is None:
         raise ids.not_found("file")
     idx, from_key, thumb, extension = match.groups()
-    row = await ctx.database.transaction(lambda conn: renders.get_file(conn, render_id, int(idx)))
+    is_first = idx == "0" and not from_key and not extension
+    row = await ctx.database.transaction(lambda conn: _read_row(conn, render_id, int(idx), is_first=is_first))
     if row is None or (thumb and row["thumb_key"] is None):
         raise ids.not_found("file")
     if extension and not row["key"].endswith(f".{extension}"):
@@ -97,7 +104,16 @@ async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
         raise ids.not_found("file")
     if thumb:
         return AssetFile(row["thumb_key"], row["thumb_bytes"], row["thumb_sha256"], "image/webp", _CACHE_THUMBNAIL)
-    return AssetFile(row["key"], row["bytes"], row["sha256"], row["content_type"], _CACHE_ORIGINAL)
+    cache_control = _CACHE_ORIGINAL if row["idx"] == int(idx) else _CACHE_FIRST
+    return AssetFile(
+        row["key"], row["bytes"], row["sha256"], row["content_type"], cache_control, row["media"] == "file"
+    )
+
+
+def _read_row(conn: Connection, render_id: UUID, idx: int, *, is_first: bool) -> Row | None:
+    """Return a variant; for the plain number 0 the first image or video, if variant 0 is neither."""
+    row = renders.get_file(conn, render_id, idx)
+    return renders.get_first_file(conn, render_id) if row and is_first and row["media"] == "file" else row
 
 
 def _requested_range(request: Request, size: int, etag: str) -> ByteRange:

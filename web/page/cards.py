@@ -1,5 +1,6 @@
 """The card of a job on the page: its state, files, and available actions."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -7,6 +8,7 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from db.connection import Row
+from moorage.model import MediaKind
 from storage import urls
 
 CardState = Literal["waiting", "keeping", "kept", "partial", "placeholder", "failed", "expired", "cancelled"]
@@ -34,6 +36,7 @@ _STATE_DETAILS: Final = {
     "placeholder": "Generation failed. A placeholder is shown until a result arrives.",
 }
 KINDS: Final = {"image": "Images", "video": "Videos", "mixed": "Mixed"}
+_UNITS: Final = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3), ("B", 1))
 _MAX_REASON_CHARS: Final = 200
 
 
@@ -45,13 +48,22 @@ class CardFile:
     width_px: int
     height_px: int
     color: str
-    is_video: bool
+    media: MediaKind
     content_type: str
+    label: str  # "WAV, 0:12, 1.1 MB"
+
+    @property
+    def is_video(self) -> bool:
+        return self.media == "video"
+
+    @property
+    def is_audio(self) -> bool:
+        return self.content_type.startswith("audio/")
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One job, as the page shows it; the cover is the first of its files."""
+    """One job, as the page shows it: images and videos, the cover first, and other files."""
 
     job_id: UUID
     state: CardState
@@ -63,6 +75,7 @@ class Card:
     file_count: int
     kept_count: int
     files: tuple[CardFile, ...]
+    other_files: tuple[CardFile, ...]
     can_retry: bool
     can_cancel: bool
 
@@ -74,6 +87,7 @@ class Card:
 def build_card(row: Row, variants: list[Row], base: str) -> Card:
     """Return the card of a row of `db.reports.my_renders`, with its published files."""
     cover_first = sorted(variants, key=lambda variant: (not variant["is_cover"], variant["idx"]))
+    files = [_build_file(variant, base) for variant in cover_first]
     state = row["shown"]
     return Card(
         job_id=row["id"],
@@ -85,7 +99,8 @@ def build_card(row: Row, variants: list[Row], base: str) -> Card:
         created_at=row["created_at"],
         file_count=row["files"],
         kept_count=row["kept"],
-        files=tuple(_build_file(variant, base) for variant in cover_first),
+        files=tuple(file for file in files if file.media != "file"),
+        other_files=tuple(file for file in files if file.media == "file"),
         can_retry=bool(row["can_retry"]) or state == "placeholder",
         can_cancel=row["state"] in ("open", "keeping"),
     )
@@ -131,9 +146,18 @@ def _build_file(row: Row, base: str) -> CardFile:
         width_px=row["width_px"] or 16,
         height_px=row["height_px"] or 9,
         color=row["color"] or "#808080",
-        is_video=row["media"] == "video",
+        media=row["media"],
         content_type=row["content_type"],
+        label=_label_file(row) if row["media"] == "file" else "",
     )
+
+
+def _label_file(row: Row) -> str:
+    seconds, size = row["duration_s"], row["bytes"]
+    unit, divisor = next((unit for unit in _UNITS if size >= unit[1]), _UNITS[-1])
+    minutes, rest = divmod(math.ceil(seconds or 0), 60)
+    length = f"{minutes}:{rest:02}" if seconds else None
+    return ", ".join(filter(None, (row["format"].upper(), length, f"{size / divisor:.3g} {unit}")))
 
 
 def _to_sentence(text: str | None) -> str | None:

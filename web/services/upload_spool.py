@@ -81,7 +81,7 @@ class UploadSpool:
         self.max_bytes = settings.upload_max_bytes
         self._settings = settings
         self._database = database
-        self._limits = uploads.upload_limits(Limits.from_settings(settings), settings.upload_max_bytes)
+        self._limits = uploads.upload_limits(Limits.from_settings(settings), settings)
         self._storage_executor = ThreadPoolExecutor(MAX_STORAGE_THREADS, "upload")
         self._disk_executor = ThreadPoolExecutor(MAX_DISK_THREADS, "upload-disk")
         self._active: Counter[str | None] = Counter()

@@ -1,0 +1,105 @@
+"""
+Deferred outputs: files that their job no longer waits for, while attempts at them go on.
+
+Such an output is `waiting` with `deferred_at`. For its job it counts as dead, until its file is stored.
+"""
+
+from typing import Final
+from uuid import UUID
+
+from db import cancellation, dead_letters, jobs, leases
+from db.connection import Connection, fetch_all, fetch_one
+from db.events import build_event_insert
+from moorage.errors import LeaseLost
+from moorage.model import Job, Lease
+from moorage.retry_policy import DeadLetterDecision
+
+DEFER = f"""
+WITH moved AS (
+    UPDATE outputs SET deferred_at = moment(), category = %(category)s
+     WHERE id = %(id)s AND lease_token = %(token)s RETURNING id, job_id
+) {build_event_insert("output", "'waiting'", "'waiting'", "%(reason)s", kind="'deferred'")}
+"""
+GET_JOB_ID = "SELECT job_id FROM outputs WHERE id = %(id)s"
+
+
+def defer(conn: Connection, lease: Lease, category: str) -> Job:
+    """Have the job of a leased output no longer wait for it; return the job, locked. Raises LeaseLost."""
+    row = fetch_one(conn, GET_JOB_ID, {"id": lease.row_id})
+    if row is None:
+        raise LeaseLost(f"output {lease.row_id} is deleted")
+    job = jobs.lock(conn, row["job_id"])
+    leases.execute(conn, lease, DEFER, category=category, reason="its job no longer waits for it")
+    return job
+
+
+# A keep step that is at work on one of them goes on; its file counts for the job again.
+RESUME = f"""
+WITH moved AS (
+    UPDATE outputs SET deferred_at = NULL, woken_at = NULL, run_at = least(run_at, moment()),
+           attempt = CASE WHEN lease_token IS NULL THEN 0 ELSE attempt END,
+           crashes = CASE WHEN lease_token IS NULL THEN 0 ELSE crashes END
+     WHERE job_id = %(id)s AND prediction_id = %(chosen_id)s AND state = 'waiting' AND deferred_at IS NOT NULL
+    RETURNING id, job_id
+) {build_event_insert("output", "'waiting'", "'waiting'", "'its job waits for it again'", kind="'resumed'")}
+"""
+
+
+def resume(conn: Connection, job_id: UUID, chosen_id: UUID, actor: str) -> list[UUID]:
+    """Have a locked job wait again for the deferred outputs of a prediction, now due; return them."""
+    return [row["id"] for row in fetch_all(conn, RESUME, {"id": job_id, "chosen_id": chosen_id, "actor": actor})]
+
+
+MAKE_DUE = """
+UPDATE outputs SET woken_at = NULL, run_at = moment()
+ WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND lease_token IS NULL RETURNING id
+"""
+
+
+def make_due(conn: Connection, job_id: UUID) -> list[UUID]:
+    """Make the deferred outputs of a locked job due now; return them."""
+    return [row["id"] for row in fetch_all(conn, MAKE_DUE, {"id": job_id})]
+
+
+_DEFERRED: Final = "deferred_at IS NOT NULL"
+# A keep step that holds the lease gets LeaseLost when it commits.
+CANCEL_OTHERS = cancellation.build_cancel_statement(
+    "outputs", "output", "waiting", cancellation.CANCELLED,
+    f"{_DEFERRED} AND prediction_id <> %(chosen_id)s",
+)  # fmt: skip
+
+
+def cancel_others(conn: Connection, job_id: UUID, chosen_id: UUID | None, *, reason: str, actor: str) -> list[UUID]:
+    """End a locked job's deferred outputs of predictions that were not chosen, without dead letters; return them."""
+    args = {"job_id": job_id, "chosen_id": chosen_id, "reason": reason, "actor": actor}
+    return [row["id"] for row in fetch_all(conn, CANCEL_OTHERS, args)]
+
+
+LIST_INCOMPLETE = f"""
+SELECT o.id, o.path, o.attempt, o.category, o.reason, p.provider
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id
+ WHERE o.job_id = %(id)s AND o.state = 'waiting' AND o.{_DEFERRED}
+   AND EXISTS (SELECT FROM outputs s WHERE s.prediction_id = o.prediction_id AND s.state <> 'waiting'
+                                       AND s.category IS DISTINCT FROM 'FOREIGN_HOST')
+   AND NOT EXISTS (SELECT FROM outputs s
+                    WHERE s.prediction_id = o.prediction_id AND s.state = 'waiting' AND s.deferred_at IS NULL)
+ ORDER BY o.id
+"""
+END_INCOMPLETE = cancellation.build_cancel_statement("outputs", "output", "waiting", "state = 'dead'", "id = %(id)s")
+
+
+def end_incomplete(conn: Connection, job: Job, actor: str) -> None:
+    """
+    Give up the deferred outputs of a locked job with policy `discard` that cannot complete their prediction's files.
+
+    Another file of the prediction has ended without them: with their dead letters it can be replayed.
+    """
+    for row in fetch_all(conn, LIST_INCOMPLETE, {"id": job.id}):
+        decision = DeadLetterDecision(row["category"], "Deferred", row["reason"], retryable=True)
+        args = {"id": row["id"], "job_id": job.id, "reason": decision.reason, "actor": actor}
+        conn.execute(END_INCOMPLETE, args)
+        facts = {"path": row["path"], "attempts": row["attempt"]}
+        dead_letters.add(
+            conn, "output", row["id"], decision, step="keep", job_id=job.id, provider=row["provider"], facts=facts,
+            actor=actor,
+        )  # fmt: skip

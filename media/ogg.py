@@ -1,0 +1,95 @@
+"""Ogg without a decoder: its pages, to the end."""
+
+import mmap
+from dataclasses import dataclass
+from typing import Final
+
+from media.containers import ContainerError, FileFacts
+
+Data = bytes | mmap.mmap
+
+_CHECKED_PAGES: Final = 3  # at the start, whose checksums are compared, and the last one
+_VIDEO: Final = (b"\x80theora", b"BBCD\0", b"OVP80")
+_OPUS_HERTZ: Final = 48_000
+
+
+@dataclass(slots=True)
+class StreamState:
+    """One logical stream: its samples a second (0: not known), samples to skip, and its last position."""
+
+    hertz: int
+    skipped: int
+    is_video: bool
+    position: int = 0
+    is_ended: bool = False
+
+
+def parse_ogg(data: Data) -> FileFacts:
+    """Walk an Ogg file to its end; raises ContainerError if a page is incomplete or damaged."""
+    size, offset, number, last = len(data), 0, 0, 0
+    streams: dict[bytes, StreamState] = {}
+    while offset < size:
+        last, header = offset, data[offset : offset + 27]
+        if not header.startswith(b"OggS"[: len(header)]) or header[4:5] not in (b"", b"\0"):
+            raise ContainerError(f"damaged: no page at byte {offset}")
+        start = offset + 27 + (header[26] if len(header) == 27 else 0)
+        offset = start + sum(data[offset + 27 : start])
+        if len(header) < 27 or start > size or offset > size:
+            raise ContainerError("truncated: its last page is incomplete")
+        if number < _CHECKED_PAGES:
+            _check_page(data, last, offset)
+        _add_page(streams, header, data[start : min(offset, start + 64)])
+        number += 1
+    _check_page(data, last, size)
+    seconds = max((max(0, s.position - s.skipped) / s.hertz for s in streams.values() if s.hertz), default=0.0)
+    note = None if all(s.is_ended for s in streams.values()) else "it has no end mark"
+    return FileFacts(seconds or None, note, "video/ogg" if any(s.is_video for s in streams.values()) else None)
+
+
+def _add_page(streams: dict[bytes, StreamState], header: bytes, content: bytes) -> None:
+    serial, flags = header[14:18], header[5]
+    if flags & 2:  # the first page of a stream
+        streams[serial] = _parse_stream(content)
+    state = streams.get(serial)
+    if state is None:
+        raise ContainerError("damaged: a page belongs to no stream")
+    position = int.from_bytes(header[6:14], "little", signed=True)
+    if position > 0:
+        state.position = position
+    state.is_ended = bool(flags & 4)
+
+
+def _parse_stream(content: bytes) -> StreamState:
+    if content.startswith(b"OpusHead"):
+        return StreamState(_OPUS_HERTZ, int.from_bytes(content[10:12], "little"), False)
+    if content.startswith(b"\x01vorbis"):
+        return StreamState(int.from_bytes(content[12:16], "little"), 0, False)
+    if content.startswith(b"\x7fFLAC"):
+        return StreamState(int.from_bytes(content[27:30], "big") >> 4, 0, False)
+    if content.startswith(b"Speex   "):
+        return StreamState(int.from_bytes(content[36:40], "little"), 0, False)
+    return StreamState(0, 0, content.startswith(_VIDEO))
+
+
+def _check_page(data: Data, start: int, end: int) -> None:
+    page = bytearray(data[start:end])
+    stated = int.from_bytes(page[22:26], "little")
+    page[22:26] = bytes(4)
+    crc = 0
+    for byte in page:
+        crc = (crc << 8 & 0xFFFF_FFFF) ^ _CRC32[crc >> 24 ^ byte]
+    if crc != stated:
+        raise ContainerError(f"damaged: the page at byte {start} has another checksum")
+
+
+def _build_table() -> list[int]:
+    table = []
+    for value in range(256):
+        remainder = value << 24
+        for _ in range(8):
+            remainder = (remainder << 1 & 0xFFFF_FFFF) ^ (0x04C1_1DB7 if remainder & 0x8000_0000 else 0)
+        table.append(remainder)
+    return table
+
+
+_CRC32: Final = _build_table()
