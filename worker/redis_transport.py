@@ -17,9 +17,8 @@ import kombu
 import kombu.transport
 import redis
 from kombu.exceptions import KombuError
-from kombu.transport import pyamqp
+from kombu.transport import pyamqp, virtual
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
