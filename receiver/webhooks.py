@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from moorage import ids, logs, metrics, webhook_keys
+from moorage import ids, metrics, webhook_keys
 from moorage.asgi import Receive
 from moorage.errors import Refused
 from moorage.model import Wake
@@ -12,12 +12,10 @@ from moorage.provider_types import VerifiedDelivery
 from moorage.settings import Settings
 from providers.base import Provider
 from receiver import deliveries, request_body
-from receiver.deliveries import DeliveryRecorder
+from receiver.recorder import DeliveryRecorder
 from receiver.responses import Headers, Response, json_response
 from receiver.verification import SignatureVerifier
 from worker.publish import WakeRelay
-
-log = logs.get_logger(__name__)
 
 PREFIXES: Final = ("/webhooks/", "/api/webhooks/", "/api/v1/webhooks/")
 MAX_NAME_CHARS: Final = 60
@@ -88,5 +86,3 @@ def _build_delivery(
 def _count_delivery(name: str, recorded: deliveries.RecordedDelivery, size: int) -> None:
     metrics.WEBHOOK_BYTES.inc(size)
     (metrics.WEBHOOKS_RECORDED if recorded.is_new else metrics.WEBHOOKS_KNOWN).labels(name).inc()
-    event = "delivery.recorded" if recorded.is_new else "delivery.known"
-    log.info(event, delivery_id=recorded.id, provider=name, bytes=size)

@@ -2,8 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from kombu import Connection
@@ -17,16 +17,16 @@ from worker.broker_errors import BROKER_ERRORS, explain
 log = logs.get_logger(__name__)
 
 QUEUE_LENGTH: Final = 1000
+BATCH_LENGTH: Final = 128  # wakes that the relay publishes over one connection
 PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
 
 
-def publish_wake(wake: Wake) -> bool:
-    """Publish one wake within about two seconds; return True if the broker accepted it. Raises no broker error."""
-    return publish_wakes([wake]) == 1
-
-
 def publish_wakes(wakes: Iterable[Wake]) -> int:
-    """Publish wakes over one connection until the broker fails; return how many it accepted."""
+    """
+    Publish wakes over one connection until the broker fails; return how many it accepted.
+
+    Raises no broker error; a broker that does not answer takes about two seconds.
+    """
     from worker.celery import app  # the app reads the settings: only when it is needed
 
     sent = 0
@@ -63,7 +63,9 @@ def abandon_on_error(connection: Connection | None) -> Iterator[None]:
 class WakeRelay:
     """Publish wakes from a bounded queue in one thread. A dropped wake is delayed to the next dispatch."""
 
-    def __init__(self, send: Callable[[Wake], bool] = publish_wake, *, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[Wake]], int] = publish_wakes, *, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
         self._send = send
         self._pause_seconds = pause_seconds
         self._wakes: queue.Queue[Wake] = queue.Queue(QUEUE_LENGTH)
@@ -88,21 +90,23 @@ class WakeRelay:
     def _run(self) -> None:
         while not (self._stopping.is_set() and self._wakes.empty()):
             try:
-                wake = self._wakes.get(timeout=0.2)
+                wakes = [self._wakes.get(timeout=0.2)]
             except queue.Empty:
                 continue
-            if not self._publish(wake) and self._stopping.wait(self._pause_seconds):
+            with suppress(queue.Empty):
+                while len(wakes) < BATCH_LENGTH:
+                    wakes.append(self._wakes.get_nowait())
+            if not self._publish(wakes) and self._stopping.wait(self._pause_seconds):
                 return
 
-    def _publish(self, wake: Wake) -> bool:
-        """Publish one wake. Catches everything: this thread must run as long as the process."""
+    def _publish(self, wakes: Sequence[Wake]) -> bool:
+        """Publish a batch; return True if all were sent. Catches everything: this thread must never end."""
         try:
-            sent = self._send(wake)
+            sent = self._send(wakes)
         except Exception:
-            log.error("wake.publish_failed", exc_info=True, step=wake.step, row_id=wake.row_id)
-            sent = False
-        if sent:
-            metrics.WAKES_SENT.inc()
-        else:
-            metrics.WAKES_DROPPED.labels("failed").inc()
-        return sent
+            log.error("wake.publish_failed", exc_info=True, wakes=len(wakes), step=wakes[0].step)
+            sent = 0
+        metrics.WAKES_SENT.inc(sent)
+        if sent < len(wakes):
+            metrics.WAKES_DROPPED.labels("failed").inc(len(wakes) - sent)
+        return sent == len(wakes)
