@@ -29,7 +29,7 @@ RETRY_SECONDS: Final = 0.1  # pause before a failed batch is repeated
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordRequest:
-    """A delivery to record, and who waits for it: the result is cancelled once the deadline has passed."""
+    """A delivery to record, and who waits for it: the result is an error once the deadline has passed."""
 
     delivery: NewDelivery
     deadline: float  # of the loop's clock
@@ -53,11 +53,16 @@ class DeliveryRecorder:
             sender = loop.create_task(self._send_batches())  # it starts after those that arrived together with this one
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
+        timer = loop.call_at(request.deadline, self._expire, request)
         try:
-            async with asyncio.timeout_at(request.deadline):
-                return await request.result
-        except TimeoutError as error:
-            raise DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s") from error
+            return await request.result
+        finally:
+            timer.cancel()
+
+    def _expire(self, request: RecordRequest) -> None:
+        if not request.result.done():
+            late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
+            request.result.set_exception(late)
 
     async def _send_batches(self) -> None:
         """Commit batches until no request waits. One whose requests have all been answered is given up."""

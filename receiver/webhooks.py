@@ -1,6 +1,7 @@
 """POST /webhooks/{provider}: read, verify, record, wake, respond."""
 
 import hashlib
+import random
 from collections.abc import Mapping
 from typing import Final
 
@@ -56,7 +57,7 @@ class WebhookReceiver:
         provider = self.get_enabled_provider(name)
         async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
             verified = await self._verifier.verify(provider, headers, body)
-            key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1"))
+            key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1")) if query else None
             recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
             size = len(body)
         if recorded.is_pending:
@@ -73,7 +74,8 @@ def _build_delivery(
     redacted = webhook_keys.redact_keys(body)
     digest = hashlib.sha256(redacted).hexdigest()  # of the recorded bytes, which the audit can verify
     return deliveries.NewDelivery(
-        id=ids.uuid7(),
+        # Not from the kernel: that call releases the GIL, and the event loop waits while the relay has it. No secret.
+        id=ids.uuid7(random_bits=random.getrandbits(80)),
         provider=provider.name,
         webhook_id=deliveries.choose_webhook_id(verified.webhook_id, digest),
         headers=provider.select_headers(headers),
