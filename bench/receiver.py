@@ -134,6 +134,7 @@ def measure(candidate: Candidate, folder: Path, *, seconds: float) -> dict[str, 
     count = int(seconds * (MAX_PER_SECOND if candidate.name == FLOOR else MAX_PER_SECOND / 6))
     with running(candidate, folder / "receiver.log") as (port, pid):
         send_load(port, folder, run=f"{run}w", count=min(count, 500), seconds=1.0)
+        _await_idle(pid)
         before = cpu_seconds(pid)
         peak = send_load(port, folder, run=f"{run}p", count=count, seconds=seconds)
         used = cpu_seconds(pid) - before
@@ -189,6 +190,15 @@ def cpu_seconds(pid: int) -> float:
         total += used.get(number, 0.0)
         waiting += children.get(number, [])
     return total
+
+
+def _await_idle(pid: int) -> None:
+    """Wait until a receiver has loaded everything and finished its warm-up, at most 20 s."""
+    end = time.monotonic() + 20
+    used = -1.0
+    while cpu_seconds(pid) - used > 0.02 and time.monotonic() < end:
+        used = cpu_seconds(pid)
+        time.sleep(0.5)
 
 
 def compare(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
