@@ -218,6 +218,12 @@ CREATE TABLE outputs (
     color         text CHECK (color ~ '^#[0-9a-f]{6}$'), -- shown by a page while the file loads
     thumb_missing text,                                -- why a kept video has no thumbnail
     notes         text,                                -- metadata that could not be read; the file is kept nevertheless
+    -- the file as downloaded, in the private bucket, while it is refused: a replay reads it instead of the source
+    quarantine_key text COLLATE "C",                   -- read in the order of an S3 listing
+    quarantine_bytes bigint CHECK (quarantine_bytes > 0),
+    quarantine_sha256 text CHECK (quarantine_sha256 ~ '^[0-9a-f]{64}$'),
+    quarantine_type text,                              -- content type that the server declared
+    quarantined_at timestamptz,                        -- when it was last refused; retention counts from it
     UNIQUE (job_id, idx),
     UNIQUE (prediction_id, path),
     CHECK ((state IN ('waiting', 'discarding')) = (run_at IS NOT NULL)),
@@ -228,7 +234,9 @@ CREATE TABLE outputs (
     CHECK (num_nulls(thumb_key, thumb_bytes, thumb_sha256) IN (0, 3)),
     CHECK (state <> 'kept' OR (thumb_key IS NULL) = (thumb_missing IS NOT NULL)),
     CHECK (state <> 'dead' OR category IS NOT NULL),
-    CHECK (NOT source_expired OR state = 'dead')
+    CHECK (NOT source_expired OR state = 'dead'),
+    CONSTRAINT outputs_quarantine_complete
+        CHECK (num_nulls(quarantine_key, quarantine_bytes, quarantine_sha256, quarantined_at) IN (0, 4))
 );
 CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
@@ -237,6 +245,8 @@ CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discar
 CREATE INDEX outputs_ended ON outputs (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
+CREATE UNIQUE INDEX outputs_quarantine_key ON outputs (quarantine_key) WHERE quarantine_key IS NOT NULL;
+CREATE INDEX outputs_quarantined ON outputs (quarantined_at) WHERE quarantine_key IS NOT NULL;
 CREATE INDEX outputs_leftover ON outputs (ended_at) WHERE state = 'dead' AND source_data IS NOT NULL;
 
 -- The published result of a job. deleted_at makes it a tombstone: it and its variants remain, hidden from readers.

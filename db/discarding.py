@@ -56,6 +56,8 @@ def end_discarded(conn: Connection, lease: Lease) -> None:
 SPOOLED = """
 SELECT o.id, o.source AS key FROM outputs o JOIN jobs j ON j.id = o.job_id
  WHERE o.source_kind = 'object' AND o.source IS NOT NULL AND o.ended_at IS NOT NULL AND j.settled_at IS NOT NULL
+   AND NOT EXISTS (SELECT FROM dead_letters l
+                    WHERE l.subject = 'output' AND l.subject_id = o.id AND l.state = 'open')
  ORDER BY o.ended_at LIMIT 200
 """
 
@@ -63,7 +65,11 @@ CLEAR_SPOOLED_INPUT = "UPDATE outputs SET source = NULL WHERE id = %(id)s AND so
 
 
 def list_spooled_inputs(conn: Connection) -> list[tuple[UUID, str]]:
-    """Return output id and key of up to 200 spooled input files of settled jobs still in the private bucket."""
+    """
+    Return output id and key of up to 200 spooled input files of settled jobs still in the private bucket.
+
+    Those of an open dead letter stay for its replay.
+    """
     return [(row["id"], row["key"]) for row in fetch_all(conn, SPOOLED)]
 
 

@@ -1,6 +1,6 @@
 """Jobs: requests of applications. The lock on the job's row serializes all changes to its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -76,9 +76,11 @@ def lock(conn: Connection, job_id: UUID) -> Job:
 COUNT_OUTPUTS = """
 SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
-       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen) AS dead,
-       count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders
-  FROM (SELECT o.state, o.is_placeholder, o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
+       count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
+       count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders,
+       count(*) FILTER (WHERE state = 'dead' AND is_chosen AND is_foreign) AS foreign
+  FROM (SELECT o.state, o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
+               o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
           FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted
 """
 
@@ -132,6 +134,17 @@ def change_state(
         raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
     if job.project_id is not None and is_live != (job.state in ("open", "keeping")):
         progress.update_status(conn, job.project_id)
+
+
+ADD_NOTES = """
+INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
+SELECT 'job', id, id, state, state, note, %(actor)s FROM jobs, unnest(%(notes)s::text[]) AS note WHERE id = %(id)s
+"""
+
+
+def add_notes(conn: Connection, job_id: UUID, notes: Sequence[str], actor: str) -> None:
+    """Add notes to the history of a locked job that is `keeping`; its state is unchanged."""
+    conn.execute(ADD_NOTES, {"id": job_id, "notes": list(notes), "actor": actor})
 
 
 DUE = """

@@ -28,6 +28,27 @@ def get_output_objects(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, GET_OUTPUT_OBJECTS, {"ids": list(ids)})
 
 
+LIST_QUARANTINED: Final = """
+SELECT id, quarantine_key AS key, quarantine_bytes AS bytes, quarantine_sha256 AS sha256 FROM outputs
+ WHERE quarantine_key > %(after)s ORDER BY quarantine_key LIMIT %(limit)s
+"""
+
+
+def list_quarantined(conn: Connection, after: str, *, limit: int) -> list[Row]:
+    """Return outputs with a file in quarantine, ordered by key, after a key."""
+    return fetch_all(conn, LIST_QUARANTINED, {"after": after, "limit": limit})
+
+
+GET_QUARANTINED: Final = """
+SELECT id, quarantine_key AS key, quarantine_bytes AS bytes, quarantine_sha256 AS sha256
+  FROM outputs WHERE id = ANY(%(ids)s::uuid[]) AND quarantine_key IS NOT NULL
+"""
+
+
+def get_quarantined(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
+    return fetch_all(conn, GET_QUARANTINED, {"ids": list(ids)})
+
+
 SAMPLE_KEPT_OUTPUTS: Final = "SELECT id FROM outputs WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s"
 
 
@@ -40,6 +61,7 @@ FIND_REFERENCED_KEYS: Final = """
 SELECT key AS name FROM outputs WHERE key = ANY(%(keys)s::text[])
 UNION ALL SELECT thumb_key FROM outputs WHERE thumb_key = ANY(%(keys)s::text[])
 UNION ALL SELECT source FROM outputs WHERE source_kind = 'object' AND source = ANY(%(keys)s::text[])
+UNION ALL SELECT quarantine_key FROM outputs WHERE quarantine_key = ANY(%(keys)s::text[])
 UNION ALL SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[]) AND deleted_at IS NULL
 """
 

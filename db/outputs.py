@@ -5,13 +5,15 @@ from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
-from db import dead_letters, discarding, jobs, leases
+from db import dead_letters, discarding, jobs, leases, quarantine
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
+
+FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial; its dead letter has DOWNLOAD_FAILED
 
 ADD = f"""
 WITH moved AS (
@@ -20,7 +22,7 @@ WITH moved AS (
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s),
            %(path)s, %(source_kind)s, %(source)s, %(source_data)s, %(expires_at)s, %(state)s,
-           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE 'DOWNLOAD_FAILED' END, %(problem)s,
+           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE %(category)s END, %(problem)s,
            CASE WHEN %(problem)s::text IS NULL THEN moment() END,
            CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
     ON CONFLICT (prediction_id, path) DO NOTHING
@@ -49,7 +51,8 @@ def add(
     args = {"id": output_id, "job_id": job_id, "prediction_id": prediction_id, "expires_at": expires_at, "actor": actor}
     source = {"source_kind": kind, "source": object_key or file.url, "source_data": file.data, "path": file.path}
     state = {"state": "dead" if file.problem else "waiting", "problem": file.problem}
-    return fetch_one(conn, ADD, {**args, **source, **state}) is not None
+    category = FOREIGN_HOST if file.is_foreign else "DOWNLOAD_FAILED"
+    return fetch_one(conn, ADD, {**args, **source, **state, "category": category}) is not None
 
 
 UPDATE_SOURCE_URL = """
@@ -79,7 +82,8 @@ def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: 
 
 GET = """
 SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
-       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder
+       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder,
+       o.quarantine_key, o.quarantine_bytes, o.quarantine_sha256, o.quarantine_type, o.quarantined_at
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """
 
@@ -111,7 +115,10 @@ _FACTS = """media format content_type bytes sha256 width_px height_px frames dur
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
 END_KEPT = leases.build_end_statement(
-    "outputs", "waiting", "kept", f"category = NULL, reason = NULL, source_data = NULL, {_SET_FACTS}"
+    "outputs",
+    "waiting",
+    "kept",
+    f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}",
 )
 
 
@@ -147,7 +154,7 @@ def dead_letter(
     if output is None:
         return None
     job = jobs.lock(conn, output.job_id)
-    facts = {"path": output.path, "attempts": lease.attempt, **facts}
+    facts = {"path": output.path, "attempts": lease.attempt, **quarantine.get_facts(output), **facts}
     if step == "discard":
         discarding.end_discarded(conn, lease)
         facts["keys"] = [output.key, output.thumb_key]
@@ -165,7 +172,8 @@ REPLAY = f"""
 WITH moved AS (
     UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false
-     WHERE id = %(id)s AND state = 'dead' AND (source IS NOT NULL OR source_data IS NOT NULL OR is_placeholder)
+     WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
+           OR is_placeholder)
     RETURNING id, job_id
 ) {build_event_insert("output", "'dead'", "'waiting'", "'replayed'")}
 """

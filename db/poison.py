@@ -14,7 +14,8 @@ CONTEXT: Final[Mapping[WorkTable, str]] = {
     "deliveries": "SELECT NULL::uuid AS job_id, provider, NULL AS path FROM deliveries WHERE id = %(id)s",
     "predictions": "SELECT job_id, provider, NULL AS path FROM predictions WHERE id = %(id)s",
     "outputs": """
-SELECT o.job_id, p.provider, o.path FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
+SELECT o.job_id, p.provider, o.path, o.quarantine_key
+  FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """,
     "notifications": "SELECT job_id, NULL AS provider, NULL AS path FROM notifications WHERE id = %(id)s",
 }
@@ -73,7 +74,8 @@ def dead_letter(
     args = {"id": row_id, "job_id": job_id, "reason": decision.reason, "max_crashes": max_crashes, "actor": actor}
     if fetch_one(conn, END[table], args) is None:
         return None
-    subject, facts = leases.SUBJECT[table], {"path": context["path"]} if context["path"] else {}
+    subject = leases.SUBJECT[table]
+    facts = {name: context[name] for name in ("path", "quarantine_key") if context.get(name)}
     dead_letters.add(
         conn, subject, row_id, decision, step=step, job_id=job_id, provider=provider, facts=facts, actor=actor
     )

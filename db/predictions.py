@@ -18,7 +18,7 @@ POLLED_STATES = ("running", "abandoned")
 
 _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
-    " key_sha256, submitted_at, cancel_reason"
+    " key_sha256, submitted_at, cancel_reason, raw_status"
 )
 
 ADD = f"""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from db import quarantine
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.discarding import build_discard_statement
 from db.events import build_event_insert
@@ -100,6 +101,18 @@ WITH old AS MATERIALIZED (
 UPDATE outputs o SET source_data = NULL FROM old WHERE o.id = old.id RETURNING o.id
 """
 
+# Of files that were not kept; those of waiting rows are about to be read. The orphan sweep deletes the objects.
+_QUARANTINED: Final = (
+    f"FROM outputs WHERE quarantine_key IS NOT NULL AND state <> 'waiting' AND quarantined_at < {_OLD}"
+)
+
+RELEASE_QUARANTINED: Final = f"""
+WITH old AS MATERIALIZED (
+    SELECT id {_QUARANTINED} ORDER BY quarantined_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE outputs o SET {quarantine.RELEASE} FROM old WHERE o.id = old.id RETURNING o.id
+"""
+
 # --- ended rows, always deleted together with their events -----------------------
 
 
@@ -150,6 +163,7 @@ _IN_BATCHES: Final = {
     "bodies": (PURGE_BODIES, f"{_BODIES} AND state <> 'dead'"),
     "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
     "failed_sources": (PURGE_SOURCES, _SOURCES),
+    "quarantine": (RELEASE_QUARANTINED, _QUARANTINED),
     "deliveries": (DROP_DELIVERIES, _ended("deliveries", "delivery")),
     "dead_letters": (DROP_LETTERS, _LETTERS),
     "notifications": (DROP_NOTIFICATIONS, _ended("notifications", "notification")),

@@ -25,6 +25,9 @@ SELECT bucket, owner, objects, bytes, row_number() OVER (PARTITION BY bucket ORD
                   FROM outputs o JOIN jobs j ON j.id = o.job_id
                  WHERE o.source_kind = 'object' AND o.source IS NOT NULL
                 UNION ALL
+                SELECT j.owner, o.quarantine_bytes
+                  FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.quarantine_key IS NOT NULL
+                UNION ALL
                 SELECT owner, bytes FROM uploads WHERE deleted_at IS NULL) inputs
          GROUP BY owner) used
 """

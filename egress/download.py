@@ -2,12 +2,13 @@
 
 import contextlib
 import http.client
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -15,12 +16,14 @@ from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.util import parse_url
 
 from egress import spool
+from egress.content_encoding import ContentReader
 from egress.sockets import call_while_waiting
 from media.limits import Limits
 from moorage import logs
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
 from moorage.model import FetchedFile
 from moorage.retry_after import parse_retry_after
+from moorage.urls import resolve_redirect, restore_target
 
 CHUNK_BYTES: Final = 128 * 1024
 HeadersFor = Callable[[str], Mapping[str, str]]
@@ -39,6 +42,10 @@ _BROKEN = (requests.exceptions.RequestException, HTTPError, http.client.HTTPExce
 
 _GONE: Final = frozenset({401, 403, 404, 410})
 _RETRYABLE: Final = frozenset({408, 425, 429})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# Not the file: accepted and not ready, no content, reset content, a difference to another version.
+_WITHOUT_FILE: Final = frozenset({202, 204, 205, 226})
+_CONTENT_RANGE: Final = re.compile(r"bytes\s+0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -61,15 +68,15 @@ def download_url(
         on_progress: called for each chunk and each second without data; its exceptions end the download.
 
     Raises:
-        DownloadInterrupted: no connection, too slow, incomplete, 408, 425, 429, 5xx.
+        DownloadInterrupted: no connection, too slow, incomplete, in an unsupported encoding, 408, 425, 429, 5xx.
         OutputGone: 401, 403, 404 or 410.
-        DownloadRefused: a refused address or hop, too many redirects, too large, encoded, any other 4xx.
+        DownloadRefused: a refused address or hop, too many redirects, too large, any other 4xx.
         DiskFull: the temporary folder is full or not writable.
     """
     with spool.open_spool(limits) as file:
         task = _Download(session, limits, file, on_progress)
         with task.translate_errors(), call_while_waiting(task.check_limits):
-            fetched = task.download(url, headers_for, check_url)
+            fetched = task.download(url.strip(), headers_for, check_url)
         yield fetched
 
 
@@ -95,6 +102,8 @@ class _Download:
         self._session, self._limits, self._file, self._on_progress = session, limits, file, on_progress
         self._started = time.monotonic()
         self._body_started: float | None = None
+        self._received = 0  # as sent; more or fewer than the file has if the body is encoded
+        self._expected: int | None = None
         self._status: int | None = None
         self._url = ""
 
@@ -102,10 +111,10 @@ class _Download:
         for _ in range(self._limits.max_redirects + 1):
             with contextlib.closing(self._get(url, headers_for, check_url)) as response:
                 self._status = response.status_code
-                target = self._session.get_redirect_target(response)  # of a 301, 302, 303, 307 or 308
-                if target is None:
+                location = response.headers.get("Location")
+                if location is None or self._status not in _REDIRECTS:
                     return self._spool_body(response)
-                url = _join_url(self._url, target)
+                url = resolve_redirect(self._url, location)
         raise DownloadRefused(f"more than {self._limits.max_redirects} redirects", facts=self.facts())
 
     def check_limits(self) -> None:
@@ -114,7 +123,7 @@ class _Download:
         if now - self._started > limits.total_seconds:
             raise DownloadInterrupted(f"not done within {limits.total_seconds:g} s", facts=self.facts())
         spent = now - self._body_started if self._body_started else 0.0
-        if spent > limits.slow_after_seconds and self._file.size_bytes < spent * limits.min_bytes_per_second:
+        if spent > limits.slow_after_seconds and self._received < spent * limits.min_bytes_per_second:
             raise DownloadInterrupted(f"slower than {limits.min_bytes_per_second} bytes a second", facts=self.facts())
 
     def facts(self) -> dict[str, Any]:
@@ -122,7 +131,7 @@ class _Download:
             "url": logs.redact_url(self._url),
             "status": self._status,
             "bytes": self._file.size_bytes,
-            "expected": self._file.expected_bytes,
+            "expected": self._expected,
             "seconds": round(time.monotonic() - self._started, 3),
         }
 
@@ -144,7 +153,7 @@ class _Download:
         self.check_limits()
         self._url = url
         prepared = self._session.prepare_request(requests.Request("GET", url))
-        self._url = url = prepared.url or ""
+        self._url = url = prepared.url = restore_target(prepared.url or "", url)
         _require_unambiguous(url)
         if reason := check_url(url):
             raise DownloadRefused(reason, facts=self.facts())
@@ -158,27 +167,30 @@ class _Download:
         if error := classify_response(response.status_code, response.headers, now=now, facts=self.facts()):
             raise error
         raw: urllib3.HTTPResponse = response.raw
-        self._file.set_expected_bytes(raw.length_remaining)
+        reader = ContentReader(response.headers.get("Content-Encoding", ""))
+        self._expected = _parse_range_size(response.headers) if self._status == 206 else raw.length_remaining
+        if reader.is_identity:
+            self._file.set_expected_bytes(self._expected)
         self._body_started = time.monotonic()
         while chunk := raw.read1(CHUNK_BYTES, decode_content=False):
-            self.check_limits()
-            self._file.write(chunk)
+            self._received += len(chunk)
+            self._write(reader.decode(chunk))
         self._require_complete()
+        self._write(reader.finish())
+        if not self._file.size_bytes:
+            raise DownloadInterrupted("empty response", facts=self.facts())
         return self._file.finish(response.headers.get("Content-Type"))
 
+    def _write(self, pieces: Iterator[bytes]) -> None:
+        self.check_limits()
+        for piece in pieces:
+            self._file.write(piece)
+            self.check_limits()
+
     def _require_complete(self) -> None:
-        received, expected = self._file.size_bytes, self._file.expected_bytes
+        received, expected = self._received, self._expected
         if expected is not None and received != expected:
             raise DownloadInterrupted(f"received {received} of {expected} bytes", facts=self.facts())
-        if not received:
-            raise DownloadInterrupted("empty response", facts=self.facts())
-
-
-def _join_url(base: str, target: str) -> str:
-    try:
-        return urljoin(base, target)
-    except ValueError as error:
-        raise DownloadRefused(f"redirect to an invalid URL: {error}") from error
 
 
 def _require_unambiguous(url: str) -> None:
@@ -209,11 +221,16 @@ def classify_response(
         return OutputGone(f"the server returned {status}", facts=facts)
     if 400 <= status < 500 and status not in _RETRYABLE:
         return DownloadRefused(f"the server returned {status}", facts=facts)
-    if status != 200:
+    message = f"the server returned {status}"
+    if not 200 <= status < 300 or status in _WITHOUT_FILE:
         wait = parse_retry_after(headers.get("Retry-After"), now)
-        message = f"the server returned {status}"
         return DownloadInterrupted(message, facts=facts, retry_after=wait, event_kind="source_unavailable")
-    encoding = headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):  # a small body could decompress to any size
-        return DownloadRefused(f"the body is {encoding}-encoded, which was not requested", facts=facts)
+    if status == 206 and _parse_range_size(headers) is None:
+        return DownloadInterrupted(f"{message} with a part of the file", facts=facts, event_kind="source_unavailable")
     return None
+
+
+def _parse_range_size(headers: Mapping[str, str]) -> int | None:
+    """Return the size of the file if the range of a 206 is all of it ("bytes 0-99/100"), else None."""
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    return int(match[2]) if match and int(match[1]) + 1 == int(match[2]) else None

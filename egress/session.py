@@ -5,7 +5,9 @@ The guard checks the address that a socket connects to. A check of the URL can b
 private addresses, by redirects, and by URLs that two parsers parse differently.
 """
 
+import contextvars
 import functools
+import http.client
 import ipaddress
 import socket
 import ssl
@@ -25,9 +27,11 @@ from egress import ip_ranges
 from egress.sockets import PlainSocket, TlsSocket
 from media.limits import Limits
 from moorage.errors import DownloadRefused
+from moorage.urls import build_request_target
 
 Resolver = Callable[..., list[Any]]  # socket.getaddrinfo or a substitute
 _MAX_ADDRESSES: Final = 4  # tried for one connection, each with its own timeout
+_request_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("moorage_request_target", default=None)
 
 
 class EgressGuard:
@@ -102,7 +106,7 @@ class EgressGuard:
 
 
 class _Adapter(HTTPAdapter):
-    """Opens connections through the guard, with one shared TLS context."""
+    """Opens connections through the guard, with one shared TLS context; sends the URL of a request as it is written."""
 
     def __init__(self, egress: EgressGuard, limits: Limits) -> None:
         self._egress, self._limits = egress, limits
@@ -112,6 +116,13 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         self._tls = _tls_context()
         self.poolmanager.pool_classes_by_scheme = _guarded_pools(self._egress, self._limits.connect_seconds)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        token = _request_target.set(build_request_target(request.url or ""))
+        try:
+            return super().send(request, *args, **kwargs)
+        finally:
+            _request_target.reset(token)
 
     def get_connection_with_tls_context(
         self,
@@ -128,12 +139,32 @@ class _Adapter(HTTPAdapter):
         """Do nothing: the shared context has the roots, which the library would load for every connection."""
 
 
+class _Response(http.client.HTTPResponse):
+    """Skips every interim response; the base class skips 100 only and takes 103 (Early Hints) for the last one."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the stubs
+        is_interim = 100 < status < 200 and status != http.client.SWITCHING_PROTOCOLS
+        return version, http.client.CONTINUE if is_interim else status, reason
+
+
+class _ExactTarget:
+    """Sends the target as the URL has it: urllib3 rewrites its escapes, which breaks a signature over the text."""
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        super().putrequest(method, _request_target.get() or url, *args, **kwargs)  # type: ignore[misc]  # other base
+
+
 def _guarded_pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnectionPool]]:
-    class Http(HTTPConnection):
+    class Http(_ExactTarget, HTTPConnection):
+        response_class = _Response
+
         def _new_conn(self) -> socket.socket:
             return egress.connect(self, seconds)
 
-    class Https(HTTPSConnection):
+    class Https(_ExactTarget, HTTPSConnection):
+        response_class = _Response
+
         def _new_conn(self) -> socket.socket:
             return egress.connect(self, seconds)
 

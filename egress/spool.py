@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from media import sniff
 from media.limits import Limits
-from moorage.errors import DownloadRefused
+from moorage.errors import FileTooLarge
 from moorage.local_errors import open_temporary_file, translate_local_errors
 from moorage.model import FetchedFile
 
@@ -18,7 +18,7 @@ class Spool:
 
     Raises, from every method:
         DiskFull, ResourceExhausted: the temporary folder is full or not usable.
-        DownloadRefused: the announced or written size exceeds the limit.
+        FileTooLarge: the announced or written size exceeds the limit.
     """
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:
@@ -55,7 +55,7 @@ class Spool:
         size = max(self.size_bytes, self.expected_bytes or 0)
         if size > self._max_bytes:
             prefix = "at least " if size == self.size_bytes else ""
-            raise DownloadRefused(
+            raise FileTooLarge(
                 f"too large: {prefix}{size} bytes, the limit is {self._max_bytes}",
                 facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._max_bytes},
             )

@@ -113,6 +113,12 @@ class Process:
                 extra_groups=self._user and (),
             )
 
+    def relaunch(self, **changes: str) -> None:
+        """Stop it and start it with a changed environment."""
+        self.stop()
+        self._env = {**(os.environ if self._env is None else self._env), **changes}
+        self.launch()
+
     def await_ready(self) -> None:
         while self._ready is not None and not self._ready():
             if not self.is_running:

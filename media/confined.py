@@ -67,6 +67,9 @@ def run_decoder(
                 )
         except subprocess.TimeoutExpired:
             return ProcessResult(None, b"")
+        finally:  # the process moved the offset, which the buffer of the file does not know
+            file.seek(0, os.SEEK_END)
+            file.seek(0)
     return ProcessResult(process.returncode, process.stdout or b"")
 
 

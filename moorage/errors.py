@@ -148,6 +148,10 @@ class DownloadRefused(Permanent, category="DOWNLOAD_FAILED"):
     """The download is not allowed: private address, unlisted host, file too large, too many redirects, bad URL."""
 
 
+class FileTooLarge(DownloadRefused):
+    """The file exceeds the byte limit of its kind: nothing of it is stored."""
+
+
 # --- validation
 
 

@@ -21,6 +21,7 @@ class PredictionContext:
     has_render: bool
     can_poll: bool = True
     has_placeholder: bool = False  # the chosen prediction is a placeholder that is not deleted
+    was_without_files: bool = False  # the provider reported its success before, without files
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class RecordStatus:
 @dataclass(frozen=True, slots=True)
 class PollNow:
     """The prediction ended, but the report has no result: poll for it at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollRetry:
+    """The first success without files: ask once more, a list may be complete only later than the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,9 @@ class EndPrediction:
     reason: str
 
 
-ReportDecision = IgnoreReport | RecordStatus | PollNow | ChoosePrediction | RefreshUrls | LateSuccess | EndPrediction
+ReportDecision = (
+    IgnoreReport | RecordStatus | PollNow | PollRetry | ChoosePrediction | RefreshUrls | LateSuccess | EndPrediction
+)
 
 
 def on_report(report: PredictionReport, ctx: PredictionContext) -> ReportDecision:
@@ -85,7 +93,8 @@ def _on_report_after_end(report: PredictionReport, ctx: PredictionContext) -> Re
     if report.status == "succeeded" and ctx.prediction_state == "succeeded":
         has_new_urls = ctx.is_chosen and report.outputs
         return RefreshUrls() if has_new_urls else IgnoreReport("duplicate: the prediction had succeeded")
-    if report.status == "succeeded" and ctx.prediction_state == "lost" and report.outputs:
+    is_without_files = ctx.prediction_state == "lost" or (ctx.prediction_state == "failed" and ctx.was_without_files)
+    if report.status == "succeeded" and is_without_files and report.outputs:
         return _on_success(report, ctx)
     if report.status in ("queued", "running", "unknown"):
         return IgnoreReport(f"backwards: {report.raw_status} after {ctx.prediction_state}")
@@ -99,7 +108,9 @@ def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecis
             return EndPrediction("lost", "PROVIDER_FAILED", f"{reason}: {report.error}" if report.error else reason)
         if report.data_removed:
             return EndPrediction("lost", "PROVIDER_FAILED", "the provider removed the files before they could be kept")
-        return EndPrediction("failed", "PROVIDER_FAILED", "NO_OUTPUT: the provider reports success without any file")
+        if ctx.can_poll and not ctx.was_without_files:
+            return PollRetry()
+        return EndPrediction("failed", "PROVIDER_FAILED", _explain_no_output(report))
     if ctx.job_state == "open" or (ctx.job_state == "keeping" and ctx.has_placeholder):
         return ChoosePrediction(reopens_job=False)
     if ctx.job_state == "partial" and ctx.has_placeholder:
@@ -107,6 +118,12 @@ def _on_success(report: PredictionReport, ctx: PredictionContext) -> ReportDecis
     if ctx.job_state == "failed" and not ctx.has_render:
         return ChoosePrediction(reopens_job=True)
     return LateSuccess()
+
+
+def _explain_no_output(report: PredictionReport) -> str:
+    reason = "NO_OUTPUT: the provider reports success without any file"
+    named = ", ".join(f"{file.path} {file.problem}" for file in report.mentions)
+    return f"{reason}; {named}" if named else reason
 
 
 # --- how a job ends ---------------------------------------------------------------------------------------------
@@ -120,6 +137,7 @@ class OutputCounts:
     kept: int = 0  # of the chosen prediction, without placeholders
     dead: int = 0  # as kept
     placeholders: int = 0  # kept
+    foreign: int = 0  # as kept: dead, because their hosts are not the provider's; they make no job partial
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ class Prediction:
     key_sha256: str | None = None
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
+    raw_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ class Output:
     thumb_key: str | None = None
     model: str | None = None
     is_placeholder: bool = False
+    quarantine_key: str | None = None
+    quarantine_bytes: int | None = None
+    quarantine_sha256: str | None = None
+    quarantine_type: str | None = None  # content type that the server declared
+    quarantined_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,13 +37,13 @@ class OwnerToken:
     until: int  # Unix seconds
 
 
-def derive_signing_key(settings: Settings) -> bytes | None:
+def derive_signing_key(settings: Settings, purpose: bytes = b"moorage owner token 1") -> bytes | None:
     """Return the key, derived from MOORAGE_OWNER_TOKEN_SECRET, else from MOORAGE_API_TOKEN; None without both."""
     secret = settings.owner_token_secret or settings.api_token
     if secret is None:
         return None
     # HKDF (RFC 5869): the key reveals nothing about the API token and has no other use.
-    derivation = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"moorage owner token 1")
+    derivation = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose)
     return derivation.derive(secret.get_secret_value().encode())
 
 

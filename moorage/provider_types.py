@@ -17,6 +17,8 @@ class OutputFile:
     url: str | None = None  # None for a `data:` URI
     data: bytes | None = None  # the decoded bytes of a `data:` URI
     problem: str | None = None  # the reason why it must not be downloaded ("host evil.example is not allowed ...")
+    is_foreign: bool = False  # on a host that is not the provider's: it does not make its job partial
+    is_mention: bool = False  # named in the response, but no output; `problem` has the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class PredictionReport:
     status: PredictionStatus
     raw_status: str
     outputs: tuple[OutputFile, ...] = ()
+    mentions: tuple[OutputFile, ...] = ()  # files that the response names, but that are no outputs
     error: str | None = None
     data_removed: bool = False
     completed_at: datetime | None = None

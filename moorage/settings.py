@@ -159,7 +159,7 @@ class Settings(BaseSettings):
 
     # --- what is removed, and when. Days of 0: never
     maintenance_cron: str = "17 3 * * *"  # UTC, or "off"
-    quarantine_seconds: Positive = 7 * 86400.0  # time in the private bucket before an orphan is deleted
+    quarantine_seconds: Positive = 7 * 86400.0  # of refused files and orphans, in the private bucket
     retention_renders_days: Days = 0.0
     retention_bodies_days: Days = 30.0  # raw bodies of webhooks, inline bytes of dead outputs
     retention_rows_days: Days = 0.0  # ended deliveries, closed dead letters, failed jobs and those of deleted renders

@@ -33,7 +33,8 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("open", "partial")  # the retry failed: the placeholder remains
     | _from("keeping", "succeeded", "partial", "failed", "cancelled")
     | _from("keeping", "open")  # none of the chosen files could be kept: next entry of the fallback chain
-    | _from("keeping", "keeping")  # a late success is chosen while the placeholder is kept
+    | _from("keeping", "keeping")  # a late success is chosen while the placeholder is kept; a note on its files
+    | _from("succeeded", "keeping")  # replay of a file on a host that was not the provider's
     | _from("partial", "keeping", "open")  # reopened
     | _from("failed", "keeping", "open"),
     "prediction": _from(None, "planned", "running", "succeeded")
@@ -48,7 +49,8 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("running", "running", "abandoned", "succeeded", "failed", "cancelled", "lost")
     | _from("abandoned", "abandoned", "succeeded", "failed", "cancelled", "lost")
     | _from("lost", "running")  # replay
-    | _from("lost", "succeeded"),  # a late success that reopens its job
+    | _from("lost", "succeeded")  # a late success that reopens its job
+    | _from("failed", "succeeded"),  # as lost, after a success without files
     "output": _from(None, "waiting", "dead")
     | _from("waiting", "waiting", "kept", "dead")
     | _from("kept", "discarding")  # partial results discarded by policy

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
+from urllib.parse import quote_from_bytes
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
@@ -25,6 +26,10 @@ _USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")  # includes an empty one, which 
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_SHOWN: Final = 253
+_ORIGIN: Final = re.compile(r"[^:/?#]+:(//[^/?#\\]*)?")
+# Characters that browsers escape (URL Standard, percent-encode sets), because they cannot stand in a request line.
+_UNSAFE_PATH: Final = re.compile(r"[^!#-;=?-\[\]_a-z|~]")
+_UNSAFE_QUERY: Final = re.compile(r"[^!#-;=?-\[\]^_`a-~]")
 
 
 class Endpoint(NamedTuple):
@@ -55,6 +60,68 @@ def parse_endpoint(url: str) -> Endpoint:
         raise DownloadRefused("the URL has no host")
     port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
     return Endpoint(parts.scheme, _canonical(parts.host), port)
+
+
+def build_request_target(url: str) -> str:
+    """
+    Return the path and query of a URL as its server receives them: byte for byte, without the fragment.
+
+    Escapes are not normalized and dots not resolved: a signature may cover the text. Only characters that cannot stand
+    in a request line are escaped, as UTF-8.
+    """
+    origin = _ORIGIN.match(url)
+    path, mark, query = url[origin.end() if origin else 0 :].partition("#")[0].partition("?")
+    path = _UNSAFE_PATH.sub(_escape, path)
+    return (path if path.startswith("/") else f"/{path}") + mark + _UNSAFE_QUERY.sub(_escape, query)
+
+
+def restore_target(prepared: str, url: str) -> str:
+    """Return a URL that was prepared for a request, with encoded host, with the target of the original URL."""
+    origin = _ORIGIN.match(prepared)
+    return origin[0] + build_request_target(url) if origin and origin[1] else prepared
+
+
+def resolve_redirect(base: str, location: str) -> str:
+    """
+    Return the URL that a Location header names, seen from `base`; only a relative path is changed.
+
+    `location`: decoded as Latin-1, as http.client does; bytes above 127 are escaped as they are.
+    """
+    target = "".join(char if char < "\x80" else _escape_bytes(char.encode("latin-1", "replace")) for char in location)
+    target = target.strip()
+    origin = _ORIGIN.match(base)
+    start = origin[0] if origin else ""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", target):
+        return target
+    if target.startswith("//"):
+        return f"{start.partition(':')[0]}:{target}"
+    path = base[len(start) :].partition("#")[0].partition("?")[0]
+    if target.startswith("/"):
+        return start + target
+    if not target or target[0] in "?#":
+        return start + path + target
+    return start + _merge_paths(path, target)
+
+
+def _merge_paths(path: str, target: str) -> str:
+    """Resolve a relative reference against the path of its base (RFC 3986, 5.2)."""
+    relative, rest = re.match(r"([^?#]*)(.*)", target, re.DOTALL).groups()  # type: ignore[union-attr]  # always matches
+    segments = (path or "/").split("/")[:-1]
+    *parts, last = relative.split("/")
+    for part in [*parts, "" if last in (".", "..") else last] if last != ".." else [*parts, "..", ""]:
+        if part == "..":
+            del segments[max(len(segments) - 1, 1) :]
+        elif part != ".":
+            segments.append(part)
+    return "/".join(segments) + rest
+
+
+def _escape(match: re.Match[str]) -> str:
+    return _escape_bytes(match[0].encode("utf-8", "surrogatepass"))
+
+
+def _escape_bytes(data: bytes) -> str:
+    return quote_from_bytes(data, safe="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +178,25 @@ class HostAllowlist:
             endpoint = parse_endpoint(url)
         except DownloadRefused as error:
             return str(error)
-        is_exempt = (endpoint.host, endpoint.port) in self._egress
         shown = _shown(endpoint)
-        if endpoint.scheme == "http" and not is_exempt:
+        if endpoint.scheme == "http" and not self._is_exempt(endpoint):
             return f"http: is not allowed for {shown}: use https:, or an exact address in MOORAGE_EGRESS_ALLOW"
-        if not any(pattern.matches(endpoint, any_port=is_exempt) for pattern in self._patterns):
+        if not self.contains(endpoint):
             return f"host {shown} is not allowed: add it to {self._setting}"
         return None
+
+    def contains(self, endpoint: Endpoint) -> bool:
+        """Return True if the host and port are allowed, by any scheme."""
+        is_exempt = self._is_exempt(endpoint)
+        return any(pattern.matches(endpoint, any_port=is_exempt) for pattern in self._patterns)
 
     def is_safe_for_secrets(self, url: str) -> bool:
         """Return True if a token may be sent there: over https:, or to an exact address in MOORAGE_EGRESS_ALLOW."""
         endpoint = parse_endpoint(url)
-        return endpoint.scheme == "https" or (endpoint.host, endpoint.port) in self._egress
+        return endpoint.scheme == "https" or self._is_exempt(endpoint)
+
+    def _is_exempt(self, endpoint: Endpoint) -> bool:
+        return (endpoint.host, endpoint.port) in self._egress
 
 
 def _shown(endpoint: Endpoint) -> str:

@@ -16,9 +16,10 @@ from moorage.errors import BadSignature, ProviderRefused, ProviderUnavailable
 from moorage.provider_types import ListedPrediction, PredictionReport, SubmitRequest, SubmitResult, VerifiedDelivery
 from moorage.settings import Settings
 from moorage.text import to_storable
-from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields, signatures
+from moorage.urls import HostAllowlist, parse_endpoint
+from providers import endpoints, json_fields, output_files, output_schemas, signatures
 from providers.api_client import ApiClient
+from providers.output_schemas import Declares
 from providers.signatures import Headers
 from providers.submit_client import RESPONSE_SECONDS, SubmitClient
 
@@ -48,6 +49,8 @@ class Provider(ABC):
 
     def __init__(self, settings: Settings, *, hosts: HostAllowlist, secrets: Sequence[bytes] = ()) -> None:
         self.hosts: Final = hosts
+        own = (settings.public_url, settings.asset_base_url, settings.s3_public_endpoint_url, settings.s3_endpoint_url)
+        self._own_endpoints = frozenset(parse_endpoint(url) for url in own if url)
         self._secrets = tuple(secrets)
         self._accepts_unsigned = self.name in settings.allow_unsigned
         self._first_poll_seconds = settings.constants.poll_first_seconds or self.default_first_poll_seconds
@@ -132,9 +135,18 @@ class Provider(ABC):
         chosen = [(name, value.decode("latin-1")) for name, value in named if name in self.recorded_headers]
         return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in chosen}
 
+    def extract_files(
+        self, value: Any, path: str, declares: Declares = output_schemas.say_nothing
+    ) -> output_files.ExtractionResult:
+        return output_files.extract_files(value, path, self.hosts, self._own_endpoints, declares)
+
     @abstractmethod
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse the body of a delivery; raises MalformedPayload, or UnrelatedEvent if it is not about a prediction."""
+
+    def refine_report(self, report: PredictionReport, body: bytes) -> PredictionReport:  # noqa: ARG002 (for subclasses)
+        """Return the report by the model's output schema, if it is unclear and the schema is known; sends a request."""
+        return report
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (for subclasses)
         """

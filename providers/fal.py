@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 from moorage.errors import BadSignature, KeysStale, ProviderRefused, ProviderUnavailable, SubmitUncertain
 from moorage.provider_types import (
-    OutputFile,
     PredictionReport,
     PredictionStatus,
     SubmitRequest,
@@ -21,7 +20,7 @@ from moorage.provider_types import (
 from moorage.settings import Settings
 from moorage.text import to_storable
 from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields, output_files, signatures
+from providers import endpoints, json_fields, signatures
 from providers.base import Provider
 from providers.jwks import KeySet
 from providers.signatures import Headers
@@ -94,11 +93,13 @@ class Fal(Provider):
         status = _WEBHOOK_STATUSES.get(raw_status, "unknown")
         payload = fields.get("payload")
         reason = json_fields.optional_text(fields.get("payload_error"))
+        files = self.extract_files(payload if status == "succeeded" else None, "payload")
         return PredictionReport(
             external_id=json_fields.require_id(fields.get("request_id"), "request_id"),
             status=status,
             raw_status=raw_status,
-            outputs=self._files(payload) if status == "succeeded" else (),
+            outputs=files.outputs,
+            mentions=files.mentions,
             error=_join_error(fields.get("error"), payload) or reason,
             needs_fetch=status == "succeeded" and payload is None and reason is not None,
         )
@@ -116,7 +117,7 @@ class Fal(Provider):
         if code != 200:
             error = _join_error(f"the result is an error {code}", payload)
             return PredictionReport(external_id, "failed", raw_status, error=error)
-        return PredictionReport(external_id, "succeeded", raw_status, outputs=self._files(payload))
+        return PredictionReport(external_id, "succeeded", raw_status, *self.extract_files(payload, "payload"))
 
     def submit(self, request: SubmitRequest) -> SubmitResult:
         client = self._require(self._submit_client)
@@ -143,11 +144,6 @@ class Fal(Provider):
 
     def _build_request_url(self, external_id: str, model: str | None) -> str:
         return f"{self._api_url}/{_parse_queue_name(model)}/requests/{endpoints.quote_path_segment(external_id)}"
-
-    def _files(self, payload: Any) -> tuple[OutputFile, ...]:
-        """Return the files of a result: objects with a `url`; without any, plain URLs."""
-        files = output_files.extract_files(payload, "payload", self.refusal_reason, key="url")
-        return files or output_files.extract_files(payload, "payload", self.refusal_reason)
 
 
 def _parse_response(body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A model's input schema, extracted from its OpenAPI description; pure."""
+"""A model's input or output schema, extracted from its OpenAPI description; pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -12,17 +12,17 @@ _IMAGE_WORDS: Final = frozenset({"image", "images", "img", "photo", "picture", "
 _VIDEO_WORDS: Final = frozenset({"duration", "fps", "frame", "frames", "video"})
 
 
-def extract_input_schema(document: object) -> dict[str, Any]:
+def extract_schema(document: object, name: str = "Input") -> dict[str, Any]:
     """
-    Return the schema `components.schemas.Input` with all internal references resolved; raises MalformedPayload.
+    Return the schema `components.schemas.{name}` with all internal references resolved; raises MalformedPayload.
 
     OpenAPI 3.0's `nullable` is converted to a JSON Schema type. A recursive reference becomes "anything".
     """
     components = document.get("components") if isinstance(document, dict) else None
     schemas = components.get("schemas") if isinstance(components, dict) else None
-    schema = schemas.get("Input") if isinstance(schemas, dict) else None
+    schema = schemas.get(name) if isinstance(schemas, dict) else None
     if not isinstance(schemas, dict) or not isinstance(schema, dict):
-        raise MalformedPayload("components.schemas.Input is missing")
+        raise MalformedPayload(f"components.schemas.{name} is missing")
     resolved = _Resolver(schemas).resolve(schema, ())
     return dict(resolved)
 

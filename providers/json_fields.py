@@ -16,9 +16,9 @@ _MAX_SHOWN_CHARS: Final = 60
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """Parse a body as a JSON object (NaN and Infinity are accepted); raises MalformedPayload."""
+    """Parse a body as a JSON object (NaN, Infinity and a byte order mark are accepted); raises MalformedPayload."""
     try:
-        value = json.loads(body.decode("utf-8"))
+        value = json.loads(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MalformedPayload(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:

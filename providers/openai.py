@@ -6,18 +6,19 @@ Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), open
 2026-11. A project sends webhooks of every kind: those that are not about the Responses API are recorded and ignored.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pydantic import SecretStr
 
 from moorage.errors import ConfigError, MalformedPayload, ProviderRefused, SubmitUncertain, UnrelatedEvent
-from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
+from moorage.provider_types import PredictionReport, PredictionStatus, SubmitRequest, SubmitResult
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields, output_files, signatures
+from providers import endpoints, inline_files, json_fields, output_files, signatures
 from providers.base import Provider
+from providers.output_files import ExtractionResult
 from providers.submit_client import SubmitResponse
 
 _STATUSES: Final[dict[str, PredictionStatus]] = {
@@ -82,7 +83,8 @@ class OpenAI(Provider):
         response = client.send(url, body, timeout_seconds=request.timeout_seconds)
         external_id = _request_id(response) or str(request.prediction_id)
         with json_fields.translate_malformed(SubmitUncertain, "OpenAI accepted a submission without images"):
-            report = build_report(response.fields, external_id, request.model, self.refusal_reason)
+            files = self.extract_files(_require_data(response.fields), "data")
+            report = build_report(response.fields, external_id, request.model, files)
         return SubmitResult(external_id, report)
 
     def cancel(self, external_id: str, model: str | None = None) -> None:  # noqa: ARG002 (the id is enough here)
@@ -101,24 +103,29 @@ class OpenAI(Provider):
         response = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(response.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
+        files = self._extract_images(response.get("output") if status == "succeeded" else None)
         return PredictionReport(
             external_id=json_fields.require_id(response.get("id"), "id"),
             status=status,
             raw_status=raw_status,
-            outputs=tuple(self._extract_images(response.get("output"))) if status == "succeeded" else (),
+            outputs=files.outputs,
+            mentions=files.mentions,
             error=_get_error(response),
             model=json_fields.optional_model(response),
         )
 
-    def _extract_images(self, items: object) -> Iterator[OutputFile]:
-        """Yield the results of image generation calls; a failed one has none."""
-        for index, item in enumerate(items if isinstance(items, list) else ()):
-            if not isinstance(item, dict) or item.get("type") != "image_generation_call":
-                continue
-            path, result = f"output[{index}].result", item.get("result")
-            if isinstance(result, str) and result:
-                files = output_files.extract_files(result, path, self.refusal_reason)
-                yield from files or (output_files.decode_base64_file(path, result),)
+    def _extract_images(self, items: object) -> ExtractionResult:
+        """Return the results of image generation calls; a failed one has none. Other files are mentions."""
+        calls = {
+            f"output[{index}].result": str(item["result"])
+            for index, item in enumerate(items if isinstance(items, list) else ())
+            if isinstance(item, dict) and item.get("type") == "image_generation_call"
+            if isinstance(item.get("result"), str) and item["result"]
+        }
+        files = output_files.keep_outputs(self.extract_files(items, "output"), calls, "is no image generation's result")
+        named = {file.path: file for file in files.outputs} | {file.path: None for file in files.mentions}
+        images = (named.get(path, inline_files.decode_base64_file(path, text)) for path, text in calls.items())
+        return ExtractionResult(tuple(image for image in images if image is not None), files.mentions)
 
 
 def _get_error(response: dict[str, Any]) -> str | None:
@@ -161,38 +168,30 @@ def build_images_request(request: SubmitRequest) -> dict[str, Any]:
     return body
 
 
-def build_report(
-    response: dict[str, Any], external_id: str, model: str, check_url: Callable[[str], str | None]
-) -> PredictionReport:
-    """Return success, with a file for each item of `data`; raises MalformedPayload."""
-    data = response.get("data")
-    if not isinstance(data, list):
-        raise MalformedPayload("data is missing or not a list")
-    outputs = tuple(_extract_files(data, check_url))
+def build_report(response: dict[str, Any], external_id: str, model: str, files: ExtractionResult) -> PredictionReport:
+    """Return success; of an image that is given as base64 and as a URL, the URL is a mention."""
+    whole = {file.path.removesuffix(".b64_json") for file in files.outputs if file.data is not None}
+    paths = [file.path for file in files.outputs if file.url is None or file.path.removesuffix(".url") not in whole]
+    files = output_files.keep_outputs(files, paths, "is the same image as its b64_json")
     created_at = _parse_unix_time(response.get("created"))
-    has_urls = any(output.url is not None for output in outputs)
+    has_urls = any(output.url is not None for output in files.outputs)
     return PredictionReport(
         external_id=external_id,
         status="succeeded",
         raw_status="200",
-        outputs=outputs,
+        outputs=files.outputs,
+        mentions=files.mentions,
         completed_at=created_at,
         expires_at=created_at + URL_LIFETIME if created_at and has_urls else None,
         model=model,
     )
 
 
-def _extract_files(data: list[Any], check_url: Callable[[str], str | None]) -> Iterator[OutputFile]:
-    if len(data) > output_files.MAX_FILES:
-        raise MalformedPayload(f"data has more than {output_files.MAX_FILES} files")
-    for index, item in enumerate(data):
-        if not isinstance(item, dict):
-            continue
-        encoded = item.get("b64_json")
-        if isinstance(encoded, str) and encoded:
-            yield output_files.decode_base64_file(f"data[{index}].b64_json", encoded)
-        else:
-            yield from output_files.extract_files(item.get("url"), f"data[{index}].url", check_url)
+def _require_data(response: dict[str, Any]) -> list[Any]:
+    data = response.get("data")
+    if not isinstance(data, list):
+        raise MalformedPayload("data is missing or not a list")
+    return data
 
 
 def _parse_unix_time(value: object) -> datetime | None:

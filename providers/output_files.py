@@ -1,118 +1,207 @@
-"""The files in a response: every URL and `data:` URI, in document order, with its path."""
+"""
+The files that a response names: every URL, `data:` URI and base64 text in it, in document order, with its path.
 
-import base64
-import binascii
+Each of them is either an output of the model or a mention, with the reason why it is none: it repeats the request, is
+part of a running text, or names a file a second time. Nothing that looks like a file is passed over in silence.
+"""
+
+import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from json import dumps
-from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from typing import Any, Final, NamedTuple
 
-from moorage.errors import MalformedPayload
-from moorage.provider_types import OutputFile
+from moorage.errors import DownloadRefused, MalformedPayload
+from moorage.provider_types import OutputFile, PredictionReport
 from moorage.text import to_storable
-from moorage.urls import MAX_URL_CHARS
+from moorage.urls import MAX_URL_CHARS, Endpoint, HostAllowlist, parse_endpoint
+from providers import output_schemas
+from providers.inline_files import decode_base64_file, decode_data_uri, is_base64_file, is_data_uri
+from providers.output_schemas import Declares
 
 MAX_FILES: Final = 1000
+REPEATS_REQUEST: Final = "repeats the request"
 _MAX_PATH_CHARS: Final = 400
-# Never splits an escape. Decoding 15 MB of "%41" at once took 1.2 GB.
-_PIECE: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|.){1,4096}", re.DOTALL)
-_Item = tuple[str, str | None, Any]  # path, key in an object, value
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# Keys under which a response repeats its request, at any depth.
+_REQUEST_KEYS: Final = {
+    "input", "inputs", "request", "arguments", "prompt", "negative_prompt", "webhook", "webhook_url", "webhook_uri",
+    "callback", "callback_url", "fal_webhook",
+}  # fmt: skip
+# Keys of links to the provider's API or pages; on a host of output files they name an output.
+_LINK_KEYS: Final = {
+    "get", "cancel", "stream", "web", "self", "next", "status_url", "response_url", "cancel_url", "polling_url",
+    "logs_url",
+}  # fmt: skip
+_URL: Final = re.compile(r"https?://\S+", re.IGNORECASE)
+# A URL with unescaped spaces: one that ends like the name of a file, and contains no other.
+_SPACED_URL: Final = re.compile(r"https?://(?:(?!://)[^\r\n])+\.[a-z0-9]{2,5}(?:\?\S*)?", re.IGNORECASE)
+_OTHER_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/]\S*", re.IGNORECASE)
+_IN_TEXT: Final = re.compile(r"https?://[^\s\"'<>\\^`{|}()\[\]]+|data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
+
+
+class ExtractionResult(NamedTuple):
+    """`mentions`: what is named, but is no output; `problem` has the reason."""
+
+    outputs: tuple[OutputFile, ...] = ()
+    mentions: tuple[OutputFile, ...] = ()
+
+
+class _Item(NamedTuple):
+    path: str
+    key: str | None  # in an object
+    is_request: bool  # part of a repeated request
+    value: Any
 
 
 def extract_files(
-    value: Any, path: str, check_url: Callable[[str], str | None], *, key: str | None = None
-) -> tuple[OutputFile, ...]:
+    value: Any,
+    path: str,
+    hosts: HostAllowlist,
+    own: Collection[Endpoint] = (),
+    declares: Declares = output_schemas.say_nothing,
+) -> ExtractionResult:
     """
-    Return the files in a JSON value: each string that starts with `https:`, `http:` or `data:`, at any depth.
-
-    Replicate's client accepts `https:` and `data:` (helpers.py, transform_output). `http:` is included, to be
-    refused with a reason. Raises MalformedPayload for more than 1,000 files.
+    Return the files in a JSON value, at any depth. Raises MalformedPayload for more than 1,000 outputs.
 
     Args:
         path: of the value itself ("output"); the rest is appended as `output[2]`, `output.images[0].url`.
-        check_url: returns None for a URL that may be downloaded, else the problem.
-        key: only strings under this key of an object.
+        hosts: a URL on another host is an output with a problem; `is_foreign` is set.
+        own: addresses of moorage: signed URLs of inputs, webhooks.
+        declares: what the model's schema says about a path; it decides where key and host do not make it clear.
     """
-    files: list[OutputFile] = []
-    for file_path, name, text in _iterate_strings(value, path):
-        if key is not None and name != key:
-            continue
-        scheme = text[:6].lower()
-        if scheme.startswith(("https:", "http:")):
-            files.append(_url_file(file_path, text, check_url(text)))
-        elif scheme.startswith("data:"):
-            files.append(_data_file(file_path, text))
-        if len(files) > MAX_FILES:
+    outputs: list[OutputFile] = []
+    mentions: list[OutputFile] = []
+    paths: dict[str, str] = {}  # by URL or text, of the first occurrence
+    requested = _find_requested(value, path, hosts)
+    for item in _iterate_strings(value, path):
+        text = item.value.strip()
+        for reference in islice(_find_references(item, text, hosts), MAX_FILES + 1):
+            name = reference.url or text
+            same = paths.setdefault(name, item.path) if reference.problem is None else item.path
+            if (item.is_request or name in requested) and not declares(item.path):
+                mentions.append(_mention(reference, REPEATS_REQUEST))
+            elif reference.is_mention:
+                mentions.append(reference)
+            elif same != item.path:
+                mentions.append(_mention(reference, f"names the same file as {same}"))
+            else:
+                file = _check_host(reference, item.key, hosts, own, declares)
+                (mentions if file.is_mention else outputs).append(file)
+        if len(outputs) > MAX_FILES:
             raise MalformedPayload(f"{path} has more than {MAX_FILES} files")
-    return tuple(files)
+        if len(mentions) > MAX_FILES:
+            mentions[MAX_FILES:] = [OutputFile(path, problem="further ones are not listed", is_mention=True)]
+    return ExtractionResult(tuple(outputs), tuple(mentions))
 
 
-def decode_base64_file(path: str, text: str) -> OutputFile:
-    """Return the file in a base64 text, or the problem if it is invalid."""
+def _find_requested(value: Any, path: str, hosts: HostAllowlist) -> set[str]:
+    """Return the URLs and texts under the keys of a repeated request: elsewhere they are no outputs, either."""
+    requests = ((item, item.value.strip()) for item in _iterate_strings(value, path) if item.is_request)
+    found = ((file, text) for item, text in requests for file in _find_references(item, text, hosts))
+    return {file.url or text for file, text in found if not file.is_mention}
+
+
+def keep_outputs(files: ExtractionResult, paths: Collection[str], reason: str) -> ExtractionResult:
+    """Return the files with the outputs at these paths only; the others become mentions."""
+    others = tuple(_mention(file, reason) for file in files.outputs if file.path not in paths)
+    return ExtractionResult(tuple(file for file in files.outputs if file.path in paths), files.mentions + others)
+
+
+def is_unclear(report: PredictionReport) -> bool:
+    """Return True if a model's output schema could decide otherwise than key and host did."""
+    repeats_request = any(file.problem == REPEATS_REQUEST for file in report.mentions)
+    return repeats_request or any(file.is_foreign for file in report.outputs)
+
+
+def drop_inputs(report: PredictionReport, request: Any) -> PredictionReport:
+    """Return the report without the outputs that repeat a URL of the prediction's input; they become mentions."""
+    urls = {text for item in _iterate_strings(request, "") if (text := item.value.strip()) and "://" in text}
+    if not urls or urls.isdisjoint(file.url for file in report.outputs):
+        return report
+    repeated = tuple(_mention(file, "repeats the input") for file in report.outputs if file.url in urls)
+    outputs = tuple(file for file in report.outputs if file.url not in urls)
+    return dataclasses.replace(report, outputs=outputs, mentions=report.mentions + repeated)
+
+
+def _find_references(item: _Item, text: str, hosts: HostAllowlist) -> Iterator[OutputFile]:
+    """Yield the file that a text is, else those it contains, as mentions."""
+    if _URL.fullmatch(text) or _is_spaced_url(text, hosts):
+        yield OutputFile(item.path, url=text)
+    elif is_data_uri(text):
+        yield decode_data_uri(item.path, text)
+    elif is_base64_file(text, item.key):
+        yield decode_base64_file(item.path, text)
+    elif text.startswith("//") and hosts.refusal_reason(f"https:{text}") is None:
+        yield OutputFile(item.path, url=f"https:{text}")
+    elif _OTHER_SCHEME.fullmatch(text):
+        yield OutputFile(item.path, url=text)
+    else:
+        for match in _IN_TEXT.finditer(text):
+            found = match[0].rstrip(".,;:!?*_~")
+            yield _mention(OutputFile(item.path, url=found), "is part of a text")
+
+
+def _is_spaced_url(text: str, hosts: HostAllowlist) -> bool:
+    return len(text) <= MAX_URL_CHARS and bool(_SPACED_URL.fullmatch(text)) and hosts.refusal_reason(text) is None
+
+
+def _check_host(
+    file: OutputFile, key: str | None, hosts: HostAllowlist, own: Collection[Endpoint], declares: Declares
+) -> OutputFile:
+    """Add to a URL the reason why it may not be downloaded, if there is one."""
+    if file.url is None or (problem := hosts.refusal_reason(file.url)) is None:
+        return file
+    endpoint = _parse_endpoint(file.url)
+    if endpoint in own:
+        return _mention(file, "is an address of moorage")
+    is_foreign = not hosts.contains(endpoint) if endpoint else not _URL.match(file.url)
+    if is_foreign and key in _LINK_KEYS:
+        return _mention(file, "is a link to the provider's API")
+    declared = declares(file.path) if is_foreign else None
+    if declared is False:
+        return _mention(file, "is a text by the model's output schema")
+    url = to_storable(file.url, MAX_URL_CHARS)
+    return dataclasses.replace(file, url=url, problem=problem, is_foreign=is_foreign and not declared)
+
+
+def _parse_endpoint(url: str) -> Endpoint | None:
     try:
-        data = _decode_base64(text.encode("ascii", "replace"))
-    except ValueError as error:
-        return OutputFile(path, problem=str(error))
-    return OutputFile(path, data=data)
+        return parse_endpoint(url)
+    except DownloadRefused:
+        return None
 
 
-def _url_file(path: str, url: str, problem: str | None) -> OutputFile:
-    return OutputFile(path, url=to_storable(url, MAX_URL_CHARS) if problem else url, problem=problem)
+def _mention(file: OutputFile, reason: str) -> OutputFile:
+    url = None if file.url is None else to_storable(file.url, MAX_URL_CHARS)
+    return OutputFile(file.path, url=url, problem=reason, is_mention=True)
 
 
-def _data_file(path: str, uri: str) -> OutputFile:
-    try:
-        data = _decode_data_uri(uri)
-    except ValueError as error:
-        return OutputFile(path, problem=f"the data: URI is malformed: {error}")
-    return OutputFile(path, data=data)
-
-
-def _decode_data_uri(uri: str) -> bytes:
-    """Return the bytes of a `data:` URI (RFC 2397); raises ValueError."""
-    head, comma, payload = uri[5:].partition(",")
-    if not comma:
-        raise ValueError("no comma")
-    try:
-        data = b"".join(unquote_to_bytes(piece[0]) for piece in _PIECE.finditer(payload))
-    except UnicodeEncodeError:  # a lone surrogate; the original message would show the payload
-        raise ValueError("lone surrogate") from None
-    if head.lower().replace(" ", "").endswith(";base64"):
-        data = _decode_base64(data)
-    if not data:
-        raise ValueError("empty")
-    return data
-
-
-def _decode_base64(data: bytes) -> bytes:
-    packed = b"".join(data.split())
-    try:
-        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64 ({error})") from error
-
-
-def _iterate_strings(value: Any, path: str) -> Iterator[tuple[str, str | None, str]]:
-    """Yield every string with its path, and its key if it is in an object. Not recursive: JSON may be nested deeply."""
-    levels: list[Iterator[_Item]] = [iter([(path, None, value)])]
+def _iterate_strings(value: Any, path: str) -> Iterator[_Item]:
+    """Yield every string in a JSON value. Not recursive: JSON may be nested deeply."""
+    levels: list[Iterator[_Item]] = [iter([_Item(path, None, False, value)])]
     while levels:
-        for item_path, name, item in levels[-1]:
-            if isinstance(item, str):
-                yield item_path, name, item
-            elif isinstance(item, dict | list):
-                levels.append(_child_items(item_path, item))
+        for item in levels[-1]:
+            if isinstance(item.value, str):
+                yield item
+            elif isinstance(item.value, dict | list):
+                levels.append(_child_items(item, item.value))
                 break
         else:
             levels.pop()
 
 
-def _child_items(path: str, value: dict[str, Any] | list[Any]) -> Iterator[_Item]:
+def _child_items(parent: _Item, value: Mapping[str, Any] | list[Any]) -> Iterator[_Item]:
+    path, is_request = parent.path, parent.is_request
     if isinstance(value, list):
-        return ((_shorten(f"{path}[{index}]"), None, item) for index, item in enumerate(value))
-    return ((_shorten(path + _format_key(key)), key, item) for key, item in value.items())
+        for index, child in enumerate(value):
+            yield _Item(_shorten(f"{path}[{index}]"), parent.key, is_request, child)
+        return
+    for key, child in value.items():
+        repeats = is_request or key.lower() in _REQUEST_KEYS or key.lower().startswith("input_")
+        yield _Item(_shorten(path + _format_key(key)), key, repeats, child)
 
 
 def _format_key(key: str) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from moorage import logs
-from moorage.errors import SubmitUncertain
+from moorage.errors import MoorageError, SubmitUncertain
 from moorage.provider_types import (
     ListedPrediction,
     PredictionReport,
@@ -20,8 +20,17 @@ from moorage.provider_types import (
 )
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import endpoints, json_fields, output_files, replicate_list, replicate_models, signatures
+from providers import (
+    endpoints,
+    json_fields,
+    output_files,
+    output_schemas,
+    replicate_list,
+    replicate_models,
+    signatures,
+)
 from providers.base import Provider
+from providers.output_schemas import Declares
 
 log = logs.get_logger(__name__)
 
@@ -66,26 +75,40 @@ class Replicate(Provider):
 
     def parse_report(self, body: bytes) -> PredictionReport:
         """Parse a prediction; a training has the same fields. Raises as `Provider.parse_report`."""
+        return self._parse(body, output_schemas.say_nothing)
+
+    def refine_report(self, report: PredictionReport, body: bytes) -> PredictionReport:
+        if self._api is None or report.model is None or not output_files.is_unclear(report):
+            return report
+        try:
+            schema = replicate_models.get_output_schema(self._api, self._api_url, report.model)
+        except MoorageError:  # it is not known: keys and hosts decide
+            return report
+        return self._parse(body, output_schemas.build_check(schema, "output")) if schema else report
+
+    def _parse(self, body: bytes, declares: Declares) -> PredictionReport:
         prediction = json_fields.parse_json_object(body)
         raw_status = json_fields.require_text(prediction.get("status"), "status")
         status = _STATUSES.get(raw_status, "unknown")
         completed_at = json_fields.optional_datetime(prediction.get("completed_at"))
-        output = prediction.get("output") if status == "succeeded" else None
-        return PredictionReport(
+        files = self.extract_files(prediction.get("output") if status == "succeeded" else None, "output", declares)
+        report = PredictionReport(
             external_id=json_fields.require_id(prediction.get("id"), "id"),
             status=status,
             raw_status=raw_status,
-            outputs=output_files.extract_files(output, "output", self.refusal_reason),
+            outputs=files.outputs,
+            mentions=files.mentions,
             error=json_fields.optional_text(prediction.get("error")),
             data_removed=prediction.get("data_removed") is True,
             completed_at=completed_at,
             expires_at=_get_expiry(completed_at),
             model=json_fields.optional_model(prediction),
         )
+        return output_files.drop_inputs(report, prediction.get("input"))
 
     def poll(self, external_id: str, model: str | None = None) -> PredictionReport:  # noqa: ARG002 (the id is enough here)
         url = f"{self._api_url}/v1/predictions/{endpoints.quote_path_segment(external_id)}"
-        return self._fetch_report(url, external_id, self.parse_report)
+        return self._fetch_report(url, external_id, lambda body: self.refine_report(self.parse_report(body), body))
 
     def list_predictions(self, since: datetime) -> Iterator[list[ListedPrediction]]:
         return replicate_list.iterate_pages(self._require(self._api), f"{self._api_url}/v1/predictions", since)

@@ -74,6 +74,12 @@ def get_input_schema(api: ApiClient, api_url: str, name: ModelName) -> dict[str,
     return None if path is None else _extract_schema(_fetch_model(api, f"{api_url}{path}"))
 
 
+def get_output_schema(api: ApiClient, api_url: str, model: str) -> dict[str, Any] | None:
+    """Return the JSON Schema of the output of a model's latest version; raises as `get_input_schema`."""
+    path = ModelName.parse(model).schema_path()
+    return None if path is None else _extract_schema(_fetch_model(api, f"{api_url}{path}"), "Output")
+
+
 def _describe_model(api: ApiClient, api_url: str, model: str) -> dict[str, Any] | None:
     try:
         path = ModelName.parse(model).schema_path()
@@ -101,10 +107,10 @@ def _fetch_model(api: ApiClient, url: str) -> dict[str, Any]:
         return json_fields.parse_json_object(body)
 
 
-def _extract_schema(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+def _extract_schema(fields: Mapping[str, Any], name: str = "Input") -> dict[str, Any] | None:
     version = fields.get("latest_version", fields)
     document = version.get("openapi_schema") if isinstance(version, dict) else None
     if document is None:
         return None
-    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned a malformed input schema"):
-        return input_schemas.extract_input_schema(document)
+    with json_fields.translate_malformed(ProviderUnavailable, "Replicate returned a malformed schema"):
+        return input_schemas.extract_schema(document, name)

@@ -3,20 +3,19 @@ Any sender of plain Standard Webhooks: a signed `{"type", "timestamp", "data"}`;
 
 The specification does not define `data`. Read from it: the id, the first of `id`, `prediction_id`, `request_id`,
 `job_id`, `task_id`; the status, from `data.status`, else from the end of `type` ("image.completed"); the files, from
-`data.output`, else `data.outputs`, else all of `data`.
+all of `data`.
 """
 
 from typing import Any, Final
 
 from moorage.errors import MalformedPayload
-from moorage.provider_types import OutputFile, PredictionReport, PredictionStatus
+from moorage.provider_types import PredictionReport, PredictionStatus
 from moorage.settings import Settings
 from moorage.urls import HostAllowlist
-from providers import json_fields, output_files, signatures
+from providers import json_fields, signatures
 from providers.base import Provider
 
 _ID_FIELDS: Final = ("id", "prediction_id", "request_id", "job_id", "task_id")
-_OUTPUT_FIELDS: Final = ("output", "outputs")
 _STATUS_WORDS: Final[dict[PredictionStatus, tuple[str, ...]]] = {
     "queued": ("queued", "in_queue", "pending", "created", "starting", "submitted"),
     "running": ("running", "processing", "in_progress", "started", "progress"),
@@ -49,22 +48,18 @@ class Standard(Provider):
             raise MalformedPayload("data is missing or not an object")
         raw_status = _parse_raw_status(event, data)
         status = _STATUSES.get(raw_status.lower(), "unknown")
+        files = self.extract_files(data if status == "succeeded" else None, "data")
         return PredictionReport(
             external_id=_external_id(data),
             status=status,
             raw_status=raw_status,
-            outputs=self._outputs(data) if status == "succeeded" else (),
+            outputs=files.outputs,
+            mentions=files.mentions,
             error=json_fields.optional_text(data.get("error")),
             completed_at=json_fields.optional_datetime(data.get("completed_at")),
             expires_at=json_fields.optional_datetime(data.get("expires_at")),
             model=json_fields.optional_model(data),
         )
-
-    def _outputs(self, data: dict[str, Any]) -> tuple[OutputFile, ...]:
-        for field in _OUTPUT_FIELDS:
-            if field in data:
-                return output_files.extract_files(data[field], f"data.{field}", self.refusal_reason)
-        return output_files.extract_files(data, "data", self.refusal_reason)
 
 
 def _parse_raw_status(event: dict[str, Any], data: dict[str, Any]) -> str:

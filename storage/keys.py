@@ -85,7 +85,13 @@ def build_upload_key(owner: str, upload_id: UUID, extension: str) -> str:
 
 
 def build_quarantine_key(key: str) -> str:
+    """Return the key of an orphan in quarantine."""
     return f"{QUARANTINE_PREFIX}{key}"
+
+
+def build_refused_key(render_id: UUID, idx: int, sha256: str, token: UUID) -> str:
+    """Return the key of a refused file: `quarantine/renders/{render_id}/{idx}-{sha256[:16]}-{token[:8]}.bin`."""
+    return build_quarantine_key(build_original_key(render_id, idx, sha256, token, "bin"))
 
 
 def parse_key(key: str) -> RenderKey | InputKey | UploadKey | None:

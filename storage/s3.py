@@ -96,6 +96,7 @@ class ObjectStore:
         sha256: str,
         content_type: str,
         cache_control: str | None = None,
+        disposition: str | None = None,
     ) -> None:
         """
         Store an object by one request, streamed from the start of `body`, and prove that the store has these bytes.
@@ -103,7 +104,8 @@ class ObjectStore:
         One request (up to 5 GiB), not a multipart upload: then the checksum that a HEAD returns would not be the digest
         of the bytes. `sha256` is in hex, `size` in bytes. An object that is not proved remains, and is not named.
         """
-        optional: dict[str, Any] = {"CacheControl": cache_control} if cache_control else {}
+        named = {"CacheControl": cache_control, "ContentDisposition": disposition}
+        optional: dict[str, Any] = {name: value for name, value in named.items() if value}
         proof, client = self.proof, self.clients.authenticated()
         checksum = proofs.build_arguments(proof, body, sha256)
         if not isinstance(body, bytes):

@@ -26,6 +26,7 @@ from web.services.context import AppContext
 from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed
 from web.services.model_cache import ModelCache
+from web.services.quarantine_reader import QuarantineReader
 from web.services.upload_spool import UploadSpool
 from worker.publish import WakeRelay
 
@@ -51,6 +52,7 @@ class ApiApp:
             feed=EventFeed(database),
             model_cache=ModelCache(),
             upload_spool=UploadSpool(settings, database),
+            quarantine_reader=QuarantineReader(settings),
             asset_base=urls.get_asset_base_url(settings),
             streamer=_load_streamer(settings),
         )
@@ -86,6 +88,7 @@ class ApiApp:
         self._context.feed.close()
         if self._context.streamer is not None:
             self._context.streamer.close()
+        self._context.quarantine_reader.close()
         self._context.model_cache.close()
         self._context.upload_spool.close()
         await asyncio.to_thread(self._context.relay.stop)
@@ -113,10 +116,11 @@ class ApiApp:
 
 
 def _load_streamer(settings: Settings) -> "AssetStreamer | None":
-    """Return the streamer unless files are redirected to a public bucket. Imported by name: only it loads boto3."""
+    """Return the streamer unless files are redirected to a public bucket. Imported by name: it loads boto3."""
     if settings.assets == "redirect":
         return None
-    return cast("AssetStreamer", importlib.import_module("web.services.asset_stream").AssetStreamer(settings))
+    module = importlib.import_module("web.services.asset_stream")
+    return cast("AssetStreamer", module.AssetStreamer(settings, settings.s3_public_bucket))
 
 
 async def _on_problem(_request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from web.api import (
     assets,
+    dead_letters,
     events,
     job_actions,
     job_create,
@@ -107,6 +108,10 @@ OPERATIONS: Final = (
     Operation("listTokens", ADMIN, "GET", "/tokens", tokens.list_tokens, {200: "all tokens"}),
     Operation("createToken", ADMIN, "POST", "/tokens", tokens.create_token, {201: "created"}, body_model=TokenCreate),
     Operation("revokeToken", ADMIN, "DELETE", "/tokens/{token_id}", tokens.revoke_token, {204: "revoked"}),
+    Operation("getDeadLetter", ADMIN, "GET", "/dead-letters/{dead_letter_id}", dead_letters.get_dead_letter,
+              {200: "the dead letter"}),
+    Operation("getQuarantinedFile", OPEN, "GET", "/assets/quarantine/{output_id}", dead_letters.get_quarantined_file,
+              {200: "the file, as an attachment"}, query.LinkQuery),
     Operation("getAsset", OPEN, "GET", _ASSET, assets.get_asset, _ASSET_RESPONSES),
     Operation("preflightAsset", OPEN, "OPTIONS", _ASSET, assets.preflight_asset, _CORS),
 )

@@ -13,6 +13,7 @@ from moorage.model import Job, Lease, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
+from tasks.outputs import quarantine
 from tasks.step import Deps, LeaseGuard, commit_step
 
 
@@ -35,7 +36,8 @@ def _record(
 ) -> tuple[Retry | DeadLetterDecision, list[Wake]]:
     now = current_time(conn)
     output = outputs.get(conn, lease.row_id) if step == "keep" else None
-    ctx = RetryContext(errors=lease.errors, expires_at=output.expires_at if output else None)
+    expires_at = quarantine.get_expiry(output, deps.settings.quarantine_seconds) if output else None
+    ctx = RetryContext(errors=lease.errors, expires_at=expires_at)
     jitter = random.random()  # noqa: S311 (spreads retries; nothing secret)
     decision = retry_policy.decide_after_failure(error, ctx, now=now, jitter=jitter, policy=deps.policy)
     if isinstance(decision, DeadLetterDecision):

@@ -1,5 +1,6 @@
 """`moorage dead`: list, replay and discard dead letters, singly or in bulk."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -10,10 +11,11 @@ from uuid import UUID
 import click
 
 from cli import console
-from db import dead_letters
+from db import dead_letters, quarantine
 from db.connection import Connection, Row
 from db.dead_letters import DeadLetterFilter
 from db.reports.show import find_rows
+from moorage import quarantine_links
 from moorage.errors import ConfigError, Refused
 from moorage.model import DeadLetter, Wake
 from tasks.jobs import replay
@@ -68,13 +70,28 @@ def list_dead_letters(is_ungrouped: bool, limit: int, as_json: bool, **filters: 
 @click.argument("dead_letter")
 @console.json_option
 def show_dead_letter(dead_letter: str, as_json: bool) -> None:
-    """Show one dead letter with its facts."""
-    letter = boot.get_deps().database.run(partial(_get, text=dead_letter))
+    """Show one dead letter with its facts, and a link to its file in quarantine that is valid for five minutes."""
+    deps = boot.get_deps()
+    letter = deps.database.run(partial(_get, text=dead_letter))
+    fields = asdict(letter) | {"quarantine": _find_quarantined_file(deps, letter)}
     if as_json:
-        console.print_json(letter)
+        console.print_json(fields)
         return
-    pairs = {name: value for name, value in asdict(letter).items() if name != "facts"}
-    console.print_parts(*console.format_facts({**pairs, **{f"fact {k}": v for k, v in letter.facts.items()}}))
+    pairs = {name: value for name, value in fields.items() if name not in ("facts", "quarantine")}
+    pairs |= {f"fact {name}": value for name, value in letter.facts.items()}
+    pairs |= {f"quarantine {name}": value for name, value in (fields["quarantine"] or {}).items()}
+    console.print_parts(*console.format_facts(pairs))
+
+
+def _find_quarantined_file(deps: Deps, letter: DeadLetter) -> Row | None:
+    file = deps.database.run(partial(quarantine.find, output_id=letter.subject_id))
+    if file is None:
+        return None
+    url = quarantine_links.build_link(deps.settings, letter.subject_id, time.time())
+    if url is None:  # no API that could serve it
+        seconds = quarantine_links.LINK_SECONDS
+        url = deps.storage.presign_get(deps.storage.private_bucket, file["key"], seconds)
+    return {**file, "url": url}
 
 
 def _add_bulk_command(name: str, action: Action, done: str) -> None:

@@ -18,6 +18,8 @@ from embedded.proxy import Proxy
 from embedded.stack import Stack
 from moorage import settings as settings_module
 from moorage.errors import DatabaseUnavailable
+from simulation.chaos import refused
+from simulation.chaos.cases import MAX_PIXELS
 from simulation.chaos.faults import Targets
 from simulation.chaos.load import LoadGenerator, is_reported
 from simulation.chaos.recovery import RecoveryMonitor
@@ -39,6 +41,7 @@ SETTINGS: Final = {
     "MOORAGE_DEV_WAIT_CAP_SECONDS": "20",
     "MOORAGE_DEV_MAX_CRASHES": "50",  # more crashes than in a year: the drill does not test poison
     "MOORAGE_MAX_ERRORS": "50",
+    "MOORAGE_IMAGE_MAX_PIXELS": str(MAX_PIXELS),  # refuses the files that are replayed at the end
 }
 
 
@@ -99,6 +102,7 @@ class Drill:
         self, console: Console, targets: Targets, load: LoadGenerator, *, seed: int, every_seconds: float
     ) -> None:
         self._console, self._standin, self._load, self._seed = console, targets.standin, load, seed
+        self._local, self._replayed, self._downloads = targets.local, 0, 0
         self._url = targets.local.stack.postgres.url()
         self._recovery = RecoveryMonitor(self._url)
         self._schedule = FaultSchedule(targets, self._recovery, seed=seed, every_seconds=every_seconds)
@@ -120,6 +124,8 @@ class Drill:
         until = time.monotonic() + max(QUIET_SECONDS, seconds / 4)
         conn = self._connect(until)
         is_settled = self._await_settled(conn, until)
+        if is_settled:
+            is_settled = self._replay_refused(conn, until)
         result = self._judge(conn, is_settled=is_settled)
         conn.close()
         self._recovery.close()
@@ -147,6 +153,15 @@ class Drill:
                     return True
         return False
 
+    def _replay_refused(self, conn: Connection, until: float) -> bool:
+        """Replay the files above the limit once it is raised; return True if all work ended in time."""
+        served = refused.count_served(self._standin.get_ledger())
+        self._replayed = refused.replay_refused(conn, self._local)
+        self._console.print(f"{self._replayed} files were refused; the limit is raised and they are replayed ...")
+        is_settled = self._await_settled(conn, until)
+        self._downloads = refused.count_served(self._standin.get_ledger()) - served
+        return is_settled
+
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:
         deps, schedule = boot.get_deps(), self._schedule
         verdict = judge_drill(conn, deps.storage, self._standin.get_ledger(), self._load.runs, schedule.landed)
@@ -154,6 +169,9 @@ class Drill:
         if not is_settled:
             verdict.unexpected.insert(0, "not all work ended in time after the last fault")
         verdict.unexpected += self._recovery.unrecovered
+        verdict.lost += refused.list_lost(conn)
+        if self._downloads:
+            verdict.unexpected.append(f"replays downloaded {self._downloads} files instead of reading quarantine")
         recovery = self._recovery.recovery_times()
         self._print(conn, verdict, audit_findings)
         is_clean = verdict.is_clean and not audit_findings
@@ -166,6 +184,7 @@ class Drill:
             "job_requests": asdict(verdict.job_requests),
             "faults": dict(schedule.count_by_kind()),
             "kills": schedule.kill_count,
+            "replayed": self._replayed,
             **{name: getattr(verdict, name) for name in counted},
             "audit": audit_findings,
             "recovery": [{"fault": k, "count": n, "median_s": m, "worst_s": w} for k, n, m, w in recovery],
@@ -181,6 +200,7 @@ class Drill:
         table.add_row("job requests", str(verdict.job_requests))
         expired = f"{len(verdict.expired)} jobs have files that expired in clock jumps"
         table.add_row("kept", f"{verdict.kept} files; {expired}")
+        table.add_row("refused, then kept", f"{self._replayed} files by replays of their dead letters")
         for row in count_dead_letters(conn):
             table.add_row("dead letters", f"{row['count']} {row['category']} {row['error']}")
         table.add_row("faults", f"{len(schedule.landed)} landed, {schedule.kill_count} of them kills")

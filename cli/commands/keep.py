@@ -70,9 +70,9 @@ def _require_worker() -> None:
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
     for item in what:
-        path = Path(item)
-        if item.startswith(("http://", "https://")):
-            yield FileSource(item, url=item)
+        path, url = Path(item), item.strip()
+        if url.lower().startswith(("http://", "https://")):
+            yield FileSource(url, url=url)
         elif path.is_dir():
             yield from _find_media(path, console)
         elif path.is_file():

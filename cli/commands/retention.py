@@ -13,6 +13,7 @@ _KINDS: Final = {
     "bodies": ("raw bodies of applied or ignored webhooks", "MOORAGE_RETENTION_BODIES_DAYS"),
     "failed_bodies": ("raw bodies of dead deliveries", "MOORAGE_RETENTION_BODIES_DAYS"),
     "failed_sources": ("inline bytes of dead outputs", "MOORAGE_RETENTION_BODIES_DAYS"),
+    "quarantine": ("refused files in quarantine", "MOORAGE_QUARANTINE_SECONDS"),
     "deliveries": ("ended deliveries", "MOORAGE_RETENTION_ROWS_DAYS"),
     "dead_letters": ("replayed dead letters", "MOORAGE_RETENTION_ROWS_DAYS"),
     "notifications": ("sent notifications, and dead ones that were discarded", "MOORAGE_RETENTION_ROWS_DAYS"),

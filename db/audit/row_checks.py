@@ -34,6 +34,7 @@ SELECT 'job' AS subject, j.id::text AS id, j.state || ' without a render' AS wha
 SELECT 'job' AS subject, j.id::text AS id, 'succeeded, but ' || count(*) || ' of its files are not kept' AS what
   FROM jobs j JOIN outputs o ON o.job_id = j.id
  WHERE j.id {_THESE} AND j.state = 'succeeded' AND o.state <> 'kept' AND o.prediction_id = j.chosen_id
+   AND o.category IS DISTINCT FROM 'FOREIGN_HOST'
    AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id AND r.deleted_at IS NOT NULL)
  GROUP BY j.id""",
     Check(3, "jobs", "unsettled"): f"""
@@ -131,6 +132,12 @@ SELECT 'output' AS subject, id::text AS id, 'key ' || key || ' does not match it
   FROM outputs WHERE id {_THESE}
    AND (NOT starts_with(key, 'renders/' || job_id || '/' || idx || '-' || left(sha256, 16) || '-')
         OR NOT starts_with(thumb_key, 'renders/' || job_id || '/' || idx || '-' || left(sha256, 16) || '-'))""",
+    Check(4, "outputs", "quarantine"): f"""
+SELECT 'output' AS subject, id::text AS id, 'key ' || quarantine_key || ' in quarantine does not match its job and idx,'
+       || ' or its properties are incomplete' AS what
+  FROM outputs WHERE id {_THESE} AND quarantine_key IS NOT NULL
+   AND (num_nulls(quarantine_bytes, quarantine_sha256, quarantined_at) > 0 OR NOT starts_with(quarantine_key,
+        'quarantine/renders/' || job_id || '/' || idx || '-' || left(quarantine_sha256, 16) || '-'))""",
 }
 
 _ROW_OF: Final = """

@@ -4,10 +4,11 @@ from typing import Any, Final
 
 from simulation.cases import Body, Case, Entry
 
-# Settings that differ from the defaults, with the reason, which the demo prints. Limits and guards keep their defaults.
+# Settings that differ from the defaults, with the reason, which the demo prints. Guards keep their defaults.
 SETTINGS: Final = {
     "MOORAGE_DEV_POLL_FIRST_SECONDS": ("8", "a missing webhook is polled for after 8 s instead of 60 s"),
     "MOORAGE_UNMATCHED_SECONDS": ("20", "a webhook without a registration becomes a dead letter after 20 s, not 24 h"),
+    "MOORAGE_IMAGE_MAX_BYTES": ("50000000", "an image of 60 MB is too large; 200 MB are accepted otherwise"),
     "MOORAGE_DEV_WAIT_CAP_SECONDS": ("10", "no retry waits longer than 10 s instead of 300 s"),
 }
 PROJECT: Final = "film"

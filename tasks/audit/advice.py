@@ -32,8 +32,8 @@ ADVICE: Final[Mapping[str, str]] = {
     "unpublished": "restore the render from a backup; its files are kept",
     **dict.fromkeys((
         "incomplete", "chosen", "unearned", "cover", "uncovered", "standin", "owner", "variant", "foreign",
-        "thumbnail", "facts", "key", "doubled", "unowned", "time", "far", "orphaned", "lease", "token", "counts",
-        "edge", "chain", "state", "early", "apart", "lost", "thief"
+        "thumbnail", "facts", "key", "quarantine", "doubled", "unowned", "time", "far", "orphaned", "lease", "token",
+        "counts", "edge", "chain", "state", "early", "apart", "lost", "thief"
     ), _BY_HAND),
     "unsettled": "moorage audit --repair settles it",
     "filelost": "restore the output from a backup, or run moorage recover",
@@ -54,10 +54,13 @@ ADVICE: Final[Mapping[str, str]] = {
     "unnamed": "the orphan sweep does not run: moorage orphans",
 }  # fmt: skip
 
-# A repair cannot fetch an upload: only its owner has the file.
+# A repair cannot fetch an upload, which only its owner has, nor a file that was refused.
 _UPLOAD_AGAIN: Final = "restore it from a backup, or have its owner upload it again"
-UPLOAD_ADVICE: Final[Mapping[Check, str]] = {
-    Check(4, "uploads", code): _UPLOAD_AGAIN for code in ("missing", "size", "digest")
+_REPLAY: Final = "restore it from a backup, or replay its dead letter while its source lives: moorage dead replay"
+OBJECT_ADVICE: Final[Mapping[Check, str]] = {
+    Check(4, scope, code): advice
+    for scope, advice in (("uploads", _UPLOAD_AGAIN), ("quarantine", _REPLAY))
+    for code in ("missing", "size", "digest")
 }
 
 REPAIRABLE: Final = frozenset(
@@ -72,4 +75,4 @@ REPAIRABLE: Final = frozenset(
 
 
 def get_advice(finding: Finding) -> str:
-    return UPLOAD_ADVICE.get(finding.check) or ADVICE[finding.check.code]
+    return OBJECT_ADVICE.get(finding.check) or ADVICE[finding.check.code]

@@ -39,10 +39,13 @@ class ListingScan:
             elif listed is not None:
                 unnamed.append(listed)
             if len(unnamed) == PAGE:
-                report_unnamed(self.deps, page, unnamed, self.name)
+                self._report_unnamed(page, unnamed)
                 unnamed = []
-        report_unnamed(self.deps, page, unnamed, self.name)
+        self._report_unnamed(page, unnamed)
         return page
+
+    def _report_unnamed(self, page: Page, objects: Sequence[ListedObject]) -> None:
+        report_unnamed(self.deps, page, objects, self.name)
 
     def _load(self, ids: list[UUID]) -> Iterable[ExpectedObject]:
         raise NotImplementedError

@@ -13,6 +13,7 @@ from storage.proofs import Proof
 from tasks.audit.digests import DigestSample
 from tasks.audit.findings import Finding, Scan, Tally
 from tasks.audit.objects import InputScan, ObjectScan
+from tasks.audit.quarantine import QuarantineScan
 from tasks.audit.rows import RowScan
 from tasks.audit.uploads import UploadScan
 from tasks.step import Deps
@@ -61,7 +62,8 @@ def run_audit(
     started_at, tally = deps.database.run(current_time), Tally()
     digests = DigestSample(deps, 0 if deep else sample)
     scans: list[Scan] = [RowScan(deps, name, deep) for name in rules.PAGES]
-    scans += [ObjectScan(deps, deep), InputScan(deps), UploadScan(deps, deep), digests]
+    scans += [ObjectScan(deps, deep), InputScan(deps), UploadScan(deps, deep), QuarantineScan(deps, deep)]
+    scans.append(digests)
     last_finding = _scan_all(scans, tally)
     if last_finding is not None:
         time.sleep(max(last_finding + wait_seconds - time.monotonic(), 0.0))

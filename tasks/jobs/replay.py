@@ -63,8 +63,8 @@ def _requeue_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) 
     if not outputs.replay(conn, letter.subject_id, actor):
         raise Refused("output is no longer dead, or its source was purged", status=409)
     if job.state in TERMINAL_JOB_STATES:
-        if job.state in ("succeeded", "cancelled"):
-            raise Refused(f"job is {job.state} and cannot be reopened", status=409)
+        if job.state == "cancelled":
+            raise Refused("job is cancelled and cannot be reopened", status=409)
         jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=output.prediction_id, reason=REOPENED)
     elif output.prediction_id != job.chosen_id:
         raise Refused("placeholder upload in progress; retry later", status=409)

@@ -61,10 +61,10 @@ def _publish(
 
 
 def _explain_no_files(conn: Connection, job_id: UUID, counts: OutputCounts) -> DeadLetterDecision:
-    total = counts.kept + counts.dead
+    total = counts.kept + counts.dead + counts.foreign
     if counts.kept:
         reason = f"{counts.dead} of {total} files could not be kept; the rest is discarded by policy"
-    elif counts.dead:
+    elif total:
         reason = f"none of {total} files could be kept"
     else:  # the chosen prediction is the placeholder
         reason = placeholders.get_reason(conn, job_id) or "the fallback chain yielded no files"

@@ -10,12 +10,21 @@ from db.connection import Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
-from moorage.errors import DatabaseLocked, DownloadRefused, OutputGone, Permanent
+from moorage.errors import (
+    DatabaseLocked,
+    DownloadInterrupted,
+    DownloadRefused,
+    FileTooLarge,
+    InvalidMedia,
+    OutputGone,
+    Permanent,
+)
 from moorage.failpoints import failpoint
 from moorage.model import FetchedFile, Lease, Output, StoredOutput, Wake
 from moorage.provider_types import PredictionReport
 from storage import keys
 from tasks.jobs import placeholder, settle
+from tasks.outputs import quarantine
 from tasks.predictions import reports
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 
@@ -35,26 +44,61 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         deps.database.run(postpone)
         raise
     deps.storage.check_connection()  # no download while storage is unavailable
+    output = quarantine.forget_missing(deps, lease, output)
     try:
-        stored = _download_and_store(deps, lease, output, guard)
-    except OutputGone:
-        refreshed = _refresh_url(deps, lease, output, guard)
-        if refreshed is None:
+        if output.quarantine_key is None:
+            wakes = _keep_from_source(deps, lease, output, guard)
+        else:
+            wakes = _keep_from_quarantine(deps, lease, output, guard)
+    except FileTooLarge as error:
+        if output.source_kind != "url" or output.quarantine_key is not None:  # its bytes are stored
             raise
-        stored = _download_and_store(deps, lease, refreshed, guard)
-    failpoint("keep.before_record")
-    wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
+        raise quarantine.explain_too_large(output, error) from error
     failpoint("keep.after_record")
     return wakes or []
 
 
-def _download_and_store(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> StoredOutput:
+def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
+    try:
+        return _keep(deps, lease, output, guard, open_source)
+    except OutputGone:
+        refreshed = _refresh_url(deps, lease, output, guard)
+        if refreshed is None:
+            raise
+    return _keep(deps, lease, refreshed, guard, open_source)
+
+
+def _keep_from_quarantine(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
+    """Keep a file from quarantine. If it is still refused, download it again: the server may send the right one now."""
+    try:
+        return _keep(deps, lease, output, guard, quarantine.open_file)
+    except InvalidMedia as error:
+        if output.source_kind != "url" or output.source is None:
+            raise
+        refusal = error
+    try:
+        return _keep(deps, lease, output, guard, open_source)
+    except (OutputGone, DownloadInterrupted, DownloadRefused, InvalidMedia) as error:
+        refusal.facts["download"] = str(error)
+        raise refusal from error
+
+
+OpenFile = Callable[[Deps, Output, Callable[[], None]], contextlib.AbstractContextManager[FetchedFile]]
+
+
+def _keep(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard, open_file: OpenFile) -> list[Wake] | None:
+    """Read, validate, store and record a file; if that fails after it was read, its bytes go to quarantine."""
     failpoint("keep.before_download")
-    with open_source(deps, output, guard.check) as fetched:
+    with (
+        open_file(deps, output, guard.check) as fetched,
+        quarantine.QuarantineGuard(deps, lease, output, fetched, guard),
+    ):
         failpoint("keep.after_download")
         examined = validate.validate_file(fetched, deps.limits)
         guard.check()
-        return store_output(deps, lease, output, fetched, examined, guard)
+        stored = store_output(deps, lease, output, fetched, examined, guard)
+        failpoint("keep.before_record")
+        return commit_step(deps, lease, guard, lambda conn: _record(conn, deps, lease, output, stored))
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     if provider is None:
         raise ProviderGone(f"provider {delivery.provider} is not configured")
     try:
-        report = provider.parse_report(delivery.body)
+        report = provider.refine_report(provider.parse_report(delivery.body), delivery.body)
     except UnrelatedEvent as error:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))

@@ -86,26 +86,33 @@ def _apply_result(leased: LeasedPrediction, asset_base: str, result: PollResult)
         return []  # a webhook ended the prediction and with it this lease
     if not leases.is_current(conn, lease):
         raise LeaseLost(f"prediction {prediction.id}: the lease is lost")
+    wait_end, poll_seconds = predictions.get_wait_end(prediction), None
     if result.report is not None:
-        source = reports.ReportSource("poll", now, lease.leased_by, asset_base, result.output_life_seconds)
+        life_seconds, may_ask_again = result.output_life_seconds, now < wait_end
+        source = reports.ReportSource("poll", now, lease.leased_by, asset_base, life_seconds, may_ask_again)
         outcome = reports.apply_report(conn, leased.job, prediction, result.report, source)
         if outcome.ended:
             return outcome.wakes
+        poll_seconds = outcome.poll_seconds
     if isinstance(error, ProviderRefused) and error.facts.get("status") in GONE_STATUSES:
         decision = DeadLetterDecision("PROVIDER_FAILED", "ProviderRefused", to_storable(str(error)), retryable=False)
         return _end_without_answer(leased, decision)
-    if now >= predictions.get_wait_end(prediction):
+    if now >= wait_end:
         return _time_out(leased, result)
-    _schedule_next_poll(leased, result, now)
+    _schedule_next_poll(leased, result, now, poll_seconds)
     return []
 
 
-def _schedule_next_poll(leased: LeasedPrediction, result: PollResult, now: datetime) -> None:
+def _schedule_next_poll(
+    leased: LeasedPrediction, result: PollResult, now: datetime, poll_seconds: float | None
+) -> None:
     """Use the provider's poll interval and Retry-After; the wait ends at the prediction's deadline at the latest."""
     prediction, provider, error = leased.prediction, result.provider, result.error
     can_poll = provider is not None and provider.can_poll and prediction.external_id is not None
     remaining = (predictions.get_wait_end(prediction) - now).total_seconds()
     seconds = provider.next_poll_seconds(prediction.polls + 1) if provider and can_poll else remaining
+    if poll_seconds is not None:
+        seconds = min(seconds, poll_seconds)
     if isinstance(error, ProviderUnavailable) and error.retry_after:
         seconds = max(seconds, error.retry_after)
     if prediction.cancel_reason != result.cancel_reason:  # cancellation was requested meanwhile

@@ -4,26 +4,31 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from db import dead_letters, jobs, outputs, placeholders, predictions, renders
+from db import dead_letters, jobs, outputs, placeholders, predictions, renders, submissions
 from db.connection import Connection
-from moorage import ids, lifecycle
+from moorage import ids, lifecycle, logs
 from moorage.lifecycle import EndPrediction, PredictionContext
 from moorage.model import Job, Prediction, Wake
 from moorage.provider_types import OutputFile, PredictionReport
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from moorage.transitions import TERMINAL_PREDICTION_STATES
+from providers import output_files
 from tasks.jobs import cancel, fallback, settle
+
+WITHOUT_FILES = " without files"  # ends the recorded status of a success that named none
+ASK_AGAIN_SECONDS = 10.0  # after a poll that returned such a success
 
 
 @dataclass(frozen=True, slots=True)
 class ReportOutcome:
-    """The effect of a report; `ended`: the prediction is in a terminal state."""
+    """The effect of a report; `ended`: the prediction is in a terminal state; `poll_seconds`: when to poll again."""
 
     changed: bool
     ended: bool
     reason: str
     wakes: list[Wake] = field(default_factory=list)
+    poll_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,9 @@ class _Received:
 
     @property
     def raw_status(self) -> str:
-        return to_storable(self.report.raw_status, 100)
+        report, raw_status = self.report, to_storable(self.report.raw_status, 100)
+        is_without_files = report.status == "succeeded" and not report.outputs and not report.needs_fetch
+        return raw_status + WITHOUT_FILES if is_without_files else raw_status
 
     @property
     def expires_at(self) -> datetime | None:
@@ -64,7 +71,12 @@ def apply_report(
 ) -> ReportOutcome:
     is_chosen, has_render = job.chosen_id == prediction.id, renders.exists(conn, job.id)
     has_placeholder = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
-    ctx = PredictionContext(prediction.state, is_chosen, job.state, has_render, source.can_poll, has_placeholder)
+    was_without_files = (prediction.raw_status or "").endswith(WITHOUT_FILES)
+    ctx = PredictionContext(
+        prediction.state, is_chosen, job.state, has_render, source.can_poll, has_placeholder, was_without_files
+    )
+    entry = submissions.get_entry(job, prediction)
+    report = output_files.drop_inputs(report, entry.input if entry else None)
     received = _Received(conn, job, prediction, report, source)
     match lifecycle.on_report(report, ctx):
         case lifecycle.IgnoreReport(reason):
@@ -74,6 +86,8 @@ def apply_report(
             return ReportOutcome(True, False, f"still {received.raw_status}")
         case lifecycle.PollNow():
             return _poll_now(received)
+        case lifecycle.PollRetry():
+            return _ask_again(received)
         case lifecycle.RefreshUrls():
             return _refresh_urls(received)
         case lifecycle.LateSuccess():
@@ -109,6 +123,14 @@ def _poll_now(received: _Received) -> ReportOutcome:
     return ReportOutcome(True, False, f"{received.raw_status}: polling for the complete response", wakes)
 
 
+def _ask_again(received: _Received) -> ReportOutcome:
+    """Poll at once after a webhook, a little later after a poll."""
+    if received.source.channel == "webhook":
+        return _poll_now(received)
+    predictions.record_raw_status(received.conn, received.prediction.id, received.raw_status)
+    return ReportOutcome(True, False, f"{received.raw_status}: asking again", poll_seconds=ASK_AGAIN_SECONDS)
+
+
 def _choose(received: _Received) -> ReportOutcome:
     conn, job, prediction, source = received.conn, received.job, received.prediction, received.source
     actor, reason = source.actor, f"{len(received.report.outputs)} files"
@@ -118,6 +140,9 @@ def _choose(received: _Received) -> ReportOutcome:
     wakes = cancel.cancel_predictions(conn, job.id, reason="another prediction was chosen", actor=actor)
     for file in received.report.outputs:
         wakes += _add_output(received, file)
+    notes = [f"{file.path} {file.problem}: {logs.redact_url(file.url or 'data:')}" for file in received.report.mentions]
+    if notes:
+        jobs.add_notes(conn, job.id, [to_storable(note, 1000) for note in notes], actor)
     job = jobs.lock(conn, job.id)
     wakes += settle.settle_if_last(conn, job, asset_base=source.asset_base, actor=actor)
     return ReportOutcome(True, True, f"chosen: {reason}", wakes)

@@ -169,7 +169,7 @@ def _record_result(leased: LeasedPrediction, asset_base: str, provider: Provider
     current = predictions.lock(conn, leased.prediction.id)
     if result.report is None or current.external_id != result.external_id:
         return wakes
-    source = reports.ReportSource("poll", current_time(conn), actor, asset_base, life_seconds)
+    source = reports.ReportSource("poll", current_time(conn), actor, asset_base, life_seconds, can_poll=False)
     return reports.apply_report(conn, leased.job, current, result.report, source).wakes
 
 

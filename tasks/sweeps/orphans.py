@@ -154,11 +154,10 @@ class _OrphanScan:
     ) -> Iterator[tuple[ListedObject, OrphanCandidate | None]]:
         settings = self._deps.settings
         now = self._deps.database.run(current_time)
-        if prefix.prefix == keys.QUARANTINE_PREFIX:
-            limit, named = now - timedelta(seconds=settings.quarantine_seconds), set[str]()
-        else:
-            limit = now - timedelta(seconds=settings.constants.orphan_age_seconds)
-            named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
+        in_quarantine = prefix.prefix == keys.QUARANTINE_PREFIX
+        age_seconds = settings.quarantine_seconds if in_quarantine else settings.constants.orphan_age_seconds
+        limit = now - timedelta(seconds=age_seconds)
+        named = self._deps.database.run(partial(objects.find_referenced_keys, keys=[listed.key for listed in page]))
         for listed in page:
             if not prefix.prefix and not isinstance(keys.parse_key(listed.key), UploadKey):
                 continue  # below another prefix, or not created by moorage
@@ -172,10 +171,9 @@ class _OrphanScan:
         candidate = partial(OrphanCandidate, self._bucket(prefix), listed.key, listed.size_bytes, listed.modified_at)
         if key is None:
             return candidate("unreadable")
-        if is_quarantined:
-            return candidate("quarantined")
+        unnamed: Reason = "quarantined" if is_quarantined else "orphan"
         if not isinstance(key, RenderKey):
-            return candidate("orphan")
+            return candidate(unnamed)
         # Locked only before a deletion. A token is used once, so that an unreferenced key stays unreferenced.
         find = partial(orphans.find_reference, lock=self._delete)
         reference = run_unless_locked(
@@ -183,7 +181,7 @@ class _OrphanScan:
         )
         if reference == "named":
             return None
-        return candidate("orphan" if reference == "unreferenced" else "leased")
+        return candidate(unnamed if reference == "unreferenced" else "leased")
 
     def _process(self, candidate: OrphanCandidate) -> None:
         if self._delete and candidate.reason in self._remaining:

@@ -28,13 +28,14 @@ _DAY: Final = 86400.0
 
 
 def retention_seconds(settings: Settings) -> dict[str, float]:
-    """Return how long each kind is retained after its end, in the order of deletion; without those never deleted."""
+    """Return how long each kind is retained, in the order of deletion; without those never deleted."""
     days = {
         "renders": settings.retention_renders_days,
         **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), settings.retention_bodies_days),
         **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs"), settings.retention_rows_days),
     }
-    return {kind: limit * _DAY for kind, limit in days.items() if limit > 0}
+    seconds = {"quarantine": settings.quarantine_seconds}
+    return seconds | {kind: limit * _DAY for kind, limit in days.items() if limit > 0}
 
 
 def count_expired(deps: Deps) -> dict[str, int]:

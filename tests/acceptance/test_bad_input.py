@@ -63,7 +63,9 @@ def test_a_lasting_fault_is_a_dead_letter_and_its_sibling_is_kept(world, faulty,
     (letter,) = world.letters(faulty[fault])
     assert (letter["path"], letter["category"], letter["state"]) == ("output[0]", DEAD[fault], "open")
     assert letter["reason"]
-    assert world.outputs(faulty[fault])[0]["category"] == DEAD[fault]
+    row = world.outputs(faulty[fault])[0]
+    assert row["category"] == DEAD[fault]
+    assert (row["quarantine_key"] is not None) == (DEAD[fault] == "VALIDATION_FAILED")
     assert world.standin.get_ledger()["summary"]["traps"] == 0  # nobody came to the private port
     world.check(faulty[fault])
 

@@ -1,5 +1,6 @@
 """A SIGKILL at every failpoint on the way of a webhook, in the running system: what was accepted is kept, once."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ POINTS = {
     "storage.after_put": OK,
     "keep.after_upload": OK,
     "keep.after_thumbnail": OK,
+    "quarantine.before_put": HALF,
+    "quarantine.after_put": HALF,
+    "quarantine.after_record": HALF,
     "keep.before_record": OK,
     "keep.after_record": OK,
     "settle.before_publish": OK,
@@ -118,6 +122,8 @@ def check_discarded(world, asked):
     assert (bad["state"], good["state"]) == ("dead", "discarded")
     listed = world.blobs.list_objects(world.blobs.public_bucket, f"renders/{asked.job_id}/")
     assert not {item.key for item in listed} & {good["key"], good["thumb_key"]}
+    with world.blobs.open_object(world.blobs.private_bucket, bad["quarantine_key"]) as opened:
+        assert hashlib.sha256(opened.read()).hexdigest() == bad["quarantine_sha256"]
     assert world.rows("SELECT 1 FROM renders WHERE id = %(id)s", id=asked.job_id) == []
     assert len(world.letters(asked)) == 1
 

@@ -82,6 +82,7 @@ _ON_ROWS: Final = {
     "3 outputs foreign": "UPDATE outputs SET prediction_id = gen_random_uuid()",
     "4 outputs thumbnail": "UPDATE outputs SET thumb_key = NULL",
     "4 outputs facts": "UPDATE outputs SET sha256 = NULL",
+    "4 outputs quarantine": "UPDATE outputs SET quarantine_key = 'quarantine/' || id",
     "4 outputs key": "UPDATE outputs SET key = replace(key, job_id::text, id::text)",
     "8 deliveries silent": "DELETE FROM dead_letters",
     "8 predictions silent": "UPDATE predictions SET state = 'lost'",

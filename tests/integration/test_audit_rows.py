@@ -39,7 +39,7 @@ def loose(stack: Stack, template_database: str) -> Iterator[Deps]:
     url = stack.postgres.create_database("moorage_audit_loose", template=template_database)
     made = _telling(cli.deps(stack, url, buckets_of="auditrows"))
     world.kept(made, "whole", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
-    world.kept(made, "part", [world.picture("green"), "https://evil.example/x.png"])
+    world.kept(made, "part", [world.picture("green"), "data:image/png;base64,a*b"])
     cli.register_one(made, "running")
     world.work(made, world.deliver(made, b"not json"))
     world.loosen(made.database.connection())
@@ -56,9 +56,9 @@ def _telling(deps: Deps) -> Deps:
 def a_varied_world(deps: Deps) -> None:
     """Succeeded, partial, failed, running and unmatched; a dead letter open, one discarded, one replayed."""
     world.kept(deps, "whole", [world.picture("red"), world.picture("blue")], project_id="p", scene=1)
-    world.kept(deps, "part", [world.picture("green"), "https://evil.example/x.png"])
     world.kept(deps, "none", ["https://evil.example/y.png"])
-    world.kept(deps, "half", [world.picture("red"), "https://evil.example/z.png"], partial="discard")
+    world.kept(deps, "part", [world.picture("green"), "data:image/png;base64,a*b"])
+    world.kept(deps, "half", [world.picture("red"), "data:image/png;base64,a*b"], partial="discard")
     cli.register_one(deps, "running")
     world.work(deps, world.deliver(deps, b"not json"))
     world.work(deps, world.deliver(deps, {"id": "nobody", "status": "succeeded", "output": []}))

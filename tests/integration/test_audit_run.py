@@ -115,7 +115,8 @@ def test_every_check_has_its_advice_and_every_repair_its_check() -> None:
     """A finding that says nothing of what to do wakes a person for nothing."""
     objects = {
         *(Check(4, "objects", code) for code in ("missing", "size", "digest")), Check(4, "sample", "digest"),
-        *(Check(5, place, "unnamed") for place in ("objects", "inputs", "uploads")), *advice.UPLOAD_ADVICE,
+        *(Check(5, place, "unnamed") for place in ("objects", "inputs", "uploads", "quarantine")),
+        *advice.OBJECT_ADVICE,
     }  # fmt: skip
     checks = {*rules.CHECKS, DOCUMENT_CHECK, *objects}
 

@@ -121,7 +121,7 @@ def test_the_story_of_a_job_tells_what_happened_and_what_comes(
     deps: Deps, env: dict[str, str], conn: Connection
 ) -> None:
     """One command instead of five queries at three in the night."""
-    world.kept(deps, "a", [world.picture(), "https://evil.example/x.png"])
+    world.kept(deps, "a", [world.picture(), "data:image/png;base64,a*b"])
     letter = conn.execute("SELECT id FROM dead_letters").fetchone()["id"]  # type: ignore[index]
     job_id = conn.execute("SELECT id FROM jobs").fetchone()["id"]  # type: ignore[index]
 

@@ -100,12 +100,16 @@ def test_a_failure_with_nul_in_its_error_is_recorded(at: World) -> None:
     assert "\\x00" in job["reason"]
 
 
-def test_a_success_without_files_fails_the_job_at_once(at: World) -> None:
+def test_a_success_without_files_fails_the_job_after_one_poll(at: World) -> None:
     """Nobody must wait for files that do not exist."""
     made = at.registered("p1")
+    at.source.predictions["p1"] = prediction("p1", "succeeded", [])
 
-    at.step("ingest", at.delivered(prediction("p1", "succeeded", [])))
+    (wake,) = at.step("ingest", at.delivered(prediction("p1", "succeeded", [])))
+    assert at.state("predictions", made.prediction_id) == "running"
+    at.step(wake.step, wake.row_id)
 
+    assert at.source.asked == ["/v1/predictions/p1"]
     assert at.state("predictions", made.prediction_id) == "failed"
     assert "NO_OUTPUT" in at.row("jobs", made.job_id)["reason"]
 
@@ -130,7 +134,7 @@ def test_an_output_on_a_foreign_host_is_dead_and_its_sibling_goes_on(at: World) 
     assert at.state("outputs", first) == "dead"
     assert "evil.example" in at.letters(first)[0]["reason"]
     assert at.state("outputs", second) == "kept"
-    assert at.state("jobs", made.job_id) == "partial"
+    assert at.state("jobs", made.job_id) == "succeeded"
 
 
 def test_a_job_whose_files_are_all_refused_settles_at_once(at: World) -> None:

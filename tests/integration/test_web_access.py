@@ -107,7 +107,7 @@ def address(operation: Operation, ids: dict[str, str]) -> str:
 def nobodys() -> dict[str, str]:
     """Return ids of no row; extend it for a path with a new kind of id."""
     fresh = str(uuid4())
-    names = ("job_id", "render_id", "upload_id", "token_id", "project_id")
+    names = ("job_id", "render_id", "upload_id", "token_id", "project_id", "dead_letter_id", "output_id")
     return {**dict.fromkeys(names, fresh), "scene": "none", "owner": "nobody", "name": "nothing"}
 
 

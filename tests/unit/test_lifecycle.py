@@ -14,6 +14,7 @@ from moorage.lifecycle import (
     LateSuccess,
     OutputCounts,
     PollNow,
+    PollRetry,
     PredictionContext,
     RecordStatus,
     RefreshUrls,
@@ -95,9 +96,10 @@ def test_after_the_last_try_it_is_given_up_with_the_reason(error):
 
 
 def heard(status, prediction="running", chosen=False, job="open", render=False, outputs=FILE, can_ask=True, **more):
-    stands_in = more.pop("stands_in", False)
+    stands_in, was_without_files = more.pop("stands_in", False), more.pop("was_without_files", False)
     report = PredictionReport("x", status, status, outputs=outputs if status == "succeeded" else (), **more)
-    return lifecycle.on_report(report, PredictionContext(prediction, chosen, job, render, can_ask, stands_in))
+    ctx = PredictionContext(prediction, chosen, job, render, can_ask, stands_in, was_without_files)
+    return lifecycle.on_report(report, ctx)
 
 
 @pytest.mark.parametrize("prediction", ["running", "abandoned"])
@@ -166,7 +168,8 @@ def test_a_status_never_moves_backwards(ended, status):
     [
         (heard("failed", error="nsfw"), "failed"),
         (heard("cancelled"), "cancelled"),
-        (heard("succeeded", outputs=()), "failed"),
+        (heard("succeeded", outputs=(), can_ask=False), "failed"),
+        (heard("succeeded", outputs=(), was_without_files=True), "failed"),
         (heard("succeeded", outputs=(), data_removed=True), "lost"),
     ],
 )
@@ -174,6 +177,36 @@ def test_an_end_without_files(verdict, state):
     """Files that the provider removed are lost; a provider's own failure is none of ours."""
     assert isinstance(verdict, EndPrediction)
     assert verdict.state == state
+
+
+def test_a_success_without_files_is_asked_for_once_more():
+    """The status may be ahead of the list of files."""
+    assert heard("succeeded", outputs=()) == PollRetry()
+
+
+def test_the_reason_of_no_output_names_what_the_answer_mentions():
+    """Nothing that looks like a file is passed over in silence."""
+    mentioned = OutputFile("output.text", url="https://a.example/x", problem="is part of a text", is_mention=True)
+
+    verdict = heard("succeeded", outputs=(), was_without_files=True, mentions=(mentioned,))
+
+    assert verdict.reason.endswith("without any file; output.text is part of a text")
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ("open", ChoosePrediction(reopens_job=False)),
+        ("failed", ChoosePrediction(reopens_job=True)),
+        ("keeping", LateSuccess()),
+        ("succeeded", LateSuccess()),
+        ("cancelled", LateSuccess()),
+    ],
+)
+def test_a_later_success_with_files_counts_as_a_late_one(job, expected):
+    """After a success without files only; a failure of the provider stays one."""
+    assert heard("succeeded", "failed", job=job, was_without_files=True) == expected
+    assert isinstance(heard("succeeded", "failed", job=job), IgnoreReport)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +218,10 @@ def test_an_end_without_files(verdict, state):
         (OutputCounts(kept=2, dead=1), "discard", Settlement("failed", publish=False, discard_kept=True)),
         (OutputCounts(kept=3), "discard", Settlement("succeeded", publish=True)),
         (OutputCounts(dead=3), "keep", Settlement("failed", publish=False)),
+        (OutputCounts(kept=2, foreign=1), "keep", Settlement("succeeded", publish=True)),
+        (OutputCounts(kept=2, foreign=1), "discard", Settlement("succeeded", publish=True)),
+        (OutputCounts(kept=2, foreign=1, dead=1), "keep", Settlement("partial", publish=True)),
+        (OutputCounts(foreign=1), "keep", Settlement("failed", publish=False)),
         (OutputCounts(placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(dead=2, placeholders=1), "keep", Settlement("partial", publish=True)),
         (OutputCounts(kept=2, placeholders=1), "keep", Settlement("succeeded", publish=True)),
@@ -226,8 +263,14 @@ def test_terminal_states_are_left_through_known_doors_only():
     """Replay, a late success, or policy discard: nothing else revives a row."""
     doors = {
         "delivery": {("dead", "new")},
-        "job": {("partial", "keeping"), ("partial", "open"), ("failed", "keeping"), ("failed", "open")},
-        "prediction": {("lost", "running"), ("lost", "succeeded")},
+        "job": {
+            ("partial", "keeping"),
+            ("partial", "open"),
+            ("failed", "keeping"),
+            ("failed", "open"),
+            ("succeeded", "keeping"),
+        },
+        "prediction": {("lost", "running"), ("lost", "succeeded"), ("failed", "succeeded")},
         "output": {("dead", "waiting"), ("kept", "discarding")},
     }
     ended = {

@@ -66,7 +66,7 @@ def test_only_assets_require_no_token() -> None:
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
 
-    assert without == {"/v1/assets/renders/{render_id}/{name}"}
+    assert without == {"/v1/assets/renders/{render_id}/{name}", "/v1/assets/quarantine/{output_id}"}
 
 
 def test_every_operation_names_its_level_and_credentials() -> None:

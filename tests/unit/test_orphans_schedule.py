@@ -64,7 +64,8 @@ def test_off_disables_the_maintenance_sweeps() -> None:
 
 def test_zero_days_keeps_for_ever() -> None:
     """Renders and rows go only when asked to; 0 must not mean at once."""
-    assert retention.retention_seconds(settings(retention_bodies_days=0)) == {}
+    assert retention.retention_seconds(settings(retention_bodies_days=0)) == {"quarantine": 604_800.0}
     kept = retention.retention_seconds(settings(retention_bodies_days=0.5))
 
-    assert kept == {"bodies": 43200.0, "failed_bodies": 43200.0, "failed_sources": 43200.0}
+    days = {"bodies": 43200.0, "failed_bodies": 43200.0, "failed_sources": 43200.0}
+    assert kept == {"quarantine": 604_800.0, **days}

@@ -70,6 +70,14 @@ def test_a_redacted_delivery_parses_to_the_same_report(provider, delivery):
 
 
 @each_delivery
+def test_a_byte_order_mark_before_a_delivery_is_skipped(provider, delivery):
+    """A correctly signed body is parsed."""
+    body = delivery["body"].encode()
+
+    assert provider.parse_report(b"\xef\xbb\xbf" + body) == provider.parse_report(body)
+
+
+@each_delivery
 def test_a_recorded_delivery_is_read_as_expected(provider, delivery):
     """Status, files with their paths in document order, problems with the host they name."""
     expect = delivery["expect"]

@@ -20,7 +20,7 @@ def test_references_are_resolved_at_any_depth_and_keep_their_siblings():
     """A default beside a reference is the field's own."""
     wanted = {"properties": {"a": {**ref("A"), "default": 2}, "b": {"items": {"allOf": [ref("A")]}}}}
 
-    resolved = input_schemas.extract_input_schema(document(wanted, A={"enum": [1, 2]}))
+    resolved = input_schemas.extract_schema(document(wanted, A={"enum": [1, 2]}))
 
     assert resolved["properties"] == {
         "a": {"enum": [1, 2], "default": 2},
@@ -32,7 +32,7 @@ def test_a_reference_to_itself_ends():
     """A tree of folders is such a schema."""
     wanted = {"properties": {"tree": ref("Tree")}}
 
-    resolved = input_schemas.extract_input_schema(document(wanted, Tree={"items": ref("Tree"), "type": "array"}))
+    resolved = input_schemas.extract_schema(document(wanted, Tree={"items": ref("Tree"), "type": "array"}))
 
     assert resolved["properties"]["tree"] == {"items": {}, "type": "array"}
 
@@ -47,14 +47,14 @@ def test_a_reference_to_itself_ends():
 )
 def test_nullable_becomes_a_type(field, expected):
     """OpenAPI 3.0 has a word of its own for it, which a validator would not know."""
-    assert input_schemas.extract_input_schema(document({"properties": {"a": field}}))["properties"]["a"] == expected
+    assert input_schemas.extract_schema(document({"properties": {"a": field}}))["properties"]["a"] == expected
 
 
 def test_a_field_may_be_called_like_a_keyword():
     """Names of fields are the model's."""
     wanted = {"properties": {"nullable": {"type": "string"}, "$ref": {"type": "string"}}}
 
-    assert input_schemas.extract_input_schema(document(wanted)) == wanted
+    assert input_schemas.extract_schema(document(wanted)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_field_may_be_called_like_a_keyword():
 def test_a_malformed_document_is_refused(given):
     """Nothing is fetched from elsewhere."""
     with pytest.raises(MalformedPayload):
-        input_schemas.extract_input_schema(given)
+        input_schemas.extract_schema(given)
 
 
 def test_references_that_multiply_are_given_up():
@@ -76,7 +76,7 @@ def test_references_that_multiply_are_given_up():
     others = {f"S{i}": {"anyOf": [ref(f"S{i + 1}"), ref(f"S{i + 1}")]} for i in range(30)}
 
     with pytest.raises(MalformedPayload, match="unfolds"):
-        input_schemas.extract_input_schema(document(ref("S0"), **others, S30={}))
+        input_schemas.extract_schema(document(ref("S0"), **others, S30={}))
 
 
 def test_a_deep_schema_is_given_up():
@@ -86,7 +86,7 @@ def test_a_deep_schema_is_given_up():
         deep = {"items": deep}
 
     with pytest.raises(MalformedPayload, match="unfolds"):
-        input_schemas.extract_input_schema(document(deep))
+        input_schemas.extract_schema(document(deep))
 
 
 @pytest.mark.parametrize(

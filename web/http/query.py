@@ -61,6 +61,13 @@ class StreamQuery(Query):
     owner: Name | None = None
 
 
+class LinkQuery(Query):
+    """The end of a link's validity, in Unix seconds, and its signature."""
+
+    until: Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
+    signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class UploadQuery(Query):
     """The owner of an upload; in a form it is a field of the same name."""
 

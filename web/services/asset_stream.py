@@ -1,4 +1,4 @@
-"""Streams or signs files of the public bucket. Not loaded with MOORAGE_ASSETS=redirect: it imports boto3."""
+"""Streams or signs files of one bucket. Loaded by name on first use, if at all: it imports boto3."""
 
 import asyncio
 import contextlib
@@ -35,13 +35,13 @@ STALL_SECONDS: Final = 30.0  # limit for sending one chunk: without a token, sta
 class AssetStreamer:
     """Reads a bounded number of files from storage, with one chunk of each in memory, and signs URLs of others."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._storage = s3.ObjectStore(settings)
+    def __init__(self, settings: Settings, bucket: str) -> None:
+        self._storage, self._bucket = s3.ObjectStore(settings), bucket
         self._executor = ThreadPoolExecutor(MAX_THREADS, "asset")
         self._streams = 0
 
     async def build_response(
-        self, key: str, byte_range: ByteRange, status: int, headers: Mapping[str, str]
+        self, key: str, byte_range: ByteRange | None, status: int, headers: Mapping[str, str]
     ) -> Response:
         """Return a response that streams an object. Raises Problem: 404 no such object, 503 unavailable or limit."""
         if self._streams >= MAX_STREAMS:
@@ -53,7 +53,9 @@ class AssetStreamer:
             cleanup.callback(self._executor.submit, stack.close)
             return AssetResponse(self._chunks(body), status, headers, cleanup.pop_all().close)
 
-    async def _open_within_limit(self, key: str, byte_range: ByteRange) -> tuple[contextlib.ExitStack, ObjectReader]:
+    async def _open_within_limit(
+        self, key: str, byte_range: ByteRange | None
+    ) -> tuple[contextlib.ExitStack, ObjectReader]:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 return await self._in_thread(lambda: self._open(key, byte_range))
@@ -69,7 +71,7 @@ class AssetStreamer:
         storage = self._storage
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                return await self._in_thread(lambda: storage.presign_get(storage.public_bucket, key, SIGNED_SECONDS))
+                return await self._in_thread(lambda: storage.presign_get(self._bucket, key, SIGNED_SECONDS))
         except (StorageUnavailable, StorageRefused, TimeoutError) as error:
             log.warning("asset.storage_unavailable", key=key, error=str(error))
             raise unavailable("storage unavailable, retry") from error
@@ -80,9 +82,9 @@ class AssetStreamer:
     def _release_slot(self) -> None:
         self._streams -= 1
 
-    def _open(self, key: str, byte_range: ByteRange) -> tuple[contextlib.ExitStack, ObjectReader]:
-        stack, bucket = contextlib.ExitStack(), self._storage.public_bucket
-        return stack, stack.enter_context(self._storage.open_object(bucket, key, byte_range=byte_range))
+    def _open(self, key: str, byte_range: ByteRange | None) -> tuple[contextlib.ExitStack, ObjectReader]:
+        stack = contextlib.ExitStack()
+        return stack, stack.enter_context(self._storage.open_object(self._bucket, key, byte_range=byte_range))
 
     async def _chunks(self, body: ObjectReader) -> AsyncIterator[bytes]:
         while chunk := await self._in_thread(lambda: body.read(CHUNK_BYTES)):

@@ -13,6 +13,7 @@ from web.http.validation import invalid_field
 from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed
 from web.services.model_cache import ModelCache
+from web.services.quarantine_reader import QuarantineReader
 from web.services.upload_spool import UploadSpool
 from worker.publish import WakeRelay
 
@@ -29,6 +30,7 @@ class AppContext:
     feed: EventFeed
     model_cache: ModelCache
     upload_spool: UploadSpool
+    quarantine_reader: QuarantineReader
     asset_base: str  # URL prefix of object keys
     streamer: "AssetStreamer | None" = None  # None: assets are redirected to the public bucket
 

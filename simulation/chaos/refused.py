@@ -1,0 +1,48 @@
+"""The end of a drill: the limit that refused files is raised, and their dead letters are replayed."""
+
+from typing import Any, Final
+from uuid import UUID
+
+from db.connection import Connection, fetch_all
+from moorage.errors import Refused
+from simulation.chaos.cases import REFUSED_SIZE
+from simulation.stack import LocalDeployment
+from tasks.jobs import replay
+
+RAISED: Final = {"MOORAGE_IMAGE_MAX_PIXELS": str(REFUSED_SIZE["width_px"] * REFUSED_SIZE["height_px"])}
+
+ABOVE_LIMIT: Final = """
+SELECT id FROM dead_letters WHERE subject = 'output' AND state = 'open' AND facts ? 'pixels' ORDER BY id
+"""
+
+# A dead letter of a file that was downloaded and refused has its bytes.
+LOST: Final = """
+SELECT o.id, o.reason FROM outputs o
+ WHERE o.state = 'dead' AND o.category = 'VALIDATION_FAILED' AND o.quarantine_key IS NULL AND o.source IS NOT NULL
+"""
+
+
+def replay_refused(conn: Connection, local: LocalDeployment) -> int:
+    """Restart the workers of step keep with a higher limit; return the number of replayed dead letters."""
+    for name, process in local.processes.items():
+        if name.startswith("keep"):
+            process.relaunch(**RAISED)
+    return sum(_replay(conn, row["id"]) for row in fetch_all(conn, ABOVE_LIMIT))
+
+
+def _replay(conn: Connection, dead_letter_id: UUID) -> bool:
+    try:
+        with conn.transaction():
+            replay.replay_dead_letter(conn, dead_letter_id, "drill")
+    except Refused:
+        return False
+    return True
+
+
+def count_served(ledger: dict[str, Any]) -> int:
+    """Return the number of downloads from the provider; a replay adds none."""
+    return sum(line["kind"] == "served" for line in ledger["lines"])
+
+
+def list_lost(conn: Connection) -> list[str]:
+    return [f"output {row['id']} was refused without its bytes: {row['reason']}" for row in fetch_all(conn, LOST)]
