@@ -54,6 +54,14 @@ fmt: $(STAMP)  ## Format the code
 bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder process for each image format (three minutes)
 	@$(BIN)/python bench/media_memory.py
 
+bench-receiver: $(STAMP) bench/peers/.venv/.installed  ## Compare webhooks accepted per second with a floor and peers (three minutes)
+	@$(BIN)/python -m bench.receiver
+
+bench/peers/.venv/.installed: bench/peers/requirements.txt
+	@$(PYTHON) -m venv bench/peers/.venv
+	@bench/peers/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 lock:  ## Regenerate requirements.lock, requirements.runtime.lock (the image) and requirements.browser.lock (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
 		--group dev --group build pyproject.toml -o requirements.lock
@@ -68,4 +76,4 @@ browser: $(STAMP)  ## Install the driver for the browser tests of the page (Chro
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
-.PHONY: help install demo up test test-unit drill prove check fmt bench-media lock browser clean
+.PHONY: help install demo up test test-unit drill prove check fmt bench-media bench-receiver lock browser clean

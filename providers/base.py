@@ -131,8 +131,9 @@ class Provider(ABC):
         """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""
 
     def select_headers(self, headers: Headers) -> dict[str, str]:
-        decoded = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
-        return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in decoded if name in self.recorded_headers}
+        named = [(name.decode("latin-1").lower(), value) for name, value in headers]
+        chosen = [(name, value.decode("latin-1")) for name, value in named if name in self.recorded_headers]
+        return {name: to_storable(value, _MAX_HEADER_CHARS) for name, value in chosen}
 
     def extract_files(
         self, value: Any, path: str, declares: Declares = output_schemas.say_nothing

@@ -12,8 +12,8 @@ from moorage.errors import DatabaseUnavailable, KeysStale, Refused, Transient
 from moorage.settings import Settings
 from receiver import health
 from receiver.connection_pool import ConnectionPool
-from receiver.deliveries import DeliveryRecorder
 from receiver.parent_watch import end_with_parent
+from receiver.recorder import DeliveryRecorder
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
 from worker.publish import WakeRelay

@@ -1,24 +1,16 @@
-"""Records deliveries: one statement and one commit each, within a deadline."""
+"""The rows of webhooks: a batch of them is one statement and one commit."""
 
-import asyncio
-import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-import psycopg
 from psycopg.types.json import Jsonb
 
-from db import sqlstates
-from moorage import logs
-from moorage.errors import DatabaseUnavailable
 from moorage.failpoints import failpoint
-from receiver.connection_pool import Connection, ConnectionPool
+from receiver.connection_pool import Connection
 
-log = logs.get_logger(__name__)
-
-RETRY_SECONDS: Final = 0.1  # pause before a failed insert is retried
 # A longer id does not fit the unique index (2,704 bytes); no provider sends one.
 MAX_WEBHOOK_ID_CHARS: Final = 500
 
@@ -52,86 +44,59 @@ def choose_webhook_id(provider_id: str | None, body_sha256: str) -> str:
     return provider_id
 
 
-class DeliveryRecorder:
-    def __init__(self, connections: ConnectionPool, *, answer_seconds: float) -> None:
-        self._connections = connections
-        self._answer_seconds = answer_seconds
-        self._cancelled: set[asyncio.Task[RecordedDelivery]] = set()
-
-    async def record(self, delivery: NewDelivery) -> RecordedDelivery:
-        """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
-        task = asyncio.create_task(self._insert_until_committed(delivery))
-        try:
-            done, _ = await asyncio.wait({task}, timeout=self._answer_seconds)
-        finally:
-            self._cancel(task)
-        if not done:
-            raise DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
-        return task.result()
-
-    def _cancel(self, task: asyncio.Task[RecordedDelivery]) -> None:
-        """Cancel an unfinished insert without waiting: an unresponsive server also delays the cancellation."""
-        if not task.done():
-            self._cancelled.add(task)  # the loop holds only a weak reference
-            task.add_done_callback(self._on_cancelled)
-            task.cancel()
-
-    def _on_cancelled(self, task: asyncio.Task[RecordedDelivery]) -> None:
-        self._cancelled.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.debug("delivery.insert_cancelled", error=type(task.exception()).__name__)
-
-    async def _insert_until_committed(self, delivery: NewDelivery) -> RecordedDelivery:
-        """Insert, with retries over a new connection, until cancelled. The unique key makes retries safe."""
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                async with self._connections.acquire() as conn:
-                    return await insert_delivery(conn, delivery)
-            except (psycopg.Error, OSError) as error:  # OSError: no file descriptor is free
-                if isinstance(error, psycopg.Error) and not _is_outage(error):
-                    log.error("delivery.insert_rejected", delivery_id=delivery.id, error=str(error))
-                    raise DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}") from error
-                level = log.warning if attempt == 1 else log.debug
-                level("delivery.insert_failed", delivery_id=delivery.id, attempt=attempt, error=type(error).__name__)
-            await asyncio.sleep(RETRY_SECONDS)
-
-
-def _is_outage(error: psycopg.Error) -> bool:
-    return sqlstates.translate(error) is not None or error.sqlstate in sqlstates.REPEATED
-
-
 INSERT = """
 WITH inserted AS (
     INSERT INTO deliveries (id, provider, webhook_id, headers, body, body_sha256, key_sha256)
-    VALUES (%(id)s, %(provider)s, %(webhook_id)s, %(headers)s, %(body)b, %(body_sha256)s, %(key_sha256)s)
+    SELECT * FROM unnest(%(ids)b::uuid[], %(providers)b::text[], %(webhook_ids)b::text[], %(headers)b::jsonb[],
+                         %(bodies)b::bytea[], %(body_sha256s)b::text[], %(key_sha256s)b::text[])
     ON CONFLICT (provider, webhook_id) DO NOTHING
     RETURNING id, state
 ), event AS (
     INSERT INTO events (subject, subject_id, from_state, to_state, actor)
     SELECT 'delivery', id, NULL, state, 'receiver' FROM inserted
 )
-SELECT id, state FROM inserted
-UNION ALL
-SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = %(webhook_id)s
+SELECT id FROM inserted
 """
 
-FIND = "SELECT id, state FROM deliveries WHERE provider = %(provider)s AND webhook_id = %(webhook_id)s"
+FIND = """
+SELECT id, provider, webhook_id, state FROM deliveries
+  JOIN unnest(%(providers)b::text[], %(webhook_ids)b::text[]) AS known (provider, webhook_id)
+ USING (provider, webhook_id)
+"""
 
 
-async def insert_delivery(conn: Connection, delivery: NewDelivery) -> RecordedDelivery:
+async def insert_deliveries(conn: Connection, batch: Sequence[NewDelivery]) -> dict[UUID, RecordedDelivery]:
     """
-    Insert a delivery and its event in one statement; return the present row.
+    Insert deliveries and their events in one statement; return the present row of each by its new id.
 
-    Raises DatabaseUnavailable: the row of an equal webhook existed and then did not: the outcome is unknown.
+    A delivery without one: the row of an equal webhook existed and then did not: the outcome is unknown.
     """
     failpoint("receive.before_commit")
-    parameters = dataclasses.asdict(delivery) | {"headers": Jsonb(delivery.headers)}
-    row = await (await conn.execute(INSERT, parameters)).fetchone()
+    inserted = {row["id"] for row in await (await conn.execute(INSERT, build_arguments(batch))).fetchall()}
     failpoint("receive.after_commit")
-    if row is None:  # an equal webhook was committed concurrently: it is not in this statement's snapshot
-        row = await (await conn.execute(FIND, parameters)).fetchone()
-    if row is None:
-        raise DatabaseUnavailable("the delivery disappeared while it was being recorded")
-    return RecordedDelivery(row["id"], is_new=row["id"] == delivery.id, is_pending=row["state"] in ("new", "unmatched"))
+    recorded = {id_: RecordedDelivery(id_, is_new=True, is_pending=True) for id_ in inserted}
+    if known := [item for item in batch if item.id not in inserted]:
+        # A statement of its own: what another transaction committed meanwhile is not in the snapshot of the first.
+        keys = {"providers": [item.provider for item in known], "webhook_ids": [item.webhook_id for item in known]}
+        rows = await (await conn.execute(FIND, keys)).fetchall()
+        by_key = {(row["provider"], row["webhook_id"]): row for row in rows}
+        for item in known:
+            if row := by_key.get((item.provider, item.webhook_id)):
+                is_new = row["id"] == item.id  # inserted by an attempt whose outcome was unknown
+                is_pending = row["state"] in ("new", "unmatched")
+                recorded[item.id] = RecordedDelivery(row["id"], is_new=is_new, is_pending=is_pending)
+    return recorded
+
+
+def build_arguments(batch: Sequence[NewDelivery]) -> dict[str, list[Any]]:
+    """Return the arguments of INSERT, in the order of the unique key: in any other, two batches could deadlock."""
+    rows = sorted(batch, key=lambda item: (item.provider, item.webhook_id))
+    return {
+        "ids": [row.id for row in rows],
+        "providers": [row.provider for row in rows],
+        "webhook_ids": [row.webhook_id for row in rows],
+        "headers": [Jsonb(row.headers) for row in rows],
+        "bodies": [row.body for row in rows],
+        "body_sha256s": [row.body_sha256 for row in rows],
+        "key_sha256s": [row.key_sha256 for row in rows],
+    }

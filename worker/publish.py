@@ -2,11 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
 from kombu import Connection
+from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # not in the stubs
+from kombu.utils.uuid import uuid
 
 from moorage import logs, metrics
 from moorage.failpoints import failpoint
@@ -17,21 +19,24 @@ from worker.broker_errors import BROKER_ERRORS, explain
 log = logs.get_logger(__name__)
 
 QUEUE_LENGTH: Final = 1000
+BATCH_LENGTH: Final = 128  # wakes that the relay publishes over one connection
 PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
 
 
-def publish_wake(wake: Wake) -> bool:
-    """Publish one wake within about two seconds; return True if the broker accepted it. Raises no broker error."""
-    return publish_wakes([wake]) == 1
-
-
 def publish_wakes(wakes: Iterable[Wake]) -> int:
-    """Publish wakes over one connection until the broker fails; return how many it accepted."""
+    """
+    Publish wakes over one connection until the broker fails; return how many it accepted.
+
+    Raises no broker error; a broker that does not answer takes about two seconds.
+    """
     from worker.celery import app  # the app reads the settings: only when it is needed
 
+    wakes = list(wakes)
     sent = 0
     try:
         with app.producer_pool.acquire(block=True, timeout=2) as producer, abandon_on_error(producer.connection):
+            if len(wakes) > 1 and _supports_batch(producer) and _publish_batch(producer, wakes):
+                return len(wakes)
             for item in wakes:
                 failpoint(f"publish.before_{item.step}")
                 app.send_task(
@@ -49,6 +54,42 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
     return sent
 
 
+def _supports_batch(producer: Any) -> bool:
+    return bool(producer.supports_batch_publish)  # not in the stubs
+
+
+def _publish_batch(producer: Any, wakes: Sequence[Wake]) -> bool:
+    """
+    Publish wakes to Redis in one round trip; return False if it failed: a repeated wake costs an empty claim.
+
+    Celery's message without its `send_task`, which takes four times as long: 200 instead of 50 us for each wake.
+    """
+    from worker.celery import app
+
+    try:
+        with producer.batch():
+            for item in wakes:
+                failpoint(f"publish.before_{item.step}")
+                row_id = str(item.row_id)
+                message = app.amqp.create_task_message(
+                    uuid(),
+                    queues.TASK_BY_STEP[item.step],
+                    args=[row_id],
+                    argsrepr=f"['{row_id}']",
+                    kwargsrepr="{}",
+                    ignore_result=True,
+                    reply_to=app.thread_oid,
+                )
+                queue_name = queues.QUEUE_BY_STEP[item.step]
+                headers, properties, body, _ = message
+                producer.publish(body, routing_key=queue_name, serializer="json", headers=headers, **properties)
+    except BatchPublishError:
+        return False
+    for item in wakes:
+        failpoint(f"publish.after_{item.step}")
+    return True
+
+
 @contextmanager
 def abandon_on_error(connection: Connection | None) -> Iterator[None]:
     """Discard a connection that failed, without closing it: RabbitMQ out of memory or disk never answers a close."""
@@ -63,7 +104,9 @@ def abandon_on_error(connection: Connection | None) -> Iterator[None]:
 class WakeRelay:
     """Publish wakes from a bounded queue in one thread. A dropped wake is delayed to the next dispatch."""
 
-    def __init__(self, send: Callable[[Wake], bool] = publish_wake, *, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[Wake]], int] = publish_wakes, *, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
         self._send = send
         self._pause_seconds = pause_seconds
         self._wakes: queue.Queue[Wake] = queue.Queue(QUEUE_LENGTH)
@@ -88,21 +131,23 @@ class WakeRelay:
     def _run(self) -> None:
         while not (self._stopping.is_set() and self._wakes.empty()):
             try:
-                wake = self._wakes.get(timeout=0.2)
+                wakes = [self._wakes.get(timeout=0.2)]
             except queue.Empty:
                 continue
-            if not self._publish(wake) and self._stopping.wait(self._pause_seconds):
+            with suppress(queue.Empty):
+                while len(wakes) < BATCH_LENGTH:
+                    wakes.append(self._wakes.get_nowait())
+            if not self._publish(wakes) and self._stopping.wait(self._pause_seconds):
                 return
 
-    def _publish(self, wake: Wake) -> bool:
-        """Publish one wake. Catches everything: this thread must run as long as the process."""
+    def _publish(self, wakes: Sequence[Wake]) -> bool:
+        """Publish a batch; return True if all were sent. Catches everything: this thread must never end."""
         try:
-            sent = self._send(wake)
+            sent = self._send(wakes)
         except Exception:
-            log.error("wake.publish_failed", exc_info=True, step=wake.step, row_id=wake.row_id)
-            sent = False
-        if sent:
-            metrics.WAKES_SENT.inc()
-        else:
-            metrics.WAKES_DROPPED.labels("failed").inc()
-        return sent
+            log.error("wake.publish_failed", exc_info=True, wakes=len(wakes), step=wakes[0].step)
+            sent = 0
+        metrics.WAKES_SENT.inc(sent)
+        if sent < len(wakes):
+            metrics.WAKES_DROPPED.labels("failed").inc(len(wakes) - sent)
+        return sent == len(wakes)

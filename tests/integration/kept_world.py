@@ -8,14 +8,13 @@ from typing import Any
 from uuid import UUID
 
 from PIL import Image
-from psycopg.types.json import Jsonb
 
 from db import leases
 from db.connection import Connection
 from moorage import ids
 from moorage.errors import MoorageError
 from moorage.model import Lease, Wake, WorkTable
-from receiver.deliveries import INSERT
+from receiver.deliveries import INSERT, NewDelivery, build_arguments
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest
 from tasks.step import Deps
@@ -61,15 +60,8 @@ def deliver(deps: Deps, body: dict[str, Any] | bytes) -> Wake:
     """Record a webhook as the receiver does, and return its wake."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     delivery_id = ids.uuid7()
-    args = {
-        "id": delivery_id,
-        "provider": "replicate",
-        "webhook_id": f"msg_{delivery_id}",
-        "headers": Jsonb({}),
-        "body": raw,
-        "body_sha256": hashlib.sha256(raw).hexdigest(),
-        "key_sha256": None,
-    }
+    digest = hashlib.sha256(raw).hexdigest()
+    args = build_arguments([NewDelivery(delivery_id, "replicate", f"msg_{delivery_id}", {}, raw, digest)])
     deps.database.run(lambda conn: conn.execute(INSERT, args))
     return Wake("ingest", delivery_id)
 

@@ -1,10 +1,11 @@
 """The thread that publishes wakes, so that no request waits for the broker."""
 
 import threading
+from collections.abc import Sequence
 
 from moorage import ids, metrics
 from moorage.model import Wake
-from worker.publish import QUEUE_LENGTH, WakeRelay
+from worker.publish import BATCH_LENGTH, QUEUE_LENGTH, WakeRelay
 
 
 def dropped() -> float:
@@ -13,7 +14,7 @@ def dropped() -> float:
 
 def test_a_full_relay_drops_and_never_waits() -> None:
     """The request path must not feel the broker, whatever it does."""
-    relay = WakeRelay(lambda wake: True)  # not started: nobody takes
+    relay = WakeRelay(len)  # not started: nobody takes
     before = dropped()
 
     for _ in range(10):
@@ -27,33 +28,52 @@ def test_a_relay_survives_a_publisher_that_raises_and_goes_on() -> None:
     sent: list[Wake] = []
     both = threading.Event()
 
-    def send(wake: Wake) -> bool:
-        sent.append(wake)
+    def send(wakes: Sequence[Wake]) -> int:
+        sent.extend(wakes)
         if len(sent) == 1:
+            relay.enqueue(second)
             raise ValueError("broken")
         both.set()
-        return True
+        return len(wakes)
 
     relay = WakeRelay(send, pause_seconds=0.01)
+    first, second = Wake("ingest", ids.uuid7()), Wake("ingest", ids.uuid7())
+    relay.enqueue(first)
     relay.start()
-    wakes = [Wake("ingest", ids.uuid7()), Wake("ingest", ids.uuid7())]
-    for wake in wakes:
-        relay.enqueue(wake)
 
     assert both.wait(60)
     relay.stop(timeout_seconds=60)
-    assert sent == wakes
+    assert sent == [first, second]
 
 
-def test_a_stopping_relay_sends_what_waits() -> None:
-    """A clean stop costs no wake."""
-    sent: list[Wake] = []
-    relay = WakeRelay(lambda wake: not sent.append(wake))  # type: ignore[func-returns-value]
-    wakes = [Wake("ingest", ids.uuid7()) for _ in range(100)]
-    for wake in wakes:
-        relay.enqueue(wake)
+def test_a_stopping_relay_sends_what_waits_in_batches() -> None:
+    """A clean stop costs no wake, and what waits together is published together."""
+    batches: list[Sequence[Wake]] = []
+
+    def send(wakes: Sequence[Wake]) -> int:
+        batches.append(wakes)
+        return len(wakes)
+
+    relay = WakeRelay(send)
+    wakes = [Wake("ingest", ids.uuid7()) for _ in range(BATCH_LENGTH + 10)]
+    relay.enqueue(*wakes)
 
     relay.start()
     relay.stop(timeout_seconds=60)
 
-    assert sent == wakes
+    assert [len(batch) for batch in batches] == [BATCH_LENGTH, 10]
+    assert [wake for batch in batches for wake in batch] == wakes
+
+
+def test_wakes_that_the_broker_did_not_take_are_counted() -> None:
+    """A broker that fails in the middle of a batch has the first part of it."""
+    names = ("moorage_wakes_sent_total", {}), ("moorage_wakes_dropped_total", {"reason": "failed"})
+    before = [metrics.REGISTRY.get_sample_value(*name) or 0.0 for name in names]
+    relay = WakeRelay(lambda wakes: len(wakes) - 3, pause_seconds=0.01)
+    relay.enqueue(*(Wake("ingest", ids.uuid7()) for _ in range(10)))
+
+    relay.start()
+    relay.stop(timeout_seconds=60)
+
+    after = [metrics.REGISTRY.get_sample_value(*name) or 0.0 for name in names]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [7, 3]

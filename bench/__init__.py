@@ -1,0 +1,1 @@
+"""Programs that measure moorage, beside a floor and peers. docs/performance.md has their tables."""

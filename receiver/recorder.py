@@ -1,0 +1,156 @@
+"""
+Records deliveries by group commit: requests that arrive while two batches are on their way share the next one.
+
+A batch is repeated over new connections until it is committed or the deadlines of all its requests have passed; the
+unique key makes that safe. After an error that may be one row's alone its rows are repeated one by one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from db import sqlstates
+from moorage import logs
+from moorage.errors import DatabaseUnavailable
+from receiver.connection_pool import ConnectionPool
+from receiver.deliveries import NewDelivery, RecordedDelivery, insert_deliveries
+
+log = logs.get_logger(__name__)
+
+MAX_BATCHES: Final = 2  # in flight: one is sent while the server commits the other
+MAX_ROWS: Final = 128
+MAX_BYTES: Final = 4 << 20  # of bodies in a batch of several: a small webhook does not wait for many large ones
+RETRY_SECONDS: Final = 0.1  # pause before a failed batch is repeated
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordRequest:
+    """A delivery to record, and who waits for it: the result is an error once the deadline has passed."""
+
+    delivery: NewDelivery
+    deadline: float  # of the loop's clock
+    result: asyncio.Future[RecordedDelivery]
+
+
+class DeliveryRecorder:
+    def __init__(self, connections: ConnectionPool, *, answer_seconds: float) -> None:
+        self._connections = connections
+        self._answer_seconds = answer_seconds
+        self._waiting: deque[RecordRequest] = deque()
+        self._senders: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Task[None]] = set()
+
+    async def record(self, delivery: NewDelivery) -> RecordedDelivery:
+        """Commit a delivery, or return the existing one. Raises DatabaseUnavailable: uncertain, a retry is safe."""
+        loop = asyncio.get_running_loop()
+        request = RecordRequest(delivery, loop.time() + self._answer_seconds, loop.create_future())
+        self._waiting.append(request)
+        if len(self._senders) < MAX_BATCHES:
+            sender = loop.create_task(self._send_batches())  # it starts after those that arrived together with this one
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        timer = loop.call_at(request.deadline, self._expire, request)
+        try:
+            return await request.result
+        finally:
+            timer.cancel()
+
+    def _expire(self, request: RecordRequest) -> None:
+        if not request.result.done():
+            late = DatabaseUnavailable(f"PostgreSQL did not commit within {self._answer_seconds:g} s")
+            request.result.set_exception(late)
+
+    async def _send_batches(self) -> None:
+        """Commit batches until no request waits. One whose requests have all been answered is given up."""
+        while batch := self._take_batch():
+            task = asyncio.create_task(self._insert_until_committed(batch))
+            await asyncio.wait({task}, timeout=max(0.0, batch[-1].deadline - asyncio.get_running_loop().time()))
+            if not task.done():
+                self._abandon(task)
+            elif error := task.exception():
+                for request in _list_unanswered(batch):
+                    request.result.set_exception(error)
+
+    def _take_batch(self) -> list[RecordRequest]:
+        batch: list[RecordRequest] = []
+        size = 0
+        while self._waiting and len(batch) < MAX_ROWS:
+            size += len(self._waiting[0].delivery.body)
+            if batch and size > MAX_BYTES:
+                break
+            request = self._waiting.popleft()
+            if not request.result.done():
+                batch.append(request)
+        return batch
+
+    def _abandon(self, task: asyncio.Task[None]) -> None:
+        """Cancel a batch without waiting: an unresponsive server also delays the cancellation."""
+        self._abandoned.add(task)  # the loop holds only a weak reference
+        task.add_done_callback(self._on_abandoned)
+        task.cancel()
+
+    def _on_abandoned(self, task: asyncio.Task[None]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("batch.abandoned", error=type(task.exception()).__name__)
+
+    async def _insert_until_committed(self, batch: list[RecordRequest]) -> None:
+        await self._insert(batch, log.warning)
+        while batch := _list_unanswered(batch):
+            await asyncio.sleep(RETRY_SECONDS)
+            await self._insert(batch, log.debug)
+
+    async def _insert(self, batch: Sequence[RecordRequest], log_failure: Callable[..., None]) -> None:
+        """Try to commit a batch, after an error row by row; a request whose outcome is open stays unanswered."""
+        try:
+            async with self._connections.acquire() as conn:
+                recorded = await insert_deliveries(conn, [request.delivery for request in batch])
+        except (psycopg.Error, OSError) as error:  # OSError: no file descriptor is free
+            log_failure("deliveries.insert_failed", rows=len(batch), error=type(error).__name__)
+            if len(batch) > 1 and not _is_connection_lost(error):
+                for request in batch:
+                    if not request.result.done():
+                        await self._insert([request], log.debug)
+            elif len(batch) == 1 and _is_refusal(error):
+                _refuse(batch[0], error)
+            return
+        for request in _list_unanswered(batch):
+            if (row := recorded.get(request.delivery.id)) is not None:
+                request.result.set_result(row)
+            else:
+                gone = DatabaseUnavailable("the delivery disappeared while it was being recorded")
+                request.result.set_exception(gone)
+        _log_recorded(batch, recorded.values())
+
+
+def _list_unanswered(batch: Sequence[RecordRequest]) -> list[RecordRequest]:
+    return [request for request in batch if not request.result.done()]
+
+
+def _refuse(request: RecordRequest, error: BaseException) -> None:
+    delivery = request.delivery
+    log.error("delivery.insert_rejected", delivery_id=delivery.id, provider=delivery.provider, error=str(error))
+    if not request.result.done():
+        request.result.set_exception(DatabaseUnavailable(f"PostgreSQL rejected the row: {type(error).__name__}"))
+
+
+def _log_recorded(batch: Sequence[RecordRequest], recorded: Collection[RecordedDelivery]) -> None:
+    new = sum(row.is_new for row in recorded)
+    size = sum(len(request.delivery.body) for request in batch)
+    log.info("deliveries.recorded", new=new, known=len(recorded) - new, bytes=size)
+
+
+def _is_connection_lost(error: BaseException) -> bool:
+    """Return True if no server answered: repeating each row alone would wait for a connection each time."""
+    return isinstance(error, OSError) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return True for an error about the row, which no repetition avoids."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return sqlstates.translate(error) is None and error.sqlstate not in sqlstates.REPEATED
