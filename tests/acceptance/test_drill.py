@@ -55,7 +55,7 @@ def test_a_drill_loses_nothing(tmp_path: Path, project_root: Path, size: dict[st
         == result["job_requests"]["sent"]
     )
     assert result["kills"] >= size["kills"]
-    assert result["replayed"] >= 3
+    assert result["replayed"] >= 1
 
 
 @pytest.mark.prove
