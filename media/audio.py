@@ -7,7 +7,7 @@ from media.containers import ContainerError, FileFacts
 
 Data = bytes | mmap.mmap
 
-_UNKNOWN: Final = (0, 0x7FFF_FFFF, 0xFFFF_FFFF)  # stated by programs that stream, and never return to the header
+_STREAMED: Final = 0x7FFF_0000  # from here on, or 0: stated by programs that stream and never return to the header
 _SLACK: Final = 8  # by which some programs miscount the size of the file
 _V1_KBIT: Final = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _V2_KBIT: Final = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -20,7 +20,8 @@ def parse_wav(data: Data) -> FileFacts:
     """Walk a WAV (RIFF or RF64); raises ContainerError if it is incomplete."""
     size = len(data)
     stated, long_sizes = int.from_bytes(data[4:8], "little"), {}
-    if stated not in _UNKNOWN and stated + 8 > size + _SLACK:
+    is_streamed = not 0 < stated < _STREAMED
+    if not is_streamed and stated + 8 > size + _SLACK:
         raise ContainerError(f"truncated: {size} of {stated + 8} bytes are there")
     byte_rate, offset = 0, 12
     while offset + 8 <= size:
@@ -33,7 +34,7 @@ def parse_wav(data: Data) -> FileFacts:
         elif kind == b"fmt ":
             byte_rate = _read_byte_rate(data[start : start + 16])
         elif kind == b"data":
-            return _read_samples(data, start, long_sizes.get(kind, length), byte_rate, is_streamed=stated in _UNKNOWN)
+            return _read_samples(data, start, long_sizes.get(kind, length), byte_rate, is_streamed=is_streamed)
         offset = start + length + length % 2
     raise ContainerError("truncated: it has no samples (data)")
 
@@ -50,7 +51,7 @@ def _read_samples(data: Data, start: int, length: int, byte_rate: int, *, is_str
     if not byte_rate:
         raise ContainerError("damaged: its sample format is not stated (fmt)")
     there = len(data) - start
-    if is_streamed and length in _UNKNOWN and there:
+    if is_streamed and there and (not length or length >= max(_STREAMED, there)):
         return FileFacts(there / byte_rate, "its header does not state how long it is")
     if not length or length > there:
         raise ContainerError(f"truncated: {there} of {length} bytes of samples are there")
