@@ -6,6 +6,7 @@ import io
 import json
 import random
 import struct
+import tracemalloc
 
 import pytest
 
@@ -180,7 +181,20 @@ def test_long_json_is_checked_without_values_in_memory():
         assert refusal(damaged, "out.json", "application/json")
 
 
-@pytest.mark.parametrize("unknown", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("text", [b"ABCD", b"\\n b"])
+def test_a_long_text_in_json_costs_no_memory(text):
+    """Sound and images as base64: each character of the text cost 120 bytes."""
+    data = b'{"audio": "' + text * 2**20 + b'"}'
+
+    tracemalloc.start()
+    texts.check_json(data, 0, len(data))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 2**22
+
+
+@pytest.mark.parametrize("unknown", [0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFDB, 0xFFFFFFFF])
 def test_streamed_wav_is_kept(unknown):
     """Speech models stream: their header is sent before its sizes are known."""
     media = examine(kinds.build_wav(riff=unknown, length=unknown)).media
