@@ -25,7 +25,7 @@ class Spool:
         self._file, self._limits = file, limits
         self._hash = hashlib.sha256()
         self._head = b""
-        self._max_bytes = limits.max_bytes
+        self._max_bytes, self._setting = _get_size_limit(b"", limits)
         self.size_bytes = 0
         self.expected_bytes: int | None = None
 
@@ -37,7 +37,7 @@ class Spool:
     def write(self, chunk: bytes) -> None:
         if len(self._head) < sniff.HEAD_BYTES:
             self._head += chunk[: sniff.HEAD_BYTES - len(self._head)]
-            self._max_bytes = _size_limit(self._head, self._limits)
+            self._max_bytes, self._setting = _get_size_limit(self._head, self._limits)
         self.size_bytes += len(chunk)
         self._check()
         self._hash.update(chunk)
@@ -56,7 +56,7 @@ class Spool:
         if size > self._max_bytes:
             prefix = "at least " if size == self.size_bytes else ""
             raise FileTooLarge(
-                f"too large: {prefix}{size} bytes, the limit is {self._max_bytes}",
+                f"too large: {prefix}{size} bytes, the limit is {self._max_bytes} ({self._setting})",
                 facts={"bytes": self.size_bytes, "expected": self.expected_bytes, "limit": self._max_bytes},
             )
 
@@ -67,8 +67,9 @@ def open_spool(limits: Limits) -> Iterator[Spool]:
         yield Spool(file, limits)
 
 
-def _size_limit(head: bytes, limits: Limits) -> int:
-    if len(head) < 12:  # not identifiable yet
-        return limits.max_bytes
+def _get_size_limit(head: bytes, limits: Limits) -> tuple[int, str]:
+    """Return the limit of the kind of file, and the name of its setting; the larger one until the kind is known."""
+    if len(head) < 12:
+        return max(limits.get_size_limit("image"), limits.get_size_limit("file"))
     kind = sniff.detect_format(head)
-    return limits.get_size_limit(kind.media if kind else "image")[0]
+    return limits.get_size_limit(kind.media if kind else "file")

@@ -307,9 +307,17 @@ def test_a_file_that_is_too_large_is_refused(server, answer, got_at_most):
 
     error = failure(DownloadRefused, server, limits=SMALL)
 
-    assert "too large" in str(error)
-    assert error.facts["limit"] in (5000, 8000)
+    setting = {5000: "MOORAGE_IMAGE_MAX_BYTES", 8000: "MOORAGE_VIDEO_MAX_BYTES"}[error.facts["limit"]]
+    assert str(error).startswith("too large: ")
+    assert str(error).endswith(f"the limit is {error.facts['limit']} ({setting})")
     assert error.facts["bytes"] <= got_at_most
+
+
+def test_text_has_the_limit_of_other_files(server):
+    """It has no signature; its limit was that of images."""
+    server.answers["/out.txt"] = ok(b"a transcript " * 500)
+
+    assert len(fetch(server, "/out.txt", limits=SMALL)[1]) == 6500
 
 
 def test_a_video_may_be_larger_than_a_picture(server):
