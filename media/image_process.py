@@ -1,7 +1,7 @@
 """
-A separate program: validates the image on standard input and writes its properties and thumbnail to standard output.
+A separate program: validates the file on standard input and writes its properties and thumbnail to standard output.
 
-It is started by file path, so that a large or hostile image affects this process within its limits, not the worker.
+It is started by file path, so that a large or hostile file affects this process within its limits, not the worker.
 Exit status 0, or 3 and the reason; always one line of JSON.
 """
 
@@ -44,19 +44,17 @@ def main(request: dict[str, Any]) -> int:
 
 
 def _validate(request: dict[str, Any]) -> dict[str, Any]:
-    from media import images, sniff
+    from media import validate
     from media.limits import Limits
     from moorage.model import FetchedFile
 
     limits = Limits(**{**request["limits"], "is_confined": True})
     with open(0, "rb", closefd=False) as file:
-        file.seek(0)
-        kind = sniff.detect_format(file.read(sniff.HEAD_BYTES))
-        if kind is None:
-            raise ValueError("not an image")
-        media, thumbnail = images.validate_image(FetchedFile(file, request["bytes"], ""), kind, limits)
-    shown = {**asdict(thumbnail), "data": base64.b64encode(thumbnail.data).decode()}
-    return {"media": asdict(media), "thumbnail": shown}
+        fetched = FetchedFile(file, request["bytes"], "", request["type"], request["extension"])
+        examined = validate.validate_file(fetched, limits)
+    thumb = examined.thumb
+    shown = {**asdict(thumb), "data": base64.b64encode(thumb.data).decode()} if thumb else None
+    return {"media": asdict(examined.media), "thumbnail": shown}
 
 
 def _read_peak_bytes() -> int:

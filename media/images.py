@@ -31,7 +31,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the default uses every core in each w
 # Above one of these, an image is decoded in a process of its own: the worker stays below 256 MB (make bench-media).
 _INLINE_PIXELS: Final = 2**22  # of a frame
 _INLINE_ANIMATION_PIXELS: Final = 2**24  # decoders of video codecs hold several frames
-_INLINE_BYTES: Final = 16 * 2**20
+INLINE_BYTES: Final = 16 * 2**20  # of other files, too
 _BAND_PX: Final = 8
 _MIN_FRAME_PIXELS: Final = 2**14  # what a frame counts at least: decoding costs time also for one pixel
 _SCANS: Final[dict[str, Callable[[mmap.mmap], ImageScan]]] = {
@@ -39,11 +39,11 @@ _SCANS: Final[dict[str, Callable[[mmap.mmap], ImageScan]]] = {
 }  # fmt: skip
 
 
-def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail]:
+def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tuple[Media, Thumbnail | None]:
     """Return properties and thumbnail of an image from the same pixels; raises InvalidMedia, LocalFailure."""
     facts: dict[str, Any] = {"format": kind.name, "bytes": fetched.size_bytes}
-    if fetched.size_bytes > _INLINE_BYTES and not limits.is_confined:
-        return _validate_in_process(fetched, limits, facts)
+    if fetched.size_bytes > INLINE_BYTES and not limits.is_confined:
+        return validate_in_process(fetched, limits, facts)
     with _translate_decoder_errors(facts, limits):
         scan = scan_image(fetched.file, kind, fetched.size_bytes)
         _check_size(scan.width_px, scan.height_px, scan.frames, limits, facts)
@@ -52,7 +52,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
         is_large = pixels > _INLINE_PIXELS or (scan.frames > 1 and total > _INLINE_ANIMATION_PIXELS)
         if limits.is_confined or not is_large:
             return _decode(fetched.file, kind, scan, limits, facts)
-    return _validate_in_process(fetched, limits, facts)
+    return validate_in_process(fetched, limits, facts)
 
 
 def scan_image(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
@@ -198,8 +198,10 @@ def _parse_pixels(error: Exception) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail]:
-    request = {"limits": asdict(limits), "bytes": fetched.size_bytes}
+def validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, Any]) -> tuple[Media, Thumbnail | None]:
+    """Validate an image, or a file that is no video, in a decoder process; raises as `validate.validate_file`."""
+    declared = {"type": to_storable(fetched.declared_type or "", 200), "extension": fetched.declared_extension}
+    request = {"limits": asdict(limits), "bytes": fetched.size_bytes, **declared}
     done = confined.run_decoder(
         image_process.__file__, [request], fetched.file, timeout_seconds=limits.decoder_seconds + 5
     )
@@ -212,8 +214,8 @@ def _validate_in_process(fetched: FetchedFile, limits: Limits, facts: dict[str, 
     except ValueError:
         result = {"problem": "", "facts": {"status": done.status}, "needs_memory": True}
     if done.status == 0 and "media" in result:
-        thumbnail = result["thumbnail"]
-        return Media(**result["media"]), Thumbnail(**{**thumbnail, "data": base64.b64decode(thumbnail["data"])})
+        media, shown = Media(**result["media"]), result["thumbnail"]
+        return media, Thumbnail(**{**shown, "data": base64.b64decode(shown["data"])}) if shown else None
     raise _build_error(result, limits, facts)
 
 
@@ -221,7 +223,7 @@ def _build_error(result: dict[str, Any], limits: Limits, facts: dict[str, Any]) 
     if "errno" in result:
         return build_failure("the decoder", OSError(result["errno"], os.strerror(result["errno"])))
     if "error" in result:
-        return Transient(f"the image could not be validated: {result['error']}", facts=facts)
+        return Transient(f"the file could not be validated: {result['error']}", facts=facts)
     facts = {**facts, **result.get("facts", {})}
     if result.get("needs_memory"):
         limit = limits.decoder_memory_bytes

@@ -44,8 +44,11 @@ def parse_svg(data: Data) -> FileFacts:
 
     parser.StartElementHandler = check_root
     try:
-        for offset in range(0, len(data), _CHUNK_BYTES):
-            parser.Parse(data[offset : offset + _CHUNK_BYTES])
+        offset = 0
+        while offset < len(data):  # in doubling parts: expat reads an unfinished attribute again with each part
+            end = offset + max(_CHUNK_BYTES, offset)
+            parser.Parse(data[offset:end])
+            offset = end
         parser.Parse(b"", True)
     except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise ContainerError(f"truncated or malformed: {error}") from error

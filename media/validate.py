@@ -59,6 +59,9 @@ def _validate(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> Validat
     try:
         if kind.media == "file" and kind is not sniff.M4A:
             _require_accepted(kind, size, limits)
+            if size > images.INLINE_BYTES and not limits.is_confined:
+                facts = {"format": kind.name, "bytes": size}
+                return ValidatedFile(*images.validate_in_process(fetched, limits, facts), None)
             return ValidatedFile(files.parse_file(fetched, kind), None, None)
         container = video.parse_container(fetched.file, size, kind)
     except ContainerError as error:

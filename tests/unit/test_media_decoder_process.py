@@ -102,27 +102,52 @@ def test_small_images_need_no_process(program):
     assert examine(encoded(Image.new("RGB", (1024, 1024)), "PNG")).media.width_px == 1024
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("size", [(8192, 8192), pytest.param((10_000, 10_000), marks=pytest.mark.prove)])
-def test_what_models_make_is_kept_and_takes_no_memory_of_the_worker(size):
-    data = large_png(*size)
+def measure(data):
+    """Return width, height and the peak memory in kB of a fresh process that validates a file."""
     code = (
         "import os\n"
         "from media import validate\nfrom media.limits import Limits\nfrom moorage.model import FetchedFile\n"
         "file = open(0, 'rb', closefd=False)\n"
         "media = validate.validate_file(FetchedFile(file, os.fstat(0).st_size, ''), Limits()).media\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM:')).split()[1]\n"
-        "print(media.width_px, media.height_px, peak)\n"
+        "print(media.width_px or 0, media.height_px or 0, peak)\n"
     )
     with download.spool_bytes(data, LIMITS) as fetched:
         done = subprocess.run(
             [sys.executable, "-c", code], stdin=fetched.file, capture_output=True, check=True,
             cwd=Path(__file__).parents[2],
         )  # fmt: skip
+    return map(int, done.stdout.split())
 
-    width, height, peak_kb = map(int, done.stdout.split())
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("size", [(8192, 8192), pytest.param((10_000, 10_000), marks=pytest.mark.prove)])
+def test_what_models_make_is_kept_and_takes_no_memory_of_the_worker(size):
+    width, height, peak_kb = measure(large_png(*size))
     assert (width, height) == size
     assert peak_kb < 128 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_file_of_another_kind_takes_no_memory_of_the_worker():
+    """An image within a drawing is one attribute, which the parser holds in memory."""
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="data:image/png;base64,%s"/></svg>'
+
+    _, _, peak_kb = measure(svg % (b"ABCD" * 2**23))
+
+    assert peak_kb < 128 * 1024
+
+
+def test_a_large_text_is_known_by_its_names_in_the_process():
+    """It has no signature: the process needs its extension and content type, too."""
+    lines = b"a transcript of several words\n" * 600_000
+
+    for size in (len(lines), len(lines) - images.INLINE_BYTES // 2):
+        with download.spool_chunks(
+            iter((lines[:size],)), LIMITS, lambda: None, content_type="text/plain; charset=utf-8", extension="txt"
+        ) as fetched:
+            examined = validate.validate_file(fetched, LIMITS)
+        assert (examined.media.format, examined.thumb) == ("txt", None)
 
 
 @pytest.mark.parametrize(("size", "count"), [((1280, 720), 81), ((640, 360), 300), ((32, 32), 700)])
