@@ -17,7 +17,7 @@ _KEY: Final = re.compile(r"(?:.*[_.-])?(?:b64|base64)(?:_json|_data)?", re.IGNOR
 _SIGNATURE: Final = re.compile(
     r"iVBORw0KGg|[/_]9j[/_]|UklGR|R0lGODlh|R0lGODdh|AAAA..Z0eX|GkXfo|SUQz|[/_]{2}[uvk]|T2dnU|ZkxhQ|UEsDB|JVBERi|Z2xURg"
 )
-_BASE64_TEXT: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_BASE64_TEXT: Final = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}")  # encoders for mail break lines
 _MIN_SIGNED_CHARS: Final = 64  # a shorter text is no picture
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 

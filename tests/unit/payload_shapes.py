@@ -176,6 +176,7 @@ REPLICATE = [
     ("data uri", DATA, ["output"]),
     ("data uris", {"images": [DATA, f"data:image/png;base64,{SAFE}"]}, ["output.images[0]", "output.images[1]"]),
     ("base64 text", B64, ["output"]),
+    ("base64 in lines", [base64.encodebytes(PNG * 2).decode(), B64], ["output[0]", "output[1]"]),
     ("base64 list", [MP4, B64], ["output[0]", "output[1]"]),
     ("text tokens", ["A", " cat", " on", " https", "://", "a.example", "data:", " x", "http:"]),
     ("text", "a photo of a cat, highly detailed"),
