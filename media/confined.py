@@ -53,6 +53,7 @@ def run_decoder(
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     texts = [argument if isinstance(argument, str) else json.dumps(argument) for argument in arguments]
+    offset = file.tell()
     with _hold_lock() if alone else contextlib.nullcontext():
         try:
             with translate_local_errors("the decoder did not start", ResourceExhausted):
@@ -69,7 +70,7 @@ def run_decoder(
             return ProcessResult(None, b"")
         finally:  # the process moved the offset, which the buffer of the file does not know
             file.seek(0, os.SEEK_END)
-            file.seek(0)
+            file.seek(offset)
     return ProcessResult(process.returncode, process.stdout or b"")
 
 

@@ -45,7 +45,7 @@ def test_an_application_that_was_away_is_told_by_one_command(world, application)
     application.away = True
     asked = world.ask({"outputs": 1})
     world.await_end(asked)
-    (notification,) = until(lambda: notifications_of(world, asked, "dead"), "the notification was given up on")
+    (notification,) = until(lambda: given_up(world, asked), "the notification was given up on")
     application.away = False
 
     done = run(world, "dead", "replay", "--step", "notify", "--job", str(asked.job_id), "--yes")
@@ -54,6 +54,16 @@ def test_an_application_that_was_away_is_told_by_one_command(world, application)
     (sent,) = until(lambda: notifications_of(world, asked, "sent"), "the notification was sent")
     assert sent["id"] == notification["id"]
     assert world.job(asked)["state"] == "succeeded"
+
+
+def given_up(world, asked):
+    """Return the dead notifications of a job, for which three days must pass: what waits is made due."""
+    due = """
+        UPDATE notifications SET run_at = moment(), woken_at = NULL
+         WHERE job_id = %(id)s AND state = 'waiting' AND lease_token IS NULL AND run_at > moment() RETURNING id
+    """
+    world.rows(due, id=asked.job_id)
+    return notifications_of(world, asked, "dead")
 
 
 def notifications_of(world, asked, state=None):

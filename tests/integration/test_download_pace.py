@@ -87,7 +87,7 @@ def test_a_drip_of_headers_is_given_up(server):
 
     error = failure(DownloadInterrupted, server, limits=Limits(total_seconds=0.5))
 
-    assert error.event_kind == "attempt_failed"
+    assert error.event_kind == "source_interrupted"
     assert "not done within 0.5 s" in str(error)
     assert error.facts["seconds"] < 9
 

@@ -34,17 +34,27 @@ STORES = {
 def limited(stack: Stack, limits: s3_stores.Limits):
     env = stack.environment()
     with LimitedStore(stack.seaweedfs.url, env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], limits) as store:
+        client = s3.ObjectStore(stack_settings(stack, stack.seaweedfs.url)).clients.authenticated()
+        before = client.list_buckets()["Buckets"]
         yield store
+        # SeaweedFS reserves volumes for each bucket, and a disk has room for some dozens.
+        for bucket in client.list_buckets()["Buckets"]:
+            if bucket["Name"].startswith("stores-") and bucket not in before:
+                client.delete_bucket(Bucket=bucket["Name"])
 
 
 def settings_for(stack: Stack, store: LimitedStore, **overrides):
+    return stack_settings(stack, store.url, **overrides)
+
+
+def stack_settings(stack: Stack, url: str, **overrides):
     env = stack.environment()
     name = f"stores-{os.urandom(6).hex()}"
     return Settings(
         _env_file=None,
         database_url="postgresql://unused@127.0.0.1/unused",
         broker_url="memory://",
-        s3_endpoint_url=store.url,
+        s3_endpoint_url=url,
         aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
         **{

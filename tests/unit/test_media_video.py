@@ -1,5 +1,6 @@
 """Videos: a container is walked to its end; a poster comes from a confined process and never costs the video."""
 
+import hashlib
 import io
 import os
 import random
@@ -314,7 +315,7 @@ def test_the_decoder_leaves_the_file_as_it_was():
         first = fetched.file.read(10)
         video.extract_poster(fetched.file, sniff.MP4, LIMITS)
 
-        assert first + fetched.file.read() == data
+        assert hashlib.sha256(first + fetched.file.read()).digest() == hashlib.sha256(data).digest()
 
 
 @pytest.mark.usefixtures("no_poster")
