@@ -16,7 +16,8 @@ from embedded.stack import Stack
 from media.limits import Limits
 from moorage import ids
 from moorage.errors import InvalidMedia
-from moorage.formats import ACCEPT
+from moorage.formats import ACCEPT, FORMATS
+from simulation.provider import pictures
 from tasks import uploads
 from tasks.audit import run as audit
 from tasks.jobs import replay
@@ -131,6 +132,24 @@ def test_pages_and_errors_with_status_200_are_refused(at: World, name: str) -> N
 
     assert at.state("jobs", made.job_id) == "failed"
     assert {letter["category"] for letter in at.letters()} == {"VALIDATION_FAILED"}
+
+
+def test_a_damaged_file_of_any_kind_is_in_quarantine(at: World) -> None:
+    """Cut in half, or with zeros in its header; only plain text has no end that could be missing."""
+    files = {**kinds.build_files(), **kinds.build_encoded_files(), "webm": kinds.encode_video("webm", "libvpx")}
+    files |= {name: pictures.generate(name, 1).data for name in ("png", "jpeg", "webp", "gif", "avif", "mp4")}
+    damaged = [(name, data[:8] + bytes(64) + data[72:]) for name, data in files.items()]
+    damaged += [(name, data[: len(data) // 2]) for name, data in files.items() if name != "txt"]
+    named = [at.source.file(f"{n}.{name}", data, TYPES.get(name)) for n, (name, data) in enumerate(damaged)]
+    made = at.keeping(named)
+    at.keep_all(made.job_id)
+
+    assert set(files) == set(FORMATS)
+    stored = {row["source"]: row for row in (at.row("outputs", one) for one in at.outputs(made.job_id))}
+    for url, (name, data) in zip(named, damaged, strict=True):
+        assert (stored[url]["state"], stored[url]["category"]) == ("dead", "VALIDATION_FAILED"), name
+        with at.deps.storage.open_object(at.deps.storage.private_bucket, stored[url]["quarantine_key"]) as opened:
+            assert opened.read() == data, name
 
 
 def test_a_format_that_is_not_accepted_is_a_dead_letter(at: World) -> None:
