@@ -74,13 +74,14 @@ POINTS = {
     "publish.before_discard": HALF,
     "publish.after_discard": HALF,
 }
-# The points round a sweep are the same lines for each sweep: `make test` crashes dispatch there, `make prove` all.
-ROUND_A_SWEEP = {
+# The points round a sweep are the same lines for each sweep, those round the publishing of a wake for each step: `make
+# test` crashes dispatch and the wakes of `keep` there, `make prove` all.
+SAME_LINES = {
     f"{sweep}.{point}"
     for sweep in ("reconcile", "drain", "discard")
     for point in ("after_tick", "before_finish", "after_finish")
-}
-CASES = [pytest.param(point, marks=pytest.mark.prove if point in ROUND_A_SWEEP else ()) for point in POINTS]
+} | {f"publish.{point}_{step}" for point in ("before", "after") for step in ("poll", "discard")}
+CASES = [pytest.param(point, marks=pytest.mark.prove if point in SAME_LINES else ()) for point in POINTS]
 # Points of the receiver, which its supervisor starts again; the provider sends again what was not answered.
 RECEIVER = (
     "receive.before_commit",

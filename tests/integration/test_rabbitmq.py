@@ -218,6 +218,7 @@ def test_a_broker_that_is_killed_delays_only(world, server, data):
     finish(world, asked, before)
 
 
+@pytest.mark.prove  # a killed one, above
 def test_a_broker_that_stalls_delays_only(world, server):
     """A broker out of memory or disk confirms nothing: whoever publishes must not wait for it for ever."""
     before = world.pids()
@@ -234,6 +235,7 @@ def test_a_broker_that_stalls_delays_only(world, server):
     finish(world, asked, before)
 
 
+@pytest.mark.prove  # a full Valkey: test_broker_refusals.py
 def test_a_broker_out_of_memory_holds_up_nobody_who_publishes(world, server):
     """It keeps the connection, confirms nothing and answers no goodbye: a step would hang until its time limit."""
     before = world.pids()
