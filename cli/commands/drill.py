@@ -145,11 +145,12 @@ class Drill:
 
     def _replay_refused(self, conn: Connection, until: float) -> bool:
         """Replay the files above the limit once it is raised; return True if all work ended in time."""
-        served = refused.count_served(self._standin.get_ledger())
+        files = refused.list_refused(conn)
+        served = refused.count_served(self._standin.get_ledger(), files)
         self._replayed = refused.replay_refused(conn, self._local)
         self._console.print(f"{self._replayed} files were refused; the limit is raised and they are replayed ...")
         is_settled = self._await_settled(conn, until)
-        self._downloads = refused.count_served(self._standin.get_ledger()) - served
+        self._downloads = refused.count_served(self._standin.get_ledger(), files) - served
         return is_settled
 
     def _judge(self, conn: Connection, *, is_settled: bool) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from tasks.jobs import replay
 RAISED: Final = {"MOORAGE_IMAGE_MAX_PIXELS": str(REFUSED_SIZE["width_px"] * REFUSED_SIZE["height_px"])}
 
 ABOVE_LIMIT: Final = """
-SELECT id FROM dead_letters WHERE subject = 'output' AND state = 'open' AND facts ? 'pixels' ORDER BY id
+SELECT d.id, p.external_id, o.path
+  FROM dead_letters d JOIN outputs o ON o.id = d.subject_id JOIN predictions p ON p.id = o.prediction_id
+ WHERE d.subject = 'output' AND d.state = 'open' AND d.facts ? 'pixels' ORDER BY d.id
 """
 
 # A dead letter of a file that was downloaded and refused has its bytes.
@@ -39,9 +41,14 @@ def _replay(conn: Connection, dead_letter_id: UUID) -> bool:
     return True
 
 
-def count_served(ledger: dict[str, Any]) -> int:
-    """Return the number of downloads from the provider; a replay adds none."""
-    return sum(line["kind"] == "served" for line in ledger["lines"])
+def list_refused(conn: Connection) -> set[tuple[str, str]]:
+    """Return prediction and path of each file above the limit."""
+    return {(row["external_id"], row["path"]) for row in fetch_all(conn, ABOVE_LIMIT)}
+
+
+def count_served(ledger: dict[str, Any], files: set[tuple[str, str]]) -> int:
+    """Return the number of downloads of these files from the provider; a replay adds none."""
+    return sum(line["kind"] == "served" and (line["prediction"], line["path"]) in files for line in ledger["lines"])
 
 
 def list_lost(conn: Connection) -> list[str]:
