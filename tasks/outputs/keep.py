@@ -47,7 +47,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
         deps.database.run(postpone)
         raise
-    if deps.database.run(partial(_decide_stored, job=job, output=output)) == "wait":
+    if not _is_awaited(job, output) and deps.database.run(partial(_decide_stored, job=job, output=output)) == "wait":
         return deps.database.run(lambda conn: _postpone(conn, lease))
     deps.storage.check_connection()  # no download while storage is unavailable
     output = quarantine.forget_missing(deps, lease, output)
@@ -155,8 +155,12 @@ def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: 
     return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=lease.leased_by)
 
 
+def _is_awaited(job: Job, output: Output) -> bool:
+    return output.is_placeholder or output.prediction_id == job.chosen_id
+
+
 def _decide_stored(conn: Connection, job: Job, output: Output) -> StoredFileDecision:
-    is_awaited = output.is_placeholder or output.prediction_id == job.chosen_id
+    is_awaited = _is_awaited(job, output)
     has_placeholder = not is_awaited and job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
     return lifecycle.on_file_stored(job.state, is_awaited=is_awaited, has_placeholder=has_placeholder)
 
