@@ -20,6 +20,7 @@ from egress.content_encoding import ContentReader
 from egress.sockets import call_while_waiting
 from media.limits import Limits
 from moorage import logs
+from moorage.certificates import iterate_causes
 from moorage.errors import DownloadInterrupted, DownloadRefused, MoorageError, OutputGone
 from moorage.model import FetchedFile
 from moorage.retry_after import parse_retry_after
@@ -222,9 +223,8 @@ def _require_unambiguous(url: str) -> None:
 
 def _describe_cause(error: BaseException) -> str:
     """Describe the innermost cause: three libraries wrap it without adding information."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return f"download interrupted: {type(error).__name__}: {error}"[:500]
+    *_, innermost = iterate_causes(error)
+    return f"download interrupted: {type(innermost).__name__}: {innermost}"[:500]
 
 
 def classify_response(

@@ -24,7 +24,7 @@ from moorage.local_errors import translate_local_errors
 _INHERITED: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # no credentials
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _LOCK_POLL_SECONDS: Final = 0.05
-LOCK_SECONDS: Final = 80.0  # a download, this and a decoder stay below Celery's hard limit of 600 s
+LOCK_SECONDS: Final = 80.0  # a download, this and a decoder stay below the limit of a step, 600 s
 
 
 @dataclass(frozen=True, slots=True)
