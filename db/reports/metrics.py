@@ -20,13 +20,19 @@ SNAPSHOT: Final = (
     " SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '150ms'"
 )
 
-DELIVERIES: Final = """
-SELECT state, provider, count(*) AS value
-  FROM (SELECT state, provider FROM deliveries WHERE state IN ('new', 'unmatched') AND lease_token IS NULL
-        UNION ALL
-        SELECT state, provider FROM deliveries WHERE lease_token IS NOT NULL) live
- GROUP BY state, provider
-"""
+
+def _count_live(table: str, states: str, columns: str) -> str:
+    return f"""
+SELECT {columns}, count(*) AS value
+  FROM (SELECT {columns} FROM {table} WHERE state IN ({states}) AND lease_token IS NULL
+        UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live
+ GROUP BY {columns}"""
+
+
+DELIVERIES: Final = _count_live("deliveries", "'new', 'unmatched'", "state, provider")
+PREDICTIONS: Final = _count_live("predictions", "'planned', 'submitting', 'running', 'abandoned'", "state, provider")
+NOTIFICATIONS: Final = f"""{_count_live("notifications", "'waiting'", "state")}
+ UNION ALL ({build_ended_select("notifications", "24 hours", "state")})"""
 
 JOBS: Final = """
 SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value FROM jobs j
@@ -34,28 +40,10 @@ SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value FROM job
  WHERE j.state IN ('open', 'keeping') GROUP BY j.state, coalesce(p.provider, '')
 """
 
-PREDICTIONS: Final = """
-SELECT state, provider, count(*) AS value
-  FROM (SELECT state, provider FROM predictions
-         WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
-        UNION ALL
-        SELECT state, provider FROM predictions WHERE lease_token IS NOT NULL) live
- GROUP BY state, provider
-"""
-
 OUTPUTS: Final = """
 SELECT o.state, p.provider, count(*) AS value FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.state IN ('waiting', 'discarding')
  GROUP BY o.state, p.provider
-"""
-
-NOTIFICATIONS: Final = f"""
-SELECT state, count(*) AS value
-  FROM (SELECT state FROM notifications WHERE state = 'waiting' AND lease_token IS NULL
-        UNION ALL
-        SELECT state FROM notifications WHERE lease_token IS NOT NULL) live
- GROUP BY state
-UNION ALL ({build_ended_select("notifications", "24 hours", "state")})
 """
 
 LEASES: Final = " UNION ALL ".join(
@@ -196,16 +184,8 @@ GAUGE_QUERIES: Final = (
     ("moorage_dead_letters_open", "Open dead letters.", DEAD_LETTERS),
     ("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", JOBS_ENDED),
     ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
-    (
-        "moorage_predictions_ended_1h",
-        "Predictions ended in the last hour, by the source of the result.",
-        PREDICTIONS_ENDED,
-    ),
-    (
-        "moorage_jobs_settled_1h",
-        "Jobs settled in the last hour, by the origin of their files: first, fallback, placeholder, none.",
-        JOBS_SETTLED,
-    ),
+    ("moorage_predictions_ended_1h", "Predictions ended in the last hour, by what ended them.", PREDICTIONS_ENDED),
+    ("moorage_jobs_settled_1h", "Jobs settled in the last hour, by the entry that answered.", JOBS_SETTLED),
     ("moorage_billing_refused_1h", "Predictions refused for missing credit in the last hour.", BILLING_REFUSED),
     ("moorage_last_webhook_seconds", "Seconds since the last webhook.", LAST_WEBHOOK),
     ("moorage_webhook_interval_seconds", "Mean time between two webhooks.", WEBHOOK_INTERVAL),
