@@ -118,8 +118,7 @@ CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idemp
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
 CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
--- Lists are in the order of ids: a filter that matches little, or nothing, must not read all jobs.
-CREATE INDEX jobs_by_state ON jobs (state, id);
+CREATE INDEX jobs_by_state ON jobs (state, id);  -- for lists whose filter matches little
 CREATE INDEX jobs_by_kind ON jobs (kind, id);
 CREATE INDEX jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;
 CREATE INDEX jobs_reopened ON jobs (state, id) WHERE reopened > 0;
@@ -445,7 +444,6 @@ CREATE TABLE cursors (
 );
 
 -- Rows that ended within five minutes from `slot_at`, counted by a sweep for /metrics and moorage status; of 25 hours.
--- Slots before the `moved_at` of its cursor are counted, later ones are read from the rows.
 CREATE TABLE ended_counts (                     -- subject: the table of the rows
     subject text NOT NULL, slot_at timestamptz NOT NULL, provider text NOT NULL, state text NOT NULL,
     detail text NOT NULL, category text NOT NULL, value bigint NOT NULL,

@@ -1,9 +1,4 @@
-"""
-Rows that ended, counted by five minutes, so that a scrape of `/metrics` does not read the rows of a day.
-
-Rows that ended after the last counted slot are counted by themselves: nothing is missed or doubled, however late the
-sweep is.
-"""
+"""Rows that ended, counted by five minutes; those after the last counted slot are read: a late sweep misses nothing."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -84,11 +79,7 @@ ON CONFLICT (sweep) DO UPDATE SET moved_at = excluded.moved_at
 
 
 def count_next_hour(conn: Connection) -> bool:
-    """
-    Count the hour before the next slot again, and an older one; return False if all slots are counted.
-
-    The older hours take turns, so that within two hours a row that was reopened is counted only where it ended last.
-    """
+    """Count the hour before the next slot again, and an older one in turn; return False if all slots are counted."""
     conn.execute(LOCK)
     row = fetch_one(conn, NEXT_END, {})
     if row is None:

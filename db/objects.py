@@ -49,9 +49,8 @@ def get_quarantined(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, GET_QUARANTINED, {"ids": list(ids)})
 
 
-# Of the rows of random pages, 200 times as many as needed.
 SAMPLE_KEPT_OUTPUTS: Final = """
-SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 20000.0 * %(limit)s / (
+SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 200 * 100.0 * %(limit)s / (
        SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = 'outputs'::regclass)))
  WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
 """

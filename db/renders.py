@@ -88,8 +88,7 @@ SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, 
   FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 
-# By id, not by published_at: ids are in the order of job creation, and the index on (owner, id) serves it. A published
-# job has another state only after it was reopened: so the many failed ones are not read.
+# By id, in the order of job creation. A published job has another state only if it was reopened: failed ones are many.
 LIST_PAGE = f"""{_PUBLISHED}
    AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)

@@ -7,9 +7,8 @@ CREATE TABLE ended_counts (
 CREATE INDEX IF NOT EXISTS outputs_by_end ON outputs (state, ended_at) WHERE ended_at IS NOT NULL;
 DROP INDEX outputs_ended;
 CREATE INDEX IF NOT EXISTS events_storage_failed ON events (at) WHERE kind = 'storage_failed';
-ALTER TABLE storage_use ALTER COLUMN rank DROP NOT NULL, ALTER COLUMN objects SET DEFAULT 0,
-    ALTER COLUMN bytes SET DEFAULT 0, ADD COLUMN counted_objects bigint NOT NULL DEFAULT 0,
-    ADD COLUMN counted_bytes bigint NOT NULL DEFAULT 0;
+ALTER TABLE storage_use ALTER rank DROP NOT NULL, ALTER objects SET DEFAULT 0, ALTER bytes SET DEFAULT 0,
+    ADD counted_objects bigint NOT NULL DEFAULT 0, ADD counted_bytes bigint NOT NULL DEFAULT 0;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, id);
 CREATE INDEX IF NOT EXISTS jobs_by_kind ON jobs (kind, id);
 CREATE INDEX IF NOT EXISTS jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;

@@ -40,8 +40,7 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
 
 def count_expired(deps: Deps) -> dict[str, int]:
     """Count what is old enough, each kind in a transaction of its own."""
-    count = retention.count_expired_rows
-    limits = retention_seconds(deps.settings).items()
+    count, limits = retention.count_expired_rows, retention_seconds(deps.settings).items()
     return {kind: deps.database.run(partial(count, kind=kind, seconds=limit)) for kind, limit in limits}
 
 
@@ -92,14 +91,13 @@ def count_storage_use(deps: Deps) -> dict[str, Any]:
     until = time.monotonic() + SECONDS
     while deps.database.run(usage.count_next_page) and time.monotonic() < until:
         failpoint("usage.after_page")
-    rows = deps.database.run(usage.list_totals)
-    return {row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in rows}
+    rows, names = deps.database.run(usage.list_largest), ("objects", "bytes")
+    used = {bucket: [row for row in rows if row["bucket"] == bucket] for bucket in ("public", "private")}
+    return {bucket: {name: sum(row[name] for row in part) for name in names} for bucket, part in used.items() if part}
 
 
 def count_ended_rows(deps: Deps) -> dict[str, Any]:
-    """Count what ended for /metrics, up to the last complete slot, an hour in each transaction; returns how many."""
-    hours = 0
+    """Count what ended for /metrics, up to the last complete slot, an hour in each transaction."""
     while deps.database.run(ended_counts.count_next_hour):
-        hours += 1
         failpoint("counts.after_hour")
-    return {"hours": hours}
+    return {}
