@@ -31,8 +31,7 @@ from moorage.settings import Settings
 from simulation.stack import LocalDeployment
 from storage import buckets, s3
 
-KEY: Final = "moorage-bench-signs-with-this-key"
-SIGNING_SECRET: Final = "whsec_" + base64.b64encode(KEY.encode()).decode()
+SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 OWNER: Final = "bench"
 REGISTERING_THREADS: Final = 4
 DEADLINE_SECONDS: Final = 600.0
@@ -46,6 +45,7 @@ class Bench:
     files_port: int
     conn: Connection
     folder: Path
+    secret: str = SIGNING_SECRET
 
     @property
     def workers(self) -> dict[str, int]:
@@ -108,7 +108,7 @@ class Bench:
 
     def send(self, bodies: Sequence[bytes], *, connections: int = 16, port: int = 0) -> LoadResult:
         """Send webhooks at once. Raises SystemExit if one is not accepted."""
-        result = send_bodies(port or self.local.port, bodies, KEY, connections=connections, folder=self.folder)
+        result = send_bodies(port or self.local.port, bodies, self.secret, connections=connections, folder=self.folder)
         if result.statuses != {"202": len(bodies)}:
             raise SystemExit(f"not all webhooks were accepted: {result.statuses}")
         return result
@@ -250,9 +250,9 @@ def require_durable(conn: Connection) -> None:
 
 
 @contextlib.contextmanager
-def serve_files(formats: Sequence[str] = ()) -> Iterator[int]:
+def serve_files(formats: Sequence[str] = (), port: int = 0) -> Iterator[int]:
     """Run the server of output files; yield its port."""
-    command = [sys.executable, "-m", "bench.file_server", *formats]
+    command = [sys.executable, "-m", "bench.file_server", str(port), *formats]
     environment = {**os.environ, "PYTHONPATH": str(results.ROOT)}
     process = subprocess.Popen(command, cwd=results.ROOT, env=environment, stdout=subprocess.PIPE)
     try:

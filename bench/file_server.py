@@ -43,12 +43,12 @@ class Connection(asyncio.Protocol):
             self.transport.write(files[zlib.crc32(path) % pictures.VARIANTS] if files else missing)
 
 
-async def serve(formats: list[str]) -> None:
+async def serve(port: int, formats: list[str]) -> None:
     responses = build_responses(formats)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(responses), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(responses), "127.0.0.1", port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1:] or list(pictures.FORMATS)))
+    uvloop.run(serve(int(sys.argv[1]), sys.argv[2:] or list(pictures.FORMATS)))

@@ -28,9 +28,9 @@ SELECT 1 AS found FROM renders r JOIN predictions p ON p.job_id = r.id WHERE p.e
 """
 
 
-def post_webhook(port: int, body: bytes) -> None:
+def post_webhook(port: int, body: bytes, secret: str = deployment.SIGNING_SECRET) -> None:
     """Send one signed webhook over a connection of its own. Raises SystemExit if it is not accepted."""
-    request = load.sign_request(body, f"msg_{time.time_ns()}", deployment.KEY.encode())
+    request = load.sign_request(body, f"msg_{time.time_ns()}", load.decode_secret(secret))
     head, _, content = request.partition(b"\r\n\r\n")
     headers = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n")[1:])
     conn = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -64,7 +64,7 @@ def measure_bench(bench: Bench, count: int, *, warm_up: int = WARM_UP) -> list[f
         time.sleep(PAUSE_SECONDS)
 
         def send(body: bytes = body) -> None:
-            post_webhook(bench.local.port, body)
+            post_webhook(bench.local.port, body, bench.secret)
 
         def is_published(external_id: str = external_id) -> bool:
             return bool(fetch_all(bench.conn, PUBLISHED, {"id": external_id}))

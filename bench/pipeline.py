@@ -59,7 +59,7 @@ def _measure_chains(
     broker.set("celery_chain.stored", 0)
     processes.await_idle([pid])
     before = processes.cpu_seconds(pid)
-    sent = load.send_bodies(port, bodies, deployment.KEY, connections=16, folder=servers.folder)
+    sent = load.send_bodies(port, bodies, deployment.SIGNING_SECRET, connections=16, folder=servers.folder)
     processes.await_true(
         lambda: int(broker.get("celery_chain.stored") or 0) >= count,  # type: ignore[arg-type]
         "storing the peer's files",
