@@ -11,7 +11,7 @@ def test_statements_are_counted_with_requests_and_events(stack: Stack, database_
         result = statements.measure(at.deps, at.conn, [at.source.picture(1)], jobs=2)
 
     assert result["claims"] == 1
-    assert result["requests"] == 3
+    assert result["requests"] == 2
     assert result["events"] == 10
     assert result["per_output"] == sum(result["round_trips"].values())
 
