@@ -124,7 +124,8 @@ class LocalDeployment:
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts
-        self.add_process("receiver", ["granian", *granian_flags("127.0.0.1", self.port)], ready_url=f"{self.url}/healthz")
+        ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
+        self.add_process("receiver", ["granian", *flags], ready_url=ready_url)
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency))
         for number in range(1, keep_workers + 1):
             self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency))
@@ -136,6 +137,7 @@ class LocalDeployment:
             self.add_process("flower", ["celery", "-A", "worker", "flower", *flags], ready_url=ready_url)
 
     def add_process(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
+        """Add a process that runs a Python module, without starting it."""
         logs_folder = self.folder / "logs"
         logs_folder.mkdir(parents=True, exist_ok=True)
         process = self.processes[name] = Process(
