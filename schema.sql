@@ -117,6 +117,7 @@ CREATE TABLE jobs (
 CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
+CREATE INDEX jobs_by_owner_and_state ON jobs (owner, state, id);
 CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
 CREATE INDEX jobs_by_state ON jobs (state, id);  -- for lists whose filter matches little
 CREATE INDEX jobs_by_kind ON jobs (kind, id);

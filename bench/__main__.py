@@ -13,6 +13,7 @@ PARTS: Final = (
     "latency",
     "burst",
     "statements",
+    "growth",
     "scale",
     "thumbnails",
 )

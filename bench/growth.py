@@ -1,24 +1,24 @@
 """
 Measure what the size of the history costs: every statement that runs regularly, in a small and in a large history.
 
-`make bench-growth`. The live work is the same in both, so that each read should take as long: a ratio above 1 is what
-the rows of the past cost. `rows` are those that a statement's plan read, `buffers` the pages.
+`make bench PART=growth`. The live work is the same in both, so that each read should take as long: a ratio above 1 is
+what the rows of the past cost. `rows` are those that the statements' plans read, `buffers` the pages.
 """
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
 
-from bench import history, receiver
+from bench import history
+from bench.results import Run, Table
 from db import (
     clock_skew,
     dead_letters,
@@ -127,15 +127,18 @@ READS: Final[Mapping[str, Read]] = {
     "dispatch": _undone(_dispatch),
     "jobs": _list_jobs(),
     "jobs of an owner": _list_jobs(owner=history.OWNER),
+    "jobs of a former owner": _list_jobs(owner=history.FORMER_OWNER),
     "jobs, none found": _list_jobs(state="cancelled"),
     "jobs of an owner, none found": _list_jobs(owner=history.OWNER, state="cancelled"),
     "renders": _list_renders(),
+    "renders of a former owner": _list_renders(owner=history.FORMER_OWNER),
     "renders, none found: kind": _list_renders(kind="video"),
     "renders, none found: style": _list_renders(style="other"),
     "renders, none found: state": _list_renders(state="failed"),
     "renders, none found: project": _list_renders(project_id="other"),
     "renders of an owner, none found": _list_renders(owner=history.OWNER, kind="video", style="plain"),
     "page": _list_cards(),
+    "page of a former owner": lambda conn: my_renders.list_cards(conn, history.FORMER_OWNER, _CARDS, None, 25),
     "page, expired": _list_cards(shown="expired", states=["failed"]),
     "page, none found": _list_cards(style="other"),
     "page, choices": lambda conn: my_renders.list_filter_choices(conn, history.OWNER),
@@ -219,23 +222,20 @@ def measure_all(conn: Connection) -> dict[str, Cost]:
     return {name: measure(conn, read) for name, read in READS.items()}
 
 
-def print_table(small: dict[str, Cost], large: dict[str, Cost], sizes: tuple[int, int]) -> None:
-    print(f"| read | {sizes[0]:,} files | {sizes[1]:,} files | ratio | rows read | pages |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, a in small.items():
-        b = large[name]
-        print(
-            f"| {name} | {a.ms:.1f} ms | {b.ms:.1f} ms | {b.ms / a.ms:.1f} x | {a.rows:,} / {b.rows:,} |"
-            f" {a.buffers:,} / {b.buffers:,} |{f' whole: {b.whole}' if b.whole else ''}"
-        )
+def format_table(small: Mapping[str, Cost], large: Mapping[str, Cost], sizes: Sequence[int]) -> Table:
+    rows = [
+        (name, f"{a.ms:.1f} ms", f"{b.ms:.1f} ms", f"{b.ms / a.ms:.1f} x", f"{a.rows:,}", f"{b.rows:,}")
+        for (name, a), b in zip(small.items(), large.values(), strict=True)
+    ]
+    columns = ("read", *(f"{size:,} files" for size in sizes), "ratio", *(f"rows of {size:,}" for size in sizes))
+    return Table(columns, rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=(10_000, 1_000_000))
-    parser.add_argument("--json", type=Path, default=receiver.ROOT / ".moorage" / "bench" / "growth.json")
-    args = parser.parse_args()
-    costs = []
+    sizes = parser.parse_args().sizes
+    run = Run("growth")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user
@@ -243,18 +243,22 @@ def main() -> int:
         with contextlib.ExitStack() as stops:
             stops.callback(postgres.stop)
             postgres.start()
-            for number, size in enumerate(args.sizes):
-                with contextlib.closing(connect(postgres.create_database(f"history_{number}"))) as conn:
-                    migrate.migrate(conn)
-                    history.fill(conn, size)
-                    costs.append(measure_all(conn))
-    print_table(*costs, tuple(args.sizes))
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        size: {name: asdict(cost) for name, cost in found.items()}
-        for size, found in zip(args.sizes, costs, strict=True)
+            conns = []
+            for size in sizes:
+                conn = stops.enter_context(connect(postgres.create_database(f"history_{size}")))
+                migrate.migrate(conn)
+                history.fill(conn, size)
+                conns.append(conn)
+                run.note_load()
+            costs = [measure_all(conn) for conn in conns]
+    run.tables.append(format_table(*costs, sizes))
+    run.notes.append(
+        f"Half of the files are of the last day; the same {history.LIVE_JOBS} files wait in both histories."
+    )
+    run.figures = {
+        str(size): {read: asdict(cost) for read, cost in c.items()} for size, c in zip(sizes, costs, strict=True)
     }
-    args.json.write_text(json.dumps(report, indent=1) + "\n")
+    run.save()
     return 0
 
 

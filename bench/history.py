@@ -15,6 +15,7 @@ FILES_PER_JOB: Final = 4
 DAYS: Final = 90
 OWNER: Final = "ann"  # has 1,000 jobs, the first of which are the oldest
 OWNER_JOBS: Final = 1000
+FORMER_OWNER: Final = "zoe"  # has a quarter of all jobs, none of them recent
 LIVE_JOBS: Final = 100
 
 # Ids in the order of time, as the application generates them.
@@ -30,7 +31,8 @@ _SKETCH: Final = """
 CREATE TEMP TABLE sketch AS
 SELECT n, at, pg_temp.uuid7(at, 'job' || n) AS job_id, pg_temp.uuid7(at, 'prediction' || n) AS prediction_id,
        pg_temp.uuid7(at, 'delivery' || n) AS delivery_id,
-       CASE WHEN n %% greatest(%(jobs)s / %(owner_jobs)s, 1) = 0 THEN %(owner)s ELSE 'owner-' || n %% 500 END AS owner,
+       CASE WHEN n %% greatest(%(jobs)s / %(owner_jobs)s, 1) = 0 THEN %(owner)s
+            WHEN n <= %(jobs)s / 4 THEN %(former_owner)s ELSE 'owner-' || n %% 500 END AS owner,
        CASE n %% 100 WHEN 1 THEN 'failed' WHEN 2 THEN 'partial' WHEN 3 THEN 'partial' ELSE 'succeeded' END AS state
   FROM (SELECT n, moment() - CASE WHEN n <= %(jobs)s / 2
                              THEN interval '1 day' + (%(jobs)s / 2 - n) * %(days)s * interval '1 day' / %(jobs)s * 2
@@ -153,7 +155,7 @@ SELECT indexname AS name, indexdef AS definition FROM pg_indexes i
 def fill(conn: Connection, outputs: int) -> None:
     """Add a history of `outputs` files to an empty, migrated database, and analyze it."""
     args = {"jobs": outputs // FILES_PER_JOB, "files": FILES_PER_JOB, "days": DAYS, "owner": OWNER}
-    args |= {"owner_jobs": OWNER_JOBS, "live": LIVE_JOBS}
+    args |= {"owner_jobs": OWNER_JOBS, "former_owner": FORMER_OWNER, "live": LIVE_JOBS}
     with conn.transaction(), _without_indexes(conn):
         conn.execute("SET LOCAL session_replication_role = replica")  # foreign keys are not looked up a million times
         conn.execute(

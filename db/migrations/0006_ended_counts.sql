@@ -9,6 +9,7 @@ DROP INDEX outputs_ended;
 CREATE INDEX IF NOT EXISTS events_storage_failed ON events (at) WHERE kind = 'storage_failed';
 ALTER TABLE storage_use ALTER rank DROP NOT NULL, ALTER objects SET DEFAULT 0, ALTER bytes SET DEFAULT 0,
     ADD counted_objects bigint NOT NULL DEFAULT 0, ADD counted_bytes bigint NOT NULL DEFAULT 0;
+CREATE INDEX IF NOT EXISTS jobs_by_owner_and_state ON jobs (owner, state, id);
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, id);
 CREATE INDEX IF NOT EXISTS jobs_by_kind ON jobs (kind, id);
 CREATE INDEX IF NOT EXISTS jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;
