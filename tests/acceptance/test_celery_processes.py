@@ -1,7 +1,6 @@
 """Celery's own processes: as typed, two beats or none, messages nobody understands, and starts that are refused."""
 
 import base64
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from embedded import ports
 from embedded.process import Process
 from simulation.stack import ROOT
 from tests.acceptance.world import WORKERS, until
+from tests.support import fork_server
 
 BEATS = ("beat1", "beat2")
 
@@ -161,10 +161,8 @@ def test_a_worker_refuses_to_start_on(world, what):
     empty = world.local.stack.postgres.create_database("never_migrated") if "empty" in what else ""
     environment = {**world.local.environment(), **{k: v.format(empty=empty) for k, v in changed.items()}}
 
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "quick", "-n", "refused@%h"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    command = ["-m", "celery", "-A", "worker", "worker", "-Q", "quick", "-n", "refused@%h"]
+    done = fork_server.run(command, cwd=ROOT, env=environment)
 
     assert done.returncode not in (0, None)
     assert says in done.stderr + done.stdout

@@ -1,5 +1,6 @@
 """Forked test processes behave as started ones: arguments, environment, streams, working directory and end."""
 
+import ast
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support import fork_server
 
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PATH": os.environ["PATH"], "GIVEN": "x"}
 
 
@@ -36,15 +38,40 @@ def test_a_module_is_run_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, "__main__ ['--flag'] 7\n", "")
 
 
-def test_our_own_modules_are_not_preloaded(tmp_path: Path) -> None:
-    """Some read the environment when they are imported, such as the failpoint to crash at."""
-    ours = {path.parent.name for path in Path(__file__).parents[2].glob("*/__init__.py")}
-    code = f"import sys; print({ours!r} & {{name.partition('.')[0] for name in sys.modules}})"
+def test_nothing_that_reads_the_environment_when_it_is_imported_is_preloaded(tmp_path: Path) -> None:
+    """It would have the environment of the server; `moorage.failpoints`, which every step imports, is read again."""
+    code = "import sys; print([(name, m.__file__) for name, m in sys.modules.items() if getattr(m, '__file__', None)])"
 
     done = fork_server.run(["-c", code], env=ENVIRONMENT, cwd=tmp_path)
 
-    assert len(ours) > 9
-    assert done.stdout == "set()\n"
+    ours = [Path(file) for _, file in ast.literal_eval(done.stdout) if ROOT in Path(file).parents]
+    ours = [file.relative_to(ROOT) for file in ours if ".venv" not in file.parts]
+    assert len(ours) > 200
+    reading = {str(file) for file in ours if reads_environment((ROOT / file).read_text(encoding="utf-8"))}
+    assert reading == {"moorage/failpoints.py"}
+
+
+def reads_environment(source: str) -> bool:
+    """Return whether a module does so outside its functions."""
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "get_settings", "load_settings"):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending += ast.iter_child_nodes(node)
+    return False
+
+
+def test_a_failpoint_is_the_one_of_the_processs_own_environment(tmp_path: Path) -> None:
+    """It is read when the module is imported, which was before the fork."""
+    code = "from moorage.failpoints import failpoint; failpoint('here'); print('lived')"
+
+    done = fork_server.run(["-c", code], env={**ENVIRONMENT, "MOORAGE_FAILPOINT": "here"}, cwd=tmp_path)
+    other = fork_server.run(["-c", code], env={**ENVIRONMENT, "MOORAGE_FAILPOINT": "there"}, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
+    assert (other.returncode, other.stdout) == (0, "lived\n")
 
 
 @pytest.mark.parametrize(
