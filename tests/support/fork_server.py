@@ -41,6 +41,8 @@ OUR_MODULES: Final = (
     "cli.commands.status", "receiver.app", "simulation.provider.server", "storage.s3", "web.asgi", "worker.boot",
     "worker.bootsteps", "worker.step_runner",
 )  # fmt: skip
+# When it is imported, one reads the environment, the other makes the memory that a worker shares with its children.
+IMPORTED_AGAIN: Final = ("moorage.failpoints", "worker.shutdown")
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
 _MAX_REQUEST_BYTES: Final = 1 << 17
 
@@ -209,7 +211,8 @@ def _become(request: dict[str, Any], fds: list[int]) -> None:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.path[0] = request["cwd"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    importlib.reload(sys.modules["moorage.failpoints"])  # the only preloaded module that reads the environment
+    for name in IMPORTED_AGAIN:
+        importlib.reload(sys.modules[name])
 
 
 def _preload() -> None:
