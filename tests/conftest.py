@@ -67,6 +67,7 @@ SECOND_HALF = {
     "test_failpoint_crashes.py",
     "test_keep_command.py",
     "test_large_video.py",
+    "test_outages.py",
     "test_page_browser.py",
     "test_page_filters.py",
     "test_projects.py",

@@ -39,7 +39,7 @@ def shared_world(
     application: Application,
 ) -> Iterator[World]:
     """
-    Run servers, stand-in, receiver, three workers and two beats, until the last test of this folder.
+    Run servers, stand-in, receiver, three workers and beat, until the last test of this folder.
 
     They would take a fifth of two cores from all tests that come after, so that `World.rest` ends them there.
     """
@@ -56,7 +56,7 @@ def shared_world(
         }
         patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
         with LocalDeployment(
-            folder / "local", keep_workers=2, concurrency=4, beats=2, standin=standin, overrides=overrides
+            folder / "local", keep_workers=2, concurrency=4, standin=standin, overrides=overrides
         ) as local:
             with contextlib.closing(connect(local.stack.postgres.url("postgres"))) as conn:
                 cheapen_logins(conn)

@@ -42,7 +42,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared_world(tmp_path_factory, stack, template_database, server):
-    """Receiver, two workers, two beats and a stand-in on this broker and a database of their own."""
+    """Receiver, two workers, beat and a stand-in on this broker and a database of their own."""
     folder = tmp_path_factory.mktemp("moorage")
     (folder / "armed").mkdir()
     with pytest.MonkeyPatch.context() as patch, Standin().start(folder / "standin") as standin:
@@ -55,7 +55,7 @@ def shared_world(tmp_path_factory, stack, template_database, server):
             "S3_PRIVATE_BUCKET": "rabbitmq-private",
             "MOORAGE_EGRESS_ALLOW": standin.address,
         }
-        with LocalDeployment(folder / "local", beats=2, standin=standin, stack=stack, overrides=overrides) as local:
+        with LocalDeployment(folder / "local", standin=standin, stack=stack, overrides=overrides) as local:
             world = World(local, standin, folder / "armed")
             until(lambda: exists(server, "keep"), "the workers declared their queues", seconds=60)
             yield world
@@ -110,7 +110,7 @@ def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
 
 def test_the_dead_have_a_queue_before_anything_can_die(world, server):
     """What RabbitMQ sends to a queue that does not exist is gone, and the first drain comes 30 s after the start."""
-    with world.without("beat1", "beat2"):
+    with world.without("beat1"):
         with world.without("quick"), rabbit.connected(server.url) as connection:
             rabbit.purge(server.url)
             connection.default_channel.queue_delete("quick.dead")
