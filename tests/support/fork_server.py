@@ -208,7 +208,7 @@ def _become(request: dict[str, Any], fds: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
     if "PYTHONUNBUFFERED" in os.environ:
-        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # write_through would stop at its buffer
     sys.path[0] = request["cwd"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     for name in IMPORTED_AGAIN:

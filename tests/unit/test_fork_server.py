@@ -4,6 +4,7 @@ import ast
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -90,6 +91,23 @@ def test_a_failpoint_is_the_one_of_the_processs_own_environment(tmp_path: Path) 
 def test_the_exit_status_is_the_processs_own(tmp_path: Path, code: str, status: int) -> None:
     """An error or a signal that looked like success would pass tests."""
     assert fork_server.run(["-c", code], env=ENVIRONMENT, cwd=tmp_path).returncode == status
+
+
+def test_what_is_printed_is_seen_while_the_process_runs(tmp_path: Path) -> None:
+    """Tests wait for a line of a log: with PYTHONUNBUFFERED it must not stay in a buffer until the end."""
+    printed = tmp_path / "out"
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+    with printed.open("wb") as out:
+        code = "import time; print('ready'); time.sleep(600)"
+        process = fork_server.popen(["-c", code], env=environment, cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        end = time.monotonic() + 60
+        while printed.read_text() != "ready\n":
+            assert time.monotonic() < end, "the line did not come"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
