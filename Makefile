@@ -54,7 +54,7 @@ fmt: $(STAMP)  ## Format the code
 bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder process for each image format (three minutes)
 	@$(BIN)/python bench/media_memory.py
 
-bench: $(STAMP) bench/peers/.venv/.installed  ## Measure everything beside floors and peers, or PART=receiver, pipeline, ... (12 minutes)
+bench: $(STAMP) bench/peers/.venv/.installed  ## Measure everything beside floors and peers, or PART=NAME: receiver, pipeline, ... (12 minutes)
 	@$(BIN)/python -m bench $(PART)
 
 bench/peers/.venv/.installed: bench/peers/requirements.txt

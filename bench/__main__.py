@@ -7,7 +7,15 @@ from typing import Final
 
 from bench.results import ROOT
 
-PARTS: Final = ("receiver", "pipeline")
+PARTS: Final = (
+    "receiver",
+    "pipeline",
+    "latency",
+    "burst",
+    "statements",
+    "scale",
+    "thumbnails",
+)
 
 
 def main(names: list[str]) -> int:

@@ -13,6 +13,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,10 +31,10 @@ from moorage.settings import Settings
 from simulation.stack import LocalDeployment
 from storage import buckets, s3
 
-KEY: Final = "moorage-bench-signs-with-this-key"
-SIGNING_SECRET: Final = "whsec_" + base64.b64encode(KEY.encode()).decode()
+SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 OWNER: Final = "bench"
 REGISTERING_THREADS: Final = 4
+DEADLINE_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Bench:
     files_port: int
     conn: Connection
     folder: Path
+    secret: str = SIGNING_SECRET
 
     @property
     def workers(self) -> dict[str, int]:
@@ -104,16 +106,49 @@ class Bench:
             for external_id in external_ids
         ]
 
-    def send(self, bodies: Sequence[bytes], *, connections: int = 16) -> LoadResult:
-        return send_bodies(self.local.port, bodies, KEY, connections=connections, folder=self.folder)
+    def send(self, bodies: Sequence[bytes], *, connections: int = 16, port: int = 0) -> LoadResult:
+        """Send webhooks at once. Raises SystemExit if one is not accepted."""
+        result = send_bodies(port or self.local.port, bodies, self.secret, connections=connections, folder=self.folder)
+        if result.statuses != {"202": len(bodies)}:
+            raise SystemExit(f"not all webhooks were accepted: {result.statuses}")
+        return result
 
-    def count_published(self, external_ids: Sequence[str]) -> int:
-        return int(fetch_all(self.conn, COUNT_PUBLISHED, {"ids": list(external_ids)})[0]["published"])
+    def publish(self, count: int, format_: str = "jpeg") -> dict[str, Any]:
+        """Register predictions, then send their webhooks at once; return what it took until all were published."""
+        external_ids = self.create_ids(count)
+        self.register(external_ids)
+        self.await_idle()
+        return self.publish_registered(external_ids, format_)
 
-    def await_published(self, external_ids: Sequence[str], *, seconds: float = 300.0) -> None:
-        processes.await_true(
-            lambda: self.count_published(external_ids) == len(external_ids), "publishing all renders", seconds=seconds
-        )
+    def publish_registered(
+        self, external_ids: Sequence[str], format_: str = "jpeg", *, other_port: int = 0
+    ) -> dict[str, Any]:
+        """Send the webhooks to one or two receivers; return what it took until all renders were published."""
+        bodies = self.build_bodies(external_ids, format_=format_)
+        before, since = self.measure_cpu(), time.time()
+        ports = (self.local.port, other_port or self.local.port)
+        with ThreadPoolExecutor(len(ports)) as pool:
+            sent = list(pool.map(lambda n: self.send(bodies[n::2], connections=8, port=ports[n]), range(2)))
+        self.await_published(external_ids)
+        used = subtract(self.measure_cpu(), before)
+        facts = fetch_all(self.conn, RECORDED, {"ids": list(external_ids)})[0]
+        if facts["kept"] != len(external_ids):
+            raise SystemExit(f"{len(external_ids) - facts['kept']} outputs are missing")
+        return {
+            "outputs": len(external_ids),
+            "seconds": facts["ended"] - min(result.started_at for result in sent),
+            "cpu_seconds": sum(used[name] for name in self.workers),
+            "cpu_by_process": used,
+            "claims": (facts["attempts"] + fetch_all(self.conn, REPEATED, {"since": since})[0]["wakes"])
+            / facts["kept"],
+        }
+
+    def await_published(self, external_ids: Sequence[str]) -> None:
+        def are_published() -> bool:
+            row = fetch_all(self.conn, COUNT_PUBLISHED, {"ids": list(external_ids)})[0]
+            return bool(row["published"] == len(external_ids))
+
+        processes.await_true(are_published, "publishing all renders", seconds=DEADLINE_SECONDS)
 
     def await_idle(self) -> None:
         processes.await_idle(self.processes.values())
@@ -122,8 +157,8 @@ class Bench:
 COPY_ROWS: Final = (
     """
 INSERT INTO jobs
-SELECT copy.* FROM predictions p JOIN jobs j ON j.id = p.job_id, unnest(%(jobs)s::uuid[]) AS id,
-       jsonb_populate_record(j, jsonb_build_object('id', id)) AS copy
+SELECT copy.* FROM predictions p JOIN jobs j ON j.id = p.job_id, unnest(%(jobs)s::uuid[]) AS new (id),
+       jsonb_populate_record(j, jsonb_build_object('id', new.id)) AS copy
  WHERE p.external_id = %(first)s
 """,
     """
@@ -131,7 +166,7 @@ INSERT INTO predictions
 SELECT copy.*
   FROM predictions p,
        unnest(%(predictions)s::uuid[], %(jobs)s::uuid[], %(others)s::text[]) AS new (id, job, external_id),
-       jsonb_populate_record(p, jsonb_build_object('id', id, 'job_id', job, 'external_id', new.external_id)) AS copy
+       jsonb_populate_record(p, jsonb_build_object('id', new.id, 'job_id', job, 'external_id', new.external_id)) AS copy
  WHERE p.external_id = %(first)s
 """,
 )
@@ -140,6 +175,19 @@ COUNT_PUBLISHED: Final = """
 SELECT count(*) AS published
   FROM predictions p JOIN renders r ON r.id = p.job_id
  WHERE p.external_id = ANY(%(ids)s) AND EXISTS (SELECT 1 FROM outputs o WHERE o.job_id = r.id AND o.state = 'kept')
+"""
+
+RECORDED: Final = """
+SELECT count(*) AS kept, sum(o.attempt) AS attempts,
+       extract(epoch FROM max(greatest(r.published_at, o.ended_at)))::float AS ended
+  FROM predictions p JOIN outputs o ON o.prediction_id = p.id JOIN renders r ON r.id = p.job_id
+ WHERE p.external_id = ANY(%(ids)s) AND o.state = 'kept'
+"""
+
+# Wakes that dispatch published for outputs: each is a claim of an output that another wake has named already.
+REPEATED: Final = """
+SELECT coalesce(sum((result ->> 'keep')::integer), 0)::integer AS wakes
+  FROM ticks WHERE sweep = 'dispatch' AND started_at >= to_timestamp(%(since)s)
 """
 
 
@@ -165,25 +213,34 @@ def start_servers(formats: Sequence[str] = ()) -> Iterator[Servers]:
         yield Servers(stack, files_port, folder)
 
 
+def build_settings(servers: Servers) -> dict[str, str]:
+    """Return the settings for the webhooks and the files of a bench."""
+    return {
+        "REPLICATE_WEBHOOK_SECRET": SIGNING_SECRET,
+        "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
+        "MOORAGE_EGRESS_ALLOW": f"127.0.0.1:{servers.files_port}",
+    }
+
+
 @contextlib.contextmanager
 def start(
     servers: Servers, *, keep_workers: int = 1, flower: bool = False, overrides: Mapping[str, str] | None = None
 ) -> Iterator[Bench]:
     """Start moorage's processes as `moorage up` does, and stop them at the end of the block."""
-    settings = {
-        "REPLICATE_WEBHOOK_SECRET": SIGNING_SECRET,
-        "REPLICATE_OUTPUT_HOSTS": "127.0.0.1",
-        "MOORAGE_EGRESS_ALLOW": f"127.0.0.1:{servers.files_port}",
-        **(overrides or {}),
-    }
+    settings = {**build_settings(servers), **(overrides or {})}
     local = LocalDeployment(
         servers.folder / "up", stack=servers.stack, keep_workers=keep_workers, flower=flower, overrides=settings
     )
-    with local, contextlib.closing(connect(servers.stack.environment()["DATABASE_URL"])) as conn:
+    with local, contextlib.closing(connect_directly(servers.stack)) as conn:
         require_durable(conn)
         bench = Bench(local, servers.files_port, conn, servers.folder)
         bench.await_idle()
         yield bench
+
+
+def connect_directly(stack: Stack) -> Connection:
+    """Return a connection of the bench itself, whatever moorage's processes use."""
+    return connect(stack.environment()["DATABASE_URL"])
 
 
 def require_durable(conn: Connection) -> None:
@@ -193,9 +250,9 @@ def require_durable(conn: Connection) -> None:
 
 
 @contextlib.contextmanager
-def serve_files(formats: Sequence[str] = ()) -> Iterator[int]:
+def serve_files(formats: Sequence[str] = (), port: int = 0) -> Iterator[int]:
     """Run the server of output files; yield its port."""
-    command = [sys.executable, "-m", "bench.file_server", *formats]
+    command = [sys.executable, "-m", "bench.file_server", str(port), *formats]
     environment = {**os.environ, "PYTHONPATH": str(results.ROOT)}
     process = subprocess.Popen(command, cwd=results.ROOT, env=environment, stdout=subprocess.PIPE)
     try:

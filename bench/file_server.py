@@ -12,15 +12,12 @@ import uvloop
 
 from bench import pictures
 
-VARIANTS = 2
-
 
 def build_responses(formats: list[str]) -> dict[str, list[bytes]]:
     """Return the complete HTTP responses by format."""
-    drawn = [pictures.draw(seed) for seed in range(VARIANTS)]
     responses: dict[str, list[bytes]] = {}
     for format_ in formats:
-        files = [pictures.encode(picture, format_) for picture in drawn]
+        files = pictures.load(format_)
         head = "HTTP/1.1 200 OK\r\nContent-Type: image/{}\r\nContent-Length: {}\r\n\r\n"
         responses[format_] = [head.format(format_, len(file)).encode() + file for file in files]
     return responses
@@ -43,15 +40,15 @@ class Connection(asyncio.Protocol):
             path = request.split(b" ", 2)[1]
             files = self.responses.get(path.rpartition(b".")[2].decode())
             missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-            self.transport.write(files[zlib.crc32(path) % VARIANTS] if files else missing)
+            self.transport.write(files[zlib.crc32(path) % pictures.VARIANTS] if files else missing)
 
 
-async def serve(formats: list[str]) -> None:
+async def serve(port: int, formats: list[str]) -> None:
     responses = build_responses(formats)
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(responses), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(responses), "127.0.0.1", port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1:] or list(pictures.FORMATS)))
+    uvloop.run(serve(int(sys.argv[1]), sys.argv[2:] or list(pictures.FORMATS)))

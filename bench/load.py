@@ -36,18 +36,24 @@ class LoadResult:
     seconds: float
 
 
-def send_bodies(port: int, bodies: Sequence[bytes], key: str, *, connections: int, folder: Path) -> LoadResult:
+def send_bodies(port: int, bodies: Sequence[bytes], secret: str, *, connections: int, folder: Path) -> LoadResult:
     """Send signed webhooks with these bodies as fast as they are answered, from a process of its own."""
     run = secrets.token_hex(4)
     source, accepted = folder / f"{run}.bodies", folder / f"{run}.accepted"
     source.write_bytes(b"\n".join(bodies))
-    flags = {"port": port, "key": key, "run": run, "bodies": source, "accepted": accepted, "connections": connections}
+    flags = {"port": port, "secret": secret, "run": run, "bodies": source, "accepted": accepted}
+    flags["connections"] = connections
     command = [sys.executable, "-m", "bench.load", *(f"--{name}={value}" for name, value in flags.items())]
     done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE, check=True)
     result = json.loads(done.stdout)
     rows = [line.split("\t", 1) for line in accepted.read_text().splitlines()]
     numbered = [(int(webhook_id.rpartition("_")[2]), json.loads(body)) for webhook_id, body in rows]
     return LoadResult(numbered, result["statuses"], result["started_at"], result["seconds"])
+
+
+def decode_secret(secret: str) -> bytes:
+    """Return the key of a secret of Standard Webhooks."""
+    return base64.b64decode(secret.removeprefix("whsec_"))
 
 
 def build_request(number: int, run: str, key: bytes) -> bytes:
@@ -180,7 +186,7 @@ def percentile(values: list[float], share: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--key", required=True)
+    parser.add_argument("--secret", required=True)
     parser.add_argument("--run", required=True)
     parser.add_argument("--requests", type=int, help="of generated webhooks")
     parser.add_argument("--bodies", type=Path, help="the body of one webhook a line, in place of generated ones")
@@ -189,7 +195,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--accepted", type=Path, required=True)
     args = parser.parse_args()
-    key = args.key.encode()
+    key = decode_secret(args.secret)
     if args.bodies:
         lines = args.bodies.read_bytes().splitlines()
         requests = [sign_request(body, f"msg_{args.run}_{number}", key) for number, body in enumerate(lines)]

@@ -1,12 +1,16 @@
 """Pictures of 1024 x 1024 pixels with the detail of a photograph: 0.2 MB as JPEG, 1.6 as PNG, 0.1 as WebP."""
 
+import functools
 import io
 import random
 from typing import Any, Final
 
 from PIL import Image, ImageChops
 
+from bench import results
+
 SIDE_PX: Final = 1024
+VARIANTS: Final = 2
 FORMATS: Final[dict[str, dict[str, Any]]] = {
     "jpeg": {"quality": 90},
     "png": {"compress_level": 4},
@@ -14,6 +18,22 @@ FORMATS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+def load(format_: str) -> list[bytes]:
+    """Return the files of a format; they are encoded once, and kept beside the results."""
+    folder = results.FOLDER / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for seed in range(VARIANTS):
+        path = folder / f"{seed}-{SIDE_PX}.{format_}"
+        if not path.exists():
+            unfinished = path.with_suffix(".new")
+            unfinished.write_bytes(encode(draw(seed), format_))
+            unfinished.rename(path)
+        files.append(path.read_bytes())
+    return files
+
+
+@functools.cache
 def draw(seed: int, side_px: int = SIDE_PX) -> Image.Image:
     """Return a picture of noise in five scales: the larger the scale, the stronger."""
     rng = random.Random(seed)

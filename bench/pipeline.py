@@ -10,18 +10,16 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import redis
 import requests
 
-from bench import deployment, load, processes, results
-from bench.deployment import Bench, Servers
-from db.connection import fetch_all
+from bench import deployment, floor, load, processes, results
+from bench.deployment import Servers
 from embedded import ports
 from embedded.process import Process
 
@@ -34,58 +32,19 @@ CONCURRENCY: Final = 2  # of the peer's worker, as of moorage's for `keep`
 Figures = dict[str, dict[str, Any]]  # by format: outputs, seconds, cpu_seconds
 
 
-def measure_floor(servers: Servers, count: int, formats: Sequence[str]) -> Figures:
-    command = [sys.executable, "-m", "bench.floor", str(count), *formats]
-    environment = {"PYTHONPATH": str(results.ROOT), "MOORAGE_DOTENV": "", **servers.stack.environment()}
-    done = subprocess.run(command, cwd=results.ROOT, env=environment, stdout=subprocess.PIPE, check=True)
-    figures: Figures = json.loads(done.stdout)
-    return figures
-
-
 def measure_moorage(servers: Servers, count: int, formats: Sequence[str]) -> Figures:
     figures = {}
     with deployment.start(servers) as bench:
         for format_ in formats:
-            publish(bench, 8, format_)  # every child has loaded what it needs
+            bench.publish(8, format_)  # every child has loaded what it needs
             bench.await_idle()
-            figures[format_] = publish(bench, count, format_)
+            figures[format_] = bench.publish(count, format_)
     return figures
-
-
-def publish(bench: Bench, count: int, format_: str, *, files: int = 1) -> dict[str, Any]:
-    """Send the webhooks of registered predictions at once; return what it took until all renders were published."""
-    external_ids = bench.create_ids(count)
-    bench.register(external_ids)
-    bench.await_idle()
-    before = bench.measure_cpu()
-    sent = bench.send(bench.build_bodies(external_ids, files=files, format_=format_))
-    if sent.statuses != {"202": count}:
-        raise SystemExit(f"not all webhooks were accepted: {sent.statuses}")
-    bench.await_published(external_ids)
-    used = deployment.subtract(bench.measure_cpu(), before)
-    facts = fetch_all(bench.conn, RECORDED, {"ids": external_ids})[0]
-    if facts["kept"] != count * files:
-        raise SystemExit(f"{count * files - facts['kept']} outputs are missing")
-    return {
-        "outputs": count * files,
-        "seconds": facts["ended"] - sent.started_at,
-        "cpu_seconds": sum(used[name] for name in bench.workers),
-        "cpu_by_process": used,
-        "claims": facts["attempts"] / facts["kept"],
-    }
-
-
-RECORDED: Final = """
-SELECT count(*) AS kept, sum(o.attempt) AS attempts,
-       extract(epoch FROM max(greatest(r.published_at, o.ended_at)))::float AS ended
-  FROM predictions p JOIN outputs o ON o.prediction_id = p.id JOIN renders r ON r.id = p.job_id
- WHERE p.external_id = ANY(%(ids)s) AND o.state = 'kept'
-"""
 
 
 def measure_peer(servers: Servers, count: int, formats: Sequence[str]) -> Figures:
     figures: Figures = {}
-    with _running_peer(servers) as (port, pid), redis.Redis.from_url(servers.stack.valkey.url(1)) as broker:
+    with running_peer(servers) as (port, pid), redis.Redis.from_url(servers.stack.valkey.url(1)) as broker:
         for format_ in formats:
             for number in (8, count):
                 figures[format_] = _measure_chains(servers, port, pid, broker, number, format_)
@@ -100,7 +59,7 @@ def _measure_chains(
     broker.set("celery_chain.stored", 0)
     processes.await_idle([pid])
     before = processes.cpu_seconds(pid)
-    sent = load.send_bodies(port, bodies, deployment.KEY, connections=16, folder=servers.folder)
+    sent = load.send_bodies(port, bodies, deployment.SIGNING_SECRET, connections=16, folder=servers.folder)
     processes.await_true(
         lambda: int(broker.get("celery_chain.stored") or 0) >= count,  # type: ignore[arg-type]
         "storing the peer's files",
@@ -114,7 +73,7 @@ def _measure_chains(
 
 
 @contextlib.contextmanager
-def _running_peer(servers: Servers) -> Iterator[tuple[int, int]]:
+def running_peer(servers: Servers) -> Iterator[tuple[int, int]]:
     """Start the peer's web server and worker; yield the port of the one and the process id of the other."""
     (port,) = ports.reserve(1)
     files = servers.folder / "peer"
@@ -146,6 +105,11 @@ def _responds(port: int) -> bool:
         return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).ok
     except requests.RequestException:
         return False
+
+
+def list_available(names: Iterable[str]) -> list[str]:
+    """Return the candidates, without the peer if it is not installed (`make bench` installs it)."""
+    return [name for name in names if name != PEER or (PEERS / ".venv").exists()]
 
 
 def build_table(rounds: list[dict[str, Figures]], formats: Sequence[str]) -> results.Table:
@@ -181,8 +145,8 @@ def main() -> int:
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     args = parser.parse_args()
     run = results.Run("pipeline")
-    measures = {FLOOR: measure_floor, "moorage": measure_moorage, PEER: measure_peer}
-    names = list(measures) if (PEERS / ".venv").exists() else [FLOOR, "moorage"]
+    measures = {FLOOR: floor.run, "moorage": measure_moorage, PEER: measure_peer}
+    names = list_available(measures)
     with deployment.start_servers(args.formats) as servers:
         rounds = results.alternate(
             names, lambda name: measures[name](servers, args.outputs, args.formats), rounds=args.rounds

@@ -8,6 +8,7 @@ every commit to disk.
 """
 
 import argparse
+import base64
 import contextlib
 import http.client
 import json
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench import load, processes, results
+from bench import processes, results
 from db import connection, migrate
 from embedded import ports
 from embedded.postgres import Postgres
@@ -33,8 +34,7 @@ from worker.launch import granian_flags
 ROOT: Final = Path(__file__).resolve().parents[1]
 PEERS: Final = ROOT / "bench" / "peers"
 PEER_BIN: Final = PEERS / ".venv" / "bin"
-KEY: Final = "moorage-bench-signs-with-this-key"
-SIGNING_SECRET: Final = "whsec_" + load.base64.b64encode(KEY.encode()).decode()
+SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 START_SECONDS: Final = 60.0
 MAX_PER_SECOND: Final = 60_000  # of requests prepared for the floor; the others have a sixth
 CONNECTIONS: Final = 64
@@ -118,7 +118,7 @@ def _responds(port: int) -> bool:
 def send_load(port: int, folder: Path, *, run: str, count: int, seconds: float, rate: float = 0.0) -> dict[str, Any]:
     """Run the load generator; return its result with the accepted webhooks: id of the webhook and row id."""
     accepted = folder / f"{run}.accepted"
-    flags = {"port": port, "key": KEY, "run": run, "requests": count, "seconds": seconds, "rate": rate}
+    flags = {"port": port, "secret": SIGNING_SECRET, "run": run, "requests": count, "seconds": seconds, "rate": rate}
     flags |= {"connections": CONNECTIONS, "accepted": accepted}
     command = [sys.executable, "-m", "bench.load", *(f"--{name}={value}" for name, value in flags.items())]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)

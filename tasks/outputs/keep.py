@@ -1,12 +1,15 @@
 """The keep step: download, validate and store one output with its thumbnail, then record it."""
 
 import contextlib
+import contextvars
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
 from db import jobs, leases, outputs, placeholders
-from db.connection import Connection
+from db.connection import BLOCKED_SIGNALS, Connection
 from egress import download
 from media import validate
 from media.validate import ValidatedFile
@@ -43,7 +46,7 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         return []
     if not output.is_awaited and not _may_be_stored(deps, output):
         return deps.database.run(lambda conn: _postpone(conn, lease))
-    deps.storage.check_connection()  # no download while storage is unavailable
+    deps.storage.require_connection()  # no download while storage is unavailable
     output = quarantine.forget_missing(deps, lease, output)
     try:
         if output.quarantine_key is None:
@@ -215,13 +218,24 @@ def store_output(
     thumb_key = keys.build_thumbnail_key(output.job_id, output.idx, fetched.sha256, lease.token) if thumb else None
     guard.ensure_held()
     failpoint("keep.before_upload")
-    put_original(deps, key, fetched, media)
-    failpoint("keep.after_upload")
-    if thumb is not None and thumb_key is not None:
-        guard.ensure_held()
-        put_thumbnail(deps, thumb_key, thumb)
-        failpoint("keep.after_thumbnail")
+    with _put_beside(deps, thumb_key, thumb):
+        put_original(deps, key, fetched, media)
+        failpoint("keep.after_upload")
+    failpoint("keep.after_thumbnail")
     return StoredOutput(media, fetched.size_bytes, fetched.sha256, key, thumb, thumb_key, examined.thumb_missing)
+
+
+@contextlib.contextmanager
+def _put_beside(deps: Deps, key: str | None, thumb: Thumbnail | None) -> Iterator[None]:
+    """Store a thumbnail, if there is one, while the block runs. At its end neither upload is under way."""
+    if thumb is None or key is None:
+        yield
+        return
+    mask = (signal.SIG_BLOCK, BLOCKED_SIGNALS)  # those are for the main thread
+    with ThreadPoolExecutor(1, "thumbnail", signal.pthread_sigmask, mask) as pool:
+        upload = pool.submit(contextvars.copy_context().run, put_thumbnail, deps, key, thumb)
+        yield
+        upload.result()
 
 
 def put_original(deps: Deps, key: str, fetched: FetchedFile, media: Media) -> None:
