@@ -54,8 +54,8 @@ fmt: $(STAMP)  ## Format the code
 bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder process for each image format (three minutes)
 	@$(BIN)/python bench/media_memory.py
 
-bench-receiver: $(STAMP) bench/peers/.venv/.installed  ## Compare webhooks accepted per second with a floor and peers (three minutes)
-	@$(BIN)/python -m bench.receiver
+bench: $(STAMP) bench/peers/.venv/.installed  ## Measure everything beside floors and peers, or PART=NAME: receiver, pipeline, ... (12 minutes)
+	@$(BIN)/python -m bench $(PART)
 
 bench/peers/.venv/.installed: bench/peers/requirements.txt
 	@$(PYTHON) -m venv bench/peers/.venv
@@ -76,4 +76,4 @@ browser: $(STAMP)  ## Install the driver for the browser tests of the page (Chro
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
-.PHONY: help install demo up test test-unit drill prove check fmt bench-media bench-receiver lock browser clean
+.PHONY: help install demo up test test-unit drill prove check fmt bench bench-media lock browser clean

@@ -12,16 +12,52 @@ import collections
 import hashlib
 import hmac
 import json
+import secrets
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 END_SECONDS = 20.0  # how long answers are awaited after the last request
 
 
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What was answered; `accepted` has the number of each accepted request and the body of its answer."""
+
+    accepted: list[tuple[int, dict[str, Any]]]
+    statuses: dict[str, int]
+    started_at: float  # of the clock of the machine
+    seconds: float
+
+
+def send_bodies(port: int, bodies: Sequence[bytes], secret: str, *, connections: int, folder: Path) -> LoadResult:
+    """Send signed webhooks with these bodies as fast as they are answered, from a process of its own."""
+    run = secrets.token_hex(4)
+    source, accepted = folder / f"{run}.bodies", folder / f"{run}.accepted"
+    source.write_bytes(b"\n".join(bodies))
+    flags = {"port": port, "secret": secret, "run": run, "bodies": source, "accepted": accepted}
+    flags["connections"] = connections
+    command = [sys.executable, "-m", "bench.load", *(f"--{name}={value}" for name, value in flags.items())]
+    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE, check=True)
+    result = json.loads(done.stdout)
+    rows = [line.split("\t", 1) for line in accepted.read_text().splitlines()]
+    numbered = [(int(webhook_id.rpartition("_")[2]), json.loads(body)) for webhook_id, body in rows]
+    return LoadResult(numbered, result["statuses"], result["started_at"], result["seconds"])
+
+
+def decode_secret(secret: str) -> bytes:
+    """Return the key of a secret of Standard Webhooks."""
+    return base64.b64decode(secret.removeprefix("whsec_"))
+
+
 def build_request(number: int, run: str, key: bytes) -> bytes:
-    """Return a request of about 0.9 kB body, signed like Replicate's, with an id of its own."""
+    """Return a request of about 0.9 kB body, with an id of its own."""
     prediction = {
         "id": f"{run}{number}",
         "status": "processing",
@@ -30,8 +66,12 @@ def build_request(number: int, run: str, key: bytes) -> bytes:
         "logs": "Using seed: 42\n0%| | 0/4\n25%|##5 | 1/4\n50%|##### | 2/4\n75%|#######5 | 3/4\n100%|##########| 4/4\n",
         "urls": {"get": f"https://api.replicate.com/v1/predictions/{run}{number}"},
     }
-    body = json.dumps(prediction).encode()
-    webhook_id, stamp = f"msg_{run}_{number}", str(int(time.time()))
+    return sign_request(json.dumps(prediction).encode(), f"msg_{run}_{number}", key)
+
+
+def sign_request(body: bytes, webhook_id: str, key: bytes) -> bytes:
+    """Return a request that is signed like Replicate's."""
+    stamp = str(int(time.time()))
     signature = base64.b64encode(hmac.digest(key, f"{webhook_id}.{stamp}.".encode() + body, hashlib.sha256)).decode()
     head = (
         "POST /webhooks/replicate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -146,23 +186,31 @@ def percentile(values: list[float], share: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--key", required=True)
+    parser.add_argument("--secret", required=True)
     parser.add_argument("--run", required=True)
-    parser.add_argument("--requests", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--requests", type=int, help="of generated webhooks")
+    parser.add_argument("--bodies", type=Path, help="the body of one webhook a line, in place of generated ones")
+    parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--accepted", type=Path, required=True)
     args = parser.parse_args()
-    requests = [build_request(number, args.run, args.key.encode()) for number in range(args.requests)]
+    key = decode_secret(args.secret)
+    if args.bodies:
+        lines = args.bodies.read_bytes().splitlines()
+        requests = [sign_request(body, f"msg_{args.run}_{number}", key) for number, body in enumerate(lines)]
+    else:
+        requests = [build_request(number, args.run, key) for number in range(args.requests)]
     load = Load(args.port, requests, args.seconds, args.rate)
+    started_at = time.time()
     uvloop.run(load.run(args.connections))
     with args.accepted.open("w") as file:
-        file.writelines(f"msg_{args.run}_{number}\t{body.decode()}\n" for number, body in load.bodies)
+        file.writelines(f"msg_{args.run}_{number}\t{body.decode().strip()}\n" for number, body in load.bodies)
     seconds = load.last - load.started
     result = {
         "accepted": len(load.bodies),
         "seconds": seconds,
+        "started_at": started_at,
         "per_second": len(load.bodies) / seconds if seconds > 0 else 0.0,
         "statuses": {status: count for status, count in load.statuses.items() if count},
         "p50_ms": percentile(load.latencies, 0.5) * 1e3,

@@ -1,18 +1,18 @@
 """
 Compare how many webhooks per second receivers accept durably: moorage, a floor that does nothing, and peers.
 
-`make bench-receiver`. All run in turn on the same servers, `--rounds` times; only ratios within a run mean anything, as
-the machine and what else runs on it decide the figures. Each is measured as fast as it answers 64 connections, then at
-half of that rate. Every id that moorage accepted is read back from PostgreSQL, which flushes every commit to disk.
+`make bench PART=receiver`. All run in turn on the same servers, `--rounds` times; only ratios within a run mean
+anything, as the machine and what else runs on it decide the figures. Each is measured as fast as it answers 64
+connections, then at half of that rate. Every id that moorage accepted is read back from PostgreSQL, which flushes
+every commit to disk.
 """
 
 import argparse
+import base64
 import contextlib
-import datetime
 import http.client
 import json
 import os
-import platform
 import secrets
 import statistics
 import subprocess
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench import load
+from bench import processes, results
 from db import connection, migrate
 from embedded import ports
 from embedded.postgres import Postgres
@@ -34,8 +34,7 @@ from worker.launch import granian_flags
 ROOT: Final = Path(__file__).resolve().parents[1]
 PEERS: Final = ROOT / "bench" / "peers"
 PEER_BIN: Final = PEERS / ".venv" / "bin"
-KEY: Final = "moorage-bench-signs-with-this-key"
-SIGNING_SECRET: Final = "whsec_" + load.base64.b64encode(KEY.encode()).decode()
+SIGNING_SECRET: Final = "whsec_" + base64.b64encode(b"moorage-bench-signs-with-this-key").decode()
 START_SECONDS: Final = 60.0
 MAX_PER_SECOND: Final = 60_000  # of requests prepared for the floor; the others have a sixth
 CONNECTIONS: Final = 64
@@ -119,7 +118,7 @@ def _responds(port: int) -> bool:
 def send_load(port: int, folder: Path, *, run: str, count: int, seconds: float, rate: float = 0.0) -> dict[str, Any]:
     """Run the load generator; return its result with the accepted webhooks: id of the webhook and row id."""
     accepted = folder / f"{run}.accepted"
-    flags = {"port": port, "key": KEY, "run": run, "requests": count, "seconds": seconds, "rate": rate}
+    flags = {"port": port, "secret": SIGNING_SECRET, "run": run, "requests": count, "seconds": seconds, "rate": rate}
     flags |= {"connections": CONNECTIONS, "accepted": accepted}
     command = [sys.executable, "-m", "bench.load", *(f"--{name}={value}" for name, value in flags.items())]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
@@ -134,10 +133,10 @@ def measure(candidate: Candidate, folder: Path, *, seconds: float) -> dict[str, 
     count = int(seconds * (MAX_PER_SECOND if candidate.name == FLOOR else MAX_PER_SECOND / 6))
     with running(candidate, folder / "receiver.log") as (port, pid):
         send_load(port, folder, run=f"{run}w", count=min(count, 500), seconds=1.0)
-        _await_idle(pid)
-        before = cpu_seconds(pid)
+        processes.await_idle([pid], cpu=0.02)
+        before = processes.cpu_seconds(pid)
         peak = send_load(port, folder, run=f"{run}p", count=count, seconds=seconds)
-        used = cpu_seconds(pid) - before
+        used = processes.cpu_seconds(pid) - before
         half = send_load(port, folder, run=f"{run}h", count=count, seconds=seconds, rate=peak["per_second"] / 2)
     result = {
         "name": candidate.name,
@@ -174,37 +173,10 @@ def check_recorded(database_url: str, accepted: list[list[str]], run: str) -> di
     }
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and its descendants that still run."""
-    children: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            number = int(path.parent.name)
-            children.setdefault(int(fields[1]), []).append(number)
-            used[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    total, waiting = 0.0, [pid]
-    while waiting:
-        number = waiting.pop()
-        total += used.get(number, 0.0)
-        waiting += children.get(number, [])
-    return total
-
-
-def _await_idle(pid: int) -> None:
-    """Wait until a receiver has loaded everything and finished its warm-up, at most 20 s."""
-    end = time.monotonic() + 20
-    used = -1.0
-    while cpu_seconds(pid) - used > 0.02 and time.monotonic() < end:
-        used = cpu_seconds(pid)
-        time.sleep(0.5)
-
-
 def compare(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
     """Return the median of each figure, and of the ratios of moorage to each other one within a round."""
     names = [result["name"] for result in rounds[0]]
-    by_name = {name: [result for results in rounds for result in results if result["name"] == name] for name in names}
+    by_name = {name: [result for round_ in rounds for result in round_ if result["name"] == name] for name in names}
     figures = ("per_second", "p99_ms", "cpu_us")
     medians = {name: {key: statistics.median(r[key] for r in rs) for key in figures} for name, rs in by_name.items()}
     own = by_name["moorage"]
@@ -216,36 +188,30 @@ def compare(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
     return {"medians": medians, "ratios": ratios}
 
 
-def print_table(report: Mapping[str, Any]) -> None:
-    print("| receiver | accepted/s | moorage is | p99 at half of that | CPU of its processes |")
-    print("| --- | --- | --- | --- | --- |")
+def build_table(report: Mapping[str, Any]) -> results.Table:
+    rows = []
     for name, row in report["medians"].items():
         ratio = f"{report['ratios'][name]:.2f} x" if name in report["ratios"] else ""
-        print(f"| {name} | {row['per_second']:,.0f} | {ratio} | {row['p99_ms']:.0f} ms | {row['cpu_us']:.0f} us |")
-    own = [result for results in report["rounds"] for result in results if result["name"] == "moorage"]
+        rows.append([name, f"{row['per_second']:,.0f}", ratio, f"{row['p99_ms']:.0f} ms", f"{row['cpu_us']:.0f} us"])
+    columns = ["receiver", "accepted/s", "moorage is", "p99 at half of that", "CPU of its processes"]
+    return results.Table(columns, rows)
+
+
+def describe_recorded(rounds: list[list[dict[str, Any]]]) -> str:
+    own = [result for round_ in rounds for result in round_ if result["name"] == "moorage"]
     rows, missing = sum(r["read_back"] for r in own), sum(r["missing"] for r in own)
     per_commit = statistics.median(r["rows_per_commit"] for r in own)
-    print(f"\nmoorage: {rows:,} accepted ids read back, {missing} missing; {per_commit:.0f} webhooks a commit.")
-    print(f"{report['machine']}; commit {report['commit']}; {report['date']}.")
-
-
-def describe_run(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    return (
+        f"{rows:,} accepted ids read back, {missing} missing; {per_commit:.0f} webhooks a commit; {len(rounds)} rounds."
     )
-    loads = [result["load"] for results in rounds for result in results]
-    machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()})"
-    machine += f", load average {min(loads):.1f} to {max(loads):.1f}, {len(rounds)} rounds"
-    commit, date = git.stdout.strip() or "unknown", f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    return {"machine": machine, "commit": commit, "date": date}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--json", type=Path, default=ROOT / ".moorage" / "bench-receiver.json")
+    parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
+    run = results.Run("receiver")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user
@@ -256,11 +222,12 @@ def main() -> int:
                 stops.callback(server.stop)
                 server.start()
             rounds = run_rounds(postgres, valkey.url(), folder, rounds=args.rounds, seconds=args.seconds)
-    report = {**describe_run(rounds), **compare(rounds), "rounds": rounds}
-    print_table(report)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(report, indent=1) + "\n")
-    return int(any(result.get("missing") for results in rounds for result in results))
+    report = compare(rounds)
+    run.tables, run.notes = [build_table(report)], [describe_recorded(rounds)]
+    run.figures = {**report, "rounds": rounds}
+    run.loads += [result["load"] for round_ in rounds for result in round_]
+    run.save()
+    return int(any(result.get("missing") for round_ in rounds for result in round_))
 
 
 def run_rounds(
@@ -277,12 +244,12 @@ def run_rounds(
     if PEER_BIN.exists():
         create = [str(PEER_BIN / "python"), "fastapi_procrastinate.py"]
         subprocess.run(create, cwd=PEERS, env={**os.environ, "BENCH_DATABASE_URL": peer_url}, check=True)
-    results: list[list[dict[str, Any]]] = []
+    rounds_: list[list[dict[str, Any]]] = []
     for number in range(rounds):
         order = chosen if number % 2 == 0 else chosen[::-1]
         measured = {candidate.name: measure(candidate, folder, seconds=seconds) for candidate in order}
-        results.append([measured[candidate.name] for candidate in chosen])
-    return results
+        rounds_.append([measured[candidate.name] for candidate in chosen])
+    return rounds_
 
 
 if __name__ == "__main__":

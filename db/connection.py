@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import select
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
@@ -18,13 +19,12 @@ from moorage.errors import DatabaseLocked, DatabaseUnavailable
 
 T = TypeVar("T")
 Row = dict[str, Any]
-Connection = psycopg.Connection[Row]
 
 # A signal handler that raises during COMMIT would leave the outcome unknown (celery.md, finding 8).
 BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
 RETRYABLE_ERRORS: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 
-# One round trip; SET LOCAL, because a session setting does not survive PgBouncer in transaction mode.
+# SET LOCAL, because a session setting does not survive PgBouncer in transaction mode.
 BEGIN: Final = (
     "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = {lock_ms};"
     " SET LOCAL idle_in_transaction_session_timeout = '20s'"
@@ -33,14 +33,98 @@ LOCK_MS: Final = 2000  # how long a statement waits for a lock; must be below th
 OBSERVED_LOCK_MS: Final = 300  # in the second attempt, which only finds out who holds the lock
 
 
+class QueuedQuery:
+    """A statement that is sent together with a later one; then `rows` has its result."""
+
+    rows: list[Row]
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Connection(psycopg.Connection[Row]):
+    """
+    A connection that sends statements together where nothing waits for the results of the first ones.
+
+    In a transaction of `Database`, BEGIN and what is queued are sent with the next statement, or with COMMIT, as one
+    simple query. It has no parameters: values are part of its text, which PostgreSQL logs if it fails. So queue neither
+    files nor secrets.
+    """
+
+    is_confirmed = True  # the server has answered in this transaction
+    _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
+
+    def execute(
+        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
+    ) -> psycopg.Cursor[Row]:
+        if not self._queue:
+            return super().execute(query, params, prepare=prepare, binary=binary)
+        self.queue(query, params)
+        return self.send_queue()
+
+    def fetch_all(self, sql: str, args: Mapping[str, Any]) -> list[Row]:
+        return self.execute(sql, args).fetchall()
+
+    def queue(self, sql: str, args: Mapping[str, Any] | None = None) -> QueuedQuery:
+        """Execute a statement together with the next one; outside a transaction at once."""
+        query = QueuedQuery(psycopg.ClientCursor(self).mogrify(sql, args))
+        if self._queue is None:
+            self._send([query])
+        else:
+            self._queue.append(query)
+        return query
+
+    def send_queue(self) -> psycopg.Cursor[Row]:
+        """Execute what is queued; return the result of the last statement."""
+        queries, self._queue = self._queue or [], []
+        return self._send(queries)
+
+    def _send(self, queries: Sequence[QueuedQuery]) -> psycopg.Cursor[Row]:
+        cursor = psycopg.ClientCursor(self)
+        cursor.execute(";\n".join(query.text for query in queries))
+        self.is_confirmed = True
+        for n in range(-len(queries), 0):  # from the end: BEGIN has several results
+            queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
+        return cursor.set_result(-1)
+
+    def begin(self, lock_ms: int) -> None:
+        self.is_confirmed, self._queue = False, []
+        self.queue(BEGIN.format(lock_ms=lock_ms))
+
+    def end(self, command: str) -> None:
+        """Commit or roll back, unless nothing was executed."""
+        queries, self._queue = self._queue or [], None
+        queries = [] if command == "ROLLBACK" else queries
+        if len(queries) > 1 or self.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            self._send([*queries, QueuedQuery(command)])
+
+    @contextlib.contextmanager
+    def transaction(self, *args: Any, **options: Any) -> Iterator[psycopg.Transaction]:
+        """Run a transaction of psycopg, in one of `Database` a savepoint."""
+        if self._queue:
+            self.send_queue()
+        with super().transaction(*args, **options) as transaction:
+            try:
+                yield transaction
+            except BaseException:
+                self._queue = self._queue and []
+                raise
+            if self._queue:
+                self.send_queue()
+
+
 class CommitUncertain(DatabaseUnavailable):
     """The connection failed during COMMIT: read the row to determine the outcome."""
+
+
+class ConnectionStale(DatabaseUnavailable):
+    """A connection that had been idle failed before anything was executed: the transaction is repeated over another."""
 
 
 def connect(url: str, *, name: str = "moorage") -> Connection:
     """Open a connection in autocommit mode. Raises DatabaseUnavailable if there is none within 3 s."""
     try:
-        return psycopg.connect(
+        return Connection.connect(
             url,
             autocommit=True,
             row_factory=dict_row,
@@ -68,7 +152,9 @@ class Database:
     def connection(self) -> Connection:
         if self._connection is not None and self._pid != os.getpid():
             self._connection = None  # belongs to the parent process: closing it here would close it there
-        if self._connection is None or self._connection.closed:
+        if self._connection is not None and (self._connection.closed or _has_unread_bytes(self._connection)):
+            self.close()
+        if self._connection is None:
             self._connection = connect(self._url, name=self._name)
             self._pid = os.getpid()
         return self._connection
@@ -89,13 +175,17 @@ class Database:
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
         with block_signals(), time_limit.suspend_limit():
-            conn = self._begin(lock_ms)
+            reused = self._connection
+            conn = self.connection()
+            conn.begin(lock_ms)
             try:
                 yield conn
             except BaseException as error:
                 translated = sqlstates.translate(error)
                 if isinstance(translated, DatabaseUnavailable):
                     self.close()
+                    if conn is reused and not conn.is_confirmed and sqlstates.is_connection_lost(error):
+                        raise ConnectionStale(str(translated)) from error
                 else:
                     self._roll_back(conn)
                 if translated is not None:
@@ -103,35 +193,23 @@ class Database:
                 raise
             self._commit(conn)
 
-    def _begin(self, lock_ms: int) -> Connection:
-        """Begin a transaction; reconnect once if the idle connection was closed (a restart of PostgreSQL)."""
-        reused = self._connection is not None
-        try:
-            conn = self.connection()
-            conn.execute(BEGIN.format(lock_ms=lock_ms))
-        except psycopg.Error as error:
-            self.close()
-            if reused:
-                return self._begin(lock_ms)
-            raise DatabaseUnavailable(f"PostgreSQL connection lost: {sqlstates.first_line(error)}") from error
-        return conn
-
     def _commit(self, conn: Connection) -> None:
         try:
-            conn.execute("COMMIT")
+            conn.end("COMMIT")
         except RETRYABLE_ERRORS:
             self._roll_back(conn)
             raise
         except psycopg.Error as error:
-            if sqlstates.translate(error) is None:  # a deferred constraint: certainly not committed
+            translated = sqlstates.translate(error)
+            if not isinstance(translated, DatabaseUnavailable):  # certainly not committed
                 self._roll_back(conn)
-                raise
+                raise translated or error from error
             self.close()
             raise CommitUncertain(f"PostgreSQL failed during COMMIT: {sqlstates.first_line(error)}") from error
 
     def _roll_back(self, conn: Connection) -> None:
         try:
-            conn.execute("ROLLBACK")
+            conn.end("ROLLBACK")
         except psycopg.Error:
             self.close()
 
@@ -145,7 +223,7 @@ class Database:
             try:
                 with self.transaction(lock_ms) as conn:
                     return work(conn)
-            except RETRYABLE_ERRORS:
+            except (*RETRYABLE_ERRORS, ConnectionStale):
                 continue
             except DatabaseLocked as error:
                 locked = error
@@ -153,6 +231,10 @@ class Database:
         else:
             raise DatabaseUnavailable("transaction failed 20 times by deadlock or serialization failure")
         return self._run_observed(work, locked)
+
+    def fetch_all(self, sql: str, args: Mapping[str, Any]) -> list[Row]:
+        """Execute one statement in a transaction, in one round trip; raises as `run` does."""
+        return self.run(lambda conn: conn.queue(sql, args)).rows
 
     def _run_observed(self, work: Callable[[Connection], T], locked: DatabaseLocked) -> T:
         """Run `work` while another connection looks who blocks this one. Raises DatabaseLocked, with the holder."""
@@ -180,6 +262,13 @@ def block_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _has_unread_bytes(conn: Connection) -> bool:
+    """Return True if the server sent unsolicited data: nearly always the end of the connection."""
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def fetch_one(conn: Connection, sql: str, args: Mapping[str, Any]) -> Row | None:

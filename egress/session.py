@@ -26,12 +26,14 @@ from urllib3.util.ssl_ import create_urllib3_context
 from egress import ip_ranges
 from egress.sockets import PlainSocket, TlsSocket
 from media.limits import Limits
+from moorage.certificates import iterate_causes
 from moorage.errors import DownloadRefused
 from moorage.urls import build_request_target
 
 Resolver = Callable[..., list[Any]]  # socket.getaddrinfo or a substitute
 _MAX_ADDRESSES: Final = 4  # tried for one connection, each with its own timeout
 _request_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("moorage_request_target", default=None)
+_is_reused: contextvars.ContextVar[bool] = contextvars.ContextVar("moorage_reused_connection", default=False)
 
 
 class EgressGuard:
@@ -121,6 +123,11 @@ class _Adapter(HTTPAdapter):
         token = _request_target.set(build_request_target(request.url or ""))
         try:
             return super().send(request, *args, **kwargs)
+        except requests.ConnectionError as error:  # a server may close an idle connection at any moment
+            is_closed = any(isinstance(cause, ConnectionError) for cause in iterate_causes(error))
+            if not (_is_reused.get() and is_closed and request.method == "GET"):
+                raise
+            return super().send(request, *args, **kwargs)
         finally:
             _request_target.reset(token)
 
@@ -148,25 +155,35 @@ class _Response(http.client.HTTPResponse):
         return version, http.client.CONTINUE if is_interim else status, reason
 
 
-class _ExactTarget:
-    """Sends the target as the URL has it: urllib3 rewrites its escapes, which breaks a signature over the text."""
+class _KeptConnection:
+    """
+    Is opened through the guard, and notes whether it has served a request before.
+
+    Sends the target as the URL has it: urllib3 rewrites its escapes, which breaks a signature over the text.
+    """
+
+    is_reused = False
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+        _is_reused.set(self.is_reused)
         super().putrequest(method, _request_target.get() or url, *args, **kwargs)  # type: ignore[misc]  # other base
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()  # type: ignore[misc]  # other base
+        self.is_reused = True
+        return response
 
 
 def _guarded_pools(egress: EgressGuard, seconds: float) -> dict[str, type[HTTPConnectionPool]]:
-    class Http(_ExactTarget, HTTPConnection):
-        response_class = _Response
+    def connect(conn: Any) -> socket.socket:
+        conn.is_reused = False
+        return egress.connect(conn, seconds)
 
-        def _new_conn(self) -> socket.socket:
-            return egress.connect(self, seconds)
+    class Http(_KeptConnection, HTTPConnection):
+        response_class, _new_conn = _Response, connect
 
-    class Https(_ExactTarget, HTTPSConnection):
-        response_class = _Response
-
-        def _new_conn(self) -> socket.socket:
-            return egress.connect(self, seconds)
+    class Https(_KeptConnection, HTTPSConnection):
+        response_class, _new_conn = _Response, connect
 
     class HttpPool(HTTPConnectionPool):
         ConnectionCls = Http

@@ -1,16 +1,14 @@
 """Validation of images: every frame is decoded completely, within the limits."""
 
 import base64
-import hashlib
+import contextlib
 import json
-import math
 import mmap
 import os
 import re
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, BinaryIO, Final
 
@@ -84,12 +82,9 @@ def _decode(
     file: BinaryIO, kind: FileFormat, scan: ImageScan, limits: Limits, facts: dict[str, Any]
 ) -> tuple[Media, Thumbnail]:
     notes = list(scan.notes)
-    with open_image(file, kind, scan) as image:
+    with _open_complete(file, kind, scan, notes) as image:
         frames = int(getattr(image, "n_frames", 1))
         _check_size(image.width, image.height, frames, limits, facts)
-        _check_pixel_data(file, kind, scan)
-        image.load()
-        digest = _hash_pixels(image) if isinstance(scan, jpeg.JpegScan) else b""
         first = 1 if frames > 1 and getattr(image, "default_image", False) else 0  # APNG: frame 0 may not be shown
         if first:
             image.seek(first)
@@ -100,8 +95,6 @@ def _decode(
             facts["frame"] = index
             image.seek(index)
             image.load()
-    if isinstance(scan, jpeg.JpegScan):
-        _check_entropy_data(file, kind, scan, digest, notes)
     return Media(
         "image", kind.name, kind.content_type, kind.extension, width, height, frames - first,
         notes=to_storable("; ".join(dict.fromkeys(notes)), 1000) or None,
@@ -119,13 +112,35 @@ def _open(file: BinaryIO, kind: FileFormat, pieces: list[Piece]) -> Image.Image:
     return Image.open(open_pieces(file, pieces), formats=[kind.name.upper()])
 
 
-def _check_pixel_data(file: BinaryIO, kind: FileFormat, scan: ImageScan) -> None:
-    if kind.name == "png":
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            png.check_pixels(data, is_animated=scan.frames > 1)
+def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: list[str]) -> Image.Image:
+    """Decode the first frame, and refuse an image whose pixel data ends early; the caller closes it."""
+    if isinstance(scan, jpeg.JpegScan) and (pieces := jpeg.build_unended(scan)) is not None:
+        image = _open(file, kind, pieces)
+        with contextlib.suppress(OSError):  # more data was requested: the longer way finds out why
+            image.load()
+            return image
+    image = open_image(file, kind, scan)
+    try:
+        image.load()
+    finally:  # its reason is more precise than the decoder's
+        if kind.name == "png" and not _has_last_row(image, scan):
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                png.check_pixels(data, is_animated=scan.frames > 1)
+    if isinstance(scan, jpeg.JpegScan):
+        _check_entropy_data(file, kind, scan, image, notes)
+    return image
 
 
-def _check_entropy_data(file: BinaryIO, kind: FileFormat, scan: jpeg.JpegScan, digest: bytes, notes: list[str]) -> None:
+def _has_last_row(image: Image.Image, scan: ImageScan) -> bool:
+    """Return whether the last row was decoded: rows are decoded in order, into memory of zeros."""
+    if getattr(image, "tile", None) or scan.frames > 1 or image.info.get("interlace"):
+        return False
+    return image.crop((0, image.height - 1, *image.size)).getbbox(alpha_only=False) is not None
+
+
+def _check_entropy_data(
+    file: BinaryIO, kind: FileFormat, scan: jpeg.JpegScan, image: Image.Image, notes: list[str]
+) -> None:
     """
     Refuse a JPEG whose pixels change with bytes that a decoder of complete data does not read.
 
@@ -136,11 +151,10 @@ def _check_entropy_data(file: BinaryIO, kind: FileFormat, scan: jpeg.JpegScan, d
     for pieces in variants:
         with _open(file, kind, pieces) as filled:
             filled.load()
-            if _hash_pixels(filled) == digest:
-                continue
-            with _open(file, kind, scan.pieces) as image:
-                if _count_changed_pixels(image, filled) > scan.block_pixels:
-                    raise ContainerError("truncated: its pixel data ends early")
+            changed = _count_changed_pixels(image, filled)
+        if changed > scan.block_pixels:
+            raise ContainerError("truncated: its pixel data ends early")
+        if changed:
             notes.append("the data of one block of pixels ends early")
 
 
@@ -154,15 +168,7 @@ def _count_changed_pixels(image: Image.Image, other: Image.Image) -> int:
     return total
 
 
-def _hash_pixels(image: Image.Image) -> bytes:
-    digest = hashlib.blake2b()
-    rows = math.ceil(2**20 / image.width)
-    for top in range(0, image.height, rows):
-        digest.update(image.crop((0, top, image.width, min(image.height, top + rows))).tobytes())
-    return digest.digest()
-
-
-@contextmanager
+@contextlib.contextmanager
 def _translate_decoder_errors(facts: dict[str, Any], limits: Limits) -> Iterator[None]:
     """Convert errors of the decoder: they are the fault of the file, except for errors of the machine."""
     Image.MAX_IMAGE_PIXELS = limits.image_max_pixels  # checked by Pillow before it decodes a frame

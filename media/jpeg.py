@@ -20,6 +20,7 @@ _PROGRESSIVE: Final = 0xC2
 _HUFFMAN: Final = frozenset({0xC0, 0xC1, 0xC2})
 _NEVER: Final = 16
 _FILLERS: Final = 2
+_LOOKAHEAD: Final = b"\xff\x00" * 8  # libjpeg reads 64 bits ahead
 _FILLER_BYTES: Final = 1024  # more than some blocks of any quality need
 
 
@@ -103,6 +104,18 @@ def _check_scans(scan: JpegScan) -> None:
         raise ContainerError("truncated: its last scan is missing")
     if any(map(any, scan.missing_bits.values())):
         scan.notes.append("the JPEG has fewer scans than its full quality needs")
+
+
+def build_unended(scan: JpegScan) -> list[Piece] | None:
+    """
+    Return the image with 64 bits in place of its end: a decoder that has all blocks needs no more.
+
+    No code has only ones, so that each costs a decoder 16 bits and adds no more than the end of a block. None where
+    several runs of data may end early, or where the bits may stand for more than a block of all components.
+    """
+    if scan.frame_marker not in _HUFFMAN - {_PROGRESSIVE} or scan.has_restarts or len(scan.entropy) != 1:
+        return None
+    return [*scan.pieces[:-1], _LOOKAHEAD] if len(scan.missing_bits) > 2 else None
 
 
 def build_filled_variants(data: Data, scan: JpegScan) -> list[list[Piece]]:

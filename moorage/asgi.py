@@ -1,8 +1,10 @@
 """An ASGI application that is built when its server starts, not when its module is imported."""
 
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from moorage import problem_json
 from moorage.errors import ConfigError
 
 Message = MutableMapping[str, Any]
@@ -30,4 +32,20 @@ class LazyApp:
                 return
         if self._app is None:
             raise RuntimeError("lifespan was not started: run the server with --interface asgi")
+        if scope["type"] == "http" and not _names_one_host(scope):
+            await _refuse_host(send)
+            return
         await self._app(scope, receive, send)
+
+
+def _names_one_host(scope: Scope) -> bool:
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    return len(hosts) == 1 and bool(hosts[0])  # granian adds an empty one where there is none
+
+
+async def _refuse_host(send: Send) -> None:
+    """A proxy may have routed by another Host than the one that is read here (RFC 9112, 3.2)."""
+    problem = problem_json.build_problem(400, "the request has no Host header, or several: send one")
+    headers = [(b"content-type", problem_json.CONTENT_TYPE.encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(problem).encode()})

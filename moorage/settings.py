@@ -217,6 +217,11 @@ class Settings(BaseSettings):
                 "REPLICATE_API_TOKEN is set but REPLICATE_WEBHOOK_SECRET is not: write the secret, or name replicate in"
                 " MOORAGE_ALLOW_UNSIGNED"
             )
+        if self.fal_key and not self.fal_user_id:
+            raise ValueError(
+                "FAL_KEY is set but FAL_USER_ID is not, and fal signs the webhooks of all users with one key: write"
+                " your user's id"
+            )
         if self.notify_url and not self.notify_secret:
             raise ValueError(
                 "MOORAGE_NOTIFY_URL is set but MOORAGE_NOTIFY_SECRET is not: write whsec_ and the base64 text of 24"

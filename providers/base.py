@@ -38,6 +38,7 @@ class Provider(ABC):
     new_delivery_status: ClassVar[int] = 202
     known_delivery_status: ClassVar[int] = 200
     output_lifetime_seconds: ClassVar[float | None] = None  # of URLs, after the end of a prediction; None: unknown
+    max_delivery_bytes: ClassVar[int | None] = None  # of a body; None: MOORAGE_WEBHOOK_MAX_BYTES alone
     # Headers of a delivery that are stored, in lower case; never a signature or key.
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
@@ -95,19 +96,29 @@ class Provider(ABC):
     def can_cancel(self) -> bool:
         return self._api is not None
 
-    def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
+    def check_headers(self, headers: Headers, now: float) -> Any:
         """
-        Verify the signature of a delivery; `now` is in Unix seconds. Raises BadSignature, or KeysStale: call
-        `fetch_keys` first.
+        Check what needs no body: signature headers that are malformed, missing or out of date. Raises BadSignature.
 
-        MOORAGE_ALLOW_UNSIGNED applies only to a provider without a secret. An unsigned delivery is identified by its
-        body, since its id could be forged.
+        Returns what `verify_body` needs: None for an unsigned delivery, which MOORAGE_ALLOW_UNSIGNED allows only for a
+        provider without a secret. `now` is in Unix seconds.
         """
         if self.has_secret:
-            return self._verify(headers, body, now)
+            return self._parse_signature(headers, now)
         if self._accepts_unsigned:
-            return VerifiedDelivery(webhook_id=None)
+            return None
         raise BadSignature(f"{self.name} has no webhook secret: set {self.webhook_setting}")
+
+    def verify_body(self, signature: Any, body: bytes) -> VerifiedDelivery:
+        """
+        Verify the signature of a body. Raises BadSignature, or KeysStale: call `fetch_keys` first.
+
+        An unsigned delivery is identified by its body, since its id could be forged.
+        """
+        return VerifiedDelivery(webhook_id=None) if signature is None else self._verify(signature, body)
+
+    def verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
+        return self.verify_body(self.check_headers(headers, now), body)
 
     def _require(self, client: Client | None) -> Client:
         if client is None:
@@ -122,10 +133,12 @@ class Provider(ABC):
             raise ProviderUnavailable(f"{self.label} returned data about {report.external_id}, which was not requested")
         return report
 
-    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        """Verify the signature, by default that of Standard Webhooks; `has_secret` is True."""
-        secrets, prefixes = self._secrets, self.header_prefixes
-        return VerifiedDelivery(signatures.verify_standard_v1(headers, body, now, secrets=secrets, prefixes=prefixes))
+    def _parse_signature(self, headers: Headers, now: float) -> Any:
+        """Parse the signature headers, by default those of Standard Webhooks; `has_secret` is True."""
+        return signatures.parse_standard_headers(headers, now, prefixes=self.header_prefixes)
+
+    def _verify(self, signature: Any, body: bytes) -> VerifiedDelivery:
+        return VerifiedDelivery(signatures.verify_standard_v1(signature, body, self._secrets))
 
     def fetch_keys(self) -> None:  # noqa: B027 (most providers have a secret instead)
         """Fetch the public keys if `verify` raised KeysStale; blocks for seconds, raises nothing."""

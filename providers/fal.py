@@ -67,12 +67,15 @@ class Fal(Provider):
         """Return True if FAL_KEY or FAL_USER_ID is set: the keys are public."""
         return self.can_poll or bool(self._users)
 
-    def _verify(self, headers: Headers, body: bytes, now: float) -> VerifiedDelivery:
-        signed = signatures.parse_digest_signature(headers, body, now, prefix=_PREFIX)
-        if self._users and signed.user_id not in self._users:
-            raise BadSignature(f"signed for another user of fal than FAL_USER_ID: {signed.user_id}")
+    def _parse_signature(self, headers: Headers, now: float) -> signatures.DigestSignature:
+        signature = signatures.parse_digest_signature(headers, now, prefix=_PREFIX)
+        if self._users and signature.user_id not in self._users:
+            raise BadSignature(f"signed for another user of fal than FAL_USER_ID: {signature.user_id}")
+        return signature
+
+    def _verify(self, signature: signatures.DigestSignature, body: bytes) -> VerifiedDelivery:
         keys = self.key_set.keys
-        matches = signed.matches(keys)
+        matches = signature.matches(body, keys)
         if self.key_set.may_fetch() and (self.key_set.is_stale() or not matches):
             raise KeysStale("fal's public keys must be fetched")
         if not matches and self.key_set.keys is not keys:  # replaced by another thread

@@ -8,7 +8,7 @@ Sources: openai-python (lib/_webhooks.py, types/webhooks, types/responses), open
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import SecretStr
 
@@ -45,6 +45,7 @@ class OpenAI(Provider):
     submit_response_seconds = 180.0  # an image of high quality takes up to two minutes
     webhook_setting = "OPENAI_WEBHOOK_SECRET"
     submit_setting = "OPENAI_API_KEY"
+    max_delivery_bytes: ClassVar[int | None] = 256 * 2**10  # an event has ids and no result: a few hundred bytes
     recorded_headers = Provider.recorded_headers | {"webhook-id", "webhook-timestamp"}
 
     def __init__(self, settings: Settings) -> None:

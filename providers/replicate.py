@@ -5,9 +5,11 @@ Sources: replicate-python (webhook.py, prediction.py, helpers.py), replicate-jav
 replicate.com/docs/topics/webhooks and /docs/topics/predictions.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 from moorage import logs
 from moorage.errors import MoorageError, SubmitUncertain
@@ -19,7 +21,7 @@ from moorage.provider_types import (
     SubmitResult,
 )
 from moorage.settings import Settings
-from moorage.urls import HostAllowlist
+from moorage.urls import HostAllowlist, parse_endpoint
 from providers import (
     endpoints,
     json_fields,
@@ -45,6 +47,8 @@ _STATUSES: Final[dict[str, PredictionStatus]] = {
 }
 # The prediction ended already (status not documented by Replicate); the next poll returns its status.
 _ENDED: Final = (400, 409, 422)
+# No dots and no escapes: a server could resolve them to another path of the API.
+_FILE_PATH: Final = re.compile(r"/v1/files(/(?!\.+(/|$))[\w.~-]+)+", re.ASCII)
 _LIFETIME_SECONDS: Final = 3600.0  # then Replicate deletes the data of API predictions
 
 
@@ -145,10 +149,15 @@ class Replicate(Provider):
         return replicate_models.get_input_schema(self._api, self._api_url, replicate_models.ModelName.parse(model))
 
     def download_headers(self, url: str) -> dict[str, str]:
-        """Return the token for the allowed hosts (some files need it), over https: or to an exact exempt address."""
-        if not self._token_header or self.refusal_reason(url) is not None or not self.hosts.is_safe_for_secrets(url):
+        """
+        Return the token for files of the API itself, which need it; none for the other hosts of output files.
+
+        Output hosts are chosen by operators, for files that anybody with the URL may read.
+        """
+        if not self._token_header or self.refusal_reason(url) is not None:
             return {}
-        return dict([self._token_header])
+        is_api_file = parse_endpoint(url) == parse_endpoint(self._api_url) and _FILE_PATH.fullmatch(urlsplit(url).path)
+        return dict([self._token_header]) if is_api_file else {}
 
 
 def _get_expiry(completed_at: datetime | None) -> datetime | None:

@@ -36,29 +36,44 @@ def decode_standard_secrets(values: Iterable[SecretStr], setting: str) -> tuple[
     return tuple(_decode_secret(value.get_secret_value(), number, setting) for number, value in enumerate(values, 1))
 
 
-def verify_standard_v1(
-    headers: Headers, body: bytes, now: float, *, secrets: Sequence[bytes], prefixes: Sequence[str] = ("webhook-",)
-) -> str:
-    """
-    Verify a Standard Webhooks 1.0 `v1` signature (HMAC-SHA256 over `id.timestamp.body`, base64) and return the id.
+@dataclass(frozen=True, slots=True)
+class StandardHeaders:
+    """The three headers of Standard Webhooks, whose form and time stamp are valid."""
 
-    Any secret may match any of the signatures. `now` is in Unix seconds. Of the `prefixes` of the three headers, the
-    first one in the request is used. Raises BadSignature.
+    webhook_id: bytes
+    timestamp: bytes
+    signatures: Sequence[bytes]  # the `v1` ones, base64
+
+
+def parse_standard_headers(headers: Headers, now: float, *, prefixes: Sequence[str] = ("webhook-",)) -> StandardHeaders:
+    """
+    Parse the headers of a Standard Webhooks 1.0 request. Raises BadSignature; needs no body.
+
+    `now` is in Unix seconds. Of the `prefixes` of the three headers, the first one in the request is used.
     """
     names = _find_header_names(headers, prefixes)
     webhook_id, timestamp, signatures = (_get_single_header(headers, name) for name in names)
     if not _ID.fullmatch(webhook_id):
         raise BadSignature(f"{names[0]} is empty or has a character that is invalid in an id")
     _check_timestamp(timestamp, now, names[1])
-    start = webhook_id + b"." + timestamp + b"."
-    expected = [_hmac_base64(secret, start, body) for secret in secrets]
     received = [part[3:] for part in signatures.split() if part.startswith(b"v1,")]
     if not received:
         raise BadSignature(f"{names[2]} has no v1 signature")
-    matches = [hmac.compare_digest(mac, signature) for mac in expected for signature in received]
+    return StandardHeaders(webhook_id, timestamp, received)
+
+
+def verify_standard_v1(parsed: StandardHeaders, body: bytes, secrets: Sequence[bytes]) -> str:
+    """
+    Verify a `v1` signature (HMAC-SHA256 over `id.timestamp.body`, base64) and return the id. Raises BadSignature.
+
+    Any secret may match any of the signatures.
+    """
+    start = parsed.webhook_id + b"." + parsed.timestamp + b"."
+    expected = [_hmac_base64(secret, start, body) for secret in secrets]
+    matches = [hmac.compare_digest(mac, signature) for mac in expected for signature in parsed.signatures]
     if not any(matches):  # all are compared, for constant time
         raise BadSignature("no signature matches: another secret, or the body was changed in transit")
-    return webhook_id.decode("ascii")
+    return parsed.webhook_id.decode("ascii")
 
 
 def sign_standard_v1(webhook_id: str, timestamp: int, body: bytes, *, secrets: Sequence[bytes]) -> str:
@@ -69,19 +84,21 @@ def sign_standard_v1(webhook_id: str, timestamp: int, body: bytes, *, secrets: S
 
 @dataclass(frozen=True, slots=True)
 class DigestSignature:
-    """The parts of an Ed25519 digest signature whose form is valid; `matches` verifies it."""
+    """The headers of an Ed25519 digest signature, whose form and time stamp are valid; `matches` verifies it."""
 
     user_id: str
-    message: bytes
+    signed_headers: tuple[bytes, bytes, bytes]  # request id, user id, time stamp
     signature: bytes
 
-    def matches(self, keys: Iterable[Ed25519PublicKey]) -> bool:
-        return any(_is_signed_by(key, self.signature, self.message) for key in keys)
+    def matches(self, body: bytes, keys: Iterable[Ed25519PublicKey]) -> bool:
+        """Return True if a key signed request id, user id, time stamp and hex(sha256(body)), joined by newlines."""
+        message = b"\n".join((*self.signed_headers, hashlib.sha256(body).hexdigest().encode()))
+        return any(_is_signed_by(key, self.signature, message) for key in keys)
 
 
-def parse_digest_signature(headers: Headers, body: bytes, now: float, *, prefix: str) -> DigestSignature:
+def parse_digest_signature(headers: Headers, now: float, *, prefix: str) -> DigestSignature:
     """
-    Return the signed message: `request id, user id, time stamp, hex(sha256(body))`, joined by newlines.
+    Parse the headers of a digest signature; needs no body.
 
     `now` is in Unix seconds. Raises BadSignature for a malformed header or a time stamp that is over 300 s off.
     """
@@ -93,9 +110,8 @@ def parse_digest_signature(headers: Headers, body: bytes, now: float, *, prefix:
     _check_timestamp(timestamp, now, names[2])
     if not _HEX_SIGNATURE.fullmatch(signature):
         raise BadSignature(f"{names[3]} is not 128 hexadecimal digits")
-    digest = hashlib.sha256(body).hexdigest().encode()
-    message = b"\n".join((request_id, user_id, timestamp, digest))
-    return DigestSignature(user_id.decode("ascii"), message, bytes.fromhex(signature.decode("ascii")))
+    signed_headers = (request_id, user_id, timestamp)
+    return DigestSignature(user_id.decode("ascii"), signed_headers, bytes.fromhex(signature.decode("ascii")))
 
 
 def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:

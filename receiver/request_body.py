@@ -10,62 +10,141 @@ from moorage.errors import Refused, Transient
 from receiver.responses import Headers
 
 READ_SECONDS: Final = 30.0  # for the whole body; 16 MiB in 30 s is 560 kB/s
+PAUSE_SECONDS: Final = 5.0  # between two parts of a body, and before the minimum speed counts
+MIN_BYTES_PER_SECOND: Final = 16 * 2**10
+SMALL_BYTES: Final = 64 * 2**10  # webhooks without base64 files are below it
+RESERVED_SHARE: Final = 8  # one eighth of the limit is only for small bodies
+EVICTION_SECONDS: Final = 1.0  # a body that is read for less is not evicted: its speed is not known yet
 
 
 class BytesInFlightExceeded(Transient):
     """Too many bytes in flight: the sender should retry."""
 
 
+class BodyRead:
+    """A body that is being read: its parts and size so far, and until when the next part must arrive."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.is_evicted = False
+        self.timeout = asyncio.timeout(PAUSE_SECONDS)
+        self._started = asyncio.get_running_loop().time()
+
+    def age(self) -> float:
+        return asyncio.get_running_loop().time() - self._started
+
+    def evict(self) -> None:
+        """End the read at the next turn of the event loop; its bytes are free at once."""
+        self.is_evicted = True
+        self.chunks.clear()
+        self.size = 0
+        self.timeout.reschedule(asyncio.get_running_loop().time())
+
+    def extend_deadline(self) -> None:
+        now = asyncio.get_running_loop().time()
+        slowest = self._started + PAUSE_SECONDS + self.size / MIN_BYTES_PER_SECOND
+        self.timeout.reschedule(min(self._started + READ_SECONDS, now + PAUSE_SECONDS, slowest))
+
+
 class BytesInFlight:
-    """Counts the body bytes held by all requests of one event loop."""
+    """
+    Counts the body bytes held by all requests of one event loop.
+
+    When they reach the limit, the slowest body that is being read is evicted, large ones first: connections that send
+    a part of their body and then nothing cannot keep others out.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
+        self.reads: set[BodyRead] = set()  # those that may be evicted
         self.bytes = 0
 
-    def check(self, more: int) -> None:
-        if self.bytes + more > self._limit:
-            raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {self._limit} is the limit")
+    def add(self, read: BodyRead, chunk: bytes) -> None:
+        self.make_room(read, len(chunk))
+        read.chunks.append(chunk)
+        read.size += len(chunk)
+        self.bytes += len(chunk)
 
-    def add(self, more: int) -> None:
-        """Count `more` bytes as held, or raise BytesInFlightExceeded and count nothing."""
-        self.check(more)
-        self.bytes += more
+    def make_room(self, read: BodyRead, more: int) -> None:
+        """Evict others until `more` bytes of a body fit, or raise BytesInFlightExceeded."""
+        is_large = read.size + more > SMALL_BYTES
+        limit = self._limit - self._limit // RESERVED_SHARE if is_large else self._limit
+        while self.bytes + more > limit:
+            slowest = min(
+                (other for other in self.reads if other is not read and _can_evict(other)), key=_rank, default=None
+            )
+            if slowest is None:
+                raise BytesInFlightExceeded(f"{self.bytes} bytes are in flight and {limit} is the limit")
+            self.bytes -= slowest.size
+            slowest.evict()
+
+
+def _can_evict(read: BodyRead) -> bool:
+    return read.size > 0 and read.age() >= EVICTION_SECONDS
+
+
+def _rank(read: BodyRead) -> tuple[bool, float]:
+    """Large bodies first, of these the slowest."""
+    return read.size <= SMALL_BYTES, read.size / read.age()
 
 
 @contextlib.asynccontextmanager
 async def read_body(
     receive: Receive, headers: Headers, max_bytes: int, in_flight: BytesInFlight
 ) -> AsyncIterator[bytes]:
-    """Yield the body, in flight until the block ends. Raises Refused: 413, 400 incomplete; BytesInFlightExceeded."""
+    """
+    Yield the body, in flight until the block ends.
+
+    Raises Refused: 413, 408 too slow, 400 incomplete; BytesInFlightExceeded: no room, or evicted.
+    """
     declared = _content_length(headers)
     if declared > max_bytes:
         raise _too_large(max_bytes)
-    in_flight.check(declared)
-    chunks: list[bytes] = []
+    read = BodyRead()
+    in_flight.make_room(read, declared)
+    in_flight.reads.add(read)
     try:
-        await _read_within_limit(receive, chunks, max_bytes, in_flight)
-        yield b"".join(chunks)
+        await _read_in_time(receive, read, max_bytes, in_flight)
+        in_flight.reads.discard(read)  # complete: it is not evicted while it is recorded
+        yield b"".join(read.chunks)
     finally:
-        in_flight.bytes -= sum(map(len, chunks))
+        in_flight.reads.discard(read)
+        in_flight.bytes -= read.size
 
 
-async def _read_within_limit(receive: Receive, chunks: list[bytes], max_bytes: int, in_flight: BytesInFlight) -> None:
-    size, more = 0, True
+async def _read_in_time(receive: Receive, read: BodyRead, max_bytes: int, in_flight: BytesInFlight) -> None:
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise Refused("the request ended before its body (short body or broken chunking): retry")
-                chunk, more = message.get("body", b""), message.get("more_body", False)
-                size += len(chunk)
-                if size > max_bytes:
-                    raise _too_large(max_bytes)
-                in_flight.add(len(chunk))
-                chunks.append(chunk)
+        async with read.timeout:
+            await _read_chunks(receive, read, max_bytes, in_flight)
     except TimeoutError as error:
-        raise Refused(f"the body did not arrive within {READ_SECONDS:.0f} s: retry") from error
+        if read.is_evicted:
+            raise _evicted() from error
+        raise Refused(
+            f"the body arrived too slowly: {read.size} bytes in {read.age():.0f} s, at least"
+            f" {MIN_BYTES_PER_SECOND // 1024} kB/s and all within {READ_SECONDS:.0f} s are needed: retry",
+            status=408,
+        ) from error
+
+
+async def _read_chunks(receive: Receive, read: BodyRead, max_bytes: int, in_flight: BytesInFlight) -> None:
+    more = True
+    while more:
+        message = await receive()
+        if read.is_evicted:
+            raise _evicted()
+        if message["type"] != "http.request":
+            raise Refused("the request ended before its body (short body or broken chunking): retry")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        if read.size + len(chunk) > max_bytes:
+            raise _too_large(max_bytes)
+        in_flight.add(read, chunk)
+        if more:
+            read.extend_deadline()
+
+
+def _evicted() -> BytesInFlightExceeded:
+    return BytesInFlightExceeded("the limit of bytes in flight was reached, and this body arrived slower than others")
 
 
 def _content_length(headers: Headers) -> int:

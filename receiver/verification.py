@@ -1,13 +1,11 @@
 """Verifies signatures; a provider's public keys are fetched off the event loop, once for concurrent requests."""
 
 import asyncio
-import time
-from typing import Final
+from typing import Any, Final
 
 from moorage.errors import KeysStale
 from moorage.provider_types import VerifiedDelivery
 from providers.base import Provider
-from receiver.responses import Headers
 
 
 class SignatureVerifier:
@@ -17,13 +15,13 @@ class SignatureVerifier:
         self._answer_seconds: Final = answer_seconds
         self._fetches: dict[str, asyncio.Task[None]] = {}
 
-    async def verify(self, provider: Provider, headers: Headers, body: bytes) -> VerifiedDelivery:
+    async def verify(self, provider: Provider, signature: Any, body: bytes) -> VerifiedDelivery:
         """Return what a signature authenticates. Raises BadSignature; KeysStale: keys not fetched in time (503)."""
         try:
-            return provider.verify(headers, body, time.time())
+            return provider.verify_body(signature, body)
         except KeysStale:
             await self._fetch_keys(provider)
-        return provider.verify(headers, body, time.time())
+        return provider.verify_body(signature, body)
 
     async def _fetch_keys(self, provider: Provider) -> None:
         fetch = self._fetches.get(provider.name)

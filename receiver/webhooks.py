@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,8 +56,10 @@ class WebhookReceiver:
     async def receive(self, name: str, headers: Headers, receive: Receive, *, query: bytes = b"") -> Response:
         """Record a webhook, respond after the commit. Raises Refused: 4xx, not recorded; Transient: 503, retry."""
         provider = self.get_enabled_provider(name)
-        async with request_body.read_body(receive, headers, self._max_bytes, self.in_flight) as body:
-            verified = await self._verifier.verify(provider, headers, body)
+        signature = provider.check_headers(headers, time.time())  # before any byte of the body is held
+        limit = min(self._max_bytes, provider.max_delivery_bytes or self._max_bytes)
+        async with request_body.read_body(receive, headers, limit, self.in_flight) as body:
+            verified = await self._verifier.verify(provider, signature, body)
             key_sha256 = webhook_keys.hash_key_in_query(query.decode("latin-1")) if query else None
             recorded = await self._recorder.record(_build_delivery(provider, verified, headers, body, key_sha256))
             size = len(body)

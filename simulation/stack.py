@@ -113,7 +113,7 @@ class LocalDeployment:
 
     def add_worker(self, name: str, *flags: str, **overrides: str) -> Process:
         """Add a worker process, without starting it."""
-        return self._add(name, ["celery", *worker_flags((*flags, "-n", f"{name}@%h"))], **overrides)
+        return self.add_process(name, ["celery", *worker_flags((*flags, "-n", f"{name}@%h"))], **overrides)
 
     def _ensure_buckets(self) -> None:
         """Create the buckets before anything is served: an upload may arrive before a worker has created them."""
@@ -124,18 +124,20 @@ class LocalDeployment:
 
     def _add_processes(self) -> None:
         keep_workers, concurrency, beats, flower = self._counts
-        self._add("receiver", ["granian", *granian_flags("127.0.0.1", self.port)], ready_url=f"{self.url}/healthz")
+        ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
+        self.add_process("receiver", ["granian", *flags], ready_url=ready_url)
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency))
         for number in range(1, keep_workers + 1):
             self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency))
         for number in range(1, beats + 1):
-            self._add(f"beat{number}", ["celery", "-A", "worker", "beat"])
+            self.add_process(f"beat{number}", ["celery", "-A", "worker", "beat"])
         if flower:
             flags = ["--address=127.0.0.1", f"--port={self.flower_port}"]
             ready_url = f"{self.flower_url}/healthcheck"
-            self._add("flower", ["celery", "-A", "worker", "flower", *flags], ready_url=ready_url)
+            self.add_process("flower", ["celery", "-A", "worker", "flower", *flags], ready_url=ready_url)
 
-    def _add(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
+    def add_process(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
+        """Add a process that runs a Python module, without starting it."""
         logs_folder = self.folder / "logs"
         logs_folder.mkdir(parents=True, exist_ok=True)
         process = self.processes[name] = Process(

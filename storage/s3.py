@@ -9,11 +9,11 @@ from typing import Any, BinaryIO, cast
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
-from moorage.errors import StorageRefused
+from moorage.errors import StorageRefused, StorageUnavailable
 from moorage.failpoints import failpoint
 from moorage.settings import Settings
 from storage import proofs, urls
-from storage.clients import S3Clients
+from storage.clients import WHOLE_BYTES, S3Clients
 from storage.errors import get_http_status, translate_errors
 from storage.proofs import Proof
 
@@ -62,6 +62,7 @@ class ObjectStore:
         self._asset_base = urls.get_asset_base_url(settings)
         self._checksums = settings.s3_checksums
         self._proof: Proof | None = None if self._checksums == "auto" else self._checksums
+        self._is_answering = False  # as the last upload or check of this process found
 
     @property
     def proof(self) -> Proof:
@@ -83,8 +84,22 @@ class ObjectStore:
             self._proof = proofs.find_proof(self.clients.authenticated(), self.private_bucket, again=again)
 
     def check_connection(self) -> None:
-        with translate_errors("head", self.public_bucket):
+        with self._observe(), translate_errors("head", self.public_bucket):
             self.clients.authenticated().head_bucket(Bucket=self.public_bucket)
+
+    def require_connection(self) -> None:
+        """Check the connection unless the last upload of this process succeeded: each file would cost a request."""
+        if not self._is_answering:
+            self.check_connection()
+
+    @contextlib.contextmanager
+    def _observe(self) -> Iterator[None]:
+        try:
+            yield
+        except (StorageUnavailable, StorageRefused):
+            self._is_answering = False
+            raise
+        self._is_answering = True
 
     def put(
         self,
@@ -111,8 +126,9 @@ class ObjectStore:
         checksum = proofs.build_arguments(proof, body, sha256)
         if not isinstance(body, bytes):
             body.seek(0)  # from another offset, the store waits for the rest until the timeout
+            body = body.read() if size <= WHOLE_BYTES else body  # of a file, botocore sends 16 kB at a time
         failpoint("storage.before_put")
-        with translate_errors("put", bucket, key):
+        with self._observe(), translate_errors("put", bucket, key):
             response = client.put_object(
                 Bucket=bucket, Key=key, Body=body, ContentLength=size, ContentType=content_type, **checksum, **optional
             )

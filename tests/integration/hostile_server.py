@@ -83,13 +83,20 @@ def chunk(data):
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def fetch(server, path, *, limits=FAST, allows=lambda url: None, pulse=lambda: None, headers_for=lambda url: {}):
+def fetch(
+    server, path, *, limits=FAST, allows=lambda url: None, pulse=lambda: None, headers_for=lambda url: {}, session=None
+):
     """Download a path of the server; returns what was fetched and its bytes."""
-    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(limits)
+    own = None if session else EgressGuard([f"127.0.0.1:{server.port}"]).new_session(limits)
     with (
-        contextlib.closing(session),
+        contextlib.closing(own) if own else contextlib.nullcontext(),
         download.download_url(
-            session, server.url(path), limits=limits, headers_for=headers_for, check_url=allows, on_progress=pulse
+            session or own,
+            server.url(path),
+            limits=limits,
+            headers_for=headers_for,
+            check_url=allows,
+            on_progress=pulse,
         ) as fetched,
     ):
         return fetched, fetched.file.read()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import psycopg
 
+from bench import processes
 from bench import receiver as bench
 from embedded.stack import Stack
 
@@ -18,7 +19,7 @@ def test_the_bench_reads_every_accepted_id_back(stack: Stack, database_url: str,
             result = bench.send_load(port, tmp_path, run=f"r{rate:.0f}", count=1000, seconds=0.5, rate=rate)
             accepted += result["rows"]
             assert result["statuses"] == {"202": result["accepted"]}
-        assert bench.cpu_seconds(pid) > 0
+        assert processes.cpu_seconds(pid) > 0
     found = bench.check_recorded(database_url, accepted, "msg_r0_")
     with psycopg.connect(database_url) as conn:
         conn.execute("DELETE FROM deliveries WHERE webhook_id = %s", (accepted[0][0],))

@@ -10,6 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from egress import download
+from egress.session import EgressGuard
 from moorage.errors import DownloadInterrupted, DownloadRefused, OutputGone
 from tests.integration.hostile_server import FAST, PNG, Server, chunk, failure, fetch, ok, says
 
@@ -43,6 +44,24 @@ def test_a_whole_body_arrives_hashed_and_at_its_start(server, answer):
     assert fetched.file.closed
     assert "Accept-Encoding: identity" in server.requests[0]
     assert f"Host: localhost:{server.port}" in server.requests[0]
+
+
+def test_a_kept_connection_that_the_server_closes_is_replaced(server):
+    """It may close an idle one at the very moment of the next request: not a fault of the file."""
+
+    def answer_once(stream):
+        ok(PNG)(stream)
+        if len(server.requests) == 1:
+            server.requests.append(stream.recv(65536).decode())  # the next request on this connection
+
+    server.answers["/"] = answer_once
+    session = EgressGuard([f"127.0.0.1:{server.port}"]).new_session(FAST)
+
+    bodies = [fetch(server, "/", session=session)[1] for _ in range(2)]
+    session.close()
+
+    assert bodies == [PNG, PNG]
+    assert [request.split()[:2] for request in server.requests] == [["GET", "/"]] * 3
 
 
 @pytest.mark.parametrize(

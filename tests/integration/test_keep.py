@@ -1,17 +1,22 @@
 """Keep: one output under one lease, downloaded, validated, stored and recorded."""
 
 import hashlib
+import io
 import threading
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from PIL import Image, ImageFile
 
 from db.connection import connect
 from embedded.stack import Stack
-from moorage.errors import DatabaseUnavailable, StepInterrupted
+from media import png
+from moorage.errors import DatabaseUnavailable, StepInterrupted, StorageUnavailable
 from moorage.model import Wake
+from storage.s3 import ObjectStore
 from tasks.jobs import replay
 from tests.integration.core import Held, World, database_of, prediction, together, world
 from worker import shutdown, step_runner
@@ -35,6 +40,12 @@ def stoppable() -> Iterator[None]:
     shutdown._shared[:] = bytes(8)
 
 
+def picture(format_name: str) -> bytes:
+    out = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(out, format_name)
+    return out.getvalue()
+
+
 def downloads(at: World) -> int:
     return sum(path.startswith("/files/") for path in at.source.asked)
 
@@ -56,6 +67,60 @@ def test_a_kept_file_is_stored_byte_for_byte_and_published(at: World) -> None:
     assert (row["lease_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
     assert at.state("jobs", made.job_id) == "succeeded"
     assert at.one("SELECT count(*) FROM variants WHERE render_id = %s", made.job_id) == 1
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_costs_one_download_one_decoding_and_two_uploads(
+    at: World, monkeypatch: pytest.MonkeyPatch, format_name: str
+) -> None:
+    """Each request, and each further reading of the pixels, costs milliseconds of every picture."""
+    at.deps.storage.check_connection()  # what a process asks once
+    assert at.deps.storage.proof == "sha256"
+    made = at.keeping([at.source.file(f"a.{format_name.lower()}", picture(format_name))])
+    (output_id,) = at.outputs(made.job_id)
+    requests: list[str] = []
+    decoded: list[str | None] = []
+    client = at.deps.storage.clients.authenticated()
+    client.meta.events.register("before-send.s3", lambda request, **_: requests.append(request.method))
+    load = ImageFile.ImageFile.load_prepare
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load_prepare", lambda image: (decoded.append(image.format), load(image))[1]
+    )
+    monkeypatch.setattr(png, "check_pixels", lambda *_, **__: decoded.append("inflated"))
+
+    at.step("keep", output_id)
+
+    assert at.state("outputs", output_id) == "kept"
+    assert (requests, downloads(at), decoded) == (["PUT", "PUT"], 1, [format_name])
+
+
+@pytest.mark.parametrize("fails", ["original", "thumbnail"])
+def test_a_file_whose_upload_fails_is_not_recorded_and_is_tried_again(
+    at: World, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Both objects are sent at once: neither outcome may hide the other."""
+    made = at.keeping([at.source.picture(9)])
+    (output_id,) = at.outputs(made.job_id)
+    put, begun = ObjectStore.put, threading.Barrier(2)
+
+    def fail_one(store: ObjectStore, bucket: str, key: str, *args: Any, **given: Any) -> None:
+        begun.wait(60)  # both are under way
+        if ("thumb" in key) == (fails == "thumbnail"):
+            raise StorageUnavailable("no connection")
+        put(store, bucket, key, *args, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "put", fail_one)
+        at.step("keep", output_id)
+    row, bucket = at.row("outputs", output_id), at.deps.storage.public_bucket
+    left = [item.key for item in at.deps.storage.list_objects(bucket, f"renders/{made.job_id}/")]
+    at.conn.execute("UPDATE outputs SET run_at = moment() WHERE id = %s", (output_id,))
+    at.step("keep", output_id)
+
+    assert (row["state"], row["key"], row["lease_token"]) == ("waiting", None, None)
+    assert len(left) == 1
+    assert at.state("outputs", output_id) == "kept"
+    assert at.row("outputs", output_id)["key"] not in left
 
 
 def test_a_doubled_wake_is_an_empty_claim(at: World) -> None:

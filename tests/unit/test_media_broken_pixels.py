@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from egress import download
-from media import validate
+from media import jpeg, validate
+from media.image_scan import open_pieces
 from media.limits import Limits
 from moorage.errors import InvalidMedia
 
@@ -193,6 +194,40 @@ def test_a_jpeg_whose_last_block_lacks_some_bits_is_kept_with_a_note():
     data = encoded(noise((64, 64), "L"), "JPEG", quality=95)
 
     assert examine(data[:-4] + b"\xff\xd9").media.notes == "the data of one block of pixels ends early"
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_complete_jpeg_is_decoded_once_and_one_that_lacks_a_few_bytes_is_not(mode, subsampling):
+    """A decoder of complete data asks for nothing after it; one that lacks blocks cannot fill them from eight bytes."""
+    data = encoded(noise((160, 96), mode), "JPEG", quality=90, subsampling=subsampling)
+    scan = jpeg.scan_jpeg(data)
+    (start, end), *more = scan.entropy
+    complete = [*scan.pieces[:-1], jpeg._LOOKAHEAD]
+
+    assert jpeg.build_unended(scan) == complete
+    assert not more
+    assert needs_no_more(data, complete)
+    for missing in (24, 60, 400):  # bytes of several blocks
+        short = [piece if piece != (start, end) else (start, end - missing) for piece in complete]
+        assert not needs_no_more(data, short)
+
+
+def needs_no_more(data, pieces):
+    with download.spool_bytes(data, LIMITS) as fetched, Image.open(open_pieces(fetched.file, pieces)) as image:
+        try:
+            image.load()
+        except OSError:
+            return False
+        return image.tobytes() == Image.open(io.BytesIO(data)).tobytes()
+
+
+def test_a_png_with_a_black_last_row_is_kept():
+    """The row shows nothing then: the data are counted."""
+    image = noise((40, 30))
+    image.paste(0, (0, 20, 40, 30))
+
+    assert examine(encoded(image, "PNG")).media.height_px == 30
 
 
 def test_a_restart_interval_that_ends_early_is_refused():

@@ -83,17 +83,30 @@ def test_logs_and_prompt_are_not_looked_at():
     assert replicate().parse_report(text.encode()).outputs == ()
 
 
-def test_the_token_goes_to_its_own_hosts_alone():
-    """Some files need it; a stranger must never get it."""
-    provider = replicate(replicate_api_token=TOKEN)
+def test_the_token_goes_to_the_api_alone():
+    """Its own files need it; a host that an operator adds for output files must never get it."""
+    provider = replicate(
+        replicate_api_token=TOKEN, replicate_output_hosts="api.replicate.com,cdn.example,*.replicate.delivery"
+    )
     bearer = {"Authorization": f"Bearer {TOKEN}"}
 
-    assert provider.download_headers("https://api.replicate.com/v1/files/x") == bearer
-    assert provider.download_headers("https://pbxt.replicate.delivery/x") == bearer
-    assert provider.download_headers("http://api.replicate.com/v1/files/x") == {}
-    assert provider.download_headers("https://api.replicate.com:8443/x") == {}
-    assert provider.download_headers("https://api.replicate.com@evil.example/x") == {}
-    assert provider.download_headers("not a URL") == {}
+    assert provider.download_headers("https://api.replicate.com/v1/files/x/download?expiry=1&owner=a") == bearer
+    for url in (
+        "https://pbxt.replicate.delivery/x",
+        "https://cdn.example/v1/files/x",
+        "https://api.replicate.com/v1/account",
+        "https://api.replicate.com/v1/webhooks/default/secret",
+        "https://api.replicate.com/v1/files/../account",
+        "https://api.replicate.com/v1/files/%2e%2E/account",
+        "https://api.replicate.com/v1/files",
+        "https://api.replicate.com/v1/predictions/p1",
+        "http://api.replicate.com/v1/files/x",
+        "https://api.replicate.com:8443/v1/files/x",
+        "https://api.replicate.com@evil.example/v1/files/x",
+        "not a URL",
+    ):
+        assert provider.refusal_reason(url) or provider.download_headers(url) == {}, url
+        assert provider.download_headers(url) == {}, url
     assert replicate().download_headers("https://api.replicate.com/v1/files/x") == {}
 
 
@@ -106,10 +119,10 @@ def test_the_token_goes_over_plain_http_only_to_the_exact_exempt_address():
         egress_allow="127.0.0.1:8081",
     )
 
-    assert provider.refusal_reason("http://127.0.0.1:8081/out.png") is None
-    assert provider.download_headers("http://127.0.0.1:8081/out.png") == {"Authorization": f"Bearer {TOKEN}"}
-    assert provider.refusal_reason("http://127.0.0.1:8082/out.png")
-    assert provider.download_headers("http://127.0.0.1:8082/out.png") == {}
+    assert provider.refusal_reason("http://127.0.0.1:8081/v1/files/out.png") is None
+    assert provider.download_headers("http://127.0.0.1:8081/v1/files/out.png") == {"Authorization": f"Bearer {TOKEN}"}
+    assert provider.refusal_reason("http://127.0.0.1:8082/v1/files/out.png")
+    assert provider.download_headers("http://127.0.0.1:8082/v1/files/out.png") == {}
 
 
 @pytest.mark.parametrize(

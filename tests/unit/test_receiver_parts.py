@@ -1,7 +1,7 @@
 """Parts of the receiver that need no server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -82,21 +82,80 @@ def test_bytes_in_flight_are_released_however_a_request_ends() -> None:
     assert in_flight.bytes == 0
 
 
-def test_a_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Senders that never finish must not hold memory forever."""
-    monkeypatch.setattr(request_body, "READ_SECONDS", 0.05)
-    in_flight = request_body.BytesInFlight(12)
+async def read_slowly(body: bytes, pause: float, in_flight: request_body.BytesInFlight) -> bytes:
+    """Read a body that never ends and arrives byte by byte."""
 
     async def receive() -> dict[str, Any]:
-        await asyncio.sleep(0.02)
-        return chunk(b"", more=True)
+        await asyncio.sleep(pause)
+        return chunk(body, more=True)
 
-    async def read() -> AsyncIterator[None]:
-        async with request_body.read_body(receive, [], 10, in_flight):
-            yield
+    async with request_body.read_body(receive, [], 10**6, in_flight) as whole:
+        return whole
 
-    with pytest.raises(Refused, match="did not arrive"):
-        asyncio.run(anext(read()))  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(
+    ("limits", "pause"),
+    [
+        ({"PAUSE_SECONDS": 0.05}, 60.0),  # nothing arrives
+        ({"PAUSE_SECONDS": 0.2, "READ_SECONDS": 0.5, "MIN_BYTES_PER_SECOND": 1}, 0.02),  # fast enough, for too long
+        ({"PAUSE_SECONDS": 0.2, "MIN_BYTES_PER_SECOND": 10**6}, 0.02),  # always something, and never enough
+    ],
+)
+def test_a_slow_body_times_out(monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], pause: float) -> None:
+    """Senders that never finish must not hold memory: neither by silence nor by one byte a second."""
+    for name, value in limits.items():
+        monkeypatch.setattr(request_body, name, value)
+    in_flight = request_body.BytesInFlight(10**6)
+
+    with pytest.raises(Refused, match="too slowly") as refused:
+        asyncio.run(read_slowly(b"x", pause, in_flight))
+
+    assert refused.value.status == 408
+    assert (in_flight.bytes, in_flight.reads) == (0, set())
+
+
+def test_the_slowest_large_body_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held connections that stop sending cannot keep others out; a small slow sender is spared as long as it can be."""
+    monkeypatch.setattr(request_body, "EVICTION_SECONDS", 0.0)
+    monkeypatch.setattr(request_body, "SMALL_BYTES", 10)
+    in_flight = request_body.BytesInFlight(160)
+
+    async def scenario() -> tuple[list[Any], bytes]:
+        slow = asyncio.create_task(read_slowly(b"x" * 40, 0.01, in_flight))  # 4,000 bytes a second, until all is full
+        await asyncio.sleep(0)
+        small = asyncio.create_task(read_slowly(b"y" * 5, 60, in_flight))
+        while in_flight.bytes < 120:
+            await asyncio.sleep(0.001)
+        body = await read_all([chunk(b"z" * 100, more=False)], in_flight, limit=200)
+        small.cancel()
+        return list(await asyncio.gather(slow, small, return_exceptions=True)), body
+
+    async def read_whole() -> tuple[list[Any], bytes]:
+        async with asyncio.timeout(60):
+            return await scenario()
+
+    (slow_end, small_end), body = asyncio.run(read_whole())
+
+    assert isinstance(slow_end, request_body.BytesInFlightExceeded)
+    assert isinstance(small_end, asyncio.CancelledError)
+    assert body == b"z" * 100
+    assert in_flight.bytes == 0
+
+
+def test_room_is_reserved_for_small_bodies() -> None:
+    """Large bodies that are being recorded cannot be evicted: small ones have a share of their own."""
+    in_flight = request_body.BytesInFlight(1_000_000)
+    in_flight.bytes = 860_000  # held by requests whose body is complete
+
+    with pytest.raises(request_body.BytesInFlightExceeded):
+        asyncio.run(read_all([chunk(b"x" * 70_000, more=False)], in_flight, limit=10**6))
+    in_flight.bytes = 880_000
+
+    async def read_small() -> bytes:
+        async with request_body.read_body(arriving(chunk(b"x" * 60_000, more=False)), [], 10**6, in_flight) as body:
+            return body
+
+    assert len(asyncio.run(read_small())) == 60_000
 
 
 def test_a_response_to_head_has_headers_and_no_body() -> None:

@@ -143,6 +143,7 @@ def test_secrets_are_several_for_rotation(env):
         ({"MOORAGE_EGRESS_ALLOW": "127.0.0.1:1"}, "MOORAGE_EGRESS_ALLOW"),
         ({"MOORAGE_API_TOKEN": "short"}, "fewer than 32"),
         ({"REPLICATE_API_TOKEN": "r8_x"}, "REPLICATE_WEBHOOK_SECRET"),
+        ({"FAL_KEY": "a:b"}, "FAL_USER_ID"),
     ],
 )
 def test_production_refuses_what_development_allows(env, values, says):

@@ -3,6 +3,7 @@
 import base64
 import hmac
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,8 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from moorage.errors import BadSignature, ConfigError
-from providers.signatures import decode_standard_secrets, verify_standard_v1
+from providers import signatures
+from providers.signatures import decode_standard_secrets
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the computer is shared
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -22,6 +24,11 @@ BODY = b'{"test": 2432232314}'
 ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 FULL_WIDTH = "".join(chr(0xFEE0 + ord(digit)) for digit in "1614265330")
 VECTOR = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="  # published with the reference libraries
+
+
+def verify_standard_v1(given: Any, body: bytes, now: float, *, secrets: Any, prefixes: Any = ("webhook-",)) -> str:
+    parsed = signatures.parse_standard_headers(given, now, prefixes=prefixes)
+    return signatures.verify_standard_v1(parsed, body, secrets)
 
 
 def secrets(*given: str) -> tuple[bytes, ...]:
