@@ -30,7 +30,7 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
  CROSS JOIN LATERAL (
         SELECT CASE WHEN j.state = 'open' THEN 'waiting'
                     WHEN j.state IN ('keeping', 'cancelled') THEN j.state
-                    WHEN EXISTS (SELECT FROM variants v WHERE v.render_id = j.id AND v.is_placeholder)
+                    WHEN (SELECT bool_or(v.is_placeholder) FROM variants v WHERE v.render_id = j.id)
                     THEN 'placeholder'
                     WHEN j.state = 'failed' AND f.files > 0 AND f.expired = f.files THEN 'expired'
                     WHEN j.state = 'succeeded' THEN 'kept'
