@@ -247,6 +247,7 @@ CREATE TABLE outputs (
         CHECK (num_nulls(quarantine_key, quarantine_bytes, quarantine_sha256, quarantined_at) IN (0, 4))
 );
 CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
+CREATE INDEX outputs_urgent ON outputs (expires_at, run_at) WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
 CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');

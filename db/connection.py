@@ -62,6 +62,9 @@ class Connection(psycopg.Connection[Row]):
         self.queue(query, params)
         return self.send_queue()
 
+    def fetch_all(self, sql: str, args: Mapping[str, Any]) -> list[Row]:
+        return self.execute(sql, args).fetchall()
+
     def queue(self, sql: str, args: Mapping[str, Any] | None = None) -> QueuedQuery:
         """Execute a statement together with the next one; outside a transaction at once."""
         query = QueuedQuery(psycopg.ClientCursor(self).mogrify(sql, args))

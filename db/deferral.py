@@ -33,10 +33,11 @@ def defer(conn: Connection, lease: Lease, category: str) -> Job:
     return job
 
 
-# A keep step that is at work on one of them goes on; its file counts for the job again.
+# A keep step that is at work on one of them goes on; its file counts for the job again. `woken_at`: the caller
+# publishes their wakes, as after every change that makes outputs due.
 RESUME = f"""
 WITH moved AS (
-    UPDATE outputs SET deferred_at = NULL, woken_at = NULL, run_at = least(run_at, moment()),
+    UPDATE outputs SET deferred_at = NULL, woken_at = moment(), run_at = least(run_at, moment()),
            attempt = CASE WHEN lease_token IS NULL THEN 0 ELSE attempt END,
            crashes = CASE WHEN lease_token IS NULL THEN 0 ELSE crashes END
      WHERE job_id = %(id)s AND prediction_id = %(chosen_id)s AND state = 'waiting' AND deferred_at IS NOT NULL
@@ -51,7 +52,7 @@ def resume(conn: Connection, job_id: UUID, chosen_id: UUID, actor: str) -> list[
 
 
 MAKE_DUE = """
-UPDATE outputs SET woken_at = NULL, run_at = moment()
+UPDATE outputs SET woken_at = moment(), run_at = moment()
  WHERE job_id = %(id)s AND state = 'waiting' AND deferred_at IS NOT NULL AND lease_token IS NULL RETURNING id
 """
 

@@ -78,8 +78,10 @@ SELECT count(*) FILTER (WHERE state = 'waiting') AS waiting,
        count(*) FILTER (WHERE state = 'kept' AND is_chosen) AS kept,
        count(*) FILTER (WHERE state IN ('dead', 'discarding', 'discarded') AND is_chosen AND NOT is_foreign) AS dead,
        count(*) FILTER (WHERE state = 'kept' AND is_placeholder) AS placeholders,
-       count(*) FILTER (WHERE state = 'dead' AND is_chosen AND is_foreign) AS foreign
+       count(*) FILTER (WHERE state = 'dead' AND is_chosen AND is_foreign) AS foreign,
+       count(*) FILTER (WHERE is_deferred AND NOT is_chosen) AS others
   FROM (SELECT CASE WHEN o.state = 'waiting' AND o.deferred_at IS NOT NULL THEN 'dead' ELSE o.state END AS state,
+               o.state = 'waiting' AND o.deferred_at IS NOT NULL AS is_deferred,
                o.is_placeholder, o.category IS NOT DISTINCT FROM 'FOREIGN_HOST' AS is_foreign,
                o.prediction_id = j.chosen_id AND NOT o.is_placeholder AS is_chosen
           FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.job_id = %(id)s) counted

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
 from moorage.model import Lease, WorkTable
@@ -47,19 +47,22 @@ def _for_each(sql: str) -> dict[WorkTable, str]:
     return {t: sql.format(table=t, subject=SUBJECT[t], job=JOB_ID[t], unpaused=UNPAUSED[t]) for t in SUBJECT}
 
 
-CLAIM = _for_each("""
-UPDATE {table} SET attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,
-       leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE id = (SELECT id FROM {table}
+SET_LEASE: Final = (
+    "attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,"
+    " leased_until = moment() + make_interval(secs => %(lease_seconds)s)"
+)
+CLAIM = _for_each(f"""
+UPDATE {{table}} SET {SET_LEASE}
+ WHERE id = (SELECT id FROM {{table}}
               WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
                 AND run_at <= moment() AND crashes < %(max_crashes)s
-                AND {unpaused} FOR UPDATE SKIP LOCKED)
+                AND {{unpaused}} FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
 
 
 def claim(
-    conn: Connection,
+    database: Database | Connection,
     table: WorkTable,
     row_id: UUID,
     *,
@@ -70,11 +73,10 @@ def claim(
 ) -> Lease | None:
     """Claim a due, unleased row; return None if there is none, it is paused, or it reached the crash limit."""
     token = uuid.uuid4()
-    args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
-    row = fetch_one(
-        conn, CLAIM[table], {**args, "token": token, "leased_by": leased_by, "lease_seconds": lease_seconds}
-    )
-    return Lease(table, row_id, token, leased_by, row["claimed_at"], row["attempt"], row["crashes"]) if row else None
+    args = {"id": row_id, "states": list(states), "max_crashes": max_crashes, "token": token, "leased_by": leased_by}
+    rows = database.fetch_all(CLAIM[table], {**args, "lease_seconds": lease_seconds})
+    facts = [(row["claimed_at"], row["attempt"], row["crashes"]) for row in rows]
+    return Lease(table, row_id, token, leased_by, *facts[0]) if facts else None
 
 
 IS_POISON = _for_each("""
@@ -150,18 +152,22 @@ def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
 
     The statement also receives `id`, `token` and `actor` of the lease.
     """
-    row = fetch_one(conn, sql, {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, **args})
+    row = fetch_one(conn, sql, build_args(lease, **args))
     if row is None:
         raise LeaseLost(f"{SUBJECT[lease.table]} {lease.row_id}: the lease is lost")
     return row
 
 
-def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str) -> str:
+def build_args(lease: Lease, **args: object) -> Row:
+    return {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, **args}
+
+
+def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str, condition: str = "") -> str:
     """Return a statement for `end_and_return_job_id`; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
-     WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}'
+     WHERE id = %(id)s AND lease_token = %(token)s AND state = '{from_state}' {condition}
     RETURNING id, {JOB_ID[table]} AS job_id
 ) {build_event_insert(SUBJECT[table], f"'{from_state}'", f"'{to_state}'", "%(reason)s")}
 """

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from db import dead_letters, discarding, jobs, leases, quarantine
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.model import Job, Lease, Output, Step, StoredOutput
 from moorage.provider_types import OutputFile
@@ -18,12 +18,12 @@ FOREIGN_HOST = "FOREIGN_HOST"  # category of an output that makes no job partial
 ADD = f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
-                         category, reason, run_at, ended_at)
+                         category, reason, run_at, woken_at, ended_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s),
            %(path)s, %(source_kind)s, %(source)s, %(source_data)s, %(expires_at)s, %(state)s,
            CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE %(category)s END, %(problem)s,
-           CASE WHEN %(problem)s::text IS NULL THEN moment() END,
+           CASE WHEN %(problem)s::text IS NULL THEN moment() END, CASE WHEN %(problem)s::text IS NULL THEN moment() END,
            CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
     ON CONFLICT (prediction_id, path) DO NOTHING
     RETURNING id, job_id, state
@@ -143,22 +143,36 @@ def read_retry_context(conn: Connection, lease: Lease, life_seconds: float) -> R
 _FACTS = """media format content_type bytes sha256 width_px height_px frames duration_s notes key thumb_key thumb_bytes
 thumb_sha256 thumb_width_px thumb_height_px color thumb_missing"""
 _SET_FACTS = ", ".join(f"{column} = %({column})s" for column in _FACTS.split())
-END_KEPT = leases.build_end_statement(
+_KEPT = f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}"
+END_KEPT = leases.build_end_statement("outputs", "waiting", "kept", _KEPT)
+END_AWAITED = leases.build_end_statement(
     "outputs",
     "waiting",
     "kept",
-    f"category = NULL, reason = NULL, source_data = NULL, {quarantine.RELEASE}, {_SET_FACTS}",
+    _KEPT,
+    """
+       AND EXISTS (SELECT FROM jobs j WHERE j.id = outputs.job_id AND j.state = 'keeping'
+                                        AND (outputs.is_placeholder OR outputs.prediction_id = j.chosen_id))""",
 )
 
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     """Record the stored file of an output. Raises LeaseLost."""
+    leases.execute(conn, lease, END_KEPT, reason=None, **_list_facts(stored))
+
+
+def queue_end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> QueuedQuery:
+    """Record the stored file of an output as `end_kept`, if its locked job waits for it; else there is no row."""
+    return conn.queue(END_AWAITED, leases.build_args(lease, reason=None, **_list_facts(stored)))
+
+
+def _list_facts(stored: StoredOutput) -> Row:
     thumb = stored.thumb
     sizes = (thumb.color, len(thumb.data), thumb.sha256, thumb.width_px, thumb.height_px) if thumb else (None,) * 5
     columns = ("color", "thumb_bytes", "thumb_sha256", "thumb_width_px", "thumb_height_px")
     file = {"bytes": stored.bytes, "sha256": stored.sha256, "key": stored.key, "thumb_key": stored.thumb_key}
     facts = asdict(stored.media) | file | dict(zip(columns, sizes, strict=True))
-    leases.end_and_return_job_id(conn, lease, END_KEPT, **facts, thumb_missing=stored.thumb_missing)
+    return {**facts, "thumb_missing": stored.thumb_missing}
 
 
 END_DEAD = leases.build_end_statement(
@@ -199,8 +213,8 @@ def dead_letter(
 
 REPLAY = f"""
 WITH moved AS (
-    UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
-           category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
+    UPDATE outputs SET state = 'waiting', run_at = moment(), woken_at = moment(), ended_at = NULL, attempt = 0,
+           crashes = 0, category = NULL, reason = NULL, refreshed_at = NULL, source_expired = false, deferred_at = NULL
      WHERE id = %(id)s AND state = 'dead' AND (num_nonnulls(source, source_data, quarantine_key) > 0
            OR is_placeholder)
     RETURNING id, job_id

@@ -23,10 +23,10 @@ WITH moved AS (
 # The keep step renders the image: no transaction waits for that.
 ADD_OUTPUT = f"""
 WITH moved AS (
-    INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, run_at)
+    INSERT INTO outputs (id, job_id, prediction_id, idx, path, is_placeholder, source_kind, state, run_at, woken_at)
     SELECT %(id)s, %(job_id)s, %(prediction_id)s,
            (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s), 'placeholder', true, 'inline',
-           'waiting', moment()
+           'waiting', moment(), moment()
     RETURNING id, job_id
 ) {build_event_insert("output", "NULL", "'waiting'", "'placeholder'")}
 """

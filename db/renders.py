@@ -6,6 +6,7 @@ from uuid import UUID
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
+from moorage.model import Job
 
 PUBLISH = f"""
 WITH moved AS (
@@ -24,7 +25,6 @@ INSERT INTO render_variants (render_id, idx, output_id)
 SELECT o.job_id, o.idx, o.id FROM outputs o JOIN renders r ON r.id = o.job_id
  WHERE o.job_id = %(job_id)s AND o.state = 'kept'
 ON CONFLICT DO NOTHING
-RETURNING idx
 """
 
 # A cover stays, unless it is a placeholder, or there was no image or video before.
@@ -45,12 +45,13 @@ WITH moved AS (
 """
 
 
-def publish(conn: Connection, job_id: UUID, actor: str) -> list[int]:
-    """Publish a locked job's kept outputs that are not published yet, and set the cover; return their idx."""
-    conn.execute(PUBLISH, {"job_id": job_id, "actor": actor})
-    added = sorted(row["idx"] for row in fetch_all(conn, ADD_VARIANTS, {"job_id": job_id}))
-    conn.execute(REPLACE_COVER, {"job_id": job_id, "actor": actor})
-    return added
+def publish(conn: Connection, job: Job, actor: str) -> None:
+    """Publish a locked job's kept outputs that are not published yet, and set the cover."""
+    args = {"job_id": job.id, "actor": actor}
+    conn.queue(PUBLISH, args)
+    conn.queue(ADD_VARIANTS, args)
+    if job.reopened:  # else it has no render yet
+        conn.queue(REPLACE_COVER, args)
 
 
 EXISTS = "SELECT id FROM renders WHERE id = %(job_id)s"

@@ -157,6 +157,7 @@ class OutputCounts:
     dead: int = 0  # as kept
     placeholders: int = 0  # kept
     foreign: int = 0  # as kept: dead, because their hosts are not the provider's; they make no job partial
+    others: int = 0  # deferred, of predictions that were not chosen
 
 
 @dataclass(frozen=True, slots=True)

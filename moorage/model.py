@@ -21,24 +21,6 @@ MediaKind = Literal["image", "video", "file"]  # file: everything that has no pi
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """A worker's claim on one row. `attempt` and `crashes` include this claim."""
-
-    table: WorkTable
-    row_id: UUID
-    token: UUID
-    leased_by: str
-    claimed_at: datetime
-    attempt: int
-    crashes: int
-
-    @property
-    def errors(self) -> int:
-        """Failures recorded before this claim: attempts minus crashes (this claim counts in both)."""
-        return self.attempt - self.crashes
-
-
-@dataclass(frozen=True, slots=True)
 class Delivery:
     id: UUID
     provider: str
@@ -113,6 +95,26 @@ class Output:
     quarantine_sha256: str | None = None
     quarantine_type: str | None = None  # content type that the server declared
     quarantined_at: datetime | None = None
+    is_awaited: bool = False  # when it was claimed, its job waited for it and was not locked
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's claim on one row. `attempt` and `crashes` include this claim."""
+
+    table: WorkTable
+    row_id: UUID
+    token: UUID
+    leased_by: str
+    claimed_at: datetime
+    attempt: int
+    crashes: int
+    output: Output | None = field(default=None, repr=False)  # as claimed, for step keep
+
+    @property
+    def errors(self) -> int:
+        """Failures recorded before this claim: attempts minus crashes (this claim counts in both)."""
+        return self.attempt - self.crashes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
 import asyncio
+import contextlib
 import importlib
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 import providers
@@ -18,7 +21,8 @@ from moorage.asgi import LazyApp
 from moorage.settings import Settings
 from storage import urls
 from web import openapi, routes, shutdown
-from web.http import permissions
+from web.api import assets
+from web.http import ids, validation
 from web.http.problems import Problem, unavailable
 from web.page import views as page
 from web.services.authentication import Authenticator
@@ -36,83 +40,55 @@ if TYPE_CHECKING:
 log = logs.get_logger(__name__)
 
 MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: bounds parsing on the event loop, which also receives webhooks
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class ApiApp:
-    """Authenticates and routes requests. Starts without PostgreSQL, broker or storage."""
+    """Bounds headers and logs unexpected errors around the FastAPI application."""
 
     def __init__(self, settings: Settings) -> None:
-        database = DatabaseThreads(settings.database_url.get_secret_value())
-        self._authenticator = Authenticator(settings, database)
-        self._context = AppContext(
-            settings=settings,
-            providers=providers.load(settings),
-            database=database,
-            relay=WakeRelay(),
-            feed=EventFeed(database),
-            model_cache=ModelCache(),
-            upload_spool=UploadSpool(settings, database),
-            quarantine_reader=QuarantineReader(settings),
-            asset_base=urls.get_asset_base_url(settings),
-            streamer=_load_streamer(settings),
-        )
-        self._routes = Starlette(
-            routes=[
-                Route(openapi.PATH, openapi.get_openapi),
-                *page.ROUTES,
-                *(r for prefix in routes.PREFIXES for r in routes.build_routes(prefix)),
-            ],
-            exception_handlers={
-                Problem: _on_problem,
-                HTTPException: _on_http_exception,
-                Exception: _on_unexpected_error,
-            },
-        )
-        self._routes.router.redirect_slashes = False
-        self._routes.state.context = self._context
+        self._api = build_api(_build_context(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._run_lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._handle_request(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1000})
-
-    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        shutdown.call_on_stop_signal(self._context.feed.close)
-        self._context.relay.start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        self._context.feed.close()
-        if self._context.streamer is not None:
-            self._context.streamer.close()
-        self._context.quarantine_reader.close()
-        self._context.model_cache.close()
-        self._context.upload_spool.close()
-        await asyncio.to_thread(self._context.relay.stop)
-        await self._context.database.close()
-        await send({"type": "lifespan.shutdown.complete"})
-
-    async def _handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Outermost exception handler of a request; `_on_unexpected_error` has sent the response already."""
         try:
-            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-                raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
-            permissions.set_caller(scope, await self._authenticate(scope))
-            await self._routes(scope, receive, send)
-        except Problem as problem:
-            await problem.response()(scope, receive, send)
-        except Exception:
+            if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MAX_HEADER_BYTES:
+                problem = Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
+                await problem.response()(scope, receive, send)
+            else:
+                await self._api(scope, receive, send)
+        except Exception:  # `_on_unexpected_error` has sent the response already
+            if scope["type"] == "lifespan":
+                raise
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
-    async def _authenticate(self, scope: Scope) -> permissions.Caller:
-        if scope["path"] == openapi.PATH or routes.is_public_path(scope["path"]):
-            return permissions.ANONYMOUS
-        if page.is_page_path(scope["path"]):
-            return await page.authenticate_viewer(self._authenticator, scope)
-        return await self._authenticator.authenticate(scope)
+
+def build_api(context: AppContext) -> FastAPI:
+    """Return the application. It starts without PostgreSQL, broker or storage."""
+    api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
+    api.state.context = context
+    api.openapi = openapi.build_document  # type: ignore[method-assign]
+    api.include_router(page.router)
+    api.router.routes.extend(routes.build_router().routes)
+    for kind, handler in _HANDLERS.items():
+        api.add_exception_handler(kind, handler)
+    return api
+
+
+def _build_context(settings: Settings) -> AppContext:
+    database = DatabaseThreads(settings.database_url.get_secret_value())
+    return AppContext(
+        settings=settings,
+        authenticator=Authenticator(settings, database),
+        providers=providers.load(settings),
+        database=database,
+        relay=WakeRelay(),
+        feed=EventFeed(database),
+        model_cache=ModelCache(),
+        upload_spool=UploadSpool(settings, database),
+        quarantine_reader=QuarantineReader(settings),
+        asset_base=urls.get_asset_base_url(settings),
+        streamer=_load_streamer(settings),
+    )
 
 
 def _load_streamer(settings: Settings) -> "AssetStreamer | None":
@@ -123,23 +99,67 @@ def _load_streamer(settings: Settings) -> "AssetStreamer | None":
     return cast("AssetStreamer", module.AssetStreamer(settings, settings.s3_public_bucket))
 
 
-async def _on_problem(_request: Request, error: Exception) -> Response:
-    return cast(Problem, error).response()
+@contextlib.asynccontextmanager
+async def _run(api: FastAPI) -> AsyncIterator[None]:
+    context: AppContext = api.state.context
+    shutdown.call_on_stop_signal(context.feed.close)
+    context.relay.start()
+    yield
+    context.feed.close()
+    if context.streamer is not None:
+        context.streamer.close()
+    context.quarantine_reader.close()
+    context.model_cache.close()
+    context.upload_spool.close()
+    await asyncio.to_thread(context.relay.stop)
+    await context.database.close()
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> Response:
-    """Return 404 for an unknown path, 405 for a method that the path does not support."""
-    http_error = cast(HTTPException, error)
-    if http_error.status_code == 405:
-        return Problem(405, "method not allowed: see the Allow header", headers=http_error.headers).response()
-    return Problem(404, "not found").response()
+async def _on_problem(request: Request, error: Exception) -> Response:
+    problem = cast(Problem, error)
+    if any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES):
+        problem.headers.update(assets.CORS_HEADERS)
+    return problem.response()
 
 
-async def _on_unexpected_error(_request: Request, error: Exception) -> Response:
-    """Return 503 for a failure of this machine, else 500; Starlette re-raises the error, `_handle_request` logs it."""
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    """Return 404 for an invalid id in the path, 422 with every invalid name in the query or header."""
+    errors: list[Any] = list(cast(RequestValidationError, error).errors())
+    for item in errors:
+        if item["loc"][0] == "path":
+            return await _on_problem(request, ids.invalid_parameter(item["loc"][1]))
+    queries = [field.field_info.annotation for field in request.scope["route"].dependant.query_params]
+    return validation.invalid_fields(validation.explain_errors(errors, next(iter(queries), None), skip=1)).response()
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Return 404 for an unknown path, 405 for a method that it does not support; only with a token, if it needs one."""
+    path = request.url.path
+    try:
+        if not (path == openapi.PATH or routes.is_public_path(path) or page.is_page_path(path)):
+            await request.app.state.context.authenticator.authenticate(request.scope)
+    except Problem as problem:
+        return problem.response()
+    if cast(HTTPException, error).status_code != 405:
+        return Problem(404, "not found").response()
+    scopes = ({**request.scope, "method": method} for method in _METHODS)
+    allowed = [s["method"] for s in scopes if any(r.matches(s)[0] is Match.FULL for r in request.app.routes)]
+    return Problem(405, "method not allowed: see the Allow header", headers={"Allow": ", ".join(allowed)}).response()
+
+
+async def _on_unexpected_error(_request: Request | None, error: Exception) -> Response:
+    """Return 503 for a failure of this machine, else 500; Starlette re-raises the error, `ApiApp` logs it."""
     if local_errors.find_local_failure(error):
         return unavailable("the server is short of disk space or memory, retry").response()
     return Problem(500, "internal server error").response()
+
+
+_HANDLERS: Final = {
+    Problem: _on_problem,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_exception,
+    Exception: _on_unexpected_error,
+}
 
 
 def _build_app() -> ApiApp:

@@ -1,40 +1,28 @@
-"""GET /openapi.json: the OpenAPI 3.1 document, generated from the route table and the request models."""
+"""GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials, problems and bodies."""
 
+import functools
 import json
-import re
+from collections.abc import Iterator
 from typing import Any, Final
 
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from starlette.requests import Request
-from starlette.responses import Response
+from pydantic.json_schema import models_json_schema
 
 from moorage import VERSION
 from web import routes
-from web.api import session
+from web.api.job_schema import JobCreate
 from web.http import session_cookie
+from web.http.json_body import JsonBody
 from web.http.permissions import Level
-from web.routes import Operation
+from web.http.problems import ProblemFields
+from web.services import dependencies
+from web.services.dependencies import RequireLevel
 
 PATH: Final = "/openapi.json"
 _REF: Final = "#/components/schemas/{model}"
-_PROBLEM: Final = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string", "description": "urn:moorage:problem: and the kind of problem"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "the problem and the remedy"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "message"],
-                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
-}
 _SCHEMES: Final = {
     "token": {
         "type": "http",
@@ -57,95 +45,53 @@ _LEVELS: Final = {
 }
 
 
+@functools.cache
 def build_document() -> dict[str, Any]:
     """Return the document; `/api/v1` serves the same paths as `/v1`."""
-    paths: dict[str, dict[str, Any]] = {}
-    for operation in routes.OPERATIONS:
-        paths.setdefault(routes.PREFIXES[0] + operation.path, {})[operation.method.lower()] = _describe_operation(
-            operation
-        )
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "moorage", "version": VERSION, "license": {"name": "MIT", "identifier": "MIT"}},
-        "servers": [{"url": "/"}],
-        "security": [{"token": []}, {"session": []}],
-        "paths": paths,
-        "components": {"schemas": {"Problem": _PROBLEM, **_body_schemas()}, "securitySchemes": _SCHEMES},
-    }
-
-
-async def get_openapi(_request: Request) -> Response:
-    """Return this document."""
-    return Response(document_json(), media_type="application/json")
+    router = routes.build_router()
+    document = get_openapi(title="moorage", version=VERSION, routes=router.routes)
+    document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
+    document |= {"servers": [{"url": "/"}], "security": [{"token": []}, {"session": []}]}
+    models: list[type[BaseModel]] = [ProblemFields, JobCreate]
+    for route in iter_route_contexts(router.routes):
+        if route.include_in_schema:
+            for method in route.methods or ():
+                operation = document["paths"][route.path_format][method.lower()]
+                models += _describe_operation(operation, route.dependant)
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    document["components"]["schemas"] |= schemas["$defs"]
+    document["components"]["securitySchemes"] = _SCHEMES
+    return document
 
 
 def document_json() -> str:
     return json.dumps(build_document(), indent=2)
 
 
-def _describe_operation(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "operationId": operation.operation_id,
-        "summary": (operation.endpoint.__doc__ or "").strip().splitlines()[0],
-        "description": _LEVELS[operation.min_level],
-        "x-level": operation.min_level.name.lower(),
-        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query_model)],
-        "responses": {
-            **{str(status): {"description": text} for status, text in operation.responses.items()},
-            "default": {
-                "description": "a problem",
-                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            },
-        },
-    }
-    if operation.body_media_types:
-        described["requestBody"] = {
-            "required": True,
-            "content": {kind: _file_content(kind) for kind in operation.body_media_types},
-        }
-    if operation.body_model:
-        schema = {"$ref": _REF.format(model=operation.body_model.__name__)}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-        if operation.accepts_form:
-            described["requestBody"]["content"]["multipart/form-data"] = _job_form_content(schema)
-    if operation.min_level is Level.OPEN:
-        described["security"] = []
-    elif operation.min_level > Level.OWNER or operation.endpoint is session.create_session:
-        described["security"] = [{"token": []}]
-    return described
+def get_level(dependant: Dependant) -> Level:
+    """Return the minimum level that the dependencies of a route require."""
+    calls = list(_list_calls(dependant))
+    levels = [call.level for call in calls if isinstance(call, RequireLevel)]
+    return max([Level.OWNER, *levels]) if dependencies.authenticate in calls else Level.OPEN
 
 
-def _body_schemas() -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    for name, model in routes.body_models().items():
-        schema = model.model_json_schema(ref_template=_REF)
-        described |= schema.pop("$defs", {})
-        described[name] = schema
-    return described
+def _describe_operation(operation: dict[str, Any], dependant: Dependant) -> list[type[BaseModel]]:
+    """Add level, credentials and body to an operation; return the models of its body."""
+    level = get_level(dependant)
+    operation |= {"description": _LEVELS[level], "x-level": level.name.lower()}
+    operation.setdefault("parameters", [])
+    if level is Level.OPEN:
+        operation["security"] = []
+    elif level > Level.OWNER or operation["operationId"] == "createSession":
+        operation["security"] = [{"token": []}]
+    models = [call.model for call in _list_calls(dependant) if isinstance(call, JsonBody)]
+    for model in models:
+        schema = {"$ref": _REF.format(model=model.__name__)}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return models
 
 
-def _file_content(media_type: str) -> dict[str, Any]:
-    if media_type != "multipart/form-data":
-        return {}
-    file = {"type": "string", "contentMediaType": "application/octet-stream"}
-    fields = {"owner": {"type": "string"}, "file": file}
-    return {"schema": {"type": "object", "required": ["file"], "properties": fields}}
-
-
-def _job_form_content(schema: dict[str, Any]) -> dict[str, Any]:
-    file = {"type": "string", "contentMediaType": "application/octet-stream"}
-    job = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
-    form = {"type": "object", "required": ["job"], "properties": {"job": job}, "additionalProperties": file}
-    return {"schema": form}
-
-
-def _path_parameters(path: str) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)\}", path)
-    ]
-
-
-def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
-    properties = model.model_json_schema()["properties"] if model else {}
-    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()]
+def _list_calls(dependant: Dependant) -> Iterator[Any]:
+    for dependency in dependant.dependencies:
+        yield dependency.call
+        yield from _list_calls(dependency)

@@ -4,10 +4,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from db import deliveries, leases, predictions, submissions
+from db import deliveries, leases, output_claims, predictions, submissions
 from moorage import local_errors, logs
 from moorage.errors import DatabaseLocked, DatabaseUnavailable, LeaseLost, MoorageError, StepInterrupted, Transient
 from moorage.failpoints import failpoint
@@ -70,34 +70,34 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list
     spec, settings = STEPS[step], deps.settings
     claimed_at = time.monotonic()
     failpoint(f"{step}.before_claim")
-    lease = deps.database.run(
-        lambda conn: leases.claim(
-            conn,
-            spec.table,
-            row_id,
-            states=spec.states,
-            leased_by=leased_by,
-            lease_seconds=settings.lease_seconds,
-            max_crashes=settings.constants.max_crashes,
-        )
-    )
-    if lease is None:
-        return _check_poison(deps, step, row_id, leased_by)
-    failpoint(f"{step}.after_claim")
-    url = settings.database_url.get_secret_value()
-    with Heartbeat(url, lease, lease_seconds=settings.lease_seconds, claimed_monotonic=claimed_at) as guard:
-        return _run_claimed(deps, spec, step, lease, guard)
+    lease, is_poison = _claim(deps, step, row_id, leased_by)
+    wakes: list[Wake] = []
+    if lease is not None:
+        failpoint(f"{step}.after_claim")
+        url, seconds = settings.database_url.get_secret_value(), settings.lease_seconds
+        with (
+            logs.bind_fields(row_id=str(lease.row_id)),
+            Heartbeat(url, lease, lease_seconds=seconds, claimed_monotonic=claimed_at) as guard,
+        ):
+            wakes = _run_claimed(deps, spec, step, lease, guard)
+    if is_poison:
+        log.error("step.poison", crashes=settings.constants.max_crashes)
+        wakes += failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
+    return wakes
 
 
-def _check_poison(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
+def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[Lease | None, bool]:
+    """Return the lease, if there is one, and True if the named row is due but reached the crash limit."""
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
-    is_poison = deps.database.run(
+    who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds}
+    if step == "keep":
+        return output_claims.claim(deps.database, row_id, **who, max_crashes=limit)
+    lease = leases.claim(deps.database, spec.table, row_id, states=spec.states, **who, max_crashes=limit)
+    if lease is not None:
+        return lease, False
+    return None, deps.database.run(
         lambda conn: leases.is_poison(conn, spec.table, row_id, states=spec.states, max_crashes=limit)
     )
-    if not is_poison:
-        return []
-    log.error("step.poison", crashes=limit)
-    return failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
 
 
 def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard) -> list[Wake]:

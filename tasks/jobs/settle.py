@@ -15,19 +15,23 @@ NOT_NEEDED = "files of another prediction were published"
 DISCARD_REASON = "partial results are discarded by policy"
 
 
-def settle_if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -> list[Wake]:
+def settle_if_last(
+    conn: Connection, job: Job, *, asset_base: str, actor: str, counts: OutputCounts | None = None
+) -> list[Wake]:
     """
     Settle a locked job if none of its outputs is waiting; returns wakes for discards or the next submission.
 
     The count must be its own statement after the lock, so that its snapshot contains every change the lock waited for:
     with lock and count in one statement, or without the lock, no worker settles the job. A job that is settled or not
-    yet keeping is left unchanged. Where no output was stored, the fallback chain advances.
+    yet keeping is left unchanged. Where no output was stored, the fallback chain advances. `counts`: if the caller has
+    counted.
     """
     if job.partial == "discard":
         deferral.end_incomplete(conn, job, actor)
+        counts = None
     if job.state != "keeping":
         return []
-    counts = jobs.count_outputs(conn, job.id)
+    counts = counts or jobs.count_outputs(conn, job.id)
     if counts.waiting:
         return []
     shows_placeholder = counts.placeholders > 0 and renders.exists(conn, job.id)
@@ -38,7 +42,7 @@ def settle_if_last(conn: Connection, job: Job, *, asset_base: str, actor: str) -
     failpoint("settle.before_publish")
     discarded = discarding.mark_discarding(conn, job.id, DISCARD_REASON, actor) if settlement.discard_kept else []
     wakes = [Wake("discard", output_id) for output_id in discarded]
-    if settlement.publish and counts.kept and not settlement.discard_kept:
+    if counts.others and settlement.publish and counts.kept and not settlement.discard_kept:
         deferral.cancel_others(conn, job.id, job.chosen_id, reason=NOT_NEEDED, actor=actor)
     if settlement.publish:
         _publish(conn, job, counts, settlement, asset_base, actor)
@@ -52,7 +56,7 @@ def _publish(
     conn: Connection, job: Job, counts: OutputCounts, settlement: Settlement, asset_base: str, actor: str
 ) -> None:
     project = projects.lock(conn, job.project_id) if job.project_id else None
-    renders.publish(conn, job.id, actor)
+    renders.publish(conn, job, actor)
     reason, chosen_id = None, None
     if settlement.state == "partial" and counts.kept and not settlement.discard_kept:
         reason = f"{counts.dead} of {counts.kept + counts.dead} files could not be kept"

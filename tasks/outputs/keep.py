@@ -41,16 +41,10 @@ CACHE_ONE_DAY = "public, max-age=86400"
 
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Keep one output and settle its job if it was the last; returns wakes. Network I/O is outside transactions."""
-    output = deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
+    output = lease.output or deps.database.run(lambda conn: outputs.get(conn, lease.row_id))
     if output is None:
         return []
-    try:
-        job = require_unlocked(deps, output.job_id)
-    except DatabaseLocked as error:  # one attempt for all files of the job, not each of them
-        postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
-        deps.database.run(postpone)
-        raise
-    if not _is_awaited(job, output) and deps.database.run(partial(_decide_stored, job=job, output=output)) == "wait":
+    if not output.is_awaited and not _may_be_stored(deps, output):
         return deps.database.run(lambda conn: _postpone(conn, lease))
     deps.storage.require_connection()  # no download while storage is unavailable
     output = quarantine.forget_missing(deps, lease, output)
@@ -65,6 +59,17 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         raise quarantine.explain_too_large(output, error) from error
     failpoint("keep.after_record")
     return wakes or []
+
+
+def _may_be_stored(deps: Deps, output: Output) -> bool:
+    """Return False while the job stores other files. Raises DatabaseLocked if the result could not be recorded."""
+    try:
+        job = require_unlocked(deps, output.job_id)
+    except DatabaseLocked as error:  # one attempt for all files of the job, not each of them
+        postpone = partial(outputs.postpone_waiting, job_id=output.job_id, seconds=error.retry_after or 0.0)
+        deps.database.run(postpone)
+        raise
+    return _is_awaited(job, output) or deps.database.run(partial(_decide_stored, job=job, output=output)) != "wait"
 
 
 def _keep_from_source(deps: Deps, lease: Lease, output: Output, guard: LeaseGuard) -> list[Wake] | None:
@@ -148,14 +153,20 @@ def spool_object(deps: Deps, bucket: str, key: str, on_progress: Callable[[], No
 
 
 def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: StoredOutput) -> list[Wake]:
-    job = jobs.lock(conn, output.job_id)  # lock order: job first
+    """Three statements in one round trip: lock the job, end the output if its job waits for it, count the others."""
+    lock = conn.queue(jobs.LOCK, {"id": output.job_id})  # lock order: job first
+    end = outputs.queue_end_kept(conn, lease, stored)
+    counts = jobs.count_outputs(conn, output.job_id)
+    job, base, actor = Job(**lock.rows[0]), deps.asset_base, lease.leased_by
+    if end.rows:
+        return settle.settle_if_last(conn, job, asset_base=base, actor=actor, counts=counts)
     decision = _decide_stored(conn, job, output)
     if decision == "wait":
         return _postpone(conn, lease)
     outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it
     if decision == "choose":
-        return reopen.choose_again(conn, job, output, asset_base=deps.asset_base, actor=lease.leased_by)
-    return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=lease.leased_by)
+        return reopen.choose_again(conn, job, output, asset_base=base, actor=actor)
+    return settle.settle_if_last(conn, job, asset_base=base, actor=actor)
 
 
 def _is_awaited(job: Job, output: Output) -> bool:

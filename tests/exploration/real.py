@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from db import deliveries, discarding, leases, orphans, outputs, predictions
+from db import deliveries, discarding, leases, orphans, output_claims, outputs, predictions
 from db import jobs as jobs_table
 from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
@@ -59,6 +59,12 @@ RENDER = """
 SELECT r.id AS render, coalesce(array_agg(v.output_id) FILTER (WHERE v.output_id IS NOT NULL), '{}') AS variants
   FROM renders r LEFT JOIN render_variants v ON v.render_id = r.id
  WHERE r.id = %(id)s GROUP BY r.id
+"""
+# The expiry is not so soon that it decides about an attempt.
+MAKE_MOST_URGENT = """
+WITH due AS (SELECT id FROM outputs WHERE state = 'waiting' AND lease_token IS NULL FOR UPDATE SKIP LOCKED)
+UPDATE outputs o SET expires_at = CASE o.id WHEN %(id)s THEN moment() + interval '30 min' END
+  FROM due WHERE o.id = due.id RETURNING o.id
 """
 
 
@@ -201,14 +207,17 @@ class Real:
         return lambda conn: failures._dead_letter_poison(conn, deps, TABLE[slot], step, row_id, why, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
-        actor = after.actors[label.who]
-        lease = self.deps.database.run(
-            lambda conn: leases.claim(
-                conn, TABLE[label.slot], self.ids[label.slot], states=LIVE[label.slot],
-                leased_by=f"node/{self.name}-{actor.token}", lease_seconds=30, max_crashes=MAX_CRASHES,
-            )
-        )  # fmt: skip
+        actor, row_id = after.actors[label.who], self.ids[label.slot]
+        limits: Any = {"lease_seconds": 30, "max_crashes": MAX_CRASHES}
+        limits["leased_by"] = f"node/{self.name}-{actor.token}"
+        if actor.doing == "keep":  # the model claims any output: the one it has chosen is made the most urgent
+            self.deps.database.fetch_all(MAKE_MOST_URGENT, {"id": row_id})
+            lease, _ = output_claims.claim(self.deps.database, row_id, **limits)
+        else:
+            states = LIVE[label.slot]
+            lease = leases.claim(self.deps.database, TABLE[label.slot], row_id, states=states, **limits)
         assert lease is not None, f"{label}: an empty claim"
+        assert lease.row_id == row_id
         self.leases[actor.token] = lease
         self.tokens[lease.token] = actor.token
 

@@ -171,6 +171,12 @@ class World:
         self.step("ingest", self.delivered(prediction(external_id, "succeeded", urls)))
         return made
 
+    def ingested(self, urls: list[str], **asked: Any) -> list[Wake]:
+        """Return the wakes of a success with these files."""
+        external_id = secrets.token_hex(8)
+        self.registered(external_id, **asked)
+        return self.step("ingest", self.delivered(prediction(external_id, "succeeded", urls)))
+
     # --- carrying out
 
     def step(self, step: Step, row_id: UUID) -> list[Wake]:

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from db import lock_holders
@@ -16,6 +18,7 @@ from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration.core import wait_until
+from tests.support import fork_server
 
 
 def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:
@@ -114,16 +117,12 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
     # A broker of its own, apart from what other tests leave behind; every sweep ticks before long.
     often = {f"MOORAGE_DEV_{sweep}_SECONDS": "1" for sweep in ("DRAIN", "DISCARD", "RECONCILE")}
     env = cli.environment(stack, database_url, CELERY_BROKER_URL=stack.valkey.url(3), **often)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *args],
-            env=env,
-            cwd=cli.ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for args in (("worker", "-c", "1", "-n", "only@here", "-l", "error"), ("beat", "-l", "error"))
-    ]
+    commands = (("worker", "-c", "1", "-n", "only@here", "-l", "error"), ("beat", "-l", "error"))
+    with Path(os.devnull).open("wb") as null:
+        processes = [
+            fork_server.popen(["-m", "cli.main", *args], env=env, cwd=cli.ROOT, stdout=null, stderr=null)
+            for args in commands
+        ]
     try:
         deadline = time.monotonic() + 150
         told = ""
@@ -136,7 +135,7 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
             found = json.loads(cli.run(env, "status", "--json").stdout)
     finally:
         for process in processes:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(30)
 

@@ -123,7 +123,6 @@ def test_a_lock_that_ends_in_time_is_no_error(at: World) -> None:
 def test_files_of_a_locked_job_are_handed_back_without_a_download(at: World) -> None:
     """One attempt for all of them: their time belongs to the files of other jobs, which are kept meanwhile."""
     locked = at.keeping([at.source.picture(n) for n in range(4)]).job_id
-    other = at.keeping([at.source.picture(9)]).job_id
     ids = at.outputs(locked)
 
     with forgotten(at, LOCK_JOB, locked):
@@ -131,6 +130,7 @@ def test_files_of_a_locked_job_are_handed_back_without_a_download(at: World) -> 
         for output_id in ids:
             at.step("keep", output_id)
         assert len(at.source.asked) == asked
+        other = at.keeping([at.source.picture(9)]).job_id
         at.keep_all(other)
 
     rows = [at.row("outputs", output_id) for output_id in ids]

@@ -215,10 +215,10 @@ def test_an_exception_before_any_line_behind_the_download_leaves_the_bytes_in_qu
 ) -> None:
     """The lines of the step itself, each once; the long form adds the decoder, storage and the last statement."""
     data, lines = png(7), list[str]()
-    output_id = waiting_output(at, data)
     source, first = inspect.getsourcelines(keep._keep)
     begin = f"tasks/outputs/keep.py:{first + next(n for n, line in enumerate(source) if 'after_download' in line)}"
-    step_traced(at, waiting_output(at, data), files, lines.append)
+    output_id = waiting_output(at, data)
+    step_traced(at, output_id, files, lines.append)
     behind = [*dict.fromkeys(lines[lines.index(begin) :])]
     assert {line.partition(":")[0] for line in behind} == {*files}
 

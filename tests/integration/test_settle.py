@@ -32,9 +32,9 @@ def job_with(at: World, outputs: int, **asked: object) -> UUID:
 def keeper(at: World, output_id: UUID) -> Callable[..., None]:
     """Return the last transaction of a keep, its lease taken beforehand."""
     lease, row = at.claimed_output(output_id), at.row("outputs", output_id)
+    output = keep.outputs.get(at.conn, output_id)
 
     def record(deps) -> None:
-        output = at.deps.database.run(lambda conn: keep.outputs.get(conn, output_id))
         facts = kept(row["job_id"], row["idx"], lease)
         deps.database.run(lambda conn: keep._record(conn, deps, lease, output, facts))
 

@@ -16,9 +16,9 @@ from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
 from tests.integration import web_process as wp
-from web import routes
+from tests.support import operations as routes
+from tests.support.operations import Operation
 from web.http.permissions import Level
-from web.routes import Operation
 
 OPERATIONS: Final = [pytest.param(o, id=f"{o.method} {o.path}") for o in routes.OPERATIONS]
 OWNED: Final = [

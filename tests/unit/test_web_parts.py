@@ -4,20 +4,26 @@ import asyncio
 import difflib
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 from starlette.requests import Request
 
+from moorage.model import Registration
 from web import asgi
-from web.api import predictions, project_schema
 from web.api.job_schema import JobCreate
+from web.api.predictions import PredictionCreate
+from web.api.project_schema import ProjectBody
 from web.asgi import AppLifespan
 from web.http import json_body, query, validation
 from web.http.problems import Problem
 from web.services.model_cache import MAX_PENDING, ModelCache
 
 T = TypeVar("T")
+
+
+def parse_registration(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Registration:
+    return validation.parse_body(body, PredictionCreate).build_registration(partial)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -113,10 +119,10 @@ def test_an_omitted_policy_defaults_to_the_setting() -> None:
     """`policy` overrides MOORAGE_PARTIAL for one job, and only if given."""
     minimal = {"provider": "replicate", "external_id": "a", "owner": "ada"}
 
-    assert predictions.parse_registration(minimal, partial="discard").partial == "discard"
-    assert predictions.parse_registration({**minimal, "policy": None}, partial="discard").partial == "discard"
-    assert predictions.parse_registration({**minimal, "policy": "keep"}, partial="discard").partial == "keep"
-    assert predictions.parse_registration(minimal, partial="keep").deadline_seconds is None
+    assert parse_registration(minimal, partial="discard").partial == "discard"
+    assert parse_registration({**minimal, "policy": None}, partial="discard").partial == "discard"
+    assert parse_registration({**minimal, "policy": "keep"}, partial="discard").partial == "keep"
+    assert parse_registration(minimal, partial="keep").deadline_seconds is None
 
 
 @pytest.mark.parametrize("scene", [2**53 + 1, -(2**63) + 1, 0.5, "2", 0])
@@ -124,7 +130,7 @@ def test_a_scene_keeps_its_type_and_value(scene: str | int | float) -> None:
     """An integer converted to a float would name another scene."""
     body = {"provider": "replicate", "external_id": "a", "owner": "ada", "project_id": "p", "scene": scene}
 
-    read = predictions.parse_registration(body, partial="keep").scene
+    read = parse_registration(body, partial="keep").scene
 
     assert read == scene
     assert type(read) is type(scene)
@@ -133,7 +139,7 @@ def test_a_scene_keeps_its_type_and_value(scene: str | int | float) -> None:
 def test_the_number_of_reported_errors_is_limited() -> None:
     """The response to a megabyte of invalid fields is short."""
     with pytest.raises(Problem) as refused:
-        predictions.parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
+        parse_registration({f"field_{n}": n for n in range(50_000)}, partial="keep")
 
     assert refused.value.errors is not None
     assert len(refused.value.errors) == validation.MAX_ERRORS
@@ -177,11 +183,11 @@ def test_a_body_in_chunks_is_reassembled() -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        lambda names: predictions.parse_registration(names, partial="keep"),
-        lambda names: JobCreate.parse({"owner": "ann", "chain": [names]}),
-        lambda names: project_schema.parse_document_body(names, project_schema.ProjectBody),
-        lambda names: query.parse_pairs(names.items(), query.JobQuery),
-        lambda names: JobCreate.parse({f"\0{name}": "" for name in names}),
+        lambda names: parse_registration(names, partial="keep"),
+        lambda names: validation.parse_body({"owner": "ann", "chain": [names]}, JobCreate),
+        lambda names: validation.parse_body(names, ProjectBody),
+        lambda names: validation.parse_body(names, query.JobQuery),
+        lambda names: validation.parse_body({f"\0{name}": "" for name in names}, JobCreate),
     ],
 )
 def test_suggestions_are_computed_for_reported_names_only(
@@ -228,7 +234,7 @@ def test_a_malformed_reference_is_reported_under_its_field_whatever_the_field_is
     body = {"owner": "ada", "chain": [{"provider": "replicate", "model": "m/n"}], "input": {"a: b": {"upload": 7}}}
 
     with pytest.raises(Problem) as refused:
-        JobCreate.parse(body)
+        validation.parse_body(body, JobCreate)
 
     (error,) = refused.value.errors or ()
     assert error["field"] == "input.a: b"

@@ -12,19 +12,23 @@ from db import renders
 from db.connection import Connection, Row
 from storage import urls
 from web.http import ids, ranges
+from web.http.ids import PathId
 from web.http.problems import Problem
-from web.http.ranges import ByteRange
-from web.services import context
+from web.http.ranges import ByteRange, RangeHeader
+from web.http.router import Router
 from web.services.context import AppContext
+from web.services.dependencies import Context
 
-PREFIX: Final = "/assets/"  # below the API's prefix; every path below it is public
+PREFIX: Final = "/assets/renders"
+router: Final = Router(prefix=PREFIX, tags=["assets"])
+
 # As in the API's description, or as at the end of an object's key: then ASSET_BASE_URL may be that of this endpoint.
 _NAME: Final = re.compile(r"(0|[1-9][0-9]{0,8})(-[0-9a-f]{16}-[0-9a-f]{8})?(?:(_thumb\.webp)|\.([a-z0-9]{1,8}))?")
 _CACHE_ORIGINAL: Final = "public, max-age=31536000, immutable"  # the bytes of a published idx never change
 _CACHE_THUMBNAIL: Final = "public, max-age=86400"
 _CACHE_FIRST: Final = "public, max-age=300"  # of 0 if it is not variant 0: an image may be published later
 _CACHE_REDIRECT: Final = "public, max-age=300"  # the storage URL may change, and a render may be deleted
-_CORS_HEADERS: Final = {
+CORS_HEADERS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "Content-Length, Content-Range, ETag",
     "Cross-Origin-Resource-Policy": "cross-origin",
@@ -47,33 +51,40 @@ class AssetFile:
     is_attachment: bool = False
 
 
-async def preflight_asset(_request: Request) -> Response:
+@router.options("/{render_id}/{name}", status_code=204, response_description="what other origins may use")
+async def preflight_asset(render_id: str, name: str) -> Response:  # noqa: ARG001  # described in the document
     """Respond to a CORS preflight request."""
-    return Response(status_code=204, headers={**_CORS_HEADERS, **_PREFLIGHT_HEADERS})
+    return Response(status_code=204, headers={**CORS_HEADERS, **_PREFLIGHT_HEADERS})
 
 
-async def get_asset(request: Request) -> Response:
+_FILE: Final = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.get(
+    "/{render_id}/{name}",
+    response_class=Response,
+    responses={
+        200: {"description": "the file", **_FILE},
+        206: {"description": "the requested range", **_FILE},
+        302: {"description": "the file in storage"},
+        304: {"description": "not modified"},
+    },
+)
+async def get_asset(
+    request: Request, render_id: PathId, name: str, ctx: Context, range_header: RangeHeader = None
+) -> Response:
     """Return a published file, or a redirect to it."""
-    try:
-        return await _build_response(request)
-    except Problem as problem:
-        problem.headers.update(_CORS_HEADERS)
-        raise
-
-
-async def _build_response(request: Request) -> Response:
-    ctx = context.get_context(request)
-    file = await _find_file(request, ctx)
+    file = await _find_file(render_id, name, ctx)
     if ctx.streamer is None or ctx.settings.assets == "signed":
         signer, base = ctx.streamer, ctx.asset_base
         url = await signer.build_signed_url(file.key) if signer else urls.build_asset_url(base, file.key)
         redirect = {"Location": url, "Cache-Control": _CACHE_REDIRECT}
-        return Response(status_code=302, headers={**_CORS_HEADERS, **redirect})
+        return Response(status_code=302, headers={**CORS_HEADERS, **redirect})
     etag = f'"{file.sha256}"'
-    headers = {**_CORS_HEADERS, "ETag": etag, "Cache-Control": file.cache_control}
+    headers = {**CORS_HEADERS, "ETag": etag, "Cache-Control": file.cache_control}
     if ranges.matches_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    byte_range = _requested_range(request, file.bytes, etag)
+    byte_range = _requested_range(request, range_header, file.bytes, etag)
     size = file.bytes if byte_range is None else byte_range[1] - byte_range[0] + 1
     headers |= {"Content-Type": file.content_type, "Content-Length": str(size), "Accept-Ranges": "bytes"}
     if file.is_attachment:
@@ -87,9 +98,8 @@ async def _build_response(request: Request) -> Response:
     return await ctx.streamer.build_response(file.key, byte_range, status, headers)
 
 
-async def _find_file(request: Request, ctx: AppContext) -> AssetFile:
-    render_id = ids.parse_id(request.path_params["render_id"], "file")
-    match = _NAME.fullmatch(request.path_params["name"])
+async def _find_file(render_id: UUID, name: str, ctx: AppContext) -> AssetFile:
+    match = _NAME.fullmatch(name)
     if match is None:
         raise ids.not_found("file")
     idx, from_key, thumb, extension = match.groups()
@@ -116,13 +126,12 @@ def _read_row(conn: Connection, render_id: UUID, idx: int, *, is_first: bool) ->
     return renders.get_first_file(conn, render_id) if row and is_first and row["media"] == "file" else row
 
 
-def _requested_range(request: Request, size: int, etag: str) -> ByteRange:
+def _requested_range(request: Request, range_header: str | None, size: int, etag: str) -> ByteRange:
     """Return the first and the last byte of the request's range; None without one, and if If-Range does not match."""
-    header = request.headers.get("range") if request.method == "GET" else None
-    if request.headers.get("if-range", etag) != etag:
+    if request.method != "GET" or request.headers.get("if-range", etag) != etag:
         return None
     try:
-        return ranges.parse_range(header, size)
+        return ranges.parse_range(range_header, size)
     except ranges.RangeNotSatisfiable as error:
         headers = {"Content-Range": f"bytes */{size}"}
         raise Problem(416, f"the range starts after the end of the file ({size} bytes)", headers=headers) from error

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,14 +11,20 @@ from db import dead_letters, quarantine
 from db.connection import Connection, Row
 from moorage import quarantine_links
 from moorage.model import DeadLetter
-from web.http import ids, problems, query
-from web.services import context
+from web.api.responses import DeadLetterView
+from web.http import ids, query
+from web.http.ids import PathId
+from web.http.problems import Problem
+from web.http.router import Router
+from web.services.dependencies import AdminOnly, Context
+
+router: Final = Router(tags=["dead letters"])
+public_router: Final = Router(tags=["dead letters"])
 
 
-async def get_dead_letter(request: Request) -> Response:
+@router.get("/dead-letters/{dead_letter_id}", response_description="the dead letter", dependencies=[AdminOnly])
+async def get_dead_letter(dead_letter_id: PathId, ctx: Context) -> DeadLetterView:
     """Return a dead letter; if its file is in quarantine, with a link that is valid for five minutes."""
-    ctx = context.get_context(request)
-    dead_letter_id = ids.parse_id(request.path_params["dead_letter_id"], "dead letter")
 
     def read(conn: Connection) -> tuple[DeadLetter | None, Row | None]:
         letter = dead_letters.get(conn, dead_letter_id)
@@ -26,23 +33,23 @@ async def get_dead_letter(request: Request) -> Response:
     letter, file = await ctx.database.transaction(read)
     if letter is None:
         raise ids.not_found("dead letter")
-    fields = {"dead_letter_id": letter.id, **{k: v for k, v in asdict(letter).items() if k != "id"}, "quarantine": None}
+    fields: dict[str, Any] = {"dead_letter_id": letter.id, **asdict(letter), "quarantine": None}
     if file is not None:
         url = quarantine_links.build_link(ctx.settings, letter.subject_id, time.time())
-        link = {"url": url, "url_seconds": quarantine_links.LINK_SECONDS}
-        fields["quarantine"] = {name: value for name, value in file.items() if name != "key"} | link
-    return problems.json_response(200, fields)
+        fields["quarantine"] = {**file, "url": url, "url_seconds": quarantine_links.LINK_SECONDS}
+    return DeadLetterView.model_validate(fields)
 
 
-async def get_quarantined_file(request: Request) -> Response:
+@public_router.get(
+    "/assets/quarantine/{output_id}",
+    response_class=Response,
+    responses={200: {"description": "the file, as an attachment", "content": {"application/octet-stream": {}}}},
+)
+async def get_quarantined_file(request: Request, output_id: PathId, link: query.Link, ctx: Context) -> Response:
     """Download a file from quarantine, by a signed link only."""
-    ctx = context.get_context(request)
-    output_id = ids.parse_id(request.path_params["output_id"], "file")
-    link = query.parse_query(request, query.LinkQuery)
     if not quarantine_links.is_valid(ctx.settings, output_id, link.until, link.signature, time.time()):
-        raise problems.Problem(403, "the link is invalid or expired: request the dead letter again")
+        raise Problem(403, "the link is invalid or expired: request the dead letter again")
     file = await ctx.database.transaction(lambda conn: quarantine.find(conn, output_id))
     if file is None:
         raise ids.not_found("file")
-    reader, name = ctx.quarantine_reader, f"{output_id}.bin"
-    return await reader.build_response(file, name, with_body=request.method != "HEAD")
+    return await ctx.quarantine_reader.build_response(file, f"{output_id}.bin", with_body=request.method != "HEAD")

@@ -5,19 +5,23 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from starlette.requests import Request
+from fastapi import Header
+from pydantic import BeforeValidator
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db import events
 from db.connection import Connection, Row
-from web.http import permissions, query, validation
-from web.services import context
+from web.http import query
+from web.http.router import Router
 from web.services.context import AppContext
+from web.services.dependencies import AnyCaller, Context
 from web.services.event_feed import Subscription
+
+router: Final = Router(prefix="/events", tags=["events"])
 
 KEEP_ALIVE_SECONDS: Final = 15.0
 MAX_STREAM_SECONDS: Final = 300.0  # then the browser reconnects, with Last-Event-ID and its present token
@@ -36,28 +40,36 @@ class StreamRange:
     ends_at: float  # by time.monotonic()
 
 
-async def stream_events(request: Request) -> Response:
+def _parse_event_id(value: str) -> int | None:
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 19) or int(value) > query.MAX_EVENT_ID:
+        raise ValueError("is not an event id: send an id of this stream or omit it")
+    return int(value)
+
+
+LastEventId = Annotated[
+    Annotated[int | None, BeforeValidator(_parse_event_id)],
+    Header(alias="Last-Event-ID", description="resume after this event"),
+]
+
+
+@router.get(
+    "",
+    response_class=Response,
+    responses={200: {"description": "server-sent events", "content": {"text/event-stream": {}}}},
+)
+async def stream_events(
+    params: query.StreamFilters, caller: AnyCaller, ctx: Context, last_id: LastEventId = None
+) -> Response:
     """Return a stream of new events, or of those after Last-Event-ID."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    params = query.parse_query(request, query.StreamQuery)
-    owner, last_id = caller.resolve_owner(params.owner), _parse_last_event_id(request)
-    seconds = MAX_STREAM_SECONDS
+    owner, seconds = caller.resolve_owner(params.owner), MAX_STREAM_SECONDS
     if caller.expires_unix is not None:
         seconds = min(seconds, caller.expires_unix - time.time())
     subscription = await ctx.feed.subscribe(owner)
     stream = StreamRange(owner, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
     lines = _stream_lines(ctx, subscription, stream)
     return _EventStreamResponse(ctx, subscription, lines, seconds + GRACE_SECONDS)
-
-
-def _parse_last_event_id(request: Request) -> int | None:
-    value = request.headers.get("last-event-id")
-    if not value:
-        return None
-    is_number = value.isascii() and value.isdigit() and len(value) <= 19
-    if not is_number or int(value) > query.MAX_EVENT_ID:
-        raise validation.invalid_field("Last-Event-ID", "is not an event id: send an id of this stream or omit it")
-    return int(value)
 
 
 async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: StreamRange) -> AsyncIterator[bytes]:

@@ -3,11 +3,11 @@
 import asyncio
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Final
 from uuid import UUID
 
+from fastapi import Response
 from starlette.requests import Request
-from starlette.responses import Response
 
 from db.connection import Connection, Database
 from moorage import logs
@@ -17,45 +17,64 @@ from providers.base import Provider
 from tasks.jobs import create
 from tasks.jobs.create import CreatedJob, ForeignProject, IdempotencyConflict
 from tasks.predictions import references
-from web.api import job_files, job_inputs, job_schema
+from web.api import job_files, job_inputs
 from web.api.job_files import JobBody
-from web.api.job_schema import JobCreate, ParsedEntry
-from web.http import json_body, permissions, problems, validation
+from web.api.job_responses import NewJob
+from web.api.job_schema import IdempotencyKey, JobCreate, ParsedEntry
+from web.http import json_body, problems, validation
+from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.services import context, multipart
+from web.http.router import Router
+from web.services import multipart
 from web.services.context import AppContext
 from web.services.database import ANSWER_SECONDS
+from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
 
+router: Final = Router(prefix="/jobs", tags=["jobs"])
 
-async def create_job(request: Request) -> Response:
+
+@router.post(
+    "",
+    status_code=202,
+    response_description="accepted",
+    response_model_exclude_unset=True,
+    responses={200: {"description": "the existing job of this Idempotency-Key", "model": NewJob}},
+    openapi_extra={"requestBody": {"required": True, "content": job_files.BODY_CONTENT}},
+)
+async def create_job(
+    request: Request, response: Response, caller: AnyCaller, ctx: Context, key: IdempotencyKey = None
+) -> NewJob:
     """Create a job; a repeated request with the same Idempotency-Key returns the existing one."""
-    ctx = context.get_context(request)
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise validation.invalid_field("Idempotency-Key", "is given more than once")
     if not multipart.is_form(request):
         sent = await json_body.read_object(request)
-        return await _create_job(request, ctx, JobBody(sent, sent))
-    with ctx.upload_spool.reserve(permissions.get_caller(request).owner):
-        form = await multipart.read_form(request, ctx.upload_spool, max_files=job_files.MAX_FILES)
-        try:
-            return await _create_job(request, ctx, job_files.parse_job_form(form))
-        finally:
-            form.close()
+        job = await _create_job(caller, ctx, key, JobBody(sent, sent))
+    else:
+        with ctx.upload_spool.reserve(caller.owner):
+            form = await multipart.read_form(request, ctx.upload_spool, max_files=job_files.MAX_FILES)
+            try:
+                job = await _create_job(caller, ctx, key, job_files.parse_job_form(form))
+            finally:
+                form.close()
+    response.status_code = 202 if job.is_new else 200
+    response.headers["Location"] = f"{request.url.path}/{job.job_id}"  # with the prefix of the request
+    return job
 
 
-async def _create_job(request: Request, ctx: AppContext, body: JobBody) -> Response:
-    key = job_schema.parse_idempotency_key(request.headers.getlist("idempotency-key"))
-    job = JobCreate.parse(body.resolved)
-    permissions.get_caller(request).resolve_owner(job.owner)
+async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: JobBody) -> NewJob:
+    job = validation.parse_body(body.resolved, JobCreate)
+    caller.resolve_owner(job.owner)
     entries = job.parse_entries(ctx.settings)
     _check_providers(ctx.providers, entries)
     chain = [parsed.entry for parsed in entries]
     job_request = job.build_request(chain, ctx.settings, key, await body.compute_sha256())
     created, unchecked = await _check_and_store(ctx, job_request, entries, body)
     log.info("job.created", job_id=created.job_id, prediction_id=created.prediction_id, is_new=created.is_new)
-    location = f"{request.url.path}/{created.job_id}"  # with the prefix of the request
-    status = 202 if created.is_new else 200
-    return problems.json_response(status, _response_fields(created, unchecked), {"Location": location})
+    checks = {"checked": not unchecked, "unchecked": unchecked} if created.is_new else {}
+    return NewJob.model_validate({**dataclasses.asdict(created), **checks})
 
 
 async def _check_and_store(
@@ -83,11 +102,6 @@ async def _check_and_store(
         raise Problem(409, str(error)) from error
     except TimeoutError as error:
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
-
-
-def _response_fields(job: CreatedJob, unchecked: list[str]) -> dict[str, Any]:
-    fields = {"job_id": job.job_id, "prediction_id": job.prediction_id, "state": job.state, "is_new": job.is_new}
-    return fields | ({"checked": not unchecked, "unchecked": unchecked} if job.is_new else {})
 
 
 def _store_job(database: Database, ctx: AppContext, job_request: JobRequest) -> CreatedJob:

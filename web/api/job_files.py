@@ -16,7 +16,11 @@ from web.services.upload_spool import SpooledFile, UploadSpool
 
 JOB_FIELD: Final = "job"
 MAX_FILES: Final = 8
-_MAX_DEPTH: Final = 64  # of the whole job; an input in it has a lower limit
+_SCHEMA: Final = {"$ref": "#/components/schemas/JobCreate"}
+_FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
+_JOB: Final = {"type": "string", "contentMediaType": "application/json", "contentSchema": _SCHEMA}
+_FORM: Final = {"type": "object", "required": ["job"], "properties": {"job": _JOB}, "additionalProperties": _FILE}
+BODY_CONTENT: Final = {"application/json": {"schema": _SCHEMA}, "multipart/form-data": {"schema": _FORM}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,7 @@ def parse_job_form(form: Form) -> JobBody:
     if JOB_FIELD not in form.fields:
         raise validation.invalid_field(JOB_FIELD, "is required: the job as JSON")
     body = json_body.parse_object(form.fields[JOB_FIELD].encode())
-    if validation.is_nested_deeper(body, _MAX_DEPTH):
-        raise validation.invalid_field(JOB_FIELD, f"is nested more than {_MAX_DEPTH} levels deep")
+    json_body.check_depth(body, JOB_FIELD)
     names = [name for name, _ in form.files]
     upload_ids = {name: ids.uuid7() for name in names}
     used: set[str] = set()

@@ -4,14 +4,14 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
-from pydantic_core import ErrorDetails, PydanticCustomError
+from fastapi import Header
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from moorage.model import FallbackEntry, JobRequest
+from moorage.model import FallbackEntry, JobRequest, SceneRef
 from moorage.settings import Settings
-from moorage.text import to_storable
 from tasks.predictions import references
 from tasks.predictions.references import Reference, ReferenceGone
 from web.http import validation
@@ -23,8 +23,6 @@ MAX_DEADLINE_SECONDS: Final = 7 * 86400
 MAX_KEY_CHARS: Final = 255
 AUTO_MODEL: Final = "auto"  # the model is chosen by what it accepts
 MAPPABLE_FIELDS: Final = ("prompt", "style", "room_type", "mode", "variants")  # for `map`, beside the job's input
-_INPUT_ERROR: Final = "model_input"
-_TYPE_MESSAGES: Final = {"model_type": "is not an object", "list_type": "is not a list"}
 
 
 def _check_object(value: Any) -> Any:
@@ -40,7 +38,7 @@ def _check_input(value: Any) -> Any:
     _check_object(value)
     errors = list(itertools.islice(_find_input_errors(value), validation.MAX_ERRORS)) if value else []
     if errors:
-        raise PydanticCustomError(_INPUT_ERROR, "has invalid values", {"errors": errors})
+        raise PydanticCustomError(validation.INPUT_ERROR, "has invalid values", {"errors": errors})
     return value
 
 
@@ -95,6 +93,13 @@ class ResultFields(Body):
     policy: Literal["keep", "discard"] | None = None  # of partial results
     deadline_seconds: Seconds | None = None
 
+    @field_validator("scene")
+    @classmethod
+    def _require_project(cls, scene: SceneRef | None, info: ValidationInfo) -> SceneRef | None:
+        if scene is not None and "project_id" in info.data and info.data["project_id"] is None:
+            raise ValueError("requires project_id")
+        return scene
+
 
 class JobCreate(ResultFields):
     """A job request: what to generate, the fallback chain of models, and where the files belong."""
@@ -103,10 +108,6 @@ class JobCreate(ResultFields):
     input: ModelInput | None = Field(None, description="of every entry that has none of its own")
     variants: Annotated[int, Field(ge=1, le=100)] | None = None
     placeholder: bool = False
-
-    @classmethod
-    def parse(cls, body: dict[str, Any]) -> Self:
-        return validation.parse_body(body, cls, validation.find_scene_errors(body), _explain_error)
 
     def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
         """Return entries with complete inputs. Raises Problem: 422 no input, unknown name in `map`, too much input."""
@@ -165,25 +166,15 @@ class JobCreate(ResultFields):
         return model_input
 
 
-def parse_idempotency_key(values: list[str]) -> str | None:
-    if not values:
-        return None
-    if len(values) > 1:
-        raise validation.invalid_field("Idempotency-Key", "is given more than once")
-    key = values[0].strip(" ")
+def _check_key(value: str) -> str:
+    key = value.strip(" ")
     if not 1 <= len(key) <= MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
-        raise validation.invalid_field("Idempotency-Key", f"must be 1 to {MAX_KEY_CHARS} printable ASCII characters")
+        raise ValueError(f"must be 1 to {MAX_KEY_CHARS} printable ASCII characters")
     return key
 
 
-def _explain_error(item: ErrorDetails, _model: type[BaseModel]) -> Iterator[FieldError]:
-    location = item["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
-    if item["type"] == _INPUT_ERROR:
-        for error in item["ctx"]["errors"]:
-            yield field_error(path + error["field"], error["message"])
-        return
-    is_in_entry = location[:1] == ("chain",) and len(location) > 2
-    last = ErrorDetails(**{**item, "loc": location[-1:]})
-    error = validation.explain_error(last, ChainEntry if is_in_entry else JobCreate)
-    yield {"field": to_storable(path, 200), "message": _TYPE_MESSAGES.get(item["type"], error["message"])}
+IdempotencyKey = Annotated[
+    Annotated[str, AfterValidator(_check_key), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_CHARS})]
+    | None,
+    Header(alias="Idempotency-Key", description="the same body under the same key and owner is the same job"),
+]

@@ -3,81 +3,56 @@
 from typing import Any, Final
 from uuid import UUID
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from db import events, jobs, outputs, predictions, renders
 from db.connection import Connection, Row
+from web.api.job_responses import EventPage, Job, JobPage
 from web.api.renders import build_variant
-from web.http import ids, permissions, problems, query
+from web.http import query
+from web.http.ids import PathId
 from web.http.permissions import Caller, Level
-from web.services import context
+from web.http.router import Router
 from web.services.context import AppContext
+from web.services.dependencies import AnyCaller, Context
 
-JOB_FIELDS: Final = (
-    "state", "owner", "kind", "mode", "room_type", "style", "prompt", "project_id", "scene", "category", "reason",
-    "created_at", "deadline_at", "settled_at", "reopened", "placeholder", "chain",
-)  # fmt: skip
-PREDICTION_FIELDS: Final = (
-    "entry", "provider", "external_id", "model", "state", "raw_status", "created_at", "submitted_at", "deadline_at",
-    "ended_at", "cancel_reason",
-)  # fmt: skip
-OUTPUT_FIELDS: Final = ("idx", "path", "state", "attempt", "run_at", "expires_at", "ended_at")
-ERROR_FIELDS: Final = (
-    "type", "message", "prediction_id", "retryable", "subject", "subject_id", "idx", "path", "dead_letter_id",
-)  # fmt: skip
-LIST_FIELDS: Final = (
-    "owner", "kind", "state", "project_id", "category", "reason", "created_at", "deadline_at", "settled_at",
-    "reopened", "render_id", "outputs", "kept",
-)  # fmt: skip
-EVENT_FIELDS: Final = ("id", "subject", "subject_id", "from_state", "to_state", "reason", "actor", "at")
+router: Final = Router(prefix="/jobs", tags=["jobs"])
+
 _RETRIED_STATES: Final = ("waiting", "discarding", "planned", "submitting", "running")
 
 
-async def list_jobs(request: Request) -> Response:
+@router.get("", response_description="a page of jobs")
+async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -> JobPage:
     """Return a page of jobs, newest first."""
-    params = query.parse_query(request, query.JobQuery)
-    owner = permissions.get_caller(request).resolve_owner(params.owner)
-    filters = {**params.model_dump(exclude={"limit"}), "owner": owner}
-    rows = await context.get_context(request).database.transaction(
-        lambda conn: jobs.list_page(conn, filters, params.limit + 1)
-    )
+    filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
+    rows = await ctx.database.transaction(lambda conn: jobs.list_page(conn, filters, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    items = [{"job_id": row["id"], **_select_fields(row, LIST_FIELDS)} for row in page]
-    return problems.json_response(200, {"jobs": items, "next": next_id})
+    return JobPage.model_validate({"jobs": [{"job_id": row["id"], **row} for row in page], "next": next_id})
 
 
-async def list_job_events(request: Request) -> Response:
+@router.get("/{job_id}/events", response_description="a page of events")
+async def list_job_events(job_id: PathId, params: query.EventFilters, caller: AnyCaller, ctx: Context) -> EventPage:
     """Return a page of a job's events, oldest first."""
-    job_id = ids.parse_id(request.path_params["job_id"], "job")
-    params = query.parse_query(request, query.EventPageQuery)
-    caller = permissions.get_caller(request)
 
     def read_events(conn: Connection) -> list[Row]:
         caller.require_visible(jobs.get_with_render(conn, job_id), "job")
         return events.list_page_by_job(conn, job_id, params.after, params.limit + 1)
 
-    rows = await context.get_context(request).database.transaction(read_events)
-    page, next_id = query.split_page(rows, params.limit)
-    items = [_select_fields(row, EVENT_FIELDS) for row in page]
-    return problems.json_response(200, {"job_id": job_id, "events": items, "next": next_id})
+    page, next_id = query.split_page(await ctx.database.transaction(read_events), params.limit)
+    return EventPage.model_validate({"job_id": job_id, "events": page, "next": next_id})
 
 
-async def get_job(request: Request) -> Response:
+@router.get("/{job_id}", response_description="the job")
+async def get_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> Job:
     """Return a job with its variants, predictions, outputs and errors."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    job_id = ids.parse_id(request.path_params["job_id"], "job")
-    fields = await ctx.database.read(lambda conn: _build_job_response(conn, job_id, ctx, caller))
-    return problems.json_response(200, fields)
+    return await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
 
 
-def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> dict[str, Any]:
+def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:
     job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
     variants = [build_variant(row, ctx.asset_base) for row in renders.list_variants(conn, job_id)]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
-    return {
+    fields: dict[str, Any] = {
+        **job,
         "job_id": job_id,
-        **_select_fields(job, JOB_FIELDS),
         "policy": job["partial"],
         "variants_asked": job["variants"],
         "render_id": job["render_id"] if is_published else None,
@@ -85,22 +60,19 @@ def _build_job_response(conn: Connection, job_id: UUID, ctx: AppContext, caller:
         "variants_created": len(variants),
         "variants": variants,
         "predictions": [
-            {"prediction_id": row["id"], **_build_end_reason(row, caller), **_select_fields(row, PREDICTION_FIELDS)}
+            {"prediction_id": row["id"], **row, **_build_end_reason(row, caller)}
             for row in predictions.list_by_job(conn, job_id)
         ],
-        "outputs": [  # without the source URLs, which may contain the provider's signature
-            {"output_id": row["id"], **_build_end_reason(row, caller), **_select_fields(row, OUTPUT_FIELDS)}
+        "outputs": [
+            {"output_id": row["id"], **row, **_build_end_reason(row, caller)}
             for row in outputs.list_by_job(conn, job_id)
         ],
-        "errors": [{"job_id": job_id, **_select_fields(row, ERROR_FIELDS)} for row in jobs.list_errors(conn, job_id)],
+        "errors": [{"job_id": job_id, **row} for row in jobs.list_errors(conn, job_id)],
     }
+    return Job.model_validate(fields)
 
 
 def _build_end_reason(row: Row, caller: Caller) -> dict[str, Any]:
     """Return why a row ended. Owners get no reason while it is being retried: it may then name internal servers."""
     is_hidden = row["state"] in _RETRIED_STATES and caller.level < Level.APPLICATION
     return {"type": row["category"], "message": None if is_hidden else row["reason"]}
-
-
-def _select_fields(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: row[name] for name in names}

@@ -3,24 +3,25 @@
 import asyncio
 from typing import Any, Final
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from moorage.errors import ProviderRefused, ProviderUnavailable
 from moorage.text import is_storable, to_storable
 from providers.base import Provider
+from web.api.responses import ModelPage, ModelSchema
 from web.http import ids, problems, query
 from web.http.problems import Problem
-from web.services import context, model_cache
+from web.http.router import Router
+from web.services import model_cache
 from web.services.context import AppContext
+from web.services.dependencies import Context
+
+router: Final = Router(prefix="/models", tags=["models"])
 
 MODEL_FIELDS: Final = ("name", "description", "kind", "accepts", "picture_field")
 
 
-async def list_models(request: Request) -> Response:
+@router.get("", response_description="models by provider")
+async def list_models(params: query.ModelFilters, ctx: Context) -> ModelPage:
     """Return the models of all providers that accept submissions, and the providers that are unavailable."""
-    ctx = context.get_context(request)
-    params = query.parse_query(request, query.ModelQuery)
     kinds = (params.kind,) if params.kind else ("image", "video")
     if params.provider is not None:
         ctx.get_provider(params.provider)
@@ -28,7 +29,7 @@ async def list_models(request: Request) -> Response:
     results = await asyncio.gather(*(_fetch_models(ctx, provider, kind) for provider in providers for kind in kinds))
     models = [model for models_of_kind, _ in results for model in models_of_kind]
     errors = {error["provider"]: error for _, error in results if error}
-    return problems.json_response(200, {"models": models, "unavailable": list(errors.values())})
+    return ModelPage.model_validate({"models": models, "unavailable": list(errors.values())})
 
 
 async def _fetch_models(
@@ -43,11 +44,10 @@ async def _fetch_models(
     return [{"provider": provider.name, **{name: model.get(name) for name in MODEL_FIELDS}} for model in models], None
 
 
-async def get_model_schema(request: Request) -> Response:
+@router.get("/{owner}/{name}/schema", response_description="the schema")
+async def get_model_schema(owner: str, name: str, params: query.SchemaFilters, ctx: Context) -> ModelSchema:
     """Return the JSON Schema of a model's input."""
-    ctx = context.get_context(request)
-    provider = ctx.get_provider(query.parse_query(request, query.SchemaQuery).provider)
-    model = "{owner}/{name}".format(**request.path_params)
+    provider, model = ctx.get_provider(params.provider), f"{owner}/{name}"
     if not is_storable(model):
         raise ids.not_found("model")
     try:
@@ -58,4 +58,4 @@ async def get_model_schema(request: Request) -> Response:
         raise Problem(404, to_storable(str(error), 500)) from error
     if schema is None:
         raise Problem(404, f"{provider.name} publishes no schema of {to_storable(model, 200)}")
-    return problems.json_response(200, {"provider": provider.name, "model": model, "schema": schema})
+    return ModelSchema(provider=provider.name, model=model, schema=dict(schema))

@@ -1,10 +1,10 @@
 """POST /v1/predictions: register a prediction that the application started at a provider."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
+from fastapi import Depends, Response
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response
 
 from db import jobs
 from db.connection import Database
@@ -12,18 +12,46 @@ from moorage import logs
 from moorage.model import Registration
 from tasks.jobs import create
 from tasks.jobs.create import ForeignProject, RegisteredJob
+from web.api.job_responses import RegisteredPrediction
 from web.api.job_schema import ResultFields
-from web.http import json_body, problems, validation
+from web.http.json_body import JsonBody
+from web.http.router import Router
 from web.http.validation import Name, Storable, invalid_field
-from web.services import context
+from web.services.dependencies import ApplicationOnly, Context
 
 log = logs.get_logger(__name__)
 
+router: Final = Router(tags=["jobs"])
 
-async def register_prediction(request: Request) -> Response:
+
+class PredictionCreate(ResultFields):
+    """A prediction that the application started at a provider, and where its files belong."""
+
+    provider: Annotated[str, Field(max_length=60), Storable]
+    external_id: Annotated[str, Field(max_length=500), Storable]  # the provider's id of the prediction
+    model: Name | None = None
+
+    def build_registration(self, partial: Literal["keep", "discard"]) -> Registration:
+        """Return the registration to store. `partial`: the policy for partial results if the body has none."""
+        return Registration(partial=self.policy or partial, **self.model_dump(exclude={"policy"}))
+
+
+# An owner could claim another owner's prediction.
+@router.post(
+    "/predictions",
+    status_code=201,
+    response_description="registered",
+    responses={200: {"description": "already registered, unchanged", "model": RegisteredPrediction}},
+    dependencies=[ApplicationOnly],
+)
+async def register_prediction(
+    request: Request,
+    response: Response,
+    ctx: Context,
+    body: Annotated[PredictionCreate, Depends(JsonBody(PredictionCreate))],
+) -> RegisteredPrediction:
     """Register a prediction; one that is already registered is returned unchanged."""
-    ctx = context.get_context(request)
-    registration = parse_registration(await json_body.read_object(request), partial=ctx.settings.partial)
+    registration = body.build_registration(ctx.settings.partial)
     provider = ctx.get_provider(registration.provider)
     if not provider.is_enabled and not provider.can_poll:
         message = f"{provider.name} is not configured: set {provider.webhook_setting} on the server"
@@ -39,30 +67,13 @@ async def register_prediction(request: Request) -> Response:
 
     job, state = await ctx.database.run(register)
     log.info("prediction.registered", job_id=job.job_id, prediction_id=job.prediction_id, is_new=job.is_new)
-    fields = {
-        "job_id": job.job_id,
-        "prediction_id": job.prediction_id,
-        "provider": registration.provider,
-        "external_id": registration.external_id,
-        "state": state,
-        "is_new": job.is_new,
-    }
-    location = f"{request.url.path.removesuffix('/predictions')}/jobs/{job.job_id}"  # with the prefix of the request
-    return problems.json_response(201 if job.is_new else 200, fields, {"Location": location})
-
-
-class PredictionCreate(ResultFields):
-    """A prediction that the application started at a provider, and where its files belong."""
-
-    provider: Annotated[str, Field(max_length=60), Storable]
-    external_id: Annotated[str, Field(max_length=500), Storable]  # the provider's id of the prediction
-    model: Name | None = None
-
-
-def parse_registration(body: dict[str, Any], *, partial: Literal["keep", "discard"]) -> Registration:
-    """Return a body as a registration. `partial`: the policy for partial results if the body has none."""
-    parsed = validation.parse_body(body, PredictionCreate, validation.find_scene_errors(body))
-    return Registration(partial=parsed.policy or partial, **parsed.model_dump(exclude={"policy"}))
+    response.status_code = 201 if job.is_new else 200
+    prefix = request.url.path.removesuffix("/predictions")
+    response.headers["Location"] = f"{prefix}/jobs/{job.job_id}"
+    fields = {"job_id": job.job_id, "prediction_id": job.prediction_id, "state": state, "is_new": job.is_new}
+    return RegisteredPrediction.model_validate(
+        {**fields, "provider": registration.provider, "external_id": registration.external_id}
+    )
 
 
 def _read_job_state(database: Database, registered: RegisteredJob) -> str:

@@ -1,19 +1,34 @@
 """Request schemas of projects and scenes."""
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Path
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from moorage import scene_documents
 from moorage.model import SceneRef
+from moorage.text import is_storable
 from web.http import validation
 from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.validation import Body, Name, SceneName, invalid_field
 
-B = TypeVar("B", bound=BaseModel)
 MAX_SCENES: Final = 1000
-MAX_DEPTH: Final = 64
+
+
+def _check_storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("cannot be stored")
+    return text
+
+
+def _check_scene_name(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("is neither a string nor a number")
+    return value
+
+
+ProjectId = Annotated[str, Path(max_length=validation.MAX_NAME_CHARS), AfterValidator(_check_storable)]
 
 
 class ProjectBody(Body):
@@ -35,19 +50,13 @@ class SceneBody(Body):
 class SceneOrderBody(Body):
     """The names (id, else index) of scenes in their new order; the scenes that are not named follow them."""
 
-    order: Annotated[list[str | int | float], Field(max_length=MAX_SCENES)]
+    order: Annotated[
+        list[Annotated[str | int | float, BeforeValidator(_check_scene_name)]], Field(max_length=MAX_SCENES)
+    ]
 
 
-def parse_document_body(body: dict[str, Any], model: type[B]) -> B:
-    parsed = validation.parse_body(body, model)
-    if validation.is_nested_deeper(body, MAX_DEPTH):
-        raise invalid_field("", f"is nested more than {MAX_DEPTH} levels deep")
-    return parsed
-
-
-def check_project_body(body: dict[str, Any], caller: Caller) -> str:
+def check_project_body(parsed: ProjectBody, caller: Caller) -> str:
     """Validate the body of a project and return its owner. Raises Problem: 422, or 403 not the caller's owner."""
-    parsed = parse_document_body(body, ProjectBody)
     owner = caller.resolve_owner(parsed.owner)
     if owner is None:
         raise invalid_field("owner", "is required")

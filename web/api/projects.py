@@ -1,46 +1,59 @@
 """GET and PUT /v1/projects/{project_id}: an application's document with image URLs per scene, and its progress."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Depends, Header, Response
 
 from db import placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
-from moorage.text import is_storable
 from storage import urls
 from web.api import project_schema
-from web.http import ids, json_body, permissions, problems, validation
+from web.api.project_schema import ProjectBody, ProjectId
+from web.api.responses import Project
+from web.http import validation
+from web.http.json_body import BodyBytes, JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.services import context
+from web.http.router import Router
 from web.services.context import AppContext
+from web.services.dependencies import AnyCaller, Context
 
 T = TypeVar("T")
 
-_COUNTS: Final = ("jobs", "settled", "failed", "placeholders", "files_asked", "files_kept", "files_failed")
+IfMatch = Annotated[str | None, Header(alias="If-Match", description="ETags of the document, of which one must match")]
+
+router: Final = Router(prefix="/projects/{project_id}", tags=["projects"])
 
 
-async def get_project(request: Request) -> Response:
+@router.get("", response_description="the project")
+async def get_project(project_id: ProjectId, response: Response, caller: AnyCaller, ctx: Context) -> Project:
     """Return a project with its document and progress."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    project_id = parse_project_id(request)
-    fields = await ctx.database.read(lambda conn: read_project(conn, project_id, caller, ctx.asset_base))
-    return project_response(200, fields)
+    project = await ctx.database.read(lambda conn: read_project(conn, project_id, caller, ctx.asset_base))
+    return add_etag(response, project)
 
 
-async def put_project(request: Request) -> Response:
+@router.put(
+    "",
+    status_code=201,
+    response_description="created",
+    responses={200: {"description": "document replaced", "model": Project}},
+)
+async def put_project(
+    project_id: ProjectId,
+    response: Response,
+    caller: AnyCaller,
+    ctx: Context,
+    body: Annotated[ProjectBody, Depends(JsonBody(ProjectBody))],
+    data: BodyBytes,
+    if_match: IfMatch = None,
+) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    project_id = parse_project_id(request)
-    body, text = await json_body.read_object_and_text(request)
-    owner = project_schema.check_project_body(body, caller)
-    if_match = request.headers.get("if-match")
+    owner, text = project_schema.check_project_body(body, caller), data.decode()
 
-    def write(conn: Connection) -> tuple[int, dict[str, Any]]:
+    def write(conn: Connection) -> tuple[int, Project]:
         is_new = if_match is None and projects.add(conn, project_id, owner, text)
         project = lock_project(conn, project_id, caller, if_match)
         if project["owner"] != owner:
@@ -51,7 +64,8 @@ async def put_project(request: Request) -> Response:
         placements.update_image_urls(conn, project, ctx.asset_base)
         return 201 if is_new else 200, read_project(conn, project_id, caller, ctx.asset_base)
 
-    return project_response(*await write_document(ctx, write))
+    response.status_code, project = await write_document(ctx, write)
+    return add_etag(response, project)
 
 
 async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
@@ -60,13 +74,6 @@ async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
         return await ctx.database.transaction(work)
     except psycopg.DataError as error:
         raise validation.invalid_field("document", f"cannot be stored: {str(error).splitlines()[0]}") from error
-
-
-def parse_project_id(request: Request) -> str:
-    project_id = str(request.path_params["project_id"])
-    if not is_storable(project_id) or len(project_id) > validation.MAX_NAME_CHARS:
-        raise ids.not_found("project")
-    return project_id
 
 
 def lock_project(conn: Connection, project_id: str, caller: Caller, if_match: str | None) -> Row:
@@ -78,33 +85,28 @@ def lock_project(conn: Connection, project_id: str, caller: Caller, if_match: st
     return project
 
 
-def project_response(status: int, fields: dict[str, Any]) -> Response:
-    """Return a project with its ETag, which does not depend on `imageUrls`."""
-    return problems.json_response(status, fields, {"ETag": _etag(fields["document"])})
+def add_etag(response: Response, project: Project) -> Project:
+    """Set the ETag of a response with a project, which does not depend on `imageUrls`."""
+    response.headers["ETag"] = _etag(project.document)
+    return project
 
 
 def _etag(document: dict[str, Any]) -> str:
     return f'"{scene_documents.digest_document(document)}"'
 
 
-def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> dict[str, Any]:
-    """Return the fields of a project's response. Raises Problem: 404 also for another owner's."""
+def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> Project:
+    """Return a project. Raises Problem: 404 also for another owner's."""
     row = caller.require_visible(projects.get_with_image_urls(conn, project_id, base), "project")
     counts = progress.get_progress(conn, project_id)
-    unplaced = [
-        {**{name: file[name] for name in ("render_id", "idx", "scene")}, "url": urls.build_asset_url(base, file["key"])}
-        for file in row["unplaced"]
-    ]
-    return {
-        "project_id": row["id"],
-        "owner": row["owner"],
+    fields = {
+        **row,
+        "project_id": project_id,
         "status": counts["status"],
         "image_upload_progress": counts["image_upload_progress"],
-        "progress": {name: counts[name] for name in _COUNTS},
+        "progress": counts,
         "failures": progress.list_failed_jobs(conn, project_id),
         "generated_output": {"scenes": scene_documents.list_scenes_with_image_urls(row["document"])},
-        "document": row["document"],
-        "unplaced": unplaced,
-        "created_at": row["created_at"],
-        "updated_at": row["updated_at"],
+        "unplaced": [{**file, "url": urls.build_asset_url(base, file["key"])} for file in row["unplaced"]],
     }
+    return Project.model_validate(fields)

@@ -1,10 +1,9 @@
 """/v1/renders: lists, returns and deletes published renders."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 import tasks.jobs.delete_render
@@ -13,53 +12,44 @@ from db.connection import Connection, Row
 from moorage import logs
 from storage import urls
 from tasks.jobs.delete_render import JobNotSettled
-from web.http import ids, permissions, problems, query
+from web.api.responses import Render, RenderPage, Variant
+from web.http import ids, problems, query
+from web.http.ids import PathId
 from web.http.problems import Problem
-from web.services import context
+from web.http.router import Router
+from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
 
-RENDER_FIELDS: Final = (
-    "owner", "kind", "mode", "room_type", "style", "prompt", "project_id", "scene", "state", "reason", "cover_idx",
-    "created_at", "published_at", "settled_at",
-)  # fmt: skip
-
-VARIANT_FIELDS: Final = (
-    "idx", "is_cover", "media", "content_type", "bytes", "sha256", "width_px", "height_px", "frames", "duration_s",
-    "thumb_width_px", "thumb_height_px", "thumb_missing", "color", "is_placeholder",
-)  # fmt: skip
+router: Final = Router(prefix="/renders", tags=["renders"])
 
 
-async def list_renders(request: Request) -> Response:
+@router.get("", response_description="a page of renders")
+async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Context) -> RenderPage:
     """Return a page of renders with their variants, newest first."""
-    ctx = context.get_context(request)
-    params = query.parse_query(request, query.RenderQuery)
-    owner = permissions.get_caller(request).resolve_owner(params.owner)
-    filters = {**params.model_dump(exclude={"limit"}), "owner": owner}
+    filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
 
-    def read_page(conn: Connection) -> dict[str, Any]:
+    def read_page(conn: Connection) -> RenderPage:
         page, next_id = query.split_page(renders.list_page(conn, filters, params.limit + 1), params.limit)
-        return {"renders": _build_renders(conn, page, ctx.asset_base), "next": next_id}
+        return RenderPage(renders=_build_renders(conn, page, ctx.asset_base), next=next_id)
 
-    return problems.json_response(200, await ctx.database.read(read_page))
+    return await ctx.database.read(read_page)
 
 
-async def get_render(request: Request) -> Response:
+@router.get("/{render_id}", response_description="the render")
+async def get_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Render:
     """Return a render with its variants."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    render_id = ids.parse_id(request.path_params["render_id"], "render")
 
-    def read_render(conn: Connection) -> dict[str, Any]:
+    def read_render(conn: Connection) -> Render:
         row = caller.require_visible(renders.get_published(conn, render_id), "render")
         return _build_renders(conn, [row], ctx.asset_base)[0]
 
-    return problems.json_response(200, await ctx.database.read(read_render))
+    return await ctx.database.read(read_render)
 
 
-async def delete_render(request: Request) -> Response:
+@router.delete("/{render_id}", status_code=204, response_description="deleted, now or before")
+async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Response:
     """Delete a render; one that is already deleted is unchanged. 409 while its job is reopened."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    render_id = ids.parse_id(request.path_params["render_id"], "render")
 
     def delete(conn: Connection) -> bool:
         caller.require_visible(jobs.get_with_render(conn, render_id), "render")
@@ -74,24 +64,18 @@ async def delete_render(request: Request) -> Response:
     if not is_deleted:
         raise ids.not_found("render")
     log.info("render.deleted", render_id=render_id)
-    return Response(status_code=204, headers=problems.NO_STORE)
+    return problems.no_content()
 
 
-def _build_renders(conn: Connection, rows: Sequence[Row], base: str) -> list[dict[str, Any]]:
-    variants: dict[UUID, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
+def _build_renders(conn: Connection, rows: Sequence[Row], base: str) -> list[Render]:
+    variants: dict[UUID, list[Variant]] = {row["id"]: [] for row in rows}
     for variant in renders.list_variants_of_renders(conn, list(variants)):
         variants[variant["render_id"]].append(build_variant(variant, base))
-    return [
-        {"render_id": row["id"], **{name: row[name] for name in RENDER_FIELDS}, "variants": variants[row["id"]]}
-        for row in rows
-    ]
+    return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in rows]
 
 
-def build_variant(row: Row, base: str) -> dict[str, Any]:
+def build_variant(row: Row, base: str) -> Variant:
     """Return a row of the view `variants` with the URLs of its file and thumbnail; `base` is the URL prefix of keys."""
     thumb = row["thumb_key"]
-    return {
-        **{name: row[name] for name in VARIANT_FIELDS},
-        "url": urls.build_asset_url(base, row["key"]),
-        "thumb_url": urls.build_asset_url(base, thumb) if thumb else None,
-    }
+    thumb_url = urls.build_asset_url(base, thumb) if thumb else None
+    return Variant.model_validate({**row, "url": urls.build_asset_url(base, row["key"]), "thumb_url": thumb_url})

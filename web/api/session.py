@@ -2,39 +2,44 @@
 
 import time
 from datetime import UTC, datetime
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from web.http import permissions, problems
+from web.api.responses import SessionView
+from web.http import problems
 from web.http.permissions import Level
 from web.http.problems import Problem
+from web.http.router import Router
 from web.http.session_cookie import set_token
-from web.services import context
+from web.services.dependencies import AnyCaller, Context
+
+router: Final = Router(prefix="/session", tags=["session"])
 
 
-async def get_session(request: Request) -> Response:
+@router.get("", response_description="the caller")
+async def get_session(caller: AnyCaller) -> SessionView:
     """Return the caller: the level, the owner and the expiry of its token."""
-    caller = permissions.get_caller(request)
     expires_at = None if caller.expires_unix is None else datetime.fromtimestamp(caller.expires_unix, UTC)
     fields = {"level": caller.level.name.lower(), "owner": caller.owner, "expires_at": expires_at}
-    return problems.json_response(200, fields)
+    return SessionView.model_validate(fields)
 
 
-async def create_session(request: Request) -> Response:
+@router.post("", status_code=204, response_description="the cookie is set")
+async def create_session(request: Request, caller: AnyCaller, ctx: Context) -> Response:
     """Set the session cookie to the owner token in the Authorization header."""
-    caller = permissions.get_caller(request)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if caller.level is not Level.OWNER or caller.expires_unix is None or scheme.lower() != "bearer":
         raise Problem(403, "a session requires an owner token: send one as Authorization: Bearer TOKEN")
-    response = Response(status_code=204, headers=problems.NO_STORE)
-    seconds = max(1, caller.expires_unix - int(time.time()))
-    set_token(response, context.get_context(request).settings, token.strip(), seconds)
+    response = problems.no_content()
+    set_token(response, ctx.settings, token.strip(), max(1, caller.expires_unix - int(time.time())))
     return response
 
 
-async def delete_session(request: Request) -> Response:
+@router.delete("", status_code=204, response_description="the cookie is removed")
+async def delete_session(ctx: Context) -> Response:
     """Remove the session cookie; the token in it remains valid until it expires."""
-    response = Response(status_code=204, headers=problems.NO_STORE)
-    set_token(response, context.get_context(request).settings, "", 0)
+    response = problems.no_content()
+    set_token(response, ctx.settings, "", 0)
     return response

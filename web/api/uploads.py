@@ -1,38 +1,56 @@
 """/v1/uploads: private input files, returned with signed URLs that are valid for five minutes."""
 
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 
+from fastapi import Response
 from starlette.requests import Request
-from starlette.responses import Response
 
 from db import uploads
 from db.connection import Connection, Row
 from moorage import logs
 from moorage.ids import uuid7
 from tasks.uploads import USER_URL_SECONDS
-from web.http import ids, permissions, problems, query
+from web.api.responses import Upload
+from web.http import ids, problems, query, validation
+from web.http.ids import PathId
+from web.http.permissions import Caller
 from web.http.problems import Problem
+from web.http.query import UploadQuery
+from web.http.router import Router
 from web.http.validation import invalid_field
-from web.services import context, multipart, upload_spool
+from web.services import multipart, upload_spool
 from web.services.context import AppContext
+from web.services.dependencies import AnyCaller, Context
 from web.services.upload_spool import SpooledFile
 
 log = logs.get_logger(__name__)
 
-UPLOAD_FIELDS: Final = (
-    "owner", "media", "format", "content_type", "bytes", "sha256", "width_px", "height_px", "duration_s", "created_at",
-)  # fmt: skip
+router: Final = Router(prefix="/uploads", tags=["uploads"])
+
+_FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
+_FORM: Final = {"type": "object", "required": ["file"], "properties": {"owner": {"type": "string"}, "file": _FILE}}
+_BODY_CONTENT: Final = {
+    **{kind: {} for kind in ("image/*", "video/*", "application/octet-stream")},
+    "multipart/form-data": {"schema": _FORM},
+}
 
 
-async def create_upload(request: Request) -> Response:
+@router.post(
+    "",
+    status_code=201,
+    response_description="the upload, validated, without metadata",
+    openapi_extra={"requestBody": {"required": True, "content": _BODY_CONTENT}},
+)
+async def create_upload(
+    request: Request, response: Response, params: query.UploadFilters, caller: AnyCaller, ctx: Context
+) -> Upload:
     """Store an input file: the body is the file, or a form with one file and the field `owner`."""
-    ctx = context.get_context(request)
-    query_owner = query.parse_query(request, query.UploadQuery).owner
-    with ctx.upload_spool.reserve(permissions.get_caller(request).owner):
+    with ctx.upload_spool.reserve(caller.owner):
         if multipart.is_form(request):
-            file, owner = await _spool_form(request, ctx, query_owner)
+            file, owner = await _spool_form(request, caller, ctx, params.owner)
         else:
-            owner = _require_owner(request, query_owner)
+            owner = _require_owner(caller, params.owner)
             file = await _spool_body(request, ctx)
         try:
             if not file.bytes:
@@ -41,26 +59,20 @@ async def create_upload(request: Request) -> Response:
         finally:
             file.file.close()
     log.info("upload.recorded", upload_id=upload.id, bytes=upload.bytes)
-    location = f"{request.url.path}/{upload.id}"  # with the prefix of the request
-    media = {name: getattr(upload.media, name) for name in UPLOAD_FIELDS if hasattr(upload.media, name)}
-    row = {name: getattr(upload, name) for name in ("id", "key", "owner", "bytes", "sha256")}
-    fields = _upload_fields(ctx, {**media, **row, "created_at": created_at})
-    return problems.json_response(201, fields, {"Location": location})
+    response.headers["Location"] = f"{request.url.path}/{upload.id}"  # with the prefix of the request
+    return _build_upload(ctx, {**asdict(upload), **asdict(upload.media), "created_at": created_at})
 
 
-async def get_upload(request: Request) -> Response:
+@router.get("/{upload_id}", response_description="the upload with a signed URL")
+async def get_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> Upload:
     """Return an upload with a new signed URL of its file."""
-    ctx = context.get_context(request)
-    upload_id = ids.parse_id(request.path_params["upload_id"], "upload")
     row = await ctx.database.transaction(lambda conn: uploads.get(conn, upload_id))
-    upload = permissions.get_caller(request).require_visible(row, "upload")
-    return problems.json_response(200, _upload_fields(ctx, upload))
+    return _build_upload(ctx, caller.require_visible(row, "upload"))
 
 
-async def delete_upload(request: Request) -> Response:
+@router.delete("/{upload_id}", status_code=204, response_description="deleted, now or before")
+async def delete_upload(upload_id: PathId, caller: AnyCaller, ctx: Context) -> Response:
     """Delete an upload; one that is already deleted is unchanged."""
-    ctx, caller = context.get_context(request), permissions.get_caller(request)
-    upload_id = ids.parse_id(request.path_params["upload_id"], "upload")
 
     def delete_row(conn: Connection) -> str | None:
         owner = uploads.get_owner(conn, upload_id)
@@ -72,7 +84,7 @@ async def delete_upload(request: Request) -> Response:
     if key is not None:
         log.info("upload.deleted", upload_id=upload_id)
         await _delete_object(ctx, key)
-    return Response(status_code=204, headers=problems.NO_STORE)
+    return problems.no_content()
 
 
 async def _delete_object(ctx: AppContext, key: str) -> None:
@@ -96,13 +108,15 @@ async def _spool_body(request: Request, ctx: AppContext) -> SpooledFile:
     return file
 
 
-async def _spool_form(request: Request, ctx: AppContext, query_owner: str | None) -> tuple[SpooledFile, str]:
+async def _spool_form(
+    request: Request, caller: Caller, ctx: AppContext, query_owner: str | None
+) -> tuple[SpooledFile, str]:
     form = await multipart.read_form(request, ctx.upload_spool, max_files=1)
     try:
-        form_owner = query.parse_pairs(form.fields.items(), query.UploadQuery).owner
+        form_owner = validation.parse_body(form.fields, UploadQuery).owner
         if query_owner is not None and form_owner is not None:
             raise invalid_field("owner", "is given in the query and in the form")
-        owner = _require_owner(request, query_owner if query_owner is not None else form_owner)
+        owner = _require_owner(caller, query_owner if query_owner is not None else form_owner)
         if not form.files:
             raise invalid_field("file", "is required: send one file in the form")
     except BaseException:
@@ -111,15 +125,14 @@ async def _spool_form(request: Request, ctx: AppContext, query_owner: str | None
     return form.files[0][1], owner
 
 
-def _require_owner(request: Request, requested: str | None) -> str:
-    owner = permissions.get_caller(request).resolve_owner(requested)
+def _require_owner(caller: Caller, requested: str | None) -> str:
+    owner = caller.resolve_owner(requested)
     if owner is None:
         raise invalid_field("owner", "is required")
     return owner
 
 
-def _upload_fields(ctx: AppContext, row: Row) -> dict[str, Any]:
+def _build_upload(ctx: AppContext, row: Row) -> Upload:
     storage = ctx.upload_spool.storage
     url = storage.presign_get(storage.private_bucket, row["key"], USER_URL_SECONDS)
-    fields = {"upload_id": row["id"], **{name: row[name] for name in UPLOAD_FIELDS}}
-    return {**fields, "url": url, "url_seconds": USER_URL_SECONDS}
+    return Upload.model_validate({**row, "upload_id": row["id"], "url": url, "url_seconds": USER_URL_SECONDS})

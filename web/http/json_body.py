@@ -1,43 +1,30 @@
-"""Reads JSON objects from requests: bounded in bytes and time, UTF-8, integers exact."""
+"""Reads JSON objects from requests: bounded in bytes and time, UTF-8, integers exact, no duplicate names."""
 
 import asyncio
 import json
 from collections import Counter
-from typing import Any, Final
+from typing import Annotated, Any, Final, Generic, TypeVar
 
+from fastapi import Depends
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
 from moorage.text import to_storable
+from web.http import validation
 from web.http.problems import Problem
 
+B = TypeVar("B", bound=BaseModel)
+
 MAX_BYTES: Final = 2**20
+MAX_DEPTH: Final = 64
 READ_SECONDS: Final = 5.0
 
 
-async def read_object(request: Request) -> dict[str, Any]:
-    """Return the JSON object in a request's body; raises as `read_object_and_text` does."""
-    return (await read_object_and_text(request))[0]
-
-
-async def read_object_and_text(request: Request) -> tuple[dict[str, Any], str]:
-    """Return a request's JSON object, and its text with every digit. Raises Problem: 400, 408, 413, 415 or 422."""
+async def read_bytes(request: Request) -> bytes:
+    """Return the body of a JSON request. Raises Problem: 400 incomplete, 408, 413 or 415."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Problem(415, "Content-Type must be application/json")
-    body = await _read_bytes(request)
-    return parse_object(body), body.decode("utf-8")
-
-
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body. Raises Problem: 400 not JSON, 422 not an object."""
-    value = _parse(body)
-    if not isinstance(value, dict):
-        message = f"is {type(value).__name__}: send a JSON object"
-        raise Problem(422, f"the body {message}", errors=[{"field": "", "message": message}])
-    return value
-
-
-async def _read_bytes(request: Request) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(READ_SECONDS):
@@ -50,6 +37,41 @@ async def _read_bytes(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise Problem(400, "the request ended before its body: retry") from error
     return bytes(body)
+
+
+BodyBytes = Annotated[bytes, Depends(read_bytes)]
+
+
+class JsonBody(Generic[B]):
+    """Dependency: a request's body as a model; raises as `read_bytes`, `parse_object` and `parse_body` do."""
+
+    def __init__(self, model: type[B]) -> None:
+        self.model: Final = model
+
+    async def __call__(self, body: BodyBytes) -> B:
+        fields = parse_object(body)
+        parsed = validation.parse_body(fields, self.model)
+        check_depth(fields, "")
+        return parsed
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """Return the JSON object in a request's body; raises as `read_bytes` and `parse_object` do."""
+    return parse_object(await read_bytes(request))
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body. Raises Problem: 400 not JSON, 422 not an object."""
+    value = _parse(body)
+    if not isinstance(value, dict):
+        message = f"is {type(value).__name__}: send a JSON object"
+        raise Problem(422, f"the body {message}", errors=[{"field": "", "message": message}])
+    return value
+
+
+def check_depth(value: Any, field: str) -> None:
+    if validation.is_nested_deeper(value, MAX_DEPTH):
+        raise validation.invalid_field(field, f"is nested more than {MAX_DEPTH} levels deep")
 
 
 def _parse(body: bytes) -> Any:

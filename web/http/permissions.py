@@ -2,15 +2,10 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Final, cast
-
-from starlette.requests import Request
-from starlette.types import Scope
+from typing import Any
 
 from web.http.ids import not_found
 from web.http.problems import Problem
-
-_SCOPE_KEY: Final = "moorage.caller"  # in the scope of a request
 
 
 class Level(enum.IntEnum):
@@ -46,19 +41,3 @@ class Caller:
         if requested not in (None, self.owner):
             raise Problem(403, "the token is valid for one owner only: name that owner or omit it")
         return self.owner
-
-
-ANONYMOUS: Final = Caller(Level.OPEN)
-
-
-def set_caller(scope: Scope, caller: Caller) -> None:
-    scope[_SCOPE_KEY] = caller
-
-
-def get_caller(request: Request) -> Caller:
-    return cast(Caller, request.scope[_SCOPE_KEY])
-
-
-def require_level(caller: Caller, min_level: Level) -> None:
-    if caller.level < min_level:
-        raise Problem(403, f"a token of level {min_level.name.lower()} is required")

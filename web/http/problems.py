@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from moorage import metrics
@@ -13,6 +14,21 @@ FieldError = dict[str, str]  # `field` and `message`
 
 _NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+class ProblemField(BaseModel):
+    field: str
+    message: str
+
+
+class ProblemFields(BaseModel):
+    """A response other than 2xx (RFC 9457)."""
+
+    type: str = Field(description="urn:moorage:problem: and the kind of problem")
+    title: str
+    status: int
+    detail: str = Field(description="the problem and the remedy")
+    errors: list[ProblemField] = Field([], description="with 422: each invalid field")
 
 
 class Problem(Exception):
@@ -31,7 +47,8 @@ class Problem(Exception):
         fields = build_problem(self.status, self.detail)
         if self.errors:
             fields["errors"] = self.errors
-        return _build_response(self.status, fields, CONTENT_TYPE, self.headers)
+        headers = {**NO_STORE, **_NO_SNIFF, **self.headers}
+        return Response(json.dumps(fields), self.status, headers, CONTENT_TYPE)
 
 
 def unavailable(detail: str) -> Problem:
@@ -40,15 +57,10 @@ def unavailable(detail: str) -> Problem:
     return Problem(503, detail, headers={"Retry-After": "1"})
 
 
-def json_response(status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """Return fields as JSON; ids and times become text, integers stay exact."""
-    return _build_response(status, fields, "application/json", headers or {})
+async def add_headers(response: Response) -> None:
+    """Dependency: set the headers of every JSON response."""
+    response.headers.update({**NO_STORE, **_NO_SNIFF})
 
 
-def _build_response(status: int, fields: Mapping[str, Any], media_type: str, headers: Mapping[str, str]) -> Response:
-    body = json.dumps(fields, default=_as_text, allow_nan=False).encode()
-    return Response(body, status, {**NO_STORE, **_NO_SNIFF, **headers}, media_type)
-
-
-def _as_text(value: Any) -> str:
-    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
+def no_content() -> Response:
+    return Response(status_code=204, headers=NO_STORE)

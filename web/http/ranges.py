@@ -1,8 +1,11 @@
 """Range and If-None-Match headers (RFC 9110, 13 and 14)."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
+from fastapi import Header
+
+RangeHeader = Annotated[str | None, Header(alias="Range", description="one range of bytes")]
 ByteRange = tuple[int, int] | None  # the first and the last byte; None: the whole file
 
 _SINGLE_RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)

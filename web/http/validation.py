@@ -2,11 +2,10 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from moorage.text import is_storable, to_storable
 from web.http.problems import FieldError, Problem
@@ -20,7 +19,9 @@ MAX_SCENE_NUMBER: Final = 2**63 - 1
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 10_000  # of one input: a model has dozens, and each value is visited several times
 MAX_CHAIN_BYTES: Final = 2**21  # of all entries' inputs together, as JSON
+INPUT_ERROR: Final = "model_input"  # pydantic's type of an error that holds those of a whole model input
 _FIELD_CHARS: Final = 200
+_MESSAGES: Final = {"missing": "is required", "model_type": "is not an object", "list_type": "is not a list"}
 _UNSTORABLE: Final = "contains a NUL character or a lone surrogate, which cannot be stored"
 
 
@@ -74,46 +75,55 @@ def invalid_fields(errors: list[FieldError]) -> Problem:
     return Problem(422, first + more, errors=errors)
 
 
-def parse_body(
-    body: dict[str, Any],
-    model: type[B],
-    errors: Sequence[FieldError] = (),
-    explain: Callable[[ErrorDetails, type[B]], Iterable[FieldError]] | None = None,
-) -> B:
-    """Return a request's body as a model. Raises Problem: 422 with every invalid field, and with `errors`."""
+def parse_body(body: dict[str, Any], model: type[B]) -> B:
+    """Return a request's body as a model. Raises Problem: 422 with every invalid field."""
     unstorable = [name for name in body if not is_storable(name)][:MAX_ERRORS]
-    other_errors = [unknown_field(name, model) for name in unstorable] + list(errors)
+    errors = [unknown_field(name, model) for name in unstorable]
     try:
         parsed = model.model_validate({name: value for name, value in body.items() if is_storable(name)})
     except ValidationError as error:
-        items = limited_errors(error)
-        explained = [e for item in items for e in (explain(item, model) if explain else [explain_error(item, model)])]
-        raise invalid_fields([*explained, *other_errors]) from error
-    if other_errors:
-        raise invalid_fields(other_errors)
+        items = error.errors(include_url=False, include_input=False)
+        raise invalid_fields([*explain_errors(items, model), *errors]) from error
+    if errors:
+        raise invalid_fields(errors)
     return parsed
 
 
-def find_scene_errors(body: dict[str, Any]) -> list[FieldError]:
-    if body.get("scene") is None or body.get("project_id") is not None:
-        return []
-    return [{"field": "scene", "message": "requires project_id"}]
+def explain_errors(items: Sequence[Any], model: type[BaseModel] | None, skip: int = 0) -> list[FieldError]:
+    """Return MAX_ERRORS of pydantic's errors as fields with messages; `skip` parts of their locations are left out."""
+    return [error for item in items[:MAX_ERRORS] for error in _explain_error(item, item["loc"][skip:], model)]
 
 
-def limited_errors(error: ValidationError) -> list[ErrorDetails]:
-    """Return the first MAX_ERRORS errors: a body may contain a hundred thousand unknown names."""
-    return error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+def _explain_error(
+    item: Mapping[str, Any], location: Sequence[str | int], model: type[BaseModel] | None
+) -> Iterator[FieldError]:
+    """Yield the errors in one of pydantic's; the value that was sent is not repeated, only an unknown name."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    if item["type"] == INPUT_ERROR:
+        for error in item["ctx"]["errors"]:
+            yield field_error(path + error["field"], error["message"])
+    elif item["type"] == "extra_forbidden" and model is not None:
+        yield {
+            **unknown_field(str(location[-1]), _find_model(model, location)),
+            "field": to_storable(path, _FIELD_CHARS),
+        }
+    else:
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+        yield field_error(path, _MESSAGES.get(item["type"], f"{message[:1].lower()}{message[1:]}"))
 
 
-def explain_error(item: ErrorDetails, model: type[BaseModel]) -> FieldError:
-    """Return the error of one field; the value that was sent is not repeated, only an unknown name."""
-    field = to_storable(str(item["loc"][0]), 60) if item["loc"] else ""
-    if item["type"] == "extra_forbidden":
-        return unknown_field(field, model)
-    if item["type"] == "missing":
-        return {"field": field, "message": "is required"}
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    return {"field": field, "message": f"{message[:1].lower()}{message[1:]}"}
+def _find_model(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        model = next(_list_models(field.annotation), model) if field else model
+    return model
+
+
+def _list_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _list_models(argument)
 
 
 def unknown_field(name: str, model: type[BaseModel]) -> FieldError:

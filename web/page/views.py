@@ -2,16 +2,14 @@
 
 import mimetypes
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import jinja2
+from fastapi import APIRouter, Depends, Header, Request
 from pydantic import ConfigDict, field_validator
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
-from starlette.types import Scope
 
 from db import renders
 from db.connection import Connection, Database, Row
@@ -19,17 +17,18 @@ from db.reports import my_renders
 from moorage.text import is_storable
 from storage import urls
 from tasks.jobs import cancel, retry
-from web.http import ids, permissions, problems, query
-from web.http.permissions import ANONYMOUS, Caller
+from web.http import ids, problems, query
+from web.http.ids import PathId
 from web.http.problems import Problem
 from web.page import cards
 from web.page.cards import Card, CardState
-from web.services import context
-from web.services.authentication import Authenticator
+from web.services.context import AppContext
+from web.services.dependencies import Context
 
 HOME: Final = "/"
 PAGE_PREFIX: Final = "/page/"
 CARDS_PER_PAGE: Final = 24
+router: Final = APIRouter(include_in_schema=False, redirect_slashes=False)
 _FOLDER: Final = Path(__file__).parent
 _STATIC: Final = {path.name: path.read_bytes() for path in sorted((_FOLDER / "static").iterdir())}
 _TEMPLATES: Final = jinja2.Environment(
@@ -73,22 +72,38 @@ def is_page_path(path: str) -> bool:
     return path == HOME or path.startswith(PAGE_PREFIX)
 
 
-async def authenticate_viewer(authenticator: Authenticator, scope: Scope) -> Caller:
-    """Return the caller, or an anonymous caller without a valid session. Raises Problem: 403 from another origin."""
+async def get_viewer(request: Request, ctx: Context) -> str | None:
+    """Return the owner whose session it is, None without a valid session. Raises Problem: 403 from another origin."""
     try:
-        return await authenticator.authenticate(scope)
+        return (await ctx.authenticator.authenticate(request.scope)).owner
     except Problem as problem:
         if problem.status == 403:
             raise
-        return ANONYMOUS
+        return None
 
 
-async def get_page(request: Request) -> Response:
+async def parse_card_query(request: Request) -> CardQuery:
+    values = {name: value for name, value in request.query_params.items() if value}
+    if not all(is_storable(value) for value in values.values()):
+        raise ids.not_found("page")
+    try:
+        return CardQuery.model_validate(values)
+    except ValueError as error:
+        raise ids.not_found("page") from error
+
+
+Viewer = Annotated[str | None, Depends(get_viewer)]
+Cards = Annotated[CardQuery, Depends(parse_card_query)]
+
+
+@router.api_route(HOME, methods=["GET", "HEAD"])
+async def get_page(
+    request: Request, owner: Viewer, ctx: Context, x_fragment: Annotated[str | None, Header()] = None
+) -> Response:
     """Return the page of the caller's owner, or the sign-in page without a session."""
-    ctx, owner = context.get_context(request), permissions.get_caller(request).owner
     if owner is None:
-        return _html_response(request, "enter.html", public_url=ctx.settings.public_url)
-    params = _parse_card_query(request)
+        return _html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
+    params = await parse_card_query(request)
 
     def read_page(conn: Connection) -> tuple[list[Card], str, Row]:
         page, next_id = _list_cards(conn, owner, params, ctx.asset_base)
@@ -97,10 +112,10 @@ async def get_page(request: Request) -> Response:
     page, next_id, choices = await ctx.database.read(read_page)
     more = cards.encode_filters(params.filters, before=next_id) if next_id else ""
     variables: dict[str, Any] = {"cards": page, "more": more, "query": cards.encode_filters(params.filters)}
-    if request.headers.get("x-fragment") == "cards":
-        return _html_response(request, "cards.html", **variables)
+    if x_fragment == "cards":
+        return _html_response(ctx, "cards.html", **variables)
     return _html_response(
-        request,
+        ctx,
         "page.html",
         **variables,
         filters=params.filters,
@@ -112,12 +127,11 @@ async def get_page(request: Request) -> Response:
     )
 
 
-async def get_card(request: Request) -> Response:
+@router.api_route(f"{PAGE_PREFIX}jobs/{{job_id}}", methods=["GET", "HEAD"])
+async def get_card(job_id: PathId, owner: Viewer, params: Cards, ctx: Context) -> Response:
     """Return a job's card; 204 if it is filtered out, 404 for an unknown job, 401 without a session."""
-    ctx, owner = context.get_context(request), permissions.get_caller(request).owner
     if owner is None:
         raise Problem(401, "session expired: open the page with a new link")
-    job_id, params = ids.parse_id(request.path_params["job_id"], "job"), _parse_card_query(request)
 
     def read_card(conn: Connection) -> Card | None:
         row = my_renders.get_card(conn, owner, job_id, _filter_values(params))
@@ -127,18 +141,15 @@ async def get_card(request: Request) -> Response:
 
     card = await ctx.database.read(read_card)
     if card is None:
-        return Response(status_code=204, headers=problems.NO_STORE)
-    return _html_response(request, "card.html", card=card, query=cards.encode_filters(params.filters))
+        return problems.no_content()
+    return _html_response(ctx, "card.html", card=card, query=cards.encode_filters(params.filters))
 
 
-async def post_action(request: Request) -> Response:
+@router.post(f"{PAGE_PREFIX}jobs/{{job_id}}/{{action}}")
+async def post_action(job_id: PathId, action: str, owner: Viewer, params: Cards, ctx: Context) -> Response:
     """Cancel or retry a job, then redirect (303) to the page, which shows the result."""
-    ctx, owner = context.get_context(request), permissions.get_caller(request).owner
     if owner is None:
         return RedirectResponse(HOME, 303)
-    job_id = ids.parse_id(request.path_params["job_id"], "job")
-    filters = _parse_card_query(request).filters  # those of the page that the form is on
-    action = request.path_params["action"]
     if action not in _ACTIONS:
         raise ids.not_found("action")
 
@@ -149,12 +160,13 @@ async def post_action(request: Request) -> Response:
         ctx.relay.enqueue(*outcome.wakes)
         return "refused" if outcome.refused else action
 
-    query_text = cards.encode_filters(filters, result=await ctx.database.run(apply))
+    # `params` are those of the page that the form is on
+    query_text = cards.encode_filters(params.filters, result=await ctx.database.run(apply))
     return RedirectResponse(f"{HOME}?{query_text}", 303, problems.NO_STORE)
 
 
-async def get_static_file(request: Request) -> Response:
-    name = request.path_params["name"]
+@router.api_route(f"{PAGE_PREFIX}{{name}}", methods=["GET", "HEAD"])
+async def get_static_file(name: str) -> Response:
     if name not in _STATIC:
         raise ids.not_found("file")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
@@ -163,23 +175,6 @@ async def get_static_file(request: Request) -> Response:
 
 # `same-origin` and not `no-referrer`, with which browsers send `Origin: null` with the page's own forms: a 403.
 _SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
-
-ROUTES: Final = [
-    Route(HOME, get_page),
-    Route(f"{PAGE_PREFIX}jobs/{{job_id}}", get_card),
-    Route(f"{PAGE_PREFIX}jobs/{{job_id}}/{{action}}", post_action, methods=["POST"]),
-    Route(f"{PAGE_PREFIX}{{name}}", get_static_file),
-]
-
-
-def _parse_card_query(request: Request) -> CardQuery:
-    values = {name: value for name, value in request.query_params.items() if value}
-    if not all(is_storable(value) for value in values.values()):
-        raise ids.not_found("page")
-    try:
-        return CardQuery.model_validate(values)
-    except ValueError as error:
-        raise ids.not_found("page") from error
 
 
 def _filter_values(params: CardQuery) -> dict[str, Any]:
@@ -201,9 +196,8 @@ def _list_cards(conn: Connection, owner: str, params: CardQuery, base: str) -> t
     return [cards.build_card(row, variants[row["id"]], base) for row in page], str(next_id or "")
 
 
-def _html_response(request: Request, template: str, **variables: Any) -> Response:
+def _html_response(ctx: AppContext, template: str, **variables: Any) -> Response:
     body = _TEMPLATES.get_template(template).render(**variables)
-    ctx = context.get_context(request)
     bases = [ctx.asset_base, *([urls.get_bucket_url(ctx.settings)] if ctx.settings.assets == "signed" else ())]
     files = " ".join(["'self'", *(f"{base.scheme}://{base.netloc}" for base in map(urlsplit, bases))])
     policy = (

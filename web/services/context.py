@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING
 
 from moorage.settings import Settings
 from moorage.text import to_storable
 from providers.base import Provider
 from web.http.validation import invalid_field
+from web.services.authentication import Authenticator
 from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed
 from web.services.model_cache import ModelCache
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class AppContext:
     settings: Settings
+    authenticator: Authenticator
     providers: Mapping[str, Provider]
     database: DatabaseThreads
     relay: WakeRelay
@@ -40,7 +40,3 @@ class AppContext:
             known = ", ".join(sorted(self.providers))
             raise invalid_field("provider", f"{to_storable(name, 60)!r} does not exist: use one of {known}")
         return self.providers[name]
-
-
-def get_context(request: Request) -> AppContext:
-    return cast(AppContext, request.app.state.context)

@@ -1,0 +1,173 @@
+"""Step keep claims the most urgent output that is due, whatever the order of the wakes."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+import pytest
+
+from bench.round_trips import RoundTripCounter, run_step
+from db import output_claims
+from db.connection import Connection
+from embedded.stack import Stack
+from moorage.model import Lease
+from tasks.sweeps import dispatch
+from tests.integration.core import LEASED_BY, World, database_of, world
+
+FILL = """
+BEGIN;
+SET LOCAL session_replication_role = replica;
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, expires_at, state, run_at, woken_at)
+SELECT gen_random_uuid(), o.job_id, o.prediction_id, n, n::text, 'url', 'https://x/' || n,
+       moment() + make_interval(secs => 600 + n), 'waiting', moment(), moment()
+  FROM outputs o, generate_series(1, %(count)s) AS n WHERE o.id = %(id)s;
+ANALYZE outputs
+"""
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack, template_database: str) -> str:
+    return database_of(stack, template_database, "urgency")
+
+
+@pytest.fixture
+def at(stack: Stack, url: str) -> Iterator[World]:
+    with world(stack, url) as made:
+        yield made
+
+
+def waiting(at: World, *expiries: int | None) -> list[UUID]:
+    """Return due outputs, one with each expiry in seconds from now."""
+    ids = at.outputs(at.keeping([at.source.picture(n) for n in range(len(expiries))]).job_id)
+    for output_id, seconds in zip(ids, expiries, strict=True):
+        sql = "UPDATE outputs SET expires_at = moment() + make_interval(secs => %s) WHERE id = %s"
+        at.conn.execute(sql, (seconds, output_id))
+    return ids
+
+
+def claim(at: World, output_id: UUID) -> Lease | None:
+    return output_claims.claim(at.conn, output_id, leased_by=LEASED_BY, lease_seconds=30, max_crashes=5)[0]
+
+
+def claimed(at: World, output_id: UUID) -> UUID | None:
+    lease = claim(at, output_id)
+    return lease.row_id if lease else None
+
+
+@contextmanager
+def counted_keeps(at: World) -> Iterator[list[UUID | None]]:
+    """Collect the row that each keep step claims, None for an empty claim."""
+    found: list[UUID | None] = []
+    original = output_claims.claim
+
+    def note(*args, **options):
+        result = original(*args, **options)
+        found.append(result[0] and result[0].row_id)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_claims, "claim", note)
+        yield found
+
+
+def test_the_most_urgent_output_is_claimed_whatever_the_wake_names(at: World) -> None:
+    """The broker's order says nothing about when URLs expire."""
+    never, late, soon, past = waiting(at, None, 500, 60, -5)
+
+    assert [claimed(at, never) for _ in range(5)] == [past, soon, late, never, None]
+
+
+def test_of_equal_expiries_the_longest_due_is_first(at: World) -> None:
+    """Nobody waits for ever behind later ones."""
+    first, second, third = waiting(at, None, None, None)
+    at.conn.execute("UPDATE outputs SET run_at = moment() - interval '1 h' WHERE id = %s", (second,))
+    at.conn.execute("UPDATE outputs SET run_at = moment() + interval '1 h' WHERE id = %s", (third,))
+
+    assert [claimed(at, third) for _ in range(3)] == [second, first, None]
+
+
+def test_while_something_is_paused_the_named_output_is_claimed(at: World) -> None:
+    """Dispatch has chosen it; the paused ones may be all the most urgent, and would be read at each claim."""
+    soon, late = waiting(at, 60, 500)
+    at.conn.execute("INSERT INTO pauses (target, paused_by) VALUES ('fal', 'ann')")
+    try:
+        assert claimed(at, late) == late
+        at.conn.execute("INSERT INTO pauses (target, paused_by) VALUES ('replicate', 'ann')")
+        assert claimed(at, soon) is None
+    finally:
+        at.conn.execute("DELETE FROM pauses")
+
+
+def test_poison_is_buried_by_its_wake_while_others_are_due(at: World) -> None:
+    """It must not wait for a quiet hour."""
+    soon, poison = waiting(at, 60, 500)
+    at.conn.execute("UPDATE outputs SET crashes = 5, attempt = 5 WHERE id = %s", (poison,))
+
+    at.step("keep", poison)
+
+    assert (at.state("outputs", soon), at.state("outputs", poison)) == ("kept", "dead")
+    assert [letter["category"] for letter in at.letters(poison)] == ["POISON"]
+
+
+def test_a_burst_is_claimed_once_an_output(at: World) -> None:
+    """Dispatch leaves alone what ingest wakes, and the order of the wakes does not matter."""
+    wakes = []
+    for n in range(10):
+        wakes += at.ingested([at.source.picture(4 * n + m) for m in range(4)])
+    random.Random(5).shuffle(wakes)
+
+    with counted_keeps(at) as claims:
+        for number, wake in enumerate(wakes):
+            if number % 8 == 0:
+                sent = dispatch.dispatch_due(at.deps, lambda _queue: 40 - number, len)  # noqa: B023
+                assert sent["keep"] == 0
+            at.step(wake.step, wake.row_id)
+
+    assert len(claims) == len(set(claims)) == 40
+    assert at.one("SELECT count(*) FROM outputs WHERE state = 'kept' AND attempt = 1") == 40
+
+
+def test_lost_wakes_are_replaced_when_the_queue_is_empty(at: World) -> None:
+    """A crash between the commit and the publish: until then each wake takes the most urgent output, named or not."""
+    lost, other = (at.ingested([at.source.picture(n)])[0].row_id for n in range(2))
+    sent: list[UUID] = []
+
+    def dispatched(depth: int) -> list[UUID]:
+        sent.clear()
+        dispatch.dispatch_due(at.deps, lambda _queue: depth, lambda wakes: sent.extend(w.row_id for w in wakes) or 1)
+        return sent
+
+    assert dispatched(1) == []
+    at.step("keep", other)
+    assert (at.state("outputs", lost), at.state("outputs", other)) == ("kept", "waiting")
+    assert dispatched(0) == [other]
+
+
+def test_a_repeated_wake_is_one_empty_claim(at: World) -> None:
+    """One round trip, and no statement about poison."""
+    counter = RoundTripCounter()
+
+    assert run_step(at.deps, counter, "keep", uuid4()) == []
+    assert counter.total() == 1
+
+
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.prove)])
+def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -> None:
+    """The cost of an output must not grow with the burst it comes in."""
+    (output_id,) = waiting(at, 60)
+    at.conn.queue(FILL, {"id": output_id, "count": count})
+
+    for sql in (output_claims.CLAIM, dispatch.leases.DUE["keep"]):
+        rows = explain(at.conn, sql, output_id)
+        assert "Sort" not in rows
+        assert "outputs_urgent" in rows
+        hits = int(rows.split("Buffers: shared hit=")[1].split()[0])
+        assert hits < 300, rows
+    at.conn.execute("ROLLBACK")
+
+
+def explain(conn: Connection, sql: str, output_id: UUID) -> str:
+    args = {"id": output_id, "token": uuid4(), "leased_by": LEASED_BY, "lease_seconds": 30, "max_crashes": 5}
+    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queue_is_empty": True})
+    return "\n".join(row["QUERY PLAN"] for row in query.rows)

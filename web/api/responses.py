@@ -1,0 +1,224 @@
+"""Response models: what the API returns, and the schemas of it in the OpenAPI document."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(datetime.isoformat, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
+Kind = Literal["image", "video", "mixed"]
+JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
+Media = Literal["image", "video", "file"]
+SceneRef = str | int | float | None
+Fact = str | int | float | bool | None
+
+
+class View(BaseModel):
+    """A response: of a row, the columns that are fields."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_serialization_defaults_required=True,
+        json_schema_extra={"additionalProperties": False},
+    )
+
+
+class StoredFile(View):
+    media: Media
+    content_type: str
+    bytes: int
+    sha256: str
+    width_px: int | None
+    height_px: int | None
+    duration_s: float | None
+    url: str
+
+
+class Variant(StoredFile):
+    """A published file."""
+
+    idx: int
+    is_cover: bool
+    frames: int | None
+    thumb_width_px: int | None
+    thumb_height_px: int | None
+    thumb_missing: str | None
+    color: str | None
+    is_placeholder: bool
+    thumb_url: str | None
+
+
+class JobSummaryView(View):
+    owner: str
+    kind: Kind
+    state: JobState
+    reason: str | None
+    project_id: str | None
+    created_at: Timestamp
+    settled_at: Timestamp | None
+
+
+class ResultView(JobSummaryView):
+    """What a job generates, and where its files belong."""
+
+    mode: str | None
+    room_type: str | None
+    style: str | None
+    prompt: str | None
+    scene: SceneRef
+
+
+class Render(ResultView):
+    render_id: UUID
+    cover_idx: int | None
+    published_at: Timestamp
+    variants: list[Variant]
+
+
+class RenderPage(View):
+    renders: list[Render]
+    next: UUID | None
+
+
+class ModelDescription(View):
+    provider: str
+    name: str
+    description: str | None
+    kind: str
+    accepts: list[str] | None
+    picture_field: str | None
+
+
+class UnavailableProvider(View):
+    provider: str
+    message: str
+
+
+class ModelPage(View):
+    models: list[ModelDescription]
+    unavailable: list[UnavailableProvider]
+
+
+class ModelSchema(View):
+    provider: str
+    model: str
+    schema_: dict[str, Any] = Field(alias="schema", description="the JSON Schema of the model's input")
+
+
+class Upload(StoredFile):
+    upload_id: UUID
+    owner: str
+    format: str
+    created_at: Timestamp
+    url_seconds: int
+
+
+class SceneUrls(View):
+    id: Annotated[SceneRef, BeforeValidator(lambda value: value if isinstance(value, str | int | float) else None)]
+    index: str | int | float
+    imageUrls: list[str]  # noqa: N815  # as in the application's document
+
+
+class GeneratedOutput(View):
+    scenes: list[SceneUrls]
+
+
+class ProjectCounts(View):
+    jobs: int
+    settled: int
+    failed: int
+    placeholders: int
+    files_asked: int
+    files_kept: int
+    files_failed: int
+
+
+class FailedJob(View):
+    job_id: UUID
+    scene: SceneRef
+    state: JobState
+    category: str | None
+    reason: str | None
+    settled_at: Timestamp
+
+
+class UnplacedFile(View):
+    render_id: UUID
+    idx: int
+    scene: SceneRef
+    url: str
+
+
+class Project(View):
+    project_id: str
+    owner: str
+    status: str
+    image_upload_progress: int
+    progress: ProjectCounts
+    failures: list[FailedJob]
+    generated_output: GeneratedOutput
+    document: dict[str, Any]
+    unplaced: list[UnplacedFile]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class SessionView(View):
+    level: Literal["owner", "application", "admin"]
+    owner: str | None
+    expires_at: Timestamp | None
+
+
+class OwnerToken(View):
+    token: str
+    owner: str
+    expires_at: Timestamp
+
+
+class Token(View):
+    token_id: UUID
+    name: str
+    role: Literal["application", "admin"]
+    created_at: Timestamp
+    revoked_at: Timestamp | None
+
+
+class NewToken(Token):
+    token: str
+
+
+class TokenPage(View):
+    tokens: list[Token]
+
+
+class QuarantinedFile(View):
+    bytes: int
+    sha256: str
+    declared_type: str | None
+    quarantined_at: Timestamp
+    url: str
+    url_seconds: int
+
+
+class DeadLetterView(View):
+    dead_letter_id: UUID
+    subject: str
+    subject_id: UUID
+    job_id: UUID | None
+    provider: str | None
+    step: str
+    category: str
+    error: str
+    reason: str
+    retryable: bool
+    facts: dict[str, Fact | list[Fact] | dict[str, Fact]]
+    state: Literal["open", "replayed", "discarded"]
+    created_at: Timestamp
+    closed_at: Timestamp | None
+    closed_by: str | None
+    quarantine: QuarantinedFile | None
