@@ -12,17 +12,12 @@ _STATE: Final = "'' AS provider, state, '' AS detail, '' AS category"
 _ENDED: Final = {
     "outputs": ("ended_at", _STATE, "outputs WHERE state IN ('kept', 'dead', 'discarded')"),
     "notifications": ("ended_at", _STATE, "notifications WHERE ended_at IS NOT NULL"),
-    "predictions": (
-        "ended_at", "provider, state, coalesce(ended_by, '') AS detail, coalesce(category, '') AS category",
-        "predictions WHERE ended_at IS NOT NULL",
-    ),
-    "jobs": (
-        "settled_at", """'' AS provider, state, CASE WHEN state NOT IN ('failed', 'cancelled') THEN (
+    "predictions": ("ended_at", """provider, state, coalesce(ended_by, '') AS detail,
+       coalesce(category, '') AS category""", "predictions WHERE ended_at IS NOT NULL"),
+    "jobs": ("settled_at", """'' AS provider, state, CASE WHEN state NOT IN ('failed', 'cancelled') THEN (
             SELECT CASE WHEN provider = 'placeholder' THEN 'placeholder' WHEN coalesce(entry, seq) = 0 THEN 'first'
                         ELSE 'fallback' END FROM predictions p WHERE p.id = jobs.chosen_id) END AS detail,
-       '' AS category""",
-        "jobs WHERE settled_at IS NOT NULL",
-    ),
+       '' AS category""", "jobs WHERE settled_at IS NOT NULL"),
 }  # fmt: skip
 
 
@@ -43,11 +38,9 @@ def build_ended_select(table: str, interval: str, columns: str, condition: str =
     start = f"greatest(moment() - interval '{interval}', {_COUNTED_UNTIL})"
     return f"""
 SELECT {columns}, sum(value)::bigint AS value
-  FROM (SELECT provider, state, detail, category, value FROM ended_counts
+  FROM (SELECT slot_at, provider, state, detail, category, value FROM ended_counts
          WHERE subject = '{table}' AND slot_at >= moment() - interval '{interval}' AND slot_at < {_COUNTED_UNTIL}
-        UNION ALL
-        SELECT provider, state, detail, category, value
-          FROM ({_select_ended(table, start, "'infinity'")}) uncounted) ended
+        UNION ALL {_select_ended(table, start, "'infinity'")}) ended
  WHERE {condition} GROUP BY {columns.replace("detail AS ", "")}
 """
 
@@ -61,7 +54,6 @@ SELECT least(until, greatest(counted, until - interval '25 h') + interval '1 h')
  WHERE counted IS DISTINCT FROM until
 """
 
-# Of the hour, of a day ago, and what a clock left that was set back.
 DELETE_COUNTS: Final = """
 DELETE FROM ended_counts WHERE slot_at >= %(start)s AND slot_at < %(end)s OR slot_at >= %(until)s
     OR slot_at < %(until)s::timestamptz - interval '25 h'
@@ -86,8 +78,7 @@ def count_next_hour(conn: Connection) -> bool:
         return False
     end: datetime = row["slot_end"]
     for hours_ago in (1 + int(end.timestamp()) // 300 % 24, 0):
-        hour_end = end - timedelta(hours=hours_ago)
-        hour = {"start": hour_end - timedelta(hours=1), "end": hour_end}
+        hour = {"start": end - timedelta(hours=hours_ago + 1), "end": end - timedelta(hours=hours_ago)}
         conn.execute(DELETE_COUNTS, {**hour, "until": end})
         for sql in ADD_COUNTS.values():
             conn.execute(sql, hour)

@@ -50,9 +50,8 @@ def get_quarantined(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
 
 
 SAMPLE_KEPT_OUTPUTS: Final = """
-SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 200 * 100.0 * %(limit)s / (
-       SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = 'outputs'::regclass)))
- WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
+SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 200 * 100.0 * %(limit)s / (SELECT greatest(reltuples, 1)
+  FROM pg_class WHERE oid = 'outputs'::regclass))) WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
 """
 
 

@@ -39,7 +39,6 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
 
 
 def count_expired(deps: Deps) -> dict[str, int]:
-    """Count what is old enough, each kind in a transaction of its own."""
     count, limits = retention.count_expired_rows, retention_seconds(deps.settings).items()
     return {kind: deps.database.run(partial(count, kind=kind, seconds=limit)) for kind, limit in limits}
 
