@@ -12,7 +12,10 @@ PARTS: Final = (
     "pipeline",
     "latency",
     "burst",
+    "sweeps",
     "statements",
+    "memory",
+    "growth",
     "scale",
     "thumbnails",
 )

@@ -43,7 +43,7 @@ SETTINGS = {
     "MOORAGE_DEV_DISCARD_SECONDS": "2",
     "MOORAGE_DEV_ANSWER_SECONDS": "8",
 }
-WORKERS = ("quick", "keep1", "keep2")
+WORKERS = ("quick", "sweeps", "keep1", "keep2")
 
 
 def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0) -> Any:

@@ -19,6 +19,7 @@ from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration.core import wait_until
 from tests.support import fork_server
+from worker import inspect_cluster
 
 
 def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,7 @@ def test_an_empty_system_is_shown(stack: Stack, database_url: str, deps: Deps) -
     assert "none answers: start one with moorage worker" in done.stdout
     assert "replicate" in done.stdout
     assert "storage  ok" in done.stdout
-    assert done.stdout.count("late") == 4
+    assert done.stdout.count("late") == 5
 
 
 def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
@@ -60,7 +61,7 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
     late = {sweep["sweep"]: sweep["is_late"] for sweep in found["sweeps"] if "period_seconds" in sweep}
     expected = {"dispatch": False, "reconcile": True, "drain": True, "discard": True}
     assert {name: late[name] for name in expected} == expected
-    assert set(found["queues"]) == {"quick", "quick.dead", "keep", "keep.dead"}
+    assert set(found["queues"]) == set(inspect_cluster.ALL_QUEUES)
 
 
 def test_the_storage_used_is_told_by_owner_and_bucket(
@@ -144,7 +145,7 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(
             process.wait(30)
 
     assert found["workers"] == ["only@here"]
-    assert found["consumers"] == {"quick": 1, "keep": 1}
+    assert found["consumers"] == {"quick": 1, "keep": 1, "sweeps": 1}
     wait_until(lambda: conn.execute(metrics.QUEUE_CONSUMERS.encode()).fetchall())
     assert "ok    workers: only@here" in told
     assert not any(line.startswith("fail") for line in told.splitlines()), told

@@ -17,7 +17,7 @@ from tests.acceptance.world import SETTINGS, World, until
 from tests.integration import rabbitmq_broker as rabbit
 from tests.support import fork_server
 from tests.support.rabbitmq import Rabbitmq
-from worker import queues
+from worker import inspect_cluster, queues
 
 pytestmark = rabbit.needs_rabbitmq
 
@@ -97,7 +97,7 @@ def test_every_shape_is_kept_and_published(world):
 
 def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
     """A queue declared otherwise would lose its messages with one node, and what is rejected with them."""
-    (expected, _) = queues.build_queues(server.url)
+    (expected, *_) = queues.build_queues(server.url)
 
     with rabbit.connected(server.url) as connection:
         expected(connection.default_channel).queue_declare(passive=False)  # the same arguments: taken
@@ -125,14 +125,14 @@ def test_status_and_ping_see_broker_and_workers(world):
     told = until(lambda: answered(world), "both workers in the status", seconds=120)
     until(lambda: pinged(world), "both workers' answers to a ping", seconds=120)
 
-    assert set(told["queues"]) == {"quick", "keep", "quick.dead", "keep.dead"}
+    assert set(told["queues"]) == set(inspect_cluster.ALL_QUEUES)
 
 
 def answered(world):
     """Return the status when it knows of the broker and of both workers."""
     told = json.loads(command(world, "cli.main", "status", "--json").stdout)
     workers = {name.split("@")[0] for name in told["workers"] or ()}
-    return told if told["broker"] == "ok" and workers == {"quick", "keep1"} else None
+    return told if told["broker"] == "ok" and workers == {"quick", "sweeps", "keep1"} else None
 
 
 def pinged(world):
@@ -182,10 +182,10 @@ def drained(world):
 
 def test_ticks_that_expire_unheard_leave_nothing(world, server):
     """RabbitMQ puts expired messages into the dead-letter queue: thousands, while no worker runs."""
-    with world.without("quick"):
-        until(lambda: rabbit.depth(server.url, "quick.dead") > 3, "expired ticks")
+    with world.without("sweeps"):
+        until(lambda: rabbit.depth(server.url, "sweeps.dead") > 3, "expired ticks")
 
-    until(lambda: rabbit.depth(server.url, "quick.dead") == 0, "the drain emptied the queue")
+    until(lambda: rabbit.depth(server.url, "sweeps.dead") == 0, "the drain emptied the queue")
     assert world.rows("SELECT 1 FROM dead_letters WHERE facts ->> 'task' = %(task)s", task=queues.SWEEP_TASK) == []
 
 
