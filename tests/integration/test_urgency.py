@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,6 +13,7 @@ from db import output_claims
 from db.connection import Connection
 from embedded.stack import Stack
 from moorage.model import Lease
+from tasks.jobs import replay
 from tasks.sweeps import dispatch
 from tests.integration.core import LEASED_BY, World, database_of, world
 
@@ -142,6 +144,21 @@ def test_lost_wakes_are_replaced_when_the_queue_is_empty(at: World) -> None:
     at.step("keep", other)
     assert (at.state("outputs", lost), at.state("outputs", other)) == ("kept", "waiting")
     assert dispatched(0) == [other]
+
+
+def test_who_makes_outputs_due_notes_their_wakes(at: World) -> None:
+    """Dispatch would wake them a second time: a placeholder, and a replay."""
+    job_id = at.keeping([at.source.broken()]).job_id
+    at.conn.execute("UPDATE jobs SET placeholder = true")
+    (output_id,) = at.outputs(job_id)
+
+    wakes = at.step("keep", output_id)
+    (letter,) = at.letters(output_id)
+    at.step(*astuple(wakes[0]))
+    wakes.append(at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli")))
+
+    assert [wake.step for wake in wakes] == ["keep", "keep"]
+    assert at.one("SELECT count(*) FROM outputs WHERE woken_at IS NOT NULL") == 2
 
 
 def test_a_repeated_wake_is_one_empty_claim(at: World) -> None:
