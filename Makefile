@@ -29,7 +29,7 @@ up: $(STAMP)  ## Run the complete stack locally until Ctrl-C
 test test-unit: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)  ## Run all tests except the long forms
-	@$(BIN)/python -m pytest -q -n 5 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(STAMP)  ## Run the tests that need no server (half a minute)
 	@$(BIN)/python -m pytest -q -n 2 tests/unit
@@ -52,7 +52,7 @@ fmt: $(STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix .
 
 bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder process for each image format (three minutes)
-	@$(BIN)/python bench/media_memory.py
+	@$(BIN)/python -m bench.memory 134.2
 
 bench: $(STAMP) bench/peers/.venv/.installed  ## Measure everything beside floors and peers, or PART=NAME: receiver, pipeline, ... (12 minutes)
 	@$(BIN)/python -m bench $(PART)

@@ -12,7 +12,9 @@ PARTS: Final = (
     "pipeline",
     "latency",
     "burst",
+    "sweeps",
     "statements",
+    "memory",
     "scale",
     "thumbnails",
 )

@@ -12,12 +12,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-from bench import deployment, processes, results
+from bench import deployment, pictures, processes, results
 from bench.deployment import Bench, Servers
 from db.connection import fetch_all
 from embedded import ports
 from tests.support import pgbouncer
 from worker.launch import granian_flags
+
+FILES_A_DAY: Final = 10_000
+PEAK: Final = 10  # times the mean
 
 TABLES: Final = """
 SELECT sum(pg_total_relation_size(oid))::float AS bytes
@@ -125,7 +128,8 @@ def main() -> int:
         forms.popitem()
     with deployment.start_servers(["jpeg"]) as servers:
         figures = {name: run_form(servers, args.outputs, **form) for name, form in forms.items()}
-    run.tables = [build_rates(figures), build_cost(next(iter(figures.values())))]
+    first = next(iter(figures.values()))
+    run.tables = [build_rates(figures), build_cost(first), build_growth(first)]
     run.notes = [f"{args.outputs} JPEGs at once in each form, all read back. CPU includes the sweeps meanwhile."]
     run.figures = figures
     run.save()
@@ -158,6 +162,37 @@ def build_cost(result: dict[str, Any]) -> results.Table:
     rows.append(["WAL", f"{result['wal_bytes'] / 1e3:.1f} kB"])
     rows.append(["tables and indexes", f"{result['table_bytes'] / 1e3:.1f} kB"])
     return results.Table(["one output costs", "as `moorage up`"], rows)
+
+
+def build_growth(result: dict[str, Any]) -> results.Table:
+    """Return what the measured cost of an output means for more files a day: computed, not measured."""
+    cpu = dict(result["cpu_ms"])
+    database, storage = cpu.pop("postgres"), cpu.pop("seaweedfs")
+    files_bytes = sum(map(len, pictures.load("jpeg"))) / pictures.VARIANTS
+    rows = []
+    for factor in (1, 10, 100, 1000):
+        a_day = factor * FILES_A_DAY
+        mean, peak = a_day / 86_400, a_day / 86_400 * PEAK
+        rows.append(
+            [
+                f"{a_day:,}",
+                f"{mean:.1f}, {peak:.0f}",
+                *(_format_cores(ms, mean, peak) for ms in (sum(cpu.values()), database, storage)),
+                f"{result['commits'] * peak:,.0f}",
+                *(_format_bytes(a_day * size) for size in (result["wal_bytes"], result["table_bytes"], files_bytes)),
+            ]
+        )
+    columns = ["files a day", "a second, at peak", "cores of moorage", "of PostgreSQL", "of SeaweedFS"]
+    columns += ["commits/s at peak", "WAL a day", "tables a day", "stored a day"]
+    return results.Table(columns, rows)
+
+
+def _format_cores(ms: float, mean: float, peak: float) -> str:
+    return f"{ms * mean / 1e3:.2f}, {ms * peak / 1e3:.1f}"
+
+
+def _format_bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count > 1e9 else f"{count / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

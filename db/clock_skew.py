@@ -3,11 +3,9 @@
 from db.connection import Connection, fetch_all, fetch_one
 
 # Ticks alone do not show a change while no beat ran.
-WAS_CLOCK_SET_BACK = """
-SELECT 1 AS was_set_back
- WHERE EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
-    OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min')
-"""
+IS_SET_BACK = """(EXISTS (SELECT FROM ticks WHERE started_at > moment() + interval '1 min')
+    OR EXISTS (SELECT FROM events WHERE at > moment() + interval '1 min'))"""
+WAS_CLOCK_SET_BACK = f"SELECT 1 AS was_set_back WHERE {IS_SET_BACK}"
 
 
 def was_clock_set_back(conn: Connection) -> bool:

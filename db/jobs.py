@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -154,8 +154,9 @@ def add_notes(conn: Connection, job_id: UUID, notes: Sequence[str], actor: str) 
     conn.execute(ADD_NOTES, {"id": job_id, "notes": list(notes), "actor": actor})
 
 
-DUE = """
-SELECT id FROM jobs WHERE state IN ('open', 'keeping') AND run_at <= moment()
+IS_DUE: Final = "state IN ('open', 'keeping') AND run_at <= moment()"
+DUE = f"""
+SELECT id FROM jobs WHERE {IS_DUE}
  ORDER BY run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """
 

@@ -270,6 +270,22 @@ DUE: Final = {
 }
 
 
+# Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
+_STATES: Final = {
+    "ingest": ("deliveries", "'new', 'unmatched'"),
+    "submit": ("predictions", "'planned', 'submitting'"),
+    "generate": ("predictions", "'planned', 'submitting'"),
+    "poll": ("predictions", "'running', 'abandoned'"),
+    "keep": ("outputs", "'waiting'"),
+    "notify": ("notifications", "'waiting'"),
+    "discard": ("outputs", "'discarding'"),
+}
+IS_DUE: Final = {
+    step: f"EXISTS (SELECT FROM {table} WHERE state IN ({states}) AND lease_token IS NULL AND run_at <= moment())"
+    for step, (table, states) in _STATES.items()
+}
+
+
 def wake_due(
     conn: Connection, step: str, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
 ) -> list[UUID]:

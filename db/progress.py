@@ -1,6 +1,6 @@
 """A project's progress and status, computed from its jobs."""
 
-from typing import Any
+from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all, fetch_one
 
@@ -30,16 +30,27 @@ def update_status(conn: Connection, project_id: str) -> None:
     conn.execute(UPDATE_STATUS, {"id": project_id})
 
 
-LIST_WRONG_STATUSES = f"""
+STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs
+_PAGE: Final = f"""
 SELECT p.id, p.status IS DISTINCT FROM {STATUS} AS differs
-  FROM projects p WHERE p.id > %(after)s ORDER BY p.id LIMIT %(limit)s
+  FROM projects p WHERE p.id > coalesce((SELECT after_key FROM cursors WHERE sweep = 'progress'), '')
+ ORDER BY p.id LIMIT %(limit)s"""
+# A full page is due without a wrong status, too: the cursor moves on.
+_IS_PAGE_DUE: Final = f"(SELECT count(*) = %(limit)s OR bool_or(differs) IS TRUE FROM ({_PAGE}) AS page)"
+IS_PAGE_DUE: Final = _IS_PAGE_DUE.replace("%(limit)s", str(STATUSES_PER_RUN))
+LIST_WRONG_STATUSES = f"""
+WITH page AS MATERIALIZED ({_PAGE}), moved AS (
+    INSERT INTO cursors (sweep, place, after_key)
+    SELECT 'progress', 'projects', CASE WHEN count(*) = %(limit)s THEN max(id) ELSE '' END FROM page
+    ON CONFLICT (sweep) DO UPDATE SET after_key = excluded.after_key, moved_at = moment()
+     WHERE cursors.after_key <> excluded.after_key)
+SELECT id FROM page WHERE differs
 """
 
 
-def list_wrong_statuses(conn: Connection, after: str, limit: int) -> tuple[list[str], str]:
-    """Check one page of projects after an id; return those with a wrong status and the next `after` ("" at the end)."""
-    rows = fetch_all(conn, LIST_WRONG_STATUSES, {"after": after, "limit": limit})
-    return [row["id"] for row in rows if row["differs"]], rows[-1]["id"] if len(rows) == limit else ""
+def list_wrong_statuses(conn: Connection, limit: int = STATUSES_PER_RUN) -> list[str]:
+    """Check the next page of projects, after the last one the first, and return those with a wrong status."""
+    return [row["id"] for row in fetch_all(conn, LIST_WRONG_STATUSES, {"limit": limit})]
 
 
 # Files expected of a job: the outputs of its chosen prediction; before that the number requested, else one. All files

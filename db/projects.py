@@ -106,8 +106,9 @@ def lock(conn: Connection, project_id: str) -> Row | None:
     return _parse_document(fetch_one(conn, LOCK, {"id": project_id}))
 
 
-OVERWRITTEN = """
-SELECT id FROM projects WHERE computed_md5 IS DISTINCT FROM document_md5
+IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
+OVERWRITTEN = f"""
+SELECT id FROM projects WHERE {IS_OVERWRITTEN}
  ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """
 

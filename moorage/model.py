@@ -15,7 +15,7 @@ SourceKind = Literal["url", "inline", "object"]
 SceneRef = str | int | float
 # generate is the submit step of synchronous providers, which take minutes to respond.
 Step = Literal["ingest", "submit", "generate", "poll", "keep", "discard", "notify"]
-Queue = Literal["quick", "keep"]
+Queue = Literal["quick", "keep", "sweeps"]
 
 MediaKind = Literal["image", "video", "file"]  # file: everything that has no picture to show
 

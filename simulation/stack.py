@@ -37,8 +37,8 @@ class LocalDeployment:
         self,
         folder: Path,  # data, logs and passwords; they are reused by the next start
         *,
-        keep_workers: int = 1,  # for the queue `keep`; one more serves `quick` alone, so that sweeps never wait
-        concurrency: int = 2,  # pool children of each worker
+        keep_workers: int = 1,  # for the queue `keep`; `quick` and `sweeps` have one each, so that they never wait
+        concurrency: int = 2,  # pool children of each worker, except that of `sweeps`
         beats: int = 1,
         flower: bool = False,
         standin: Standin | None = None,  # started and stopped by the caller, as `stack` if it is given
@@ -113,7 +113,7 @@ class LocalDeployment:
 
     def add_worker(self, name: str, *flags: str, **overrides: str) -> Process:
         """Add a worker process, without starting it."""
-        return self.add_process(name, ["celery", *worker_flags((*flags, "-n", f"{name}@%h"))], **overrides)
+        return self.add_process(name, worker_flags((*flags, "-n", f"{name}@%h")), **overrides)
 
     def _ensure_buckets(self) -> None:
         """Create the buckets before anything is served: an upload may arrive before a worker has created them."""
@@ -127,10 +127,11 @@ class LocalDeployment:
         ready_url, flags = f"{self.url}/healthz", granian_flags("127.0.0.1", self.port)
         self.add_process("receiver", ["granian", *flags], ready_url=ready_url)
         self.add_worker("quick", "-Q", "quick", "-c", str(concurrency))
+        self.add_worker("sweeps", "-Q", "sweeps", "-c", "1")
         for number in range(1, keep_workers + 1):
             self.add_worker(f"keep{number}", "-Q", "keep", "-c", str(concurrency))
         for number in range(1, beats + 1):
-            self.add_process(f"beat{number}", ["celery", "-A", "worker", "beat"])
+            self.add_process(f"beat{number}", ["worker", "beat"])
         if flower:
             flags = ["--address=127.0.0.1", f"--port={self.flower_port}"]
             ready_url = f"{self.flower_url}/healthcheck"

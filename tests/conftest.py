@@ -12,7 +12,7 @@ from xdist.scheduler import LoadFileScheduling
 from db import migrate
 from db.connection import Connection, Database, connect
 from embedded.stack import Stack
-from tests.support.databases import Databases
+from tests.support.databases import Databases, cheapen_logins
 
 os.environ["MOORAGE_DOTENV"] = ""  # a developer's .env is not the tests'
 os.environ.pop("AWS_SESSION_TOKEN", None)  # nor are the credentials
@@ -67,6 +67,7 @@ SECOND_HALF = {
     "test_failpoint_crashes.py",
     "test_keep_command.py",
     "test_large_video.py",
+    "test_outages.py",
     "test_page_browser.py",
     "test_page_filters.py",
     "test_projects.py",
@@ -107,6 +108,7 @@ def _stop_waiting_for_disks(url: str) -> None:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             conn.execute(f"ALTER SYSTEM SET {setting} = off")
         conn.execute("SELECT pg_reload_conf()")
+        cheapen_logins(conn)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def check_dependencies(queues: Collection[str]) -> None:
     _retry("disk space", lambda: placeholder.check_placeholder_file(deps.settings, deps.limits))
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
-    if "quick" in queues:
+    if not set(queues) <= {"keep"}:
         storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
     else:
         _await_buckets(deps)

@@ -1,20 +1,36 @@
 """The Celery application, `celery -A worker worker|beat|flower`. docs/decisions.md gives the reason of each setting."""
 
+import importlib
+import logging
 import os
 import warnings
 
-from celery import Celery
+from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
-from moorage import broker_urls
+from moorage import broker_urls, logs
 from moorage import settings as settings_module
 from moorage.errors import ConfigError
-from worker import bootsteps, queues, redis_transport, schedule
+from worker import bootsteps, broker_errors, queues, redis_transport, schedule
 
 # Flower reads its environment after loading the app; its own default listens on every interface.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
 # Containers run the worker as root; the warning is about pickle, and only JSON is accepted here.
 warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    settings = settings_module.get_settings()
+    logs.configure_logging(settings.log_level, settings.log_format)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(broker_errors.drop_traceback)
+
+
+@signals.celeryd_init.connect
+def _load_tasks(**_: object) -> None:
+    """Define the tasks, and load what they use, in a worker: beat and Flower know them by name."""
+    importlib.import_module("worker.celery_tasks")
 
 
 def create_app() -> Celery:
@@ -24,7 +40,7 @@ def create_app() -> Celery:
     broker = spec.url
     redis_transport.register_transports()
     bootsteps.touch_liveness_file(settings.alive_file)
-    app = Celery("moorage", broker=broker, include=["worker.celery_tasks"])
+    app = Celery("moorage", broker=broker)
     app.conf.update(
         task_queues=queues.build_queues(broker),
         task_default_queue="quick",

@@ -1,18 +1,17 @@
 """The Celery tasks, and the signal handlers of the worker's main process."""
 
-import logging
+import gc
 from typing import Any, Final
 from uuid import UUID
 
 from celery import Task, signals
 
-from moorage import logs, time_limit
 from moorage import settings as settings_module
+from moorage import time_limit
 from moorage.errors import ConfigError
 from moorage.model import Step, Wake
 from worker import (
     boot,
-    broker_errors,
     dead_letter_queues,
     queues,
     schedule,
@@ -28,6 +27,10 @@ SWEEP_SECONDS: Final = 600  # Celery kills the process: a sweep holds no lease
 
 def _leased_by(task: Any) -> str:
     return f"{task.request.hostname}/{task.request.id}"
+
+
+def _queue(task: Any) -> str:
+    return str((task.request.delivery_info or {}).get("routing_key"))
 
 
 def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> None:
@@ -58,17 +61,9 @@ for _step in queues.TASK_BY_STEP:
 def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
     if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:
-        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", "quick")
+        _dead_letter(self, args, kwargs, "has arguments that do not name a sweep", _queue(self))
     else:
         sweep_runner.run_sweep(args[0], _leased_by(self))
-
-
-@signals.setup_logging.connect
-def _set_up_logging(**_: object) -> None:
-    settings = settings_module.get_settings()
-    logs.configure_logging(settings.log_level, settings.log_format)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(broker_errors.drop_traceback)
 
 
 @signals.worker_init.connect
@@ -77,6 +72,8 @@ def _check(sender: Any, **_: object) -> None:
         boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
+    gc.collect()
+    gc.freeze()  # the pool's processes share these objects: their garbage collection does not write to them
 
 
 @signals.worker_process_init.connect

@@ -18,7 +18,6 @@ from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from tasks.step import Deps
 from worker import broker_errors, publish, queues, step_runner
-from worker.celery import app
 
 log = logs.get_logger(__name__)
 
@@ -30,6 +29,8 @@ _STEP_BY_TASK: Final = {task: step for step, task in queues.TASK_BY_STEP.items()
 
 def drain_queues(deps: Deps, actor: str) -> dict[str, Any]:
     """Empty the dead-letter queues; a message is acknowledged after its dead letter is committed."""
+    from worker.celery import app  # the app reads the settings: only when it is needed
+
     counts: Counter[str] = Counter()
     try:
         with app.connection_for_write() as connection:

@@ -9,10 +9,13 @@ from kombu import Queue as KombuQueue
 from moorage.model import Queue, Step
 
 TASK_BY_STEP: Final[Mapping[Step, str]] = {step: f"moorage.{step}" for step in get_args(Step)}
-_KEEP_STEPS: Final = ("generate", "keep", "discard")  # generate takes a minute: sweeps must not wait behind it
+_KEEP_STEPS: Final = ("generate", "keep", "discard")  # generate takes a minute: webhooks must not wait behind it
 QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {step: "keep" if step in _KEEP_STEPS else "quick" for step in TASK_BY_STEP}
 SWEEP_TASK: Final = "moorage.sweep"
-QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep")
+# In the queue `sweeps`, with a worker of its own: they use only PostgreSQL and the broker, and take a second at most.
+# The others use storage or take minutes, and run as steps do. One of those counts the consumers, also of `sweeps`.
+PROMPT_SWEEPS: Final = ("dispatch", "reconcile")
+QUEUES: Final[tuple[Queue, ...]] = ("quick", "keep", "sweeps")
 DELIVERY_LIMIT: Final = 5  # after more deliveries to dying consumers, RabbitMQ dead-letters the message
 # RabbitMQ confirms each message; it blocks publishers while it is out of memory or disk.
 CONFIRM_SECONDS: Final = 2.0

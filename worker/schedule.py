@@ -65,5 +65,6 @@ def build_beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _entry(name: str, schedule: float | crontab, expires: float) -> dict[str, Any]:
-    options = {"queue": "quick", "expires": expires, "confirm_timeout": queues.CONFIRM_SECONDS}
+    queue = "sweeps" if name in queues.PROMPT_SWEEPS else "quick"
+    options = {"queue": queue, "expires": expires, "confirm_timeout": queues.CONFIRM_SECONDS}
     return {"task": queues.SWEEP_TASK, "schedule": schedule, "args": [name], "options": options}

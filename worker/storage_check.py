@@ -1,5 +1,5 @@
 """
-The check of the buckets beside a worker that serves the queue `quick`, which needs no storage.
+The check of the buckets beside a worker that serves `quick` or `sweeps`, which need no storage.
 
 It runs in a process of its own: a thread would exist when the pool forks. It ends with its result, or with the worker.
 """

@@ -1,7 +1,7 @@
 """Run a sweep once per time slot and record its result."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from db import ticks
@@ -13,7 +13,6 @@ from moorage.model import Queue
 from tasks.step import Deps
 from tasks.sweeps import dispatch, orphans, reconcile, retention
 from worker import boot, broker_errors, dead_letter_queues, inspect_cluster, publish, schedule
-from worker.celery import app
 
 log = logs.get_logger(__name__)
 
@@ -24,15 +23,17 @@ def run_sweep(name: str, actor: str) -> None:
         try:
             deps = boot.get_deps()
             period = schedule.slot_seconds(deps.settings, name)
-            slot = deps.database.run(lambda conn: ticks.claim_slot(conn, name, period))
-            if slot is None:
+            tick = ticks.claim_slot(deps.database, name, period)
+            if tick is None:
                 return
             failpoint(f"{name}.after_tick")
+            if not tick.due:
+                return
             started = time.monotonic()
-            result = _run(deps, name, actor)
+            result = _run(deps, name, actor, tick.due)
             result["seconds"] = round(time.monotonic() - started, 3)
             failpoint(f"{name}.before_finish")
-            deps.database.run(lambda conn: ticks.record_result(conn, name, slot, result))
+            deps.database.run(lambda conn: ticks.record_result(conn, name, tick.slot, result))
             failpoint(f"{name}.after_finish")
         except DatabaseUnavailable as error:
             log.warning("sweep.database_unavailable", error=str(error))
@@ -47,10 +48,10 @@ def run_sweep(name: str, actor: str) -> None:
             log.warning("sweep.interrupted", error=str(failure))
 
 
-def _run(deps: Deps, name: str, actor: str) -> dict[str, Any]:
+def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
-        "dispatch": lambda: dispatch.dispatch_due(deps, get_queue_depth, publish.publish_wakes),
-        "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes),
+        "dispatch": lambda: dispatch.dispatch_due(deps, get_queue_depth, publish.publish_wakes, due),
+        "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),
         "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
         "discard": lambda: dispatch.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
         "orphans": lambda: orphans.sweep_orphans(deps),
@@ -67,6 +68,8 @@ def _count_consumers() -> dict[str, Any]:
 
 
 def get_queue_depth(queue: Queue) -> int | None:
+    from worker.celery import app  # the app reads the settings: only when it is needed
+
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)

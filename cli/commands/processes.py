@@ -42,9 +42,9 @@ def receiver(host: str, port: int) -> None:
 @click.command(context_settings=_PASS)
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
 def worker(celery_args: tuple[str, ...]) -> None:
-    """Run a Celery worker. Further arguments are passed to `celery worker`, for example -Q quick or -c 4."""
+    """Run a Celery worker. Further arguments are passed to `celery worker`, for example -Q keep or -c 4."""
     settings_module.get_settings()
-    _exec("celery", *worker_flags(celery_args))
+    _exec(*worker_flags(celery_args))
 
 
 @click.command(context_settings=_PASS)
@@ -52,7 +52,7 @@ def worker(celery_args: tuple[str, ...]) -> None:
 def beat(celery_args: tuple[str, ...]) -> None:
     """Run Celery beat. Any number of beats may run: each sweep claims a time slot in PostgreSQL."""
     settings_module.get_settings()
-    _exec("celery", "-A", "worker", "beat", *celery_args)
+    _exec("worker", "beat", *celery_args)
 
 
 @click.command(context_settings=_PASS)

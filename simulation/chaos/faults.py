@@ -17,7 +17,7 @@ FILE_LIMIT_BYTES: Final = 4096  # "disk full": a worker cannot write beyond this
 
 
 def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
-    name = targets.draw_worker(rng, "keep", "quick")
+    name = targets.draw_worker(rng, "keep", "quick", "sweeps")
     children = targets.child_pids(name) if name else []
     if not name or not children:
         return None
@@ -27,7 +27,7 @@ def kill_pool_child(targets: Targets, rng: random.Random) -> ActiveFault | None:
 
 def kill_worker(targets: Targets, rng: random.Random) -> ActiveFault | None:
     """Kill a worker with its process group; the supervisor restarts it."""
-    name = targets.draw_worker(rng, "keep", "quick")
+    name = targets.draw_worker(rng, "keep", "quick", "sweeps")
     if name is None:
         return None
     targets.local.processes[name].kill()

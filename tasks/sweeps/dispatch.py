@@ -1,7 +1,7 @@
 """The dispatch and discard sweeps: publish wakes for rows that are due."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from db import leases
@@ -14,25 +14,29 @@ STEPS_BY_QUEUE: Final[Mapping[Queue, tuple[Step, ...]]] = {
     "quick": ("submit", "poll", "notify", "ingest"),
     "keep": ("generate", "keep"),
 }
+STEPS: Final = tuple(step for steps in STEPS_BY_QUEUE.values() for step in steps)
 QUEUE_SHARE: Final = 0.25  # of the free depth, for each step but the last, which may arrive in bursts
 MIN_DISCARDS_PER_RUN: Final = 4  # so that discards proceed while the queue stays full
 
 GetQueueDepth = Callable[[Queue], int | None]
 
 
-def dispatch_due(deps: Deps, get_depth: GetQueueDepth, send: SendWakes) -> dict[str, Any]:
+def dispatch_due(deps: Deps, get_depth: GetQueueDepth, send: SendWakes, due: Collection[str] = STEPS) -> dict[str, Any]:
     """
-    Fill each queue up to MOORAGE_DEV_QUEUE_DEPTH with wakes for the most urgent due rows; returns counts by step.
+    Fill each queue up to MOORAGE_DEV_QUEUE_DEPTH with wakes for the most urgent rows of the steps that are due; returns
+    counts by step.
 
     An empty queue has lost or served its wakes, so that rows woken less than 30 s ago are then woken again.
     """
     sent: dict[str, Any] = {}
     for queue, steps in STEPS_BY_QUEUE.items():
+        if not set(steps) & set(due):
+            continue
         depth = get_depth(queue)
         if depth is None:
             return {"broker": "unavailable"}
         free, is_empty = deps.settings.constants.queue_depth - depth, depth == 0
-        for step in steps:
+        for step in (step for step in steps if step in due):
             limit = free if step == steps[-1] else math.ceil(free * QUEUE_SHARE)
             wakes = _claim_wakes(deps, step, limit, is_empty) if limit > 0 else []
             failpoint("dispatch.after_commit")

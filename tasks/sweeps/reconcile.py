@@ -1,14 +1,15 @@
 """The reconcile sweep: five repairs, each safe at any time and by any number of workers at once."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from db import cancellation, clock_skew, jobs, leases, orphans, placements, predictions, progress, projects
+from db import cancellation, clock_skew, jobs, leases, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
 from moorage.errors import DatabaseLocked
@@ -26,20 +27,25 @@ STEP_BY_TABLE: Final[Mapping[WorkTable, Step]] = {
     "notifications": "notify",
 }
 RECHECK_INTERVAL: Final = timedelta(seconds=60)
-STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs
+REPAIRS: Final = ("clock", "leases", "jobs", "documents", "statuses")
+MAX_LOCKED: Final = 2  # each is waited for, and its holder looked up, for a third of a second: dispatch waits meanwhile
 RENEWED_BY: Final = 2 / 3  # of a lease's duration: its second renewal is due by then
 ROW_ERRORS: Final = (psycopg.Error, LookupError, DatabaseLocked)  # of one row: the others are still processed
 LOCK_MS: Final = 50  # a locked row is skipped: the next run finds it again
 
 log = logs.get_logger(__name__)
+T = TypeVar("T")
 
 
-def reconcile(deps: Deps, actor: str, send: SendWakes) -> dict[str, Any]:
-    clock = deps.database.run(partial(correct_clock, lease_seconds=deps.settings.lease_seconds))
-    released = release_leases(deps, actor)
-    checked, wakes = check_deadlines(deps, actor)
-    documents = repair_documents(deps)
-    statuses = correct_statuses(deps)
+def reconcile(deps: Deps, actor: str, send: SendWakes, due: Collection[str] = REPAIRS) -> dict[str, Any]:
+    """Make the repairs that are due; returns counts. Ends each after MAX_LOCKED locked rows: the next run continues."""
+    clock = 0
+    if "clock" in due:
+        clock = deps.database.run(partial(correct_clock, lease_seconds=deps.settings.lease_seconds))
+    released = release_leases(deps, actor) if "leases" in due else []
+    checked, wakes = check_deadlines(deps, actor) if "jobs" in due else (0, [])
+    documents = repair_documents(deps) if "documents" in due else 0
+    statuses = correct_statuses(deps) if "statuses" in due else 0
     send(released + wakes)
     return {"released": len(released), "jobs": checked, "documents": documents, "clock": clock, "statuses": statuses}
 
@@ -66,16 +72,29 @@ def release_leases(deps: Deps, actor: str) -> list[Wake]:
     return wakes
 
 
+def _draw_rows(rows: Sequence[T], locked: Sequence[T]) -> Iterator[T]:
+    """Yield rows until some were locked; in random order, so that the same ones do not delay the others for ever."""
+    for row in random.sample(rows, len(rows)):
+        if len(locked) < MAX_LOCKED:
+            yield row
+
+
+def _log_error(event: str, error: Exception, row: T, locked: list[T]) -> None:
+    log.error(event, id=str(row), error=f"{type(error).__name__}: {error}")
+    if isinstance(error, DatabaseLocked):
+        locked.append(row)
+
+
 def check_deadlines(deps: Deps, actor: str) -> tuple[int, list[Wake]]:
-    job_ids = deps.database.run(jobs.list_due)
+    job_ids, locked = deps.database.run(jobs.list_due), list[UUID]()
     wakes: list[Wake] = []
-    for job_id in job_ids:
+    for job_id in _draw_rows(job_ids, locked):
         try:
             work = partial(_check_job, deps=deps, job_id=job_id, actor=actor)
             wakes += deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_check")
         except ROW_ERRORS as error:
-            log.error("job.check_failed", job_id=str(job_id), error=f"{type(error).__name__}: {error}")
+            _log_error("job.check_failed", error, job_id, locked)
     return len(job_ids), wakes
 
 
@@ -95,14 +114,14 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 
 
 def repair_documents(deps: Deps) -> int:
-    project_ids = deps.database.run(projects.list_overwritten)
-    for project_id in project_ids:
+    project_ids, locked = deps.database.run(projects.list_overwritten), list[str]()
+    for project_id in _draw_rows(project_ids, locked):
         try:
             work = partial(repair_document, project_id=project_id, asset_base=deps.asset_base)
             deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_mend")
         except ROW_ERRORS as error:
-            log.error("project.repair_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
+            _log_error("project.repair_failed", error, project_id, locked)
     return len(project_ids)
 
 
@@ -114,15 +133,10 @@ def repair_document(conn: Connection, project_id: str, asset_base: str) -> None:
 
 def correct_statuses(deps: Deps) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
-    cursor = deps.database.run(lambda conn: orphans.load_cursor(conn, "progress"))
-    project_ids, after = deps.database.run(
-        lambda conn: progress.list_wrong_statuses(conn, cursor.after_key if cursor else "", STATUSES_PER_RUN)
-    )
-    for project_id in project_ids:
+    project_ids, locked = deps.database.run(progress.list_wrong_statuses), list[str]()
+    for project_id in _draw_rows(project_ids, locked):
         try:
             deps.database.run(partial(progress.update_status, project_id=project_id), lock_ms=LOCK_MS)
         except ROW_ERRORS as error:
-            log.error("project.status_failed", project_id=project_id, error=f"{type(error).__name__}: {error}")
-    position = orphans.ScanCursor("projects", after) if after else None
-    deps.database.run(lambda conn: orphans.save_cursor(conn, "progress", position))
+            _log_error("project.status_failed", error, project_id, locked)
     return len(project_ids)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("migrate", "receiver", "worker-quick", "worker-keep", "beat", "flower")
+OURS = ("migrate", "receiver", "worker-quick", "worker-sweeps", "worker-keep", "beat", "flower")
 
 
 class Missing(Exception):

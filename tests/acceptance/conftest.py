@@ -1,12 +1,14 @@
 """The running system that acceptance tests share, and the ends of its logs where one fails."""
 
 import base64
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from db.connection import connect
 from embedded import ports
 from embedded.process import Process
 from simulation.provider.client import Standin
@@ -15,6 +17,7 @@ from tests.acceptance import browser
 from tests.acceptance.world import SETTINGS, World
 from tests.support import fork_server
 from tests.support.application import Application, listening
+from tests.support.databases import cheapen_logins
 
 HERE = Path(__file__).parent
 SHARED = pytest.StashKey[World]()
@@ -36,7 +39,7 @@ def shared_world(
     application: Application,
 ) -> Iterator[World]:
     """
-    Run servers, stand-in, receiver, three workers and two beats, until the last test of this folder.
+    Run servers, stand-in, receiver, three workers and beat, until the last test of this folder.
 
     They would take a fifth of two cores from all tests that come after, so that `World.rest` ends them there.
     """
@@ -53,8 +56,10 @@ def shared_world(
         }
         patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
         with LocalDeployment(
-            folder / "local", keep_workers=2, concurrency=4, beats=2, standin=standin, overrides=overrides
+            folder / "local", keep_workers=2, concurrency=4, standin=standin, overrides=overrides
         ) as local:
+            with contextlib.closing(connect(local.stack.postgres.url("postgres"))) as conn:
+                cheapen_logins(conn)
             world = World(local, standin, armed)
             world.mend()  # all workers take messages: what is measured first is not how long they took to start
             request.config.stash[SHARED] = world

@@ -38,6 +38,7 @@ def test_outputs_are_stored_counted_and_read_back(bench: Bench, monkeypatch: pyt
     assert result["sessions"] > 2
     assert {"CPU of keep1", "CPU of postgres", "WAL"} <= {name for name, _ in scale.build_cost(result).rows}
     assert scale.build_rates({"one": {**result, "pss_bytes": 2**20}}).rows[0][2] == "1.00 x"
+    assert [row[0] for row in scale.build_growth(result).rows] == ["10,000", "100,000", "1,000,000", "10,000,000"]
     monkeypatch.setattr(deployment, "DEADLINE_SECONDS", 0.0)
     with pytest.raises(SystemExit, match="publishing all renders"):
         bench.await_published(bench.create_ids(1))

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simulation.chaos.forms import FORMS
+from tests.support import fork_server
 
 LONG = {"jobs": 60, "minutes": 0.7, "files": 120, "job_requests": 5, "kills": 5}
 SHORT = {"jobs": 20, "minutes": 0.25, "files": 40, "job_requests": 1, "kills": 1}
@@ -20,14 +19,11 @@ def run_drill(folder: Path, project_root: Path, *arguments: str) -> dict[str, An
     report = folder / "report.json"
     drill = ["drill", *arguments, "--seed", "11", "--folder", str(folder / "drill"), "--report", str(report)]
 
-    done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *drill],
+    done = fork_server.run(
+        ["-m", "tests.support.forking_command", *drill],
         cwd=project_root,
         env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", str(folder)), "MOORAGE_DOTENV": ""},
-        capture_output=True,
-        text=True,
         timeout=580,
-        check=False,
     )
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]

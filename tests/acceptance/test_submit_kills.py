@@ -16,6 +16,12 @@ ROUNDS = [pytest.param(number, marks=[pytest.mark.prove] * (number > 0)) for num
 MODELS = {"replicate": "standin/pictures", "fal": "standin/pictures", "openai": "gpt-image-1"}
 SEEDS = itertools.count(1)  # the stand-in counts the faults of equal orders
 POINTS = ("submit.before_claim", "submit.after_claim", "submit.after_commit", "lookup.after_answer")
+# Beside another point of the same step in `make test`.
+PROVE = ("submit.before_claim", "publish.before_submit", "generate.before_claim", "publish.before_generate")
+
+
+def cases(*points):
+    return [pytest.param(point, marks=[pytest.mark.prove] * (point in PROVE)) for point in points]
 
 
 def entry(provider="replicate", seconds=60.0, **script):
@@ -62,7 +68,7 @@ def under_way(world, *chain):
     return asked
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", cases(*POINTS))
 def test_a_crash_of_a_worker_makes_one_prediction_of_an_order(world, point):
     """With a list nothing is lost and nothing doubled, not even a prediction."""
     looked = point.startswith("lookup")
@@ -112,7 +118,7 @@ def test_where_nothing_tells_an_uncertain_try_stands_in_the_history_and_one_resu
     assert len(variants) == 2
 
 
-@pytest.mark.parametrize("point", ["publish.before_submit", "publish.after_submit"])
+@pytest.mark.parametrize("point", cases("publish.before_submit", "publish.after_submit"))
 def test_a_crash_while_the_next_entry_is_woken_delays_it_only(world, point):
     """The row says what is to be done; the wake is a convenience."""
     asked = crashed(world, point, lambda: under_way(world, entry(submit="invalid", submit_s=2.0), entry()))
@@ -124,7 +130,7 @@ def test_a_crash_while_the_next_entry_is_woken_delays_it_only(world, point):
 
 
 @pytest.mark.parametrize(
-    "point", ["generate.before_claim", "generate.after_claim", "publish.before_generate", "publish.after_generate"]
+    "point", cases("generate.before_claim", "generate.after_claim", "publish.before_generate", "publish.after_generate")
 )
 def test_a_crash_before_a_generation_began_costs_nothing(world, point):
     """Nothing was sent: another worker sends it, once."""

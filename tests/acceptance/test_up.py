@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from tests.support import fork_server
 READY = re.compile(r"(http://\S+)/#token=(\S+)")
 ORDER = re.compile(r"curl -s (\S+/v1/jobs) -H 'Authorization: Bearer (\S+)'.*?-d '(\{.*?\})'\n", re.DOTALL)
 STARTED_BY_HAND = re.compile(r"^ *ID=\$\(curl.*?(?=^ *#)", re.DOTALL | re.MULTILINE)
-MOORAGE = (sys.executable, "-m", "cli.main")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,8 @@ def printed(environment, tmp_path_factory):
     """Run the command; gives what it printed once it is up, and stops it after the last test."""
     out = tmp_path_factory.mktemp("printed") / "out"
     with out.open("wb") as sink:
-        process = subprocess.Popen([*MOORAGE, "up"], cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT)
+        command = ["-m", "tests.support.forking_command", "up"]
+        process = fork_server.popen(command, cwd=ROOT, env=environment, stdout=sink, stderr=sink)
         try:
             until(lambda: process.poll() is not None or READY.search(out.read_text()), "it is up", seconds=180)
             yield out.read_text()

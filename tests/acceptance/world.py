@@ -39,11 +39,11 @@ SETTINGS = {
     "MOORAGE_IMAGE_MAX_BYTES": "50000000",
     "MOORAGE_DEV_POLL_FIRST_SECONDS": "4",
     "MOORAGE_DEV_RECONCILE_SECONDS": "1",
-    "MOORAGE_DEV_DRAIN_SECONDS": "1",
-    "MOORAGE_DEV_DISCARD_SECONDS": "1",
+    "MOORAGE_DEV_DRAIN_SECONDS": "2",
+    "MOORAGE_DEV_DISCARD_SECONDS": "2",
     "MOORAGE_DEV_ANSWER_SECONDS": "8",
 }
-WORKERS = ("quick", "keep1", "keep2")
+WORKERS = ("quick", "sweeps", "keep1", "keep2")
 
 
 def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0) -> Any:

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from db import lock_holders
@@ -16,6 +18,8 @@ from embedded.stack import Stack
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration.core import wait_until
+from tests.support import fork_server
+from worker import inspect_cluster
 
 
 def answered(env: dict[str, str], *args: str, missing: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +61,7 @@ def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, de
     late = {sweep["sweep"]: sweep["is_late"] for sweep in found["sweeps"] if "period_seconds" in sweep}
     expected = {"dispatch": False, "reconcile": True, "drain": True, "discard": True}
     assert {name: late[name] for name in expected} == expected
-    assert set(found["queues"]) == {"quick", "quick.dead", "keep", "keep.dead"}
+    assert set(found["queues"]) == set(inspect_cluster.ALL_QUEUES)
 
 
 def test_the_storage_used_is_told_by_owner_and_bucket(
@@ -114,16 +118,12 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
     # A broker of its own, apart from what other tests leave behind; every sweep ticks before long.
     often = {f"MOORAGE_DEV_{sweep}_SECONDS": "1" for sweep in ("DRAIN", "DISCARD", "RECONCILE")}
     env = cli.environment(stack, database_url, CELERY_BROKER_URL=stack.valkey.url(3), **often)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *args],
-            env=env,
-            cwd=cli.ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for args in (("worker", "-c", "1", "-n", "only@here", "-l", "error"), ("beat", "-l", "error"))
-    ]
+    commands = (("worker", "-c", "1", "-n", "only@here", "-l", "error"), ("beat", "-l", "error"))
+    with Path(os.devnull).open("wb") as null:
+        processes = [
+            fork_server.popen(["-m", "cli.main", *args], env=env, cwd=cli.ROOT, stdout=null, stderr=null)
+            for args in commands
+        ]
     try:
         deadline = time.monotonic() + 150
         told = ""
@@ -136,12 +136,12 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
             found = json.loads(cli.run(env, "status", "--json").stdout)
     finally:
         for process in processes:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(30)
 
     assert found["workers"] == ["only@here"]
-    assert found["consumers"] == {"quick": 1, "keep": 1}
+    assert found["consumers"] == {"quick": 1, "keep": 1, "sweeps": 1}
     with contextlib.closing(connect(database_url)) as conn:
         wait_until(lambda: conn.execute(metrics.QUEUE_CONSUMERS.encode()).fetchall())
     assert "ok    workers: only@here" in told

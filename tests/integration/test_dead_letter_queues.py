@@ -88,21 +88,6 @@ def test_dead_letter_queues_are_drained(at: World, stack: Stack, broker: Broker,
     assert broker.default_channel.client.llen("keep") == 1
 
 
-def test_a_dead_letter_queue_with_rubbish_is_drained(
-    at: World, stack: Stack, broker: Broker, project_root: Path
-) -> None:
-    """An entry that is no message stopped the drain, and with it every later message."""
-    live = at.outputs(at.keeping([at.source.picture()]).job_id)[0]
-    for entry in (b"null", b"[]", b"1", b"{}", b"\xff{", b"[" * 100_000):
-        broker.default_channel.client.lpush("quick.dead", entry)
-    drop(broker, wake(live), "moorage.keep")
-
-    first, _ = drained(at, stack, broker, project_root)
-
-    assert first == {"woken": 1, "dead_letters": 6}
-    assert {letter["error"] for letter in at.letters()} == {"DroppedMessage"}
-
-
 def test_the_same_message_twice_is_one_dead_letter(at: World, stack: Stack, broker: Broker, project_root: Path) -> None:
     """A message that is redelivered is no second fault."""
     body = b"rubbish"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from db import progress
 from embedded.stack import Stack
 from tasks.sweeps import reconcile
 from tests.integration.core import World, database_of, together, world
@@ -67,7 +68,7 @@ def test_a_status_that_disagrees_with_the_rows_is_corrected(at: World, wrong: st
 
 def test_the_sweep_goes_through_any_number_of_projects(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page a run, from where the last run stopped, and from the start again after the last."""
-    monkeypatch.setattr(reconcile, "STATUSES_PER_RUN", 2)
+    monkeypatch.setattr(progress.list_wrong_statuses, "__defaults__", (2,))
     for n in range(5):
         at.keep_all(at.keeping([at.source.picture()], project_id=f"p{n}", scene=1).job_id)
     at.conn.execute("UPDATE projects SET status = 'open'")

@@ -351,7 +351,7 @@ def test_a_provider_that_is_silent_or_trickles_is_left_in_time(server, head, dro
     with pytest.raises(SubmitUncertain, match="timed out"):
         submitter.send(f"http://127.0.0.1:{server.server_port}/", {})
 
-    assert datetime.now(UTC) - began < timedelta(seconds=10)
+    assert datetime.now(UTC) - began < timedelta(seconds=30)
 
 
 def test_an_answer_above_the_limit_is_uncertain_and_not_read(server):
@@ -489,13 +489,13 @@ def test_openai_answers_with_the_pictures(server):
 
 def test_openai_must_respond_within_the_time_limit_of_its_entry(server):
     """The next entry of the fallback chain starts at the time limit, not when a slow image is finished."""
-    server.answer = lambda _: server.over.wait(30)
+    server.answer = lambda _: server.over.wait(60)
     began = datetime.now(UTC)
 
     with pytest.raises(SubmitUncertain, match="timed out"):
         provider_at("openai", server.server_port).submit(replace(order("gpt-image-1"), timeout_seconds=0.3))
 
-    assert datetime.now(UTC) - began < timedelta(seconds=10)
+    assert datetime.now(UTC) - began < timedelta(seconds=30)
 
 
 def test_urls_of_openai_live_an_hour_and_must_be_allowed(server):

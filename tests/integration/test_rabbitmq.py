@@ -4,20 +4,20 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 
 import amqp.exceptions
 import pytest
 
+from embedded.process import Process
 from simulation.provider.client import Standin
 from simulation.stack import ROOT, LocalDeployment
 from tests.acceptance.test_outages import MANY, finish, said_all
 from tests.acceptance.world import SETTINGS, World, until
 from tests.integration import rabbitmq_broker as rabbit
+from tests.support import fork_server
 from tests.support.rabbitmq import Rabbitmq
-from worker import queues
+from worker import inspect_cluster, queues
 
 pytestmark = rabbit.needs_rabbitmq
 
@@ -42,10 +42,11 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared_world(tmp_path_factory, stack, template_database, server):
-    """Receiver, two workers, two beats and a stand-in on this broker and a database of their own."""
+    """Receiver, two workers, beat and a stand-in on this broker and a database of their own."""
     folder = tmp_path_factory.mktemp("moorage")
     (folder / "armed").mkdir()
-    with Standin().start(folder / "standin") as standin:
+    with pytest.MonkeyPatch.context() as patch, Standin().start(folder / "standin") as standin:
+        patch.setattr(Process, "spawn", staticmethod(fork_server.spawn))
         overrides = {
             **SETTINGS,
             "CELERY_BROKER_URL": server.url,
@@ -54,7 +55,7 @@ def shared_world(tmp_path_factory, stack, template_database, server):
             "S3_PRIVATE_BUCKET": "rabbitmq-private",
             "MOORAGE_EGRESS_ALLOW": standin.address,
         }
-        with LocalDeployment(folder / "local", beats=2, standin=standin, stack=stack, overrides=overrides) as local:
+        with LocalDeployment(folder / "local", standin=standin, stack=stack, overrides=overrides) as local:
             world = World(local, standin, folder / "armed")
             until(lambda: exists(server, "keep"), "the workers declared their queues", seconds=60)
             yield world
@@ -80,9 +81,7 @@ def world(shared_world, server):
 def command(world, *argv):
     """Run a program with the system's own settings."""
     env = world.local.environment()
-    return subprocess.run(
-        [sys.executable, "-m", *argv], env=env, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
-    )
+    return fork_server.run(["-m", *argv], env=env, cwd=ROOT)
 
 
 def test_every_shape_is_kept_and_published(world):
@@ -98,7 +97,7 @@ def test_every_shape_is_kept_and_published(world):
 
 def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
     """A queue declared otherwise would lose its messages with one node, and what is rejected with them."""
-    (expected, _) = queues.build_queues(server.url)
+    (expected, *_) = queues.build_queues(server.url)
 
     with rabbit.connected(server.url) as connection:
         expected(connection.default_channel).queue_declare(passive=False)  # the same arguments: taken
@@ -111,7 +110,7 @@ def test_the_queues_are_replicated_and_know_where_the_dead_go(world, server):
 
 def test_the_dead_have_a_queue_before_anything_can_die(world, server):
     """What RabbitMQ sends to a queue that does not exist is gone, and the first drain comes 30 s after the start."""
-    with world.without("beat1", "beat2"):
+    with world.without("beat1"):
         with world.without("quick"), rabbit.connected(server.url) as connection:
             rabbit.purge(server.url)
             connection.default_channel.queue_delete("quick.dead")
@@ -126,14 +125,14 @@ def test_status_and_ping_see_broker_and_workers(world):
     told = until(lambda: answered(world), "both workers in the status", seconds=120)
     until(lambda: pinged(world), "both workers' answers to a ping", seconds=120)
 
-    assert set(told["queues"]) == {"quick", "keep", "quick.dead", "keep.dead"}
+    assert set(told["queues"]) == set(inspect_cluster.ALL_QUEUES)
 
 
 def answered(world):
     """Return the status when it knows of the broker and of both workers."""
     told = json.loads(command(world, "cli.main", "status", "--json").stdout)
     workers = {name.split("@")[0] for name in told["workers"] or ()}
-    return told if told["broker"] == "ok" and workers == {"quick", "keep1"} else None
+    return told if told["broker"] == "ok" and workers == {"quick", "sweeps", "keep1"} else None
 
 
 def pinged(world):
@@ -183,10 +182,10 @@ def drained(world):
 
 def test_ticks_that_expire_unheard_leave_nothing(world, server):
     """RabbitMQ puts expired messages into the dead-letter queue: thousands, while no worker runs."""
-    with world.without("quick"):
-        until(lambda: rabbit.depth(server.url, "quick.dead") > 3, "expired ticks")
+    with world.without("sweeps"):
+        until(lambda: rabbit.depth(server.url, "sweeps.dead") > 3, "expired ticks")
 
-    until(lambda: rabbit.depth(server.url, "quick.dead") == 0, "the drain emptied the queue")
+    until(lambda: rabbit.depth(server.url, "sweeps.dead") == 0, "the drain emptied the queue")
     assert world.rows("SELECT 1 FROM dead_letters WHERE facts ->> 'task' = %(task)s", task=queues.SWEEP_TASK) == []
 
 

@@ -18,7 +18,7 @@ from tests.integration import receiver_process as rp
 BODY = b'{"id": "ufawqhfynnddngldkgtslldrkq", "status": "processing"}'
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%deliveries%'"
 ANSWER_SECONDS = 5  # not the three of the default: on a busy computer the good answers must come within them, too
-BUSY_SECONDS = 10  # what a busy computer may add
+BUSY_SECONDS = 25  # what a busy computer may add
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def test_killed_after_the_commit_the_repeated_webhook_is_known(postgres: Postgre
 def test_an_unavailable_broker_does_not_change_the_response_and_is_counted(receiver: rp.Receiver) -> None:
     """Wakes are an optimisation; dispatch finds the row a second later."""
     started = time.monotonic()
-    statuses = [receiver.post(BODY, webhook_id=f"msg_nobroker_{n}")[0] for n in range(20)]
+    statuses = [receiver.post(BODY, webhook_id=f"msg_nobroker_{n}")[0] for n in range(60)]
     took = time.monotonic() - started
 
-    assert statuses == [202] * 20
+    assert statuses == [202] * 60
     assert took < BUSY_SECONDS  # half a second each would be waiting for it
     rp.until(lambda: receiver.metric('moorage_wakes_dropped_total{reason="failed"}') > 0)
 

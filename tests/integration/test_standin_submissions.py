@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -137,7 +136,6 @@ def test_a_response_can_be_slow(standin: Standin) -> None:
     prompt = unique_prompt()
     connection = http.client.HTTPConnection("127.0.0.1", standin.port, timeout=0.2)
     body = f'{{"input": {{"prompt": "{prompt}", "standin": {{"submit_s": 10}}}}}}'
-    started = time.monotonic()
 
     connection.request(
         "POST", "/v1/models/standin/pictures/predictions", body, {"Authorization": f"Bearer {standin.token}"}
@@ -146,7 +144,6 @@ def test_a_response_can_be_slow(standin: Standin) -> None:
         connection.getresponse()
     connection.close()
 
-    assert time.monotonic() - started < 8
     assert wait_for(lambda: len(standin.list_created(prompt=prompt))) == 1
 
 

@@ -218,13 +218,11 @@ def test_the_leases_of_a_dead_process_are_freed_and_no_other(at: World) -> None:
 
 def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
     """Any number of beats may tick."""
-    taken: list[int | None] = []
+    taken: list[ticks.Tick | None] = []
 
     def tick() -> None:
         with at.beside() as deps:
-            taken.append(
-                deps.database.run(lambda conn: ticks.claim_slot(conn, "dispatch", 1e8))
-            )  # no slot ends meanwhile
+            taken.append(ticks.claim_slot(deps.database, "dispatch", 1e8))  # no slot ends meanwhile
 
     together(*[tick] * 6)
 
@@ -233,12 +231,12 @@ def test_two_beats_at_once_run_a_sweep_once(at: World) -> None:
 
 def test_the_latest_tick_is_shown_after_the_period_was_made_longer(at: World) -> None:
     """A slot is time over period: with a longer one the numbers start again lower."""
-    slot = at.deps.database.run(lambda conn: ticks.claim_slot(conn, "drain", 1.0))
-    longer = at.deps.database.run(lambda conn: ticks.claim_slot(conn, "drain", 30.0))
+    slot = ticks.claim_slot(at.deps.database, "drain", 1.0)
+    longer = ticks.claim_slot(at.deps.database, "drain", 30.0)
 
     assert slot is not None
     assert longer is not None
-    assert [row["slot"] for row in ticks.list_latest(at.conn)] == [longer]
+    assert [row["slot"] for row in ticks.list_latest(at.conn)] == [longer.slot]
 
 
 def test_an_open_job_past_its_deadline_polls_what_it_awaits(at: World) -> None:

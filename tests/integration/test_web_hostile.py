@@ -17,7 +17,7 @@ ENTRY = {"provider": "replicate", "model": "acme/picture", "input": {"prompt": "
 AWAY = {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_API_URL": "http://127.0.0.1:9"}
 AWAY["MOORAGE_EGRESS_ALLOW"] = "127.0.0.1:9"
 JSON = {"content-type": "application/json"}
-BUSY_SECONDS = 10  # what a moment may take on a busy computer; the statuses alone tell that nothing was read for long
+BUSY_SECONDS = 30  # what a moment may take on a busy computer; the statuses alone tell that nothing was read for long
 
 
 @pytest.fixture(scope="module")

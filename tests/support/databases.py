@@ -38,6 +38,12 @@ SELECT quote_ident(relname) AS name FROM pg_class
 """
 
 
+def cheapen_logins(conn: Connection) -> None:
+    """Have the password hashed once instead of 4096 times at each login: a third of the cost of a connection."""
+    conn.execute("SET scram_iterations = 1")
+    conn.execute(f"ALTER ROLE moorage PASSWORD '{conn.info.password}'")
+
+
 class Databases:
     """The copies of one template on one server."""
 

@@ -1,8 +1,9 @@
 """
-Python processes forked from one that has imported the third-party packages already.
+Python processes forked from one that has imported the third-party packages and most of our modules already.
 
-Importing them takes most of a second of processor time, hundreds of times in a run. A forked process imports only our
-own modules; its environment, working directory, arguments, streams and exit status are its own, as after an exec.
+Importing them takes a second of processor time, hundreds of times in a run. The environment of a forked process, its
+working directory, arguments, streams and exit status are its own, as after an exec. Not preloaded: what reads the
+settings when it is imported, such as `worker.celery`, and what `python -m` runs.
 Not for tests of what is imported, of memory, or of the start itself. Elsewhere than on Linux it is a plain process.
 """
 
@@ -28,10 +29,21 @@ PRELOADED: Final = (
     "asyncio", "boto3.session", "botocore.config", "celery.app.task", "celery.apps.worker", "celery.bin.celery",
     "celery.concurrency.prefork", "celery.schedules", "click", "cryptography.exceptions",
     "cryptography.hazmat.primitives.asymmetric.ed25519", "cryptography.hazmat.primitives.kdf.hkdf", "granian.cli",
-    "jinja2", "jsonschema", "kombu.transport.redis", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont", "PIL.ImageSequence",
+    "jinja2", "jsonschema", "kombu.transport.pyamqp",
+    "kombu.transport.redis", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont", "PIL.ImageSequence",
     "prometheus_client.core", "psycopg.rows", "pydantic_settings", "python_multipart", "redis", "requests",
     "rich.console", "rich.table", "starlette.applications", "uvloop",
 )  # fmt: skip
+# With what they import: nearly all that the processes need.
+OUR_MODULES: Final = (
+    "cli.commands.audit", "cli.commands.dead", "cli.commands.doctor.command", "cli.commands.orphans",
+    "cli.commands.processes", "cli.commands.recover", "cli.commands.retention", "cli.commands.show",
+    "cli.commands.status", "receiver.app", "simulation.provider.server", "storage.s3", "web.asgi", "worker.boot",
+    "worker.bootsteps", "worker.step_runner",
+)  # fmt: skip
+# When it is imported, one reads the environment, the other makes the memory that a worker shares with its children.
+IMPORTED_AGAIN: Final = ("moorage.failpoints", "worker.shutdown")
+_ROOT: Final = str(Path(__file__).resolve().parents[2])
 _MAX_REQUEST_BYTES: Final = 1 << 17
 
 
@@ -196,15 +208,29 @@ def _become(request: dict[str, Any], fds: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
     if "PYTHONUNBUFFERED" in os.environ:
-        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # write_through would stop at its buffer
     sys.path[0] = request["cwd"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    for name in IMPORTED_AGAIN:
+        importlib.reload(sys.modules[name])
+
+
+def _preload() -> None:
+    """Import modules, and have botocore read its description of the S3 API."""
+    sys.path.insert(0, _ROOT)
+    for name in (*PRELOADED, *OUR_MODULES):
+        importlib.import_module(name)
+    settings = sys.modules["moorage.settings"].Settings(
+        _env_file=None, database_url="postgresql://u@127.0.0.1/d", broker_url="redis://127.0.0.1/0",
+        aws_access_key_id="none", aws_secret_access_key="none",
+    )  # fmt: skip
+    sys.modules["storage.clients"].S3Clients(settings).authenticated()
+    del sys.path[0]
+    gc.freeze()
 
 
 if __name__ == "__main__":
-    for name in PRELOADED:
-        importlib.import_module(name)
-    gc.freeze()
+    _preload()
     with socket.socket(fileno=int(sys.argv[1])) as connected:
         given, streams = _serve(connected)
     _become(given, streams)

@@ -9,7 +9,7 @@ import pytest
 
 from moorage.model import Step
 from moorage.settings import Settings
-from tests.acceptance.test_failpoint_crashes import POINTS, RECEIVER
+from tests.acceptance.test_failpoint_crashes import POINTS, RECEIVER, SHORT
 from worker import schedule, step_runner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,14 @@ def test_every_requested_crash_has_a_failpoint() -> None:
     armed = {name for path in TESTS for name in re.findall(r'arm\("([^"]+)"\)', path.read_text(encoding="utf-8"))}
 
     assert {*POINTS, *RECEIVER, *armed} <= failpoints()
+
+
+def test_the_short_form_crashes_in_every_part() -> None:
+    """What only `make prove` crashes at is another line of a step or sweep that `make test` crashes at as well."""
+    parts = {name.partition(".")[0] for name in (*POINTS, *RECEIVER)}
+
+    assert {name.partition(".")[0] for name in SHORT} == parts
+    assert {*POINTS, *RECEIVER} >= SHORT
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -1,8 +1,10 @@
 """Forked test processes behave as started ones: arguments, environment, streams, working directory and end."""
 
+import ast
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -10,6 +12,7 @@ import pytest
 
 from tests.support import fork_server
 
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PATH": os.environ["PATH"], "GIVEN": "x"}
 
 
@@ -36,15 +39,50 @@ def test_a_module_is_run_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, "__main__ ['--flag'] 7\n", "")
 
 
-def test_our_own_modules_are_not_preloaded(tmp_path: Path) -> None:
-    """Some read the environment when they are imported, such as the failpoint to crash at."""
-    ours = {path.parent.name for path in Path(__file__).parents[2].glob("*/__init__.py")}
-    code = f"import sys; print({ours!r} & {{name.partition('.')[0] for name in sys.modules}})"
+def test_what_belongs_to_one_process_is_imported_again(tmp_path: Path) -> None:
+    """It would have the environment of the server; and the end of one worker was that of all."""
+    code = "import sys; print([(name, m.__file__) for name, m in sys.modules.items() if getattr(m, '__file__', None)])"
 
     done = fork_server.run(["-c", code], env=ENVIRONMENT, cwd=tmp_path)
 
-    assert len(ours) > 9
-    assert done.stdout == "set()\n"
+    ours = [Path(file) for _, file in ast.literal_eval(done.stdout) if ROOT in Path(file).parents]
+    ours = [file.relative_to(ROOT) for file in ours if ".venv" not in file.parts]
+    assert len(ours) > 200
+    own = {str(file) for file in ours if has_state_of_its_process((ROOT / file).read_text(encoding="utf-8"))}
+    assert own == {f"{name.replace('.', '/')}.py" for name in fork_server.IMPORTED_AGAIN}
+
+
+STATE = {"environ", "getenv", "get_settings", "load_settings", "mmap", "monotonic", "now", "socketpair", "urandom"}
+
+
+def has_state_of_its_process(source: str) -> bool:
+    """Return whether a module reads or makes such a thing outside its functions."""
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        used = (
+            node.func
+            if isinstance(node, ast.Call)
+            else node.value
+            if isinstance(node, ast.Attribute | ast.Subscript)
+            else None
+        )
+        if isinstance(used, ast.Attribute) and used.attr in STATE:
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending += ast.iter_child_nodes(node)
+    return False
+
+
+def test_a_failpoint_is_the_one_of_the_processs_own_environment(tmp_path: Path) -> None:
+    """It is read when the module is imported, which was before the fork."""
+    code = "from moorage.failpoints import failpoint; failpoint('here'); print('lived')"
+
+    done = fork_server.run(["-c", code], env={**ENVIRONMENT, "MOORAGE_FAILPOINT": "here"}, cwd=tmp_path)
+    other = fork_server.run(["-c", code], env={**ENVIRONMENT, "MOORAGE_FAILPOINT": "there"}, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
+    assert (other.returncode, other.stdout) == (0, "lived\n")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +91,23 @@ def test_our_own_modules_are_not_preloaded(tmp_path: Path) -> None:
 def test_the_exit_status_is_the_processs_own(tmp_path: Path, code: str, status: int) -> None:
     """An error or a signal that looked like success would pass tests."""
     assert fork_server.run(["-c", code], env=ENVIRONMENT, cwd=tmp_path).returncode == status
+
+
+def test_what_is_printed_is_seen_while_the_process_runs(tmp_path: Path) -> None:
+    """Tests wait for a line of a log: with PYTHONUNBUFFERED it must not stay in a buffer until the end."""
+    printed = tmp_path / "out"
+    environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+    with printed.open("wb") as out:
+        code = "import time; print('ready'); time.sleep(600)"
+        process = fork_server.popen(["-c", code], env=environment, cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        end = time.monotonic() + 60
+        while printed.read_text() != "ready\n":
+            assert time.monotonic() < end, "the line did not come"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:

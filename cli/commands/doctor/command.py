@@ -89,7 +89,7 @@ def _check_beat(conn: Connection, sweeps: set[str]) -> list[CheckResult]:
     now: datetime = current_time(conn)
     if newest is None or (now - newest["started_at"]).total_seconds() > LATE_SECONDS:
         age = format_age(newest["started_at"] if newest else None, now)
-        return [fail(f"last tick of beat: {age}", "start one: moorage beat (and a worker for the queue quick)")]
+        return [fail(f"last tick of beat: {age}", "start one: moorage beat (and a worker for the queue sweeps)")]
     if missing := sorted(sweeps - {row["sweep"] for row in last}):
         return [warn(f"these sweeps never ran: {', '.join(missing)}", "check again in a minute")]
     return [ok(f"beat runs; last tick: {format_age(newest['started_at'], now)}")]
