@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +11,7 @@ from bench.round_trips import RoundTripCounter, run_step
 from db import output_claims
 from db.connection import Connection
 from embedded.stack import Stack
-from moorage.model import Lease
+from moorage.model import Lease, Wake
 from tasks.jobs import replay
 from tasks.sweeps import dispatch
 from tests.integration.core import LEASED_BY, World, database_of, world
@@ -146,19 +145,16 @@ def test_lost_wakes_are_replaced_when_the_queue_is_empty(at: World) -> None:
     assert dispatched(0) == [other]
 
 
-def test_who_makes_outputs_due_notes_their_wakes(at: World) -> None:
-    """Dispatch would wake them a second time: a placeholder, and a replay."""
-    job_id = at.keeping([at.source.broken()]).job_id
-    at.conn.execute("UPDATE jobs SET placeholder = true")
-    (output_id,) = at.outputs(job_id)
-
-    wakes = at.step("keep", output_id)
+def test_a_replay_notes_its_wake(at: World) -> None:
+    """Dispatch would wake the output a second time."""
+    (output_id,) = at.outputs(at.keeping([at.source.broken()]).job_id)
+    at.step("keep", output_id)
     (letter,) = at.letters(output_id)
-    at.step(*astuple(wakes[0]))
-    wakes.append(at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli")))
 
-    assert [wake.step for wake in wakes] == ["keep", "keep"]
-    assert at.one("SELECT count(*) FROM outputs WHERE woken_at IS NOT NULL") == 2
+    wake = at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
+
+    assert wake == Wake("keep", output_id)
+    assert at.row("outputs", output_id)["woken_at"] is not None
 
 
 def test_a_repeated_wake_is_one_empty_claim(at: World) -> None:
