@@ -15,6 +15,7 @@ PARTS: Final = (
     "sweeps",
     "statements",
     "memory",
+    "growth",
     "scale",
     "thumbnails",
 )

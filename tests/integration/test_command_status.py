@@ -38,7 +38,7 @@ def test_an_empty_system_is_shown(stack: Stack, database_url: str, deps: Deps) -
     assert "none answers: start one with moorage worker" in done.stdout
     assert "replicate" in done.stdout
     assert "storage  ok" in done.stdout
-    assert done.stdout.count("late") == 4
+    assert done.stdout.count("late") == 5
 
 
 def test_live_rows_leases_and_ticks_are_told(stack: Stack, database_url: str, deps: Deps, conn: Connection) -> None:
