@@ -15,6 +15,7 @@ PARTS: Final = (
     "statements",
     "scale",
     "thumbnails",
+    "idle",
 )
 
 
