@@ -52,7 +52,7 @@ fmt: $(STAMP)  ## Format the code
 	@$(BIN)/ruff check --fix .
 
 bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder process for each image format (three minutes)
-	@$(BIN)/python bench/media_memory.py
+	@$(BIN)/python -m bench.memory 134.2
 
 bench: $(STAMP) bench/peers/.venv/.installed  ## Measure everything beside floors and peers, or PART=NAME: receiver, pipeline, ... (12 minutes)
 	@$(BIN)/python -m bench $(PART)

@@ -117,7 +117,13 @@ CREATE TABLE jobs (
 CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
+CREATE INDEX jobs_by_owner_and_state ON jobs (owner, state, id);
 CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
+CREATE INDEX jobs_by_state ON jobs (state, id);  -- for lists whose filter matches little
+CREATE INDEX jobs_by_kind ON jobs (kind, id);
+CREATE INDEX jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;
+CREATE INDEX jobs_reopened ON jobs (state, id) WHERE reopened > 0;
+CREATE INDEX jobs_live_of_project ON jobs (project_id) WHERE settled_at IS NULL;
 CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
 CREATE INDEX jobs_failed ON jobs (settled_at) WHERE state IN ('failed', 'cancelled');
 CREATE INDEX jobs_by_chosen ON jobs (chosen_id) WHERE chosen_id IS NOT NULL;   -- for the foreign key
@@ -245,7 +251,7 @@ CREATE INDEX outputs_urgent ON outputs (expires_at, run_at) WHERE state = 'waiti
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
 CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
-CREATE INDEX outputs_ended ON outputs (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX outputs_by_end ON outputs (state, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE UNIQUE INDEX outputs_quarantine_key ON outputs (quarantine_key) WHERE quarantine_key IS NOT NULL;
@@ -381,6 +387,7 @@ CREATE TABLE dead_letters (
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
+CREATE INDEX dead_letters_of_job ON dead_letters (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX dead_letters_newest ON dead_letters (created_at);
 CREATE INDEX dead_letters_of ON dead_letters (subject, subject_id);
 CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS NOT NULL;
@@ -408,6 +415,7 @@ CREATE TABLE events (
 CREATE INDEX events_of ON events (subject, subject_id, id);
 CREATE INDEX events_of_job ON events (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX events_at ON events (at);
+CREATE INDEX events_storage_failed ON events (at) WHERE kind = 'storage_failed';
 
 -- One row for each slot of a sweep: the worker that inserts it runs the sweep, so any number of beats may run.
 CREATE TABLE ticks (
@@ -429,7 +437,7 @@ CREATE TABLE pauses (
 );
 
 -- Where a sweep over a long listing stopped; no row: its next run starts at the beginning. 'timeline': PostgreSQL's own,
--- as reconcile saw it last, and since when.
+-- as reconcile saw it last, and since when. 'counts': until when ended rows are counted.
 CREATE TABLE cursors (
     sweep     text PRIMARY KEY,
     place     text NOT NULL,                     -- which listing
@@ -437,14 +445,24 @@ CREATE TABLE cursors (
     moved_at  timestamptz NOT NULL DEFAULT moment()
 );
 
--- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100.
+-- Rows that ended within five minutes from `slot_at`, counted by a sweep for /metrics and moorage status; of 25 hours.
+CREATE TABLE ended_counts (                     -- subject: the table of the rows
+    subject text NOT NULL, slot_at timestamptz NOT NULL, provider text NOT NULL, state text NOT NULL,
+    detail text NOT NULL, category text NOT NULL, value bigint NOT NULL,
+    PRIMARY KEY (subject, slot_at, provider, state, detail, category)
+);
+
+-- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100;
+-- null: not known yet. The count in progress is in counted_*, its position in `cursors`.
 CREATE TABLE storage_use (
     bucket      text NOT NULL CHECK (bucket IN ('public', 'private')),
     owner       text NOT NULL,
-    objects     bigint NOT NULL CHECK (objects >= 0),
-    bytes       bigint NOT NULL CHECK (bytes >= 0),
-    rank        integer NOT NULL CHECK (rank >= 0),
+    objects     bigint NOT NULL DEFAULT 0 CHECK (objects >= 0),
+    bytes       bigint NOT NULL DEFAULT 0 CHECK (bytes >= 0),
+    rank        integer CHECK (rank >= 0),
     computed_at timestamptz NOT NULL DEFAULT moment(),
+    counted_objects bigint NOT NULL DEFAULT 0,
+    counted_bytes bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (bucket, owner)
 );
 CREATE INDEX storage_use_most ON storage_use (rank);

@@ -51,7 +51,6 @@ class Connection(psycopg.Connection[Row]):
     files nor secrets.
     """
 
-    is_confirmed = True  # the server has answered in this transaction
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
 
     def execute(
@@ -82,13 +81,12 @@ class Connection(psycopg.Connection[Row]):
     def _send(self, queries: Sequence[QueuedQuery]) -> psycopg.Cursor[Row]:
         cursor = psycopg.ClientCursor(self)
         cursor.execute(";\n".join(query.text for query in queries))
-        self.is_confirmed = True
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
         return cursor.set_result(-1)
 
     def begin(self, lock_ms: int) -> None:
-        self.is_confirmed, self._queue = False, []
+        self._queue = []
         self.queue(BEGIN.format(lock_ms=lock_ms))
 
     def end(self, command: str) -> None:
@@ -115,10 +113,6 @@ class Connection(psycopg.Connection[Row]):
 
 class CommitUncertain(DatabaseUnavailable):
     """The connection failed during COMMIT: read the row to determine the outcome."""
-
-
-class ConnectionStale(DatabaseUnavailable):
-    """A connection that had been idle failed before anything was executed: the transaction is repeated over another."""
 
 
 def connect(url: str, *, name: str = "moorage") -> Connection:
@@ -175,7 +169,6 @@ class Database:
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
         with block_signals(), time_limit.suspend_limit():
-            reused = self._connection
             conn = self.connection()
             conn.begin(lock_ms)
             try:
@@ -184,8 +177,6 @@ class Database:
                 translated = sqlstates.translate(error)
                 if isinstance(translated, DatabaseUnavailable):
                     self.close()
-                    if conn is reused and not conn.is_confirmed and sqlstates.is_connection_lost(error):
-                        raise ConnectionStale(str(translated)) from error
                 else:
                     self._roll_back(conn)
                 if translated is not None:
@@ -223,7 +214,7 @@ class Database:
             try:
                 with self.transaction(lock_ms) as conn:
                     return work(conn)
-            except (*RETRYABLE_ERRORS, ConnectionStale):
+            except RETRYABLE_ERRORS:
                 continue
             except DatabaseLocked as error:
                 locked = error

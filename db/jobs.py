@@ -208,6 +208,7 @@ def list_errors(conn: Connection, job_id: UUID) -> list[Row]:
     return fetch_all(conn, LIST_ERRORS, {"id": job_id})
 
 
+# `= ANY` and the order by owner: else the planner looks for an owner's jobs among all, which are long if they are old.
 LIST_PAGE = """
 SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.created_at, j.deadline_at, j.settled_at,
        j.reopened, r.id AS render_id, o.outputs, o.kept
@@ -215,9 +216,10 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
   LEFT JOIN renders r ON r.id = j.id AND r.deleted_at IS NULL
  CROSS JOIN LATERAL (SELECT count(*) AS outputs, count(*) FILTER (WHERE state = 'kept') AS kept
                        FROM outputs WHERE job_id = j.id AND prediction_id = j.chosen_id) o
- WHERE (%(owner)s::text IS NULL OR j.owner = %(owner)s)
+ WHERE (%(owner)s::text IS NULL OR j.owner = ANY(ARRAY[%(owner)s]))
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
-   AND (%(before)s::uuid IS NULL OR j.id < %(before)s) ORDER BY j.id DESC LIMIT %(limit)s
+   AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
+ ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN j.owner END DESC, j.id DESC LIMIT %(limit)s
 """
 
 

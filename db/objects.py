@@ -49,11 +49,13 @@ def get_quarantined(conn: Connection, ids: Sequence[UUID]) -> list[Row]:
     return fetch_all(conn, GET_QUARANTINED, {"ids": list(ids)})
 
 
-SAMPLE_KEPT_OUTPUTS: Final = "SELECT id FROM outputs WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s"
+SAMPLE_KEPT_OUTPUTS: Final = """
+SELECT id FROM outputs TABLESAMPLE SYSTEM (least(100, 200 * 100.0 * %(limit)s / (SELECT greatest(reltuples, 1)
+  FROM pg_class WHERE oid = 'outputs'::regclass))) WHERE state = 'kept' ORDER BY random() LIMIT %(limit)s
+"""
 
 
 def sample_kept_outputs(conn: Connection, limit: int) -> list[UUID]:
-    conn.execute(LONG_TIMEOUT)
     return [row["id"] for row in fetch_all(conn, SAMPLE_KEPT_OUTPUTS, {"limit": limit})]
 
 

@@ -89,15 +89,16 @@ SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, 
   FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 
-# By id, not by published_at: ids are in the order of job creation, and the index on (owner, id) serves it.
+# By id, in the order of job creation. A published job has another state only if it was reopened: failed ones are many.
 LIST_PAGE = f"""{_PUBLISHED}
-   AND (%(owner)s::text IS NULL OR r.owner = %(owner)s)
+   AND (%(owner)s::text IS NULL OR r.owner = ANY(ARRAY[%(owner)s]))
    AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
+   AND (coalesce(%(state)s, 'succeeded') IN ('succeeded', 'partial') OR j.reopened > 0)
    AND (%(style)s::text IS NULL OR j.style = %(style)s)
    AND (%(project_id)s::text IS NULL OR j.project_id = %(project_id)s)
    AND (%(before)s::uuid IS NULL OR r.id < %(before)s)
- ORDER BY r.id DESC LIMIT %(limit)s
+ ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN r.owner END DESC, r.id DESC LIMIT %(limit)s
 """
 
 GET_PUBLISHED = f"{_PUBLISHED} AND r.id = %(id)s"

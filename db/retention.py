@@ -5,7 +5,6 @@ locked rows and finds old rows by an index; each has a count for a dry run.
 `seconds` is the retention period after a row ended.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -167,7 +166,7 @@ WITH old AS MATERIALIZED (
 DELETE FROM dead_letters d USING old WHERE d.id = old.id RETURNING d.id
 """
 
-_IN_BATCHES: Final = {
+IN_BATCHES: Final = {
     "bodies": (PURGE_BODIES, f"{_BODIES} AND state <> 'dead'"),
     "failed_bodies": (PURGE_DEAD_BODIES, f"{_BODIES} AND state = 'dead'"),
     "failed_sources": (PURGE_SOURCES, _SOURCES),
@@ -180,7 +179,7 @@ _IN_BATCHES: Final = {
 
 def expire_batch(conn: Connection, kind: str, seconds: float, limit: int) -> int:
     """Purge or delete one batch of a kind (`bodies`, `deliveries`, ...); return the number of rows."""
-    return len(fetch_all(conn, _IN_BATCHES[kind][0], {"seconds": seconds, "limit": limit}))
+    return len(fetch_all(conn, IN_BATCHES[kind][0], {"seconds": seconds, "limit": limit}))
 
 
 # --- jobs without a render ----------------------------------------------------------------------------------------
@@ -285,12 +284,12 @@ def _delete_rows(conn: Connection, args: dict[str, Any]) -> None:
 COUNTS: Final = {
     "renders": f"SELECT count(*) AS value {_RENDERS}",
     "jobs": f"SELECT (SELECT count(*) {_FAILED_JOBS}) + (SELECT count(*) {_DELETED_JOBS}) AS value",
-    **{kind: f"SELECT count(*) AS value {old}" for kind, (_, old) in _IN_BATCHES.items()},
+    **{kind: f"SELECT count(*) AS value {old}" for kind, (_, old) in IN_BATCHES.items()},
 }
 
 
-def count_expired_rows(conn: Connection, seconds: dict[str, float], kinds: Sequence[str]) -> dict[str, int]:
-    """Return the number of old rows of each kind."""
+def count_expired_rows(conn: Connection, kind: str, seconds: float) -> int:
+    """Return the number of old rows of a kind."""
     conn.execute(LONG_TIMEOUT)
-    rows = {kind: fetch_one(conn, COUNTS[kind], {"seconds": seconds[kind]}) for kind in kinds}
-    return {kind: int(row["value"]) if row else 0 for kind, row in rows.items()}
+    row = fetch_one(conn, COUNTS[kind], {"seconds": seconds})
+    return int(row["value"]) if row else 0

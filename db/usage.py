@@ -1,35 +1,48 @@
 """Storage used by owner and bucket, counted by a sweep and stored in `storage_use`."""
 
 from typing import Final
+from uuid import UUID
 
-from db.connection import Connection, Row, fetch_all
+from db import orphans
+from db.connection import Connection, Row, fetch_all, fetch_one
 from db.objects import LONG_TIMEOUT
+from db.orphans import ScanCursor
 
 MAX_OWNERS: Final = 100  # listed for each bucket; all others are one row
+PAGE: Final = 5000
 
-# Concurrent counts would insert the same rows; this mode does not block readers.
+# Concurrent runs would count a page twice; this mode does not block readers.
 LOCK_TABLE: Final = "LOCK TABLE storage_use IN SHARE ROW EXCLUSIVE MODE"
 
-DELETE_ALL: Final = "DELETE FROM storage_use"
-
 # Discarding outputs still occupy storage. The size of a spooled input is unknown until its output is kept.
-ADD_COUNTS: Final = """
-INSERT INTO storage_use (bucket, owner, objects, bytes, rank)
-SELECT bucket, owner, objects, bytes, row_number() OVER (PARTITION BY bucket ORDER BY bytes DESC, owner)
-  FROM (SELECT 'public' AS bucket, j.owner, count(o.key) + count(o.thumb_key) AS objects,
-               sum(o.bytes + coalesce(o.thumb_bytes, 0)) AS bytes
-          FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.key IS NOT NULL GROUP BY j.owner
-        UNION ALL
-        SELECT 'private', owner, count(*), sum(bytes)
-          FROM (SELECT j.owner, coalesce(o.bytes, 0) AS bytes
-                  FROM outputs o JOIN jobs j ON j.id = o.job_id
-                 WHERE o.source_kind = 'object' AND o.source IS NOT NULL
-                UNION ALL
-                SELECT j.owner, o.quarantine_bytes
-                  FROM outputs o JOIN jobs j ON j.id = o.job_id WHERE o.quarantine_key IS NOT NULL
-                UNION ALL
-                SELECT owner, bytes FROM uploads WHERE deleted_at IS NULL) inputs
-         GROUP BY owner) used
+COUNT_PAGE: Final = """
+WITH page AS MATERIALIZED (
+    (SELECT id FROM outputs WHERE id > %(after)s ORDER BY id LIMIT %(limit)s)
+    UNION ALL (SELECT id FROM uploads WHERE id > %(after)s ORDER BY id LIMIT %(limit)s) ORDER BY id LIMIT %(limit)s
+), files AS (
+    SELECT f.bucket, owner, f.objects, f.bytes FROM page JOIN outputs o USING (id) JOIN jobs j ON j.id = o.job_id
+     CROSS JOIN LATERAL (VALUES
+           ('public', num_nonnulls(key, thumb_key), bytes + coalesce(thumb_bytes, 0)),
+           ('private', (source_kind = 'object' AND source IS NOT NULL)::integer, coalesce(bytes, 0)),
+           ('private', num_nonnulls(quarantine_key), quarantine_bytes)) f (bucket, objects, bytes) WHERE f.objects > 0
+    UNION ALL SELECT 'private', owner, 1, bytes FROM page JOIN uploads USING (id) WHERE deleted_at IS NULL
+), counted AS (
+    INSERT INTO storage_use AS s (bucket, owner, counted_objects, counted_bytes)
+    SELECT bucket, owner, sum(objects), sum(bytes) FROM files GROUP BY bucket, owner
+    ON CONFLICT (bucket, owner) DO UPDATE SET counted_objects = s.counted_objects + excluded.counted_objects,
+           counted_bytes = s.counted_bytes + excluded.counted_bytes
+)
+SELECT id::text FROM page ORDER BY id DESC LIMIT 1
+"""
+
+DELETE_UNUSED: Final = "DELETE FROM storage_use WHERE counted_objects = 0"
+
+PUBLISH: Final = """
+UPDATE storage_use u SET objects = counted_objects, bytes = counted_bytes, counted_objects = 0, counted_bytes = 0,
+       rank = r.rank, computed_at = moment()
+  FROM (SELECT bucket, owner, row_number() OVER (PARTITION BY bucket ORDER BY counted_bytes DESC, owner) AS rank
+          FROM storage_use) r
+ WHERE (u.bucket, u.owner) = (r.bucket, r.owner)
 """
 
 ADD_OTHERS: Final = """
@@ -38,13 +51,17 @@ SELECT bucket, '', sum(objects), sum(bytes), 0 FROM storage_use WHERE rank > %(m
 """
 
 
-def recompute_usage(conn: Connection) -> None:
-    """Recount the storage used, in one pass over outputs and uploads: minutes at most."""
-    conn.execute(LONG_TIMEOUT)
+def count_next_page(conn: Connection) -> bool:
+    """Add a page, in one transaction with its place, to the count in progress; return False if it was published."""
     conn.execute(LOCK_TABLE)
-    conn.execute(DELETE_ALL)
-    conn.execute(ADD_COUNTS)
-    conn.execute(ADD_OTHERS, {"max_owners": MAX_OWNERS})
+    cursor = orphans.load_cursor(conn, "usage")
+    row = fetch_one(conn, COUNT_PAGE, {"after": cursor.after_key if cursor else UUID(int=0), "limit": PAGE})
+    orphans.save_cursor(conn, "usage", ScanCursor("outputs, uploads", row["id"]) if row else None)
+    if row is None:
+        conn.execute(LONG_TIMEOUT)
+        for sql in (DELETE_UNUSED, PUBLISH, ADD_OTHERS):
+            conn.execute(sql, {"max_owners": MAX_OWNERS})
+    return row is not None
 
 
 LIST_LARGEST: Final = """
@@ -55,13 +72,3 @@ SELECT bucket, CASE rank WHEN 0 THEN '(others)' ELSE owner END AS owner, objects
 
 def list_largest(conn: Connection) -> list[Row]:
     return fetch_all(conn, LIST_LARGEST, {"max_owners": MAX_OWNERS})
-
-
-LIST_TOTALS: Final = """
-SELECT bucket, sum(objects)::bigint AS objects, sum(bytes)::bigint AS bytes, max(computed_at) AS computed_at
-  FROM storage_use WHERE rank <= %(max_owners)s GROUP BY bucket ORDER BY bucket
-"""
-
-
-def list_totals(conn: Connection) -> list[Row]:
-    return fetch_all(conn, LIST_TOTALS, {"max_owners": MAX_OWNERS})

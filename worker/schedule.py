@@ -10,8 +10,8 @@ from moorage.errors import ConfigError
 from moorage.settings import Settings
 from worker import queues
 
-SWEEPS: Final = ("dispatch", "reconcile", "drain", "discard", "orphans", "retention", "usage")
-SLOT_SECONDS: Final = 60.0  # of a sweep with a cron expression
+SWEEPS: Final = ("dispatch", "reconcile", "drain", "discard", "counts", "orphans", "retention", "usage")
+SLOT_SECONDS: Final = 60.0  # of a sweep with a cron expression, and of counts
 OFF: Final = "off"
 _CRON_EXPIRES_SECONDS: Final = 3600.0
 _STAGGER_MINUTES: Final = 20
@@ -24,6 +24,7 @@ def sweep_periods(settings: Settings) -> Mapping[str, float]:
         "reconcile": settings.constants.reconcile_seconds,
         "drain": settings.constants.drain_seconds,
         "discard": settings.constants.discard_seconds,
+        "counts": SLOT_SECONDS,
     }
 
 

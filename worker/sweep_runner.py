@@ -54,6 +54,7 @@ def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, A
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),
         "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
         "discard": lambda: dispatch.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
+        "counts": lambda: retention.count_ended_rows(deps),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
         "usage": lambda: retention.count_storage_use(deps),

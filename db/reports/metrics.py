@@ -11,6 +11,7 @@ from typing import Final
 from psycopg.errors import LockNotAvailable
 
 from db.connection import Connection
+from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED
 from moorage.metrics import Gauge
 
@@ -19,13 +20,19 @@ SNAPSHOT: Final = (
     " SET LOCAL statement_timeout = '5s'; SET LOCAL lock_timeout = '150ms'"
 )
 
-DELIVERIES: Final = """
-SELECT state, provider, count(*) AS value
-  FROM (SELECT state, provider FROM deliveries WHERE state IN ('new', 'unmatched') AND lease_token IS NULL
-        UNION ALL
-        SELECT state, provider FROM deliveries WHERE lease_token IS NOT NULL) live
- GROUP BY state, provider
-"""
+
+def _count_live(table: str, states: str, columns: str) -> str:
+    return f"""
+SELECT {columns}, count(*) AS value
+  FROM (SELECT {columns} FROM {table} WHERE state IN ({states}) AND lease_token IS NULL
+        UNION ALL SELECT {columns} FROM {table} WHERE lease_token IS NOT NULL) live
+ GROUP BY {columns}"""
+
+
+DELIVERIES: Final = _count_live("deliveries", "'new', 'unmatched'", "state, provider")
+PREDICTIONS: Final = _count_live("predictions", "'planned', 'submitting', 'running', 'abandoned'", "state, provider")
+NOTIFICATIONS: Final = f"""{_count_live("notifications", "'waiting'", "state")}
+ UNION ALL ({build_ended_select("notifications", "24 hours", "state")})"""
 
 JOBS: Final = """
 SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value FROM jobs j
@@ -33,30 +40,10 @@ SELECT j.state, coalesce(p.provider, '') AS provider, count(*) AS value FROM job
  WHERE j.state IN ('open', 'keeping') GROUP BY j.state, coalesce(p.provider, '')
 """
 
-PREDICTIONS: Final = """
-SELECT state, provider, count(*) AS value
-  FROM (SELECT state, provider FROM predictions
-         WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL
-        UNION ALL
-        SELECT state, provider FROM predictions WHERE lease_token IS NOT NULL) live
- GROUP BY state, provider
-"""
-
 OUTPUTS: Final = """
 SELECT o.state, p.provider, count(*) AS value FROM outputs o JOIN predictions p ON p.id = o.prediction_id
  WHERE o.state IN ('waiting', 'discarding')
  GROUP BY o.state, p.provider
-"""
-
-NOTIFICATIONS: Final = """
-SELECT state, count(*) AS value
-  FROM (SELECT state FROM notifications WHERE state = 'waiting' AND lease_token IS NULL
-        UNION ALL
-        SELECT state FROM notifications WHERE lease_token IS NOT NULL
-        UNION ALL
-        SELECT state FROM notifications
-         WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '24 hours') counted
- GROUP BY state
 """
 
 LEASES: Final = " UNION ALL ".join(
@@ -103,8 +90,7 @@ HAVING min(expires_at) IS NOT NULL
 """
 
 _LAST_KEPT: Final = """(SELECT ended_at FROM outputs
-          WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND state = 'kept'
-          ORDER BY ended_at DESC LIMIT 1)"""
+          WHERE state = 'kept' AND ended_at > moment() - interval '1 hour' ORDER BY ended_at DESC LIMIT 1)"""
 
 # How long files have waited with none kept. The oldest due row does not show it: each attempt moves run_at.
 KEEP_STALLED: Final = f"""
@@ -136,39 +122,15 @@ SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value
 """
 
 
-def _build_ended(table: str, column: str) -> str:
-    return f"""
-SELECT state, count(*) AS value FROM {table}
- WHERE {column} IS NOT NULL AND {column} > moment() - interval '24 hours' GROUP BY state
-"""
+JOBS_ENDED: Final = build_ended_select("jobs", "24 hours", "state")
+OUTPUTS_ENDED: Final = build_ended_select("outputs", "24 hours", "state")
 
-
-JOBS_ENDED: Final = _build_ended("jobs", "settled_at")
-OUTPUTS_ENDED: Final = _build_ended("outputs", "ended_at")
-
-# One hour only, so that an alert ends soon after its cause. ended_by = poll indicates a missing webhook.
-PREDICTIONS_ENDED: Final = """
-SELECT provider, state, coalesce(ended_by, '') AS ended_by, count(*) AS value
-  FROM predictions WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour'
- GROUP BY provider, state, coalesce(ended_by, '')
-"""
-
-# Whose files a job has: those of the first entry of its fallback chain, of a later one, a placeholder, or none.
-JOBS_SETTLED: Final = """
-SELECT j.state, CASE WHEN p.id IS NULL OR j.state IN ('failed', 'cancelled') THEN 'none'
-                     WHEN p.provider = 'placeholder' THEN 'placeholder'
-                     WHEN coalesce(p.entry, p.seq) = 0 THEN 'first' ELSE 'fallback' END AS answer, count(*) AS value
-  FROM jobs j
-  LEFT JOIN predictions p ON p.id = j.chosen_id
- WHERE j.settled_at IS NOT NULL AND j.settled_at > moment() - interval '1 hour' GROUP BY 1, 2
-"""
+# One hour only, so that an alert ends soon after its cause.
+PREDICTIONS_ENDED: Final = build_ended_select("predictions", "1 hour", "provider, state, detail AS ended_by")
+JOBS_SETTLED: Final = build_ended_select("jobs", "1 hour", "state, detail AS answer")
 
 # Submissions refused for missing credit: only the account owner can resolve this.
-BILLING_REFUSED: Final = """
-SELECT provider, count(*) AS value FROM predictions
- WHERE ended_at IS NOT NULL AND ended_at > moment() - interval '1 hour' AND category = 'BILLING_FAILED'
- GROUP BY provider
-"""
+BILLING_REFUSED: Final = build_ended_select("predictions", "1 hour", "provider", "category = 'BILLING_FAILED'")
 
 # All providers with deliveries, by a loose scan of the index.
 _SENDERS: Final = """sender (provider) AS (
@@ -222,16 +184,8 @@ GAUGE_QUERIES: Final = (
     ("moorage_dead_letters_open", "Open dead letters.", DEAD_LETTERS),
     ("moorage_jobs_ended_24h", "Jobs settled in the last 24 hours.", JOBS_ENDED),
     ("moorage_outputs_ended_24h", "Outputs ended in the last 24 hours.", OUTPUTS_ENDED),
-    (
-        "moorage_predictions_ended_1h",
-        "Predictions ended in the last hour, by the source of the result.",
-        PREDICTIONS_ENDED,
-    ),
-    (
-        "moorage_jobs_settled_1h",
-        "Jobs settled in the last hour, by the origin of their files: first, fallback, placeholder, none.",
-        JOBS_SETTLED,
-    ),
+    ("moorage_predictions_ended_1h", "Predictions ended in the last hour, by what ended them.", PREDICTIONS_ENDED),
+    ("moorage_jobs_settled_1h", "Jobs settled in the last hour, by the entry that answered.", JOBS_SETTLED),
     ("moorage_billing_refused_1h", "Predictions refused for missing credit in the last hour.", BILLING_REFUSED),
     ("moorage_last_webhook_seconds", "Seconds since the last webhook.", LAST_WEBHOOK),
     ("moorage_webhook_interval_seconds", "Mean time between two webhooks.", WEBHOOK_INTERVAL),

@@ -30,12 +30,12 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
  CROSS JOIN LATERAL (
         SELECT CASE WHEN j.state = 'open' THEN 'waiting'
                     WHEN j.state IN ('keeping', 'cancelled') THEN j.state
-                    WHEN EXISTS (SELECT FROM variants v WHERE v.render_id = j.id AND v.is_placeholder)
+                    WHEN (SELECT bool_or(v.is_placeholder) FROM variants v WHERE v.render_id = j.id)
                     THEN 'placeholder'
                     WHEN j.state = 'failed' AND f.files > 0 AND f.expired = f.files THEN 'expired'
                     WHEN j.state = 'succeeded' THEN 'kept'
                     ELSE j.state END AS shown) s
- WHERE j.owner = %(owner)s AND r.deleted_at IS NULL
+ WHERE j.owner = ANY(ARRAY[%(owner)s::text]) AND r.deleted_at IS NULL
 """
 
 _FILTERED = f"""{_CARDS}
@@ -49,7 +49,7 @@ NO_FILTER: Final[Mapping[str, Any]] = dict.fromkeys(("kind", "states", "shown", 
 
 LIST_CARDS = f"""{_FILTERED}
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
- ORDER BY j.id DESC LIMIT %(limit)s
+ ORDER BY j.owner DESC, j.id DESC LIMIT %(limit)s
 """
 
 
@@ -68,7 +68,7 @@ def get_card(conn: Connection, owner: str, job_id: UUID, filters: Mapping[str, A
 
 LIST_FILTER_CHOICES = """
 WITH recent AS MATERIALIZED (
-    SELECT style, project_id FROM jobs WHERE owner = %(owner)s ORDER BY id DESC LIMIT 500
+    SELECT style, project_id FROM jobs WHERE owner = ANY(ARRAY[%(owner)s::text]) ORDER BY owner DESC, id DESC LIMIT 500
 )
 SELECT array(SELECT DISTINCT style FROM recent WHERE style IS NOT NULL ORDER BY style LIMIT 50) AS styles,
        array(SELECT DISTINCT project_id FROM recent WHERE project_id IS NOT NULL ORDER BY project_id LIMIT 50)

@@ -7,7 +7,7 @@ from itertools import takewhile
 from uuid import UUID
 
 from db import uploads
-from db.connection import Row
+from db.connection import Connection, Row
 from storage import keys
 from storage.keys import UploadKey
 from storage.s3 import ListedObject
@@ -22,22 +22,29 @@ class UploadScan(objects.ListingScan):
 
     name: str = "uploads"
     subject: str = "upload"
+    prefix: str = ""
 
     def check_page(self, after: str) -> Page:
-        rows = self.deps.database.run(partial(uploads.list_upload_objects, after=after, limit=objects.PAGE))
+        rows = self.deps.database.run(partial(self._list_rows, after=after))
         last = str(rows[-1]["key"]) if rows else None
         return self._compare_all(Page(after=last), map(_expected, rows), self._listing(after, last))
 
     def _load(self, ids: list[UUID]) -> Iterator[ExpectedObject]:
-        return map(_expected, self.deps.database.run(lambda conn: uploads.get_upload_objects(conn, ids)))
+        return map(_expected, self.deps.database.run(partial(self._get_rows, ids=ids)))
 
     def _listing(self, after: str, last: str | None) -> Iterator[ListedObject]:
-        """List the uploads after one key up to another; the bucket has other objects, too."""
-        storage = self.deps.storage
-        listing = storage.list_objects(storage.private_bucket, "", after)
-        if last is not None:
-            listing = takewhile(lambda listed: listed.key <= last, listing)
-        return (listed for listed in listing if isinstance(keys.parse_key(listed.key), UploadKey))
+        """List the objects after one key up to another; the bucket has others, too."""
+        listing = self.deps.storage.list_objects(self.deps.storage.private_bucket, self.prefix, after)
+        return filter(self._is_ours, listing if last is None else takewhile(lambda listed: listed.key <= last, listing))
+
+    def _list_rows(self, conn: Connection, after: str) -> list[Row]:
+        return uploads.list_upload_objects(conn, after, limit=objects.PAGE)
+
+    def _get_rows(self, conn: Connection, ids: list[UUID]) -> list[Row]:
+        return uploads.get_upload_objects(conn, ids)
+
+    def _is_ours(self, listed: ListedObject) -> bool:
+        return isinstance(keys.parse_key(listed.key), UploadKey)
 
 
 def _expected(row: Row) -> ExpectedObject:

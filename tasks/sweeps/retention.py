@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from db import retention, usage
+from db import ended_counts, retention, usage
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
@@ -39,8 +39,8 @@ def retention_seconds(settings: Settings) -> dict[str, float]:
 
 
 def count_expired(deps: Deps) -> dict[str, int]:
-    limits = retention_seconds(deps.settings)
-    return deps.database.run(lambda conn: retention.count_expired_rows(conn, limits, list(limits)))
+    count, limits = retention.count_expired_rows, retention_seconds(deps.settings).items()
+    return {kind: deps.database.run(partial(count, kind=kind, seconds=limit)) for kind, limit in limits}
 
 
 def delete_expired(deps: Deps, actor: str, *, seconds: float = math.inf) -> dict[str, int]:
@@ -86,6 +86,17 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
 
 
 def count_storage_use(deps: Deps) -> dict[str, Any]:
-    deps.database.run(usage.recompute_usage)
-    rows = deps.database.run(usage.list_totals)
-    return {row["bucket"]: {"objects": row["objects"], "bytes": row["bytes"]} for row in rows}
+    """Count the storage in use, page by page; after SECONDS the next run goes on."""
+    until = time.monotonic() + SECONDS
+    while deps.database.run(usage.count_next_page) and time.monotonic() < until:
+        failpoint("usage.after_page")
+    rows, names = deps.database.run(usage.list_largest), ("objects", "bytes")
+    used = {bucket: [row for row in rows if row["bucket"] == bucket] for bucket in ("public", "private")}
+    return {bucket: {name: sum(row[name] for row in part) for name in names} for bucket, part in used.items() if part}
+
+
+def count_ended_rows(deps: Deps) -> dict[str, Any]:
+    """Count what ended for /metrics, up to the last complete slot, an hour in each transaction."""
+    while deps.database.run(ended_counts.count_next_hour):
+        failpoint("counts.after_hour")
+    return {}

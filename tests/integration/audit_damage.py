@@ -125,6 +125,7 @@ UNAUDITED: Final[Mapping[str, str]] = {
     "cursors": "a lost place lets a sweep begin at the start",
     "pauses": "a person made it, and only a person knows it",
     "storage_use": "counted anew each hour",
+    "ended_counts": "counted anew within two hours",
     "api_tokens": "nothing refers to one, and whoever carries a lost one is answered 401",
     "uploads": "its object is then one that no row names, which the orphan sweep tells of",
 }

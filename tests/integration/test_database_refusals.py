@@ -166,7 +166,7 @@ SWEEPS = """
 from moorage import logs
 from worker import sweep_runner
 logs.configure_logging()
-for name in ("dispatch", "reconcile", "discard", "drain", "retention", "usage", "orphans"):
+for name in ("dispatch", "reconcile", "discard", "drain", "counts", "retention", "usage", "orphans"):
     sweep_runner.run_sweep(name, "node/1")
 """
 
@@ -178,7 +178,7 @@ def test_a_sweep_logs_one_line(stack: Stack, database_url: str, conn: Connection
 
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert [line.split()[2] for line in lines] == ["sweep.database_unavailable"] * 7
+    assert [line.split()[2] for line in lines] == ["sweep.database_unavailable"] * 8
     assert "25006" in lines[0]
 
 
@@ -196,7 +196,7 @@ def test_a_sweep_without_file_descriptors_logs_one_line(stack: Stack, database_u
     done = fork_server.run(["-c", NO_FILES + SWEEPS], env=cli.environment(stack, database_url), cwd=cli.ROOT)
 
     assert done.returncode == 0, done.stderr
-    assert [line.split()[2] for line in done.stderr.splitlines()] == ["sweep.interrupted"] * 7
+    assert [line.split()[2] for line in done.stderr.splitlines()] == ["sweep.interrupted"] * 8
     assert "EMFILE" in done.stderr
 
 

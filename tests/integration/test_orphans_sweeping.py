@@ -16,7 +16,7 @@ from tests.support import fork_server
 
 TWICE = """
 from worker import sweep_runner
-for name in ("orphans", "retention", "usage"):
+for name in ("orphans", "retention", "usage", "counts"):
     sweep_runner.run_sweep(name, "node/1")
     sweep_runner.run_sweep(name, "node/2")
 """
@@ -33,11 +33,11 @@ def test_a_nightly_sweep_runs_once_in_its_minute(stack: Stack, database_url: str
 
     assert done.returncode == 0, done.stderr
     ticks = {row["sweep"]: row for row in conn.execute("SELECT sweep, finished_at, result FROM ticks").fetchall()}
-    assert set(ticks) == {"orphans", "retention", "usage"}
+    assert set(ticks) == {"orphans", "retention", "usage", "counts"}
     assert ticks["usage"]["result"]["public"]["objects"] == 2
     assert all(tick["finished_at"] for tick in ticks.values())
     slots = conn.execute("SELECT count(*) AS n FROM ticks").fetchall()
-    assert slots[0]["n"] <= 4 + minutes  # a minute may end between two runs, but not between all of them
+    assert slots[0]["n"] <= 5 + minutes  # a minute may end between two runs, but not between all of them
 
 
 POINTS = (
@@ -50,6 +50,11 @@ POINTS = (
     "orphans.after_finish",
     "retention.after_finish",
     "usage.after_finish",
+    "usage.after_page",
+    "counts.after_tick",
+    "counts.after_hour",
+    "counts.before_finish",
+    "counts.after_finish",
 )
 
 

@@ -356,6 +356,24 @@ def test_storage_used_is_counted_by_owner(deps: Deps, conn: Connection, monkeypa
     assert gauges["moorage_storage_objects"][("big", "public")] == 4
 
 
+def test_a_count_goes_on_where_it_was_interrupted(
+    deps: Deps, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed in the middle adds no page twice, and the published numbers stay until the end."""
+    world.kept(deps, "abc", [world.picture("red"), world.picture("blue"), world.picture("green")])
+    retention.count_storage_use(deps)
+    first = conn.execute("SELECT owner, objects, bytes, rank FROM storage_use").fetchall()
+    monkeypatch.setattr(usage, "PAGE", 1)
+
+    assert deps.database.run(usage.count_next_page)
+    assert deps.database.run(usage.count_next_page)
+    between = conn.execute("SELECT owner, objects, bytes, rank FROM storage_use").fetchall()
+    retention.count_storage_use(deps)
+
+    assert conn.execute("SELECT owner, objects, bytes, rank FROM storage_use").fetchall() == between == first
+    assert first[0]["objects"] == 6
+
+
 def test_an_input_file_counts_in_the_private_bucket(deps: Deps, conn: Connection) -> None:
     """What waits to be kept takes space too."""
     cli.register_one(deps, "abc")

@@ -25,7 +25,7 @@ def test_every_sweep_is_ticked_once() -> None:
     entries = schedule.build_beat_schedule(settings())
 
     assert sorted(entry["args"][0] for entry in entries.values()) == [
-        "discard", "dispatch", "drain", "orphans", "reconcile", "retention", "usage",
+        "counts", "discard", "dispatch", "drain", "orphans", "reconcile", "retention", "usage",
     ]  # fmt: skip
     assert schedule.slot_seconds(settings(), "orphans") == 60.0
     assert schedule.slot_seconds(settings(), "drain") == 30.0

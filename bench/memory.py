@@ -1,7 +1,7 @@
 """
-Print the peak memory of a worker and of its decoder process while an image of each format is validated.
+Measure the peak memory of a worker and of its decoder process while an image of each format is validated.
 
-`make bench-media` (two minutes, 3 GB of memory). MEGAPIXELS as argument, default 134 (the limit).
+`make bench PART=memory`; `make bench-media` at the limit of 134 megapixels (two minutes, 3 GB of memory).
 """
 
 import json
@@ -16,11 +16,14 @@ from typing import Any, BinaryIO, Final
 
 from PIL import Image
 
-_COLUMNS: Final = "{:<28} {:>12} {:>9} {:>10} {:>11} {:>8}  {}"
+from bench import results
+
+MEGAPIXELS: Final = 20.0
+_COLUMNS: Final = ("file", "pixels", "MB", "worker MB", "decoder MB", "seconds", "result")
 
 
 def main(megapixels: float) -> None:
-    print(_COLUMNS.format("file", "pixels", "MB", "worker MB", "decoder MB", "seconds", "result"))
+    run, rows = results.Run("memory"), []
     for name, width, height, save in _list_cases(megapixels):
         with tempfile.TemporaryFile() as file:
             if not (pid := os.fork()):  # creating the image needs memory of its own
@@ -28,12 +31,15 @@ def main(megapixels: float) -> None:
                 file.flush()
                 os._exit(0)
             os.waitpid(pid, 0)
-            command = [sys.executable, __file__, "--validate"]
+            command = [sys.executable, "-m", "bench.memory", "--validate"]
             done = subprocess.run(command, stdin=file, stdout=subprocess.PIPE, check=True)
             facts: dict[str, Any] = json.loads(done.stdout)
             size = os.fstat(file.fileno()).st_size / 1e6
         memory = f"{facts['worker']:.0f}", f"{facts['decoder']:.0f}"
-        print(_COLUMNS.format(name, width * height, f"{size:.1f}", *memory, f"{facts['seconds']:.1f}", facts["result"]))
+        shown = f"{width * height:,}", f"{size:.1f}", *memory, f"{facts['seconds']:.1f}", str(facts["result"])
+        rows.append([name.strip(), *shown])
+    run.tables, run.figures = [results.Table(_COLUMNS, rows)], {"megapixels": megapixels}
+    run.save()
 
 
 def _list_cases(megapixels: float) -> Iterator[tuple[str, int, int, Callable[[BinaryIO, int, int], None]]]:
@@ -100,4 +106,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--validate"]:
         validate()
     else:
-        main(float(sys.argv[1]) if len(sys.argv) > 1 else 134.2)
+        main(float(sys.argv[1]) if len(sys.argv) > 1 else MEGAPIXELS)

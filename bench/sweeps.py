@@ -1,0 +1,82 @@
+"""
+Measure what the frequent sweeps cost while 100,000 outputs are due: a backlog that the workers cannot serve yet.
+
+`make bench PART=sweeps`. Each run starts with an empty queue, which dispatch fills; without due outputs the same run is
+the floor. Nothing consumes the queues.
+"""
+
+import argparse
+import sys
+import time
+from typing import Any, Final
+
+import redis
+
+from bench import deployment, results, round_trips, statements
+from db.connection import Connection, fetch_all
+from tasks.step import Deps
+
+SWEEPS: Final = ("dispatch", "reconcile")
+RUNS: Final = 20
+
+# One registered prediction has them all: dispatch reads no job.
+ADD_DUE: Final = """
+INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, state, run_at, expires_at)
+SELECT gen_random_uuid(), p.job_id, p.id, 10 + n, 'output[' || 10 + n || ']', 'url', 'http://127.0.0.1:9/' || n,
+       'waiting', moment() - make_interval(secs => n * 0.01), moment() + make_interval(secs => 600 + n * 0.01)
+  FROM generate_series(1, %(count)s) AS n, (SELECT id, job_id FROM predictions ORDER BY id LIMIT 1) p
+"""
+
+
+def measure(deps: Deps, broker: "redis.Redis", runs: int) -> dict[str, float]:
+    """Return the median milliseconds of each sweep."""
+    from worker import sweep_runner  # its Celery application reads the environment, which `build_deps` completes
+
+    times: dict[str, list[float]] = {sweep: [] for sweep in SWEEPS}
+    for _ in range(runs):
+        for sweep in SWEEPS:
+            broker.flushdb()
+            started = time.perf_counter()
+            sweep_runner._run(deps, sweep, "bench")
+            times[sweep].append((time.perf_counter() - started) * 1e3)
+    return {sweep: results.median(values) for sweep, values in times.items()}
+
+
+def add_due(conn: Connection, count: int) -> None:
+    conn.execute(ADD_DUE, {"count": count})
+    conn.execute("ANALYZE outputs")
+    found = fetch_all(conn, "SELECT count(*) AS count FROM outputs WHERE state = 'waiting' AND run_at <= moment()")
+    if found[0]["count"] != count:
+        raise SystemExit(f"{found[0]['count']} of {count} outputs are due")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--due", type=int, default=100_000)
+    args = parser.parse_args()
+    run = results.Run("sweeps")
+    figures: dict[str, dict[str, Any]] = {}
+    with deployment.start_servers(["jpeg"]) as servers:
+        deps = statements.build_deps(servers)
+        with (
+            deployment.connect_directly(servers.stack) as conn,
+            redis.Redis.from_url(servers.stack.valkey.url()) as broker,
+        ):
+            deployment.require_durable(conn)
+            url = f"http://127.0.0.1:{servers.files_port}/first.jpeg"
+            round_trips.count_webhook_path(deps, round_trips.RoundTripCounter(), [url])
+            measure(deps, broker, 2)
+            figures["0"] = measure(deps, broker, RUNS)
+            add_due(conn, args.due)
+            figures[f"{args.due:,}"] = measure(deps, broker, RUNS)
+        deps.database.close()
+    rows = [[due, *(f"{times[sweep]:.1f} ms" for sweep in SWEEPS)] for due, times in figures.items()]
+    run.tables = [results.Table(["outputs that are due", *SWEEPS], rows)]
+    run.notes = [f"Median of {RUNS} runs. Dispatch publishes a queue's worth of wakes in each."]
+    run.figures = figures
+    run.save()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
