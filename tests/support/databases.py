@@ -1,8 +1,8 @@
 """
 Databases that tests use one after the other: emptied between two tests, not made anew.
 
-To copy the template costs a tenth of a second of processor time, to empty a copy a twentieth of that. A copy that a test
-left in use, made large or changed in more than its rows is not used again.
+To copy the template costs a tenth of a second of processor time, to empty a copy a twentieth of that. A copy that a
+test left in use, made large or changed in more than its rows is not used again.
 """
 
 import contextlib
