@@ -57,6 +57,9 @@ bench-media: $(STAMP)  ## Print the peak memory of a worker and its decoder proc
 bench: $(STAMP) bench/peers/.venv/.installed  ## Measure everything beside floors and peers, or PART=NAME: receiver, pipeline, ... (12 minutes)
 	@$(BIN)/python -m bench $(PART)
 
+bench-idle: $(STAMP)  ## Print round trips, CPU time and memory of an idle stack (two minutes)
+	@$(BIN)/python -m bench.idle
+
 bench/peers/.venv/.installed: bench/peers/requirements.txt
 	@$(PYTHON) -m venv bench/peers/.venv
 	@bench/peers/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
@@ -76,4 +79,4 @@ browser: $(STAMP)  ## Install the driver for the browser tests of the page (Chro
 clean:  ## Remove .venv and the data of embedded servers
 	rm -rf $(VENV) .moorage
 
-.PHONY: help install demo up test test-unit drill prove check fmt bench bench-media lock browser clean
+.PHONY: help install demo up test test-unit drill prove check fmt bench bench-media bench-idle lock browser clean

@@ -51,7 +51,6 @@ class Connection(psycopg.Connection[Row]):
     files nor secrets.
     """
 
-    is_confirmed = True  # the server has answered in this transaction
     _queue: list[QueuedQuery] | None = None  # None: outside a transaction of Database
 
     def execute(
@@ -82,13 +81,12 @@ class Connection(psycopg.Connection[Row]):
     def _send(self, queries: Sequence[QueuedQuery]) -> psycopg.Cursor[Row]:
         cursor = psycopg.ClientCursor(self)
         cursor.execute(";\n".join(query.text for query in queries))
-        self.is_confirmed = True
         for n in range(-len(queries), 0):  # from the end: BEGIN has several results
             queries[n].rows = cursor.set_result(n).fetchall() if cursor.set_result(n).description else []
         return cursor.set_result(-1)
 
     def begin(self, lock_ms: int) -> None:
-        self.is_confirmed, self._queue = False, []
+        self._queue = []
         self.queue(BEGIN.format(lock_ms=lock_ms))
 
     def end(self, command: str) -> None:
@@ -106,19 +104,15 @@ class Connection(psycopg.Connection[Row]):
         with super().transaction(*args, **options) as transaction:
             try:
                 yield transaction
+                if self._queue:
+                    self.send_queue()
             except BaseException:
                 self._queue = self._queue and []
                 raise
-            if self._queue:
-                self.send_queue()
 
 
 class CommitUncertain(DatabaseUnavailable):
     """The connection failed during COMMIT: read the row to determine the outcome."""
-
-
-class ConnectionStale(DatabaseUnavailable):
-    """A connection that had been idle failed before anything was executed: the transaction is repeated over another."""
 
 
 def connect(url: str, *, name: str = "moorage") -> Connection:
@@ -152,7 +146,7 @@ class Database:
     def connection(self) -> Connection:
         if self._connection is not None and self._pid != os.getpid():
             self._connection = None  # belongs to the parent process: closing it here would close it there
-        if self._connection is not None and (self._connection.closed or _has_unread_bytes(self._connection)):
+        if self._connection is not None and (self._connection.closed or has_unread_bytes(self._connection)):
             self.close()
         if self._connection is None:
             self._connection = connect(self._url, name=self._name)
@@ -175,7 +169,6 @@ class Database:
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
         with block_signals(), time_limit.suspend_limit():
-            reused = self._connection
             conn = self.connection()
             conn.begin(lock_ms)
             try:
@@ -184,8 +177,6 @@ class Database:
                 translated = sqlstates.translate(error)
                 if isinstance(translated, DatabaseUnavailable):
                     self.close()
-                    if conn is reused and not conn.is_confirmed and sqlstates.is_connection_lost(error):
-                        raise ConnectionStale(str(translated)) from error
                 else:
                     self._roll_back(conn)
                 if translated is not None:
@@ -223,7 +214,7 @@ class Database:
             try:
                 with self.transaction(lock_ms) as conn:
                     return work(conn)
-            except (*RETRYABLE_ERRORS, ConnectionStale):
+            except RETRYABLE_ERRORS:
                 continue
             except DatabaseLocked as error:
                 locked = error
@@ -264,7 +255,7 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _has_unread_bytes(conn: Connection) -> bool:
+def has_unread_bytes(conn: psycopg.Connection[Row] | psycopg.AsyncConnection[Row]) -> bool:
     """Return True if the server sent unsolicited data: nearly always the end of the connection."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)

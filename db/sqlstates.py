@@ -34,9 +34,5 @@ def translate(error: BaseException) -> DatabaseUnavailable | DatabaseLocked | No
     return error_type(f"PostgreSQL refused ({code}): {first_line(error)}") if error_type else None
 
 
-def is_connection_lost(error: BaseException) -> bool:
-    return isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(("08", "57P"))
-
-
 def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -135,7 +135,7 @@ class LocalDeployment:
         if flower:
             flags = ["--address=127.0.0.1", f"--port={self.flower_port}"]
             ready_url = f"{self.flower_url}/healthcheck"
-            self.add_process("flower", ["celery", "-A", "worker", "flower", *flags], ready_url=ready_url)
+            self.add_process("flower", ["worker", "flower", *flags], ready_url=ready_url)
 
     def add_process(self, name: str, module: Sequence[str], ready_url: str | None = None, **overrides: str) -> Process:
         """Add a process that runs a Python module, without starting it."""

@@ -30,7 +30,7 @@ def touch_liveness_file(path: str | None) -> None:
     """
     Touch the file while this process's event loop runs; without a path do nothing.
 
-    A worker touches it at each heartbeat (every 2 s), from the loop that also receives messages; beat after each
+    A worker touches it at each heartbeat (every 10 s), from the loop that also receives messages; beat after each
     accepted tick. `celery inspect ping` as a health check costs a second of CPU and 70 MB each time.
     """
     if path is None:

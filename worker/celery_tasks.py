@@ -57,7 +57,7 @@ for _step in queues.TASK_BY_STEP:
     _define(_step)
 
 
-@app.task(name=queues.SWEEP_TASK, bind=True, time_limit=SWEEP_SECONDS)
+@app.task(name=queues.SWEEP_TASK, bind=True, time_limit=SWEEP_SECONDS, send_events=False)  # 90 a minute, idle
 def sweep(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
     """Run a sweep if its current slot is free."""
     if kwargs or len(args) != 1 or args[0] not in schedule.SWEEPS:

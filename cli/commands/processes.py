@@ -60,7 +60,7 @@ def beat(celery_args: tuple[str, ...]) -> None:
 def flower(flower_args: tuple[str, ...]) -> None:
     """Run Flower. Set FLOWER_BASIC_AUTH=user:password to use its API."""
     settings_module.get_settings()
-    _exec("celery", "-A", "worker", "flower", *flower_args)
+    _exec("worker", "flower", *flower_args)
 
 
 def _exec(program: str, *args: str) -> None:

@@ -88,9 +88,8 @@ def exhausted(at: World, **columns: Any) -> tuple[UUID, str]:
 
 def kept(at: World, job_id: UUID) -> None:
     """Keep all outputs of a job that wait."""
-    for output_id in at.outputs(job_id):
-        if at.state("outputs", output_id) == "waiting":
-            at.step("keep", output_id)
+    for output_id in [output for output in at.outputs(job_id) if at.state("outputs", output) == "waiting"]:
+        at.step("keep", output_id)
 
 
 def shown(at: World, job_id: UUID) -> list[tuple[int, bool, bool]]:

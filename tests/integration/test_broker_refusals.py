@@ -95,12 +95,15 @@ def worker(
 
 
 @pytest.mark.parametrize("end", ["ack", "reject", "requeue"])
-def test_a_message_whose_end_was_refused_does_not_stop_its_consumer(valkey: RefusingValkey, end: str) -> None:
+def test_a_message_whose_end_was_refused_does_not_stop_its_consumer(
+    valkey: RefusingValkey, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     It stayed counted as being processed, as many as may be at once: the worker was connected and took no more.
 
     A drill with a broker that became a replica while the worker was not waiting for messages found it.
     """
+    monkeypatch.setattr("kombu.transport._transport_cache", {})  # acceptance tests connected with kombu's own
     redis_transport.register_transports()
     bodies: list[str] = []
     with kombu.Connection(valkey.url()) as connection, connection.SimpleQueue(f"limited_{end}") as queue:

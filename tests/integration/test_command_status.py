@@ -113,7 +113,9 @@ def test_without_postgres_it_says_so_in_one_line(stack: Stack, database_url: str
     assert "PostgreSQL connection failed" in done.stderr
 
 
-def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_url: str, deps: Deps) -> None:
+def test_a_worker_that_answers_is_named_and_beat_is_none(
+    stack: Stack, database_url: str, deps: Deps, conn: Connection
+) -> None:
     """Beat answers a ping too: taken for a worker, it would hide that nobody works."""
     # A broker of its own, apart from what other tests leave behind; every sweep ticks before long.
     often = {f"MOORAGE_DEV_{sweep}_SECONDS": "1" for sweep in ("DRAIN", "DISCARD", "RECONCILE")}
@@ -125,6 +127,8 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
             for args in commands
         ]
     try:
+        ticked = "SELECT count(DISTINCT sweep) AS n FROM ticks"
+        wait_until(lambda: conn.execute(ticked).fetchall() == [{"n": 4}], seconds=150)  # without a `doctor` each time
         deadline = time.monotonic() + 150
         told = ""
         while "beat runs" not in told or "only@here" not in told:
@@ -142,8 +146,7 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(stack: Stack, database_
 
     assert found["workers"] == ["only@here"]
     assert found["consumers"] == {"quick": 1, "keep": 1, "sweeps": 1}
-    with contextlib.closing(connect(database_url)) as conn:
-        wait_until(lambda: conn.execute(metrics.QUEUE_CONSUMERS.encode()).fetchall())
+    wait_until(lambda: conn.execute(metrics.QUEUE_CONSUMERS.encode()).fetchall())
     assert "ok    workers: only@here" in told
     assert not any(line.startswith("fail") for line in told.splitlines()), told
 

@@ -228,8 +228,11 @@ def test_two_stacks_do_not_collide_and_a_folder_can_be_started_again(stack, tmp_
     write(stack, "first")
     with Stack(tmp_path) as second:
         write(second, "second")
+        ours = files_of(second)
+        assert ours
         assert not {p for s in stack.servers for p in s.ports} & {p for s in second.servers for p in s.ports}
 
+    assert not files_outside() & ours, "hard links and sockets in shared folders accumulate with every test run"
     with Stack(tmp_path) as again:
         assert read(again, "second") == ["second"] * 3
         assert read(stack, "first") == ["first"] * 3
@@ -240,14 +243,10 @@ def files_outside():
     return sockets | {path.name for path in Path("/var/tmp").glob("moorage-postgres-*")}
 
 
-def test_a_stop_leaves_nothing_outside_the_folder(tmp_path):
-    """Hard links and sockets in shared folders would accumulate with every test run."""
-    with Stack(tmp_path) as stack:
-        ours = {f"seaweedfs-{part}-grpc-{port}.sock" for part in ("s3", "filer") for port in stack.seaweedfs.ports}
-        ours |= {Path(p).name for p in copied_binaries(stack)}
-        assert files_outside() & ours
-
-    assert not files_outside() & ours
+def files_of(stack):
+    """Return the names of a stack's files in the shared folders."""
+    sockets = {f"seaweedfs-{part}-grpc-{port}.sock" for part in ("s3", "filer") for port in stack.seaweedfs.ports}
+    return files_outside() & sockets | {Path(p).name for p in copied_binaries(stack)}
 
 
 def copied_binaries(stack):

@@ -43,7 +43,9 @@ def run_dispatch(at: World, broker: Broker) -> list[Wake]:
 
 
 def waiting(at: World, count: int) -> list:
+    """Return outputs that are due, and whose wakes nobody published."""
     made = at.keeping([at.source.url(f"/never/{n}") for n in range(count)])
+    at.conn.execute("UPDATE outputs SET woken_at = NULL")
     return at.outputs(made.job_id)
 
 

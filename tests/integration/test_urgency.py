@@ -11,7 +11,8 @@ from bench.round_trips import RoundTripCounter, run_step
 from db import output_claims
 from db.connection import Connection
 from embedded.stack import Stack
-from moorage.model import Lease
+from moorage.model import Lease, Wake
+from tasks.jobs import replay
 from tasks.sweeps import dispatch
 from tests.integration.core import LEASED_BY, World, database_of, world
 
@@ -142,6 +143,18 @@ def test_lost_wakes_are_replaced_when_the_queue_is_empty(at: World) -> None:
     at.step("keep", other)
     assert (at.state("outputs", lost), at.state("outputs", other)) == ("kept", "waiting")
     assert dispatched(0) == [other]
+
+
+def test_a_replay_notes_its_wake(at: World) -> None:
+    """Dispatch would wake the output a second time."""
+    (output_id,) = at.outputs(at.keeping([at.source.broken()]).job_id)
+    at.step("keep", output_id)
+    (letter,) = at.letters(output_id)
+
+    wake = at.deps.database.run(lambda conn: replay.replay_dead_letter(conn, letter["id"], "cli"))
+
+    assert wake == Wake("keep", output_id)
+    assert at.row("outputs", output_id)["woken_at"] is not None
 
 
 def test_a_repeated_wake_is_one_empty_claim(at: World) -> None:

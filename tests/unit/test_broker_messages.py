@@ -18,7 +18,7 @@ from worker import inspect_cluster, publish, queues
 
 LIVE, ENDED = uuid4(), uuid4()
 OURS = ("worker.celery", "worker.dead_letter_queues")  # they make the app, or name it
-EMPTY = dict.fromkeys(("quick", "quick.dead", "keep", "keep.dead"), 0)
+EMPTY = dict.fromkeys(inspect_cluster.ALL_QUEUES, 0)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,23 @@ def test_sending_a_wake_loads_no_task(project_root, module):
     }
 
 
+@pytest.mark.parametrize("modules", ["celery.bin.beat, worker.beat", "celery.bin.worker", "flower.command"])
+def test_a_process_loads_the_one_command_that_it_runs(project_root, modules):
+    """Beat and Flower had the steps, boto3 and PIL in memory, and every process a shell: 38 and 12 MB in each."""
+    names = loaded(project_root, f"worker.__main__, {modules}")
+
+    assert "worker.celery" in names
+    assert not names & {"tasks", "storage", "media", "egress", "worker.celery_tasks", "PIL", "boto3"}
+    assert not names & {"celery.bin.celery", "celery.bin.shell", "prompt_toolkit", "click_repl"}
+
+
+def test_a_worker_loads_its_tasks_before_it_forks(project_root):
+    """Its processes share what was loaded before them."""
+    assert {"worker.celery_tasks", "worker.step_runner"} <= loaded(
+        project_root, "worker.celery; worker.celery.signals.celeryd_init.send(None)"
+    )
+
+
 @pytest.mark.parametrize("module", ["providers", "moorage.lifecycle", "moorage.settings", "db.leases"])
 def test_the_lower_rooms_load_none_above_them(project_root, module):
     """Imports run downward."""
