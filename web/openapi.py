@@ -1,7 +1,7 @@
 """
 GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials and bodies.
 
-`openapi_base.json` has what FastAPI does not know: the receiver, notifications, problems, credentials, forms and examples.
+`openapi_base.json` has what FastAPI cannot know: the receiver, notifications, problems, credentials, forms, examples.
 """
 
 import functools
