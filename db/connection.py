@@ -104,11 +104,11 @@ class Connection(psycopg.Connection[Row]):
         with super().transaction(*args, **options) as transaction:
             try:
                 yield transaction
+                if self._queue:
+                    self.send_queue()
             except BaseException:
                 self._queue = self._queue and []
                 raise
-            if self._queue:
-                self.send_queue()
 
 
 class CommitUncertain(DatabaseUnavailable):
@@ -146,7 +146,7 @@ class Database:
     def connection(self) -> Connection:
         if self._connection is not None and self._pid != os.getpid():
             self._connection = None  # belongs to the parent process: closing it here would close it there
-        if self._connection is not None and (self._connection.closed or _has_unread_bytes(self._connection)):
+        if self._connection is not None and (self._connection.closed or has_unread_bytes(self._connection)):
             self.close()
         if self._connection is None:
             self._connection = connect(self._url, name=self._name)
@@ -256,7 +256,7 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _has_unread_bytes(conn: Connection) -> bool:
+def has_unread_bytes(conn: psycopg.Connection[Row] | psycopg.AsyncConnection[Row]) -> bool:
     """Return True if the server sent unsolicited data: nearly always the end of the connection."""
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)

@@ -50,7 +50,7 @@ END_DISCARDED = leases.build_end_statement(
 
 def end_discarded(conn: Connection, lease: Lease) -> None:
     """Record that an output's objects are deleted. Raises LeaseLost."""
-    leases.end_and_return_job_id(conn, lease, END_DISCARDED)
+    leases.execute(conn, lease, END_DISCARDED)
 
 
 SPOOLED = """

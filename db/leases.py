@@ -159,11 +159,11 @@ def execute(conn: Connection, lease: Lease, sql: str, **args: object) -> Row:
 
 
 def build_args(lease: Lease, **args: object) -> Row:
-    return {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, **args}
+    return {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "reason": None, **args}
 
 
 def build_end_statement(table: WorkTable, from_state: str, to_state: str, values: str, condition: str = "") -> str:
-    """Return a statement for `end_and_return_job_id`; `values` are its assignments in addition to the work columns."""
+    """Return a statement for `execute`; `values` are its assignments in addition to the work columns."""
     return f"""
 WITH moved AS (
     UPDATE {table} SET state = '{to_state}', {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), {values}
@@ -171,13 +171,6 @@ WITH moved AS (
     RETURNING id, {JOB_ID[table]} AS job_id
 ) {build_event_insert(SUBJECT[table], f"'{from_state}'", f"'{to_state}'", "%(reason)s")}
 """
-
-
-def end_and_return_job_id(
-    conn: Connection, lease: Lease, statement: str, *, reason: str | None = None, **values: object
-) -> UUID:
-    """Execute a statement of `build_end_statement` on a leased row of a job; return the job's id. Raises LeaseLost."""
-    return UUID(str(execute(conn, lease, statement, reason=reason, **values)["job_id"]))
 
 
 # A release records the lease: the audit compares it with object keys, which contain the lease that stored them.

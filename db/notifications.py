@@ -61,7 +61,7 @@ END_SENT = leases.build_end_statement("notifications", "waiting", "sent", "categ
 
 def end_sent(conn: Connection, lease: Lease) -> None:
     """Record that the application accepted a notification. Raises LeaseLost."""
-    leases.end_and_return_job_id(conn, lease, END_SENT)
+    leases.execute(conn, lease, END_SENT)
 
 
 END_DEAD = leases.build_end_statement(
@@ -74,7 +74,7 @@ def dead_letter(
 ) -> None:
     """End a leased notification as `dead`, with a dead letter. Raises LeaseLost."""
     reason, actor = to_storable(decision.reason), lease.leased_by
-    job_id = leases.end_and_return_job_id(conn, lease, END_DEAD, category=decision.category, reason=reason)
+    job_id = leases.execute(conn, lease, END_DEAD, category=decision.category, reason=reason)["job_id"]
     facts = {"attempts": lease.attempt, **facts}
     dead_letters.add(conn, "notification", lease.row_id, decision, step=step, job_id=job_id, facts=facts, actor=actor)
 

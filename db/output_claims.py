@@ -6,14 +6,11 @@ from uuid import UUID
 
 from db.connection import Connection, Database
 from db.leases import SET_LEASE, UNPAUSED
+from db.outputs import COLUMNS
 from moorage.model import Lease, Output
 
 _DUE: Final = "state = 'waiting' AND lease_token IS NULL AND run_at <= moment()"
 _ALIVE: Final = "crashes < %(max_crashes)s"
-_OUTPUT: Final = (
-    "id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, refreshed_at, state, key,"
-    " thumb_key, is_placeholder, quarantine_key, quarantine_bytes, quarantine_sha256, quarantine_type, quarantined_at"
-)
 
 # While something is paused, the named output alone, which dispatch has chosen: paused ones may be the most urgent, and
 # each claim would read them all. The locks on job and project end with the claim. They are not waited for, so that the
@@ -27,7 +24,7 @@ WITH urgent AS MATERIALIZED (
                              AND NOT EXISTS (SELECT FROM urgent) FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE outputs SET {SET_LEASE} WHERE id = (SELECT id FROM urgent UNION ALL SELECT id FROM named)
-    RETURNING {_OUTPUT}, moment() AS claimed_at, attempt, crashes
+    RETURNING {", ".join(COLUMNS)}, moment() AS claimed_at, attempt, crashes
 ), job AS MATERIALIZED (
     SELECT project_id, state = 'keeping' AS is_keeping, chosen_id FROM jobs
      WHERE id = (SELECT job_id FROM claimed) FOR UPDATE SKIP LOCKED

@@ -1,7 +1,7 @@
 """Outputs: the files of chosen predictions, one unit of work each."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from uuid import UUID
 
@@ -80,10 +80,9 @@ def record_refresh(conn: Connection, lease: Lease, url: str | None, expires_at: 
     leases.execute(conn, lease, RECORD_REFRESH, url=url, expires_at=expires_at)
 
 
-GET = """
-SELECT o.id, o.job_id, o.prediction_id, p.provider, p.external_id, o.idx, o.path, o.source_kind, o.source,
-       o.source_data, o.expires_at, o.refreshed_at, o.state, o.key, o.thumb_key, p.model, o.is_placeholder,
-       o.quarantine_key, o.quarantine_bytes, o.quarantine_sha256, o.quarantine_type, o.quarantined_at
+COLUMNS = [f.name for f in fields(Output) if f.name not in ("provider", "external_id", "model", "is_awaited")]
+GET = f"""
+SELECT {", ".join(f"o.{column}" for column in COLUMNS)}, p.provider, p.external_id, p.model
   FROM outputs o JOIN predictions p ON p.id = o.prediction_id WHERE o.id = %(id)s
 """
 
@@ -158,12 +157,12 @@ END_AWAITED = leases.build_end_statement(
 
 def end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> None:
     """Record the stored file of an output. Raises LeaseLost."""
-    leases.execute(conn, lease, END_KEPT, reason=None, **_list_facts(stored))
+    leases.execute(conn, lease, END_KEPT, **_list_facts(stored))
 
 
 def queue_end_kept(conn: Connection, lease: Lease, stored: StoredOutput) -> QueuedQuery:
     """Record the stored file of an output as `end_kept`, if its locked job waits for it; else there is no row."""
-    return conn.queue(END_AWAITED, leases.build_args(lease, reason=None, **_list_facts(stored)))
+    return conn.queue(END_AWAITED, leases.build_args(lease, **_list_facts(stored)))
 
 
 def _list_facts(stored: StoredOutput) -> Row:
@@ -182,7 +181,7 @@ END_DEAD = leases.build_end_statement(
 
 def end_dead(conn: Connection, lease: Lease, category: str, reason: str, *, source_expired: bool = False) -> None:
     """End an output as `dead`, without a dead letter. Raises LeaseLost."""
-    leases.end_and_return_job_id(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
+    leases.execute(conn, lease, END_DEAD, category=category, reason=reason, source_expired=source_expired)
 
 
 def dead_letter(

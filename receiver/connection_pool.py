@@ -8,12 +8,13 @@ and the first request after the restart connects at once.
 
 import asyncio
 import contextlib
-import select
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
+
+from db.connection import has_unread_bytes
 
 Connection = psycopg.AsyncConnection[dict[str, Any]]
 
@@ -47,7 +48,7 @@ class ConnectionPool:
     async def _pop_usable(self) -> Connection | None:
         while self._idle:
             conn = self._idle.pop()
-            if not conn.closed and not _has_unread_bytes(conn):
+            if not conn.closed and not has_unread_bytes(conn):
                 return conn
             await conn.close()
         return None
@@ -65,10 +66,3 @@ class ConnectionPool:
             keepalives_count=3,
             tcp_user_timeout=10_000,
         )
-
-
-def _has_unread_bytes(conn: Connection) -> bool:
-    """Return True if the server sent unsolicited data: nearly always the end of the connection."""
-    poll = select.poll()
-    poll.register(conn.fileno(), select.POLLIN)
-    return bool(poll.poll(0))

@@ -1,8 +1,6 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
-import asyncio
 import contextlib
-import importlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,32 +12,24 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-import providers
 from moorage import local_errors, logs
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp
 from moorage.settings import Settings
-from storage import urls
-from web import openapi, routes, shutdown
+from web import openapi, reference, routes, shutdown
 from web.api import assets
 from web.http import ids, validation
 from web.http.problems import Problem, unavailable
 from web.page import views as page
-from web.services.authentication import Authenticator
 from web.services.context import AppContext
-from web.services.database import DatabaseThreads
-from web.services.event_feed import EventFeed
-from web.services.model_cache import ModelCache
-from web.services.quarantine_reader import QuarantineReader
-from web.services.upload_spool import UploadSpool
-from worker.publish import WakeRelay
 
 if TYPE_CHECKING:
-    from web.services.asset_stream import AssetStreamer
+    pass
 
 log = logs.get_logger(__name__)
 
 MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: bounds parsing on the event loop, which also receives webhooks
+PUBLIC_PATHS: Final = (openapi.PATH, reference.PATH)
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -47,7 +37,7 @@ class ApiApp:
     """Bounds headers and logs unexpected errors around the FastAPI application."""
 
     def __init__(self, settings: Settings) -> None:
-        self._api = build_api(_build_context(settings))
+        self._api = build_api(AppContext(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -68,35 +58,11 @@ def build_api(context: AppContext) -> FastAPI:
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
     api.include_router(page.router)
+    api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     for kind, handler in _HANDLERS.items():
         api.add_exception_handler(kind, handler)
     return api
-
-
-def _build_context(settings: Settings) -> AppContext:
-    database = DatabaseThreads(settings.database_url.get_secret_value())
-    return AppContext(
-        settings=settings,
-        authenticator=Authenticator(settings, database),
-        providers=providers.load(settings),
-        database=database,
-        relay=WakeRelay(),
-        feed=EventFeed(database),
-        model_cache=ModelCache(),
-        upload_spool=UploadSpool(settings, database),
-        quarantine_reader=QuarantineReader(settings),
-        asset_base=urls.get_asset_base_url(settings),
-        streamer=_load_streamer(settings),
-    )
-
-
-def _load_streamer(settings: Settings) -> "AssetStreamer | None":
-    """Return the streamer unless files are redirected to a public bucket. Imported by name: it loads boto3."""
-    if settings.assets == "redirect":
-        return None
-    module = importlib.import_module("web.services.asset_stream")
-    return cast("AssetStreamer", module.AssetStreamer(settings, settings.s3_public_bucket))
 
 
 @contextlib.asynccontextmanager
@@ -105,14 +71,7 @@ async def _run(api: FastAPI) -> AsyncIterator[None]:
     shutdown.call_on_stop_signal(context.feed.close)
     context.relay.start()
     yield
-    context.feed.close()
-    if context.streamer is not None:
-        context.streamer.close()
-    context.quarantine_reader.close()
-    context.model_cache.close()
-    context.upload_spool.close()
-    await asyncio.to_thread(context.relay.stop)
-    await context.database.close()
+    await context.close()
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
@@ -136,7 +95,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Return 404 for an unknown path, 405 for a method that it does not support; only with a token, if it needs one."""
     path = request.url.path
     try:
-        if not (path == openapi.PATH or routes.is_public_path(path) or page.is_page_path(path)):
+        if not (path in PUBLIC_PATHS or routes.is_public_path(path) or page.is_page_path(path)):
             await request.app.state.context.authenticator.authenticate(request.scope)
     except Problem as problem:
         return problem.response()

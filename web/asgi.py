@@ -1,13 +1,14 @@
 """One ASGI application with the API, the page and the receiver: `granian --interface asgi --workers 1 web.asgi:app`."""
 
 import asyncio
+import gc
 import importlib
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web import app as api
-from web import openapi, routes
+from web import routes
 from web.page.views import is_page_path
 
 WEBHOOK_PREFIX: Final = "/api/v1/webhooks/"
@@ -67,6 +68,7 @@ class CombinedApp:
                 await send(reply)
                 return
             started.append(lifespan)
+        gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await _stop_all(started)
@@ -77,7 +79,7 @@ def is_api_path(path: str) -> bool:
     """Return True for paths of the API and the page. Webhooks below /api/v1 belong to the receiver."""
     if path.startswith(WEBHOOK_PREFIX):
         return False
-    if path == openapi.PATH or is_page_path(path):
+    if path in api.PUBLIC_PATHS or is_page_path(path):
         return True
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in routes.PREFIXES)
 

@@ -1,8 +1,13 @@
-"""GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials, problems and bodies."""
+"""
+GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials and bodies.
+
+`openapi_base.json` has what FastAPI does not: the receiver, notifications, problems, security schemes, and examples.
+"""
 
 import functools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi.dependencies.models import Dependant
@@ -14,29 +19,14 @@ from pydantic.json_schema import models_json_schema
 from moorage import VERSION
 from web import routes
 from web.api.job_schema import JobCreate
-from web.http import session_cookie
 from web.http.json_body import JsonBody
 from web.http.permissions import Level
-from web.http.problems import ProblemFields
 from web.services import dependencies
 from web.services.dependencies import RequireLevel
 
 PATH: Final = "/openapi.json"
+_BASE: Final = Path(__file__).with_name("openapi_base.json")
 _REF: Final = "#/components/schemas/{model}"
-_SCHEMES: Final = {
-    "token": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "MOORAGE_API_TOKEN, a token of POST /v1/tokens, or an owner token of POST /v1/owner-tokens",
-    },
-    "session": {
-        "type": "apiKey",
-        "in": "cookie",
-        "name": session_cookie.HTTPS_COOKIE,
-        "description": "an owner token, set by POST /v1/session; `moorage` if PUBLIC_URL is not https. Requests"
-        " that change data must come from the same origin",
-    },
-}
 _LEVELS: Final = {
     Level.OPEN: "Level open: no token is required.",
     Level.OWNER: "Level owner: an owner token is sufficient, and sees that owner's rows only.",
@@ -49,19 +39,20 @@ _LEVELS: Final = {
 def build_document() -> dict[str, Any]:
     """Return the document; `/api/v1` serves the same paths as `/v1`."""
     router = routes.build_router()
-    document = get_openapi(title="moorage", version=VERSION, routes=router.routes)
-    document["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
-    document |= {"servers": [{"url": "/"}], "security": [{"token": []}, {"session": []}]}
-    models: list[type[BaseModel]] = [ProblemFields, JobCreate]
+    base: dict[str, Any] = json.loads(_BASE.read_text(encoding="utf-8"))
+    described = get_openapi(title="moorage", version=VERSION, routes=router.routes)
+    models: list[type[BaseModel]] = [JobCreate]
     for route in iter_route_contexts(router.routes):
         if route.include_in_schema:
             for method in route.methods or ():
-                operation = document["paths"][route.path_format][method.lower()]
+                operation = described["paths"][route.path_format][method.lower()]
                 models += _describe_operation(operation, route.dependant)
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
-    document["components"]["schemas"] |= schemas["$defs"]
-    document["components"]["securitySchemes"] = _SCHEMES
-    return document
+    base["info"] |= described["info"]
+    base["paths"] |= described["paths"]
+    for name, schema in (described["components"]["schemas"] | schemas["$defs"]).items():
+        base["components"]["schemas"][name] = schema | base["components"]["schemas"].get(name, {})
+    return {"openapi": described["openapi"], **base}
 
 
 def document_json() -> str:

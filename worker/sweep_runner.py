@@ -1,8 +1,12 @@
 """Run a sweep once per time slot and record its result."""
 
+import functools
 import time
 from collections.abc import Callable, Collection
 from typing import Any
+
+from celery import Celery
+from kombu import Connection
 
 from db import ticks
 from moorage import logs
@@ -72,10 +76,17 @@ def get_queue_depth(queue: Queue) -> int | None:
     from worker.celery import app  # the app reads the settings: only when it is needed
 
     try:
-        with app.connection_for_write() as connection:
+        connection = _keep_connection(app)
+        with publish.abandon_on_error(connection):
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
             return int(declared.message_count)
     except broker_errors.BROKER_ERRORS as error:
         log.warning("broker.unavailable", what=broker_errors.explain(error).what)
         return None
+
+
+@functools.lru_cache(maxsize=1)
+def _keep_connection(app: Celery) -> Connection:
+    """Return a connection of its own: RabbitMQ blocks those that publish while it is out of memory or disk."""
+    return app.connection_for_write()

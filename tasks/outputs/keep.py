@@ -163,10 +163,8 @@ def _record(conn: Connection, deps: Deps, lease: Lease, output: Output, stored: 
     decision = _decide_stored(conn, job, output)
     if decision == "wait":
         return _postpone(conn, lease)
-    outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it
-    if decision == "choose":
-        return reopen.choose_again(conn, job, output, asset_base=base, actor=actor)
-    return settle.settle_if_last(conn, job, asset_base=base, actor=actor)
+    outputs.end_kept(conn, lease, stored)  # LeaseLost if another worker owns it, always if the job waits for it
+    return reopen.choose_again(conn, job, output, asset_base=base, actor=actor)
 
 
 def _is_awaited(job: Job, output: Output) -> bool:

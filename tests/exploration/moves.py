@@ -103,6 +103,7 @@ def _row(state: State, slot: int, **changes: Any) -> State:
 
 
 def _claims(state: State, me: int, locked: set[int], scenario: Scenario, rules: Rules) -> Iterator[Step]:
+    """Any row that is due: of outputs the most urgent one is claimed, and each may be that."""
     for slot in (*PREDICTIONS, *DELIVERIES, *OUTPUTS):
         row = state.db[slot]
         if row.state not in LIVE[slot] or (row.token and not rules.claims_leased) or slot in locked:

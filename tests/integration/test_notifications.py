@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -19,6 +20,7 @@ from tasks.jobs import replay
 from tasks.sweeps import dispatch
 from tests.integration.core import World, database_of, png, prediction, together, world
 from tests.support.application import Application, listening
+from web import openapi
 
 OLD, NEW = ("whsec_" + base64.b64encode(name * 3).decode() for name in (b"an old secret", b"the newer one"))
 
@@ -107,6 +109,20 @@ def test_a_failed_job_is_told_with_its_errors(at: World, app: Application) -> No
     assert event["type"] == "job.failed"
     assert (event["data"]["state"], event["data"]["render_id"], event["data"]["variants"]) == ("failed", None, [])
     assert event["data"]["errors"][0]["type"] == "DOWNLOAD_FAILED"
+
+
+def test_a_notification_is_as_the_openapi_document_describes_it(at: World, app: Application) -> None:
+    """That schema is written by hand: a field of one side only would mislead every receiver."""
+    made = at.keeping([at.source.picture(), at.source.broken()])
+    at.keep_all(made.job_id)
+    (notification,) = notifications_of(at, made.job_id)
+
+    tell(at, notification["id"])
+
+    body = app.heard[0].body
+    schema = {**openapi.build_document(), "$ref": "#/components/schemas/Notification"}
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(body)] == []
+    assert (body["type"], len(body["data"]["variants"]), len(body["data"]["errors"])) == ("job.partial", 1, 1)
 
 
 def test_a_job_that_ends_twice_is_told_twice_in_sequence(at: World, app: Application) -> None:

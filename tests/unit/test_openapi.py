@@ -1,22 +1,31 @@
 """The OpenAPI document matches the API."""
 
+import asyncio
 import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from click.testing import CliRunner
 from fastapi.routing import iter_route_contexts
 
 from cli import main
 from tests.support.operations import OPERATIONS
-from web import openapi, routes
+from web import openapi, reference, routes
+from web.api.job_schema import JobCreate
 from web.api.predictions import PredictionCreate
+from web.api.project_schema import ProjectBody, SceneBody, SceneOrderBody
+from web.api.tokens import OwnerTokenCreate, TokenCreate
 from web.http.permissions import Level
 
 
 def test_every_route_is_described() -> None:
     """Clients know only the paths in the document."""
     described = {
-        (path, method.upper()) for path, item in openapi.build_document()["paths"].items() for method in item if method
+        (path, method.upper())
+        for path, item in openapi.build_document()["paths"].items()
+        for method in item
+        if path.startswith("/v1/")
     }
 
     served = {
@@ -69,7 +78,8 @@ def test_only_assets_require_no_token() -> None:
 
     without = {path for path, item in paths.items() for operation in item.values() if operation.get("security") == []}
 
-    assert without == {"/v1/assets/renders/{render_id}/{name}", "/v1/assets/quarantine/{output_id}"}
+    of_receiver = {"/webhooks/{provider}", "/healthz", "/readyz", "/metrics"}
+    assert without == {"/v1/assets/renders/{render_id}/{name}", "/v1/assets/quarantine/{output_id}"} | of_receiver
 
 
 def test_every_operation_names_its_level_and_credentials() -> None:
@@ -87,6 +97,97 @@ def test_every_operation_names_its_level_and_credentials() -> None:
         assert credentials == (set() if is_open else {"token", "session"} if accepts_session else {"token"})
     assert (schemes["token"]["scheme"], schemes["session"]["in"]) == ("bearer", "cookie")
     assert schemes["session"]["name"] == "__Host-moorage"
+
+
+def test_every_success_has_a_schema_without_free_objects() -> None:
+    """A generated client has a type for everything that is returned, and an unknown field is an error."""
+    document = openapi.build_document()
+    schemas = document["components"]["schemas"]
+    successes = [
+        (f"{method} {path}", response)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        for status, response in operation["responses"].items()
+        if status.startswith("2") and status != "204"
+    ]
+
+    free = {
+        path
+        for name, response in successes
+        for media in response["content"].values()
+        for path, schema in walk(media["schema"], name, schemas)
+        if is_free(schema)
+    }
+
+    assert len(successes) > 30
+    assert {path.rpartition(".")[2] for path in free} == {"document"}
+    assert all(schemas[name]["additionalProperties"] is False for name in ("Job", "Render", "Project", "Problem"))
+
+
+def walk(schema: Any, path: str, schemas: dict[str, Any], seen: set[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield a schema and those below it with their paths, each component once."""
+    seen = set() if seen is None else seen
+    name = schema.get("$ref", "").rpartition("/")[2]
+    if name and name in seen:
+        return
+    schema = schemas[name] if name else schema
+    yield path, schema
+    below = [(f"{path}.{field}", inner) for field, inner in schema.get("properties", {}).items()]
+    below += [(path, inner) for inner in schema.get("anyOf", ())]
+    below += [
+        (f"{path}[]", schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)
+    ]
+    for where, inner in below:
+        yield from walk(inner, where, schemas, seen | {name})
+
+
+def is_free(schema: dict[str, Any]) -> bool:
+    return schema == {} or (
+        schema.get("type") == "object"
+        and not {"properties", "$ref"} & set(schema)
+        and schema.get("additionalProperties") in (None, True, {})
+    )
+
+
+def test_examples_are_valid_requests() -> None:
+    """A reader copies them."""
+    document = openapi.build_document()
+    models = [JobCreate, PredictionCreate, OwnerTokenCreate, TokenCreate, ProjectBody, SceneBody, SceneOrderBody]
+
+    for model in models:
+        (example,) = document["components"]["schemas"][model.__name__]["examples"]
+        assert model.model_validate(example).model_dump(exclude_unset=True) == example
+
+
+def test_notifications_headers_and_the_receiver_are_described() -> None:
+    """A client generator sees everything that an application sends or receives."""
+    document = openapi.build_document()
+    headers = {
+        parameter["name"]
+        for item in document["paths"].values()
+        for operation in item.values()
+        for parameter in operation["parameters"]
+        if parameter["in"] == "header"
+    }
+
+    assert list(document["webhooks"]) == ["job.succeeded", "job.partial", "job.failed", "job.cancelled"]
+    assert headers == {"Idempotency-Key", "If-Match", "Last-Event-ID", "Range"}
+    assert all(operation["tags"] for item in document["paths"].values() for operation in item.values())
+
+
+def test_the_reference_shows_every_operation_and_schema_without_scripts() -> None:
+    """The page is rendered from the document; its policy forbids scripts, and it contains none."""
+    document = openapi.build_document()
+
+    response = asyncio.run(reference.get_reference())
+
+    page = bytes(response.body).decode()
+    ids = set(re.findall(r'<section id="(\w+)"', page))
+    operations = {op["operationId"] for item in document["paths"].values() for op in item.values()}
+    assert ids >= operations | set(document["components"]["schemas"])
+    assert set(re.findall(r'href="#(\w+)"', page)) <= ids | {"schemas"}
+    assert "<script" not in page
+    assert response.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self'; base-uri")
 
 
 def test_the_command_prints_it() -> None:

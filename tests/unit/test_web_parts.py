@@ -99,7 +99,7 @@ def test_an_application_that_fails_during_startup_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x"]
+    "path", ["/v1", "/v1/", "/v1/jobs/7", "/api/v1/predictions", "/v1/webhooks/replicate", "/", "/page/x", "/docs"]
 )
 def test_paths_of_the_api(path: str) -> None:
     """Neither the page nor the API's prefix is routed to the receiver, which requires no token."""

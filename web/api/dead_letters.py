@@ -19,6 +19,8 @@ from web.http.router import Router
 from web.services.dependencies import AdminOnly, Context
 
 router: Final = Router(tags=["dead letters"])
+_FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+
 public_router: Final = Router(tags=["dead letters"])
 
 
@@ -43,7 +45,7 @@ async def get_dead_letter(dead_letter_id: PathId, ctx: Context) -> DeadLetterVie
 @public_router.get(
     "/assets/quarantine/{output_id}",
     response_class=Response,
-    responses={200: {"description": "the file, as an attachment", "content": {"application/octet-stream": {}}}},
+    responses={200: {"description": "the file, as an attachment", "content": {"application/octet-stream": _FILE}}},
 )
 async def get_quarantined_file(request: Request, output_id: PathId, link: query.Link, ctx: Context) -> Response:
     """Download a file from quarantine, by a signed link only."""

@@ -24,6 +24,7 @@ from web.services.event_feed import Subscription
 router: Final = Router(prefix="/events", tags=["events"])
 
 KEEP_ALIVE_SECONDS: Final = 15.0
+_TEXT: Final = {"schema": {"type": "string"}}
 MAX_STREAM_SECONDS: Final = 300.0  # then the browser reconnects, with Last-Event-ID and its present token
 GRACE_SECONDS: Final = 15.0  # for the buffer of a slow client; one that reads nothing is disconnected
 MAX_RESUME_IDS: Final = 100_000  # a client further behind must read the lists again
@@ -50,14 +51,16 @@ def _parse_event_id(value: str) -> int | None:
 
 LastEventId = Annotated[
     Annotated[int | None, BeforeValidator(_parse_event_id)],
-    Header(alias="Last-Event-ID", description="resume after this event"),
+    Header(alias="Last-Event-ID", description="resume after this event", examples=[4711]),
 ]
 
 
 @router.get(
     "",
     response_class=Response,
-    responses={200: {"description": "server-sent events", "content": {"text/event-stream": {}}}},
+    responses={
+        200: {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    },
 )
 async def stream_events(
     params: query.StreamFilters, caller: AnyCaller, ctx: Context, last_id: LastEventId = None

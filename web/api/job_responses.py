@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from web.api.responses import JobState, JobSummaryView, ResultView, Timestamp, Variant, View
 
 
-class ChainEntry(View):
+class ChainEntryView(View):
     """An entry of a fallback chain, without its input."""
 
     provider: str
@@ -77,7 +77,7 @@ class ListedJob(JobView):
 
 class Job(JobView, ResultView):
     placeholder: bool
-    chain: list[ChainEntry]
+    chain: list[ChainEntryView]
     policy: Literal["keep", "discard"]
     variants_asked: int | None
     published_at: Timestamp | None

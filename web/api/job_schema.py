@@ -176,5 +176,9 @@ def _check_key(value: str) -> str:
 IdempotencyKey = Annotated[
     Annotated[str, AfterValidator(_check_key), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_CHARS})]
     | None,
-    Header(alias="Idempotency-Key", description="the same body under the same key and owner is the same job"),
+    Header(
+        alias="Idempotency-Key",
+        description="the same body under the same key and owner is the same job",
+        examples=["order-4711"],
+    ),
 ]

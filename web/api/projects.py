@@ -23,7 +23,9 @@ from web.services.dependencies import AnyCaller, Context
 
 T = TypeVar("T")
 
-IfMatch = Annotated[str | None, Header(alias="If-Match", description="ETags of the document, of which one must match")]
+IfMatch = Annotated[
+    str | None, Header(alias="If-Match", description="ETags of the document, of which one must match", examples=["*"])
+]
 
 router: Final = Router(prefix="/projects/{project_id}", tags=["projects"])
 

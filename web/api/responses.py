@@ -1,7 +1,8 @@
 """Response models: what the API returns, and the schemas of it in the OpenAPI document."""
 
+import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -16,6 +17,24 @@ JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancell
 Media = Literal["image", "video", "file"]
 SceneRef = str | int | float | None
 Fact = str | int | float | bool | None
+_TEXT: Final = {"type": "string"}
+_PROPERTY: Final = {"type": "object", "properties": {"title": _TEXT, "description": _TEXT}}
+INPUT_SCHEMA: Final = {
+    "type": "object",
+    "title": "InputSchema",
+    "description": "the JSON Schema of a model's input, as the provider publishes it",
+    "properties": {
+        "type": _TEXT,
+        "properties": {"type": "object", "additionalProperties": _PROPERTY},
+        "required": {"type": "array", "items": _TEXT},
+    },
+}
+
+
+def _flatten(value: Any) -> Any:
+    """Return a nested value as JSON text, so that every fact has a type."""
+    items = value if isinstance(value, list) else [value]
+    return json.dumps(value, default=str) if any(isinstance(item, dict | list) for item in items) else value
 
 
 class View(BaseModel):
@@ -107,7 +126,7 @@ class ModelPage(View):
 class ModelSchema(View):
     provider: str
     model: str
-    schema_: dict[str, Any] = Field(alias="schema", description="the JSON Schema of the model's input")
+    schema_: Annotated[dict[str, Any], WithJsonSchema(INPUT_SCHEMA)] = Field(alias="schema")
 
 
 class Upload(StoredFile):
@@ -216,7 +235,7 @@ class DeadLetterView(View):
     error: str
     reason: str
     retryable: bool
-    facts: dict[str, Fact | list[Fact] | dict[str, Fact]]
+    facts: dict[str, Annotated[Fact | list[Fact], BeforeValidator(_flatten)]]
     state: Literal["open", "replayed", "discarded"]
     created_at: Timestamp
     closed_at: Timestamp | None

@@ -31,7 +31,7 @@ router: Final = Router(prefix="/uploads", tags=["uploads"])
 _FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
 _FORM: Final = {"type": "object", "required": ["file"], "properties": {"owner": {"type": "string"}, "file": _FILE}}
 _BODY_CONTENT: Final = {
-    **{kind: {} for kind in ("image/*", "video/*", "application/octet-stream")},
+    **{kind: {"schema": _FILE} for kind in ("image/*", "video/*", "application/octet-stream")},
     "multipart/form-data": {"schema": _FORM},
 }
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from moorage import metrics
@@ -14,21 +13,6 @@ FieldError = dict[str, str]  # `field` and `message`
 
 _NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
 NO_STORE: Final = {"Cache-Control": "no-store"}
-
-
-class ProblemField(BaseModel):
-    field: str
-    message: str
-
-
-class ProblemFields(BaseModel):
-    """A response other than 2xx (RFC 9457)."""
-
-    type: str = Field(description="urn:moorage:problem: and the kind of problem")
-    title: str
-    status: int
-    detail: str = Field(description="the problem and the remedy")
-    errors: list[ProblemField] = Field([], description="with 422: each invalid field")
 
 
 class Problem(Exception):

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from fastapi import Header
 
-RangeHeader = Annotated[str | None, Header(alias="Range", description="one range of bytes")]
+RangeHeader = Annotated[str | None, Header(alias="Range", description="one range of bytes", examples=["bytes=0-99"])]
 ByteRange = tuple[int, int] | None  # the first and the last byte; None: the whole file
 
 _SINGLE_RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)

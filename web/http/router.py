@@ -8,7 +8,7 @@ from fastapi import APIRouter
 PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
         "description": "a problem",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemFields"}}},
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
 

@@ -170,11 +170,11 @@ async def get_static_file(name: str) -> Response:
     if name not in _STATIC:
         raise ids.not_found("file")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache", **_SECURITY_HEADERS})
+    return Response(_STATIC[name], media_type=kind, headers={"Cache-Control": "no-cache", **SECURITY_HEADERS})
 
 
 # `same-origin` and not `no-referrer`, with which browsers send `Origin: null` with the page's own forms: a 403.
-_SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 
 
 def _filter_values(params: CardQuery) -> dict[str, Any]:
@@ -196,13 +196,17 @@ def _list_cards(conn: Connection, owner: str, params: CardQuery, base: str) -> t
     return [cards.build_card(row, variants[row["id"]], base) for row in page], str(next_id or "")
 
 
+def render_template(name: str, **variables: Any) -> str:
+    return _TEMPLATES.get_template(name).render(**variables)
+
+
 def _html_response(ctx: AppContext, template: str, **variables: Any) -> Response:
-    body = _TEMPLATES.get_template(template).render(**variables)
+    body = render_template(template, **variables)
     bases = [ctx.asset_base, *([urls.get_bucket_url(ctx.settings)] if ctx.settings.assets == "signed" else ())]
     files = " ".join(["'self'", *(f"{base.scheme}://{base.netloc}" for base in map(urlsplit, bases))])
     policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {files};"
         f" media-src {files}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
-    headers = {**problems.NO_STORE, "Content-Security-Policy": policy, **_SECURITY_HEADERS}
+    headers = {**problems.NO_STORE, "Content-Security-Policy": policy, **SECURITY_HEADERS}
     return Response(body, media_type="text/html", headers=headers)

@@ -1,12 +1,14 @@
 """Application context shared by all endpoints."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import asyncio
+import importlib
+from typing import TYPE_CHECKING, cast
 
+import providers
 from moorage.settings import Settings
 from moorage.text import to_storable
 from providers.base import Provider
+from storage import urls
 from web.http.validation import invalid_field
 from web.services.authentication import Authenticator
 from web.services.database import DatabaseThreads
@@ -20,19 +22,34 @@ if TYPE_CHECKING:
     from web.services.asset_stream import AssetStreamer
 
 
-@dataclass(frozen=True, slots=True)
 class AppContext:
-    settings: Settings
-    authenticator: Authenticator
-    providers: Mapping[str, Provider]
-    database: DatabaseThreads
-    relay: WakeRelay
-    feed: EventFeed
-    model_cache: ModelCache
-    upload_spool: UploadSpool
-    quarantine_reader: QuarantineReader
-    asset_base: str  # URL prefix of object keys
-    streamer: "AssetStreamer | None" = None  # None: assets are redirected to the public bucket
+    """Settings and services. Created without PostgreSQL, broker or storage."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.providers = providers.load(settings)
+        self.database = DatabaseThreads(settings.database_url.get_secret_value())
+        self.authenticator = Authenticator(settings, self.database)
+        self.relay = WakeRelay()
+        self.feed = EventFeed(self.database)
+        self.model_cache = ModelCache()
+        self.upload_spool = UploadSpool(settings, self.database)
+        self.quarantine_reader = QuarantineReader(settings)
+        self.asset_base = urls.get_asset_base_url(settings)  # URL prefix of object keys
+        self.streamer: AssetStreamer | None = None  # None: files are redirected to the public bucket
+        if settings.assets != "redirect":  # by name: it loads boto3
+            module = importlib.import_module("web.services.asset_stream")
+            self.streamer = cast("AssetStreamer", module.AssetStreamer(settings, settings.s3_public_bucket))
+
+    async def close(self) -> None:
+        self.feed.close()
+        if self.streamer is not None:
+            self.streamer.close()
+        self.quarantine_reader.close()
+        self.model_cache.close()
+        self.upload_spool.close()
+        await asyncio.to_thread(self.relay.stop)
+        await self.database.close()
 
     def get_provider(self, name: str) -> Provider:
         """Return a provider by the field `provider` of a request. Raises Problem: 422 with the known names."""

@@ -55,7 +55,7 @@ class DatabaseThreads:
         """Run `work` in a read-only transaction with one snapshot and return its result; raises as `run` does."""
 
         def read_snapshot(conn: Connection) -> T:
-            conn.execute(USE_SNAPSHOT)
+            conn.queue(USE_SNAPSHOT)
             return work(conn)
 
         return await self.transaction(read_snapshot)
