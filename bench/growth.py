@@ -7,7 +7,6 @@ what the rows of the past cost. `rows` are those that the statements' plans read
 
 import argparse
 import contextlib
-import statistics
 import sys
 import tempfile
 import time
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
 
-from bench import history
-from bench.results import Run, Table
+from bench import history, results
 from db import (
     clock_skew,
     dead_letters,
@@ -33,6 +31,7 @@ from db import (
     projects,
     renders,
     retention,
+    ticks,
     usage,
 )
 from db.audit import checks
@@ -43,6 +42,7 @@ from embedded.postgres import Postgres
 
 Read = Callable[[Connection], object]
 
+ROUNDS: Final = 9
 GROWING: Final = {
     "deliveries",
     "jobs",
@@ -98,8 +98,13 @@ def _reconcile(conn: Connection) -> None:
         leases.release_expired(conn, table, "bench", lease_seconds=30.0, min_ticks=10)
     jobs.list_due(conn)
     projects.list_overwritten(conn)
-    progress.list_wrong_statuses(conn, "", 500)
+    progress.list_wrong_statuses(conn)
     discarding.list_spooled_inputs(conn)
+
+
+def _claim_ticks(conn: Connection) -> None:
+    for sweep, sql in ticks.CLAIM_SLOT.items():
+        conn.execute(sql, {"sweep": sweep, "period_seconds": 1.0})
 
 
 def _expire(conn: Connection) -> None:
@@ -124,6 +129,7 @@ def _audit(conn: Connection) -> None:
 READS: Final[Mapping[str, Read]] = {
     "/metrics": metrics.collect_gauges,
     "moorage status": _undone(lambda conn: status.read_overview(conn, ["replicate", "fal", "openai"])),
+    "ticks, with what is due": _undone(_claim_ticks),
     "dispatch": _undone(_dispatch),
     "jobs": _list_jobs(),
     "jobs of an owner": _list_jobs(owner=history.OWNER),
@@ -158,9 +164,8 @@ READS: Final[Mapping[str, Read]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a read costs: its time, and by its plans the rows and pages it reads and the tables it reads whole."""
+    """The rows and pages that the plans of a read's statements read, and the tables they read whole."""
 
-    ms: float
     rows: int
     buffers: int
     whole: list[str]
@@ -182,14 +187,10 @@ class _Recorder:
         return getattr(self._conn, name)
 
 
-def measure(conn: Connection, read: Read, *, rounds: int = 5) -> Cost:
-    """Run a read a few times, each rolled back, then explain its statements."""
-    seconds = []
+def explain(conn: Connection, read: Read) -> Cost:
+    """Run a read, then explain its statements; both are rolled back."""
     recorder = _Recorder(conn)
-    for number in range(rounds):
-        started = time.perf_counter()
-        read(cast(Connection, recorder if number == 0 else conn))
-        seconds.append(time.perf_counter() - started)
+    read(cast(Connection, recorder))
     rows, buffers, whole = 0, 0, set[str]()
     with conn.transaction(force_rollback=True):
         for sql, args in recorder.statements:
@@ -202,7 +203,7 @@ def measure(conn: Connection, read: Read, *, rounds: int = 5) -> Cost:
                     rows += round((node["Actual Rows"] + removed) * node["Actual Loops"])
                 if node["Node Type"] == "Seq Scan" and node["Relation Name"] in GROWING:
                     whole.add(node["Relation Name"])
-    return Cost(statistics.median(seconds) * 1000, rows, buffers, sorted(whole))
+    return Cost(rows, buffers, sorted(whole))
 
 
 def _list_nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -217,25 +218,54 @@ def count_all(conn: Connection) -> None:
             more = ended_counts.count_next_hour(conn)
 
 
-def measure_all(conn: Connection) -> dict[str, Cost]:
-    count_all(conn)
-    return {name: measure(conn, read) for name, read in READS.items()}
+def compare(conns: Sequence[Connection], read: Read) -> dict[str, Any]:
+    """Time a read in a small and a large history in turn, so that other load hits both; return medians."""
+    for conn in conns:
+        read(conn)
+    rounds = []
+    for _ in range(ROUNDS):
+        seconds = []
+        for conn in conns:
+            started = time.perf_counter()
+            read(conn)
+            seconds.append(time.perf_counter() - started)
+        rounds.append(seconds)
+    times = [results.median(values) * 1000 for values in zip(*rounds, strict=True)]
+    costs = [asdict(explain(conn, read)) for conn in conns]
+    return {"ms": times, "ratio": results.median(large / small for small, large in rounds), "costs": costs}
 
 
-def format_table(small: Mapping[str, Cost], large: Mapping[str, Cost], sizes: Sequence[int]) -> Table:
+def format_table(figures: Mapping[str, Mapping[str, Any]], sizes: Sequence[int]) -> results.Table:
     rows = [
-        (name, f"{a.ms:.1f} ms", f"{b.ms:.1f} ms", f"{b.ms / a.ms:.1f} x", f"{a.rows:,}", f"{b.rows:,}")
-        for (name, a), b in zip(small.items(), large.values(), strict=True)
+        (
+            name,
+            *(f"{ms:.1f} ms" for ms in found["ms"]),
+            f"{found['ratio']:.1f} x",
+            *(f"{cost['rows']:,}" for cost in found["costs"]),
+        )
+        for name, found in figures.items()
     ]
     columns = ("read", *(f"{size:,} files" for size in sizes), "ratio", *(f"rows of {size:,}" for size in sizes))
-    return Table(columns, rows)
+    return results.Table(columns, rows)
+
+
+def measure(run: results.Run, conns: Sequence[Connection], sizes: Sequence[int]) -> None:
+    for conn in conns:
+        count_all(conn)
+        run.note_load()
+    run.figures = {name: compare(conns, read) for name, read in READS.items()}
+    run.tables.append(format_table(run.figures, sizes))
+    run.notes.append(
+        f"Half of the files are of the last day; the same {history.LIVE_JOBS} files wait in both histories."
+        f" Rows are what the plans read, once for each of their nodes. Medians of {ROUNDS} rounds."
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=(10_000, 1_000_000))
     sizes = parser.parse_args().sizes
-    run = Run("growth")
+    run = results.Run("growth")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user
@@ -249,15 +279,7 @@ def main() -> int:
                 migrate.migrate(conn)
                 history.fill(conn, size)
                 conns.append(conn)
-                run.note_load()
-            costs = [measure_all(conn) for conn in conns]
-    run.tables.append(format_table(*costs, sizes))
-    run.notes.append(
-        f"Half of the files are of the last day; the same {history.LIVE_JOBS} files wait in both histories."
-    )
-    run.figures = {
-        str(size): {read: asdict(cost) for read, cost in c.items()} for size, c in zip(sizes, costs, strict=True)
-    }
+            measure(run, conns, sizes)
     run.save()
     return 0
 

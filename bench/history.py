@@ -135,7 +135,7 @@ SELECT id, id, 'replicate', 'live' || id, 'running', moment() + interval '1 h', 
     """
 INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, state, run_at, expires_at)
 SELECT gen_random_uuid(), id, id, 0, 'output[0]', 'url', 'https://replicate.delivery/live.png', 'waiting',
-       moment() + interval '1 min', moment() + interval '1 h' FROM jobs WHERE state = 'open'
+       moment(), moment() + interval '1 h' FROM jobs WHERE state = 'open'
 """,
     """
 INSERT INTO ticks (sweep, slot, started_at, finished_at, result)

@@ -94,7 +94,7 @@ def measure_floor(servers: Servers, count: int) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--webhooks", type=int, default=30)
+    parser.add_argument("--webhooks", type=int, default=25)
     args = parser.parse_args()
     run = results.Run("latency")
     measures = {pipeline.FLOOR: measure_floor, "moorage": measure_moorage, pipeline.PEER: measure_peer}

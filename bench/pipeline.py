@@ -141,7 +141,7 @@ def ratio(rounds: list[dict[str, Figures]], format_: str, other: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--outputs", type=int, default=120)
+    parser.add_argument("--outputs", type=int, default=100)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     args = parser.parse_args()
     run = results.Run("pipeline")

@@ -209,7 +209,7 @@ def describe_recorded(rounds: list[list[dict[str, Any]]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.5)
     args = parser.parse_args()
     run = results.Run("receiver")
     with tempfile.TemporaryDirectory() as name:

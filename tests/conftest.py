@@ -122,9 +122,11 @@ def template_database(stack: Stack) -> str:
 
 
 @pytest.fixture(scope="session")
-def databases(stack: Stack, template_database: str) -> Databases:
+def databases(stack: Stack, template_database: str) -> Iterator[Databases]:
     """Return the databases of single tests."""
-    return Databases(stack, template_database)
+    made = Databases(stack, template_database)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_a_queue_without_a_worker_gets_one(stack: Stack, at: World) -> None:
         time.sleep(0.5)  # a tick; the next look follows in any case
         return firing(gauges(at.conn)) & both
 
-    with running_worker(env, "-Q", "quick", "-n", "quick@here"), contextlib.closing(app):
+    with running_worker(env, "-Q", "quick,sweeps", "-n", "quick@here"), contextlib.closing(app):
         rp.until(lambda: sweep_and_fire() == both, seconds=120)
         told = cli.run(env, "doctor").stdout
         assert "no worker consumes the queue keep  (start one: moorage worker -Q keep)" in told

@@ -65,6 +65,8 @@ def test_a_night_in_which_the_sweep_dies_costs_one_run(
     """Its slot is taken and stays so; the next slot is free."""
     name = point.partition(".")[0]
     env = cli.environment(stack, database_url)
+    if point == "usage.after_page":
+        world.kept(deps)
     sweep = ["-c", f"from worker import sweep_runner; sweep_runner.run_sweep({name!r}, 'node/1')"]
 
     killed = fork_server.run(sweep, env={**env, "MOORAGE_FAILPOINT": point}, cwd=cli.ROOT)

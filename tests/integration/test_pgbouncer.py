@@ -12,12 +12,16 @@ from db.connection import connect
 from embedded.stack import Stack
 from moorage.errors import DatabaseLocked, DatabaseUnavailable
 from tests.integration.core import World, wait_until, world
+from tests.support.databases import SESSION_NAME
 from tests.support.pgbouncer import SERVER_CONNECTIONS, Pgbouncer, needs_pgbouncer
 
 pytestmark = needs_pgbouncer
 
 CLIENTS = 12
-SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> %s
+"""
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def test_twelve_clients_share_four_sessions(stack: Stack, at: World) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(keep, jobs))
     with contextlib.closing(connect(stack.postgres.url(at.conn.info.dbname))) as direct:
-        (row,) = direct.execute(SESSIONS).fetchall()
+        (row,) = direct.execute(SESSIONS, (SESSION_NAME,)).fetchall()
 
     assert {at.state("jobs", job_id) for job_id in jobs} == {"succeeded"}
     assert 0 < row["count"] <= SERVER_CONNECTIONS
