@@ -196,7 +196,8 @@ class Database:
                 self._roll_back(conn)
                 raise translated or error from error
             self.close()
-            raise CommitUncertain(f"PostgreSQL failed during COMMIT: {sqlstates.first_line(error)}") from error
+            code = error.sqlstate or "connection lost"
+            raise CommitUncertain(f"PostgreSQL failed during COMMIT ({code}): {sqlstates.first_line(error)}") from error
 
     def _roll_back(self, conn: Connection) -> None:
         try:
