@@ -63,10 +63,10 @@ def check_dependencies(queues: Collection[str]) -> None:
     _retry("disk space", lambda: placeholder.check_placeholder_file(deps.settings, deps.limits))
     _retry("PostgreSQL", lambda: deps.database.run(migrate.require_current_schema))
     deps.database.close()
-    if not set(queues) <= {"keep"}:
-        storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
-    else:
+    if set(queues) <= {"keep"}:
         _await_buckets(deps)
+    elif set(queues) != {"sweeps"}:  # they do not use storage, and need not have its keys
+        storage_check.check_beside(partial(_await_buckets, deps), needs_storage="keep" in queues)
     _deps.cache_clear()  # pool children create their own
 
 

@@ -22,6 +22,7 @@ class Service:
     command: list[str]
     environment: dict[str, str]
     health: list[str]  # CMD or CMD-SHELL and its arguments; empty: none
+    reads_dotenv: bool
 
 
 def load() -> dict[str, Any]:
@@ -34,7 +35,7 @@ def service(name: str, variables: Mapping[str, str]) -> Service:
     """Return a service with all variables replaced. Raises Missing."""
     spec = interpolated(load()["services"][name], variables)
     health = spec.get("healthcheck", {}).get("test", [])
-    return Service(spec["command"], spec["environment"], health)
+    return Service(spec["command"], spec["environment"], health, "env_file" in spec)
 
 
 def interpolated(value: Any, variables: Mapping[str, str]) -> Any:

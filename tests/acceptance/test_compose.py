@@ -21,6 +21,7 @@ from db.connection import connect
 from embedded import ports
 from embedded.process import Process
 from embedded.stack import Stack
+from moorage.settings import Settings, env_names_by_field
 from tests.acceptance import compose_file
 from tests.acceptance.retry_503 import patient
 from tests.acceptance.world import until
@@ -91,7 +92,7 @@ class Composed:
         }
         said = {key: self._here(str(value)) for key, value in service.environment.items()}
         said["MOORAGE_ALIVE_FILE"] = str(self.folder / f"{name}.alive")  # each container has a /tmp of its own
-        return {**image, **self.dotenv, **said}
+        return {**image, **(self.dotenv if service.reads_dotenv else {}), **said}
 
     def is_healthy(self, name: str) -> bool:
         """Run the service's health check once."""
@@ -177,6 +178,44 @@ def _running(made: Composed) -> Iterator[Composed]:
         yield made
     finally:
         made.stop()
+
+
+TYPES = {field: str(info.annotation) for field, info in Settings.model_fields.items()}
+SECRETS = {names[0] for field, names in env_names_by_field().items() if "Secret" in TYPES[field]}
+SECRETS |= {"POSTGRES_PASSWORD", "VALKEY_PASSWORD", "FLOWER_PASSWORD", "MOORAGE_NOTIFY_URL"}
+STORAGE = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+PROVIDERS = {name for name in SECRETS if name.startswith(("REPLICATE_", "FAL_", "OPENAI_", "STANDARD_"))}
+NOTIFICATIONS = {"MOORAGE_NOTIFY_URL", "MOORAGE_NOTIFY_SECRET"}
+SERVERS = {"DATABASE_URL", "CELERY_BROKER_URL"}
+USED = {
+    "migrate": {"DATABASE_URL"},
+    "beat": {"CELERY_BROKER_URL"},
+    "flower": {"CELERY_BROKER_URL"},
+    "worker-sweeps": SERVERS,
+    "worker-keep": SERVERS | STORAGE | PROVIDERS,
+    "worker-quick": SERVERS | STORAGE | PROVIDERS | NOTIFICATIONS,
+    "receiver": SERVERS | STORAGE | PROVIDERS | NOTIFICATIONS | {"MOORAGE_API_TOKEN", "MOORAGE_OWNER_TOKEN_SECRET"},
+}
+
+
+@pytest.mark.parametrize("name", compose_file.OURS)
+def test_a_service_has_only_the_secrets_that_it_uses(composed, name):
+    """Whoever takes over one container has no more than that; a new secret must be assigned here."""
+    composed_dotenv = {**dict.fromkeys(SECRETS - SERVERS, "a-secret"), **composed.dotenv}
+    service = compose_file.service(name, composed_dotenv)
+    environment = {**(composed_dotenv if service.reads_dotenv else {}), **service.environment}
+
+    known = {secret for secret in SECRETS if environment.get(secret, "not-used") not in ("", "not-used")}
+    assert {secret for secret in known if secret not in SERVERS or "@" in environment[secret]} == USED[name]
+
+
+@pytest.mark.parametrize("name", compose_file.load()["services"])
+def test_a_service_has_limits(name):
+    """One that leaks must not take the machine with it."""
+    service = compose_file.load()["services"][name]
+
+    assert service["mem_limit"]
+    assert service["pids_limit"]
 
 
 def test_migrate_brings_the_schema_and_may_run_again(composed):
