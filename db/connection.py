@@ -194,7 +194,9 @@ class Database:
             translated = sqlstates.translate(error)
             if not isinstance(translated, DatabaseUnavailable):  # certainly not committed
                 self._roll_back(conn)
-                raise translated or error from error
+                if translated is None:
+                    raise
+                raise translated from error
             self.close()
             raise CommitUncertain(f"PostgreSQL failed during COMMIT: {sqlstates.first_line(error)}") from error
 
