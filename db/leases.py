@@ -14,7 +14,7 @@ from uuid import UUID
 from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
-from moorage.model import Lease, WorkTable
+from moorage.model import Lease, Step, WorkTable
 from moorage.transitions import EventKind
 
 SUBJECT: Final[Mapping[WorkTable, str]] = {
@@ -225,7 +225,7 @@ def release_expired(
     return [row["id"] for row in fetch_all(conn, RELEASE_EXPIRED[table], args)]
 
 
-def _build_wake_statement(table: WorkTable, condition: str, order: str = "run_at") -> str:
+def _build_wake_statement(table: WorkTable, condition: str, order: str) -> str:
     return f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM {table}
@@ -236,39 +236,31 @@ UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 """
 
 
+_PLANNED: Final = "state IN ('planned', 'submitting')"
+_WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
+    "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
+    "submit": ("predictions", _PLANNED, " AND provider <> ALL (%(synchronous)s::text[])"),
+    "generate": ("predictions", _PLANNED, " AND provider = ANY (%(synchronous)s::text[])"),
+    "poll": ("predictions", "state IN ('running', 'abandoned')", ""),
+    "keep": ("outputs", "state = 'waiting'", ""),
+    "discard": ("outputs", "state = 'discarding'", ""),
+    "notify": ("notifications", "state = 'waiting'", ""),
+}
 # Due rows for dispatch, most urgent first. With an empty queue earlier wakes are lost: woken_at is ignored.
-_PLANNED: Final = f"state IN ('planned', 'submitting') AND {UNPAUSED['predictions']}"
+_ORDER: Final = {"keep": "expires_at NULLS LAST, run_at"}
 DUE: Final = {
-    "ingest": _build_wake_statement("deliveries", "state IN ('new', 'unmatched')"),
-    "submit": _build_wake_statement("predictions", f"{_PLANNED} AND provider <> ALL (%(synchronous)s::text[])"),
-    "generate": _build_wake_statement("predictions", f"{_PLANNED} AND provider = ANY (%(synchronous)s::text[])"),
-    "poll": _build_wake_statement("predictions", f"state IN ('running', 'abandoned') AND {UNPAUSED['predictions']}"),
-    "keep": _build_wake_statement(
-        "outputs", f"state = 'waiting' AND {UNPAUSED['outputs']}", "expires_at NULLS LAST, run_at"
-    ),
-    "discard": _build_wake_statement("outputs", "state = 'discarding'"),
-    "notify": _build_wake_statement("notifications", "state = 'waiting'"),
+    step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", _ORDER.get(step, "run_at"))
+    for step, (table, states, more) in _WORK.items()
 }
-
-
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
-_STATES: Final = {
-    "ingest": ("deliveries", "'new', 'unmatched'"),
-    "submit": ("predictions", "'planned', 'submitting'"),
-    "generate": ("predictions", "'planned', 'submitting'"),
-    "poll": ("predictions", "'running', 'abandoned'"),
-    "keep": ("outputs", "'waiting'"),
-    "notify": ("notifications", "'waiting'"),
-    "discard": ("outputs", "'discarding'"),
-}
 IS_DUE: Final = {
-    step: f"EXISTS (SELECT FROM {table} WHERE state IN ({states}) AND lease_token IS NULL AND run_at <= moment())"
-    for step, (table, states) in _STATES.items()
+    step: f"EXISTS (SELECT FROM {table} WHERE {states} AND lease_token IS NULL AND run_at <= moment())"
+    for step, (table, states, _) in _WORK.items()
 }
 
 
 def wake_due(
-    conn: Connection, step: str, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
+    conn: Connection, step: Step, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
 ) -> list[UUID]:
     """
     Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty.

@@ -1,7 +1,7 @@
 """
 GET /openapi.json: FastAPI's OpenAPI 3.1 document, with levels, credentials and bodies.
 
-`openapi_base.json` has what FastAPI does not: the receiver, notifications, problems, security schemes, and examples.
+`openapi_base.json` has what FastAPI cannot know: the receiver, notifications, problems, credentials, forms, examples.
 """
 
 import functools
@@ -47,6 +47,7 @@ def build_document() -> dict[str, Any]:
             for method in route.methods or ():
                 operation = described["paths"][route.path_format][method.lower()]
                 models += _describe_operation(operation, route.dependant)
+                operation |= base["paths"].get(route.path_format, {}).get(method.lower(), {})
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     base["info"] |= described["info"]
     base["paths"] |= described["paths"]

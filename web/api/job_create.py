@@ -41,7 +41,6 @@ router: Final = Router(prefix="/jobs", tags=["jobs"])
     response_description="accepted",
     response_model_exclude_unset=True,
     responses={200: {"description": "the existing job of this Idempotency-Key", "model": NewJob}},
-    openapi_extra={"requestBody": {"required": True, "content": job_files.BODY_CONTENT}},
 )
 async def create_job(
     request: Request, response: Response, caller: AnyCaller, ctx: Context, key: IdempotencyKey = None

@@ -16,11 +16,6 @@ from web.services.upload_spool import SpooledFile, UploadSpool
 
 JOB_FIELD: Final = "job"
 MAX_FILES: Final = 8
-_SCHEMA: Final = {"$ref": "#/components/schemas/JobCreate"}
-_FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
-_JOB: Final = {"type": "string", "contentMediaType": "application/json", "contentSchema": _SCHEMA}
-_FORM: Final = {"type": "object", "required": ["job"], "properties": {"job": _JOB}, "additionalProperties": _FILE}
-BODY_CONTENT: Final = {"application/json": {"schema": _SCHEMA}, "multipart/form-data": {"schema": _FORM}}
 
 
 @dataclass(frozen=True, slots=True)

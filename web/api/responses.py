@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -17,18 +17,6 @@ JobState = Literal["open", "keeping", "succeeded", "partial", "failed", "cancell
 Media = Literal["image", "video", "file"]
 SceneRef = str | int | float | None
 Fact = str | int | float | bool | None
-_TEXT: Final = {"type": "string"}
-_PROPERTY: Final = {"type": "object", "properties": {"title": _TEXT, "description": _TEXT}}
-INPUT_SCHEMA: Final = {
-    "type": "object",
-    "title": "InputSchema",
-    "description": "the JSON Schema of a model's input, as the provider publishes it",
-    "properties": {
-        "type": _TEXT,
-        "properties": {"type": "object", "additionalProperties": _PROPERTY},
-        "required": {"type": "array", "items": _TEXT},
-    },
-}
 
 
 def _flatten(value: Any) -> Any:
@@ -126,7 +114,7 @@ class ModelPage(View):
 class ModelSchema(View):
     provider: str
     model: str
-    schema_: Annotated[dict[str, Any], WithJsonSchema(INPUT_SCHEMA)] = Field(alias="schema")
+    schema_: dict[str, Any] = Field(alias="schema")
 
 
 class Upload(StoredFile):

@@ -28,20 +28,8 @@ log = logs.get_logger(__name__)
 
 router: Final = Router(prefix="/uploads", tags=["uploads"])
 
-_FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
-_FORM: Final = {"type": "object", "required": ["file"], "properties": {"owner": {"type": "string"}, "file": _FILE}}
-_BODY_CONTENT: Final = {
-    **{kind: {"schema": _FILE} for kind in ("image/*", "video/*", "application/octet-stream")},
-    "multipart/form-data": {"schema": _FORM},
-}
 
-
-@router.post(
-    "",
-    status_code=201,
-    response_description="the upload, validated, without metadata",
-    openapi_extra={"requestBody": {"required": True, "content": _BODY_CONTENT}},
-)
+@router.post("", status_code=201, response_description="the upload, validated, without metadata")
 async def create_upload(
     request: Request, response: Response, params: query.UploadFilters, caller: AnyCaller, ctx: Context
 ) -> Upload:
