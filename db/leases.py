@@ -237,7 +237,7 @@ UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 
 
 _PLANNED: Final = "state IN ('planned', 'submitting')"
-_WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
+WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
     "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
     "submit": ("predictions", _PLANNED, " AND provider <> ALL (%(synchronous)s::text[])"),
     "generate": ("predictions", _PLANNED, " AND provider = ANY (%(synchronous)s::text[])"),
@@ -250,12 +250,12 @@ _WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
 _ORDER: Final = {"keep": "expires_at NULLS LAST, run_at"}
 DUE: Final = {
     step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", _ORDER.get(step, "run_at"))
-    for step, (table, states, more) in _WORK.items()
+    for step, (table, states, more) in WORK.items()
 }
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
 IS_DUE: Final = {
     step: f"EXISTS (SELECT FROM {table} WHERE {states} AND lease_token IS NULL AND run_at <= moment())"
-    for step, (table, states, _) in _WORK.items()
+    for step, (table, states, _) in WORK.items()
 }
 
 

@@ -10,7 +10,7 @@ from db.connection import Connection, current_time
 from moorage import logs, retry_policy
 from moorage.errors import MoorageError
 from moorage.failpoints import failpoint
-from moorage.model import Job, Lease, Step, Wake, WorkTable
+from moorage.model import Job, Lease, Step, Wake
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
@@ -75,20 +75,18 @@ def dead_letter_row(
     return []
 
 
-def dead_letter_poison(deps: Deps, table: WorkTable, step: Step, row_id: UUID, actor: str) -> list[Wake]:
+def dead_letter_poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
     """Dead-letter a row if it reached the crash limit, before any code that could crash again; return wakes."""
-    wakes = deps.database.run(lambda conn: _dead_letter_poison(conn, deps, table, step, row_id, actor))
+    wakes = deps.database.run(lambda conn: _dead_letter_poison(conn, deps, step, row_id, actor))
     if wakes is None:
         return []
     failpoint("poison.after_record")
     return wakes
 
 
-def _dead_letter_poison(
-    conn: Connection, deps: Deps, table: WorkTable, step: Step, row_id: UUID, actor: str
-) -> list[Wake] | None:
+def _dead_letter_poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake] | None:
     limit = deps.settings.constants.max_crashes
-    lease = poison.lease(conn, table, row_id, leased_by=actor, max_crashes=limit)
+    lease = poison.lease(conn, step, row_id, leased_by=actor, max_crashes=limit)
     if lease is None:
         return None
     failpoint("poison.before_record")

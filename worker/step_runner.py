@@ -99,7 +99,7 @@ def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tupl
                 with logs.bind_fields(row_id=str(lease.row_id)):
                     wakes += _run_claimed(deps, spec, step, lease, guard)
     if may_be_poison:
-        wakes += failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
+        wakes += failures.dead_letter_poison(deps, step, row_id, leased_by)
     return wakes, leased
 
 

@@ -113,7 +113,7 @@ def _lock_rows(
 def apply_one(conn: Connection, deps: Deps, item: DeliveredReport) -> list[Wake]:
     """Apply one delivery; wait for locked rows. Raises LeaseLost."""
     held, locked, found = _lock_rows(conn, [item])
-    if not held and not leases.is_current(conn, item.lease):  # or locked: its end waits
+    if not held and not leases.renew(conn, item.lease, lease_seconds=deps.settings.lease_seconds):  # waits for its lock
         raise LeaseLost(f"delivery {item.lease.row_id}: the lease is lost")
     prediction = found.get(item.key) or _identify(conn, deps, item)
     if prediction is None:

@@ -191,15 +191,15 @@ def choose(chosen: Sequence[ReceivedReport]) -> list[ReportOutcome]:
     args = predictions.build_end(ended, "succeeded", ended_by=source.channel)
     conn.queue(predictions.END, {**args, "actor": source.actor})
     changes = [(one.job, reason, one.prediction.id) for one, reason in zip(chosen, reasons, strict=True)]
-    change = {**jobs.build_change(changes, "keeping"), "actor": source.actor}
     new = [_build_outputs(received) for received in chosen]
     add = outputs.build_add([output for files in new for output in files], source.actor)
     added = set(add["id"])
     if all(is_usual(received) for received in chosen):
-        conn.queue(jobs.CHANGE_STATE, change)
+        conn.queue(jobs.CHANGE_STATE, {**jobs.build_change(changes, "keeping"), "actor": source.actor})
         conn.queue(outputs.ADD, add)
     else:
-        conn.execute(jobs.CHANGE_STATE, change)
+        for job, reason, chosen_id in changes:
+            jobs.change_state(conn, job, "keeping", actor=source.actor, reason=reason, chosen_id=chosen_id)
         added = {row["id"] for row in fetch_all(conn, outputs.ADD, add)}
     return [
         ReportOutcome(True, True, f"chosen: {reason}", _complete_choice(one, [o for o in files if o.id in added]))

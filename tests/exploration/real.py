@@ -201,7 +201,7 @@ RETURNING id
         if name == "replay":
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
         step = reconcile.STEP_BY_TABLE[TABLE[slot]]
-        return lambda conn: failures._dead_letter_poison(conn, deps, TABLE[slot], step, row_id, "node/poison")
+        return lambda conn: failures._dead_letter_poison(conn, deps, step, row_id, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
         actor, row_id = after.actors[label.who], self.ids[label.slot]

@@ -130,11 +130,11 @@ def test_a_row_that_crashed_too_often_is_left_alone_during_a_pause(deps: Deps, c
     conn.execute("UPDATE outputs SET crashes = 5, attempt = 5")
     pause(conn, "keep")
 
-    paused = poison.lease(conn, "outputs", wake.row_id, leased_by="x", max_crashes=5)
+    paused = poison.lease(conn, "keep", wake.row_id, leased_by="x", max_crashes=5)
     pauses.remove(conn, "keep")
 
     assert paused is None
-    assert poison.lease(conn, "outputs", wake.row_id, leased_by="x", max_crashes=5) is not None
+    assert poison.lease(conn, "keep", wake.row_id, leased_by="x", max_crashes=5) is not None
 
 
 def test_a_paused_row_is_not_overdue(deps: Deps, conn: Connection) -> None:
