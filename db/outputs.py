@@ -41,14 +41,13 @@ WITH moved AS (
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """A file of a prediction to insert; `object_key`: it is stored in the private bucket under this key."""
+    """A file of a prediction to insert."""
 
     id: UUID
     job_id: UUID
     prediction_id: UUID
     file: OutputFile
     expires_at: datetime | None = None
-    object_key: str | None = None
 
 
 def build_add(new: Sequence[NewOutput], actor: str) -> Row:
@@ -62,8 +61,8 @@ def build_add(new: Sequence[NewOutput], actor: str) -> Row:
     args |= {name: [getattr(file, name) for file in files] for name in ("path", "problem")}
     foreign = {True: FOREIGN_HOST, False: "DOWNLOAD_FAILED"}
     args["category"] = [foreign[file.is_foreign] if file.problem else None for file in files]
-    kinds = [("url" if one.file.data is None else "inline") if one.object_key is None else "object" for one in new]
-    source = [one.object_key or one.file.url for one in new]
+    kinds = [("url" if file.data is None else "inline") if file.object_key is None else "object" for file in files]
+    source = [file.object_key or file.url for file in files]
     return {**args, "source_kind": kinds, "source": source, "source_data": [f.data for f in files], "actor": actor}
 
 

@@ -101,14 +101,19 @@ WITH {_lock_with_letters(f"{_BODIES} AND state = 'dead'", "delivery")}, letters 
 UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
 """
 
-_SOURCES: Final = f"FROM outputs WHERE state = 'dead' AND source_data IS NOT NULL AND ended_at < {_OLD}"
+# The orphan sweep deletes the objects of those that are in the private bucket.
+_SOURCES: Final = f"""
+  FROM outputs WHERE state = 'dead' AND (source_data IS NOT NULL OR source_kind = 'object' AND source IS NOT NULL)
+   AND ended_at < {_OLD}
+"""
 
 PURGE_SOURCES: Final = f"""
 WITH {_lock_with_letters(_SOURCES, "output")}, letters AS (
     UPDATE dead_letters l SET retryable = false
       FROM old WHERE l.subject = 'output' AND l.subject_id = old.id AND l.state = 'open'
 )
-UPDATE outputs o SET source_data = NULL FROM old WHERE o.id = old.id RETURNING o.id
+UPDATE outputs o SET source_data = NULL, source = CASE WHEN source_kind = 'url' THEN source END
+  FROM old WHERE o.id = old.id RETURNING o.id
 """
 
 # Of files that were not kept; those of waiting rows are about to be read. The orphan sweep deletes the objects.

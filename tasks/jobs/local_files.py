@@ -55,7 +55,7 @@ def insert_keep_job(
     row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": False, "actor": actor}
     registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)
     jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
-    files = [(OutputFile(f"file[{number}]", url=source.url), key) for number, (source, key) in enumerate(sources)]
-    new = [NewOutput(ids.uuid7(), job_id, prediction_id, file, object_key=key) for file, key in files]
+    files = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(sources)]
+    new = [NewOutput(ids.uuid7(), job_id, prediction_id, file) for file in files]
     conn.execute(outputs.ADD, outputs.build_add(new, actor))
     return job_id, [Wake("keep", output.id) for output in new]

@@ -18,7 +18,7 @@ from moorage.text import to_storable
 from providers import output_files
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.predictions import reports, submit_outcome
+from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.reports import ReportSource
 from tasks.step import Deps, LeaseGuard
 
@@ -60,7 +60,8 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
         reason = to_storable(str(error))
         deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
         return []
-    item = replace(item, report=item.provider.refine_report(item.report, item.delivery.body or b""))
+    report = item.provider.refine_report(item.report, item.delivery.body or b"")
+    item = replace(item, report=inline_files.spool_files(deps, report))
     guard.check()
     return _commit(deps, lambda conn: apply_one(conn, deps, item))
 

@@ -210,7 +210,7 @@ def choose(chosen: Sequence[ReceivedReport]) -> list[ReportOutcome]:
 def _build_outputs(received: ReceivedReport) -> list[NewOutput]:
     job_id, prediction_id, expires_at = received.job.id, received.prediction.id, received.expires_at
     return [
-        NewOutput(ids.uuid7(), job_id, prediction_id, file, None if file.data is not None else expires_at)
+        NewOutput(ids.uuid7(), job_id, prediction_id, file, expires_at if file.url is not None else None)
         for file in received.report.outputs
     ]
 

@@ -51,9 +51,10 @@ def picture(colour: str = "red") -> str:
 
 
 def kept(deps: Deps, external_id: str = "abc", outputs: list[str] | None = None, **asked: Any) -> UUID:
-    """Register a prediction, deliver its success, do all the work, and return the job's id."""
+    """Register a prediction, deliver its success, do all the work, that of discard too, and return the job's id."""
     job_id = cli.register_one(deps, external_id, **asked).job_id
     work(deps, deliver(deps, {"id": external_id, "status": "succeeded", "output": outputs or [picture()]}))
+    discard.delete_spooled_inputs(deps)
     return job_id
 
 
