@@ -17,7 +17,6 @@ from db.reports.metrics import GAUGE_QUERIES
 from moorage import metrics, settings
 from moorage.constants import Constants
 from tests.support import pages, promql
-from web import openapi
 from worker.queues import QUEUES
 
 DEPLOY = pages.ROOT / "deploy"
@@ -25,6 +24,7 @@ HOW_TOS = sorted(pages.HOW_TO.glob("*.md"))
 KNOWN_SETTINGS = {name for names in settings.env_names_by_field().values() for name in names}
 COMPOSE = yaml.safe_load((pages.ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 SERVICES = sorted((DEPLOY / "systemd").glob("*.service"))
+RECEIVER = (pages.ROOT / "receiver/app.py").read_text(encoding="utf-8")
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes/moorage.yaml").read_text(encoding="utf-8")))
 PODS = {manifest["metadata"]["name"]: manifest for manifest in MANIFESTS if manifest["kind"] in ("Deployment", "Job")}
 
@@ -189,7 +189,7 @@ def test_a_pod_runs_a_command_that_exists_and_is_probed_where_it_answers(name):
     ] == ["moorage"] * 2
     if container["args"][0] == "receiver":
         paths = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
-        assert paths <= set(openapi.build_document()["paths"]) | {"/healthz", "/readyz"}
+        assert all(f'path == "{path}"' in RECEIVER for path in paths)
         assert container["args"][-1] == str(container["ports"][0]["containerPort"]) == "8000"
     elif container["args"][0] != "migrate":
         assert "$MOORAGE_ALIVE_FILE" in container["livenessProbe"]["exec"]["command"][-1]
