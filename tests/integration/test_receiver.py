@@ -178,7 +178,8 @@ def test_a_disabled_provider_is_404_and_names_the_setting(receiver: rp.Receiver,
 def test_a_body_over_the_limit_is_413_before_it_is_complete(receiver: rp.Receiver, head: bytes, sent: bytes) -> None:
     """The response is sent while the sender is still sending: nothing is read past the limit."""
     with receiver.connect() as conn:
-        conn.sendall(POST + head)
+        signed = "".join(f"{k}: {v}\r\n" for k, v in rp.signed(BODY, webhook_id="msg_large").items())
+        conn.sendall(POST + signed.encode() + head)
         for _ in range(17 if sent else 0):
             conn.sendall(sent)
         reply = rp.read_reply(conn)
