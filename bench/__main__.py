@@ -18,6 +18,7 @@ PARTS: Final = (
     "growth",
     "scale",
     "thumbnails",
+    "retention",
     "idle",
 )
 

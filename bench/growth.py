@@ -110,7 +110,8 @@ def _claim_ticks(conn: Connection) -> None:
 def _expire(conn: Connection) -> None:
     seconds = 100 * 86400.0
     retention.list_old_renders(conn, seconds, 100)
-    retention.list_old_jobs(conn, seconds, 100)
+    for sql in (retention.OLD_FAILED_JOBS, retention.OLD_DELETED_JOBS):
+        retention.list_old_jobs(conn, sql, seconds, 100, retention.START)
     for kind in retention.IN_BATCHES:
         retention.expire_batch(conn, kind, seconds, 500)
 

@@ -55,7 +55,7 @@ class RoundTripCounter:
 
 def count_webhook_path(
     deps: Deps, counter: RoundTripCounter, urls: Sequence[str], **registration: Any
-) -> create.RegisteredJob:
+) -> create.CreatedJob:
     """Register a prediction at Replicate, receive its webhook with these files, and process it to the end."""
     external_id = str(ids.uuid7())
     given = Registration(provider="replicate", external_id=external_id, **{"owner": "bench", **registration})
@@ -73,7 +73,7 @@ def count_webhook_path(
 def run_step(deps: Deps, counter: RoundTripCounter, step: Step, row_id: UUID) -> list[Wake]:
     """Run a step as a worker does, without its process."""
     with counter.count(step, deps.database.connection().pgconn):
-        return step_runner._claim_and_run(deps, step, row_id, LEASED_BY)
+        return step_runner._claim_and_run(deps, step, row_id, LEASED_BY)[0]
 
 
 async def _receive(deps: Deps, counter: RoundTripCounter, webhook_id: str, body: bytes) -> UUID:

@@ -169,35 +169,25 @@ class Database:
             DatabaseLocked: a statement waited for a lock for `lock_ms`.
         """
         with block_signals(), time_limit.suspend_limit():
-            conn = self.connection()
+            conn, is_committing = self.connection(), False
             conn.begin(lock_ms)
             try:
                 yield conn
+                is_committing = True
+                conn.end("COMMIT")
             except BaseException as error:
                 translated = sqlstates.translate(error)
-                if isinstance(translated, DatabaseUnavailable):
-                    self.close()
-                else:
+                if not isinstance(translated, DatabaseUnavailable):  # certainly not committed
                     self._roll_back(conn)
+                else:
+                    self.close()
+                    code = getattr(error, "sqlstate", None) or "08"
+                    if is_committing and code.startswith(("08", "57P")):  # after another answer it is not committed
+                        reason = sqlstates.first_line(error)
+                        raise CommitUncertain(f"PostgreSQL failed during COMMIT: {reason}") from error
                 if translated is not None:
                     raise translated from error
                 raise
-            self._commit(conn)
-
-    def _commit(self, conn: Connection) -> None:
-        try:
-            conn.end("COMMIT")
-        except RETRYABLE_ERRORS:
-            self._roll_back(conn)
-            raise
-        except psycopg.Error as error:
-            translated = sqlstates.translate(error)
-            if not isinstance(translated, DatabaseUnavailable):  # certainly not committed
-                self._roll_back(conn)
-                raise translated or error from error
-            self.close()
-            code = error.sqlstate or "connection lost"
-            raise CommitUncertain(f"PostgreSQL failed during COMMIT ({code}): {sqlstates.first_line(error)}") from error
 
     def _roll_back(self, conn: Connection) -> None:
         try:

@@ -1,10 +1,11 @@
 """Deliveries: inbound webhook requests. receiver/deliveries.py inserts them; the ingest step ends them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 from db import dead_letters, leases
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, Database, QueuedQuery, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.model import Delivery, Lease, Step
@@ -12,51 +13,83 @@ from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
 LIVE_STATES = ("new", "unmatched")
+MAX_BATCH_BYTES: Final = 4 << 20  # of the bodies of the further deliveries, except that of a single one
 
-GET = """
-SELECT id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until, key_sha256
-  FROM deliveries WHERE id = %(id)s
+# A delivery whose worker died is claimed alone: the next crash is its own, and not counted against others.
+_DUE: Final = "state IN ('new', 'unmatched') AND lease_token IS NULL AND run_at <= moment()"
+CLAIM_DUE = f"""
+WITH named AS MATERIALIZED (
+    SELECT id, crashes FROM deliveries
+     WHERE id = %(id)s AND {_DUE} AND crashes < %(max_crashes)s FOR UPDATE SKIP LOCKED
+), further AS MATERIALIZED (
+    SELECT id, run_at, octet_length(body) AS bytes FROM deliveries
+     WHERE id <> %(id)s AND {_DUE} AND crashes = 0 AND NOT EXISTS (SELECT FROM named WHERE crashes > 0)
+     ORDER BY run_at LIMIT %(max_rows)s - (SELECT count(*) FROM named) FOR UPDATE SKIP LOCKED
+), due AS (
+    SELECT id FROM named UNION ALL
+    SELECT id FROM (SELECT id, bytes, sum(bytes) OVER (ORDER BY run_at, id) AS total FROM further) sizes
+     WHERE total <= %(max_bytes)s OR total = bytes
+)
+UPDATE deliveries d SET attempt = attempt + 1, crashes = crashes + 1, lease_token = gen_random_uuid(),
+       leased_by = %(leased_by)s, leased_until = moment() + make_interval(secs => %(lease_seconds)s)
+  FROM due WHERE d.id = due.id
+RETURNING d.id, provider, webhook_id, received_at, body, state, external_id, prediction_id, unmatched_until,
+          key_sha256, lease_token, moment() AS claimed_at, attempt, crashes
 """
 
 
-def get(conn: Connection, delivery_id: UUID) -> Delivery | None:
-    row = fetch_one(conn, GET, {"id": delivery_id})
-    return Delivery(**row) if row else None
+def claim_due(
+    database: Database, delivery_id: UUID, *, leased_by: str, lease_seconds: float, max_crashes: int, max_rows: int
+) -> list[Lease]:
+    """Claim a delivery if it is due, and others that are; return them in the order in which they were received."""
+    args = {"id": delivery_id, "leased_by": leased_by, "lease_seconds": lease_seconds, "max_crashes": max_crashes}
+    rows = database.fetch_all(CLAIM_DUE, {**args, "max_rows": max_rows, "max_bytes": MAX_BATCH_BYTES})
+    rows.sort(key=lambda row: (row["received_at"], row["id"]))
+    works = [[row.pop(name) for name in ("lease_token", "claimed_at", "attempt", "crashes")] for row in rows]
+    return [
+        Lease("deliveries", row["id"], token, leased_by, claimed_at, attempt, crashes, delivery=Delivery(**row))
+        for row, (token, claimed_at, attempt, crashes) in zip(rows, works, strict=True)
+    ]
 
 
-LOCK = "SELECT id FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE"
+LOCK = """
+SELECT id FROM deliveries WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[])
+ ORDER BY id FOR UPDATE SKIP LOCKED
+"""
 
 
-def lock_leased(conn: Connection, lease: Lease) -> None:
-    """Lock a leased delivery, before any other row. Raises LeaseLost."""
-    leases.execute(conn, lease, LOCK)
+def queue_lock(conn: Connection, leased: Sequence[Lease]) -> QueuedQuery:
+    """Lock leased deliveries, before any other row, but none that is locked; the rows are those locked."""
+    return conn.queue(LOCK, {"ids": [lease.row_id for lease in leased], "tokens": [lease.token for lease in leased]})
 
 
+# A lease, and how its delivery ends: state, reason, external id, prediction, job.
+DeliveryResult = tuple[Lease, str, str, str | None, UUID | None, UUID | None]
 END = f"""
-WITH old AS (
-    SELECT id, state FROM deliveries WHERE id = %(id)s AND lease_token = %(token)s FOR UPDATE
-), moved AS (
-    UPDATE deliveries d SET state = %(state)s, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = %(reason)s,
-           external_id = coalesce(%(external_id)s, d.external_id), prediction_id = %(prediction_id)s
-      FROM old WHERE d.id = old.id
-    RETURNING d.id, old.state AS from_state
-) {build_event_insert("delivery", "from_state", "%(state)s", "%(reason)s", job_id="%(job_id)s")}
+WITH moved AS (
+    UPDATE deliveries d
+       SET state = e.state, {CLEAR_LEASE}, run_at = NULL, ended_at = moment(), reason = e.reason,
+           external_id = coalesce(e.external_id, d.external_id), prediction_id = e.prediction_id
+      FROM unnest(%(ids)s::uuid[], %(tokens)s::uuid[], %(states)s::text[], %(reasons)s::text[],
+                  %(external_ids)s::text[], %(prediction_ids)s::uuid[], %(job_ids)s::uuid[])
+           AS e (id, token, state, reason, external_id, prediction_id, job_id)
+      JOIN (SELECT id, state FROM deliveries) old USING (id) WHERE d.id = e.id AND d.lease_token = e.token
+    RETURNING d.id, old.state AS from_state, d.state AS to_state, d.reason AS end_reason, e.job_id
+) {build_event_insert("delivery", "from_state", "to_state", "end_reason")}
 """
 
 
-def end(
-    conn: Connection,
-    lease: Lease,
-    state: str,
-    reason: str,
-    *,
-    external_id: str | None = None,
-    prediction_id: UUID | None = None,
-    job_id: UUID | None = None,
-) -> None:
-    """End a delivery as applied, ignored or dead. Raises LeaseLost."""
-    ids = {"external_id": external_id, "prediction_id": prediction_id, "job_id": job_id}
-    leases.execute(conn, lease, END, state=state, reason=reason, **ids)
+def build_end(*results: DeliveryResult) -> Row:
+    """Return the arguments of END for leased deliveries."""
+    leased, states, reasons, external_ids, prediction_ids, job_ids = map(list, zip(*results, strict=True))
+    args = {"states": states, "reasons": reasons, "external_ids": external_ids, "prediction_ids": prediction_ids}
+    tokens, row_ids = [lease.token for lease in leased], [lease.row_id for lease in leased]
+    return {**args, "job_ids": job_ids, "ids": row_ids, "tokens": tokens, "actor": leased[0].leased_by}
+
+
+def end(conn: Connection, lease: Lease, state: str, reason: str) -> None:
+    """End a leased delivery. Raises LeaseLost."""
+    leases.execute(conn, lease, END, **build_end((lease, state, reason, None, None, None)))
 
 
 MARK_UNMATCHED = f"""
@@ -80,8 +113,7 @@ SELECT 'delivery', id, from_state, 'unmatched', %(actor)s FROM moved WHERE from_
 def mark_unmatched(
     conn: Connection, lease: Lease, external_id: str, *, wait_seconds: float, unmatched_seconds: float
 ) -> None:
-    """Let a delivery wait for its prediction to be registered. Raises LeaseLost."""
-    lock_leased(conn, lease)
+    """Let a locked delivery wait for its prediction to be registered."""
     times = {"wait_seconds": wait_seconds, "unmatched_seconds": unmatched_seconds}
     args = {"id": lease.row_id, "token": lease.token, "actor": lease.leased_by, "external_id": external_id, **times}
     conn.execute(MARK_UNMATCHED, args)
@@ -98,19 +130,15 @@ UPDATE deliveries d SET run_at = moment(), woken_at = NULL
 RETURNING d.id
 """
 
-
-def make_unmatched_due(conn: Connection, provider: str, external_id: str) -> list[UUID]:
-    """Make the unmatched deliveries of a newly registered prediction due; return their ids."""
-    args = {"provider": provider, "external_id": external_id}
-    return [row["id"] for row in fetch_all(conn, MAKE_UNMATCHED_DUE, args)]
+GET_PROVIDER = "SELECT provider FROM deliveries WHERE id = %(id)s"
 
 
 def dead_letter(
     conn: Connection, lease: Lease, decision: DeadLetterDecision, *, step: Step, facts: Mapping[str, object]
 ) -> None:
     """End a leased delivery as `dead`, with a dead letter. Raises LeaseLost."""
-    delivery = get(conn, lease.row_id)
-    provider = delivery.provider if delivery else None
+    row = fetch_one(conn, GET_PROVIDER, {"id": lease.row_id})
+    provider = row["provider"] if row else None
     end(conn, lease, "dead", to_storable(decision.reason))
     dead_letters.add(
         conn, "delivery", lease.row_id, decision, step=step, provider=provider, facts=facts, actor=lease.leased_by

@@ -9,11 +9,11 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from db import notifications, progress
-from db.connection import Connection, Row, fetch_all, fetch_one
+from db.connection import Connection, QueuedQuery, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage import ids
 from moorage.lifecycle import OutputCounts
-from moorage.model import Job, JobRequest, Registration
+from moorage.model import Job, JobRequest
 
 _COLUMNS = (
     "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
@@ -34,32 +34,12 @@ WITH moved AS (
 """
 
 
-def add_registered(
-    conn: Connection,
-    job_id: UUID,
-    registration: Registration,
-    *,
-    deadline_seconds: float,
-    notify: bool = False,
-    actor: str,
-) -> None:
-    """Insert an open job for a registered prediction. `notify`: send a notification when it ends."""
-    unset = dict.fromkeys(("variants", "fallback_chain", "idempotency_key", "request_sha256"))
-    args = {"deadline_seconds": deadline_seconds, "notify": notify, "placeholder": False, "actor": actor}
-    reason = f"{registration.provider} {registration.external_id}"
-    _add(conn, job_id, {**asdict(registration), **unset, **args, "reason": reason})
-
-
-def add_requested(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> bool:
-    """Insert an open job with its fallback chain; return False if its owner has used the idempotency key."""
-    args = {**asdict(request), "notify": notify, "reason": f"fallback chain of {len(request.fallback_chain)}"}
-    return _add(conn, job_id, {**args, "fallback_chain": Jsonb(args["fallback_chain"]), "actor": actor})
-
-
-def _add(conn: Connection, job_id: UUID, args: Mapping[str, Any]) -> bool:
-    scene = None if args["scene"] is None else Jsonb(args["scene"])
-    deadline = timedelta(seconds=args["deadline_seconds"])
-    return fetch_one(conn, ADD, {**args, "id": job_id, "scene": scene, "deadline": deadline}) is not None
+def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bool, actor: str) -> QueuedQuery:
+    """Insert an open job with its fallback chain; no row if its owner has used the idempotency key."""
+    args: dict[str, Any] = {**asdict(request), "reason": f"fallback chain of {len(request.fallback_chain)}"}
+    args |= {"scene": None if request.scene is None else Jsonb(request.scene), "notify": notify, "actor": actor}
+    args |= {"id": job_id, "deadline": timedelta(seconds=request.deadline_seconds)}
+    return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
 LOCK = f"SELECT {_COLUMNS} FROM jobs WHERE id = %(id)s FOR UPDATE"
@@ -71,6 +51,21 @@ def lock(conn: Connection, job_id: UUID) -> Job:
     if row is None:
         raise LookupError(f"no job {job_id}")
     return Job(**row)
+
+
+LOCK_BY_PREDICTIONS = f"""
+SELECT {_COLUMNS} FROM jobs
+ WHERE id = ANY (ARRAY(SELECT job_id FROM predictions
+                        WHERE (provider, external_id) IN
+                              (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))))
+ ORDER BY id FOR UPDATE SKIP LOCKED
+"""
+
+
+def queue_lock(conn: Connection, predictions: Sequence[tuple[str, str]]) -> QueuedQuery:
+    """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
+    providers, external_ids = zip(*predictions, strict=True)
+    return conn.queue(LOCK_BY_PREDICTIONS, {"providers": list(providers), "external_ids": list(external_ids)})
 
 
 COUNT_OUTPUTS = """
@@ -100,22 +95,27 @@ def count_outputs(conn: Connection, job_id: UUID) -> OutputCounts:
 
 CHANGE_STATE = f"""
 WITH moved AS (
-    UPDATE jobs SET state = %(to_state)s, chosen_id = coalesce(%(chosen_id)s, chosen_id), category = %(category)s,
-           reason = %(reason)s, run_at = CASE WHEN %(live)s THEN moment() + %(check_after)s END,
+    UPDATE jobs j SET state = %(to_state)s, chosen_id = coalesce(c.chosen_id, j.chosen_id), category = %(category)s,
+           reason = c.reason, run_at = CASE WHEN %(live)s THEN moment() + %(check_after)s END,
            settled_at = CASE WHEN %(live)s THEN NULL ELSE moment() END,
            deadline_at = CASE WHEN %(to_state)s = 'open' THEN moment() + %(check_after)s ELSE deadline_at END,
            reopened = reopened + CASE WHEN %(live)s AND settled_at IS NOT NULL THEN 1 ELSE 0 END
-     WHERE id = %(id)s AND state = %(from_state)s
-    RETURNING id, state, settled_at, notify
+      FROM unnest(%(ids)s::uuid[], %(from_states)s::text[], %(chosen_ids)s::uuid[], %(reasons)s::text[],
+                  %(notification_ids)s::uuid[]) AS c (id, from_state, chosen_id, reason, notification_id)
+     WHERE j.id = c.id AND j.state = c.from_state
+    RETURNING j.id, j.state, j.reason, j.settled_at, j.notify, c.from_state, c.notification_id
 ), event AS (
     INSERT INTO events (subject, subject_id, job_id, from_state, to_state, reason, actor)
-    SELECT 'job', id, id, %(from_state)s, %(to_state)s, %(reason)s, %(actor)s FROM moved
+    SELECT 'job', id, id, from_state, state, reason, %(actor)s FROM moved
     RETURNING id, subject_id
 ), {notifications.ADD_FOR_JOB_END}
 SELECT subject_id AS id FROM event
 """
 
 CHECK_AFTER = timedelta(minutes=5)  # when a sweep counts the outputs of a keeping job again, in case it was not settled
+
+
+_LIVE: Final = ("open", "keeping")
 
 
 def change_state(
@@ -134,13 +134,25 @@ def change_state(
 
     `check_after`: to `keeping`: when a sweep counts its outputs again; to `open`: the new deadline.
     """
-    is_live = to_state in ("open", "keeping")
-    args = {"id": job.id, "from_state": job.state, "to_state": to_state, "live": is_live, "actor": actor}
-    result = {"chosen_id": chosen_id, "category": category, "reason": reason, "check_after": check_after}
-    if fetch_one(conn, CHANGE_STATE, {**args, **result, "notification_id": ids.uuid7()}) is None:
+    args = build_change([(job, reason, chosen_id)], to_state, category=category, check_after=check_after)
+    if fetch_one(conn, CHANGE_STATE, {**args, "actor": actor}) is None:
         raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
-    if job.project_id is not None and is_live != (job.state in ("open", "keeping")):
+    if job.project_id is not None and (to_state in _LIVE) != (job.state in _LIVE):
         progress.update_status(conn, job.project_id)
+
+
+def build_change(
+    changes: Sequence[tuple[Job, str | None, UUID | None]],
+    to_state: str,
+    *,
+    category: str | None = None,
+    check_after: timedelta = CHECK_AFTER,
+) -> Row:
+    """Return the arguments of CHANGE_STATE for locked jobs, each with its reason and chosen prediction."""
+    jobs, reasons, chosen_ids = zip(*changes, strict=True)
+    args = {"ids": [job.id for job in jobs], "from_states": [job.state for job in jobs], "reasons": list(reasons)}
+    args |= {"chosen_ids": list(chosen_ids), "notification_ids": [ids.uuid7() for _ in jobs]}
+    return {**args, "to_state": to_state, "live": to_state in _LIVE, "check_after": check_after, "category": category}
 
 
 ADD_NOTES = """

@@ -43,7 +43,7 @@ UNPAUSED: Final[Mapping[WorkTable, str]] = {
 }
 
 
-def _for_each(sql: str) -> dict[WorkTable, str]:
+def for_each(sql: str) -> dict[WorkTable, str]:
     return {t: sql.format(table=t, subject=SUBJECT[t], job=JOB_ID[t], unpaused=UNPAUSED[t]) for t in SUBJECT}
 
 
@@ -51,7 +51,7 @@ SET_LEASE: Final = (
     "attempt = attempt + 1, crashes = crashes + 1, lease_token = %(token)s, leased_by = %(leased_by)s,"
     " leased_until = moment() + make_interval(secs => %(lease_seconds)s)"
 )
-CLAIM = _for_each(f"""
+CLAIM = for_each(f"""
 UPDATE {{table}} SET {SET_LEASE}
  WHERE id = (SELECT id FROM {{table}}
               WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL
@@ -79,31 +79,19 @@ def claim(
     return Lease(table, row_id, token, leased_by, *facts[0]) if facts else None
 
 
-IS_POISON = _for_each("""
-SELECT id FROM {table}
- WHERE id = %(id)s AND state = ANY(%(states)s::text[]) AND lease_token IS NULL AND run_at <= moment()
-   AND crashes >= %(max_crashes)s AND {unpaused}
-""")
-
-
-def is_poison(conn: Connection, table: WorkTable, row_id: UUID, *, states: Sequence[str], max_crashes: int) -> bool:
-    args = {"id": row_id, "states": list(states), "max_crashes": max_crashes}
-    return fetch_one(conn, IS_POISON[table], args) is not None
-
-
-RENEW = _for_each("""
+RENEW = for_each("""
 UPDATE {table} SET leased_until = moment() + make_interval(secs => %(lease_seconds)s)
- WHERE id = %(id)s AND lease_token = %(token)s RETURNING id
+ WHERE id = ANY(%(ids)s::uuid[]) AND lease_token = ANY(%(tokens)s::uuid[]) RETURNING id
 """)
 
 
-def renew(conn: Connection, lease: Lease, *, lease_seconds: float) -> bool:
-    """Extend a lease, also an expired one that was not released; return False if it is lost."""
-    args = {"id": lease.row_id, "token": lease.token, "lease_seconds": lease_seconds}
-    return fetch_one(conn, RENEW[lease.table], args) is not None
+def renew(conn: Connection, *leases: Lease, lease_seconds: float) -> bool:
+    """Extend leases on a table, also expired ones that were not released; return False if all are lost."""
+    args = {"ids": [lease.row_id for lease in leases], "tokens": [lease.token for lease in leases]}
+    return bool(fetch_all(conn, RENEW[leases[0].table], {**args, "lease_seconds": lease_seconds}))
 
 
-IS_CURRENT = _for_each("SELECT id FROM {table} WHERE id = %(id)s AND lease_token = %(token)s")
+IS_CURRENT = for_each("SELECT id FROM {table} WHERE id = %(id)s AND lease_token = %(token)s")
 
 
 def is_current(conn: Connection, lease: Lease) -> bool:
@@ -111,7 +99,7 @@ def is_current(conn: Connection, lease: Lease) -> bool:
     return fetch_one(conn, IS_CURRENT[lease.table], {"id": lease.row_id, "token": lease.token}) is not None
 
 
-RESCHEDULE = _for_each(f"""
+RESCHEDULE = for_each(f"""
 WITH moved AS (
     UPDATE {{table}}
        SET {CLEAR_LEASE}, attempt = attempt - CASE WHEN %(counts_as_error)s THEN 0 ELSE 1 END, woken_at = NULL,
@@ -175,7 +163,7 @@ WITH moved AS (
 
 # A release records the lease: the audit compares it with object keys, which contain the lease that stored them.
 def _build_release(condition: str, kind: EventKind, reason: str) -> dict[WorkTable, str]:
-    return _for_each(f"""
+    return for_each(f"""
 WITH held AS MATERIALIZED (
     SELECT id, left(lease_token::text, 8) AS lease FROM {{table}} WHERE lease_token IS NOT NULL AND {condition}
 ), moved AS (
@@ -249,7 +237,7 @@ UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 
 
 _PLANNED: Final = "state IN ('planned', 'submitting')"
-_WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
+WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
     "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
     "submit": ("predictions", _PLANNED, " AND provider <> ALL (%(synchronous)s::text[])"),
     "generate": ("predictions", _PLANNED, " AND provider = ANY (%(synchronous)s::text[])"),
@@ -262,12 +250,12 @@ _WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
 _ORDER: Final = {"keep": "expires_at NULLS LAST, run_at"}
 DUE: Final = {
     step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", _ORDER.get(step, "run_at"))
-    for step, (table, states, more) in _WORK.items()
+    for step, (table, states, more) in WORK.items()
 }
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
 IS_DUE: Final = {
     step: f"EXISTS (SELECT FROM {table} WHERE {states} AND lease_token IS NULL AND run_at <= moment())"
-    for step, (table, states, _) in _WORK.items()
+    for step, (table, states, _) in WORK.items()
 }
 
 

@@ -16,7 +16,7 @@ from moorage.text import to_storable
 ADD_FOR_JOB_END = """
 notified AS (
     INSERT INTO notifications (id, event_id, job_id, type)
-    SELECT %(notification_id)s, event.id, moved.id, 'job.' || moved.state
+    SELECT moved.notification_id, event.id, moved.id, 'job.' || moved.state
       FROM moved JOIN event ON event.subject_id = moved.id
      WHERE moved.notify AND moved.settled_at IS NOT NULL
     RETURNING id, job_id

@@ -1,7 +1,7 @@
 """Outputs: the files of chosen predictions, one unit of work each."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
@@ -19,40 +19,51 @@ ADD = f"""
 WITH moved AS (
     INSERT INTO outputs (id, job_id, prediction_id, idx, path, source_kind, source, source_data, expires_at, state,
                          category, reason, run_at, woken_at, ended_at)
-    SELECT %(id)s, %(job_id)s, %(prediction_id)s,
-           (SELECT coalesce(max(idx) + 1, 0) FROM outputs WHERE job_id = %(job_id)s),
-           %(path)s, %(source_kind)s, %(source)s, %(source_data)s, %(expires_at)s, %(state)s,
-           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE %(category)s END, %(problem)s,
-           CASE WHEN %(problem)s::text IS NULL THEN moment() END, CASE WHEN %(problem)s::text IS NULL THEN moment() END,
-           CASE WHEN %(problem)s::text IS NULL THEN NULL ELSE moment() END
+    SELECT n.id, job_id, prediction_id,
+           (SELECT coalesce(max(idx) + 1, 0) FROM outputs o WHERE o.job_id = n.job_id)
+             + (row_number() OVER (PARTITION BY job_id ORDER BY place))::integer - 1,
+           path, source_kind, source, source_data, expires_at,
+           CASE WHEN problem IS NULL THEN 'waiting' ELSE 'dead' END, category, problem,
+           CASE WHEN problem IS NULL THEN moment() END, CASE WHEN problem IS NULL THEN moment() END,
+           CASE WHEN problem IS NULL THEN NULL ELSE moment() END
+      FROM unnest(%(id)s::uuid[], %(job_id)s::uuid[], %(prediction_id)s::uuid[], %(path)s::text[],
+                  %(source_kind)s::text[], %(source)s::text[], %(source_data)b::bytea[],
+                  %(expires_at)s::timestamptz[], %(problem)s::text[], %(category)s::text[]) WITH ORDINALITY
+           AS n (id, job_id, prediction_id, path, source_kind, source, source_data, expires_at, problem, category,
+                 place)
+     WHERE NOT EXISTS (SELECT FROM outputs o WHERE o.prediction_id = n.prediction_id AND o.path = n.path)
+     ORDER BY place
     ON CONFLICT (prediction_id, path) DO NOTHING
-    RETURNING id, job_id, state
-) {build_event_insert("output", "NULL", "state", "coalesce(%(problem)s, %(path)s)")}
+    RETURNING id, job_id, state, coalesce(reason, path) AS reason
+) {build_event_insert("output", "NULL", "state", "reason")}
 """
 
 
-def add(
-    conn: Connection,
-    output_id: UUID,
-    *,
-    job_id: UUID,
-    prediction_id: UUID,
-    file: OutputFile,
-    expires_at: datetime | None,
-    actor: str,
-    object_key: str | None = None,
-) -> bool:
-    """
-    Insert a file of a prediction: `waiting`, or `dead` if it has a problem; return False if the path exists.
+@dataclass(frozen=True, slots=True)
+class NewOutput:
+    """A file of a prediction to insert."""
 
-    `object_key`: the file is stored in the private bucket under this key.
+    id: UUID
+    job_id: UUID
+    prediction_id: UUID
+    file: OutputFile
+    expires_at: datetime | None = None
+
+
+def build_add(new: Sequence[NewOutput], actor: str) -> Row:
     """
-    kind = "object" if object_key else ("inline" if file.data is not None else "url")
-    args = {"id": output_id, "job_id": job_id, "prediction_id": prediction_id, "expires_at": expires_at, "actor": actor}
-    source = {"source_kind": kind, "source": object_key or file.url, "source_data": file.data, "path": file.path}
-    state = {"state": "dead" if file.problem else "waiting", "problem": file.problem}
-    category = FOREIGN_HOST if file.is_foreign else "DOWNLOAD_FAILED"
-    return fetch_one(conn, ADD, {**args, **source, **state, "category": category}) is not None
+    Return the arguments of ADD for files of locked jobs; it returns those whose path is new.
+
+    The caller publishes their wakes: dispatch does so 30 s later, or when the queue is empty.
+    """
+    args: Row = {name: [getattr(one, name) for one in new] for name in ("id", "job_id", "prediction_id", "expires_at")}
+    files = [one.file for one in new]
+    args |= {name: [getattr(file, name) for file in files] for name in ("path", "problem")}
+    foreign = {True: FOREIGN_HOST, False: "DOWNLOAD_FAILED"}
+    args["category"] = [foreign[file.is_foreign] if file.problem else None for file in files]
+    kinds = [("url" if file.data is None else "inline") if file.object_key is None else "object" for file in files]
+    source = [file.object_key or file.url for file in files]
+    return {**args, "source_kind": kinds, "source": source, "source_data": [f.data for f in files], "actor": actor}
 
 
 UPDATE_SOURCE_URL = """

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from db import dead_letters, jobs, leases
@@ -9,7 +10,7 @@ from db.connection import Connection, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from db.leases import CLEAR_LEASE
 from moorage.errors import LeaseLost
-from moorage.model import Job, Lease, Prediction, PredictionState, Registration, Step
+from moorage.model import Job, Lease, Prediction, Step
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
@@ -20,59 +21,27 @@ _COLUMNS = (
     "id, job_id, seq, provider, external_id, state, created_at, deadline_at, output_until, polls, model, entry,"
     " key_sha256, submitted_at, cancel_reason, raw_status"
 )
+# What decides about a report, under the lock of the job.
+_WITH_FACTS: Final = f"""
+SELECT {_COLUMNS}, EXISTS (SELECT FROM renders r WHERE r.id = p.job_id) AS has_render,
+       EXISTS (SELECT FROM predictions o WHERE o.job_id = p.job_id AND o.id <> p.id) AS has_others,
+       EXISTS (SELECT FROM dead_letters d
+                WHERE d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open') AS has_dead_letter
+  FROM predictions p"""
 
-ADD = f"""
-WITH moved AS (
-    INSERT INTO predictions (id, job_id, seq, provider, external_id, model, state, deadline_at, run_at, ended_at)
-    VALUES (%(id)s, %(job_id)s, %(seq)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
-            moment() + %(deadline)s,
-            CASE WHEN %(state)s = 'running' THEN moment() + least(%(first_poll)s, %(deadline)s) END,
-            CASE WHEN %(state)s = 'running' THEN NULL ELSE moment() END)
-    ON CONFLICT (provider, external_id) DO NOTHING
-    RETURNING id, job_id
-) {build_event_insert("prediction", "NULL", "%(state)s")}
+FIND = f"""{_WITH_FACTS}
+ WHERE (provider, external_id) IN (SELECT * FROM unnest(%(providers)s::text[], %(external_ids)s::text[]))
 """
 
 
-def add(
-    conn: Connection,
-    prediction_id: UUID,
-    job_id: UUID,
-    registration: Registration,
-    *,
-    deadline_seconds: float,
-    first_poll_seconds: float | None = None,
-    actor: str,
-    state: PredictionState = "running",
-    seq: int = 0,
-) -> bool:
-    """Insert a prediction that is running at its provider, or has succeeded; return False if the external id exists."""
-    first_poll = deadline_seconds if first_poll_seconds is None else first_poll_seconds
-    times = {"deadline": timedelta(seconds=deadline_seconds), "first_poll": timedelta(seconds=first_poll)}
-    args = {"id": prediction_id, "job_id": job_id, "seq": seq, "state": state, "actor": actor}
-    names = {key: getattr(registration, key) for key in ("provider", "external_id", "model")}
-    return fetch_one(conn, ADD, {**args, **names, **times}) is not None
-
-
-FIND_BY_EXTERNAL_ID = (
-    f"SELECT {_COLUMNS} FROM predictions WHERE provider = %(provider)s AND external_id = %(external_id)s"
-)
+def find(conn: Connection, keys: Sequence[tuple[str, str]]) -> list[Prediction]:
+    """Return the predictions that are known, by provider and external id."""
+    args = {"providers": [provider for provider, _ in keys], "external_ids": [external_id for _, external_id in keys]}
+    return [Prediction(**row) for row in fetch_all(conn, FIND, args)]
 
 
 def find_by_external_id(conn: Connection, provider: str, external_id: str) -> Prediction | None:
-    row = fetch_one(conn, FIND_BY_EXTERNAL_ID, {"provider": provider, "external_id": external_id})
-    return Prediction(**row) if row else None
-
-
-FIND_BY_EXTERNAL_IDS = """
-SELECT external_id, id, state FROM predictions
- WHERE provider = %(provider)s AND external_id = ANY(%(external_ids)s::text[])
-"""
-
-
-def find_by_external_ids(conn: Connection, provider: str, external_ids: Sequence[str]) -> dict[str, Row]:
-    rows = fetch_all(conn, FIND_BY_EXTERNAL_IDS, {"provider": provider, "external_ids": list(external_ids)})
-    return {row["external_id"]: row for row in rows}
+    return next(iter(find(conn, [(provider, external_id)])), None)
 
 
 GET = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s"
@@ -83,7 +52,7 @@ def get(conn: Connection, prediction_id: UUID) -> Prediction | None:
     return Prediction(**row) if row else None
 
 
-LOCK = f"SELECT {_COLUMNS} FROM predictions WHERE id = %(id)s FOR UPDATE"
+LOCK = f"{_WITH_FACTS} WHERE id = %(id)s FOR UPDATE OF p"
 
 
 def lock(conn: Connection, prediction_id: UUID) -> Prediction:
@@ -104,13 +73,15 @@ def record_raw_status(conn: Connection, prediction_id: UUID, raw_status: str) ->
 # This also clears the lease of a concurrent poll, whose own commit then raises LeaseLost.
 END = f"""
 WITH moved AS (
-    UPDATE predictions SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
-           raw_status = coalesce(%(raw_status)s, raw_status), run_at = NULL, ended_at = moment(),
+    UPDATE predictions p
+       SET state = %(to_state)s, category = %(category)s, reason = %(reason)s, ended_by = %(ended_by)s,
+           raw_status = coalesce(e.raw_status, p.raw_status), run_at = NULL, ended_at = moment(),
            lease_token = NULL, leased_by = NULL, leased_until = NULL,
            crashes = crashes - CASE WHEN lease_token IS NULL THEN 0 ELSE 1 END
-     WHERE id = %(id)s AND state = %(from_state)s
-    RETURNING id, job_id
-) {build_event_insert("prediction", "%(from_state)s", "%(to_state)s", "%(reason)s")}
+      FROM unnest(%(ids)s::uuid[], %(from_states)s::text[], %(raw_statuses)s::text[]) AS e (id, from_state, raw_status)
+     WHERE p.id = e.id AND p.state = e.from_state
+    RETURNING p.id, p.job_id, e.from_state
+) {build_event_insert("prediction", "from_state", "%(to_state)s", "%(reason)s")}
 """
 
 
@@ -125,10 +96,23 @@ def end(
     reason: str | None = None,
     raw_status: str | None = None,
 ) -> None:
-    args = {"id": prediction.id, "from_state": prediction.state, "to_state": to_state, "actor": actor}
-    result = {"category": category, "reason": reason, "ended_by": ended_by, "raw_status": raw_status}
-    if fetch_one(conn, END, args | result) is None:
+    args = build_end([(prediction, raw_status)], to_state, ended_by=ended_by, category=category, reason=reason)
+    if fetch_one(conn, END, {**args, "actor": actor}) is None:
         raise LookupError(f"prediction {prediction.id} is not {prediction.state}: it was not locked")
+
+
+def build_end(
+    ended: Sequence[tuple[Prediction, str | None]],
+    to_state: str,
+    *,
+    ended_by: str,
+    category: str | None = None,
+    reason: str | None = None,
+) -> Row:
+    """Return the arguments of END for locked predictions, each with its raw status."""
+    columns = {"ids": [row.id for row, _ in ended], "from_states": [row.state for row, _ in ended]}
+    result = {"to_state": to_state, "ended_by": ended_by, "category": category, "reason": reason}
+    return {**columns, **result, "raw_statuses": [status for _, status in ended]}
 
 
 SCHEDULE_NEXT_POLL = f"""

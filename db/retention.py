@@ -5,7 +5,8 @@ locked rows and finds old rows by an index; each has a count for a dry run.
 `seconds` is the retention period after a row ended.
 """
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 from uuid import UUID
 
 from db import quarantine
@@ -100,14 +101,19 @@ WITH {_lock_with_letters(f"{_BODIES} AND state = 'dead'", "delivery")}, letters 
 UPDATE deliveries d SET body = NULL FROM old WHERE d.id = old.id RETURNING d.id
 """
 
-_SOURCES: Final = f"FROM outputs WHERE state = 'dead' AND source_data IS NOT NULL AND ended_at < {_OLD}"
+# The orphan sweep deletes the objects of those that are in the private bucket.
+_SOURCES: Final = f"""
+  FROM outputs WHERE state = 'dead' AND (source_data IS NOT NULL OR source_kind = 'object' AND source IS NOT NULL)
+   AND ended_at < {_OLD}
+"""
 
 PURGE_SOURCES: Final = f"""
 WITH {_lock_with_letters(_SOURCES, "output")}, letters AS (
     UPDATE dead_letters l SET retryable = false
       FROM old WHERE l.subject = 'output' AND l.subject_id = old.id AND l.state = 'open'
 )
-UPDATE outputs o SET source_data = NULL FROM old WHERE o.id = old.id RETURNING o.id
+UPDATE outputs o SET source_data = NULL, source = CASE WHEN source_kind = 'url' THEN source END
+  FROM old WHERE o.id = old.id RETURNING o.id
 """
 
 # Of files that were not kept; those of waiting rows are about to be read. The orphan sweep deletes the objects.
@@ -188,102 +194,84 @@ _NO_LIVE_ROWS: Final = """
    AND NOT EXISTS (SELECT FROM predictions p WHERE p.job_id = j.id AND p.run_at IS NOT NULL)
    AND NOT EXISTS (SELECT FROM outputs o WHERE o.job_id = j.id AND (o.run_at IS NOT NULL OR o.source_kind = 'object'
                                                                     AND o.source IS NOT NULL))
-   AND NOT EXISTS (SELECT FROM outputs o JOIN dead_letters l ON l.subject = 'output' AND l.subject_id = o.id
-                    WHERE o.job_id = j.id AND l.state = 'open')
-   AND NOT EXISTS (SELECT FROM predictions p JOIN dead_letters l ON l.subject = 'prediction' AND l.subject_id = p.id
-                    WHERE p.job_id = j.id AND l.state = 'open')
-   AND NOT EXISTS (SELECT FROM notifications n
-                    WHERE n.job_id = j.id AND (n.ended_at IS NULL OR EXISTS (
-                          SELECT FROM dead_letters l
-                           WHERE l.subject = 'notification' AND l.subject_id = n.id AND l.state = 'open')))
-   AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
-                    WHERE p.job_id = j.id AND (d.ended_at IS NULL OR EXISTS (
-                          SELECT FROM dead_letters l
-                           WHERE l.subject = 'delivery' AND l.subject_id = d.id AND l.state = 'open')))
+   AND NOT EXISTS (SELECT FROM notifications n WHERE n.job_id = j.id AND n.ended_at IS NULL)
+   AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.job_id = j.id AND l.state = 'open')
 """
 
 _FAILED_JOBS: Final = f"""
   FROM jobs j WHERE j.state IN ('failed', 'cancelled') AND j.settled_at < {_OLD}
-   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id) {_NO_LIVE_ROWS}
+   AND NOT EXISTS (SELECT FROM renders r WHERE r.id = j.id)
 """
 
 _DELETED_JOBS: Final = f"""
   FROM renders r JOIN jobs j ON j.id = r.id
- WHERE r.deleted_at IS NOT NULL AND r.deleted_at < {_OLD} AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
+ WHERE r.deleted_at IS NOT NULL AND r.deleted_at < {_OLD} AND j.settled_at IS NOT NULL
 """
 
-OLD_FAILED_JOBS: Final = f"SELECT j.id {_FAILED_JOBS} ORDER BY j.settled_at LIMIT %(limit)s"
+# Pages of old jobs, with those that stay: what a page costs does not grow with their number.
+_PAGE: Final = "(%(after)s::timestamptz, %(after_id)s::uuid) ORDER BY 2, 1 LIMIT %(limit)s"
+OLD_FAILED_JOBS: Final = f"SELECT j.id, j.settled_at AS at {_FAILED_JOBS} AND (j.settled_at, j.id) > {_PAGE}"
+OLD_DELETED_JOBS: Final = f"SELECT j.id, r.deleted_at AS at {_DELETED_JOBS} AND (r.deleted_at, j.id) > {_PAGE}"
+START: Final = ("-infinity", UUID(int=0))
 
-OLD_DELETED_JOBS: Final = f"""
-WITH r AS MATERIALIZED (
-    SELECT id, deleted_at FROM renders WHERE deleted_at IS NOT NULL AND deleted_at < {_OLD}
-)
-SELECT j.id FROM r JOIN jobs j ON j.id = r.id WHERE j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
- ORDER BY r.deleted_at LIMIT %(limit)s
+# Rows that are locked, and with them their jobs, are left for the next run: the others do not wait for them.
+_OF_JOBS: Final = "job_id = ANY(%(ids)s::uuid[])"
+DELIVERIES: Final = f"SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE {_OF_JOBS})"
+LOCK_DELIVERIES: Final = f"{DELIVERIES} ORDER BY id FOR UPDATE SKIP LOCKED"
+LOCK_JOBS: Final = "SELECT id FROM jobs WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE SKIP LOCKED"
+HAVE_NO_LIVE_ROWS: Final = f"""
+SELECT j.id FROM jobs j WHERE j.id = ANY(%(ids)s::uuid[]) AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}
+   AND NOT EXISTS (SELECT FROM predictions p JOIN deliveries d ON d.prediction_id = p.id
+                    WHERE p.job_id = j.id AND (d.ended_at IS NULL OR d.id <> ALL(%(deliveries)s::uuid[])))
 """
-
-HAS_NO_LIVE_ROWS: Final = f"SELECT j.id FROM jobs j WHERE j.id = %(id)s AND j.settled_at IS NOT NULL {_NO_LIVE_ROWS}"
-
-LOCK_DELIVERIES: Final = """
-SELECT id FROM deliveries WHERE prediction_id IN (SELECT id FROM predictions WHERE job_id = %(id)s)
- ORDER BY id FOR UPDATE
-"""
-
-LOCK_JOB: Final = "SELECT id FROM jobs WHERE id = %(id)s FOR UPDATE SKIP LOCKED"
 
 # In the order of the foreign keys.
-DROP_JOB: Final = {
-    "letters": """
+DROP_JOBS: Final = {
+    "letters": f"""
 WITH deleted AS (
-    DELETE FROM dead_letters WHERE (subject = 'output' AND subject_id IN (SELECT id FROM outputs WHERE job_id = %(id)s))
-        OR (subject = 'prediction' AND subject_id IN (SELECT id FROM predictions WHERE job_id = %(id)s))
-        OR (subject = 'notification' AND subject_id IN (SELECT id FROM notifications WHERE job_id = %(id)s))
-        OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))
+    DELETE FROM dead_letters WHERE {_OF_JOBS} OR (subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[]))
     RETURNING id
 )
 DELETE FROM events e USING deleted WHERE e.subject = 'dead_letter' AND e.subject_id = deleted.id
 """,
     "delivery_events": "DELETE FROM events WHERE subject = 'delivery' AND subject_id = ANY(%(deliveries)s::uuid[])",
-    "events": """
-DELETE FROM events WHERE job_id = %(id)s AND subject IN ('job', 'prediction', 'output', 'notification', 'render')
+    "events": f"""
+DELETE FROM events WHERE {_OF_JOBS} AND subject IN ('job', 'prediction', 'output', 'notification', 'render')
 """,
-    "notifications": "DELETE FROM notifications WHERE job_id = %(id)s",
-    "placements": "DELETE FROM placements WHERE render_id = %(id)s",
-    "variants": "DELETE FROM render_variants WHERE render_id = %(id)s",
-    "renders": "DELETE FROM renders WHERE id = %(id)s",
-    "outputs": "DELETE FROM outputs WHERE job_id = %(id)s",
+    "notifications": f"DELETE FROM notifications WHERE {_OF_JOBS}",
+    "placements": "DELETE FROM placements WHERE render_id = ANY(%(ids)s::uuid[])",
+    "variants": "DELETE FROM render_variants WHERE render_id = ANY(%(ids)s::uuid[])",
+    "renders": "DELETE FROM renders WHERE id = ANY(%(ids)s::uuid[])",
+    "outputs": f"DELETE FROM outputs WHERE {_OF_JOBS}",
     "deliveries": "DELETE FROM deliveries WHERE id = ANY(%(deliveries)s::uuid[])",
-    "chosen": "UPDATE jobs SET chosen_id = NULL WHERE id = %(id)s",
-    "predictions": "DELETE FROM predictions WHERE job_id = %(id)s",
-    "jobs": "DELETE FROM jobs WHERE id = %(id)s",
+    "chosen": "UPDATE jobs SET chosen_id = NULL WHERE id = ANY(%(ids)s::uuid[]) AND chosen_id IS NOT NULL",
+    "predictions": f"DELETE FROM predictions WHERE {_OF_JOBS}",
+    "jobs": "DELETE FROM jobs WHERE id = ANY(%(ids)s::uuid[])",
 }
 
 
-def list_old_jobs(conn: Connection, seconds: float, limit: int) -> list[UUID]:
-    """Return jobs that ended more than `seconds` ago without a visible render and have no live rows."""
-    args = {"seconds": seconds, "limit": limit}
-    return [row["id"] for sql in (OLD_FAILED_JOBS, OLD_DELETED_JOBS) for row in fetch_all(conn, sql, args)]
+def list_old_jobs(conn: Connection, sql: str, seconds: float, limit: int, after: tuple[object, UUID]) -> list[Row]:
+    """Return `id` and end (`at`) of the next jobs that ended more than `seconds` ago without a visible render."""
+    return fetch_all(conn, sql, {"seconds": seconds, "limit": limit, "after": after[0], "after_id": after[1]})
 
 
-def delete_job(conn: Connection, job_id: UUID) -> bool:
-    """Delete a job and all its rows; return False if it is locked or has live rows again."""
-    deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"id": job_id})]
-    if fetch_one(conn, LOCK_JOB, {"id": job_id}) is None or fetch_one(conn, HAS_NO_LIVE_ROWS, {"id": job_id}) is None:
-        return False
-    _delete_rows(conn, {"id": job_id, "deliveries": deliveries})
-    return True
-
-
-def _delete_rows(conn: Connection, args: dict[str, Any]) -> None:
-    for sql in DROP_JOB.values():
-        conn.execute(sql, args)
+def delete_jobs(conn: Connection, job_ids: Sequence[UUID]) -> int:
+    """Delete jobs and all their rows, but none that is locked or has live rows; return their number."""
+    deliveries = [row["id"] for row in fetch_all(conn, LOCK_DELIVERIES, {"ids": job_ids})]
+    locked = [row["id"] for row in fetch_all(conn, LOCK_JOBS, {"ids": job_ids})]
+    ids = [row["id"] for row in fetch_all(conn, HAVE_NO_LIVE_ROWS, {"ids": locked, "deliveries": deliveries})]
+    deliveries = [row["id"] for row in fetch_all(conn, DELIVERIES, {"ids": ids})]
+    for sql in DROP_JOBS.values() if ids else ():
+        conn.execute(sql, {"ids": ids, "deliveries": deliveries})
+    return len(ids)
 
 
 # --- a dry run ----------------------------------------------------------------------------------------------------
 
 COUNTS: Final = {
     "renders": f"SELECT count(*) AS value {_RENDERS}",
-    "jobs": f"SELECT (SELECT count(*) {_FAILED_JOBS}) + (SELECT count(*) {_DELETED_JOBS}) AS value",
+    "jobs": f"SELECT (SELECT count(*) {_FAILED_JOBS} {_NO_LIVE_ROWS})"
+    f" + (SELECT count(*) {_DELETED_JOBS} {_NO_LIVE_ROWS}) AS value",
     **{kind: f"SELECT count(*) AS value {old}" for kind, (_, old) in IN_BATCHES.items()},
 }
 

@@ -25,9 +25,9 @@ def main(request: dict[str, Any]) -> int:
     Write the file and its properties, and return the exit status.
 
     The request has `out` (file descriptor to write to), `bytes` and `sha256` of the input, `limits` as for `Limits`,
-    and the limits of this process: `memory_bytes`, `seconds`, `max_file_bytes`.
+    and the limits of this process: `memory_bytes`, `seconds` of CPU, `clock_seconds`, `max_file_bytes`.
     """
-    limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"])
+    limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"], request["clock_seconds"])
     from moorage.errors import Permanent  # after the limits, which include imports
     from moorage.local_errors import find_local_failure
 

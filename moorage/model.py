@@ -69,6 +69,10 @@ class Prediction:
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
     raw_status: str | None = None
+    # Read with a lock or an external id only.
+    has_render: bool = False  # its job has a render, perhaps a deleted one
+    has_others: bool = False  # its job has other predictions
+    has_dead_letter: bool = False  # an open one
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Lease:
     attempt: int
     crashes: int
     output: Output | None = field(default=None, repr=False)  # as claimed, for step keep
+    delivery: Delivery | None = field(default=None, repr=False)  # as claimed, for step ingest
 
     @property
     def errors(self) -> int:

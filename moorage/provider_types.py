@@ -17,6 +17,7 @@ class OutputFile:
     url: str | None = None  # None for a `data:` URI
     data: bytes | None = None  # the decoded bytes of a `data:` URI
     problem: str | None = None  # the reason why it must not be downloaded ("host evil.example is not allowed ...")
+    object_key: str | None = None  # of the private bucket, where the bytes are
     is_foreign: bool = False  # on a host that is not the provider's: it does not make its job partial
     is_mention: bool = False  # named in the response, but no output; `problem` has the reason
 

@@ -16,7 +16,7 @@ from receiver.parent_watch import end_with_parent
 from receiver.recorder import DeliveryRecorder
 from receiver.responses import KINDS, Response, json_response, problem_response, send_response
 from receiver.webhooks import WebhookReceiver, parse_provider_name
-from worker.publish import WakeRelay
+from worker.publish import WakeRelay, publish_ingest_wakes
 
 log = logs.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class Receiver:
     def __init__(self, settings: Settings) -> None:
         self._database_url = settings.database_url.get_secret_value()
         self._connections = ConnectionPool(self._database_url)
-        self._relay = WakeRelay()
+        self._relay = WakeRelay(publish_ingest_wakes)
         recorder = DeliveryRecorder(self._connections, answer_seconds=settings.constants.answer_seconds)
         self._webhooks = WebhookReceiver(settings, providers.load(settings), recorder, self._relay)
         self._readiness = health.Readiness(self._connections)

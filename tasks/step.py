@@ -37,8 +37,8 @@ class LeaseGuard(Protocol):
     def ensure_held(self) -> None:
         """Return once the lease is certainly held, waiting for PostgreSQL if needed. Call before external writes."""
 
-    def hand_back_later(self, error: StepInterrupted | DatabaseLocked) -> None:
-        """Hand back the row, which another transaction has locked, as soon as possible, while later steps run."""
+    def hand_back_later(self, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
+        """Hand back a row, which another transaction has locked, as soon as possible, while later steps run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subproce
         "limits": asdict(limits),
         "memory_bytes": limits.decoder_memory_bytes,
         "seconds": CPU_SECONDS,
+        "clock_seconds": int(TIMEOUT_SECONDS) + 1,
         "max_file_bytes": _MAX_GROWTH * limits.max_bytes,
     }
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
@@ -129,5 +130,5 @@ def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subproce
                 timeout=TIMEOUT_SECONDS,
                 check=False,
             )
-    except subprocess.TimeoutExpired as error:
-        raise InvalidMedia(f"not decodable: the decoder took longer than {TIMEOUT_SECONDS:g} s") from error
+    except subprocess.TimeoutExpired as error:  # below its CPU time: the machine is busy, the file may be good
+        raise Transient(f"the decoder took longer than {TIMEOUT_SECONDS:g} s: the machine is busy, retry") from error

@@ -42,15 +42,15 @@ def _dead_letter(task: Any, args: Any, kwargs: Any, why: str, queue: str) -> Non
 
 def _define(step: Step) -> None:
     @app.task(name=queues.TASK_BY_STEP[step], bind=True)
-    def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> None:
+    def run(self: Task[Any, Any], *args: Any, **kwargs: Any) -> int | None:
         try:
             (row_id,) = args
             wake = Wake(step, UUID(row_id))
         except (ValueError, TypeError, AttributeError):  # without this, Celery would only log it
             _dead_letter(self, args, kwargs, "has arguments that do not name a row", queues.QUEUE_BY_STEP[step])
-        else:
-            with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
-                step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
+            return None
+        with time_limit.apply_limit(settings_module.get_settings().constants.step_seconds):
+            return step_runner.run_step(wake.step, wake.row_id, _leased_by(self))
 
 
 for _step in queues.TASK_BY_STEP:

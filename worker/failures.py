@@ -7,15 +7,17 @@ from uuid import UUID
 
 from db import deferral, deliveries, leases, notifications, outputs, poison, predictions
 from db.connection import Connection, current_time
-from moorage import retry_policy
+from moorage import logs, retry_policy
 from moorage.errors import MoorageError
 from moorage.failpoints import failpoint
-from moorage.model import Job, Lease, Step, Wake, WorkTable
+from moorage.model import Job, Lease, Step, Wake
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext
 from moorage.text import to_storable
 from tasks.jobs import fallback, settle
 from tasks.outputs import quarantine
 from tasks.step import Deps, LeaseGuard, commit_step
+
+log = logs.get_logger(__name__)
 
 
 def record_failure(
@@ -73,22 +75,24 @@ def dead_letter_row(
     return []
 
 
-def dead_letter_poison(deps: Deps, table: WorkTable, step: Step, row_id: UUID, actor: str) -> list[Wake]:
-    """Dead-letter a row that reached the crash limit, before any code that could crash again; return wakes."""
-    reason = f"{deps.settings.constants.max_crashes} workers died while processing this row"
-    decision = DeadLetterDecision("POISON", "Poison", reason, retryable=True)
-    failpoint("poison.before_record")
-    wakes = deps.database.run(lambda conn: _dead_letter_poison(conn, deps, table, step, row_id, decision, actor))
+def dead_letter_poison(deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake]:
+    """Dead-letter a row if it reached the crash limit, before any code that could crash again; return wakes."""
+    wakes = deps.database.run(lambda conn: _dead_letter_poison(conn, deps, step, row_id, actor))
+    if wakes is None:
+        return []
     failpoint("poison.after_record")
     return wakes
 
 
-def _dead_letter_poison(
-    conn: Connection, deps: Deps, table: WorkTable, step: Step, row_id: UUID, decision: DeadLetterDecision, actor: str
-) -> list[Wake]:
+def _dead_letter_poison(conn: Connection, deps: Deps, step: Step, row_id: UUID, actor: str) -> list[Wake] | None:
     limit = deps.settings.constants.max_crashes
-    job = poison.dead_letter(conn, table, row_id, decision, step=step, max_crashes=limit, actor=actor)
-    return _advance_job(conn, deps, job, step, decision, actor)
+    lease = poison.lease(conn, step, row_id, leased_by=actor, max_crashes=limit)
+    if lease is None:
+        return None
+    failpoint("poison.before_record")
+    reason = f"{limit} workers died while processing this row"
+    log.error("step.poison", crashes=limit)
+    return dead_letter_row(conn, deps, lease, step, DeadLetterDecision("POISON", "Poison", reason, retryable=True), {})
 
 
 def _advance_job(

@@ -32,21 +32,21 @@ class RenewalFailed(Transient):
 
 class Heartbeat:
     """
-    Renew a lease after each third of its duration; the LeaseGuard of a step.
+    Renew the leases of a step after each third of their duration; its LeaseGuard.
 
-    The lease is lost when a renewal finds no row. After an error the renewal is retried each second, and `ensure_held`
+    They are lost when a renewal finds no row. After an error the renewal is retried each second, and `ensure_held`
     blocks external writes once the lease may have expired by the local clock. A renewal also restores an expired lease
     that was not claimed again. Short steps end before the first renewal and never open the second connection.
     """
 
-    def __init__(self, url: str, lease: Lease, *, lease_seconds: float, claimed_monotonic: float) -> None:
+    def __init__(self, url: str, *leases: Lease, lease_seconds: float, claimed_monotonic: float) -> None:
         self._database = Database(url, name="moorage-heartbeat")
-        self._lease = lease
+        self._leases = leases
         self._lease_seconds = lease_seconds
         self._held_until = claimed_monotonic + lease_seconds
         self._lost = False
         self._failure: MoorageError | None = None  # why the lease is not renewed
-        self._hand_back_error: StepInterrupted | DatabaseLocked | None = None
+        self._to_hand_back: list[tuple[Lease, StepInterrupted | DatabaseLocked]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -59,12 +59,12 @@ class Heartbeat:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._done.set()
-        if self._hand_back_error is None and self._thread.ident is not None:
+        if not self._to_hand_back and self._thread.ident is not None:
             self._thread.join(timeout=5)
 
     def check(self) -> None:
         if self._lost:
-            raise LeaseLost(f"{self._lease.table} {self._lease.row_id}: the lease is lost")
+            raise LeaseLost(f"{self._leases[0].table} {self._leases[0].row_id}: the lease is lost")
         if self._failure is not None:
             raise self._failure
         if shutdown.is_grace_over():
@@ -77,20 +77,20 @@ class Heartbeat:
                 time.sleep(0.2)
                 self.check()
 
-    def hand_back_later(self, error: StepInterrupted | DatabaseLocked) -> None:
-        self._hand_back_error = error
+    def hand_back_later(self, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
+        self._to_hand_back.append((lease, error))
 
     def _run(self) -> None:
         # A signal delivered to this thread would be handled by the main thread, even inside its COMMIT.
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
             self._renew()
-            if self._hand_back_error is not None:
-                self._hand_back(self._hand_back_error)
+            for lease, error in self._to_hand_back:
+                self._hand_back(lease, error)
         except Exception as error:  # border: the outermost line of a thread
             self._failure = RenewalFailed(f"the lease cannot be renewed: {type(error).__name__}: {error}")
             self._failure.__cause__ = error
-            log.error("lease.heartbeat_failed", exc_info=True, row_id=self._lease.row_id)
+            log.error("lease.heartbeat_failed", exc_info=True, row_id=self._leases[0].row_id)
         finally:
             self._database.close()
 
@@ -100,10 +100,10 @@ class Heartbeat:
             started = time.monotonic()
             try:
                 is_renewed = self._database.run(
-                    lambda conn: leases.renew(conn, self._lease, lease_seconds=self._lease_seconds)
+                    lambda conn: leases.renew(conn, *self._leases, lease_seconds=self._lease_seconds)
                 )
             except (DatabaseUnavailable, DatabaseLocked) as error:
-                log.warning("lease.renewal_failed", row_id=self._lease.row_id, error=str(error))
+                log.warning("lease.renewal_failed", row_id=self._leases[0].row_id, error=str(error))
                 wait = 1.0
                 continue
             if not is_renewed:
@@ -112,15 +112,15 @@ class Heartbeat:
             self._held_until = started + self._lease_seconds
             wait = self._lease_seconds / 3
 
-    def _hand_back(self, error: StepInterrupted | DatabaseLocked) -> None:
+    def _hand_back(self, lease: Lease, error: StepInterrupted | DatabaseLocked) -> None:
         """Hand the row back under its own token, before the sweep releases it as a crash."""
         while not shutdown.is_grace_over():
             try:
-                self._database.run(lambda conn: leases.hand_back(conn, self._lease, error), lock_ms=HAND_BACK_LOCK_MS)
+                self._database.run(lambda conn: leases.hand_back(conn, lease, error), lock_ms=HAND_BACK_LOCK_MS)
             except LeaseLost:
                 return
             except (DatabaseUnavailable, DatabaseLocked):
                 time.sleep(0.2)
             else:
-                log.info("lease.returned", attempt=self._lease.attempt, row_id=self._lease.row_id)
+                log.info("lease.returned", attempt=lease.attempt, row_id=lease.row_id)
                 return

@@ -54,6 +54,12 @@ def publish_wakes(wakes: Iterable[Wake]) -> int:
     return sent
 
 
+def publish_ingest_wakes(wakes: Sequence[Wake]) -> int:
+    """Publish one wake for each batch of deliveries, whose task claims the others; return how many that wakes."""
+    named = wakes[:: queues.INGEST_ROWS]
+    return len(wakes) if publish_wakes(named) == len(named) else 0
+
+
 def _supports_batch(producer: Any) -> bool:
     return bool(producer.supports_batch_publish)  # not in the stubs
 

@@ -11,6 +11,7 @@ from moorage.model import Queue, Step
 TASK_BY_STEP: Final[Mapping[Step, str]] = {step: f"moorage.{step}" for step in get_args(Step)}
 _KEEP_STEPS: Final = ("generate", "keep", "discard")  # generate takes a minute: webhooks must not wait behind it
 QUEUE_BY_STEP: Final[Mapping[Step, Queue]] = {step: "keep" if step in _KEEP_STEPS else "quick" for step in TASK_BY_STEP}
+INGEST_ROWS: Final = 64  # deliveries that a task of step ingest claims at once
 SWEEP_TASK: Final = "moorage.sweep"
 # In the queue `sweeps`, with a worker of its own: they use only PostgreSQL and the broker, and take a second at most.
 # The others use storage or take minutes, and run as steps do. One of those counts the consumers, also of `sweeps`.

@@ -17,7 +17,7 @@ from tasks import notifications
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest, poll, submit
 from tasks.step import Deps, LeaseGuard
-from worker import boot, failures, publish
+from worker import boot, failures, publish, queues
 from worker.heartbeat import Heartbeat
 
 log = logs.get_logger(__name__)
@@ -41,6 +41,9 @@ STEPS: Final[Mapping[Step, StepSpec]] = {
 }
 
 
+BATCH_SECONDS: Final = 1.0  # for which a task of step ingest works
+
+
 class UnexpectedError(Transient):
     """A bug, here or in a library: retried within the error limit, then dead-lettered with its traceback."""
 
@@ -49,55 +52,80 @@ class FailureUnrecorded(UnexpectedError):
     """A bug in the recording of a failure, such as a fact that PostgreSQL cannot store. Counted, without its facts."""
 
 
-def run_step(step: Step, row_id: UUID, leased_by: str) -> None:
-    """Claim the row of a wake and run its step. Finding nothing to claim is normal: wakes may be duplicated."""
-    deps = boot.get_deps()
+def run_step(step: Step, row_id: UUID, leased_by: str) -> int:
+    """
+    Claim the row of a wake, run its step, and return how many rows were claimed: none, if the wake was a repeated one.
+
+    Step ingest claims further deliveries that are due, for a second; then it wakes another task for the rest.
+    """
+    deps, total, end = boot.get_deps(), 0, time.monotonic() + BATCH_SECONDS
     with logs.bind_fields(step=step, row_id=str(row_id), by=leased_by):
-        try:
-            wakes = _claim_and_run(deps, step, row_id, leased_by)
-        except DatabaseUnavailable as error:
-            # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
-            log.warning("step.database_unavailable", error=str(error))
-            return
-        except DatabaseLocked as error:  # nothing is recorded, as above
-            log.warning("step.locked", error=str(error))
-            return
-        if wakes:
-            publish.publish_wakes(wakes)
+        while True:
+            try:
+                wakes, leased = _claim_and_run(deps, step, row_id, leased_by)
+            except (DatabaseUnavailable, DatabaseLocked) as error:
+                # Nothing is recorded: the row stays due, or its lease expires, and a sweep wakes it.
+                is_locked = isinstance(error, DatabaseLocked)
+                log.warning("step.locked" if is_locked else "step.database_unavailable", error=str(error))
+                return total
+            total += len(leased)
+            may_be_more = step == "ingest" and [lease.row_id for lease in leased] not in ([], [row_id])
+            is_over = time.monotonic() >= end
+            if may_be_more and is_over:
+                wakes.append(Wake(step, row_id))
+            if wakes:
+                publish.publish_wakes(wakes)
+            if is_over or not may_be_more:
+                return total
 
 
-def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> list[Wake]:
+def _claim_and_run(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[Wake], list[Lease]]:
+    """Return wakes, and what was claimed."""
     spec, settings = STEPS[step], deps.settings
-    claimed_at = time.monotonic()
+    claimed_at, seconds = time.monotonic(), settings.lease_seconds
     failpoint(f"{step}.before_claim")
-    lease, is_poison = _claim(deps, step, row_id, leased_by)
+    leased, may_be_poison = _claim(deps, step, row_id, leased_by)
     wakes: list[Wake] = []
-    if lease is not None:
+    if leased:
         failpoint(f"{step}.after_claim")
-        url, seconds = settings.database_url.get_secret_value(), settings.lease_seconds
-        with (
-            logs.bind_fields(row_id=str(lease.row_id)),
-            Heartbeat(url, lease, lease_seconds=seconds, claimed_monotonic=claimed_at) as guard,
-        ):
-            wakes = _run_claimed(deps, spec, step, lease, guard)
-    if is_poison:
-        log.error("step.poison", crashes=settings.constants.max_crashes)
-        wakes += failures.dead_letter_poison(deps, spec.table, step, row_id, leased_by)
-    return wakes
+        url, left = settings.database_url.get_secret_value(), leased
+        with Heartbeat(url, *leased, lease_seconds=seconds, claimed_monotonic=claimed_at) as guard:
+            if len(leased) > 1:
+                wakes, left = _run_batch(deps, leased)
+            for lease in left:
+                if len(left) > 1 and time.monotonic() >= claimed_at + BATCH_SECONDS:
+                    _return_row(deps, lease, DatabaseLocked("others of its batch took a second"), guard)
+                    continue
+                with logs.bind_fields(row_id=str(lease.row_id)):
+                    wakes += _run_claimed(deps, spec, step, lease, guard)
+    if may_be_poison:
+        wakes += failures.dead_letter_poison(deps, step, row_id, leased_by)
+    return wakes, leased
 
 
-def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[Lease | None, bool]:
-    """Return the lease, if there is one, and True if the named row is due but reached the crash limit."""
+def _run_batch(deps: Deps, leased: list[Lease]) -> tuple[list[Wake], list[Lease]]:
+    """Apply deliveries together; return wakes, and the leases to run alone: all, if one of them raised an error."""
+    try:
+        wakes, left = ingest.run_batch(deps, leased)
+    except Exception:  # border: the step runner
+        log.warning("batch.failed", exc_info=True, rows=len(leased))
+        return [], leased
+    log.info("batch.done", rows=len(leased), left=len(left))
+    return wakes, left
+
+
+def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[Lease], bool]:
+    """Return the leases, and True if the named row may have reached the crash limit."""
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
-    who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds}
+    who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds, "max_crashes": limit}
     if step == "keep":
-        return output_claims.claim(deps.database, row_id, **who, max_crashes=limit)
-    lease = leases.claim(deps.database, spec.table, row_id, states=spec.states, **who, max_crashes=limit)
-    if lease is not None:
-        return lease, False
-    return None, deps.database.run(
-        lambda conn: leases.is_poison(conn, spec.table, row_id, states=spec.states, max_crashes=limit)
-    )
+        lease, is_poison = output_claims.claim(deps.database, row_id, **who)
+        return [lease] if lease else [], is_poison
+    if step == "ingest":
+        leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)
+        return leased, not leased
+    lease = leases.claim(deps.database, spec.table, row_id, states=spec.states, **who)
+    return [lease] if lease else [], lease is None
 
 
 def _run_claimed(deps: Deps, spec: StepSpec, step: Step, lease: Lease, guard: LeaseGuard) -> list[Wake]:
@@ -130,7 +158,7 @@ def _return_row(deps: Deps, lease: Lease, error: StepInterrupted | DatabaseLocke
     except LeaseLost:
         log.warning("lease.lost", attempt=lease.attempt, error=str(error))
     except DatabaseLocked:
-        guard.hand_back_later(error)
+        guard.hand_back_later(lease, error)
         log.warning("lease.return_delayed", attempt=lease.attempt, error=str(error))
     else:
         log.info("lease.returned", attempt=lease.attempt)

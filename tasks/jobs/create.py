@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-import psycopg
-
-from db import deliveries, jobs, predictions, projects, submissions
-from db.connection import Connection, Database
+from db import deliveries, jobs, projects, registrations, submissions
+from db.connection import Connection, Database, QueuedQuery
 from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
@@ -31,7 +29,7 @@ class IdempotencyConflict(Refused):
 
 @dataclass(frozen=True, slots=True)
 class CreatedJob:
-    """The job of a request; `is_new` is False if an earlier request with the same key created it."""
+    """The job of a request or registration; `is_new` is False if an earlier one created it."""
 
     job_id: UUID
     prediction_id: UUID
@@ -60,16 +58,13 @@ def insert_job(
     if existing is not None:
         return existing
     job_id = ids.uuid7()
-    is_new = False
-    with conn.transaction() as savepoint:  # an equal request may commit meanwhile: then this one is rolled back
-        _require_project(conn, request.project_id, request.owner)
-        is_new = jobs.add_requested(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
-        if not is_new:
-            raise psycopg.Rollback(savepoint)
-    if not is_new:
-        return insert_job(conn, settings, providers, request)
+    _require_project(conn, request.project_id, request.owner)
+    jobs.queue_add(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
     first = request.fallback_chain[0]
-    prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
+    try:
+        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
+    except LookupError:  # an equal request was committed meanwhile: this job was not inserted
+        return insert_job(conn, settings, providers, request)
     step: Step = "generate" if providers[first.provider].is_synchronous else "submit"
     return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
 
@@ -87,55 +82,46 @@ def find_existing_job(conn: Connection, request: JobRequest) -> CreatedJob | Non
 # --- registrations ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredJob:
-    """The job of a registration; `is_new` is False if the prediction was registered before."""
-
-    job_id: UUID
-    prediction_id: UUID
-    is_new: bool
-    wakes: list[Wake]
-
-
 def register_prediction(
     database: Database, settings: Settings, provider: Provider, registration: Registration
-) -> RegisteredJob:
+) -> CreatedJob:
     """
     Insert a job with its running prediction, then wake the deliveries received before. Raises ForeignProject.
 
     The deliveries are woken after the commit: ingest does not see an uncommitted prediction.
     """
-    job_id, prediction_id, is_new = database.run(
-        lambda conn: insert_registration(conn, settings, provider, registration, actor="api")
-    )
+    added, found = database.run(lambda conn: _queue_registration(conn, settings, provider, registration, actor="api"))
     failpoint("register.after_commit")
-    delivery_ids = database.run(
-        lambda conn: deliveries.make_unmatched_due(conn, registration.provider, registration.external_id)
-    )
-    return RegisteredJob(job_id, prediction_id, is_new, [Wake("ingest", delivery_id) for delivery_id in delivery_ids])
+    wakes = wake_unmatched(database, registration.provider, registration.external_id)
+    return CreatedJob(**found.rows[0], is_new=bool(added.rows), wakes=wakes)
+
+
+def wake_unmatched(database: Database, provider: str, external_id: str) -> list[Wake]:
+    """Make the deliveries due that were received before their prediction was known. Call after that commit."""
+    rows = database.fetch_all(deliveries.MAKE_UNMATCHED_DUE, {"provider": provider, "external_id": external_id})
+    return [Wake("ingest", row["id"]) for row in rows]
 
 
 def insert_registration(
     conn: Connection, settings: Settings, provider: Provider, registration: Registration, *, actor: str
-) -> tuple[UUID, UUID, bool]:
-    """Insert a job and its prediction unless it is registered; returns their ids, and True if they are new."""
-    existing = predictions.find_by_external_id(conn, registration.provider, registration.external_id)
-    if existing is not None:
-        return existing.job_id, existing.id, False
+) -> tuple[UUID, bool]:
+    """Insert a job and its prediction unless it is registered; returns the prediction's id, and True if it is new."""
+    added, found = _queue_registration(conn, settings, provider, registration, actor=actor)
+    conn.send_queue()
+    return found.rows[0]["prediction_id"], bool(added.rows)
+
+
+def _queue_registration(
+    conn: Connection, settings: Settings, provider: Provider, registration: Registration, *, actor: str
+) -> tuple[QueuedQuery, QueuedQuery]:
+    """Insert a registration, and read the prediction, which may have been known. Raises ForeignProject."""
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first = provider.first_poll_seconds() if provider.can_poll else deadline
-    job_id, prediction_id, notify = ids.uuid7(), ids.uuid7(), settings.notify_url is not None
     _require_project(conn, registration.project_id, registration.owner)
-    with conn.transaction() as savepoint:  # the same registration may commit meanwhile
-        jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, notify=notify, actor=actor)
-        is_new = predictions.add(
-            conn, prediction_id, job_id, registration, deadline_seconds=deadline, first_poll_seconds=first, actor=actor
-        )
-        if not is_new:
-            raise psycopg.Rollback(savepoint)
-    if is_new:
-        return job_id, prediction_id, True
-    return insert_registration(conn, settings, provider, registration, actor=actor)
+    row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
+    row["notify"] = settings.notify_url is not None
+    added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
+    return added, registrations.queue_find(conn, registration)
 
 
 def _require_project(conn: Connection, project_id: str | None, owner: str) -> None:

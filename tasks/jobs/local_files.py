@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from db import jobs, outputs, predictions
+from db import jobs, outputs, registrations
 from db.connection import Connection
+from db.outputs import NewOutput
 from moorage import ids
 from moorage.model import Registration, Wake
 from moorage.provider_types import OutputFile
@@ -51,14 +52,10 @@ def insert_keep_job(
     """Create a job with the sources (each with the key of its spooled file) as outputs; returns its id and wakes."""
     job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
     registration = Registration(provider=PROVIDER, external_id=str(job_id), owner=owner, kind="mixed")
-    jobs.add_registered(conn, job_id, registration, deadline_seconds=deadline, actor=actor)
-    predictions.add(
-        conn, prediction_id, job_id, registration, deadline_seconds=deadline, actor=actor, state="succeeded"
-    )
+    row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": False, "actor": actor}
+    registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)
     jobs.change_state(conn, jobs.lock(conn, job_id), "keeping", actor=actor, chosen_id=prediction_id)
-    wakes = []
-    for number, (source, key) in enumerate(sources):
-        row, file = {"job_id": job_id, "prediction_id": prediction_id}, OutputFile(f"file[{number}]", url=source.url)
-        wakes.append(Wake("keep", ids.uuid7()))
-        outputs.add(conn, wakes[-1].row_id, **row, file=file, expires_at=None, actor=actor, object_key=key)
-    return job_id, wakes
+    files = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(sources)]
+    new = [NewOutput(ids.uuid7(), job_id, prediction_id, file) for file in files]
+    conn.execute(outputs.ADD, outputs.build_add(new, actor))
+    return job_id, [Wake("keep", output.id) for output in new]

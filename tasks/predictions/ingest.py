@@ -1,19 +1,29 @@
-"""The ingest step: parse one recorded delivery and apply it to its prediction."""
+"""The ingest step: parse recorded deliveries and apply them to their predictions."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
 
-from db import deliveries, jobs, predictions
-from db.connection import Connection, current_time
-from moorage.errors import Permanent, UnknownPrediction, UnrelatedEvent
+from db import deliveries, jobs, leases, predictions
+from db.connection import Connection
+from db.deliveries import DeliveryResult
+from moorage.errors import LeaseLost, MoorageError, Permanent, UnknownPrediction, UnrelatedEvent
 from moorage.failpoints import failpoint
-from moorage.model import Delivery, Lease, Prediction, Registration, Wake
+from moorage.lifecycle import ChoosePrediction, ReportDecision
+from moorage.model import Delivery, Job, Lease, Prediction, Registration, Wake
 from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
+from providers import output_files
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.predictions import reports, submit_outcome
+from tasks.predictions import inline_files, reports, submit_outcome
+from tasks.predictions.reports import ReportSource
 from tasks.step import Deps, LeaseGuard
 
+T = TypeVar("T")
+Key = tuple[str, str]  # provider and external id
 MAX_MATCH_DELAY_SECONDS = 300.0
 LOCK_MS = 500  # sweeps wait behind it in the same queue
 
@@ -25,73 +35,172 @@ class ProviderGone(Permanent):
     retryable = True
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveredReport:
+    """A leased delivery with what it reports."""
+
+    lease: Lease
+    delivery: Delivery
+    provider: Provider
+    report: PredictionReport
+
+    @property
+    def key(self) -> Key:
+        return self.provider.name, self.report.external_id
+
+
+DecidedReport = tuple[DeliveredReport, reports.ReceivedReport, ReportDecision]
+
+
 def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     """Apply one delivery. Raises MalformedPayload, or UnknownPrediction if it was not registered in time."""
-    delivery = deps.database.run(lambda conn: deliveries.get(conn, lease.row_id))
+    try:
+        item = _parse(deps, lease)
+    except UnrelatedEvent as error:
+        reason = to_storable(str(error))
+        deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
+        return []
+    report = item.provider.refine_report(item.report, item.delivery.body or b"")
+    item = replace(item, report=inline_files.spool_files(deps, report))
+    guard.check()
+    return _commit(deps, lambda conn: apply_one(conn, deps, item))
+
+
+def run_batch(deps: Deps, leased: Sequence[Lease]) -> tuple[list[Wake], list[Lease]]:
+    """
+    Apply deliveries in one transaction; return wakes, and the leases that are left for `run`.
+
+    Left are those that are locked, cannot be parsed, or need more than the usual statements.
+    """
+    items, left = [], []
+    for lease in leased:
+        try:
+            item = _parse(deps, lease)
+        except MoorageError:  # `run` records it
+            left.append(lease)
+        else:
+            left.append(lease) if output_files.is_unclear(item.report) else items.append(item)
+    wakes, more = _commit(deps, lambda conn: apply_usual(conn, deps, items)) if items else ([], [])
+    return wakes, left + more
+
+
+def _parse(deps: Deps, lease: Lease) -> DeliveredReport:
+    delivery = lease.delivery
     if delivery is None or delivery.body is None:
         raise ProviderGone("the body of this delivery was purged")
     provider = deps.providers.get(delivery.provider)
     if provider is None:
         raise ProviderGone(f"provider {delivery.provider} is not configured")
-    try:
-        report = provider.refine_report(provider.parse_report(delivery.body), delivery.body)
-    except UnrelatedEvent as error:
-        reason = to_storable(str(error))
-        deps.database.run(lambda conn: deliveries.end(conn, lease, "ignored", reason))
-        return []
-    guard.check()
+    return DeliveredReport(lease, delivery, provider, provider.parse_report(delivery.body))
+
+
+def _commit(deps: Deps, work: Callable[[Connection], T]) -> T:
     failpoint("ingest.before_commit")
-    wakes = deps.database.run(lambda conn: _apply(conn, deps, lease, delivery, provider, report), lock_ms=LOCK_MS)
+    result = deps.database.run(work, lock_ms=LOCK_MS)
     failpoint("ingest.after_commit")
-    return wakes
+    return result
 
 
-def _apply(
-    conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, provider: Provider, report: PredictionReport
-) -> list[Wake]:
-    deliveries.lock_leased(conn, lease)
-    prediction = _find_prediction(conn, deps, lease, delivery, provider, report)
+def _lock_rows(
+    conn: Connection, items: Sequence[DeliveredReport]
+) -> tuple[set[UUID], dict[UUID, Job], dict[Key, Prediction]]:
+    """Lock deliveries, then jobs, but none that is locked; return both, and the predictions, locked by their jobs."""
+    keys = [item.key for item in items]
+    held, locked = deliveries.queue_lock(conn, [item.lease for item in items]), jobs.queue_lock(conn, keys)
+    found = {(row.provider, str(row.external_id)): row for row in predictions.find(conn, keys)}
+    return {row["id"] for row in held.rows}, {row["id"]: Job(**row) for row in locked.rows}, found
+
+
+def apply_one(conn: Connection, deps: Deps, item: DeliveredReport) -> list[Wake]:
+    """Apply one delivery; wait for locked rows. Raises LeaseLost."""
+    held, locked, found = _lock_rows(conn, [item])
+    if not held and not leases.renew(conn, item.lease, lease_seconds=deps.settings.lease_seconds):  # waits for its lock
+        raise LeaseLost(f"delivery {item.lease.row_id}: the lease is lost")
+    prediction = found.get(item.key) or _identify(conn, deps, item)
     if prediction is None:
-        return _wait_for_registration(conn, deps, lease, delivery, report)
-    job = jobs.lock(conn, prediction.job_id)
-    prediction = predictions.lock(conn, prediction.id)
-    received_at, life_seconds, can_poll = delivery.received_at, provider.output_lifetime_seconds, provider.can_poll
-    source = reports.ReportSource("webhook", received_at, lease.leased_by, deps.asset_base, life_seconds, can_poll)
-    outcome = reports.apply_report(conn, job, prediction, report, source)
-    state, external_id = "applied" if outcome.changed else "ignored", report.external_id
-    deliveries.end(
-        conn, lease, state, outcome.reason, external_id=external_id, prediction_id=prediction.id, job_id=job.id
-    )
-    return outcome.wakes
+        _wait_for_registration(conn, deps, item)
+        return []
+    job = locked.get(prediction.job_id)
+    if job is None:  # locked, or the prediction is new
+        job, prediction = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)
+    received = _receive(conn, deps, item, job, prediction)
+    return _write(conn, [(item, received, reports.decide(received))])
 
 
-def _find_prediction(
-    conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, provider: Provider, report: PredictionReport
-) -> Prediction | None:
-    """Find a delivery's prediction by its id, then by the key in the webhook URL; adopt it if the settings say so."""
-    external_id, actor = report.external_id, lease.leased_by
-    prediction = predictions.find_by_external_id(conn, provider.name, external_id)
-    if prediction is None:
-        prediction = submit_outcome.bind_external_id(conn, provider, delivery.key_sha256, external_id, actor=actor)
+def apply_usual(conn: Connection, deps: Deps, items: Sequence[DeliveredReport]) -> tuple[list[Wake], list[Lease]]:
+    """Apply deliveries that need the usual statements only; return wakes, and the leases of the others."""
+    held, locked, found = _lock_rows(conn, items)
+    decided: list[DecidedReport] = []
+    left, left_keys = [], set()
+    for item in items:
+        prediction = found.get(item.key)
+        job = locked.get(prediction.job_id) if prediction else None
+        received = _receive(conn, deps, item, job, prediction) if job and prediction else None
+        decision = reports.decide(received) if received else None
+        is_usual = prediction is None and not _may_be_identified(deps, item)
+        if received and decision:
+            is_usual = not reports.needs_own_transaction(received, decision)
+        if not is_usual or item.lease.row_id not in held or item.key in left_keys:
+            left.append(item.lease)
+            left_keys.add(item.key)  # later reports about it are applied after this one
+        elif received and decision:
+            decided.append((item, received, decision))
+            if isinstance(decision, ChoosePrediction):
+                found[item.key] = replace(received.prediction, state="succeeded")
+                locked[received.job.id] = replace(received.job, state="keeping", chosen_id=received.prediction.id)
+        else:
+            _wait_for_registration(conn, deps, item)
+    return _write(conn, decided), left
+
+
+def _receive(
+    conn: Connection, deps: Deps, item: DeliveredReport, job: Job, prediction: Prediction
+) -> reports.ReceivedReport:
+    provider, actor = item.provider, item.lease.leased_by
+    life_seconds, can_poll = provider.output_lifetime_seconds, provider.can_poll
+    source = ReportSource("webhook", item.delivery.received_at, actor, deps.asset_base, life_seconds, can_poll)
+    return reports.receive(conn, job, prediction, item.report, source)
+
+
+def _write(conn: Connection, decided: Sequence[DecidedReport]) -> list[Wake]:
+    outcomes = reports.apply_decisions([(received, decision) for _, received, decision in decided])
+    results: list[DeliveryResult] = []
+    for (item, received, _), outcome in zip(decided, outcomes, strict=True):
+        prediction, state = received.prediction, "applied" if outcome.changed else "ignored"
+        external_id = item.report.external_id
+        results.append((item.lease, state, outcome.reason, external_id, prediction.id, prediction.job_id))
+    if results:
+        conn.queue(deliveries.END, deliveries.build_end(*results))
+    return [wake for outcome in outcomes for wake in outcome.wakes]
+
+
+def _may_be_identified(deps: Deps, item: DeliveredReport) -> bool:
+    """Return True if an unknown prediction may be found or adopted, or is not waited for any longer."""
+    until = item.delivery.unmatched_until
+    is_over = until is not None and item.lease.claimed_at >= until
+    return item.delivery.key_sha256 is not None or deps.settings.adopt or is_over
+
+
+def _identify(conn: Connection, deps: Deps, item: DeliveredReport) -> Prediction | None:
+    """Find the prediction by the key in the webhook URL; adopt it if the settings say so."""
+    external_id, actor, provider = item.report.external_id, item.lease.leased_by, item.provider
+    prediction = submit_outcome.bind_external_id(conn, provider, item.delivery.key_sha256, external_id, actor=actor)
     if prediction is None and deps.settings.adopt:
         registration = Registration(
-            provider=provider.name, external_id=external_id, owner="adopted", kind="mixed", model=report.model
+            provider=provider.name, external_id=external_id, owner="adopted", kind="mixed", model=item.report.model
         )
         create.insert_registration(conn, deps.settings, provider, registration, actor=actor)
         prediction = predictions.find_by_external_id(conn, provider.name, external_id)
     return prediction
 
 
-def _wait_for_registration(
-    conn: Connection, deps: Deps, lease: Lease, delivery: Delivery, report: PredictionReport
-) -> list[Wake]:
-    now, until = current_time(conn), delivery.unmatched_until
+def _wait_for_registration(conn: Connection, deps: Deps, item: DeliveredReport) -> None:
+    now, until, external_id = item.lease.claimed_at, item.delivery.unmatched_until, item.report.external_id
     if until is not None and now >= until:
-        raise UnknownPrediction(f"{delivery.provider} prediction {report.external_id} was not registered in time")
-    lifetime = deps.providers[delivery.provider].output_lifetime_seconds or 86400.0
-    wait, limit = next_match_delay(delivery, now), min(deps.settings.unmatched_seconds, lifetime)
-    deliveries.mark_unmatched(conn, lease, report.external_id, wait_seconds=wait, unmatched_seconds=limit)
-    return []
+        raise UnknownPrediction(f"{item.provider.name} prediction {external_id} was not registered in time")
+    limit = min(deps.settings.unmatched_seconds, item.provider.output_lifetime_seconds or 86400.0)
+    wait = next_match_delay(item.delivery, now)
+    deliveries.mark_unmatched(conn, item.lease, external_id, wait_seconds=wait, unmatched_seconds=limit)
 
 
 def next_match_delay(delivery: Delivery, at_time: datetime) -> float:

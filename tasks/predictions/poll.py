@@ -13,7 +13,7 @@ from moorage.provider_types import PredictionReport
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.predictions import reports, submit_outcome
+from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.submit_outcome import LeasedPrediction
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 
@@ -46,6 +46,8 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     _cancel(provider, prediction)
     result = _poll(provider, prediction)
     failpoint("poll.after_answer")
+    if result.report is not None:
+        result = replace(result, report=inline_files.spool_files(deps, result.report))
 
     def apply_locked(conn: Connection) -> list[Wake]:
         job, current = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)

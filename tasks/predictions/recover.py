@@ -8,10 +8,10 @@ from typing import Final, Literal
 from uuid import UUID
 
 from db import predictions
-from db.connection import Connection, Row
+from db.connection import Connection
 from moorage import webhook_keys
 from moorage.failpoints import failpoint
-from moorage.model import Registration, Wake
+from moorage.model import Prediction, Registration, Wake
 from moorage.provider_types import ListedPrediction
 from providers.base import Provider
 from tasks.jobs import create
@@ -41,18 +41,18 @@ def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bo
     """
     public_url = None if include_foreign else deps.settings.public_url
     for page in provider.list_predictions(since):
-        names = [listed.external_id for listed in page]
-        rows = deps.database.run(partial(predictions.find_by_external_ids, provider=provider.name, external_ids=names))
-        yield [_match(listed, rows.get(listed.external_id), public_url) for listed in page]
+        keys = [(provider.name, listed.external_id) for listed in page]
+        found = {row.external_id: row for row in deps.database.run(partial(predictions.find, keys=keys))}
+        yield [_match(listed, found.get(listed.external_id), public_url) for listed in page]
 
 
-def _match(listed: ListedPrediction, row: Row | None, public_url: str | None) -> ListedMatch:
+def _match(listed: ListedPrediction, row: Prediction | None, public_url: str | None) -> ListedMatch:
     if row is None:
         is_own = public_url is None or is_own_webhook(listed.webhook, public_url)
         return ListedMatch(listed, "unknown" if is_own else "foreign")
-    if row["state"] in predictions.LIVE_STATES:
-        return ListedMatch(listed, "live", row["id"])
-    return ListedMatch(listed, "lost" if row["state"] == "lost" else "ended", row["id"])
+    if row.state in predictions.LIVE_STATES:
+        return ListedMatch(listed, "live", row.id)
+    return ListedMatch(listed, "lost" if row.state == "lost" else "ended", row.id)
 
 
 def is_own_webhook(webhook: str | None, public_url: str) -> bool:
@@ -87,11 +87,11 @@ def _register(deps: Deps, provider: Provider, listed: ListedPrediction, owner: s
         submitted = submit_outcome.bind_external_id(conn, provider, key_sha256, listed.external_id, actor=ACTOR)
         if submitted is not None:  # by moorage, without a recorded response: it has a job
             return False, predictions.make_due_by_id(conn, [submitted.id])
-        _, prediction_id, is_new = create.insert_registration(conn, deps.settings, provider, registration, actor=ACTOR)
+        prediction_id, is_new = create.insert_registration(conn, deps.settings, provider, registration, actor=ACTOR)
         return is_new, predictions.make_due_by_id(conn, [prediction_id])
 
     is_new, due = deps.database.run(add)
     failpoint("recover.after_commit")
     wakes = [Wake("poll", prediction_id) for prediction_id in due]
     # After the commit: ingest does not see an uncommitted prediction.
-    return is_new, wakes + submit_outcome.match_deliveries(deps, provider, listed.external_id)
+    return is_new, wakes + create.wake_unmatched(deps.database, provider.name, listed.external_id)

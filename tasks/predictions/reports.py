@@ -1,15 +1,17 @@
 """Apply a provider's report, from a webhook or a poll, to its locked job and prediction."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from db import dead_letters, jobs, outputs, placeholders, predictions, renders, submissions
-from db.connection import Connection
+from db import dead_letters, jobs, outputs, placeholders, predictions, submissions
+from db.connection import Connection, fetch_all
+from db.outputs import NewOutput
 from moorage import ids, lifecycle, logs
-from moorage.lifecycle import EndPrediction, PredictionContext
+from moorage.lifecycle import EndPrediction, PredictionContext, ReportDecision
 from moorage.model import Job, Prediction, Wake
-from moorage.provider_types import OutputFile, PredictionReport
+from moorage.provider_types import PredictionReport
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from moorage.transitions import TERMINAL_PREDICTION_STATES
@@ -42,7 +44,7 @@ class ReportSource:
 
 
 @dataclass(frozen=True, slots=True)
-class _Received:
+class ReceivedReport:
     """A report with the locked rows that it is applied to."""
 
     conn: Connection
@@ -65,20 +67,70 @@ class _Received:
         conn, row, raw, by, actor = self.conn, self.prediction, self.raw_status, self.source.channel, self.source.actor
         predictions.end(conn, row, state, ended_by=by, actor=actor, category=category, reason=reason, raw_status=raw)
 
+    def close_dead_letter(self, reason: str) -> None:
+        if self.prediction.has_dead_letter:
+            actor = self.source.actor
+            dead_letters.close_by_subject(self.conn, "prediction", self.prediction.id, reason=reason, actor=actor)
+
+
+def receive(
+    conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, source: ReportSource
+) -> ReceivedReport:
+    entry = submissions.get_entry(job, prediction)
+    report = output_files.drop_inputs(report, entry.input if entry else None)
+    return ReceivedReport(conn, job, prediction, report, source)
+
+
+def decide(received: ReceivedReport) -> ReportDecision:
+    conn, job, prediction = received.conn, received.job, received.prediction
+    has_placeholder = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
+    was_without_files = (prediction.raw_status or "").endswith(WITHOUT_FILES)
+    ctx = PredictionContext(
+        prediction.state,
+        job.chosen_id == prediction.id,
+        job.state,
+        prediction.has_render,
+        received.source.can_poll,
+        has_placeholder,
+        was_without_files,
+    )
+    return lifecycle.on_report(received.report, ctx)
+
+
+def needs_own_transaction(received: ReceivedReport, decision: ReportDecision) -> bool:
+    """Return True if more may have to be locked, or the job settled; False for what most reports decide."""
+    if isinstance(decision, lifecycle.ChoosePrediction):
+        return not is_usual(received)
+    return not isinstance(decision, lifecycle.IgnoreReport | lifecycle.RecordStatus | lifecycle.RefreshUrls)
+
+
+def is_usual(received: ReceivedReport) -> bool:
+    """Return True for the first success of a job with one prediction, with at least one file, and none inline."""
+    job, prediction, files = received.job, received.prediction, received.report.outputs
+    is_first = job.state == "open" and prediction.state == "running" and not prediction.has_others
+    return is_first and not all(file.problem for file in files) and not any(file.data for file in files)
+
+
+def apply_decisions(decided: Sequence[tuple[ReceivedReport, ReportDecision]]) -> list[ReportOutcome]:
+    """Apply decisions in one transaction: those that choose a prediction at once, then the others in their order."""
+    chosen = [received for received, decision in decided if isinstance(decision, lifecycle.ChoosePrediction)]
+    outcomes = iter(choose(chosen) if chosen else ())
+    return [
+        next(outcomes) if isinstance(decision, lifecycle.ChoosePrediction) else apply_decision(received, decision)
+        for received, decision in decided
+    ]
+
 
 def apply_report(
     conn: Connection, job: Job, prediction: Prediction, report: PredictionReport, source: ReportSource
 ) -> ReportOutcome:
-    is_chosen, has_render = job.chosen_id == prediction.id, renders.exists(conn, job.id)
-    has_placeholder = job.placeholder and placeholders.is_placeholder_chosen(conn, job.id)
-    was_without_files = (prediction.raw_status or "").endswith(WITHOUT_FILES)
-    ctx = PredictionContext(
-        prediction.state, is_chosen, job.state, has_render, source.can_poll, has_placeholder, was_without_files
-    )
-    entry = submissions.get_entry(job, prediction)
-    report = output_files.drop_inputs(report, entry.input if entry else None)
-    received = _Received(conn, job, prediction, report, source)
-    match lifecycle.on_report(report, ctx):
+    received = receive(conn, job, prediction, report, source)
+    return apply_decision(received, decide(received))
+
+
+def apply_decision(received: ReceivedReport, decision: ReportDecision) -> ReportOutcome:
+    conn, prediction = received.conn, received.prediction
+    match decision:
         case lifecycle.IgnoreReport(reason):
             return ReportOutcome(False, prediction.state in TERMINAL_PREDICTION_STATES, reason)
         case lifecycle.RecordStatus():
@@ -91,12 +143,12 @@ def apply_report(
         case lifecycle.RefreshUrls():
             return _refresh_urls(received)
         case lifecycle.LateSuccess():
-            reason = f"late: the job was {job.state} already"
+            reason = f"late: the job was {received.job.state} already"
             received.end_prediction("succeeded", reason=reason)
-            dead_letters.close_by_subject(conn, "prediction", prediction.id, reason=reason, actor=source.actor)
+            received.close_dead_letter(reason)
             return ReportOutcome(False, True, reason)
         case lifecycle.ChoosePrediction():
-            return _choose(received)
+            return choose([received])[0]
         case EndPrediction() as end:
             return _end_without_files(received, end)
 
@@ -115,7 +167,7 @@ def compute_expiry(report: PredictionReport, received_at: datetime, life_seconds
     return min(report.completed_at, received_at) + timedelta(seconds=life_seconds) if report.completed_at else latest
 
 
-def _poll_now(received: _Received) -> ReportOutcome:
+def _poll_now(received: ReceivedReport) -> ReportOutcome:
     """Make the prediction due; a poll that is running is repeated after the provider's interval."""
     conn, prediction_id = received.conn, received.prediction.id
     predictions.record_raw_status(conn, prediction_id, received.raw_status)
@@ -123,7 +175,7 @@ def _poll_now(received: _Received) -> ReportOutcome:
     return ReportOutcome(True, False, f"{received.raw_status}: polling for the complete response", wakes)
 
 
-def _ask_again(received: _Received) -> ReportOutcome:
+def _ask_again(received: ReceivedReport) -> ReportOutcome:
     """Poll at once after a webhook, a little later after a poll."""
     if received.source.channel == "webhook":
         return _poll_now(received)
@@ -131,41 +183,61 @@ def _ask_again(received: _Received) -> ReportOutcome:
     return ReportOutcome(True, False, f"{received.raw_status}: asking again", poll_seconds=ASK_AGAIN_SECONDS)
 
 
-def _choose(received: _Received) -> ReportOutcome:
-    conn, job, prediction, source = received.conn, received.job, received.prediction, received.source
-    actor, reason = source.actor, f"{len(received.report.outputs)} files"
-    received.end_prediction("succeeded", reason=None)
-    dead_letters.close_by_subject(conn, "prediction", prediction.id, reason="a late success arrived", actor=actor)
-    jobs.change_state(conn, job, "keeping", actor=actor, chosen_id=prediction.id, reason=reason)
-    wakes = cancel.cancel_predictions(conn, job.id, reason="another prediction was chosen", actor=actor)
-    for file in received.report.outputs:
-        wakes += _add_output(received, file)
+def choose(chosen: Sequence[ReceivedReport]) -> list[ReportOutcome]:
+    """Choose predictions of several jobs and insert their outputs: one statement for each table."""
+    conn, source = chosen[0].conn, chosen[0].source
+    reasons = [f"{len(received.report.outputs)} files" for received in chosen]
+    ended = [(received.prediction, received.raw_status) for received in chosen]
+    args = predictions.build_end(ended, "succeeded", ended_by=source.channel)
+    conn.queue(predictions.END, {**args, "actor": source.actor})
+    changes = [(one.job, reason, one.prediction.id) for one, reason in zip(chosen, reasons, strict=True)]
+    new = [_build_outputs(received) for received in chosen]
+    add = outputs.build_add([output for files in new for output in files], source.actor)
+    added = set(add["id"])
+    if all(is_usual(received) for received in chosen):
+        conn.queue(jobs.CHANGE_STATE, {**jobs.build_change(changes, "keeping"), "actor": source.actor})
+        conn.queue(outputs.ADD, add)
+    else:
+        for job, reason, chosen_id in changes:
+            jobs.change_state(conn, job, "keeping", actor=source.actor, reason=reason, chosen_id=chosen_id)
+        added = {row["id"] for row in fetch_all(conn, outputs.ADD, add)}
+    return [
+        ReportOutcome(True, True, f"chosen: {reason}", _complete_choice(one, [o for o in files if o.id in added]))
+        for one, reason, files in zip(chosen, reasons, new, strict=True)
+    ]
+
+
+def _build_outputs(received: ReceivedReport) -> list[NewOutput]:
+    job_id, prediction_id, expires_at = received.job.id, received.prediction.id, received.expires_at
+    return [
+        NewOutput(ids.uuid7(), job_id, prediction_id, file, expires_at if file.url is not None else None)
+        for file in received.report.outputs
+    ]
+
+
+def _complete_choice(received: ReceivedReport, added: Sequence[NewOutput]) -> list[Wake]:
+    """Do what only some choices need; returns wakes."""
+    conn, job, prediction, actor = received.conn, received.job, received.prediction, received.source.actor
+    received.close_dead_letter("a late success arrived")
+    wakes = [Wake("keep", output.id) for output in added if output.file.problem is None]
+    for output in (output for output in added if output.file.problem):
+        decision = DeadLetterDecision("DOWNLOAD_FAILED", "DownloadRefused", output.file.problem or "", retryable=False)
+        provider = prediction.provider
+        dead_letters.add(
+            conn, "output", output.id, decision, step="ingest", job_id=job.id, provider=provider, actor=actor
+        )
     notes = [f"{file.path} {file.problem}: {logs.redact_url(file.url or 'data:')}" for file in received.report.mentions]
     if notes:
         jobs.add_notes(conn, job.id, [to_storable(note, 1000) for note in notes], actor)
-    job = jobs.lock(conn, job.id)
-    wakes += settle.settle_if_last(conn, job, asset_base=source.asset_base, actor=actor)
-    return ReportOutcome(True, True, f"chosen: {reason}", wakes)
+    if prediction.has_others:
+        wakes = cancel.cancel_predictions(conn, job.id, reason="another prediction was chosen", actor=actor) + wakes
+    if prediction.has_others or not wakes:
+        job = replace(job, state="keeping", chosen_id=prediction.id)
+        wakes += settle.settle_if_last(conn, job, asset_base=received.source.asset_base, actor=actor)
+    return wakes
 
 
-def _add_output(received: _Received, file: OutputFile) -> list[Wake]:
-    conn, prediction, actor, output_id = received.conn, received.prediction, received.source.actor, ids.uuid7()
-    expires_at = received.expires_at if file.data is None else None
-    job_id, prediction_id = received.job.id, prediction.id
-    if not outputs.add(
-        conn, output_id, job_id=job_id, prediction_id=prediction_id, file=file, expires_at=expires_at, actor=actor
-    ):
-        return []
-    if file.problem is None:
-        return [Wake("keep", output_id)]
-    decision = DeadLetterDecision("DOWNLOAD_FAILED", "DownloadRefused", file.problem, retryable=False)
-    dead_letters.add(
-        conn, "output", output_id, decision, step="ingest", job_id=job_id, provider=prediction.provider, actor=actor
-    )
-    return []
-
-
-def _refresh_urls(received: _Received) -> ReportOutcome:
+def _refresh_urls(received: ReceivedReport) -> ReportOutcome:
     """Replace the URLs of waiting outputs by those of a later report; new paths in it are not new outputs."""
     conn, expires_at, prediction_id = received.conn, received.expires_at, received.prediction.id
     files = [file for file in received.report.outputs if file.url and not file.problem]
@@ -175,7 +247,7 @@ def _refresh_urls(received: _Received) -> ReportOutcome:
     return ReportOutcome(True, True, f"renewed {count} URLs")
 
 
-def _end_without_files(received: _Received, end: EndPrediction) -> ReportOutcome:
+def _end_without_files(received: ReceivedReport, end: EndPrediction) -> ReportOutcome:
     conn, job, prediction, actor = received.conn, received.job, received.prediction, received.source.actor
     reason, step = to_storable(end.reason), "ingest" if received.source.channel == "webhook" else "poll"
     decision = DeadLetterDecision(end.category, "PredictionLost", reason, retryable=received.report.needs_fetch)

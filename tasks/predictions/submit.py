@@ -20,7 +20,7 @@ from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import fallback
+from tasks.jobs import create, fallback
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.predictions.submit_outcome import LeasedPrediction, lock_leased
 from tasks.step import LOCK_CHECK_MS, Deps, LeaseGuard, commit_step
@@ -83,7 +83,7 @@ def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_commit")
     wakes = recorded or []
     if isinstance(result, SubmitResult):
-        wakes = wakes + submit_outcome.match_deliveries(deps, provider, result.external_id)
+        wakes = wakes + create.wake_unmatched(deps.database, provider.name, result.external_id)
     return wakes
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from db import deliveries, jobs, leases, predictions, submissions
+from db import jobs, leases, predictions, submissions
 from db.connection import Connection
 from moorage.errors import LeaseLost
 from moorage.model import Job, Lease, Prediction, PredictionState, Wake
@@ -11,7 +11,6 @@ from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import fallback
-from tasks.step import Deps
 
 UNCERTAIN: Final = "submit uncertain"  # begins the reason of predictions with submit_uncertain
 DEFAULT_OUTPUT_LIFE_SECONDS: Final = 3600.0  # how long to wait for a webhook if the provider declares no output life
@@ -99,9 +98,3 @@ def bind_external_id(
             conn, prediction, external_id, first_poll_seconds=first_poll, reason=reason, actor=actor
         )
     return predictions.find_by_external_id(conn, provider.name, external_id)
-
-
-def match_deliveries(deps: Deps, provider: Provider, external_id: str) -> list[Wake]:
-    """Wake the deliveries received before the external id was recorded. Call after that commit."""
-    delivery_ids = deps.database.run(lambda conn: deliveries.make_unmatched_due(conn, provider.name, external_id))
-    return [Wake("ingest", delivery_id) for delivery_id in delivery_ids]

@@ -14,6 +14,7 @@ from moorage.errors import LeaseLost, MoorageError, StepInterrupted
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Prediction, Wake
 from providers.base import Provider
+from tasks.jobs import create
 from tasks.predictions import submit_outcome
 from tasks.step import Deps, LeaseGuard, commit_step
 
@@ -48,7 +49,7 @@ def recover_submission(
     failpoint("lookup.after_answer")
     wakes = commit_step(deps, lease, guard, lambda conn: _record(conn, lease, provider, result)) or []
     failpoint("lookup.after_commit")
-    return wakes + submit_outcome.match_deliveries(deps, provider, result) if isinstance(result, str) else wakes
+    return wakes + create.wake_unmatched(deps.database, provider.name, result) if isinstance(result, str) else wakes
 
 
 def _search_list(

@@ -23,16 +23,18 @@ log = logs.get_logger(__name__)
 
 SECONDS: Final = 240.0  # per run by beat; the limit of a sweep is 600 s
 _BATCH: Final = 500
-_JOBS: Final = 100  # in separate transactions
+_JOBS: Final = 100
 _DAY: Final = 86400.0
+_MIN_ROWS_DAYS: Final = 7.0  # a provider repeats a webhook for up to three days (OpenAI): its id is known for longer
 
 
 def retention_seconds(settings: Settings) -> dict[str, float]:
     """Return how long each kind is retained, in the order of deletion; without those never deleted."""
+    rows_days = max(settings.retention_rows_days, _MIN_ROWS_DAYS) if settings.retention_rows_days else 0.0
     days = {
         "renders": settings.retention_renders_days,
         **dict.fromkeys(("bodies", "failed_bodies", "failed_sources"), settings.retention_bodies_days),
-        **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs"), settings.retention_rows_days),
+        **dict.fromkeys(("deliveries", "dead_letters", "notifications", "jobs"), rows_days),
     }
     seconds = {"quarantine": settings.quarantine_seconds}
     return seconds | {kind: limit * _DAY for kind, limit in days.items() if limit > 0}
@@ -47,8 +49,8 @@ def delete_expired(deps: Deps, actor: str, *, seconds: float = math.inf) -> dict
     """Delete what is old enough; returns counts by kind. Begins no batch after `seconds`: the next run continues."""
     until, counts = time.monotonic() + seconds, dict[str, int]()
     for kind, limit in retention_seconds(deps.settings).items():
-        counts[kind] = 0
-        while time.monotonic() < until and (count := _delete_batch(deps, kind, limit, actor)):
+        counts[kind] = _delete_old_jobs(deps, limit, until) if kind == "jobs" else 0
+        while kind != "jobs" and time.monotonic() < until and (count := _delete_batch(deps, kind, limit, actor)):
             counts[kind] += count
             failpoint("retention.after_batch")
     if any(counts.values()):
@@ -56,16 +58,29 @@ def delete_expired(deps: Deps, actor: str, *, seconds: float = math.inf) -> dict
     return counts
 
 
+def _delete_old_jobs(deps: Deps, seconds: float, until: float) -> int:
+    count, list_page = 0, partial(retention.list_old_jobs, seconds=seconds, limit=_JOBS)
+    for sql in (retention.OLD_FAILED_JOBS, retention.OLD_DELETED_JOBS):
+        after = retention.START
+        while time.monotonic() < until and (page := deps.database.run(partial(list_page, sql=sql, after=after))):
+            after = page[-1]["at"], page[-1]["id"]
+            count += _delete_jobs(deps, [row["id"] for row in page])
+            failpoint("retention.after_batch")
+    return count
+
+
+def _delete_jobs(deps: Deps, job_ids: list[UUID]) -> int:
+    """Delete jobs in one transaction, or each in its own if a row of one of them is locked."""
+    count = run_unless_locked(deps, partial(retention.delete_jobs, job_ids=job_ids), jobs=len(job_ids))
+    if count is None and len(job_ids) > 1:
+        return sum(_delete_jobs(deps, [job_id]) for job_id in job_ids)
+    return count or 0
+
+
 def _delete_batch(deps: Deps, kind: str, limit: float, actor: str) -> int:
     """Delete a batch; returns 0 if the remaining rows are locked or none is left."""
     if kind == "renders":
         return _delete_renders(deps, limit, actor)
-    if kind == "jobs":
-        job_ids = deps.database.run(partial(retention.list_old_jobs, seconds=limit, limit=_JOBS))
-        return sum(
-            bool(run_unless_locked(deps, partial(retention.delete_job, job_id=job_id), job_id=str(job_id)))
-            for job_id in job_ids
-        )
     expire = partial(retention.expire_batch, kind=kind, seconds=limit, limit=_BATCH)
     return run_unless_locked(deps, expire, kind=kind) or 0
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from db import deliveries, discarding, leases, orphans, output_claims, outputs, predictions
+from db import discarding, leases, orphans, output_claims, outputs, predictions
 from db import jobs as jobs_table
 from db.connection import BEGIN, Connection, connect, fetch_one
 from moorage import ids
 from moorage.errors import LeaseLost, Refused
-from moorage.model import Lease, Media, Registration, StoredOutput, Thumbnail, WorkTable
+from moorage.model import Lease, Media, StoredOutput, Thumbnail, WorkTable
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryPolicy
 from storage import keys
 from tasks.jobs import replay
@@ -28,7 +28,6 @@ from tests.exploration.state import (
     O0,
     OUTPUTS,
     P0,
-    PREDICTION_OF,
     PREDICTIONS,
     SERVER,
     Db,
@@ -89,13 +88,12 @@ class Real:
 
     def _second(self) -> UUID:
         made = ids.uuid7()
-        registration = Registration(provider="replicate", external_id=f"{self.name}-1", owner="ann")
-        self.deps.database.run(
-            lambda conn: predictions.add(
-                conn, made, self.job_id, registration,
-                deadline_seconds=600, first_poll_seconds=0, actor="api", seq=1,
-            )
-        )  # fmt: skip
+        insert = """
+INSERT INTO predictions (id, job_id, seq, provider, external_id, state, deadline_at, run_at)
+VALUES (%(id)s, %(job_id)s, 1, 'replicate', %(name)s, 'running', moment() + interval '10 min', moment())
+RETURNING id
+"""
+        self.deps.database.fetch_all(insert, {"id": made, "job_id": self.job_id, "name": f"{self.name}-1"})
         due = "UPDATE predictions SET run_at = moment() WHERE job_id = %(id)s"
         self.deps.database.run(lambda conn: conn.execute(due, {"id": self.job_id}))
         return made
@@ -202,9 +200,8 @@ class Real:
         row_id = self.ids[slot]
         if name == "replay":
             return lambda conn: replay.replay_dead_letter(conn, self._letter(conn, row_id), "person")
-        why = DeadLetterDecision("POISON", "Poison", "workers died", retryable=True)
         step = reconcile.STEP_BY_TABLE[TABLE[slot]]
-        return lambda conn: failures._dead_letter_poison(conn, deps, TABLE[slot], step, row_id, why, "node/poison")
+        return lambda conn: failures._dead_letter_poison(conn, deps, step, row_id, "node/poison")
 
     def _claim(self, label: Label, after: State) -> None:
         actor, row_id = after.actors[label.who], self.ids[label.slot]
@@ -218,6 +215,7 @@ class Real:
             lease = leases.claim(self.deps.database, TABLE[label.slot], row_id, states=states, **limits)
         assert lease is not None, f"{label}: an empty claim"
         assert lease.row_id == row_id
+        lease = kept_world.with_delivery(self.deps, lease) if label.slot in DELIVERIES else lease
         self.leases[actor.token] = lease
         self.tokens[lease.token] = actor.token
 
@@ -297,12 +295,7 @@ class Real:
         return reconcile._check_job(conn, self.deps, self.job_id, "sweep")
 
     def _ingest(self, conn: Connection, lease: Lease) -> object:
-        slot = next(s for s in DELIVERIES if self.ids[s] == lease.row_id)
-        provider = self.deps.providers["replicate"]
-        report = provider.parse_report(_body(f"{self.name}-{PREDICTION_OF[slot] - P0}", 2 if slot == D0 else 1))
-        delivery = deliveries.get(conn, lease.row_id)
-        assert delivery is not None
-        return ingest._apply(conn, self.deps, lease, delivery, provider, report)
+        return ingest.apply_one(conn, self.deps, ingest._parse(self.deps, lease))
 
     def _output(self, conn: Connection, slot: int) -> Any:
         return outputs.get(conn, self.ids[slot])

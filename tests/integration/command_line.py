@@ -70,7 +70,7 @@ def deps(stack: Stack, database_url: str, *, buckets_of: str = "moorage") -> Dep
     )
 
 
-def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.RegisteredJob:
+def register_one(deps: Deps, external_id: str = "abc", **asked: Any) -> create.CreatedJob:
     """Register a prediction at Replicate."""
     wanted = Registration(provider="replicate", external_id=external_id, **{"owner": "tests", **asked})
     return create.register_prediction(deps.database, deps.settings, deps.providers["replicate"], wanted)

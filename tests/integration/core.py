@@ -146,7 +146,7 @@ class World:
 
     # --- making rows
 
-    def registered(self, external_id: str | None = None, **asked: Any) -> create.RegisteredJob:
+    def registered(self, external_id: str | None = None, **asked: Any) -> create.CreatedJob:
         given = Registration(
             provider="replicate", external_id=external_id or secrets.token_hex(8), owner="ann", **asked
         )
@@ -164,7 +164,7 @@ class World:
         )
         return delivery_id
 
-    def keeping(self, urls: list[str], **asked: Any) -> create.RegisteredJob:
+    def keeping(self, urls: list[str], **asked: Any) -> create.CreatedJob:
         """Return a job whose prediction has succeeded with these files; its outputs wait."""
         external_id = secrets.token_hex(8)
         made = self.registered(external_id, **asked)
@@ -181,7 +181,7 @@ class World:
 
     def step(self, step: Step, row_id: UUID) -> list[Wake]:
         """Take one wake, as a worker does."""
-        return step_runner._claim_and_run(self.deps, step, row_id, LEASED_BY)
+        return step_runner._claim_and_run(self.deps, step, row_id, LEASED_BY)[0]
 
     def claim(self, table: Any, row_id: UUID, states: tuple[str, ...], **changes: Any) -> Lease | None:
         given = {"leased_by": LEASED_BY, "lease_seconds": 30.0, "max_crashes": 5, **changes}
@@ -353,7 +353,7 @@ class Held:
     def check(self) -> None:
         """Go on."""
 
-    def hand_back_later(self, error: object) -> None:
+    def hand_back_later(self, lease: object, error: object) -> None:
         """Leave it to the lease."""
 
     def ensure_held(self) -> None:

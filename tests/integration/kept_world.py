@@ -1,6 +1,7 @@
 """Jobs brought to their end by the real steps, without workers: what commands and the audit look at."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -13,7 +14,7 @@ from db import leases
 from db.connection import Connection
 from moorage import ids
 from moorage.errors import MoorageError
-from moorage.model import Lease, Wake, WorkTable
+from moorage.model import Delivery, Lease, Wake, WorkTable
 from receiver.deliveries import INSERT, NewDelivery, build_arguments
 from tasks.outputs import discard, keep
 from tasks.predictions import ingest
@@ -35,7 +36,7 @@ class Calm:
     def check(self) -> None:
         """Go on."""
 
-    def hand_back_later(self, error: object) -> None:
+    def hand_back_later(self, lease: object, error: object) -> None:
         """Leave it to the lease."""
 
     def ensure_held(self) -> None:
@@ -50,9 +51,10 @@ def picture(colour: str = "red") -> str:
 
 
 def kept(deps: Deps, external_id: str = "abc", outputs: list[str] | None = None, **asked: Any) -> UUID:
-    """Register a prediction, deliver its success, do all the work, and return the job's id."""
+    """Register a prediction, deliver its success, do all the work, that of discard too, and return the job's id."""
     job_id = cli.register_one(deps, external_id, **asked).job_id
     work(deps, deliver(deps, {"id": external_id, "status": "succeeded", "output": outputs or [picture()]}))
+    discard.delete_spooled_inputs(deps)
     return job_id
 
 
@@ -87,7 +89,17 @@ def claim(deps: Deps, wake: Wake) -> Lease:
         )
     )
     assert lease is not None
-    return lease
+    if wake.step != "ingest":
+        return lease
+    return with_delivery(deps, lease)
+
+
+def with_delivery(deps: Deps, lease: Lease) -> Lease:
+    """Return the lease of a delivery as the claim of a batch returns it."""
+    names = "id, provider, webhook_id, received_at, body, state, external_id, unmatched_until, key_sha256"
+    sql = f"SELECT {names} FROM deliveries WHERE id = %(id)s"
+    (row,) = deps.database.fetch_all(sql, {"id": lease.row_id})
+    return dataclasses.replace(lease, delivery=Delivery(**row))
 
 
 def loosen(conn: Connection) -> None:

@@ -147,10 +147,12 @@ def tries(at: World, job_id: UUID) -> list[dict[str, Any]]:
     return at.conn.execute("SELECT * FROM predictions WHERE job_id = %s ORDER BY seq", (job_id,)).fetchall()
 
 
-def crash(at: World, step: str, row_id: UUID, point: str, environment: dict[str, str]) -> None:
+def crash(
+    at: World, step: str, row_id: UUID, point: str, environment: dict[str, str], *, prepare: str = "pass"
+) -> None:
     """Take one wake in a process of its own that dies at a failpoint, and free its lease as its parent does."""
     leased_by = f"node@crash/{point}"
-    code = "from uuid import UUID; from worker import step_runner; "
+    code = f"{prepare}; from uuid import UUID; from worker import step_runner; "
     code += f"step_runner.run_step({step!r}, UUID({str(row_id)!r}), {leased_by!r})"
     given = {"PATH": os.environ["PATH"], "MOORAGE_DOTENV": "", "MOORAGE_FAILPOINT": point, **environment}
     process = fork_server.run(["-c", code], env=given, cwd=ROOT)

@@ -165,7 +165,7 @@ def test_a_poisoned_delivery_that_was_unmatched_leaves_a_whole_history(deps: Dep
     world.work(deps, wake)
     conn.execute("UPDATE deliveries SET crashes = 5, run_at = moment()")
 
-    failures.dead_letter_poison(deps, "deliveries", "ingest", wake.row_id, "node/task")
+    failures.dead_letter_poison(deps, "ingest", wake.row_id, "node/task")
 
     assert conn.execute("SELECT state FROM deliveries").fetchall() == [{"state": "dead"}]
     assert rehearsal.found(deps) == []

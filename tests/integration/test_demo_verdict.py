@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from db import events, jobs
+from db import events, jobs, registrations
 from db.connection import Connection, fetch_all
 from moorage import ids
 from moorage.model import Registration
@@ -38,7 +38,8 @@ def ended(conn: Connection) -> list[uuid.UUID]:
     job_ids = [ids.uuid7() for _ in ENDS]
     for job_id, state in zip(job_ids, ENDS, strict=True):
         registration = Registration(provider="replicate", external_id=job_id.hex, owner="demo")
-        jobs.add_registered(conn, job_id, registration, deadline_seconds=60, notify=True, actor="test")
+        row = {"job_id": job_id, "prediction_id": ids.uuid7(), "state": "running", "notify": True, "actor": "test"}
+        registrations.queue_add(conn, registration, deadline_seconds=60, first_poll_seconds=60, **row)
         end(conn, job_id, state)
     end(conn, job_ids[0], "open")
     end(conn, job_ids[0], "cancelled")

@@ -1,12 +1,17 @@
 """Ingest: deliveries applied to predictions, in any order, once."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from db import deliveries
+from db.connection import connect
 from embedded.stack import Stack
+from moorage.errors import LeaseLost
 from moorage.model import Wake
-from tests.integration.core import World, database_of, prediction, together, world
+from tasks.predictions import ingest
+from tests.integration.core import LEASED_BY, Held, World, database_of, prediction, together, wait_until, world
 
 
 @pytest.fixture(scope="module")
@@ -215,20 +220,46 @@ def test_adoption_makes_a_job_for_an_unregistered_prediction(at: World) -> None:
 def test_many_equal_webhooks_at_once_make_one_set_of_rows(at: World) -> None:
     """Eight workers hold eight deliveries of one completion."""
     made, urls = at.registered("p1"), [at.source.picture(n) for n in range(3)]
-    deliveries = [at.delivered(prediction("p1", "succeeded", urls)) for _ in range(8)]
+    sent = [at.delivered(prediction("p1", "succeeded", urls)) for _ in range(8)]
 
-    def ingest(delivery):
+    def ingesting(delivery):
         def work() -> None:
             with at.beside() as deps:
                 World(deps, at.conn, at.source, at.database_url).step("ingest", delivery)
 
         return work
 
-    together(*(ingest(delivery) for delivery in deliveries))
+    together(*(ingesting(delivery) for delivery in sent))
 
     assert len(at.outputs(made.job_id)) == 3
-    states = sorted(at.state("deliveries", delivery) for delivery in deliveries)
+    states = sorted(at.state("deliveries", delivery) for delivery in sent)
     assert states == ["applied"] + ["ignored"] * 7
+
+
+def test_a_lease_that_ends_while_its_row_is_locked_changes_nothing(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep releases it just then: what the row reports is for another worker to apply."""
+    monkeypatch.setattr(ingest, "LOCK_MS", 9000)  # the machine may be slow
+    made, delivery = at.registered("p1"), at.delivered(prediction("p1", "succeeded", [at.source.picture()]))
+    limits = {"leased_by": LEASED_BY, "lease_seconds": 30.0, "max_crashes": 5, "max_rows": 1}
+    (lease,) = deliveries.claim_due(at.deps.database, delivery, **limits)
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    locked = threading.Event()
+
+    def release() -> None:
+        with connect(at.database_url) as sweep, sweep.transaction():
+            free = "lease_token = NULL, leased_by = NULL, leased_until = NULL"
+            sweep.execute(f"UPDATE deliveries SET {free} WHERE id = %s", (delivery,))
+            locked.set()
+            wait_until(lambda: at.conn.execute(waiting).fetchone() is not None)
+
+    def apply() -> None:
+        locked.wait(60)
+        with pytest.raises(LeaseLost):
+            ingest.run(at.deps, lease, Held())
+
+    together(release, apply)
+
+    assert (at.state("deliveries", delivery), at.outputs(made.job_id)) == ("new", [])
 
 
 def test_registration_and_delivery_at_once_always_meet(at: World) -> None:
@@ -236,11 +267,11 @@ def test_registration_and_delivery_at_once_always_meet(at: World) -> None:
     for n in range(30):
         delivery = at.delivered(prediction(f"r{n}", "processing"))
 
-        def ingest(delivery=delivery) -> None:
+        def ingesting(delivery=delivery) -> None:
             with at.beside() as deps:
                 World(deps, at.conn, at.source, at.database_url).step("ingest", delivery)
 
-        together(ingest, lambda n=n: at.registered(f"r{n}"))
+        together(ingesting, lambda n=n: at.registered(f"r{n}"))
 
         row = at.row("deliveries", delivery)
         due_in = at.one("SELECT extract(epoch FROM run_at - moment())::float FROM deliveries WHERE id = %s", delivery)

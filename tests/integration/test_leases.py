@@ -6,11 +6,12 @@ from uuid import uuid4
 
 import pytest
 
-from db import discarding, leases, outputs
+from db import discarding, leases, outputs, poison
 from embedded.stack import Stack
 from moorage import ids
 from moorage.errors import LeaseLost
 from moorage.model import Lease
+from tasks.sweeps.reconcile import STEP_BY_TABLE
 from tests.integration.core import World, database_of, kept, prediction, together, wait_until, world
 from worker.heartbeat import Heartbeat
 
@@ -115,7 +116,7 @@ def test_a_row_that_crashed_too_often_is_not_claimed(at: World, lease: Lease) ->
     states = TABLES[lease.table]
 
     assert at.claim(lease.table, lease.row_id, states) is None
-    assert leases.is_poison(at.conn, lease.table, lease.row_id, states=states, max_crashes=5)
+    assert poison.lease(at.conn, STEP_BY_TABLE[lease.table], lease.row_id, leased_by="x", max_crashes=5) is not None
 
 
 def test_a_poisoned_delivery_is_a_dead_letter(at: World) -> None:

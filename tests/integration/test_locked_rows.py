@@ -306,13 +306,13 @@ def test_the_rows_of_a_dead_process_are_released_beside_locked_ones(at: World) -
 
 def test_retention_deletes_beside_locked_rows(at: World) -> None:
     """One row in somebody's console must not keep all the others for ever."""
-    changed = at.changed(retention_rows_days=1)
+    changed = at.changed(retention_rows_days=7)
     ids = []
     for name in ("one", "two"):
         made = at.registered(name)
         ids.append(at.delivered(prediction(name, "failed")))
         at.step("ingest", ids[-1])
-        at.conn.execute("UPDATE jobs SET settled_at = moment() - interval '2 days' WHERE id = %s", (made.job_id,))
+        at.conn.execute("UPDATE jobs SET settled_at = moment() - interval '8 days' WHERE id = %s", (made.job_id,))
     at.conn.execute("UPDATE dead_letters SET state = 'discarded', closed_at = moment(), closed_by = 'test'")
 
     with forgotten(at, "SELECT FROM deliveries WHERE id = %s FOR UPDATE", ids[0]):
@@ -324,11 +324,11 @@ def test_retention_deletes_beside_locked_rows(at: World) -> None:
 
 def test_retention_passes_rows_whose_dead_letters_are_locked(at: World) -> None:
     """One letter in somebody's console kept the whole batch of its kind, and with it every later one."""
-    changed = at.changed(retention_rows_days=1, retention_bodies_days=1)
+    changed = at.changed(retention_rows_days=7, retention_bodies_days=7)
     ids = [at.delivered({"id": name}) for name in ("one", "two")]
     for row_id in ids:
         at.step("ingest", row_id)
-    at.conn.execute("UPDATE deliveries SET ended_at = moment() - interval '2 days'")
+    at.conn.execute("UPDATE deliveries SET ended_at = moment() - interval '8 days'")
     lock = "SELECT FROM dead_letters WHERE subject_id = %s FOR UPDATE"
 
     with forgotten(at, lock, ids[0]):
@@ -339,6 +339,27 @@ def test_retention_passes_rows_whose_dead_letters_are_locked(at: World) -> None:
 
     assert (purged, deleted) == (1, 1)
     assert retention.delete_expired(changed.deps, LEASED_BY)["deliveries"] == 1
+
+
+def test_jobs_that_stay_do_not_stall_the_retention_of_later_ones(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of jobs that are locked, or have an open dead letter, ended the run: the oldest stopped all others."""
+    changed = at.changed(retention_rows_days=7)
+    monkeypatch.setattr(retention, "_JOBS", 1)
+    stuck, locked, free = [at.keeping([at.source.broken()]).job_id for _ in range(3)]
+    for job_id in (stuck, locked, free):
+        at.keep_all(job_id)
+        at.keep_all(job_id)
+    at.conn.execute("UPDATE dead_letters SET state = 'discarded', closed_at = moment(), closed_by = 'test'")
+    at.conn.execute(
+        "UPDATE dead_letters SET state = 'open', closed_at = NULL, closed_by = NULL WHERE job_id = %s", (stuck,)
+    )
+    at.conn.execute("UPDATE jobs SET settled_at = moment() - interval '8 days'")
+
+    with forgotten(at, LOCK_JOB, locked):
+        counts = retention.delete_expired(changed.deps, LEASED_BY)
+
+    assert counts["jobs"] == 1
+    assert {row["id"] for row in at.conn.execute("SELECT id FROM jobs").fetchall()} == {stuck, locked}
 
 
 def test_a_spooled_input_of_a_locked_row_is_cleared_later(at: World) -> None:

@@ -50,7 +50,7 @@ def delivered(at: World, payload: Any, request_id: str = "r1") -> UUID:
     return delivery_id
 
 
-def registered_at_fal(at: World, **asked: Any) -> create.RegisteredJob:
+def registered_at_fal(at: World, **asked: Any) -> create.CreatedJob:
     given = Registration(provider="fal", external_id="r1", owner="ann", model="fal-ai/flux", **asked)
     return create.register_prediction(at.deps.database, at.deps.settings, at.deps.providers["fal"], given)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from db import leases, pauses
+from db import leases, pauses, poison
 from db.connection import Connection
 from db.reports import metrics, status
 from embedded.stack import Stack
@@ -130,11 +130,11 @@ def test_a_row_that_crashed_too_often_is_left_alone_during_a_pause(deps: Deps, c
     conn.execute("UPDATE outputs SET crashes = 5, attempt = 5")
     pause(conn, "keep")
 
-    is_poison = leases.is_poison(conn, "outputs", wake.row_id, states=("waiting",), max_crashes=5)
+    paused = poison.lease(conn, "keep", wake.row_id, leased_by="x", max_crashes=5)
     pauses.remove(conn, "keep")
 
-    assert not is_poison
-    assert leases.is_poison(conn, "outputs", wake.row_id, states=("waiting",), max_crashes=5)
+    assert paused is None
+    assert poison.lease(conn, "keep", wake.row_id, leased_by="x", max_crashes=5) is not None
 
 
 def test_a_paused_row_is_not_overdue(deps: Deps, conn: Connection) -> None:

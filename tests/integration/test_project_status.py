@@ -7,7 +7,7 @@ import pytest
 from db import progress
 from embedded.stack import Stack
 from tasks.sweeps import reconcile
-from tests.integration.core import World, database_of, together, world
+from tests.integration.core import World, database_of, prediction, together, world
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,21 @@ def test_failed_jobs_settle_a_project_too(at: World) -> None:
 
     assert at.state("jobs", made.job_id) == "failed"
     assert status(at) == "assets_generated"
+
+
+def test_a_late_success_opens_a_project_again(at: World) -> None:
+    """In its own transaction: no sweep has to find out."""
+    made = at.registered("p1", project_id="p1", scene=1)
+    at.conn.execute("UPDATE predictions SET deadline_at = moment(), run_at = moment()")
+    at.source.predictions["p1"] = prediction("p1", "processing")
+    at.step("poll", made.prediction_id)
+    assert (at.state("jobs", made.job_id), status(at)) == ("failed", "assets_generated")
+
+    at.step("ingest", at.delivered(prediction("p1", "succeeded", [at.source.picture()])))
+
+    assert (at.state("jobs", made.job_id), status(at)) == ("keeping", "open")
+    at.keep_all(made.job_id)
+    assert (at.state("jobs", made.job_id), status(at)) == ("succeeded", "assets_generated")
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("open", "assets_generated"), ("assets_generated", "open")])

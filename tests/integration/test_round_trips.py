@@ -23,8 +23,8 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (1, {"register": 8, "receive": 1, "ingest": 18, "keep": 4}),
-        (4, {"register": 8, "receive": 1, "ingest": 21, "keep": 13}),
+        (1, {"register": 2, "receive": 1, "ingest": 3, "keep": 4}),
+        (4, {"register": 2, "receive": 1, "ingest": 3, "keep": 13}),
     ],
 )
 def test_round_trips_of_a_webhook(at: World, files: int, expected: dict[str, int]) -> None:

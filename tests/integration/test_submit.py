@@ -581,6 +581,16 @@ def test_a_try_whose_workers_keep_dying_is_a_dead_letter_and_the_chain_goes_on(a
     assert [letter["step"] for letter in at.letters(first["id"])] == ["submit"]
 
 
+def test_a_wake_of_another_step_makes_no_poison(at: World, studio: Studio) -> None:
+    """The sweep wakes each prediction of a dead worker for a poll, also one that is still to be submitted."""
+    made = ordered(at)
+    at.conn.execute("UPDATE predictions SET crashes = 5, attempt = 5 WHERE id = %s", (made.prediction_id,))
+
+    at.step("poll", made.prediction_id)
+
+    assert (tries(at, made.job_id)[0]["state"], at.letters()) == ("planned", [])
+
+
 def test_a_lease_that_ended_before_the_request_sends_nothing_twice(at: World, studio: Studio) -> None:
     """The row is being submitted by another: it is looked up, and what the first one sent is found."""
     made = ordered(at)

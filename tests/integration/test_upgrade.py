@@ -214,12 +214,12 @@ def test_upgraded_work_goes_on(at: World) -> None:
     at.registered("strange")
     for row in at.conn.execute("SELECT id FROM deliveries WHERE state IN ('new', 'unmatched')").fetchall():
         at.step("ingest", row["id"])
-    for row in at.conn.execute("SELECT id FROM outputs WHERE state = 'waiting' AND source_kind = 'inline'").fetchall():
+    for row in at.conn.execute("SELECT id FROM outputs WHERE state = 'waiting' AND source_kind <> 'url'").fetchall():
         at.step("keep", row["id"])
     for row in at.conn.execute("SELECT id FROM outputs WHERE state = 'discarding'").fetchall():
         at.step("discard", row["id"])
 
-    assert counts(at.conn, "SELECT state, count(*) FROM outputs WHERE source_kind = 'inline' GROUP BY state") == {
+    assert counts(at.conn, "SELECT state, count(*) FROM outputs WHERE source_kind <> 'url' GROUP BY state") == {
         "kept": 11, "discarded": 3,
     }  # fmt: skip
     assert audit.run_audit(at.deps, deep=True, second_look_seconds=0.0).findings == []

@@ -47,7 +47,7 @@ def at(plain: World) -> World:
     return asking(plain, fal_key=plain.deps.settings.replicate_api_token)
 
 
-def registered(at: World, provider: str = "fal", external_id: str = "r1", **asked: Any) -> create.RegisteredJob:
+def registered(at: World, provider: str = "fal", external_id: str = "r1", **asked: Any) -> create.CreatedJob:
     given = Registration(provider=provider, external_id=external_id, owner="ann", **{"model": "fal-ai/flux", **asked})
     return create.register_prediction(at.deps.database, at.deps.settings, at.deps.providers[provider], given)
 

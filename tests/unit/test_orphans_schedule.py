@@ -63,9 +63,21 @@ def test_off_disables_the_maintenance_sweeps() -> None:
 
 
 def test_zero_days_keeps_for_ever() -> None:
-    """Renders and rows go only when asked to; 0 must not mean at once."""
-    assert retention.retention_seconds(settings(retention_bodies_days=0)) == {"quarantine": 604_800.0}
-    kept = retention.retention_seconds(settings(retention_bodies_days=0.5))
+    """Renders go only when asked to; 0 must not mean at once."""
+    never = settings(retention_bodies_days=0, retention_rows_days=0)
+    assert retention.retention_seconds(never) == {"quarantine": 604_800.0}
+    kept = retention.retention_seconds(settings(retention_bodies_days=0.5, retention_rows_days=0))
 
     days = {"bodies": 43200.0, "failed_bodies": 43200.0, "failed_sources": 43200.0}
     assert kept == {"quarantine": 604_800.0, **days}
+
+
+def test_ended_rows_go_after_90_days_and_never_before_a_webhook_is_repeated() -> None:
+    """The id of a webhook is what recognizes a repeated one: providers repeat for up to three days."""
+    kinds = ("deliveries", "dead_letters", "notifications", "jobs")
+
+    by_default, hasty = (retention.retention_seconds(made) for made in (settings(), settings(retention_rows_days=0.1)))
+
+    assert [by_default[kind] for kind in kinds] == [90 * 86400.0] * 4
+    assert [hasty[kind] for kind in kinds] == [7 * 86400.0] * 4
+    assert "renders" not in by_default

@@ -3,8 +3,11 @@
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from moorage import ids, metrics
 from moorage.model import Wake
+from worker import publish
 from worker.publish import BATCH_LENGTH, QUEUE_LENGTH, WakeRelay
 
 
@@ -77,3 +80,14 @@ def test_wakes_that_the_broker_did_not_take_are_counted() -> None:
 
     after = [metrics.REGISTRY.get_sample_value(*name) or 0.0 for name in names]
     assert [new - old for new, old in zip(after, before, strict=True)] == [7, 3]
+
+
+def test_one_wake_is_published_for_a_batch_of_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task claims the others: a burst must not cost a message and a task for each webhook."""
+    published: list[Wake] = []
+    monkeypatch.setattr(publish, "publish_wakes", lambda wakes: published.extend(wakes) or len(wakes))
+    wakes = [Wake("ingest", ids.uuid7()) for _ in range(130)]
+
+    assert publish.publish_ingest_wakes(wakes) == 130
+
+    assert published == [wakes[0], wakes[64], wakes[128]]

@@ -6,12 +6,11 @@ from fastapi import Depends, Response
 from pydantic import Field
 from starlette.requests import Request
 
-from db import jobs
 from db.connection import Database
 from moorage import logs
 from moorage.model import Registration
 from tasks.jobs import create
-from tasks.jobs.create import ForeignProject, RegisteredJob
+from tasks.jobs.create import CreatedJob, ForeignProject
 from web.api.job_responses import RegisteredPrediction
 from web.api.job_schema import ResultFields
 from web.http.json_body import JsonBody
@@ -57,27 +56,20 @@ async def register_prediction(
         message = f"{provider.name} is not configured: set {provider.webhook_setting} on the server"
         raise invalid_field("provider", message)
 
-    def register(database: Database) -> tuple[RegisteredJob, str]:
+    def register(database: Database) -> CreatedJob:
         try:
             registered = create.register_prediction(database, ctx.settings, provider, registration)
         except ForeignProject as error:
             raise invalid_field("project_id", str(error)) from error
         ctx.relay.enqueue(*registered.wakes)
-        return registered, "open" if registered.is_new else _read_job_state(database, registered)
+        return registered
 
-    job, state = await ctx.database.run(register)
+    job = await ctx.database.run(register)
     log.info("prediction.registered", job_id=job.job_id, prediction_id=job.prediction_id, is_new=job.is_new)
     response.status_code = 201 if job.is_new else 200
     prefix = request.url.path.removesuffix("/predictions")
     response.headers["Location"] = f"{prefix}/jobs/{job.job_id}"
-    fields = {"job_id": job.job_id, "prediction_id": job.prediction_id, "state": state, "is_new": job.is_new}
+    fields = {"job_id": job.job_id, "prediction_id": job.prediction_id, "state": job.state, "is_new": job.is_new}
     return RegisteredPrediction.model_validate(
         {**fields, "provider": registration.provider, "external_id": registration.external_id}
     )
-
-
-def _read_job_state(database: Database, registered: RegisteredJob) -> str:
-    row = database.run(lambda conn: jobs.get_with_render(conn, registered.job_id))
-    if row is None:
-        raise LookupError(f"prediction {registered.prediction_id} has no job")
-    return str(row["state"])

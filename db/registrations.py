@@ -1,0 +1,58 @@
+"""Registrations: a job and its prediction, which the application submitted itself, in one statement."""
+
+from dataclasses import asdict
+from datetime import timedelta
+
+from psycopg.types.json import Jsonb
+
+from db.connection import Connection, QueuedQuery
+from moorage.model import Registration
+
+# The prediction first: if its id is known, also to a transaction that is waited for here, there is no job, either.
+ADD = """
+WITH prediction AS (
+    INSERT INTO predictions (id, job_id, provider, external_id, model, state, deadline_at, run_at, ended_at)
+    VALUES (%(prediction_id)s, %(job_id)s, %(provider)s, %(external_id)s, %(model)s, %(state)s,
+            moment() + %(deadline)s,
+            CASE WHEN %(state)s = 'running' THEN moment() + least(%(first_poll)s, %(deadline)s) END,
+            CASE WHEN %(state)s = 'running' THEN NULL ELSE moment() END)
+    ON CONFLICT (provider, external_id) DO NOTHING
+    RETURNING id, job_id, state
+), job AS (
+    INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, project_id, scene, partial, notify, deadline_at,
+                      run_at)
+    SELECT job_id, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(project_id)s, %(scene)s,
+           %(partial)s, %(notify)s, moment() + %(deadline)s, moment() + %(deadline)s
+      FROM prediction
+    RETURNING id, state
+)
+INSERT INTO events (subject, subject_id, job_id, to_state, reason, actor)
+SELECT subject, e.id, job.id, e.state, e.reason, %(actor)s
+  FROM job, prediction, LATERAL (VALUES ('job', job.id, job.state, %(provider)s || ' ' || %(external_id)s),
+                                        ('prediction', prediction.id, prediction.state, NULL))
+                                AS e (subject, id, state, reason)
+RETURNING job_id
+"""
+
+
+def queue_add(
+    conn: Connection, registration: Registration, *, deadline_seconds: float, first_poll_seconds: float, **row: object
+) -> QueuedQuery:
+    """
+    Insert an open job and its prediction; no row if the prediction is known.
+
+    `row`: job_id, prediction_id, state (running or succeeded), notify (when the job ends), actor.
+    """
+    times = {"deadline": timedelta(seconds=deadline_seconds), "first_poll": timedelta(seconds=first_poll_seconds)}
+    scene = None if registration.scene is None else Jsonb(registration.scene)
+    return conn.queue(ADD, {**asdict(registration), **times, **row, "scene": scene})
+
+
+FIND = """
+SELECT p.job_id, p.id AS prediction_id, j.state FROM predictions p JOIN jobs j ON j.id = p.job_id
+ WHERE p.provider = %(provider)s AND p.external_id = %(external_id)s
+"""
+
+
+def queue_find(conn: Connection, registration: Registration) -> QueuedQuery:
+    return conn.queue(FIND, {"provider": registration.provider, "external_id": registration.external_id})
