@@ -1,5 +1,6 @@
 """The files of deploy/ and the pages about them name what exists: commands, settings, paths, ports, metrics, units."""
 
+import base64
 import configparser
 import json
 import re
@@ -16,7 +17,6 @@ from db.reports.metrics import GAUGE_QUERIES
 from moorage import metrics, settings
 from moorage.constants import Constants
 from tests.support import pages, promql
-from web import openapi
 from worker.queues import QUEUES
 
 DEPLOY = pages.ROOT / "deploy"
@@ -24,6 +24,7 @@ HOW_TOS = sorted(pages.HOW_TO.glob("*.md"))
 KNOWN_SETTINGS = {name for names in settings.env_names_by_field().values() for name in names}
 COMPOSE = yaml.safe_load((pages.ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
 SERVICES = sorted((DEPLOY / "systemd").glob("*.service"))
+RECEIVER = (pages.ROOT / "receiver/app.py").read_text(encoding="utf-8")
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes/moorage.yaml").read_text(encoding="utf-8")))
 PODS = {manifest["metadata"]["name"]: manifest for manifest in MANIFESTS if manifest["kind"] in ("Deployment", "Job")}
 
@@ -188,7 +189,7 @@ def test_a_pod_runs_a_command_that_exists_and_is_probed_where_it_answers(name):
     ] == ["moorage"] * 2
     if container["args"][0] == "receiver":
         paths = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
-        assert paths <= set(openapi.build_document()["paths"]) | {"/healthz", "/readyz"}
+        assert all(f'path == "{path}"' in RECEIVER for path in paths)
         assert container["args"][-1] == str(container["ports"][0]["containerPort"]) == "8000"
     elif container["args"][0] != "migrate":
         assert "$MOORAGE_ALIVE_FILE" in container["livenessProbe"]["exec"]["command"][-1]
@@ -196,11 +197,40 @@ def test_a_pod_runs_a_command_that_exists_and_is_probed_where_it_answers(name):
         assert mounts == {"/tmp", "/spool"}
 
 
-def test_the_settings_of_the_manifests_exist():
-    """An unknown MOORAGE_ name ends the start of every process."""
-    for manifest in MANIFESTS:
-        names = {**manifest.get("data", {}), **manifest.get("stringData", {})}
-        assert set(names) <= KNOWN_SETTINGS
+def fill_in(values: dict[str, str]) -> dict[str, str]:
+    """Replace what the reader must write: secrets, and the parts of URLs in capitals."""
+    secret = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
+    filled = {name: re.sub(r"\b(USER|PASSWORD|HOST)\b", "localhost", value) for name, value in values.items()}
+    return {
+        name: secret if value.startswith("whsec_") else "0123456789" * 4 if name == "MOORAGE_API_TOKEN" else value
+        for name, value in filled.items()
+    }
+
+
+@pytest.mark.parametrize("source", ["manifests", "systemd", "replicate"])
+def test_production_starts_with_the_settings_shown(monkeypatch, source):
+    """One value that is refused ends the start of every process."""
+    if source == "manifests":
+        shown = {
+            name: text
+            for one in MANIFESTS
+            for name, text in {**one.get("data", {}), **one.get("stringData", {})}.items()
+        }
+    else:
+        page = pages.HOW_TO / {"systemd": "run-with-systemd.md", "replicate": "keep-replicate-pictures.md"}[source]
+        shown = dict(line.split("=", 1) for line in pages.read_blocks(page, "ini")[0].text.splitlines())
+    servers = {"DATABASE_URL": "postgresql://localhost/moorage", "CELERY_BROKER_URL": "redis://localhost/0"}
+    for name in KNOWN_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**servers, **fill_in(shown), "MOORAGE_ENV": "production"}.items():
+        monkeypatch.setenv(name, value)
+
+    loaded = settings.load_settings()
+
+    assert set(shown) <= KNOWN_SETTINGS
+    assert loaded.env == "production"
+    assert loaded.replicate_webhook_secret
+    assert loaded.public_url == "https://moorage.example.com"
 
 
 def test_keda_scales_the_workers_that_keep_by_a_gauge_that_exists():
