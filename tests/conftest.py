@@ -26,6 +26,7 @@ LISTED_SKIPS = {
     "no Chromium is installed": "no wheel holds one; .ci/browser installs the distribution's where it may",
     "no playwright is installed": "make browser installs it; not needed for anything else",
     "no tmpfs can be mounted": "neither as root nor in a user namespace",
+    "no Node.js is installed": "no wheel holds it: the handler for Next.js is then not run",
     "only root makes folders that the server's user cannot enter": "run as an ordinary user",
     "only root mounts a file system that the server sees": "run as an ordinary user, or where mounts are forbidden",
 }
