@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from moorage.errors import MalformedPayload
+from moorage.text import is_storable
 
 _PREFIX: Final = "#/components/schemas/"
 _MAX_DEPTH: Final = 40
@@ -29,7 +30,8 @@ def extract_schema(document: object, name: str = "Input") -> dict[str, Any]:
 
 def find_image_field(schema: Mapping[str, Any]) -> str | None:
     """Return the input field for the URL of an image, preferably a required one; None without any."""
-    names = [name for name, field in _fields(schema) if _words(name) & _IMAGE_WORDS and _takes_url(field)]
+    fields = [(name, field) for name, field in _fields(schema) if is_storable(name)]
+    names = [name for name, field in fields if _words(name) & _IMAGE_WORDS and _takes_url(field)]
     required = schema.get("required")
     required_names = [name for name in names if isinstance(required, list) and name in required]
     return next(iter((*required_names, *names)), None)

@@ -57,7 +57,7 @@ def build_api(context: AppContext) -> FastAPI:
     api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    api.include_router(page.router)
+    api.router.routes.extend(page.router.routes)
     api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     for kind, handler in _HANDLERS.items():

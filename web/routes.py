@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
+from fastapi.params import Depends
 
 from web.api import (
     assets,
@@ -21,6 +22,7 @@ from web.api import (
     uploads,
 )
 from web.http import problems, query
+from web.http.router import PROBLEM_RESPONSES
 from web.services import dependencies
 
 PREFIXES: Final = ("/v1", "/api/v1")
@@ -28,18 +30,19 @@ _PROTECTED: Final = (
     predictions, job_create, jobs, job_actions, models, renders, uploads, projects, scenes, events, session, tokens,
     dead_letters,
 )  # fmt: skip
+_AUTHENTICATE: Final = Depends(dependencies.authenticate)
 _CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]
 
 
 def build_router() -> APIRouter:
     """Return the routes below each prefix; the OpenAPI document has the first. All but files require a token."""
-    router, api = APIRouter(redirect_slashes=False), APIRouter()
-    for module in _PROTECTED:
-        api.include_router(module.router, dependencies=[Depends(dependencies.authenticate), *_CHECKS])
-    for public in (assets.router, dead_letters.public_router):
-        api.include_router(public, dependencies=_CHECKS)
+    router = APIRouter(responses=PROBLEM_RESPONSES)
     for prefix in PREFIXES:
-        router.include_router(api, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
+        in_schema = prefix == PREFIXES[0]
+        for public in (assets.router, dead_letters.public_router):  # first: every file of a page is a request
+            public.add_routes(router, prefix, _CHECKS, in_schema=in_schema)
+        for module in _PROTECTED:
+            module.router.add_routes(router, prefix, [_AUTHENTICATE, *_CHECKS], in_schema=in_schema)
     return router
 
 

@@ -22,6 +22,7 @@ from moorage.errors import (
     InvalidMedia,
     OutputGone,
     Permanent,
+    ResourceExhausted,
 )
 from moorage.failpoints import failpoint
 from moorage.formats import FORMATS
@@ -231,7 +232,10 @@ def _put_beside(deps: Deps, key: str | None, thumb: Thumbnail | None) -> Iterato
         return
     mask = (signal.SIG_BLOCK, BLOCKED_SIGNALS)  # those are for the main thread
     with ThreadPoolExecutor(1, "thumbnail", signal.pthread_sigmask, mask) as pool:
-        upload = pool.submit(contextvars.copy_context().run, put_thumbnail, deps, key, thumb)
+        try:
+            upload = pool.submit(contextvars.copy_context().run, put_thumbnail, deps, key, thumb)
+        except RuntimeError as error:  # too many processes
+            raise ResourceExhausted(f"this machine: {error}") from error
         yield
         upload.result()
 

@@ -184,12 +184,15 @@ def test_a_failure_that_cannot_be_recorded_is_counted_as_an_error(at: World, mon
     assert at.row("outputs", output_id)["reason"] == "its failure could not be recorded: TypeError"
 
 
-def test_a_step_without_a_thread_for_its_heartbeat_is_handed_back(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["heartbeat", "thumbnail"])
+def test_a_step_without_a_thread_is_handed_back(at: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The machine had no process left; the claim stood and counted a crash."""
-    output_id = waiting(at, at.source.picture())
+    output_id, start = waiting(at, at.source.picture()), threading.Thread.start
 
-    def refuse(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)

@@ -168,6 +168,7 @@ def test_a_deleted_render_shows_no_files(front: wp.Front, mine: Connection) -> N
         "/v1/projects/%00",
         "/v1/projects/%FF",
         "/v1/projects/a/b",
+        "/v1/assets/renders/01890000-0000-7000-8000-000000000001/0?v=1&v=2",  # without a query, all names are ignored
     ],
 )
 def test_an_unknown_id_is_404(front: wp.Front, path: str) -> None:

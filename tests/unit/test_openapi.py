@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from click.testing import CliRunner
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 
 from cli import main
 from tests.support.operations import OPERATIONS
@@ -37,6 +37,11 @@ def test_every_route_is_described() -> None:
 
     assert described == served
     assert ("/v1/renders/{render_id}", "DELETE") in described
+
+
+def test_routes_are_not_in_included_routers() -> None:
+    """FastAPI searches included routers one by one, and builds the handler of a route in them at each request."""
+    assert {type(route) for route in routes.build_router().routes} == {APIRoute}
 
 
 def test_queries_and_bodies_are_described() -> None:

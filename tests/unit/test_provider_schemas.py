@@ -99,6 +99,7 @@ def test_a_deep_schema_is_given_up():
         ({"image_input": {"type": "array", "items": {"format": "uri"}}}, [], "image_input"),
         ({"end_image": {"format": "uri"}, "image": {"format": "uri"}}, ["image"], "image"),
         ("none", 3, None),
+        ({"image_\ud800": {"format": "uri"}}, [], None),  # cannot be stored in an input, or returned as UTF-8
     ],
 )
 def test_the_field_of_the_picture_is_found(properties, required, field):

@@ -14,6 +14,7 @@ from web import asgi
 from web.api.job_schema import JobCreate
 from web.api.predictions import PredictionCreate
 from web.api.project_schema import ProjectBody
+from web.api.responses import ModelSchema, SceneUrls
 from web.asgi import AppLifespan
 from web.http import json_body, query, validation
 from web.http.problems import Problem
@@ -202,6 +203,23 @@ def test_suggestions_are_computed_for_reported_names_only(
 
     assert len(refused.value.errors or ()) == validation.MAX_ERRORS
     assert 0 < len(searched) <= 2 * validation.MAX_ERRORS
+
+
+def test_a_schema_with_lone_surrogates_is_returned() -> None:
+    """A provider's text may hold them, as JSON escapes; a response, which is UTF-8, cannot."""
+    schema = {"\ud800": ["\udfff", {"x": "caf\u00e9"}], "default": 10**30}
+
+    shown = ModelSchema(provider="p", model="m", schema=schema).model_dump_json()
+
+    assert shown.encode().count(b"?") == 2
+    assert "caf\u00e9" in shown
+    assert str(10**30) in shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(True, None), ([1], None), ({}, None), ("", ""), (7, 7), (1.5, 1.5)])
+def test_the_id_of_a_scene_is_shown_if_it_is_a_name(value: Any, shown: Any) -> None:
+    """A boolean became a number, which is another scene's name."""
+    assert SceneUrls(id=value, index=1, imageUrls=[]).id == shown
 
 
 def test_pending_fetches_of_the_model_cache_are_limited() -> None:

@@ -25,6 +25,11 @@ def _flatten(value: Any) -> Any:
     return json.dumps(value, default=str) if any(isinstance(item, dict | list) for item in items) else value
 
 
+def _replace_surrogates(value: Any) -> Any:
+    """Return a provider's JSON with "?" for lone surrogates, which UTF-8 does not have."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
 class View(BaseModel):
     """A response: of a row, the columns that are fields."""
 
@@ -114,7 +119,7 @@ class ModelPage(View):
 class ModelSchema(View):
     provider: str
     model: str
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: Annotated[dict[str, Any], BeforeValidator(_replace_surrogates)] = Field(alias="schema")
 
 
 class Upload(StoredFile):
@@ -126,7 +131,7 @@ class Upload(StoredFile):
 
 
 class SceneUrls(View):
-    id: Annotated[SceneRef, BeforeValidator(lambda value: value if isinstance(value, str | int | float) else None)]
+    id: Annotated[SceneRef, BeforeValidator(lambda value: value if type(value) in (str, int, float) else None)]
     index: str | int | float
     imageUrls: list[str]  # noqa: N815  # as in the application's document
 

@@ -84,7 +84,13 @@ UploadFilters = Annotated[UploadQuery, Query()]
 
 
 async def reject_duplicates(request: Request) -> None:
-    """Dependency: no name is given twice, of which a proxy may have checked the other value. Raises Problem: 422."""
+    """
+    Dependency: no name is given twice, of which a proxy may have checked the other value. Raises Problem: 422.
+
+    Operations without a query ignore all names, as of the links to files, to which others add theirs.
+    """
+    if not request.scope["route"].dependant.query_params:
+        return
     counts = Counter(name for name, _ in request.query_params.multi_items())
     if errors := [validation.field_error(name, "is given more than once") for name, n in counts.items() if n > 1]:
         raise validation.invalid_fields(errors)

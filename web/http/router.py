@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import APIRouter
+from fastapi.params import Depends
 
 PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
@@ -14,14 +15,27 @@ PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 class Router(APIRouter):
+    """Collects routes. Included routers would be searched one by one, and build a route's handler at each request."""
+
     def __init__(self, **options: Any) -> None:
-        super().__init__(responses=PROBLEM_RESPONSES, redirect_slashes=False, **options)
+        super().__init__(**options)
+        self._operations: list[tuple[str, Callable[..., Any], dict[str, Any]]] = []
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Add a route; for GET also one for HEAD: the server omits the body."""
+        """Collect a route; for GET also one for HEAD: the server omits the body."""
         first, *rest = endpoint.__name__.split("_")
         options["operation_id"] = first + "".join(word.title() for word in rest)
         options["summary"] = (endpoint.__doc__ or "").partition("\n")[0]
-        super().add_api_route(path, endpoint, **options)
+        self._operations.append((path, endpoint, options))
         if options["methods"] == ["GET"]:
-            super().add_api_route(path, endpoint, **{**options, "methods": ["HEAD"], "include_in_schema": False})
+            self._operations.append((path, endpoint, {**options, "methods": ["HEAD"], "include_in_schema": False}))
+
+    def add_routes(self, router: APIRouter, prefix: str, dependencies: list[Depends], *, in_schema: bool) -> None:
+        """Add the routes to another router, below a prefix and after more dependencies."""
+        for path, endpoint, options in self._operations:
+            added = {
+                "tags": self.tags,
+                "dependencies": [*dependencies, *(options["dependencies"] or ())],
+                "include_in_schema": in_schema and options["include_in_schema"],
+            }
+            router.add_api_route(prefix + self.prefix + path, endpoint, **{**options, **added})
