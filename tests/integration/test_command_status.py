@@ -142,7 +142,7 @@ def test_a_worker_that_answers_is_named_and_beat_is_none(
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
-            process.wait(30)
+            process.wait(120)
 
     assert found["workers"] == ["only@here"]
     assert found["consumers"] == {"quick": 1, "keep": 1, "sweeps": 1}

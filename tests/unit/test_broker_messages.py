@@ -38,6 +38,7 @@ def app(server: fakeredis.TcpFakeServer) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CELERY_BROKER_URL", url)
         patch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+        patch.setattr("kombu.transport._transport_cache", {})  # other tests connected with kombu's own
         for name in OURS:
             patch.delitem(sys.modules, name, raising=False)
         settings.get_settings.cache_clear()
