@@ -118,7 +118,7 @@ def build_table(rounds: list[dict[str, Figures]], formats: Sequence[str]) -> res
         cpu = {name: results.median(cost(r[name][format_]) for r in rounds) for name in rounds[0]}
         for name in rounds[0]:
             figures = [r[name][format_] for r in rounds]
-            rate = results.median(f["outputs"] / f["seconds"] for f in figures)
+            rate = results.median(map(rate_of, figures))
             share = cpu[name] / cpu[FLOOR]
             own = f"{ratio(rounds, format_, name):.2f} x" if name != "moorage" else ""
             rows.append([format_.upper(), name, f"{rate:.1f}", own, f"{cpu[name] * 1e3:.1f} ms", f"{share:.2f}"])
@@ -129,13 +129,13 @@ def cost(figures: dict[str, Any]) -> float:
     return float(figures["cpu_seconds"]) / int(figures["outputs"])
 
 
+def rate_of(figures: dict[str, Any]) -> float:
+    return float(figures["outputs"]) / float(figures["seconds"])
+
+
 def ratio(rounds: list[dict[str, Figures]], format_: str, other: str) -> float:
     """Return the median ratio of moorage's outputs per second to another's, within a round."""
-
-    def rate(figures: dict[str, Any]) -> float:
-        return float(figures["outputs"]) / float(figures["seconds"])
-
-    return results.median(rate(r["moorage"][format_]) / rate(r[other][format_]) for r in rounds)
+    return results.median(rate_of(r["moorage"][format_]) / rate_of(r[other][format_]) for r in rounds)
 
 
 def main() -> int:

@@ -274,8 +274,12 @@ def test_a_crash_while_an_input_is_deleted_deletes_it_in_the_end(world, tmp_path
     lent = "SELECT source FROM outputs WHERE source_kind = 'object' AND source IS NOT NULL AND state {} 'dead'"
     until(lambda: world.rows(lent.format("<>")) == [], "no row names an input any more, but those that can be replayed")
     replayable = {row["source"] for row in world.rows(lent.format("="))}
-    listed = lambda: {item.key for item in world.blobs.list_objects(world.blobs.private_bucket, "inputs/")}  # noqa: E731
-    until(lambda: listed() <= replayable, "no copy is left")
+
+    def is_no_copy_left():
+        listed = world.blobs.list_objects(world.blobs.private_bucket, "inputs/")
+        return {item.key for item in listed} <= replayable
+
+    until(is_no_copy_left, "no copy is left")
 
 
 def test_a_recovery_that_dies_is_run_again(world):
