@@ -1,6 +1,7 @@
 """POST /v1/keep, `metadata`, `wait` and X-Request-Id, over HTTP."""
 
 import concurrent.futures
+import http.client
 import json
 import threading
 from collections.abc import Iterator
@@ -133,3 +134,20 @@ def test_a_request_has_an_id(front: wp.Front, path: str) -> None:
     assert len(unnamed.headers["x-request-id"]) == len(unusual.headers["x-request-id"]) == 36
     if named.status != 200:
         assert named.fields["request_id"] == "req-4711"
+
+
+def test_a_crash_after_the_commit_loses_no_file(url: str) -> None:
+    """The client repeats the request with its key and finds the job, whose files are due without a wake."""
+    body = {"owner": "ada", "urls": URLS}
+    with (
+        wp.running(url, MOORAGE_FAILPOINT="keep_job.after_commit") as front,
+        pytest.raises((http.client.HTTPException, OSError)),
+    ):
+        keep(front, body, idempotency_key="keep-crash")
+
+    with wp.running(url) as front:
+        again = keep(front, body, idempotency_key="keep-crash")
+
+    due = f"SELECT count(*) AS n FROM outputs WHERE run_at <= moment() AND job_id = '{again.fields.get('job_id')}'"
+    assert again.status == 200
+    assert rp.rows(url, due) == [{"n": 2}]
