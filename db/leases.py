@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+from db import breakers
 from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
@@ -253,16 +254,20 @@ DUE: Final[dict[Step, str]] = {
 }
 # A wake of step keep takes the most urgent output, whatever it names: so each message that waits serves one of the
 # first %(queued)s rows, and later rows have none, even if one was published for them.
-_URGENCY: Final = "expires_at NULLS LAST, run_at"
 _FIRST: Final = f"state = 'waiting' AND {UNPAUSED['outputs']} AND lease_token IS NULL AND run_at <= moment()"
 DUE["keep"] = f"""
-WITH urgent AS MATERIALIZED (
-    SELECT id, woken_at FROM outputs WHERE {_FIRST} ORDER BY {_URGENCY} LIMIT %(queued)s + %(limit)s
+WITH RECURSIVE avoided AS MATERIALIZED ({breakers.OPEN_PLACES}
+), {breakers.build_candidates(_FIRST, "%(queued)s + %(limit)s")}, urgent AS MATERIALIZED (
+    (SELECT id, woken_at FROM outputs WHERE {_FIRST} AND NOT EXISTS (SELECT FROM avoided)
+      ORDER BY expires_at, run_at LIMIT %(queued)s + %(limit)s)
+    UNION ALL
+    (SELECT id, woken_at FROM candidates ORDER BY place, expires_at, run_at LIMIT %(queued)s + %(limit)s)
 ), due AS MATERIALIZED (
     SELECT id FROM outputs
-     WHERE id IN (SELECT id FROM (SELECT *, row_number() OVER () AS place FROM urgent) AS u
-                   WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
-       AND {_FIRST} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+     WHERE id = ANY (ARRAY(SELECT id FROM (SELECT *, row_number() OVER () AS place FROM urgent) AS u
+                            WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s'))
+       AND state = 'waiting' AND lease_token IS NULL
+     ORDER BY expires_at, run_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
 UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
 """
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
