@@ -95,6 +95,7 @@ CREATE TABLE jobs (
     fallback_chain jsonb CHECK (jsonb_typeof(fallback_chain) = 'array' AND jsonb_array_length(fallback_chain) > 0),
     placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder if no entry produces files
     notify       boolean NOT NULL DEFAULT false, -- send a notification when it ends
+    metadata     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),  -- the application's own
     idempotency_key text,                       -- as the application sent it
     request_sha256  text,                       -- of the job request sent with that key
     chosen_id    uuid,                          -- the prediction whose outputs the job uses
