@@ -11,7 +11,7 @@ import signal
 import sys
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line."""
     _end_at_interrupt()
     importlib.import_module("cli.main").main()

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOW = "import sys, time; sys.stdout.write('importing' + chr(10)); sys.stdout.flush(); time.sleep(60)"
 
 
-@pytest.mark.parametrize("started_as", ["-m cli.start slow", "-c import cli.start; cli.start.main()"])
+@pytest.mark.parametrize("started_as", ["-m cli.start slow", "-c import cli.start; cli.start.run()"])
 def test_ctrl_c_during_an_import_prints_no_traceback(started_as: str, tmp_path: Path) -> None:
     """Imports take up to a second, in which Ctrl-C printed up to seventy lines."""
     (tmp_path / "slow.py").write_text(SLOW)
@@ -42,7 +42,7 @@ def test_the_console_script_starts_there() -> None:
     """`moorage` is what pyproject.toml names."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-    assert project["scripts"] == {"moorage": "cli.start:main"}
+    assert project["scripts"] == {"moorage": "cli.start:run"}
 
 
 @pytest.fixture
