@@ -18,7 +18,8 @@ PROBE: Final = "interval '5 s'"
 
 # The download host of an output, as in the index outputs_by_host; '': nothing is downloaded.
 HOST: Final = "(CASE WHEN quarantine_key IS NULL THEN source_host(source) ELSE '' END)"
-OPEN_HOSTS: Final = "(SELECT substr(target, 6) AS host, probe_at FROM breakers WHERE starts_with(target, 'host ')) AS b"
+OPEN_HOSTS: Final = """(SELECT substr(target, 6) AS host, opened_at, probe_at FROM breakers
+  WHERE starts_with(target, 'host ')) AS b"""
 
 _WAITING: Final = "state = 'waiting' AND lease_token IS NULL"
 _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
@@ -26,6 +27,26 @@ _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
 # of the worker. 3 waits for its breaker; but long past its expiry an output is tried as the last ones until it is given
 # up: its wait must not be as long as the outage.
 OPEN_PLACES: Final = f"SELECT host, CASE WHEN probe_at <= moment() THEN 0 ELSE 3 END AS place FROM {OPEN_HOSTS}"
+
+# While the breaker of a provider's API is open, its predictions wait, except the most urgent one that is due (of those
+# that have room at the provider, and those that need none), and those whose wait is over: by their deadline, or because
+# the next entry of the fallback chain may be submitted.
+API_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers)
+    OR 'api ' || predictions.provider <> ALL (ARRAY(SELECT target FROM breakers))
+    OR predictions.id = ANY (ARRAY(
+       SELECT due.id FROM breakers b CROSS JOIN (VALUES (true), (false)) AS kind (is_planned) CROSS JOIN LATERAL (
+              SELECT id FROM predictions p
+               WHERE 'api ' || p.provider = b.target AND p.lease_token IS NULL
+                 AND (p.state = 'planned') = kind.is_planned AND p.run_at <= moment()
+                 AND p.state IN ('planned', 'submitting', 'running', 'abandoned')
+               ORDER BY p.run_at LIMIT 1) AS due
+        WHERE b.probe_at <= moment()))
+    OR predictions.deadline_at <= moment()
+    OR predictions.state = 'planned' AND EXISTS (
+       SELECT FROM jobs j
+        WHERE j.id = predictions.job_id AND predictions.entry + 1 < jsonb_array_length(j.fallback_chain)
+          AND predictions.created_at + make_interval(
+              secs => (j.fallback_chain -> predictions.entry ->> 'seconds')::double precision) <= moment()))"""
 
 
 def build_candidates(condition: str, limit: str) -> str:
@@ -72,7 +93,9 @@ def queue_success(conn: Connection, target: str) -> None:
     conn.queue(NOTE_SUCCESS, {"target": target})
 
 
-NOTE_FAILURE = f"WITH forgotten AS ({_FORGET}) INSERT INTO target_attempts (target, job_id) VALUES (%(target)s, %(job_id)s)"
+NOTE_FAILURE = f"""
+WITH forgotten AS ({_FORGET}) INSERT INTO target_attempts (target, job_id) VALUES (%(target)s, %(job_id)s)
+"""
 OPEN = f"""
 INSERT INTO breakers (target, probe_at, reason)
 SELECT %(target)s, moment() + {PROBE}, %(reason)s

@@ -36,7 +36,7 @@ JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs":
 _PAUSED: Final = "ALL (ARRAY(SELECT target FROM pauses))"
 UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "deliveries": "true",
-    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED})",
+    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED}) AND {breakers.API_ALLOWS}",
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
@@ -60,6 +60,12 @@ UPDATE {{table}} SET {SET_LEASE}
                 AND {{unpaused}} FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
+CLAIM["predictions"] = f"""
+WITH claimed AS ({CLAIM["predictions"].rstrip()}, provider), probe AS (
+    UPDATE breakers SET probe_at = moment() + {breakers.PROBE}
+     WHERE target = 'api ' || (SELECT provider FROM claimed) AND probe_at <= moment()
+) SELECT id, claimed_at, attempt, crashes FROM claimed
+"""
 
 
 def claim(

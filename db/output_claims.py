@@ -35,8 +35,8 @@ LOCK_WORKER = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.keep ' || 
 # order of locks, job before output, is kept.
 CLAIM = f"""
 WITH RECURSIVE avoided AS MATERIALIZED (
-    {OPEN_PLACES} UNION ALL {_CROWDED}
-), {build_candidates(f"{_DUE} AND {_ALIVE} AND NOT EXISTS (SELECT FROM pauses)", "8")}, chosen AS MATERIALIZED (
+    SELECT * FROM ({OPEN_PLACES} UNION ALL {_CROWDED}) AS a WHERE NOT EXISTS (SELECT FROM pauses)
+), {build_candidates(f"{_DUE} AND {_ALIVE}", "8")}, chosen AS MATERIALIZED (
     SELECT id FROM outputs
      WHERE id = ANY (ARRAY(SELECT id FROM candidates ORDER BY place, {_URGENCY} LIMIT 8)) AND {_DUE}
      ORDER BY (SELECT place FROM candidates c WHERE c.id = outputs.id), {_URGENCY} LIMIT 1 FOR UPDATE SKIP LOCKED

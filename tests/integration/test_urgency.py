@@ -182,6 +182,14 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
 
 
 def explain(conn: Connection, sql: str, output_id: UUID) -> str:
-    args = {"id": output_id, "token": uuid4(), "leased_by": LEASED_BY, "lease_seconds": 30, "max_crashes": 5, "worker": "node@test/", "share": 4}
+    args = {
+        "id": output_id,
+        "token": uuid4(),
+        "leased_by": LEASED_BY,
+        "lease_seconds": 30,
+        "max_crashes": 5,
+        "worker": "node@test/",
+        "share": 4,
+    }
     query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "queue_is_empty": True})
     return "\n".join(row["QUERY PLAN"] for row in query.rows)
