@@ -53,6 +53,13 @@ SELECT subject, provider, count(*) AS value, (array_agg(reason ORDER BY run_at D
  WHERE reason IS NOT NULL GROUP BY subject, provider ORDER BY subject, provider
 """
 
+# An acknowledged one is no problem any more.
+DEAD_LETTERS: Final = """
+SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
+       count(*) FILTER (WHERE acknowledged_at IS NULL) AS unacknowledged
+  FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
+"""
+
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
 
@@ -76,7 +83,7 @@ class Overview:
     ended: list[Row]  # predictions of the last hour: provider, state, ended_by, value
     leases: list[Row]
     ticks: list[Row]
-    dead_letters: list[Row]  # provider, step, category, value
+    dead_letters: list[Row]  # provider, step, category, value, unacknowledged
     pauses: list[Row]  # see pauses.list_pauses
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
     lock_holders: list[Row]  # see lock_holders.list_holders
@@ -132,7 +139,7 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         ended=parts.fetch("ended predictions", metrics.PREDICTIONS_ENDED),
         leases=sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],
         ticks=parts.read("sweeps", ticks.list_latest),
-        dead_letters=parts.fetch("dead letters", metrics.DEAD_LETTERS),
+        dead_letters=parts.fetch("dead letters", DEAD_LETTERS),
         pauses=parts.read("pauses", pauses.list_pauses),
         storage_use=parts.read("storage use", usage.list_largest),
         lock_holders=parts.read("lock holders", lock_holders.list_holders),
