@@ -159,6 +159,7 @@ CREATE TABLE predictions (
     leased_by     text,
     leased_until  timestamptz,
     ended_at      timestamptz,
+    owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 10
     UNIQUE (provider, external_id),
     UNIQUE (job_id, seq),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
@@ -172,7 +173,9 @@ CREATE TABLE predictions (
 );
 CREATE INDEX predictions_due ON predictions (run_at)
     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
-CREATE INDEX predictions_in_flight ON predictions (provider) WHERE state IN ('submitting', 'running');
+CREATE INDEX predictions_waiting ON predictions (provider, owner, id) WHERE state = 'planned' AND lease_token IS NULL;
+CREATE INDEX predictions_in_flight ON predictions (provider) WHERE entry IS NOT NULL
+    AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL);
 CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from db import leases
+from db import leases, submission_turns
 from moorage.failpoints import failpoint
 from moorage.model import Queue, Step, Wake
 from tasks.outputs import discard
+from tasks.predictions import turns
 from tasks.step import Deps, SendWakes
 
 STEPS_BY_QUEUE: Final[Mapping[Queue, tuple[Step, ...]]] = {
@@ -58,7 +59,13 @@ def dispatch_discards(deps: Deps, get_depth: GetQueueDepth, send: SendWakes) -> 
 
 def _claim_wakes(deps: Deps, step: Step, limit: int, queue_is_empty: bool) -> list[Wake]:
     synchronous = [name for name, provider in deps.providers.items() if provider.is_synchronous]
+    steps = {name: step for name, provider in deps.providers.items() if turns.get_step(provider) == step}
     row_ids = deps.database.run(
         lambda conn: leases.wake_due(conn, step, limit=limit, queue_is_empty=queue_is_empty, synchronous=synchronous)
     )
-    return [Wake(step, row_id) for row_id in row_ids]
+    wakes = [Wake(step, row_id) for row_id in row_ids]
+    if steps:
+        wakes += deps.database.run(
+            lambda conn: submission_turns.wake(conn, deps.settings, steps, limit=limit, queue_is_empty=queue_is_empty)
+        )
+    return wakes
