@@ -60,6 +60,7 @@ CREATE INDEX deliveries_unmatched ON deliveries (provider, external_id) WHERE st
 CREATE INDEX deliveries_by_prediction ON deliveries (prediction_id) WHERE prediction_id IS NOT NULL;
 CREATE INDEX deliveries_received ON deliveries (provider, received_at);
 CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX deliveries_unapplied ON deliveries (state, id) WHERE state IN ('ignored', 'dead');  -- for lists
 CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NULL AND body IS NOT NULL;
 
 CREATE TABLE projects (
@@ -94,6 +95,7 @@ CREATE TABLE jobs (
     fallback_chain jsonb CHECK (jsonb_typeof(fallback_chain) = 'array' AND jsonb_array_length(fallback_chain) > 0),
     placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder if no entry produces files
     notify       boolean NOT NULL DEFAULT false, -- send a notification when it ends
+    metadata     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),  -- the application's own
     idempotency_key text,                       -- as the application sent it
     request_sha256  text,                       -- of the job request sent with that key
     chosen_id    uuid,                          -- the prediction whose outputs the job uses
@@ -122,6 +124,7 @@ CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
 CREATE INDEX jobs_by_state ON jobs (state, id);  -- for lists whose filter matches little
 CREATE INDEX jobs_by_kind ON jobs (kind, id);
 CREATE INDEX jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;
+CREATE INDEX jobs_by_category ON jobs (category, id) WHERE category IS NOT NULL;
 CREATE INDEX jobs_reopened ON jobs (state, id) WHERE reopened > 0;
 CREATE INDEX jobs_live_of_project ON jobs (project_id) WHERE settled_at IS NULL;
 CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
@@ -159,7 +162,7 @@ CREATE TABLE predictions (
     leased_by     text,
     leased_until  timestamptz,
     ended_at      timestamptz,
-    owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 10
+    owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 12
     UNIQUE (provider, external_id),
     UNIQUE (job_id, seq),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
@@ -178,6 +181,8 @@ CREATE INDEX predictions_in_flight ON predictions (provider) WHERE entry IS NOT 
     AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL);
 CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX predictions_unsuccessful ON predictions (state, id) WHERE state IN ('failed', 'cancelled', 'lost');
+CREATE INDEX predictions_by_category ON predictions (category, id) WHERE category IS NOT NULL;
 
 ALTER TABLE jobs ADD FOREIGN KEY (chosen_id) REFERENCES predictions (id);
 ALTER TABLE deliveries ADD FOREIGN KEY (prediction_id) REFERENCES predictions (id);
@@ -255,6 +260,7 @@ CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' A
 CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
 CREATE INDEX outputs_by_end ON outputs (state, ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX outputs_by_category ON outputs (category, id) WHERE category IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE UNIQUE INDEX outputs_quarantine_key ON outputs (quarantine_key) WHERE quarantine_key IS NOT NULL;
@@ -343,6 +349,8 @@ CREATE INDEX notifications_due ON notifications (run_at) WHERE state = 'waiting'
 CREATE INDEX notifications_leased ON notifications (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX notifications_of_job ON notifications (job_id);
 CREATE INDEX notifications_ended ON notifications (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX notifications_dead ON notifications (state, id) WHERE state = 'dead';
+CREATE INDEX notifications_by_category ON notifications (category, id) WHERE category IS NOT NULL;
 
 -- API tokens beside MOORAGE_API_TOKEN; a token is shown once and only its hash is stored.
 CREATE TABLE api_tokens (

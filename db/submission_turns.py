@@ -28,7 +28,8 @@ _WAITING: Final = "p.state = 'planned' AND p.lease_token IS NULL AND p.provider 
 # Free places by provider, and by text that models contain; an empty one is in the model of every prediction.
 _CAPACITY: Final = f"""capacity AS MATERIALIZED (
     SELECT l.provider, l.model_text, l.places - (SELECT count(*) FROM predictions
-            WHERE provider = l.provider AND {IN_FLIGHT} AND strpos(lower(coalesce(model, '')), l.model_text) > 0) AS free
+            WHERE provider = l.provider AND {IN_FLIGHT}
+              AND strpos(lower(coalesce(model, '')), l.model_text) > 0) AS free
       FROM unnest(%(providers)s::text[], %(model_texts)s::text[], %(places)s::integer[])
            AS l (provider, model_text, places)
 )"""
@@ -64,7 +65,7 @@ def _build_next(condition: str, limit: str) -> str:
 
 def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
     """Return the limits of providers, and of their models, as arguments. One that is not configured has one place."""
-    in_flight = {name: 1 for name in providers} | settings.in_flight
+    in_flight = dict.fromkeys(providers, 1) | settings.in_flight
     names = [(*key.partition(":"), places) for key, places in in_flight.items() if key.partition(":")[0] in providers]
     lists = {"providers": [n[0] for n in names], "model_texts": [n[2] for n in names]}
     return {**lists, "places": [n[3] for n in names], "owner_places": None}

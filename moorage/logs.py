@@ -54,6 +54,10 @@ def bind_fields(**fields: Any) -> Iterator[None]:
         _bound.reset(token)
 
 
+def get_bound_field(name: str) -> Any:
+    return (_bound.get() or {}).get(name)
+
+
 def redact_url(url: str) -> str:
     try:
         parts = urlsplit(url)

@@ -141,6 +141,9 @@ class JobDescription:
     partial: Literal["keep", "discard"] = "keep"
     project_id: str | None = None
     scene: SceneRef | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the application's own, repeated in answers
+    idempotency_key: str | None = None
+    request_sha256: str | None = None  # of the request sent with that key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +170,6 @@ class JobRequest(JobDescription):
     deadline_seconds: float
     variants: int | None = None
     placeholder: bool = False
-    idempotency_key: str | None = None
-    request_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

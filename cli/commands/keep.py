@@ -15,7 +15,9 @@ from cli.console import print_json
 from db import jobs, outputs
 from media import sniff
 from moorage.errors import ConfigError
-from tasks.jobs import local_files
+from moorage.model import JobDescription
+from moorage.provider_types import OutputFile
+from tasks.jobs import keep_job, local_files
 from tasks.jobs.local_files import FileSource
 from tasks.step import Deps
 from worker import boot, broker_errors, publish
@@ -41,9 +43,13 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
     deps = boot.get_deps()
     with _report_unreadable():
         spooled = [(source, local_files.spool_file(deps, source.path) if source.path else None) for source in sources]
-    settings = deps.settings
-    job_id, wakes = deps.database.run(lambda conn: local_files.insert_keep_job(conn, settings, spooled, owner, "cli"))
-    publish.publish_wakes(wakes)
+    named = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(spooled)]
+    description = JobDescription(owner=owner, kind="mixed")
+    job = keep_job.create_keep_job(
+        deps.database, deps.settings, deps.providers, description, named, actor="cli", notify=False
+    )
+    job_id = job.job_id
+    publish.publish_wakes(job.wakes)
     with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
         rows = _wait_until_settled(deps, job_id, status)
     urls = [deps.storage.build_asset_url(row["key"]) if row["key"] else None for row in rows]

@@ -9,7 +9,7 @@ from db.connection import Connection, Database, QueuedQuery
 from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import JobRequest, Registration, Wake
+from moorage.model import JobDescription, JobRequest, Registration, Wake
 from moorage.settings import Settings
 from providers.base import Provider
 from tasks.predictions import turns
@@ -59,7 +59,7 @@ def insert_job(
     if existing is not None:
         return existing
     job_id = ids.uuid7()
-    _require_project(conn, request.project_id, request.owner)
+    require_project(conn, request.project_id, request.owner)
     jobs.queue_add(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
     first = request.fallback_chain[0]
     try:
@@ -70,7 +70,7 @@ def insert_job(
     return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
 
 
-def find_existing_job(conn: Connection, request: JobRequest) -> CreatedJob | None:
+def find_existing_job(conn: Connection, request: JobDescription) -> CreatedJob | None:
     """Return the job of an equal request with the same key, if there is one. Raises IdempotencyConflict."""
     row = jobs.find_by_key(conn, request.owner, request.idempotency_key) if request.idempotency_key else None
     if row is None:
@@ -118,14 +118,14 @@ def _queue_registration(
     """Insert a registration, and read the prediction, which may have been known. Raises ForeignProject."""
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first = provider.first_poll_seconds() if provider.can_poll else deadline
-    _require_project(conn, registration.project_id, registration.owner)
+    require_project(conn, registration.project_id, registration.owner)
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
     row["notify"] = settings.notify_url is not None
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
     return added, registrations.queue_find(conn, registration)
 
 
-def _require_project(conn: Connection, project_id: str | None, owner: str) -> None:
+def require_project(conn: Connection, project_id: str | None, owner: str) -> None:
     """Create the project if it is missing. Raises ForeignProject if it belongs to another owner."""
     if project_id is not None and not projects.ensure_open(conn, project_id, owner):
         raise ForeignProject

@@ -124,7 +124,7 @@ def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list
 
 
 def _begin_if_allowed(conn: Connection, lease: Lease, submission: Submission) -> tuple[bool, list[Wake]]:
-    """Mark the prediction, whose claim took a place at its provider, as submitting if it is still needed. Idempotent."""
+    """Mark the prediction as submitting if it is still needed; its claim has taken a place. Idempotent."""
     leased = lock_leased(conn, lease)
     job, prediction = leased.job, leased.prediction
     if prediction.key_sha256 == submission.key_sha256:

@@ -4,19 +4,18 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
 
-from db import leases, submission_turns
+from db import submission_turns
 from db.connection import Connection
 from db.reports import metrics
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.sweeps import dispatch
 from tests.integration.core import LEASED_BY, World, database_of, prediction, together, world
-from tests.integration.studio import Studio, entry, open_studio, ordered
+from tests.integration.studio import entry, open_studio, ordered
 
 PLAN = """
 INSERT INTO predictions (id, job_id, seq, entry, provider, model, owner, state, deadline_at, run_at)
@@ -185,11 +184,15 @@ class Draw:
         self.queue.at.conn.execute("DELETE FROM predictions")
 
 
+def run_draws(at: World, steps: int) -> None:
+    for seed in range(30):
+        Draw(at, seed).run(steps)
+
+
 @pytest.mark.parametrize("steps", [4, pytest.param(60, marks=pytest.mark.prove)])
 def test_everyone_is_offered_a_place_within_bounded_rounds(at: World, steps: int) -> None:
     """Whatever comes in whatever order, a row waits at most as many rounds as its owner has older ones."""
-    for seed in range(30):
-        Draw(at, seed).run(steps)
+    run_draws(at, steps)
 
 
 def test_the_same_fails_without_turns(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,8 +201,7 @@ def test_the_same_fails_without_turns(at: World, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(submission_turns, "CLAIM", without)
 
     with pytest.raises(AssertionError, match="within its round"):
-        for seed in range(30):
-            Draw(at, seed).run(6)
+        run_draws(at, 6)
 
 
 def test_a_model_with_its_own_limit_waits_and_lets_others_pass(at: World) -> None:
@@ -296,7 +298,7 @@ def test_job_requests_send_no_more_wakes_than_there_are_places(at: World) -> Non
 
 def test_the_end_of_a_prediction_wakes_the_next_one(at: World) -> None:
     """Not a second later: a provider that is full all day would stand idle for a part of it."""
-    first = [ordered(at) for _ in range(5)][0].wakes
+    first, *_ = [ordered(at).wakes for _ in range(5)]
     for _ in range(3):
         at.step("submit", first[0].row_id)
     running = at.conn.execute("SELECT external_id FROM predictions WHERE state = 'running' ORDER BY id").fetchall()

@@ -29,6 +29,7 @@ OWNED: Final = [
 REFUSED: Final = {"/events": "?limit=1", "/models": "?kind=none"}
 # Right bodies, so that what is refused is refused for the caller's sake. An address that takes one must be named here.
 BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
+    ("POST", "/keep"): {"owner": "ada", "urls": ["https://files.example/a.png"]},
     ("POST", "/predictions"): {"provider": "replicate", "external_id": "walked", "owner": "ada"},
     ("POST", "/jobs"): {"owner": "ada", "chain": []},
     ("POST", "/owner-tokens"): {"owner": "ada"},

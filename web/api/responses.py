@@ -83,6 +83,7 @@ class ResultView(JobSummaryView):
     style: str | None
     prompt: str | None
     scene: SceneRef
+    metadata: dict[str, str]
 
 
 class Render(ResultView):

@@ -13,6 +13,7 @@ from web.http.validation import Name
 
 MAX_ROWS: Final = 100
 MAX_EVENTS: Final = 1000
+MAX_WAIT_SECONDS: Final = 60.0
 MAX_EVENT_ID: Final = 2**63 - 1
 
 EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
@@ -33,10 +34,16 @@ class PageQuery(BaseQuery):
 class JobQuery(PageQuery):
     owner: Name | None = None
     state: JobStateFilter | None = None
+    kind: Literal["image", "video", "mixed"] | None = None
+
+
+class WaitQuery(BaseQuery):
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
+        0, description="seconds to wait for the job to settle, before it is returned as it is"
+    )
 
 
 class RenderQuery(JobQuery):
-    kind: Literal["image", "video", "mixed"] | None = None
     style: Name | None = None
     project_id: Name | None = None
 
@@ -73,6 +80,7 @@ class UploadQuery(BaseQuery):
     owner: Name | None = None
 
 
+WaitParameter = Annotated[WaitQuery, Query()]
 JobFilters = Annotated[JobQuery, Query()]
 RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]

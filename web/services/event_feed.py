@@ -65,13 +65,13 @@ class EventFeed:
         self._task: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._watermark: Watermark | None = None
-        self._is_closed = False
+        self.is_closed = False
 
     async def subscribe(self, owner: str | None) -> Subscription:
         """Subscribe to the events after `position` of an owner, or all. Raises Problem: 503 at the limits or closed."""
         of_owner = sum(1 for subscription in self._subscriptions if subscription.owner == owner)
         is_owner_full = owner is not None and of_owner >= MAX_STREAMS_PER_OWNER
-        if self._is_closed or len(self._subscriptions) >= MAX_STREAMS or is_owner_full:
+        if self.is_closed or len(self._subscriptions) >= MAX_STREAMS or is_owner_full:
             raise unavailable("too many open streams, retry")
         subscription = Subscription(owner)
         self._subscriptions.add(subscription)
@@ -93,7 +93,7 @@ class EventFeed:
             self._task = None
 
     def close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
         self._end_all()
 
     def _end_all(self) -> None:
