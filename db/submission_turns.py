@@ -8,7 +8,7 @@ from the one that was served last, each with the oldest of its predictions that 
 
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from db import leases, submissions
@@ -117,7 +117,7 @@ def claim(
     if not named:
         return None, False
     provider, is_lookup, is_poison = named[0].values()
-    who = {"leased_by": leased_by, "lease_seconds": lease_seconds, "max_crashes": max_crashes}
+    who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": lease_seconds, "max_crashes": max_crashes}
     if is_lookup or provider in passed_on:
         return leases.claim(database, "predictions", row_id, states=submissions.SUBMIT_STATES, **who), is_poison
     token = uuid.uuid4()
