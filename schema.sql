@@ -60,6 +60,7 @@ CREATE INDEX deliveries_unmatched ON deliveries (provider, external_id) WHERE st
 CREATE INDEX deliveries_by_prediction ON deliveries (prediction_id) WHERE prediction_id IS NOT NULL;
 CREATE INDEX deliveries_received ON deliveries (provider, received_at);
 CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX deliveries_unapplied ON deliveries (state, id) WHERE state IN ('ignored', 'dead');  -- for lists
 CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NULL AND body IS NOT NULL;
 
 CREATE TABLE projects (
@@ -126,6 +127,7 @@ CREATE INDEX jobs_by_project ON jobs (project_id, owner) WHERE project_id IS NOT
 CREATE INDEX jobs_by_state ON jobs (state, id);  -- for lists whose filter matches little
 CREATE INDEX jobs_by_kind ON jobs (kind, id);
 CREATE INDEX jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;
+CREATE INDEX jobs_by_category ON jobs (category, id) WHERE category IS NOT NULL;
 CREATE INDEX jobs_reopened ON jobs (state, id) WHERE reopened > 0;
 CREATE INDEX jobs_live_of_project ON jobs (project_id, owner) WHERE settled_at IS NULL;
 CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
@@ -179,6 +181,8 @@ CREATE INDEX predictions_due ON predictions (run_at)
 CREATE INDEX predictions_in_flight ON predictions (provider) WHERE state IN ('submitting', 'running');
 CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX predictions_unsuccessful ON predictions (state, id) WHERE state IN ('failed', 'cancelled', 'lost');
+CREATE INDEX predictions_by_category ON predictions (category, id) WHERE category IS NOT NULL;
 
 ALTER TABLE jobs ADD FOREIGN KEY (chosen_id) REFERENCES predictions (id);
 ALTER TABLE deliveries ADD FOREIGN KEY (prediction_id) REFERENCES predictions (id);
@@ -256,6 +260,7 @@ CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' A
 CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
 CREATE INDEX outputs_by_end ON outputs (state, ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX outputs_by_category ON outputs (category, id) WHERE category IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE UNIQUE INDEX outputs_quarantine_key ON outputs (quarantine_key) WHERE quarantine_key IS NOT NULL;
@@ -344,6 +349,8 @@ CREATE INDEX notifications_due ON notifications (run_at) WHERE state = 'waiting'
 CREATE INDEX notifications_leased ON notifications (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX notifications_of_job ON notifications (job_id);
 CREATE INDEX notifications_ended ON notifications (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX notifications_dead ON notifications (state, id) WHERE state = 'dead';
+CREATE INDEX notifications_by_category ON notifications (category, id) WHERE category IS NOT NULL;
 
 -- API tokens beside MOORAGE_API_TOKEN; a token is shown once and only its hash is stored.
 CREATE TABLE api_tokens (
