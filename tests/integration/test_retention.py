@@ -95,7 +95,7 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     conn.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}'""")
     reconcile.reconcile(deps, "tests", len)
     stored = values(conn, "SELECT key FROM outputs") + values(conn, "SELECT thumb_key FROM outputs")
-    shown = deps.database.run(lambda c: projects.get(c, ProjectKey("ann", "p")))
+    shown = deps.database.run(lambda c: projects.get(c, ProjectKey("tests", "p")))
     later(31)
 
     done = run(deps, renders=30)
