@@ -65,7 +65,7 @@ def _build_next(condition: str, limit: str) -> str:
 
 def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
     """Return the limits of providers, and of their models, as arguments. One that is not configured has one place."""
-    in_flight = dict.fromkeys(providers, 1) | settings.in_flight
+    in_flight = dict.fromkeys(providers, 1) | dict(settings.in_flight)
     names = [(*key.partition(":"), places) for key, places in in_flight.items() if key.partition(":")[0] in providers]
     lists = {"providers": [n[0] for n in names], "model_texts": [n[2] for n in names]}
     return {**lists, "places": [n[3] for n in names], "owner_places": None}

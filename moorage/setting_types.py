@@ -3,8 +3,8 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -20,6 +20,10 @@ IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
 def split(value: Any) -> Any:
     """Return the comma-separated parts of a text without surrounding spaces; any other value unchanged."""
     return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+
+def _in_case_of(convert: Callable[[str], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: convert(value) if isinstance(value, str) else value)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -96,6 +100,8 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _in_case_of(str.upper)]
+LogFormat = Annotated[Literal["json", "console"], _in_case_of(str.lower)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
