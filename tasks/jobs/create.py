@@ -12,7 +12,7 @@ from moorage.failpoints import failpoint
 from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Wake
 from moorage.settings import Settings
 from providers.base import Provider
-from tasks.predictions import turns
+from tasks.jobs import turns
 
 
 class IdempotencyConflict(Refused):

@@ -17,8 +17,8 @@ from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
 from providers import output_files
 from providers.base import Provider
-from tasks.jobs import create
-from tasks.predictions import inline_files, reports, submit_outcome, turns
+from tasks.jobs import create, turns
+from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.reports import ReportSource
 from tasks.step import Deps, LeaseGuard
 

@@ -13,7 +13,8 @@ from moorage.provider_types import PredictionReport
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.predictions import inline_files, reports, submit_outcome, turns
+from tasks.jobs import turns
+from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.submit_outcome import LeasedPrediction
 from tasks.step import Deps, LeaseGuard, commit_step, require_unlocked
 

@@ -31,8 +31,8 @@ from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import create, fallback
-from tasks.predictions import references, reports, submit_outcome, submit_recovery, turns
+from tasks.jobs import create, fallback, turns
+from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.predictions.submit_outcome import LeasedPrediction, lock_leased
 from tasks.step import LOCK_CHECK_MS, Deps, LeaseGuard, commit_step
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from db import leases, submission_turns
 from moorage.failpoints import failpoint
 from moorage.model import Queue, Step, Wake
+from tasks.jobs import turns
 from tasks.outputs import discard
-from tasks.predictions import turns
 from tasks.step import Deps, SendWakes
 
 STEPS_BY_QUEUE: Final[Mapping[Queue, tuple[Step, ...]]] = {
