@@ -4,13 +4,15 @@ import dataclasses
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 import click
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -22,10 +24,34 @@ RecordColumns = Mapping[str, str | Callable[[Any], object]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+PROGRESS_SECONDS: Final = 3.0
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "unavailable": "bold red"}
 _PIPE_COLUMNS: Final = 400  # a pipe or a file has no width: one line per row
 _IDS: Final = frozenset({"id"})
 _ID_CHARS: Final = 36
+
+
+class Progress:
+    """Shows on standard error what a command waits for: in place on a terminal, elsewhere a line every few seconds."""
+
+    def __init__(self, text: str) -> None:
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._status = Status(Text(text), console=self._console)
+        self._printed_at = time.monotonic()  # a command that ends soon prints none
+
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def update(self, text: str) -> None:
+        text = escape_control_chars(text)
+        self._status.update(Text(text))
+        if not self._console.is_terminal and time.monotonic() - self._printed_at > PROGRESS_SECONDS:
+            click.echo(text, err=True)
+            self._printed_at = time.monotonic()
 
 
 def print_json(value: Any) -> None:

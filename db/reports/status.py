@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from db import lock_holders, pauses, ticks, usage
+from db import lock_holders, pauses, submission_turns, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
 from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
@@ -19,10 +19,8 @@ SELECT p.provider, d.received_at FROM unnest(%(providers)s::text[]) AS p (provid
  ORDER BY p.provider
 """
 
-# Predictions submitted by applications do not count, as in submissions.has_capacity.
-IN_FLIGHT: Final = """
-SELECT provider, count(*) AS value FROM predictions
- WHERE state IN ('submitting', 'running') AND entry IS NOT NULL GROUP BY provider
+IN_FLIGHT: Final = f"""
+SELECT provider, count(*) AS value FROM predictions WHERE {submission_turns.IN_FLIGHT} GROUP BY provider
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
