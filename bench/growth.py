@@ -25,6 +25,7 @@ from db import (
     events,
     jobs,
     leases,
+    output_claims,
     migrate,
     objects,
     progress,
@@ -85,6 +86,7 @@ def _undone(read: Read) -> Read:
 def _dispatch(conn: Connection) -> None:
     for step in leases.DUE:
         leases.wake_due(conn, step, limit=64, queue_is_empty=False)
+    output_claims.wake_due(conn, limit=64, queued=0)
 
 
 def _count_slot(conn: Connection) -> None:

@@ -28,25 +28,24 @@ _IS_PAST: Final = "expires_at < moment() - interval '10 min'"
 # up: its wait must not be as long as the outage.
 OPEN_PLACES: Final = f"SELECT host, CASE WHEN probe_at <= moment() THEN 0 ELSE 3 END AS place FROM {OPEN_HOSTS}"
 
-# While the breaker of a provider's API is open, its predictions wait, except the most urgent one that is due (of those
-# that have room at the provider, and those that need none), and those whose wait is over: by their deadline, or because
-# the next entry of the fallback chain may be submitted.
-API_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers)
+# While the breaker of a provider's API is open, its predictions wait, except the most urgent one that is due, and those
+# past their deadline, whose wait ends. A claim of planned ones decides by itself (db/submission_turns.py).
+API_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers) OR predictions.state = 'planned'
     OR 'api ' || predictions.provider <> ALL (ARRAY(SELECT target FROM breakers))
     OR predictions.id = ANY (ARRAY(
-       SELECT due.id FROM breakers b CROSS JOIN (VALUES (true), (false)) AS kind (is_planned) CROSS JOIN LATERAL (
-              SELECT id FROM predictions p
-               WHERE 'api ' || p.provider = b.target AND p.lease_token IS NULL
-                 AND (p.state = 'planned') = kind.is_planned AND p.run_at <= moment()
-                 AND p.state IN ('planned', 'submitting', 'running', 'abandoned')
-               ORDER BY p.run_at LIMIT 1) AS due
-        WHERE b.probe_at <= moment()))
-    OR predictions.deadline_at <= moment()
-    OR predictions.state = 'planned' AND EXISTS (
-       SELECT FROM jobs j
-        WHERE j.id = predictions.job_id AND predictions.entry + 1 < jsonb_array_length(j.fallback_chain)
-          AND predictions.created_at + make_interval(
-              secs => (j.fallback_chain -> predictions.entry ->> 'seconds')::double precision) <= moment()))"""
+       SELECT (SELECT id FROM predictions p
+                WHERE 'api ' || p.provider = b.target AND p.state IN ('submitting', 'running', 'abandoned')
+                  AND p.lease_token IS NULL AND p.run_at <= moment() ORDER BY p.run_at LIMIT 1)
+         FROM breakers b WHERE b.probe_at <= moment()))
+    OR predictions.deadline_at <= moment())"""
+# The condition on a planned prediction `p`: also without a probe if the next entry of its fallback chain is due.
+SUBMIT_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers b WHERE b.target = 'api ' || p.provider AND b.probe_at > moment())
+    OR p.deadline_at <= moment()
+    OR EXISTS (SELECT FROM jobs j
+                WHERE j.id = p.job_id AND p.entry + 1 < jsonb_array_length(j.fallback_chain)
+                  AND p.created_at + make_interval(
+                      secs => (j.fallback_chain -> p.entry ->> 'seconds')::double precision) <= moment()))"""
+DELAY_PROBE: Final = f"UPDATE breakers SET probe_at = moment() + {PROBE} WHERE probe_at <= moment()"
 
 
 def build_candidates(condition: str, limit: str) -> str:

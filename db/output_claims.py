@@ -1,5 +1,5 @@
 """
-The claim of step keep: the most urgent due output, with all that the step reads before it downloads.
+The claim of step keep: the most urgent due output, with all that the step reads before it downloads; and its wakes.
 
 A host is avoided while its circuit breaker is open, or while half of the worker's processes download from it. Then the
 most urgent outputs of each other host are compared, which the index outputs_by_host has; else one look is enough.
@@ -9,8 +9,8 @@ import uuid
 from typing import Final
 from uuid import UUID
 
-from db.breakers import HOST, OPEN_HOSTS, OPEN_PLACES, PROBE, build_candidates
-from db.connection import Connection, Database, QueuedQuery
+from db.breakers import DELAY_PROBE, HOST, OPEN_HOSTS, OPEN_PLACES, build_candidates
+from db.connection import Connection, Database, QueuedQuery, fetch_all
 from db.leases import SET_LEASE, UNPAUSED
 from db.outputs import COLUMNS
 from moorage.model import Lease, Output
@@ -54,13 +54,12 @@ WITH RECURSIVE avoided AS MATERIALIZED (
      WHERE id = (SELECT id FROM urgent UNION ALL SELECT id FROM chosen UNION ALL SELECT id FROM named)
     RETURNING {", ".join(COLUMNS)}, moment() AS claimed_at, attempt, crashes, {HOST} AS host
 ), probe AS (
-    UPDATE breakers SET probe_at = moment() + {PROBE}
-     WHERE target = 'host ' || (SELECT host FROM claimed) AND probe_at <= moment()
+    {DELAY_PROBE} AND target = 'host ' || (SELECT host FROM claimed)
 ), job AS MATERIALIZED (
-    SELECT project_id, state = 'keeping' AS is_keeping, chosen_id FROM jobs
+    SELECT owner, project_id, state = 'keeping' AS is_keeping, chosen_id FROM jobs
      WHERE id = (SELECT job_id FROM claimed) FOR UPDATE SKIP LOCKED
 ), project AS MATERIALIZED (
-    SELECT id FROM projects WHERE id = (SELECT project_id FROM job) FOR NO KEY UPDATE SKIP LOCKED
+    SELECT id FROM projects WHERE (owner, id) = (SELECT owner, project_id FROM job) FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT claimed.*, p.provider, p.external_id, p.model,
        coalesce(job.is_keeping AND (is_placeholder OR prediction_id = job.chosen_id)
@@ -104,3 +103,32 @@ def claim(
     if row["id"] is None:
         return None, is_poison
     return Lease("outputs", row["id"], token, leased_by, claimed_at, attempt, crashes, Output(**row)), is_poison
+
+
+# A wake takes the most urgent output, whatever it names: so each message that waits serves one of the first %(queued)s
+# rows, and later rows have none, even if one was published for them.
+_FIRST: Final = f"{_DUE} AND {UNPAUSED['outputs']}"
+WAKE: Final = f"""
+WITH RECURSIVE avoided AS MATERIALIZED ({OPEN_PLACES}
+), {build_candidates(_FIRST, "%(first)s")}, urgent AS MATERIALIZED (
+    (SELECT id, woken_at FROM outputs WHERE {_FIRST} AND NOT EXISTS (SELECT FROM avoided)
+      ORDER BY {_URGENCY} LIMIT %(first)s)
+    UNION ALL
+    (SELECT id, woken_at FROM candidates ORDER BY place, {_URGENCY} LIMIT %(first)s)
+), due AS MATERIALIZED (
+    SELECT id FROM outputs
+     WHERE id = ANY (ARRAY(SELECT id FROM (SELECT *, row_number() OVER () AS place FROM urgent) AS u
+                            WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s'))
+       AND {_WAITING} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+"""
+
+
+def wake_due(conn: Connection, *, limit: int, queued: int) -> list[UUID]:
+    """
+    Mark due outputs as woken and return them: as many as are due beyond the wakes in the queue, or have none for 30 s.
+
+    Args:
+        queued: messages in the queue.
+    """
+    return [row["id"] for row in fetch_all(conn, WAKE, {"limit": limit, "queued": queued, "first": queued + limit})]

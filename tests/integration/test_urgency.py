@@ -173,7 +173,7 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
     (output_id,) = waiting(at, 60)
     at.conn.queue(FILL, {"id": output_id, "count": count})
 
-    for sql in (output_claims.CLAIM, dispatch.leases.DUE["keep"]):
+    for sql in (output_claims.CLAIM, output_claims.WAKE):
         rows = explain(at.conn, sql, output_id)
         assert "outputs_urgent" in rows
         hits = int(rows.split("Buffers: shared hit=")[1].split()[0])
@@ -191,5 +191,5 @@ def explain(conn: Connection, sql: str, output_id: UUID) -> str:
         "worker": "node@test/",
         "share": 4,
     }
-    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "queue_is_empty": True})
+    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "first": 64})
     return "\n".join(row["QUERY PLAN"] for row in query.rows)

@@ -74,8 +74,8 @@ class LinkQuery(BaseQuery):
     signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class UploadQuery(BaseQuery):
-    """The owner of an upload; in a form it is a field of the same name."""
+class OwnerQuery(BaseQuery):
+    """The owner of an upload or project; in the form of an upload it is a field of the same name."""
 
     owner: Name | None = None
 
@@ -88,7 +88,7 @@ ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
-UploadFilters = Annotated[UploadQuery, Query()]
+OwnerFilter = Annotated[OwnerQuery, Query()]
 
 
 async def reject_duplicates(request: Request) -> None:
