@@ -25,9 +25,9 @@ from db import (
     events,
     jobs,
     leases,
-    output_claims,
     migrate,
     objects,
+    output_claims,
     progress,
     projects,
     renders,
@@ -86,7 +86,7 @@ def _undone(read: Read) -> Read:
 def _dispatch(conn: Connection) -> None:
     for step in leases.DUE:
         leases.wake_due(conn, step, limit=64, queue_is_empty=False)
-    output_claims.wake_due(conn, limit=64, queued=0)
+    output_claims.wake_outputs(conn, limit=64, queued=0)
 
 
 def _count_slot(conn: Connection) -> None:

@@ -254,7 +254,7 @@ WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
 }
 # Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
 # wakes are lost: woken_at is ignored. Step keep has its own (db/output_claims.py).
-DUE: Final = {
+DUE: Final[Mapping[Step, str]] = {
     step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", "run_at")
     for step, (table, states, more) in WORK.items()
     if step != "keep"

@@ -124,7 +124,7 @@ UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 """
 
 
-def wake_due(conn: Connection, *, limit: int, queued: int) -> list[UUID]:
+def wake_outputs(conn: Connection, *, limit: int, queued: int) -> list[UUID]:
     """
     Mark due outputs as woken and return them: as many as are due beyond the wakes in the queue, or have none for 30 s.
 

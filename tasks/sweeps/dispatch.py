@@ -80,7 +80,7 @@ def dispatch_discards(deps: Deps, get_depth: GetQueueDepth, send: SendWakes) -> 
 
 def _claim_wakes(deps: Deps, step: Step, limit: int, queued: int, queue_is_empty: bool) -> list[Wake]:
     if step == "keep":
-        row_ids = deps.database.run(lambda conn: output_claims.wake_due(conn, limit=limit, queued=queued))
+        row_ids = deps.database.run(lambda conn: output_claims.wake_outputs(conn, limit=limit, queued=queued))
         return [Wake(step, row_id) for row_id in row_ids]
     synchronous = [name for name, provider in deps.providers.items() if provider.is_synchronous]
     args: dict[str, Any] = {"queue_is_empty": queue_is_empty, "synchronous": synchronous}

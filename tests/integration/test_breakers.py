@@ -24,7 +24,7 @@ from moorage.model import Wake
 from moorage.urls import find_source_host
 from tasks.breakers import is_outage, note_failure
 from tasks.sweeps import dispatch, reconcile
-from tests.integration.core import LEASED_BY, World, database_of, prediction, serving, together, world
+from tests.integration.core import World, database_of, prediction, serving, together, world
 
 BAD = DownloadInterrupted("the server returned 503", facts={"status": 503})
 API = "api replicate"

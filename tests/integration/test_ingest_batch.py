@@ -205,8 +205,8 @@ def test_a_crash_after_the_commit_loses_only_the_wakes(
     assert states(at, ids) == ["applied"] * 2
     assert {at.row("deliveries", id_)["crashes"] for id_ in ids} == {0}
     waiting = {at.outputs(job.job_id)[0] for job in jobs}
-    assert output_claims.wake_due(at.conn, limit=9, queued=len(waiting)) == []
-    assert set(output_claims.wake_due(at.conn, limit=9, queued=0)) == waiting
+    assert output_claims.wake_outputs(at.conn, limit=9, queued=len(waiting)) == []
+    assert set(output_claims.wake_outputs(at.conn, limit=9, queued=0)) == waiting
 
 
 def test_only_the_delivery_that_kills_its_workers_becomes_poison(

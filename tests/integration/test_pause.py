@@ -42,7 +42,7 @@ def claim(conn: Connection, wake: Wake) -> Any:
 
 def due(conn: Connection, step: str) -> list[Any]:
     if step == "keep":
-        return output_claims.wake_due(conn, limit=100, queued=0)
+        return output_claims.wake_outputs(conn, limit=100, queued=0)
     return leases.wake_due(conn, step, limit=100, queue_is_empty=True)
 
 
@@ -193,7 +193,7 @@ def test_resume_makes_everything_due_at_once(stack: Stack, database_url: str, de
     again = cli.run(env, "resume", "replicate")
 
     assert json.loads(done.stdout)["due"] == {"outputs": 1, "predictions": 1}
-    assert output_claims.wake_due(conn, limit=10, queued=0) == [wake.row_id]
+    assert output_claims.wake_outputs(conn, limit=10, queued=0) == [wake.row_id]
     assert leases.wake_due(conn, "poll", limit=10, queue_is_empty=False) == [running.prediction_id]
     assert pauses.list_pauses(conn) == []
     assert (again.returncode, again.stdout) == (0, "replicate is not paused\n")
