@@ -7,7 +7,6 @@ webhooks. Exit status 0 and the properties as JSON on standard output, or 3 and 
 
 import errno
 import json
-import mmap
 import os
 import shutil
 import sys
@@ -66,11 +65,11 @@ def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sanitize_image(source: BinaryIO, out: BinaryIO, media: Any) -> None:
-    from media import reencode, strip_image_metadata
+    from media import containers, reencode, strip_image_metadata
 
     reencoded: Any = reencode.reencode_if_needed(source, media)
     if reencoded is None:
-        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with containers.map_file(source) as mapped:
             out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](mapped))
         return
     encoding, encoded = reencoded
