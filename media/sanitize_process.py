@@ -23,8 +23,8 @@ def main(request: dict[str, Any]) -> int:
     """
     Write the file and its properties, and return the exit status.
 
-    The request has `out` (file descriptor to write to), `bytes` and `sha256` of the input, `limits` as for `Limits`,
-    and the limits of this process: `memory_bytes`, `seconds` of CPU, `clock_seconds`, `max_file_bytes`.
+    The request has `out` (file descriptor to write to), `bytes` of the input, `limits` as for `Limits`, and the limits
+    of this process: `memory_bytes`, `seconds` of CPU, `clock_seconds`, `max_file_bytes`.
     """
     limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"], request["clock_seconds"])
     from moorage.errors import Permanent  # after the limits, which include imports
@@ -49,7 +49,7 @@ def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
 
     limits = Limits(**{**request["limits"], "is_confined": True})
     with open(0, "rb", closefd=False) as source, open(request["out"], "w+b", closefd=False) as out:
-        media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
+        media = validate.validate_file(FetchedFile(source, request["bytes"], ""), limits).media
         if media.media == "file":
             source.seek(0)
             shutil.copyfileobj(source, out)
