@@ -151,7 +151,9 @@ def _take(page: Any, folder: Path, name: str) -> None:
     page.wait_for_timeout(600)  # what arrives fades in
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     # 6 bits of each colour: below 200 kB; a palette would make steps.
-    picture.point([round(value * 63 / 255) * 255 // 63 for value in range(256)] * 3).save(folder / f"{name}.png", optimize=True)
+    picture.point([round(value * 63 / 255) * 255 // 63 for value in range(256)] * 3).save(
+        folder / f"{name}.png", optimize=True
+    )
 
 
 if __name__ == "__main__":
