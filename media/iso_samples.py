@@ -80,8 +80,8 @@ def _measure_chunk(file: BinaryIO, table: Box, index: int, chunks: int) -> int:
     if constant:
         return constant * samples
     start = sizes.start + 12 + first_sample * 4
-    if first_sample < 0 or start + samples * 4 > sizes.end:
-        raise ContainerError("the table of sample sizes ends early")
+    if first_sample < 0 or samples * 4 > min(sizes.end - start, _MAX_TABLE_BYTES):
+        raise ContainerError("a chunk has more samples than the table of their sizes")
     return sum(_unpack_numbers(read_bytes(file, start, samples * 4)))
 
 
