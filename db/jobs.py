@@ -138,8 +138,8 @@ def change_state(
     args = build_change([(job, reason, chosen_id)], to_state, category=category, check_after=check_after)
     if fetch_one(conn, CHANGE_STATE, {**args, "actor": actor}) is None:
         raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
-    if job.project_id is not None and (to_state in _LIVE) != (job.state in _LIVE):
-        progress.update_status(conn, job.project_id)
+    if job.project is not None and (to_state in _LIVE) != (job.state in _LIVE):
+        progress.update_status(conn, job.project)
 
 
 def build_change(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 from uuid import UUID
 
 WorkTable = Literal["deliveries", "predictions", "outputs", "notifications"]
@@ -34,6 +34,21 @@ class Delivery:
     key_sha256: str | None = None  # of the key in the URL of the request
 
 
+class ProjectKey(NamedTuple):
+    """A project's id belongs to its owner: two owners may use the same one. As text "owner/id": an id has no slash."""
+
+    owner: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "ProjectKey":
+        owner, _, project_id = text.rpartition("/")
+        return cls(owner, project_id)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     id: UUID
@@ -49,6 +64,10 @@ class Job:
     fallback_chain: list[dict[str, Any]] | None = None  # each as `FallbackEntry`
     placeholder: bool = False
     variants: int | None = None
+
+    @property
+    def project(self) -> ProjectKey | None:
+        return None if self.project_id is None else ProjectKey(self.owner, self.project_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +208,9 @@ class DeadLetter:
     created_at: datetime
     closed_at: datetime | None
     closed_by: str | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

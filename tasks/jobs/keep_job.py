@@ -37,7 +37,7 @@ def create_keep_job(
     """
     Insert a job in state `keeping` with the files as outputs, unless its idempotency key is known.
 
-    Raises IdempotencyConflict or ForeignProject.
+    Raises IdempotencyConflict.
     """
 
     def insert(conn: Connection) -> CreatedJob:
@@ -63,7 +63,7 @@ def _insert_job(
     notify: bool,
 ) -> CreatedJob:
     job_id, prediction_id, deadline = ids.uuid7(), ids.uuid7(), settings.job_deadline_seconds
-    create.require_project(conn, description.project_id, description.owner)
+    create.ensure_project(conn, description)
     registration = Registration(provider=PROVIDER, external_id=str(job_id), **asdict(description))
     row = {"job_id": job_id, "prediction_id": prediction_id, "state": "succeeded", "notify": notify, "actor": actor}
     registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=deadline, **row)

@@ -14,7 +14,7 @@ from moorage.model import JobDescription
 from moorage.provider_types import OutputFile
 from moorage.urls import HostAllowlist
 from tasks.jobs import keep_job
-from tasks.jobs.create import CreatedJob, ForeignProject, IdempotencyConflict
+from tasks.jobs.create import CreatedJob, IdempotencyConflict
 from web.api.job_responses import AcceptedJob
 from web.api.job_schema import IdempotencyKey, ResultFields
 from web.http import validation
@@ -91,7 +91,5 @@ def _store_job(
         )
     except IdempotencyConflict as error:
         raise Problem(409, str(error)) from error
-    except ForeignProject as error:
-        raise validation.invalid_field("project_id", str(error)) from error
     ctx.relay.enqueue(*job.wakes)
     return job

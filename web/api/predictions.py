@@ -10,7 +10,7 @@ from db.connection import Database
 from moorage import logs
 from moorage.model import Registration
 from tasks.jobs import create
-from tasks.jobs.create import CreatedJob, ForeignProject
+from tasks.jobs.create import CreatedJob
 from web.api.job_responses import RegisteredPrediction
 from web.api.job_schema import ResultFields, Seconds
 from web.http.json_body import JsonBody
@@ -59,10 +59,7 @@ async def register_prediction(
         raise invalid_field("provider", message)
 
     def register(database: Database) -> CreatedJob:
-        try:
-            registered = create.register_prediction(database, ctx.settings, provider, registration)
-        except ForeignProject as error:
-            raise invalid_field("project_id", str(error)) from error
+        registered = create.register_prediction(database, ctx.settings, provider, registration)
         ctx.relay.enqueue(*registered.wakes)
         return registered
 

@@ -20,6 +20,10 @@ EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
 
+# Of pages: links may carry parameters of others.
+IGNORE_UNKNOWN: Final = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
 class BaseQuery(BaseModel):
     """A query without unknown names."""
 
@@ -74,8 +78,8 @@ class LinkQuery(BaseQuery):
     signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class UploadQuery(BaseQuery):
-    """The owner of an upload; in a form it is a field of the same name."""
+class OwnerQuery(BaseQuery):
+    """The owner of an upload or project; in the form of an upload it is a field of the same name."""
 
     owner: Name | None = None
 
@@ -88,7 +92,7 @@ ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
-UploadFilters = Annotated[UploadQuery, Query()]
+OwnerFilter = Annotated[OwnerQuery, Query()]
 
 
 async def reject_duplicates(request: Request) -> None:
