@@ -39,7 +39,8 @@ API_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers) OR predictions.state =
          FROM breakers b WHERE b.probe_at <= moment()))
     OR predictions.deadline_at <= moment())"""
 # The condition on a planned prediction `p`: also without a probe if the next entry of its fallback chain is due.
-SUBMIT_ALLOWS: Final = """(NOT EXISTS (SELECT FROM breakers b WHERE b.target = 'api ' || p.provider AND b.probe_at > moment())
+SUBMIT_ALLOWS: Final = """(
+    NOT EXISTS (SELECT FROM breakers b WHERE b.target = 'api ' || p.provider AND b.probe_at > moment())
     OR p.deadline_at <= moment()
     OR EXISTS (SELECT FROM jobs j
                 WHERE j.id = p.job_id AND p.entry + 1 < jsonb_array_length(j.fallback_chain)
