@@ -87,7 +87,14 @@ def _store_job(
     notify = ctx.settings.notify_url is not None
     try:
         job = keep_job.create_keep_job(
-            database, ctx.settings, ctx.providers, description, files, actor="api", notify=notify
+            database,
+            ctx.settings,
+            ctx.providers,
+            description,
+            files,
+            actor="api",
+            notify=notify,
+            limits=ctx.settings.owner_limits,
         )
     except IdempotencyConflict as error:
         raise Problem(409, str(error)) from error
