@@ -1,6 +1,7 @@
 """GET and PUT /v1/projects/{project_id}: an application's document with image URLs per scene, and its progress."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
@@ -33,7 +34,7 @@ router: Final = Router(prefix="/projects/{project_id}", tags=["projects"])
 @router.get("", response_description="the project")
 async def get_project(project_id: ProjectId, response: Response, caller: AnyCaller, ctx: Context) -> Project:
     """Return a project with its document and progress."""
-    project = await ctx.database.read(lambda conn: read_project(conn, project_id, caller, ctx.asset_base))
+    project = await ctx.database.read(lambda conn: read_project(conn, project_id, caller, ctx))
     return add_etag(response, project)
 
 
@@ -64,7 +65,7 @@ async def put_project(
             projects.replace_document(conn, project_id, text)
             project = lock_project(conn, project_id, caller, None)
         placements.update_image_urls(conn, project, ctx.asset_base)
-        return 201 if is_new else 200, read_project(conn, project_id, caller, ctx.asset_base)
+        return 201 if is_new else 200, read_project(conn, project_id, caller, ctx)
 
     response.status_code, project = await write_document(ctx, write)
     return add_etag(response, project)
@@ -97,9 +98,10 @@ def _etag(document: dict[str, Any]) -> str:
     return f'"{scene_documents.digest_document(document)}"'
 
 
-def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> Project:
+def read_project(conn: Connection, project_id: str, caller: Caller, ctx: AppContext) -> Project:
     """Return a project. Raises Problem: 404 also for another owner's."""
-    row = caller.require_visible(projects.get_with_image_urls(conn, project_id, base), "project")
+    row = caller.require_visible(projects.get_with_image_urls(conn, project_id, ctx.asset_base), "project")
+    failures, show = progress.list_failed_jobs(conn, project_id), partial(ctx.visibility.filter_reason, caller.level)
     counts = progress.get_progress(conn, project_id)
     fields = {
         **row,
@@ -107,8 +109,8 @@ def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -
         "status": counts["status"],
         "image_upload_progress": counts["image_upload_progress"],
         "progress": counts,
-        "failures": progress.list_failed_jobs(conn, project_id),
+        "failures": [show(row) for row in failures],
         "generated_output": {"scenes": scene_documents.list_scenes_with_image_urls(row["document"])},
-        "unplaced": [{**file, "url": urls.build_asset_url(base, file["key"])} for file in row["unplaced"]],
+        "unplaced": [{**file, "url": urls.build_asset_url(ctx.asset_base, file["key"])} for file in row["unplaced"]],
     }
     return Project.model_validate(fields)

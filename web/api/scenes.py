@@ -33,7 +33,7 @@ async def lock_and_change(
         def work(conn: Connection) -> Project:
             change(conn, lock_project(conn, project_id, caller, if_match)["document"])
             placements.update_image_urls(conn, lock_project(conn, project_id, caller, None), ctx.asset_base)
-            return read_project(conn, project_id, caller, ctx.asset_base)
+            return read_project(conn, project_id, caller, ctx)
 
         return add_etag(response, await write_document(ctx, work))
 
