@@ -35,8 +35,8 @@ def migrate() -> None:
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
 def receiver(host: str, port: int) -> None:
     """Serve webhooks and the API with granian, with one worker per process; scale by more processes."""
-    settings_module.get_settings()  # reports an invalid setting in one line
-    _exec("granian", *granian_flags(host, port))
+    settings = settings_module.get_settings()  # reports an invalid setting in one line
+    _exec("granian", *granian_flags(host, port, max_streams=settings.max_streams))
 
 
 @click.command(context_settings=_PASS)
