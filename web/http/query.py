@@ -60,6 +60,14 @@ class StreamQuery(BaseQuery):
     owner: Name | None = None
 
 
+class SessionQuery(BaseQuery):
+    replace: bool = Field(False, description="replace the session of another owner")
+
+
+class OwnerQuery(BaseQuery):
+    owner: Name
+
+
 class LinkQuery(BaseQuery):
     """The end of a link's validity, in Unix seconds, and its signature."""
 
@@ -78,6 +86,8 @@ RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]
 ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
+SessionFilters = Annotated[SessionQuery, Query()]
+OwnerFilter = Annotated[OwnerQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
 UploadFilters = Annotated[UploadQuery, Query()]
