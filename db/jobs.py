@@ -24,10 +24,11 @@ _COLUMNS = (
 ADD = f"""
 WITH moved AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
-                      fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
+                      fallback_chain, placeholder, notify, metadata, idempotency_key, request_sha256, state,
+                      deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
-            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(idempotency_key)s,
-            %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
+            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(metadata)s,
+            %(idempotency_key)s, %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
 ) {build_event_insert("job", "NULL", "'open'", "%(reason)s", job_id="id")}
@@ -38,7 +39,7 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     """Insert an open job with its fallback chain; no row if its owner has used the idempotency key."""
     args: dict[str, Any] = {**asdict(request), "reason": f"fallback chain of {len(request.fallback_chain)}"}
     args |= {"scene": None if request.scene is None else Jsonb(request.scene), "notify": notify, "actor": actor}
-    args |= {"id": job_id, "deadline": timedelta(seconds=request.deadline_seconds)}
+    args |= {"id": job_id, "deadline": timedelta(seconds=request.deadline_seconds), "metadata": Jsonb(request.metadata)}
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
@@ -137,8 +138,8 @@ def change_state(
     args = build_change([(job, reason, chosen_id)], to_state, category=category, check_after=check_after)
     if fetch_one(conn, CHANGE_STATE, {**args, "actor": actor}) is None:
         raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
-    if job.project_id is not None and (to_state in _LIVE) != (job.state in _LIVE):
-        progress.update_status(conn, job.project_id)
+    if job.project is not None and (to_state in _LIVE) != (job.state in _LIVE):
+        progress.update_status(conn, job.project)
 
 
 def build_change(
@@ -189,7 +190,7 @@ def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
 GET_WITH_RENDER = """
 SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
        j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
-       j.variants, j.placeholder, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
+       j.variants, j.placeholder, j.metadata, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
                                               FROM jsonb_array_elements(j.fallback_chain)
                                                      WITH ORDINALITY AS x (e, n)), '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
@@ -200,6 +201,15 @@ SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_
 
 def get_with_render(conn: Connection, job_id: UUID) -> Row | None:
     return fetch_one(conn, GET_WITH_RENDER, {"id": job_id})
+
+
+IS_SETTLED = "SELECT settled_at IS NOT NULL AS is_settled FROM jobs WHERE id = %(id)s"
+
+
+def is_settled(conn: Connection, job_id: UUID) -> bool:
+    """Return False only for a job that exists and is not settled."""
+    row = fetch_one(conn, IS_SETTLED, {"id": job_id})
+    return row is None or bool(row["is_settled"])
 
 
 LIST_ERRORS = """
@@ -231,13 +241,14 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
                        FROM outputs WHERE job_id = j.id AND prediction_id = j.chosen_id) o
  WHERE (%(owner)s::text IS NULL OR j.owner = ANY(ARRAY[%(owner)s]))
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
+   AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN j.owner END DESC, j.id DESC LIMIT %(limit)s
 """
 
 
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
-    """Return jobs, newest first, with their numbers of files; `filters`: owner, state, before."""
+    """Return jobs, newest first, with their numbers of files; `filters`: owner, state, kind, before."""
     return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
 
 

@@ -239,19 +239,33 @@ UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 _PLANNED: Final = "state IN ('planned', 'submitting')"
 WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
     "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
-    "submit": ("predictions", _PLANNED, " AND provider <> ALL (%(synchronous)s::text[])"),
-    "generate": ("predictions", _PLANNED, " AND provider = ANY (%(synchronous)s::text[])"),
+    "submit": ("predictions", _PLANNED, " AND state = 'submitting' AND provider <> ALL (%(synchronous)s::text[])"),
+    "generate": ("predictions", _PLANNED, " AND state = 'submitting' AND provider = ANY (%(synchronous)s::text[])"),
     "poll": ("predictions", "state IN ('running', 'abandoned')", ""),
     "keep": ("outputs", "state = 'waiting'", ""),
     "discard": ("outputs", "state = 'discarding'", ""),
     "notify": ("notifications", "state = 'waiting'", ""),
 }
-# Due rows for dispatch, most urgent first. With an empty queue earlier wakes are lost: woken_at is ignored.
-_ORDER: Final = {"keep": "expires_at NULLS LAST, run_at"}
-DUE: Final = {
-    step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", _ORDER.get(step, "run_at"))
+# Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
+# wakes are lost: woken_at is ignored.
+DUE: Final[dict[Step, str]] = {
+    step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", "run_at")
     for step, (table, states, more) in WORK.items()
 }
+# A wake of step keep takes the most urgent output, whatever it names: so each message that waits serves one of the
+# first %(queued)s rows, and later rows have none, even if one was published for them.
+_URGENCY: Final = "expires_at NULLS LAST, run_at"
+_FIRST: Final = f"state = 'waiting' AND {UNPAUSED['outputs']} AND lease_token IS NULL AND run_at <= moment()"
+DUE["keep"] = f"""
+WITH urgent AS MATERIALIZED (
+    SELECT id, woken_at FROM outputs WHERE {_FIRST} ORDER BY {_URGENCY} LIMIT %(queued)s + %(limit)s
+), due AS MATERIALIZED (
+    SELECT id FROM outputs
+     WHERE id IN (SELECT id FROM (SELECT *, row_number() OVER () AS place FROM urgent) AS u
+                   WHERE place > %(queued)s OR woken_at IS NULL OR woken_at < moment() - interval '30 s')
+       AND {_FIRST} ORDER BY {_URGENCY} LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+UPDATE outputs t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING t.id
+"""
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
 IS_DUE: Final = {
     step: f"EXISTS (SELECT FROM {table} WHERE {states} AND lease_token IS NULL AND run_at <= moment())"
@@ -260,14 +274,15 @@ IS_DUE: Final = {
 
 
 def wake_due(
-    conn: Connection, step: Step, *, limit: int, queue_is_empty: bool, synchronous: Sequence[str] = ()
+    conn: Connection, step: Step, *, limit: int, queue_is_empty: bool, queued: int = 0, synchronous: Sequence[str] = ()
 ) -> list[UUID]:
     """
-    Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty.
+    Mark the most urgent due rows of a step as woken and return them; none twice within 30 s, unless the queue is empty
+    or, for step keep, has `queued` messages, fewer than there are due rows.
 
     `synchronous`: providers that return files in the response; step generate submits to them, submit to the others.
     """
-    args = {"limit": limit, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
+    args = {"limit": limit, "queued": queued, "queue_is_empty": queue_is_empty, "synchronous": list(synchronous)}
     return [row["id"] for row in fetch_all(conn, DUE[step], args)]
 
 

@@ -26,10 +26,10 @@ WITH urgent AS MATERIALIZED (
     UPDATE outputs SET {SET_LEASE} WHERE id = (SELECT id FROM urgent UNION ALL SELECT id FROM named)
     RETURNING {", ".join(COLUMNS)}, moment() AS claimed_at, attempt, crashes
 ), job AS MATERIALIZED (
-    SELECT project_id, state = 'keeping' AS is_keeping, chosen_id FROM jobs
+    SELECT owner, project_id, state = 'keeping' AS is_keeping, chosen_id FROM jobs
      WHERE id = (SELECT job_id FROM claimed) FOR UPDATE SKIP LOCKED
 ), project AS MATERIALIZED (
-    SELECT id FROM projects WHERE id = (SELECT project_id FROM job) FOR NO KEY UPDATE SKIP LOCKED
+    SELECT id FROM projects WHERE (owner, id) = (SELECT owner, project_id FROM job) FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT claimed.*, p.provider, p.external_id, p.model,
        coalesce(job.is_keeping AND (is_placeholder OR prediction_id = job.chosen_id)

@@ -81,7 +81,7 @@ def _check_order(chunks: list[Chunk], color_type: int) -> None:
 def _build_scan(chunks: list[Chunk], header: bytes, notes: list[str]) -> ImageScan:
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     kinds = [kind for kind, _, _ in chunks]
-    is_animated = b"acTL" in kinds[: kinds.index(b"IDAT")]
+    is_animated = b"acTL" in kinds[: kinds.index(b"IDAT")] and b"fcTL" in kinds
     decoded = _DECODED if is_animated else _DECODED - _ANIMATION
     pieces: list[Piece] = [(0, 8), *((start, end) for kind, start, end in chunks if kind in decoded)]
     frames = 1

@@ -33,7 +33,7 @@ WAV, MP3, FLAC, OGG, M4A, SVG, GLB, ZIP, PDF, JSON, TEXT = (
         ("json", "application/json"), ("txt", "text/plain"),
     )
 )  # fmt: skip
-_WITHOUT_SIGNATURE: Final = {kind.name: kind for kind in (JSON, TEXT)}
+_WITHOUT_SIGNATURE: Final = {kind.name: kind for kind in (JSON, TEXT, SVG)}
 _MAGIC: Final = {b"fLaC": FLAC, b"OggS": OGG, b"glTF": GLB, b"PK\x03\x04": ZIP, b"%PDF-": PDF, b"ID3": MP3}
 
 # ISO base media files that are something else, by major brand.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from moorage import settings_sources
+from moorage import logs, settings_sources
 from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.errors import ConfigError
 from moorage.formats import ACCEPT
@@ -25,6 +25,8 @@ from moorage.setting_types import (
     Days,
     HttpUrl,
     InFlight,
+    LogFormat,
+    LogLevel,
     LongSecret,
     Names,
     Positive,
@@ -32,6 +34,8 @@ from moorage.setting_types import (
     Secrets,
     is_same_place,
 )
+
+log = logs.get_logger(__name__)
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -70,8 +74,8 @@ class Settings(BaseSettings):
     )
 
     env: Literal["development", "production"] = "development"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=env_names("LOG_LEVEL"))
-    log_format: Literal["json", "console"] = Field("console", validation_alias=env_names("LOG_FORMAT"))
+    log_level: LogLevel = Field("INFO", validation_alias=env_names("LOG_LEVEL"))
+    log_format: LogFormat = Field("console", validation_alias=env_names("LOG_FORMAT"))
 
     # --- servers
     database_url: PostgresUrl = Field(validation_alias=env_names("DATABASE_URL"))
@@ -121,6 +125,7 @@ class Settings(BaseSettings):
     openai_models: Names = Field(("gpt-image-1",), validation_alias=env_names("OPENAI_MODELS"))
     standard_webhook_secret: Secrets = Field((), validation_alias=env_names("STANDARD_WEBHOOK_SECRET"))
     standard_output_hosts: Names = Field((), validation_alias=env_names("STANDARD_OUTPUT_HOSTS"))
+    keep_hosts: Names = ()
 
     # --- receiver
     webhook_max_bytes: Count = 16 * 2**20
@@ -136,7 +141,7 @@ class Settings(BaseSettings):
     thumbnail_px: Count = 400
 
     # --- submitting
-    in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider
+    in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider or PROVIDER:TEXT
     image_seconds: Positive = 60.0  # default time limit of a fallback entry
     video_seconds: Positive = 600.0
     placeholder_file: Path | None = None  # an image; without it one of the requested size is generated
@@ -251,7 +256,8 @@ def env_names_by_field() -> dict[str, list[str]]:
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings. Raises ConfigError with a line for each wrong or missing value and unknown `MOORAGE_` name."""
-    problems = settings_sources.unknown_names([name for choices in env_names_by_field().values() for name in choices])
+    known = [name for choices in env_names_by_field().values() for name in choices]
+    problems = settings_sources.unknown_names(known)
     dotenv = {"_env_file": settings_sources.dotenv_path()}
     constants = _read(Constants, dotenv, problems)
     settings = _read(Settings, {**dotenv, **overrides}, problems)
@@ -261,6 +267,8 @@ def load_settings(**overrides: Any) -> Settings:
     if problems or constants is None or settings is None:
         raise ConfigError("\n".join(problems))
     settings._constants = constants
+    for name, similar in settings_sources.similar_names(known).items():
+        log.warning("setting.ignored", name=name, reason=f"not a setting: did you mean {similar}?")
     return settings
 
 

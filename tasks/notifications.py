@@ -36,7 +36,7 @@ from tasks.step import Deps, LeaseGuard, commit_step
 
 TIMEOUT_SECONDS: Final = 15.0
 _GONE: Final = 410
-_JOB: Final = ("owner", "state", "category", "reason", "project_id", "scene", "reopened")
+_JOB: Final = ("owner", "state", "category", "reason", "project_id", "scene", "metadata", "reopened")
 _VARIANT: Final = ("idx", "is_cover", "is_placeholder", "media", "content_type", "bytes", "width_px", "height_px")
 _ERROR: Final = ("subject", "type", "message", "idx", "path", "retryable")
 

@@ -75,8 +75,8 @@ def require_unlocked(deps: Deps, job_id: UUID) -> Job:
 
     def lock(conn: Connection) -> Job:
         job = jobs.lock(conn, job_id)
-        if job.project_id is not None:
-            progress.lock_project(conn, job.project_id)
+        if job.project is not None:
+            progress.lock_project(conn, job.project)
         return job
 
     return deps.database.run(lock, lock_ms=LOCK_CHECK_MS)

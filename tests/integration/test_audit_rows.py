@@ -23,7 +23,7 @@ from tests.integration import kept_world as world
 from tests.integration.audit_damage import ALSO, DAMAGE, UNAUDITED
 from worker import failures
 
-AUDITED = sorted({*rules.TABLES, "render_variants", "placements", "events"})
+AUDITED = sorted({*rules.TABLES, "projects", "render_variants", "placements", "events"})
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def test_an_application_is_told_of_the_end_of_its_job(at: World, app: Applicatio
     assert heard.body["type"] == "job.succeeded"
     data = heard.body["data"]
     wanted = {"job_id": str(job_id), "owner": "ann", "state": "succeeded", "render_id": str(job_id), "errors": [],
-              "project_id": "p1", "scene": 3, "reopened": 0, "sequence": notifications_of(at, job_id)[0]["event_id"],
+              "project_id": "p1", "scene": 3, "metadata": {}, "reopened": 0,
+              "sequence": notifications_of(at, job_id)[0]["event_id"],
               "category": None, "reason": None}  # fmt: skip
     (variant,) = data.pop("variants")
     assert data == wanted

@@ -15,7 +15,7 @@ from moorage.model import JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.jobs.create import CreatedJob, ForeignProject, IdempotencyConflict
+from tasks.jobs.create import CreatedJob, IdempotencyConflict
 from tasks.predictions import references
 from web.api import job_files, job_inputs
 from web.api.job_files import JobBody
@@ -105,10 +105,7 @@ async def _check_and_store(
 
 
 def _store_job(database: Database, ctx: AppContext, job_request: JobRequest) -> CreatedJob:
-    try:
-        created = create.create_job(database, ctx.settings, ctx.providers, job_request)
-    except ForeignProject as error:
-        raise validation.invalid_field("project_id", str(error)) from error
+    created = create.create_job(database, ctx.settings, ctx.providers, job_request)
     ctx.relay.enqueue(*created.wakes)
     return created
 

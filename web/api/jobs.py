@@ -1,5 +1,7 @@
 """GET /v1/jobs: lists jobs, and returns one with its variants, predictions, outputs, errors and events."""
 
+import asyncio
+import time
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +16,8 @@ from web.http.permissions import Caller
 from web.http.router import Router
 from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
+
+POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
 router: Final = Router(prefix="/jobs", tags=["jobs"])
 
@@ -43,9 +47,22 @@ async def list_job_events(job_id: PathId, params: query.EventFilters, caller: An
 
 
 @router.get("/{job_id}", response_description="the job")
-async def get_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> Job:
-    """Return a job with its variants, predictions, outputs and errors."""
-    return await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
+async def get_job(job_id: PathId, params: query.WaitParameter, caller: AnyCaller, ctx: Context) -> Job:
+    """Return a job with its variants, predictions, outputs and errors; with `wait`, once it is settled."""
+    until = time.monotonic() + params.wait
+    while True:
+        job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
+        if job.settled_at is not None or time.monotonic() >= until or ctx.feed.is_closed:
+            return job
+        await _wait_until_settled(ctx, job_id, until)
+
+
+async def _wait_until_settled(ctx: AppContext, job_id: UUID, until: float) -> None:
+    """Return when the job is settled, `until` (of time.monotonic()) has passed, or the server stops."""
+    while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
+        await asyncio.sleep(seconds)
+        if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
+            return
 
 
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:

@@ -10,11 +10,12 @@ from fastapi import Depends, Header, Response
 from db import placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
+from moorage.model import ProjectKey
 from storage import urls
 from web.api import project_schema
 from web.api.project_schema import ProjectBody, ProjectId
 from web.api.responses import Project
-from web.http import validation
+from web.http import ids, query, validation
 from web.http.json_body import BodyBytes, JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
@@ -32,10 +33,15 @@ router: Final = Router(prefix="/projects/{project_id}", tags=["projects"])
 
 
 @router.get("", response_description="the project")
-async def get_project(project_id: ProjectId, response: Response, caller: AnyCaller, ctx: Context) -> Project:
+async def get_project(
+    project_id: ProjectId, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
+) -> Project:
     """Return a project with its document and progress."""
-    project = await ctx.database.read(lambda conn: read_project(conn, project_id, caller, ctx))
-    return add_etag(response, project)
+
+    def read(conn: Connection) -> Project:
+        return read_project(conn, find_project(conn, project_id, caller, params.owner), caller, ctx)
+
+    return add_etag(response, await ctx.database.read(read))
 
 
 @router.put(
@@ -54,18 +60,16 @@ async def put_project(
     if_match: IfMatch = None,
 ) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
-    owner, text = project_schema.check_project_body(body, caller), data.decode()
+    key, text = ProjectKey(project_schema.check_project_body(body, caller), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
-        is_new = if_match is None and projects.add(conn, project_id, owner, text)
-        project = lock_project(conn, project_id, caller, if_match)
-        if project["owner"] != owner:
-            raise Problem(409, f"the project belongs to another owner than {owner!r}: the owner cannot be changed")
+        is_new = if_match is None and projects.add(conn, key, text)
+        project = lock_project(conn, key, if_match)
         if not is_new:
-            projects.replace_document(conn, project_id, text)
-            project = lock_project(conn, project_id, caller, None)
+            projects.replace_document(conn, key, text)
+            project = lock_project(conn, key, None)
         placements.update_image_urls(conn, project, ctx.asset_base)
-        return 201 if is_new else 200, read_project(conn, project_id, caller, ctx)
+        return 201 if is_new else 200, read_project(conn, key, caller, ctx)
 
     response.status_code, project = await write_document(ctx, write)
     return add_etag(response, project)
@@ -79,9 +83,24 @@ async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
         raise validation.invalid_field("document", f"cannot be stored: {str(error).splitlines()[0]}") from error
 
 
-def lock_project(conn: Connection, project_id: str, caller: Caller, if_match: str | None) -> Row:
-    """Lock a project and return it with its document. Raises Problem: 404 also for another owner's, 412 If-Match."""
-    project = caller.require_visible(projects.lock(conn, project_id), "project")
+def find_project(conn: Connection, project_id: str, caller: Caller, owner: str | None) -> ProjectKey:
+    """Return the caller's project, or that of `owner`. Raises Problem: 404, 409 several owners and none named."""
+    owner = caller.resolve_owner(owner)
+    if owner is not None:
+        return ProjectKey(owner, project_id)
+    owners = projects.list_owners(conn, project_id)
+    if len(owners) > 1:
+        raise Problem(409, f"several owners have a project of this id: add ?owner= ({', '.join(owners)})")
+    if not owners:
+        raise ids.not_found("project")
+    return ProjectKey(owners[0], project_id)
+
+
+def lock_project(conn: Connection, key: ProjectKey, if_match: str | None) -> Row:
+    """Lock a project and return it with its document. Raises Problem: 404, 412 If-Match."""
+    project = projects.lock(conn, key)
+    if project is None:
+        raise ids.not_found("project")
     tags = [] if if_match is None else [tag.strip() for tag in if_match.split(",")]
     if if_match is not None and "*" not in tags and _etag(project["document"]) not in tags:
         raise Problem(412, "the document was changed: read it again and retry with its new ETag")
@@ -98,14 +117,16 @@ def _etag(document: dict[str, Any]) -> str:
     return f'"{scene_documents.digest_document(document)}"'
 
 
-def read_project(conn: Connection, project_id: str, caller: Caller, ctx: AppContext) -> Project:
-    """Return a project. Raises Problem: 404 also for another owner's."""
-    row = caller.require_visible(projects.get_with_image_urls(conn, project_id, ctx.asset_base), "project")
-    failures, show = progress.list_failed_jobs(conn, project_id), partial(ctx.visibility.filter_reason, caller.level)
-    counts = progress.get_progress(conn, project_id)
+def read_project(conn: Connection, key: ProjectKey, caller: Caller, ctx: AppContext) -> Project:
+    """Return a project. Raises Problem: 404."""
+    row = projects.get_with_image_urls(conn, key, ctx.asset_base)
+    if row is None:
+        raise ids.not_found("project")
+    failures, show = progress.list_failed_jobs(conn, key), partial(ctx.visibility.filter_reason, caller.level)
+    counts = progress.get_progress(conn, key)
     fields = {
         **row,
-        "project_id": project_id,
+        "project_id": key.id,
         "status": counts["status"],
         "image_upload_progress": counts["image_upload_progress"],
         "progress": counts,

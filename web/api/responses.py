@@ -85,6 +85,7 @@ class ResultView(JobSummaryView):
     style: str | None
     prompt: str | None
     scene: SceneRef
+    metadata: dict[str, str]
 
 
 class Render(ResultView):
@@ -183,7 +184,7 @@ class Project(View):
 
 
 class SessionView(View):
-    level: Literal["owner", "application", "admin"]
+    level: Literal["owner", "application", "viewer", "admin"]
     owner: str | None
     scopes: list[Scope] | None = Field(description="of an owner token; null: everything that its level permits")
     expires_at: Timestamp | None
@@ -200,7 +201,7 @@ class OwnerToken(View):
 class Token(View):
     token_id: UUID
     name: str
-    role: Literal["application", "admin"]
+    role: Literal["application", "viewer", "admin"]
     created_at: Timestamp
     revoked_at: Timestamp | None
 

@@ -2,13 +2,14 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from fastapi import Depends
 from pydantic import Field
 from starlette.responses import Response
 
 from db import api_tokens, owner_token_revocations
+from db.api_tokens import Role
 from moorage import logs, owner_tokens
 from moorage.owner_tokens import OwnerToken, Scope, sort_scopes
 from web.api.responses import NewToken, Token, TokenPage
@@ -18,7 +19,7 @@ from web.http.ids import PathId
 from web.http.json_body import JsonBody
 from web.http.router import Router
 from web.http.validation import Body, Name
-from web.services.dependencies import AdminOnly, ApplicationOnly, Context
+from web.services.dependencies import AdminOnly, ApplicationOnly, Context, ViewerOnly
 
 log = logs.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class TokenCreate(Body):
     """The name and the role of a new API token."""
 
     name: Name
-    role: Literal["application", "admin"] = "application"
+    role: Role = "application"
 
 
 @router.post("/owner-tokens", status_code=201, response_description="created", dependencies=[ApplicationOnly])
@@ -56,7 +57,7 @@ async def create_owner_token(
 
 
 @router.delete("/owner-tokens", status_code=204, response_description="revoked", dependencies=[ApplicationOnly])
-async def revoke_owner_tokens(ctx: Context, params: query.OwnerFilter) -> Response:
+async def revoke_owner_tokens(ctx: Context, params: query.TokenOwner) -> Response:
     """Revoke all tokens of an owner that were issued until now."""
     subject, at = owner_tokens.owner_subject(params.owner), datetime.now(UTC)
     await ctx.database.transaction(lambda conn: owner_token_revocations.add(conn, subject, at))
@@ -75,7 +76,7 @@ async def revoke_owner_token(token_id: PathId, ctx: Context) -> Response:
     return problems.no_content()
 
 
-@router.get("/tokens", response_description="all tokens", dependencies=[AdminOnly])
+@router.get("/tokens", response_description="all tokens", dependencies=[ViewerOnly])
 async def list_tokens(ctx: Context) -> TokenPage:
     """Return all API tokens, without the secret part, which is not stored."""
     rows = await ctx.database.transaction(api_tokens.list_tokens)

@@ -19,9 +19,15 @@ Context = Annotated[AppContext, Depends(get_context)]
 
 
 async def authenticate(request: Request, ctx: Context) -> Caller:
-    """Return the caller; raises as `Authenticator.authenticate` does, and 403: its token does not have the scope."""
+    """
+    Return the caller; raises as `Authenticator.authenticate` does.
+
+    Raises Problem: 403, its token does not have the scope, or a viewer, who changes nothing.
+    """
     caller = await ctx.authenticator.authenticate(request.scope)
     caller.require_scope(find_scope(request.method, request.url.path))
+    if caller.level is Level.VIEWER and request.method not in ("GET", "HEAD"):
+        raise Problem(403, "a token of level viewer only reads: use one of level admin")
     return caller
 
 
@@ -41,4 +47,5 @@ class RequireLevel:
 
 
 ApplicationOnly: Final = Depends(RequireLevel(Level.APPLICATION))
+ViewerOnly: Final = Depends(RequireLevel(Level.VIEWER))
 AdminOnly: Final = Depends(RequireLevel(Level.ADMIN))

@@ -84,12 +84,12 @@ class EventFeed:
         self._task: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._watermark: Watermark | None = None
-        self._is_closed = False
+        self.is_closed = False
 
     async def subscribe(self, owner: str | None, token: OwnerToken | None = None) -> Subscription:
         """Subscribe to the events after `position` of an owner, or all. Raises Problem: 503 at the limits or closed."""
         is_owner_full = owner is not None and len(self._by_owner.get(owner, ())) >= MAX_STREAMS_PER_OWNER
-        if self._is_closed or is_owner_full or (self._count >= self._max_streams and not self._make_room(owner)):
+        if self.is_closed or is_owner_full or (self._count >= self._max_streams and not self._make_room(owner)):
             raise unavailable("too many open streams, retry")
         subscription = Subscription(owner, token)
         self._by_owner.setdefault(owner, {})[subscription] = None
@@ -127,7 +127,7 @@ class EventFeed:
             self._task = None
 
     def close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
         self._end_all()
 
     def _end_all(self) -> None:
