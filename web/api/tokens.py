@@ -30,7 +30,7 @@ class OwnerTokenCreate(Body):
     """The owner, the scopes and the lifetime of a new owner token; the scope `read` is always included."""
 
     owner: Name
-    scopes: tuple[Scope, ...] = ("read",)
+    scopes: list[Scope] | None = None
     seconds: Annotated[int, Field(ge=1, le=owner_tokens.MAX_LIFETIME_SECONDS)] | None = None
 
 
@@ -50,7 +50,7 @@ async def create_owner_token(
     if key is None:
         raise problems.unavailable("neither MOORAGE_OWNER_TOKEN_SECRET nor MOORAGE_API_TOKEN is set on the server")
     expires_unix = int(time.time() + (body.seconds or ctx.settings.owner_token_seconds))
-    token = OwnerToken(body.owner, expires_unix, frozenset({"read", *body.scopes}))
+    token = OwnerToken(body.owner, expires_unix, frozenset({"read", *(body.scopes or ())}))
     fields = {"token_id": token.token_id, "owner": token.owner, "scopes": sort_scopes(token.scopes)}
     expires_at = datetime.fromtimestamp(expires_unix, UTC)
     return OwnerTokenView.model_validate({**fields, "token": owner_tokens.encode(key, token), "expires_at": expires_at})
