@@ -60,7 +60,7 @@ CREATE INDEX deliveries_unmatched ON deliveries (provider, external_id) WHERE st
 CREATE INDEX deliveries_by_prediction ON deliveries (prediction_id) WHERE prediction_id IS NOT NULL;
 CREATE INDEX deliveries_received ON deliveries (provider, received_at);
 CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
-CREATE INDEX deliveries_unapplied ON deliveries (state, id) WHERE state IN ('ignored', 'dead');  -- for lists
+CREATE INDEX deliveries_unapplied ON deliveries (state, ended_at) WHERE state IN ('ignored', 'dead');  -- for lists
 CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NULL AND body IS NOT NULL;
 
 CREATE TABLE projects (
@@ -167,6 +167,7 @@ CREATE TABLE predictions (
     leased_by     text,
     leased_until  timestamptz,
     ended_at      timestamptz,
+    owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 13
     UNIQUE (provider, external_id),
     UNIQUE (job_id, seq),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
@@ -180,7 +181,9 @@ CREATE TABLE predictions (
 );
 CREATE INDEX predictions_due ON predictions (run_at)
     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
-CREATE INDEX predictions_in_flight ON predictions (provider) WHERE state IN ('submitting', 'running');
+CREATE INDEX predictions_waiting ON predictions (provider, owner, id) WHERE state = 'planned' AND lease_token IS NULL;
+CREATE INDEX predictions_in_flight ON predictions (provider) WHERE entry IS NOT NULL
+    AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL);
 CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX predictions_unsuccessful ON predictions (state, id) WHERE state IN ('failed', 'cancelled', 'lost');
@@ -360,7 +363,7 @@ CREATE INDEX notifications_by_category ON notifications (category, id) WHERE cat
 CREATE TABLE api_tokens (
     id           uuid PRIMARY KEY,
     name         text NOT NULL CHECK (name <> ''),
-    role         text NOT NULL CHECK (role IN ('application', 'admin')),
+    role         text NOT NULL CHECK (role IN ('application', 'viewer', 'admin')),
     token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
     created_at   timestamptz NOT NULL DEFAULT moment(),
     revoked_at   timestamptz
@@ -402,6 +405,9 @@ CREATE TABLE dead_letters (
     created_at timestamptz NOT NULL DEFAULT moment(),
     closed_at  timestamptz,
     closed_by  text,
+    acknowledged_at timestamptz,                 -- an operator knows it: no problem any more, though still open
+    acknowledged_by text,
+    note       text,
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
@@ -414,7 +420,8 @@ CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS 
 CREATE TABLE events (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     subject    text NOT NULL
-               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render')),
+               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render',
+                                  'pause')),
     subject_id uuid NOT NULL,
     job_id     uuid,
     from_state text,                             -- null: the row was inserted
@@ -426,7 +433,7 @@ CREATE TABLE events (
     -- of the released lease: the first 8 digits of its token, as in the keys of the objects stored under it
     lease      text CHECK (lease ~ '^[0-9a-f]{8}$'),
     reason     text,
-    actor      text NOT NULL,                    -- {node}/{task id}, receiver, api, cli
+    actor      text NOT NULL,                    -- {node}/{task id}, receiver, cli, api, api {token's name}
     at         timestamptz NOT NULL DEFAULT moment(),
     CHECK (lease IS NULL OR kind IN ('worker_died', 'lease_expired'))
 );

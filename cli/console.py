@@ -16,6 +16,10 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from moorage.text import escape_control_chars as escape_control_chars
+from moorage.text import format_age as format_age
+from moorage.text import format_duration as format_duration
+
 RecordColumns = Mapping[str, str | Callable[[Any], object]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -94,32 +98,6 @@ def format_facts(pairs: Mapping[str, object]) -> list[str]:
     shown = {name: value for name, value in pairs.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     return [f"{name:<{width}}  {value}" for name, value in shown.items()]
-
-
-def escape_control_chars(text: str) -> str:
-    """Return the text with control characters as escapes, so that external text cannot control the terminal."""
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
-
-
-def format_age(at: datetime | None, now: datetime) -> str:
-    """Return "12 s ago", "in 12 s" for a future time, or "never" for None."""
-    if at is None:
-        return "never"
-    seconds = (now - at).total_seconds()
-    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its largest unit: "850 ms", "12 s", "5 min", "3 h", "9 d"."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} d"
 
 
 def _console() -> Console:

@@ -239,14 +239,15 @@ UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 _PLANNED: Final = "state IN ('planned', 'submitting')"
 WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
     "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
-    "submit": ("predictions", _PLANNED, " AND provider <> ALL (%(synchronous)s::text[])"),
-    "generate": ("predictions", _PLANNED, " AND provider = ANY (%(synchronous)s::text[])"),
+    "submit": ("predictions", _PLANNED, " AND state = 'submitting' AND provider <> ALL (%(synchronous)s::text[])"),
+    "generate": ("predictions", _PLANNED, " AND state = 'submitting' AND provider = ANY (%(synchronous)s::text[])"),
     "poll": ("predictions", "state IN ('running', 'abandoned')", ""),
     "keep": ("outputs", "state = 'waiting'", ""),
     "discard": ("outputs", "state = 'discarding'", ""),
     "notify": ("notifications", "state = 'waiting'", ""),
 }
-# Due rows for dispatch, most urgent first. With an empty queue earlier wakes are lost: woken_at is ignored.
+# Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
+# wakes are lost: woken_at is ignored.
 DUE: Final[dict[Step, str]] = {
     step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", "run_at")
     for step, (table, states, more) in WORK.items()

@@ -1,5 +1,6 @@
 """What is wrong now, from the facts that `moorage status --json` shows: a pure function."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -106,13 +107,13 @@ def _find_decisions(facts: Facts) -> Iterator[Problem]:
         text = f"{pause['target']} is paused by {pause['paused_by']}{reason}"
         remedy = f"moorage resume {pause['target']}"
         yield Problem("paused", "warning", text, remedy, "something-is-paused", pause["target"])
-    letters: dict[str, int] = {}
+    letters: Counter[str] = Counter()
     for row in facts.get("dead_letters") or ():
-        letters[row["category"]] = letters.get(row["category"], 0) + int(row["value"])
-    if letters:
-        causes = ", ".join(f"{count} {category}" for category, count in sorted(letters.items()))
-        text = f"{_count(sum(letters.values()), 'open dead letter')}: {causes}"
-        remedy = "remove the cause, then replay or discard them: moorage dead list"
+        letters[row["category"]] += row["unacknowledged"]
+    if letters.total():
+        causes = ", ".join(f"{count} {category}" for category, count in sorted((+letters).items()))
+        text = f"{_count(letters.total(), 'open dead letter')}: {causes}"
+        remedy = "remove the cause, then replay, discard or acknowledge them: moorage dead list"
         yield Problem("dead_letters", "warning", text, remedy, "open-dead-letters")
 
 

@@ -33,20 +33,28 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_in_flight(value: Any) -> Any:
-    """Return the limit of each provider from `PROVIDER=NUMBER` separated by commas; the default where none is given."""
+    """
+    Return limits from `PROVIDER=NUMBER` and `PROVIDER:TEXT=NUMBER` separated by commas; a provider has a default.
+
+    TEXT limits the models whose names contain it.
+    """
     if not isinstance(value, str):
         return value  # pydantic validates the default, too
     limits: dict[str, int] = {}
     for entry in split(value):
-        provider, _, number = (part.strip() for part in entry.partition("="))
+        name, _, number = (part.strip() for part in entry.partition("="))
+        provider, colon, text = (part.strip() for part in name.lower().partition(":"))
         if provider not in IN_FLIGHT:
             hint = suggest(provider, IN_FLIGHT) or f"write one of {', '.join(IN_FLIGHT)}"
             raise ValueError(f"{provider!r} is not a provider that takes submissions: {hint}")
+        if colon and not text:
+            raise ValueError(f"write a part of the names of models after {provider}:, for example {provider}:video=2")
         if not re.fullmatch("[0-9]{1,9}", number) or int(number) == 0:
-            raise ValueError(f"write {provider}=NUMBER with a whole number above 0, for example {provider}=10")
-        if provider in limits:
-            raise ValueError(f"{provider} is given twice: write it once")
-        limits[provider] = int(number)
+            raise ValueError(f"write {name}=NUMBER with a whole number above 0, for example {name}=10")
+        name = provider + colon + text
+        if name in limits:
+            raise ValueError(f"{name} is given twice: write it once")
+        limits[name] = int(number)
     return {**IN_FLIGHT, **limits}
 
 

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     thumbnail_px: Count = 400
 
     # --- submitting
-    in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider
+    in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider or PROVIDER:TEXT
     image_seconds: Positive = 60.0  # default time limit of a fallback entry
     video_seconds: Positive = 600.0
     placeholder_file: Path | None = None  # an image; without it one of the requested size is generated

@@ -91,7 +91,7 @@ def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
             for row in overview.leases
         ],
         "sweeps": [] if "sweeps" in overview.locked else _list_sweeps(overview, deps.settings),
-        "dead_letters": [{**row, "value": int(row["value"])} for row in overview.dead_letters],
+        "dead_letters": overview.dead_letters,
         "pauses": overview.pauses,
         "storage_use": overview.storage_use,
     }

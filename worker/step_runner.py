@@ -124,6 +124,9 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     if step == "ingest":
         leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)
         return leased, not leased
+    if step in ("submit", "generate"):
+        lease, is_poison = submit.claim(deps, step, row_id, **who)
+        return [lease] if lease else [], is_poison
     lease = leases.claim(deps.database, spec.table, row_id, states=spec.states, **who)
     return [lease] if lease else [], lease is None
 

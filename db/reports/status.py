@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from db import lock_holders, pauses, ticks, usage
+from db import lock_holders, pauses, submission_turns, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
 from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
@@ -19,10 +19,8 @@ SELECT p.provider, d.received_at FROM unnest(%(providers)s::text[]) AS p (provid
  ORDER BY p.provider
 """
 
-# Predictions submitted by applications do not count, as in submissions.has_capacity.
-IN_FLIGHT: Final = """
-SELECT provider, count(*) AS value FROM predictions
- WHERE state IN ('submitting', 'running') AND entry IS NOT NULL GROUP BY provider
+IN_FLIGHT: Final = f"""
+SELECT provider, count(*) AS value FROM predictions WHERE {submission_turns.IN_FLIGHT} GROUP BY provider
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
@@ -53,6 +51,13 @@ SELECT subject, provider, count(*) AS value, (array_agg(reason ORDER BY run_at D
  WHERE reason IS NOT NULL GROUP BY subject, provider ORDER BY subject, provider
 """
 
+# An acknowledged one is no problem any more.
+DEAD_LETTERS: Final = """
+SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
+       count(*) FILTER (WHERE acknowledged_at IS NULL) AS unacknowledged
+  FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
+"""
+
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
 
@@ -76,7 +81,7 @@ class Overview:
     ended: list[Row]  # predictions of the last hour: provider, state, ended_by, value
     leases: list[Row]
     ticks: list[Row]
-    dead_letters: list[Row]  # provider, step, category, value
+    dead_letters: list[Row]  # provider, step, category, value, unacknowledged
     pauses: list[Row]  # see pauses.list_pauses
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
     lock_holders: list[Row]  # see lock_holders.list_holders
@@ -132,7 +137,7 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         ended=parts.fetch("ended predictions", metrics.PREDICTIONS_ENDED),
         leases=sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],
         ticks=parts.read("sweeps", ticks.list_latest),
-        dead_letters=parts.fetch("dead letters", metrics.DEAD_LETTERS),
+        dead_letters=parts.fetch("dead letters", DEAD_LETTERS),
         pauses=parts.read("pauses", pauses.list_pauses),
         storage_use=parts.read("storage use", usage.list_largest),
         lock_holders=parts.read("lock holders", lock_holders.list_holders),

@@ -9,9 +9,10 @@ from db.connection import Connection, Database, QueuedQuery
 from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Step, Wake
+from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Wake
 from moorage.settings import Settings
 from providers.base import Provider
+from tasks.jobs import turns
 
 
 class IdempotencyConflict(Refused):
@@ -57,11 +58,11 @@ def insert_job(
     jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
     first = request.fallback_chain[0]
     try:
-        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
+        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
     except LookupError:  # an equal request was committed meanwhile: this job was not inserted
         return insert_job(conn, settings, providers, request)
-    step: Step = "generate" if providers[first.provider].is_synchronous else "submit"
-    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
+    wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
+    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
 
 
 def find_existing_job(conn: Connection, request: JobDescription) -> CreatedJob | None:

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from db import leases
+from db import leases, submission_turns
 from moorage.failpoints import failpoint
 from moorage.model import Queue, Step, Wake
+from tasks.jobs import turns
 from tasks.outputs import discard
 from tasks.step import Deps, SendWakes
 
@@ -81,4 +82,11 @@ def _claim_wakes(deps: Deps, step: Step, limit: int, queued: int, queue_is_empty
     synchronous = [name for name, provider in deps.providers.items() if provider.is_synchronous]
     args: dict[str, Any] = {"queued": queued, "queue_is_empty": queue_is_empty, "synchronous": synchronous}
     row_ids = deps.database.run(lambda conn: leases.wake_due(conn, step, limit=limit, **args))
-    return [Wake(step, row_id) for row_id in row_ids]
+    wakes = [Wake(step, row_id) for row_id in row_ids]
+    steps = {name: step for name, provider in deps.providers.items() if turns.get_step(provider) == step}
+    if steps:
+        settings = deps.settings
+        wakes += deps.database.run(
+            lambda conn: submission_turns.wake(conn, settings, steps, limit=limit, queue_is_empty=queue_is_empty)
+        )
+    return wakes

@@ -57,7 +57,7 @@ def test_a_paused_output_is_neither_woken_nor_claimed(deps: Deps, conn: Connecti
     assert due(conn, "keep") == []
     assert claim(conn, wake) is None
 
-    pauses.remove(conn, target)
+    pauses.remove(conn, target, "ann")
     assert due(conn, "keep") == [wake.row_id]
     assert claim(conn, wake) is not None
 
@@ -81,7 +81,7 @@ def test_a_paused_provider_is_not_polled_and_a_pause_of_keep_stops_no_poll(deps:
     assert due(conn, "poll") == []
     assert claim(conn, wake) is None
 
-    pauses.remove(conn, "replicate")
+    pauses.remove(conn, "replicate", "ann")
     pause(conn, "keep")
     assert due(conn, "poll") == [made.prediction_id]
     assert claim(conn, wake) is not None
@@ -131,7 +131,7 @@ def test_a_row_that_crashed_too_often_is_left_alone_during_a_pause(deps: Deps, c
     pause(conn, "keep")
 
     paused = poison.lease(conn, "keep", wake.row_id, leased_by="x", max_crashes=5)
-    pauses.remove(conn, "keep")
+    pauses.remove(conn, "keep", "ann")
 
     assert paused is None
     assert poison.lease(conn, "keep", wake.row_id, leased_by="x", max_crashes=5) is not None

@@ -37,7 +37,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "expiry_soon": {"soonest_expiry_seconds": -5.0},
     "locks_held": {"lock_holders": [{"pid": 7, "application_name": "psql", "waiting": 2}]},
     "paused": {"pauses": [{"target": "keep", "paused_by": "ann", "reason": "test"}]},
-    "dead_letters": {"dead_letters": [{"category": "POISON", "value": 2}, {"category": "POISON", "value": 3}]},
+    "dead_letters": {
+        "dead_letters": [
+            {"category": "POISON", "unacknowledged": 2},
+            {"category": "POISON", "unacknowledged": 3},
+            {"category": "INTERNAL", "unacknowledged": 0},
+        ]
+    },
     "attempts_fail": {"failing": [{"subject": "file", "provider": "fal", "value": 2, "example": "500"}]},
     "webhooks_refused": {"webhooks_refused": [{"provider": "fal", "value": 2, "reason": "bad signature"}]},
     "webhooks_missing": {"providers": [LOST]},

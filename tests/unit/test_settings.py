@@ -209,6 +209,7 @@ def test_production_refuses_what_development_allows(env, values, says):
     [
         ("", {"replicate": 10, "fal": 10, "openai": 10}),
         ("fal=3", {"replicate": 10, "fal": 3, "openai": 10}),
+        ("Replicate:Kling=2,fal=20", {"replicate": 10, "fal": 20, "openai": 10, "replicate:kling": 2}),
         (" openai = 1 , replicate=25,", {"replicate": 25, "fal": 10, "openai": 1}),
     ],
 )
@@ -234,6 +235,10 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
         ("fal=1=2", "write fal=NUMBER"),
         ("fal=1" + "0" * 5000, "write fal=NUMBER"),
         ("fal=3,openai=2,fal=3", "fal is given twice"),
+        ("fal:x=3,fal: X=2", "fal:x is given twice"),
+        ("fal:=3", "write a part of the names of models after fal:"),
+        ("fal:x=0", "write fal:x=NUMBER with a whole number above 0"),
+        ("replicat:x=3", "did you mean replicate?"),
     ],
 )
 def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):

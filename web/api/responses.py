@@ -208,7 +208,7 @@ class Project(View):
 
 
 class SessionView(View):
-    level: Literal["owner", "application", "admin"]
+    level: Literal["owner", "application", "viewer", "admin"]
     owner: str | None
     expires_at: Timestamp | None
 
@@ -222,7 +222,7 @@ class OwnerToken(View):
 class Token(View):
     token_id: UUID
     name: str
-    role: Literal["application", "admin"]
+    role: Literal["application", "viewer", "admin"]
     created_at: Timestamp
     revoked_at: Timestamp | None
 

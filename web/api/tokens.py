@@ -2,13 +2,14 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from fastapi import Depends
 from pydantic import Field
 from starlette.responses import Response
 
 from db import api_tokens
+from db.api_tokens import Role
 from moorage import logs, owner_tokens
 from moorage.owner_tokens import OwnerToken
 from web.api.responses import NewToken, Token, TokenPage
@@ -18,7 +19,7 @@ from web.http.ids import PathId
 from web.http.json_body import JsonBody
 from web.http.router import Router
 from web.http.validation import Body, Name
-from web.services.dependencies import AdminOnly, ApplicationOnly, Context
+from web.services.dependencies import AdminOnly, ApplicationOnly, Context, ViewerOnly
 
 log = logs.get_logger(__name__)
 
@@ -36,7 +37,7 @@ class TokenCreate(Body):
     """The name and the role of a new API token."""
 
     name: Name
-    role: Literal["application", "admin"] = "application"
+    role: Role = "application"
 
 
 @router.post("/owner-tokens", status_code=201, response_description="created", dependencies=[ApplicationOnly])
@@ -52,7 +53,7 @@ async def create_owner_token(
     return OwnerTokenView(token=token, owner=body.owner, expires_at=datetime.fromtimestamp(expires_unix, UTC))
 
 
-@router.get("/tokens", response_description="all tokens", dependencies=[AdminOnly])
+@router.get("/tokens", response_description="all tokens", dependencies=[ViewerOnly])
 async def list_tokens(ctx: Context) -> TokenPage:
     """Return all API tokens, without the secret part, which is not stored."""
     rows = await ctx.database.transaction(api_tokens.list_tokens)

@@ -9,12 +9,13 @@ from web.http.problems import Problem
 
 
 class Level(enum.IntEnum):
-    """What a token permits; each level includes the ones before it. Every operation names its minimum level."""
+    """What a token permits; each level reads what those before it do. Every operation names its minimum level."""
 
     OPEN = 0  # no token required
     OWNER = 1  # a browser: the rows of one owner
     APPLICATION = 2  # a server of the application: the rows of all owners
-    ADMIN = 3  # an operator of moorage: API tokens too
+    VIEWER = 3  # somebody who watches: reads what an operator reads, and changes nothing
+    ADMIN = 4  # an operator of moorage: API tokens too
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,12 @@ class Caller:
     level: Level
     owner: str | None = None  # at level OWNER, the only owner whose rows are visible
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
+    name: str | None = None  # of a token in `api_tokens`
+
+    @property
+    def actor(self) -> str:
+        """Return who acts, for events."""
+        return f"api {self.name}" if self.name else "api"
 
     def can_see(self, owner: str | None) -> bool:
         if self.level is Level.OWNER:

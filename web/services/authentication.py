@@ -15,7 +15,7 @@ from web.http.permissions import Caller, Level
 from web.http.problems import Problem
 from web.services.database import DatabaseThreads
 
-_LEVELS: Final = {"application": Level.APPLICATION, "admin": Level.ADMIN}
+_LEVELS: Final = {"application": Level.APPLICATION, "viewer": Level.VIEWER, "admin": Level.ADMIN}
 _BEARER_ERROR: Final = ', error="invalid_token"'
 
 
@@ -52,9 +52,9 @@ class Authenticator:
         if is_bearer and text.startswith(owner_tokens.PREFIX):
             return self._check_owner_token(text)
         if is_bearer and text.startswith(api_tokens.PREFIX):
-            role = await self._database.transaction(lambda conn: api_tokens.get_role(conn, text))
-            if role is not None:
-                return Caller(_LEVELS[role])
+            row = await self._database.transaction(lambda conn: api_tokens.get_active(conn, text))
+            if row is not None:
+                return Caller(_LEVELS[row["role"]], name=row["name"])
         raise self._unauthorized("invalid token", _BEARER_ERROR)
 
     def _check_owner_token(self, text: str) -> Caller:

@@ -19,8 +19,11 @@ Context = Annotated[AppContext, Depends(get_context)]
 
 
 async def authenticate(request: Request, ctx: Context) -> Caller:
-    """Return the caller of a request; raises as `Authenticator.authenticate` does."""
-    return await ctx.authenticator.authenticate(request.scope)
+    """Return the caller; raises as `Authenticator.authenticate` does. Raises Problem: 403, a viewer changes nothing."""
+    caller = await ctx.authenticator.authenticate(request.scope)
+    if caller.level is Level.VIEWER and request.method not in ("GET", "HEAD"):
+        raise Problem(403, "a token of level viewer only reads: use one of level admin")
+    return caller
 
 
 AnyCaller = Annotated[Caller, Depends(authenticate)]
@@ -39,4 +42,5 @@ class RequireLevel:
 
 
 ApplicationOnly: Final = Depends(RequireLevel(Level.APPLICATION))
+ViewerOnly: Final = Depends(RequireLevel(Level.VIEWER))
 AdminOnly: Final = Depends(RequireLevel(Level.ADMIN))
