@@ -210,6 +210,9 @@ class DeadLetter:
     created_at: datetime
     closed_at: datetime | None
     closed_by: str | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

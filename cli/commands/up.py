@@ -84,7 +84,8 @@ def _format_addresses(local: LocalDeployment, standin: Standin, env_file: Path) 
 [bold]moorage is up.[/bold] Ctrl-C stops it; data and logs are in {local.folder}
 
   receiver   {local.url}/webhooks/replicate
-  API        {local.url}/v1        (bearer token {token})
+  console    {local.url}/ops       (sign in with the token {token})
+  API        {local.url}/v1        (the same token as a bearer token)
   metrics    {local.url}/metrics   health {local.url}/healthz {local.url}/readyz
   Flower     {local.flower_url}    (user moorage, password {flower})
   S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})

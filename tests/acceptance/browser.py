@@ -54,6 +54,24 @@ def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]
     assert complaints == []
 
 
+@contextlib.contextmanager
+def console_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]:
+    """Sign in to the console as an operator does; what the browser complains of fails the test."""
+    context = browser.new_context(**{"viewport": DESK, **options})
+    context.set_default_timeout(90_000)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{url}/ops")
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("navigation", name="Console").wait_for()
+    yield page
+    context.close()
+    assert complaints == []
+
+
 def session_of(browser: Any, url: str, bearer: dict[str, str], owner: str) -> Any:
     """Return the cookies of an owner's browser, for a page that runs no script to exchange its link."""
     context = browser.new_context()

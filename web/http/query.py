@@ -20,6 +20,10 @@ EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
 
+# Of pages: links may carry parameters of others.
+IGNORE_UNKNOWN: Final = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
 class BaseQuery(BaseModel):
     """A query without unknown names."""
 

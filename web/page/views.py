@@ -8,7 +8,7 @@ from uuid import UUID
 
 import jinja2
 from fastapi import APIRouter, Depends, Header, Request
-from pydantic import ConfigDict, field_validator
+from pydantic import field_validator
 from starlette.responses import RedirectResponse, Response
 
 from db import renders
@@ -27,11 +27,12 @@ from web.services.dependencies import Context
 
 HOME: Final = "/"
 PAGE_PREFIX: Final = "/page/"
+CONSOLE: Final = "/ops"
 CARDS_PER_PAGE: Final = 24
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False)
 _FOLDER: Final = Path(__file__).parent
 _STATIC: Final = {path.name: path.read_bytes() for path in sorted((_FOLDER / "static").iterdir())}
-_TEMPLATES: Final = jinja2.Environment(
+TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, auto_reload=False,
 )  # fmt: skip
@@ -47,9 +48,9 @@ _ACTIONS: Final = {"cancel": cancel.cancel_job, "retry": retry.retry_job}
 
 
 class CardQuery(query.PageQuery):
-    """The query of the page. Unknown names are ignored: links may carry parameters of others."""
+    """The query of the page. Unknown names are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = query.IGNORE_UNKNOWN
 
     kind: str = ""
     state: CardState | Literal[""] = ""
@@ -69,7 +70,7 @@ class CardQuery(query.PageQuery):
 
 
 def is_page_path(path: str) -> bool:
-    return path == HOME or path.startswith(PAGE_PREFIX)
+    return path in (HOME, CONSOLE) or path.startswith((PAGE_PREFIX, f"{CONSOLE}/"))
 
 
 async def get_viewer(request: Request, ctx: Context) -> str | None:
@@ -102,7 +103,7 @@ async def get_page(
 ) -> Response:
     """Return the page of the caller's owner, or the sign-in page without a session."""
     if owner is None:
-        return _html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
+        return html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
     params = await parse_card_query(request)
 
     def read_page(conn: Connection) -> tuple[list[Card], str, Row]:
@@ -113,8 +114,8 @@ async def get_page(
     more = cards.encode_filters(params.filters, before=next_id) if next_id else ""
     variables: dict[str, Any] = {"cards": page, "more": more, "query": cards.encode_filters(params.filters)}
     if x_fragment == "cards":
-        return _html_response(ctx, "cards.html", **variables)
-    return _html_response(
+        return html_response(ctx, "cards.html", **variables)
+    return html_response(
         ctx,
         "page.html",
         **variables,
@@ -142,7 +143,7 @@ async def get_card(job_id: PathId, owner: Viewer, params: Cards, ctx: Context) -
     card = await ctx.database.read(read_card)
     if card is None:
         return problems.no_content()
-    return _html_response(ctx, "card.html", card=card, query=cards.encode_filters(params.filters))
+    return html_response(ctx, "card.html", card=card, query=cards.encode_filters(params.filters))
 
 
 @router.post(f"{PAGE_PREFIX}jobs/{{job_id}}/{{action}}")
@@ -197,10 +198,10 @@ def _list_cards(conn: Connection, owner: str, params: CardQuery, base: str) -> t
 
 
 def render_template(name: str, **variables: Any) -> str:
-    return _TEMPLATES.get_template(name).render(**variables)
+    return TEMPLATES.get_template(name).render(**variables)
 
 
-def _html_response(ctx: AppContext, template: str, **variables: Any) -> Response:
+def html_response(ctx: AppContext, template: str, *, status_code: int = 200, **variables: Any) -> Response:
     body = render_template(template, **variables)
     bases = [ctx.asset_base, *([urls.get_bucket_url(ctx.settings)] if ctx.settings.assets == "signed" else ())]
     files = " ".join(["'self'", *(f"{base.scheme}://{base.netloc}" for base in map(urlsplit, bases))])
@@ -209,4 +210,4 @@ def _html_response(ctx: AppContext, template: str, **variables: Any) -> Response
         f" media-src {files}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     headers = {**problems.NO_STORE, "Content-Security-Policy": policy, **SECURITY_HEADERS}
-    return Response(body, media_type="text/html", headers=headers)
+    return Response(body, status_code, media_type="text/html", headers=headers)
