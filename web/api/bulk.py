@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from web.api.responses import BulkRefusal, BulkResult
+from web.api.responses import RefusedRequest, BulkResult
 from web.http.problems import Problem
 
 MAX_IDS: Final = 100
@@ -22,7 +22,7 @@ async def apply_to_each(row_ids: Sequence[UUID], operate: Callable[[UUID], Await
         except Problem as problem:
             if problem.status == 503:  # the rest would fail, too: the request is repeated
                 raise
-            refused.append(BulkRefusal(id=row_id, status=problem.status, message=problem.detail))
+            refused.append(RefusedRequest(id=row_id, status=problem.status, message=problem.detail))
         else:
             changed.append(row_id)
     return BulkResult(changed=changed, refused=refused)

@@ -40,13 +40,13 @@ async def cancel_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> JobStat
     return JobStateView.model_validate({"job_id": job_id, "state": outcome.after, "was": outcome.before})
 
 
-class JobCancellation(Body):
+class JobIdsBody(Body):
     job_ids: Annotated[list[RowId], Field(min_length=1, max_length=MAX_IDS)]
 
 
 @router.post("/cancel", response_description="what became of each job")
 async def cancel_jobs(
-    caller: AnyCaller, ctx: Context, body: Annotated[JobCancellation, Depends(JsonBody(JobCancellation))]
+    caller: AnyCaller, ctx: Context, body: Annotated[JobIdsBody, Depends(JsonBody(JobIdsBody))]
 ) -> BulkResult:
     """Cancel jobs, each in a transaction of its own; repeating the request is safe."""
     return await apply_to_each(body.job_ids, lambda job_id: cancel_job(job_id, caller, ctx))

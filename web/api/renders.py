@@ -52,7 +52,7 @@ async def get_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Rend
     return await ctx.database.read(read_render)
 
 
-class RenderUpdate(Body):
+class RenderBody(Body):
     """What to change; what is not named stays as it is."""
 
     title: Name | None = None
@@ -62,7 +62,7 @@ class RenderUpdate(Body):
 
 @router.patch("/{render_id}", response_description="the render as it is now")
 async def update_render(
-    render_id: PathId, caller: AnyCaller, ctx: Context, body: Annotated[RenderUpdate, Depends(JsonBody(RenderUpdate))]
+    render_id: PathId, caller: AnyCaller, ctx: Context, body: Annotated[RenderBody, Depends(JsonBody(RenderBody))]
 ) -> Render:
     """Change the title, favourite mark or cover of a render; the cover is one of its images or videos."""
 
@@ -75,13 +75,13 @@ async def update_render(
     return await ctx.database.transaction(update)
 
 
-class RenderDeletion(Body):
+class RenderIdsBody(Body):
     render_ids: Annotated[list[RowId], Field(min_length=1, max_length=MAX_IDS)]
 
 
 @router.post("/delete", response_description="what became of each render")
 async def delete_renders(
-    caller: AnyCaller, ctx: Context, body: Annotated[RenderDeletion, Depends(JsonBody(RenderDeletion))]
+    caller: AnyCaller, ctx: Context, body: Annotated[RenderIdsBody, Depends(JsonBody(RenderIdsBody))]
 ) -> BulkResult:
     """Delete renders, each in a transaction of its own; repeating the request is safe."""
     return await apply_to_each(body.render_ids, lambda render_id: delete_render(render_id, caller, ctx))

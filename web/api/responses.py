@@ -100,7 +100,7 @@ class RenderPage(View):
     next: UUID | None
 
 
-class BulkRefusal(View):
+class RefusedRequest(View):
     id: UUID
     status: int
     message: str
@@ -108,7 +108,7 @@ class BulkRefusal(View):
 
 class BulkResult(View):
     changed: list[UUID] = Field(description="done, now or before")
-    refused: list[BulkRefusal]
+    refused: list[RefusedRequest]
 
 
 class ModelDescription(View):
@@ -173,7 +173,7 @@ class FailedJob(View):
     settled_at: Timestamp
 
 
-class ProjectSummary(View):
+class ListedProject(View):
     project_id: str
     owner: str
     status: str
@@ -182,7 +182,7 @@ class ProjectSummary(View):
 
 
 class ProjectPage(View):
-    projects: list[ProjectSummary]
+    projects: list[ListedProject]
     next: str | None
 
 
