@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from web.api.responses import RefusedRequest, BulkResult
+from web.api.responses import BulkResult, RefusedRequest
 from web.http.problems import Problem
 
 MAX_IDS: Final = 100
