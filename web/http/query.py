@@ -77,6 +77,14 @@ class StreamQuery(BaseQuery):
     owner: Name | None = None
 
 
+class SessionQuery(BaseQuery):
+    replace: bool = Field(False, description="replace the session of another owner")
+
+
+class TokenOwnerQuery(BaseQuery):
+    owner: Name
+
+
 class LinkQuery(BaseQuery):
     """The end of a link's validity, in Unix seconds, and its signature."""
 
@@ -96,6 +104,8 @@ RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]
 ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
+SessionFilters = Annotated[SessionQuery, Query()]
+TokenOwner = Annotated[TokenOwnerQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
 ProjectFilters = Annotated[ProjectQuery, Query()]
