@@ -66,6 +66,7 @@ CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NU
 CREATE TABLE projects (
     owner      text NOT NULL,
     id         text NOT NULL CHECK (id <> ''),  -- of this owner; has no slash
+    is_implicit boolean NOT NULL DEFAULT false, -- created by a job: the application has written no document yet
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
     created_at timestamptz NOT NULL DEFAULT moment(),
     updated_at timestamptz NOT NULL DEFAULT moment(),
@@ -97,6 +98,7 @@ CREATE TABLE jobs (
     fallback_chain jsonb CHECK (jsonb_typeof(fallback_chain) = 'array' AND jsonb_array_length(fallback_chain) > 0),
     placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder if no entry produces files
     notify       boolean NOT NULL DEFAULT false, -- send a notification when it ends
+    notify_url   text,                          -- where to; null: the first of MOORAGE_NOTIFY_URL
     metadata     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),  -- the application's own
     idempotency_key text,                       -- as the application sent it
     request_sha256  text,                       -- of the job request sent with that key
@@ -276,6 +278,8 @@ CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
+    title        text,
+    favourite    boolean NOT NULL DEFAULT false,
     published_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz
 );

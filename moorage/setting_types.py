@@ -131,6 +131,7 @@ OwnerLimits = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_owner
 InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
 Accept = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_accept)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[tuple[HttpUrl, ...], NoDecode, BeforeValidator(split)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_secret)]

@@ -24,6 +24,7 @@ from moorage.setting_types import (
     Count,
     Days,
     HttpUrl,
+    HttpUrls,
     InFlight,
     LogFormat,
     LogLevel,
@@ -158,7 +159,7 @@ class Settings(BaseSettings):
     max_streams: Count = 5000  # open event streams in one process
 
     # --- notifications: webhooks to the application
-    notify_url: HttpUrl | None = None
+    notify_urls: HttpUrls = Field((), validation_alias=env_names("MOORAGE_NOTIFY_URL"))  # the first is the default
     notify_secret: Secrets = ()  # whsec_...; several during rotation, each signs
 
     # --- work
@@ -231,7 +232,7 @@ class Settings(BaseSettings):
                 "FAL_KEY is set but FAL_USER_ID is not, and fal signs the webhooks of all users with one key: write"
                 " your user's id"
             )
-        if self.notify_url and not self.notify_secret:
+        if self.notify_urls and not self.notify_secret:
             raise ValueError(
                 "MOORAGE_NOTIFY_URL is set but MOORAGE_NOTIFY_SECRET is not: write whsec_ and the base64 text of 24"
                 " random bytes or more"

@@ -71,7 +71,7 @@ def insert_job(
     owner_use.require(conn, request.owner, limits, **NEW_JOB)
     job_id = ids.uuid7()
     ensure_project(conn, request)
-    jobs.queue_add(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
+    jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
     first = request.fallback_chain[0]
     try:
         prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
@@ -131,7 +131,7 @@ def _queue_registration(
     first = provider.first_poll_seconds() if provider.can_poll else deadline
     ensure_project(conn, registration)
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
-    row["notify"] = settings.notify_url is not None
+    row["notify"] = bool(settings.notify_urls)
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
     return added, registrations.queue_find(conn, registration)
 
@@ -139,4 +139,4 @@ def _queue_registration(
 def ensure_project(conn: Connection, description: JobDescription) -> None:
     """Create the project of a new job if it is missing, and set it to `open`."""
     if description.project_id is not None:
-        projects.ensure_open(conn, ProjectKey(description.owner, description.project_id))
+        projects.ensure_open(conn, ProjectKey(description.owner, description.project_id), description.scene)

@@ -68,6 +68,7 @@ async def create_job(
 async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: JobBody) -> NewJob:
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
+    job.check_notify_url(ctx.settings)
     entries = job.parse_entries(ctx.settings)
     _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]

@@ -91,6 +91,8 @@ class ResultView(JobSummaryView):
 class Render(ResultView):
     render_id: UUID
     cover_idx: int | None
+    title: str | None
+    favourite: bool
     published_at: Timestamp
     variants: list[Variant]
 
@@ -98,6 +100,17 @@ class Render(ResultView):
 class RenderPage(View):
     renders: list[Render]
     next: UUID | None
+
+
+class RefusedRequest(View):
+    id: UUID
+    status: int
+    message: str
+
+
+class BulkResult(View):
+    changed: list[UUID] = Field(description="done, now or before")
+    refused: list[RefusedRequest]
 
 
 class ModelDescription(View):
@@ -160,6 +173,19 @@ class FailedJob(View):
     category: str | None
     reason: str | None
     settled_at: Timestamp
+
+
+class ListedProject(View):
+    project_id: str
+    owner: str
+    status: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ProjectPage(View):
+    projects: list[ListedProject]
+    next: str | None
 
 
 class UnplacedFile(View):

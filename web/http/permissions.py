@@ -79,6 +79,6 @@ def find_scope(method: str, path: str) -> Scope:
     """Return the scope that an owner token needs for an operation."""
     if method in ("GET", "HEAD", "OPTIONS") or path.endswith("/session"):
         return "read"
-    if method == "DELETE":
+    if method == "DELETE" or path.endswith("/delete"):
         return "delete"
     return "upload" if path.endswith("/uploads") else "jobs"
