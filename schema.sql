@@ -66,6 +66,7 @@ CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NU
 CREATE TABLE projects (
     owner      text NOT NULL,
     id         text NOT NULL CHECK (id <> ''),  -- of this owner; has no slash
+    is_implicit boolean NOT NULL DEFAULT false, -- created by a job: the application has written no document yet
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
     created_at timestamptz NOT NULL DEFAULT moment(),
     updated_at timestamptz NOT NULL DEFAULT moment(),
@@ -97,6 +98,7 @@ CREATE TABLE jobs (
     fallback_chain jsonb CHECK (jsonb_typeof(fallback_chain) = 'array' AND jsonb_array_length(fallback_chain) > 0),
     placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder if no entry produces files
     notify       boolean NOT NULL DEFAULT false, -- send a notification when it ends
+    notify_url   text,                          -- where to; null: the first of MOORAGE_NOTIFY_URL
     metadata     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),  -- the application's own
     idempotency_key text,                       -- as the application sent it
     request_sha256  text,                       -- of the job request sent with that key
@@ -276,6 +278,8 @@ CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
+    title        text,
+    favourite    boolean NOT NULL DEFAULT false,
     published_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz
 );
@@ -363,6 +367,14 @@ CREATE TABLE api_tokens (
     token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
     created_at   timestamptz NOT NULL DEFAULT moment(),
     revoked_at   timestamptz
+);
+
+-- Owner tokens are signed, not stored. Those issued until `revoked_at` are refused: the one, or all of the owner. The
+-- owner's name is hashed, so that a row may outlive the owner's erasure. At `expires_at` all such tokens have expired.
+CREATE TABLE owner_token_revocations (
+    subject    text PRIMARY KEY,                 -- 'token:' and its id, or 'owner:' and the SHA-256 of the owner
+    revoked_at timestamptz NOT NULL,             -- by the clock of the API, as the time of issue
+    expires_at timestamptz NOT NULL
 );
 
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of its scene;

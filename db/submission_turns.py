@@ -68,7 +68,7 @@ def _build_limits(settings: Settings, providers: Collection[str]) -> Row:
     in_flight = dict.fromkeys(providers, 1) | dict(settings.in_flight)
     names = [(*key.partition(":"), places) for key, places in in_flight.items() if key.partition(":")[0] in providers]
     lists = {"providers": [n[0] for n in names], "model_texts": [n[2] for n in names]}
-    return {**lists, "places": [n[3] for n in names], "owner_places": None}
+    return {**lists, "places": [n[3] for n in names], "owner_places": settings.owner_limits.get("in_flight")}
 
 
 FIND_NAMED: Final = """

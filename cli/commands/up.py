@@ -11,7 +11,7 @@ import click
 import requests
 from rich.console import Console
 
-from moorage.owner_tokens import MAX_LIFETIME_SECONDS
+from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment, data_folder
 from worker import inspect_cluster
@@ -122,7 +122,7 @@ def _format_page_url(local: LocalDeployment) -> str:
     """Return the URL of the page with an owner token, created as an application creates them for its users."""
     response = requests.post(
         f"{local.url}/v1/owner-tokens",
-        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS},
+        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS, "scopes": SCOPES},
         headers={"Authorization": f"Bearer {local.secrets['api_token']}"},
         timeout=10,
     )

@@ -109,7 +109,7 @@ def test_an_id_belongs_to_its_owner(front: wp.Front, url: str, name: str) -> Non
 def test_another_owners_project_is_not_visible(front: wp.Front, name: str) -> None:
     """Also not by guessing its id: read, write, scenes."""
     put(front, name, {"scenes": [{"id": "a"}]})
-    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob"}).fields["token"]
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob", "scopes": ["jobs", "delete"]}).fields["token"]
 
     answers = [
         send(front, "GET", f"/v1/projects/{name}", token=token),
@@ -125,7 +125,7 @@ def test_another_owners_project_is_not_visible(front: wp.Front, name: str) -> No
 
 def test_an_owner_token_writes_its_owners_projects(front: wp.Front, name: str) -> None:
     """A browser saves its own project without the application's token."""
-    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo"}).fields["token"]
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo", "scopes": ["jobs"]}).fields["token"]
 
     made = send(front, "PUT", f"/v1/projects/{name}", {"document": {"scenes": []}}, token=token)
 
@@ -262,3 +262,26 @@ def status(mine: Connection, name: str) -> str:
     row = mine.execute("SELECT status FROM projects WHERE id = %s", [name]).fetchone()
     assert row is not None
     return str(row["status"])
+
+
+def test_projects_are_listed_and_deleted(front: wp.Front, mine: Connection, name: str) -> None:
+    """Files remain as renders without a project; a project with an unsettled job stays."""
+    for number in range(3):
+        body = {"owner": "lia", "document": {"scenes": []}}
+        send(front, "PUT", f"/v1/projects/{name}-{number}", body)
+    first = front.get("/v1/projects?owner=lia&limit=2").fields
+    second = front.get(f"/v1/projects?owner=lia&limit=2&after={first['next']}").fields
+    put(front, name, {"scenes": [{"id": "a"}]})
+    made = started(front, mine, name, "a")
+
+    early = send(front, "DELETE", f"/v1/projects/{name}")
+    end(mine, made, 0)
+    late = send(front, "DELETE", f"/v1/projects/{name}")
+
+    ids = [project["project_id"] for page in (first, second) for project in page["projects"]]
+    assert ids == [f"{name}-{number}" for number in range(3)]
+    assert (early.status, late.status) == (409, 204)
+    assert front.get(f"/v1/projects/{name}").status == 404
+    render = front.get(f"/v1/renders/{made.fields['job_id']}").fields
+    assert (render["project_id"], render["scene"], len(render["variants"])) == (None, None, 1)
+    assert front.get("/v1/projects").status == 422

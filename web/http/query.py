@@ -52,6 +52,12 @@ class RenderQuery(JobQuery):
     project_id: Name | None = None
 
 
+class ProjectQuery(BaseQuery):
+    owner: Name | None = None
+    after: Name | Literal[""] = Field("", description="`next` of the previous page")
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
+
+
 class EventPageQuery(BaseQuery):
     after: EventId = Field(0, description="`next` of the previous page")
     limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = 200
@@ -69,6 +75,14 @@ class SchemaQuery(BaseQuery):
 class StreamQuery(BaseQuery):
     job_id: UUID | None = None
     owner: Name | None = None
+
+
+class SessionQuery(BaseQuery):
+    replace: bool = Field(False, description="replace the session of another owner")
+
+
+class TokenOwnerQuery(BaseQuery):
+    owner: Name
 
 
 class LinkQuery(BaseQuery):
@@ -90,8 +104,11 @@ RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]
 ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
+SessionFilters = Annotated[SessionQuery, Query()]
+TokenOwner = Annotated[TokenOwnerQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
+ProjectFilters = Annotated[ProjectQuery, Query()]
 OwnerFilter = Annotated[OwnerQuery, Query()]
 
 
