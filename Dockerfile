@@ -13,9 +13,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/venv/bin/pip uninstall --yes pip
 COPY --chmod=755 <<'EOF' /opt/venv/bin/moorage
 #!/opt/venv/bin/python
-from cli.main import main
+from cli.start import run
 
-main()
+run()
 EOF
 COPY . /app
 RUN /opt/venv/bin/python -m compileall -q /app

@@ -16,6 +16,11 @@ CREATE FUNCTION moment() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE A
     SELECT clock_timestamp() + coalesce(nullif(current_setting('moorage.clock_shift', true), ''), '0')::interval
 $$;
 
+-- The host of a URL with its port, in which downloads are limited and circuit breakers open; '' if it is no URL.
+CREATE FUNCTION source_host(url text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT lower(split_part(split_part(split_part(coalesce(split_part(url, '://', 2), ''), '/', 1), '?', 1), '@', -1))
+$$;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Work columns, the same seven on deliveries, predictions, outputs and notifications (used by db/leases.py alone):
 --   run_at       when the row is due; null only in a terminal state
@@ -60,11 +65,13 @@ CREATE INDEX deliveries_unmatched ON deliveries (provider, external_id) WHERE st
 CREATE INDEX deliveries_by_prediction ON deliveries (prediction_id) WHERE prediction_id IS NOT NULL;
 CREATE INDEX deliveries_received ON deliveries (provider, received_at);
 CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX deliveries_unapplied ON deliveries (state, ended_at) WHERE state IN ('ignored', 'dead');  -- for lists
 CREATE INDEX deliveries_bodies ON deliveries (ended_at) WHERE ended_at IS NOT NULL AND body IS NOT NULL;
 
 CREATE TABLE projects (
-    id         text PRIMARY KEY CHECK (id <> ''),
     owner      text NOT NULL,
+    id         text NOT NULL CHECK (id <> ''),  -- of this owner; has no slash
+    is_implicit boolean NOT NULL DEFAULT false, -- created by a job: the application has written no document yet
     document   jsonb NOT NULL DEFAULT '{"scenes": []}' CHECK (jsonb_typeof(document) = 'object'),
     created_at timestamptz NOT NULL DEFAULT moment(),
     updated_at timestamptz NOT NULL DEFAULT moment(),
@@ -72,9 +79,11 @@ CREATE TABLE projects (
     status     text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'assets_generated')),
     -- imageUrls are computed from placements; if the hashes differ, another program wrote the document since
     document_md5 text GENERATED ALWAYS AS (md5(document::text)) STORED,
-    computed_md5 text
+    computed_md5 text,
+    PRIMARY KEY (owner, id)
 );
-CREATE INDEX projects_overwritten ON projects (id) WHERE computed_md5 IS DISTINCT FROM document_md5;
+CREATE INDEX projects_by_id ON projects (id);  -- for an application that does not name the owner
+CREATE INDEX projects_overwritten ON projects (owner, id) WHERE computed_md5 IS DISTINCT FROM document_md5;
 
 -- What an application requested. Its id is the id of its render.
 CREATE TABLE jobs (
@@ -85,7 +94,7 @@ CREATE TABLE jobs (
     room_type    text,
     style        text,
     prompt       text,
-    project_id   text REFERENCES projects (id),
+    project_id   text,
     scene        jsonb CHECK (jsonb_typeof(scene) IN ('string', 'number')),   -- as the application wrote it
     partial      text NOT NULL DEFAULT 'keep' CHECK (partial IN ('keep', 'discard')),
     variants     integer CHECK (variants > 0),  -- number of files requested; null: not stated
@@ -94,6 +103,8 @@ CREATE TABLE jobs (
     fallback_chain jsonb CHECK (jsonb_typeof(fallback_chain) = 'array' AND jsonb_array_length(fallback_chain) > 0),
     placeholder  boolean NOT NULL DEFAULT false, -- publish a placeholder if no entry produces files
     notify       boolean NOT NULL DEFAULT false, -- send a notification when it ends
+    notify_url   text,                          -- where to; null: the first of MOORAGE_NOTIFY_URL
+    metadata     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),  -- the application's own
     idempotency_key text,                       -- as the application sent it
     request_sha256  text,                       -- of the job request sent with that key
     chosen_id    uuid,                          -- the prediction whose outputs the job uses
@@ -109,6 +120,7 @@ CREATE TABLE jobs (
     CHECK ((state IN ('open', 'keeping')) = (run_at IS NOT NULL)),
     CHECK ((state IN ('open', 'keeping')) = (settled_at IS NULL)),
     CHECK (state <> 'keeping' OR chosen_id IS NOT NULL),
+    FOREIGN KEY (owner, project_id) REFERENCES projects (owner, id),
     CHECK (scene IS NULL OR project_id IS NOT NULL),
     CHECK (state <> 'failed' OR category IS NOT NULL),
     CHECK ((idempotency_key IS NULL) = (request_sha256 IS NULL)),
@@ -118,12 +130,13 @@ CREATE UNIQUE INDEX jobs_idempotent ON jobs (owner, idempotency_key) WHERE idemp
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('open', 'keeping');
 CREATE INDEX jobs_by_owner ON jobs (owner, id);
 CREATE INDEX jobs_by_owner_and_state ON jobs (owner, state, id);
-CREATE INDEX jobs_by_project ON jobs (project_id) WHERE project_id IS NOT NULL;
+CREATE INDEX jobs_by_project ON jobs (project_id, owner) WHERE project_id IS NOT NULL;
 CREATE INDEX jobs_by_state ON jobs (state, id);  -- for lists whose filter matches little
 CREATE INDEX jobs_by_kind ON jobs (kind, id);
 CREATE INDEX jobs_by_style ON jobs (style, id) WHERE style IS NOT NULL;
+CREATE INDEX jobs_by_category ON jobs (category, id) WHERE category IS NOT NULL;
 CREATE INDEX jobs_reopened ON jobs (state, id) WHERE reopened > 0;
-CREATE INDEX jobs_live_of_project ON jobs (project_id) WHERE settled_at IS NULL;
+CREATE INDEX jobs_live_of_project ON jobs (project_id, owner) WHERE settled_at IS NULL;
 CREATE INDEX jobs_settled ON jobs (settled_at) WHERE settled_at IS NOT NULL;
 CREATE INDEX jobs_failed ON jobs (settled_at) WHERE state IN ('failed', 'cancelled');
 CREATE INDEX jobs_by_chosen ON jobs (chosen_id) WHERE chosen_id IS NOT NULL;   -- for the foreign key
@@ -159,6 +172,7 @@ CREATE TABLE predictions (
     leased_by     text,
     leased_until  timestamptz,
     ended_at      timestamptz,
+    owner         text NOT NULL DEFAULT '-',    -- of the job, for submissions; '-': none, or planned before version 13
     UNIQUE (provider, external_id),
     UNIQUE (job_id, seq),
     CHECK ((state IN ('planned', 'submitting', 'running', 'abandoned')) = (run_at IS NOT NULL)),
@@ -172,9 +186,13 @@ CREATE TABLE predictions (
 );
 CREATE INDEX predictions_due ON predictions (run_at)
     WHERE state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL;
-CREATE INDEX predictions_in_flight ON predictions (provider) WHERE state IN ('submitting', 'running');
+CREATE INDEX predictions_waiting ON predictions (provider, owner, id) WHERE state = 'planned' AND lease_token IS NULL;
+CREATE INDEX predictions_in_flight ON predictions (provider) WHERE entry IS NOT NULL
+    AND (state IN ('submitting', 'running') OR state = 'planned' AND lease_token IS NOT NULL);
 CREATE INDEX predictions_leased ON predictions (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX predictions_ended ON predictions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX predictions_unsuccessful ON predictions (state, id) WHERE state IN ('failed', 'cancelled', 'lost');
+CREATE INDEX predictions_by_category ON predictions (category, id) WHERE category IS NOT NULL;
 
 ALTER TABLE jobs ADD FOREIGN KEY (chosen_id) REFERENCES predictions (id);
 ALTER TABLE deliveries ADD FOREIGN KEY (prediction_id) REFERENCES predictions (id);
@@ -248,10 +266,14 @@ CREATE TABLE outputs (
 );
 CREATE INDEX outputs_due ON outputs (run_at) WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_urgent ON outputs (expires_at, run_at) WHERE state = 'waiting' AND lease_token IS NULL;
+CREATE INDEX outputs_by_host
+    ON outputs ((CASE WHEN quarantine_key IS NULL THEN source_host(source) ELSE '' END), expires_at, run_at)
+    WHERE state = 'waiting' AND lease_token IS NULL;
 CREATE INDEX outputs_discarding ON outputs (run_at) WHERE state = 'discarding' AND lease_token IS NULL;
 CREATE INDEX outputs_leased ON outputs (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX outputs_live ON outputs (job_id) WHERE state IN ('waiting', 'discarding');
 CREATE INDEX outputs_by_end ON outputs (state, ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX outputs_by_category ON outputs (category, id) WHERE category IS NOT NULL;
 CREATE INDEX outputs_spooled ON outputs (ended_at) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE INDEX outputs_by_source ON outputs (source) WHERE source_kind = 'object' AND source IS NOT NULL;
 CREATE UNIQUE INDEX outputs_quarantine_key ON outputs (quarantine_key) WHERE quarantine_key IS NOT NULL;
@@ -264,6 +286,8 @@ CREATE TABLE renders (
     id           uuid PRIMARY KEY REFERENCES jobs (id),
     owner        text NOT NULL,
     cover_idx    integer,                        -- of an image or video; null: it has other files only
+    title        text,
+    favourite    boolean NOT NULL DEFAULT false,
     published_at timestamptz NOT NULL DEFAULT moment(),
     deleted_at   timestamptz
 );
@@ -340,15 +364,25 @@ CREATE INDEX notifications_due ON notifications (run_at) WHERE state = 'waiting'
 CREATE INDEX notifications_leased ON notifications (leased_until) WHERE lease_token IS NOT NULL;
 CREATE INDEX notifications_of_job ON notifications (job_id);
 CREATE INDEX notifications_ended ON notifications (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX notifications_dead ON notifications (state, id) WHERE state = 'dead';
+CREATE INDEX notifications_by_category ON notifications (category, id) WHERE category IS NOT NULL;
 
 -- API tokens beside MOORAGE_API_TOKEN; a token is shown once and only its hash is stored.
 CREATE TABLE api_tokens (
     id           uuid PRIMARY KEY,
     name         text NOT NULL CHECK (name <> ''),
-    role         text NOT NULL CHECK (role IN ('application', 'admin')),
+    role         text NOT NULL CHECK (role IN ('application', 'viewer', 'admin')),
     token_sha256 text NOT NULL UNIQUE CHECK (token_sha256 ~ '^[0-9a-f]{64}$'),
     created_at   timestamptz NOT NULL DEFAULT moment(),
     revoked_at   timestamptz
+);
+
+-- Owner tokens are signed, not stored. Those issued until `revoked_at` are refused: the one, or all of the owner. The
+-- owner's name is hashed, so that a row may outlive the owner's erasure. At `expires_at` all such tokens have expired.
+CREATE TABLE owner_token_revocations (
+    subject    text PRIMARY KEY,                 -- 'token:' and its id, or 'owner:' and the SHA-256 of the owner
+    revoked_at timestamptz NOT NULL,             -- by the clock of the API, as the time of issue
+    expires_at timestamptz NOT NULL
 );
 
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of its scene;
@@ -356,14 +390,16 @@ CREATE TABLE api_tokens (
 CREATE TABLE placements (
     render_id  uuid NOT NULL,
     idx        integer NOT NULL,
-    project_id text NOT NULL REFERENCES projects (id),
+    owner      text NOT NULL,
+    project_id text NOT NULL,
     scene      jsonb,                            -- as the job has it
     scene_key  text,
     placed_at  timestamptz NOT NULL DEFAULT moment(),
     PRIMARY KEY (render_id, idx),
+    FOREIGN KEY (owner, project_id) REFERENCES projects (owner, id),
     FOREIGN KEY (render_id, idx) REFERENCES render_variants (render_id, idx)
 );
-CREATE INDEX placements_by_project ON placements (project_id, render_id, idx);
+CREATE INDEX placements_by_project ON placements (owner, project_id, render_id, idx);
 
 -- A row moorage gave up on, and why; an operator replays or discards it. subject 'message': a broker message that
 -- named no row.
@@ -385,6 +421,9 @@ CREATE TABLE dead_letters (
     created_at timestamptz NOT NULL DEFAULT moment(),
     closed_at  timestamptz,
     closed_by  text,
+    acknowledged_at timestamptz,                 -- an operator knows it: no problem any more, though still open
+    acknowledged_by text,
+    note       text,
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 CREATE UNIQUE INDEX dead_letters_open ON dead_letters (subject, subject_id) WHERE state = 'open';
@@ -397,7 +436,8 @@ CREATE INDEX dead_letters_closed ON dead_letters (closed_at) WHERE closed_at IS 
 CREATE TABLE events (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     subject    text NOT NULL
-               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render')),
+               CHECK (subject IN ('delivery', 'job', 'prediction', 'output', 'notification', 'dead_letter', 'render',
+                                  'pause')),
     subject_id uuid NOT NULL,
     job_id     uuid,
     from_state text,                             -- null: the row was inserted
@@ -409,7 +449,7 @@ CREATE TABLE events (
     -- of the released lease: the first 8 digits of its token, as in the keys of the objects stored under it
     lease      text CHECK (lease ~ '^[0-9a-f]{8}$'),
     reason     text,
-    actor      text NOT NULL,                    -- {node}/{task id}, receiver, api, cli
+    actor      text NOT NULL,                    -- {node}/{task id}, receiver, cli, api, api {token's name}
     at         timestamptz NOT NULL DEFAULT moment(),
     CHECK (lease IS NULL OR kind IN ('worker_died', 'lease_expired'))
 );
@@ -435,6 +475,24 @@ CREATE TABLE pauses (
     paused_at timestamptz NOT NULL DEFAULT moment(),
     paused_by text NOT NULL,
     reason    text
+);
+
+-- Attempts at a download host ('host NAME') or at a provider's API ('api NAME') within the last minute: every one that
+-- failed as in an outage, and one in ten seconds of those that succeeded, from each process.
+CREATE TABLE target_attempts (
+    target    text NOT NULL,
+    job_id    uuid,                              -- null: it succeeded
+    at        timestamptz NOT NULL DEFAULT moment()
+);
+CREATE INDEX target_attempts_of ON target_attempts (target, at);
+CREATE INDEX target_attempts_at ON target_attempts (at);
+
+-- Open circuit breakers; a target without a row is closed. At `probe_at` the most urgent row of the target is tried.
+CREATE TABLE breakers (
+    target    text PRIMARY KEY CHECK (target ~ '^(host|api) .'),
+    opened_at timestamptz NOT NULL DEFAULT moment(),
+    probe_at  timestamptz NOT NULL,
+    reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
 -- Where a sweep over a long listing stopped; no row: its next run starts at the beginning. 'timeline': PostgreSQL's own,

@@ -4,24 +4,54 @@ import dataclasses
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 import click
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+
+from moorage.text import escape_control_chars as escape_control_chars
+from moorage.text import format_age as format_age
+from moorage.text import format_duration as format_duration
 
 RecordColumns = Mapping[str, str | Callable[[Any], object]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+PROGRESS_SECONDS: Final = 3.0
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "late": "bold red", "unavailable": "bold red"}
 _PIPE_COLUMNS: Final = 400  # a pipe or a file has no width: one line per row
 _IDS: Final = frozenset({"id"})
 _ID_CHARS: Final = 36
+
+
+class Progress:
+    """Shows on standard error what a command waits for: in place on a terminal, elsewhere a line every few seconds."""
+
+    def __init__(self, text: str) -> None:
+        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._status = Status(Text(text), console=self._console)
+        self._printed_at = time.monotonic()  # a command that ends soon prints none
+
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def update(self, text: str) -> None:
+        text = escape_control_chars(text)
+        self._status.update(Text(text))
+        if not self._console.is_terminal and time.monotonic() - self._printed_at > PROGRESS_SECONDS:
+            click.echo(text, err=True)
+            self._printed_at = time.monotonic()
 
 
 def print_json(value: Any) -> None:
@@ -68,32 +98,6 @@ def format_facts(pairs: Mapping[str, object]) -> list[str]:
     shown = {name: value for name, value in pairs.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
     return [f"{name:<{width}}  {value}" for name, value in shown.items()]
-
-
-def escape_control_chars(text: str) -> str:
-    """Return the text with control characters as escapes, so that external text cannot control the terminal."""
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
-
-
-def format_age(at: datetime | None, now: datetime) -> str:
-    """Return "12 s ago", "in 12 s" for a future time, or "never" for None."""
-    if at is None:
-        return "never"
-    seconds = (now - at).total_seconds()
-    return f"{format_duration(seconds)} ago" if seconds >= 0 else f"in {format_duration(-seconds)}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its largest unit: "850 ms", "12 s", "5 min", "3 h", "9 d"."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} d"
 
 
 def _console() -> Console:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo", "Run the main scenarios on embedded servers and verify the results."),
     "up": ("up", "Run the complete stack locally until Ctrl-C."),
     "keep": ("keep", "Store URLs, files or folders as one job."),
+    "init": ("init", "Write .env with generated secrets."),
     "status": ("status", "Show the state of rows, queues, workers, sweeps and storage."),
     "show": ("show", "Show the history and the next actions of one record."),
     "dead": ("dead", "List, show, replay or discard dead letters."),
@@ -59,7 +61,7 @@ class _LazyGroup(click.Group):
 @click.version_option(VERSION, prog_name="moorage")
 def cli() -> None:
     """Store what image and video providers generate: webhooks in, files and rows out."""
-    logs.configure_logging(os.environ.get("LOG_LEVEL", "WARNING"), os.environ.get("LOG_FORMAT", "console"))
+    logs.configure_logging(os.environ.get("LOG_LEVEL") or "WARNING", os.environ.get("LOG_FORMAT") or "console")
 
 
 def _use_running_stack() -> None:
@@ -74,6 +76,8 @@ def _use_running_stack() -> None:
 def main(args: list[str] | None = None) -> Any:
     """Run the command line; a MoorageError becomes one line on standard error and exit status 1."""
     _use_running_stack()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of cli/start.py; from here on click handles Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return cli.main(args, prog_name="moorage", standalone_mode=True)
     except MoorageError as error:

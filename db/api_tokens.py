@@ -8,7 +8,7 @@ from uuid import UUID
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import ids
 
-Role = Literal["application", "admin"]
+Role = Literal["application", "viewer", "admin"]
 
 PREFIX: Final = "mrt_"
 
@@ -25,13 +25,12 @@ def create(conn: Connection, name: str, role: Role) -> tuple[Row, str]:
     return cast(Row, fetch_one(conn, ADD, args)), token
 
 
-GET_ROLE = "SELECT role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL"
+GET_ACTIVE = "SELECT name, role FROM api_tokens WHERE token_sha256 = %(token_sha256)s AND revoked_at IS NULL"
 
 
-def get_role(conn: Connection, token: str) -> Role | None:
-    """Return the role of a token, or None if it is unknown or revoked."""
-    row = fetch_one(conn, GET_ROLE, {"token_sha256": _sha256(token)})
-    return cast(Role, row["role"]) if row else None
+def get_active(conn: Connection, token: str) -> Row | None:
+    """Return the name and the role of a token, or None if it is unknown or revoked."""
+    return fetch_one(conn, GET_ACTIVE, {"token_sha256": _sha256(token)})
 
 
 LIST_TOKENS = "SELECT id, name, role, created_at, revoked_at FROM api_tokens ORDER BY id LIMIT 1000"

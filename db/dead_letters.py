@@ -1,8 +1,9 @@
 """Dead letters: rows that moorage gave up on, with the reason; at most one open dead letter a row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -14,8 +15,10 @@ from moorage.model import DeadLetter
 from moorage.retry_policy import DeadLetterDecision
 from moorage.text import to_storable
 
+FIRST: Final = UUID(int=0)  # before every id
+
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
-       created_at, closed_at, closed_by"""
+       created_at, closed_at, closed_by, acknowledged_at, acknowledged_by, note"""
 
 ADD = f"""
 WITH moved AS (
@@ -62,6 +65,21 @@ def close(conn: Connection, dead_letter_id: UUID, state: str, actor: str) -> boo
     return fetch_one(conn, CLOSE, {"id": dead_letter_id, "state": state, "actor": actor}) is not None
 
 
+ACKNOWLEDGE = f"""
+WITH moved AS (
+    UPDATE dead_letters SET acknowledged_at = moment(), acknowledged_by = %(actor)s, note = %(note)s
+     WHERE id = %(id)s AND state = 'open'
+    RETURNING id, job_id
+) {build_event_insert("dead_letter", "'open'", "'open'", "%(note)s")}
+"""
+
+
+def acknowledge(conn: Connection, dead_letter_id: UUID, actor: str, note: str) -> bool:
+    """Note that an operator knows an open dead letter, which is no problem then; return False if it is not open."""
+    args = {"id": dead_letter_id, "actor": actor, "note": to_storable(note)}
+    return fetch_one(conn, ACKNOWLEDGE, args) is not None
+
+
 CLOSE_BY_SUBJECT = f"""
 WITH moved AS (
     UPDATE dead_letters SET state = 'replayed', closed_at = moment(), closed_by = %(actor)s
@@ -93,18 +111,32 @@ class DeadLetterFilter:
     step: str | None = None
     category: str | None = None
     retryable: bool | None = None
+    error: str | None = None
     job_id: UUID | None = None
+    owner: str | None = None
+    project_id: str | None = None
+    since: datetime | None = None  # created at this time or later
+    until: datetime | None = None  # created before this time
+    ids: Sequence[UUID] | None = None
 
 
 _MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(provider)s)
    AND (%(step)s::text IS NULL OR step = %(step)s) AND (%(category)s::text IS NULL OR category = %(category)s)
    AND (%(retryable)s::boolean IS NULL OR retryable = %(retryable)s)
-   AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)"""
+   AND (%(job_id)s::uuid IS NULL OR job_id = %(job_id)s)
+   AND (%(error)s::text IS NULL OR error = %(error)s)
+   AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
+   AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s)
+   AND (%(ids)s::uuid[] IS NULL OR id = ANY(%(ids)s::uuid[]))
+   AND (%(owner)s::text IS NULL
+        OR EXISTS (SELECT FROM jobs j WHERE j.id = dead_letters.job_id AND j.owner = %(owner)s))
+   AND (%(project_id)s::text IS NULL
+        OR EXISTS (SELECT FROM jobs j WHERE j.id = dead_letters.job_id AND j.project_id = %(project_id)s))"""
 
 COUNT_GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
-       (array_agg(reason ORDER BY created_at DESC))[1] AS example
+       count(acknowledged_at) AS acknowledged, (array_agg(reason ORDER BY created_at DESC))[1] AS example
   FROM dead_letters WHERE {_MATCHES} GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 
@@ -128,3 +160,19 @@ LIST_IDS = f"SELECT id FROM dead_letters WHERE {_MATCHES} AND id > %(after)s ORD
 
 def list_ids(conn: Connection, criteria: DeadLetterFilter, *, after: UUID, limit: int) -> list[UUID]:
     return [row["id"] for row in fetch_all(conn, LIST_IDS, {**asdict(criteria), "after": after, "limit": limit})]
+
+
+# A file in quarantine, or without a URL, does not expire.
+COUNT_EXPIRING = f"""
+SELECT count(*) AS matched,
+       count(*) FILTER (WHERE expires_at BETWEEN moment() AND moment() + interval '10 min') AS expiring,
+       count(*) FILTER (WHERE expires_at < moment()) AS expired
+  FROM (SELECT (SELECT o.expires_at FROM outputs o
+                 WHERE subject = 'output' AND o.id = subject_id AND o.quarantine_key IS NULL) AS expires_at
+          FROM dead_letters WHERE {_MATCHES} AND id > %(after)s) selected
+"""
+
+
+def count_expiring(conn: Connection, criteria: DeadLetterFilter, after: UUID = FIRST) -> Row:
+    """Return how many match, whose files' URLs expire within ten minutes, and have expired."""
+    return fetch_one(conn, COUNT_EXPIRING, {**asdict(criteria), "after": after}) or {}

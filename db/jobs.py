@@ -17,17 +17,18 @@ from moorage.model import Job, JobRequest
 
 _COLUMNS = (
     "id, owner, kind, project_id, scene, partial, chosen_id, state, deadline_at, reopened, fallback_chain, placeholder,"
-    " variants"
+    " variants, prompt IS NULL AND fallback_chain IS NULL AS is_undescribed"
 )
 
 # ON CONFLICT waits for a concurrent transaction with the same key; then this one inserts nothing.
 ADD = f"""
 WITH moved AS (
     INSERT INTO jobs (id, owner, kind, mode, room_type, style, prompt, variants, project_id, scene, partial,
-                      fallback_chain, placeholder, notify, idempotency_key, request_sha256, state, deadline_at, run_at)
+                      fallback_chain, placeholder, notify, notify_url, metadata, idempotency_key, request_sha256,
+                      state, deadline_at, run_at)
     VALUES (%(id)s, %(owner)s, %(kind)s, %(mode)s, %(room_type)s, %(style)s, %(prompt)s, %(variants)s, %(project_id)s,
-            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(idempotency_key)s,
-            %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
+            %(scene)s, %(partial)s, %(fallback_chain)s, %(placeholder)s, %(notify)s, %(notify_url)s, %(metadata)s,
+            %(idempotency_key)s, %(request_sha256)s, 'open', moment() + %(deadline)s, moment() + %(deadline)s)
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id
 ) {build_event_insert("job", "NULL", "'open'", "%(reason)s", job_id="id")}
@@ -38,7 +39,7 @@ def queue_add(conn: Connection, job_id: UUID, request: JobRequest, *, notify: bo
     """Insert an open job with its fallback chain; no row if its owner has used the idempotency key."""
     args: dict[str, Any] = {**asdict(request), "reason": f"fallback chain of {len(request.fallback_chain)}"}
     args |= {"scene": None if request.scene is None else Jsonb(request.scene), "notify": notify, "actor": actor}
-    args |= {"id": job_id, "deadline": timedelta(seconds=request.deadline_seconds)}
+    args |= {"id": job_id, "deadline": timedelta(seconds=request.deadline_seconds), "metadata": Jsonb(request.metadata)}
     return conn.queue(ADD, {**args, "fallback_chain": Jsonb(args["fallback_chain"])})
 
 
@@ -66,6 +67,14 @@ def queue_lock(conn: Connection, predictions: Sequence[tuple[str, str]]) -> Queu
     """Lock the jobs of predictions, given by provider and external id, but none that is locked."""
     providers, external_ids = zip(*predictions, strict=True)
     return conn.queue(LOCK_BY_PREDICTIONS, {"providers": list(providers), "external_ids": list(external_ids)})
+
+
+DESCRIBE = "UPDATE jobs SET prompt = %(prompt)s WHERE id = %(id)s AND prompt IS NULL"
+
+
+def queue_description(conn: Connection, job_id: UUID, prompt: str) -> None:
+    """Record the prompt of a registered prediction, as its provider reports it, on its locked job."""
+    conn.queue(DESCRIBE, {"id": job_id, "prompt": prompt})
 
 
 COUNT_OUTPUTS = """
@@ -137,8 +146,8 @@ def change_state(
     args = build_change([(job, reason, chosen_id)], to_state, category=category, check_after=check_after)
     if fetch_one(conn, CHANGE_STATE, {**args, "actor": actor}) is None:
         raise LookupError(f"job {job.id} is not {job.state}: it was not locked")
-    if job.project_id is not None and (to_state in _LIVE) != (job.state in _LIVE):
-        progress.update_status(conn, job.project_id)
+    if job.project is not None and (to_state in _LIVE) != (job.state in _LIVE):
+        progress.update_status(conn, job.project)
 
 
 def build_change(
@@ -189,7 +198,7 @@ def postpone(conn: Connection, job_id: UUID, wait: timedelta) -> bool:
 GET_WITH_RENDER = """
 SELECT j.id, j.owner, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id, j.scene, j.partial, j.state,
        j.category, j.reason, j.created_at, j.deadline_at, j.settled_at, j.reopened, j.chosen_id, j.run_at,
-       j.variants, j.placeholder, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
+       j.variants, j.placeholder, j.metadata, coalesce((SELECT jsonb_agg(e - 'input' ORDER BY n)
                                               FROM jsonb_array_elements(j.fallback_chain)
                                                      WITH ORDINALITY AS x (e, n)), '[]') AS chain,
        r.id AS render_id, r.cover_idx, r.published_at, r.deleted_at,
@@ -202,14 +211,24 @@ def get_with_render(conn: Connection, job_id: UUID) -> Row | None:
     return fetch_one(conn, GET_WITH_RENDER, {"id": job_id})
 
 
+IS_SETTLED = "SELECT settled_at IS NOT NULL AS is_settled FROM jobs WHERE id = %(id)s"
+
+
+def is_settled(conn: Connection, job_id: UUID) -> bool:
+    """Return False only for a job that exists and is not settled."""
+    row = fetch_one(conn, IS_SETTLED, {"id": job_id})
+    return row is None or bool(row["is_settled"])
+
+
 LIST_ERRORS = """
 SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, o.category AS type, o.reason AS message,
-       coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
+       o.state, o.category, o.reason, coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
   LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
  WHERE o.job_id = %(id)s AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
  UNION ALL
-SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.retryable, false), d.id
+SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, p.state, p.category, p.reason,
+       coalesce(d.retryable, false), d.id
   FROM predictions p
   LEFT JOIN dead_letters d ON d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open'
  WHERE p.job_id = %(id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned') ORDER BY 1, 4
@@ -230,13 +249,14 @@ SELECT j.id, j.owner, j.kind, j.state, j.project_id, j.category, j.reason, j.cre
                        FROM outputs WHERE job_id = j.id AND prediction_id = j.chosen_id) o
  WHERE (%(owner)s::text IS NULL OR j.owner = ANY(ARRAY[%(owner)s]))
    AND (%(state)s::text IS NULL OR j.state = %(state)s)
+   AND (%(kind)s::text IS NULL OR j.kind = %(kind)s)
    AND (%(before)s::uuid IS NULL OR j.id < %(before)s)
  ORDER BY CASE WHEN %(owner)s::text IS NOT NULL THEN j.owner END DESC, j.id DESC LIMIT %(limit)s
 """
 
 
 def list_page(conn: Connection, filters: Mapping[str, Any], limit: int) -> list[Row]:
-    """Return jobs, newest first, with their numbers of files; `filters`: owner, state, before."""
+    """Return jobs, newest first, with their numbers of files; `filters`: owner, state, kind, before."""
     return fetch_all(conn, LIST_PAGE, {**filters, "limit": limit})
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+from db import breakers
 from db.connection import Connection, Database, Row, fetch_all, fetch_one
 from db.events import build_event_insert
 from moorage.errors import DatabaseLocked, LeaseLost, StepInterrupted
@@ -35,7 +36,7 @@ JOB_ID: Final = {"deliveries": "NULL::uuid", "predictions": "job_id", "outputs":
 _PAUSED: Final = "ALL (ARRAY(SELECT target FROM pauses))"
 UNPAUSED: Final[Mapping[WorkTable, str]] = {
     "deliveries": "true",
-    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED})",
+    "predictions": f"(NOT EXISTS (SELECT FROM pauses) OR predictions.provider <> {_PAUSED}) AND {breakers.API_ALLOWS}",
     "outputs": f"""(state <> 'waiting' OR NOT EXISTS (SELECT FROM pauses)
                 OR 'keep' <> {_PAUSED}
                AND (SELECT provider FROM predictions p WHERE p.id = outputs.prediction_id) <> {_PAUSED})""",
@@ -59,6 +60,11 @@ UPDATE {{table}} SET {SET_LEASE}
                 AND {{unpaused}} FOR UPDATE SKIP LOCKED)
 RETURNING id, moment() AS claimed_at, attempt, crashes
 """)
+CLAIM["predictions"] = f"""
+WITH claimed AS ({CLAIM["predictions"].rstrip()}, provider, state
+), probe AS ({breakers.DELAY_PROBE} AND target = 'api ' || (SELECT provider FROM claimed WHERE state <> 'planned')
+) SELECT id, claimed_at, attempt, crashes FROM claimed
+"""
 
 
 def claim(
@@ -239,18 +245,19 @@ UPDATE {table} t SET woken_at = moment() FROM due WHERE t.id = due.id RETURNING 
 _PLANNED: Final = "state IN ('planned', 'submitting')"
 WORK: Final[Mapping[Step, tuple[WorkTable, str, str]]] = {
     "ingest": ("deliveries", "state IN ('new', 'unmatched')", ""),
-    "submit": ("predictions", _PLANNED, " AND provider <> ALL (%(synchronous)s::text[])"),
-    "generate": ("predictions", _PLANNED, " AND provider = ANY (%(synchronous)s::text[])"),
+    "submit": ("predictions", _PLANNED, " AND state = 'submitting' AND provider <> ALL (%(synchronous)s::text[])"),
+    "generate": ("predictions", _PLANNED, " AND state = 'submitting' AND provider = ANY (%(synchronous)s::text[])"),
     "poll": ("predictions", "state IN ('running', 'abandoned')", ""),
     "keep": ("outputs", "state = 'waiting'", ""),
     "discard": ("outputs", "state = 'discarding'", ""),
     "notify": ("notifications", "state = 'waiting'", ""),
 }
-# Due rows for dispatch, most urgent first. With an empty queue earlier wakes are lost: woken_at is ignored.
-_ORDER: Final = {"keep": "expires_at NULLS LAST, run_at"}
-DUE: Final = {
-    step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", _ORDER.get(step, "run_at"))
+# Due rows for dispatch, most urgent first; `submission_turns` chooses planned predictions. With an empty queue earlier
+# wakes are lost: woken_at is ignored. Step keep has its own (db/output_claims.py).
+DUE: Final[Mapping[Step, str]] = {
+    step: _build_wake_statement(table, f"{states} AND {UNPAUSED[table]}{more}", "run_at")
     for step, (table, states, more) in WORK.items()
+    if step != "keep"
 }
 # Whether a step may have something to do. Rows that are woken or paused count, too: so it costs one look at an index.
 IS_DUE: Final = {

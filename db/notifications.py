@@ -1,6 +1,6 @@
 """Notifications: outbound webhooks, one for each time a job ends that requested them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -35,9 +35,13 @@ class Notification:
     job_id: UUID
     type: str
     created_at: datetime
+    url: str | None = None  # None: the first of MOORAGE_NOTIFY_URL
 
 
-GET = "SELECT id, event_id AS sequence, job_id, type, created_at FROM notifications WHERE id = %(id)s"
+GET = """
+SELECT n.id, n.event_id AS sequence, n.job_id, n.type, n.created_at, j.notify_url AS url
+  FROM notifications n JOIN jobs j ON j.id = n.job_id WHERE n.id = %(id)s
+"""
 
 
 def get(conn: Connection, notification_id: UUID) -> Notification | None:
@@ -80,16 +84,18 @@ def dead_letter(
 
 
 REPLAY = f"""
-WITH moved AS (
-    UPDATE notifications
+WITH ended AS MATERIALIZED (
+    SELECT id, state FROM notifications WHERE id = %(id)s AND state = ANY(%(states)s::text[]) FOR UPDATE
+), moved AS (
+    UPDATE notifications n
        SET state = 'waiting', run_at = moment(), woken_at = NULL, ended_at = NULL, attempt = 0, crashes = 0,
            category = NULL, reason = NULL
-     WHERE id = %(id)s AND state = 'dead'
-    RETURNING id, job_id
-) {build_event_insert("notification", "'dead'", "'waiting'", "'replayed'")}
+      FROM ended WHERE n.id = ended.id
+    RETURNING n.id, n.job_id, ended.state AS was
+) {build_event_insert("notification", "was", "'waiting'", "'replayed'")}
 """
 
 
-def replay(conn: Connection, notification_id: UUID, actor: str) -> bool:
-    """Reset a dead notification to `waiting`; return False if it is not dead."""
-    return fetch_one(conn, REPLAY, {"id": notification_id, "actor": actor}) is not None
+def replay(conn: Connection, notification_id: UUID, actor: str, states: Sequence[str] = ("dead",)) -> bool:
+    """Reset a notification that ended to `waiting`; return False if it is in none of the states."""
+    return fetch_one(conn, REPLAY, {"id": notification_id, "actor": actor, "states": list(states)}) is not None

@@ -8,10 +8,11 @@ from psycopg.types.json import Jsonb
 
 from db.connection import Connection, Row, fetch_all
 from moorage import scene_documents
+from moorage.model import ProjectKey
 
 ADD_PLACEMENTS = """
-INSERT INTO placements (render_id, idx, project_id, scene)
-SELECT v.render_id, v.idx, j.project_id, j.scene
+INSERT INTO placements (render_id, idx, owner, project_id, scene)
+SELECT v.render_id, v.idx, j.owner, j.project_id, j.scene
   FROM render_variants v JOIN jobs j ON j.id = v.render_id
  WHERE v.render_id = %(job_id)s AND j.project_id IS NOT NULL
 ON CONFLICT DO NOTHING
@@ -21,7 +22,8 @@ LIST_PLACED = """
 SELECT p.render_id, p.idx, p.scene, p.scene_key, o.key, o.media FROM placements p
   JOIN render_variants v USING (render_id, idx)
   JOIN renders r ON r.id = p.render_id
-  JOIN outputs o ON o.id = v.output_id WHERE p.project_id = %(id)s AND r.deleted_at IS NULL
+  JOIN outputs o ON o.id = v.output_id WHERE p.owner = %(owner)s AND p.project_id = %(id)s
+   AND r.deleted_at IS NULL
    AND (NOT o.is_placeholder
         OR NOT EXISTS (SELECT FROM render_variants w JOIN outputs q ON q.id = w.output_id
                         WHERE w.render_id = p.render_id AND NOT q.is_placeholder))
@@ -40,17 +42,17 @@ UPDATE projects SET document = jsonb_set(document, '{scenes}', (
                                  ELSE s.scene || jsonb_build_object('imageUrls', w.value) END ORDER BY s.n)
              FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
              LEFT JOIN jsonb_each(%(urls)s::jsonb) AS w ON w.key = (s.n - 1)::text))
- WHERE id = %(id)s
+ WHERE owner = %(owner)s AND id = %(id)s
 """
 
 SET_COMPUTED_MD5 = """
 UPDATE projects SET computed_md5 = document_md5, updated_at = moment()
- WHERE id = %(id)s AND computed_md5 IS DISTINCT FROM document_md5
+ WHERE owner = %(owner)s AND id = %(id)s AND computed_md5 IS DISTINCT FROM document_md5
 """
 
 
-def list_placements(conn: Connection, project_id: str) -> list[Row]:
-    return fetch_all(conn, LIST_PLACED, {"id": project_id})
+def list_placements(conn: Connection, project: ProjectKey) -> list[Row]:
+    return fetch_all(conn, LIST_PLACED, project._asdict())
 
 
 def place_files(conn: Connection, project: Row, job_id: UUID, asset_base: str) -> None:
@@ -65,7 +67,8 @@ def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
 
     The document was read under the lock, so changes of other writers are preserved.
     """
-    placed = list_placements(conn, project["id"])
+    key = ProjectKey(project["owner"], project["id"])
+    placed = list_placements(conn, key)
     keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     for row, scene_key in zip(placed, keys, strict=True):
         if scene_key != row["scene_key"]:
@@ -74,11 +77,9 @@ def update_image_urls(conn: Connection, project: Row, asset_base: str) -> None:
         project["document"], group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
     )
     if changed:
-        conn.execute(
-            SET_IMAGE_URLS,
-            {"id": project["id"], "urls": Jsonb({str(position): urls for position, urls in changed.items()})},
-        )
-    conn.execute(SET_COMPUTED_MD5, {"id": project["id"]})
+        urls = Jsonb({str(position): urls for position, urls in changed.items()})
+        conn.execute(SET_IMAGE_URLS, {**key._asdict(), "urls": urls})
+    conn.execute(SET_COMPUTED_MD5, key._asdict())
 
 
 def group_urls_by_scene(placed: Iterable[tuple[Row, str | None]], asset_base: str) -> dict[str, list[str]]:

@@ -3,54 +3,59 @@
 from typing import Any, Final
 
 from db.connection import Connection, Row, fetch_all, fetch_one
+from moorage.model import ProjectKey
 
 # Failed jobs are settled, too. A project without jobs keeps its status: retention may have deleted them.
-STATUS = """CASE WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id AND j.settled_at IS NULL) THEN 'open'
-            WHEN EXISTS (SELECT FROM jobs j WHERE j.project_id = p.id) THEN 'assets_generated' ELSE p.status END"""
+_OF = "j.owner = p.owner AND j.project_id = p.id"
+STATUS = f"""CASE WHEN EXISTS (SELECT FROM jobs j WHERE {_OF} AND j.settled_at IS NULL) THEN 'open'
+            WHEN EXISTS (SELECT FROM jobs j WHERE {_OF}) THEN 'assets_generated' ELSE p.status END"""
 
-LOCK_PROJECT = "SELECT id FROM projects WHERE id = %(id)s FOR NO KEY UPDATE"
+LOCK_PROJECT = "SELECT id FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR NO KEY UPDATE"
 
 UPDATE_STATUS = f"""
-UPDATE projects p SET status = {STATUS} WHERE p.id = %(id)s AND p.status IS DISTINCT FROM {STATUS}
+UPDATE projects p SET status = {STATUS}
+ WHERE p.owner = %(owner)s AND p.id = %(id)s AND p.status IS DISTINCT FROM {STATUS}
 RETURNING status
 """
 
 
-def lock_project(conn: Connection, project_id: str) -> None:
-    conn.execute(LOCK_PROJECT, {"id": project_id})
+def lock_project(conn: Connection, project: ProjectKey) -> None:
+    conn.execute(LOCK_PROJECT, project._asdict())
 
 
-def update_status(conn: Connection, project_id: str) -> None:
+def update_status(conn: Connection, project: ProjectKey) -> None:
     """
     Recompute a project's status after one of its jobs settled or was reopened.
 
     Two statements, so that the second sees what the lock waited for; in one, two last jobs would miss each other.
     """
-    lock_project(conn, project_id)
-    conn.execute(UPDATE_STATUS, {"id": project_id})
+    lock_project(conn, project)
+    conn.execute(UPDATE_STATUS, project._asdict())
 
 
 STATUSES_PER_RUN: Final = 500  # projects whose status is compared with their jobs
 _PAGE: Final = f"""
-SELECT p.id, p.status IS DISTINCT FROM {STATUS} AS differs
-  FROM projects p WHERE p.id > coalesce((SELECT after_key FROM cursors WHERE sweep = 'progress'), '')
- ORDER BY p.id LIMIT %(limit)s"""
+SELECT p.owner, p.id, p.status IS DISTINCT FROM {STATUS} AS differs
+  FROM projects p, LATERAL (SELECT coalesce((SELECT after_key FROM cursors WHERE sweep = 'progress'), '/') AS key) c
+ WHERE (p.owner, p.id) > (regexp_replace(key, '/[^/]*$', ''), regexp_replace(key, '^.*/', ''))
+ ORDER BY p.owner, p.id LIMIT %(limit)s"""
 # A full page is due without a wrong status, too: the cursor moves on.
 _IS_PAGE_DUE: Final = f"(SELECT count(*) = %(limit)s OR bool_or(differs) IS TRUE FROM ({_PAGE}) AS page)"
 IS_PAGE_DUE: Final = _IS_PAGE_DUE.replace("%(limit)s", str(STATUSES_PER_RUN))
 LIST_WRONG_STATUSES = f"""
 WITH page AS MATERIALIZED ({_PAGE}), moved AS (
     INSERT INTO cursors (sweep, place, after_key)
-    SELECT 'progress', 'projects', CASE WHEN count(*) = %(limit)s THEN max(id) ELSE '' END FROM page
+    SELECT 'progress', 'projects', CASE WHEN count(*) = %(limit)s
+           THEN (SELECT owner || '/' || id FROM page ORDER BY owner DESC, id DESC LIMIT 1) ELSE '/' END FROM page
     ON CONFLICT (sweep) DO UPDATE SET after_key = excluded.after_key, moved_at = moment()
      WHERE cursors.after_key <> excluded.after_key)
-SELECT id FROM page WHERE differs
+SELECT owner, id FROM page WHERE differs
 """
 
 
-def list_wrong_statuses(conn: Connection, limit: int = STATUSES_PER_RUN) -> list[str]:
+def list_wrong_statuses(conn: Connection, limit: int = STATUSES_PER_RUN) -> list[ProjectKey]:
     """Check the next page of projects, after the last one the first, and return those with a wrong status."""
-    return [row["id"] for row in fetch_all(conn, LIST_WRONG_STATUSES, {"limit": limit})]
+    return [ProjectKey(**row) for row in fetch_all(conn, LIST_WRONG_STATUSES, {"limit": limit})]
 
 
 # Files expected of a job: the outputs of its chosen prediction; before that the number requested, else one. All files
@@ -76,28 +81,29 @@ SELECT {STATUS} AS status, c.* FROM projects p
               SELECT count(*) FILTER (WHERE NOT v.is_placeholder) AS kept,
                      count(*) FILTER (WHERE v.is_placeholder) AS placeholders
                 FROM variants v WHERE v.render_id = j.id) shown
-        WHERE j.project_id = p.id) c
- WHERE p.id = %(id)s
+        WHERE {_OF}) c
+ WHERE p.owner = %(owner)s AND p.id = %(id)s
 """
 
 LIST_FAILED_JOBS = """
 SELECT id AS job_id, scene, state, category, reason, settled_at
-  FROM jobs WHERE project_id = %(id)s AND state IN ('failed', 'cancelled') ORDER BY id LIMIT %(limit)s
+  FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND state IN ('failed', 'cancelled')
+ ORDER BY id LIMIT %(limit)s
 """
 
 
-def get_progress(conn: Connection, project_id: str) -> dict[str, Any]:
+def get_progress(conn: Connection, project: ProjectKey) -> dict[str, Any]:
     """
     Return a project's status and numbers of jobs and files, by the names of GET_PROGRESS.
 
     `image_upload_progress`: percentage of files kept or failed: 100 only when all jobs are settled, 0 without files.
     """
-    row = fetch_one(conn, GET_PROGRESS, {"id": project_id}) or {}
+    row = fetch_one(conn, GET_PROGRESS, project._asdict()) or {}
     files_done, files_asked = row.pop("files_done", 0), row.get("files_asked", 0)
     percent = files_done * 100 // files_asked if files_asked else 0
     is_settled = row.get("status") == "assets_generated"
     return {**row, "image_upload_progress": 100 if is_settled else min(percent, 99)}
 
 
-def list_failed_jobs(conn: Connection, project_id: str, limit: int = 100) -> list[Row]:
-    return fetch_all(conn, LIST_FAILED_JOBS, {"id": project_id, "limit": limit})
+def list_failed_jobs(conn: Connection, project: ProjectKey, limit: int = 100) -> list[Row]:
+    return fetch_all(conn, LIST_FAILED_JOBS, {**project._asdict(), "limit": limit})

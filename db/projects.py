@@ -8,139 +8,198 @@ from psycopg.types.json import Jsonb
 from db import placements
 from db.connection import Connection, Row, fetch_all, fetch_one
 from moorage import scene_documents
+from moorage.model import ProjectKey, SceneRef
 
-ENSURE_OPEN = """
-INSERT INTO projects (id, owner) VALUES (%(id)s, %(owner)s)
-ON CONFLICT (id) DO UPDATE SET status = 'open' WHERE projects.status <> 'open'
+# CASE, because another program may have written a document of any shape.
+_IS_SCENE_MISSING = """(p.is_implicit AND %(scenes)s::jsonb <> '[]' AND p.document - 'scenes' = '{}'
+       AND CASE jsonb_typeof(p.document -> 'scenes')
+           WHEN 'array' THEN jsonb_array_length(p.document -> 'scenes') < %(max_scenes)s
+                         AND NOT EXISTS (SELECT FROM jsonb_array_elements(p.document -> 'scenes') s
+                                          WHERE s ->> 'id' = %(scenes)s::jsonb -> 0 ->> 'id')
+           ELSE false END)"""
+ENSURE_OPEN = f"""
+INSERT INTO projects AS p (owner, id, is_implicit, document)
+VALUES (%(owner)s, %(id)s, true, jsonb_build_object('scenes', %(scenes)s::jsonb))
+ON CONFLICT (owner, id) DO UPDATE SET status = 'open', document = CASE WHEN {_IS_SCENE_MISSING}
+       THEN jsonb_set(p.document, '{{scenes}}', p.document -> 'scenes' || %(scenes)s::jsonb) ELSE p.document END
+ WHERE p.status <> 'open' OR {_IS_SCENE_MISSING}
 """
 
 
-GET_OWNER = "SELECT owner FROM projects WHERE id = %(id)s"
-
-
-def ensure_open(conn: Connection, project_id: str, owner: str) -> bool:
+def ensure_open(conn: Connection, project: ProjectKey, scene: SceneRef | None) -> None:
     """
-    Create an empty project for a new job if there is none, and set it to `open`.
+    Create the project of a new job if there is none, and set it to `open`.
 
-    Return False if the project belongs to another owner; the caller must then roll back.
+    While the application has written no document, the job's scene is added, so that its files have a place.
     """
-    conn.execute(ENSURE_OPEN, {"id": project_id, "owner": owner})
-    row = fetch_one(conn, GET_OWNER, {"id": project_id})
-    return row is not None and row["owner"] == owner
+    scenes = [] if scene is None else [{"id": scene}]
+    conn.execute(ENSURE_OPEN, {**project._asdict(), "scenes": Jsonb(scenes), "max_scenes": scene_documents.MAX_SCENES})
 
 
 ADD = """
 INSERT INTO projects (id, owner, document) VALUES (%(id)s, %(owner)s, %(envelope)s::jsonb -> 'document')
-ON CONFLICT (id) DO NOTHING
+ON CONFLICT (owner, id) DO NOTHING
 RETURNING id
 """
 
 
-def add(conn: Connection, project_id: str, owner: str, envelope: str) -> bool:
+def add(conn: Connection, project: ProjectKey, envelope: str) -> bool:
     """
-    Insert a project with its document; return False if the id exists.
+    Insert a project with its document; return False if it exists.
 
     `envelope`: JSON text of an object with the document under `document`. PostgreSQL parses it, so that no number
     loses precision in this process.
     """
-    return fetch_one(conn, ADD, {"id": project_id, "owner": owner, "envelope": envelope}) is not None
+    return fetch_one(conn, ADD, {**project._asdict(), "envelope": envelope}) is not None
 
 
 REPLACE_DOCUMENT = """
-UPDATE projects SET document = %(envelope)s::jsonb -> 'document', updated_at = moment() WHERE id = %(id)s
+UPDATE projects SET document = %(envelope)s::jsonb -> 'document', is_implicit = false, updated_at = moment()
+ WHERE owner = %(owner)s AND id = %(id)s
 """
 
 ADD_SCENE = """
-UPDATE projects SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', CASE jsonb_typeof(document -> 'scenes') WHEN 'array'
                             THEN document -> 'scenes' ELSE '[]' END
                             || jsonb_build_array(%(scene)s::jsonb || %(extra_fields)s))
- WHERE id = %(id)s
+ WHERE owner = %(owner)s AND id = %(id)s
 """
 
 # These statements write a document once, whatever the number of scenes: it may be 1 MB.
 REMOVE_SCENES = """
-UPDATE projects SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', coalesce((
            SELECT jsonb_agg(s.scene ORDER BY s.n)
              FROM jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n)
             WHERE s.n - 1 <> ALL(%(positions)s::integer[])), '[]'))
- WHERE id = %(id)s
+ WHERE owner = %(owner)s AND id = %(id)s
 """
 
 REORDER_SCENES = """
-UPDATE projects SET updated_at = moment(),
+UPDATE projects SET updated_at = moment(), is_implicit = false,
        document = jsonb_set(document, '{scenes}', (
            SELECT jsonb_agg(s.scene ORDER BY o.target)
              FROM unnest(%(positions)s::integer[]) WITH ORDINALITY AS o (position, target)
              JOIN jsonb_array_elements(document -> 'scenes') WITH ORDINALITY AS s (scene, n) ON s.n = o.position + 1))
- WHERE id = %(id)s
+ WHERE owner = %(owner)s AND id = %(id)s
 """
 
 
-def replace_document(conn: Connection, project_id: str, envelope: str) -> None:
+def replace_document(conn: Connection, project: ProjectKey, envelope: str) -> None:
     """Replace the document of a locked project; then `update_image_urls`. `envelope`: see `add`."""
-    conn.execute(REPLACE_DOCUMENT, {"id": project_id, "envelope": envelope})
+    conn.execute(REPLACE_DOCUMENT, {**project._asdict(), "envelope": envelope})
 
 
-def add_scene(conn: Connection, project_id: str, scene: str, extra_fields: Mapping[str, Any]) -> None:
+def add_scene(conn: Connection, project: ProjectKey, scene: str, extra_fields: Mapping[str, Any]) -> None:
     """Append a scene (JSON text), with `extra_fields` merged into it, to a locked project."""
-    conn.execute(ADD_SCENE, {"id": project_id, "scene": scene, "extra_fields": Jsonb(dict(extra_fields))})
+    conn.execute(ADD_SCENE, {**project._asdict(), "scene": scene, "extra_fields": Jsonb(dict(extra_fields))})
 
 
-def remove_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
+def remove_scenes(conn: Connection, project: ProjectKey, positions: Sequence[int]) -> None:
     """Remove scenes of a locked project by position, from 0."""
-    conn.execute(REMOVE_SCENES, {"id": project_id, "positions": list(positions)})
+    conn.execute(REMOVE_SCENES, {**project._asdict(), "positions": list(positions)})
 
 
-def reorder_scenes(conn: Connection, project_id: str, positions: Sequence[int]) -> None:
+def reorder_scenes(conn: Connection, project: ProjectKey, positions: Sequence[int]) -> None:
     """Reorder the scenes of a locked project. `positions`: a permutation of the current positions, not empty."""
-    conn.execute(REORDER_SCENES, {"id": project_id, "positions": list(positions)})
+    conn.execute(REORDER_SCENES, {**project._asdict(), "positions": list(positions)})
 
 
-LOCK = "SELECT id, owner, document::text AS document FROM projects WHERE id = %(id)s FOR UPDATE"
+LOCK = """
+SELECT id, owner, document::text AS document FROM projects WHERE owner = %(owner)s AND id = %(id)s FOR UPDATE
+"""
 
 
-def lock(conn: Connection, project_id: str) -> Row | None:
+def lock(conn: Connection, project: ProjectKey) -> Row | None:
     """Lock a project: after outputs, before inserting rows that reference it."""
-    return _parse_document(fetch_one(conn, LOCK, {"id": project_id}))
+    return _parse_document(fetch_one(conn, LOCK, project._asdict()))
 
 
 IS_OVERWRITTEN = "computed_md5 IS DISTINCT FROM document_md5"
 OVERWRITTEN = f"""
-SELECT id FROM projects WHERE {IS_OVERWRITTEN}
- ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+SELECT owner, id FROM projects WHERE {IS_OVERWRITTEN}
+ ORDER BY owner, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """
 
 
-def list_overwritten(conn: Connection, limit: int = 50) -> list[str]:
-    """Return ids of unlocked projects whose document another writer changed since `imageUrls` was computed."""
-    return [row["id"] for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
+def list_overwritten(conn: Connection, limit: int = 50) -> list[ProjectKey]:
+    """Return unlocked projects whose document another writer changed since `imageUrls` was computed."""
+    return [ProjectKey(**row) for row in fetch_all(conn, OVERWRITTEN, {"limit": limit})]
 
 
-GET = "SELECT id, owner, document::text AS document, created_at, updated_at FROM projects WHERE id = %(id)s"
+LIST_OWNERS = "SELECT owner FROM projects WHERE id = %(id)s ORDER BY owner LIMIT %(limit)s"
 
 
-def get(conn: Connection, project_id: str) -> Row | None:
-    return _parse_document(fetch_one(conn, GET, {"id": project_id}))
+def list_owners(conn: Connection, project_id: str, limit: int = 20) -> list[str]:
+    """Return the owners that have a project of this id."""
+    return [row["owner"] for row in fetch_all(conn, LIST_OWNERS, {"id": project_id, "limit": limit})]
 
 
-def get_with_image_urls(conn: Connection, project_id: str, asset_base: str) -> Row | None:
+LIST_PAGE = """
+SELECT owner, id, status, created_at, updated_at FROM projects
+ WHERE owner = %(owner)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+
+def list_page(conn: Connection, owner: str, after: str, limit: int) -> list[Row]:
+    """Return an owner's projects, by id."""
+    return fetch_all(conn, LIST_PAGE, {"owner": owner, "after": after, "limit": limit})
+
+
+LIST_LIVE_JOBS = """
+SELECT id FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s AND settled_at IS NULL LIMIT 1
+"""
+LOCK_JOBS = "SELECT id FROM jobs WHERE owner = %(owner)s AND project_id = %(id)s ORDER BY id FOR UPDATE"
+DELETE_PLACEMENTS = "DELETE FROM placements WHERE owner = %(owner)s AND project_id = %(id)s"
+DETACH_JOBS = "UPDATE jobs SET project_id = NULL, scene = NULL WHERE owner = %(owner)s AND project_id = %(id)s"
+DELETE = "DELETE FROM projects WHERE owner = %(owner)s AND id = %(id)s"
+
+
+def delete(conn: Connection, project: ProjectKey) -> bool | None:
+    """
+    Delete a project, not its renders: they belong to no project then. Return None if there is none, False if a job of
+    it is not settled.
+
+    Locks its jobs before the project, so that none is settled, reopened or created meanwhile.
+    """
+    key = project._asdict()
+    conn.execute(LOCK_JOBS, key)
+    if lock(conn, project) is None:
+        return None
+    if fetch_one(conn, LIST_LIVE_JOBS, key) is not None:
+        return False
+    for statement in (DELETE_PLACEMENTS, DETACH_JOBS, DELETE):
+        conn.execute(statement, key)
+    return True
+
+
+GET = """
+SELECT id, owner, document::text AS document, created_at, updated_at
+  FROM projects WHERE owner = %(owner)s AND id = %(id)s
+"""
+
+
+def get(conn: Connection, project: ProjectKey) -> Row | None:
+    return _parse_document(fetch_one(conn, GET, project._asdict()))
+
+
+def get_with_image_urls(conn: Connection, project: ProjectKey, asset_base: str) -> Row | None:
     """
     Return a project with its document, current `imageUrls`, and `unplaced`: the files without a scene.
 
     `imageUrls` is computed on read, so that a document just overwritten by another writer is returned correctly.
     """
-    project = get(conn, project_id)
-    if project is None:
+    found = get(conn, project)
+    if found is None:
         return None
-    placed = placements.list_placements(conn, project_id)
-    keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
+    placed = placements.list_placements(conn, project)
+    keys = scene_documents.find_scene_keys(found["document"], (row["scene"] for row in placed))
     document = scene_documents.replace_image_urls(
-        project["document"], placements.group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
+        found["document"], placements.group_urls_by_scene(zip(placed, keys, strict=True), asset_base)
     )
     unplaced = [row for row, key in zip(placed, keys, strict=True) if key is None]
-    return {**project, "document": document, "unplaced": unplaced}
+    return {**found, "document": document, "unplaced": unplaced}
 
 
 def _parse_document(row: Row | None) -> Row | None:

@@ -40,7 +40,7 @@ _RENDERS: Final = f"""
 
 OLD_RENDERS: Final = f"SELECT r.id {_RENDERS} ORDER BY r.published_at LIMIT %(limit)s"
 
-LOCK_RENDER: Final = f"SELECT j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
+LOCK_RENDER: Final = f"SELECT j.owner, j.project_id {_RENDERS} AND r.id = %(id)s FOR UPDATE OF j SKIP LOCKED"
 
 DISCARD_PUBLISHED: Final = build_discard_statement("true")
 
@@ -66,7 +66,7 @@ def list_old_renders(conn: Connection, seconds: float, limit: int) -> list[UUID]
 
 
 def lock_old_render(conn: Connection, render_id: UUID, seconds: float) -> Row | None:
-    """Lock the job of an old render; return its project_id, or None if it is locked or no longer old."""
+    """Lock the job of an old render; return its owner and project_id, or None if it is locked or no longer old."""
     return fetch_one(conn, LOCK_RENDER, {"id": render_id, "seconds": seconds})
 
 

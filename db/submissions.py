@@ -16,9 +16,11 @@ SUBMIT_STATES = ("planned", "submitting")
 
 PLAN = f"""
 WITH moved AS (
-    INSERT INTO predictions (id, job_id, seq, entry, provider, model, state, deadline_at, run_at)
+    INSERT INTO predictions (id, job_id, seq, entry, provider, model, owner, state, deadline_at, run_at,
+                             woken_at)
     SELECT %(id)s, j.id, (SELECT coalesce(max(seq) + 1, 0) FROM predictions WHERE job_id = j.id), %(entry)s,
-           %(provider)s, %(model)s, 'planned', j.deadline_at, moment()
+           %(provider)s, %(model)s, j.owner, 'planned', j.deadline_at, moment(),
+           CASE WHEN %(is_woken)s THEN moment() END
       FROM jobs j WHERE j.id = %(job_id)s
     RETURNING id, job_id
 ) {build_event_insert("prediction", "NULL", "'planned'", "%(reason)s")}
@@ -26,10 +28,18 @@ WITH moved AS (
 
 
 def plan(
-    conn: Connection, job_id: UUID, entry_index: int, entry: FallbackEntry, *, reason: str | None, actor: str
+    conn: Connection,
+    job_id: UUID,
+    entry_index: int,
+    entry: FallbackEntry,
+    *,
+    reason: str | None,
+    actor: str,
+    is_woken: bool = True,
 ) -> UUID:
-    """Insert the next prediction of a locked or newly inserted job, due now; return its id."""
+    """Insert the next prediction of a locked or newly inserted job, due now; return its id, to be woken by default."""
     args = {"id": ids.uuid7(), "job_id": job_id, "entry": entry_index, "reason": reason, "actor": actor}
+    args["is_woken"] = is_woken
     row = fetch_one(conn, PLAN, args | {"provider": entry.provider, "model": entry.model})
     if row is None:
         raise LookupError(f"no job {job_id}")
@@ -61,25 +71,6 @@ def get_entry(job: Job, prediction: Prediction) -> FallbackEntry | None:
     return chain[prediction.entry] if prediction.entry is not None and prediction.entry < len(chain) else None
 
 
-# Serializes the transactions that count a provider's predictions; each counts with its own snapshot.
-LOCK_PROVIDER = "SELECT pg_advisory_xact_lock(hashtextextended('moorage.submit ' || %(provider)s, 0))"
-COUNT_IN_FLIGHT = """
-SELECT count(*) AS n FROM predictions
- WHERE provider = %(provider)s AND state IN ('submitting', 'running') AND entry IS NOT NULL
-"""
-
-
-def has_capacity(conn: Connection, provider: str, limit: int) -> bool:
-    """
-    Return True if a provider has fewer than `limit` in-flight submissions; holds until the transaction ends.
-
-    Predictions submitted by applications do not count: waiting would not reduce them.
-    """
-    conn.execute(LOCK_PROVIDER, {"provider": provider})
-    row = fetch_one(conn, COUNT_IN_FLIGHT, {"provider": provider})
-    return row is not None and row["n"] < limit
-
-
 MARK_SUBMITTING = f"""
 WITH moved AS (
     UPDATE predictions
@@ -104,7 +95,7 @@ UPDATE predictions SET {CLEAR_LEASE}, woken_at = NULL, attempt = attempt - 1, po
 
 
 def postpone(conn: Connection, lease: Lease, *, wait_seconds: float, has_searched: bool = False) -> None:
-    """Make a prediction due after a wait that is not an error: no capacity, or the next search. Raises LeaseLost."""
+    """Make a prediction due after a wait that is not an error, such as that for the next search. Raises LeaseLost."""
     leases.execute(conn, lease, POSTPONE, wait_seconds=max(wait_seconds, 0.0), has_searched=int(has_searched))
 
 

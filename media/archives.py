@@ -1,12 +1,9 @@
 """ZIP archives and GLB models: checks that the file is complete. Nothing is unpacked."""
 
-import mmap
 from typing import Final
 
 from media import texts
-from media.containers import ContainerError, FileFacts
-
-Data = bytes | mmap.mmap
+from media.containers import ContainerError, Data, FileFacts
 
 _MAX_COMMENT: Final = 65_535
 _END, _END64, _LOCATOR, _ENTRY, _LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02", b"PK\x03\x04"
@@ -16,12 +13,13 @@ _JSON, _BIN = b"JSON", b"BIN\0"
 
 def parse_zip(data: Data) -> FileFacts:
     """Walk the directory of a ZIP, and find each of its files; raises ContainerError if one is missing."""
-    end = data.rfind(_END, max(0, len(data) - _MAX_COMMENT - 22))
-    if end < 0 or len(data) < end + 22:
-        raise ContainerError("truncated: its directory is missing")
-    count, length, start = _read_end(data, end)
-    if not count or count > _MAX_ENTRIES or start + length > end:
-        raise ContainerError(f"damaged: its directory of {count} files does not fit")
+    first = max(0, len(data) - _MAX_COMMENT - 22)
+    end = data.rfind(_END, first)
+    while end >= 0 and not _fits(data, *_read_end(data, end), end):  # it may be a part of the comment
+        end = data.rfind(_END, first, end)
+    if end < 0:
+        raise ContainerError("truncated or damaged: its directory is missing")
+    count, _, start = _read_end(data, end)
     offset = start
     for _ in range(count):
         offset = _check_entry(data, offset, start)
@@ -43,6 +41,10 @@ def _read_end(data: Data, end: int) -> tuple[int, int, int]:
         if data[record : record + 4] == _END64:
             return _read(data, record + 32, 8), _read(data, record + 40, 8), _read(data, record + 48, 8)
     return _read(data, end + 10, 2), _read(data, end + 12, 4), _read(data, end + 16, 4)
+
+
+def _fits(data: Data, count: int, length: int, start: int, end: int) -> bool:
+    return 0 < count <= _MAX_ENTRIES and start + length <= end and data[start : start + 4] == _ENTRY
 
 
 def _check_entry(data: Data, offset: int, directory: int) -> int:

@@ -1,20 +1,18 @@
 """JPEG without a decoder: its segments, and a variant that shows whether the entropy-coded data ends early."""
 
-import mmap
 import random
 import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from media.containers import ContainerError
+from media.containers import ContainerError, Data
 from media.image_scan import ImageScan, Piece
-
-Data = bytes | mmap.mmap
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
 MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART: Final = re.compile(rb"\xff+[\xd0-\xd7]")  # after any fill bytes
-_SOI, _EOI, _SOS, _TEM, _COM, _DHT, _DRI = 0xD8, 0xD9, 0xDA, 0x01, 0xFE, 0xC4, 0xDD
+_SOI, _EOI, _SOS, _TEM, _COM, _DHT, _DQT, _DRI = 0xD8, 0xD9, 0xDA, 0x01, 0xFE, 0xC4, 0xDB, 0xDD
+_LOST: Final = bytes(32)  # in a table: a quantizer is never 0, and a code stands for one value
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = 0xC2
 _HUFFMAN: Final = frozenset({0xC0, 0xC1, 0xC2})
@@ -63,6 +61,8 @@ def scan_jpeg(data: Data) -> JpegScan:
 def _add_segment(data: Data, scan: JpegScan, marker: int, start: int, end: int) -> None:
     content = data[start + 2 : min(end, start + 32)]
     scan.has_unused_table = marker == _DHT or (scan.has_unused_table and marker != _SOS)
+    if marker in (_DHT, _DQT) and _LOST in data[start + 2 : end]:
+        raise ContainerError("damaged: a table of its pixel data has been lost")
     if marker == _DRI:
         scan.has_restarts = any(content)
     if marker in _FRAMES and not scan.frame_marker and len(content) >= 6:

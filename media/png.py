@@ -1,16 +1,14 @@
 """PNG without a decoder: checksums, completeness of the pixel data, and the chunks that affect the display."""
 
 import itertools
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from media.containers import ContainerError
+from media.containers import ContainerError, Data
 from media.image_scan import ImageScan, Piece
 
-Data = bytes | mmap.mmap
 Chunk = tuple[bytes, int, int]  # type, start, end
 
 _KNOWN_CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
@@ -81,7 +79,7 @@ def _check_order(chunks: list[Chunk], color_type: int) -> None:
 def _build_scan(chunks: list[Chunk], header: bytes, notes: list[str]) -> ImageScan:
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     kinds = [kind for kind, _, _ in chunks]
-    is_animated = b"acTL" in kinds[: kinds.index(b"IDAT")]
+    is_animated = b"acTL" in kinds[: kinds.index(b"IDAT")] and b"fcTL" in kinds
     decoded = _DECODED if is_animated else _DECODED - _ANIMATION
     pieces: list[Piece] = [(0, 8), *((start, end) for kind, start, end in chunks if kind in decoded)]
     frames = 1

@@ -2,15 +2,12 @@
 
 import codecs
 import json
-import mmap
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 from xml.parsers import expat
 
-from media.containers import ContainerError, FileFacts
-
-Data = bytes | mmap.mmap
+from media.containers import ContainerError, Data, FileFacts
 
 _CHUNK_BYTES: Final = 1 << 16
 _PARSED_BYTES: Final = 2 * 2**20  # of JSON: values in memory take up to twenty times as much
@@ -18,13 +15,15 @@ _BOM: Final = b"\xef\xbb\xbf"
 # Possessive repeats: others remember each character of a text, 120 bytes for each.
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}"]', re.DOTALL)
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
-# Names that servers use in the description of an error; a document of these alone is one.
-_ERRORS: Final = frozenset({"error", "errors", "detail", "message", "error_message", "msg", "fault"})
+# Names that servers use in the description of an error, by their letters; a document of these alone is one.
+_TEXTS: Final = frozenset({"detail", "message", "msg"})  # results have them, too
+_ERRORS: Final = _TEXTS | {"error", "errors", "err", "errormessage", "exception", "fault"}
 _ERROR_WORDS: Final = _ERRORS | frozenset(
-    {"code", "status", "statuscode", "status_code", "error_code", "errorcode", "error_description", "error_type",
-     "type", "title", "instance", "details", "request_id", "requestid", "trace_id", "traceid", "timestamp", "path",
-     "success", "ok", "reason", "name", "documentation_url", "hint", "data", "result", "host_id", "hostid", "resource"}
+    {"code", "status", "statuscode", "errorcode", "errordescription", "errortype", "type", "title", "instance",
+     "details", "requestid", "traceid", "trace", "timestamp", "path", "success", "ok", "reason", "name", "retryafter",
+     "documentationurl", "hint", "data", "result", "hostid", "resource", "jsonapi"}
 )  # fmt: skip
+_TAG: Final = re.compile(rb"<[a-z/!?]", re.IGNORECASE)
 _FAILURES: Final = ("error", "failed", "failure", "fail")
 _PDF_END_BYTES: Final = 2048
 _PDF_OBJECT: Final = re.compile(rb"(?:^|[\r\n \t])\d{1,10}\s+\d{1,5}\s+obj\b")
@@ -57,12 +56,15 @@ def parse_svg(data: Data) -> FileFacts:
 
 def parse_json(data: Data) -> FileFacts:
     """Check a JSON document; raises ContainerError if it is incomplete, or the description of an error."""
-    check_json(data, len(_BOM) if data[:3] == _BOM else 0, len(data))
+    check_json(data, 0, len(data))
     return FileFacts()
 
 
 def check_json(data: Data, start: int, end: int) -> None:
     """Parse a JSON document, or count its brackets if it is long; raises ContainerError."""
+    start += len(_BOM) if data[start : start + 3] == _BOM else 0
+    while end > start and not data[end - 1]:  # a padded chunk
+        end -= 1
     if end - start > _PARSED_BYTES:
         _check_encoding(data, start, end)
         _check_brackets(data, start, end)
@@ -83,16 +85,16 @@ def describes_error(value: Any) -> bool:
         return bool(value) and all(isinstance(item, dict) and describes_error(item) for item in value)
     if not isinstance(value, dict):
         return False
-    fields = {str(name).lower().replace("-", "_"): item for name, item in value.items()}
+    fields = {re.sub("[^a-z]", "", str(name).lower()): item for name, item in value.items()}
     content = [item for name, item in fields.items() if name not in _ERROR_WORDS or name in ("data", "result")]
-    if any(isinstance(item, dict | list) and item for item in content):
+    if any(item if isinstance(item, list) else isinstance(item, dict) and any(item.values()) for item in content):
         return False
     problems = {name for name in _ERRORS & fields.keys() if isinstance(fields[name], str | dict | list | bool)}
-    problems = {name for name in problems if fields[name]}
+    problems = {name for name in problems if fields[name] and (name != "message" or isinstance(fields[name], str))}
     is_negative = fields.get("success") is False or fields.get("ok") is False or fields.get("status") in _FAILURES
-    if is_negative or problems & {"error", "errors"}:
+    if is_negative or problems - _TEXTS:
         return True
-    codes = (fields.get(name) for name in ("status", "statuscode", "status_code", "code"))
+    codes = (fields.get(name) for name in ("status", "statuscode", "code"))
     is_refusal = any(isinstance(code, int) and 400 <= code <= 599 for code in codes)
     return not fields.keys() - _ERROR_WORDS and (is_refusal or bool(problems))
 
@@ -134,7 +136,7 @@ def parse_text(data: Data) -> FileFacts:
     start = data[:4096].removeprefix(_BOM).lstrip()
     if not start:
         raise ContainerError("empty")
-    if start.startswith(b"<"):
+    if _TAG.match(start):
         raise ContainerError("a page or another document with tags")
     _check_encoding(data, 0, len(data))
     if start[:1] in b"{[" and len(data) <= _PARSED_BYTES:
@@ -150,7 +152,8 @@ def parse_text(data: Data) -> FileFacts:
 def parse_pdf(data: Data) -> FileFacts:
     """Check beginning, end and object table of a PDF; raises ContainerError if one is missing."""
     head = data[:1024]
-    if not _PDF_OBJECT.search(head):
+    first = _PDF_OBJECT.search(head)
+    if not first or bytes(16) in head[: first.start()]:
         raise ContainerError("damaged: it begins without an object")
     stated = _PDF_LENGTH.search(head)
     if stated and int(stated[1]) > len(data):

@@ -7,9 +7,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from moorage.errors import ConfigError
+
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 _bound: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("moorage_log_fields", default=None)
 
 
@@ -54,6 +57,10 @@ def bind_fields(**fields: Any) -> Iterator[None]:
         _bound.reset(token)
 
 
+def get_bound_field(name: str) -> Any:
+    return (_bound.get() or {}).get(name)
+
+
 def redact_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -94,13 +101,19 @@ class ConsoleFormatter(logging.Formatter):
         return line
 
 
+if logging.lastResort is not None:  # prints what is logged before `configure_logging`, by default without the fields
+    logging.lastResort.setFormatter(ConsoleFormatter())
+
+
 def configure_logging(level: str = "INFO", style: str = "console") -> None:
-    """Send the lines of all loggers to standard error as "json" or "console"."""
+    """Send the lines of all loggers to standard error as "json" or "console". Raises ConfigError for another level."""
+    if level.upper() not in LEVELS:
+        raise ConfigError(f"LOG_LEVEL={level!r}: write one of {', '.join(LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    handler.setFormatter(JsonFormatter() if style.lower() == "json" else ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(level.upper())
     # At INFO these libraries repeat our own lines, every second or for every message.
     for noisy in ("amqp", "asyncio", "boto3", "botocore", "celery", "kombu", "tornado", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 from uuid import UUID
 
 WorkTable = Literal["deliveries", "predictions", "outputs", "notifications"]
@@ -34,6 +34,21 @@ class Delivery:
     key_sha256: str | None = None  # of the key in the URL of the request
 
 
+class ProjectKey(NamedTuple):
+    """A project's id belongs to its owner: two owners may use the same one. As text "owner/id": an id has no slash."""
+
+    owner: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "ProjectKey":
+        owner, _, project_id = text.rpartition("/")
+        return cls(owner, project_id)
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     id: UUID
@@ -49,6 +64,11 @@ class Job:
     fallback_chain: list[dict[str, Any]] | None = None  # each as `FallbackEntry`
     placeholder: bool = False
     variants: int | None = None
+    is_undescribed: bool = False  # registered, without a prompt
+
+    @property
+    def project(self) -> ProjectKey | None:
+        return None if self.project_id is None else ProjectKey(self.owner, self.project_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +161,10 @@ class JobDescription:
     partial: Literal["keep", "discard"] = "keep"
     project_id: str | None = None
     scene: SceneRef | None = None
+    notify_url: str | None = None  # one of MOORAGE_NOTIFY_URL; None: the first
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the application's own, repeated in answers
+    idempotency_key: str | None = None
+    request_sha256: str | None = None  # of the request sent with that key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +191,6 @@ class JobRequest(JobDescription):
     deadline_seconds: float
     variants: int | None = None
     placeholder: bool = False
-    idempotency_key: str | None = None
-    request_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +210,9 @@ class DeadLetter:
     created_at: datetime
     closed_at: datetime | None
     closed_by: str | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

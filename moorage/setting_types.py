@@ -3,8 +3,8 @@
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -15,11 +15,16 @@ from moorage.formats import check_accept
 
 # The providers that take submissions, and how many predictions moorage keeps in flight at each by default.
 IN_FLIGHT: Final = {"replicate": 10, "fal": 10, "openai": 10}
+OWNER_LIMITS: Final = ("in_flight", "open_jobs", "jobs_per_hour", "stored_bytes")
 
 
 def split(value: Any) -> Any:
     """Return the comma-separated parts of a text without surrounding spaces; any other value unchanged."""
     return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+
+def _in_case_of(convert: Callable[[str], str]) -> BeforeValidator:
+    return BeforeValidator(lambda value: convert(value) if isinstance(value, str) else value)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -29,21 +34,47 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def parse_in_flight(value: Any) -> Any:
-    """Return the limit of each provider from `PROVIDER=NUMBER` separated by commas; the default where none is given."""
+    """
+    Return limits from `PROVIDER=NUMBER` and `PROVIDER:TEXT=NUMBER` separated by commas; a provider has a default.
+
+    TEXT limits the models whose names contain it.
+    """
     if not isinstance(value, str):
         return value  # pydantic validates the default, too
     limits: dict[str, int] = {}
     for entry in split(value):
-        provider, _, number = (part.strip() for part in entry.partition("="))
+        name, _, number = (part.strip() for part in entry.partition("="))
+        provider, colon, text = (part.strip() for part in name.lower().partition(":"))
         if provider not in IN_FLIGHT:
             hint = suggest(provider, IN_FLIGHT) or f"write one of {', '.join(IN_FLIGHT)}"
             raise ValueError(f"{provider!r} is not a provider that takes submissions: {hint}")
+        if colon and not text:
+            raise ValueError(f"write a part of the names of models after {provider}:, for example {provider}:video=2")
         if not re.fullmatch("[0-9]{1,9}", number) or int(number) == 0:
-            raise ValueError(f"write {provider}=NUMBER with a whole number above 0, for example {provider}=10")
-        if provider in limits:
-            raise ValueError(f"{provider} is given twice: write it once")
-        limits[provider] = int(number)
+            raise ValueError(f"write {name}=NUMBER with a whole number above 0, for example {name}=10")
+        name = provider + colon + text
+        if name in limits:
+            raise ValueError(f"{name} is given twice: write it once")
+        limits[name] = int(number)
     return {**IN_FLIGHT, **limits}
+
+
+def parse_owner_limits(value: Any) -> Any:
+    """Return limits from `NAME=NUMBER` separated by commas; a name without a number has none."""
+    if not isinstance(value, str):
+        return value
+    limits: dict[str, int] = {}
+    for entry in split(value):
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if name not in OWNER_LIMITS:
+            hint = suggest(name, OWNER_LIMITS) or f"write one of {', '.join(OWNER_LIMITS)}"
+            raise ValueError(f"{name!r} is not a limit of owners: {hint}")
+        if number and (not re.fullmatch("[0-9]{1,18}", number) or int(number) == 0):
+            raise ValueError(f"write {name}=NUMBER with a whole number above 0, or {name}= for no limit")
+        if name in limits:
+            raise ValueError(f"{name} is given twice: write it once")
+        limits |= {name: int(number)} if number else {}
+    return limits
 
 
 def _http_url(value: str) -> str:
@@ -88,15 +119,19 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _in_case_of(str.upper)]
+LogFormat = Annotated[Literal["json", "console"], _in_case_of(str.lower)]
 Count = Annotated[int, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36500)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)]
 Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(_addresses)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split)]
+OwnerLimits = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_owner_limits)]
 InFlight = Annotated[Mapping[str, int], NoDecode, BeforeValidator(parse_in_flight)]
 Accept = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split), AfterValidator(check_accept)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[tuple[HttpUrl, ...], NoDecode, BeforeValidator(split)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_secret)]

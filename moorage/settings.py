@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from moorage import settings_sources
+from moorage import logs, settings_sources
 from moorage.constants import DEVELOPER_PREFIX, Constants
 from moorage.errors import ConfigError
 from moorage.formats import ACCEPT
@@ -24,14 +24,20 @@ from moorage.setting_types import (
     Count,
     Days,
     HttpUrl,
+    HttpUrls,
     InFlight,
+    LogFormat,
+    LogLevel,
     LongSecret,
     Names,
+    OwnerLimits,
     Positive,
     PostgresUrl,
     Secrets,
     is_same_place,
 )
+
+log = logs.get_logger(__name__)
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -70,8 +76,8 @@ class Settings(BaseSettings):
     )
 
     env: Literal["development", "production"] = "development"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias=env_names("LOG_LEVEL"))
-    log_format: Literal["json", "console"] = Field("console", validation_alias=env_names("LOG_FORMAT"))
+    log_level: LogLevel = Field("INFO", validation_alias=env_names("LOG_LEVEL"))
+    log_format: LogFormat = Field("console", validation_alias=env_names("LOG_FORMAT"))
 
     # --- servers
     database_url: PostgresUrl = Field(validation_alias=env_names("DATABASE_URL"))
@@ -121,6 +127,7 @@ class Settings(BaseSettings):
     openai_models: Names = Field(("gpt-image-1",), validation_alias=env_names("OPENAI_MODELS"))
     standard_webhook_secret: Secrets = Field((), validation_alias=env_names("STANDARD_WEBHOOK_SECRET"))
     standard_output_hosts: Names = Field((), validation_alias=env_names("STANDARD_OUTPUT_HOSTS"))
+    keep_hosts: Names = ()
 
     # --- receiver
     webhook_max_bytes: Count = 16 * 2**20
@@ -136,7 +143,8 @@ class Settings(BaseSettings):
     thumbnail_px: Count = 400
 
     # --- submitting
-    in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider
+    in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider or PROVIDER:TEXT
+    owner_limits: OwnerLimits = {}  # of each owner
     image_seconds: Positive = 60.0  # default time limit of a fallback entry
     video_seconds: Positive = 600.0
     placeholder_file: Path | None = None  # an image; without it one of the requested size is generated
@@ -148,8 +156,10 @@ class Settings(BaseSettings):
     owner_token_secret: LongSecret | None = None  # without it the key is derived from MOORAGE_API_TOKEN
     owner_token_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600.0
 
+    max_streams: Count = 5000  # open event streams in one process
+
     # --- notifications: webhooks to the application
-    notify_url: HttpUrl | None = None
+    notify_urls: HttpUrls = Field((), validation_alias=env_names("MOORAGE_NOTIFY_URL"))  # the first is the default
     notify_secret: Secrets = ()  # whsec_...; several during rotation, each signs
 
     # --- work
@@ -222,7 +232,7 @@ class Settings(BaseSettings):
                 "FAL_KEY is set but FAL_USER_ID is not, and fal signs the webhooks of all users with one key: write"
                 " your user's id"
             )
-        if self.notify_url and not self.notify_secret:
+        if self.notify_urls and not self.notify_secret:
             raise ValueError(
                 "MOORAGE_NOTIFY_URL is set but MOORAGE_NOTIFY_SECRET is not: write whsec_ and the base64 text of 24"
                 " random bytes or more"
@@ -249,7 +259,8 @@ def env_names_by_field() -> dict[str, list[str]]:
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings. Raises ConfigError with a line for each wrong or missing value and unknown `MOORAGE_` name."""
-    problems = settings_sources.unknown_names([name for choices in env_names_by_field().values() for name in choices])
+    known = [name for choices in env_names_by_field().values() for name in choices]
+    problems = settings_sources.unknown_names(known)
     dotenv = {"_env_file": settings_sources.dotenv_path()}
     constants = _read(Constants, dotenv, problems)
     settings = _read(Settings, {**dotenv, **overrides}, problems)
@@ -259,6 +270,8 @@ def load_settings(**overrides: Any) -> Settings:
     if problems or constants is None or settings is None:
         raise ConfigError("\n".join(problems))
     settings._constants = constants
+    for name, similar in settings_sources.similar_names(known).items():
+        log.warning("setting.ignored", name=name, reason=f"not a setting: did you mean {similar}?")
     return settings
 
 

@@ -1,5 +1,6 @@
 """Where settings are read from besides the environment, and the messages that refuse a name or a value."""
 
+import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,14 @@ _REPLACED: Final = {
 _FIXED: Final = {
     "FAL_JWKS_URL" if field == "fal_jwks_url" else f"MOORAGE_{field.upper()}": f"{DEVELOPER_PREFIX}{field.upper()}"
     for field in Constants.model_fields
+}
+
+
+# Beginnings of names of which an unknown one is suspicious: not MOORAGE_ (refused), nor those of boto3 and Celery.
+_PREFIXES: Final = ("REPLICATE_", "FAL_", "OPENAI_", "STANDARD_", "S3_", "ASSET_", "PUBLIC_")
+_OF_OTHERS: Final = {  # read by the providers' own clients
+    *("OPENAI_ADMIN_KEY", "OPENAI_API_BASE", "OPENAI_API_TYPE", "OPENAI_BASE_URL"),
+    *("FAL_KEY_ID", "FAL_KEY_SECRET", "REPLICATE_API_BASE_URL"),
 }
 
 
@@ -77,6 +86,15 @@ def unknown_names(settings: Iterable[str]) -> list[str]:
         for name in sorted(seen)
         if name.startswith("MOORAGE_") or name.removesuffix("_FILE") in _FIXED
     ]
+
+
+def similar_names(settings: Iterable[str]) -> dict[str, str]:
+    """Return the names that are probably misspelt settings of a provider or the store, and the setting of each."""
+    names = {name for name in settings if name.startswith(_PREFIXES)}
+    known = {*names, *(f"{name}_FILE" for name in names), *_OF_OTHERS, *_FIXED}
+    given = sorted(name.upper() for name in (*os.environ, *dotenv_values(dotenv_path())))
+    close = {x: difflib.get_close_matches(x, names, 1, 0.75) for x in given if x.startswith(_PREFIXES)}
+    return {name: similar[0] for name, similar in close.items() if similar and name not in known}
 
 
 def _refuse(name: str, known: Iterable[str]) -> str:

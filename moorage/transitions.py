@@ -62,8 +62,12 @@ TRANSITIONS: Final[Mapping[str, frozenset[Transition]]] = {
     | _from("kept", "discarding")  # partial results discarded by policy
     | _from("discarding", "discarding", "discarded")
     | _from("dead", "waiting"),  # replay
-    "notification": _from(None, "waiting") | _from("waiting", "waiting", "sent", "dead") | _from("dead", "waiting"),
-    "dead_letter": _from(None, "open") | _from("open", "replayed", "discarded"),
+    "notification": _from(None, "waiting")
+    | _from("waiting", "waiting", "sent", "dead")
+    | _from("dead", "waiting")  # replay
+    | _from("sent", "waiting"),  # sent again by an operator
+    "dead_letter": _from(None, "open") | _from("open", "open", "replayed", "discarded"),
+    "pause": _from(None, "paused") | _from("paused", "resumed"),
     "render": _from(None, "published") | _from("published", "published", "deleted"),
 }
 

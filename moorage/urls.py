@@ -32,6 +32,12 @@ _UNSAFE_PATH: Final = re.compile(r"[^!#-;=?-\[\]_a-z|~]")
 _UNSAFE_QUERY: Final = re.compile(r"[^!#-;=?-\[\]^_`a-~]")
 
 
+def find_source_host(url: str) -> str:
+    """Return the host of a URL, with its port, as the function source_host of the schema; '' if it is no URL."""
+    rest = url.split("://")[1] if "://" in url else ""
+    return rest.split("/")[0].split("?")[0].split("@")[-1].lower()
+
+
 class Endpoint(NamedTuple):
     """Scheme ("http" or "https"), host in lower case without brackets, port."""
 
@@ -172,8 +178,12 @@ class HostAllowlist:
         self._egress = frozenset(_address_and_port(entry) for entry in egress_allow)
         self._setting = setting
 
-    def refusal_reason(self, url: str) -> str | None:
-        """Return None if a URL may be downloaded, else the reason, which names the host and the setting to change."""
+    def refusal_reason(self, url: str, *, any_host: bool = False) -> str | None:
+        """
+        Return None if a URL may be downloaded, else the reason, which names the host and the setting to change.
+
+        `any_host`: its host may be any, by https:. The address is checked when it is downloaded.
+        """
         try:
             endpoint = parse_endpoint(url)
         except DownloadRefused as error:
@@ -181,7 +191,7 @@ class HostAllowlist:
         shown = _shown(endpoint)
         if endpoint.scheme == "http" and not self._is_exempt(endpoint):
             return f"http: is not allowed for {shown}: use https:, or an exact address in MOORAGE_EGRESS_ALLOW"
-        if not self.contains(endpoint):
+        if not any_host and not self.contains(endpoint):
             return f"host {shown} is not allowed: add it to {self._setting}"
         return None
 

@@ -13,9 +13,10 @@ _PIECE: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|.){1,4096}", re.DOTALL)
 _DATA_TEXT: Final = re.compile(r"data:(?:\s|[^,;/]+,|[^,;/]*$)", re.IGNORECASE)  # not a URI: "data: see below"
 _KEY: Final = re.compile(r"(?:.*[_.-])?(?:b64|base64)(?:_json|_data)?", re.IGNORECASE)
 # The first bytes, in both alphabets, of PNG, JPEG, RIFF (WebP, WAV), GIF, ISO media (MP4, AVIF), EBML (WebM), MP3 (two
-# forms), Ogg, FLAC, ZIP, PDF and GLB.
+# forms), Ogg, FLAC, ZIP, PDF, GLB and SVG.
 _SIGNATURE: Final = re.compile(
-    r"iVBORw0KGg|[/_]9j[/_]|UklGR|R0lGODlh|R0lGODdh|AAAA..Z0eX|GkXfo|SUQz|[/_]{2}[uvk]|T2dnU|ZkxhQ|UEsDB|JVBERi|Z2xURg"
+    r"iVBORw0KGg|[/_]9j[/_]|UklGR|R0lGODlh|R0lGODdh|AAAA..Z0eX|GkXfo|SUQz|[/_][/_+-][I-Po-v]|T2dnU|ZkxhQ|UEsDB|JVBERi"
+    r"|Z2xURg|PHN2Zy"
 )
 _BASE64_TEXT: Final = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}")  # encoders for mail break lines
 _MIN_SIGNED_CHARS: Final = 64  # a shorter text is no picture
@@ -70,7 +71,7 @@ def _decode_data_uri(uri: str) -> bytes:
 
 def _decode_base64(data: bytes) -> bytes:
     """Decode the standard or the URL-safe alphabet, padded or not; raises ValueError."""
-    packed = b"".join(data.split()).translate(_URL_SAFE)
+    packed = b"".join(data.split()).translate(_URL_SAFE).rstrip(b"=")
     try:
         return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error as error:

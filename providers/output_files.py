@@ -38,7 +38,7 @@ _LINK_KEYS: Final = {
 _URL: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 # A URL with unescaped spaces: one that ends like the name of a file, and contains no other.
 _SPACED_URL: Final = re.compile(r"https?://(?:(?!://)[^\r\n])+\.[a-z0-9]{2,5}(?:\?\S*)?", re.IGNORECASE)
-_OTHER_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s/]\S*", re.IGNORECASE)
+_OTHER_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,20}://\S+", re.IGNORECASE)
 _IN_TEXT: Final = re.compile(r"https?://[^\s\"'<>\\^`{|}()\[\]]+|data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 
 
@@ -200,6 +200,8 @@ def _child_items(parent: _Item, value: Mapping[str, Any] | list[Any]) -> Iterato
             yield _Item(_shorten(f"{path}[{index}]"), parent.key, is_request, child)
         return
     for key, child in value.items():
+        if "://" in key:
+            yield _Item(path, None, is_request, f"the key {key}")
         repeats = is_request or key.lower() in _REQUEST_KEYS or key.lower().startswith("input_")
         yield _Item(_shorten(path + _format_key(key)), key, repeats, child)
 

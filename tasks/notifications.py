@@ -15,6 +15,7 @@ from uuid import UUID
 
 import requests
 import urllib3
+from urllib3.util import parse_url
 
 from db import jobs, notifications, renders
 from db.connection import Connection, Row
@@ -23,6 +24,7 @@ from egress.session import EgressGuard
 from egress.sockets import call_while_waiting
 from media.limits import Limits
 from moorage import logs
+from moorage.certificates import describe_cause
 from moorage.errors import NotificationFailed, NotificationRefused
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
@@ -34,7 +36,7 @@ from tasks.step import Deps, LeaseGuard, commit_step
 
 TIMEOUT_SECONDS: Final = 15.0
 _GONE: Final = 410
-_JOB: Final = ("owner", "state", "category", "reason", "project_id", "scene", "reopened")
+_JOB: Final = ("owner", "state", "category", "reason", "project_id", "scene", "metadata", "reopened")
 _VARIANT: Final = ("idx", "is_cover", "is_placeholder", "media", "content_type", "bytes", "width_px", "height_px")
 _ERROR: Final = ("subject", "type", "message", "idx", "path", "retryable")
 
@@ -134,9 +136,9 @@ def _session(limits: Limits) -> requests.Session:
 
 
 def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard) -> None:
-    url = deps.settings.notify_url
-    if url is None:
-        raise NotificationRefused("MOORAGE_NOTIFY_URL is not set")
+    url = notification.url or next(iter(deps.settings.notify_urls), None)
+    if url is None or url not in deps.settings.notify_urls:
+        raise NotificationRefused("MOORAGE_NOTIFY_URL is not set, or its URL for this job was removed")
     headers = build_headers(notification.id, body, int(time.time()), load_signing_secrets(deps.settings))
     try:
         with (
@@ -147,8 +149,8 @@ def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard
         ):
             _check_status(response.status_code, response.headers.get("Retry-After"))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        cause = f"{type(error).__name__}: {error}"[:300]
-        raise NotificationFailed(f"the application did not answer: {cause}") from error
+        host = parse_url(url).host
+        raise NotificationFailed(f"the application at {host} did not answer: {describe_cause(error)}") from error
 
 
 def _check_until(end: float, guard: LeaseGuard) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
@@ -50,6 +50,7 @@ class Deps:
     session: requests.Session
     limits: Limits
     policy: RetryPolicy
+    noted: dict[str, float] = field(default_factory=dict)  # when this process recorded a success last, by target
 
     @property
     def asset_base(self) -> str:
@@ -75,8 +76,8 @@ def require_unlocked(deps: Deps, job_id: UUID) -> Job:
 
     def lock(conn: Connection) -> Job:
         job = jobs.lock(conn, job_id)
-        if job.project_id is not None:
-            progress.lock_project(conn, job.project_id)
+        if job.project is not None:
+            progress.lock_project(conn, job.project)
         return job
 
     return deps.database.run(lock, lock_ms=LOCK_CHECK_MS)

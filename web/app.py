@@ -1,8 +1,9 @@
 """The API as an ASGI application: `granian --interface asgi web.app:app`, or beside the receiver in `web.asgi`."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -10,26 +11,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from moorage import local_errors, logs
 from moorage import settings as settings_module
 from moorage.asgi import LazyApp
+from moorage.ids import uuid7
 from moorage.settings import Settings
 from web import openapi, reference, routes, shutdown
 from web.api import assets
+from web.console import pages as console
 from web.http import ids, validation
-from web.http.problems import Problem, unavailable
+from web.http.problems import REQUEST_ID, Problem, unavailable
 from web.page import views as page
 from web.services.context import AppContext
-
-if TYPE_CHECKING:
-    pass
 
 log = logs.get_logger(__name__)
 
 MAX_HEADER_BYTES: Final = 32 * 2**10  # of one request: bounds parsing on the event loop, which also receives webhooks
 PUBLIC_PATHS: Final = (openapi.PATH, reference.PATH)
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -40,6 +41,20 @@ class ApiApp:
         self._api = build_api(AppContext(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._handle(scope, receive, send)
+            return
+        request_id = _read_request_id(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with logs.bind_fields(**{REQUEST_ID: request_id}):
+            await self._handle(scope, receive, send_with_id)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MAX_HEADER_BYTES:
                 problem = Problem(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes in total")
@@ -52,12 +67,18 @@ class ApiApp:
             log.error("request.failed", exc_info=True, method=scope["method"], path=scope["path"][:200])
 
 
+def _read_request_id(scope: Scope) -> str:
+    """Return the X-Request-Id of a request, or a new one if it has none, several or an unusual one."""
+    sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+    return sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else str(uuid7())
+
+
 def build_api(context: AppContext) -> FastAPI:
     """Return the application. It starts without PostgreSQL, broker or storage."""
     api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    api.router.routes.extend(page.router.routes)
+    api.router.routes.extend((*page.router.routes, *console.build_routes()))
     api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     for kind, handler in _HANDLERS.items():
@@ -76,6 +97,8 @@ async def _run(api: FastAPI) -> AsyncIterator[None]:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     problem = cast(Problem, error)
+    if console.is_console_path(request.url.path):
+        return console.render_problem(request, problem)
     if any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES):
         problem.headers.update(assets.CORS_HEADERS)
     return problem.response()
@@ -100,7 +123,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     except Problem as problem:
         return problem.response()
     if cast(HTTPException, error).status_code != 405:
-        return Problem(404, "not found").response()
+        return await _on_problem(request, Problem(404, "not found"))
     scopes = ({**request.scope, "method": method} for method in _METHODS)
     allowed = [s["method"] for s in scopes if any(r.matches(s)[0] is Match.FULL for r in request.app.routes)]
     return Problem(405, "method not allowed: see the Allow header", headers={"Allow": ", ".join(allowed)}).response()

@@ -3,13 +3,20 @@
 import asyncio
 import gc
 import importlib
+import os
+from collections.abc import Callable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import providers
+from moorage import logs
+from moorage import settings as settings_module
 from web import app as api
 from web import routes
 from web.page.views import is_page_path
+
+log = logs.get_logger(__name__)
 
 WEBHOOK_PREFIX: Final = "/api/v1/webhooks/"
 
@@ -45,9 +52,10 @@ class AppLifespan:
 class CombinedApp:
     """Routes requests to the API with the page, or to the receiver; both share the server's lifespan."""
 
-    def __init__(self, *, api: ASGIApp, receiver: ASGIApp) -> None:
+    def __init__(self, *, api: ASGIApp, receiver: ASGIApp, on_started: Callable[[], None] = lambda: None) -> None:
         self._api = api
         self._receiver = receiver
+        self._on_started = on_started
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -70,9 +78,22 @@ class CombinedApp:
             started.append(lifespan)
         gc.freeze()  # what the API loaded would be visited by every full collection while webhooks arrive
         await send({"type": "lifespan.startup.complete"})
+        self._on_started()
         await receive()
         await _stop_all(started)
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _log_listening() -> None:
+    settings = settings_module.get_settings()
+    enabled = sorted(name for name, provider in providers.load(settings).items() if provider.is_enabled)
+    log.info(
+        "receiver.listening",
+        host=os.environ.get("GRANIAN_HOST", "unknown"),
+        port=os.environ.get("GRANIAN_PORT", "unknown"),
+        providers=",".join(enabled) or "none",
+        api="open" if settings.api_token else "closed: set MOORAGE_API_TOKEN",
+    )
 
 
 def is_api_path(path: str) -> bool:
@@ -90,4 +111,4 @@ async def _stop_all(lifespans: list[AppLifespan]) -> None:
 
 
 # By name: packages on one level do not import each other.
-app = CombinedApp(api=api.app, receiver=importlib.import_module("receiver.app").app)
+app = CombinedApp(api=api.app, receiver=importlib.import_module("receiver.app").app, on_started=_log_listening)

@@ -31,6 +31,7 @@ _LEVELS: Final = {
     Level.OPEN: "Level open: no token is required.",
     Level.OWNER: "Level owner: an owner token is sufficient, and sees that owner's rows only.",
     Level.APPLICATION: "Level application: an owner token is rejected (403).",
+    Level.VIEWER: "Level viewer: a token of the role viewer or admin, or MOORAGE_API_TOKEN; others are rejected (403).",
     Level.ADMIN: "Level admin: MOORAGE_API_TOKEN, or a token of the role admin; others are rejected (403).",
 }
 

@@ -4,13 +4,17 @@
 Celery's own program loads all of its commands, a shell and a monitor among them: 12 MB in each process.
 """
 
+import errno
 import importlib
 import sys
+from typing import Final
 
 import click
 from celery.bin.base import CLIContext
 
 from worker.celery import app
+
+LISTEN_ERRORS: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def main() -> None:
@@ -18,7 +22,15 @@ def main() -> None:
     name = sys.argv[1]
     command = getattr(importlib.import_module("flower.command" if name == "flower" else f"celery.bin.{name}"), name)
     context = CLIContext(app=app, no_color=False, workdir=None, quiet=False)
-    click.Group("celery", commands={name: command}).main(prog_name="celery", obj=context, auto_envvar_prefix="CELERY")
+    group = click.Group("celery", commands={name: command})
+    try:
+        group.main(prog_name="celery", obj=context, auto_envvar_prefix="CELERY")
+    except OSError as error:
+        if name != "flower" or error.errno not in LISTEN_ERRORS:
+            raise
+        raise SystemExit(
+            f"moorage: Flower cannot listen ({error.strerror}): choose another --port or --address"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def _set_up_logging(**_: object) -> None:
 @signals.celeryd_init.connect
 def _load_tasks(**_: object) -> None:
     """Define the tasks, and load what they use, in a worker: beat and Flower know them by name."""
+    _set_up_logging()  # Celery does after the checks of `worker_init`, which may wait and say for what
     importlib.import_module("worker.celery_tasks")
 
 

@@ -1,6 +1,7 @@
 """The Celery tasks, and the signal handlers of the worker's main process."""
 
 import gc
+import os
 from typing import Any, Final
 from uuid import UUID
 
@@ -85,6 +86,7 @@ def _check(sender: Any, **_: object) -> None:
         boot.check_dependencies(sender.app.amqp.queues.consume_from)
     except ConfigError as error:
         raise SystemExit(f"moorage: {error}") from error
+    boot.set_processes(sender.concurrency if isinstance(sender.concurrency, int) else os.cpu_count() or 1)
     gc.collect()
     gc.freeze()  # the pool's processes share these objects: their garbage collection does not write to them
 

@@ -12,6 +12,7 @@ from worker import queues
 from worker.broker_errors import BROKER_ERRORS, explain
 
 PING_SECONDS: Final = 1.0
+AGAIN_SECONDS: Final = 1.5  # if a queue seems to have no worker: a busy one answers late
 _BEAT: Final = "celerybeat@"  # beat answers pings too, but is not a worker
 ALL_QUEUES: Final = tuple(name for queue in queues.QUEUES for name in (queue, queues.dead_letter_queue_name(queue)))
 
@@ -54,15 +55,20 @@ def _depth(connection: Any, name: str) -> int:
 
 
 def list_consumers() -> dict[str, list[str]] | None:
-    """Return the queues of each worker that answers within a second; None while the broker is unavailable."""
+    """Return the queues of each worker that answers within 2.5 s; None while the broker is unavailable."""
     from worker.celery import app
 
+    consumers: dict[str, list[str]] = {}
     try:
-        replies: dict[str, Any] = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+        for seconds in (PING_SECONDS, AGAIN_SECONDS):
+            replies: dict[str, Any] = app.control.inspect(timeout=seconds).active_queues() or {}
+            workers = {name: reply for name, reply in sorted(replies.items()) if not name.startswith(_BEAT)}
+            consumers |= {name: sorted(queue["name"] for queue in reply) for name, reply in workers.items()}
+            if all(count_consumers(consumers).values()):
+                break
     except BROKER_ERRORS:
         return None
-    workers = {name: reply for name, reply in sorted(replies.items()) if not name.startswith(_BEAT)}
-    return {name: sorted(queue["name"] for queue in reply) for name, reply in workers.items()}
+    return consumers
 
 
 def count_consumers(consumers: Mapping[str, Sequence[str]]) -> dict[str, int]:

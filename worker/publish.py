@@ -1,5 +1,7 @@
 """Publish wakes by task name, without loading tasks. A wake that is not sent is dropped: dispatch sends it again."""
 
+import functools
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,8 +13,9 @@ from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # 
 from kombu.utils.uuid import uuid
 
 from moorage import logs, metrics
+from moorage import settings as settings_module
 from moorage.failpoints import failpoint
-from moorage.model import Wake
+from moorage.model import Queue, Wake
 from worker import queues
 from worker.broker_errors import BROKER_ERRORS, explain
 
@@ -25,7 +28,31 @@ PAUSE_SECONDS: Final = 1.0  # after a wake that the broker did not accept
 
 def publish_wakes(wakes: Iterable[Wake]) -> int:
     """
-    Publish wakes over one connection until the broker fails; return how many it accepted.
+    Publish wakes while their queue has room, and leave the others to dispatch; return how many are either.
+
+    Raises no broker error; a broker that does not answer takes about two seconds.
+    """
+    within, left = list[Wake](), 0
+    room: dict[Queue, int] = {}
+    for wake in wakes:
+        queue_name = queues.QUEUE_BY_STEP[wake.step]
+        if queue_name not in room:
+            depth = get_queue_depth(queue_name)
+            if depth is None:
+                log.warning("wake.dropped", what="the broker is unavailable", sent=0)
+                return 0
+            room[queue_name] = settings_module.get_settings().constants.queue_depth - depth
+        room[queue_name] -= 1
+        if room[queue_name] >= 0:
+            within.append(wake)
+        else:
+            left += 1
+    return left + send_wakes(within) if within else left
+
+
+def send_wakes(wakes: Iterable[Wake]) -> int:
+    """
+    Publish wakes over one connection until the broker fails, whatever is in their queue; return how many it accepted.
 
     Raises no broker error; a broker that does not answer takes about two seconds.
     """
@@ -94,6 +121,28 @@ def _publish_batch(producer: Any, wakes: Sequence[Wake]) -> bool:
     for item in wakes:
         failpoint(f"publish.after_{item.step}")
     return True
+
+
+def get_queue_depth(queue: Queue) -> int | None:
+    """Return the number of messages in a queue; None while the broker is unavailable."""
+    from worker.celery import app  # the app reads the settings: only when it is needed
+
+    try:
+        connection = _keep_connection(app, os.getpid())
+        with abandon_on_error(connection):
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+            declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
+            return int(declared.message_count)
+    except BROKER_ERRORS as error:
+        log.warning("broker.unavailable", what=explain(error).what)
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def _keep_connection(app: Any, _pid: int) -> Connection:
+    """Return a connection of its own: RabbitMQ blocks those that publish while it is out of memory or disk."""
+    connection: Connection = app.connection_for_write()
+    return connection
 
 
 @contextmanager

@@ -155,11 +155,14 @@ def _claim(deps: Deps, step: Step, row_id: UUID, leased_by: str) -> tuple[list[L
     spec, limit = STEPS[step], deps.settings.constants.max_crashes
     who: dict[str, Any] = {"leased_by": leased_by, "lease_seconds": deps.settings.lease_seconds, "max_crashes": limit}
     if step == "keep":
-        lease, is_poison = output_claims.claim(deps.database, row_id, **who)
+        lease, is_poison = output_claims.claim(deps.database, row_id, **who, host_share=boot.get_host_share())
         return [lease] if lease else [], is_poison
     if step == "ingest":
         leased = deliveries.claim_due(deps.database, row_id, **who, max_rows=queues.INGEST_ROWS)
         return leased, not leased
+    if step in ("submit", "generate"):
+        lease, is_poison = submit.claim(deps, step, row_id, **who)
+        return [lease] if lease else [], is_poison
     lease = leases.claim(deps.database, spec.table, row_id, states=spec.states, **who)
     return [lease] if lease else [], lease is None
 

@@ -1,24 +1,21 @@
 """Run a sweep once per time slot and record its result."""
 
-import functools
 import time
 from collections.abc import Callable, Collection
-from typing import Any
-
-from celery import Celery
-from kombu import Connection
+from typing import Any, Final
 
 from db import ticks
 from moorage import logs
 from moorage.errors import DatabaseUnavailable, MoorageError, Transient
 from moorage.failpoints import failpoint
 from moorage.local_errors import find_local_failure
-from moorage.model import Queue
 from tasks.step import Deps
 from tasks.sweeps import dispatch, orphans, reconcile, retention
-from worker import boot, broker_errors, dead_letter_queues, inspect_cluster, publish, schedule
+from worker import boot, dead_letter_queues, inspect_cluster, publish, schedule
 
 log = logs.get_logger(__name__)
+
+DRAIN_SHARE: Final = 0.7  # of its period, in which dispatch refills queues that drain; reconcile has the rest
 
 
 def run_sweep(name: str, actor: str) -> None:
@@ -54,10 +51,10 @@ def run_sweep(name: str, actor: str) -> None:
 
 def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
-        "dispatch": lambda: dispatch.dispatch_due(deps, get_queue_depth, publish.publish_wakes, due),
+        "dispatch": lambda: _dispatch(deps, due),
         "reconcile": lambda: reconcile.reconcile(deps, actor, publish.publish_wakes, due),
         "drain": lambda: {**dead_letter_queues.drain_queues(deps, actor), **_count_consumers()},
-        "discard": lambda: dispatch.dispatch_discards(deps, get_queue_depth, publish.publish_wakes),
+        "discard": lambda: dispatch.dispatch_discards(deps, publish.get_queue_depth, publish.send_wakes),
         "counts": lambda: retention.count_ended_rows(deps),
         "orphans": lambda: orphans.sweep_orphans(deps),
         "retention": lambda: {**retention.delete_expired(deps, actor, seconds=retention.SECONDS)},
@@ -66,27 +63,12 @@ def _run(deps: Deps, name: str, actor: str, due: Collection[str]) -> dict[str, A
     return runs[name]()
 
 
+def _dispatch(deps: Deps, due: Collection[str]) -> dict[str, Any]:
+    seconds = DRAIN_SHARE * deps.settings.constants.dispatch_seconds
+    return dispatch.dispatch_due(deps, publish.get_queue_depth, publish.send_wakes, due, seconds=seconds)
+
+
 def _count_consumers() -> dict[str, Any]:
     """Return the number of workers of each queue for /metrics; nothing while the broker is unavailable."""
     consumers = inspect_cluster.list_consumers()
     return {} if consumers is None else {"consumers": inspect_cluster.count_consumers(consumers)}
-
-
-def get_queue_depth(queue: Queue) -> int | None:
-    from worker.celery import app  # the app reads the settings: only when it is needed
-
-    try:
-        connection = _keep_connection(app)
-        with publish.abandon_on_error(connection):
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
-            declared: Any = app.amqp.queues[queue](connection.default_channel).queue_declare()
-            return int(declared.message_count)
-    except broker_errors.BROKER_ERRORS as error:
-        log.warning("broker.unavailable", what=broker_errors.explain(error).what)
-        return None
-
-
-@functools.lru_cache(maxsize=1)
-def _keep_connection(app: Celery) -> Connection:
-    """Return a connection of its own: RabbitMQ blocks those that publish while it is out of memory or disk."""
-    return app.connection_for_write()

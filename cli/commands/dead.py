@@ -1,32 +1,28 @@
 """`moorage dead`: list, replay and discard dead letters, singly or in bulk."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from itertools import islice
-from typing import Any, Final
-from uuid import UUID
+from typing import Any, Final, Literal
 
 import click
 
 from cli import console
 from db import dead_letters, quarantine
 from db.connection import Connection, Row
-from db.dead_letters import DeadLetterFilter
+from db.dead_letters import FIRST, DeadLetterFilter
 from db.reports.show import find_rows
 from moorage import quarantine_links
-from moorage.errors import ConfigError, Refused
-from moorage.model import DeadLetter, Wake
-from tasks.jobs import replay
+from moorage.errors import ConfigError
+from moorage.model import DeadLetter
+from tasks.dead_letters import Action, apply_page
 from tasks.step import Deps
 from worker import boot, publish
 
 ACTOR: Final = "cli"
 PAGE: Final = 100
 REFUSALS_SHOWN: Final = 20
-
-Action = Callable[..., Wake | None]  # of connection, dead_letter_id and actor
 
 
 @click.group()
@@ -94,7 +90,7 @@ def _find_quarantined_file(deps: Deps, letter: DeadLetter) -> Row | None:
     return {**file, "url": url}
 
 
-def _add_bulk_command(name: str, action: Action, done: str) -> None:
+def _add_bulk_command(name: Literal["replay", "discard"], done: str) -> None:
     @dead.command(name, help=f"{name.capitalize()} dead letters, by id or all that match the filters.")
     @click.argument("names", nargs=-1, metavar="ID...")
     @_filters
@@ -106,14 +102,15 @@ def _add_bulk_command(name: str, action: Action, done: str) -> None:
         if bool(names) == bool(all_open or any(filters.values())):
             raise click.UsageError("name dead letters by id, or select them by filters or --all")
         letters = [deps.database.run(partial(_get, text=text)) for text in names]
+        if letters:
+            criteria = DeadLetterFilter(ids=[letter.id for letter in letters])
         if not yes and not _confirm(deps, letters, criteria, name):
             raise click.Abort
-        ids: Iterable[UUID] = [letter.id for letter in letters] if letters else _iterate_ids(deps, criteria)
-        _print_result(_apply_action(deps, ids, action), done, as_json)
+        _print_result(_apply_action(deps, criteria, name), done, as_json)
 
 
-_add_bulk_command("replay", replay.replay_dead_letter, "replayed")
-_add_bulk_command("discard", replay.discard_dead_letter, "discarded")
+_add_bulk_command("replay", "replayed")
+_add_bulk_command("discard", "discarded")
 
 
 def _get(conn: Connection, text: str) -> DeadLetter:
@@ -143,28 +140,14 @@ def _format_group(group: Row) -> str:
     return console.escape_control_chars("  ".join(parts)[:200])
 
 
-def _iterate_ids(deps: Deps, criteria: DeadLetterFilter) -> Iterator[UUID]:
-    after = UUID(int=0)
-    while ids := deps.database.run(partial(dead_letters.list_ids, criteria=criteria, after=after, limit=PAGE)):
-        yield from ids
-        after = ids[-1]
-
-
-def _apply_action(deps: Deps, ids: Iterable[UUID], action: Action) -> dict[str, Any]:
-    """Apply the action to each in its own transaction; wakes are published after the commits, page by page."""
-    done, unsent, refused = 0, 0, []
-    remaining = iter(ids)
-    while page := list(islice(remaining, PAGE)):
-        wakes = []
-        for dead_letter_id in page:
-            try:
-                wake = deps.database.run(partial(action, dead_letter_id=dead_letter_id, actor=ACTOR))
-            except Refused as error:
-                refused.append({"id": dead_letter_id, "reason": str(error)})
-                continue
-            done += 1
-            wakes += [wake] if wake else []
-        unsent += len(wakes) - publish.publish_wakes(wakes) if wakes else 0
+def _apply_action(deps: Deps, criteria: DeadLetterFilter, action: Action) -> dict[str, Any]:
+    """Apply the action to all that match; wakes are published after the commits, page by page."""
+    done, unsent, refused, after, remaining = 0, 0, [], FIRST, 1
+    while remaining:
+        page = apply_page(deps.database, criteria, action, ACTOR, after=after, limit=PAGE)
+        done, after, remaining = done + page.done, page.after, page.remaining
+        refused += page.refused
+        unsent += len(page.wakes) - publish.publish_wakes(page.wakes) if page.wakes else 0
     return {"done": done, "refused": refused, "unsent_wakes": unsent}
 
 

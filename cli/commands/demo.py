@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.status import Status
 
+from cli.console import Progress
 from db.connection import Connection, connect
 from moorage import settings as settings_module
 from simulation.demo import cases, event_stream, report, webhook_listener
@@ -63,7 +63,7 @@ def _run(console: Console, local: LocalDeployment, standin: Standin, listener: W
     conn = connect(settings_module.get_settings().database_url.get_secret_value(), name="moorage-demo")
     application = Application(local, standin)
     with StreamFollower(local.url, local.secrets["api_token"]) as follower:
-        is_settled = _run_cases(console, conn, application)
+        is_settled = _run_cases(conn, application)
         newest = event_stream.newest_event_id(conn)
         follower.await_event(newest, STREAM_SECONDS)
     deps, ledger, project = boot.get_deps(), standin.get_ledger(), application.get_project()
@@ -88,7 +88,7 @@ def _run(console: Console, local: LocalDeployment, standin: Standin, listener: W
     return verdict.is_clean and not audit_findings
 
 
-def _run_cases(console: Console, conn: Connection, application: Application) -> bool:
+def _run_cases(conn: Connection, application: Application) -> bool:
     application.create_project()
     application.request_jobs(cases.job_requests())
     application.start_predictions(cases.registered_cases())
@@ -96,32 +96,19 @@ def _run_cases(console: Console, conn: Connection, application: Application) -> 
     application.request_jobs(cases.follow_up_requests())
     jobs = sum(1 for case_run in application.runs if case_run.job_ids)
     is_settled, until = False, time.monotonic() + SETTLE_SECONDS
-    with Status("", console=console) as status:
-        printer = ProgressPrinter(console, status)
+    with Progress("waiting for the jobs") as shown:
         while not is_settled and time.monotonic() < until:
             progress = read_progress(conn)
-            printer.show_progress(progress)
+            shown.update(_format_progress(progress))
             is_settled = is_quiet(progress, jobs) and application.update_views()
             time.sleep(0.25)
     application.update_views()
     return is_settled
 
 
-class ProgressPrinter:
-    """Shows progress: in place on a terminal, one line every few seconds elsewhere."""
-
-    def __init__(self, console: Console, status: Status) -> None:
-        self._console, self._status = console, status
-        self._last = 0.0
-
-    def show_progress(self, progress: dict[str, int]) -> None:
-        settled = progress["jobs_all"] - progress["jobs"]
-        line = (
-            f"webhooks {progress['accepted']}  jobs {settled}/{progress['jobs_all']}  kept {progress['kept']}"
-            f"  waiting {progress['waiting']}  dead {progress['dead']}  dead letters {progress['dead_letters']}"
-        )
-        if self._console.is_terminal:
-            self._status.update(line)
-        elif time.monotonic() - self._last > 3:
-            self._console.print(line)
-            self._last = time.monotonic()
+def _format_progress(progress: dict[str, int]) -> str:
+    settled = progress["jobs_all"] - progress["jobs"]
+    return (
+        f"webhooks {progress['accepted']}  jobs {settled}/{progress['jobs_all']}  kept {progress['kept']}"
+        f"  waiting {progress['waiting']}  dead {progress['dead']}  dead letters {progress['dead_letters']}"
+    )

@@ -9,27 +9,36 @@ from uuid import UUID
 
 import click
 from rich.console import Console
-from rich.status import Status
 
-from cli.console import print_json
+from cli.console import Progress, print_json
 from db import jobs, outputs
 from media import sniff
 from moorage.errors import ConfigError
-from tasks.jobs import local_files
+from moorage.model import JobDescription
+from moorage.provider_types import OutputFile
+from tasks.jobs import keep_job, local_files
 from tasks.jobs.local_files import FileSource
 from tasks.step import Deps
 from worker import boot, broker_errors, publish
 from worker.celery import app
 
 PING_SECONDS: Final = 2.0
+WORKER_SECONDS: Final = 30.0
 
 
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="URL|FILE|FOLDER...")
 @click.option("--owner", default="cli", show_default=True, help="Owner of the render.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=120.0, show_default=True, metavar="SECONDS",
+              help="How long to wait; the job continues in the background.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
-    """Store URLs, files or folders as one job; wait for the workers and print the URL of each file."""
+def keep(what: Sequence[str], owner: str, timeout: float, as_json: bool) -> None:
+    """
+    Store URLs, files or folders as one job; wait for the workers and print the URL of each file.
+
+    Exit status 1 unless all files are kept, also after --timeout; Ctrl-C ends the waiting only.
+    """
+    until = time.monotonic() + timeout
     console = Console(highlight=False, soft_wrap=True, stderr=as_json)
     with _report_unreadable():
         sources = list(_find_sources(what, console))
@@ -37,15 +46,26 @@ def keep(what: Sequence[str], owner: str, as_json: bool) -> None:
         raise ConfigError(
             "nothing to keep: name URLs, files of an accepted format (MOORAGE_ACCEPT), or folders of them"
         )
-    _require_worker()
+    with Progress("looking for a worker") as progress:
+        _await_worker(min(timeout, WORKER_SECONDS), progress)
     deps = boot.get_deps()
-    with _report_unreadable():
-        spooled = [(source, local_files.spool_file(deps, source.path) if source.path else None) for source in sources]
-    settings = deps.settings
-    job_id, wakes = deps.database.run(lambda conn: local_files.insert_keep_job(conn, settings, spooled, owner, "cli"))
-    publish.publish_wakes(wakes)
-    with Status(f"job {job_id}: waiting for {len(sources)} files", console=console) as status:
-        rows = _wait_until_settled(deps, job_id, status)
+    with _report_unreadable(), Progress("copying files") as progress:
+        spooled = list(_spool_files(deps, sources, progress))
+    named = [OutputFile(f"file[{n}]", url=source.url, object_key=key) for n, (source, key) in enumerate(spooled)]
+    description = JobDescription(owner=owner, kind="mixed")
+    job = keep_job.create_keep_job(
+        deps.database, deps.settings, deps.providers, description, named, actor="cli", notify=False
+    )
+    job_id, rows = job.job_id, None
+    try:
+        publish.publish_wakes(job.wakes)
+        with Progress(f"job {job_id}: waiting for {len(sources)} files") as progress:
+            rows = _wait_until_settled(deps, job_id, until, progress)
+    except KeyboardInterrupt:
+        click.echo(err=True)
+    if rows is None:
+        click.echo(f"job {job_id} continues in the background: moorage show {job_id}", err=True)
+        raise SystemExit(1)
     urls = [deps.storage.build_asset_url(row["key"]) if row["key"] else None for row in rows]
     files = [{**row, "source": x.name, "url": url} for x, row, url in zip(sources, rows, urls, strict=True)]
     kept = sum(row["state"] == "kept" for row in rows)
@@ -61,13 +81,28 @@ def _report_unreadable() -> Iterator[None]:
         raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _require_worker() -> None:
-    try:
-        replies = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
-    except broker_errors.BROKER_ERRORS as error:
-        raise ConfigError(": ".join(broker_errors.explain(error))) from error
-    if not any(queue["name"] == "keep" for queues in replies.values() for queue in queues or ()):
-        raise ConfigError("no worker consumes the queue keep: start one with `moorage worker`, or run `moorage up`")
+def _await_worker(seconds: float, progress: Progress) -> None:
+    """Wait for a worker of the queue `keep`: it may be starting, or answer late."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            replies = app.control.inspect(timeout=PING_SECONDS).active_queues() or {}
+        except broker_errors.BROKER_ERRORS as error:
+            raise ConfigError(": ".join(broker_errors.explain(error))) from error
+        if any(queue["name"] == "keep" for queues in replies.values() for queue in queues or ()):
+            return
+        if time.monotonic() > until:
+            remedy = "start one with `moorage worker`, or run `moorage up`"
+            raise ConfigError(f"no worker consumes the queue keep, waited {seconds:g} s: {remedy}")
+        progress.update("waiting for a worker of the queue keep")
+
+
+def _spool_files(
+    deps: Deps, sources: Sequence[FileSource], progress: Progress
+) -> Iterator[tuple[FileSource, str | None]]:
+    for number, source in enumerate(sources, 1):
+        progress.update(f"copying file {number} of {len(sources)}")
+        yield source, local_files.spool_file(deps, source.path) if source.path else None
 
 
 def _find_sources(what: Iterable[str], console: Console) -> Iterable[FileSource]:
@@ -96,16 +131,19 @@ def _find_media(folder: Path, console: Console) -> Iterable[FileSource]:
                 yield FileSource(str(path), path=path)
 
 
-def _wait_until_settled(deps: Deps, job_id: UUID, status: Status) -> list[dict[str, Any]]:
+def _wait_until_settled(deps: Deps, job_id: UUID, until: float, progress: Progress) -> list[dict[str, Any]] | None:
+    """Return the outputs; None if the job is not settled in time."""
     while True:
         rows = deps.database.run(lambda conn: outputs.list_by_job(conn, job_id))
         job = deps.database.run(lambda conn: jobs.get_with_render(conn, job_id))
         ended = sum(row["ended_at"] is not None for row in rows)
         retried = [row["reason"] for row in rows if row["state"] == "waiting" and row["reason"]]
         hint = f"  (retrying: {retried[0]})" if retried else ""
-        status.update(f"job {job_id}: {ended} of {len(rows)} files{hint}")
+        progress.update(f"job {job_id}: {ended} of {len(rows)} files{hint}")
         if job is not None and job["settled_at"] is not None:
             return rows
+        if time.monotonic() > until:
+            return None
         time.sleep(0.2)
 
 

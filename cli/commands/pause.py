@@ -2,25 +2,17 @@
 
 import os
 import socket
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
-from typing import Final
-from uuid import UUID
 
 import click
 
 from cli import console
 from cli.console import format_age
 from db import pauses
-from db.connection import Connection, Row, current_time
-from moorage.errors import ConfigError
-from moorage.text import to_storable
-from tasks.step import Deps
+from db.connection import Row, current_time
+from tasks.pauses import pause as begin_pause
+from tasks.pauses import resume as end_pause
 from worker import boot
-
-PAGE: Final = 1000
-DIRECT: Final = "direct"  # the provider of files from `moorage keep`
 
 
 @click.command()
@@ -36,9 +28,7 @@ def pause(target: str, reason: str | None, by: str | None, as_json: bool) -> Non
     expiry. Pausing again has no effect.
     """
     deps = boot.get_deps()
-    _check_target(deps, target)
-    paused_by, reason = to_storable(by or _user()), to_storable(reason) if reason else None
-    began = deps.database.run(partial(pauses.add, target=target, paused_by=paused_by, reason=reason))
+    began = begin_pause(deps.database, deps.providers, target, actor=by or _user(), reason=reason)
     rows, now = deps.database.run(lambda conn: (pauses.list_pauses(conn), current_time(conn)))
     row = next((row for row in rows if row["target"] == target), None)
     if as_json:
@@ -55,14 +45,7 @@ def pause(target: str, reason: str | None, by: str | None, as_json: bool) -> Non
 def resume(target: str, as_json: bool) -> None:
     """End a pause. Waiting rows are due immediately."""
     deps = boot.get_deps()
-    _check_target(deps, target)
-    # Rows are made due before the pause is removed: after a crash in between, the command can be repeated.
-    is_paused = any(row["target"] == target for row in deps.database.run(pauses.list_pauses))
-    due = {"outputs": 0, "predictions": 0}
-    if is_paused:  # for `keep` no predictions
-        due["outputs"] = _make_due_in_batches(deps, partial(pauses.make_outputs_due, target=target, limit=PAGE))
-        due["predictions"] = _make_due_in_batches(deps, partial(pauses.make_predictions_due, target=target, limit=PAGE))
-    since = deps.database.run(partial(pauses.remove, target=target))
+    since, due = end_pause(deps.database, deps.providers, target, actor=_user())
     if as_json:
         console.print_json({"target": target, "changed": since is not None, "paused_at": since, "due": due})
     elif since is None:
@@ -80,23 +63,6 @@ def format_pause(row: Row, now: datetime) -> list[str]:
     waiting = f"{row['outputs']} outputs, {row['predictions']} predictions"
     facts = {"paused": format_age(row["paused_at"], now), "by": row["paused_by"], "reason": row["reason"]}
     return console.format_facts({**facts, "waiting": waiting, "soonest expiry": expiry})
-
-
-def _check_target(deps: Deps, target: str) -> None:
-    targets = [pauses.KEEP, *sorted({*deps.providers, DIRECT})]
-    if target not in targets:
-        name = console.escape_control_chars(target)
-        raise ConfigError(f"{name!r} cannot be paused: use one of {', '.join(targets)}")
-
-
-def _make_due_in_batches(deps: Deps, make_due: Callable[[Connection], list[UUID]]) -> int:
-    """Run short transactions until one returns less than a page, so that none locks all rows; returns the total."""
-    total = 0
-    while count := len(deps.database.run(make_due)):
-        total += count
-        if count < PAGE:
-            break
-    return total
 
 
 def _user() -> str:

@@ -1,6 +1,9 @@
 """The commands that run a process of moorage (receiver, worker, beat, flower), and `moorage migrate`."""
 
+import errno
 import os
+import signal
+import socket
 import sys
 
 import click
@@ -10,6 +13,7 @@ from db import migrate as migrations
 from db import sqlstates
 from db.connection import connect
 from moorage import settings as settings_module
+from moorage.errors import ConfigError
 from worker.launch import granian_flags, worker_flags
 
 _PASS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -32,11 +36,31 @@ def migrate() -> None:
 
 @click.command(context_settings=_PASS)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-def receiver(host: str, port: int) -> None:
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option("--share", is_flag=True, help="Share the port with other receivers; the kernel distributes connections.")
+def receiver(host: str, port: int, share: bool) -> None:
     """Serve webhooks and the API with granian, with one worker per process; scale by more processes."""
-    settings_module.get_settings()  # reports an invalid setting in one line
-    _exec("granian", *granian_flags(host, port))
+    settings = settings_module.get_settings()  # reports an invalid setting in one line
+    address = _find_free_address(host, port, share)
+    os.environ |= {"GRANIAN_HOST": address, "GRANIAN_PORT": str(port)}  # for the line that web/asgi.py logs
+    _exec("granian", *granian_flags(address, port, max_streams=settings.max_streams))
+
+
+def _find_free_address(host: str, port: int, share: bool) -> str:
+    """Return the numeric address of the host. granian shares a port silently, and panics if it cannot listen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            probe.bind(address)
+            return str(address[0])
+    except OSError as error:
+        remedy = "choose another --port or --host"
+        if error.errno == errno.EADDRINUSE:
+            remedy += ", or --share one with other receivers"
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): {remedy}") from error
 
 
 @click.command(context_settings=_PASS)
@@ -66,4 +90,5 @@ def flower(flower_args: tuple[str, ...]) -> None:
 def _exec(program: str, *args: str) -> None:
     """Replace this process, so that the program receives signals and sets the exit status."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", program, *args])  # noqa: S606 (no shell is wanted)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until cli/start.py handles it
+    os.execv(sys.executable, [sys.executable, "-m", "cli.start", program, *args])  # noqa: S606 (no shell is wanted)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -13,8 +13,15 @@ from cli import console
 from db import pauses
 from db.connection import current_time
 from moorage.errors import ConfigError
-from providers.base import Provider
-from tasks.predictions.recover import MATCHES, ListedMatch, Match, register_page, scan
+from tasks.predictions.recover import (
+    MATCHES,
+    ListedMatch,
+    Match,
+    RecoveryOverview,
+    build_overview,
+    register_pages,
+    scan,
+)
 from tasks.step import Deps
 from worker import boot, publish
 
@@ -43,16 +50,6 @@ class _Duration(click.ParamType[timedelta]):
         return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 
-@dataclass
-class _Preview:
-    counts: Counter[Match] = field(default_factory=Counter)
-    first: list[ListedMatch] = field(default_factory=list)  # of those to be registered or polled
-
-    @property
-    def poll_count(self) -> int:
-        return self.counts["unknown"] + self.counts["live"]
-
-
 @click.command()
 @click.argument("provider")
 @click.option("--since", type=_Duration(), default="2h", show_default=True, help="Age limit: 90s, 30m, 2h, 1d.")
@@ -73,7 +70,8 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
         raise ConfigError(f"unknown provider {console.escape_control_chars(provider)!r}: use {names}")
     source = deps.providers[provider]
     begin = deps.database.run(current_time) - since
-    preview = _build_preview(scan(deps, source, begin, include_foreign=each))
+    pages = scan(deps, source, begin, include_foreign=each)
+    preview = build_overview(_show_progress(pages, "read"), LINES_SHOWN)
     must_ask = preview.poll_count > 0 and not dry_run and not yes
     if must_ask or not as_json:
         _print_preview(preview, source.name, begin, on_stderr=as_json)
@@ -81,7 +79,8 @@ def recover(provider: str, since: timedelta, owner: str, each: bool, dry_run: bo
         click.confirm(f"Register {preview.counts['unknown']} and poll {preview.poll_count}?", abort=True, err=True)
     # The list is read again, because it may have changed.
     pages = iter(()) if dry_run else scan(deps, source, begin, include_foreign=each)
-    result = _register_all(deps, source, pages, owner)
+    pages = _show_progress(pages, "processed")
+    result = register_pages(deps, source, pages, owner=owner, actor="cli", send_wakes=publish.publish_wakes)
     if as_json:
         found = {match: preview.counts[match] for match in MATCHES}
         first = [{"fate": item.match, **asdict(item.listed)} for item in preview.first]
@@ -101,27 +100,7 @@ def _show_progress(pages: Iterator[list[ListedMatch]], verb: str) -> Iterator[li
             click.echo(f"{verb} {count} predictions", err=True)
 
 
-def _build_preview(pages: Iterator[list[ListedMatch]]) -> _Preview:
-    """Read the whole list once; only counts and the first lines are held in memory."""
-    preview = _Preview()
-    for page in _show_progress(pages, "read"):
-        preview.counts.update(item.match for item in page)
-        to_poll = [item for item in page if item.match in ("unknown", "live")]
-        preview.first += to_poll[: LINES_SHOWN - len(preview.first)]
-    return preview
-
-
-def _register_all(deps: Deps, provider: Provider, pages: Iterator[list[ListedMatch]], owner: str) -> Counter[str]:
-    result = Counter(registered=0, polled=0, unsent_wakes=0)
-    for page in _show_progress(pages, "processed"):
-        registered, wakes = register_page(deps, provider, page, owner=owner)
-        sent = publish.publish_wakes(wakes) if wakes else 0
-        polled = sum(wake.step == "poll" for wake in wakes)
-        result.update(registered=registered, polled=polled, unsent_wakes=len(wakes) - sent)
-    return result
-
-
-def _print_preview(preview: _Preview, provider: str, begin: datetime, *, on_stderr: bool) -> None:
+def _print_preview(preview: RecoveryOverview, provider: str, begin: datetime, *, on_stderr: bool) -> None:
     total = sum(preview.counts.values())
     click.echo(f"{provider} lists {total} predictions since {begin:%Y-%m-%d %H:%M:%S} UTC", err=on_stderr)
     for match in MATCHES:

@@ -1,6 +1,7 @@
 """`moorage token`: API tokens for applications and operators, in addition to MOORAGE_API_TOKEN."""
 
 from functools import partial
+from typing import get_args
 from uuid import UUID
 
 import click
@@ -21,14 +22,15 @@ def token() -> None:
     """
     Create, list and revoke API tokens.
 
-    Only hashes are stored: a token is printed once. The role `application` has access to the rows of all owners;
-    `admin` can also create and revoke tokens. Applications create tokens for browsers with POST /v1/owner-tokens.
+    Only hashes are stored: a token is printed once. The level `application` has access to the rows of all owners;
+    `viewer` reads what operators read and changes nothing; `admin` acts as an operator, and creates and revokes tokens.
+    Applications create tokens for browsers with POST /v1/owner-tokens.
     """
 
 
 @token.command("create")
 @click.argument("name")
-@click.option("--role", type=click.Choice(["application", "admin"]), default="application", show_default=True)
+@click.option("--level", "--role", "role", type=click.Choice(get_args(Role)), default="application", show_default=True)
 @console.json_option
 def create_token(name: str, role: Role, as_json: bool) -> None:
     """Create a token and print it. It cannot be shown again."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -10,11 +11,13 @@ import click
 import requests
 from rich.console import Console
 
-from moorage.owner_tokens import MAX_LIFETIME_SECONDS
+from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment, data_folder
+from worker import inspect_cluster
 
 OWNER: Final = "me"
+WORKER_SECONDS: Final = 60.0
 
 
 @click.command()
@@ -36,6 +39,7 @@ def up(folder: Path, pictures: Path | None) -> None:
         LocalDeployment(folder, standin=standin, flower=True) as local,
     ):
         env_file = _write_environment(local)
+        _await_workers(local, stop)
         console.print(
             _format_addresses(local, standin, env_file),
             _format_examples(local, standin),
@@ -48,6 +52,16 @@ def up(folder: Path, pictures: Path | None) -> None:
                 console.print(f"{name} had died and was restarted; see {folder / 'logs'}")
         console.print("stopping ...")
         env_file.unlink(missing_ok=True)
+
+
+def _await_workers(local: LocalDeployment, stop: threading.Event) -> None:
+    """Wait until each queue has a worker, so that the printed commands work; not for one that cannot start."""
+    os.environ.update(local.environment())  # for the Celery application, which is imported below
+    until = time.monotonic() + WORKER_SECONDS
+    while not all(inspect_cluster.count_consumers(inspect_cluster.list_consumers() or {}).values()):
+        if stop.is_set() or time.monotonic() > until:
+            return
+        local.restart_dead()
 
 
 def _write_environment(local: LocalDeployment) -> Path:
@@ -70,7 +84,8 @@ def _format_addresses(local: LocalDeployment, standin: Standin, env_file: Path) 
 [bold]moorage is up.[/bold] Ctrl-C stops it; data and logs are in {local.folder}
 
   receiver   {local.url}/webhooks/replicate
-  API        {local.url}/v1        (bearer token {token})
+  console    {local.url}/ops       (sign in with the token {token})
+  API        {local.url}/v1        (the same token as a bearer token)
   metrics    {local.url}/metrics   health {local.url}/healthz {local.url}/readyz
   Flower     {local.flower_url}    (user moorage, password {flower})
   S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})
@@ -107,7 +122,7 @@ def _format_page_url(local: LocalDeployment) -> str:
     """Return the URL of the page with an owner token, created as an application creates them for its users."""
     response = requests.post(
         f"{local.url}/v1/owner-tokens",
-        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS},
+        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS, "scopes": SCOPES},
         headers={"Authorization": f"Bearer {local.secrets['api_token']}"},
         timeout=10,
     )

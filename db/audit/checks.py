@@ -20,19 +20,26 @@ CHECKS: Final[Mapping[Check, str]] = {**ROWS, **WORK, **HISTORY, **GONE}
 # Only in a deep audit: reads the bodies.
 DEEP_ONLY: Final = frozenset({Check(1, "deliveries", "bytes")})
 
-TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "notifications", "dead_letters", "projects")
+TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "renders", "notifications", "dead_letters")
 
-PAGES: Final[Mapping[str, str]] = {
-    table: f"""
-SELECT id::text AS key FROM {table} WHERE id > %(after)s::{"text" if table == "projects" else "uuid"}
- ORDER BY id LIMIT %(limit)s"""
-    for table in TABLES
-} | {
-    scope: f"""
+PAGES: Final[Mapping[str, str]] = (
+    {
+        table: f"SELECT id::text AS key FROM {table} WHERE id > %(after)s::uuid ORDER BY id LIMIT %(limit)s"
+        for table in TABLES
+    }
+    | {
+        "projects": """
+SELECT owner || '/' || id AS key FROM projects
+ WHERE (owner, id) > (regexp_replace(%(after)s, '/[^/]*$', ''), regexp_replace(%(after)s, '^.*/', ''))
+ ORDER BY owner, id LIMIT %(limit)s"""
+    }
+    | {
+        scope: f"""
 SELECT DISTINCT subject_id::text AS key, subject_id FROM events
  WHERE subject = '{subject}' AND subject_id > %(after)s::uuid ORDER BY subject_id LIMIT %(limit)s"""
-    for subject, scope in EVENTS_OF.items()
-}
+        for subject, scope in EVENTS_OF.items()
+    }
+)
 
 _FIRST: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -43,7 +50,7 @@ def list_checks(scope: str, *, deep: bool) -> list[Check]:
 
 def list_keys(conn: Connection, scope: str, after: str, *, limit: int) -> list[str]:
     """Return a page of the keys of a scope, in order, after a key ("" for the first page)."""
-    start = after or ("" if scope == "projects" else _FIRST)
+    start = after or ("/" if scope == "projects" else _FIRST)
     return [row["key"] for row in fetch_all(conn, PAGES[scope], {"after": start, "limit": limit})]
 
 

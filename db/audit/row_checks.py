@@ -176,6 +176,9 @@ SELECT 'dead_letter' AS subject, d.id::text AS id, 'another open dead letter exi
                                            AND o.state = 'open' AND o.id <> d.id)""",
 }  # fmt: skip
 
+_THESE_PROJECTS: Final = """IN (SELECT regexp_replace(key, '/[^/]*$', ''), regexp_replace(key, '^.*/', '')
+                                 FROM unnest(%(ids)s::text[]) AS key)"""
+
 _PLACEMENTS: Final = {
     Check(9, "renders", "unplaced"): f"""
 SELECT 'render' AS subject, v.render_id::text AS id, 'variant ' || v.idx || ' has no placement in project ' ||
@@ -183,22 +186,26 @@ SELECT 'render' AS subject, v.render_id::text AS id, 'variant ' || v.idx || ' ha
   FROM render_variants v JOIN jobs j ON j.id = v.render_id
  WHERE v.render_id {_THESE} AND j.project_id IS NOT NULL
    AND NOT EXISTS (SELECT FROM placements p
-                    WHERE (p.render_id, p.idx, p.project_id) = (v.render_id, v.idx, j.project_id))""",
+                    WHERE (p.render_id, p.idx, p.owner, p.project_id)
+                        = (v.render_id, v.idx, j.owner, j.project_id))""",
     Check(9, "renders", "doubled"): f"""
 SELECT 'render' AS subject, render_id::text AS id, 'variant ' || idx || ' has ' || count(*) || ' placements' AS what
   FROM placements WHERE render_id {_THESE} GROUP BY render_id, idx HAVING count(*) > 1""",
     Check(9, "jobs", "project"): f"""
 SELECT 'job' AS subject, j.id::text AS id, 'project ' || j.project_id || ' does not exist' AS what
-  FROM jobs j WHERE j.id {_THESE} AND NOT EXISTS (SELECT FROM projects p WHERE p.id = j.project_id)
+  FROM jobs j WHERE j.id {_THESE} AND NOT EXISTS (SELECT FROM projects p
+                                              WHERE (p.owner, p.id) = (j.owner, j.project_id))
    AND j.project_id IS NOT NULL""",
-    Check(9, "projects", "unowned"): """
-SELECT 'project' AS subject, p.project_id AS id, 'placement of unpublished variant ' || p.idx || ' of render ' ||
+    Check(9, "projects", "unowned"): f"""
+SELECT 'project' AS subject, p.owner || '/' || p.project_id AS id,
+       'placement of unpublished variant ' || p.idx || ' of render ' ||
        p.render_id AS what
-  FROM placements p WHERE p.project_id = ANY(%(ids)s::text[])
+  FROM placements p WHERE (p.owner, p.project_id) {_THESE_PROJECTS}
    AND NOT EXISTS (SELECT FROM render_variants v WHERE (v.render_id, v.idx) = (p.render_id, p.idx))""",
     Check(9, "projects", "status"): f"""
-SELECT 'project' AS subject, p.id AS id, 'status is ' || p.status || ', but by its jobs it is ' || {STATUS} AS what
-  FROM projects p WHERE p.id = ANY(%(ids)s::text[]) AND p.status IS DISTINCT FROM {STATUS}""",
+SELECT 'project' AS subject, p.owner || '/' || p.id AS id,
+       'status is ' || p.status || ', but by its jobs it is ' || {STATUS} AS what
+  FROM projects p WHERE (p.owner, p.id) {_THESE_PROJECTS} AND p.status IS DISTINCT FROM {STATUS}""",
 }
 
 ROWS: Final[Mapping[Check, str]] = {**_DELIVERIES, **_JOBS, **_RENDERS, **_FILES, **_DEAD_LETTERS, **_PLACEMENTS}

@@ -5,6 +5,7 @@ from typing import Final
 
 from db.audit.check import Check
 from db.leases import SUBJECT, UNPAUSED
+from db.submission_turns import NEEDS_NO_PLACE
 
 _LIVE: Final = {
     "deliveries": "('new', 'unmatched')",
@@ -29,8 +30,9 @@ SELECT '{_SUBJECTS[table]}' AS subject, id::text AS id, state || ' and not due b
     for table, live in _LIVE.items()
 }
 
-# Paused rows wait for an operator; leased rows have a check of their own.
+# Paused rows wait for an operator, planned ones perhaps for a place; leased rows have a check of their own.
 _CLAIMABLE: Final = {"jobs": "true"} | {table: f"lease_token IS NULL AND {UNPAUSED[table]}" for table in SUBJECT}
+_CLAIMABLE["predictions"] += f" AND (state <> 'planned' OR {NEEDS_NO_PLACE})"
 
 _OVERDUE: Final = (
     {

@@ -13,6 +13,7 @@ from psycopg.errors import LockNotAvailable
 from db.connection import Connection
 from db.ended_counts import build_ended_select
 from db.leases import SUBJECT, UNPAUSED
+from db.submission_turns import NEEDS_NO_PLACE
 from moorage.metrics import Gauge
 
 SNAPSHOT: Final = (
@@ -56,8 +57,7 @@ _DUE: Final = {
     "deliveries": ("state IN ('new', 'unmatched') AND lease_token IS NULL",),
     "jobs": ("state IN ('open', 'keeping')",),
     "predictions": (
-        "state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL"
-        f" AND {UNPAUSED['predictions']}",
+        f"state IN ('submitting', 'running', 'abandoned') AND lease_token IS NULL AND {UNPAUSED['predictions']}",
     ),
     "outputs": (
         f"state = 'waiting' AND lease_token IS NULL AND {UNPAUSED['outputs']}",
@@ -65,6 +65,10 @@ _DUE: Final = {
     ),
     "notifications": ("state = 'waiting' AND lease_token IS NULL",),
 }
+# One that waits for a place is not due. A place is free at the earliest since the last one was taken.
+_PLANNED: Final = f"""SELECT 'predictions', greatest(min(run_at), max(moved_at))
+  FROM predictions LEFT JOIN cursors ON sweep = 'submit ' || provider
+ WHERE state = 'planned' AND lease_token IS NULL AND {UNPAUSED["predictions"]} AND {NEEDS_NO_PLACE} GROUP BY provider"""
 
 
 def _build_oldest_due(tables: Iterable[str]) -> str:
@@ -72,7 +76,7 @@ def _build_oldest_due(tables: Iterable[str]) -> str:
         f"""SELECT '{table}' AS "table", min(run_at) AS run_at FROM {table} WHERE {condition}"""
         for table in tables
         for condition in _DUE[table]
-    ]
+    ] + [_PLANNED for table in tables if table == "predictions"]
     return f"""
 SELECT "table", coalesce(greatest(extract(epoch FROM moment() - min(run_at)), 0), 0) AS value
   FROM ({" UNION ALL ".join(parts)}) due

@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from db import lock_holders, pauses, ticks, usage
+from db import breakers, lock_holders, pauses, submission_turns, ticks, usage
 from db.connection import Connection, Row, current_time, fetch_all
 from db.leases import JOB_ID, SUBJECT
 from db.reports import metrics
@@ -19,10 +19,8 @@ SELECT p.provider, d.received_at FROM unnest(%(providers)s::text[]) AS p (provid
  ORDER BY p.provider
 """
 
-# Predictions submitted by applications do not count, as in submissions.has_capacity.
-IN_FLIGHT: Final = """
-SELECT provider, count(*) AS value FROM predictions
- WHERE state IN ('submitting', 'running') AND entry IS NOT NULL GROUP BY provider
+IN_FLIGHT: Final = f"""
+SELECT provider, count(*) AS value FROM predictions WHERE {submission_turns.IN_FLIGHT} GROUP BY provider
 """
 
 # The time of a claim is not recorded, only the end of the lease, from which the last renewal follows.
@@ -38,6 +36,27 @@ SELECT '{subject}' AS subject, id, {JOB_ID[table]} AS job_id, leased_by, attempt
 # Without the provider, whose table may be locked.
 JOBS: Final = "SELECT state, count(*) AS value FROM jobs WHERE state IN ('open', 'keeping') GROUP BY state"
 OUTPUTS: Final = "SELECT state, count(*) AS value FROM outputs WHERE state IN ('waiting', 'discarding') GROUP BY state"
+
+# After two failed attempts one more is likely to fail. A prediction's attempts are polls or submissions.
+_LIVE_PREDICTION: Final = "state IN ('planned', 'submitting', 'running', 'abandoned') AND lease_token IS NULL"
+FAILING: Final = f"""
+SELECT subject, provider, count(*) AS value, (array_agg(reason ORDER BY run_at DESC))[1] AS example
+  FROM (SELECT 'prediction' AS subject, provider, reason, run_at FROM predictions
+         WHERE {_LIVE_PREDICTION} AND attempt >= 2
+        UNION ALL
+        SELECT 'file', p.provider, o.reason, o.run_at FROM outputs o JOIN predictions p ON p.id = o.prediction_id
+         WHERE o.state = 'waiting' AND o.lease_token IS NULL AND o.attempt >= 2
+        UNION ALL SELECT 'notification', '', reason, run_at FROM notifications
+         WHERE state = 'waiting' AND lease_token IS NULL AND attempt >= 2) failing
+ WHERE reason IS NOT NULL GROUP BY subject, provider ORDER BY subject, provider
+"""
+
+# An acknowledged one is no problem any more.
+DEAD_LETTERS: Final = """
+SELECT coalesce(provider, '') AS provider, step, category, count(*) AS value,
+       count(*) FILTER (WHERE acknowledged_at IS NULL) AS unacknowledged
+  FROM dead_letters WHERE state = 'open' GROUP BY coalesce(provider, ''), step, category
+"""
 
 LIMITS: Final = "SET LOCAL lock_timeout = '150ms'; SET LOCAL statement_timeout = '2s'"
 
@@ -56,10 +75,15 @@ class Overview:
     notifications: list[Row]  # state, value: waiting, or ended in the last 24 hours
     oldest_due_seconds: dict[str, float]  # by table
     soonest_expiry_seconds: float | None
+    keep_stalled_seconds: float | None
+    storage_failing_seconds: float | None
+    failing: list[Row]  # subject, provider, value, example: rows that failed at least twice
+    ended: list[Row]  # predictions of the last hour: provider, state, ended_by, value
     leases: list[Row]
     ticks: list[Row]
-    dead_letters: list[Row]  # provider, step, category, value
+    dead_letters: list[Row]  # provider, step, category, value, unacknowledged
     pauses: list[Row]  # see pauses.list_pauses
+    breakers: list[Row]  # see breakers.list_open
     storage_use: list[Row]  # bucket, owner, objects, bytes, computed_at
     lock_holders: list[Row]  # see lock_holders.list_holders
     locked: list[str]
@@ -75,6 +99,10 @@ class PartReader:
     def fetch(self, part: str, sql: str, args: Mapping[str, object] | None = None) -> list[Row]:
         return self.read(part, lambda conn: fetch_all(conn, sql, args))
 
+    def fetch_value(self, part: str, sql: str) -> float | None:
+        rows = self.fetch(part, sql)
+        return float(rows[0]["value"]) if rows else None
+
     def read(self, part: str, query: Callable[[Connection], list[Row]]) -> list[Row]:
         try:
             with self._conn.transaction():
@@ -89,7 +117,6 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
     conn.execute(LIMITS)
     parts = PartReader(conn)
     webhooks = parts.fetch("last webhooks", LAST_WEBHOOKS, {"providers": list(providers)})
-    expiry = parts.fetch("soonest expiry", metrics.SOONEST_EXPIRY)
     due = [
         row for table, sql in metrics.OLDEST_DUE_BY_TABLE.items() for row in parts.fetch(f"oldest due: {table}", sql)
     ]
@@ -104,11 +131,16 @@ def read_overview(conn: Connection, providers: Sequence[str], *, held_limit: int
         outputs=parts.fetch("outputs", OUTPUTS),
         notifications=parts.fetch("notifications", metrics.NOTIFICATIONS),
         oldest_due_seconds={row["table"]: float(row["value"]) for row in due},
-        soonest_expiry_seconds=float(expiry[0]["value"]) if expiry else None,
+        soonest_expiry_seconds=parts.fetch_value("soonest expiry", metrics.SOONEST_EXPIRY),
+        keep_stalled_seconds=parts.fetch_value("files kept", metrics.KEEP_STALLED),
+        storage_failing_seconds=parts.fetch_value("files kept", metrics.STORAGE_FAILING),
+        failing=parts.fetch("failing", FAILING),
+        ended=parts.fetch("ended predictions", metrics.PREDICTIONS_ENDED),
         leases=sorted(held, key=lambda row: (row["leased_by"], row["leased_until"]))[:held_limit],
         ticks=parts.read("sweeps", ticks.list_latest),
-        dead_letters=parts.fetch("dead letters", metrics.DEAD_LETTERS),
+        dead_letters=parts.fetch("dead letters", DEAD_LETTERS),
         pauses=parts.read("pauses", pauses.list_pauses),
+        breakers=parts.read("breakers", breakers.list_open),
         storage_use=parts.read("storage use", usage.list_largest),
         lock_holders=parts.read("lock holders", lock_holders.list_holders),
         locked=parts.locked,

@@ -92,7 +92,14 @@ class Standin:
         if self._pictures:
             command += ["--pictures", str(self._pictures.resolve())]
         with log.open("ab") as sink:
-            self._process = subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
+            self._process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,  # Ctrl-C reaches the caller only, which stops it
+            )
         self.port = self._await_port(self._process, port_file, log)
         return self
 

@@ -7,21 +7,23 @@ from db import placements, projects
 from db.audit.check import Check
 from db.connection import Connection, Row
 from moorage import scene_documents
+from moorage.model import ProjectKey
 from tasks.audit.findings import Finding
 from tasks.step import Deps
 
 
-def check_documents(deps: Deps, project_ids: Sequence[str], check: Check) -> Iterator[Finding]:
-    for project_id in project_ids:
-        problems = deps.database.run(partial(_check_project, project_id=project_id, asset_base=deps.asset_base))
-        yield from (Finding(check.rule, "project", project_id, problem, check) for problem in problems)
+def check_documents(deps: Deps, keys: Sequence[str], check: Check) -> Iterator[Finding]:
+    """Yield the findings of projects, given by their keys as text."""
+    for key in keys:
+        work = partial(_check_project, key=ProjectKey.parse(key), asset_base=deps.asset_base)
+        yield from (Finding(check.rule, "project", key, problem, check) for problem in deps.database.run(work))
 
 
-def _check_project(conn: Connection, project_id: str, asset_base: str) -> list[str]:
-    project = projects.get(conn, project_id)
+def _check_project(conn: Connection, key: ProjectKey, asset_base: str) -> list[str]:
+    project = projects.get(conn, key)
     if project is None:
         return []
-    placed = placements.list_placements(conn, project_id)
+    placed = placements.list_placements(conn, key)
     keys = scene_documents.find_scene_keys(project["document"], (row["scene"] for row in placed))
     pairs = list(zip(placed, keys, strict=True))
     problems = [_describe_misplacement(row, key) for row, key in pairs if row["scene_key"] != key]

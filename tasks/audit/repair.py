@@ -10,7 +10,7 @@ from db import jobs, leases, placements, projects
 from db.audit import repair
 from db.connection import Connection
 from db.leases import SUBJECT
-from moorage.model import Wake, WorkTable
+from moorage.model import ProjectKey, Wake, WorkTable
 from tasks.audit import refetch
 from tasks.audit.advice import REPAIRABLE, get_advice
 from tasks.audit.findings import Finding
@@ -91,7 +91,8 @@ class _Repairer:
         return True, "its files were placed, and the document was recomputed"
 
     def _repair_document(self, finding: Finding) -> tuple[bool, str]:
-        work = partial(reconcile.repair_document, project_id=finding.id, asset_base=self._deps.asset_base)
+        key = ProjectKey.parse(finding.id)
+        work = partial(reconcile.repair_document, key=key, asset_base=self._deps.asset_base)
         self._deps.database.run(work)
         return True, "placements and imageUrls were recomputed"
 
@@ -109,6 +110,6 @@ def _settle(conn: Connection, job_id: UUID, asset_base: str, actor: str) -> list
 
 def _place_files(conn: Connection, render_id: UUID, asset_base: str) -> None:
     job = jobs.lock(conn, render_id)
-    project = projects.lock(conn, job.project_id) if job.project_id else None
+    project = projects.lock(conn, job.project) if job.project else None
     if project is not None:
         placements.place_files(conn, project, job.id, asset_base)

@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 from uuid import UUID
 
-from db import deliveries, jobs, projects, registrations, submissions
+from db import deliveries, jobs, owner_use, projects, registrations, submissions
 from db.connection import Connection, Database, QueuedQuery
 from moorage import ids
 from moorage.errors import Refused
 from moorage.failpoints import failpoint
-from moorage.model import JobRequest, Registration, Step, Wake
+from moorage.model import JobDescription, JobRequest, ProjectKey, Registration, Wake
 from moorage.settings import Settings
 from providers.base import Provider
+from tasks.jobs import turns
 
-
-class ForeignProject(Refused):
-    def __init__(self) -> None:
-        super().__init__("names a project that this owner does not have", status=422)
+NEW_JOB: Final = {"open_jobs": 1, "jobs_per_hour": 1, "stored_bytes": 1}  # what one adds at least to its owner's use
+NO_LIMITS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 class IdempotencyConflict(Refused):
@@ -39,37 +40,48 @@ class CreatedJob:
 
 
 def create_job(
-    database: Database, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+    database: Database,
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    request: JobRequest,
+    limits: Mapping[str, int] = NO_LIMITS,
 ) -> CreatedJob:
     """
     Insert a job with its first prediction, planned and due now, unless its Idempotency-Key is known.
 
-    Raises IdempotencyConflict or ForeignProject.
+    `limits`: of the owner. Raises IdempotencyConflict, OwnerLimitReached.
     """
-    created = database.run(lambda conn: insert_job(conn, settings, providers, request))
+    created = database.run(lambda conn: insert_job(conn, settings, providers, request, limits))
     failpoint("order.after_commit")
     return created
 
 
 def insert_job(
-    conn: Connection, settings: Settings, providers: Mapping[str, Provider], request: JobRequest
+    conn: Connection,
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    request: JobRequest,
+    limits: Mapping[str, int],
 ) -> CreatedJob:
+    if limits:
+        owner_use.lock(conn, request.owner)  # an equal request may have the last place: then its job is found
     existing = find_existing_job(conn, request)
     if existing is not None:
         return existing
+    owner_use.require(conn, request.owner, limits, **NEW_JOB)
     job_id = ids.uuid7()
-    _require_project(conn, request.project_id, request.owner)
-    jobs.queue_add(conn, job_id, request, notify=settings.notify_url is not None, actor="api")
+    ensure_project(conn, request)
+    jobs.queue_add(conn, job_id, request, notify=bool(settings.notify_urls), actor="api")
     first = request.fallback_chain[0]
     try:
-        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api")
+        prediction_id = submissions.plan(conn, job_id, 0, first, reason=None, actor="api", is_woken=False)
     except LookupError:  # an equal request was committed meanwhile: this job was not inserted
-        return insert_job(conn, settings, providers, request)
-    step: Step = "generate" if providers[first.provider].is_synchronous else "submit"
-    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=[Wake(step, prediction_id)])
+        return insert_job(conn, settings, providers, request, limits)
+    wakes = turns.wake_next(conn, settings, providers)  # none while its provider has no capacity
+    return CreatedJob(job_id, prediction_id, "open", is_new=True, wakes=wakes)
 
 
-def find_existing_job(conn: Connection, request: JobRequest) -> CreatedJob | None:
+def find_existing_job(conn: Connection, request: JobDescription) -> CreatedJob | None:
     """Return the job of an equal request with the same key, if there is one. Raises IdempotencyConflict."""
     row = jobs.find_by_key(conn, request.owner, request.idempotency_key) if request.idempotency_key else None
     if row is None:
@@ -86,7 +98,7 @@ def register_prediction(
     database: Database, settings: Settings, provider: Provider, registration: Registration
 ) -> CreatedJob:
     """
-    Insert a job with its running prediction, then wake the deliveries received before. Raises ForeignProject.
+    Insert a job with its running prediction, then wake the deliveries received before.
 
     The deliveries are woken after the commit: ingest does not see an uncommitted prediction.
     """
@@ -114,17 +126,17 @@ def insert_registration(
 def _queue_registration(
     conn: Connection, settings: Settings, provider: Provider, registration: Registration, *, actor: str
 ) -> tuple[QueuedQuery, QueuedQuery]:
-    """Insert a registration, and read the prediction, which may have been known. Raises ForeignProject."""
+    """Insert a registration, and read the prediction, which may have been known."""
     deadline = registration.deadline_seconds or settings.job_deadline_seconds
     first = provider.first_poll_seconds() if provider.can_poll else deadline
-    _require_project(conn, registration.project_id, registration.owner)
+    ensure_project(conn, registration)
     row = {"job_id": ids.uuid7(), "prediction_id": ids.uuid7(), "state": "running", "actor": actor}
-    row["notify"] = settings.notify_url is not None
+    row["notify"] = bool(settings.notify_urls)
     added = registrations.queue_add(conn, registration, deadline_seconds=deadline, first_poll_seconds=first, **row)
     return added, registrations.queue_find(conn, registration)
 
 
-def _require_project(conn: Connection, project_id: str | None, owner: str) -> None:
-    """Create the project if it is missing. Raises ForeignProject if it belongs to another owner."""
-    if project_id is not None and not projects.ensure_open(conn, project_id, owner):
-        raise ForeignProject
+def ensure_project(conn: Connection, description: JobDescription) -> None:
+    """Create the project of a new job if it is missing, and set it to `open`."""
+    if description.project_id is not None:
+        projects.ensure_open(conn, ProjectKey(description.owner, description.project_id), description.scene)

@@ -5,6 +5,7 @@ from uuid import UUID
 from db import cancellation, jobs, placements, projects, renders, retention
 from db.connection import Connection
 from moorage import transitions
+from moorage.model import ProjectKey
 
 
 class JobNotSettled(Exception):
@@ -20,17 +21,17 @@ def delete_render(conn: Connection, render_id: UUID, *, asset_base: str, actor: 
         return True
     if job.state not in transitions.TERMINAL_JOB_STATES:
         raise JobNotSettled(f"job {job.id} is {job.state}")
-    create_tombstone(conn, render_id, job.project_id, asset_base=asset_base, actor=actor, reason=reason)
+    create_tombstone(conn, render_id, job.project, asset_base=asset_base, actor=actor, reason=reason)
     return True
 
 
 def create_tombstone(
-    conn: Connection, render_id: UUID, project_id: str | None, *, asset_base: str, actor: str, reason: str
+    conn: Connection, render_id: UUID, key: ProjectKey | None, *, asset_base: str, actor: str, reason: str
 ) -> None:
     """Turn a render whose settled job is locked into a tombstone. Lock order: outputs, project, results."""
     retention.discard_render_files(conn, render_id, actor)
     cancellation.cancel_waiting_outputs(conn, render_id, reason=reason, actor=actor)  # deferred ones
-    project = projects.lock(conn, project_id) if project_id else None
+    project = projects.lock(conn, key) if key else None
     retention.mark_render_deleted(conn, render_id, actor, reason)
     if project is not None:
         placements.update_image_urls(conn, project, asset_base)

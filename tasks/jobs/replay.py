@@ -74,3 +74,13 @@ def _requeue_output(conn: Connection, letter: DeadLetter, job: Job, actor: str) 
 def discard_dead_letter(conn: Connection, dead_letter_id: UUID, actor: str) -> None:
     if not dead_letters.close(conn, dead_letter_id, "discarded", actor):
         raise Refused(f"dead letter {dead_letter_id} is not open", status=409)
+
+
+def resend_notification(conn: Connection, notification_id: UUID, actor: str) -> Wake:
+    """Send a notification again, whether it was sent or given up. Raises Refused: 404, 409 it is being sent."""
+    if notifications.get(conn, notification_id) is None:
+        raise Refused(f"no notification {notification_id}", status=404)
+    if not notifications.replay(conn, notification_id, actor, ("sent", "dead")):
+        raise Refused(f"notification {notification_id} is waiting to be sent", status=409)
+    dead_letters.close_by_subject(conn, "notification", notification_id, reason="sent again", actor=actor)
+    return Wake("notify", notification_id)

@@ -55,7 +55,7 @@ def settle_if_last(
 def _publish(
     conn: Connection, job: Job, counts: OutputCounts, settlement: Settlement, asset_base: str, actor: str
 ) -> None:
-    project = projects.lock(conn, job.project_id) if job.project_id else None
+    project = projects.lock(conn, job.project) if job.project else None
     renders.publish(conn, job, actor)
     reason, chosen_id = None, None
     if settlement.state == "partial" and counts.kept and not settlement.discard_kept:

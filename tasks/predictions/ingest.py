@@ -17,7 +17,7 @@ from moorage.provider_types import PredictionReport
 from moorage.text import to_storable
 from providers import output_files
 from providers.base import Provider
-from tasks.jobs import create
+from tasks.jobs import create, turns
 from tasks.predictions import inline_files, reports, submit_outcome
 from tasks.predictions.reports import ReportSource
 from tasks.step import Deps, LeaseGuard
@@ -124,7 +124,7 @@ def apply_one(conn: Connection, deps: Deps, item: DeliveredReport) -> list[Wake]
     if job is None:  # locked, or the prediction is new
         job, prediction = jobs.lock(conn, prediction.job_id), predictions.lock(conn, prediction.id)
     received = _receive(conn, deps, item, job, prediction)
-    return _write(conn, [(item, received, reports.decide(received))])
+    return _write(conn, deps, [(item, received, reports.decide(received))])
 
 
 def apply_usual(conn: Connection, deps: Deps, items: Sequence[DeliveredReport]) -> tuple[list[Wake], list[Lease]]:
@@ -150,7 +150,7 @@ def apply_usual(conn: Connection, deps: Deps, items: Sequence[DeliveredReport]) 
                 locked[received.job.id] = replace(received.job, state="keeping", chosen_id=received.prediction.id)
         else:
             _wait_for_registration(conn, deps, item)
-    return _write(conn, decided), left
+    return _write(conn, deps, decided), left
 
 
 def _receive(
@@ -162,16 +162,20 @@ def _receive(
     return reports.receive(conn, job, prediction, item.report, source)
 
 
-def _write(conn: Connection, decided: Sequence[DecidedReport]) -> list[Wake]:
+def _write(conn: Connection, deps: Deps, decided: Sequence[DecidedReport]) -> list[Wake]:
     outcomes = reports.apply_decisions([(received, decision) for _, received, decision in decided])
     results: list[DeliveryResult] = []
-    for (item, received, _), outcome in zip(decided, outcomes, strict=True):
+    pairs = list(zip(decided, outcomes, strict=True))
+    for (item, received, _), outcome in pairs:
         prediction, state = received.prediction, "applied" if outcome.changed else "ignored"
         external_id = item.report.external_id
         results.append((item.lease, state, outcome.reason, external_id, prediction.id, prediction.job_id))
     if results:
         conn.queue(deliveries.END, deliveries.build_end(*results))
-    return [wake for outcome in outcomes for wake in outcome.wakes]
+    wakes = [wake for outcome in outcomes for wake in outcome.wakes]
+    if any(outcome.ended and received.prediction.entry is not None for (_, received, _), outcome in pairs):
+        wakes += turns.wake_next(conn, deps.settings, deps.providers)  # a place became free
+    return wakes
 
 
 def _may_be_identified(deps: Deps, item: DeliveredReport) -> bool:

@@ -1,7 +1,8 @@
 """Recover predictions from the provider's list: register unknown ones, poll those still awaited."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final, Literal
@@ -16,13 +17,12 @@ from moorage.provider_types import ListedPrediction
 from providers.base import Provider
 from tasks.jobs import create
 from tasks.predictions import submit_outcome
-from tasks.step import Deps
+from tasks.step import Deps, SendWakes
 
 # unknown: to be registered and polled. live: to be polled. ended: nothing to do. lost: has a dead letter.
 # foreign: unknown, and its webhook URL is not below PUBLIC_URL.
 Match = Literal["unknown", "live", "ended", "lost", "foreign"]
 MATCHES: Final[tuple[Match, ...]] = ("unknown", "live", "ended", "lost", "foreign")
-ACTOR: Final = "cli"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,45 @@ class ListedMatch:
     listed: ListedPrediction
     match: Match
     prediction_id: UUID | None = None
+
+
+@dataclass
+class RecoveryOverview:
+    counts: Counter[Match] = field(default_factory=Counter)
+    first: list[ListedMatch] = field(default_factory=list)  # of those to be registered or polled
+
+    @property
+    def poll_count(self) -> int:
+        return self.counts["unknown"] + self.counts["live"]
+
+
+def build_overview(pages: Iterable[Sequence[ListedMatch]], limit: int) -> RecoveryOverview:
+    """Read all pages; only counts and the first `limit` are held in memory."""
+    overview = RecoveryOverview()
+    for page in pages:
+        overview.counts.update(item.match for item in page)
+        to_poll = [item for item in page if item.match in ("unknown", "live")]
+        overview.first += to_poll[: limit - len(overview.first)]
+    return overview
+
+
+def register_pages(
+    deps: Deps,
+    provider: Provider,
+    pages: Iterable[Sequence[ListedMatch]],
+    *,
+    owner: str,
+    actor: str,
+    send_wakes: SendWakes,
+) -> Counter[str]:
+    """Register and poll what the pages list; wakes are sent page by page. Returns registered, polled, unsent_wakes."""
+    result = Counter(registered=0, polled=0, unsent_wakes=0)
+    for page in pages:
+        registered, wakes = register_page(deps, provider, page, owner=owner, actor=actor)
+        sent = send_wakes(wakes) if wakes else 0
+        polled = sum(wake.step == "poll" for wake in wakes)
+        result.update(registered=registered, polled=polled, unsent_wakes=len(wakes) - sent)
+    return result
 
 
 def scan(deps: Deps, provider: Provider, since: datetime, *, include_foreign: bool) -> Iterator[list[ListedMatch]]:
@@ -59,7 +98,9 @@ def is_own_webhook(webhook: str | None, public_url: str) -> bool:
     return webhook is not None and webhook.startswith(f"{public_url.rstrip('/')}/")
 
 
-def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *, owner: str) -> tuple[int, list[Wake]]:
+def register_page(
+    deps: Deps, provider: Provider, page: Sequence[ListedMatch], *, owner: str, actor: str
+) -> tuple[int, list[Wake]]:
     """
     Register a page's unknown predictions; make them and the live ones due for a poll now. Returns their number, wakes.
 
@@ -68,7 +109,7 @@ def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *
     registered, wakes = 0, []
     for item in page:
         if item.match == "unknown":
-            is_new, new_wakes = _register(deps, provider, item.listed, owner)
+            is_new, new_wakes = _register(deps, provider, item.listed, owner, actor)
             registered += is_new
             wakes += new_wakes
     live = [item.prediction_id for item in page if item.match == "live" and item.prediction_id is not None]
@@ -77,17 +118,19 @@ def register_page(deps: Deps, provider: Provider, page: Sequence[ListedMatch], *
     return registered, wakes
 
 
-def _register(deps: Deps, provider: Provider, listed: ListedPrediction, owner: str) -> tuple[bool, list[Wake]]:
+def _register(
+    deps: Deps, provider: Provider, listed: ListedPrediction, owner: str, actor: str
+) -> tuple[bool, list[Wake]]:
     registration = Registration(
         provider=provider.name, external_id=listed.external_id, owner=owner, kind="mixed", model=listed.model
     )
 
     def add(conn: Connection) -> tuple[bool, list[UUID]]:
         key_sha256 = webhook_keys.hash_key_in_url(listed.webhook)
-        submitted = submit_outcome.bind_external_id(conn, provider, key_sha256, listed.external_id, actor=ACTOR)
+        submitted = submit_outcome.bind_external_id(conn, provider, key_sha256, listed.external_id, actor=actor)
         if submitted is not None:  # by moorage, without a recorded response: it has a job
             return False, predictions.make_due_by_id(conn, [submitted.id])
-        prediction_id, is_new = create.insert_registration(conn, deps.settings, provider, registration, actor=ACTOR)
+        prediction_id, is_new = create.insert_registration(conn, deps.settings, provider, registration, actor=actor)
         return is_new, predictions.make_due_by_id(conn, [prediction_id])
 
     is_new, due = deps.database.run(add)

@@ -5,27 +5,38 @@ The state `submitting` is committed before the request, with the hash of a singl
 response is lost, the webhook or the provider's list identifies the prediction by that key.
 """
 
+import contextlib
 import random
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
-from db import jobs, leases, predictions, submissions
+from db import jobs, leases, predictions, submission_turns, submissions
 from db.connection import Connection, current_time
 from moorage import retry_policy, webhook_keys
-from moorage.errors import LeaseLost, MoorageError, NotSubmitted, Permanent, ProviderBusy, StepInterrupted
+from moorage.errors import (
+    DatabaseLocked,
+    DatabaseUnavailable,
+    LeaseLost,
+    MoorageError,
+    NotSubmitted,
+    Permanent,
+    ProviderBusy,
+    StepInterrupted,
+)
 from moorage.failpoints import failpoint
-from moorage.model import FallbackEntry, Job, Lease, Prediction, Wake
+from moorage.model import FallbackEntry, Job, Lease, Prediction, Step, Wake
 from moorage.provider_types import SubmitRequest, SubmitResult
 from moorage.retry_policy import DeadLetterDecision, Retry, RetryContext, RetryPolicy
 from moorage.text import to_storable
 from providers.base import Provider
-from tasks.jobs import create, fallback
+from tasks import breakers
+from tasks.jobs import create, fallback, turns
 from tasks.predictions import references, reports, submit_outcome, submit_recovery
 from tasks.predictions.submit_outcome import LeasedPrediction, lock_leased
 from tasks.step import LOCK_CHECK_MS, Deps, LeaseGuard, commit_step
 
-CAPACITY_WAIT_SECONDS: Final = 1.0  # while the provider's in-flight limit is reached; plus up to half at random
 BUSY_WAIT_SECONDS: Final = 5.0  # after a 429 without Retry-After
 
 
@@ -50,8 +61,22 @@ def run(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     return run_generate(deps, lease, guard)
 
 
+def claim(deps: Deps, step: Step, row_id: UUID, **who: Any) -> tuple[Lease | None, bool]:
+    """Claim the prediction whose turn it is; see submission_turns.claim."""
+    passed_on = [name for name, provider in deps.providers.items() if turns.get_step(provider) != step]
+    passed_on = passed_on if step == "submit" else []
+    return submission_turns.claim(deps.database, row_id, deps.settings, passed_on=passed_on, **who)
+
+
 def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
-    """Submit one prediction, or look up a submission whose response was not recorded; returns wakes."""
+    """Submit one prediction, or look up a submission; returns wakes, also for the next ones if it did not start."""
+    wakes = _submit(deps, lease, guard)
+    with contextlib.suppress(DatabaseUnavailable, DatabaseLocked):  # dispatch wakes them, too
+        wakes = wakes + deps.database.run(lambda conn: turns.wake_next(conn, deps.settings, deps.providers))
+    return wakes
+
+
+def _submit(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     prediction, job = deps.database.run(lambda conn: _load(conn, lease), lock_ms=LOCK_CHECK_MS)
     provider = deps.providers.get(prediction.provider)
     if prediction.state == "submitting":
@@ -73,6 +98,8 @@ def run_generate(deps: Deps, lease: Lease, guard: LeaseGuard) -> list[Wake]:
     failpoint("submit.after_begin")
     result = _send(deps, guard, prediction, submission)
     failpoint("submit.after_answer")
+    if isinstance(result, MoorageError):
+        breakers.note_failure(deps, breakers.name_api(provider.name), job.id, result)
     recorded = commit_step(
         deps,
         lease,
@@ -100,7 +127,7 @@ def _fail(deps: Deps, lease: Lease, guard: LeaseGuard, error: Permanent) -> list
 
 
 def _begin_if_allowed(conn: Connection, lease: Lease, submission: Submission) -> tuple[bool, list[Wake]]:
-    """Mark the prediction as submitting if it is still needed and the provider has capacity. Idempotent."""
+    """Mark the prediction as submitting if it is still needed; its claim has taken a place. Idempotent."""
     leased = lock_leased(conn, lease)
     job, prediction = leased.job, leased.prediction
     if prediction.key_sha256 == submission.key_sha256:
@@ -112,10 +139,6 @@ def _begin_if_allowed(conn: Connection, lease: Lease, submission: Submission) ->
     if current_time(conn) >= job.deadline_at:
         reason = "the job's deadline passed before it could be submitted"
         return False, leased.fail(DeadLetterDecision("TIMED_OUT", "NoTime", reason, retryable=True))
-    if not submissions.has_capacity(conn, prediction.provider, submission.provider.max_in_flight):
-        wait = CAPACITY_WAIT_SECONDS * random.uniform(1.0, 1.5)  # noqa: S311 (spreads retries; nothing secret)
-        submissions.postpone(conn, lease, wait_seconds=wait)
-        return False, []
     seconds = submission.entry.seconds
     submissions.mark_submitting(conn, lease, key_sha256=submission.key_sha256, deadline_seconds=seconds)
     return True, []
@@ -144,6 +167,7 @@ def record_submission(
     """Record the result of a submission; returns wakes. Raises LeaseLost after its webhook or another worker."""
     leased = lock_leased(conn, lease)
     if isinstance(result, SubmitResult):
+        breakers.note_success(conn, deps, breakers.name_api(provider.name))
         return _record_result(leased, deps.asset_base, provider, result)
     reason = to_storable(str(result))
     if isinstance(result, StepInterrupted):

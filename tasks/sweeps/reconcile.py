@@ -9,12 +9,12 @@ from uuid import UUID
 
 import psycopg
 
-from db import cancellation, clock_skew, jobs, leases, placements, predictions, progress, projects
+from db import cancellation, clock_skew, deferral, jobs, leases, placements, predictions, progress, projects
 from db.connection import Connection
 from moorage import logs
 from moorage.errors import DatabaseLocked
 from moorage.failpoints import failpoint
-from moorage.model import Step, Wake, WorkTable
+from moorage.model import ProjectKey, Step, Wake, WorkTable
 from moorage.retry_policy import DeadLetterDecision
 from tasks.jobs import fallback, settle
 from tasks.step import Deps, SendWakes
@@ -104,6 +104,7 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
     if not jobs.postpone(conn, job_id, RECHECK_INTERVAL):
         return []
     if job.state == "keeping":
+        deferral.defer_blocked(conn, job_id, seconds=deps.policy.job_wait_seconds, actor=actor)
         return settle.settle_if_last(conn, job, asset_base=deps.asset_base, actor=actor)
     reason = "the job's deadline has passed"
     if not cancellation.cancel_planned(conn, job_id, reason=reason, actor=actor):
@@ -114,29 +115,29 @@ def _check_job(conn: Connection, deps: Deps, job_id: UUID, actor: str) -> list[W
 
 
 def repair_documents(deps: Deps) -> int:
-    project_ids, locked = deps.database.run(projects.list_overwritten), list[str]()
-    for project_id in _draw_rows(project_ids, locked):
+    keys, locked = deps.database.run(projects.list_overwritten), list[ProjectKey]()
+    for key in _draw_rows(keys, locked):
         try:
-            work = partial(repair_document, project_id=project_id, asset_base=deps.asset_base)
+            work = partial(repair_document, key=key, asset_base=deps.asset_base)
             deps.database.run(work, lock_ms=LOCK_MS)
             failpoint("reconcile.after_mend")
         except ROW_ERRORS as error:
-            _log_error("project.repair_failed", error, project_id, locked)
-    return len(project_ids)
+            _log_error("project.repair_failed", error, key, locked)
+    return len(keys)
 
 
-def repair_document(conn: Connection, project_id: str, asset_base: str) -> None:
-    project = projects.lock(conn, project_id)
+def repair_document(conn: Connection, key: ProjectKey, asset_base: str) -> None:
+    project = projects.lock(conn, key)
     if project is not None:
         placements.update_image_urls(conn, project, asset_base)
 
 
 def correct_statuses(deps: Deps) -> int:
     """Compare the status of the next projects with their jobs and correct it; returns how many differed."""
-    project_ids, locked = deps.database.run(progress.list_wrong_statuses), list[str]()
-    for project_id in _draw_rows(project_ids, locked):
+    keys, locked = deps.database.run(progress.list_wrong_statuses), list[ProjectKey]()
+    for key in _draw_rows(keys, locked):
         try:
-            deps.database.run(partial(progress.update_status, project_id=project_id), lock_ms=LOCK_MS)
+            deps.database.run(partial(progress.update_status, project=key), lock_ms=LOCK_MS)
         except ROW_ERRORS as error:
-            _log_error("project.status_failed", error, project_id, locked)
-    return len(project_ids)
+            _log_error("project.status_failed", error, key, locked)
+    return len(keys)

@@ -15,6 +15,7 @@ from db import ended_counts, retention, usage
 from db.connection import Connection
 from moorage import logs
 from moorage.failpoints import failpoint
+from moorage.model import ProjectKey
 from moorage.settings import Settings
 from tasks.jobs import delete_render
 from tasks.step import Deps, run_unless_locked
@@ -95,8 +96,9 @@ def _delete_render(conn: Connection, asset_base: str, limit: float, actor: str, 
     job = retention.lock_old_render(conn, render_id, limit)
     if job is None:
         return False
-    project_id, reason = job["project_id"], "older than the retention period"
-    delete_render.create_tombstone(conn, render_id, project_id, asset_base=asset_base, actor=actor, reason=reason)
+    key = None if job["project_id"] is None else ProjectKey(job["owner"], job["project_id"])
+    reason = "older than the retention period"
+    delete_render.create_tombstone(conn, render_id, key, asset_base=asset_base, actor=actor, reason=reason)
     return True
 
 

@@ -81,7 +81,7 @@ def _show_files(world: World, chromium: Any, folder: Path) -> None:
     files = {**kinds.build_files(), **kinds.build_encoded_files()}
     with tempfile.TemporaryDirectory() as given:
         for name, data in files.items():
-            kind = "sound" if name in ("wav", "mp3", "flac", "ogg", "m4a") else "model"
+            kind = "sound" if name in ("wav", "mp3", "flac", "ogg", "m4a", "weba", "mka") else "model"
             (Path(given) / f"{kind}.{name}").write_bytes(data)
         for kind in ("model", "sound"):
             done = run(world, "keep", *map(str, sorted(Path(given).glob(f"{kind}.*"))), "--owner", "files")
@@ -149,8 +149,11 @@ def _take(page: Any, folder: Path, name: str) -> None:
         "every picture is loaded",
     )
     page.wait_for_timeout(600)  # what arrives fades in
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")  # all its colours: fewer would make steps
-    picture.save(folder / f"{name}.png", optimize=True)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    # 6 bits of each colour: below 200 kB; a palette would make steps.
+    picture.point([round(value * 63 / 255) * 255 // 63 for value in range(256)] * 3).save(
+        folder / f"{name}.png", optimize=True
+    )
 
 
 if __name__ == "__main__":

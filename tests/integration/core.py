@@ -35,7 +35,7 @@ _EMPTY = """
 SET session_replication_role = replica;
 DELETE FROM ticks; DELETE FROM events; DELETE FROM dead_letters; DELETE FROM placements; DELETE FROM render_variants;
 DELETE FROM renders; DELETE FROM outputs; DELETE FROM predictions; DELETE FROM jobs; DELETE FROM projects;
-DELETE FROM deliveries; DELETE FROM notifications;
+DELETE FROM deliveries; DELETE FROM notifications; DELETE FROM breakers; DELETE FROM target_attempts;
 SET session_replication_role = origin
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from db import projects
 from embedded.stack import Stack
-from moorage.model import Wake
+from moorage.model import ProjectKey, Wake
 from tasks.audit import run
 from tasks.jobs import cancel
 from tasks.sweeps import reconcile
@@ -26,7 +26,7 @@ def at(stack: Stack, url: str) -> Iterator[World]:
 
 
 def urls_of(at: World, project_id: str) -> list[str]:
-    project = at.deps.database.run(lambda conn: projects.get(conn, project_id))
+    project = at.deps.database.run(lambda conn: projects.get(conn, ProjectKey("ann", project_id)))
     return [url for scene in project["document"]["scenes"] for url in scene.get("imageUrls", [])]
 
 

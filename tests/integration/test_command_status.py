@@ -35,7 +35,7 @@ def test_an_empty_system_is_shown(stack: Stack, database_url: str, deps: Deps) -
     done = answered(cli.environment(stack, database_url), missing="workers  unknown")
 
     assert done.returncode == 0, done.stderr
-    assert "none answers: start one with moorage worker" in done.stdout
+    assert "none answered in 3 s: start one with moorage worker" in done.stdout
     assert "replicate" in done.stdout
     assert "storage  ok" in done.stdout
     assert done.stdout.count("late") == 5

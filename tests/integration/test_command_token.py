@@ -14,16 +14,16 @@ def test_a_token_is_shown_once_and_ends(stack: Stack, database_url: str, conn: C
     """Whoever reads the database, a backup or the list must not be able to use the API."""
     env = cli.environment(stack, database_url)
 
-    made = cli.run(env, "token", "create", "shop", "--role", "admin")
+    made = cli.run(env, "token", "create", "shop", "--level", "admin")
     token = made.stdout.strip()
-    role = api_tokens.get_role(conn, token)
+    role = api_tokens.get_active(conn, token)
     listed = cli.run(env, "token", "list")
     row = json.loads(cli.run(env, "token", "list", "--json").stdout)["tokens"][0]
     revoked = cli.run(env, "token", "revoke", row["id"])
     again = cli.run(env, "token", "revoke", row["id"])
 
     assert made.returncode == listed.returncode == revoked.returncode == 0, made.stderr + listed.stderr
-    assert (role, api_tokens.get_role(conn, token)) == ("admin", None)
+    assert (role, api_tokens.get_active(conn, token)) == ({"name": "shop", "role": "admin"}, None)
     assert "shop" in listed.stdout
     assert token not in listed.stdout + json.dumps(row)
     assert token not in str(conn.execute("SELECT * FROM api_tokens").fetchall())

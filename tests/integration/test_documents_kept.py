@@ -4,6 +4,7 @@ import json
 
 from db import placements, projects
 from db.connection import Connection, Database
+from moorage.model import ProjectKey
 
 WIDE = "1" + "0" * 400 + ".5"
 LONG = "9" * 5000
@@ -11,7 +12,7 @@ LONG = "9" * 5000
 
 def compute(database: Database, project_id: str) -> None:
     def work(conn: Connection) -> None:
-        project = projects.lock(conn, project_id)
+        project = projects.lock(conn, ProjectKey("me", project_id))
         assert project is not None
         placements.update_image_urls(conn, project, "https://cdn.example")
 
@@ -45,7 +46,7 @@ def test_a_document_without_scenes_is_left_alone(database: Database, conn: Conne
 
         compute(database, f"p{number}")
 
-        shown = database.run(lambda c, n=number: projects.get(c, f"p{n}"))  # type: ignore[misc]
+        shown = database.run(lambda c, n=number: projects.get(c, ProjectKey("me", f"p{n}")))  # type: ignore[misc]
         assert shown is not None
         assert shown["document"] == document
     assert projects.list_overwritten(conn) == []

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from db import deliveries, leases
+from db import deliveries, output_claims
 from db.connection import connect
 from embedded.stack import Stack
 from moorage.model import Wake
@@ -242,8 +242,8 @@ def test_a_crash_after_the_commit_loses_only_the_wakes(
     assert states(at, ids) == ["applied"] * 2
     assert {at.row("deliveries", id_)["crashes"] for id_ in ids} == {0}
     waiting = {at.outputs(job.job_id)[0] for job in jobs}
-    assert leases.wake_due(at.conn, "keep", limit=9, queue_is_empty=False) == []
-    assert set(leases.wake_due(at.conn, "keep", limit=9, queue_is_empty=True)) == waiting
+    assert output_claims.wake_outputs(at.conn, limit=9, queued=len(waiting)) == []
+    assert set(output_claims.wake_outputs(at.conn, limit=9, queued=0)) == waiting
 
 
 def test_only_the_delivery_that_kills_its_workers_becomes_poison(

@@ -17,9 +17,11 @@ from embedded.stack import Stack
 from moorage import failpoints
 from moorage.errors import ObjectRefused, StorageRefused
 from moorage.ids import uuid7
+from moorage.model import JobDescription
+from moorage.provider_types import OutputFile
 from storage import keys, s3
 from tasks.audit import run as audit
-from tasks.jobs import local_files, replay
+from tasks.jobs import keep_job, local_files, replay
 from tasks.outputs import discard, keep
 from tasks.step import Deps
 from tasks.sweeps import orphans, retention
@@ -430,10 +432,10 @@ def test_an_empty_file_is_refused_without_an_object(at: World) -> None:
 def kept_file(at: World, path: Path) -> Any:
     """Return the output of `moorage keep FILE`, refused, and its job."""
     key = local_files.spool_file(at.deps, path)
-    source = local_files.FileSource(path.name, path=path)
-    job_id, _ = at.deps.database.run(
-        lambda conn: local_files.insert_keep_job(conn, at.deps.settings, [(source, key)], "ann", "cli")
-    )
+    description, files = JobDescription(owner="ann", kind="mixed"), [OutputFile("file[0]", object_key=key)]
+    job_id = keep_job.create_keep_job(
+        at.deps.database, at.deps.settings, at.deps.providers, description, files, actor="cli", notify=False
+    ).job_id
     small(at).keep_all(job_id)
     assert at.state("jobs", job_id) == "failed"
     return at.outputs(job_id)[0], key

@@ -1,5 +1,6 @@
 """The depth of a queue, which dispatch reads each second."""
 
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import redis
 from celery import Celery
 
 from embedded.stack import Stack
-from worker import queues, redis_transport, sweep_runner
+from worker import publish, queues, redis_transport
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def broker(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator["redis.Red
     with redis.Redis.from_url(url) as client:
         yield client
         client.flushdb()
-    sweep_runner._keep_connection(app).release()
-    sweep_runner._keep_connection.cache_clear()
+    publish._keep_connection(app, os.getpid()).release()
+    publish._keep_connection.cache_clear()
 
 
 def count_connections(broker: "redis.Redis") -> int:
@@ -34,10 +35,10 @@ def count_connections(broker: "redis.Redis") -> int:
 def test_reading_depths_keeps_its_connection(broker: "redis.Redis") -> None:
     """A connection a second, and package metadata for each, were a quarter of an idle worker's CPU time."""
     broker.lpush("keep", "a", "b")
-    assert sweep_runner.get_queue_depth("keep") == 2
+    assert publish.get_queue_depth("keep") == 2
     before = count_connections(broker)
 
-    assert [sweep_runner.get_queue_depth(queue) for queue in ("keep", "quick", "keep")] == [2, 0, 2]
+    assert [publish.get_queue_depth(queue) for queue in ("keep", "quick", "keep")] == [2, 0, 2]
 
     assert count_connections(broker) == before
 
@@ -45,9 +46,9 @@ def test_reading_depths_keeps_its_connection(broker: "redis.Redis") -> None:
 def test_a_lost_connection_costs_at_most_one_tick(broker: "redis.Redis") -> None:
     """A restarted broker has closed the connection that was kept."""
     broker.lpush("quick", "a")
-    assert sweep_runner.get_queue_depth("quick") == 1
+    assert publish.get_queue_depth("quick") == 1
 
     broker.client_kill_filter(_type="normal", skipme=True)
 
-    assert sweep_runner.get_queue_depth("quick") in (None, 1)
-    assert sweep_runner.get_queue_depth("quick") == 1
+    assert publish.get_queue_depth("quick") in (None, 1)
+    assert publish.get_queue_depth("quick") == 1

@@ -13,6 +13,7 @@ from db.connection import Connection, connect
 from db.reports import metrics
 from embedded.stack import Stack
 from moorage.errors import Refused
+from moorage.model import ProjectKey
 from tasks.audit import run as audit
 from tasks.jobs import replay
 from tasks.outputs import discard
@@ -94,7 +95,7 @@ def test_an_old_render_is_deleted_with_its_files(deps: Deps, conn: Connection, l
     conn.execute("""UPDATE projects SET document = '{"scenes": [{"id": 1}]}'""")
     reconcile.reconcile(deps, "tests", len)
     stored = values(conn, "SELECT key FROM outputs") + values(conn, "SELECT thumb_key FROM outputs")
-    shown = deps.database.run(lambda c: projects.get(c, "p"))
+    shown = deps.database.run(lambda c: projects.get(c, ProjectKey("tests", "p")))
     later(31)
 
     done = run(deps, renders=30)
@@ -243,7 +244,7 @@ def test_a_notice_goes_when_it_was_sent_and_stays_while_it_waits(
     deps: Deps, conn: Connection, later: Callable[[int], None]
 ) -> None:
     """The application may be away for longer than rows are kept: what it was not told of is still to be told."""
-    telling = replace(deps, settings=deps.settings.model_copy(update={"notify_url": "http://127.0.0.1:9"}))
+    telling = replace(deps, settings=deps.settings.model_copy(update={"notify_urls": ("http://127.0.0.1:9",)}))
     sent, waits = (world.kept(telling, name, [world.picture()]) for name in ("sent", "waits"))
     conn.execute(
         "UPDATE notifications SET state = 'sent', run_at = NULL, ended_at = moment() WHERE job_id = %s", [sent]

@@ -5,11 +5,11 @@ from uuid import UUID
 
 import pytest
 
-from db import leases
 from embedded.stack import Stack
 from moorage.model import Wake
 from tasks.jobs import retry
 from tasks.jobs.cancel import ActionOutcome
+from tasks.sweeps import dispatch
 from tests.integration.chains import exhausted, hear, kept, planned, running, shown, started, tried
 from tests.integration.core import World, database_of, png, world
 
@@ -129,9 +129,9 @@ def test_a_crash_after_the_commit_costs_only_wakes(at: World, monkeypatch: pytes
         retried(at, job_id)
     monkeypatch.undo()
 
-    assert at.deps.database.run(lambda conn: leases.wake_due(conn, "submit", limit=9, queue_is_empty=False)) == [
-        planned(at, job_id)
-    ]
+    sent: list[Wake] = []
+    dispatch.dispatch_due(at.deps, lambda _queue: 0, lambda wakes: sent.extend(wakes) or len(wakes))
+    assert sent == [Wake("submit", planned(at, job_id))]
     assert retried(at, job_id).refused == "the job is open: only failed and partial jobs can be retried"
 
 

@@ -493,7 +493,7 @@ def test_a_recovery_gives_an_uncertain_try_its_id_instead_of_a_second_job(at: Wo
     replicate = at.deps.providers["replicate"]
     (page,) = recover.scan(at.deps, replicate, datetime.now(UTC) - timedelta(minutes=1), include_foreign=True)
 
-    registered, _ = recover.register_page(at.deps, replicate, page, owner="ann")
+    registered, _ = recover.register_page(at.deps, replicate, page, owner="ann", actor="cli")
 
     row = at.row("predictions", made.prediction_id)
     assert (row["state"], row["external_id"], registered) == ("running", "p1", 0)

@@ -67,9 +67,9 @@ def test_no_row_is_woken_twice_within_half_a_minute(at: World) -> None:
     waiting(at, 3)
 
     assert len(run_dispatch(at, Broker(keep=1))) == 3
-    assert run_dispatch(at, Broker(keep=1)) == []
+    assert run_dispatch(at, Broker(keep=4)) == []
     with at.later("31 seconds") as then:
-        assert len(run_dispatch(then, Broker(keep=1))) == 3
+        assert len(run_dispatch(then, Broker(keep=4))) == 3
 
 
 def test_an_emptied_queue_costs_one_tick(at: World) -> None:
@@ -78,6 +78,50 @@ def test_an_emptied_queue_costs_one_tick(at: World) -> None:
     assert len(run_dispatch(at, Broker(keep=0))) == 3
 
     assert len(run_dispatch(at, Broker(keep=0))) == 3
+
+
+def test_wakes_that_a_full_queue_left_to_dispatch_are_sent_as_it_drains(at: World) -> None:
+    """Their rows are marked as woken: with 126 of 190 such rows, dispatch sent nothing until the queue was empty."""
+    at.conn.execute("UPDATE outputs SET woken_at = moment() WHERE id = ANY (%s)", (waiting(at, 190),))
+
+    assert [len(run_dispatch(at, Broker(keep=depth))) for depth in (64, 40, 63)] == [0, 24, 1]
+
+
+class Workers(Broker):
+    """A broker whose queue is empty at each look: workers have claimed what was sent."""
+
+    def __init__(self, at: World) -> None:
+        super().__init__()
+        self.at, self.looks, self.most = at, 0, 0
+
+    def depth(self, _queue: str) -> int:
+        sql = "UPDATE outputs SET run_at = moment() + interval '1 h' WHERE id = ANY (%s)"
+        self.at.conn.execute(sql, ([wake.row_id for wake in self.sent[-64:]],))
+        self.looks += 1
+        return 0
+
+    def send(self, wakes: list[Wake]) -> int:
+        self.most = max(self.most, len(wakes))
+        return super().send(wakes)
+
+
+def test_a_backlog_is_sent_at_the_speed_of_the_workers(at: World) -> None:
+    """One look a tick is 64 files a second, however many workers there are."""
+    outputs, broker = waiting(at, 200), Workers(at)
+
+    sent = dispatch.dispatch_due(at.deps, broker.depth, broker.send, ["keep"], seconds=600)
+
+    assert (sent["keep"], broker.most, broker.looks) == (200, 64, 4)
+    assert {wake.row_id for wake in broker.sent} == set(outputs)
+
+
+def test_a_queue_that_does_not_drain_ends_a_tick(at: World) -> None:
+    """The next tick and the other sweeps must run."""
+    waiting(at, 3)
+    times = iter((0.0, 0.2, 0.4, 0.6, 0.8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch.time, "monotonic", lambda: next(times))
+        assert dispatch.dispatch_due(at.deps, lambda _queue: 64, len, ["keep"], seconds=0.7) == {"keep": 0}
 
 
 def test_a_full_queue_gets_nothing(at: World) -> None:

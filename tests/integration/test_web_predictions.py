@@ -149,7 +149,7 @@ def test_a_waiting_webhook_is_woken_by_its_registration(stack: Stack, url: str) 
         ({"deadline_seconds": 0}, "deadline_seconds", "greater than or equal to 1"),
         ({"deadline_seconds": "90"}, "deadline_seconds", "number"),
         ({"roomtype": "kitchen"}, "roomtype", "did you mean room_type?"),
-        ({"id": "reg_bad"}, "id", "valid fields: owner, kind"),
+        ({"id": "reg_bad"}, "id", "valid fields: owner, mode"),
         ({"\ud800": 1}, "\\ud800", "is not a field"),
     ],
 )

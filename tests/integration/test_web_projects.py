@@ -85,36 +85,47 @@ def test_numbers_are_stored_to_the_last_digit(front: wp.Front, mine: Connection,
     assert "1" + "0" * 400 in stored["t"]
 
 
-def test_an_owner_cannot_be_changed(front: wp.Front, name: str) -> None:
-    """A typing error must not transfer a project."""
-    put(front, name, {"scenes": []})
+def test_an_id_belongs_to_its_owner(front: wp.Front, url: str, name: str) -> None:
+    """Two owners have a "film": documents, jobs and files of one never touch the other's."""
+    put(front, name, {"scenes": [{"id": "a"}]})
+    alone = front.get(f"/v1/projects/{name}")
+    other = send(front, "PUT", f"/v1/projects/{name}", {"owner": "bob", "document": {"scenes": [{"id": "b"}]}})
+    made = front.register(external_id=f"two-{name}"[-200:], project_id=name, scene="b", owner="bob")
 
-    answer = send(front, "PUT", f"/v1/projects/{name}", {"owner": "bob", "document": {}})
+    unclear = front.get(f"/v1/projects/{name}")
+    bobs, adas = (front.get(f"/v1/projects/{name}?owner={owner}") for owner in ("bob", "ada"))
+    added = send(front, "POST", f"/v1/projects/{name}/scenes?owner=bob", {"id": "c"})
+    unclear_scene = send(front, "POST", f"/v1/projects/{name}/scenes", {"id": "d"})
 
-    assert answer.status == 409
-    assert front.get(f"/v1/projects/{name}").fields["owner"] == "ada"
+    assert (alone.status, other.status, made.status) == (200, 201, 201)
+    assert (unclear.status, unclear_scene.status) == (409, 409)
+    assert "(ada, bob)" in unclear.fields["detail"]
+    assert (bobs.fields["progress"]["jobs"], adas.fields["progress"]["jobs"]) == (1, 0)
+    assert (images(bobs), images(adas)) == ({"b": []}, {"a": []})
+    assert images(added) == {"b": [], "c": []}
+    assert front.get(f"/v1/projects/{name}?owner=nobody").status == 404
 
 
 def test_another_owners_project_is_not_visible(front: wp.Front, name: str) -> None:
     """Also not by guessing its id: read, write, scenes."""
     put(front, name, {"scenes": [{"id": "a"}]})
-    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob"}).fields["token"]
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob", "scopes": ["jobs", "delete"]}).fields["token"]
 
     answers = [
         send(front, "GET", f"/v1/projects/{name}", token=token),
-        send(front, "PUT", f"/v1/projects/{name}", {"document": {}}, token=token),
         send(front, "POST", f"/v1/projects/{name}/scenes", {"id": "x"}, token=token),
         send(front, "DELETE", f"/v1/projects/{name}/scenes/a", token=token),
         send(front, "PATCH", f"/v1/projects/{name}/scenes", {"order": ["a"]}, token=token),
+        send(front, "PUT", f"/v1/projects/{name}", {"document": {}}, token=token),
     ]
 
-    assert [answer.status for answer in answers] == [404] * 5
-    assert images(front.get(f"/v1/projects/{name}")) == {"a": []}
+    assert [answer.status for answer in answers] == [404, 404, 404, 404, 201]  # at last bob's own
+    assert images(front.get(f"/v1/projects/{name}?owner=ada")) == {"a": []}
 
 
 def test_an_owner_token_writes_its_owners_projects(front: wp.Front, name: str) -> None:
     """A browser saves its own project without the application's token."""
-    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo"}).fields["token"]
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo", "scopes": ["jobs"]}).fields["token"]
 
     made = send(front, "PUT", f"/v1/projects/{name}", {"document": {"scenes": []}}, token=token)
 
@@ -251,3 +262,26 @@ def status(mine: Connection, name: str) -> str:
     row = mine.execute("SELECT status FROM projects WHERE id = %s", [name]).fetchone()
     assert row is not None
     return str(row["status"])
+
+
+def test_projects_are_listed_and_deleted(front: wp.Front, mine: Connection, name: str) -> None:
+    """Files remain as renders without a project; a project with an unsettled job stays."""
+    for number in range(3):
+        body = {"owner": "lia", "document": {"scenes": []}}
+        send(front, "PUT", f"/v1/projects/{name}-{number}", body)
+    first = front.get("/v1/projects?owner=lia&limit=2").fields
+    second = front.get(f"/v1/projects?owner=lia&limit=2&after={first['next']}").fields
+    put(front, name, {"scenes": [{"id": "a"}]})
+    made = started(front, mine, name, "a")
+
+    early = send(front, "DELETE", f"/v1/projects/{name}")
+    end(mine, made, 0)
+    late = send(front, "DELETE", f"/v1/projects/{name}")
+
+    ids = [project["project_id"] for page in (first, second) for project in page["projects"]]
+    assert ids == [f"{name}-{number}" for number in range(3)]
+    assert (early.status, late.status) == (409, 204)
+    assert front.get(f"/v1/projects/{name}").status == 404
+    render = front.get(f"/v1/renders/{made.fields['job_id']}").fields
+    assert (render["project_id"], render["scene"], len(render["variants"])) == (None, None, 1)
+    assert front.get("/v1/projects").status == 422

@@ -113,6 +113,18 @@ def test_a_wake_names_the_task_and_the_row_in_the_queue_of_its_step(broker: redi
     assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": count}
 
 
+def test_direct_wakes_fill_a_queue_to_its_depth(broker: redis.Redis) -> None:
+    """`moorage keep` put 190 wakes into a queue that holds 64; whoever publishes leaves the rest to dispatch."""
+    wakes = [Wake("keep", uuid4()) for _ in range(200)]
+
+    assert publish.publish_wakes([*wakes, Wake("poll", uuid4())]) == 201
+    assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 64, "quick": 1}
+    assert [publish.publish_wakes([wake]) for wake in wakes[:3]] == [1, 1, 1]
+    assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 64, "quick": 1}
+    assert publish.send_wakes(wakes[:4]) == 4, "discards proceed while the queue stays full"
+    assert inspect_cluster.read_queue_depths() == {**EMPTY, "keep": 68, "quick": 1}
+
+
 def test_wakes_of_several_steps_go_to_their_queues(broker: redis.Redis) -> None:
     """A poll must not wait behind downloads."""
     steps = list(queues.QUEUE_BY_STEP)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cli.commands import show
+from db.reports import records
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -57,18 +57,18 @@ def prediction(**columns: Any) -> dict[str, Any]:
 )
 def test_the_next_action_has_a_time(subject: str, row: dict[str, Any], action: str) -> None:
     """An operator sees what a row waits for, and how long."""
-    assert show.describe_next_actions([(subject, row)], [], NOW) == [action]
+    assert records.describe_next_actions([(subject, row)], [], NOW) == [action]
 
 
 def test_an_open_dead_letter_names_the_command() -> None:
     """The next action is an operator's; the command can be copied."""
     letters = [{"id": "d1", "state": "open"}, {"id": "d2", "state": "replayed"}]
 
-    actions = show.describe_next_actions([("output", output(state="dead"))], letters, NOW)
+    actions = records.describe_next_actions([("output", output(state="dead"))], letters, NOW)
 
     assert actions == ["dead letter d1 is open: moorage dead replay d1"]
 
 
 def test_an_ended_record_has_no_next_action() -> None:
     """The line says so: no output could mean that something was missed."""
-    assert show.describe_next_actions([("output", output(state="kept"))], [], NOW) == ["nothing: it has ended"]
+    assert records.describe_next_actions([("output", output(state="kept"))], [], NOW) == ["nothing: it has ended"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from db import migrate
+
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("cli", "db", "egress", "media", "moorage", "providers", "receiver", "storage", "tasks", "web", "worker")
 CODE = (*PRODUCT, "embedded", "simulation")
@@ -94,3 +96,10 @@ def test_functions_of_a_package_share_a_name_only_for_one_meaning(package: str) 
     shared = {name for name, paths in modules.items() if len(paths) > 1}
 
     assert shared == set(SHARED_NAMES.get(package, {}))
+
+
+def test_migrations_have_consecutive_numbers() -> None:
+    """Two branches that each add the next number merge without a conflict, and one of the files would never run."""
+    numbers = [int(path.name[:4]) for path in sorted((ROOT / "db/migrations").glob("*.sql"))]
+
+    assert numbers == list(range(2, migrate.SCHEMA_VERSION + 1))

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from moorage import logs
+from moorage.errors import ConfigError
 
 
 def line(formatter, fields, message="thing.happened"):
@@ -33,6 +34,21 @@ def test_a_value_cannot_break_its_line(formatter, value):
 
     assert text.isprintable()
     assert len(text.splitlines()) == 1
+
+
+def test_what_is_logged_before_logging_is_configured_has_its_fields():
+    """`boot.waiting` alone says neither what for nor why."""
+    record = logging.LogRecord("worker.boot", logging.WARNING, __file__, 1, "boot.waiting", (), None)
+    record.fields = {"waiting_for": "storage", "error": "no route"}
+
+    assert logging.lastResort is not None
+    assert logging.lastResort.format(record).endswith('warn boot.waiting waiting_for=storage error="no route"')
+
+
+def test_another_level_is_refused_in_one_line():
+    """It was a traceback of the logging library."""
+    with pytest.raises(ConfigError, match="LOG_LEVEL='loud': write one of DEBUG, INFO, WARNING, ERROR"):
+        logs.configure_logging("loud")
 
 
 def test_bound_fields_stand_in_every_line_inside():

@@ -72,6 +72,7 @@ ANCILLARY = {
     "short cHRM": png_chunk(b"cHRM", b"\0"),
     "short sRGB": png_chunk(b"sRGB", b""),
     "short acTL": png_chunk(b"acTL", b"\0"),
+    "acTL without frames": png_chunk(b"acTL", struct.pack(">II", 5, 0)),
     "rubbish eXIf": png_chunk(b"eXIf", b"rubbish"),
     "text bomb": png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * MIB))),
 }
@@ -341,3 +342,14 @@ def test_a_file_with_zeros_in_its_header_or_cut_in_half_is_refused(format_name):
     refusal(data[: len(data) // 2])
     for start in (0, 8):
         refusal(data[:start] + bytes(64) + data[start + 64 :])
+
+
+@pytest.mark.parametrize(("kind", "progressive"), [(0xDB, False), (0xDB, True), (0xC4, False)])
+def test_a_jpeg_whose_tables_are_zeros_is_refused(kind, progressive):
+    """Decoders accept them and show other pixels."""
+    data = encoded(noise(), "JPEG", progressive=progressive)
+    table = data.index(bytes([0xFF, kind, 0])) + 5
+    end = table + 59 if kind == 0xDB else data.rindex(b"\xff", 0, data.index(b"\xff\xda"))
+    start = table + 4 if kind == 0xDB else end + 24
+
+    assert refusal(data[:start] + bytes(40) + data[start + 40 :]).startswith("the JPEG is damaged: ")

@@ -7,6 +7,7 @@ import json
 import random
 import struct
 import tracemalloc
+import zipfile
 
 import pytest
 
@@ -23,10 +24,11 @@ pytest.importorskip("av", reason="the `video` extra is not installed")
 FILES = {**kinds.build_files(), **kinds.build_encoded_files()}
 TYPES = {
     "svg": "image/svg+xml", "wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg",
-    "m4a": "audio/mp4", "glb": "model/gltf-binary", "zip": "application/zip", "pdf": "application/pdf",
+    "m4a": "audio/mp4", "weba": "audio/webm", "mka": "audio/x-matroska",
+    "glb": "model/gltf-binary", "zip": "application/zip", "pdf": "application/pdf",
     "json": "application/json", "txt": "text/plain", "mov": "video/quicktime", "mkv": "video/x-matroska",
 }  # fmt: skip
-AUDIO = ("wav", "mp3", "flac", "ogg", "m4a")
+AUDIO = ("wav", "mp3", "flac", "ogg", "m4a", "weba", "mka")
 
 
 def examine(data, name="", content_type=None, limits=LIMITS):
@@ -120,6 +122,16 @@ PAGES = {
     "graphql": (b'{"data": null, "errors": [{"message": "denied"}]}', "application/json"),
     "list": (b'[{"errorCode": "X", "message": "expired"}]', "application/json"),
     "not ok": (b'{"success": false, "why": "expired"}', "application/json"),
+    "camel case": (b'{"errorCode": "E1", "errorMessage": "expired"}', "application/json"),
+    "short": (b'{"err": "expired"}', "application/json"),
+    "exception": (b'{"exception": "NotFound", "trace": ["a", "b"]}', "application/json"),
+    "aws": (b'{"__type": "AccessDenied", "Message": "denied"}', "application/json"),
+    "json:api": (
+        b'{"errors": [{"status": "404", "title": "x", "detail": "y"}], "jsonapi": {"version": "1.0"}}',
+        "application/vnd.api+json",
+    ),
+    "graphql field": (b'{"data": {"file": null}, "errors": [{"message": "denied"}]}', "application/json"),
+    "limit": (b'{"message": "too many requests", "request_id": "1", "retry_after": 3}', "application/json"),
     "empty": (b"{}", "application/json"),
     "scalar": (b'"gone"', "application/json"),
 }
@@ -146,7 +158,8 @@ def test_json_without_content_is_no_file(page):
     [
         '{"words": [{"text": "a"}], "errors": ["low confidence"]}', '{"error": null, "text": "hello"}',
         '{"error": 0.013, "score": 0.9}', '{"label": "cat", "status": "succeeded"}', "[[1, 2], [3, 4]]",
-        '{"name": "x", "type": "y", "title": "z"}',
+        '{"name": "x", "type": "y", "title": "z"}', '{"errors": [{"line": 3}], "words": [1]}',
+        '{"message": {"role": "assistant", "content": "hello"}}',
     ],
 )  # fmt: skip
 def test_a_result_is_no_error(text):
@@ -260,6 +273,55 @@ def test_zip64_is_walked():
     assert examine(data[:end] + record + locator + last).media.format == "zip"
 
 
+def test_a_zip_may_have_the_mark_of_an_end_in_its_comment():
+    """The last such mark is not always the end."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.txt", "content")
+        archive.comment = b"PK\x05\x06, PK\x05\x06 and " + b"PK\x05\x06" + bytes(30)
+
+    assert (examine(out.getvalue()).media.format, examine(out.getvalue()).media.notes) == ("zip", None)
+    assert refusal(out.getvalue()[:-1])
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"\xef\xbb\xbf", b""), (b"", b"\0\0\0")])
+def test_padding_and_byte_order_mark_do_not_cost_a_model(before, after):
+    """Some exporters pad with zeros instead of spaces."""
+    text = before + b'{"asset": {"version": "2.0"}}' + after
+    text += b"\0" * (-len(text) % 4) if after else b" " * (-len(text) % 4)
+    chunk = struct.pack("<I4s", len(text), b"JSON") + text
+
+    assert examine(struct.pack("<4sII", b"glTF", 2, 12 + len(chunk)) + chunk).media.format == "glb"
+
+
+def test_a_pdf_with_zeros_behind_its_first_line_is_refused():
+    """Without a table of places, the first objects are not looked up."""
+    data = FILES["pdf"].replace(b"%\xe2\xe3\xcf\xd3\n", b"%\xe2\xe3\xcf\xd3\n7 0 obj\n<< /Length 40 >>\nendobj\n")
+    table = data.rindex(b"xref\n0")
+    data = data[:table] + b"9 0 obj << /Type /XRef >>\nstartxref\n%d\n%%%%EOF\n" % table
+
+    assert examine(data).media.format == "pdf"
+    assert refusal(data[:9] + bytes(32) + data[41:]) == "the pdf is damaged: it begins without an object"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'<?xml version="1.0"?><!--' + b"x" * 5000 + b'--><svg xmlns="http://www.w3.org/2000/svg"/>',
+     '<?xml version="1.0" encoding="UTF-16"?><svg xmlns="http://www.w3.org/2000/svg"/>'.encode("utf-16")],
+)  # fmt: skip
+def test_an_svg_without_its_usual_start_needs_both_names(data):
+    """UTF-16, or a comment that is longer than what is read to find the format."""
+    assert examine(data, "out.svg", "image/svg+xml").media.format == "svg"
+    assert refusal(data, "out.png", "image/svg+xml")
+    assert refusal(data.replace(b"svg", b"xml").replace("svg".encode("utf-16-le"), b"xxxxxx"), "a.svg", "image/svg+xml")
+
+
+@pytest.mark.parametrize("text", [b"<|en|> one two", b"<3 cats", b"< 5 and > 3"])
+def test_a_text_may_begin_with_a_bracket(text):
+    """Transcripts begin with tokens."""
+    assert examine(text, "out.txt", "text/plain").media.format == "txt"
+
+
 def test_entities_do_not_cost_memory():
     """Nested entities of a hostile SVG expand to gigabytes."""
     levels = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
@@ -287,11 +349,11 @@ def test_damage_of_any_kind_is_a_refusal(name):
             start, length = rng.randrange(min(len(data), rng.choice((40, 300, 10**6)))), rng.choice((0, 1, 4, 16))
             data[start : start + length] = rng.choice((rng.randbytes(length), rng.randbytes(1), b"", b"\xff" * length))
         with contextlib.suppress(ContainerError):
-            files.PARSERS.get(name, mp4_of_bytes)(bytes(data))
+            files.PARSERS[name](bytes(data)) if name in files.PARSERS else parse_container(name, bytes(data))
 
 
-def mp4_of_bytes(data):
-    video.parse_container(io.BytesIO(data), len(data), sniff.M4A)
+def parse_container(name, data):
+    video.parse_container(io.BytesIO(data), len(data), {"weba": sniff.WEBM, "mka": sniff.MKV}.get(name, sniff.M4A))
 
 
 def test_only_named_formats_are_accepted():

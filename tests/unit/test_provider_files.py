@@ -137,6 +137,7 @@ def test_inline_bytes_come_back_whole(data):
         ("data:text/plain,a,b", b"a,b"),
         ("data:image/png;base64,aGk%3D", b"hi"),
         ("data:image/png;base64,aG\n k=", b"hi"),
+        ("data:image/png;base64,aGk====", b"hi"),
         ("data:text/plain;charset=utf-8,%C3%A9é", "éé".encode()),
         ("data:,%zz", b"%zz"),
     ],
@@ -146,6 +147,26 @@ def test_a_data_uri_is_decoded_by_its_standard(uri, data):
     (found,) = extract(uri).outputs
 
     assert (found.data, found.url, found.problem) == (data, None, None)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"\xff\xfb\x90", b"\xff\xfa\x50", b"\xff\xf3\x84", b"\xff\xf2\xc4", b"\xff\xe3\x48", b"ID3", b"glTF\2", b"<svg x"],
+)
+def test_base64_is_known_by_its_first_bytes(head):
+    """Speech at 24 kHz is MPEG 2: its first bytes differ from those of music."""
+    data = head + bytes(range(200, 250))
+
+    for text in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode().rstrip("=")):
+        assert [found.data for found in extract({"audio": text}).outputs] == [data]
+
+
+def test_a_url_in_a_key_and_one_without_a_host_are_accounted_for():
+    """Neither is passed over in silence."""
+    found = extract({URL: {"seed": 1}, "mask": "file:///tmp/out.png"})
+
+    assert [(file.url, bool(file.problem)) for file in found.outputs] == [("file:///tmp/out.png", True)]
+    assert [(file.url, file.problem) for file in found.mentions] == [(URL, "is part of a text")]
 
 
 @pytest.mark.parametrize("shift", range(4))

@@ -77,6 +77,54 @@ def test_a_misspelt_name_is_refused_with_the_right_one(env):
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("REPLICATE_WEBOOK_SECRET", "REPLICATE_WEBHOOK_SECRET"),
+        ("replicate_api_key", "REPLICATE_API_TOKEN"),
+        ("FAL_API_KEY", "FAL_KEY"),
+        ("OPENAI_KEY", "OPENAI_API_KEY"),
+        ("STANDARD_WEBHOOK_SECRETS", "STANDARD_WEBHOOK_SECRET"),
+        ("S3_PUBLIC_BUKET", "S3_PUBLIC_BUCKET"),
+        ("PUBLIC_URLS", "PUBLIC_URL"),
+    ],
+)
+def test_a_name_of_a_provider_that_is_nearly_right_is_warned_of(env, caplog, name, meant):
+    """With the wrong name every webhook is refused, and nothing else says why. These names may be another program's."""
+    env(**{name: "hunter2"})
+
+    settings.load_settings()
+
+    (record,) = [record for record in caplog.records if record.message == "setting.ignored"]
+    assert record.fields == {"name": name.upper(), "reason": f"not a setting: did you mean {meant}?"}
+
+
+def test_names_of_the_providers_own_clients_are_not_warned_of(env, caplog):
+    """A warning at each start that is wrong hides the next one that is right."""
+    of_others = (
+        "OPENAI_BASE_URL",
+        "OPENAI_ADMIN_KEY",
+        "OPENAI_ORG_ID",
+        "OPENAI_PROJECT_ID",
+        "FAL_KEY_ID",
+        "FAL_KEY_FILE",
+    )
+    env(**dict.fromkeys(of_others, ""), AWS_PROFILE="a", REPLICATE_API_TOKEN="t", FAL_KEY="f")
+
+    settings.load_settings()
+
+    assert [record.fields for record in caplog.records if record.message == "setting.ignored"] == []
+
+
+def test_level_and_format_of_logs_are_read_in_any_case(env):
+    """Every other program takes `info`."""
+    env(LOG_LEVEL="info", LOG_FORMAT="JSON")
+
+    loaded = settings.load_settings()
+
+    assert (loaded.log_level, loaded.log_format) == ("INFO", "json")
+
+
+@pytest.mark.parametrize(
     ("name", "value", "says"),
     [
         ("DATABASE_URL", "mysql://h/d", "postgresql://USER:PASSWORD@HOST"),
@@ -161,6 +209,7 @@ def test_production_refuses_what_development_allows(env, values, says):
     [
         ("", {"replicate": 10, "fal": 10, "openai": 10}),
         ("fal=3", {"replicate": 10, "fal": 3, "openai": 10}),
+        ("Replicate:Kling=2,fal=20", {"replicate": 10, "fal": 20, "openai": 10, "replicate:kling": 2}),
         (" openai = 1 , replicate=25,", {"replicate": 25, "fal": 10, "openai": 1}),
     ],
 )
@@ -186,6 +235,10 @@ def test_a_provider_without_a_limit_keeps_its_default(env, value, limits):
         ("fal=1=2", "write fal=NUMBER"),
         ("fal=1" + "0" * 5000, "write fal=NUMBER"),
         ("fal=3,openai=2,fal=3", "fal is given twice"),
+        ("fal:x=3,fal: X=2", "fal:x is given twice"),
+        ("fal:=3", "write a part of the names of models after fal:"),
+        ("fal:x=0", "write fal:x=NUMBER with a whole number above 0"),
+        ("replicat:x=3", "did you mean replicate?"),
     ],
 )
 def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):
@@ -194,6 +247,28 @@ def test_a_wrong_limit_is_refused_with_the_remedy(env, value, says):
 
     assert message.startswith("MOORAGE_IN_FLIGHT=")
     assert says in message
+
+
+def test_limits_of_owners_are_read(env):
+    """A name without a number limits nothing."""
+    env(MOORAGE_OWNER_LIMITS="in_flight=,open_jobs=100, jobs_per_hour = 60 ,")
+
+    assert settings.load_settings().owner_limits == {"open_jobs": 100, "jobs_per_hour": 60}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("open_job=3", "did you mean open_jobs?"),
+        ("bytes=3", "write one of in_flight, open_jobs, jobs_per_hour, stored_bytes"),
+        ("open_jobs=0", "write open_jobs=NUMBER with a whole number above 0"),
+        ("stored_bytes=5GB", "write stored_bytes=NUMBER"),
+        ("open_jobs=3,open_jobs=4", "open_jobs is given twice"),
+    ],
+)
+def test_a_wrong_limit_of_owners_is_refused_with_the_remedy(env, value, says):
+    """A limit that is ignored protects nobody."""
+    assert says in refusal(env, MOORAGE_OWNER_LIMITS=value)
 
 
 # --- number, former names, developer overrides

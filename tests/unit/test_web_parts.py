@@ -10,6 +10,7 @@ import pytest
 from starlette.requests import Request
 
 from moorage.model import Registration
+from moorage.settings import Settings
 from web import asgi
 from web.api.job_schema import JobCreate
 from web.api.predictions import PredictionCreate
@@ -49,7 +50,7 @@ class FakeApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def run_lifespan(api: Any, receiver: Any) -> list[dict[str, Any]]:
+def run_lifespan(api: Any, receiver: Any, on_started: Any = lambda: None) -> list[dict[str, Any]]:
     """Run the whole lifespan of a CombinedApp and return what it sends to the server."""
     events = iter(["lifespan.startup", "lifespan.shutdown"])
     sent: list[dict[str, Any]] = []
@@ -60,8 +61,28 @@ def run_lifespan(api: Any, receiver: Any) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    run(asgi.CombinedApp(api=api, receiver=receiver)({"type": "lifespan"}, receive, send))
+    run(asgi.CombinedApp(api=api, receiver=receiver, on_started=on_started)({"type": "lifespan"}, receive, send))
     return sent
+
+
+def test_the_receiver_says_once_what_it_serves(monkeypatch: Any, caplog: Any) -> None:
+    """It printed nothing: where it listens, and that no provider is enabled, had to be guessed."""
+    loaded = Settings(
+        _env_file=None,
+        database_url="postgresql://h/d",
+        broker_url="redis://h",
+        replicate_webhook_secret="whsec_" + "a" * 32,
+    )
+    monkeypatch.setattr(asgi.settings_module, "get_settings", lambda: loaded)
+    monkeypatch.setenv("GRANIAN_HOST", "127.0.0.1")
+    monkeypatch.setenv("GRANIAN_PORT", "8000")
+    caplog.set_level("INFO")
+
+    run_lifespan(FakeApp("api", []), FakeApp("receiver", []), asgi._log_listening)
+
+    (record,) = [record for record in caplog.records if record.message == "receiver.listening"]
+    api = "closed: set MOORAGE_API_TOKEN"
+    assert record.fields == {"host": "127.0.0.1", "port": "8000", "providers": "replicate", "api": api}
 
 
 def test_both_applications_start_and_stop() -> None:

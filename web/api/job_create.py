@@ -9,20 +9,21 @@ from uuid import UUID
 from fastapi import Response
 from starlette.requests import Request
 
+from db import owner_use
 from db.connection import Connection, Database
 from moorage import logs
 from moorage.model import JobRequest
 from moorage.text import to_storable
 from providers.base import Provider
 from tasks.jobs import create
-from tasks.jobs.create import CreatedJob, ForeignProject, IdempotencyConflict
+from tasks.jobs.create import CreatedJob, IdempotencyConflict
 from tasks.predictions import references
 from web.api import job_files, job_inputs
 from web.api.job_files import JobBody
 from web.api.job_responses import NewJob
-from web.api.job_schema import IdempotencyKey, JobCreate, ParsedEntry
+from web.api.job_schema import AUTO_MODEL, IdempotencyKey, JobCreate, ParsedEntry
 from web.http import json_body, problems, validation
-from web.http.permissions import Caller
+from web.http.permissions import Caller, Level
 from web.http.problems import Problem
 from web.http.router import Router
 from web.services import multipart
@@ -52,6 +53,7 @@ async def create_job(
         sent = await json_body.read_object(request)
         job = await _create_job(caller, ctx, key, JobBody(sent, sent))
     else:
+        caller.require_scope("upload")
         with ctx.upload_spool.reserve(caller.owner):
             form = await multipart.read_form(request, ctx.upload_spool, max_files=job_files.MAX_FILES)
             try:
@@ -66,18 +68,20 @@ async def create_job(
 async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: JobBody) -> NewJob:
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
+    job.check_notify_url(ctx.settings)
     entries = job.parse_entries(ctx.settings)
-    _check_providers(ctx.providers, entries)
+    _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]
     job_request = job.build_request(chain, ctx.settings, key, await body.compute_sha256())
-    created, unchecked = await _check_and_store(ctx, job_request, entries, body)
+    limits = caller.get_limits(ctx.settings)
+    created, unchecked = await _check_and_store(ctx, job_request, entries, body, limits)
     log.info("job.created", job_id=created.job_id, prediction_id=created.prediction_id, is_new=created.is_new)
     checks = {"checked": not unchecked, "unchecked": unchecked} if created.is_new else {}
     return NewJob.model_validate({**dataclasses.asdict(created), **checks})
 
 
 async def _check_and_store(
-    ctx: AppContext, job_request: JobRequest, entries: Sequence[ParsedEntry], body: JobBody
+    ctx: AppContext, job_request: JobRequest, entries: Sequence[ParsedEntry], body: JobBody, limits: Mapping[str, int]
 ) -> tuple[CreatedJob, list[str]]:
     """Return the new or existing job, and the reasons of unchecked entries. Storing files has its own time limit."""
     loop = asyncio.get_running_loop()
@@ -87,29 +91,32 @@ async def _check_and_store(
                 existing = await ctx.database.transaction(lambda conn: create.find_existing_job(conn, job_request))
                 if existing is not None:
                     return existing, []
-            await ctx.database.transaction(
-                lambda conn: _check_references(conn, job_request.owner, entries, body.files.keys())
-            )
+            await ctx.database.transaction(lambda conn: _check_stored(conn, job_request.owner, entries, body, limits))
             chain, unchecked = await job_inputs.check_inputs(ctx, job_request.kind, entries)
             if body.files:
                 limit.reschedule(None)
                 await body.store_files(ctx.upload_spool, job_request.owner)
                 limit.reschedule(loop.time() + ANSWER_SECONDS)
             complete = dataclasses.replace(job_request, fallback_chain=chain)
-            return await ctx.database.run(lambda database: _store_job(database, ctx, complete)), unchecked
+            return await ctx.database.run(lambda database: _store_job(database, ctx, complete, limits)), unchecked
     except IdempotencyConflict as error:
         raise Problem(409, str(error)) from error
     except TimeoutError as error:
         raise problems.unavailable(f"no response within {ANSWER_SECONDS:g} s: retry") from error
 
 
-def _store_job(database: Database, ctx: AppContext, job_request: JobRequest) -> CreatedJob:
-    try:
-        created = create.create_job(database, ctx.settings, ctx.providers, job_request)
-    except ForeignProject as error:
-        raise validation.invalid_field("project_id", str(error)) from error
+def _store_job(database: Database, ctx: AppContext, job_request: JobRequest, limits: Mapping[str, int]) -> CreatedJob:
+    created = create.create_job(database, ctx.settings, ctx.providers, job_request, limits)
     ctx.relay.enqueue(*created.wakes)
     return created
+
+
+def _check_stored(
+    conn: Connection, owner: str, entries: Sequence[ParsedEntry], body: JobBody, limits: Mapping[str, int]
+) -> None:
+    """Check limits and references before models are asked and files stored; limits again when the job is."""
+    owner_use.require(conn, owner, limits, **create.NEW_JOB)
+    _check_references(conn, owner, entries, body.files.keys())
 
 
 def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntry], attached: Collection[UUID]) -> None:
@@ -124,12 +131,18 @@ def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntr
         raise validation.invalid_fields(errors)
 
 
-def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry]) -> None:
+def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry], caller: Caller) -> None:
     errors = [
         {"field": f"chain[{index}].provider", "message": message}
         for index, parsed in enumerate(entries)
         if (message := _find_provider_error(providers, parsed.entry.provider))
     ]
+    if not errors and caller.level is Level.OWNER:  # an owner spends the application's money
+        errors = [
+            {"field": f"chain[{index}].model", "message": "is not offered: GET /v1/models lists the models"}
+            for index, parsed in enumerate(entries)
+            if parsed.entry.model not in (AUTO_MODEL, *providers[parsed.entry.provider].models)
+        ]
     if errors:
         raise validation.invalid_fields(errors)
 

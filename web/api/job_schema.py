@@ -21,6 +21,8 @@ from web.http.validation import Body, Name, ProjectId, SceneName, Storable, fiel
 MAX_ENTRIES: Final = 8
 MAX_DEADLINE_SECONDS: Final = 7 * 86400
 MAX_KEY_CHARS: Final = 255
+MAX_METADATA: Final = 16
+MAX_METADATA_CHARS: Final = 500
 AUTO_MODEL: Final = "auto"  # the model is chosen by what it accepts
 MAPPABLE_FIELDS: Final = ("prompt", "style", "room_type", "mode", "variants")  # for `map`, beside the job's input
 
@@ -79,11 +81,15 @@ class ParsedEntry:
     references: Sequence[Reference]
 
 
+Metadata = Annotated[
+    dict[Name, Annotated[str, Field(max_length=MAX_METADATA_CHARS), Storable]], Field(max_length=MAX_METADATA)
+]
+
+
 class ResultFields(Body):
     """What a job generates, and where its files belong."""
 
     owner: Name
-    kind: Literal["image", "video"] = "image"
     mode: Name | None = None
     room_type: Name | None = None
     style: Name | None = None
@@ -91,7 +97,13 @@ class ResultFields(Body):
     project_id: ProjectId | None = None
     scene: SceneName = None
     policy: Literal["keep", "discard"] | None = None  # of partial results
-    deadline_seconds: Seconds | None = None
+    notify_url: Name | None = Field(None, description="one of MOORAGE_NOTIFY_URL; if omitted, the first")
+    metadata: Metadata = Field({}, description="the application's own; repeated in responses and notifications")
+
+    def check_notify_url(self, settings: Settings) -> None:
+        """Raise Problem: 422 if the URL is not one of those that the operator allows."""
+        if self.notify_url is not None and self.notify_url not in settings.notify_urls:
+            raise validation.invalid_field("notify_url", "is not one of MOORAGE_NOTIFY_URL on the server")
 
     @field_validator("scene")
     @classmethod
@@ -104,10 +116,12 @@ class ResultFields(Body):
 class JobCreate(ResultFields):
     """A job request: what to generate, the fallback chain of models, and where the files belong."""
 
+    kind: Literal["image", "video"] = "image"
     chain: Annotated[list[ChainEntry], Field(min_length=1, max_length=MAX_ENTRIES)]
     input: ModelInput | None = Field(None, description="of every entry that has none of its own")
     variants: Annotated[int, Field(ge=1, le=100)] | None = None
     placeholder: bool = False
+    deadline_seconds: Seconds | None = None
 
     def parse_entries(self, settings: Settings) -> list[ParsedEntry]:
         """Return entries with complete inputs. Raises Problem: 422 no input, unknown name in `map`, too much input."""

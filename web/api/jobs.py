@@ -1,5 +1,8 @@
 """GET /v1/jobs: lists jobs, and returns one with its variants, predictions, outputs, errors and events."""
 
+import asyncio
+import time
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -7,16 +10,16 @@ from db import events, jobs, outputs, predictions, renders
 from db.connection import Connection, Row
 from web.api.job_responses import EventPage, Job, JobPage
 from web.api.renders import build_variant
-from web.http import query
+from web.http import query, visibility
 from web.http.ids import PathId
-from web.http.permissions import Caller, Level
+from web.http.permissions import Caller
 from web.http.router import Router
 from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
 
-router: Final = Router(prefix="/jobs", tags=["jobs"])
+POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
-_RETRIED_STATES: Final = ("waiting", "discarding", "planned", "submitting", "running")
+router: Final = Router(prefix="/jobs", tags=["jobs"])
 
 
 @router.get("", response_description="a page of jobs")
@@ -25,7 +28,8 @@ async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
     rows = await ctx.database.transaction(lambda conn: jobs.list_page(conn, filters, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    return JobPage.model_validate({"jobs": [{"job_id": row["id"], **row} for row in page], "next": next_id})
+    jobs_shown = [{"job_id": row["id"], **ctx.visibility.filter_reason(caller.level, row)} for row in page]
+    return JobPage.model_validate({"jobs": jobs_shown, "next": next_id})
 
 
 @router.get("/{job_id}/events", response_description="a page of events")
@@ -34,24 +38,40 @@ async def list_job_events(job_id: PathId, params: query.EventFilters, caller: An
 
     def read_events(conn: Connection) -> list[Row]:
         caller.require_visible(jobs.get_with_render(conn, job_id), "job")
-        return events.list_page_by_job(conn, job_id, params.after, params.limit + 1)
+        hidden = visibility.list_hidden_events(caller.level)
+        return events.list_page_by_job(conn, job_id, params.after, params.limit + 1, hidden)
 
     page, next_id = query.split_page(await ctx.database.transaction(read_events), params.limit)
-    return EventPage.model_validate({"job_id": job_id, "events": page, "next": next_id})
+    shown = [visibility.filter_event(caller.level, row) for row in page]
+    return EventPage.model_validate({"job_id": job_id, "events": shown, "next": next_id})
 
 
 @router.get("/{job_id}", response_description="the job")
-async def get_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> Job:
-    """Return a job with its variants, predictions, outputs and errors."""
-    return await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
+async def get_job(job_id: PathId, params: query.WaitParameter, caller: AnyCaller, ctx: Context) -> Job:
+    """Return a job with its variants, predictions, outputs and errors; with `wait`, once it is settled."""
+    until = time.monotonic() + params.wait
+    while True:
+        job = await ctx.database.read(lambda conn: _build_job(conn, job_id, ctx, caller))
+        if job.settled_at is not None or time.monotonic() >= until or ctx.feed.is_closed:
+            return job
+        await _wait_until_settled(ctx, job_id, until)
+
+
+async def _wait_until_settled(ctx: AppContext, job_id: UUID, until: float) -> None:
+    """Return when the job is settled, `until` (of time.monotonic()) has passed, or the server stops."""
+    while not ctx.feed.is_closed and (seconds := min(POLL_SECONDS, until - time.monotonic())) > 0:
+        await asyncio.sleep(seconds)
+        if await ctx.database.transaction(lambda conn: jobs.is_settled(conn, job_id)):
+            return
 
 
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:
     job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
+    show = partial(ctx.visibility.filter_reason, caller.level)
     variants = [build_variant(row, ctx.asset_base) for row in renders.list_variants(conn, job_id)]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     fields: dict[str, Any] = {
-        **job,
+        **show(job),
         "job_id": job_id,
         "policy": job["partial"],
         "variants_asked": job["variants"],
@@ -60,19 +80,13 @@ def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) 
         "variants_created": len(variants),
         "variants": variants,
         "predictions": [
-            {"prediction_id": row["id"], **row, **_build_end_reason(row, caller)}
-            for row in predictions.list_by_job(conn, job_id)
+            {"prediction_id": row["id"], **_name_reason(show(row))} for row in predictions.list_by_job(conn, job_id)
         ],
-        "outputs": [
-            {"output_id": row["id"], **row, **_build_end_reason(row, caller)}
-            for row in outputs.list_by_job(conn, job_id)
-        ],
-        "errors": [{"job_id": job_id, **row} for row in jobs.list_errors(conn, job_id)],
+        "outputs": [{"output_id": row["id"], **_name_reason(show(row))} for row in outputs.list_by_job(conn, job_id)],
+        "errors": [{"job_id": job_id, **_name_reason(show(row))} for row in jobs.list_errors(conn, job_id)],
     }
     return Job.model_validate(fields)
 
 
-def _build_end_reason(row: Row, caller: Caller) -> dict[str, Any]:
-    """Return why a row ended. Owners get no reason while it is being retried: it may then name internal servers."""
-    is_hidden = row["state"] in _RETRIED_STATES and caller.level < Level.APPLICATION
-    return {"type": row["category"], "message": None if is_hidden else row["reason"]}
+def _name_reason(row: Row) -> Row:
+    return {**row, "type": row["category"], "message": row["reason"]}

@@ -10,9 +10,9 @@ from db.connection import Database
 from moorage import logs
 from moorage.model import Registration
 from tasks.jobs import create
-from tasks.jobs.create import CreatedJob, ForeignProject
+from tasks.jobs.create import CreatedJob
 from web.api.job_responses import RegisteredPrediction
-from web.api.job_schema import ResultFields
+from web.api.job_schema import ResultFields, Seconds
 from web.http.json_body import JsonBody
 from web.http.router import Router
 from web.http.validation import Name, Storable, invalid_field
@@ -26,9 +26,11 @@ router: Final = Router(tags=["jobs"])
 class PredictionCreate(ResultFields):
     """A prediction that the application started at a provider, and where its files belong."""
 
+    kind: Literal["image", "video"] = "image"
     provider: Annotated[str, Field(max_length=60), Storable]
     external_id: Annotated[str, Field(max_length=500), Storable]  # the provider's id of the prediction
     model: Name | None = None
+    deadline_seconds: Seconds | None = None
 
     def build_registration(self, partial: Literal["keep", "discard"]) -> Registration:
         """Return the registration to store. `partial`: the policy for partial results if the body has none."""
@@ -50,6 +52,7 @@ async def register_prediction(
     body: Annotated[PredictionCreate, Depends(JsonBody(PredictionCreate))],
 ) -> RegisteredPrediction:
     """Register a prediction; one that is already registered is returned unchanged."""
+    body.check_notify_url(ctx.settings)
     registration = body.build_registration(ctx.settings.partial)
     provider = ctx.get_provider(registration.provider)
     if not provider.is_enabled and not provider.can_poll:
@@ -57,10 +60,7 @@ async def register_prediction(
         raise invalid_field("provider", message)
 
     def register(database: Database) -> CreatedJob:
-        try:
-            registered = create.register_prediction(database, ctx.settings, provider, registration)
-        except ForeignProject as error:
-            raise invalid_field("project_id", str(error)) from error
+        registered = create.register_prediction(database, ctx.settings, provider, registration)
         ctx.relay.enqueue(*registered.wakes)
         return registered
 

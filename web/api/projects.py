@@ -1,6 +1,7 @@
 """GET and PUT /v1/projects/{project_id}: an application's document with image URLs per scene, and its progress."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
@@ -9,11 +10,12 @@ from fastapi import Depends, Header, Response
 from db import placements, progress, projects
 from db.connection import Connection, Row
 from moorage import scene_documents
+from moorage.model import ProjectKey
 from storage import urls
 from web.api import project_schema
 from web.api.project_schema import ProjectBody, ProjectId
-from web.api.responses import Project
-from web.http import validation
+from web.api.responses import Project, ProjectPage
+from web.http import ids, problems, query, validation
 from web.http.json_body import BodyBytes, JsonBody
 from web.http.permissions import Caller
 from web.http.problems import Problem
@@ -27,18 +29,49 @@ IfMatch = Annotated[
     str | None, Header(alias="If-Match", description="ETags of the document, of which one must match", examples=["*"])
 ]
 
-router: Final = Router(prefix="/projects/{project_id}", tags=["projects"])
+router: Final = Router(prefix="/projects", tags=["projects"])
 
 
-@router.get("", response_description="the project")
-async def get_project(project_id: ProjectId, response: Response, caller: AnyCaller, ctx: Context) -> Project:
+@router.get("", response_description="a page of an owner's projects")
+async def list_projects(params: query.ProjectFilters, caller: AnyCaller, ctx: Context) -> ProjectPage:
+    """Return a page of an owner's projects, by id."""
+    owner = caller.resolve_owner(params.owner)
+    if owner is None:
+        raise validation.invalid_field("owner", "is required")
+    rows = await ctx.database.transaction(lambda conn: projects.list_page(conn, owner, params.after, params.limit + 1))
+    page, next_id = query.split_page(rows, params.limit)
+    return ProjectPage.model_validate({"projects": [{"project_id": row["id"], **row} for row in page], "next": next_id})
+
+
+@router.get("/{project_id}", response_description="the project")
+async def get_project(
+    project_id: ProjectId, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
+) -> Project:
     """Return a project with its document and progress."""
-    project = await ctx.database.read(lambda conn: read_project(conn, project_id, caller, ctx.asset_base))
-    return add_etag(response, project)
+
+    def read(conn: Connection) -> Project:
+        return read_project(conn, find_project(conn, project_id, caller, params.owner), caller, ctx)
+
+    return add_etag(response, await ctx.database.read(read))
+
+
+@router.delete("/{project_id}", status_code=204, response_description="deleted")
+async def delete_project(project_id: ProjectId, params: query.OwnerFilter, caller: AnyCaller, ctx: Context) -> Response:
+    """Delete a project with its document; its renders remain. 409 while a job of it is not settled."""
+
+    def delete(conn: Connection) -> bool | None:
+        return projects.delete(conn, find_project(conn, project_id, caller, params.owner))
+
+    is_deleted = await ctx.database.transaction(delete)
+    if is_deleted is None:
+        raise ids.not_found("project")
+    if not is_deleted:
+        raise Problem(409, "a job of the project is not settled: cancel it, or delete the project when it is")
+    return problems.no_content()
 
 
 @router.put(
-    "",
+    "/{project_id}",
     status_code=201,
     response_description="created",
     responses={200: {"description": "document replaced", "model": Project}},
@@ -53,18 +86,16 @@ async def put_project(
     if_match: IfMatch = None,
 ) -> Project:
     """Create a project or replace its document; `imageUrls` in the document are computed, not stored."""
-    owner, text = project_schema.check_project_body(body, caller), data.decode()
+    key, text = ProjectKey(project_schema.check_project_body(body, caller), project_id), data.decode()
 
     def write(conn: Connection) -> tuple[int, Project]:
-        is_new = if_match is None and projects.add(conn, project_id, owner, text)
-        project = lock_project(conn, project_id, caller, if_match)
-        if project["owner"] != owner:
-            raise Problem(409, f"the project belongs to another owner than {owner!r}: the owner cannot be changed")
+        is_new = if_match is None and projects.add(conn, key, text)
+        project = lock_project(conn, key, if_match)
         if not is_new:
-            projects.replace_document(conn, project_id, text)
-            project = lock_project(conn, project_id, caller, None)
+            projects.replace_document(conn, key, text)
+            project = lock_project(conn, key, None)
         placements.update_image_urls(conn, project, ctx.asset_base)
-        return 201 if is_new else 200, read_project(conn, project_id, caller, ctx.asset_base)
+        return 201 if is_new else 200, read_project(conn, key, caller, ctx)
 
     response.status_code, project = await write_document(ctx, write)
     return add_etag(response, project)
@@ -78,9 +109,24 @@ async def write_document(ctx: AppContext, work: Callable[[Connection], T]) -> T:
         raise validation.invalid_field("document", f"cannot be stored: {str(error).splitlines()[0]}") from error
 
 
-def lock_project(conn: Connection, project_id: str, caller: Caller, if_match: str | None) -> Row:
-    """Lock a project and return it with its document. Raises Problem: 404 also for another owner's, 412 If-Match."""
-    project = caller.require_visible(projects.lock(conn, project_id), "project")
+def find_project(conn: Connection, project_id: str, caller: Caller, owner: str | None) -> ProjectKey:
+    """Return the caller's project, or that of `owner`. Raises Problem: 404, 409 several owners and none named."""
+    owner = caller.resolve_owner(owner)
+    if owner is not None:
+        return ProjectKey(owner, project_id)
+    owners = projects.list_owners(conn, project_id)
+    if len(owners) > 1:
+        raise Problem(409, f"several owners have a project of this id: add ?owner= ({', '.join(owners)})")
+    if not owners:
+        raise ids.not_found("project")
+    return ProjectKey(owners[0], project_id)
+
+
+def lock_project(conn: Connection, key: ProjectKey, if_match: str | None) -> Row:
+    """Lock a project and return it with its document. Raises Problem: 404, 412 If-Match."""
+    project = projects.lock(conn, key)
+    if project is None:
+        raise ids.not_found("project")
     tags = [] if if_match is None else [tag.strip() for tag in if_match.split(",")]
     if if_match is not None and "*" not in tags and _etag(project["document"]) not in tags:
         raise Problem(412, "the document was changed: read it again and retry with its new ETag")
@@ -97,18 +143,21 @@ def _etag(document: dict[str, Any]) -> str:
     return f'"{scene_documents.digest_document(document)}"'
 
 
-def read_project(conn: Connection, project_id: str, caller: Caller, base: str) -> Project:
-    """Return a project. Raises Problem: 404 also for another owner's."""
-    row = caller.require_visible(projects.get_with_image_urls(conn, project_id, base), "project")
-    counts = progress.get_progress(conn, project_id)
+def read_project(conn: Connection, key: ProjectKey, caller: Caller, ctx: AppContext) -> Project:
+    """Return a project. Raises Problem: 404."""
+    row = projects.get_with_image_urls(conn, key, ctx.asset_base)
+    if row is None:
+        raise ids.not_found("project")
+    failures, show = progress.list_failed_jobs(conn, key), partial(ctx.visibility.filter_reason, caller.level)
+    counts = progress.get_progress(conn, key)
     fields = {
         **row,
-        "project_id": project_id,
+        "project_id": key.id,
         "status": counts["status"],
         "image_upload_progress": counts["image_upload_progress"],
         "progress": counts,
-        "failures": progress.list_failed_jobs(conn, project_id),
+        "failures": [show(row) for row in failures],
         "generated_output": {"scenes": scene_documents.list_scenes_with_image_urls(row["document"])},
-        "unplaced": [{**file, "url": urls.build_asset_url(base, file["key"])} for file in row["unplaced"]],
+        "unplaced": [{**file, "url": urls.build_asset_url(ctx.asset_base, file["key"])} for file in row["unplaced"]],
     }
     return Project.model_validate(fields)

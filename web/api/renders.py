@@ -1,9 +1,11 @@
 """/v1/renders: lists, returns and deletes published renders."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
+from fastapi import Depends
+from pydantic import Field
 from starlette.responses import Response
 
 import tasks.jobs.delete_render
@@ -12,11 +14,16 @@ from db.connection import Connection, Row
 from moorage import logs
 from storage import urls
 from tasks.jobs.delete_render import JobNotSettled
-from web.api.responses import Render, RenderPage, Variant
-from web.http import ids, problems, query
+from web.api.bulk import MAX_IDS, RowId, apply_to_each
+from web.api.responses import BulkResult, Render, RenderPage, Variant
+from web.http import ids, problems, query, validation
 from web.http.ids import PathId
+from web.http.json_body import JsonBody
+from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
+from web.http.validation import Body, Name
+from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
@@ -31,7 +38,7 @@ async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Cont
 
     def read_page(conn: Connection) -> RenderPage:
         page, next_id = query.split_page(renders.list_page(conn, filters, params.limit + 1), params.limit)
-        return RenderPage(renders=_build_renders(conn, page, ctx.asset_base), next=next_id)
+        return RenderPage(renders=_build_renders(conn, page, ctx, caller), next=next_id)
 
     return await ctx.database.read(read_page)
 
@@ -42,9 +49,44 @@ async def get_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Rend
 
     def read_render(conn: Connection) -> Render:
         row = caller.require_visible(renders.get_published(conn, render_id), "render")
-        return _build_renders(conn, [row], ctx.asset_base)[0]
+        return _build_renders(conn, [row], ctx, caller)[0]
 
     return await ctx.database.read(read_render)
+
+
+class RenderBody(Body):
+    """What to change; what is not named stays as it is."""
+
+    title: Name | None = None
+    favourite: bool = False
+    cover_idx: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+@router.patch("/{render_id}", response_description="the render as it is now")
+async def update_render(
+    render_id: PathId, caller: AnyCaller, ctx: Context, body: Annotated[RenderBody, Depends(JsonBody(RenderBody))]
+) -> Render:
+    """Change the title, favourite mark or cover of a render; the cover is one of its images or videos."""
+
+    def update(conn: Connection) -> Render:
+        caller.require_visible(renders.get_published(conn, render_id), "render")
+        if not renders.update(conn, render_id, body.model_dump(exclude_unset=True)):
+            raise validation.invalid_field("cover_idx", "is not the idx of an image or video of this render")
+        return _build_renders(conn, [renders.get_published(conn, render_id) or {}], ctx, caller)[0]
+
+    return await ctx.database.transaction(update)
+
+
+class RenderIdsBody(Body):
+    render_ids: Annotated[list[RowId], Field(min_length=1, max_length=MAX_IDS)]
+
+
+@router.post("/delete", response_description="what became of each render")
+async def delete_renders(
+    caller: AnyCaller, ctx: Context, body: Annotated[RenderIdsBody, Depends(JsonBody(RenderIdsBody))]
+) -> BulkResult:
+    """Delete renders, each in a transaction of its own; repeating the request is safe."""
+    return await apply_to_each(body.render_ids, lambda render_id: delete_render(render_id, caller, ctx))
 
 
 @router.delete("/{render_id}", status_code=204, response_description="deleted, now or before")
@@ -67,11 +109,12 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> R
     return problems.no_content()
 
 
-def _build_renders(conn: Connection, rows: Sequence[Row], base: str) -> list[Render]:
+def _build_renders(conn: Connection, rows: Sequence[Row], ctx: AppContext, caller: Caller) -> list[Render]:
     variants: dict[UUID, list[Variant]] = {row["id"]: [] for row in rows}
     for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(build_variant(variant, base))
-    return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in rows]
+        variants[variant["render_id"]].append(build_variant(variant, ctx.asset_base))
+    shown = [ctx.visibility.filter_reason(caller.level, row) for row in rows]
+    return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in shown]
 
 
 def build_variant(row: Row, base: str) -> Variant:

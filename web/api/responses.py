@@ -7,6 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from moorage.owner_tokens import Scope
+
 Timestamp = Annotated[
     datetime,
     PlainSerializer(datetime.isoformat, when_used="json"),
@@ -83,11 +85,14 @@ class ResultView(JobSummaryView):
     style: str | None
     prompt: str | None
     scene: SceneRef
+    metadata: dict[str, str]
 
 
 class Render(ResultView):
     render_id: UUID
     cover_idx: int | None
+    title: str | None
+    favourite: bool
     published_at: Timestamp
     variants: list[Variant]
 
@@ -95,6 +100,17 @@ class Render(ResultView):
 class RenderPage(View):
     renders: list[Render]
     next: UUID | None
+
+
+class RefusedRequest(View):
+    id: UUID
+    status: int
+    message: str
+
+
+class BulkResult(View):
+    changed: list[UUID] = Field(description="done, now or before")
+    refused: list[RefusedRequest]
 
 
 class ModelDescription(View):
@@ -159,6 +175,19 @@ class FailedJob(View):
     settled_at: Timestamp
 
 
+class ListedProject(View):
+    project_id: str
+    owner: str
+    status: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ProjectPage(View):
+    projects: list[ListedProject]
+    next: str | None
+
+
 class UnplacedFile(View):
     render_id: UUID
     idx: int
@@ -181,21 +210,37 @@ class Project(View):
 
 
 class SessionView(View):
-    level: Literal["owner", "application", "admin"]
+    level: Literal["owner", "application", "viewer", "admin"]
     owner: str | None
+    scopes: list[Scope] | None = Field(description="of an owner token; null: everything that its level permits")
     expires_at: Timestamp | None
+
+
+class LimitedUse(View):
+    used: int
+    limit: int | None
+
+
+class UsageView(View):
+    owner: str
+    in_flight: LimitedUse
+    open_jobs: LimitedUse
+    jobs_per_hour: LimitedUse
+    stored_bytes: LimitedUse
 
 
 class OwnerToken(View):
     token: str
+    token_id: UUID
     owner: str
+    scopes: list[Scope]
     expires_at: Timestamp
 
 
 class Token(View):
     token_id: UUID
     name: str
-    role: Literal["application", "admin"]
+    role: Literal["application", "viewer", "admin"]
     created_at: Timestamp
     revoked_at: Timestamp | None
 

@@ -16,7 +16,7 @@ from web.http import ids, problems, query, validation
 from web.http.ids import PathId
 from web.http.permissions import Caller
 from web.http.problems import Problem
-from web.http.query import UploadQuery
+from web.http.query import OwnerQuery
 from web.http.router import Router
 from web.http.validation import invalid_field
 from web.services import multipart, upload_spool
@@ -31,14 +31,14 @@ router: Final = Router(prefix="/uploads", tags=["uploads"])
 
 @router.post("", status_code=201, response_description="the upload, validated, without metadata")
 async def create_upload(
-    request: Request, response: Response, params: query.UploadFilters, caller: AnyCaller, ctx: Context
+    request: Request, response: Response, params: query.OwnerFilter, caller: AnyCaller, ctx: Context
 ) -> Upload:
     """Store an input file: the body is the file, or a form with one file and the field `owner`."""
     with ctx.upload_spool.reserve(caller.owner):
         if multipart.is_form(request):
             file, owner = await _spool_form(request, caller, ctx, params.owner)
         else:
-            owner = _require_owner(caller, params.owner)
+            owner = caller.require_owner(params.owner)
             file = await _spool_body(request, ctx)
         try:
             if not file.bytes:
@@ -101,23 +101,16 @@ async def _spool_form(
 ) -> tuple[SpooledFile, str]:
     form = await multipart.read_form(request, ctx.upload_spool, max_files=1)
     try:
-        form_owner = validation.parse_body(form.fields, UploadQuery).owner
+        form_owner = validation.parse_body(form.fields, OwnerQuery).owner
         if query_owner is not None and form_owner is not None:
             raise invalid_field("owner", "is given in the query and in the form")
-        owner = _require_owner(caller, query_owner if query_owner is not None else form_owner)
+        owner = caller.require_owner(query_owner if query_owner is not None else form_owner)
         if not form.files:
             raise invalid_field("file", "is required: send one file in the form")
     except BaseException:
         form.close()
         raise
     return form.files[0][1], owner
-
-
-def _require_owner(caller: Caller, requested: str | None) -> str:
-    owner = caller.resolve_owner(requested)
-    if owner is None:
-        raise invalid_field("owner", "is required")
-    return owner
 
 
 def _build_upload(ctx: AppContext, row: Row) -> Upload:

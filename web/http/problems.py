@@ -6,12 +6,13 @@ from typing import Final
 
 from starlette.responses import Response
 
-from moorage import metrics
+from moorage import logs, metrics
 from moorage.problem_json import CONTENT_TYPE, build_problem
 
 FieldError = dict[str, str]  # `field` and `message`
 
 _NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}  # a response repeats text of clients and providers
+REQUEST_ID: Final = "request_id"  # of problems and log lines: the header X-Request-Id of request and response
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -31,6 +32,8 @@ class Problem(Exception):
         fields = build_problem(self.status, self.detail)
         if self.errors:
             fields["errors"] = self.errors
+        if request_id := logs.get_bound_field(REQUEST_ID):
+            fields[REQUEST_ID] = request_id
         headers = {**NO_STORE, **_NO_SNIFF, **self.headers}
         return Response(json.dumps(fields), self.status, headers, CONTENT_TYPE)
 

@@ -13,10 +13,15 @@ from web.http.validation import Name
 
 MAX_ROWS: Final = 100
 MAX_EVENTS: Final = 1000
+MAX_WAIT_SECONDS: Final = 60.0
 MAX_EVENT_ID: Final = 2**63 - 1
 
 EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
+
+
+# Of pages: links may carry parameters of others.
+IGNORE_UNKNOWN: Final = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
 class BaseQuery(BaseModel):
@@ -33,12 +38,24 @@ class PageQuery(BaseQuery):
 class JobQuery(PageQuery):
     owner: Name | None = None
     state: JobStateFilter | None = None
+    kind: Literal["image", "video", "mixed"] | None = None
+
+
+class WaitQuery(BaseQuery):
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = Field(
+        0, description="seconds to wait for the job to settle, before it is returned as it is"
+    )
 
 
 class RenderQuery(JobQuery):
-    kind: Literal["image", "video", "mixed"] | None = None
     style: Name | None = None
     project_id: Name | None = None
+
+
+class ProjectQuery(BaseQuery):
+    owner: Name | None = None
+    after: Name | Literal[""] = Field("", description="`next` of the previous page")
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 50
 
 
 class EventPageQuery(BaseQuery):
@@ -60,6 +77,14 @@ class StreamQuery(BaseQuery):
     owner: Name | None = None
 
 
+class SessionQuery(BaseQuery):
+    replace: bool = Field(False, description="replace the session of another owner")
+
+
+class TokenOwnerQuery(BaseQuery):
+    owner: Name
+
+
 class LinkQuery(BaseQuery):
     """The end of a link's validity, in Unix seconds, and its signature."""
 
@@ -67,20 +92,24 @@ class LinkQuery(BaseQuery):
     signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class UploadQuery(BaseQuery):
-    """The owner of an upload; in a form it is a field of the same name."""
+class OwnerQuery(BaseQuery):
+    """The owner of an upload or project; in the form of an upload it is a field of the same name."""
 
     owner: Name | None = None
 
 
+WaitParameter = Annotated[WaitQuery, Query()]
 JobFilters = Annotated[JobQuery, Query()]
 RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]
 ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
+SessionFilters = Annotated[SessionQuery, Query()]
+TokenOwner = Annotated[TokenOwnerQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
-UploadFilters = Annotated[UploadQuery, Query()]
+ProjectFilters = Annotated[ProjectQuery, Query()]
+OwnerFilter = Annotated[OwnerQuery, Query()]
 
 
 async def reject_duplicates(request: Request) -> None:

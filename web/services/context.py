@@ -10,11 +10,13 @@ from moorage.text import to_storable
 from providers.base import Provider
 from storage import urls
 from web.http.validation import invalid_field
+from web.http.visibility import VisibilityPolicy
 from web.services.authentication import Authenticator
 from web.services.database import DatabaseThreads
-from web.services.event_feed import EventFeed
+from web.services.event_feed import EventFeed, limit_to_files
 from web.services.model_cache import ModelCache
 from web.services.quarantine_reader import QuarantineReader
+from web.services.status_reader import StatusReader
 from web.services.upload_spool import UploadSpool
 from worker.publish import WakeRelay
 
@@ -31,10 +33,12 @@ class AppContext:
         self.database = DatabaseThreads(settings.database_url.get_secret_value())
         self.authenticator = Authenticator(settings, self.database)
         self.relay = WakeRelay()
-        self.feed = EventFeed(self.database)
+        self.feed = EventFeed(self.database, limit_to_files(settings.max_streams))
+        self.visibility = VisibilityPolicy(settings)
         self.model_cache = ModelCache()
         self.upload_spool = UploadSpool(settings, self.database)
         self.quarantine_reader = QuarantineReader(settings)
+        self.status_reader = StatusReader(settings)
         self.asset_base = urls.get_asset_base_url(settings)  # URL prefix of object keys
         self.streamer: AssetStreamer | None = None  # None: files are redirected to the public bucket
         if settings.assets != "redirect":  # by name: it loads boto3
@@ -46,6 +50,7 @@ class AppContext:
         if self.streamer is not None:
             self.streamer.close()
         self.quarantine_reader.close()
+        self.status_reader.close()
         self.model_cache.close()
         self.upload_spool.close()
         await asyncio.to_thread(self.relay.stop)

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from typing import Any, Final
-from uuid import uuid4
 
 import redis
 
 from cli.commands.doctor.checks import CheckResult, fail, ok, warn
 from moorage.settings import Settings
-from worker import redis_transport
+from worker import broker_probe, redis_transport
 from worker.broker_errors import BROKER_ERRORS, explain
 
 BROKER_SECONDS: Final = 3
-PROBE_SECONDS: Final = 60  # then the broker deletes what an interrupted check left
 
 
 def check_broker(settings: Settings) -> Iterator[CheckResult]:
@@ -27,17 +25,11 @@ def check_broker(settings: Settings) -> Iterator[CheckResult]:
             return
         with redis_transport.open_client(url, seconds=BROKER_SECONDS) as client:
             yield from _check_server(client)
-            _write_probe(client)
+            broker_probe.write_probe(client)
             yield ok("the broker accepts messages")
     except BROKER_ERRORS as error:
         finding = explain(error)
         yield fail(finding.what, finding.advice)
-
-
-def find_refusal(settings: Settings) -> str | None:
-    """Return why the broker takes no messages, although it may answer; None if it does."""
-    last = [*check_broker(settings)][-1:]  # that of the probe, or the error that prevented it
-    return last[0].what if last and last[0].level == "fail" else None
 
 
 def _check_server(client: redis.Redis) -> Iterator[CheckResult]:
@@ -53,22 +45,3 @@ def _check_server(client: redis.Redis) -> Iterator[CheckResult]:
         yield ok("the broker's messages survive a restart (appendonly)")
     else:
         yield warn("the broker loses its messages in a restart", "set appendonly yes, or accept a delay of seconds")
-
-
-def _write_probe(client: Any) -> None:
-    """Send and receive a message, and use the other commands of a worker that a server may refuse."""
-    key = f"moorage.doctor.{uuid4()}"
-    commands: list[tuple[str, str, tuple[Any, ...]]] = [
-        ("LPUSH", key, ("probe",)),
-        ("HSET", f"{key}.hash", ("a", "b")),
-        ("SADD", f"{key}.set", ("a",)),
-        ("ZADD", f"{key}.index", (1, "a")),
-    ]
-    for command, name, values in commands:
-        client.execute_command(command, name, *values)
-        client.expire(name, PROBE_SECONDS)
-    client.execute_command("BRPOP", key, 1)
-    client.publish(key, "probe")
-    with client.pipeline(transaction=True) as acknowledgement:
-        acknowledgement.zrem(f"{key}.index", "a").hdel(f"{key}.hash", "a")
-        acknowledgement.delete(*(name for _, name, _ in commands)).execute()

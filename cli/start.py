@@ -1,0 +1,29 @@
+"""
+Entry point of `moorage`, and of the programs that its commands become: `python -m cli.start MODULE ARGUMENTS`.
+
+Ctrl-C ends them silently while they import their modules, which takes up to a second: Python's own handler, which
+raises KeyboardInterrupt wherever the import is, is replaced until `cli.main` or the program has set its own.
+"""
+
+import importlib
+import runpy
+import signal
+import sys
+
+
+def run() -> None:
+    """Run the command line."""
+    _end_at_interrupt()
+    importlib.import_module("cli.main").main()
+
+
+def _end_at_interrupt() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the caller ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the command during the start of Python
+
+
+if __name__ == "__main__":
+    _end_at_interrupt()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

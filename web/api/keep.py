@@ -1,0 +1,103 @@
+"""POST /v1/keep: store files of which the application holds the URLs."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from fastapi import Depends, Response
+from pydantic import Field
+from starlette.requests import Request
+
+from db.connection import Database
+from moorage import logs
+from moorage.model import JobDescription
+from moorage.provider_types import OutputFile
+from moorage.urls import HostAllowlist
+from tasks.jobs import keep_job
+from tasks.jobs.create import CreatedJob, IdempotencyConflict
+from web.api.job_responses import AcceptedJob
+from web.api.job_schema import IdempotencyKey, ResultFields
+from web.http import validation
+from web.http.json_body import JsonBody
+from web.http.problems import Problem
+from web.http.router import Router
+from web.http.validation import Storable, field_error
+from web.services.context import AppContext
+from web.services.dependencies import ApplicationOnly, Context
+
+log = logs.get_logger(__name__)
+
+MAX_URLS: Final = 100
+
+router: Final = Router(tags=["jobs"])
+
+
+class KeepCreate(ResultFields):
+    """URLs of files to store, and where the files belong."""
+
+    kind: Literal["image", "video", "mixed"] = "mixed"
+    urls: Annotated[list[Annotated[str, Storable]], Field(min_length=1, max_length=MAX_URLS)]
+
+
+# An owner could make this deployment download from any host.
+@router.post(
+    "/keep",
+    status_code=202,
+    response_description="accepted",
+    responses={200: {"description": "the existing job of this Idempotency-Key", "model": AcceptedJob}},
+    dependencies=[ApplicationOnly],
+)
+async def keep_files(
+    request: Request,
+    response: Response,
+    ctx: Context,
+    body: Annotated[KeepCreate, Depends(JsonBody(KeepCreate))],
+    key: IdempotencyKey = None,
+) -> AcceptedJob:
+    """Download and store files from any public host, as one job; its render has the files in this order."""
+    body.check_notify_url(ctx.settings)
+    _check_urls(ctx, body.urls)
+    sha256 = hashlib.sha256(body.model_dump_json().encode()).hexdigest() if key else None
+    fields = body.model_dump(exclude={"urls", "policy"})
+    description = JobDescription(
+        partial=body.policy or ctx.settings.partial, idempotency_key=key, request_sha256=sha256, **fields
+    )
+    files = [OutputFile(f"file[{n}]", url=url.strip()) for n, url in enumerate(body.urls)]
+    job = await ctx.database.run(lambda database: _store_job(database, ctx, description, files))
+    log.info("job.created", job_id=job.job_id, files=len(files), is_new=job.is_new)
+    response.status_code = 202 if job.is_new else 200
+    response.headers["Location"] = f"{request.url.path.removesuffix('/keep')}/jobs/{job.job_id}"
+    return AcceptedJob.model_validate({name: getattr(job, name) for name in AcceptedJob.model_fields})
+
+
+def _check_urls(ctx: AppContext, urls: Sequence[str]) -> None:
+    settings = ctx.settings
+    hosts = HostAllowlist(settings.keep_hosts, settings.egress_allow, setting="MOORAGE_KEEP_HOSTS")
+    errors = [
+        field_error(f"urls[{n}]", reason)
+        for n, url in enumerate(urls)
+        if (reason := hosts.refusal_reason(url.strip(), any_host=not settings.keep_hosts))
+    ]
+    if errors:
+        raise validation.invalid_fields(errors)
+
+
+def _store_job(
+    database: Database, ctx: AppContext, description: JobDescription, files: Sequence[OutputFile]
+) -> CreatedJob:
+    notify = bool(ctx.settings.notify_urls)
+    try:
+        job = keep_job.create_keep_job(
+            database,
+            ctx.settings,
+            ctx.providers,
+            description,
+            files,
+            actor="api",
+            notify=notify,
+            limits=ctx.settings.owner_limits,
+        )
+    except IdempotencyConflict as error:
+        raise Problem(409, str(error)) from error
+    ctx.relay.enqueue(*job.wakes)
+    return job

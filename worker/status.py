@@ -1,0 +1,155 @@
+"""What `moorage status`, GET /v1/status and the console show: rows, servers, queues, workers, sweeps and problems."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, Final
+
+from db.connection import Database, Row
+from db.reports.status import Overview, read_overview
+from moorage.errors import MoorageError
+from moorage.problems import find_problems
+from moorage.settings import Settings
+from tasks.step import Deps
+from worker import broker_probe, inspect_cluster, schedule
+
+ANSWER_SECONDS: Final = 3.0  # for the servers and the workers, all at once
+LATE_AFTER_PERIODS: Final = 3.0
+LATE_AFTER_SECONDS: Final = 10.0  # while a worker starts, no sweep is late
+LATE_AFTER_MISSED: Final = timedelta(minutes=10)  # for a sweep with a cron expression
+TABLES: Final = ("deliveries", "jobs", "predictions", "outputs", "notifications")
+_SILENT: Final = f"no answer within {ANSWER_SECONDS:g} s"
+
+
+def collect_status(deps: Deps, database: Database) -> dict[str, Any]:
+    """
+    Return the facts and, as `problems`, what follows from them; within three seconds, whatever is silent.
+
+    Without PostgreSQL only what the other servers say. `database`: of the caller alone; a silent server keeps it.
+    """
+    calls: dict[str, Callable[[], Any]] = {
+        "overview": lambda: _read_overview(deps, database),
+        "storage": lambda: _check_storage(deps),
+        "queues": inspect_cluster.read_queue_depths,
+        "refusal": lambda: broker_probe.find_refusal(deps.settings.broker_url.get_secret_value()),
+        "consumers": inspect_cluster.list_consumers,
+    }
+    answers = inspect_cluster.call_concurrently(calls, seconds=ANSWER_SECONDS)
+    overview = answers.get("overview", f"PostgreSQL: {_SILENT}")
+    data = _build_server_data(answers)
+    if isinstance(overview, Overview):
+        data |= {"postgresql": "ok", **_build_data(deps, overview)}
+    else:
+        data["postgresql"] = f"unavailable: {overview}"
+    return {**data, "problems": find_problems(data)}
+
+
+def _read_overview(deps: Deps, database: Database) -> Overview | str:
+    try:
+        return database.run(lambda conn: read_overview(conn, sorted({*deps.providers, "direct"})))
+    except MoorageError as error:
+        return str(error)
+
+
+def _check_storage(deps: Deps) -> str:
+    try:
+        deps.storage.check_connection()
+    except MoorageError as error:
+        return f"unavailable: {error}"
+    return "ok"
+
+
+def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return what the servers other than PostgreSQL answered in time. Workers are unknown if the broker is."""
+    depths = answers.get("queues", _SILENT)
+    refusal = depths if isinstance(depths, str) else answers.get("refusal", _SILENT)
+    consumers = answers.get("consumers", None if refusal else {})
+    return {
+        "broker": f"unavailable: {refusal}" if refusal else "ok",
+        "queues": None if isinstance(depths, str) else depths,
+        "workers": None if consumers is None else list(consumers),
+        "worker_queues": consumers,
+        "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
+        "storage": answers.get("storage", f"unavailable: {_SILENT}"),
+    }
+
+
+def _build_data(deps: Deps, overview: Overview) -> dict[str, Any]:
+    now, lease_seconds = overview.read_at, deps.settings.lease_seconds
+    return {
+        "at": now,
+        "locked": overview.locked,
+        "lock_holders": overview.lock_holders,
+        "providers": [_provider_fields(deps, overview, x) for x in overview.last_webhooks if x in deps.providers],
+        **{t: None if t in overview.locked else _count_by_state(getattr(overview, t)) for t in TABLES},
+        "oldest_due_seconds": overview.oldest_due_seconds,
+        "soonest_expiry_seconds": overview.soonest_expiry_seconds,
+        "keep_stalled_seconds": overview.keep_stalled_seconds,
+        "storage_failing_seconds": overview.storage_failing_seconds,
+        "failing": overview.failing,
+        "leases": [
+            {**row, "renewed_seconds_ago": max(lease_seconds - (row["leased_until"] - now).total_seconds(), 0.0)}
+            for row in overview.leases
+        ],
+        "sweeps": [] if "sweeps" in overview.locked else _list_sweeps(overview, deps.settings),
+        "dead_letters": overview.dead_letters,
+        "pauses": overview.pauses,
+        "breakers": overview.breakers,
+        "storage_use": overview.storage_use,
+    }
+
+
+def _count_by_state(rows: Iterable[Row]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts[row["state"]] += int(row["value"])
+    return dict(sorted(counts.items()))
+
+
+def _provider_fields(deps: Deps, overview: Overview, name: str) -> dict[str, Any]:
+    deliveries = _count_by_state(row for row in overview.deliveries if row["provider"] == name)
+    predictions = _count_by_state(row for row in overview.predictions if row["provider"] == name)
+    ended = [row for row in overview.ended if row["provider"] == name]
+    provider = deps.providers[name]
+    return {
+        "provider": name,
+        "takes_webhooks": provider.is_enabled,
+        "can_poll": provider.can_poll,
+        "takes_orders": provider.can_submit,
+        "planned": predictions.get("planned", 0),
+        "at_work": overview.in_flight.get(name, 0),
+        "at_once": provider.max_in_flight,
+        "last_webhook_at": overview.last_webhooks[name],
+        "ended_1h": {
+            "total": sum(row["value"] for row in ended),
+            "unsuccessful": sum(row["value"] for row in ended if row["state"] in ("failed", "lost")),
+            **{by: sum(row["value"] for row in ended if row["ended_by"] == by) for by in ("webhook", "poll")},
+        },
+        **{
+            state: None if "deliveries" in overview.locked else deliveries.get(state, 0)
+            for state in ("new", "unmatched")
+        },
+    }
+
+
+def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]:
+    """Return all sweeps. One with a cron expression that never ran is not late: it may not have been due yet."""
+    ticks, now = {row["sweep"]: row for row in overview.ticks}, overview.read_at
+    sweeps: list[dict[str, Any]] = []
+    for name, seconds in schedule.sweep_periods(settings).items():
+        last_at = ticks[name]["started_at"] if name in ticks else None
+        allowed = max(LATE_AFTER_PERIODS * seconds, LATE_AFTER_SECONDS)
+        is_late = last_at is None or (now - last_at).total_seconds() > allowed
+        next_at = (last_at or now) + timedelta(seconds=seconds)
+        periodic = {"sweep": name, "period_seconds": seconds, "last_at": last_at, "is_late": is_late}
+        sweeps.append({**periodic, "next_at": next_at})
+    for name, line in schedule.sweep_crontabs(settings).items():
+        last_at = ticks[name]["started_at"] if name in ticks else None
+        is_late = last_at is not None and now > schedule.next_run(line, last_at) + LATE_AFTER_MISSED
+        cron = str(line).removeprefix("<crontab: ").partition(" (")[0]
+        next_at = schedule.next_run(line, last_at or now)
+        sweeps.append({"sweep": name, "cron": cron, "last_at": last_at, "is_late": is_late, "next_at": next_at})
+    for sweep in sweeps:
+        tick = ticks.get(sweep["sweep"], {})
+        sweep |= {"finished_at": tick.get("finished_at"), "result": tick.get("result")}
+    return sweeps
