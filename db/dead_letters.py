@@ -18,7 +18,7 @@ from moorage.text import to_storable
 FIRST: Final = UUID(int=0)  # before every id
 
 _COLUMNS = """id, subject, subject_id, job_id, provider, step, category, error, reason, retryable, facts, state,
-       created_at, closed_at, closed_by"""
+       created_at, closed_at, closed_by, acknowledged_at, acknowledged_by, note"""
 
 ADD = f"""
 WITH moved AS (

@@ -208,6 +208,9 @@ class DeadLetter:
     created_at: datetime
     closed_at: datetime | None
     closed_by: str | None
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

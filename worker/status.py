@@ -68,6 +68,7 @@ def _build_server_data(answers: dict[str, Any]) -> dict[str, Any]:
         "broker": f"unavailable: {refusal}" if refusal else "ok",
         "queues": None if isinstance(depths, str) else depths,
         "workers": None if consumers is None else list(consumers),
+        "worker_queues": consumers,
         "consumers": None if consumers is None else inspect_cluster.count_consumers(consumers),
         "storage": answers.get("storage", f"unavailable: {_SILENT}"),
     }
@@ -138,12 +139,16 @@ def _list_sweeps(overview: Overview, settings: Settings) -> list[dict[str, Any]]
         last_at = ticks[name]["started_at"] if name in ticks else None
         allowed = max(LATE_AFTER_PERIODS * seconds, LATE_AFTER_SECONDS)
         is_late = last_at is None or (now - last_at).total_seconds() > allowed
-        sweeps.append({"sweep": name, "period_seconds": seconds, "last_at": last_at, "is_late": is_late})
+        next_at = (last_at or now) + timedelta(seconds=seconds)
+        periodic = {"sweep": name, "period_seconds": seconds, "last_at": last_at, "is_late": is_late}
+        sweeps.append({**periodic, "next_at": next_at})
     for name, line in schedule.sweep_crontabs(settings).items():
         last_at = ticks[name]["started_at"] if name in ticks else None
         is_late = last_at is not None and now > schedule.next_run(line, last_at) + LATE_AFTER_MISSED
         cron = str(line).removeprefix("<crontab: ").partition(" (")[0]
-        sweeps.append({"sweep": name, "cron": cron, "last_at": last_at, "is_late": is_late})
+        next_at = schedule.next_run(line, last_at or now)
+        sweeps.append({"sweep": name, "cron": cron, "last_at": last_at, "is_late": is_late, "next_at": next_at})
     for sweep in sweeps:
-        sweep["result"] = ticks[sweep["sweep"]]["result"] if sweep["sweep"] in ticks else None
+        tick = ticks.get(sweep["sweep"], {})
+        sweep |= {"finished_at": tick.get("finished_at"), "result": tick.get("result")}
     return sweeps

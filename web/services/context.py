@@ -15,6 +15,7 @@ from web.services.database import DatabaseThreads
 from web.services.event_feed import EventFeed
 from web.services.model_cache import ModelCache
 from web.services.quarantine_reader import QuarantineReader
+from web.services.status_reader import StatusReader
 from web.services.upload_spool import UploadSpool
 from worker.publish import WakeRelay
 
@@ -35,6 +36,7 @@ class AppContext:
         self.model_cache = ModelCache()
         self.upload_spool = UploadSpool(settings, self.database)
         self.quarantine_reader = QuarantineReader(settings)
+        self.status_reader = StatusReader(settings)
         self.asset_base = urls.get_asset_base_url(settings)  # URL prefix of object keys
         self.streamer: AssetStreamer | None = None  # None: files are redirected to the public bucket
         if settings.assets != "redirect":  # by name: it loads boto3
@@ -46,6 +48,7 @@ class AppContext:
         if self.streamer is not None:
             self.streamer.close()
         self.quarantine_reader.close()
+        self.status_reader.close()
         self.model_cache.close()
         self.upload_spool.close()
         await asyncio.to_thread(self.relay.stop)
