@@ -365,6 +365,14 @@ CREATE TABLE api_tokens (
     revoked_at   timestamptz
 );
 
+-- Owner tokens are signed, not stored. Those issued until `revoked_at` are refused: the one, or all of the owner. The
+-- owner's name is hashed, so that a row may outlive the owner's erasure. At `expires_at` all such tokens have expired.
+CREATE TABLE owner_token_revocations (
+    subject    text PRIMARY KEY,                 -- 'token:' and its id, or 'owner:' and the SHA-256 of the owner
+    revoked_at timestamptz NOT NULL,             -- by the clock of the API, as the time of issue
+    expires_at timestamptz NOT NULL
+);
+
 -- Where each published file of a project belongs. scene_key: 'id:...', 'index:...' or 'position:...' of its scene;
 -- null: unplaced.
 CREATE TABLE placements (

@@ -20,6 +20,7 @@ PARTS: Final = (
     "thumbnails",
     "retention",
     "idle",
+    "streams",
 )
 
 

@@ -136,7 +136,7 @@ _MATCHES = """state = %(state)s AND (%(provider)s::text IS NULL OR provider = %(
 COUNT_GROUPS = f"""
 SELECT coalesce(provider, '-') AS provider, step, category, error, count(*) AS count,
        count(*) FILTER (WHERE retryable) AS retryable, min(created_at) AS oldest, max(created_at) AS newest,
-       (array_agg(reason ORDER BY created_at DESC))[1] AS example
+       count(acknowledged_at) AS acknowledged, (array_agg(reason ORDER BY created_at DESC))[1] AS example
   FROM dead_letters WHERE {_MATCHES} GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4
 """
 

@@ -165,5 +165,14 @@ SELECT id, provider, webhook_id, received_at, state, reason, octet_length(body) 
 """
 
 
+GET_BODY = "SELECT body FROM deliveries WHERE id = %(id)s"
+
+
+def get_body(conn: Connection, delivery_id: UUID) -> bytes | None:
+    """Return the raw body; None after retention purged it."""
+    row = fetch_one(conn, GET_BODY, {"id": delivery_id})
+    return bytes(row["body"]) if row and row["body"] is not None else None
+
+
 def list_by_prediction(conn: Connection, prediction_id: UUID) -> list[Row]:
     return fetch_all(conn, LIST_BY_PREDICTION, {"prediction_id": prediction_id})

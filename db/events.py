@@ -1,5 +1,6 @@
 """Events: every state transition, inserted in the transaction that makes it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -32,13 +33,18 @@ SELECT virtualtransaction AS writer FROM pg_locks
 
 
 LIST_PAGE_BY_JOB = """
-SELECT id, subject, subject_id, from_state, to_state, reason, actor, at
-  FROM events WHERE job_id = %(job_id)s AND id > %(after)s ORDER BY id LIMIT %(limit)s
+SELECT id, subject, subject_id, from_state, to_state, kind, reason, actor, at
+  FROM events WHERE job_id = %(job_id)s AND id > %(after)s
+   AND subject <> ALL(%(subjects)s::text[]) AND (kind IS NULL OR kind <> ALL(%(kinds)s::text[]))
+ ORDER BY id LIMIT %(limit)s
 """
 
 
-def list_page_by_job(conn: Connection, job_id: UUID, after: int, limit: int) -> list[Row]:
-    return fetch_all(conn, LIST_PAGE_BY_JOB, {"job_id": job_id, "after": after, "limit": limit})
+def list_page_by_job(
+    conn: Connection, job_id: UUID, after: int, limit: int, hidden: Mapping[str, Sequence[str]]
+) -> list[Row]:
+    """Return events of a job without those of the hidden `subjects` and `kinds`."""
+    return fetch_all(conn, LIST_PAGE_BY_JOB, {"job_id": job_id, "after": after, "limit": limit, **hidden})
 
 
 # Reading all events without missing one: a reader that continues after the last id it saw could skip a lower one.
@@ -83,7 +89,7 @@ def get_oldest_id(conn: Connection) -> int | None:
 
 
 LIST_BETWEEN = """
-SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_state, e.reason, e.at
+SELECT e.id, e.subject, e.subject_id, e.job_id, j.owner, e.from_state, e.to_state, e.kind, e.reason, e.at
   FROM events e LEFT JOIN jobs j ON j.id = e.job_id WHERE e.id > %(after)s AND e.id <= %(until)s
    AND (%(job_id)s::uuid IS NULL OR e.job_id = %(job_id)s)
    AND (%(owner)s::text IS NULL OR j.owner = %(owner)s) ORDER BY e.id

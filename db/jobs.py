@@ -214,12 +214,13 @@ def is_settled(conn: Connection, job_id: UUID) -> bool:
 
 LIST_ERRORS = """
 SELECT 'output' AS subject, o.id AS subject_id, o.prediction_id, o.idx, o.path, o.category AS type, o.reason AS message,
-       coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
+       o.state, o.category, o.reason, coalesce(d.retryable, false) AS retryable, d.id AS dead_letter_id
   FROM outputs o
   LEFT JOIN dead_letters d ON d.subject = 'output' AND d.subject_id = o.id AND d.state = 'open'
  WHERE o.job_id = %(id)s AND (o.state = 'dead' OR o.state = 'waiting' AND o.deferred_at IS NOT NULL)
  UNION ALL
-SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, coalesce(d.retryable, false), d.id
+SELECT 'prediction', p.id, p.id, NULL, NULL, p.category, p.reason, p.state, p.category, p.reason,
+       coalesce(d.retryable, false), d.id
   FROM predictions p
   LEFT JOIN dead_letters d ON d.subject = 'prediction' AND d.subject_id = p.id AND d.state = 'open'
  WHERE p.job_id = %(id)s AND p.state IN ('failed', 'cancelled', 'lost', 'abandoned') ORDER BY 1, 4

@@ -85,7 +85,7 @@ def list_variants_of_renders(conn: Connection, render_ids: Sequence[UUID]) -> li
 
 _PUBLISHED = """
 SELECT r.id, r.owner, r.cover_idx, r.published_at, j.kind, j.mode, j.room_type, j.style, j.prompt, j.project_id,
-       j.scene, j.metadata, j.state, j.reason, j.created_at, j.settled_at
+       j.scene, j.metadata, j.state, j.category, j.reason, j.created_at, j.settled_at
   FROM renders r JOIN jobs j ON j.id = r.id WHERE r.deleted_at IS NULL
 """
 

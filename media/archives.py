@@ -1,12 +1,9 @@
 """ZIP archives and GLB models: checks that the file is complete. Nothing is unpacked."""
 
-import mmap
 from typing import Final
 
 from media import texts
-from media.containers import ContainerError, FileFacts
-
-Data = bytes | mmap.mmap
+from media.containers import ContainerError, Data, FileFacts
 
 _MAX_COMMENT: Final = 65_535
 _END, _END64, _LOCATOR, _ENTRY, _LOCAL = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", b"PK\x01\x02", b"PK\x03\x04"

@@ -1,11 +1,8 @@
 """WAV and MP3 without a decoder: checks that the file is complete, and measures how long it plays."""
 
-import mmap
 from typing import Final
 
-from media.containers import ContainerError, FileFacts
-
-Data = bytes | mmap.mmap
+from media.containers import ContainerError, Data, FileFacts
 
 _STREAMED: Final = 0x7FFF_0000  # from here on, or 0: stated by programs that stream and never return to the header
 _SLACK: Final = 8  # by which some programs miscount the size of the file

@@ -43,6 +43,7 @@ def run_decoder(
     timeout_seconds: float,
     out: BinaryIO | None = None,
     alone: bool = True,
+    pass_fds: tuple[int, ...] = (),
 ) -> ProcessResult:
     """
     Run a program with the file as standard input; its output is returned, or written to `out`.
@@ -62,6 +63,7 @@ def run_decoder(
                     stdin=file,
                     stdout=subprocess.PIPE if out is None else out,
                     stderr=subprocess.DEVNULL,
+                    pass_fds=pass_fds,
                     env=environment,
                     timeout=timeout_seconds,
                     check=False,
@@ -72,6 +74,10 @@ def run_decoder(
             file.seek(0, os.SEEK_END)
             file.seek(offset)
     return ProcessResult(process.returncode, process.stdout or b"")
+
+
+def describe_end(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
 
 @contextlib.contextmanager

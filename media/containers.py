@@ -1,6 +1,10 @@
-"""Results and errors of parsing a video container."""
+"""Results and errors of parsing a container, and its bytes."""
 
+import mmap
 from dataclasses import dataclass
+from typing import BinaryIO
+
+Data = bytes | mmap.mmap
 
 
 class ContainerError(Exception):
@@ -25,3 +29,7 @@ class FileFacts:
     duration_s: float | None = None
     note: str | None = None  # what was ignored
     content_type: str | None = None
+
+
+def map_file(file: BinaryIO) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

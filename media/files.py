@@ -1,15 +1,14 @@
 """Validation of files that are neither images nor videos: their structure is walked, nothing is decoded."""
 
-import mmap
 from collections.abc import Callable
 from typing import Final
 
 from media import archives, audio, flac, ogg, texts
-from media.containers import FileFacts
+from media.containers import Data, FileFacts, map_file
 from media.sniff import FileFormat
 from moorage.model import FetchedFile, Media
 
-PARSERS: Final[dict[str, Callable[[mmap.mmap], FileFacts]]] = {
+PARSERS: Final[dict[str, Callable[[Data], FileFacts]]] = {
     "svg": texts.parse_svg, "json": texts.parse_json, "txt": texts.parse_text, "pdf": texts.parse_pdf,
     "wav": audio.parse_wav, "mp3": audio.parse_mp3, "flac": flac.parse_flac, "ogg": ogg.parse_ogg,
     "zip": archives.parse_zip, "glb": archives.parse_glb,
@@ -18,7 +17,7 @@ PARSERS: Final[dict[str, Callable[[mmap.mmap], FileFacts]]] = {
 
 def parse_file(fetched: FetchedFile, kind: FileFormat) -> Media:
     """Return the properties of a file; raises ContainerError if it is not complete."""
-    with mmap.mmap(fetched.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with map_file(fetched.file) as data:
         facts = PARSERS[kind.name](data)
     content_type = facts.content_type or kind.content_type
     return Media("file", kind.name, content_type, kind.extension, duration_s=facts.duration_s, notes=facts.note)

@@ -1,12 +1,9 @@
 """GIF without a decoder: its blocks, to the trailer."""
 
-import mmap
 from typing import Final
 
-from media.containers import ContainerError
+from media.containers import ContainerError, Data
 from media.image_scan import ImageScan
-
-Data = bytes | mmap.mmap
 
 EXTENSION, IMAGE, TRAILER = 0x21, 0x2C, 0x3B
 CONTROL: Final = 0xF9  # delay and transparent colour of the next frame

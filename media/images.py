@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import json
-import mmap
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO, Final
 from PIL import AvifImagePlugin, Image, ImageChops
 
 from media import avif, confined, gif, image_process, jpeg, png, thumbnails, webp
-from media.containers import ContainerError
+from media.containers import ContainerError, Data, map_file
 from media.image_scan import ImageScan, Piece, open_pieces
 from media.limits import Limits
 from media.sniff import FileFormat
@@ -32,7 +31,7 @@ _INLINE_ANIMATION_PIXELS: Final = 2**24  # decoders of video codecs hold several
 INLINE_BYTES: Final = 16 * 2**20  # of other files, too
 _BAND_PX: Final = 8
 _MIN_FRAME_PIXELS: Final = 2**14  # what a frame counts at least: decoding costs time also for one pixel
-_SCANS: Final[dict[str, Callable[[mmap.mmap], ImageScan]]] = {
+_SCANS: Final[dict[str, Callable[[Data], ImageScan]]] = {
     "png": png.scan_png, "jpeg": jpeg.scan_jpeg, "gif": gif.scan_gif, "webp": webp.scan_webp
 }  # fmt: skip
 
@@ -56,7 +55,7 @@ def validate_image(fetched: FetchedFile, kind: FileFormat, limits: Limits) -> tu
 def scan_image(file: BinaryIO, kind: FileFormat, size: int) -> ImageScan:
     if kind.name == "avif":
         return avif.scan_avif(file, size)
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with map_file(file) as data:
         return _SCANS[kind.name](data)
 
 
@@ -124,7 +123,7 @@ def _open_complete(file: BinaryIO, kind: FileFormat, scan: ImageScan, notes: lis
         image.load()
     finally:  # its reason is more precise than the decoder's
         if kind.name == "png" and not _has_last_row(image, scan):
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            with map_file(file) as data:
                 png.check_pixels(data, is_animated=scan.frames > 1)
     if isinstance(scan, jpeg.JpegScan):
         _check_entropy_data(file, kind, scan, image, notes)
@@ -146,7 +145,7 @@ def _check_entropy_data(
 
     Up to one block is noted: some encoders omit its last bits.
     """
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with map_file(file) as data:
         variants = jpeg.build_filled_variants(data, scan)
     for pieces in variants:
         with _open(file, kind, pieces) as filled:

@@ -2,7 +2,6 @@
 
 import array
 import sys
-from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from media.containers import ContainerError
@@ -49,7 +48,11 @@ def _read_array(file: BinaryIO, box: Box, count_offset: int, code: str, width: i
     start = box.start + count_offset + 4
     if count * width > min(box.end - start, _MAX_TABLE_BYTES):
         raise ContainerError(f"a table of {count} entries does not fit its box ({box.type.decode('latin-1')})")
-    numbers = array.array(code, read_bytes(file, start, count * width))
+    return _unpack_numbers(read_bytes(file, start, count * width), code)
+
+
+def _unpack_numbers(data: bytes, code: str = "I") -> "array.array[int]":
+    numbers = array.array(code, data)
     if sys.byteorder == "little":
         numbers.byteswap()
     return numbers
@@ -63,9 +66,7 @@ def _measure_chunk(file: BinaryIO, table: Box, index: int, chunks: int) -> int:
     count = unpack_fields(file, runs, ">I", 4)[0]
     if count * 12 > min(runs.end - runs.start - 8, _MAX_TABLE_BYTES):
         raise ContainerError(f"a table of {count} entries does not fit its box (stsc)")
-    entries = array.array("I", read_bytes(file, runs.start + 8, count * 12))
-    if sys.byteorder == "little":
-        entries.byteswap()
+    entries = _unpack_numbers(read_bytes(file, runs.start + 8, count * 12))
     first_sample, samples = 0, 0
     for run in range(count):
         first, samples = entries[run * 3] - 1, entries[run * 3 + 1]
@@ -79,13 +80,9 @@ def _measure_chunk(file: BinaryIO, table: Box, index: int, chunks: int) -> int:
     if constant:
         return constant * samples
     start = sizes.start + 12 + first_sample * 4
-    if first_sample < 0 or start + samples * 4 > sizes.end:
-        raise ContainerError("the table of sample sizes ends early")
-    return sum(int.from_bytes(entry, "big") for entry in _split(read_bytes(file, start, samples * 4), 4))
-
-
-def _split(data: bytes, width: int) -> Iterator[bytes]:
-    return (data[at : at + width] for at in range(0, len(data), width))
+    if first_sample < 0 or samples * 4 > min(sizes.end - start, _MAX_TABLE_BYTES):
+        raise ContainerError("a chunk has more samples than the table of their sizes")
+    return sum(_unpack_numbers(read_bytes(file, start, samples * 4)))
 
 
 def count_samples(file: BinaryIO, track: Box) -> int:
@@ -196,9 +193,7 @@ def _scan_run(file: BinaryIO, run: Box, duration: int, sample_size: int, base: i
     width = len(fields)
     if count * width * 4 > min(run.end - run.start - offset, _MAX_TABLE_BYTES):
         raise ContainerError(f"a run of {count} samples does not fit its box")
-    numbers = array.array("I", read_bytes(file, run.start + offset, count * width * 4))
-    if sys.byteorder == "little":
-        numbers.byteswap()
+    numbers = _unpack_numbers(read_bytes(file, run.start + offset, count * width * 4))
     durations = sum(numbers[fields.index(_DURATION) :: width]) if _DURATION in fields else count * duration
     sizes = sum(numbers[fields.index(_SIZE) :: width]) if _SIZE in fields else count * sample_size
     return durations, None if start is None else start + sizes

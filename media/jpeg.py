@@ -1,15 +1,12 @@
 """JPEG without a decoder: its segments, and a variant that shows whether the entropy-coded data ends early."""
 
-import mmap
 import random
 import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from media.containers import ContainerError
+from media.containers import ContainerError, Data
 from media.image_scan import ImageScan, Piece
-
-Data = bytes | mmap.mmap
 
 # In a JPEG scan a marker is FF followed by anything but 00 (stuffing), a restart marker or FF (a fill byte).
 MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")

@@ -1,16 +1,15 @@
 """Ogg without a decoder: its pages, to the end."""
 
-import mmap
 from dataclasses import dataclass
 from typing import Final
 
-from media.containers import ContainerError, FileFacts
-
-Data = bytes | mmap.mmap
+from media.containers import ContainerError, Data, FileFacts
+from media.crc import build_table, compute_crc
 
 _CHECKED_PAGES: Final = 3  # at the start, whose checksums are compared, and the last one
 _VIDEO: Final = (b"\x80theora", b"BBCD\0", b"OVP80")
 _OPUS_HERTZ: Final = 48_000
+_CRC32: Final = build_table(0x04C1_1DB7, 32), 32
 
 
 @dataclass(slots=True)
@@ -75,21 +74,5 @@ def _check_page(data: Data, start: int, end: int) -> None:
     page = bytearray(data[start:end])
     stated = int.from_bytes(page[22:26], "little")
     page[22:26] = bytes(4)
-    crc = 0
-    for byte in page:
-        crc = (crc << 8 & 0xFFFF_FFFF) ^ _CRC32[crc >> 24 ^ byte]
-    if crc != stated:
+    if compute_crc(page, *_CRC32) != stated:
         raise ContainerError(f"damaged: the page at byte {start} has another checksum")
-
-
-def _build_table() -> list[int]:
-    table = []
-    for value in range(256):
-        remainder = value << 24
-        for _ in range(8):
-            remainder = (remainder << 1 & 0xFFFF_FFFF) ^ (0x04C1_1DB7 if remainder & 0x8000_0000 else 0)
-        table.append(remainder)
-    return table
-
-
-_CRC32: Final = _build_table()

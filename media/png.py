@@ -1,16 +1,14 @@
 """PNG without a decoder: checksums, completeness of the pixel data, and the chunks that affect the display."""
 
 import itertools
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from media.containers import ContainerError
+from media.containers import ContainerError, Data
 from media.image_scan import ImageScan, Piece
 
-Data = bytes | mmap.mmap
 Chunk = tuple[bytes, int, int]  # type, start, end
 
 _KNOWN_CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})

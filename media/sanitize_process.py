@@ -7,7 +7,6 @@ webhooks. Exit status 0 and the properties as JSON on standard output, or 3 and 
 
 import errno
 import json
-import mmap
 import os
 import shutil
 import sys
@@ -24,8 +23,8 @@ def main(request: dict[str, Any]) -> int:
     """
     Write the file and its properties, and return the exit status.
 
-    The request has `out` (file descriptor to write to), `bytes` and `sha256` of the input, `limits` as for `Limits`,
-    and the limits of this process: `memory_bytes`, `seconds` of CPU, `clock_seconds`, `max_file_bytes`.
+    The request has `out` (file descriptor to write to), `bytes` of the input, `limits` as for `Limits`, and the limits
+    of this process: `memory_bytes`, `seconds` of CPU, `clock_seconds`, `max_file_bytes`.
     """
     limit_resources(request["memory_bytes"], request["seconds"], request["max_file_bytes"], request["clock_seconds"])
     from moorage.errors import Permanent  # after the limits, which include imports
@@ -50,7 +49,7 @@ def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
 
     limits = Limits(**{**request["limits"], "is_confined": True})
     with open(0, "rb", closefd=False) as source, open(request["out"], "w+b", closefd=False) as out:
-        media = validate.validate_file(FetchedFile(source, request["bytes"], request["sha256"]), limits).media
+        media = validate.validate_file(FetchedFile(source, request["bytes"], ""), limits).media
         if media.media == "file":
             source.seek(0)
             shutil.copyfileobj(source, out)
@@ -66,11 +65,11 @@ def _validate_and_sanitize(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sanitize_image(source: BinaryIO, out: BinaryIO, media: Any) -> None:
-    from media import reencode, strip_image_metadata
+    from media import containers, reencode, strip_image_metadata
 
     reencoded: Any = reencode.reencode_if_needed(source, media)
     if reencoded is None:
-        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with containers.map_file(source) as mapped:
             out.writelines(strip_image_metadata.STRIP_BY_FORMAT[media.format](mapped))
         return
     encoding, encoded = reencoded

@@ -6,15 +6,13 @@ colour profiles, gamma and animation remain. The files were decoded completely b
 refused.
 """
 
-import mmap
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from media import gif, jpeg, png
+from media.containers import Data
 from moorage.errors import InvalidMedia
-
-Data = bytes | mmap.mmap
 
 _PNG_KEPT: Final = frozenset(
     {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI",

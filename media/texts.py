@@ -2,15 +2,12 @@
 
 import codecs
 import json
-import mmap
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 from xml.parsers import expat
 
-from media.containers import ContainerError, FileFacts
-
-Data = bytes | mmap.mmap
+from media.containers import ContainerError, Data, FileFacts
 
 _CHUNK_BYTES: Final = 1 << 16
 _PARSED_BYTES: Final = 2 * 2**20  # of JSON: values in memory take up to twenty times as much

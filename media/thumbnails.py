@@ -36,14 +36,10 @@ UPRIGHT_TRANSFORMS: Final = {
 _SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def _ignore_warning(_: str) -> None:
-    pass
-
-
 def render_thumbnail(
     image: Image.Image,
     limits: Limits,
-    on_warning: WarningSink = _ignore_warning,
+    on_warning: WarningSink = lambda _: None,
     cicp: tuple[int, int] | None = None,
 ) -> Thumbnail:
     """
@@ -77,7 +73,7 @@ def _mean_color(image: Image.Image) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def read_orientation(image: Image.Image, on_warning: WarningSink = _ignore_warning) -> int:
+def read_orientation(image: Image.Image, on_warning: WarningSink = lambda _: None) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if missing or unreadable. XMP is not consulted, as in browsers."""
     try:
         exif = Image.Exif()

@@ -1,13 +1,11 @@
 """WebP without a decoder: size, frames, and whether the file reaches the end that its header states."""
 
-import mmap
 from collections.abc import Iterator
 from typing import Final
 
-from media.containers import ContainerError
+from media.containers import ContainerError, Data
 from media.image_scan import ImageScan
 
-Data = bytes | mmap.mmap
 _BITS_14: Final = 0x3FFF
 
 

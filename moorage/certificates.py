@@ -1,4 +1,4 @@
-"""Errors of TLS certificates, found among the causes of an error of a client library."""
+"""The causes of an error of a client library, which wraps them; errors of TLS certificates among them."""
 
 import ssl
 from collections.abc import Iterator
@@ -20,3 +20,14 @@ def iterate_causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def describe_cause(error: BaseException) -> str:
+    """
+    Describe the innermost cause: libraries wrap it without adding information, but with the path and query of the URL.
+
+    Only errors of the operating system and of TLS are described by their text: others may quote the URL.
+    """
+    *_, innermost = iterate_causes(error)
+    name = type(innermost).__name__
+    return f"{name}: {innermost}"[:300] if isinstance(innermost, OSError | CertificateError) else name

@@ -208,9 +208,9 @@ class DeadLetter:
     created_at: datetime
     closed_at: datetime | None
     closed_by: str | None
-    acknowledged_at: datetime | None = None
-    acknowledged_by: str | None = None
-    note: str | None = None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,8 @@ class Settings(BaseSettings):
     owner_token_secret: LongSecret | None = None  # without it the key is derived from MOORAGE_API_TOKEN
     owner_token_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600.0
 
+    max_streams: Count = 5000  # open event streams in one process
+
     # --- notifications: webhooks to the application
     notify_url: HttpUrl | None = None
     notify_secret: Secrets = ()  # whsec_...; several during rotation, each signs

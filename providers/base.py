@@ -42,6 +42,7 @@ class Provider(ABC):
     # Headers of a delivery that are stored, in lower case; never a signature or key.
     recorded_headers: ClassVar[frozenset[str]] = frozenset({"content-type", "traceparent", "user-agent"})
     default_first_poll_seconds: ClassVar[float] = 60.0
+    models: Sequence[str] = ()  # those of its setting, which GET /v1/models offers
     header_prefixes: ClassVar[Sequence[str]] = ("webhook-",)
     webhook_setting: ClassVar[str]  # the setting that webhooks are verified with
     submit_setting: ClassVar[str | None] = None  # the API token's; None: it accepts no submissions

@@ -54,8 +54,8 @@ class Fal(Provider):
         super().__init__(settings, hosts=hosts)
         self._users = frozenset(settings.fal_user_id)
         self._api_url = settings.fal_queue_url
-        self._models = settings.fal_models
-        endpoints.validate_models(self._models, _parse_queue_name, "FAL_MODELS")
+        self.models = settings.fal_models
+        endpoints.validate_models(self.models, _parse_queue_name, "FAL_MODELS")
         for url in settings.constants.fal_jwks_url:
             endpoints.require_secure_url(url, hosts, "MOORAGE_DEV_FAL_JWKS_URL")
         self.key_set: Final = KeySet("fal's key set", settings.constants.fal_jwks_url)
@@ -139,7 +139,7 @@ class Fal(Provider):
 
     def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in FAL_MODELS: fal documents no list. Their properties are derived from their names."""
-        return [model for model in map(_describe_model, self._models) if model["kind"] == kind]
+        return [model for model in map(_describe_model, self.models) if model["kind"] == kind]
 
     def get_input_schema(self, model: str) -> None:
         """Return None: fal documents no schema. Raises ProviderRefused for an invalid model name."""

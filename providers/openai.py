@@ -52,7 +52,7 @@ class OpenAI(Provider):
         hosts = HostAllowlist(settings.openai_output_hosts, settings.egress_allow, setting="OPENAI_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=_decode_secrets(settings.openai_webhook_secret))
         self._api_url = settings.openai_api_url
-        self._models = settings.openai_models
+        self.models = settings.openai_models
         if settings.openai_api_key:
             self._create_clients("Bearer", settings.openai_api_key, "OPENAI_API_URL", _MAX_RESPONSE_BYTES)
 
@@ -98,7 +98,7 @@ class OpenAI(Provider):
         if kind != "image":
             return []
         facts: dict[str, Any] = {"description": None, "kind": kind, "accepts": [], "picture_field": None}
-        return [{"name": name, **facts} for name in self._models]
+        return [{"name": name, **facts} for name in self.models]
 
     def _parse_response(self, body: bytes) -> PredictionReport:
         response = json_fields.parse_json_object(body)

@@ -67,8 +67,8 @@ class Replicate(Provider):
         hosts = HostAllowlist(settings.replicate_output_hosts, settings.egress_allow, setting="REPLICATE_OUTPUT_HOSTS")
         super().__init__(settings, hosts=hosts, secrets=secrets)
         self._api_url = settings.replicate_api_url
-        self._models = settings.replicate_models
-        endpoints.validate_models(self._models, replicate_models.ModelName.parse, "REPLICATE_MODELS")
+        self.models = settings.replicate_models
+        endpoints.validate_models(self.models, replicate_models.ModelName.parse, "REPLICATE_MODELS")
         if settings.replicate_api_token:
             token, max_bytes = settings.replicate_api_token, settings.webhook_max_bytes
             self._create_clients("Bearer", token, "REPLICATE_API_URL", max_bytes)
@@ -140,7 +140,7 @@ class Replicate(Provider):
 
     def list_models(self, kind: str) -> list[dict[str, Any]]:
         """Return the models in REPLICATE_MODELS that exist, described by their schemas."""
-        models = replicate_models.describe_models(self._require(self._api), self._api_url, self._models)
+        models = replicate_models.describe_models(self._require(self._api), self._api_url, self.models)
         return [model for model in models if model["kind"] == kind]
 
     def get_input_schema(self, model: str) -> Mapping[str, Any] | None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import requests
 import urllib3
+from urllib3.util import parse_url
 
 from db import jobs, notifications, renders
 from db.connection import Connection, Row
@@ -23,6 +24,7 @@ from egress.session import EgressGuard
 from egress.sockets import call_while_waiting
 from media.limits import Limits
 from moorage import logs
+from moorage.certificates import describe_cause
 from moorage.errors import NotificationFailed, NotificationRefused
 from moorage.failpoints import failpoint
 from moorage.model import Lease, Wake
@@ -147,8 +149,8 @@ def _send(deps: Deps, notification: Notification, body: bytes, guard: LeaseGuard
         ):
             _check_status(response.status_code, response.headers.get("Retry-After"))
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        cause = f"{type(error).__name__}: {error}"[:300]
-        raise NotificationFailed(f"the application did not answer: {cause}") from error
+        host = parse_url(url).host
+        raise NotificationFailed(f"the application at {host} did not answer: {describe_cause(error)}") from error
 
 
 def _check_until(end: float, guard: LeaseGuard) -> Callable[[], None]:

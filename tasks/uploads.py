@@ -3,22 +3,19 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from uuid import UUID
 
 from db.uploads import Upload
-from media import sanitize_process
+from media import confined, sanitize_process
 from media.limits import Limits
 from moorage import logs
-from moorage.errors import InvalidMedia, ResourceExhausted, StorageUnavailable, Transient
+from moorage.errors import InvalidMedia, StorageUnavailable, Transient
 from moorage.failpoints import failpoint
 from moorage.formats import list_accepted
-from moorage.local_errors import open_temporary_file, translate_local_errors
+from moorage.local_errors import open_temporary_file
 from moorage.model import Media
 from moorage.settings import Settings
 from storage import keys
@@ -32,8 +29,6 @@ USER_URL_SECONDS: Final = 300  # validity of presigned URLs for users
 CPU_SECONDS: Final = 30
 TIMEOUT_SECONDS: Final = 45.0
 MAX_RECORD_DELAY_SECONDS: Final = 600.0  # far below the minimum age of an orphan
-_ROOT: Final = Path(__file__).resolve().parents[1]
-_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")  # the decoder gets no credentials
 _MAX_GROWTH: Final = 4  # when an image is re-encoded: AVIF as PNG
 
 
@@ -88,47 +83,30 @@ def require_recent(stored: StoredUpload) -> Upload:
 
 
 def _sanitize(file: BinaryIO, clean: BinaryIO, limits: Limits) -> Media:
-    process = _run_sanitizer(file, clean, limits)
-    try:
-        result: dict[str, Any] = json.loads(process.stdout)
-    except ValueError:
-        result = {}
-    if process.returncode == 0 and result:
-        return Media(**result)
-    if "problem" in result:
-        raise InvalidMedia(result["problem"])
-    if "error" in result:
-        raise Transient(f"the upload could not be validated: {result['error']}")
-    code = process.returncode
-    status = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
-    raise InvalidMedia(f"not decodable: the decoder {status}")
-
-
-def _run_sanitizer(file: BinaryIO, clean: BinaryIO, limits: Limits) -> "subprocess.CompletedProcess[bytes]":
     file.seek(0)
-    arguments = {
+    request = {
         "out": clean.fileno(),
         "bytes": os.fstat(file.fileno()).st_size,
-        "sha256": "",
         "limits": asdict(limits),
         "memory_bytes": limits.decoder_memory_bytes,
         "seconds": CPU_SECONDS,
         "clock_seconds": int(TIMEOUT_SECONDS) + 1,
         "max_file_bytes": _MAX_GROWTH * limits.max_bytes,
     }
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    done = confined.run_decoder(
+        sanitize_process.__file__, [request], file, timeout_seconds=TIMEOUT_SECONDS, alone=False,
+        pass_fds=(clean.fileno(),),
+    )  # fmt: skip
+    if done.status is None:  # below its CPU time: the machine is busy, the file may be good
+        raise Transient(f"the decoder took longer than {TIMEOUT_SECONDS:g} s: the machine is busy, retry")
     try:
-        with translate_local_errors("the sanitizer did not start", ResourceExhausted):
-            return subprocess.run(
-                [sys.executable, "-P", str(Path(sanitize_process.__file__)), json.dumps(arguments)],
-                stdin=file,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**environment, "PYTHONPATH": path},
-                pass_fds=(clean.fileno(),),
-                timeout=TIMEOUT_SECONDS,
-                check=False,
-            )
-    except subprocess.TimeoutExpired as error:  # below its CPU time: the machine is busy, the file may be good
-        raise Transient(f"the decoder took longer than {TIMEOUT_SECONDS:g} s: the machine is busy, retry") from error
+        result: dict[str, Any] = json.loads(done.output)
+    except ValueError:
+        result = {}
+    if done.status == 0 and result:
+        return Media(**result)
+    if "problem" in result:
+        raise InvalidMedia(result["problem"])
+    if "error" in result:
+        raise Transient(f"the upload could not be validated: {result['error']}")
+    raise InvalidMedia(f"not decodable: the decoder {confined.describe_end(done.status)}")

@@ -20,6 +20,7 @@ from moorage.ids import uuid7
 from moorage.settings import Settings
 from web import openapi, reference, routes, shutdown
 from web.api import assets
+from web.console import pages as console
 from web.http import ids, validation
 from web.http.problems import REQUEST_ID, Problem, unavailable
 from web.page import views as page
@@ -77,7 +78,7 @@ def build_api(context: AppContext) -> FastAPI:
     api = FastAPI(openapi_url=openapi.PATH, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_run)
     api.state.context = context
     api.openapi = openapi.build_document  # type: ignore[method-assign]
-    api.router.routes.extend(page.router.routes)
+    api.router.routes.extend((*page.router.routes, *console.build_routes()))
     api.add_api_route(reference.PATH, reference.get_reference, methods=["GET", "HEAD"], include_in_schema=False)
     api.router.routes.extend(routes.build_router().routes)
     for kind, handler in _HANDLERS.items():
@@ -96,6 +97,8 @@ async def _run(api: FastAPI) -> AsyncIterator[None]:
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     problem = cast(Problem, error)
+    if console.is_console_path(request.url.path):
+        return console.render_problem(request, problem)
     if any(request.url.path.startswith(prefix + assets.PREFIX) for prefix in routes.PREFIXES):
         problem.headers.update(assets.CORS_HEADERS)
     return problem.response()
@@ -120,7 +123,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     except Problem as problem:
         return problem.response()
     if cast(HTTPException, error).status_code != 405:
-        return Problem(404, "not found").response()
+        return await _on_problem(request, Problem(404, "not found"))
     scopes = ({**request.scope, "method": method} for method in _METHODS)
     allowed = [s["method"] for s in scopes if any(r.matches(s)[0] is Match.FULL for r in request.app.routes)]
     return Problem(405, "method not allowed: see the Allow header", headers={"Allow": ", ".join(allowed)}).response()

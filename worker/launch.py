@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 
-def granian_flags(host: str, port: int) -> list[str]:
+def granian_flags(host: str, port: int, *, max_streams: int = 5000) -> list[str]:
+    connections = max_streams + 1024  # at once; those without a stream are webhooks, requests, and idle
     return [
         "--interface", "asgi", "--host", host, "--port", str(port), "--workers", "1", "--no-access-log",
+        "--backpressure", str(connections),
         "--workers-kill-timeout", "10", "--log-level", "warning", "web.asgi:app",
     ]  # fmt: skip
 

@@ -40,10 +40,10 @@ def migrate() -> None:
 @click.option("--share", is_flag=True, help="Share the port with other receivers; the kernel distributes connections.")
 def receiver(host: str, port: int, share: bool) -> None:
     """Serve webhooks and the API with granian, with one worker per process; scale by more processes."""
-    settings_module.get_settings()  # reports an invalid setting in one line
+    settings = settings_module.get_settings()  # reports an invalid setting in one line
     address = _find_free_address(host, port, share)
     os.environ |= {"GRANIAN_HOST": address, "GRANIAN_PORT": str(port)}  # for the line that web/asgi.py logs
-    _exec("granian", *granian_flags(address, port))
+    _exec("granian", *granian_flags(address, port, max_streams=settings.max_streams))
 
 
 def _find_free_address(host: str, port: int, share: bool) -> str:

@@ -11,7 +11,7 @@ import click
 import requests
 from rich.console import Console
 
-from moorage.owner_tokens import MAX_LIFETIME_SECONDS
+from moorage.owner_tokens import MAX_LIFETIME_SECONDS, SCOPES
 from simulation.provider.client import Standin
 from simulation.stack import LocalDeployment, data_folder
 from worker import inspect_cluster
@@ -84,7 +84,8 @@ def _format_addresses(local: LocalDeployment, standin: Standin, env_file: Path) 
 [bold]moorage is up.[/bold] Ctrl-C stops it; data and logs are in {local.folder}
 
   receiver   {local.url}/webhooks/replicate
-  API        {local.url}/v1        (bearer token {token})
+  console    {local.url}/ops       (sign in with the token {token})
+  API        {local.url}/v1        (the same token as a bearer token)
   metrics    {local.url}/metrics   health {local.url}/healthz {local.url}/readyz
   Flower     {local.flower_url}    (user moorage, password {flower})
   S3         {environment["AWS_ENDPOINT_URL_S3"]}    (key {environment["AWS_ACCESS_KEY_ID"]}, secret in {env_file})
@@ -121,7 +122,7 @@ def _format_page_url(local: LocalDeployment) -> str:
     """Return the URL of the page with an owner token, created as an application creates them for its users."""
     response = requests.post(
         f"{local.url}/v1/owner-tokens",
-        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS},
+        json={"owner": OWNER, "seconds": MAX_LIFETIME_SECONDS, "scopes": SCOPES},
         headers={"Authorization": f"Bearer {local.secrets['api_token']}"},
         timeout=10,
     )

@@ -25,7 +25,8 @@ SELECT j.id, j.kind, j.state, j.category, j.reason, j.prompt, j.style, j.room_ty
  CROSS JOIN LATERAL (
         SELECT count(*) AS files, count(*) FILTER (WHERE o.state = 'kept') AS kept,
                count(*) FILTER (WHERE o.state = 'dead' AND o.ended_at >= o.expires_at - interval '10 s') AS expired,
-               max(o.reason) FILTER (WHERE o.state = 'dead') AS why
+               (array_agg(ARRAY[o.category, o.reason] ORDER BY o.reason DESC NULLS LAST)
+                FILTER (WHERE o.state = 'dead'))[1:1] AS why  -- of one of them
           FROM outputs o WHERE o.job_id = j.id AND o.prediction_id = j.chosen_id) f
  CROSS JOIN LATERAL (
         SELECT CASE WHEN j.state = 'open' THEN 'waiting'

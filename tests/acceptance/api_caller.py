@@ -66,7 +66,7 @@ def application(world: World) -> Caller:
 def owner(world: World) -> Caller:
     """Return a new owner's browser, with the token that its application gave it."""
     shop = application(world)
-    answer = shop.ask("POST", "/owner-tokens", json={"owner": shop.owner})
+    answer = shop.ask("POST", "/owner-tokens", json={"owner": shop.owner, "scopes": ["jobs", "upload", "delete"]})
     assert answer.status_code == 201, answer.text
     return Caller(world, answer.json()["token"], shop.owner)
 

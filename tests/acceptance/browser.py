@@ -33,7 +33,9 @@ def chromium() -> Iterator[Any]:
 
 def owner_token(url: str, bearer: dict[str, str], owner: str) -> str:
     """Return a token for one owner, as an application asks for it."""
-    answer = requests.post(f"{url}/v1/owner-tokens", json={"owner": owner}, headers=bearer, timeout=30)
+    answer = requests.post(
+        f"{url}/v1/owner-tokens", json={"owner": owner, "scopes": ["jobs"]}, headers=bearer, timeout=30
+    )
     assert answer.status_code == 201, answer.text
     return str(answer.json()["token"])
 
@@ -49,6 +51,24 @@ def page_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{url}/#token={token}")
     page.locator("#grid").wait_for(state="attached")
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@contextlib.contextmanager
+def console_of(browser: Any, url: str, token: str, **options: Any) -> Iterator[Any]:
+    """Sign in to the console as an operator does; what the browser complains of fails the test."""
+    context = browser.new_context(**{"viewport": DESK, **options})
+    context.set_default_timeout(90_000)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{url}/ops")
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("navigation", name="Console").wait_for()
     yield page
     context.close()
     assert complaints == []

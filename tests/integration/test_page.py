@@ -17,7 +17,7 @@ GONE = DeadLetterDecision("DOWNLOAD_FAILED", "OutputGone", "404 Not Found", retr
 
 def cookie(front: wp.Front, owner: str) -> dict[str, str]:
     """Return the header of an owner's browser after it has opened the application's link."""
-    asked = json.dumps({"owner": owner}).encode()
+    asked = json.dumps({"owner": owner, "scopes": ["jobs"]}).encode()
     made = front.ask("POST", "/v1/owner-tokens", asked, {**wp.BEARER, "content-type": "application/json"})
     begun = front.call("POST", "/v1/session", b"", {"authorization": f"Bearer {made.fields['token']}"})
     assert begun[0] == 204

@@ -12,6 +12,7 @@ import pytest
 from db import api_tokens
 from db.connection import Connection, connect
 from embedded.stack import Stack
+from moorage.owner_tokens import SCOPES
 from tasks.step import Deps
 from tests.integration import command_line as cli
 from tests.integration import kept_world as world
@@ -99,7 +100,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def owner_token(front: wp.Front, owner: str, **more: Any) -> dict[str, str]:
-    made = send(front, "POST", "/v1/owner-tokens", wp.BEARER, {"owner": owner, **more})
+    made = send(front, "POST", "/v1/owner-tokens", wp.BEARER, {"owner": owner, "scopes": SCOPES, **more})
     assert made.status == 201, made.fields
     return bearer(made.fields["token"])
 

@@ -289,15 +289,35 @@ def test_an_invalid_last_event_id_is_rejected(front: wp.Front, last_id: str) -> 
     assert (refused.status, refused.fields["errors"][0]["field"]) == (422, "Last-Event-ID")
 
 
-def test_the_number_of_streams_is_limited_and_slots_are_released(front: wp.Front, mine: Connection) -> None:
+def test_the_number_of_streams_is_limited_and_slots_are_released(url: str) -> None:
     """Each has a buffer; disconnected streams must free their slot."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(100):
-            stack.enter_context(listening(front))
-        refused = front.get("/v1/events")
+    with wp.running(url, MOORAGE_MAX_STREAMS="3") as front:
+        with contextlib.ExitStack() as stack:
+            for owner in ("one", "two", "three"):
+                stack.enter_context(listening(front, f"?owner={owner}"))
+            refused = front.get("/v1/events?owner=four")
 
-    assert refused.status == 503
-    rp.until(lambda: is_taken(front))
+        assert refused.status == 503
+        rp.until(lambda: is_taken(front))
+
+
+def test_the_streams_of_a_revoked_token_end(front: wp.Front) -> None:
+    """A stolen token must not be read with until it expires."""
+    body = json.dumps({"owner": "robbed"}).encode()
+    asked = {**wp.BEARER, "content-type": "application/json"}
+    stolen, other = (front.ask("POST", "/v1/owner-tokens", body, asked).fields for _ in range(2))
+    bearers = [{"authorization": f"Bearer {made['token']}"} for made in (stolen, other)]
+    with listening(front, headers=bearers[0]) as one, listening(front, headers=bearers[1]) as two:
+        assert front.ask("DELETE", f"/v1/owner-tokens/{stolen['token_id']}", None, wp.BEARER).status == 204
+        rest = one.reply.read()
+
+        assert front.ask("DELETE", "/v1/owner-tokens?owner=robbed", None, wp.BEARER).status == 204
+        two.reply.read()
+
+    assert b"event:" not in rest
+    assert [front.ask("GET", "/v1/jobs", None, bearer).status for bearer in bearers] == [401, 401]
+    again = front.ask("POST", "/v1/owner-tokens", body, asked).fields["token"]
+    assert front.ask("GET", "/v1/jobs", None, {"authorization": f"Bearer {again}"}).status == 200
 
 
 def is_taken(front: wp.Front) -> bool:

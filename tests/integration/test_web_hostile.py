@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from db.connection import connect
+from moorage.owner_tokens import SCOPES
 from tests.integration import receiver_process as rp
 from tests.integration import web_process as wp
 
 ENTRY = {"provider": "replicate", "model": "acme/picture", "input": {"prompt": "a harbour"}}
 # Nothing answers there.
 AWAY = {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_API_URL": "http://127.0.0.1:9"}
-AWAY["MOORAGE_EGRESS_ALLOW"] = "127.0.0.1:9"
+AWAY |= {"MOORAGE_EGRESS_ALLOW": "127.0.0.1:9", "REPLICATE_MODELS": "acme/picture"}
 JSON = {"content-type": "application/json"}
 BUSY_SECONDS = 30  # what a moment may take on a busy computer; the statuses alone tell that nothing was read for long
 
@@ -33,7 +34,7 @@ def bob(front: wp.Front) -> dict[str, str]:
 
 
 def owner(front: wp.Front, name: str) -> dict[str, str]:
-    body = json.dumps({"owner": name}).encode()
+    body = json.dumps({"owner": name, "scopes": SCOPES}).encode()
     made = front.ask("POST", "/v1/owner-tokens", body, {**wp.BEARER, **JSON})
     return {"authorization": f"Bearer {made.fields['token']}"}
 

@@ -109,7 +109,7 @@ def test_an_id_belongs_to_its_owner(front: wp.Front, url: str, name: str) -> Non
 def test_another_owners_project_is_not_visible(front: wp.Front, name: str) -> None:
     """Also not by guessing its id: read, write, scenes."""
     put(front, name, {"scenes": [{"id": "a"}]})
-    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob"}).fields["token"]
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "bob", "scopes": ["jobs", "delete"]}).fields["token"]
 
     answers = [
         send(front, "GET", f"/v1/projects/{name}", token=token),
@@ -125,7 +125,7 @@ def test_another_owners_project_is_not_visible(front: wp.Front, name: str) -> No
 
 def test_an_owner_token_writes_its_owners_projects(front: wp.Front, name: str) -> None:
     """A browser saves its own project without the application's token."""
-    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo"}).fields["token"]
+    token = send(front, "POST", "/v1/owner-tokens", {"owner": "cleo", "scopes": ["jobs"]}).fields["token"]
 
     made = send(front, "PUT", f"/v1/projects/{name}", {"document": {"scenes": []}}, token=token)
 

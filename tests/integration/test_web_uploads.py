@@ -243,9 +243,10 @@ def test_a_deleted_upload_loses_its_object(front: wp.Front, mine: Connection, de
 def test_an_owner_sees_and_deletes_only_its_own(front: wp.Front) -> None:
     """A guessed id must reveal nothing, and an owner token must not write into another's folder."""
     made = send(front, picture()).fields
-    token = front.ask(
-        "POST", "/v1/owner-tokens", b'{"owner": "eve"}', {**wp.BEARER, "content-type": "application/json"}
-    ).fields["token"]
+    asked = b'{"owner": "eve", "scopes": ["upload", "delete"]}'
+    token = front.ask("POST", "/v1/owner-tokens", asked, {**wp.BEARER, "content-type": "application/json"}).fields[
+        "token"
+    ]
     eve = {"authorization": f"Bearer {token}"}
     path = f"/v1/uploads/{made['upload_id']}"
 

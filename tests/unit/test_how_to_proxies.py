@@ -11,7 +11,19 @@ from tests.support import pages
 
 DEPLOY, PAGE = pages.ROOT / "deploy", pages.HOW_TO / "put-a-proxy-in-front.md"
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes/moorage.yaml").read_text(encoding="utf-8")))
-INSIDE = ("/metrics", "/metrics/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v1", "/pages", "/api/v1/jobs")
+INSIDE = (
+    "/metrics",
+    "/metrics/",
+    "/api/v1/jobs",
+    "/healthz",
+    "/readyz",
+    "/docs",
+    "/openapi.json",
+    "/v1",
+    "/pages",
+    "/ops",
+    "/ops/jobs",
+)
 PUBLIC = (
     "/",
     "/webhooks/replicate",

@@ -52,3 +52,18 @@ def test_a_broken_container_is_refused_with_the_place(data, reason):
 def test_a_million_empty_boxes_do_not_keep_a_worker_busy():
     """The walk is bounded whatever the file holds."""
     assert "boxes" in str(refusal(FTYP + box(b"free") * 300_000))
+
+
+def test_a_table_of_any_size_costs_little_memory():
+    """A hostile index names a hundred million samples in one chunk."""
+    count = 5_000_000
+    tables = (
+        box(b"stco", struct.pack(">III", 0, 1, 0))
+        + box(b"stsc", struct.pack(">IIIII", 0, 1, 1, count, 1))
+        + box(b"stsz", struct.pack(">III", 0, 0, count) + bytes(4 * count))
+    )
+    handler = box(b"hdlr", bytes(8) + b"vide" + bytes(13))
+    track = box(b"trak", box(b"mdia", handler + box(b"minf", box(b"stbl", tables))))
+    data = FTYP + box(b"moov", track) + box(b"mdat")
+
+    assert "more samples than" in str(refusal(data))

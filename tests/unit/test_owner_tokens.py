@@ -1,11 +1,14 @@
 """Owner tokens: what was signed is read, and nothing else."""
 
 import base64
+import hmac
+from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
 
-from moorage import owner_tokens
+from moorage import ids, owner_tokens
 from moorage.errors import ConfigError
 from moorage.owner_tokens import InvalidToken, OwnerToken
 from moorage.settings import Settings, load_settings
@@ -21,9 +24,10 @@ def settings(**given: str) -> Settings:
 @pytest.mark.parametrize("owner", ["a", "ada", "é" * 200, "🏠" * 200, "a b/c;d=e,\x01"])
 def test_what_was_signed_is_read(owner: str) -> None:
     """An owner is any text that an application uses; the token stands in a header and a cookie all the same."""
-    text = owner_tokens.encode(KEY, OwnerToken(owner, int(NOW) + 1))
+    token = OwnerToken(owner, int(NOW) + 1, frozenset({"read", "delete"}))
+    text = owner_tokens.encode(KEY, token)
 
-    assert owner_tokens.decode(KEY, text, NOW) == OwnerToken(owner, int(NOW) + 1)
+    assert owner_tokens.decode(KEY, text, NOW) == token
     assert set(text) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
@@ -44,6 +48,30 @@ def test_what_is_no_token_is_refused_as_such(text: str) -> None:
     """Whatever a header holds, the answer is a refusal and no error of ours."""
     with pytest.raises(InvalidToken):
         owner_tokens.decode(KEY, text, NOW)
+
+
+def test_a_token_of_version_1_reads_and_creates_jobs() -> None:
+    """Browsers hold such tokens for up to a day after the upgrade."""
+    payload = b"\x01" + (int(NOW) + 9).to_bytes(8, "big") + b"ada"
+    signed = payload + hmac.digest(KEY, payload, "sha256")
+    text = "mro_" + base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+
+    token = owner_tokens.decode(KEY, text, NOW)
+
+    assert (token.owner, token.until, token.scopes) == ("ada", int(NOW) + 9, {"read", "jobs"})
+    assert not token.is_revoked({})
+    assert token.is_revoked({owner_tokens.owner_subject("ada"): datetime.fromtimestamp(0, UTC)})
+
+
+def test_a_revocation_refuses_what_was_issued_until_then() -> None:
+    """A new token of the same owner must work at once, and the tokens of others all the time."""
+    old, new = (OwnerToken("ada", int(NOW), token_id=ids.uuid7(ms)) for ms in (1_000, 1_001))
+    of_owner = {owner_tokens.owner_subject("ada"): datetime.fromtimestamp(1, UTC)}
+    of_token = {owner_tokens.token_subject(new.token_id or UUID(int=0)): datetime.fromtimestamp(0, UTC)}
+
+    assert (old.is_revoked(of_owner), new.is_revoked(of_owner)) == (True, False)
+    assert (old.is_revoked(of_token), new.is_revoked(of_token)) == (False, True)
+    assert not OwnerToken("bob", int(NOW), token_id=old.token_id).is_revoked(of_owner)
 
 
 def test_a_token_ends_to_the_second_and_with_its_key() -> None:

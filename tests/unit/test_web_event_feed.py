@@ -5,12 +5,15 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar, cast
 
+import pytest
 from starlette.types import Message
 
 from web.api import events
+from web.http.problems import Problem
 from web.services import event_feed
 from web.services.context import AppContext
-from web.services.event_feed import Subscription
+from web.services.database import DatabaseThreads
+from web.services.event_feed import EventFeed, Subscription
 
 T = TypeVar("T")
 
@@ -39,17 +42,86 @@ def test_a_slow_subscription_ends_after_its_buffered_events() -> None:
     assert run(work()) == list(range(event_feed.MAX_BUFFERED))
 
 
+class FakeDatabase:
+    """Has three events, and is read once for all streams."""
+
+    def __init__(self, owners: tuple[str | None, ...] = ()) -> None:
+        self.owners, self.reads = owners, 0
+
+    async def transaction(self, work: Any) -> Any:
+        """Return the final id, or the events of a page."""
+        if getattr(work, "__name__", "") == "_find_final_id":
+            return len(self.owners)
+        self.reads += 1
+        return [event(number, owner) for number, owner in enumerate(self.owners, 1)]
+
+
+def new_feed(max_streams: int = 100, *owners: str | None) -> EventFeed:
+    return EventFeed(cast(DatabaseThreads, FakeDatabase(owners)), max_streams)
+
+
 def test_a_subscription_receives_only_its_owners_events() -> None:
     """Events without an owner are excluded, too: a delivery that is not parsed yet may belong to any owner."""
 
     async def work() -> list[Any]:
-        of_ada, of_all = Subscription("ada"), Subscription(None)
-        for number, owner in enumerate(("bob", "ada", None)):
-            of_ada.offer(event(number, owner))
-            of_all.offer(event(number, owner))
-        return [await of_ada.next(0.01), await of_ada.next(0.01), (await of_all.next(0.01) or {})["owner"]]
+        feed = new_feed(100, "bob", "ada", None)
+        of_ada, of_all = await feed.subscribe("ada"), await feed.subscribe(None)
+        await feed._offer_page(3)
+        seen = [[row["id"] async for row in drain(stream)] for stream in (of_ada, of_all)]
+        feed.unsubscribe(of_ada)
+        feed.unsubscribe(of_all)
+        return seen
 
-    assert run(work()) == [event(1, "ada"), None, "bob"]
+    assert run(work()) == [[2], [1, 2, 3]]
+
+
+async def drain(subscription: Subscription) -> AsyncIterator[dict[str, Any]]:
+    while (row := await subscription.next(0.01)) is not None:
+        yield row
+
+
+def test_a_thousand_streams_are_served_by_one_read() -> None:
+    """A reader for each stream would be as many queries a second."""
+
+    async def work() -> tuple[int, int]:
+        feed = new_feed(2000, *["ada"] * 3)
+        streams = [await feed.subscribe(f"owner-{n}") for n in range(1000)] + [await feed.subscribe("ada")]
+        await feed._offer_page(3)
+        offered = sum(len(stream._buffer) for stream in streams)
+        for stream in streams:
+            feed.unsubscribe(stream)
+        return cast(FakeDatabase, feed._database).reads, offered
+
+    assert run(work()) == (1, 3)
+
+
+@pytest.mark.parametrize("owners", [10, 99])
+def test_owners_with_many_streams_shut_nobody_out(owners: int) -> None:
+    """Ten owners with ten streams each had all of a hundred streams."""
+
+    async def work() -> tuple[bool, list[int]]:
+        feed = new_feed(100)
+        held = [await feed.subscribe(f"owner-{n % owners}") for n in range(100)]
+        newcomer = await feed.subscribe("newcomer")
+        return newcomer.is_ended, [n for n, stream in enumerate(held) if stream.is_ended]
+
+    assert run(work()) == (False, [0])
+
+
+def test_a_full_process_refuses_an_owner_that_has_its_share() -> None:
+    """Otherwise streams would end each other in turn."""
+
+    async def work() -> None:
+        feed = new_feed(4)
+        for n in range(4):
+            await feed.subscribe(f"owner-{n % 2}")
+        with pytest.raises(Problem, match="too many"):
+            await feed.subscribe("owner-0")
+        await feed.subscribe("owner-2")
+        with pytest.raises(Problem, match="too many"):
+            await feed.subscribe("owner-0")
+
+    run(work())
 
 
 def test_an_event_at_the_moment_of_the_timeout_is_delivered() -> None:

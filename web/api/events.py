@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from db import events
 from db.connection import Connection, Row
-from web.http import query
+from web.http import query, visibility
+from web.http.permissions import Level
 from web.http.router import Router
 from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
@@ -35,6 +36,7 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 @dataclass(frozen=True, slots=True)
 class StreamRange:
     owner: str | None
+    level: Level
     job_id: UUID | None
     after: int | None  # the id to resume after; None: start with new events
     joined_at_id: int  # later events come from the feed
@@ -69,8 +71,8 @@ async def stream_events(
     owner, seconds = caller.resolve_owner(params.owner), MAX_STREAM_SECONDS
     if caller.expires_unix is not None:
         seconds = min(seconds, caller.expires_unix - time.time())
-    subscription = await ctx.feed.subscribe(owner)
-    stream = StreamRange(owner, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
+    subscription = await ctx.feed.subscribe(owner, caller.token)
+    stream = StreamRange(owner, caller.level, params.job_id, last_id, ctx.feed.position, time.monotonic() + seconds)
     lines = _stream_lines(ctx, subscription, stream)
     return _EventStreamResponse(ctx, subscription, lines, seconds + GRACE_SECONDS)
 
@@ -85,7 +87,8 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
     while sent_id < stream.joined_at_id:
         until = min(stream.joined_at_id, sent_id + events.MAX_ID_SPAN)
         for row in await _read_missed(ctx, stream, sent_id, until):
-            yield _format_event(row)
+            if (shown := visibility.filter_event(stream.level, row)) is not None:
+                yield _format_event(shown)
         sent_id = until
     while (seconds_left := stream.ends_at - time.monotonic()) > 0:
         event = await subscription.next(min(KEEP_ALIVE_SECONDS, seconds_left))
@@ -96,8 +99,9 @@ async def _stream_lines(ctx: AppContext, subscription: Subscription, stream: Str
             yield f": nothing new\nid: {sent_id}\n\n".encode()
         elif event["id"] > sent_id:
             sent_id = event["id"]
-            if stream.job_id in (None, event["job_id"]):
-                yield _format_event(event)
+            shown = visibility.filter_event(stream.level, event)
+            if shown is not None and stream.job_id in (None, event["job_id"]):
+                yield _format_event(shown)
 
 
 async def _find_reset_reason(ctx: AppContext, after: int, joined_at_id: int) -> str | None:

@@ -20,9 +20,9 @@ from tasks.predictions import references
 from web.api import job_files, job_inputs
 from web.api.job_files import JobBody
 from web.api.job_responses import NewJob
-from web.api.job_schema import IdempotencyKey, JobCreate, ParsedEntry
+from web.api.job_schema import AUTO_MODEL, IdempotencyKey, JobCreate, ParsedEntry
 from web.http import json_body, problems, validation
-from web.http.permissions import Caller
+from web.http.permissions import Caller, Level
 from web.http.problems import Problem
 from web.http.router import Router
 from web.services import multipart
@@ -52,6 +52,7 @@ async def create_job(
         sent = await json_body.read_object(request)
         job = await _create_job(caller, ctx, key, JobBody(sent, sent))
     else:
+        caller.require_scope("upload")
         with ctx.upload_spool.reserve(caller.owner):
             form = await multipart.read_form(request, ctx.upload_spool, max_files=job_files.MAX_FILES)
             try:
@@ -67,7 +68,7 @@ async def _create_job(caller: Caller, ctx: AppContext, key: str | None, body: Jo
     job = validation.parse_body(body.resolved, JobCreate)
     caller.resolve_owner(job.owner)
     entries = job.parse_entries(ctx.settings)
-    _check_providers(ctx.providers, entries)
+    _check_providers(ctx.providers, entries, caller)
     chain = [parsed.entry for parsed in entries]
     job_request = job.build_request(chain, ctx.settings, key, await body.compute_sha256())
     created, unchecked = await _check_and_store(ctx, job_request, entries, body)
@@ -121,12 +122,18 @@ def _check_references(conn: Connection, owner: str, entries: Sequence[ParsedEntr
         raise validation.invalid_fields(errors)
 
 
-def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry]) -> None:
+def _check_providers(providers: Mapping[str, Provider], entries: Sequence[ParsedEntry], caller: Caller) -> None:
     errors = [
         {"field": f"chain[{index}].provider", "message": message}
         for index, parsed in enumerate(entries)
         if (message := _find_provider_error(providers, parsed.entry.provider))
     ]
+    if not errors and caller.level is Level.OWNER:  # an owner spends the application's money
+        errors = [
+            {"field": f"chain[{index}].model", "message": "is not offered: GET /v1/models lists the models"}
+            for index, parsed in enumerate(entries)
+            if parsed.entry.model not in (AUTO_MODEL, *providers[parsed.entry.provider].models)
+        ]
     if errors:
         raise validation.invalid_fields(errors)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,9 +10,9 @@ from db import events, jobs, outputs, predictions, renders
 from db.connection import Connection, Row
 from web.api.job_responses import EventPage, Job, JobPage
 from web.api.renders import build_variant
-from web.http import query
+from web.http import query, visibility
 from web.http.ids import PathId
-from web.http.permissions import Caller, Level
+from web.http.permissions import Caller
 from web.http.router import Router
 from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
@@ -20,8 +21,6 @@ POLL_SECONDS: Final = 0.5  # while a request waits for a job
 
 router: Final = Router(prefix="/jobs", tags=["jobs"])
 
-_RETRIED_STATES: Final = ("waiting", "discarding", "planned", "submitting", "running")
-
 
 @router.get("", response_description="a page of jobs")
 async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -> JobPage:
@@ -29,7 +28,8 @@ async def list_jobs(params: query.JobFilters, caller: AnyCaller, ctx: Context) -
     filters = {**params.model_dump(exclude={"limit"}), "owner": caller.resolve_owner(params.owner)}
     rows = await ctx.database.transaction(lambda conn: jobs.list_page(conn, filters, params.limit + 1))
     page, next_id = query.split_page(rows, params.limit)
-    return JobPage.model_validate({"jobs": [{"job_id": row["id"], **row} for row in page], "next": next_id})
+    jobs_shown = [{"job_id": row["id"], **ctx.visibility.filter_reason(caller.level, row)} for row in page]
+    return JobPage.model_validate({"jobs": jobs_shown, "next": next_id})
 
 
 @router.get("/{job_id}/events", response_description="a page of events")
@@ -38,10 +38,12 @@ async def list_job_events(job_id: PathId, params: query.EventFilters, caller: An
 
     def read_events(conn: Connection) -> list[Row]:
         caller.require_visible(jobs.get_with_render(conn, job_id), "job")
-        return events.list_page_by_job(conn, job_id, params.after, params.limit + 1)
+        hidden = visibility.list_hidden_events(caller.level)
+        return events.list_page_by_job(conn, job_id, params.after, params.limit + 1, hidden)
 
     page, next_id = query.split_page(await ctx.database.transaction(read_events), params.limit)
-    return EventPage.model_validate({"job_id": job_id, "events": page, "next": next_id})
+    shown = [visibility.filter_event(caller.level, row) for row in page]
+    return EventPage.model_validate({"job_id": job_id, "events": shown, "next": next_id})
 
 
 @router.get("/{job_id}", response_description="the job")
@@ -65,10 +67,11 @@ async def _wait_until_settled(ctx: AppContext, job_id: UUID, until: float) -> No
 
 def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) -> Job:
     job = caller.require_visible(jobs.get_with_render(conn, job_id), "job")
+    show = partial(ctx.visibility.filter_reason, caller.level)
     variants = [build_variant(row, ctx.asset_base) for row in renders.list_variants(conn, job_id)]
     is_published = job["render_id"] is not None and job["deleted_at"] is None
     fields: dict[str, Any] = {
-        **job,
+        **show(job),
         "job_id": job_id,
         "policy": job["partial"],
         "variants_asked": job["variants"],
@@ -77,19 +80,13 @@ def _build_job(conn: Connection, job_id: UUID, ctx: AppContext, caller: Caller) 
         "variants_created": len(variants),
         "variants": variants,
         "predictions": [
-            {"prediction_id": row["id"], **row, **_build_end_reason(row, caller)}
-            for row in predictions.list_by_job(conn, job_id)
+            {"prediction_id": row["id"], **_name_reason(show(row))} for row in predictions.list_by_job(conn, job_id)
         ],
-        "outputs": [
-            {"output_id": row["id"], **row, **_build_end_reason(row, caller)}
-            for row in outputs.list_by_job(conn, job_id)
-        ],
-        "errors": [{"job_id": job_id, **row} for row in jobs.list_errors(conn, job_id)],
+        "outputs": [{"output_id": row["id"], **_name_reason(show(row))} for row in outputs.list_by_job(conn, job_id)],
+        "errors": [{"job_id": job_id, **_name_reason(show(row))} for row in jobs.list_errors(conn, job_id)],
     }
     return Job.model_validate(fields)
 
 
-def _build_end_reason(row: Row, caller: Caller) -> dict[str, Any]:
-    """Return why a row ended. Owners get no reason while it is being retried: it may then name internal servers."""
-    is_hidden = row["state"] in _RETRIED_STATES and caller.level < Level.APPLICATION
-    return {"type": row["category"], "message": None if is_hidden else row["reason"]}
+def _name_reason(row: Row) -> Row:
+    return {**row, "type": row["category"], "message": row["reason"]}

@@ -1,6 +1,7 @@
 """GET and PUT /v1/projects/{project_id}: an application's document with image URLs per scene, and its progress."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import psycopg
@@ -38,7 +39,7 @@ async def get_project(
     """Return a project with its document and progress."""
 
     def read(conn: Connection) -> Project:
-        return read_project(conn, find_project(conn, project_id, caller, params.owner), ctx.asset_base)
+        return read_project(conn, find_project(conn, project_id, caller, params.owner), caller, ctx)
 
     return add_etag(response, await ctx.database.read(read))
 
@@ -68,7 +69,7 @@ async def put_project(
             projects.replace_document(conn, key, text)
             project = lock_project(conn, key, None)
         placements.update_image_urls(conn, project, ctx.asset_base)
-        return 201 if is_new else 200, read_project(conn, key, ctx.asset_base)
+        return 201 if is_new else 200, read_project(conn, key, caller, ctx)
 
     response.status_code, project = await write_document(ctx, write)
     return add_etag(response, project)
@@ -116,11 +117,12 @@ def _etag(document: dict[str, Any]) -> str:
     return f'"{scene_documents.digest_document(document)}"'
 
 
-def read_project(conn: Connection, key: ProjectKey, base: str) -> Project:
+def read_project(conn: Connection, key: ProjectKey, caller: Caller, ctx: AppContext) -> Project:
     """Return a project. Raises Problem: 404."""
-    row = projects.get_with_image_urls(conn, key, base)
+    row = projects.get_with_image_urls(conn, key, ctx.asset_base)
     if row is None:
         raise ids.not_found("project")
+    failures, show = progress.list_failed_jobs(conn, key), partial(ctx.visibility.filter_reason, caller.level)
     counts = progress.get_progress(conn, key)
     fields = {
         **row,
@@ -128,8 +130,8 @@ def read_project(conn: Connection, key: ProjectKey, base: str) -> Project:
         "status": counts["status"],
         "image_upload_progress": counts["image_upload_progress"],
         "progress": counts,
-        "failures": progress.list_failed_jobs(conn, key),
+        "failures": [show(row) for row in failures],
         "generated_output": {"scenes": scene_documents.list_scenes_with_image_urls(row["document"])},
-        "unplaced": [{**file, "url": urls.build_asset_url(base, file["key"])} for file in row["unplaced"]],
+        "unplaced": [{**file, "url": urls.build_asset_url(ctx.asset_base, file["key"])} for file in row["unplaced"]],
     }
     return Project.model_validate(fields)

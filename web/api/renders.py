@@ -15,8 +15,10 @@ from tasks.jobs.delete_render import JobNotSettled
 from web.api.responses import Render, RenderPage, Variant
 from web.http import ids, problems, query
 from web.http.ids import PathId
+from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.http.router import Router
+from web.services.context import AppContext
 from web.services.dependencies import AnyCaller, Context
 
 log = logs.get_logger(__name__)
@@ -31,7 +33,7 @@ async def list_renders(params: query.RenderFilters, caller: AnyCaller, ctx: Cont
 
     def read_page(conn: Connection) -> RenderPage:
         page, next_id = query.split_page(renders.list_page(conn, filters, params.limit + 1), params.limit)
-        return RenderPage(renders=_build_renders(conn, page, ctx.asset_base), next=next_id)
+        return RenderPage(renders=_build_renders(conn, page, ctx, caller), next=next_id)
 
     return await ctx.database.read(read_page)
 
@@ -42,7 +44,7 @@ async def get_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> Rend
 
     def read_render(conn: Connection) -> Render:
         row = caller.require_visible(renders.get_published(conn, render_id), "render")
-        return _build_renders(conn, [row], ctx.asset_base)[0]
+        return _build_renders(conn, [row], ctx, caller)[0]
 
     return await ctx.database.read(read_render)
 
@@ -67,11 +69,12 @@ async def delete_render(render_id: PathId, caller: AnyCaller, ctx: Context) -> R
     return problems.no_content()
 
 
-def _build_renders(conn: Connection, rows: Sequence[Row], base: str) -> list[Render]:
+def _build_renders(conn: Connection, rows: Sequence[Row], ctx: AppContext, caller: Caller) -> list[Render]:
     variants: dict[UUID, list[Variant]] = {row["id"]: [] for row in rows}
     for variant in renders.list_variants_of_renders(conn, list(variants)):
-        variants[variant["render_id"]].append(build_variant(variant, base))
-    return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in rows]
+        variants[variant["render_id"]].append(build_variant(variant, ctx.asset_base))
+    shown = [ctx.visibility.filter_reason(caller.level, row) for row in rows]
+    return [Render.model_validate({"render_id": row["id"], **row, "variants": variants[row["id"]]}) for row in shown]
 
 
 def build_variant(row: Row, base: str) -> Variant:

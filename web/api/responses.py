@@ -7,6 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from moorage.owner_tokens import Scope
+
 Timestamp = Annotated[
     datetime,
     PlainSerializer(datetime.isoformat, when_used="json"),
@@ -190,12 +192,15 @@ class Project(View):
 class SessionView(View):
     level: Literal["owner", "application", "viewer", "admin"]
     owner: str | None
+    scopes: list[Scope] | None = Field(description="of an owner token; null: everything that its level permits")
     expires_at: Timestamp | None
 
 
 class OwnerToken(View):
     token: str
+    token_id: UUID
     owner: str
+    scopes: list[Scope]
     expires_at: Timestamp
 
 

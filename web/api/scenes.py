@@ -40,7 +40,7 @@ async def lock_and_change(
             key = find_project(conn, project_id, caller, params.owner)
             change(conn, key, lock_project(conn, key, if_match)["document"])
             placements.update_image_urls(conn, lock_project(conn, key, None), ctx.asset_base)
-            return read_project(conn, key, ctx.asset_base)
+            return read_project(conn, key, caller, ctx)
 
         return add_etag(response, await write_document(ctx, work))
 

@@ -8,13 +8,13 @@ from fastapi import Depends
 from pydantic import Field
 from starlette.responses import Response
 
-from db import api_tokens
+from db import api_tokens, owner_token_revocations
 from db.api_tokens import Role
 from moorage import logs, owner_tokens
-from moorage.owner_tokens import OwnerToken
+from moorage.owner_tokens import OwnerToken, Scope, sort_scopes
 from web.api.responses import NewToken, Token, TokenPage
 from web.api.responses import OwnerToken as OwnerTokenView
-from web.http import ids, problems
+from web.http import ids, problems, query
 from web.http.ids import PathId
 from web.http.json_body import JsonBody
 from web.http.router import Router
@@ -27,9 +27,10 @@ router: Final = Router(tags=["tokens"])
 
 
 class OwnerTokenCreate(Body):
-    """The owner and the lifetime of a new owner token."""
+    """The owner, the scopes and the lifetime of a new owner token; the scope `read` is always included."""
 
     owner: Name
+    scopes: list[Scope] | None = None
     seconds: Annotated[int, Field(ge=1, le=owner_tokens.MAX_LIFETIME_SECONDS)] | None = None
 
 
@@ -44,13 +45,35 @@ class TokenCreate(Body):
 async def create_owner_token(
     ctx: Context, body: Annotated[OwnerTokenCreate, Depends(JsonBody(OwnerTokenCreate))]
 ) -> OwnerTokenView:
-    """Create a token that expires and gives access to one owner's rows; it is not stored."""
+    """Create a token that expires and gives access to one owner's rows, within its scopes; it is not stored."""
     key = owner_tokens.derive_signing_key(ctx.settings)
     if key is None:
         raise problems.unavailable("neither MOORAGE_OWNER_TOKEN_SECRET nor MOORAGE_API_TOKEN is set on the server")
     expires_unix = int(time.time() + (body.seconds or ctx.settings.owner_token_seconds))
-    token = owner_tokens.encode(key, OwnerToken(body.owner, expires_unix))
-    return OwnerTokenView(token=token, owner=body.owner, expires_at=datetime.fromtimestamp(expires_unix, UTC))
+    token = OwnerToken(body.owner, expires_unix, frozenset({"read", *(body.scopes or ())}))
+    fields = {"token_id": token.token_id, "owner": token.owner, "scopes": sort_scopes(token.scopes)}
+    expires_at = datetime.fromtimestamp(expires_unix, UTC)
+    return OwnerTokenView.model_validate({**fields, "token": owner_tokens.encode(key, token), "expires_at": expires_at})
+
+
+@router.delete("/owner-tokens", status_code=204, response_description="revoked", dependencies=[ApplicationOnly])
+async def revoke_owner_tokens(ctx: Context, params: query.TokenOwner) -> Response:
+    """Revoke all tokens of an owner that were issued until now."""
+    subject, at = owner_tokens.owner_subject(params.owner), datetime.now(UTC)
+    await ctx.database.transaction(lambda conn: owner_token_revocations.add(conn, subject, at))
+    log.info("owner_tokens.revoked")
+    return problems.no_content()
+
+
+@router.delete(
+    "/owner-tokens/{token_id}", status_code=204, response_description="revoked", dependencies=[ApplicationOnly]
+)
+async def revoke_owner_token(token_id: PathId, ctx: Context) -> Response:
+    """Revoke one owner token by its id; whether it exists is not known."""
+    subject, at = owner_tokens.token_subject(token_id), datetime.now(UTC)
+    await ctx.database.transaction(lambda conn: owner_token_revocations.add(conn, subject, at))
+    log.info("owner_token.revoked", token_id=token_id)
+    return problems.no_content()
 
 
 @router.get("/tokens", response_description="all tokens", dependencies=[ViewerOnly])

@@ -21,10 +21,14 @@ READ_SECONDS: Final = 5.0
 
 
 async def read_bytes(request: Request) -> bytes:
-    """Return the body of a JSON request. Raises Problem: 400 incomplete, 408, 413 or 415."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Problem(415, "Content-Type must be application/json")
+    """Return the body of a JSON request; raises as `read_typed_bytes` does."""
+    return await read_typed_bytes(request, "application/json")
+
+
+async def read_typed_bytes(request: Request, media_type: str) -> bytes:
+    """Return the body of a request. Raises Problem: 400 incomplete, 408, 413 or 415."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+        raise Problem(415, f"Content-Type must be {media_type}")
     body = bytearray()
     try:
         async with asyncio.timeout(READ_SECONDS):

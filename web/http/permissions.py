@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+from moorage.owner_tokens import OwnerToken, Scope
 from web.http.ids import not_found
 from web.http.problems import Problem
 
@@ -23,6 +24,7 @@ class Caller:
     level: Level
     owner: str | None = None  # at level OWNER, the only owner whose rows are visible
     expires_unix: int | None = None  # of the token, in Unix seconds; None: it does not expire
+    token: OwnerToken | None = None  # at level OWNER
     name: str | None = None  # of a token in `api_tokens`
 
     @property
@@ -34,6 +36,13 @@ class Caller:
         if self.level is Level.OWNER:
             return owner is not None and owner == self.owner
         return self.level >= Level.APPLICATION
+
+    def has_scope(self, scope: Scope) -> bool:
+        return self.token is None or scope in self.token.scopes
+
+    def require_scope(self, scope: Scope) -> None:
+        if not self.has_scope(scope):
+            raise Problem(403, f"the owner token does not have the scope {scope!r}: request a token that has it")
 
     def require_visible(self, row: dict[str, Any] | None, noun: str) -> dict[str, Any]:
         """Return a row whose owner is visible. Raises Problem: 404 otherwise, exactly as if it did not exist."""
@@ -48,3 +57,12 @@ class Caller:
         if requested not in (None, self.owner):
             raise Problem(403, "the token is valid for one owner only: name that owner or omit it")
         return self.owner
+
+
+def find_scope(method: str, path: str) -> Scope:
+    """Return the scope that an owner token needs for an operation."""
+    if method in ("GET", "HEAD", "OPTIONS") or path.endswith("/session"):
+        return "read"
+    if method == "DELETE":
+        return "delete"
+    return "upload" if path.endswith("/uploads") else "jobs"

@@ -20,6 +20,10 @@ EventId = Annotated[int, Field(ge=0, le=MAX_EVENT_ID)]
 JobStateFilter = Literal["open", "keeping", "succeeded", "partial", "failed", "cancelled"]
 
 
+# Of pages: links may carry parameters of others.
+IGNORE_UNKNOWN: Final = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
 class BaseQuery(BaseModel):
     """A query without unknown names."""
 
@@ -67,6 +71,14 @@ class StreamQuery(BaseQuery):
     owner: Name | None = None
 
 
+class SessionQuery(BaseQuery):
+    replace: bool = Field(False, description="replace the session of another owner")
+
+
+class TokenOwnerQuery(BaseQuery):
+    owner: Name
+
+
 class LinkQuery(BaseQuery):
     """The end of a link's validity, in Unix seconds, and its signature."""
 
@@ -86,6 +98,8 @@ RenderFilters = Annotated[RenderQuery, Query()]
 EventFilters = Annotated[EventPageQuery, Query()]
 ModelFilters = Annotated[ModelQuery, Query()]
 SchemaFilters = Annotated[SchemaQuery, Query()]
+SessionFilters = Annotated[SessionQuery, Query()]
+TokenOwner = Annotated[TokenOwnerQuery, Query()]
 StreamFilters = Annotated[StreamQuery, Query()]
 Link = Annotated[LinkQuery, Query()]
 OwnerFilter = Annotated[OwnerQuery, Query()]

@@ -1,4 +1,4 @@
-"""The session cookie: its name, the token in it, and the origin check of requests authenticated by it."""
+"""Session cookies: their names, the token in them, and the origin check of requests authenticated by one."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -11,23 +11,24 @@ from web.http.problems import Problem
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-HTTPS_COOKIE: Final = "__Host-moorage"
+PAGE: Final = "moorage"  # of an owner, on the page
+CONSOLE: Final = "moorage-ops"  # of an operator: both may be signed in with one browser
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 
 
-def cookie_name(settings: Settings) -> str:
+def cookie_name(settings: Settings, name: str = PAGE) -> str:
     """Return the cookie's name. With https it has the prefix `__Host-`: no other host can set it."""
-    return HTTPS_COOKIE if _is_https(settings) else "moorage"
+    return f"__Host-{name}" if _is_https(settings) else name
 
 
-def read_token(headers: Headers, settings: Settings) -> str | None:
+def read_token(headers: Headers, settings: Settings, name: str = PAGE) -> str | None:
     """Return the token in the cookie; None without one, and for two cookies of that name, of which one is forged."""
-    name = cookie_name(settings)
+    expected = cookie_name(settings, name)
     tokens = []
     for header, value in headers:
         if header == b"cookie":
             pairs = (pair.strip().partition("=") for pair in value.decode("latin-1").split(";"))
-            tokens += [token for key, _, token in pairs if key == name]
+            tokens += [token for key, _, token in pairs if key == expected]
     return tokens[0] if len(tokens) == 1 else None
 
 
@@ -50,10 +51,10 @@ def _is_same_origin(origin: str, host: str, settings: Settings) -> bool:
     return is_public or (sender.scheme in ("http", "https") and bool(host) and sender.netloc == host)
 
 
-def set_token(response: Response, settings: Settings, token: str, seconds: int) -> None:
+def set_token(response: Response, settings: Settings, token: str, seconds: int, name: str = PAGE) -> None:
     """Set the cookie for `seconds`; 0 removes it."""
     response.set_cookie(
-        cookie_name(settings), token, max_age=seconds, path="/", secure=_is_https(settings), httponly=True,
+        cookie_name(settings, name), token, max_age=seconds, path="/", secure=_is_https(settings), httponly=True,
         samesite="strict",
     )  # fmt: skip
 

@@ -84,8 +84,8 @@ class Card:
         return self.files[0] if self.files else None
 
 
-def build_card(row: Row, variants: list[Row], base: str) -> Card:
-    """Return the card of a row of `db.reports.my_renders`, with its published files."""
+def build_card(row: Row, variants: list[Row], base: str, *, can_act: bool = True) -> Card:
+    """Return the card of a row of `db.reports.my_renders`, with its published files. `reason`: as its owner sees it."""
     cover_first = sorted(variants, key=lambda variant: (not variant["is_cover"], variant["idx"]))
     files = [_build_file(variant, base) for variant in cover_first]
     state = row["shown"]
@@ -101,8 +101,8 @@ def build_card(row: Row, variants: list[Row], base: str) -> Card:
         kept_count=row["kept"],
         files=tuple(file for file in files if file.media != "file"),
         other_files=tuple(file for file in files if file.media == "file"),
-        can_retry=bool(row["can_retry"]) or state == "placeholder",
-        can_cancel=row["state"] in ("open", "keeping"),
+        can_retry=can_act and (bool(row["can_retry"]) or state == "placeholder"),
+        can_cancel=can_act and row["state"] in ("open", "keeping"),
     )
 
 
@@ -121,7 +121,7 @@ def _state_detail(state: CardState, row: Row) -> str | None:
         detail = _WAITING_DETAILS.get(row["prediction"])
         return detail.format(row["provider"]) if detail else None
     if state in ("failed", "partial", "cancelled"):
-        return _to_sentence(row["why"] or row["reason"])
+        return _to_sentence(row["reason"])
     return _STATE_DETAILS.get(state)
 
 

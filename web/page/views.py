@@ -8,7 +8,7 @@ from uuid import UUID
 
 import jinja2
 from fastapi import APIRouter, Depends, Header, Request
-from pydantic import ConfigDict, field_validator
+from pydantic import field_validator
 from starlette.responses import RedirectResponse, Response
 
 from db import renders
@@ -19,6 +19,7 @@ from storage import urls
 from tasks.jobs import cancel, retry
 from web.http import ids, problems, query
 from web.http.ids import PathId
+from web.http.permissions import Caller
 from web.http.problems import Problem
 from web.page import cards
 from web.page.cards import Card, CardState
@@ -27,11 +28,12 @@ from web.services.dependencies import Context
 
 HOME: Final = "/"
 PAGE_PREFIX: Final = "/page/"
+CONSOLE: Final = "/ops"
 CARDS_PER_PAGE: Final = 24
 router: Final = APIRouter(include_in_schema=False, redirect_slashes=False)
 _FOLDER: Final = Path(__file__).parent
 _STATIC: Final = {path.name: path.read_bytes() for path in sorted((_FOLDER / "static").iterdir())}
-_TEMPLATES: Final = jinja2.Environment(
+TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, auto_reload=False,
 )  # fmt: skip
@@ -47,9 +49,9 @@ _ACTIONS: Final = {"cancel": cancel.cancel_job, "retry": retry.retry_job}
 
 
 class CardQuery(query.PageQuery):
-    """The query of the page. Unknown names are ignored: links may carry parameters of others."""
+    """The query of the page. Unknown names are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = query.IGNORE_UNKNOWN
 
     kind: str = ""
     state: CardState | Literal[""] = ""
@@ -69,13 +71,14 @@ class CardQuery(query.PageQuery):
 
 
 def is_page_path(path: str) -> bool:
-    return path == HOME or path.startswith(PAGE_PREFIX)
+    return path in (HOME, CONSOLE) or path.startswith((PAGE_PREFIX, f"{CONSOLE}/"))
 
 
-async def get_viewer(request: Request, ctx: Context) -> str | None:
+async def get_viewer(request: Request, ctx: Context) -> Caller | None:
     """Return the owner whose session it is, None without a valid session. Raises Problem: 403 from another origin."""
     try:
-        return (await ctx.authenticator.authenticate(request.scope)).owner
+        caller = await ctx.authenticator.authenticate(request.scope)
+        return caller if caller.owner is not None else None
     except Problem as problem:
         if problem.status == 403:
             raise
@@ -92,29 +95,29 @@ async def parse_card_query(request: Request) -> CardQuery:
         raise ids.not_found("page") from error
 
 
-Viewer = Annotated[str | None, Depends(get_viewer)]
+Viewer = Annotated[Caller | None, Depends(get_viewer)]
 Cards = Annotated[CardQuery, Depends(parse_card_query)]
 
 
 @router.api_route(HOME, methods=["GET", "HEAD"])
 async def get_page(
-    request: Request, owner: Viewer, ctx: Context, x_fragment: Annotated[str | None, Header()] = None
+    request: Request, viewer: Viewer, ctx: Context, x_fragment: Annotated[str | None, Header()] = None
 ) -> Response:
     """Return the page of the caller's owner, or the sign-in page without a session."""
-    if owner is None:
-        return _html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
+    if viewer is None:
+        return html_response(ctx, "enter.html", public_url=ctx.settings.public_url)
     params = await parse_card_query(request)
 
     def read_page(conn: Connection) -> tuple[list[Card], str, Row]:
-        page, next_id = _list_cards(conn, owner, params, ctx.asset_base)
-        return page, next_id, my_renders.list_filter_choices(conn, owner)
+        page, next_id = _list_cards(conn, viewer, params, ctx)
+        return page, next_id, my_renders.list_filter_choices(conn, str(viewer.owner))
 
     page, next_id, choices = await ctx.database.read(read_page)
     more = cards.encode_filters(params.filters, before=next_id) if next_id else ""
     variables: dict[str, Any] = {"cards": page, "more": more, "query": cards.encode_filters(params.filters)}
     if x_fragment == "cards":
-        return _html_response(ctx, "cards.html", **variables)
-    return _html_response(
+        return html_response(ctx, "cards.html", **variables)
+    return html_response(
         ctx,
         "page.html",
         **variables,
@@ -128,33 +131,35 @@ async def get_page(
 
 
 @router.api_route(f"{PAGE_PREFIX}jobs/{{job_id}}", methods=["GET", "HEAD"])
-async def get_card(job_id: PathId, owner: Viewer, params: Cards, ctx: Context) -> Response:
+async def get_card(job_id: PathId, viewer: Viewer, params: Cards, ctx: Context) -> Response:
     """Return a job's card; 204 if it is filtered out, 404 for an unknown job, 401 without a session."""
-    if owner is None:
+    if viewer is None:
         raise Problem(401, "session expired: open the page with a new link")
 
     def read_card(conn: Connection) -> Card | None:
+        owner = str(viewer.owner)
         row = my_renders.get_card(conn, owner, job_id, _filter_values(params))
         if row is None and my_renders.get_card(conn, owner, job_id) is None:
             raise ids.not_found("job")
-        return cards.build_card(row, renders.list_variants(conn, job_id), ctx.asset_base) if row else None
+        return _build_card(row, renders.list_variants(conn, job_id), viewer, ctx) if row else None
 
     card = await ctx.database.read(read_card)
     if card is None:
         return problems.no_content()
-    return _html_response(ctx, "card.html", card=card, query=cards.encode_filters(params.filters))
+    return html_response(ctx, "card.html", card=card, query=cards.encode_filters(params.filters))
 
 
 @router.post(f"{PAGE_PREFIX}jobs/{{job_id}}/{{action}}")
-async def post_action(job_id: PathId, action: str, owner: Viewer, params: Cards, ctx: Context) -> Response:
+async def post_action(job_id: PathId, action: str, viewer: Viewer, params: Cards, ctx: Context) -> Response:
     """Cancel or retry a job, then redirect (303) to the page, which shows the result."""
-    if owner is None:
+    if viewer is None:
         return RedirectResponse(HOME, 303)
     if action not in _ACTIONS:
         raise ids.not_found("action")
+    viewer.require_scope("jobs")
 
     def apply(database: Database) -> str:
-        if database.run(lambda conn: my_renders.get_card(conn, owner, job_id)) is None:
+        if database.run(lambda conn: my_renders.get_card(conn, str(viewer.owner), job_id)) is None:
             raise ids.not_found("job")
         outcome = _ACTIONS[action](database, ctx.settings, job_id, ACTOR)
         ctx.relay.enqueue(*outcome.wakes)
@@ -186,21 +191,30 @@ def _filter_values(params: CardQuery) -> dict[str, Any]:
     }
 
 
-def _list_cards(conn: Connection, owner: str, params: CardQuery, base: str) -> tuple[list[Card], str]:
+def _list_cards(conn: Connection, viewer: Caller, params: CardQuery, ctx: AppContext) -> tuple[list[Card], str]:
     """Return a page of cards and the id of the last one if there are more, else an empty string."""
-    rows = my_renders.list_cards(conn, owner, _filter_values(params), params.before, CARDS_PER_PAGE + 1)
+    rows = my_renders.list_cards(conn, str(viewer.owner), _filter_values(params), params.before, CARDS_PER_PAGE + 1)
     page, next_id = query.split_page(rows, CARDS_PER_PAGE)
     variants: dict[UUID, list[Row]] = {row["id"]: [] for row in page}
     for variant in renders.list_variants_of_renders(conn, list(variants)):
         variants[variant["render_id"]].append(variant)
-    return [cards.build_card(row, variants[row["id"]], base) for row in page], str(next_id or "")
+    return [_build_card(row, variants[row["id"]], viewer, ctx) for row in page], str(next_id or "")
+
+
+def _build_card(row: Row, variants: list[Row], viewer: Caller, ctx: AppContext) -> Card:
+    """Return a card with the reason that its owner sees, and the actions that the token permits."""
+    state, (category, reason) = "dead", row["why"][0] if row["why"] else (None, None)
+    if reason is None:
+        state, category, reason = row["state"], row["category"], row["reason"]
+    why = ctx.visibility.show_reason(viewer.level, state, category, reason)
+    return cards.build_card({**row, "reason": why}, variants, ctx.asset_base, can_act=viewer.has_scope("jobs"))
 
 
 def render_template(name: str, **variables: Any) -> str:
-    return _TEMPLATES.get_template(name).render(**variables)
+    return TEMPLATES.get_template(name).render(**variables)
 
 
-def _html_response(ctx: AppContext, template: str, **variables: Any) -> Response:
+def html_response(ctx: AppContext, template: str, *, status_code: int = 200, **variables: Any) -> Response:
     body = render_template(template, **variables)
     bases = [ctx.asset_base, *([urls.get_bucket_url(ctx.settings)] if ctx.settings.assets == "signed" else ())]
     files = " ".join(["'self'", *(f"{base.scheme}://{base.netloc}" for base in map(urlsplit, bases))])
@@ -209,4 +223,4 @@ def _html_response(ctx: AppContext, template: str, **variables: Any) -> Response
         f" media-src {files}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     headers = {**problems.NO_STORE, "Content-Security-Policy": policy, **SECURITY_HEADERS}
-    return Response(body, media_type="text/html", headers=headers)
+    return Response(body, status_code, media_type="text/html", headers=headers)

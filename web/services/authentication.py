@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from db import api_tokens
+from db import api_tokens, owner_token_revocations
 from moorage import owner_tokens
 from moorage.settings import Settings
 from web.http import session_cookie
@@ -37,9 +37,19 @@ class Authenticator:
         cookie = session_cookie.read_token(scope["headers"], self._settings)
         if cookie is None:
             raise self._unauthorized("send the header Authorization: Bearer TOKEN", "")
-        caller = self._check_owner_token(cookie)
+        caller = await self._check_owner_token(cookie)
         session_cookie.check_origin(scope["method"], scope["headers"], self._settings)
         return caller
+
+    async def find_session(self, scope: Scope) -> Caller | None:
+        """Return whose session cookie a request has, None without a valid one. Raises Problem: 503 no database."""
+        cookie = session_cookie.read_token(scope["headers"], self._settings)
+        try:
+            return await self._check_owner_token(cookie) if cookie else None
+        except Problem as problem:
+            if problem.status != 401:
+                raise
+            return None
 
     async def _check_bearer(self, authorization: list[bytes]) -> Caller:
         scheme, _, credentials = authorization[0].partition(b" ")
@@ -50,21 +60,23 @@ class Authenticator:
             return Caller(Level.ADMIN)
         text = token.decode("latin-1")
         if is_bearer and text.startswith(owner_tokens.PREFIX):
-            return self._check_owner_token(text)
+            return await self._check_owner_token(text)
         if is_bearer and text.startswith(api_tokens.PREFIX):
             row = await self._database.transaction(lambda conn: api_tokens.get_active(conn, text))
             if row is not None:
                 return Caller(_LEVELS[row["role"]], name=row["name"])
         raise self._unauthorized("invalid token", _BEARER_ERROR)
 
-    def _check_owner_token(self, text: str) -> Caller:
+    async def _check_owner_token(self, text: str) -> Caller:
         if self._owner_key is None:
             raise self._unauthorized("invalid token", _BEARER_ERROR)
         try:
             token = owner_tokens.decode(self._owner_key, text, time.time())
         except owner_tokens.InvalidToken as error:
             raise self._unauthorized(str(error), _BEARER_ERROR) from error
-        return Caller(Level.OWNER, token.owner, token.until)
+        if token.is_revoked(await self._database.transaction(lambda conn: owner_token_revocations.find(conn, [token]))):
+            raise self._unauthorized("the owner token is revoked: request a new one", _BEARER_ERROR)
+        return Caller(Level.OWNER, token.owner, token.until, token)
 
     def _unauthorized(self, detail: str, error: str) -> Problem:
         if self._digest is None:

@@ -10,9 +10,10 @@ from moorage.text import to_storable
 from providers.base import Provider
 from storage import urls
 from web.http.validation import invalid_field
+from web.http.visibility import VisibilityPolicy
 from web.services.authentication import Authenticator
 from web.services.database import DatabaseThreads
-from web.services.event_feed import EventFeed
+from web.services.event_feed import EventFeed, limit_to_files
 from web.services.model_cache import ModelCache
 from web.services.quarantine_reader import QuarantineReader
 from web.services.status_reader import StatusReader
@@ -32,7 +33,8 @@ class AppContext:
         self.database = DatabaseThreads(settings.database_url.get_secret_value())
         self.authenticator = Authenticator(settings, self.database)
         self.relay = WakeRelay()
-        self.feed = EventFeed(self.database)
+        self.feed = EventFeed(self.database, limit_to_files(settings.max_streams))
+        self.visibility = VisibilityPolicy(settings)
         self.model_cache = ModelCache()
         self.upload_spool = UploadSpool(settings, self.database)
         self.quarantine_reader = QuarantineReader(settings)

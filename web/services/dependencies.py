@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import Depends
 from starlette.requests import Request
 
-from web.http.permissions import Caller, Level
+from web.http.permissions import Caller, Level, find_scope
 from web.http.problems import Problem
 from web.services.context import AppContext
 
@@ -19,8 +19,13 @@ Context = Annotated[AppContext, Depends(get_context)]
 
 
 async def authenticate(request: Request, ctx: Context) -> Caller:
-    """Return the caller; raises as `Authenticator.authenticate` does. Raises Problem: 403, a viewer changes nothing."""
+    """
+    Return the caller; raises as `Authenticator.authenticate` does.
+
+    Raises Problem: 403, its token does not have the scope, or a viewer, who changes nothing.
+    """
     caller = await ctx.authenticator.authenticate(request.scope)
+    caller.require_scope(find_scope(request.method, request.url.path))
     if caller.level is Level.VIEWER and request.method not in ("GET", "HEAD"):
         raise Problem(403, "a token of level viewer only reads: use one of level admin")
     return caller

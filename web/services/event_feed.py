@@ -1,36 +1,53 @@
 """Publishes committed events to all streams: PostgreSQL is polled once a second for all of them."""
 
 import asyncio
+import resource
+import sys
 from collections import deque
 from typing import Final
 
-from db import events
+from db import events, owner_token_revocations
 from db.connection import Connection, Row
 from db.events import Watermark
 from moorage import logs
+from moorage.owner_tokens import OwnerToken
 from web.http.problems import Problem, unavailable
 from web.services.database import DatabaseThreads
 
 log = logs.get_logger(__name__)
 
-MAX_STREAMS: Final = 100
-MAX_STREAMS_PER_OWNER: Final = 10  # so that the pages of one owner do not exhaust MAX_STREAMS
+MAX_STREAMS_PER_OWNER: Final = 10
+FILES_WITHOUT_STREAMS: Final = 1500  # of connections of webhooks and requests (1,024), and our own
 MAX_BUFFERED: Final = 1000  # events in one stream's buffer; a slower client is disconnected, and resumes
 POLL_SECONDS: Final = 1.0
 FIRST_POLL_SECONDS: Final = 0.05
 START_TIMEOUT_SECONDS: Final = 4.0
 
 
+def limit_to_files(max_streams: int) -> int:
+    """Raise the limit of open files of this process as far as allowed; return how many streams that leaves room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    wanted = min(files, max(soft, max_streams + FILES_WITHOUT_STREAMS))
+    if wanted > soft >= 0:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = min(max_streams, max(1, files - FILES_WITHOUT_STREAMS))
+    if limit < max_streams:
+        log.warning("streams.limited", streams=limit, max_streams=max_streams, open_files=files)
+    return limit
+
+
 class Subscription:
-    def __init__(self, owner: str | None) -> None:
+    def __init__(self, owner: str | None, token: OwnerToken | None = None) -> None:
         self.owner: Final = owner  # None: events of all owners
+        self.token: Final = token  # the stream ends when it is revoked
         self.is_ended = False
         self._buffer: deque[Row] = deque()
         self._changed = asyncio.Event()
 
     def offer(self, row: Row) -> None:
-        """Buffer an event of the subscription's owner; end the stream if the buffer is full."""
-        if self.is_ended or self.owner not in (None, row["owner"]):
+        """Buffer an event; end the stream if the buffer is full."""
+        if self.is_ended:
             return
         if len(self._buffer) >= MAX_BUFFERED:
             self.end()
@@ -58,23 +75,25 @@ class Subscription:
 class EventFeed:
     """Polls while there are subscriptions. All events up to id `position` have been offered to every subscription."""
 
-    def __init__(self, database: DatabaseThreads) -> None:
+    def __init__(self, database: DatabaseThreads, max_streams: int) -> None:
         self.position = 0
         self._database = database
-        self._subscriptions: set[Subscription] = set()
+        self._max_streams = max_streams
+        self._count = 0
+        self._by_owner: dict[str | None, dict[Subscription, None]] = {}  # in the order of their start
         self._task: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._watermark: Watermark | None = None
         self.is_closed = False
 
-    async def subscribe(self, owner: str | None) -> Subscription:
+    async def subscribe(self, owner: str | None, token: OwnerToken | None = None) -> Subscription:
         """Subscribe to the events after `position` of an owner, or all. Raises Problem: 503 at the limits or closed."""
-        of_owner = sum(1 for subscription in self._subscriptions if subscription.owner == owner)
-        is_owner_full = owner is not None and of_owner >= MAX_STREAMS_PER_OWNER
-        if self.is_closed or len(self._subscriptions) >= MAX_STREAMS or is_owner_full:
+        is_owner_full = owner is not None and len(self._by_owner.get(owner, ())) >= MAX_STREAMS_PER_OWNER
+        if self.is_closed or is_owner_full or (self._count >= self._max_streams and not self._make_room(owner)):
             raise unavailable("too many open streams, retry")
-        subscription = Subscription(owner)
-        self._subscriptions.add(subscription)
+        subscription = Subscription(owner, token)
+        self._by_owner.setdefault(owner, {})[subscription] = None
+        self._count += 1
         self._start()
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
@@ -86,9 +105,24 @@ class EventFeed:
                 self.unsubscribe(subscription)
         return subscription
 
+    def _make_room(self, owner: str | None) -> bool:
+        """End the oldest stream of the owner that has most, if it has at least two more; return False otherwise."""
+        streams = max(self._by_owner.values(), key=len)
+        if len(streams) < len(self._by_owner.get(owner, ())) + 2:
+            return False
+        oldest = next(iter(streams))
+        oldest.end()
+        self.unsubscribe(oldest)
+        return True
+
     def unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.discard(subscription)
-        if not self._subscriptions and self._task is not None:
+        streams = self._by_owner.get(subscription.owner, {})
+        if subscription in streams:
+            del streams[subscription]
+            self._count -= 1
+        if not streams:
+            self._by_owner.pop(subscription.owner, None)
+        if not self._by_owner and self._task is not None:
             self._task.cancel()
             self._task = None
 
@@ -97,8 +131,11 @@ class EventFeed:
         self._end_all()
 
     def _end_all(self) -> None:
-        for subscription in self._subscriptions:
+        for subscription in self._list_subscriptions():
             subscription.end()
+
+    def _list_subscriptions(self) -> list[Subscription]:
+        return [subscription for streams in self._by_owner.values() for subscription in streams]
 
     def _start(self) -> None:
         if self._task is None:
@@ -128,14 +165,27 @@ class EventFeed:
             self._started.set()
         while self.position < final_id:
             await self._offer_page(min(final_id, self.position + events.MAX_ID_SPAN))
+        await self._end_revoked()
 
     async def _offer_page(self, until: int) -> None:
         after = self.position
         rows = await self._database.transaction(lambda conn: events.list_between(conn, after, until))
         for row in rows:
-            for subscription in self._subscriptions:
-                subscription.offer(row)
+            for owner in {None, row["owner"]}:
+                for subscription in self._by_owner.get(owner, ()):
+                    subscription.offer(row)
         self.position = until  # no await since the offers: an empty buffer means that all events up to here were sent
+
+    async def _end_revoked(self) -> None:
+        """End the streams whose tokens are revoked; one read for all of them."""
+        held = [(subscription, subscription.token) for subscription in self._list_subscriptions()]
+        tokens = [token for _, token in held if token is not None]
+        if not tokens:
+            return
+        revoked = await self._database.transaction(lambda conn: owner_token_revocations.find(conn, tokens))
+        for subscription, token in held:
+            if token is not None and token.is_revoked(revoked):
+                subscription.end()
 
     def _find_final_id(self, conn: Connection) -> int | None:
         """Return the id up to which all events are final; None while a transaction of the watermark still runs."""

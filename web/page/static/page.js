@@ -10,14 +10,34 @@ function announce(text) {
 
 // --- sign-in: the token in the URL fragment becomes a session cookie and is removed from the URL ---
 
+function postSession(token, query = "") {
+  const headers = { Authorization: `Bearer ${token}` };
+  return fetch(`/v1/session${query}`, { method: "POST", headers }).catch(() => null);
+}
+
+// A link of another owner does not replace the session by itself: it may be somebody else's.
+async function confirmReplacement(token) {
+  const read = async (headers) => (await (await fetch("/v1/session", { headers })).json()).owner;
+  const [present, next] = await Promise.all([read({}), read({ Authorization: `Bearer ${token}` })]);
+  const dialog = document.getElementById("replace");
+  document.getElementById("replace-present").textContent = present;
+  document.getElementById("replace-next").textContent = next;
+  dialog.showModal();
+  const isConfirmed = await new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "replace"), { once: true });
+  });
+  return isConfirmed ? postSession(token, "?replace=true") : null;
+}
+
 async function signIn() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (!token) return false;
   history.replaceState(null, "", location.pathname + location.search);
-  const response = await fetch("/v1/session", {
-    method: "POST",
-    headers: { Authorization: `Bearer ${token}` },
-  }).catch(() => null);
+  let response = await postSession(token);
+  if (response?.status === 409) {
+    response = await confirmReplacement(token);
+    if (response === null) return false;
+  }
   if (response?.ok) {
     location.reload();
     return true;

@@ -1,0 +1,151 @@
+"""Pauses, recovery from a provider's list, and notifications sent again."""
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from db.connection import Database, current_time
+from moorage.errors import DatabaseUnavailable, MoorageError, Refused
+from tasks import pauses
+from tasks.jobs import replay
+from tasks.predictions import recover
+from tasks.step import Deps
+from web.console.session import Admin, Form, Operator, get_actor, parse_query, render, show_result
+from web.http import query
+from web.http.ids import PathId
+from web.http.problems import Problem, unavailable
+from web.page import views
+from web.services.context import AppContext
+from web.services.dependencies import Context
+
+T = TypeVar("T")
+router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
+OWNER: Final = "recovered"
+MATCHES: Final[dict[recover.Match, str]] = {
+    "unknown": "not registered: to be registered and polled",
+    "live": "registered, not ended: to be polled now",
+    "ended": "registered and ended: nothing to do",
+    "lost": "registered and lost: replay their dead letters",
+    "foreign": "with a webhook outside PUBLIC_URL: ignored (moorage recover --all includes them)",
+}
+
+
+class TargetQuery(query.BaseQuery):
+    model_config = query.IGNORE_UNKNOWN
+
+    target: str = ""
+
+
+class RecoverQuery(query.BaseQuery):
+    model_config = query.IGNORE_UNKNOWN
+
+    provider: str = ""
+    hours: int = Field(0, ge=0, le=720)  # 0: no dry run yet
+
+
+@router.get("/pauses")
+async def get_pauses(request: Request, caller: Operator, ctx: Context) -> Response:
+    """Show what is paused, and the form to pause a provider or all downloads."""
+    chosen, targets = parse_query(request, TargetQuery).target, pauses.list_targets(ctx.providers)
+    return await render(request, ctx, caller, "pauses.html", title="Pauses", targets=targets, chosen=chosen)
+
+
+@router.post("/pauses")
+async def post_pause(form: Form, caller: Admin, ctx: Context) -> Response:
+    target, reason = form.get("target", [""])[0], form.get("reason", [""])[0]
+    since = await _run(
+        ctx, partial(pauses.pause, providers=ctx.providers, target=target, actor=get_actor(caller), reason=reason)
+    )
+    return show_result("/pauses", f"{target} is paused." if since else f"{target} was paused already.")
+
+
+@router.post("/pauses/resume")
+async def post_resume(form: Form, caller: Admin, ctx: Context) -> Response:
+    target = form.get("target", [""])[0]
+    since, due = await _run(
+        ctx, partial(pauses.resume, providers=ctx.providers, target=target, actor=get_actor(caller))
+    )
+    counts = f"{due['outputs']} outputs and {due['predictions']} predictions are due now."
+    return show_result("/pauses", f"{target} is resumed: {counts}" if since else f"{target} was not paused.")
+
+
+@router.post("/notifications/{notification_id}/resend")
+async def post_resend(notification_id: PathId, caller: Admin, ctx: Context) -> Response:
+    resend = partial(replay.resend_notification, notification_id=notification_id, actor=get_actor(caller))
+    ctx.relay.enqueue(await _run(ctx, lambda database: database.run(resend)))
+    return show_result(f"/show/{notification_id}", "The notification is sent again.")
+
+
+@router.get("/recover")
+async def get_recover(request: Request, caller: Operator, ctx: Context) -> Response:
+    """Show the form; with a number of hours also what a recovery would do, which changes nothing."""
+    params, overview = parse_query(request, RecoverQuery), None
+    if params.provider and params.hours:
+        overview = await _with_deps(ctx, partial(_scan, name=params.provider, hours=params.hours))
+    names = sorted(name for name, provider in ctx.providers.items() if provider.can_poll)
+    return await render(
+        request, ctx, caller, "recover.html", title="Recover", providers=names, chosen=params.provider,
+        chosen_hours=params.hours or 2, overview=overview, texts=MATCHES,
+    )  # fmt: skip
+
+
+@router.post("/recover")
+async def post_recover(form: Form, caller: Admin, ctx: Context) -> Response:
+    """Read the provider's list again, register and poll."""
+    name, hours = form.get("provider", [""])[0], form.get("hours", ["2"])[0]
+
+    def register(deps: Deps) -> dict[str, int]:
+        pages = recover.scan(deps, deps.providers[name], _get_start(deps, int(hours)), include_foreign=False)
+        send = importlib.import_module("worker.publish").publish_wakes
+        return recover.register_pages(
+            deps, deps.providers[name], pages, owner=OWNER, actor=get_actor(caller), send_wakes=send
+        )
+
+    if name not in ctx.providers or not hours.isdecimal() or int(hours) > 720:
+        raise Problem(422, "the form is invalid: open the page again")
+    result = await _with_deps(ctx, register)
+    return show_result("/recover", f"{result['registered']} registered, {result['polled']} are polled now.")
+
+
+def _scan(deps: Deps, name: str, hours: int) -> recover.RecoveryOverview:
+    pages = recover.scan(deps, deps.providers[name], _get_start(deps, hours), include_foreign=False)
+    return recover.build_overview(pages, 0)
+
+
+def _get_start(deps: Deps, hours: int) -> datetime:
+    return deps.database.run(current_time) - timedelta(hours=hours)
+
+
+async def _run(ctx: AppContext, work: Callable[[Database], T]) -> T:
+    """Run an action. Raises Problem: it is refused."""
+    try:
+        return await ctx.database.run(work)
+    except Refused as error:
+        raise Problem(error.status, str(error)) from error
+
+
+async def _with_deps(ctx: AppContext, work: Callable[[Deps], T]) -> T:
+    """Run what talks to a provider in a thread of its own. Raises Problem: it cannot be done."""
+
+    def run_in_thread() -> T:
+        deps = importlib.import_module("worker.boot").get_deps()
+        database = Database(ctx.settings.database_url.get_secret_value(), name="moorage console")
+        try:
+            return work(replace(deps, database=database))
+        finally:
+            database.close()
+
+    try:
+        return await asyncio.to_thread(run_in_thread)
+    except DatabaseUnavailable as error:
+        raise unavailable("database unavailable, retry") from error
+    except MoorageError as error:  # the provider's answer, without secrets
+        raise Problem(409, str(error)) from error

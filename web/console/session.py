@@ -1,0 +1,168 @@
+"""Signs operators in, and renders every page of the console and every problem below `/ops`."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import parse_qs, urlencode
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import RedirectResponse, Response
+
+from db import pauses
+from moorage.text import is_storable
+from web.console import formats
+from web.http import ids, json_body, problems, query, session_cookie
+from web.http.permissions import Caller, Level
+from web.http.problems import Problem
+from web.page import views
+from web.services.context import AppContext
+from web.services.dependencies import Context
+
+Q = TypeVar("Q", bound=query.BaseQuery)
+router: Final = APIRouter(include_in_schema=False, redirect_slashes=False, prefix=views.CONSOLE)
+SESSION_SECONDS: Final = 12 * 3600  # a revoked token ends its sessions at once
+MAX_NOTE_CHARS: Final = 500
+NAVIGATION: Final = {
+    "": "Overview",
+    "/dead-letters": "Dead letters",
+    "/jobs": "Jobs",
+    "/predictions": "Predictions",
+    "/deliveries": "Deliveries",
+    "/outputs": "Outputs",
+    "/notifications": "Notifications",
+    "/workers": "Workers",
+    "/sweeps": "Sweeps",
+    "/pauses": "Pauses",
+    "/recover": "Recover",
+    "/runbook": "Runbook",
+}
+views.TEMPLATES.filters.update(formats.FILTERS)
+
+
+async def get_operator(request: Request, ctx: Context) -> Caller:
+    """Return the caller of the session. Raises Problem: 401 not signed in, 403 from another origin or level."""
+    cookie = session_cookie.read_token(request.scope["headers"], ctx.settings, session_cookie.CONSOLE)
+    if cookie is None:
+        raise Problem(401, "")
+    caller = await _authenticate(ctx, _decode(cookie))
+    session_cookie.check_origin(request.method, request.scope["headers"], ctx.settings)
+    return caller
+
+
+async def _authenticate(ctx: AppContext, token: bytes) -> Caller:
+    caller = await ctx.authenticator.authenticate({"headers": [(b"authorization", b"Bearer " + token)]})
+    if caller.level < Level.VIEWER:
+        raise Problem(401, "The console requires a token of level admin or viewer.")
+    return caller
+
+
+Operator = Annotated[Caller, Depends(get_operator)]
+
+
+async def get_admin(caller: Operator) -> Caller:
+    """Return the caller if it may act. Raises Problem: 403 for a viewer."""
+    if caller.level < Level.ADMIN:
+        raise Problem(403, "a token of level viewer only reads: sign in with one of level admin")
+    return caller
+
+
+async def read_urlencoded_form(request: Request) -> dict[str, list[str]]:
+    """Return the fields of a form; raises as `read_typed_bytes` does."""
+    body = await json_body.read_typed_bytes(request, "application/x-www-form-urlencoded")
+    fields = parse_qs(body.decode("latin-1"), max_num_fields=1000)
+    if not all(is_storable(value) for values in fields.values() for value in values):
+        raise Problem(422, "the form contains characters that cannot be stored")
+    return fields
+
+
+def parse_query(request: Request, model: type[Q]) -> Q:
+    """Return the query of a page. Raises Problem: 404 for values that no link of the console has."""
+    values = {name: value for name, value in request.query_params.items() if value}
+    try:
+        if all(is_storable(value) for value in values.values()):
+            return model.model_validate(values)
+    except ValueError:
+        pass
+    raise ids.not_found("page")
+
+
+def get_actor(caller: Caller) -> str:
+    """Return who acts, for events."""
+    return f"console {caller.name}" if caller.name else "console"
+
+
+Admin = Annotated[Caller, Depends(get_admin)]
+Form = Annotated[dict[str, list[str]], Depends(read_urlencoded_form)]
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request, form: Form, ctx: Context) -> Response:
+    """Store the token in the session cookie and redirect to the page that was requested."""
+    session_cookie.check_origin(request.method, request.scope["headers"], ctx.settings)
+    token, target = form.get("token", [""])[0].strip().encode(), form.get("next", [""])[0]
+    await _authenticate(ctx, token)
+    response = redirect(target if views.is_page_path(target.partition("?")[0]) else views.CONSOLE)
+    encoded = base64.urlsafe_b64encode(token).decode()
+    session_cookie.set_token(response, ctx.settings, encoded, SESSION_SECONDS, session_cookie.CONSOLE)
+    return response
+
+
+@router.post("/sign-out")
+async def sign_out(_: Operator, ctx: Context) -> Response:
+    response = redirect(views.CONSOLE)
+    session_cookie.set_token(response, ctx.settings, "", 0, session_cookie.CONSOLE)
+    return response
+
+
+def redirect(path: str) -> Response:
+    return RedirectResponse(path, 303, problems.NO_STORE)
+
+
+def show_result(path: str, result: str) -> Response:
+    """Redirect to a page of the console, which shows the result of an action."""
+    return redirect(f"{views.CONSOLE}{path}?{urlencode({'result': result})}")
+
+
+def render_problem(request: Request, problem: Problem) -> Response:
+    """Return a problem as a page; 401 as the page to sign in, with 200 where the page was only requested."""
+    ctx: AppContext = request.app.state.context
+    if problem.status == 401:
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        target = target if request.method == "GET" else views.CONSOLE
+        status = 200 if request.method == "GET" else 401
+        message = "This token is not valid." if request.url.path.endswith("/sign-in") else ""
+        message = problem.detail if problem.detail.endswith(".") else message
+        return views.html_response(ctx, "console/sign_in.html", status_code=status, target=target, message=message)
+    variables = {"title": "Problem", "detail": problem.detail, "errors": problem.errors, **_frame(request, None, [])}
+    response = views.html_response(ctx, "console/problem.html", status_code=problem.status, **variables)
+    response.headers.update(problem.headers)
+    return response
+
+
+async def render(request: Request, ctx: AppContext, caller: Caller, template: str, **variables: Any) -> Response:
+    """Return a page of the console, with a banner for each pause."""
+    try:
+        paused = await ctx.database.read(pauses.list_pauses)
+    except Problem:
+        paused = []  # the page itself says what is unavailable
+    return views.html_response(ctx, f"console/{template}", **variables, **_frame(request, caller, paused))
+
+
+def _frame(request: Request, caller: Caller | None, paused: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "navigation": {views.CONSOLE + path: label for path, label in NAVIGATION.items()},
+        "path": request.url.path,
+        "caller": caller,
+        "can_act": caller is not None and caller.level is Level.ADMIN,
+        "paused": paused,
+        "now": datetime.now(UTC),
+        "result": request.query_params.get("result", "")[:200],
+    }
+
+
+def _decode(cookie: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(cookie)
+    except (binascii.Error, ValueError):
+        return b""
