@@ -97,6 +97,8 @@ class ResultView(JobSummaryView):
 class Render(ResultView):
     render_id: UUID
     cover_idx: int | None
+    title: str | None
+    favourite: bool
     published_at: Timestamp
     variants: list[Variant]
 
@@ -104,6 +106,17 @@ class Render(ResultView):
 class RenderPage(View):
     renders: list[Render]
     next: UUID | None
+
+
+class RefusedRequest(View):
+    id: UUID
+    status: int
+    message: str
+
+
+class BulkResult(View):
+    changed: list[UUID] = Field(description="done, now or before")
+    refused: list[RefusedRequest]
 
 
 class ModelDescription(View):
@@ -168,6 +181,19 @@ class FailedJob(View):
     settled_at: Timestamp
 
 
+class ListedProject(View):
+    project_id: str
+    owner: str
+    status: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class ProjectPage(View):
+    projects: list[ListedProject]
+    next: str | None
+
+
 class UnplacedFile(View):
     render_id: UUID
     idx: int
@@ -194,6 +220,19 @@ class SessionView(View):
     owner: str | None
     scopes: list[Scope] | None = Field(description="of an owner token; null: everything that its level permits")
     expires_at: Timestamp | None
+
+
+class LimitedUse(View):
+    used: int
+    limit: int | None
+
+
+class UsageView(View):
+    owner: str
+    in_flight: LimitedUse
+    open_jobs: LimitedUse
+    jobs_per_hour: LimitedUse
+    stored_bytes: LimitedUse
 
 
 class OwnerToken(View):
