@@ -25,14 +25,16 @@ IMAGES: Final = {kind.name: kind for kind in (PNG, JPEG, WEBP, GIF, AVIF)}
 MP4, WEBM = (FileFormat("video", name, f"video/{name}", name) for name in ("mp4", "webm"))
 MOV = FileFormat("video", "mov", "video/quicktime", "mov")
 MKV = FileFormat("video", "mkv", "video/x-matroska", "mkv")
-WAV, MP3, FLAC, OGG, M4A, SVG, GLB, ZIP, PDF, JSON, TEXT = (
+WAV, MP3, FLAC, OGG, M4A, WEBA, MKA, SVG, GLB, ZIP, PDF, JSON, TEXT = (
     FileFormat("file", name, content_type, name)
     for name, content_type in (
         ("wav", "audio/wav"), ("mp3", "audio/mpeg"), ("flac", "audio/flac"), ("ogg", "audio/ogg"), ("m4a", "audio/mp4"),
+        ("weba", "audio/webm"), ("mka", "audio/x-matroska"),
         ("svg", "image/svg+xml"), ("glb", "model/gltf-binary"), ("zip", "application/zip"), ("pdf", "application/pdf"),
         ("json", "application/json"), ("txt", "text/plain"),
     )
 )  # fmt: skip
+AUDIO_OF_VIDEO: Final = {MP4: M4A, MOV: M4A, WEBM: WEBA, MKV: MKA}  # the same container without pictures
 _WITHOUT_SIGNATURE: Final = {kind.name: kind for kind in (JSON, TEXT, SVG)}
 _MAGIC: Final = {b"fLaC": FLAC, b"OggS": OGG, b"glTF": GLB, b"PK\x03\x04": ZIP, b"%PDF-": PDF, b"ID3": MP3}
 

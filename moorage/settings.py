@@ -30,6 +30,7 @@ from moorage.setting_types import (
     LogLevel,
     LongSecret,
     Names,
+    OwnerLimits,
     Positive,
     PostgresUrl,
     Secrets,
@@ -143,6 +144,7 @@ class Settings(BaseSettings):
 
     # --- submitting
     in_flight: InFlight = IN_FLIGHT  # predictions that moorage submitted, at once, by provider or PROVIDER:TEXT
+    owner_limits: OwnerLimits = {}  # of each owner
     image_seconds: Positive = 60.0  # default time limit of a fallback entry
     video_seconds: Positive = 600.0
     placeholder_file: Path | None = None  # an image; without it one of the requested size is generated

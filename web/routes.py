@@ -21,6 +21,7 @@ from web.api import (
     session,
     tokens,
     uploads,
+    usage,
 )
 from web.http import problems, query
 from web.http.router import PROBLEM_RESPONSES
@@ -29,7 +30,7 @@ from web.services import dependencies
 PREFIXES: Final = ("/v1", "/api/v1")
 _PROTECTED: Final = (
     predictions, keep, job_create, jobs, job_actions, models, renders, uploads, projects, scenes, events, session,
-    tokens, dead_letters,
+    tokens, dead_letters, usage,
 )  # fmt: skip
 _AUTHENTICATE: Final = Depends(dependencies.authenticate)
 _CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]

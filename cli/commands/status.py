@@ -36,6 +36,7 @@ def _build_screen(data: dict[str, Any]) -> list[Table | str]:
         *_lock_table(data),  # first, as the next two: they explain why rows wait or are not shown
         *_locked_line(data),
         *_pause_table(data),
+        *_breaker_table(data),
         _provider_table(data),
         _row_table(data),
         *_queue_table(data),
@@ -54,6 +55,16 @@ def _locked_line(data: dict[str, Any]) -> list[Table | str]:
         f"locked by another transaction, not shown: {', '.join(data['locked'])} (docs/runbook.md)",
         "",
     ]
+
+
+def _breaker_table(data: dict[str, Any]) -> list[Table | str]:
+    columns: console.RecordColumns = {
+        "target": "target",
+        "since": lambda breaker: format_age(breaker["opened_at"], data["at"]),
+        "reason": "reason",
+    }
+    rows = data["breakers"]
+    return [console.build_record_table("Open circuit breakers", columns, rows)] if rows else []
 
 
 def _provider_table(data: dict[str, Any]) -> Table:

@@ -48,7 +48,7 @@ def waiting(at: World, *expiries: int | None) -> list[UUID]:
 
 
 def claim(at: World, output_id: UUID) -> Lease | None:
-    return output_claims.claim(at.conn, output_id, leased_by=LEASED_BY, lease_seconds=30, max_crashes=5)[0]
+    return output_claims.claim(at.deps.database, output_id, leased_by=LEASED_BY, lease_seconds=30, max_crashes=5)[0]
 
 
 def claimed(at: World, output_id: UUID) -> UUID | None:
@@ -173,7 +173,7 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
     (output_id,) = waiting(at, 60)
     at.conn.queue(FILL, {"id": output_id, "count": count})
 
-    for sql in (output_claims.CLAIM, dispatch.leases.DUE["keep"]):
+    for sql in (output_claims.CLAIM, output_claims.WAKE):
         rows = explain(at.conn, sql, output_id)
         assert "outputs_urgent" in rows
         hits = int(rows.split("Buffers: shared hit=")[1].split()[0])
@@ -182,6 +182,14 @@ def test_the_claim_is_flat_in_the_number_of_due_outputs(at: World, count: int) -
 
 
 def explain(conn: Connection, sql: str, output_id: UUID) -> str:
-    args = {"id": output_id, "token": uuid4(), "leased_by": LEASED_BY, "lease_seconds": 30, "max_crashes": 5}
-    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "queue_is_empty": True})
+    args = {
+        "id": output_id,
+        "token": uuid4(),
+        "leased_by": LEASED_BY,
+        "lease_seconds": 30,
+        "max_crashes": 5,
+        "worker": "node@test/",
+        "share": 4,
+    }
+    query = conn.queue(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", {**args, "limit": 8, "queued": 56, "first": 64})
     return "\n".join(row["QUERY PLAN"] for row in query.rows)

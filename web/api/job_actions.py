@@ -1,5 +1,6 @@
 """POST /v1/jobs/{job_id}/cancel and /retry."""
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Final
 from uuid import UUID
@@ -55,7 +56,8 @@ async def cancel_jobs(
 @router.post("/{job_id}/retry", status_code=202, response_description="retried")
 async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryView:
     """Retry a failed or partial job."""
-    outcome = await _apply_action(job_id, caller, ctx, retry.retry_job)
+    action = functools.partial(retry.retry_job, limits=caller.get_limits(ctx.settings))
+    outcome = await _apply_action(job_id, caller, ctx, action)
     log.info("job.retried", job_id=job_id, from_state=outcome.before, to_state=outcome.after)
     fields = {"job_id": job_id, "state": outcome.after, "was": outcome.before, "replayed": outcome.replayed}
     return RetryView.model_validate(fields)
@@ -64,7 +66,7 @@ async def retry_job(job_id: PathId, caller: AnyCaller, ctx: Context) -> RetryVie
 async def _apply_action(
     job_id: UUID, caller: Caller, ctx: AppContext, action: Callable[[Database, Settings, UUID, str], ActionOutcome]
 ) -> ActionOutcome:
-    """Apply an action to a job. Raises Problem: 404 no such job, 409 refused in its present state."""
+    """Apply an action to a job. Raises Problem: 404 no such job, 409 refused in its present state, 429."""
 
     def apply(database: Database) -> ActionOutcome:
         caller.require_visible(database.run(lambda conn: jobs.get_with_render(conn, job_id)), "job")

@@ -88,7 +88,14 @@ def _store_job(
     notify = bool(ctx.settings.notify_urls)
     try:
         job = keep_job.create_keep_job(
-            database, ctx.settings, ctx.providers, description, files, actor="api", notify=notify
+            database,
+            ctx.settings,
+            ctx.providers,
+            description,
+            files,
+            actor="api",
+            notify=notify,
+            limits=ctx.settings.owner_limits,
         )
     except IdempotencyConflict as error:
         raise Problem(409, str(error)) from error

@@ -216,6 +216,19 @@ class SessionView(View):
     expires_at: Timestamp | None
 
 
+class LimitedUse(View):
+    used: int
+    limit: int | None
+
+
+class UsageView(View):
+    owner: str
+    in_flight: LimitedUse
+    open_jobs: LimitedUse
+    jobs_per_hour: LimitedUse
+    stored_bytes: LimitedUse
+
+
 class OwnerToken(View):
     token: str
     token_id: UUID
