@@ -91,7 +91,8 @@ def _report_row(conn: Connection, match: RowMatch) -> RecordReport:
     webhooks = deliveries.list_by_prediction(conn, target.id) if target.subject == "prediction" else []
     events = list_timeline(conn, None, [target.id, *(row["id"] for row in (*letters, *webhooks))])
     now = current_time(conn)
-    actions = describe_next_actions([(target.subject, facts)], letters, now)
+    rows = [] if letter and target is match else [(target.subject, facts)]  # a message has no row to describe
+    actions = describe_next_actions(rows, letters, now)
     return RecordReport(target.subject, target.id, now, facts, [], [], webhooks, [], letters, events, actions)
 
 
