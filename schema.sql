@@ -495,6 +495,15 @@ CREATE TABLE breakers (
     reason    text NOT NULL                      -- the error of the attempt that opened it
 );
 
+-- Webhooks that were refused within ten minutes, of a provider that moorage knows: a wrong secret, or none. Written at most
+-- once a second by each receiver.
+CREATE TABLE webhook_refusals (
+    provider text PRIMARY KEY,
+    value    bigint NOT NULL CHECK (value > 0),
+    reason   text NOT NULL,                      -- of the last one
+    last_at  timestamptz NOT NULL DEFAULT moment()
+);
+
 -- Where a sweep over a long listing stopped; no row: its next run starts at the beginning. 'timeline': PostgreSQL's own,
 -- as reconcile saw it last, and since when. 'counts': until when ended rows are counted.
 CREATE TABLE cursors (
