@@ -310,7 +310,7 @@ def test_a_job_does_not_wait_longer_for_a_breaker_than_for_attempts(at: World) -
 
 def test_broken_files_of_one_owner_do_not_delay_anothers_on_the_same_host(at: World) -> None:
     """50 files of an owner answer 404 or break off: no breaker opens, and the good ones are kept at their turn."""
-    broken = [at.source.broken(404) for _ in range(25)] + [at.source.broken(200, b"no image") for _ in range(25)]
+    broken = [at.source.broken(404) for _ in range(45)] + [at.source.broken(200, b"no image") for _ in range(5)]
     for n in range(5):
         waiting(at, broken[n::5], 60)
     good = waiting(at, [at.source.picture(n) for n in range(5)], 50)
@@ -323,6 +323,25 @@ def test_broken_files_of_one_owner_do_not_delay_anothers_on_the_same_host(at: Wo
     assert {at.state("outputs", row_id) for row_id in good} == {"kept"}
     assert open_targets(at) == []
     assert at.one("SELECT count(*) FROM outputs WHERE state = 'waiting'") == 0
+
+
+def test_the_probe_is_a_file_of_an_owner_whose_files_did_not_fail(at: World) -> None:
+    """50 broken files of one owner open the breaker; another owner's less urgent file on the host closes it at once."""
+    broken = [waiting(at, [at.source.broken(500)], 60)[0] for _ in range(12)]
+    (good,) = waiting(at, [at.source.picture()], 500)
+    at.conn.execute("UPDATE jobs SET owner = 'eve' WHERE id IN (SELECT job_id FROM outputs WHERE id <> %s)", (good,))
+    at.conn.execute(
+        "UPDATE outputs SET expires_at = CASE WHEN id = %s THEN '2091-01-01' ELSE '2090-01-01'::timestamptz END",
+        (good,),
+    )
+    for row_id in broken[:10]:
+        at.step("keep", row_id)
+    assert open_targets(at) == [host(at)]
+    make_probe_due(at)
+
+    at.step("keep", uuid4())
+
+    assert (at.state("outputs", good), open_targets(at)) == ("kept", [])
 
 
 # --- the share of a host
