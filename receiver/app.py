@@ -42,7 +42,8 @@ class Receiver:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "http":
-            response = await self._handle_request(scope, receive)
+            with logs.bind_fields(**logs.read_traceparent(scope["headers"])):
+                response = await self._handle_request(scope, receive)
             await send_response(send, response, method=scope["method"])
         else:
             await send({"type": "websocket.close", "code": 1000})

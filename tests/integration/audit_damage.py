@@ -125,6 +125,7 @@ UNAUDITED: Final[Mapping[str, str]] = {
     "cursors": "a lost place lets a sweep begin at the start",
     "pauses": "a person made it, and only a person knows it",
     "breakers": "a lost one is a closed one, which opens again while its target fails",
+    "work_totals": "counts for /metrics, which restart from zero",
     "target_attempts": "of the last minute; without them a breaker opens later",
     "webhook_refusals": "counted for the status only",
     "storage_use": "counted anew each hour",
