@@ -520,6 +520,14 @@ CREATE TABLE ended_counts (                     -- subject: the table of the row
     PRIMARY KEY (subject, slot_at, provider, state, detail, category)
 );
 
+-- What pool children of workers have counted, added up: series of Prometheus with their labels as JSON. For /metrics.
+CREATE TABLE work_totals (
+    name   text NOT NULL,
+    labels text NOT NULL,
+    value  double precision NOT NULL,
+    PRIMARY KEY (name, labels)
+) WITH (fillfactor = 50);
+
 -- Storage used, computed by a sweep. rank: 1 uses most of its bucket; 0, with owner '', sums all after the first 100;
 -- null: not known yet. The count in progress is in counted_*, its position in `cursors`.
 CREATE TABLE storage_use (
