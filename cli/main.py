@@ -17,6 +17,7 @@ from moorage.errors import MoorageError
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo", "Run the main scenarios on embedded servers and verify the results."),
     "up": ("up", "Run the complete stack locally until Ctrl-C."),
+    "env": ("env", "Print the settings of the running stack for a shell."),
     "keep": ("keep", "Store URLs, files or folders as one job."),
     "init": ("init", "Write .env with generated secrets."),
     "status": ("status", "Show the state of rows, queues, workers, sweeps and storage."),
