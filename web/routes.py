@@ -14,6 +14,8 @@ from web.api import (
     jobs,
     keep,
     models,
+    operator_actions,
+    operator_reads,
     predictions,
     projects,
     renders,
@@ -30,7 +32,7 @@ from web.services import dependencies
 PREFIXES: Final = ("/v1", "/api/v1")
 _PROTECTED: Final = (
     predictions, keep, job_create, jobs, job_actions, models, renders, uploads, projects, scenes, events, session,
-    tokens, dead_letters, usage,
+    tokens, operator_actions, operator_reads, dead_letters, usage,
 )  # fmt: skip
 _AUTHENTICATE: Final = Depends(dependencies.authenticate)
 _CHECKS: Final = [Depends(query.reject_duplicates), Depends(problems.add_headers)]

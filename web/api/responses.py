@@ -22,9 +22,15 @@ Fact = str | int | float | bool | None
 
 
 def _flatten(value: Any) -> Any:
-    """Return a nested value as JSON text, so that every fact has a type."""
+    """Return a nested value as JSON text, an id or a time as text, so that every fact has a type."""
+    if isinstance(value, UUID | datetime):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
     items = value if isinstance(value, list) else [value]
     return json.dumps(value, default=str) if any(isinstance(item, dict | list) for item in items) else value
+
+
+FactValue = Annotated[Fact | list[Fact], BeforeValidator(_flatten)]
+Record = dict[str, FactValue]  # a row, as its columns
 
 
 def _replace_surrogates(value: Any) -> Any:
@@ -258,7 +264,7 @@ class QuarantinedFile(View):
     sha256: str
     declared_type: str | None
     quarantined_at: Timestamp
-    url: str
+    url: str | None  # null at level viewer, and without an API token to sign it
     url_seconds: int
 
 
@@ -273,9 +279,12 @@ class DeadLetterView(View):
     error: str
     reason: str
     retryable: bool
-    facts: dict[str, Annotated[Fact | list[Fact], BeforeValidator(_flatten)]]
+    facts: dict[str, FactValue]
     state: Literal["open", "replayed", "discarded"]
     created_at: Timestamp
     closed_at: Timestamp | None
     closed_by: str | None
+    acknowledged_at: Timestamp | None
+    acknowledged_by: str | None
+    note: str | None
     quarantine: QuarantinedFile | None
