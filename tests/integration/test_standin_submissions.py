@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 import requests
 
+from moorage import settings
 from moorage.errors import BillingRefused, MoorageError, ProviderBusy, ProviderRefused, SubmitUncertain
 from providers import Provider
 from simulation.provider.client import Standin
@@ -273,8 +274,12 @@ def test_models_are_described_as_replicate_describes_them(standin: Standin, prov
     videos = {one["name"]: one["accepts"] for one in providers["replicate"].list_models("video")}
     schema = providers["replicate"].get_input_schema("standin/pictures")
 
-    assert pictures == {"standin/pictures"}
-    assert videos == {"standin/text-to-video": [], "standin/image-to-video": ["image"]}
+    assert {"standin/pictures", "black-forest-labs/flux-schnell", "google/nano-banana"} <= pictures
+    assert {name: videos[name] for name in videos if name.startswith("standin/")} == {
+        "standin/text-to-video": [], "standin/image-to-video": ["image"]
+    }  # fmt: skip
+    assert {*settings.REPLICATE_MODELS} <= {*pictures, *videos}  # every default model
+    assert videos["kwaivgi/kling-v2.1"] == ["image"]
     assert schema is not None
     assert schema["required"] == ["prompt"]
     assert schema["properties"]["output_format"]["allOf"][0]["enum"] == ["webp", "jpg", "png"]
