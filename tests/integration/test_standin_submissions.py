@@ -15,7 +15,7 @@ from moorage import settings
 from moorage.errors import BillingRefused, MoorageError, ProviderBusy, ProviderRefused, SubmitUncertain
 from providers import Provider
 from simulation.provider.client import Standin
-from tests.integration.standin_clients import build_clients, build_submit_request
+from tests.integration.standin_clients import MODELS, build_clients, build_submit_request
 from tests.integration.standin_receiver import wait_for
 
 NAMES = ("replicate", "fal", "openai")
@@ -324,3 +324,13 @@ def test_a_running_prediction_is_cancelled_at_its_provider(standin: Standin, pro
     providers["replicate"].cancel(created.external_id)
 
     assert providers["replicate"].poll(created.external_id).status == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["replicate", "fal"])
+def test_a_submission_without_a_webhook_is_polled(
+    standin: Standin, providers: Mapping[str, Provider], name: str
+) -> None:
+    """Behind a router nothing can call back: the request names no URL, and the result is read."""
+    submitted = providers[name].submit(build_submit_request(name, webhook=None))
+
+    wait_for(lambda: providers[name].poll(submitted.external_id, MODELS[name]).status == "succeeded")
