@@ -54,6 +54,7 @@ def build_candidates(condition: str, limit: str) -> str:
     Return CTEs that end with `candidates`: the most urgent outputs of each host, at most `limit`.
 
     They are empty if the CTE `avoided (host, place)` is: then the index outputs_urgent has the most urgent outputs.
+    The probe is one of an owner whose files did not fail just now, if there is any: broken files of one delay no other.
     """
     columns, order = "SELECT id, woken_at, expires_at, run_at", "ORDER BY expires_at, run_at"
     return f"""
@@ -64,9 +65,17 @@ hosts (host) AS (
       FROM hosts WHERE host IS NOT NULL
 ), candidates AS MATERIALIZED (
     SELECT c.*, coalesce(a.place, 1) AS place FROM hosts h LEFT JOIN avoided a ON a.host = h.host
-      CROSS JOIN LATERAL ({columns} FROM outputs WHERE {condition} AND {HOST} = h.host
-                          {order} LIMIT CASE WHEN a.place = 0 THEN 1 ELSE {limit} END) c
-     WHERE a.place IS DISTINCT FROM 3
+      CROSS JOIN LATERAL ({columns} FROM outputs WHERE {condition} AND {HOST} = h.host {order} LIMIT {limit}) c
+     WHERE a.place IS NULL OR a.place = 2
+    UNION ALL
+    SELECT c.*, 0 FROM avoided a
+      CROSS JOIN LATERAL (
+           SELECT f.id, f.woken_at, f.expires_at, f.run_at
+             FROM ({columns}, job_id FROM outputs WHERE {condition} AND {HOST} = a.host {order} LIMIT 1000) f
+             JOIN jobs j ON j.id = f.job_id
+            ORDER BY j.owner = ANY (ARRAY(SELECT s.owner FROM target_attempts t JOIN jobs s ON s.id = t.job_id
+                                           WHERE t.target = 'host ' || a.host)), f.expires_at, f.run_at LIMIT 1) c
+     WHERE a.place = 0
     UNION ALL
     SELECT c.*, 2 FROM avoided a
       CROSS JOIN LATERAL ({columns} FROM outputs WHERE {condition} AND {HOST} = a.host AND {_IS_PAST}
