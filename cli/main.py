@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "retention": ("retention", "Count or delete what exceeds its retention period."),
     "doctor": ("doctor.command", "Check settings and servers."),
     "simulate": ("simulate", "Print or send a correctly signed webhook."),
+    "owner": ("owner", "Remove everything of an owner."),
     "token": ("token", "Create, list and revoke API tokens."),
     "openapi": ("openapi", "Print the OpenAPI document."),
     "migrate": ("processes", "Migrate the database to the current schema."),

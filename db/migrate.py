@@ -19,7 +19,7 @@ from moorage.failpoints import failpoint
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMA: Final = ROOT / "schema.sql"
 MIGRATIONS: Final = ROOT / "db" / "migrations"
-SCHEMA_VERSION: Final = 15
+SCHEMA_VERSION: Final = 16
 
 # An arbitrary constant. Transaction-scoped, because of PgBouncer in transaction mode.
 LOCK = "SELECT pg_advisory_xact_lock(7239467113)"

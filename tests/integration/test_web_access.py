@@ -37,6 +37,7 @@ BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/jobs"): {"owner": "ada", "chain": []},
     ("POST", "/owner-tokens"): {"owner": "ada"},
     ("POST", "/tokens"): {"name": "walked"},
+    ("POST", "/erasures"): {"owner": "walked"},
     ("PUT", "/projects/{project_id}"): {"document": {"scenes": []}},
     ("POST", "/projects/{project_id}/scenes"): {"scene": {"id": "walked"}},
     ("PATCH", "/projects/{project_id}/scenes"): {"order": []},
@@ -111,7 +112,7 @@ def address(operation: Operation, ids: dict[str, str]) -> str:
 def nobodys() -> dict[str, str]:
     """Return ids of no row; extend it for a path with a new kind of id."""
     fresh = str(uuid4())
-    names = ("job_id", "render_id", "upload_id", "token_id", "project_id", "dead_letter_id", "output_id")
+    names = ("job_id", "render_id", "upload_id", "token_id", "erasure_id", "project_id", "dead_letter_id", "output_id")
     return {**dict.fromkeys(names, fresh), "scene": "none", "owner": "nobody", "name": "nothing"}
 
 

@@ -133,6 +133,21 @@ class Upload(StoredFile):
     url_seconds: int
 
 
+class UploadPage(View):
+    uploads: list[Upload]
+    next: UUID | None
+
+
+class Erasure(View):
+    """The removal of an owner, who is not named; `removed` are numbers of rows and objects."""
+
+    erasure_id: UUID
+    state: Literal["erasing", "finished"]
+    requested_at: Timestamp
+    finished_at: Timestamp | None
+    removed: dict[str, int]
+
+
 class SceneUrls(View):
     id: Annotated[SceneRef, BeforeValidator(lambda value: value if type(value) in (str, int, float) else None)]
     index: str | int | float
